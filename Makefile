@@ -1,0 +1,80 @@
+# Two commands to know: `make demo` and `make test`. Both set up .venv by themselves on their first run.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup check format lint types layout proto proto-check test test-faults bench demo lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.setup-done
+GEN := src/delaybox/wire/gen
+WORKERS ?= 2
+
+help:
+	@echo 'make demo         start a node with its own Valkey and watch tasks fire'
+	@echo 'make test         unit, integration, property and short fault tests'
+	@echo 'make test-faults  the fault tests at full size (slow)'
+	@echo 'make bench        benchmarks: a table, and JSON under benchmarks/results/'
+	@echo 'make check        lint, format, types, import layers, generated code is current'
+	@echo 'make format       let ruff rewrite what it can'
+	@echo 'make proto        regenerate $(GEN) from proto/'
+	@echo 'make lock         compile the hashed requirements again (needs uv)'
+	@echo 'make setup        only make .venv'
+
+setup: $(STAMP)
+
+# An old .venv that still runs is brought up to date in place. The editable install needs no build isolation: hatchling
+# itself is in the hashed requirements.
+$(STAMP): requirements/dev.txt
+	@set -e; $(PY) -c 'import pip' 2>/dev/null && exit 0; \
+	python=$$(scripts/find-python); echo "Setting up $(VENV) with $$python"; \
+	"$$python" -m venv --clear $(VENV)
+	@echo 'Installing what DelayBox and its tests need (hashes are checked)'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+check: lint types layout proto-check
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layout: $(STAMP)
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(STAMP)
+	$(PY) scripts/generate_proto.py $(GEN)
+
+proto-check: $(STAMP)
+	$(PY) scripts/generate_proto.py --check $(GEN)
+
+# pytest's own exit code is make's: nothing is piped behind it.
+test: $(STAMP)
+	$(PY) -m pytest -n $(WORKERS) -m 'not slow'
+
+test-faults: $(STAMP)
+	DELAYBOX_FAULTS=full $(PY) -m pytest tests/faults --timeout 0
+
+bench: $(STAMP)
+	$(PY) -m benchmarks
+
+demo: $(STAMP)
+	@$(PY) examples/demo.py
+
+# Hashes, and no address of an index: where packages come from is the installing machine's business.
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+lock:
+	@command -v uv >/dev/null || { echo 'make lock needs uv on the PATH' >&2; exit 1; }
+	uv pip compile $(LOCK) --extra all pyproject.toml requirements/dev.in --output-file requirements/dev.txt
+	uv pip compile $(LOCK) --extra all pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
