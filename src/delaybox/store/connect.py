@@ -1,0 +1,249 @@
+"""How DelayBox reaches a Redis or Valkey server, and what it asks of one before it trusts it with tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from delaybox.core.errors import ConfigError, StoreRefused, StoreUnavailable
+
+URL_FORMS = "redis://[user:password@]host[:6379][/db], rediss://... for TLS, or unix:///path/to/socket[?db=0]"
+
+# Runs only where scripts may carry flags (Redis 7.0) and have `struct`; both are what the store's scripts need.
+_PROBE_SCRIPT = "#!lua flags=allow-oom\nreturn struct.pack('>I2', 1)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Where the server is. A ``unix_path`` wins over host and port. The password never shows in repr or `describe`."""
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    unix_path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    tls_ca_file: str | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> ServerSettings:
+        """Parse one of `URL_FORMS`; ConfigError (which never repeats the password) for anything else."""
+        try:
+            parts = urlsplit(url.strip())
+            port, host = parts.port, parts.hostname
+        except ValueError as error:
+            raise ConfigError(f"the server's URL has a bad host or port ({error}); write {URL_FORMS}") from None
+        query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
+        known = {"db"} if parts.scheme == "unix" else {"db", "ssl_ca_certs"}
+        if unknown := query.keys() - known:
+            raise ConfigError(f"the server's URL has an unknown option {min(unknown)!r}; write {URL_FORMS}")
+        username = unquote(parts.username) if parts.username else None
+        password = unquote(parts.password) if parts.password else None
+        if parts.scheme == "unix":
+            if not parts.path or host:
+                raise ConfigError("a unix socket's URL has three slashes: unix:///path/to/socket")
+            return cls(
+                unix_path=unquote(parts.path), db=_db(query.get("db", "0")), username=username, password=password
+            )
+        if parts.scheme not in ("redis", "rediss"):
+            raise ConfigError(f"the server's URL starts with {parts.scheme or 'no scheme'!r}; write {URL_FORMS}")
+        return cls(
+            host=host or "127.0.0.1",
+            port=6379 if port is None else port,
+            db=_db(query.get("db") or parts.path.strip("/") or "0"),
+            username=username,
+            password=password,
+            tls=parts.scheme == "rediss",
+            tls_ca_file=unquote(query["ssl_ca_certs"]) if query.get("ssl_ca_certs") else None,
+        )
+
+    @classmethod
+    def from_address(
+        cls, address: str, *, db: int = 0, username: str | None = None, password: str | None = None
+    ) -> ServerSettings:
+        """From ``host``, ``host:port`` or ``[v6]:port``, as the original's redisHost writes it."""
+        try:
+            parts = urlsplit(f"//{address.strip()}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigError(f"bad server address {address!r} ({error}); write host:port") from None
+        if not host or parts.path or parts.username or parts.query:
+            raise ConfigError(f"bad server address {address!r}; write host:port, or give a URL: {URL_FORMS}")
+        return cls(host=host, port=6379 if port is None else port, db=db, username=username, password=password)
+
+    def describe(self) -> str:
+        """The server in words for logs and errors, without credentials."""
+        tls = " (TLS)" if self.tls else ""
+        place = f"unix socket {self.unix_path}" if self.unix_path else f"{self.host}:{self.port}{tls}"
+        return f"{place}, db {self.db}" if self.db else place
+
+
+def _db(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"the database in the server's URL is {text!r}; it must be a number such as 0")
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFeatures:
+    """What the server is and can do, found by trying it: version numbers mislead (Valkey 9 reports Redis 7.2.4)."""
+
+    kind: Literal["redis", "valkey"]
+    version: str
+    waitaof: bool
+    hexpire: bool
+    cluster: bool
+    aof: bool
+    policy: str
+    run_id: str
+
+
+def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connections: int = 32) -> Redis:
+    """A client that answers bytes over RESP3 and never retries: each kind of call decides what a time-out means.
+
+    With all connections in use a call waits up to ``timeout_s`` for one.
+    """
+    options: dict[str, Any] = {
+        "db": settings.db,
+        "username": settings.username,
+        "password": settings.password,
+        "protocol": 3,
+        "decode_responses": False,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        # redis-py's default retries every command that timed out, claims and schedules included.
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "health_check_interval": 0,
+    }
+    if settings.unix_path:
+        options |= {"connection_class": UnixDomainSocketConnection, "path": settings.unix_path}
+    else:
+        options |= {"connection_class": Connection, "host": settings.host, "port": settings.port}
+        options["socket_keepalive"] = True
+        # Only Redis Enterprise answers it, and asking costs a round trip on every new connection.
+        options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+        if settings.tls:
+            options |= {"connection_class": SSLConnection, "ssl_ca_certs": settings.tls_ca_file}
+    pool = BlockingConnectionPool(max_connections=max_connections, timeout=timeout_s, **options)
+    return Redis.from_pool(pool)
+
+
+async def probe(client: Redis) -> ServerFeatures:
+    """Find out what the server can do.
+
+    StoreRefused: it cannot be trusted with tasks (evicts keys, older than Redis 7.0's commands, a replica) or refuses
+    us (password, ACL). StoreUnavailable: it does not answer, or still loads its data; try again.
+    """
+    try:
+        info = await _info(client)
+        if int(info.get("loading", 0)):
+            raise StoreUnavailable("the server is still loading its data")
+        if info.get("role") not in (None, "master"):
+            raise StoreRefused(
+                f"the server is a read-only replica of {info.get('master_host')}:{info.get('master_port')}; "
+                "point DelayBox at the primary"
+            )
+        policy = await _policy(client, info)
+        if policy != "noeviction":
+            raise StoreRefused(
+                f"the server's maxmemory-policy is {policy}: it may throw tasks away when memory is short. Run "
+                "`CONFIG SET maxmemory-policy noeviction` on it (and in its configuration file), or use another server"
+            )
+        await _try_scripts(client)
+        commands = await _commands(client, "WAITAOF", "HEXPIRE")
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        if refusal := _handshake_refusal(error):
+            raise StoreRefused(f"the server refuses the connection: {refusal}") from None
+        raise StoreUnavailable(f"the server does not answer: {error}") from error
+    except NoPermissionError as error:
+        raise StoreRefused(f"the server's ACL forbids what DelayBox needs: {error}") from None
+    except RedisError as error:
+        if isinstance(error, BusyLoadingError) or str(error).startswith(("LOADING", "BUSY")):
+            raise StoreUnavailable(f"the server is not ready: {error}") from None
+        raise StoreRefused(f"the server refuses DelayBox: {error}") from None
+    valkey = info.get("valkey_version")
+    return ServerFeatures(
+        kind="valkey" if valkey or info.get("server_name") == "valkey" else "redis",
+        version=str(valkey or info.get("redis_version", "")),
+        waitaof="WAITAOF" in commands,
+        hexpire="HEXPIRE" in commands,
+        cluster=bool(int(info.get("cluster_enabled", 0))),
+        aof=bool(int(info.get("aof_enabled", 0))),
+        policy=policy,
+        run_id=str(info.get("run_id", "")),
+    )
+
+
+async def _info(client: Redis) -> Mapping[str, Any]:
+    """INFO, or nothing where an ACL forbids it."""
+    try:
+        reply: Mapping[str, Any] = await client.info()
+    except NoPermissionError:
+        return {}
+    return reply
+
+
+async def _policy(client: Redis, info: Mapping[str, Any]) -> str:
+    """The eviction policy. INFO tells it, so that CONFIG, which managed servers forbid, is only the second way."""
+    if policy := info.get("maxmemory_policy"):
+        return str(policy)
+    try:
+        reply = await client.execute_command("CONFIG GET", "maxmemory-policy")
+        return str(next(iter(_text(part) for part in reply.values())))
+    except (NoPermissionError, ResponseError, StopIteration, AttributeError):
+        raise StoreRefused(
+            "the server tells neither INFO nor CONFIG GET, so whether it evicts tasks is unknown; "
+            "allow one of them to DelayBox's user (ACL SETUSER <user> +info)"
+        ) from None
+
+
+async def _try_scripts(client: Redis) -> None:
+    try:
+        await client.eval(_PROBE_SCRIPT, 0)
+    except (NoPermissionError, RedisConnectionError, RedisTimeoutError):
+        raise
+    except ResponseError as error:
+        if "Error compiling" not in str(error):
+            raise
+        raise StoreRefused(
+            "the server cannot run DelayBox's scripts: it needs the commands of Redis 7.0 (or any Valkey)"
+        ) from None
+
+
+async def _commands(client: Redis, *names: str) -> frozenset[str]:
+    """Which of ``names`` the server knows. Where an ACL forbids asking, none: they are optional."""
+    try:
+        entries = await client.execute_command("COMMAND INFO", *names)
+    except ResponseError:
+        return frozenset()
+    return frozenset(name for name, entry in zip(names, entries, strict=True) if entry)
+
+
+def _handshake_refusal(error: BaseException) -> str | None:
+    """What the server answered to the handshake (password, database), which redis-py wraps into a ConnectionError.
+
+    Waiting does not mend these; a server that is only loading does get ready.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, AuthenticationError | ResponseError) and not isinstance(link, BusyLoadingError):
+            text = str(link)
+            return "a password is needed, and none is configured" if "HELLO must be called" in text else text
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
