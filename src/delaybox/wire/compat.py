@@ -1,0 +1,429 @@
+"""The original's REST JSON <-> domain. Pure: no I/O, no clock.
+
+Two readers give the same result. msgspec takes the usual body in about a microsecond; whatever it refuses, and
+whatever it would not notice (duplicate and unknown names, half surrogates), goes to the strict reader, which says what
+was wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from binascii import a2b_base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
+from delaybox.core.ids import MAX_DUE_MS
+from delaybox.core.retry import NO_RETRY, RetryPolicy
+from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType, TaskView
+from delaybox.wire import strictjson
+from delaybox.wire.strictjson import Number, decimal_of, decimal_text
+
+MIN_DUE_MS = 10**11
+MAX_DELAY_MS = 10**13
+"""317 years. With Redis's clock added it stays below the 10^14 that ids can hold."""
+MAX_HEADER_BYTES = 64 * 1024
+MAX_KEY_BYTES = 256
+
+_SECONDS_FROM = 10**8
+_MICROSECONDS_TO = 10**17
+_NANOSECONDS_TO = 10**20
+_EXAMPLE_MS = 1721672590913
+
+_QUEUE = re.compile(r"[a-z0-9._-]{1,64}")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
+_DECIMAL = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,9})?")
+_LINE_BREAKS = {ord("\r"): None, ord("\n"): None}
+
+_TOP = ("taskType", "parameter", "pyload", "payload")
+_IN_PARAMETER = ("executionTimestamp", "delay", "queue", "priority", "idempotencyKey")
+
+_HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
+    TaskType.SHELL_CMD: (
+        "this node does not run shell commands; they run only on a node started with --enable-shell "
+        "(config workers.shell.enabled), where this version offers it"
+    ),
+    TaskType.HTTP: "this version does not call webhooks yet; use PUB_SUB and call the URL from a subscriber",
+    TaskType.WORKER: "this version does not serve SDK workers yet; use PUB_SUB and do the work in a subscriber",
+}
+
+_OTHER: Final = (TaskType.PUB_SUB, None)
+_BY_NAME: Final[Mapping[bytes, tuple[TaskType, RetryPolicy | None]]] = {
+    # A compatible SHELL_CMD is not tried again when its command fails, as in the original.
+    t.name.encode(): (t, NO_RETRY if t is TaskType.SHELL_CMD else None)
+    for t in TaskType
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What this node accepts. ``types``: the task types it can deliver, PUB_SUB always among them."""
+
+    max_payload_bytes: int = 1024 * 1024
+    types: frozenset[TaskType] = frozenset({TaskType.PUB_SUB})
+
+
+DEFAULT_RULES = Rules()
+
+
+class _Usual(msgspec.Struct):
+    taskType: str | UnsetType = UNSET  # noqa: N815
+    parameter: dict[str, str | int] | UnsetType = UNSET
+    pyload: str | UnsetType = UNSET
+    payload: str | UnsetType = UNSET
+
+
+_usual = msgspec.json.Decoder(_Usual)
+
+
+def parse_task(body: bytes, rules: Rules = DEFAULT_RULES) -> NewTask:
+    """The task in a ``POST /task`` body. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
+    try:
+        task = _usual.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _parse_strictly(body, rules)
+    task_type = task.taskType
+    parameter = task.parameter
+    pyload = task.pyload
+    payload = task.payload
+    # As many colons as names: then no name came twice and none was unknown. A colon inside a string only costs time.
+    names = (task_type is not UNSET) + (pyload is not UNSET) + (payload is not UNSET)
+    if parameter is UNSET:
+        parameter = {}
+    else:
+        names += 1 + len(parameter)
+    if body.count(b":") != names or b"\\u" in body:
+        return _parse_strictly(body, rules)
+    return _build(
+        None if task_type is UNSET else task_type,
+        parameter,
+        None if pyload is UNSET else pyload,
+        None if payload is UNSET else payload,
+        rules,
+    )
+
+
+def _parse_strictly(body: bytes, rules: Rules) -> NewTask:
+    value = strictjson.loads(body)
+    if not isinstance(value, dict):
+        raise InvalidTask("body", f"body must be a JSON object, not {_kind(value)}; send {{...}}")
+    top: dict[str, object] = {}
+    for name, item in value.items():
+        known = _field_of(name)
+        if known is None:
+            if name in _IN_PARAMETER:
+                raise InvalidTask(name, f"{name} stands beside parameter and would be ignored; put it into parameter")
+            continue
+        if known in top:
+            raise InvalidTask(known, f"body names {known} twice ({name!r} too); keep one of them")
+        top[known] = item
+    parameter = top.get("parameter")
+    if parameter is None:
+        parameter = {}
+    elif not isinstance(parameter, dict):
+        raise InvalidTask("parameter", f"parameter must be a JSON object, not {_kind(parameter)}; send {{...}}")
+    for name, item in parameter.items():
+        if not isinstance(item, str):
+            raise InvalidTask(
+                f"parameter.{name[:40]}",
+                f"parameter.{name[:40]} is {_kind(item)}; give a string or a number, or leave it out",
+            )
+    return _build(_text(top, "taskType"), parameter, _text(top, "pyload"), _text(top, "payload"), rules)
+
+
+def _field_of(name: str) -> str | None:
+    """The field a name means. Go matches names without regard to case, so the original's callers may rely on it."""
+    if name in _TOP:
+        return name
+    folded = name.lower()
+    return next((known for known in _TOP if known.lower() == folded), None)
+
+
+def _text(top: Mapping[str, object], name: str) -> str | None:
+    value = top.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or isinstance(value, Number):
+        raise InvalidTask(name, f"{name} must be a string, not {_kind(value)}; put it in quotes")
+    return value
+
+
+def _build(
+    top_type: str | None,
+    parameter: Mapping[str, str | int],
+    pyload: str | None,
+    payload: str | None,
+    rules: Rules,
+) -> NewTask:
+    """The rules of the format, the same for both readers."""
+    header: dict[str, bytes] = {}
+    size = 0
+    plain = True
+    for name, value in parameter.items():
+        if type(value) is str:
+            raw = value.encode()
+        elif type(value) is int and -_NANOSECONDS_TO < value < _NANOSECONDS_TO:
+            raw = b"%d" % value
+        else:
+            raw = _number_text(name, value).encode()
+            plain = False
+        header[name] = raw
+        size += len(name) + len(raw)
+    if size > MAX_HEADER_BYTES:
+        raise PayloadTooLarge(
+            "parameter",
+            f"parameter holds {size} bytes, more than {MAX_HEADER_BYTES}; move large values into pyload",
+            limit=MAX_HEADER_BYTES,
+        )
+
+    task_type, retry = TaskType.PUB_SUB, None
+    type_name = header.get("taskType")
+    if top_type:
+        if type_name and top_type.encode() != type_name:
+            raise InvalidTask(
+                "taskType",
+                f"taskType {_show(top_type)} and parameter.taskType {_show(type_name.decode())} differ; "
+                "give one of them, or the same twice",
+            )
+        # Subscribers see the header only, so a type that was given beside it is put there.
+        header["taskType"] = type_name = top_type.encode()
+        if len(type_name) > MAX_HEADER_BYTES:
+            raise PayloadTooLarge(
+                "taskType", f"taskType {_show(top_type)} is too long; shorten it", limit=MAX_HEADER_BYTES
+            )
+    if type_name and type_name != b"PUB_SUB":
+        # A name that nobody knows is published, as the original does.
+        task_type, retry = _BY_NAME.get(type_name, _OTHER)
+        if task_type not in rules.types:
+            raise TypeDisabled("taskType", f"taskType {task_type.name} is switched off: {_HOW_TO_ENABLE[task_type]}")
+
+    due_ms: int | None = None
+    delay_ms: int | None = None
+    queue = DEFAULT_QUEUE
+    priority = Priority.NORMAL
+    key: str | None = None
+    if parameter:
+        at = parameter.get("executionTimestamp")
+        delay = parameter.get("delay")
+        if at is not None:
+            if delay is not None:
+                raise InvalidTask(
+                    "parameter.delay",
+                    f"parameter.executionTimestamp {_show(at)} and parameter.delay {_show(delay)} are both given; "
+                    "give one of them",
+                )
+            due_ms = _due_ms(at)
+        elif delay is not None:
+            delay_ms = _delay_ms(delay)
+        if len(parameter) > 1 or due_ms is None:
+            if "queue" in header:
+                queue = _queue(header["queue"].decode())
+            if "priority" in header:
+                priority = _priority(header["priority"].decode())
+            if "idempotencyKey" in header:
+                key = _key(header["idempotencyKey"])
+        if not plain:
+            # The original's subscribers parse these two as integers: 1.7e12 and 1721672590913.0 reach them as digits.
+            if at is not None and type(at) is not str:
+                header["executionTimestamp"] = b"%d" % (due_ms or 0)
+            elif delay_ms is not None and type(delay) is not str:
+                header["delay"] = b"%d" % delay_ms
+
+    return NewTask(
+        payload=_payload(pyload, payload, rules.max_payload_bytes),
+        due_ms=due_ms,
+        delay_ms=delay_ms,
+        type=task_type,
+        queue=queue,
+        priority=priority,
+        header=header,
+        idempotency_key=key,
+        retry=retry,
+    )
+
+
+def _number_text(name: str, value: str | int) -> str:
+    """A parameter's number in decimal digits; booleans cannot come here, both readers refuse them."""
+    text = decimal_text(str(value))
+    if text is None:
+        raise InvalidTask(
+            f"parameter.{name[:40]}",
+            f"parameter.{name[:40]} {_show(value)} is out of range for a number; send it as a string",
+        )
+    return text
+
+
+def _due_ms(value: str | int) -> int | None:
+    field = "parameter.executionTimestamp"
+    if type(value) is int:
+        due = value
+    elif type(value) is str and len(value) == 13 and value.isascii() and value.isdigit():
+        due = int(value)
+    else:
+        due = _whole(field, value, f"give Unix milliseconds such as {_EXAMPLE_MS}")
+    if MIN_DUE_MS <= due <= MAX_DUE_MS:
+        return due
+    if due == 0:
+        return None
+    mend = f"give Unix milliseconds such as {_EXAMPLE_MS}"
+    if due < 0:
+        why = "is negative;"
+    elif _SECONDS_FROM <= due < MIN_DUE_MS:
+        why = "looks like seconds; multiply by 1000 to"
+    elif MAX_DUE_MS < due < _MICROSECONDS_TO:
+        why = "looks like microseconds; divide by 1000 to"
+    elif _MICROSECONDS_TO <= due < _NANOSECONDS_TO:
+        why = "looks like nanoseconds; divide by 1000000 to"
+    else:
+        why = "is outside 10^11 to 10^14;"
+    raise InvalidTask(field, f"{field} {_show(value)} {why} {mend}")
+
+
+def _delay_ms(value: str | int) -> int:
+    field = "parameter.delay"
+    delay = value if type(value) is int else _whole(field, value, "give milliseconds such as 1500")
+    if delay < 0:
+        raise InvalidTask(field, f"{field} {_show(value)} is negative; give milliseconds from now, 0 or more")
+    if delay > MAX_DELAY_MS:
+        raise InvalidTask(
+            field, f"{field} {_show(value)} is more than 10^13 ms (317 years); give milliseconds from now"
+        )
+    return delay
+
+
+def _whole(field: str, value: str | int, mend: str) -> int:
+    """The exact integer that ``value`` spells, in digits or as ``1.7e12``."""
+    text = str(value)
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if not text:
+        raise InvalidTask(field, f"{field} is empty; {mend}, or leave it out to run at once")
+    exact = decimal_of(text) if _DECIMAL.fullmatch(text) else None
+    if exact is None:
+        raise InvalidTask(field, f"{field} {_show(value)} is not a number in range; {mend}")
+    numerator, denominator = exact.as_integer_ratio()
+    if denominator != 1:
+        raise InvalidTask(field, f"{field} {_show(value)} is not a whole number; {mend}")
+    return numerator
+
+
+def _queue(text: str) -> str:
+    if _QUEUE.fullmatch(text) is None:
+        raise InvalidTask(
+            "parameter.queue",
+            f"parameter.queue {_show(text)} is not a queue name; use 1 to 64 of the characters a-z, 0-9, '.', '_', '-'",
+        )
+    return text
+
+
+def _priority(text: str) -> Priority:
+    found = PRIORITY_NAMES.get(text)
+    if found is None:
+        raise InvalidTask(
+            "parameter.priority",
+            f"parameter.priority {_show(text)} is not a priority; use low, normal, high or critical",
+        )
+    return found
+
+
+def _key(raw: bytes) -> str:
+    if not 1 <= len(raw) <= MAX_KEY_BYTES:
+        raise InvalidTask(
+            "parameter.idempotencyKey",
+            f"parameter.idempotencyKey has {len(raw)} bytes; use 1 to {MAX_KEY_BYTES}, or leave it out",
+        )
+    return raw.decode()
+
+
+def _payload(pyload: str | None, payload: str | None, limit: int) -> bytes:
+    if pyload is None:
+        return b"" if payload is None else _base64("payload", payload, limit)
+    data = _base64("pyload", pyload, limit)
+    if payload is not None and payload != pyload and _base64("payload", payload, limit) != data:
+        raise InvalidTask(
+            "payload",
+            f"pyload {_show(pyload)} and payload {_show(payload)} are both given and differ; give one of them",
+        )
+    return data
+
+
+def _base64(field: str, text: str, limit: int) -> bytes:
+    """Standard base64 as Go's StdEncoding reads it: line breaks anywhere, padding required."""
+    data = _decode(text)
+    if data is None and ("\n" in text or "\r" in text):
+        data = _decode(text.translate(_LINE_BREAKS))
+    if data is None:
+        mend = "use the alphabet with + and / and pad with ="
+        if text and not text.translate(_LINE_BREAKS).strip("="):
+            mend = "leave it out for an empty payload"
+        raise InvalidTask(field, f"{field} {_show(text)} is not standard base64; {mend}")
+    if len(data) > limit:
+        raise PayloadTooLarge(
+            field,
+            f"{field} holds {len(data)} bytes, more than {limit}; store it elsewhere and send its address",
+            limit=limit,
+        )
+    return data
+
+
+def _decode(text: str) -> bytes | None:
+    # CPython's strict mode passes surplus padding ("AAAA===="), hence the two checks before it.
+    if len(text) % 4 or text.endswith("==="):
+        return None
+    try:
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
+
+
+def render_tasks(tasks: list[TaskView]) -> bytes:
+    """The body of ``GET /task``."""
+    return msgspec.json.encode([_view(task) for task in tasks])
+
+
+def _view(task: TaskView) -> dict[str, object]:
+    out: dict[str, object] = {"taskUuid": task.task_id}
+    if task.header:
+        # What came over Kafka or the Redis channel need not be UTF-8; JSON must be.
+        out["parameter"] = {name: value.decode("utf-8", "replace") for name, value in task.header.items()}
+    out["pyload"] = b64encode(task.payload).decode()
+    out["status"] = task.state.value
+    return out
+
+
+def render_created(task_id: str) -> bytes:
+    """The body that answers a stored task; ids need no escaping."""
+    return b'{"message":"task created","taskUuid":"%b"}' % task_id.encode()
+
+
+def render_error(message: str) -> bytes:
+    """The body of every refusal on the compatible routes."""
+    return msgspec.json.encode({"error": message})
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case Number():
+            return f"the number {value[:40]}"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def _show(value: object) -> str:
+    """A caller's value for a message: quoted when it was a string, and short."""
+    text = str(value)
+    cut = text if len(text) <= 40 else text[:37] + "..."
+    return repr(cut) if type(value) is str else cut
