@@ -1,0 +1,190 @@
+"""What DelayBox counts. Names start with ``delaybox_``; times are in seconds.
+
+The node and its API process share one directory (environment ``PROMETHEUS_MULTIPROC_DIR``, set before this module is
+imported) and either of them renders the sum. Without the directory each process counts for itself.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
+    *(0.25, 0.5, 1, 2, 3, 4, 6, 8, 10, 15, 25, 50, 100, 250, 500),
+    *(1_000, 2_500, 5_000, 10_000, 30_000, 60_000),
+)
+
+Mode = Literal["in_place", "leased"]
+
+_registry = CollectorRegistry()
+
+_scheduled = Counter("delaybox_scheduled_tasks", "Tasks stored.", ["type"], registry=_registry)
+_duplicates = Counter(
+    "delaybox_idempotent_duplicates", "Schedule calls answered with an earlier task's id.", registry=_registry
+)
+_fired = Counter("delaybox_fired_tasks", "Tasks delivered.", ["type", "mode"], registry=_registry)
+_lateness = Histogram(
+    "delaybox_lateness_seconds",
+    "Fired minus due.",
+    buckets=[ms / 1000 for ms in LATENESS_BUCKETS_MS],
+    registry=_registry,
+)
+_retries = Counter("delaybox_retries", "Failed attempts that will be tried again.", ["type"], registry=_registry)
+_dead_lettered = Counter("delaybox_dead_lettered_tasks", "Tasks put among the dead letters.", registry=_registry)
+_lost_leases = Counter("delaybox_lost_leases", "Leases that expired before their tasks were done.", registry=_registry)
+_stale_acks = Counter(
+    "delaybox_stale_acks_refused",
+    "Acks and failures refused: the task was no longer leased to them.",
+    registry=_registry,
+)
+_no_listeners = Counter(
+    "delaybox_published_without_listeners", "Messages published while nobody subscribed.", registry=_registry
+)
+_script = Summary("delaybox_script_seconds", "Round trip of each server-side script.", ["script"], registry=_registry)
+_script_max = Gauge(
+    "delaybox_script_max_seconds",
+    "Longest round trip of each script since start.",
+    ["script"],
+    multiprocess_mode="max",
+    registry=_registry,
+)
+_requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=_registry)
+_store_up = Gauge(
+    "delaybox_store_up",
+    "1 when the store answered the last scrape.",
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
+_stored: Final[dict[str, Gauge]] = {
+    name: Gauge(f"delaybox_{name}_tasks", text, multiprocess_mode="mostrecent", registry=_registry)
+    for name, text in (
+        ("pending", "Tasks stored and not yet due or not yet taken."),
+        ("ready", "Tasks due that no node had room for."),
+        ("in_flight", "Tasks leased right now."),
+        ("dead", "Dead letters kept."),
+        ("quarantined", "Records that could not be read."),
+    )
+}
+
+_request_children: dict[tuple[str, int], Counter] = {}
+_script_children: dict[str, tuple[Summary, Gauge]] = {}
+_script_longest: dict[str, float] = {}
+
+
+def scheduled(task_type: str, n: int = 1) -> None:
+    """``n`` new tasks are stored; answers that found an earlier task count as ``duplicate``."""
+    _scheduled.labels(task_type).inc(n)
+
+
+def duplicate(n: int = 1) -> None:
+    """An idempotency key named a task that exists."""
+    _duplicates.inc(n)
+
+
+def fired(task_type: str, mode: Mode, n: int = 1) -> None:
+    """``n`` tasks were delivered, by the claim script itself or under a lease."""
+    _fired.labels(task_type, mode).inc(n)
+
+
+def observe_lateness(late_ms: Sequence[float]) -> None:
+    """One batch of fired tasks. Sorted input (a claim's order, either way) is cheapest."""
+    if not late_ms:
+        return
+    ordered = sorted(late_ms)
+    # prometheus-client has no batch observe; one call a task would cost 1.5 us each in multiprocess mode.
+    counters = _lateness._buckets
+    done = 0
+    for at, bound in enumerate(LATENESS_BUCKETS_MS):
+        upto = bisect_right(ordered, bound, done)
+        if upto > done:
+            counters[at].inc(upto - done)
+            done = upto
+            if done == len(ordered):
+                break
+    else:
+        counters[-1].inc(len(ordered) - done)
+    _lateness._sum.inc(sum(ordered) / 1000)
+
+
+def retried(task_type: str, n: int = 1) -> None:
+    """``n`` attempts failed and are scheduled again."""
+    _retries.labels(task_type).inc(n)
+
+
+def dead_lettered(n: int = 1) -> None:
+    """``n`` tasks went to the dead letters."""
+    _dead_lettered.inc(n)
+
+
+def lease_lost(n: int = 1) -> None:
+    """``n`` leases expired with work in them."""
+    _lost_leases.inc(n)
+
+
+def stale_ack(n: int = 1) -> None:
+    """``n`` acks or failures came from somebody who no longer held the task."""
+    _stale_acks.inc(n)
+
+
+def published_without_listeners(n: int = 1) -> None:
+    """``n`` messages went to a channel that nobody listened to."""
+    _no_listeners.inc(n)
+
+
+def script_took(script: str, seconds: float) -> None:
+    """One call of a server-side script."""
+    children = _script_children.get(script)
+    if children is None:
+        children = _script_children[script] = (_script.labels(script), _script_max.labels(script))
+    children[0].observe(seconds)
+    if seconds > _script_longest.get(script, -1.0):
+        _script_longest[script] = seconds
+        children[1].set(seconds)
+
+
+def request_done(route: str, status: int) -> None:
+    """One HTTP answer. ``route`` is a pattern, never a path that a caller made up."""
+    child = _request_children.get((route, status))
+    if child is None:
+        child = _request_children[route, status] = _requests.labels(route, str(status))
+    child.inc()
+
+
+def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: int) -> None:
+    """The store's counts at this scrape."""
+    _store_up.set(1)
+    counts = {"pending": pending, "ready": ready, "in_flight": in_flight, "dead": dead, "quarantined": quarantined}
+    for name, value in counts.items():
+        _stored[name].set(value)
+
+
+def store_down() -> None:
+    """The store did not answer this scrape; the counts keep their last values."""
+    _store_up.set(0)
+
+
+def render() -> bytes:
+    """Everything in Prometheus's text format, summed over the processes that share the directory."""
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if not directory or not Path(directory).is_dir():
+        return generate_latest(_registry)
+    merged = CollectorRegistry()
+    MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
+    return generate_latest(merged)
