@@ -71,13 +71,13 @@ async def test_a_policy_that_cannot_be_read_is_not_trusted(make_server: Callable
 
 
 async def test_an_acl_without_scripts_is_refused(make_server: Callable[..., RealServer]) -> None:
-    with pytest.raises(StoreRefused, match="ACL forbids.*eval"):
+    with pytest.raises(StoreRefused, match=r"ACL forbids.*eval"):
         await _probe(await _with_user(make_server(), "-eval"))
 
 
 async def test_a_replica_is_refused(make_server: Callable[..., RealServer]) -> None:
     own = make_server("--replicaof", "localhost", "1")
-    with pytest.raises(StoreRefused, match="replica of localhost:1.*primary"):
+    with pytest.raises(StoreRefused, match=r"replica of localhost:1.*primary"):
         await _probe(own.settings)
 
 
@@ -114,7 +114,7 @@ async def test_the_client_sends_a_command_once_even_when_no_answer_comes() -> No
 
     async with await asyncio.start_server(swallow, "127.0.0.1", 0, family=socket.AF_INET) as listening:
         client = make_client(ServerSettings(port=listening.sockets[0].getsockname()[1]), timeout_s=0.3)
-        with pytest.raises(Exception, match="(?i)timeout"):
+        with pytest.raises(Exception, match=r"(?i)timeout"):
             await client.incr("x")
         await arrived.wait()
         await client.aclose()
