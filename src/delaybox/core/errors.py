@@ -1,0 +1,102 @@
+"""The one error tree. Each error has a stable ``code``; the edges (REST, CLI) translate it once.
+
+A message says what was wrong, with which value, and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class DelayBoxError(Exception):
+    """Root of every error that DelayBox raises on purpose."""
+
+    code = "internal"
+
+
+class InvalidTask(DelayBoxError):
+    """A caller's task cannot be accepted. ``field`` names the part that was wrong."""
+
+    code = "invalid_task"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class PayloadTooLarge(InvalidTask):
+    """The body or payload is over its limit."""
+
+    code = "too_large"
+
+    def __init__(self, field: str, message: str, *, limit: int) -> None:
+        super().__init__(field, message)
+        self.limit = limit
+
+
+class TypeDisabled(InvalidTask):
+    """The task type exists but is switched off on this node."""
+
+    code = "type_disabled"
+
+
+class IdempotencyConflict(DelayBoxError):
+    """The idempotency key already names a task with another body."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str, task_id: str) -> None:
+        super().__init__(
+            f"idempotencyKey {key!r} already belongs to task {task_id}, which has another body; "
+            "send the same body to get that task's id, or use a new key"
+        )
+        self.key = key
+        self.task_id = task_id
+
+
+class TaskNotFound(DelayBoxError):
+    """No record of this id."""
+
+    code = "not_found"
+
+
+class TaskRunning(DelayBoxError):
+    """The task is leased right now, so it cannot be cancelled or moved."""
+
+    code = "running"
+
+
+class Overloaded(DelayBoxError):
+    """The bounded queue in front of the store is full."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(DelayBoxError):
+    """Redis is away, or its answer never came: whether the write happened is unknown."""
+
+    code = "store_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreFull(StoreUnavailable):
+    """Redis refuses new data because maxmemory is reached; claim and ack go on."""
+
+    code = "store_full"
+
+
+class StoreRefused(DelayBoxError):
+    """The server or what lies in it cannot be used: wrong policy, newer format, missing feature."""
+
+    code = "store_refused"
+
+
+class ConfigError(DelayBoxError):
+    """The configuration is wrong. The message names the key, where it was set and the mend."""
+
+    code = "config"

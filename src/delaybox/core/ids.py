@@ -1,0 +1,57 @@
+"""Task ids: 16 bytes, shown as a UUID version 8 (RFC 9562), that carry the due time and the partition.
+
+Layout: 48 bits due time in Unix ms, 4 bits version (8), 12 bits partition, 2 bits variant, 62 random bits.
+Ids sort by due time. The partition in an id is literal and permanent.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from delaybox.core.errors import InvalidTask
+
+ID_BYTES = 16
+MAX_PARTITIONS = 4096
+MAX_DUE_MS = 10**14
+RELATIVE = 1 << 47
+"""Set in the 48 bits of a template: they are a delay, and the script adds Redis's clock. 10^14 stays below it."""
+
+_VARIANT = 0b10 << 62
+_RANDOM_MASK = (1 << 62) - 1
+
+
+def tails(partition: int, randomness: bytes) -> list[bytes]:
+    """Ten-byte id endings for ``partition``, one for each 8 bytes of ``randomness``."""
+    head = (0x8000 | partition).to_bytes(2, "big")
+    out: list[bytes] = []
+    for at in range(0, len(randomness), 8):
+        word = int.from_bytes(randomness[at : at + 8], "big")
+        out.append(head + (_VARIANT | (word & _RANDOM_MASK)).to_bytes(8, "big"))
+    return out
+
+
+def due_ms(task_id: bytes) -> int:
+    """The due time the id was made with (Unix ms): it names the home bucket for ever."""
+    return int.from_bytes(task_id[:6], "big")
+
+
+def partition(task_id: bytes) -> int:
+    """The partition the task lives in."""
+    return int.from_bytes(task_id[6:8], "big") & 0x0FFF
+
+
+def render(task_id: bytes) -> str:
+    """The id as callers see it."""
+    h = task_id.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def parse(text: str) -> bytes:
+    """The 16 bytes of an id in UUID form; refuses what DelayBox cannot have made."""
+    try:
+        raw = UUID(text).bytes
+    except ValueError:
+        raise InvalidTask("id", f"id {text!r} is not a UUID; use the taskUuid that scheduling answered") from None
+    if raw[6] >> 4 != 8:
+        raise InvalidTask("id", f"id {text!r} is not one of DelayBox's (UUID version 8); use the taskUuid as answered")
+    return raw

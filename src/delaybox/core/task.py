@@ -1,0 +1,112 @@
+"""What a task is, apart from how it is stored or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from types import MappingProxyType
+
+from delaybox.core.retry import RetryPolicy
+
+DEFAULT_QUEUE = "default"
+_NO_BYTES: Mapping[str, bytes] = MappingProxyType({})
+_NO_TEXT: Mapping[str, str] = MappingProxyType({})
+
+
+# A mappingproxy has no hash in Python 3.11, so dataclasses refuse it as a plain default.
+def _no_bytes() -> Mapping[str, bytes]:
+    return _NO_BYTES
+
+
+def _no_text() -> Mapping[str, str]:
+    return _NO_TEXT
+
+
+class TaskType(Enum):
+    """What a task is delivered to. The value is the one letter that starts a lane's name."""
+
+    PUB_SUB = "p"
+    SHELL_CMD = "s"
+    HTTP = "h"
+    WORKER = "w"
+
+
+class Priority(IntEnum):
+    """Smaller is more urgent; the number is what the record stores in two bits."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+PRIORITY_NAMES: Mapping[str, Priority] = MappingProxyType({p.name.lower(): p for p in Priority})
+
+
+class TaskState(Enum):
+    """Where a task stands, as callers see it."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task as a caller asks for it. Exactly one of ``due_ms`` and ``delay_ms`` counts.
+
+    ``due_ms``: Unix ms; ``None`` or a past moment means at once.
+    ``delay_ms``: ms from the moment Redis stores it (Redis's clock); wins over ``due_ms``.
+    ``header``: travels with the task, on the original's wire field ``header``.
+    ``type_name``: a task type we do not know, published like PUB_SUB with its name in the header.
+    """
+
+    payload: bytes = b""
+    due_ms: int | None = None
+    delay_ms: int | None = None
+    type: TaskType = TaskType.PUB_SUB
+    queue: str = DEFAULT_QUEUE
+    priority: Priority = Priority.NORMAL
+    header: Mapping[str, bytes] = field(default_factory=_no_bytes)
+    name: str = ""
+    idempotency_key: str | None = None
+    retry: RetryPolicy | None = None
+    timeout_ms: int = 0
+    expire_after_ms: int = 0
+    labels: Mapping[str, str] = field(default_factory=_no_text)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The answer to one scheduled task.
+
+    ``created`` is False when the idempotency key already named this task: the id is the first one's.
+    """
+
+    task_id: str
+    due_ms: int
+    created: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """A stored task as a reader sees it."""
+
+    task_id: str
+    state: TaskState
+    due_ms: int
+    type: TaskType
+    queue: str
+    priority: Priority
+    payload: bytes
+    header: Mapping[str, bytes]
+    attempt: int = 0
+    losses: int = 0
+    deliveries: int = 0
+    reason: str = ""
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=_no_text)

@@ -1,0 +1,273 @@
+"""The use-cases every front end shares: submit, query, control. No front end talks to the store past this."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from delaybox.core import ids
+from delaybox.core.errors import (
+    DelayBoxError,
+    IdempotencyConflict,
+    Overloaded,
+    StoreUnavailable,
+    TaskNotFound,
+    TaskRunning,
+)
+from delaybox.core.task import NewTask, Priority, Submitted, TaskView
+from delaybox.store import listing, nodes
+from delaybox.store.record import Draft, draft
+from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
+from delaybox.store.views import of_found
+
+STALE_HEARTBEAT_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether this node can take and fire tasks, and if not, why."""
+
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """Sums over all partitions."""
+
+    pending: int
+    ready: int
+    in_flight: int
+    dead: int
+    quarantined: int
+
+
+class Service:
+    """Use-cases over one store.
+
+    Calls of `submit` that arrive together share one round trip; each is answered only after its own task is stored.
+    ``max_waiting``: tasks that may wait for the store before callers get Overloaded.
+    ``in_flight``: round trips of scheduling under way at once.
+    ``node_id``: the node whose engine `check` asks after; None where no engine belongs to this process.
+    ``on_scheduled``: told how many were created and how many were duplicates by key.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_waiting: int = 20_000,
+        in_flight: int = 2,
+        node_id: str | None = None,
+        on_scheduled: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._max_waiting = max_waiting
+        self._in_flight = in_flight
+        self._node_id = node_id
+        self._on_scheduled = on_scheduled
+        self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._turn = 0
+
+    # -- submit -------------------------------------------------------------------------------------------------
+
+    async def submit(self, task: NewTask) -> Submitted:
+        """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
+        answer = _submitted(task, await self._enqueue(draft(task)))
+        if isinstance(answer, DelayBoxError):
+            raise answer
+        return answer
+
+    def _enqueue(self, new: Draft) -> asyncio.Future[Stored]:
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{len(self._waiting)} tasks already wait for Redis; try again in a second")
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self._waiting.append((new, future))
+        if len(self._pumps) < self._in_flight:
+            pump = asyncio.ensure_future(self._pump())
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+        return future
+
+    async def _pump(self) -> None:
+        while self._waiting:
+            taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
+            answers: Sequence[Stored | BaseException]
+            try:
+                answers = await self._store_all([new for new, _ in taken])
+            except Exception as error:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
+                answers = [error] * len(taken)
+            for (_, future), answer in zip(taken, answers, strict=True):
+                if future.done():
+                    continue  # the caller went away; its task is stored all the same
+                if isinstance(answer, BaseException):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+    async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
+        """Stores many; per task, in order, its answer or its error. One chunk is encoded while others are stored."""
+        out: list[Submitted | DelayBoxError] = []
+        running: deque[tuple[Sequence[NewTask], asyncio.Task[list[Stored | DelayBoxError]]]] = deque()
+        for at in range(0, len(tasks), MAX_ITEMS):
+            chunk = tasks[at : at + MAX_ITEMS]
+            running.append((chunk, asyncio.create_task(self._store_all([draft(task) for task in chunk]))))
+            await asyncio.sleep(0)  # lets it leave before the next one is encoded
+            if len(running) > self._in_flight:
+                done, storing = running.popleft()
+                out += map(_submitted, done, await storing)
+        for done, storing in running:
+            out += map(_submitted, done, await storing)
+        return out
+
+    async def _store_all(self, drafts: list[Draft]) -> list[Stored | DelayBoxError]:
+        batches, places = self._batches(drafts)
+        answers: list[Stored | DelayBoxError] = [_NO_ANSWER] * len(drafts)
+        created = 0
+        for replies, where in zip(await self._store.schedule(batches), places, strict=True):
+            if isinstance(replies, BaseException):
+                if not isinstance(replies, DelayBoxError):
+                    raise replies
+                for i in where:
+                    answers[i] = replies
+                continue
+            for i, stored in zip(where, replies, strict=True):
+                answers[i] = stored
+                created += stored.created
+        if self._on_scheduled is not None:
+            duplicates = (
+                sum(1 for a in answers if isinstance(a, Stored) and not a.created) if created < len(drafts) else 0
+            )
+            self._on_scheduled(created, duplicates)
+        return answers
+
+    def _batches(self, drafts: list[Draft]) -> tuple[list[Batch], list[Sequence[int]]]:
+        """Splits by partition (a key's own, else one a call in turn) and by bytes; with each, the drafts' places."""
+        self._turn = (self._turn + 1) % self._store.partitions
+        if all(d.key is None and d.body is None for d in drafts) and len(drafts) * 1100 <= MAX_RECORD_BYTES:
+            return [Batch(self._turn, drafts)], [range(len(drafts))]
+        batches: list[Batch] = []
+        places: list[Sequence[int]] = []
+        open_: dict[int, tuple[Batch, list[int], list[int]]] = {}
+        for i, d in enumerate(drafts):
+            p = self._turn if d.key is None else self._store.partition_of(d.key)
+            size, extra = len(d.record), len(d.body or b"")
+            entry = open_.get(p)
+            if entry is None or entry[2][0] + size > MAX_RECORD_BYTES or entry[2][1] + extra > MAX_BODY_BYTES:
+                entry = (Batch(p, []), [], [0, 0])
+                open_[p] = entry
+                batches.append(entry[0])
+                places.append(entry[1])
+            entry[0].drafts.append(d)
+            entry[1].append(i)
+            entry[2][0] += size
+            entry[2][1] += extra
+        return batches, places
+
+    # -- query --------------------------------------------------------------------------------------------------
+
+    async def list_pending(self, *, limit: int, skip: int = 0) -> list[TaskView]:
+        """Tasks that wait, soonest due first, after skipping ``skip`` of them."""
+        return await listing.pending(self._store, limit=limit, skip=skip)
+
+    async def get(self, task_id: str) -> TaskView:
+        """One task wherever it stands; TaskNotFound, or InvalidTask for what is no id."""
+        raw = ids.parse(task_id)
+        found = of_found(raw, await self._store.get(raw))
+        if found is None:
+            raise TaskNotFound(f"no task {task_id}: it has finished, was cancelled, or never was")
+        return found
+
+    async def dead(self, *, limit: int) -> list[TaskView]:
+        """Dead letters, newest first."""
+        return await listing.dead(self._store, limit=limit)
+
+    async def counts(self) -> StoreCounts:
+        """How much lies where, over all partitions."""
+        all_ = await self._store.counts()
+        return StoreCounts(
+            sum(c.pending for c in all_),
+            sum(c.due for c in all_),
+            sum(c.in_flight for c in all_),
+            sum(c.dead for c in all_),
+            sum(c.quarantined for c in all_),
+        )
+
+    async def check(self) -> Readiness:
+        """Runs a real script, and asks whether this node's engine still says it lives."""
+        try:
+            now = await self._store.ping()
+            if self._node_id is None:
+                return Readiness(True)
+            seen = await nodes.last_seen_ms(self._store, self._node_id)
+        except DelayBoxError as error:
+            return Readiness(False, str(error))
+        if seen is None:
+            return Readiness(False, "the engine of this node has not reported yet")
+        if now - seen > STALE_HEARTBEAT_MS:
+            return Readiness(False, f"the engine of this node was last heard of {(now - seen) / 1000:.1f} s ago")
+        return Readiness(True)
+
+    # -- control ------------------------------------------------------------------------------------------------
+
+    async def cancel(self, task_id: str) -> None:
+        """Cancels a pending task; TaskRunning while it is leased, TaskNotFound where nothing is pending."""
+        word = (await self._store.cancel([ids.parse(task_id)]))[0]
+        if word != "cancelled":
+            raise _refusal(task_id, word)
+
+    async def reschedule(
+        self,
+        task_id: str,
+        *,
+        due_ms: int | None = None,
+        delay_ms: int | None = None,
+        priority: Priority | None = None,
+    ) -> int:
+        """Moves a pending task; returns its new due time (ms). Errors as `cancel`."""
+        word, due = await self._store.reschedule(
+            ids.parse(task_id), due_ms=due_ms, delay_ms=delay_ms, priority=priority
+        )
+        if word != "moved":
+            raise _refusal(task_id, word)
+        return due
+
+    async def run_now(self, task_id: str) -> int:
+        """Makes a pending task due at once; returns that moment (ms)."""
+        return await self.reschedule(task_id, delay_ms=0)
+
+    async def replay(self, task_id: str) -> None:
+        """Brings a dead letter back, due at once, its attempts forgotten."""
+        word = (await self._store.replay([ids.parse(task_id)]))[0]
+        if word != "replayed":
+            raise _refusal(task_id, word)
+
+    async def discard(self, task_id: str) -> None:
+        """Deletes a dead letter for good."""
+        raw = ids.parse(task_id)
+        if not await self._store.discard(ids.partition(raw) % self._store.partitions, [raw]):
+            raise _refusal(task_id, "unknown")
+
+
+_NO_ANSWER = StoreUnavailable("the store gave no answer for this task")
+
+
+def _submitted(task: NewTask, stored: Stored | DelayBoxError) -> Submitted | DelayBoxError:
+    if isinstance(stored, DelayBoxError):
+        return stored
+    task_id = ids.render(stored.task_id)
+    if stored.conflict:
+        return IdempotencyConflict(task.idempotency_key or "", task_id)
+    return Submitted(task_id, stored.due_ms, stored.created)
+
+
+def _refusal(task_id: str, word: str) -> DelayBoxError:
+    if word == "running":
+        return TaskRunning(f"task {task_id} is running right now, so it cannot be changed; wait for it to end")
+    if word == "newer":
+        return TaskRunning(f"task {task_id} was written by a newer DelayBox; ask a node of that version")
+    where = {"dead": "is a dead letter", "quarantined": "lies in quarantine"}.get(word, "is not pending")
+    return TaskNotFound(f"task {task_id} {where}: it has finished, was cancelled, or never was pending")

@@ -1,0 +1,76 @@
+"""The one speller of Redis keys. scripts/lib/keys.lua spells the same for the scripts.
+
+Every key of a partition shares one Redis Cluster hash tag, ``{prefix:partition}``, so each script touches one slot.
+"""
+
+from __future__ import annotations
+
+
+def tag(prefix: str, partition: int) -> str:
+    """The hash tag of a partition; the one KEYS entry of every script."""
+    return f"{{{prefix}:{partition}}}"
+
+
+def bucket(tag_: str, number: int) -> str:
+    """Hash id -> record of the tasks whose id falls in bucket ``number``."""
+    return f"{tag_}:b:{number}"
+
+
+def buckets(tag_: str) -> str:
+    """Zset of the numbers of buckets that are not empty."""
+    return f"{tag_}:buckets"
+
+
+def near(tag_: str, priority: int) -> str:
+    """Zset id + lane -> due ms of the tasks due before the horizon."""
+    return f"{tag_}:near:{priority}"
+
+
+def clock(tag_: str) -> str:
+    """Hash: horizon, expanded, wake."""
+    return f"{tag_}:clock"
+
+
+def leases(tag_: str) -> str:
+    """Zset lease id -> expiry ms."""
+    return f"{tag_}:leases"
+
+
+def lease(tag_: str, lease_id: bytes) -> bytes:
+    """Hash id -> record of what one claim handed out."""
+    return f"{tag_}:lease:".encode() + lease_id
+
+
+def body(tag_: str, task_id: bytes) -> bytes:
+    """String: the body of a task whose record is a stub."""
+    return f"{tag_}:body:".encode() + task_id
+
+
+def dead(tag_: str) -> str:
+    """Hash id -> dead letter."""
+    return f"{tag_}:dead"
+
+
+def dead_at(tag_: str) -> str:
+    """Zset id -> ms it died."""
+    return f"{tag_}:dead:at"
+
+
+def stream(tag_: str) -> str:
+    """Stream of fired PUB_SUB tasks, one a partition."""
+    return f"{tag_}:stream"
+
+
+def meta(prefix: str) -> str:
+    """Hash: format, partitions, bucket width."""
+    return f"{prefix}:meta"
+
+
+def nodes(prefix: str) -> str:
+    """Hash node id -> its last heartbeat (JSON)."""
+    return f"{prefix}:nodes"
+
+
+def wake_channel(prefix: str) -> str:
+    """Channel on which a script says that something is due earlier than the owner waits for."""
+    return f"{prefix}:wake"

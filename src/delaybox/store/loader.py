@@ -1,0 +1,152 @@
+"""Reads the Lua files and runs them: by SHA, by source where the server has forgotten it, many in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha1
+from importlib import resources
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from delaybox.core.errors import DelayBoxError, StoreFull, StoreUnavailable
+
+_INCLUDE = "--@include "
+
+Observer = Callable[[str, float], None]
+"""Told the name and the round-trip seconds of each script that answered."""
+
+
+class Script(NamedTuple):
+    """One Lua file, its includes resolved."""
+
+    name: str
+    source: str
+    sha: str
+
+
+class Call(NamedTuple):
+    """One run of a script on one partition. ``args`` are str, bytes, int or float."""
+
+    script: str
+    tag: str
+    args: Sequence[Any]
+
+
+@cache
+def load(name: str) -> Script:
+    """The script ``scripts/<name>.lua`` with every ``--@include`` line replaced by that file."""
+    folder = resources.files("delaybox.store.scripts")
+    lines: list[str] = []
+    for line in (folder / f"{name}.lua").read_text().splitlines():
+        if line.startswith(_INCLUDE):
+            lines += (folder / line[len(_INCLUDE) :].strip()).read_text().splitlines()
+        else:
+            lines.append(line)
+    source = "\n".join(lines) + "\n"
+    return Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def names() -> list[str]:
+    """Every script there is."""
+    folder = resources.files("delaybox.store.scripts")
+    return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".lua"))
+
+
+# What a repeat can mend: every script re-runs harmlessly (rule 15), so an unknown outcome is simply asked again.
+_PASSING = (RedisConnectionError, RedisTimeoutError, TryAgainError, ClusterDownError, OSError)
+_UNAVAILABLE = (*_PASSING, MasterDownError, ReadOnlyError, BusyLoadingError)
+
+
+def translate(error: BaseException) -> BaseException:
+    """The error as DelayBox says it; what is no failing of the server is returned as it is."""
+    if isinstance(error, DelayBoxError):
+        return error
+    if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and str(error).startswith("OOM")):
+        return StoreFull(
+            "Redis has reached its maxmemory and takes no new tasks; due ones go on firing. Try again later"
+        )
+    if isinstance(error, _UNAVAILABLE):
+        return StoreUnavailable(f"Redis is not answering ({type(error).__name__}); try again shortly")
+    if isinstance(error, RedisError) and str(error).startswith(
+        ("MISCONF", "BUSY", "NOREPLICAS", "LOADING", "UNKILLABLE")
+    ):
+        return StoreUnavailable(f"Redis refuses writes at the moment: {error}")
+    return error
+
+
+class ScriptRunner:
+    """Runs scripts on one client. ``repeats``: how often an unknown outcome is asked again before it is reported."""
+
+    def __init__(self, client: Redis, *, repeats: int = 2, observe: Observer | None = None) -> None:
+        self._client = client
+        self._repeats = repeats
+        self._observe = observe
+
+    async def run(self, call: Call) -> Any:
+        """The reply of one script; StoreUnavailable or StoreFull where the server failed."""
+        result = (await self.run_many((call,)))[0]
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """One round trip for all; per call its reply or its (translated) exception. Nothing is raised."""
+        results: list[Any] = [None] * len(calls)
+        waiting = list(range(len(calls)))
+        for turn in range(self._repeats + 1):
+            if turn:
+                await asyncio.sleep(0.02 * 4**turn)
+            replies = await self._round([calls[i] for i in waiting])
+            again: list[int] = []
+            for i, reply in zip(waiting, replies, strict=True):
+                results[i] = reply
+                if isinstance(reply, _PASSING):
+                    again.append(i)
+            waiting = again
+            if not waiting:
+                break
+        return [translate(r) if isinstance(r, BaseException) else r for r in results]
+
+    async def _round(self, calls: list[Call]) -> list[Any]:
+        started = time.perf_counter()
+        scripts = [load(call.script) for call in calls]
+        replies = await self._send([("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)])
+        forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if forgotten:
+            # A restart or SCRIPT FLUSH; a NOSCRIPT ran nothing, so sending the source cannot run it twice.
+            sent = await self._send([("EVAL", scripts[i].source, 1, calls[i].tag, *calls[i].args) for i in forgotten])
+            for i, reply in zip(forgotten, sent, strict=True):
+                replies[i] = reply
+        if self._observe is not None:
+            took = time.perf_counter() - started
+            for call in calls:
+                self._observe(call.script, took)
+        return replies
+
+    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        try:
+            if len(commands) == 1:
+                return [await self._client.execute_command(*commands[0])]
+            pipe = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)
+        except (RedisError, OSError) as error:
+            return [error] * len(commands)

@@ -1,0 +1,42 @@
+"""Heartbeats of nodes: who lives. A hash of one small JSON a node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.store import Store
+
+
+async def beat(store: Store, node_id: str, facts: Mapping[str, Any]) -> None:
+    """Writes this node's heartbeat; ``facts`` must hold ``seen_ms`` by Redis's clock."""
+    await _call(store, "HSET", keys.nodes(store.prefix), node_id, json.dumps(facts))
+
+
+async def leave(store: Store, node_id: str) -> None:
+    """Takes this node off the list."""
+    await _call(store, "HDEL", keys.nodes(store.prefix), node_id)
+
+
+async def live(store: Store) -> dict[str, dict[str, Any]]:
+    """Every node's last heartbeat."""
+    flat = await _call(store, "HGETALL", keys.nodes(store.prefix))
+    return {k.decode(): json.loads(v) for k, v in flat.items()}
+
+
+async def last_seen_ms(store: Store, node_id: str) -> int | None:
+    """When this node's engine last wrote its heartbeat (Redis's clock); None if never."""
+    raw = await _call(store, "HGET", keys.nodes(store.prefix), node_id)
+    return None if raw is None else int(json.loads(raw)["seen_ms"])
+
+
+async def _call(store: Store, *command: str) -> Any:
+    try:
+        return await store.client.execute_command(*command)
+    except (RedisError, OSError) as error:
+        raise translate(error) from error

@@ -1,0 +1,1 @@
+"""One Lua file for each atomic step; shared pieces under lib/."""

@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- Completes tasks of one lease (rule 8: only what lies in that lease).
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, then ids
+-- REPLY ids that were not in the lease (stale)
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 500 ids
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/finish.lua
+local lease, idem_ttl = k_lease(ARGV[1]), ARGV[2]
+local ids = { unpack(ARGV, 3) }
+local records = redis.call('HMGET', lease, unpack(ids))
+local stale, special, touched = {}, {}, { lease, K_LEASES }
+for i, id in ipairs(ids) do
+  local rec = records[i]
+  if not rec then
+    stale[#stale + 1] = id
+  else
+    local kind, flags, _, at = rec_head(id, rec)
+    if kind == 'ok' and flags >= 4 then
+      special[#special + 1] = { id, rec, flags, at }
+      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+    end
+  end
+end
+local err = guard(touched)
+if err then return err end
+for _, s in ipairs(special) do forget(s[1], s[2], s[3], s[4], idem_ttl) end
+redis.call('HDEL', lease, unpack(ids))
+if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
+return stale

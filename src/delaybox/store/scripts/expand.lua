@@ -1,0 +1,31 @@
+#!lua flags=allow-oom
+-- Moves the horizon: over empty time, or over the next bucket, which the caller then indexes chunk by chunk (index.lua).
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 bucket width ms, 2 lead ms, 3 bucket that was indexed to its end (-1 none)
+-- REPLY {now ms, bucket to index (-1 none), its number of fields, when the next look is due ms (-1: nothing waits)}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND constant
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/guard.lua
+local err = guard({ K_CLOCK, K_BUCKETS })
+if err then return err end
+local now = now_ms()
+local W, lead, done = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local c = redis.call('HMGET', K_CLOCK, 'horizon', 'expanded')
+local horizon, expanded = tonumber(c[1]) or 0, tonumber(c[2]) or 0
+if done >= expanded then
+  expanded = done + 1
+  redis.call('HSET', K_CLOCK, 'expanded', int(expanded))
+end
+local head = redis.call('ZRANGE', K_BUCKETS, int(expanded), '+inf', 'BYSCORE', 'LIMIT', 0, 1)
+local number = head[1] and tonumber(head[1]) or -1
+if number >= 0 and number * W <= now + lead then
+  -- Rule 3: before a bucket is indexed the horizon is its end, so that what comes meanwhile is indexed at once.
+  if (number + 1) * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', int((number + 1) * W)) end
+  return { now, number, redis.call('HLEN', k_bucket(number)), now }
+end
+local edge = math.floor((now + lead) / W) + 1
+if number >= 0 and number < edge then edge = number end
+if edge * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', int(edge * W), 'expanded', int(edge)) end
+return { now, -1, 0, number >= 0 and number * W - lead or -1 }

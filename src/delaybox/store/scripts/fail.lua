@@ -1,0 +1,48 @@
+#!lua flags=allow-oom
+-- Reports failed deliveries of one lease: each is retried later or dead-lettered; either way one attempt is charged.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 lease id, 2 bucket width ms, 3 wake channel, 4 cap of dead letters, 5 how long idempotency keys outlive their task ms,
+--       then (id, delay ms or -1 for dead, reason) ...
+-- REPLY {dead letters dropped by the cap, stale ids ...}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 500 items
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/place.lua
+--@include lib/finish.lua
+--@include lib/settle.lua
+local now = now_ms()
+local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
+local lease = k_lease(lid)
+local horizon, waits_for = clock(now)
+local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+for i = 6, #ARGV, 3 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
+local err = guard(keys)
+if err then return err end
+local reply, earliest = { 0 }, 1e15
+for i = 6, #ARGV, 3 do
+  local id, delay, reason = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
+  local rec = redis.call('HGET', lease, id)
+  if not rec then
+    reply[#reply + 1] = id
+  else
+    local _, flags, due, at = rec_head(id, rec)
+    local attempt, losses, deliveries = rec_counters(rec)
+    attempt = math.min(attempt + 1, 65535)
+    if delay < 0 then
+      reply[1] = reply[1] + bury(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), now, reason, cap, idem_ttl)
+    else
+      due = now + delay
+      if place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, horizon)
+        and due < earliest then
+        earliest = due
+      end
+    end
+    leave(lease, lid, id)
+  end
+end
+wake(earliest, waits_for, ARGV[3])
+return reply

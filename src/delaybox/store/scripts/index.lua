@@ -1,0 +1,69 @@
+#!lua flags=allow-oom
+-- Asserts the hints of one chunk of a bucket: expansion and scrubber are the same step (rules 4 to 6).
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 bucket number, 2 cursor, 3 count, 4 bucket width ms
+-- REPLY {cursor, fields seen, hints added, pointers dropped, quarantined}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND one HSCAN reply (about count fields; a small hash comes whole, at most 512 or so)
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/place.lua
+local now = now_ms()
+local number, W = tonumber(ARGV[1]), tonumber(ARGV[4])
+local bucket = k_bucket(number)
+local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
+if err then return err end
+local horizon = clock(now)
+local scan = redis.call('HSCAN', bucket, ARGV[2], 'COUNT', ARGV[3])
+local flat = scan[2]
+local near, far, gone, dropped, soured = gather(), {}, gather(), 0, 0
+local hints = 0
+-- kind, due
+local function look(id, rec)
+  local kind, flags, due, at = rec_head(id, rec)
+  if kind ~= 'ok' then return kind end
+  local lane = rec_lane(rec, at)
+  if due < horizon then
+    -- what is due may be ready already; asserting it in near as well would only make a claim look twice
+    if due > now or not redis.call('ZSCORE', k_ready(lane, flags % 4 == 0), id) then
+      add2(near, K_NEAR[flags % 4], int(due), id .. lane)
+      hints = hints + 1
+    end
+  elseif math.floor(due / W) ~= math.floor(id_due(id) / W) then
+    far[#far + 1] = { id, flags, lane, due }
+  end
+  return kind, due
+end
+for i = 1, #flat, 2 do
+  local id, rec = flat[i], flat[i + 1]
+  local home = math.floor(id_due(id) / W)
+  if home == number then
+    if look(id, rec) == 'bad' then
+      redis.call('HSET', K_QUAR, id, rec)
+      redis.call('ZADD', K_QUAR_AT, int(now), id)
+      soured = soured + 1
+      add1(gone, bucket, id)
+    end
+  else
+    -- a pointer: follow it; it has done its work once its task is indexed or was moved elsewhere
+    local real = redis.call('HGET', k_bucket(home), id)
+    local kind, due
+    if real then kind, due = look(id, real) end
+    if kind ~= 'newer' and not (due and due >= horizon and math.floor(due / W) == number) then
+      add1(gone, bucket, id)
+      dropped = dropped + 1
+    end
+  end
+end
+flush(near, 'ZADD')
+for _, f in ipairs(far) do hint(f[1], f[2], f[3], f[4], W, horizon) end
+drop_fields(gone, { [bucket] = number })
+if #flat > 0 then
+  if redis.call('EXISTS', bucket) == 1 then redis.call('ZADD', K_BUCKETS, int(number), int(number)) end
+else
+  if redis.call('EXISTS', bucket) == 0 then redis.call('ZREM', K_BUCKETS, int(number)) end
+end
+return { scan[1], #flat / 2, hints, dropped, soured }

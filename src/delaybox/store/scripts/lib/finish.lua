@@ -1,0 +1,29 @@
+-- Ends of a task's life. Needs record, keys, time.
+
+-- What goes with a record that leaves for good: its body apart, and the clock on its idempotency key.
+local function forget(id, rec, flags, at, idem_ttl)
+  if is_keyed(flags) then redis.call('PEXPIRE', k_idem(rec_key(rec, at)), idem_ttl) end
+  if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
+end
+
+-- Dead letters: value = died:u64 reasonLen:u16 reason record. Past the cap the oldest go, at most 20 a call.
+-- Returns how many were dropped by the cap.
+local function bury(id, rec, now, reason, cap, idem_ttl)
+  local hi = math.floor(now / 4294967296)
+  redis.call('HSET', K_DEAD, id, struct.pack('>I4I4I2', hi, now - hi * 4294967296, #reason) .. reason .. rec)
+  redis.call('ZADD', K_DEAD_AT, int(now), id)
+  local over = math.min(redis.call('ZCARD', K_DEAD_AT) - cap, 20)
+  if over <= 0 then return 0 end
+  local old = redis.call('ZRANGE', K_DEAD_AT, 0, over - 1)
+  for _, oid in ipairs(old) do
+    local v = redis.call('HGET', K_DEAD, oid)
+    if v then
+      local orec = string.sub(v, 11 + struct.unpack('>I2', v, 9))
+      local kind, flags, _, at = rec_head(oid, orec)
+      if kind == 'ok' then forget(oid, orec, flags, at, idem_ttl) end
+      redis.call('HDEL', K_DEAD, oid)
+    end
+    redis.call('ZREM', K_DEAD_AT, oid)
+  end
+  return #old
+end

@@ -1,0 +1,12 @@
+-- Rule 2: a script does not roll back, and aborts half-way where its slot is migrating. So every key that will be
+-- touched is asked for first; where that fails nothing was written and the caller tries again.
+-- Returns nil, or the error reply to return.
+local function guard(keys)
+  for from = 1, #keys, 1000 do
+    local r = redis.pcall('EXISTS', unpack(keys, from, math.min(from + 999, #keys)))
+    if type(r) == 'table' and r.err then
+      return redis.error_reply('TRYAGAIN nothing was written: ' .. r.err)
+    end
+  end
+  return nil
+end

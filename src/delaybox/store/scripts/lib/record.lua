@@ -1,0 +1,67 @@
+-- The stored record. Python's side is store/record.py; change both or neither.
+--   fresh  0x10 flags                                                       laneLen lane [keyLen key] body
+--   full   0x11 flags attempt:u16 losses:u8 deliveries:u32 due:u48           laneLen lane [keyLen key] body
+-- fresh is a record that was never delivered, failed or moved: its due time is the one in its id, its counters are 0.
+-- flags: bits 0-1 priority (0 critical .. 3 low), bit 2 stub (body lies apart), bit 3 keyed (keyLen:u16 key follow the lane).
+-- High nibble of the first byte = format version (1). A higher one was written by a newer DelayBox and is left alone.
+local FRESH, FULL = 0x10, 0x11
+
+-- Due time of an id (Unix ms).
+local function id_due(id)
+  local hi, lo = struct.unpack('>I2I4', id)
+  return hi * 4294967296 + lo
+end
+
+-- kind, flags, due, lane_at: kind 'ok', 'newer' or 'bad'; lane_at is the place of laneLen.
+local function rec_head(id, rec)
+  local b, flags = string.byte(rec, 1, 2)
+  local at, due
+  if b == FRESH then
+    at, due = 3, id_due(id)
+  elseif b == FULL then
+    if #rec < 16 then return 'bad' end
+    local hi, lo = struct.unpack('>I2I4', rec, 10)
+    at, due = 16, hi * 4294967296 + lo
+  elseif b and b >= 0x20 then
+    return 'newer'
+  else
+    return 'bad'
+  end
+  local n = string.byte(rec, at)
+  if not n or n < 1 or #rec < at + n then return 'bad' end
+  return 'ok', flags, due, at
+end
+
+local function rec_lane(rec, at)
+  return string.sub(rec, at + 1, at + string.byte(rec, at))
+end
+
+-- attempt, losses, deliveries
+local function rec_counters(rec)
+  if string.byte(rec, 1) == FRESH then return 0, 0, 0 end
+  return struct.unpack('>I2BI4', rec, 3)
+end
+
+-- The same record with other counters and due time; everything from laneLen on is kept byte for byte.
+local function rec_build(rec, at, flags, attempt, losses, deliveries, due)
+  local hi = math.floor(due / 4294967296)
+  return struct.pack('>BBI2BI4I2I4', FULL, flags, attempt, losses, deliveries, hi, due - hi * 4294967296)
+    .. string.sub(rec, at)
+end
+
+local function is_stub(flags) return flags % 8 >= 4 end
+local function is_keyed(flags) return flags % 16 >= 8 end
+
+-- The idempotency key inside a keyed record.
+local function rec_key(rec, at)
+  local from = at + 1 + string.byte(rec, at)
+  local n = struct.unpack('>I2', rec, from)
+  return string.sub(rec, from + 2, from + 1 + n)
+end
+
+-- First byte of the body (the protobuf Task without what the id says).
+local function body_at(rec, at, flags)
+  local from = at + 1 + string.byte(rec, at)
+  if is_keyed(flags) then from = from + 2 + struct.unpack('>I2', rec, from) end
+  return from
+end

@@ -1,0 +1,116 @@
+-- What a claim may take. Needs time, keys, record, gather.
+-- A candidate is {id, lane, due score, hint key, hint member}; the hints of all candidates are removed at the end.
+
+local SLACK = { [0] = 0, 2000, 10000, 60000 }
+
+-- Moves due entries that this claim leaves to others into their ready sets, scored by virtual deadline.
+local function make_ready(priority, members, dues)
+  local critical = priority == 0
+  local ready, lanes = gather(), {}
+  for i, member in ipairs(members) do
+    local lane = string.sub(member, 17)
+    lanes[lane] = true
+    add2(ready, k_ready(lane, critical), int(dues[i] + SLACK[priority]), string.sub(member, 1, 16))
+  end
+  flush(ready, 'ZADD')
+  for lane in pairs(lanes) do
+    local active = k_active(string.sub(lane, 1, 1), critical)
+    -- a lane that wakes starts where the others stand, so that it neither waits nor overtakes for its absence
+    local head = redis.call('ZRANGE', active, 0, 0, 'WITHSCORES')
+    redis.call('ZADD', active, 'NX', head[2] or '0', lane)
+  end
+end
+
+-- Due members of one near index, earliest first: members, dues.
+local function due_members(priority, now, limit)
+  local flat = redis.call('ZRANGE', K_NEAR[priority], '-inf', int(now), 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
+  local members, dues = {}, {}
+  for i = 1, #flat, 2 do
+    members[#members + 1] = flat[i]
+    dues[#dues + 1] = tonumber(flat[i + 1])
+  end
+  return members, dues
+end
+
+-- Moves up to limit due entries from near to ready, critical first. Returns how many.
+local function promote(now, limit)
+  local moved = 0
+  for priority = 0, 3 do
+    if moved < limit then
+      local members, dues = due_members(priority, now, limit - moved)
+      if #members > 0 then
+        make_ready(priority, members, dues)
+        redis.call('ZREMRANGEBYRANK', K_NEAR[priority], 0, #members - 1)
+        moved = moved + #members
+      end
+    end
+  end
+  return moved
+end
+
+-- Takes up to limit ids from the ready sets of the given task types' lanes; at most 32 lane heads are looked at.
+-- Lanes take turns by virtual start time; what was taken moves a lane back by that much.
+local function take_ready(out, types, critical, limit)
+  local looked, taken = 0, 0
+  local lanes = {}
+  for letter in string.gmatch(types, '.') do
+    local flat = redis.call('ZRANGE', k_active(letter, critical), 0, 31, 'WITHSCORES')
+    for i = 1, #flat, 2 do lanes[#lanes + 1] = { flat[i], tonumber(flat[i + 1]), letter } end
+  end
+  table.sort(lanes, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
+  for i, entry in ipairs(lanes) do
+    if taken >= limit or looked >= 32 then break end
+    looked = looked + 1
+    local key = k_ready(entry[1], critical)
+    local share = math.ceil((limit - taken) / (math.min(#lanes, 32) - i + 1))
+    local ids = redis.call('ZRANGE', key, 0, share - 1)
+    for _, id in ipairs(ids) do out[#out + 1] = { id, entry[1], key, id } end
+    taken = taken + #ids
+    local active = k_active(entry[3], critical)
+    if #ids < share then
+      redis.call('ZREM', active, entry[1])
+    else
+      redis.call('ZINCRBY', active, #ids, entry[1])
+    end
+  end
+  return taken
+end
+
+-- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
+-- served(letter) says 'lease', 'place' (fired in place, needs no slot) or nil; entries that cannot be taken become ready.
+-- Returns how many head entries of each near index are used up; the caller removes them last.
+local function take_near(out, now, served, slots, limit)
+  local members, dues, used, left = {}, {}, { [0] = 0, 0, 0, 0 }, {}
+  for p = 0, 3 do members[p], dues[p] = due_members(p, now, limit) end
+  local function use(p)
+    local at = used[p] + 1
+    used[p] = at
+    local member = members[p][at]
+    local letter = string.sub(member, 17, 17)
+    local how = served(letter)
+    if how == 'lease' then
+      if slots > 0 then slots = slots - 1 else how = nil end
+    end
+    if how then
+      out[#out + 1] = { string.sub(member, 1, 16), string.sub(member, 17) }
+    else
+      left[p] = left[p] or { {}, {} }
+      local l = left[p]
+      l[1][#l[1] + 1] = member
+      l[2][#l[2] + 1] = dues[p][at]
+    end
+  end
+  local others = #members[1] + #members[2] + #members[3]
+  local for_critical = math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
+  for _ = 1, math.min(#members[0], for_critical) do use(0) end
+  for _ = 1, math.min(others, limit - used[0]) do
+    local best, when
+    for p = 1, 3 do
+      local due = dues[p][used[p] + 1]
+      if due and (not best or due + SLACK[p] < when) then best, when = p, due + SLACK[p] end
+    end
+    use(best)
+  end
+  for p, l in pairs(left) do make_ready(p, l[1], l[2]) end
+  return used
+end

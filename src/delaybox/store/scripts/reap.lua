@@ -1,0 +1,56 @@
+#!lua flags=allow-oom
+-- Puts back what expired leases hold; each task is charged one loss, and dead-lettered past the cap.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 bucket width ms, 2 longest lease ms, 3 cap of losses, 4 wake channel, 5 cap of dead letters,
+--       6 how long idempotency keys outlive their task ms, 7 '1' after the clock jumped forward: extend every lease once
+-- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
+--        leases re-stamped}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND whole leases until 500 tasks; 200 re-stamps
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/place.lua
+--@include lib/finish.lua
+local now = now_ms()
+local W, longest, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
+local err = guard({ K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
+if err then return err end
+local horizon, waits_for = clock(now)
+-- The clock stepped back: such an expiry would keep a dead node's work for the length of the step.
+local stamped = redis.call('ZRANGE', K_LEASES, '(' .. int(now + longest), '+inf', 'BYSCORE', 'LIMIT', 0, 200)
+if ARGV[7] == '1' then stamped = redis.call('ZRANGE', K_LEASES, 0, 199) end
+for _, lid in ipairs(stamped) do redis.call('ZADD', K_LEASES, 'XX', int(now + longest), lid) end
+
+local reaped, back, dead, dropped, earliest = 0, 0, 0, 0, 1e15
+for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 100)) do
+  local lease = k_lease(lid)
+  if back + dead > 0 and back + dead + redis.call('HLEN', lease) > 500 then break end
+  local held = redis.call('HGETALL', lease)
+  local keys = { lease }
+  for i = 1, #held, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(held[i]) / W)) end
+  err = guard(keys)
+  if err then return err end
+  for i = 1, #held, 2 do
+    local id, rec = held[i], held[i + 1]
+    local _, flags, due, at = rec_head(id, rec)
+    local attempt, losses, deliveries = rec_counters(rec)
+    losses = math.min(losses + 1, 255)
+    rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
+    if losses >= losses_cap then
+      dropped = dropped + bury(id, rec, now, 'lost with its node ' .. losses .. ' times', cap, idem_ttl)
+      dead = dead + 1
+    else
+      if place(id, rec, flags, rec_lane(rec, at), due, W, horizon) and due < earliest then earliest = due end
+      back = back + 1
+    end
+  end
+  redis.call('DEL', lease)
+  redis.call('ZREM', K_LEASES, lid)
+  reaped = reaped + 1
+end
+wake(earliest, waits_for, ARGV[4])
+local head = redis.call('ZRANGE', K_LEASES, 0, 0, 'WITHSCORES')
+return { now, reaped, back, dead, head[2] and tonumber(head[2]) or -1, dropped, #stamped }

@@ -1,0 +1,41 @@
+#!lua flags=allow-oom
+-- Hands tasks of one lease back, unfinished; neither attempt nor loss is charged.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 lease id, 2 bucket width ms, 3 wake channel, 4 delay ms before they are due again (0 = as they were), then ids
+-- REPLY ids that were not in the lease (stale)
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 500 ids
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/place.lua
+--@include lib/settle.lua
+local now = now_ms()
+local lid, W, delay = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local lease = k_lease(lid)
+local horizon, waits_for = clock(now)
+local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+for i = 5, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
+local err = guard(keys)
+if err then return err end
+local stale, earliest = {}, 1e15
+for i = 5, #ARGV do
+  local id = ARGV[i]
+  local rec = redis.call('HGET', lease, id)
+  if not rec then
+    stale[#stale + 1] = id
+  else
+    local _, flags, due, at = rec_head(id, rec)
+    if delay > 0 then
+      local attempt, losses, deliveries = rec_counters(rec)
+      due = now + delay
+      rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
+    end
+    if place(id, rec, flags, rec_lane(rec, at), due, W, horizon) and due < earliest then earliest = due end
+    leave(lease, lid, id)
+  end
+end
+wake(earliest, waits_for, ARGV[3])
+return stale

@@ -1,0 +1,389 @@
+"""The store: one typed method for each script. Ids and lease ids are bytes; times are integer ms of Redis's clock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from delaybox.core import ids
+from delaybox.core.errors import StoreRefused
+from delaybox.core.partition import of_key
+from delaybox.store import keys, record
+from delaybox.store.loader import Call, Observer, ScriptRunner, translate
+from delaybox.store.record import Draft
+
+MAX_ITEMS = 500
+MAX_RECORD_BYTES = 256 * 1024
+MAX_BODY_BYTES = 4 * 1024 * 1024
+IDEM_TTL_MS = 24 * 3600 * 1000
+COMMAND_TTL_MS = 60_000
+DEAD_CAP = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body."""
+
+    task_id: bytes
+    due_ms: int
+    created: bool = True
+    conflict: bool = False
+
+
+@dataclass(slots=True)
+class Batch:
+    """New tasks of one partition that one script call stores: at most MAX_ITEMS, within the byte bounds."""
+
+    partition: int
+    drafts: list[Draft]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimLimits:
+    """What one claim may take. ``types``: letters of the task types served by lease."""
+
+    slots: int
+    types: str
+    channel: str = ""
+    stream: int = 0
+    lease_ms: int = 15_000
+    poll_ms: int = 1_000
+    items: int = MAX_ITEMS
+
+
+@dataclass(slots=True)
+class Claimed:
+    """What one claim did. ``leased`` is flat: id, record, id, record; ``lateness_ms`` of each task fired in place."""
+
+    now_ms: int
+    next_due_ms: int
+    leased: list[bytes]
+    lateness_ms: list[int]
+    unheard: int
+    dropped: int
+    quarantined: int
+    trimmed: int
+    promoted: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one reap did."""
+
+    now_ms: int
+    leases: int
+    back: int
+    dead: int
+    next_expiry_ms: int
+    dropped: int
+    stamped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """What to index next (-1: nothing) and when to look again (-1: nothing waits)."""
+
+    now_ms: int
+    bucket: int
+    fields: int
+    look_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a task stands: ``home``, ``lease``, ``dead``, ``quarantine``, or empty."""
+
+    now_ms: int
+    place: str = ""
+    value: bytes = b""
+    body: bytes = b""
+    lease_id: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much lies where in one partition, or in all of them."""
+
+    now_ms: int
+    pending: int
+    near: int
+    due: int
+    in_flight: int
+    leases: int
+    dead: int
+    quarantined: int
+    oldest_due_ms: int
+
+
+class Store:
+    """A store in a server. Made by `Store.open`."""
+
+    def __init__(
+        self, client: Redis, *, prefix: str, partitions: int, bucket_ms: int, observe: Observer | None
+    ) -> None:
+        self.client = client
+        self.prefix = prefix
+        self.partitions = partitions
+        self.bucket_ms = bucket_ms
+        self.runner = ScriptRunner(client, observe=observe)
+        self.wake_channel = keys.wake_channel(prefix)
+        self.tags = [keys.tag(prefix, p) for p in range(partitions)]
+
+    @classmethod
+    async def open(
+        cls,
+        client: Redis,
+        *,
+        prefix: str = "delaybox",
+        partitions: int = 16,
+        bucket_ms: int = 60_000,
+        observe: Observer | None = None,
+    ) -> Store:
+        """Creates the store or takes the one that is there, whose partitions and bucket width then count.
+
+        StoreRefused for a store of a newer format; StoreUnavailable when the server does not answer.
+        """
+        if partitions & (partitions - 1) or not 1 <= partitions <= ids.MAX_PARTITIONS:
+            raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {ids.MAX_PARTITIONS}")
+        wanted = ["format", record.FORMAT, "partitions", partitions, "bucket_ms", bucket_ms, "id", os.urandom(8).hex()]
+        flat = await ScriptRunner(client).run(Call("create", keys.meta(prefix), wanted))
+        meta = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+        try:
+            written, count, width = int(meta["format"]), int(meta["partitions"]), int(meta["bucket_ms"])
+        except (KeyError, ValueError):
+            raise StoreRefused(
+                f"key {keys.meta(prefix)!r} exists but is not a DelayBox store ({meta}); choose another storage.prefix"
+            ) from None
+        if written > record.FORMAT:
+            raise StoreRefused(
+                f"the store under prefix {prefix!r} has format {written}, written by a newer DelayBox; this one knows "
+                f"formats up to {record.FORMAT}. Upgrade this node, or give it another storage.prefix"
+            )
+        return cls(client, prefix=prefix, partitions=count, bucket_ms=width, observe=observe)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.client.aclose()
+
+    # -- scheduling ---------------------------------------------------------------------------------------------
+
+    def partition_of(self, key: bytes) -> int:
+        """The partition an idempotency key decides."""
+        return of_key(key, self.partitions)
+
+    async def schedule(self, batches: Sequence[Batch]) -> list[list[Stored] | BaseException]:
+        """Stores batches in one round trip; per batch the answers in order, or why it is not known to be stored."""
+        calls: list[Call] = []
+        templates: list[list[bytes]] = []
+        for batch in batches:
+            tails = ids.tails(batch.partition, os.urandom(8 * len(batch.drafts)))
+            templates.append(tails)
+            calls.append(Call("schedule", self.tags[batch.partition], self._schedule_args(batch, tails)))
+        replies = await self.runner.run_many(calls)
+        return [
+            reply if isinstance(reply, BaseException) else _answers(batch, tails, reply)
+            for batch, tails, reply in zip(batches, templates, replies, strict=True)
+        ]
+
+    def _schedule_args(self, batch: Batch, tails: list[bytes]) -> list[Any]:
+        keyed: list[Any] = []
+        bodies: list[Any] = []
+        items: list[Any] = []
+        for i, (d, tail) in enumerate(zip(batch.drafts, tails, strict=True), 1):
+            items += (d.due48.to_bytes(6, "big") + tail, d.record)
+            if d.key is not None:
+                keyed += (i, d.key, d.fingerprint)
+            if d.body is not None:
+                bodies += (i, d.body)
+        # A command sent again (its answer was lost) carries the same id and tails, so it creates nothing.
+        head = [os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wake_channel]
+        return [*head, len(tails), len(keyed) // 3, len(bodies) // 2, *items, *keyed, *bodies]
+
+    # -- firing -------------------------------------------------------------------------------------------------
+
+    def claim_call(self, partition: int, lease_id: bytes, limits: ClaimLimits) -> Call:
+        """A claim to send with others in one round trip; read the reply with `read_claim`."""
+        args = (
+            lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
+            limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS,
+        )  # fmt: skip
+        return Call("claim", self.tags[partition], args)
+
+    async def claim(self, partition: int, lease_id: bytes, limits: ClaimLimits) -> Claimed:
+        """Takes what is due: leased to the caller under ``lease_id``, or fired in place."""
+        return read_claim(await self.runner.run(self.claim_call(partition, lease_id, limits)))
+
+    def ack_call(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> Call:
+        """Completion of at most MAX_ITEMS tasks of one lease; the reply lists the stale ids."""
+        return Call("ack", self.tags[partition], (lease_id, IDEM_TTL_MS, *task_ids))
+
+    async def ack(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> list[bytes]:
+        """Completes tasks of one lease; returns the ids that were not in it (stale)."""
+        stale: list[bytes] = []
+        for at in range(0, len(task_ids), MAX_ITEMS):
+            stale += await self.runner.run(self.ack_call(partition, lease_id, task_ids[at : at + MAX_ITEMS]))
+        return stale
+
+    async def fail(
+        self,
+        partition: int,
+        lease_id: bytes,
+        items: Sequence[tuple[bytes, int | None, str]],
+        *,
+        dead_cap: int = DEAD_CAP,
+    ) -> tuple[list[bytes], int]:
+        """Reports failures (id, delay ms before the retry or None for dead, reason).
+
+        Returns (stale ids, dead letters that the cap dropped).
+        """
+        stale: list[bytes] = []
+        dropped = 0
+        for at in range(0, len(items), MAX_ITEMS):
+            args: list[Any] = [lease_id, self.bucket_ms, self.wake_channel, dead_cap, IDEM_TTL_MS]
+            for task_id, delay, reason in items[at : at + MAX_ITEMS]:
+                args += (task_id, -1 if delay is None else delay, reason.encode()[:2000])
+            reply = await self.runner.run(Call("fail", self.tags[partition], args))
+            dropped += reply[0]
+            stale += reply[1:]
+        return stale, dropped
+
+    async def release(
+        self, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, delay_ms: int = 0
+    ) -> list[bytes]:
+        """Hands tasks back, charging nothing; returns the stale ids."""
+        stale: list[bytes] = []
+        for at in range(0, len(task_ids), MAX_ITEMS):
+            args = (lease_id, self.bucket_ms, self.wake_channel, delay_ms, *task_ids[at : at + MAX_ITEMS])
+            stale += await self.runner.run(Call("release", self.tags[partition], args))
+        return stale
+
+    async def extend(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> list[bytes]:
+        """Heartbeat; returns the leases that are gone."""
+        missing: list[bytes] = []
+        for at in range(0, len(lease_ids), MAX_ITEMS):
+            args = (lease_ms, *lease_ids[at : at + MAX_ITEMS])
+            missing += await self.runner.run(Call("extend", self.tags[partition], args))
+        return missing
+
+    async def reap(
+        self, partition: int, *, longest_ms: int, losses_cap: int, dead_cap: int = DEAD_CAP, jumped: bool = False
+    ) -> Reaped:
+        """Puts back what expired leases hold, or dead-letters it past the cap of losses."""
+        args = (self.bucket_ms, longest_ms, losses_cap, self.wake_channel, dead_cap, IDEM_TTL_MS, int(jumped))
+        return Reaped(*await self.runner.run(Call("reap", self.tags[partition], args)))
+
+    async def expand(self, partition: int, *, lead_ms: int, done: int = -1) -> Horizon:
+        """Moves the horizon; ``done`` is the bucket whose indexing just ended."""
+        call = Call("expand", self.tags[partition], (self.bucket_ms, lead_ms, done))
+        return Horizon(*await self.runner.run(call))
+
+    async def index(self, partition: int, bucket: int, cursor: bytes, *, count: int = 250) -> tuple[bytes, int, int]:
+        """Asserts the hints of one chunk; returns (next cursor, fields seen, quarantined)."""
+        call = Call("index", self.tags[partition], (bucket, cursor, count, self.bucket_ms))
+        reply = await self.runner.run(call)
+        return reply[0], reply[1], reply[4]
+
+    # -- control ------------------------------------------------------------------------------------------------
+
+    async def cancel(self, task_ids: Sequence[bytes]) -> list[str]:
+        """Per id: cancelled, running, dead, quarantined, newer or unknown. All must be of one partition."""
+        args = (self.bucket_ms, IDEM_TTL_MS, *task_ids)
+        reply = await self.runner.run(Call("cancel", self.tags[self._partition(task_ids[0])], args))
+        return [word.decode() for word in reply]
+
+    async def reschedule(
+        self, task_id: bytes, *, due_ms: int | None = None, delay_ms: int | None = None, priority: int | None = None
+    ) -> tuple[str, int]:
+        """Moves one pending task; ('moved', due) or (why not, 0)."""
+        how, value = ("at", due_ms) if due_ms is not None else ("delay", delay_ms)
+        if value is None:
+            how, value = "keep", 0
+        args = (task_id, self.bucket_ms, self.wake_channel, how, value, -1 if priority is None else int(priority))
+        reply = await self.runner.run(Call("reschedule", self.tags[self._partition(task_id)], args))
+        return reply[0].decode(), reply[1] if len(reply) > 1 else 0
+
+    async def get(self, task_id: bytes) -> Found:
+        """Where one task stands."""
+        reply = await self.runner.run(Call("get", self.tags[self._partition(task_id)], (task_id, self.bucket_ms)))
+        if len(reply) == 1:
+            return Found(reply[0])
+        return Found(reply[0], reply[1].decode(), *reply[2:])
+
+    async def replay(self, task_ids: Sequence[bytes]) -> list[str]:
+        """Per dead letter: replayed, newer or unknown. All must be of one partition."""
+        args = (self.bucket_ms, self.wake_channel, *task_ids)
+        reply = await self.runner.run(Call("replay", self.tags[self._partition(task_ids[0])], args))
+        return [word.decode() for word in reply]
+
+    async def discard(self, partition: int, task_ids: Sequence[bytes] = (), *, died_before_ms: int = 0) -> int:
+        """Deletes dead letters: those named, or the oldest 500 that died before a moment. Returns how many."""
+        args = (IDEM_TTL_MS, died_before_ms, *task_ids)
+        deleted: int = await self.runner.run(Call("discard", self.tags[partition], args))
+        return deleted
+
+    async def counts(self) -> list[Counts]:
+        """One entry a partition; also the health check, for it runs a real script."""
+        replies = await self.runner.run_many([Call("counts", tag, ()) for tag in self.tags])
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return [Counts(*reply) for reply in replies]
+
+    async def ping(self) -> int:
+        """Runs one real script; Redis's clock in ms. StoreUnavailable when it does not answer."""
+        reply = await self.runner.run(Call("counts", self.tags[0], ()))
+        now: int = reply[0]
+        return now
+
+    async def bodies(self, partition: int, task_ids: Sequence[bytes]) -> list[bytes | None]:
+        """Bodies that lie apart, fetched outside the claim; None for one that is gone."""
+        tag = self.tags[partition]
+        try:
+            reply: Any = await self.client.mget([keys.body(tag, i) for i in task_ids])
+        except (RedisError, OSError) as error:
+            raise translate(error) from error
+        return list(reply)
+
+    def _partition(self, task_id: bytes) -> int:
+        p = ids.partition(task_id)
+        if p >= self.partitions:
+            # An id of another store: no key of ours can hold it, partition 0 will answer "unknown".
+            return 0
+        return p
+
+
+def read_claim(reply: list[Any]) -> Claimed:
+    """A claim's reply, typed."""
+    now, due, leased, lateness, n = reply
+    return Claimed(now, due, leased, lateness, n[0], n[1], n[2], n[3], n[4], n[5] == 1)
+
+
+def _answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
+    now: int = reply[0]
+    out: list[Stored] = []
+    keyed = 0
+    for d, tail in zip(batch.drafts, tails, strict=True):
+        due = d.due48
+        if due & ids.RELATIVE:
+            due = due - ids.RELATIVE + now
+        elif due < now:
+            due = now
+        if d.key is not None:
+            keyed += 1
+            held: bytes = reply[keyed]
+            if held:
+                conflict = held[:1] == b"!" and len(held) == 17
+                first = held[-16:]
+                out.append(Stored(first, ids.due_ms(first), False, conflict))
+                continue
+        out.append(Stored(due.to_bytes(6, "big") + tail, due))
+    return out
+
+
+__all__ = ["Batch", "ClaimLimits", "Claimed", "Counts", "Found", "Horizon", "Reaped", "Store", "Stored"]

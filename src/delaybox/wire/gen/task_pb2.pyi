@@ -1,0 +1,72 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Task(_message.Message):
+    __slots__ = ("taskUuid", "header", "payload", "status", "name", "retry", "timeout_ms", "expire_after_ms", "labels")
+    class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SCHEDULED: _ClassVar[Task.Status]
+        PENDING: _ClassVar[Task.Status]
+        PROCESSING: _ClassVar[Task.Status]
+        FAILED: _ClassVar[Task.Status]
+        SUCCEEDED: _ClassVar[Task.Status]
+        CANCELLED: _ClassVar[Task.Status]
+    SCHEDULED: Task.Status
+    PENDING: Task.Status
+    PROCESSING: Task.Status
+    FAILED: Task.Status
+    SUCCEEDED: Task.Status
+    CANCELLED: Task.Status
+    class HeaderEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TASKUUID_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    taskUuid: str
+    header: _containers.ScalarMap[str, bytes]
+    payload: bytes
+    status: Task.Status
+    name: str
+    retry: Retry
+    timeout_ms: int
+    expire_after_ms: int
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, taskUuid: _Optional[str] = ..., header: _Optional[_Mapping[str, bytes]] = ..., payload: _Optional[bytes] = ..., status: _Optional[_Union[Task.Status, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Retry(_message.Message):
+    __slots__ = ("max_attempts", "initial_ms", "factor", "max_ms", "jitter")
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_MS_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    JITTER_FIELD_NUMBER: _ClassVar[int]
+    max_attempts: int
+    initial_ms: int
+    factor: float
+    max_ms: int
+    jitter: float
+    def __init__(self, max_attempts: _Optional[int] = ..., initial_ms: _Optional[int] = ..., factor: _Optional[float] = ..., max_ms: _Optional[int] = ..., jitter: _Optional[float] = ...) -> None: ...
