@@ -1,0 +1,1 @@
+"""What every scenario shares: real servers, child processes, figures, and how they are shown."""

@@ -1,0 +1,121 @@
+"""HTTP load on POST /task: wrk where it is installed, else our own client; always in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.process import Child, python
+from benchmarks.workload import DAY_MS, HOUR_MS, PAYLOAD_BYTES, now_ms
+
+VARIETY = 512
+"""Different requests that a client sends in turn: their due times lie spread over a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a load client saw. ``accepted`` counts 2xx answers; latencies in ms."""
+
+    client: str
+    accepted: int
+    refused: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def rate(self) -> float:
+        return self.accepted / self.seconds
+
+
+def bodies() -> list[str]:
+    """The curl body of the API's first example, due from one to 25 hours ahead."""
+    start = now_ms() + HOUR_MS
+    text = b64encode(b"x" * PAYLOAD_BYTES).decode()
+    return [
+        json.dumps(
+            {
+                "taskType": "PUB_SUB",
+                "parameter": {"executionTimestamp": str(start + i * DAY_MS // VARIETY)},
+                "pyload": text,
+            }
+        )
+        for i in range(VARIETY)
+    ]
+
+
+def post(port: int, path: str, *, connections: int, seconds: float, own_client: bool = False) -> Load:
+    """As many POSTs as the server takes, over keep-alive connections."""
+    if shutil.which("wrk") and not own_client:
+        return _wrk(port, path, connections=connections, seconds=seconds)
+    with start_own(port, path, connections=connections, seconds=seconds) as child:
+        return finish_own(child)
+
+
+def start_own(port: int, path: str, *, connections: int, seconds: float, rate: int = 0) -> Child:
+    """Our client, under way; ``rate`` > 0 offers that many a second instead of as many as possible."""
+    options = {"port": port, "path": path, "connections": connections, "seconds": seconds, "rate": rate}
+    return Child(python("benchmarks.harness.load_client", json.dumps(options)))
+
+
+def finish_own(child: Child) -> Load:
+    """Wait for the client's answer."""
+    found: Mapping[str, Any] = child.read()
+    return Load(
+        "own client",
+        int(found["accepted"]),
+        int(found["refused"]),
+        float(found["seconds"]),
+        float(found["p50_ms"]),
+        float(found["p99_ms"]),
+    )
+
+
+_SCRIPT = """
+local requests, at = {}, 0
+function init()
+  for line in io.lines("%s") do
+    requests[#requests + 1] = wrk.format("POST", "%s", { ["Content-Type"] = "application/json" }, line)
+  end
+end
+function request()
+  at = at %% #requests + 1
+  return requests[at]
+end
+function done(summary, latency)
+  io.write(string.format('\\n{"n":%%d,"us":%%d,"refused":%%d,"broken":%%d,"p50":%%.0f,"p99":%%.0f}\\n',
+    summary.requests, summary.duration, summary.errors.status,
+    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
+    latency:percentile(50), latency:percentile(99)))
+end
+"""
+
+
+def _wrk(port: int, path: str, *, connections: int, seconds: float) -> Load:
+    with tempfile.TemporaryDirectory(prefix="dbx-wrk-") as folder:
+        lines, script = Path(folder, "bodies"), Path(folder, "post.lua")
+        lines.write_text("\n".join(bodies()) + "\n")
+        script.write_text(_SCRIPT % (lines, path))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(script), f"http://127.0.0.1:{port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
+    found = re.search(r"^\{.*\}$", done.stdout, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"wrk said nothing that can be read: {done.stdout[-300:]}")
+    record = json.loads(found.group())
+    refused = record["refused"] + record["broken"]
+    return Load(
+        "wrk",
+        record["n"] - record["refused"],
+        refused,
+        record["us"] / 1e6,
+        record["p50"] / 1000,
+        record["p99"] / 1000,
+    )

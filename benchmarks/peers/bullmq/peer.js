@@ -1,0 +1,111 @@
+'use strict';
+// BullMQ's side of the benchmarks: node peer.js <bulk|herd|lateness|http> '<json options>'
+// Every command empties the server first, prints one JSON line on stdout and exits (http: stays until it is told to stop).
+const { Queue, Worker } = require('bullmq');
+const IORedis = require('ioredis');
+
+const command = process.argv[2];
+const options = JSON.parse(process.argv[3]);
+const connection = { path: options.socket, maxRetriesPerRequest: null };
+const data = { p: 'x'.repeat(options.payload || 110) };
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const now = () => performance.timeOrigin + performance.now();
+const print = (record) => process.stdout.write(JSON.stringify(record) + '\n');
+
+async function usedMemory(redis) {
+  return Number(/used_memory:(\d+)/.exec(await redis.info('memory'))[1]);
+}
+
+async function addInChunks(queue, count, make, underWay = 1) {
+  let next = 0;
+  await Promise.all(Array.from({ length: underWay }, async () => {
+    while (next < count) {
+      const from = next;
+      const size = Math.min(1000, count - from);
+      next += size;
+      await queue.addBulk(Array.from({ length: size }, (_, k) => make(from + k)));
+    }
+  }));
+}
+
+// Random delays, chunks of 1,000, one client: what BullMQ offers for many jobs at once.
+async function bulk(redis) {
+  const queue = new Queue('bench', { connection });
+  await queue.waitUntilReady();
+  const before = await usedMemory(redis);
+  const started = now();
+  await addInChunks(queue, options.n, () => ({
+    name: 't', data, opts: { delay: 3600000 + Math.floor(Math.random() * 86400000), removeOnComplete: true },
+  }), options.under_way);
+  const seconds = (now() - started) / 1000;
+  return { n: options.n, seconds, bytes: ((await usedMemory(redis)) - before) / options.n };
+}
+
+// All due at one instant. The rate counts from the first job handled, which leaves out how late BullMQ started.
+async function herd() {
+  const queue = new Queue('bench', { connection });
+  const at = Date.now() + 2000 + options.n / 5;
+  await addInChunks(queue, options.n, () => ({
+    name: 't', data: { p: data.p, at }, opts: { delay: Math.max(1, at - Date.now()), removeOnComplete: true },
+  }));
+  if (Date.now() >= at) throw new Error('the herd was due before all of it was added');
+  let done = 0; let first = 0; let last = 0; let early = 0;
+  await new Promise((resolve) => {
+    new Worker('bench', async () => {
+      last = now();
+      if (last < at) early += 1;
+      if (!first) first = last;
+      done += 1;
+      if (done === options.n) resolve();
+    }, { connection, concurrency: options.concurrency || 100 });
+  });
+  return { n: options.n, seconds: (last - first) / 1000, first_late_ms: first - at, total_seconds: (last - at) / 1000, early };
+}
+
+async function lateness() {
+  const queue = new Queue('bench', { connection });
+  const late = [];
+  const worker = new Worker('bench', async (job) => { late.push(now() - job.data.at); }, { connection, concurrency: 50 });
+  await worker.waitUntilReady();
+  const base = Date.now() + 1000 + options.n / 5;
+  await addInChunks(queue, options.n, (i) => {
+    const at = base + Math.floor((i * 1000) / options.rate);
+    return { name: 't', data: { p: data.p, at }, opts: { delay: at - Date.now(), removeOnComplete: true } };
+  });
+  const end = base + (options.n * 1000) / options.rate + 10000;
+  while (late.length < options.n && Date.now() < end) await sleep(50);
+  return { n: options.n, lateness_ms: late };
+}
+
+// The same curl body as DelayBox takes, one job a request, answered after it is stored.
+async function http() {
+  const queue = new Queue('bench', { connection });
+  await queue.waitUntilReady();
+  const server = require('http').createServer((request, response) => {
+    const parts = [];
+    request.on('data', (part) => parts.push(part));
+    request.on('end', async () => {
+      try {
+        const body = JSON.parse(Buffer.concat(parts));
+        const delay = Math.max(0, Number(body.parameter.executionTimestamp) - Date.now());
+        const job = await queue.add('t', { p: body.pyload }, { delay, removeOnComplete: true });
+        response.setHeader('Content-Type', 'application/json');
+        response.end(JSON.stringify({ message: 'task created', taskUuid: job.id }));
+      } catch (error) {
+        response.statusCode = 400;
+        response.end(JSON.stringify({ error: String(error) }));
+      }
+    });
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  print({ port: server.address().port });
+  await new Promise((resolve) => { process.stdin.on('end', resolve); process.stdin.resume(); });
+  return { stored: await queue.getDelayedCount() };
+}
+
+(async () => {
+  const redis = new IORedis(connection);
+  await redis.flushall();
+  print(await { bulk, herd, lateness, http }[command](redis));
+  process.exit(0);
+})().catch((error) => { console.error(error); process.exit(1); });

@@ -1,0 +1,16 @@
+"""One scenario a file. The order is the order of the table: quick ones first, the ten million last."""
+
+from __future__ import annotations
+
+from benchmarks.harness.bench import Scenario
+from benchmarks.scenarios import bulk, cost, herd, lateness, longest_script, memory, post
+
+ALL: tuple[Scenario, ...] = (
+    bulk.SCENARIO,
+    post.SCENARIO,
+    herd.SCENARIO,
+    lateness.SCENARIO,
+    longest_script.SCENARIO,
+    memory.SCENARIO,
+    cost.SCENARIO,
+)
