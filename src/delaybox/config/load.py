@@ -1,0 +1,262 @@
+"""From file, environment and flags to one checked `Config`.
+
+The Go original's config.yaml and variable names work unchanged. Order: flags, environment, file, defaults. In a file
+and in variable names neither case nor ``_`` and ``-`` matter. Every error names the key, where it was set, the value
+(never a secret's) and the mend.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from delaybox.config.model import Config
+from delaybox.core.errors import ConfigError
+
+DEFAULT_FILE = Path("config/config.yaml")
+FILE_VARIABLE = "APP_CONF_PATH"
+
+ORIGINAL_VARIABLES = {
+    "SERVER_CONTEXT_PATH": "httpServer.contextPath",
+    "REDIS_HOST": "storage.redisHost",
+    "REDIS_PASS": "storage.redisPass",
+    "BROKERS": "kafka.brokers",
+    "WORKER_ENABLE": "workerEnable",
+}
+FLAGS = {
+    "storage.redisUrl": "--redis",
+    "httpServer.host": "--host",
+    "httpServer.port": "--http-port",
+    "grpcServer.port": "--grpc-port",
+    "dataDir": "--data-dir",
+    "logFormat": "--log-format",
+    "insecure": "--insecure",
+}
+"""Keys that `delaybox serve` has a flag of its own for; each is also ``DELAYBOX_<FLAG>``."""
+
+# Variables of tests and of Kubernetes (it makes some for every service named delaybox) are no configuration.
+_FOREIGN_VARIABLE = re.compile(
+    r"DELAYBOX_(CONFIG$|TEST_|FAULTS|FAILPOINTS|(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
+)
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checked configuration, what in it was strange (one line each), and the file it came from."""
+
+    config: Config
+    warnings: tuple[str, ...]
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """A value as somebody gave it. A higher ``rank`` wins."""
+
+    value: object
+    place: str
+    rank: int
+
+
+def load(
+    *,
+    path: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    flags: Mapping[str, object] | None = None,
+) -> Loaded:
+    """Read the file (``path``, else APP_CONF_PATH, else ./config/config.yaml if there is one), environment and flags.
+
+    ``flags``: key as in the file ("httpServer.port") → value; None means not given. ConfigError names every mistake.
+    """
+    settings: dict[str, _Setting] = {}
+    unknown: list[tuple[str, str]] = []
+    file = _file(path, environ)
+    found = [] if file is None else list(_from_file(file, environ))
+    found += _from_environment(environ)
+    found += [(key, _Setting(value, f"flag {FLAGS.get(key, '--set')}", 9)) for key, value in (flags or {}).items()]
+    for given, setting in found:
+        if setting.value in (None, ""):
+            continue
+        if _plain(given) == "storage.redishost" and "://" in str(setting.value):
+            given = "storage.redisUrl"
+        key = _KEYS.get(_plain(given))
+        if key is None:
+            unknown.append((given, setting.place))
+        elif key not in settings or settings[key].rank < setting.rank:
+            settings[key] = setting
+        elif settings[key].rank == setting.rank:
+            raise ConfigError(f"{key} stands twice in {setting.place}; keep one")
+    if section := next((given for given, _ in unknown if _plain(given) in _SECTIONS), None):
+        place = dict(unknown)[section]
+        keys = ", ".join(key for key in _KEYS.values() if _plain(key.partition(".")[0]) == _plain(section))
+        raise ConfigError(f"{section} in {place} must be a section with keys under it: {keys}")
+    _one_server(settings)
+    config = _validated(settings)
+    _refuse_what_cannot_run(config, settings)
+    return Loaded(config, tuple(_strange(given, place) for given, place in unknown), file)
+
+
+def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read. A named one must exist; the default one need not."""
+    named, said_by = path, "--config"
+    if named is None and (variable := environ.get("DELAYBOX_CONFIG") or environ.get(FILE_VARIABLE)):
+        named, said_by = Path(variable), "environment DELAYBOX_CONFIG or APP_CONF_PATH"
+    if named is None:
+        return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    named = named.expanduser()
+    if named.is_dir():
+        named /= "config.yaml"
+    if not named.is_file():
+        raise ConfigError(
+            f"there is no configuration file {named} (named by {said_by}); correct the path or leave it out"
+        )
+    return named
+
+
+def _from_file(path: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, _Setting]]:
+    try:
+        # BaseLoader keeps every scalar as it was written: YAML would make 83 of the password 0123.
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - it constructs no objects
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}); make it readable or name another one") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path}{where} is not valid YAML: {problem}; mend that line") from None
+    if content in (None, ""):
+        return
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values (key: value), not a {type(content).__name__}")
+    for key, value in _leaves(content, ""):
+        yield key, _Setting(_expanded(value, environ), str(path), 0)
+
+
+def _leaves(section: Mapping[str, object], path: str) -> Iterator[tuple[str, object]]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _expanded(value: object, environ: Mapping[str, str]) -> object:
+    if isinstance(value, list):
+        return [_expanded(item, environ) for item in value]
+    if value in ("null", "~"):
+        return None
+    return _REFERENCE.sub(lambda match: environ.get(match[1], ""), value) if isinstance(value, str) else value
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, _Setting]]:
+    """The variables that mean a key. Of several for one key, DELAYBOX_… wins over APP_… over the original's own."""
+    for name, value in sorted(environ.items()):
+        place = f"environment {name}"
+        if key := ORIGINAL_VARIABLES.get(name):
+            yield key, _Setting(value, place, 1)
+        elif name.startswith("APP_") and name != FILE_VARIABLE:
+            # Anybody's prefix: what is no key of ours is somebody else's.
+            if key := _VARIABLES.get(_plain(name.removeprefix("APP_"))):
+                yield key, _Setting(value, place, 2)
+        elif name.startswith("DELAYBOX_") and not value.startswith(("tcp://", "udp://")):
+            if key := _VARIABLES.get(_plain(name.removeprefix("DELAYBOX_"))):
+                yield key, _Setting(value, place, 3)
+            elif not _FOREIGN_VARIABLE.match(name):
+                yield name, _Setting(value, "the environment", 3)
+
+
+def _one_server(settings: dict[str, _Setting]) -> None:
+    """Of redisUrl and redisHost the one that was said louder counts."""
+    url, host = settings.get("storage.redisUrl"), settings.get("storage.redisHost")
+    if url is None or host is None:
+        return
+    if url.rank == host.rank:
+        raise ConfigError(f"storage.redisUrl and storage.redisHost both stand in {url.place}; keep one")
+    del settings["storage.redisUrl" if url.rank < host.rank else "storage.redisHost"]
+
+
+def _validated(settings: Mapping[str, _Setting]) -> Config:
+    nested: dict[str, Any] = {}
+    for key, setting in settings.items():
+        *sections, name = key.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = setting.value
+    try:
+        config = Config.model_validate(nested)
+    except ValidationError as error:
+        raise ConfigError("\n".join(dict.fromkeys(_words(dict(one), settings) for one in error.errors()))) from None
+    try:
+        config.server()
+    except ConfigError as error:
+        key = "storage.redisUrl" if "storage.redisUrl" in settings else "storage.redisHost"
+        raise ConfigError(f"{key} ({settings[key].place}): {error}") from None
+    return config
+
+
+def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = next((key for key in (".".join(location), ".".join(location[:-1])) if key in settings), "")
+    if not key:
+        return str(error.get("ctx", {}).get("error", error["msg"]))
+    value, must = settings[key].value, _FIELDS[key].description
+    shown = "has a value that cannot be used" if _is_secret(key) else f"is {value!r}"
+    return f"{key} ({settings[key].place}) {shown}; it must be {must}"
+
+
+def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) -> None:
+    if config.kafka.enabled:
+        raise ConfigError(
+            f"kafka.enabled ({settings['kafka.enabled'].place}) is true, but Kafka has not landed in DelayBox yet; "
+            "set kafka.enabled: false (tasks then go to the Redis channel)"
+        )
+    if config.exposed and not config.auth.tokens and not config.insecure:
+        place = settings["httpServer.host"].place
+        raise ConfigError(
+            f"httpServer.host ({place}) is {config.http_server.host!r}: others could schedule and read tasks without a "
+            "credential. Set auth.tokens, or give --insecure if that is meant, or listen on 127.0.0.1"
+        )
+
+
+def _strange(given: str, place: str) -> str:
+    if given.startswith("DELAYBOX_"):
+        near = difflib.get_close_matches(_plain(given.removeprefix("DELAYBOX_")), _VARIABLES, n=1)
+        right = f"DELAYBOX_{_VARIABLES[near[0]].replace('.', '_').upper()}" if near else None
+    else:
+        near = difflib.get_close_matches(_plain(given), _KEYS, n=1)
+        right = _KEYS[near[0]] if near else None
+    return f"unknown key {given} in {place} is ignored" + (f"; did you mean {right}?" if right else "")
+
+
+def _plain(key: str) -> str:
+    return key.lower().replace("_", "").replace("-", "")
+
+
+def _fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
+    for field in model.model_fields.values():
+        name = f"{path}{field.validation_alias or field.alias}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{name}.")
+        else:
+            yield name, field
+
+
+def _is_secret(key: str) -> bool:
+    return "SecretStr" in str(_FIELDS[key].annotation)
+
+
+_FIELDS = dict(_fields(Config))
+_KEYS = {_plain(key): key for key in _FIELDS}
+_SECTIONS = {_plain(key.partition(".")[0]) for key in _FIELDS if "." in key}
+_VARIABLES = {plain.replace(".", ""): key for plain, key in _KEYS.items()}
+_VARIABLES |= {_plain(flag.removeprefix("--")): key for key, flag in FLAGS.items()}

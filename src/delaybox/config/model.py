@@ -1,0 +1,238 @@
+"""The keys: their types, defaults and bounds. A field's ``description`` finishes the sentence "it must be ..."."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from delaybox.core.errors import ConfigError
+from delaybox.embedded import default_data_dir
+from delaybox.store.connect import URL_FORMS, ServerSettings
+
+MIN_TOKEN = 16
+
+_DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def _quantity(units: Mapping[str, int], *, bare: int | None) -> Callable[[object], object]:
+    def parse(value: object) -> object:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
+        factor = None if match is None else (bare if not match[2] else units.get(match[2]))
+        if match is None or factor is None:
+            raise ValueError("unit")
+        return round(float(match[1]) * factor)
+
+    return parse
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Duration = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=None))]
+Milliseconds = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=1))]
+Size = Annotated[int, BeforeValidator(_quantity(_SIZE_UNITS, bare=1))]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        alias_generator=AliasGenerator(validation_alias=to_camel),
+        validate_by_name=True,
+    )
+
+
+class HttpServer(_Section):
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="an address to listen on, such as 127.0.0.1 or 0.0.0.0"
+    )
+    port: int = Field(default=8088, ge=0, le=65535, description="a port from 1 to 65535, or 0 for any free one")
+    mode: Literal["debug", "release", "test"] = Field(
+        default="release", description="debug, release or test (it changes nothing here)"
+    )
+    context_path: str = Field(default="", description="a path such as /api, without spaces, ? or #")
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), description="a list of host names, or text with commas between them"
+    )
+
+    @field_validator("context_path")
+    @classmethod
+    def _normal_path(cls, value: str) -> str:
+        # "/api", "/api/" and "api" are one path; "/" is none.
+        if re.search(r"[\s?#%\\]|//|\.\.", value):
+            raise ValueError("path")
+        return f"/{path}" if (path := value.strip("/")) else ""
+
+
+class GrpcServer(_Section):
+    port: int = Field(default=9088, ge=0, le=65535, description="a port from 1 to 65535 (not used until gRPC lands)")
+
+
+class Storage(_Section):
+    redis_host: str | None = Field(default=None, description="host:port, such as localhost:6379")
+    redis_user: str | None = Field(default=None, description="a user name")
+    redis_pass: SecretStr | None = Field(default=None, description="a password")
+    redis_db: int = Field(default=0, ge=0, description="a database number, 0 or more")
+    redis_url: SecretStr | None = Field(default=None, description=URL_FORMS)
+    scheduler_chanel: str = Field(default="Scheduler", min_length=1, description="a channel's name")
+    task_execution_chanel: str = Field(default="TaskExecution", min_length=1, description="a channel's name")
+    scheduler_key_name: str = Field(default="scheduled_tasks", min_length=1, description="a key's name")
+    prefix: str = Field(
+        default="delaybox",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="1 to 64 letters, digits, or . _ : - characters",
+    )
+
+    def server(self) -> ServerSettings | None:
+        """Where the configured server is; None: use the embedded one. ConfigError when it cannot be understood."""
+        password = self.redis_pass.get_secret_value() if self.redis_pass else None
+        if self.redis_url is not None:
+            found = ServerSettings.from_url(self.redis_url.get_secret_value())
+            return replace(
+                found,
+                db=found.db or self.redis_db,
+                username=found.username or self.redis_user,
+                password=found.password or password,
+            )
+        if self.redis_host is None:
+            return None
+        return ServerSettings.from_address(
+            self.redis_host, db=self.redis_db, username=self.redis_user, password=password
+        )
+
+
+class Kafka(_Section):
+    """The original's keys, known so that its file is understood; nothing reads them until Kafka lands."""
+
+    enabled: bool = Field(default=False, description="true or false")
+    brokers: str | None = Field(default=None, description="host:port, with commas between several")
+    group: str = Field(default="scheduler", description="a consumer group's name")
+    scheduler_topic: str = Field(default="Scheduler", description="a topic's name")
+    task_execution_topic: str = Field(default="TaskExecution", description="a topic's name")
+    sasl_enabled: bool = Field(default=False, description="true or false")
+    sasl_user: str | None = Field(default=None, description="a user name")
+    sasl_password: SecretStr | None = Field(default=None, description="a password")
+    sasl_mechanism: str | None = Field(default=None, description="a SASL mechanism")
+    tls_enable: bool = Field(default=False, description="true or false")
+
+
+class Auth(_Section):
+    tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
+        default=(),
+        description=f"a list of secrets (or text with commas between them), each of {MIN_TOKEN} characters or more",
+    )
+
+    @field_validator("tokens")
+    @classmethod
+    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(token.get_secret_value()) < MIN_TOKEN for token in value):
+            raise ValueError("short")
+        return value
+
+
+class Limits(_Section):
+    body: Size = Field(default=1 << 20, ge=1, le=512 << 20, description="a size such as 1MiB or 1048576 (bytes)")
+
+
+class PubSub(_Section):
+    # Documented with underscores, unlike the keys that continue the original's.
+    model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=str))
+
+    fire_in_place: bool = Field(default=True, description="true or false")
+    stream: bool = Field(default=False, description="true or false")
+    require_subscriber: bool = Field(default=False, description="true or false")
+
+
+class Config(_Section):
+    """Everything a node is told. Milliseconds and bytes, whatever units the file used."""
+
+    frequency_ms: Milliseconds = Field(
+        default=1_000,
+        alias="frequency",
+        ge=1,
+        le=3_600_000,
+        description="milliseconds (1 or more), or a duration such as 1s",
+    )
+    worker_enable: bool = Field(default=True, description="true or false")
+    http_server: HttpServer = HttpServer()
+    grpc_server: GrpcServer = GrpcServer()
+    storage: Storage = Storage()
+    kafka: Kafka = Kafka()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    pubsub: PubSub = PubSub()
+    insecure: bool = Field(default=False, description="true or false")
+    partitions: int = Field(default=16, ge=1, le=4096, description="a power of two from 1 to 4096")
+    lease_ms: Duration = Field(
+        default=15_000,
+        alias="lease",
+        ge=1_000,
+        le=3_600_000,
+        description="a duration with its unit from 1s to 1h, such as 15s",
+    )
+    heartbeat_ms: Duration = Field(
+        default=5_000,
+        alias="heartbeat",
+        ge=100,
+        description="a duration with its unit, such as 5s, and at most half the lease",
+    )
+    data_dir: Path | None = Field(default=None, description="a folder's path")
+    log_format: Literal["text", "json"] = Field(default="text", description="text or json")
+
+    @field_validator("partitions")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("power of two")
+        return value
+
+    @model_validator(mode="after")
+    def _heartbeat_fits(self) -> Self:
+        if self.heartbeat_ms * 2 > self.lease_ms:
+            raise ValueError(
+                f"heartbeat ({self.heartbeat_ms} ms) must be at most half the lease ({self.lease_ms} ms), or a lease "
+                "is lost with one late heartbeat: lower heartbeat or raise lease"
+            )
+        return self
+
+    def server(self) -> ServerSettings | None:
+        """The configured Redis or Valkey; None: the embedded one."""
+        return self.storage.server()
+
+    @property
+    def data_folder(self) -> Path:
+        """The embedded server's folder."""
+        if self.data_dir is not None:
+            return self.data_dir.expanduser().absolute()
+        try:
+            return default_data_dir()
+        except RuntimeError:
+            raise ConfigError("dataDir is not set and there is no home folder; name one with --data-dir") from None
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine's users can reach the port."""
+        host = self.http_server.host.strip("[]")
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host.lower() != "localhost"
