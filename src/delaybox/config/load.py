@@ -46,6 +46,7 @@ FLAGS = {
 _FOREIGN_VARIABLE = re.compile(
     r"DELAYBOX_(CONFIG$|TEST_|FAULTS|FAILPOINTS|(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
 )
+_FLAG_RANK = 9
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -82,13 +83,17 @@ def load(
     file = _file(path, environ)
     found = [] if file is None else list(_from_file(file, environ))
     found += _from_environment(environ)
-    found += [(key, _Setting(value, f"flag {FLAGS.get(key, '--set')}", 9)) for key, value in (flags or {}).items()]
+    found += [
+        (key, _Setting(value, f"flag {FLAGS.get(key, '--set')}", _FLAG_RANK)) for key, value in (flags or {}).items()
+    ]
     for given, setting in found:
         if setting.value in (None, ""):
             continue
         if _plain(given) == "storage.redishost" and "://" in str(setting.value):
             given = "storage.redisUrl"
         key = _KEYS.get(_plain(given))
+        if key is None and setting.rank == _FLAG_RANK:
+            raise ConfigError(_strange(given, setting.place).replace(" is ignored", ""))
         if key is None:
             unknown.append((given, setting.place))
         elif key not in settings or settings[key].rank < setting.rank:

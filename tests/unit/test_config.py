@@ -1,0 +1,327 @@
+"""What a configuration says, where it may say it, and how its mistakes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from delaybox.config import FLAGS, Config, load
+from delaybox.core.errors import ConfigError
+from delaybox.store.connect import ServerSettings
+
+ORIGINAL = """
+frequency: 100
+workerEnable: ${WORKERS}
+httpServer:
+  port: 8089
+  mode: debug
+  contextPath: /api/
+storage:
+  redisHost: redis.internal:6380
+  redisPass: ${SOME_PASS}
+  redisDb: 2
+  schedulerChanel: In
+  taskExecutionChanel: Out
+  schedulerKeyName: pending
+kafka:
+  enabled: false
+  brokers: ${BROKERS}
+  group: scheduler
+  schedulerTopic: Scheduler
+  taskExecutionTopic: TaskExecution
+  saslEnabled: false
+  saslUser:
+  saslPassword:
+  saslMechanism:
+  tlsEnable: false
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(text: str, name: str = "config.yaml") -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refused(**arguments) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(**{"environ": {}, **arguments})
+    return str(caught.value)
+
+
+def test_nothing_configured_is_a_loopback_node_with_the_embedded_server() -> None:
+    loaded = load(environ={})
+    config = loaded.config
+    assert loaded.path is None
+    assert loaded.warnings == ()
+    assert config.server() is None
+    assert (config.http_server.host, config.http_server.port, config.http_server.context_path) == (
+        "127.0.0.1",
+        8088,
+        "",
+    )
+    assert (config.lease_ms, config.heartbeat_ms, config.partitions) == (15_000, 5_000, 16)
+    assert config.limits.body == 1 << 20
+    assert config.storage.task_execution_chanel == "TaskExecution"
+    assert config.pubsub.fire_in_place
+    assert config.worker_enable
+    assert not config.exposed
+    assert config.data_folder.is_absolute()
+
+
+def test_the_originals_file_works_unchanged() -> None:
+    loaded = load(path=written(ORIGINAL), environ={"SOME_PASS": "p w"})
+    config = loaded.config
+    assert loaded.warnings == ()
+    assert config.frequency_ms == 100
+    assert config.worker_enable, "an unset variable is no value"
+    assert (config.http_server.port, config.http_server.mode, config.http_server.context_path) == (
+        8089,
+        "debug",
+        "/api",
+    )
+    assert config.server() == ServerSettings(host="redis.internal", port=6380, db=2, password="p w")
+    assert config.storage.scheduler_chanel == "In"
+    assert config.storage.task_execution_chanel == "Out"
+    assert config.storage.scheduler_key_name == "pending"
+
+
+def test_case_and_underscores_in_keys_do_not_matter() -> None:
+    path = written("HTTPSERVER: {PORT: 1}\nstorage: {redis_host: h}\npubsub: {fire_in_place: false}\ndata-dir: d\n")
+    config = load(path=path, environ={}).config
+    assert config.http_server.port == 1
+    assert config.server() == ServerSettings(host="h")
+    assert not config.pubsub.fire_in_place
+    assert config.data_folder == Path("d").absolute()
+
+
+def test_the_default_file_is_read_where_there_is_one() -> None:
+    written("httpServer: {port: 7}", "config/config.yaml")
+    assert load(environ={}).config.http_server.port == 7
+
+
+@pytest.mark.parametrize("named", ["other/config.yaml", "other"])
+def test_app_conf_path_names_the_file_or_its_folder(named: str) -> None:
+    written("httpServer: {port: 7}", "config/config.yaml")
+    written("httpServer: {port: 8}", "other/config.yaml")
+    assert load(environ={"APP_CONF_PATH": named}).config.http_server.port == 8
+
+
+def test_a_named_file_must_exist() -> None:
+    assert "nowhere.yaml (named by --config)" in refused(path=Path("nowhere.yaml"))
+    assert "APP_CONF_PATH" in refused(environ={"APP_CONF_PATH": "nowhere.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("environ", "port"),
+    [
+        ({}, 1),
+        ({"APP_HTTPSERVER_PORT": "2"}, 2),
+        ({"APP_HTTPSERVER_PORT": "2", "DELAYBOX_HTTPSERVER_PORT": "3"}, 3),
+        ({"DELAYBOX_HTTP_PORT": "4"}, 4),
+        ({"DELAYBOX_HTTP_SERVER_PORT": "5"}, 5),
+        ({"APP_HTTPSERVER_PORT": ""}, 1),
+    ],
+)
+def test_environment_over_file(environ: dict[str, str], port: int) -> None:
+    assert load(path=written("httpServer: {port: 1}"), environ=environ).config.http_server.port == port
+
+
+def test_flags_over_environment() -> None:
+    environ = {"DELAYBOX_HTTP_PORT": "4", "REDIS_HOST": "other:1"}
+    flags = {"httpServer.port": 5, "storage.redisUrl": "rediss://me:pw@h:2/3", "httpServer.host": None}
+    config = load(path=written("storage: {redisHost: third}"), environ=environ, flags=flags).config
+    assert config.http_server.port == 5
+    assert config.server() == ServerSettings(host="h", port=2, db=3, username="me", password="pw", tls=True)
+
+
+def test_the_originals_variables() -> None:
+    environ = {
+        "SERVER_CONTEXT_PATH": "x",
+        "REDIS_HOST": "r:1",
+        "REDIS_PASS": "0123",
+        "WORKER_ENABLE": "false",
+        "BROKERS": "b:9092",
+    }
+    config = load(environ=environ).config
+    assert config.http_server.context_path == "/x"
+    assert config.server() == ServerSettings(host="r", port=1, password="0123")
+    assert not config.worker_enable
+    assert config.kafka.brokers == "b:9092"
+
+
+def test_the_louder_of_url_and_host_counts() -> None:
+    path = written("storage: {redisUrl: 'redis://file:1', redisPass: secret}")
+    assert load(path=path, environ={}).config.server() == ServerSettings(host="file", port=1, password="secret")
+    found = load(path=path, environ={"REDIS_HOST": "env"}).config.server()
+    assert found is not None
+    assert found.host == "env"
+    assert "keep one" in refused(path=written("storage: {redisUrl: 'redis://a', redisHost: b}"))
+
+
+def test_a_redis_host_may_be_a_url() -> None:
+    config = load(environ={"REDIS_HOST": "redis://:hunter2@h:1/2"}).config
+    assert config.server() == ServerSettings(host="h", port=1, db=2, password="hunter2")
+    assert "hunter2" not in repr(config)
+
+
+def test_yaml_does_not_change_what_was_written() -> None:
+    # YAML itself would read 83 and True here.
+    config = load(path=written("storage: {redisPass: 0123, prefix: yes}"), environ={}).config
+    assert config.storage.redis_pass is not None
+    assert config.storage.redis_pass.get_secret_value() == "0123"
+    assert config.storage.prefix == "yes"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("httpServer: {port: abc}", "httpServer.port (config.yaml) is 'abc'; it must be a port"),
+        ("httpServer: {port: 70000}", "httpServer.port (config.yaml) is '70000'; it must be a port"),
+        ("httpServer: {contextPath: 'a b'}", "httpServer.contextPath (config.yaml) is 'a b'; it must be a path"),
+        ("httpServer: {mode: fast}", "it must be debug, release or test"),
+        ("workerEnable: perhaps", "workerEnable (config.yaml) is 'perhaps'; it must be true or false"),
+        ("partitions: 12", "partitions (config.yaml) is '12'; it must be a power of two"),
+        ("lease: 15", "lease (config.yaml) is '15'; it must be a duration with its unit"),
+        ("lease: 4s", "heartbeat (5000 ms) must be at most half the lease (4000 ms)"),
+        ("frequency: 0", "frequency (config.yaml) is '0'; it must be milliseconds (1 or more)"),
+        ("limits: {body: lots}", "limits.body (config.yaml) is 'lots'; it must be a size such as 1MiB"),
+        ("storage: {prefix: 'a{b}'}", "storage.prefix (config.yaml) is 'a{b}'; it must be 1 to 64 letters"),
+        ("storage: {redisDb: x}", "storage.redisDb (config.yaml) is 'x'; it must be a database number"),
+        ("storage: {redisHost: 'h:port'}", "storage.redisHost (config.yaml): bad server address 'h:port'"),
+        ("storage: {redisUrl: 'http://h'}", "storage.redisUrl (config.yaml): the server's URL starts with 'http'"),
+        ("logFormat: xml", "logFormat (config.yaml) is 'xml'; it must be text or json"),
+        ("httpServer: 8088", "httpServer in config.yaml must be a section with keys under it: httpServer.host"),
+        ("workerEnable: [a]", "workerEnable (config.yaml)"),
+        ("frequency: 1\nFrequency: 2", "frequency stands twice in config.yaml"),
+        ("- a\n- b", "must hold keys and values"),
+        ("a: [", "line 1 is not valid YAML"),
+        ("kafka: {enabled: true}", "kafka.enabled (config.yaml) is true, but Kafka has not landed in DelayBox yet"),
+        ("httpServer: {host: 0.0.0.0}", "Set auth.tokens, or give --insecure"),
+        ("auth: {tokens: [short]}", "auth.tokens (config.yaml) has a value that cannot be used; it must be a list"),
+    ],
+)
+def test_mistakes_name_key_place_value_and_mend(text: str, says: str) -> None:
+    assert says in refused(path=written(text))
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    told = refused(environ={"DELAYBOX_HTTP_PORT": "x"}, flags={"logFormat": "y"}).splitlines()
+    assert told == [
+        "httpServer.port (environment DELAYBOX_HTTP_PORT) is 'x'; "
+        "it must be a port from 1 to 65535, or 0 for any free one",
+        "logFormat (flag --log-format) is 'y'; it must be text or json",
+    ]
+
+
+def test_secrets_show_neither_in_errors_nor_in_repr() -> None:
+    told = refused(
+        path=written("auth: {tokens: [hunter2]}\nstorage: {redisPass: [hunter2]}"),
+        environ={"DELAYBOX_REDIS": "redis://:hunter2@h:x"},
+    )
+    assert "hunter2" not in told
+    told = refused(environ={"DELAYBOX_REDIS": "redis://:hunter2@h:x"})
+    assert "storage.redisUrl (environment DELAYBOX_REDIS)" in told
+    assert "hunter2" not in told
+    config = load(
+        environ={"REDIS_PASS": "hunter2", "DELAYBOX_REDIS": "redis://h", "DELAYBOX_AUTH_TOKENS": "h" * 16}
+    ).config
+    assert "hunter2" not in repr(config) + repr(config.server())
+    assert "hhhh" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "warning"),
+    [
+        ("storage: {redisHots: a}", {}, "storage.redisHots in config.yaml is ignored; did you mean storage.redisHost?"),
+        ("qqqq: 1", {}, "unknown key qqqq in config.yaml is ignored"),
+        ("", {"DELAYBOX_LOG_FROMAT": "x"}, "did you mean DELAYBOX_LOGFORMAT?"),
+    ],
+)
+def test_unknown_keys_are_warned_about_with_the_nearest(text: str, environ: dict[str, str], warning: str) -> None:
+    (told,) = load(path=written(text), environ=environ).warnings
+    assert warning in told
+
+
+def test_other_peoples_variables_are_left_alone() -> None:
+    environ = {
+        "APP_NAME": "x",
+        "DELAYBOX_TEST_SERVER": "redis-server",
+        "DELAYBOX_SERVICE_HOST": "10.0.0.1",
+        "DELAYBOX_PORT": "tcp://10.0.0.1:8088",
+        "DELAYBOX_HTTP_PORT": "tcp://10.0.0.1:8088",
+        "DELAYBOX_PORT_8088_TCP_ADDR": "10.0.0.1",
+    }
+    loaded = load(environ=environ)
+    assert loaded.warnings == ()
+    assert loaded.config == Config()
+
+
+@pytest.mark.parametrize(
+    ("host", "exposed"),
+    [
+        *((host, False) for host in ("127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]")),
+        *((host, True) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example")),
+    ],
+)
+def test_only_loopback_needs_no_credential(host: str, exposed: bool) -> None:
+    flags = {"httpServer.host": host}
+    if exposed:
+        assert "--insecure" in refused(flags=flags)
+    assert load(environ={}, flags={**flags, "insecure": True}).config.exposed is exposed
+    assert load(environ={"DELAYBOX_AUTH_TOKENS": "a" * 16}, flags=flags).config.exposed is exposed
+
+
+@pytest.mark.parametrize(("text", "ms"), [("15s", 15_000), ("1500ms", 1_500), ("2m", 120_000), ("1.5 s", 1_500)])
+def test_durations(text: str, ms: int) -> None:
+    assert load(environ={}, flags={"lease": text, "heartbeat": "500ms"}).config.lease_ms == ms
+
+
+@pytest.mark.parametrize(("text", "size"), [("1MiB", 1 << 20), ("64 KiB", 1 << 16), ("1mb", 10**6), ("77", 77)])
+def test_sizes(text: str, size: int) -> None:
+    assert load(environ={}, flags={"limits.body": text}).config.limits.body == size
+
+
+def test_an_unknown_key_in_a_flag_is_an_error() -> None:
+    assert "did you mean storage.prefix?" in refused(flags={"storage.prefx": "a"})
+
+
+def test_every_flag_is_a_key() -> None:
+    load(environ={}, flags=dict.fromkeys(FLAGS))
+    assert all("unknown" not in refused(flags={key: "\x00 nonsense"}) for key in FLAGS if key != "dataDir")
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("redis://", ServerSettings()),
+        ("redis://h", ServerSettings(host="h")),
+        ("redis://h:1/2", ServerSettings(host="h", port=1, db=2)),
+        ("redis://h?db=3", ServerSettings(host="h", db=3)),
+        ("redis://u:p%40@h", ServerSettings(host="h", username="u", password="p@")),
+        ("redis://[::1]:7", ServerSettings(host="::1", port=7)),
+        ("unix:///a/b.sock", ServerSettings(unix_path="/a/b.sock")),
+        ("unix://:p@/a/b.sock?db=4", ServerSettings(unix_path="/a/b.sock", db=4, password="p")),
+    ],
+)
+def test_server_urls(url: str, found: ServerSettings) -> None:
+    assert ServerSettings.from_url(url) == found
+
+
+@pytest.mark.parametrize("url", ["", "h:1", "http://h", "redis://h:x", "redis://h/x", "redis://h?nodb=1", "unix://a/b"])
+def test_bad_server_urls(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"redis://|unix:///|must be a number"):
+        ServerSettings.from_url(url)
+
+
+def test_a_described_server_has_no_password() -> None:
+    settings = ServerSettings.from_url("rediss://u:hunter2@h:1/2")
+    assert settings.describe() == "h:1 (TLS), db 2"
+    assert "hunter2" not in repr(settings)
