@@ -35,7 +35,7 @@ Mode = Literal["in_place", "leased"]
 
 _registry = CollectorRegistry()
 
-_scheduled = Counter("delaybox_scheduled_tasks", "Tasks stored.", ["type"], registry=_registry)
+_scheduled = Counter("delaybox_scheduled_tasks", "New tasks stored.", registry=_registry)
 _duplicates = Counter(
     "delaybox_idempotent_duplicates", "Schedule calls answered with an earlier task's id.", registry=_registry
 )
@@ -88,14 +88,11 @@ _script_children: dict[str, tuple[Summary, Gauge]] = {}
 _script_longest: dict[str, float] = {}
 
 
-def scheduled(task_type: str, n: int = 1) -> None:
-    """``n`` new tasks are stored; answers that found an earlier task count as ``duplicate``."""
-    _scheduled.labels(task_type).inc(n)
-
-
-def duplicate(n: int = 1) -> None:
-    """An idempotency key named a task that exists."""
-    _duplicates.inc(n)
+def scheduled(created: int, duplicates: int = 0) -> None:
+    """So many new tasks are stored, and so many calls found an earlier task by their idempotency key."""
+    _scheduled.inc(created)
+    if duplicates:
+        _duplicates.inc(duplicates)
 
 
 def fired(task_type: str, mode: Mode, n: int = 1) -> None:

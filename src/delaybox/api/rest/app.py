@@ -1,0 +1,277 @@
+"""The REST routes as one raw ASGI callable. ``POST /task`` is the hot one and stays thin."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+from delaybox import metrics
+from delaybox.api.rest.edge import Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.core.errors import (
+    DelayBoxError,
+    IdempotencyConflict,
+    InvalidTask,
+    Overloaded,
+    PayloadTooLarge,
+    StoreUnavailable,
+    TypeDisabled,
+)
+from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
+from delaybox.wire import compat
+
+_log = logging.getLogger("delaybox.api")
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1_000
+_PROBE_TIMEOUT_S = 2.0
+_READY_FOR_S = 0.2
+"""A readiness answer is used again for this long, so that probes cannot become load."""
+
+
+class Counts(Protocol):
+    """How many tasks stand where, over the whole store."""
+
+    @property
+    def pending(self) -> int: ...
+    @property
+    def ready(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def dead(self) -> int: ...
+    @property
+    def quarantined(self) -> int: ...
+
+
+class Ready(Protocol):
+    """Whether the node can do its work; ``reason`` when it cannot."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class TaskService(Protocol):
+    """What these routes ask of the service."""
+
+    def submit(self, task: NewTask) -> Awaitable[Submitted]: ...
+    def list_pending(self, *, limit: int, skip: int) -> Awaitable[list[TaskView]]: ...
+    def counts(self) -> Awaitable[Counts]: ...
+    def check(self) -> Awaitable[Ready]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One response; the content type is JSON unless said."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = b"application/json"
+
+
+Handler = Callable[[Scope, Headers, Receive], Awaitable[Answer]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``probe``: answered without a token, a Host or an Origin being looked at."""
+
+    name: str
+    handlers: Mapping[str, Handler]
+    probe: bool = False
+
+
+def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
+    """The ASGI callable over ``service``. Pass ``edge`` to start and stop its clock yourself."""
+    edge = edge or Edge(settings)
+    api = _Api(service, settings, edge)
+    root = settings.root
+    by_path: dict[str, Route] = {}
+    task = Route("/task", {"POST": api.create, "GET": api.list, "HEAD": api.list})
+    ping = Route("/ping", {"GET": api.ping, "HEAD": api.ping})
+    for path, route in ((f"{root}/task", task), (f"{root}/ping", ping)):
+        by_path[path] = by_path[f"{path}/"] = route
+    for path, handler in (("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics)):
+        by_path[path] = Route(path, {"GET": handler, "HEAD": handler}, probe=True)
+    task_path = f"{root}/task"
+    create = api.create
+    length_headers: dict[int, list[tuple[bytes, bytes]]] = {}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        name = "/task"
+        try:
+            if path == task_path and scope["method"] == "POST":
+                headers = edge.headers(scope)
+                edge.origin(headers)
+                edge.caller(headers)
+                answer = await create(scope, headers, receive)
+            else:
+                route = by_path.get(path)
+                name = route.name if route else "other"
+                answer = await _dispatch(route, edge, scope, receive, root)
+        except (Refusal, DelayBoxError) as error:
+            answer = _refused(error)
+        except Disconnected:
+            metrics.request_done(name, 499)
+            return
+        except Exception:  # noqa: BLE001 - whatever it was, the caller gets an answer
+            # The body is not logged: payloads are the callers' secrets.
+            _log.exception("%s %s failed", scope["method"], name)
+            answer = Answer(500, compat.render_error("internal error; the node's log says more"))
+        body = answer.body
+        size = len(body)
+        if answer.headers or answer.content_type != b"application/json":
+            response_headers = [
+                (b"content-type", answer.content_type),
+                (b"content-length", b"%d" % size),
+                *answer.headers,
+            ]
+        else:
+            known = length_headers.get(size)
+            if known is None:
+                known = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
+                if len(length_headers) < 1024:
+                    length_headers[size] = known
+            response_headers = known
+        metrics.request_done(name, answer.status)
+        await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Receive, root: str) -> Answer:
+    headers = edge.headers(scope)
+    if route is None or not route.probe:
+        edge.origin(headers)
+        edge.caller(headers)
+    if route is None:
+        raise Refusal(404, f"there is no such path here; use {root}/task or {root}/ping")
+    handler = route.handlers.get(scope["method"])
+    if handler is None:
+        allowed = ", ".join(route.handlers)
+        raise Refusal(
+            405, f"{route.name} does not take this method; use one of {allowed}", ((b"allow", allowed.encode()),)
+        )
+    return await handler(scope, headers, receive)
+
+
+class _Api:
+    """The handlers. Each parses, asks the service and renders."""
+
+    def __init__(self, service: TaskService, settings: ApiSettings, edge: Edge) -> None:
+        self._service = service
+        self._edge = edge
+        types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
+        self._rules = compat.Rules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
+        self._ready: Ready | None = None
+        self._ready_until = 0.0
+        self._ready_lock = asyncio.Lock()
+
+    async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        body = await self._edge.json_body(headers, receive)
+        submitted = await self._service.submit(compat.parse_task(body, self._rules))
+        return Answer(200, compat.render_created(submitted.task_id))
+
+    async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        query = dict(_query(scope))
+        limit = _limit(query.get("limit"))
+        page = _page(query.get("offset"))
+        return Answer(200, compat.render_tasks(await self._service.list_pending(limit=limit, skip=(page - 1) * limit)))
+
+    async def ping(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        return _text(200, "pong")
+
+    async def live(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        return _text(200, "ok")
+
+    async def ready(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        async with self._ready_lock:
+            if self._ready is None or time.monotonic() >= self._ready_until:
+                try:
+                    async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                        self._ready = await self._service.check()
+                except TimeoutError:
+                    return _text(503, f"the store did not answer within {_PROBE_TIMEOUT_S:g} s")
+                self._ready_until = time.monotonic() + _READY_FOR_S
+            state = self._ready
+        return _text(200, "ready") if state.ok else _text(503, state.reason)
+
+    async def metrics(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                counts = await self._service.counts()
+        except (TimeoutError, DelayBoxError):
+            metrics.store_down()
+        else:
+            metrics.stored(
+                pending=counts.pending,
+                ready=counts.ready,
+                in_flight=counts.in_flight,
+                dead=counts.dead,
+                quarantined=counts.quarantined,
+            )
+        return Answer(200, metrics.render(), content_type=metrics.CONTENT_TYPE.encode())
+
+
+def _refused(error: Refusal | DelayBoxError) -> Answer:
+    """An error as an answer: the one place that knows both codes and statuses."""
+    match error:
+        case Refusal():
+            return Answer(error.status, compat.render_error(error.message), error.headers)
+        case PayloadTooLarge():
+            status, wait = 413, 0
+        case TypeDisabled():
+            status, wait = 403, 0
+        case InvalidTask():
+            status, wait = 400, 0
+        case IdempotencyConflict():
+            status, wait = 409, 0
+        case Overloaded():
+            status, wait = 429, error.retry_after_s
+        case StoreUnavailable():
+            status, wait = 503, error.retry_after_s
+        case _:
+            _log.error("unexpected %s: %s", error.code, error)
+            return Answer(500, compat.render_error("internal error; the node's log says more"))
+    headers = ((b"retry-after", b"%d" % wait),) if wait else ()
+    return Answer(status, compat.render_error(str(error)), headers)
+
+
+def _text(status: int, text: str) -> Answer:
+    return Answer(status, text.encode(), content_type=b"text/plain; charset=utf-8")
+
+
+def _query(scope: Scope) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=50)
+    except ValueError:
+        raise Refusal(400, "the query has too many fields; use limit and offset") from None
+
+
+def _limit(text: str | None) -> int:
+    if not text:
+        return DEFAULT_LIMIT
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+    if not 1 <= limit <= MAX_LIMIT:
+        raise Refusal(400, f"limit {text[:40]!r} is not in range; give a number from 1 to {MAX_LIMIT}")
+    return limit
+
+
+def _page(text: str | None) -> int:
+    """A page from 1; 0 and nonsense are 1, as the original had it."""
+    if not text or not (text.isascii() and text.isdigit() and len(text) <= 9):
+        return 1
+    return max(1, int(text))

@@ -1,0 +1,242 @@
+"""The guards in front of every route: who may call, from where, with what kind of body and how much of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from ipaddress import ip_address
+from typing import Any
+
+from delaybox.api.rest.settings import ApiSettings
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Mapping[bytes, bytes]
+
+_ONCE = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"origin", b"transfer-encoding"})
+_CACHE_CAP = 1024
+_HELD_LIMIT = 256 * 1024 * 1024
+"""Bytes of bodies that came in parts and are not complete, over all connections."""
+
+
+class Refusal(Exception):
+    """An answer that is not 200, decided before the service was asked."""
+
+    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers
+
+
+class Disconnected(Exception):
+    """The caller went away before its body was complete: there is nobody to answer."""
+
+
+class Edge:
+    """All guards of one API process. `start` runs the clock that ends slow bodies; `stop` ends it."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._limit = settings.body_limit
+        self._payload_limit = settings.payload_limit
+        self._body_timeout_s = settings.body_timeout_s
+        self._allowed = frozenset(name.lower().strip("[]") for name in settings.allowed_hosts)
+        self._check_hosts = settings.on_loopback or bool(self._allowed)
+        self._loopback_names = settings.on_loopback
+        self._tokens = tuple(_digest_of(token) for token in settings.tokens)
+        self._good_hosts: set[bytes] = set()
+        self._good_types = {b"application/json"}
+        self._held = 0
+        self._young: set[asyncio.Task[Any]] = set()
+        self._old: set[asyncio.Task[Any]] = set()
+        self._timed_out: set[asyncio.Task[Any]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """From now on a body that takes longer than one to two time-outs is ended with 408."""
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(self._body_timeout_s, self._sweep)
+
+    def stop(self) -> None:
+        """Harmless when repeated."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def headers(self, scope: Scope) -> Headers:
+        """The request's headers by name; refuses those whose repetition could mean two things."""
+        pairs: list[tuple[bytes, bytes]] = scope["headers"]
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            names = [name for name, _ in pairs]
+            for name in _ONCE:
+                if names.count(name) > 1:
+                    raise Refusal(400, f"the header {name.decode()} is given more than once; send it once", _CLOSE)
+        return out
+
+    def origin(self, headers: Headers) -> None:
+        """Refuses what a web page elsewhere could send here: DNS rebinding and cross-site calls."""
+        if not self._check_hosts:
+            return
+        host = headers.get(b"host", b"")
+        if host not in self._good_hosts:
+            if not self._allows(host):
+                raise Refusal(
+                    403,
+                    f"Host {_show(host)} is not a name of this node; "
+                    "call it as localhost or 127.0.0.1, or add the name to allowed_hosts",
+                )
+            if len(self._good_hosts) < _CACHE_CAP:
+                self._good_hosts.add(host)
+        origin = headers.get(b"origin")
+        if origin is not None and not self._allows(origin.partition(b"://")[2]):
+            raise Refusal(
+                403, f"Origin {_show(origin)} may not call this node; add its host name to allowed_hosts if it should"
+            )
+
+    def _allows(self, host: bytes) -> bool:
+        name = _name_of(host)
+        if name in self._allowed:
+            return True
+        if not self._loopback_names or not name:
+            return False
+        if name == "localhost":
+            return True
+        try:
+            return ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+    def caller(self, headers: Headers) -> None:
+        """Asks for a bearer token where tokens are configured. The one place that decides who may call."""
+        if not self._tokens:
+            return
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        digest = hashlib.sha256(token.strip()).digest()
+        known = False
+        for candidate in self._tokens:
+            # No early end: the time must not tell which token was near.
+            known |= hmac.compare_digest(digest, candidate)
+        if not known or scheme.lower() != b"bearer":
+            raise Refusal(
+                401,
+                "this node asks for a token; send the header Authorization: Bearer <one of auth.tokens>",
+                ((b"www-authenticate", b"Bearer"),),
+            )
+
+    async def json_body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body of a JSON request, counted while it arrives."""
+        content_type = headers.get(b"content-type", b"")
+        if content_type not in self._good_types:
+            self._learn_type(content_type)
+        if b"content-encoding" in headers:
+            raise Refusal(415, "a compressed body is not accepted; send it without Content-Encoding")
+        length = -1
+        declared = headers.get(b"content-length")
+        if declared is not None:
+            if b"transfer-encoding" in headers:
+                raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other; send one of them", _CLOSE)
+            length = int(declared)
+            if length > self._limit:
+                raise self._too_large()
+        task = asyncio.current_task()
+        assert task is not None
+        self._young.add(task)
+        try:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise Disconnected
+            body: bytes = message["body"]
+            # granian says more_body even with the last byte; asking again would cost a turn of the loop.
+            if len(body) == length or not message.get("more_body"):
+                return body
+            return await self._rest(body, receive)
+        except asyncio.CancelledError:
+            if task not in self._timed_out:
+                raise
+            self._timed_out.discard(task)
+            task.uncancel()
+            raise Refusal(
+                408, f"the body was not complete within {self._body_timeout_s:g} s; send it faster", _CLOSE
+            ) from None
+        finally:
+            self._young.discard(task)
+            self._old.discard(task)
+
+    async def _rest(self, first: bytes, receive: Receive) -> bytes:
+        parts = [first]
+        total = held = len(first)
+        self._held += held
+        try:
+            while True:
+                if total > self._limit:
+                    raise self._too_large()
+                if self._held > _HELD_LIMIT:
+                    raise Refusal(429, "too many large bodies at once; send it again later", (*_RETRY, *_CLOSE))
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Disconnected
+                part: bytes = message.get("body", b"")
+                parts.append(part)
+                total += len(part)
+                self._held += len(part)
+                held += len(part)
+                if not message.get("more_body"):
+                    break
+            if total > self._limit:
+                raise self._too_large()
+            return b"".join(parts)
+        finally:
+            self._held -= held
+
+    def _learn_type(self, content_type: bytes) -> None:
+        if content_type.partition(b";")[0].strip().lower() != b"application/json":
+            what = f"Content-Type {_show(content_type)} is not JSON" if content_type else "Content-Type is missing"
+            raise Refusal(415, f'{what}; send the header "Content-Type: application/json"')
+        if len(self._good_types) < _CACHE_CAP:
+            self._good_types.add(content_type)
+
+    def _too_large(self) -> Refusal:
+        return Refusal(
+            413,
+            f"the body is larger than {self._limit} bytes; "
+            f"a payload may have {self._payload_limit} bytes before it is encoded",
+            _CLOSE,
+        )
+
+    def _sweep(self) -> None:
+        for task in self._old:
+            self._timed_out.add(task)
+            task.cancel()
+        self._old, self._young = self._young, set()
+        self._sweeper = asyncio.get_running_loop().call_later(self._body_timeout_s, self._sweep)
+
+
+_CLOSE = ((b"connection", b"close"),)
+_RETRY = ((b"retry-after", b"1"),)
+
+
+def _name_of(host: bytes) -> str:
+    """The name in ``name:port`` or ``[v6]:port``, in small letters; empty when it is neither."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        name, bracket, port = text[1:].partition("]")
+        port = port.removeprefix(":") if bracket else "-"
+    else:
+        name, _, port = text.partition(":")
+    return name if not port or (port.isascii() and port.isdigit()) else ""
+
+
+def _digest_of(token: str) -> bytes:
+    if token.startswith("sha256:"):
+        return bytes.fromhex(token.removeprefix("sha256:"))
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _show(raw: bytes) -> str:
+    text = raw.decode("latin-1")
+    return repr(text if len(text) <= 60 else text[:57] + "...")

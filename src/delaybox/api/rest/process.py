@@ -1,0 +1,302 @@
+"""The API process: one Python process that serves REST and nothing else. Started by ``supervise.spawn_api``.
+
+It reads one JSON line of settings from stdin, which then stays open: its end means that the parent died, and this
+process ends at once. On stdout it says once ``{"ready": true, "port": N}``, or ``{"ready": false, "error": ...}`` and
+exits with 1. SIGTERM ends it after the requests in flight, a second one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+import uvloop
+from granian._granian import SocketHolder
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from delaybox import metrics
+from delaybox.api.rest.app import AsgiApp, Counts, Ready, TaskService, build_app
+from delaybox.api.rest.edge import Edge
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
+from delaybox.core.task import NewTask, Submitted, TaskView
+from delaybox.service import Readiness, Service
+from delaybox.store.connect import make_client
+from delaybox.store.store import Store
+
+_log = logging.getLogger("delaybox.api")
+
+HEADER_TIMEOUT_MS = 10_000
+MAX_CONNECTIONS = 8_192
+_REOPEN_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+class _Server(Server):
+    """granian on a socket that is bound already: its own binding shares the port with whoever asks for it too."""
+
+    def __init__(self, app: AsgiApp, bound: socket.socket, backlog: int) -> None:
+        self._bound = bound
+        super().__init__(
+            target=app,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=backlog,
+            backpressure=_connections(),
+            http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=256 * 1024),
+            log_enabled=False,
+        )
+
+    def _init_shared_socket(self) -> None:
+        # The constructor takes what unpickling gives it, which granian's stubs leave out.
+        make_holder: Any = SocketHolder
+        self._shd: Any = make_holder(self._bound.fileno(), False, self.backlog)
+        self._sfd: Any = self._bound.fileno()
+
+
+class LateService:
+    """Stands before the service, and refuses for it while the store cannot be opened."""
+
+    def __init__(self) -> None:
+        self.inner: TaskService = _NoStore("the store is being opened")
+
+    def submit(self, task: NewTask) -> Awaitable[Submitted]:
+        return self.inner.submit(task)
+
+    def list_pending(self, *, limit: int, skip: int) -> Awaitable[list[TaskView]]:
+        return self.inner.list_pending(limit=limit, skip=skip)
+
+    def counts(self) -> Awaitable[Counts]:
+        return self.inner.counts()
+
+    def check(self) -> Awaitable[Ready]:
+        return self.inner.check()
+
+
+class _NoStore:
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def submit(self, task: NewTask) -> Submitted:
+        raise StoreUnavailable(self._reason)
+
+    async def list_pending(self, *, limit: int, skip: int) -> list[TaskView]:
+        raise StoreUnavailable(self._reason)
+
+    async def counts(self) -> Counts:
+        raise StoreUnavailable(self._reason)
+
+    async def check(self) -> Readiness:
+        return Readiness(False, self._reason)
+
+
+class ApiServer:
+    """Binds, serves and stops one API; `run` is its whole life."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._service = LateService()
+        self._client = make_client(settings.server)
+
+    async def run(self) -> int:
+        """Serves until `stop`; returns the exit code. ConfigError when the address cannot be bound."""
+        settings = self._settings
+        bound = bind(settings.host, settings.port, settings.backlog)
+        edge = Edge(settings)
+        opening: asyncio.Task[None] | None = None
+        try:
+            try:
+                await self._open()
+            except StoreUnavailable as error:
+                _log.warning("the store cannot be opened yet: %s", error)
+                self._service.inner = _NoStore(str(error))
+                opening = asyncio.create_task(self._keep_opening())
+            server = _Server(build_app(self._service, settings, edge=edge), bound, settings.backlog)
+            edge.start()
+            serving = asyncio.create_task(server.serve())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if not serving.done():
+                say({"ready": True, "port": bound.getsockname()[1]})
+            stop = asyncio.create_task(self._stopping.wait())
+            waiting: set[asyncio.Task[Any]] = {serving, stop} | ({opening} if opening else set())
+            while not serving.done() and not stop.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if opening is not None and opening in done and opening.exception():
+                    # The store is there now, and is not one that this version may touch.
+                    _log.critical("%s", opening.exception())
+                    return 1
+            if serving.done():
+                _log.critical("the HTTP server ended by itself: %s", serving.exception())
+                return 1
+            server.stop()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(TimeoutError):
+                # granian lets requests in flight finish, but also waits for a caller that stopped in mid-header.
+                await asyncio.wait_for(serving, settings.grace_s)
+            return 0
+        finally:
+            if opening is not None:
+                opening.cancel()
+            edge.stop()
+            bound.close()
+            with contextlib.suppress(Exception):
+                await self._client.aclose()
+
+    def stop(self) -> None:
+        """Ends `run` after the requests in flight; called again, ends the process at once."""
+        if self._stopping.is_set():
+            os._exit(1)
+        self._stopping.set()
+
+    async def _open(self) -> None:
+        settings = self._settings
+        store = await Store.open(self._client, prefix=settings.prefix, observe=metrics.script_took)
+        self._service.inner = Service(store, node_id=settings.node_id or None, on_scheduled=metrics.scheduled)
+
+    async def _keep_opening(self) -> None:
+        while True:
+            await asyncio.sleep(_REOPEN_S)
+            try:
+                await self._open()
+            except StoreUnavailable as error:
+                self._service.inner = _NoStore(str(error))
+            else:
+                _log.info("the store is open")
+                return
+
+
+def bind(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket that nobody shares; ConfigError says how to mend what is in the way."""
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ConfigError(f"cannot listen on {shown}: the host is not known; give an address of this machine") from None
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        match error.errno:
+            case errno.EADDRINUSE:
+                why = "the port is taken; stop the program that has it or choose another port with --http-port"
+            case errno.EACCES:
+                why = "this user may not use the port; choose one above 1023 with --http-port"
+            case errno.EADDRNOTAVAIL:
+                why = "the address is not one of this machine; choose another with --host"
+            case _:
+                why = error.strerror or "unknown error"
+        raise ConfigError(f"cannot listen on {shown}: {why}") from None
+    return sock
+
+
+def say(line: dict[str, object]) -> None:
+    """One JSON line to the parent."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _connections() -> int:
+    """How many connections to serve at once; the rest wait in the backlog. Raises the limit of open files for it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(MAX_CONNECTIONS, soft // 2))
+
+
+def _read_line(fd: int) -> bytes:
+    """One line without reading past it."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(fd, 1)
+        if not byte:
+            break
+        line += byte
+    return bytes(line)
+
+
+def _die_with_parent(fd: int) -> None:
+    """Ends this process as soon as the parent is gone, even while the event loop is busy."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(fd, 4096):
+                pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _set_up_logging(log_format: str) -> None:
+    pattern = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter(pattern))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "timestamp": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+async def _serve(settings: ApiSettings) -> int:
+    server = ApiServer(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    return await server.run()
+
+
+def main() -> int:
+    """Reads the settings and serves; returns the exit code."""
+    try:
+        settings = ApiSettings.from_json(_read_line(0))
+        _set_up_logging(settings.log_format)
+        _die_with_parent(0)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings))
+    except DelayBoxError as error:
+        say({"ready": False, "error": str(error), "code": error.code})
+        return 1
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    # granian's threads may still hold a connection that never finished; nothing here waits for them.
+    os._exit(code)
