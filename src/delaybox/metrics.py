@@ -19,6 +19,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Summary,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -33,6 +34,7 @@ LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
 
 Mode = Literal["in_place", "leased"]
 
+disable_created_metrics()
 _registry = CollectorRegistry()
 
 _scheduled = Counter("delaybox_scheduled_tasks", "New tasks stored.", registry=_registry)

@@ -50,7 +50,8 @@ class _Server(Server):
     """granian on a socket that is bound already: its own binding shares the port with whoever asks for it too."""
 
     def __init__(self, app: AsgiApp, bound: socket.socket, backlog: int) -> None:
-        self._bound = bound
+        # granian closes the descriptor when it stops.
+        self._descriptor = bound.detach()
         super().__init__(
             target=app,
             interface=Interfaces.ASGINL,
@@ -65,8 +66,8 @@ class _Server(Server):
     def _init_shared_socket(self) -> None:
         # The constructor takes what unpickling gives it, which granian's stubs leave out.
         make_holder: Any = SocketHolder
-        self._shd: Any = make_holder(self._bound.fileno(), False, self.backlog)
-        self._sfd: Any = self._bound.fileno()
+        self._shd: Any = make_holder(self._descriptor, False, self.backlog)
+        self._sfd: Any = self._descriptor
 
 
 class LateService:
@@ -118,6 +119,7 @@ class ApiServer:
         """Serves until `stop`; returns the exit code. ConfigError when the address cannot be bound."""
         settings = self._settings
         bound = bind(settings.host, settings.port, settings.backlog)
+        port = bound.getsockname()[1]
         edge = Edge(settings)
         opening: asyncio.Task[None] | None = None
         try:
@@ -133,7 +135,7 @@ class ApiServer:
             for _ in range(5):
                 await asyncio.sleep(0)
             if not serving.done():
-                say({"ready": True, "port": bound.getsockname()[1]})
+                say({"ready": True, "port": port})
             stop = asyncio.create_task(self._stopping.wait())
             waiting: set[asyncio.Task[Any]] = {serving, stop} | ({opening} if opening else set())
             while not serving.done() and not stop.done():
