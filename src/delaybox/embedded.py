@@ -215,7 +215,7 @@ class EmbeddedServer:
         while True:
             if (lock := self._try_lock()) is not None:
                 return await self._start_own(lock)
-            self.unix_path = self._recorded_socket() or self.unix_path
+            self.unix_path = recorded_socket(self._dir) or self.unix_path
             try:
                 connection = await _connect(self.unix_path)
             except _NotReadyError as state:
@@ -324,9 +324,9 @@ class EmbeddedServer:
         if len(os.fsencode(inside)) <= LONGEST_SOCKET_PATH:
             path = inside
         else:
-            path = self._recorded_socket() or Path(tempfile.gettempdir()) / self._short_name() / SOCKET_FILE
+            path = recorded_socket(self._dir) or Path(tempfile.gettempdir()) / _short_name(self._dir) / SOCKET_FILE
             if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-                path = Path("/tmp") / self._short_name() / SOCKET_FILE  # noqa: S108 - checked to be ours just below
+                path = Path("/tmp") / _short_name(self._dir) / SOCKET_FILE  # noqa: S108 - checked to be ours just below
             path.parent.mkdir(mode=0o700, exist_ok=True)
             if not _is_ours_alone(path.parent):
                 raise EmbeddedServerError(
@@ -338,17 +338,22 @@ class EmbeddedServer:
         scratch.replace(reference)
         return path
 
-    def _short_name(self) -> str:
-        return f"delaybox-{os.getuid()}-{hashlib.sha256(os.fsencode(self._dir.resolve())).hexdigest()[:16]}"
 
-    def _recorded_socket(self) -> Path | None:
-        """The path that the server's starter recorded. A folder that was moved or copied has a stale one."""
-        try:
-            path = Path((self._dir / SOCKET_REFERENCE).read_text().rstrip("\n"))
-        except (OSError, UnicodeDecodeError):
-            return None
-        inside = path == self._dir / SOCKET_FILE
-        return path if inside or (path.parent.name == self._short_name() and _is_ours_alone(path.parent)) else None
+def recorded_socket(data_dir: Path) -> Path | None:
+    """Where the folder's server listens, as its starter recorded it; None where none was or the record is stale.
+
+    A folder that was moved or copied has a stale one.
+    """
+    try:
+        path = Path((data_dir / SOCKET_REFERENCE).read_text().rstrip("\n"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    inside = path == data_dir / SOCKET_FILE
+    return path if inside or (path.parent.name == _short_name(data_dir) and _is_ours_alone(path.parent)) else None
+
+
+def _short_name(data_dir: Path) -> str:
+    return f"delaybox-{os.getuid()}-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]}"
 
 
 def _is_ours_alone(folder: Path) -> bool:

@@ -1,0 +1,21 @@
+"""The command line. Nothing heavy is imported before it is needed: `delaybox --version` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+from delaybox import __version__
+
+
+def main() -> None:
+    """The entry point. A mistake is told in a line or two on stderr, without a traceback."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"delaybox {__version__}")  # noqa: T201
+        return
+    try:
+        from delaybox.cli.app import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("delaybox"):
+            raise
+        sys.exit(f"error: {error.name} is not installed: the command line needs `pip install 'delaybox[all]'`")
+    sys.exit(run())

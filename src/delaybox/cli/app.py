@@ -1,0 +1,179 @@
+"""The commands.
+
+Exit codes: 0 done, 1 it failed or problems were found, 2 wrong usage or configuration, 3 no server that can be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from delaybox import __version__
+from delaybox.cli import say
+from delaybox.core.errors import ConfigError, DelayBoxError, StoreRefused, StoreUnavailable
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="delaybox",
+    help="One-time tasks that fire on the millisecond, kept in Redis or Valkey.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file; default ./config/config.yaml or $APP_CONF_PATH.")
+]
+Redis = Annotated[
+    str | None,
+    typer.Option("--redis", help="redis://, rediss:// or unix:// URL of a server of yours; default: the embedded one."),
+]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded server.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration file; repeatable.")
+]
+
+
+def run() -> int:
+    """Run the command that sys.argv names; its exit code."""
+    try:
+        app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `delaybox listen | head`: nobody reads on. Keep Python's own flush at exit from failing as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except DelayBoxError as error:
+        say.error(str(error))
+        if isinstance(error, ConfigError):
+            return 2
+        return 3 if isinstance(error, StoreRefused | StoreUnavailable) or error.code == "embedded_server" else 1
+    return 0
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"delaybox {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    redis: Redis = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on [127.0.0.1]; another needs auth.tokens or --insecure.")
+    ] = None,
+    http_port: Annotated[str | None, typer.Option(metavar="PORT", help="REST port [8088].")] = None,
+    grpc_port: Annotated[
+        str | None, typer.Option(metavar="PORT", help="gRPC port [9088]; not used until gRPC lands.")
+    ] = None,
+    data_dir: DataDir = None,
+    log_format: Annotated[str | None, typer.Option(metavar="text|json", help="How to log [text].")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve others without any credential.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Run a node: REST on the HTTP port, tasks fired at their time."""
+    from delaybox.config import load
+
+    flags = {
+        **_assignments(settings),
+        "storage.redisUrl": redis,
+        "httpServer.host": host,
+        "httpServer.port": http_port,
+        "grpcServer.port": grpc_port,
+        "dataDir": data_dir,
+        "logFormat": log_format,
+        "insecure": insecure or None,
+    }
+    loaded = load(path=config, flags=flags)
+    chosen = loaded.config
+    say.as_json = chosen.log_format == "json"
+    for warning in loaded.warnings:
+        say.warning(warning)
+    if chosen.exposed and not chosen.auth.tokens:
+        say.warning(
+            f"INSECURE: everybody who reaches {chosen.http_server.host}:{chosen.http_server.port} can schedule, read "
+            "and cancel tasks, without any credential. Set auth.tokens to change that."
+        )
+
+    from delaybox.node import run as run_node
+
+    raise typer.Exit(run_node(chosen))
+
+
+@app.command()
+def listen(
+    config: ConfigFile = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    channel: Annotated[str | None, typer.Option(help="Channel [storage.taskExecutionChanel].")] = None,
+    count: Annotated[int, typer.Option(min=0, help="End after this many tasks; 0: go on.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Print each task that arrives on the execution channel, with its lateness."""
+    from delaybox.cli.listen import listen as listening
+    from delaybox.config import load
+
+    chosen = load(path=config, flags={"storage.redisUrl": redis, "dataDir": data_dir}).config
+    _run(lambda: listening(chosen, channel=channel, count=count, as_json=as_json))
+
+
+@app.command()
+def fsck(
+    config: ConfigFile = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Prove a live store's invariants; exit code 1 when a problem was found."""
+    from delaybox.cli.fsck import check
+    from delaybox.config import load
+
+    flags = {**_assignments(settings), "storage.redisUrl": redis, "dataDir": data_dir}
+    chosen = load(path=config, flags=flags).config
+    raise typer.Exit(_run(lambda: check(chosen, repair=repair, as_json=as_json)))
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile = None, settings: Settings = None) -> None:
+    """Check file and environment as `serve` would read them; unknown keys are errors here."""
+    from delaybox.config import load
+
+    loaded = load(path=config, flags=_assignments(settings))
+    if loaded.warnings:
+        raise ConfigError("\n".join(loaded.warnings))
+    typer.echo(f"{loaded.path or 'no configuration file'}: no mistakes")
+
+
+def _assignments(settings: list[str] | None) -> dict[str, object]:
+    pairs: dict[str, object] = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: write KEY=VALUE, such as --set storage.prefix=staging")
+        pairs[key.strip()] = value
+    return pairs
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    try:
+        return asyncio.run(work())
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None

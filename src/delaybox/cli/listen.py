@@ -1,0 +1,146 @@
+"""`delaybox listen`: what arrives on the execution channel, and how late."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from delaybox.cli import say
+from delaybox.cli.server import running_server
+from delaybox.core import ids
+from delaybox.core.errors import InvalidTask
+from delaybox.wire.gen.task_pb2 import Task
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.asyncio.client import PubSub
+
+    from delaybox.config import Config
+
+SHOWN_BYTES = 500
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One message of the channel. ``late_ms`` is None where nothing tells when it was due."""
+
+    task: Task
+    at_ms: float
+    late_ms: float | None
+
+
+async def listen(config: Config, *, channel: str | None, count: int, as_json: bool) -> int:
+    """Prints until ``count`` tasks arrived (0: for ever); survives restarts of the server. Exit code 0."""
+    name = channel or config.storage.task_execution_chanel
+    async with running_server(config) as (client, place):
+        offset_ms = await _clock_offset_ms(client)
+        async with client.pubsub() as subscription:
+            await subscription.subscribe(name)
+            seen = 0
+            while True:
+                data = await _next(subscription)
+                now_ms = time.time() * 1000 + offset_ms
+                if data is None:
+                    say.note(f"listening on channel {name} of {place}")
+                    continue
+                arrival = read(data, now_ms)
+                print(_json_line(arrival) if as_json else text_line(arrival), flush=True)  # noqa: T201
+                seen += 1
+                if seen == count:
+                    break
+    return 0
+
+
+async def _next(subscription: PubSub) -> bytes | None:
+    """The next message's bytes; None when listening (again)."""
+    lost = False
+    while True:
+        try:
+            # Not listen(): it gives up after the socket's time-out when nothing arrives.
+            message = await subscription.get_message(timeout=1.0)
+        except (RedisConnectionError, RedisTimeoutError, OSError):
+            if not lost:
+                say.warning("the server went away; what is published until it is back is not shown")
+            lost = True
+            await asyncio.sleep(RETRY_S)
+            continue
+        if message is not None and message["type"] == "subscribe":
+            return None
+        if message is not None and message["type"] == "message":
+            return bytes(message["data"])
+
+
+async def _clock_offset_ms(client: Redis) -> float:
+    """Server's clock minus ours, from the quickest of a few round trips: due times are by the server's clock."""
+    best, offset = float("inf"), 0.0
+    for _ in range(5):
+        sent = time.time()
+        seconds, micros = await client.time()
+        answered = time.time()
+        if answered - sent < best:
+            best = answered - sent
+            offset = (seconds + micros / 1e6 - (sent + answered) / 2) * 1000
+    return offset
+
+
+def read(data: bytes, now_ms: float) -> Arrival:
+    """Decode one message. Due is the later of the caller's executionTimestamp and the time in the id.
+
+    The id holds when a task without a time, or with a past one, was stored: it cannot have fired before that.
+    """
+    task = Task()
+    try:
+        task.ParseFromString(data)
+    except DecodeError:
+        task = Task(payload=data)
+    due: list[int] = []
+    with contextlib.suppress(InvalidTask):
+        due.append(ids.due_ms(ids.parse(task.taskUuid)))
+    with contextlib.suppress(ValueError):
+        due.append(int(float(task.header.get("executionTimestamp", b""))))
+    return Arrival(task, now_ms, now_ms - max(due) if due else None)
+
+
+def text_line(arrival: Arrival) -> str:
+    """Time of arrival, lateness, id, payload."""
+    at = datetime.fromtimestamp(arrival.at_ms / 1000).astimezone()
+    late = "          ?" if arrival.late_ms is None else f"{arrival.late_ms:+8.1f} ms"
+    clock = f"{at:%H:%M:%S}.{int(arrival.at_ms % 1000):03d}"
+    return f"{clock}  {late}  {arrival.task.taskUuid or '-':36}  {_shown(arrival.task.payload)}"
+
+
+def _shown(payload: bytes) -> str:
+    """The payload as text where it is text; never a control character, which a terminal would obey."""
+    cut = payload[:SHOWN_BYTES]
+    more = f" … ({len(payload)} bytes)" if len(payload) > len(cut) else ""
+    # A character that the cut split does not make it binary.
+    text = cut.decode("utf-8", errors="ignore" if more else "replace")
+    if all(character.isprintable() or character in "\r\n\t" for character in text) and "\ufffd" not in text:
+        return json.dumps(text, ensure_ascii=False) + more
+    return f"base64:{base64.b64encode(cut).decode()}{more}"
+
+
+def _json_line(arrival: Arrival) -> str:
+    task = arrival.task
+    return json.dumps(
+        {
+            "taskUuid": task.taskUuid,
+            "parameter": {key: value.decode(errors="replace") for key, value in sorted(task.header.items())},
+            "pyload": base64.b64encode(task.payload).decode(),
+            "receivedMs": round(arrival.at_ms, 3),
+            "lateMs": None if arrival.late_ms is None else round(arrival.late_ms, 3),
+        },
+        ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"),
+    )

@@ -1,0 +1,129 @@
+"""The commands up to where the node begins: flags, words on stderr, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from delaybox import __version__
+from delaybox.cli import main
+from delaybox.config import Config
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs ``delaybox …`` in an empty folder; its exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("delaybox.cli.say.as_json", False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["delaybox", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Configurations that reached the node, which is only an exit code 7 here."""
+    configs: list[Config] = []
+
+    def run(config: Config) -> int:
+        configs.append(config)
+        return 7
+
+    node = types.ModuleType("delaybox.node")
+    monkeypatch.setattr(node, "run", run, raising=False)
+    monkeypatch.setitem(sys.modules, "delaybox.node", node)
+    return configs
+
+
+def test_the_version_is_told_without_loading_anything_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['delaybox', '--version']; from delaybox.cli import main; main(); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, modules = done.stdout.splitlines()
+    assert first == f"delaybox {__version__}"
+    assert not {"typer", "rich", "redis", "pydantic", "yaml", "asyncio"} & set(modules.split())
+
+
+def test_help_loads_no_server_parts() -> None:
+    code = "import sys; from delaybox.cli import app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"redis", "pydantic", "granian", "msgspec"} & set(done.stdout.split())
+
+
+def test_flags_reach_the_node_and_its_exit_code_comes_back(run: Run, served: list[Config], tmp_path: Path) -> None:
+    flags = "--http-port 1 --grpc-port 2 --redis redis://h:3 --log-format json --data-dir d --set lease=20s"
+    code, _, err = run("serve", *flags.split())
+    assert (code, err) == (7, "")
+    (config,) = served
+    assert (config.http_server.port, config.grpc_server.port, config.log_format) == (1, 2, "json")
+    assert config.data_folder == tmp_path / "d"
+    assert config.lease_ms == 20_000
+    assert str(config.server()).count("host='h', port=3") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("serve --http-port x", "error: httpServer.port (flag --http-port) is 'x'; it must be a port"),
+        ("serve --host 0.0.0.0", "error: httpServer.host (flag --host) is '0.0.0.0': others could"),
+        ("serve --config nowhere.yaml", "error: there is no configuration file nowhere.yaml"),
+        ("serve --set nothing", "error: --set nothing: write KEY=VALUE"),
+        ("serve --set storage.prefx=a", "did you mean storage.prefix?"),
+        ("serve --redis http://h", "error: storage.redisUrl (flag --redis): the server's URL starts with 'http'"),
+        ("serve --set kafka.enabled=true", "Kafka has not landed in DelayBox yet"),
+        ("serve --no-such-flag", "No such option"),
+        ("nonsense", "No such command"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line_and_exit_code_2(
+    run: Run, served: list[Config], arguments: str, says: str
+) -> None:
+    code, _, err = run(*arguments.split())
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+    assert served == []
+
+
+def test_an_insecure_address_is_told_loudly(run: Run, served: list[Config]) -> None:
+    code, _, err = run("serve", "--host", "0.0.0.0", "--insecure")
+    assert code == 7
+    assert "warning: INSECURE: everybody who reaches 0.0.0.0:8088" in err
+    assert served[0].insecure
+
+
+def test_unknown_keys_are_warnings_when_serving_and_errors_when_checking(run: Run, served: list[Config]) -> None:
+    Path("c.yaml").write_text("httpServer: {prot: 1}")
+    code, _, err = run("serve", "--config", "c.yaml")
+    assert code == 7
+    assert "warning: unknown key httpServer.prot in c.yaml is ignored; did you mean httpServer.port?" in err
+    code, _, err = run("config", "check", "--config", "c.yaml")
+    assert code == 2
+    assert "did you mean httpServer.port?" in err
+    Path("c.yaml").write_text("httpServer: {port: 1}")
+    assert run("config", "check", "--config", "c.yaml") == (0, "c.yaml: no mistakes\n", "")
+
+
+def test_where_no_node_runs_it_is_said(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("listen", "--data-dir", str(tmp_path))
+    assert code == 3
+    assert f"no node has run on the data folder {tmp_path}" in err
+    code, _, err = run("listen", "--redis", "redis://127.0.0.1:1")
+    assert code == 3
+    assert "127.0.0.1:1" in err
