@@ -59,6 +59,7 @@ _stale_acks = Counter(
 _no_listeners = Counter(
     "delaybox_published_without_listeners", "Messages published while nobody subscribed.", registry=_registry
 )
+_trimmed = Counter("delaybox_stream_trimmed_entries", "Stream entries that the length cap dropped.", registry=_registry)
 _script = Summary("delaybox_script_seconds", "Round trip of each server-side script.", ["script"], registry=_registry)
 _script_max = Gauge(
     "delaybox_script_max_seconds",
@@ -145,6 +146,11 @@ def stale_ack(n: int = 1) -> None:
 def published_without_listeners(n: int = 1) -> None:
     """``n`` messages went to a channel that nobody listened to."""
     _no_listeners.inc(n)
+
+
+def stream_trimmed(n: int = 1) -> None:
+    """``n`` entries left a stream because of its length cap."""
+    _trimmed.inc(n)
 
 
 def script_took(script: str, seconds: float) -> None:

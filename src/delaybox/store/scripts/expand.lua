@@ -2,7 +2,8 @@
 -- Moves the horizon: over empty time, or over the next bucket, which the caller then indexes chunk by chunk (index.lua).
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket width ms, 2 lead ms, 3 bucket that was indexed to its end (-1 none)
--- REPLY {now ms, bucket to index (-1 none), its number of fields, when the next look is due ms (-1: nothing waits)}
+-- REPLY {now ms, bucket to index (-1 none yet), fields of that or of the next bucket, when the next look is due ms (-1: nothing
+--        waits)}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND constant
 --@include lib/time.lua
@@ -25,7 +26,10 @@ if number >= 0 and number * W <= now + lead then
   if (number + 1) * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', int((number + 1) * W)) end
   return { now, number, redis.call('HLEN', k_bucket(number)), now }
 end
+-- The size of what comes next, so that the caller can give a large bucket a longer lead.
+local next_fields, next_look = 0, -1
+if number >= 0 then next_fields, next_look = redis.call('HLEN', k_bucket(number)), number * W - lead end
 local edge = math.floor((now + lead) / W) + 1
 if number >= 0 and number < edge then edge = number end
 if edge * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', int(edge * W), 'expanded', int(edge)) end
-return { now, -1, 0, number >= 0 and number * W - lead or -1 }
+return { now, -1, next_fields, next_look }

@@ -1,0 +1,81 @@
+"""One handing-out of a task to its target, and what can come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from delaybox.core import ids
+from delaybox.core.lane import split
+from delaybox.core.task import TaskType
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A leased task on its way to a target. ``token`` rises with every delivery and goes along to fence stale doers.
+
+    ``attempt`` counts failed attempts before this one, ``losses`` leases that expired. ``body`` is the protobuf task.
+    """
+
+    task_id: bytes
+    partition: int
+    lease_id: bytes
+    token: int
+    attempt: int
+    losses: int
+    due_ms: int
+    lane: bytes
+    stub: bool
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        """The id as callers see it."""
+        return ids.render(self.task_id)
+
+    @property
+    def type(self) -> TaskType:
+        """The task type."""
+        return split(self.lane)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It was carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It was tried and failed; one attempt is charged. Not ``retryable``: dead-lettered at once."""
+
+    reason: str
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """It was not tried; nothing is charged. Due again after ``delay_ms``."""
+
+    delay_ms: int = 0
+
+
+Outcome = Done | Failed | HandBack
+DONE = Done()
+HAND_BACK = HandBack()
+
+
+class Report(Protocol):
+    """Called by a target as deliveries end, in any order and grouping; a second report of one delivery is ignored."""
+
+    def __call__(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None: ...
+
+
+class Target(Protocol):
+    """Carries tasks of one type out."""
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        """Tries every delivery and reports each. What is unreported on return is handed back; an exception fails it.
+
+        Cancelled when the node stops and its grace is over: what is unreported then is handed back.
+        """

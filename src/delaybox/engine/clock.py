@@ -1,0 +1,55 @@
+"""Redis's clock as this process sees it between round trips. For punctuality only; scripts read the real one."""
+
+from __future__ import annotations
+
+import time
+
+_FORGET_MS = 10_000.0
+_SLACK_MS = 0.02
+"""How much a bound may have drifted each ms is far below this for the time it is remembered."""
+
+
+def local_ms() -> float:
+    """This process's monotonic clock in ms."""
+    return time.monotonic_ns() / 1e6
+
+
+class RedisClock:
+    """Bounds the offset between Redis's clock and ours from replies that carry Redis's time in whole ms.
+
+    A reply that says ``now`` was made between sending and receiving, so the offset lies in
+    [now - received, now + 1 - sent); the narrowest such range of the last 10 s is kept.
+    """
+
+    def __init__(self) -> None:
+        self._low = -1e18
+        self._high = 1e18
+        self._since = -1e18
+        self._next_low = -1e18
+        self._next_high = 1e18
+
+    def observe(self, sent: float, received: float, now: int) -> None:
+        """Takes one reply in: local times (ms) around it, and what Redis said."""
+        low, high = now - received, now + 1 - sent
+        if low > self._high + 1 or high < self._low - 1:
+            # A clock was set: what we knew is worth nothing.
+            self._low, self._high = self._next_low, self._next_high = low, high
+            self._since = received
+            return
+        if received - self._since > _FORGET_MS:
+            self._low, self._high = self._next_low, self._next_high
+            self._next_low, self._next_high = low, high
+            self._since = received
+        self._low, self._high = max(self._low, low), min(self._high, high)
+        self._next_low, self._next_high = max(self._next_low, low), min(self._next_high, high)
+
+    def now_ms(self) -> float:
+        """Redis's time now, to a fraction of a ms; local wall clock before the first reply."""
+        offset = (self._low + self._high) / 2
+        if self._low < -1e17:
+            return time.time() * 1000
+        return local_ms() + offset
+
+    def local_at(self, redis_ms: float) -> float:
+        """The local moment (ms) at which Redis's clock shows ``redis_ms``."""
+        return redis_ms - self.now_ms() + local_ms()

@@ -1,0 +1,190 @@
+"""Hands leased tasks to their targets and keeps their leases alive while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from delaybox import failpoints, metrics
+from delaybox.core.delivery import HAND_BACK, Delivery, Failed, HandBack, Outcome, Target
+from delaybox.core.errors import DelayBoxError
+from delaybox.core.task import TaskType
+from delaybox.engine.clock import RedisClock
+from delaybox.engine.options import EngineOptions
+from delaybox.engine.settler import Settler
+from delaybox.store.record import UnreadableRecord, read
+from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.engine")
+
+_BODIES_AT_ONCE = 16
+"""Bodies over 1 KiB are fetched and delivered in groups: 500 of 1 MiB at once would be half a gigabyte."""
+
+_LATER = HandBack(delay_ms=1_000)
+"""What a target could not even try waits a moment, or it would be claimed again at once, for ever."""
+
+
+class Dispatcher:
+    """Runs deliveries. ``freed`` is called when slots come free."""
+
+    def __init__(
+        self,
+        store: Store,
+        targets: Mapping[TaskType, Target],
+        options: EngineOptions,
+        clock: RedisClock,
+        freed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._targets = {t.value: (t, target) for t, target in targets.items()}
+        self._options = options
+        self._clock = clock
+        self._freed = freed
+        self._settler = Settler(store, options, self._on_settled)
+        self._running: set[asyncio.Task[None]] = set()
+        self._leases: dict[tuple[int, bytes], int] = {}
+        self._in_flight = 0
+        self._stopping = False
+
+    @property
+    def types(self) -> str:
+        """Letters of the task types served by lease."""
+        return "".join(sorted(self._targets))
+
+    @property
+    def free(self) -> int:
+        """Slots free."""
+        return 0 if self._stopping else max(0, self._options.concurrency - self._in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries handed out and not settled."""
+        return self._in_flight
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+        self._settler.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Waits for what runs, then cuts it off and hands it back without charging an attempt."""
+        self._stopping = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_s)
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=5.0)
+        await self._settler.stop(5.0)
+
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> None:
+        """Takes what one claim leased (flat: id, record, ...) and starts delivering it."""
+        by: dict[str, list[Delivery]] = {}
+        now = self._clock.now_ms()
+        late: list[float] = []
+        for at in range(0, len(leased), 2):
+            task_id = leased[at]
+            try:
+                r = read(task_id, leased[at + 1])
+            except UnreadableRecord as error:
+                # The claim script reads the same header, so this is a defect; the lease expires and says it again.
+                log.error("task %s was leased but cannot be read: %s", task_id.hex(), error)
+                continue
+            late.append(max(0.0, now - r.due_ms))
+            by.setdefault(chr(r.lane[0]), []).append(
+                Delivery(
+                    task_id, partition, lease_id, r.deliveries, r.attempt, r.losses, r.due_ms, r.lane, r.stub, r.body
+                )
+            )
+        if not late:
+            return
+        self._leases[partition, lease_id] = len(late)
+        self._in_flight += len(late)
+        metrics.observe_lateness(late)
+        for letter, batch in by.items():
+            task = asyncio.create_task(self._deliver(letter, batch))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def heartbeat(self) -> float:
+        """Extends every lease that still has work; returns the seconds until the next one is due."""
+        by: dict[int, list[bytes]] = {}
+        for partition, lease_id in self._leases:
+            by.setdefault(partition, []).append(lease_id)
+        for partition, lease_ids in by.items():
+            failpoints.hit("before_extend")
+            missing = await self._store.extend(partition, lease_ids, self._options.lease_ms)
+            # What is settled meanwhile is gone because it is done, not because it was lost.
+            lost = [lid for lid in missing if self._leases.pop((partition, lid), None)]
+            if lost:
+                metrics.lease_lost(len(lost))
+                log.warning(
+                    "%d leases expired before their tasks were done; those tasks run again elsewhere", len(lost)
+                )
+        return self._options.heartbeat_ms / 1000
+
+    async def _deliver(self, letter: str, batch: list[Delivery]) -> None:
+        left = {d.task_id: d for d in batch}
+        count = len(batch)
+
+        def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+            fresh = [d for d in deliveries if left.pop(d.task_id, None) is not None]
+            if fresh:
+                self._settler.report(fresh, outcome)
+
+        if letter not in self._targets:
+            # PUB_SUB whose body lies apart is leased even where it is otherwise fired in place.
+            log.error("no target serves tasks of lane %r here; %d handed back", batch[0].lane.decode(), count)
+            report(batch, _LATER)
+            return
+        task_type, target = self._targets[letter]
+        try:
+            failpoints.hit("before_deliver")
+            plain = [d for d in batch if not d.stub]
+            if plain:
+                await target.deliver(plain, report)
+            if len(plain) != len(batch):
+                stubs = [d for d in batch if d.stub]
+                for at in range(0, len(stubs), _BODIES_AT_ONCE):
+                    ready = await self._with_bodies(stubs[at : at + _BODIES_AT_ONCE], report)
+                    if ready:
+                        await target.deliver(ready, report)
+            failpoints.hit("after_deliver")
+        except asyncio.CancelledError:
+            report(list(left.values()), HAND_BACK)
+            raise
+        except DelayBoxError as error:
+            log.warning("%s tasks handed back: %s", task_type.name, error)
+            report(list(left.values()), _LATER)
+        except Exception as error:  # a target's defect fails its tasks, not the node
+            log.exception("the target of %s tasks failed", task_type.name)
+            report(list(left.values()), Failed(f"{type(error).__name__}: {error}"[:500]))
+        else:
+            report(list(left.values()), _LATER)
+        metrics.fired(task_type.name, "leased", count)
+
+    async def _with_bodies(self, stubs: list[Delivery], report: Callable[..., None]) -> list[Delivery]:
+        ready: list[Delivery] = []
+        bodies = await self._store.bodies(stubs[0].partition, [d.task_id for d in stubs])
+        for d, body in zip(stubs, bodies, strict=True):
+            if body is None:
+                report([d], Failed("its body is gone from Redis", retryable=False))
+            else:
+                d.body = body
+                ready.append(d)
+        return ready
+
+    def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
+        was_full = self._in_flight >= self._options.concurrency
+        self._in_flight -= len(deliveries)
+        leases = self._leases
+        for d in deliveries:
+            key = (d.partition, d.lease_id)
+            left = leases.get(key)
+            if left is not None:
+                if left <= 1:
+                    del leases[key]
+                else:
+                    leases[key] = left - 1
+        if was_full:
+            self._freed()

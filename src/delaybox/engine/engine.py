@@ -1,0 +1,92 @@
+"""Puts the services of a node's engine together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+from delaybox.core.delivery import Target
+from delaybox.core.errors import DelayBoxError
+from delaybox.core.task import TaskType
+from delaybox.engine.clock import RedisClock
+from delaybox.engine.dispatcher import Dispatcher
+from delaybox.engine.expander import Expander
+from delaybox.engine.loops import Loop
+from delaybox.engine.options import EngineOptions
+from delaybox.engine.reaper import Reaper
+from delaybox.engine.scrubber import Scrubber
+from delaybox.engine.tracker import Tracker
+from delaybox.engine.wakeups import Wakeups
+from delaybox.store import nodes
+from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.engine")
+
+_BEAT_S = 1.0
+
+
+class Engine:
+    """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased."""
+
+    def __init__(self, store: Store, targets: Mapping[TaskType, Target], options: EngineOptions) -> None:
+        self._store = store
+        self._options = options
+        self._clock = RedisClock()
+        self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed)
+        self._tracker = Tracker(store, self._dispatcher, options, self._clock)
+        self._wakeups = Wakeups(store, self._tracker.kick)
+        self._tracking = Loop("tracker", self._tracker.step)
+        self._others = [
+            Loop("expander", Expander(store, options).step),
+            Loop("reaper", Reaper(store, options).step),
+            Loop("lease heartbeat", self._dispatcher.heartbeat),
+            Loop("node heartbeat", self._beat),
+        ]
+        if options.scrub:
+            self._others.append(Loop("scrubber", Scrubber(store, options).step))
+        self._stopped = False
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries handed out and not settled."""
+        return self._dispatcher.in_flight
+
+    async def start(self) -> None:
+        """Returns when it is subscribed to wake-ups and claiming has begun."""
+        await self._wakeups.start()
+        self._dispatcher.start()
+        for loop in self._others:
+            loop.start()
+        self._tracking.start()
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Claims nothing more, lets what runs finish within ``grace_s``, hands the rest back. Twice is harmless."""
+        if self._stopped:
+            return
+        self._stopped = True
+        await self._tracking.stop()
+        await self._wakeups.stop()
+        # Leases are kept alive while their tasks finish.
+        await self._dispatcher.stop(grace_s)
+        for loop in self._others:
+            await loop.stop()
+        try:
+            await nodes.leave(self._store, self._options.node_id)
+        except DelayBoxError as error:
+            log.warning("could not sign off: %s", error)
+
+    def _slots_freed(self) -> None:
+        self._tracker.slots_freed()
+
+    async def _beat(self) -> float:
+        facts = {
+            "seen_ms": await self._store.ping(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "in_flight": self._dispatcher.in_flight,
+            "types": self._dispatcher.types,
+        }
+        await nodes.beat(self._store, self._options.node_id, facts)
+        return _BEAT_S

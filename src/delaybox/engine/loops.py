@@ -1,0 +1,53 @@
+"""The one life-cycle of everything here that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from delaybox.core.errors import StoreUnavailable
+
+log = logging.getLogger("delaybox.engine")
+
+
+class Loop:
+    """Repeats ``step`` until stopped. Stopping twice is harmless.
+
+    ``step`` returns the seconds to wait until the next one. While the store is away it is tried again with back-off,
+    said once when that begins and once when it ends; any other error is logged and does not end the loop.
+    """
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[float]]) -> None:
+        self._name = name
+        self._step = step
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+        self._task = asyncio.create_task(self._run(), name=f"delaybox-{self._name}")
+
+    async def stop(self) -> None:
+        """Ends between two steps or in the middle of one; every step can be cut off harmlessly."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        away = 0
+        while True:
+            try:
+                pause = await self._step()
+                if away:
+                    log.info("%s: Redis answers again", self._name)
+                away = 0
+            except StoreUnavailable as error:
+                if not away:
+                    log.warning("%s: %s", self._name, error)
+                away += 1
+                pause = min(0.05 * 2 ** min(away, 6), 1.0)
+            except Exception:
+                log.exception("%s: a step failed; going on", self._name)
+                pause = 1.0
+            await asyncio.sleep(pause)

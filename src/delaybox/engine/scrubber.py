@@ -1,0 +1,63 @@
+"""Slowly and for ever asserts the hint of every record again, so that any lost hint heals (rule 6)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.engine.options import EngineOptions
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.store import Store
+
+_CHUNK = 250
+_PAUSE_S = 0.1
+_BUCKETS_AT_ONCE = 100
+
+
+class Scrubber:
+    """One step = one chunk of one bucket; buckets in order of time, partition after partition."""
+
+    def __init__(self, store: Store, options: EngineOptions) -> None:
+        self._store = store
+        self._options = options
+        self._walk: AsyncIterator[None] | None = None
+        self.rounds = 0
+
+    async def step(self) -> float:
+        """For `Loop`."""
+        if self._walk is None:
+            self._walk = self._round()
+        try:
+            await anext(self._walk)
+        except StopAsyncIteration:
+            self._walk = None
+            self.rounds += 1
+            return 10.0
+        except BaseException:
+            self._walk = None
+            raise
+        return _PAUSE_S
+
+    async def _round(self) -> AsyncIterator[None]:
+        for p, tag in enumerate(self._store.tags):
+            after = "-inf"
+            while True:
+                try:
+                    numbers: Any = await self._store.client.zrange(
+                        keys.buckets(tag), after, "+inf", byscore=True, offset=0, num=_BUCKETS_AT_ONCE
+                    )
+                except (RedisError, OSError) as error:
+                    raise translate(error) from error
+                for number in numbers:
+                    cursor = b"0"
+                    while True:
+                        cursor, _, _ = await self._store.index(p, int(number), cursor, count=_CHUNK)
+                        yield
+                        if cursor == b"0":
+                            break
+                if len(numbers) < _BUCKETS_AT_ONCE:
+                    break
+                after = f"({int(numbers[-1])}"

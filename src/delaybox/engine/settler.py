@@ -1,0 +1,172 @@
+"""Tells the store what became of deliveries: acks, failures and hand-backs that arrive together share a round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from delaybox import failpoints, metrics
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome
+from delaybox.core.errors import DelayBoxError
+from delaybox.engine.options import EngineOptions
+from delaybox.store.loader import Call
+from delaybox.store.store import MAX_ITEMS, Store
+from delaybox.wire import body as wire_body
+
+log = logging.getLogger("delaybox.engine")
+
+_Lease = tuple[int, bytes]
+
+
+class Settler:
+    """Collects outcomes and settles them; ``settled`` is told how many slots came free.
+
+    An outcome whose settling failed because the store was away is kept and sent again: while its lease lives the task
+    is not run twice.
+    """
+
+    def __init__(self, store: Store, options: EngineOptions, settled: Callable[[Sequence[Delivery]], None]) -> None:
+        self._store = store
+        self._options = options
+        self._settled = settled
+        self._acks: list[Delivery] = []
+        self._others: list[tuple[Delivery, Failed | HandBack]] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+        self._task = asyncio.create_task(self._run(), name="delaybox-settler")
+
+    async def stop(self, timeout_s: float) -> None:
+        """Settles what was reported, as long as ``timeout_s`` allows, then ends."""
+        if self._task is None:
+            return
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            log.warning("%d outcomes could not be told to Redis in time", len(self._acks) + len(self._others))
+        task, self._task = self._task, None
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """Takes outcomes in; never blocks."""
+        if isinstance(outcome, Done):
+            self._acks += deliveries
+        else:
+            self._others += [(d, outcome) for d in deliveries]
+        self._idle.clear()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        pause = 0.0
+        while True:
+            if not self._acks and not self._others:
+                self._idle.set()
+                await self._wake.wait()
+            self._wake.clear()
+            acks, self._acks = self._acks, []
+            others, self._others = self._others, []
+            ok = await self._settle_acks(acks) if acks else True
+            for (delivery, outcome), again in await self._settle_others(others):
+                ok = ok and not again
+                if again:
+                    self._others.append((delivery, outcome))
+            pause = 0.0 if ok else min(max(pause * 2, 0.05), 1.0)
+            if pause:
+                await asyncio.sleep(pause)
+
+    async def _settle_acks(self, acks: list[Delivery]) -> bool:
+        by: defaultdict[_Lease, list[Delivery]] = defaultdict(list)
+        for d in acks:
+            by[d.partition, d.lease_id].append(d)
+        groups: list[list[Delivery]] = []
+        calls: list[Call] = []
+        for (partition, lease_id), ds in by.items():
+            for at in range(0, len(ds), MAX_ITEMS):
+                group = ds[at : at + MAX_ITEMS]
+                groups.append(group)
+                calls.append(self._store.ack_call(partition, lease_id, [d.task_id for d in group]))
+        failpoints.hit("before_ack")
+        replies = await self._store.runner.run_many(calls)
+        failpoints.hit("after_ack_reply")
+        ok = True
+        for group, reply in zip(groups, replies, strict=True):
+            if isinstance(reply, DelayBoxError):
+                ok = False
+                self._acks += group
+                continue
+            if isinstance(reply, BaseException):
+                log.error("an ack was refused by the server: %r; its tasks run again when their lease expires", reply)
+            elif reply:
+                metrics.stale_ack(len(reply))
+            self._settled(group)
+        return ok
+
+    async def _settle_others(
+        self, others: list[tuple[Delivery, Failed | HandBack]]
+    ) -> list[tuple[tuple[Delivery, Failed | HandBack], bool]]:
+        """Per outcome whether it must be sent again."""
+        if not others:
+            return []
+        failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
+        back: defaultdict[tuple[int, bytes, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
+        for d, outcome in others:
+            if isinstance(outcome, Failed):
+                failed[d.partition, d.lease_id].append((d, outcome))
+            else:
+                back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
+        result: list[tuple[tuple[Delivery, Failed | HandBack], bool]] = []
+        for (partition, lease_id), items in failed.items():
+            again = not await self._fail(partition, lease_id, items)
+            result += [(item, again) for item in items]
+        for (partition, lease_id, delay_ms), handed in back.items():
+            try:
+                failpoints.hit("before_release")
+                ids = [d.task_id for d, _ in handed]
+                stale = await self._store.release(partition, lease_id, ids, delay_ms=delay_ms)
+                metrics.stale_ack(len(stale))
+                self._settled([d for d, _ in handed])
+                result += [(item, False) for item in handed]
+            except DelayBoxError:
+                result += [(item, True) for item in handed]
+        return result
+
+    async def _fail(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Failed]]) -> bool:
+        verdicts = [self._verdict(d, outcome) for d, outcome in items]
+        try:
+            failpoints.hit("before_fail")
+            stale, dropped = await self._store.fail(partition, lease_id, verdicts, dead_cap=self._options.dead_cap)
+        except DelayBoxError:
+            return False
+        if stale:
+            metrics.stale_ack(len(stale))
+        refused = set(stale)
+        for (d, _), (task_id, delay, _) in zip(items, verdicts, strict=True):
+            if task_id in refused:
+                continue
+            if delay is None:
+                metrics.dead_lettered()
+            else:
+                metrics.retried(d.type.name)
+        if dropped:
+            log.warning("%d of the oldest dead letters were dropped: the cap is %d", dropped, self._options.dead_cap)
+        self._settled([d for d, _ in items])
+        return True
+
+    def _verdict(self, d: Delivery, outcome: Failed) -> tuple[bytes, int | None, str]:
+        try:
+            policy = wire_body.retry_of(wire_body.decode(d.body), self._options.retry)
+        except Exception:  # noqa: BLE001 - a body that cannot be parsed must not stop its dead-lettering
+            policy = self._options.retry
+        attempt = d.attempt + 1
+        if not outcome.retryable or attempt >= policy.max_attempts:
+            return d.task_id, None, outcome.reason
+        # The draw spreads retries; nothing secret hangs on it.
+        return d.task_id, policy.delay_ms(attempt, random.random()), outcome.reason

@@ -1,0 +1,154 @@
+"""The owner loop: sleeps until something is due, then claims it, all partitions that are due in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Sequence
+
+from delaybox import failpoints, metrics
+from delaybox.core.errors import DelayBoxError
+from delaybox.engine.clock import RedisClock, local_ms
+from delaybox.engine.dispatcher import Dispatcher
+from delaybox.engine.options import EngineOptions
+from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
+
+_AHEAD_MS = 0.02
+"""Waking this much late is cheaper than waking early, which costs a round trip that finds nothing."""
+_NO_PROGRESS_MS = 20.0
+_FEW_SLOTS = 64
+_FEW_SLOTS_PAUSE_MS = 2.0
+"""With hardly a slot free, claims wait this long for more of them, or each would take one task."""
+
+
+class Tracker:
+    """One step = wait until a partition is due, claim from every due one, hand over what came.
+
+    ``look`` says per partition when to look next, by Redis's clock: at its next due time, earlier when a script said
+    so on the wake channel, and at the latest one poll after the last look.
+    """
+
+    def __init__(self, store: Store, dispatcher: Dispatcher, options: EngineOptions, clock: RedisClock) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._options = options
+        self._clock = clock
+        self._look = [0.0] * store.partitions
+        self._hungry: set[int] = set()
+        self._unanswered: dict[int, bytes] = {}
+        self._alarm: asyncio.Future[None] | None = None
+        self._asleep_until = 0.0
+
+    def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
+        """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
+        for p in range(self._store.partitions) if partition is None else (partition,):
+            if p < len(self._look) and due_ms < self._look[p]:
+                self._look[p] = due_ms
+        if due_ms < self._asleep_until:
+            self._ring()
+
+    def slots_freed(self) -> None:
+        """The dispatcher has room again: partitions that were left with work are looked at now."""
+        for p in self._hungry:
+            self._look[p] = 0.0
+        if self._hungry:
+            self._hungry.clear()
+            self._ring()
+
+    async def step(self) -> float:
+        """Waits and claims once; for `Loop`."""
+        now = self._clock.now_ms()
+        nearest = min(self._look)
+        if nearest > now:
+            await self._sleep(nearest)
+            now = self._clock.now_ms()
+        due = [p for p, at in enumerate(self._look) if at <= now]
+        slots = self._dispatcher.free
+        if slots == 0 and self._dispatcher.types:
+            self._hungry.update(due)
+            if not self._options.channel:
+                for p in due:
+                    self._look[p] = now + self._options.poll_ms
+                return 0.0
+        if due:
+            await self._claim(due, slots)
+        return 0.0
+
+    async def _claim(self, due: Sequence[int], slots: int) -> None:
+        share = slots if not slots else max(1, slots // len(due))
+        limits = ClaimLimits(
+            slots=min(share, MAX_ITEMS),
+            types=self._dispatcher.types,
+            channel=self._options.channel,
+            stream=self._options.stream,
+            lease_ms=self._options.lease_ms,
+            poll_ms=self._options.poll_ms,
+        )
+        due = due[: slots or None]
+        # A claim whose answer never came is asked again under its own lease id and gets the same content.
+        leases = [self._unanswered.pop(p, b"") or os.urandom(16) for p in due]
+        calls = [self._store.claim_call(p, lease_id, limits) for p, lease_id in zip(due, leases, strict=True)]
+        for p in due:
+            # Only a wake-up that comes in from here on may put something below what the claim will say.
+            self._look[p] = math.inf
+        failpoints.hit("before_claim")
+        sent = local_ms()
+        replies = await self._store.runner.run_many(calls)
+        received = local_ms()
+        failpoints.hit("after_claim_reply")
+        problem: DelayBoxError | None = None
+        for p, lease_id, reply in zip(due, leases, replies, strict=True):
+            if isinstance(reply, BaseException):
+                self._unanswered[p] = lease_id
+                self._look[p] = 0.0
+                if not isinstance(reply, DelayBoxError):
+                    raise reply
+                problem = reply
+                continue
+            claimed = read_claim(reply)
+            self._clock.observe(sent, received, claimed.now_ms)
+            self._take(p, lease_id, claimed, limits)
+        if problem is not None:
+            raise problem
+
+    def _take(self, p: int, lease_id: bytes, c: Claimed, limits: ClaimLimits) -> None:
+        if c.leased:
+            self._dispatcher.accept(p, lease_id, c.leased)
+        if c.lateness_ms:
+            metrics.observe_lateness(c.lateness_ms)
+            metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
+            if c.unheard:
+                metrics.published_without_listeners(c.unheard)
+        if c.trimmed:
+            metrics.stream_trimmed(c.trimmed)
+        progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
+        look = float(c.now_ms + self._options.poll_ms)
+        if 0 <= c.next_due_ms < look:
+            look = float(c.next_due_ms)
+        if c.more:
+            look = 0.0
+        if look <= c.now_ms and not progress:
+            look = c.now_ms + _NO_PROGRESS_MS
+        if len(c.leased) // 2 >= limits.slots and look <= c.now_ms:
+            self._hungry.add(p)
+            if self._dispatcher.free < _FEW_SLOTS and self._dispatcher.in_flight:
+                look = c.now_ms + _FEW_SLOTS_PAUSE_MS
+        self._look[p] = min(self._look[p], look)
+
+    async def _sleep(self, until: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.create_future()
+        self._asleep_until = until
+        wait_ms = until - self._clock.now_ms() + _AHEAD_MS
+        handle = loop.call_later(max(0.0, wait_ms / 1000), self._ring)
+        try:
+            await self._alarm
+        finally:
+            handle.cancel()
+            self._asleep_until = 0.0
+            self._alarm = None
+
+    def _ring(self) -> None:
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)

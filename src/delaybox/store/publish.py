@@ -1,0 +1,30 @@
+"""Publishing on the store's own server, for PUB_SUB tasks that are not fired in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.store import Store
+
+
+async def publish(store: Store, channel: str, messages: Sequence[tuple[int, bytes]], *, stream: int = 0) -> list[Any]:
+    """Publishes (partition, message) in one round trip; per message the number of listeners, or the error.
+
+    ``stream``: also added to the partition's stream, capped at about this length; 0 = no stream.
+    StoreUnavailable when the server did not answer (what was published then is unknown).
+    """
+    pipe = store.client.pipeline(transaction=False)
+    for partition, message in messages:
+        if stream:
+            pipe.xadd(keys.stream(store.tags[partition]), {"task": message}, maxlen=stream, approximate=True)
+        pipe.publish(channel, message)
+    try:
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return replies[1::2] if stream else replies

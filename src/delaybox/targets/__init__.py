@@ -1,0 +1,1 @@
+"""What a task type delivers to: one file a target, none imports another."""
