@@ -34,7 +34,7 @@ LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
 
 Mode = Literal["in_place", "leased"]
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 _registry = CollectorRegistry()
 
 _scheduled = Counter("delaybox_scheduled_tasks", "New tasks stored.", registry=_registry)

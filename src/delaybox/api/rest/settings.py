@@ -69,7 +69,7 @@ class ApiSettings:
         try:
             raw = json.loads(line)
             return cls(**_fields(cls, raw) | {"server": ServerSettings(**_fields(ServerSettings, raw["server"]))})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"the API process got settings that it cannot read ({type(error).__name__}); start it through the node"
             ) from None
