@@ -1,0 +1,209 @@
+"""Puts a node together: server, store, engine, API process. The only place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from delaybox import logs
+from delaybox.config import Config
+from delaybox.core.errors import DelayBoxError, StoreUnavailable
+from delaybox.core.task import TaskType
+from delaybox.embedded import EmbeddedServer
+from delaybox.store.connect import ServerSettings, make_client, probe
+from delaybox.store.store import Store
+
+if TYPE_CHECKING:
+    from delaybox.api.rest.supervise import ApiProcess
+    from delaybox.engine.engine import Engine
+
+log = logging.getLogger("delaybox.node")
+
+GRACE_S = 10.0
+WAIT_FOR_SERVER_S = 15.0
+STREAM_LENGTH = 100_000
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def run(config: Config) -> int:
+    """Runs a node until it is told to stop (SIGTERM or SIGINT: graceful; again: at once). Returns the exit code."""
+    logs.set_up(config.log_format)
+    metrics_dir = tempfile.mkdtemp(prefix="delaybox-metrics-")
+    # prometheus-client reads it when it is imported, which the engine's modules do: hence the late imports below.
+    os.environ[_METRICS_VARIABLE] = metrics_dir
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Node(config, metrics_dir).run())
+    finally:
+        os.environ.pop(_METRICS_VARIABLE, None)
+        shutil.rmtree(metrics_dir, ignore_errors=True)
+
+
+class _Node:
+    """One node's life."""
+
+    def __init__(self, config: Config, metrics_dir: str) -> None:
+        self._config = config
+        self._metrics_dir = metrics_dir
+        self._node_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self._stop = asyncio.Event()
+        self._embedded: EmbeddedServer | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        async with contextlib.AsyncExitStack() as stack:
+            server = await self._server(stack)
+            client = make_client(server)
+            stack.push_async_callback(client.aclose)
+            store = await self._open(client, server)
+            if store is None:
+                return 0
+            engine = self._engine(store)
+            await engine.start()
+            stack.push_async_callback(engine.stop, GRACE_S)
+            await self._serve(server, stack)
+            log.info("stopping: requests and running tasks have %.0f s to finish", GRACE_S)
+        log.info("stopped")
+        return 0
+
+    def _on_signal(self, number: int) -> None:
+        if self._stop.is_set():
+            log.warning("second signal: ending at once; leased tasks run again when their lease expires")
+            os._exit(128 + number)
+        log.info("got %s", signal.Signals(number).name)
+        self._stop.set()
+
+    async def _server(self, stack: contextlib.AsyncExitStack) -> ServerSettings:
+        configured = self._config.server()
+        if configured is not None:
+            return configured
+        embedded = EmbeddedServer(self._config.data_folder)
+        await embedded.start()
+        stack.push_async_callback(embedded.stop)
+        how = "attached to the server of another node" if embedded.attached else "embedded server runs"
+        log.info("%s, data in %s", how, embedded.data_dir)
+        return ServerSettings(unix_path=str(embedded.unix_path))
+
+    async def _open(self, client: object, server: ServerSettings) -> Store | None:
+        """The store; None when told to stop meanwhile. A server that does not answer yet is waited for."""
+        from redis.asyncio import Redis
+
+        from delaybox import metrics
+
+        assert isinstance(client, Redis)
+        deadline = asyncio.get_running_loop().time() + WAIT_FOR_SERVER_S
+        while not self._stop.is_set():
+            try:
+                features = await probe(client)
+                store = await Store.open(
+                    client,
+                    prefix=self._config.storage.prefix,
+                    partitions=self._config.partitions,
+                    observe=metrics.script_took,
+                )
+            except StoreUnavailable as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StoreUnavailable(
+                        f"{error} ({server.describe()}); gave up after {WAIT_FOR_SERVER_S:.0f} s"
+                    ) from None
+                log.warning("waiting for %s: %s", server.describe(), error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), 0.5)
+                continue
+            if not features.aof:
+                log.warning(
+                    "%s keeps no append-only file: tasks are lost when it stops. Set `appendonly yes` on it",
+                    server.describe(),
+                )
+            log.info("store %r on %s %s at %s", store.prefix, features.kind, features.version, server.describe())
+            if store.partitions != self._config.partitions:
+                log.info("the store has %d partitions; that is fixed at creation", store.partitions)
+            return store
+        return None
+
+    def _engine(self, store: Store) -> Engine:
+        from delaybox.engine.engine import Engine
+        from delaybox.engine.options import EngineOptions
+        from delaybox.targets.pubsub import PubSubTarget
+
+        c = self._config
+        channel = c.storage.task_execution_chanel
+        stream = STREAM_LENGTH if c.pubsub.stream else 0
+        in_place = c.pubsub.fire_in_place and not c.pubsub.require_subscriber
+        target = PubSubTarget(store, channel=channel, stream=stream, require_subscriber=c.pubsub.require_subscriber)
+        options = EngineOptions(
+            node_id=self._node_id,
+            channel=channel if in_place else "",
+            stream=stream,
+            lease_ms=c.lease_ms,
+            heartbeat_ms=c.heartbeat_ms,
+            poll_ms=c.frequency_ms,
+        )
+        return Engine(store, {TaskType.PUB_SUB: target}, options)
+
+    async def _serve(self, server: ServerSettings, stack: contextlib.AsyncExitStack) -> None:
+        """Keeps the API process running until the node is told to stop."""
+        from delaybox.api.rest.settings import ApiSettings
+        from delaybox.api.rest.supervise import spawn_api
+
+        c = self._config
+        settings = ApiSettings(
+            server=server,
+            prefix=c.storage.prefix,
+            host=c.http_server.host,
+            port=c.http_server.port,
+            context_path=c.http_server.context_path,
+            payload_limit=c.limits.body,
+            tokens=tuple(token.get_secret_value() for token in c.auth.tokens),
+            allowed_hosts=c.http_server.allowed_hosts,
+            node_id=self._node_id,
+            metrics_dir=self._metrics_dir,
+            log_format=c.log_format,
+            grace_s=GRACE_S,
+        )
+        api = await spawn_api(settings)
+        host = f"[{c.http_server.host}]" if ":" in c.http_server.host else c.http_server.host
+        log.info("listening on http://%s:%d%s", host, api.port, c.http_server.context_path)
+        stop = asyncio.create_task(self._stop.wait())
+        pause = 0.5
+        while True:
+            died = asyncio.create_task(api.died.wait())
+            await asyncio.wait({stop, died}, return_when=asyncio.FIRST_COMPLETED)
+            died.cancel()
+            if stop.done():
+                await api.stop()
+                return
+            log.error("the API process ended with exit code %s; starting it again", api.exit_code)
+            api = await self._again(settings, api.port, pause) or api
+            if stop.done():
+                return
+            pause = min(pause * 2, 10.0)
+
+    async def _again(self, settings: object, port: int, pause: float) -> ApiProcess | None:
+        from dataclasses import replace
+
+        from delaybox.api.rest.settings import ApiSettings
+        from delaybox.api.rest.supervise import spawn_api
+
+        assert isinstance(settings, ApiSettings)
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+                return None
+            try:
+                return await spawn_api(replace(settings, port=port))
+            except DelayBoxError as error:
+                log.error("the API process did not start: %s", error)
+                pause = min(pause * 2, 10.0)
+        return None
