@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from benchmarks.harness.server import BenchServer
@@ -65,26 +66,39 @@ def reset_costs(server: BenchServer, *, slowlog_from_us: int | None = None) -> N
 
 @dataclass(frozen=True, slots=True)
 class Slowest:
-    """The longest script since ``reset_costs``. ``at_least_threshold``: how many reached SLOWLOG at all."""
+    """The longest script since ``reset_costs``, and among those of its name that reached SLOWLOG, how long is usual."""
 
     longest_us: float
-    at_least_threshold: int
+    name: str
+    logged: int
+    median_us: float
     calls: int
-    mean_us: float
+
+    def note(self, *, from_us: int) -> str:
+        if not self.logged:
+            return f"none of {self.calls:,} scripts reached {from_us} µs"
+        return (
+            f"{self.name}; {self.logged:,} of {self.calls:,} scripts above {from_us} µs, "
+            f"median of its kind there {self.median_us / 1000:.2f} ms"
+        )
 
 
-def slowest_script(server: BenchServer, *, slowlog_from_us: int) -> Slowest:
-    """SLOWLOG holds exact times above its threshold; below it only the threshold itself can be promised."""
-    entries = server.control.slowlog_get(100_000)
-    durations = [int(entry["duration"]) for entry in entries if _is_script(entry)]
-    stats = server.info("commandstats")
+def slowest_script(server: BenchServer, *, slowlog_from_us: int, names: Mapping[str, str]) -> Slowest:
+    """SLOWLOG holds exact wall times above its threshold; below it only the threshold itself can be promised.
+
+    ``names`` says by SHA which script it was. A script sent by its source is named by the command.
+    """
+    by: dict[str, list[int]] = {}
+    for entry in server.control.slowlog_get(100_000):
+        words = entry["command"].split(b" ", 2)
+        command = words[0].decode(errors="replace").lower()
+        if command in SCRIPTS:
+            sha = words[1].decode(errors="replace") if len(words) > 1 else ""
+            by.setdefault(names.get(sha, command), []).append(int(entry["duration"]))
+    stats: Mapping[str, Any] = server.info("commandstats")
     calls = sum(int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in SCRIPTS)
-    total = server_microseconds(server)
-    longest = float(max(durations, default=slowlog_from_us))
-    return Slowest(longest, len(durations), calls, total / max(1, calls))
-
-
-def _is_script(entry: Mapping[str, Any]) -> bool:
-    raw = entry["command"]
-    words = raw if isinstance(raw, bytes) else b" ".join(raw)
-    return words.split(b" ", 1)[0].lower().decode(errors="replace") in SCRIPTS
+    logged = sum(map(len, by.values()))
+    if not by:
+        return Slowest(float(slowlog_from_us), "none", 0, 0.0, calls)
+    name, durations = max(by.items(), key=lambda item: max(item[1]))
+    return Slowest(float(max(durations)), name, logged, float(median(durations)), calls)

@@ -6,7 +6,7 @@ import redis
 
 from benchmarks import ours, workload
 from benchmarks.harness.bench import Bench, Scenario
-from benchmarks.harness.figures import Slowest, reset_costs, slowest_script
+from benchmarks.harness.figures import reset_costs, slowest_script
 from benchmarks.harness.report import OURS, Row, at_least, at_most
 from benchmarks.harness.server import BenchServer
 from benchmarks.peers import single_zset
@@ -25,10 +25,10 @@ def run(bench: Bench) -> None:
         def measure(title: str = title, in_place: bool = in_place) -> list[Row]:
             with bench.server() as server:
                 reset_costs(server, slowlog_from_us=FROM_US)
-                found = ours.run(ours.drain_herd(server, n, fire_in_place=in_place))
-                slow = slowest_script(server, slowlog_from_us=FROM_US)
+                found = ours.run(ours.drain_herd(server, n, fire_in_place=in_place, filled=n * 9 // 10))
+                slow = slowest_script(server, slowlog_from_us=FROM_US, names=ours.script_names())
                 left = ours.run(ours.pending(server))
-            note = f"{_words(slow)}; scheduling, expansion, claim, ack all counted"
+            note = f"{slow.note(from_us=FROM_US)}; scheduling of a tenth, expansion, claim and ack all counted"
             drained = f"{found.seconds:.1f} s, {n / found.seconds:,.0f}/s; {left} left; early {found.early}"
             return [
                 Row(
@@ -55,8 +55,8 @@ def _bounded(bench: Bench, title: str, n: int) -> Row:
         variant = _herd(server, n)
         reset_costs(server, slowlog_from_us=FROM_US)
         taken, seconds = variant.drain(batch=500)
-        slow = slowest_script(server, slowlog_from_us=FROM_US)
-    note = f"{_words(slow)}; claim and ack by 500 only; {taken:,} drained in {seconds:.1f} s"
+        slow = slowest_script(server, slowlog_from_us=FROM_US, names={})
+    note = f"{slow.note(from_us=FROM_US)}; claim and ack by 500 only; {taken:,} drained in {seconds:.1f} s"
     return Row(what=title, subject=single_zset.NAME, value=slow.longest_us / 1000, unit=UNIT, note=note)
 
 
@@ -82,12 +82,6 @@ def _herd(server: BenchServer, n: int) -> single_zset.SingleZset:
     variant = single_zset.SingleZset(server)
     variant.fill(n, have=0, first_ms=workload.now_ms() - 1, span_ms=0, payload=b"x" * workload.PAYLOAD_BYTES)
     return variant
-
-
-def _words(slow: Slowest) -> str:
-    under = "" if slow.at_least_threshold else f"none reached {FROM_US} µs; "
-    above = f"{slow.at_least_threshold:,} above {FROM_US} µs"
-    return f"{under}{slow.calls:,} scripts, mean {slow.mean_us / 1000:.2f} ms, {above}"
 
 
 def _count(n: int) -> str:

@@ -1,35 +1,24 @@
-"""DelayBox as the scenarios use it: the only file here that knows its parts.
-
-Scheduling goes through `Service`, firing through `Engine`; a whole node is `delaybox serve`.
-"""
+"""Scheduling through `Service`, and what a store holds afterwards."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from http.client import HTTPConnection
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import uvloop
 
 from benchmarks import workload
-from benchmarks.harness.process import Child, python
-from benchmarks.harness.server import BenchServer, free_port
+from benchmarks.harness.server import BenchServer
 from delaybox.core.task import NewTask, Submitted
 from delaybox.service import Service
-from delaybox.store import keys, record
+from delaybox.store import keys, loader, record
 from delaybox.store.connect import ServerSettings, make_client
 from delaybox.store.store import Store
 
 T = TypeVar("T")
-CHANNEL = "TaskExecution"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -126,63 +115,6 @@ async def schedule(server: BenchServer, count: int, due: Callable[[int], int], *
         return time.perf_counter() - started
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A running `delaybox serve`."""
-
-    port: int
-    path: str = "/task"
-
-
-@contextmanager
-def serve(server: BenchServer) -> Iterator[Node]:
-    """A whole node on the bench server, from its command line; stopped by SIGTERM."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="dbx-node-") as folder:
-        command = python("delaybox", "serve", "--redis", f"unix://{server.unix}", "--http-port", str(port))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("DELAYBOX_", "APP_"))}
-        # Its own folder: no config.yaml of whoever runs the benchmark is picked up.
-        with Child(command, environment=environment, folder=Path(folder)) as child:
-            _wait_until_ready(child, port)
-            yield Node(port)
-
-
-def _wait_until_ready(child: Child, port: int, *, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        connection = HTTPConnection("127.0.0.1", port, timeout=2)
-        try:
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            if child.ended():
-                break
-        finally:
-            connection.close()
-        time.sleep(0.05)
-    raise RuntimeError(f"delaybox serve was not ready: {child.words() or 'no word'}")
-
-
-def subscriber(server: BenchServer, *, count: int, seconds: float) -> Child:
-    """A process on the execution channel; its first line says that it listens, its second what came."""
-    options = {"socket": server.unix, "channel": CHANNEL, "count": count, "seconds": seconds}
-    return Child(python("benchmarks.harness.subscriber", json.dumps(options)))
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """A herd's end. ``seconds`` run from the due instant until every task was acked (or heard, when fired in place)."""
-
-    seconds: float
-    handled: int
-    first_late_ms: float
-    early: int
-
-
-async def drain_herd(server: BenchServer, count: int, *, fire_in_place: bool = False) -> Drained:
-    raise NotImplementedError
-
-
-async def lateness(server: BenchServer, *, count: int, rate: int, lead_ms: int) -> list[float]:
-    raise NotImplementedError
+def script_names() -> dict[str, str]:
+    """SHA of each of the store's scripts and its name."""
+    return {loader.load(name).sha: name for name in loader.names()}

@@ -1,0 +1,22 @@
+"""DelayBox as the scenarios use it: the only folder here that knows its parts."""
+
+from __future__ import annotations
+
+from benchmarks.ours.firing import Drained, drain_herd, lateness
+from benchmarks.ours.node import Node, serve, subscriber
+from benchmarks.ours.storing import fill, opened, pending, run, schedule, script_names
+
+__all__ = [
+    "Drained",
+    "Node",
+    "drain_herd",
+    "fill",
+    "lateness",
+    "opened",
+    "pending",
+    "run",
+    "schedule",
+    "script_names",
+    "serve",
+    "subscriber",
+]

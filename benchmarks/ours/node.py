@@ -1,0 +1,65 @@
+"""A whole node, as a user runs it, and a listener on what it publishes."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+from benchmarks.harness.process import Child, python
+from benchmarks.harness.server import BenchServer, free_port
+
+CHANNEL = "TaskExecution"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running `delaybox serve`."""
+
+    port: int
+    path: str = "/task"
+
+
+@contextmanager
+def serve(server: BenchServer) -> Iterator[Node]:
+    """A whole node on the bench server, from its command line; stopped by SIGTERM."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="dbx-node-") as folder:
+        command = python("delaybox", "serve", "--redis", f"unix://{server.unix}", "--http-port", str(port))
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("DELAYBOX_", "APP_"))}
+        # Its own folder: no config.yaml of whoever runs the benchmark is picked up.
+        with Child(command, environment=environment, folder=Path(folder)) as child:
+            _wait_until_ready(child, port)
+            yield Node(port)
+
+
+def _wait_until_ready(child: Child, port: int, *, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        connection = HTTPConnection("127.0.0.1", port, timeout=2)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            if child.ended():
+                break
+        finally:
+            connection.close()
+        time.sleep(0.05)
+    raise RuntimeError(f"delaybox serve was not ready: {child.words() or 'no word'}")
+
+
+def subscriber(server: BenchServer, *, count: int, seconds: float, each: bool = True) -> Child:
+    """A process on the execution channel; its first line says that it listens, its second what came.
+
+    ``each``: with the lateness of every task, not only the first's and how many were early.
+    """
+    options = {"socket": server.unix, "channel": CHANNEL, "count": count, "seconds": seconds, "each": each}
+    return Child(python("benchmarks.harness.subscriber", json.dumps(options)))
