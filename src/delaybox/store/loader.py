@@ -28,6 +28,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from delaybox.core.errors import DelayBoxError, StoreFull, StoreUnavailable
 
 _INCLUDE = "--@include "
+_CLOCK = _INCLUDE + "lib/time.lua"
 
 Observer = Callable[[str, float], None]
 """Told the name and the round-trip seconds of each script that answered."""
@@ -50,12 +51,17 @@ class Call(NamedTuple):
 
 
 @cache
-def load(name: str) -> Script:
-    """The script ``scripts/<name>.lua`` with every ``--@include`` line replaced by that file."""
+def load(name: str, clock: str | None = None) -> Script:
+    """The script ``scripts/<name>.lua`` with every ``--@include`` line replaced by that file.
+
+    ``clock``: Lua to stand in for lib/time.lua; tests move time with it instead of waiting.
+    """
     folder = resources.files("delaybox.store.scripts")
     lines: list[str] = []
     for line in (folder / f"{name}.lua").read_text().splitlines():
-        if line.startswith(_INCLUDE):
+        if clock is not None and line == _CLOCK:
+            lines += clock.splitlines()
+        elif line.startswith(_INCLUDE):
             lines += (folder / line[len(_INCLUDE) :].strip()).read_text().splitlines()
         else:
             lines.append(line)
@@ -92,10 +98,16 @@ def translate(error: BaseException) -> BaseException:
 
 
 class ScriptRunner:
-    """Runs scripts on one client. ``repeats``: how often an unknown outcome is asked again before it is reported."""
+    """Runs scripts on one client.
 
-    def __init__(self, client: Redis, *, repeats: int = 2, observe: Observer | None = None) -> None:
+    ``repeats``: how often an unknown outcome is asked again before it is reported. ``clock``: see `load`.
+    """
+
+    def __init__(
+        self, client: Redis, *, repeats: int = 2, observe: Observer | None = None, clock: str | None = None
+    ) -> None:
         self._client = client
+        self._clock = clock
         self._repeats = repeats
         self._observe = observe
 
@@ -126,7 +138,7 @@ class ScriptRunner:
 
     async def _round(self, calls: list[Call]) -> list[Any]:
         started = time.perf_counter()
-        scripts = [load(call.script) for call in calls]
+        scripts = [load(call.script, self._clock) for call in calls]
         replies = await self._send([("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)])
         forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:

@@ -1,0 +1,364 @@
+"""Proves the structure of a live store: scans with plain commands, and judges each suspect again in one script.
+
+A store at work moves between two reads, so what a scan sees is only a suspicion; ``scripts/check.lua`` and MULTI see
+one moment. Bounded memory: one partition's leased, dead and quarantined ids, bucket numbers and one page of records.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.core import ids
+from delaybox.store import keys
+from delaybox.store.loader import Call, translate
+from delaybox.store.record import FORMAT, Record, UnreadableRecord, read, read_dead
+from delaybox.store.store import IDEM_TTL_MS, Store
+
+PAGE = 500
+CHECKED_AT_ONCE = 100
+
+KINDS: dict[str, str] = {
+    "two-places": "the id lies in more than one of bucket, lease, dead letters, quarantine",
+    "wrong-bucket": "a record lies in a bucket that is not its id's",
+    "wrong-partition": "an id lies in a partition that is not its own",
+    "unreadable": "the record cannot be read; a claim or the scrubber will move it to quarantine",
+    "no-hint": "nothing will find this pending task when it is due",
+    "late-hint": "the near index names this task only after its due time",
+    "pointer-dangling": "a pointer in an expanded bucket names no task",
+    "bucket-not-listed": "a bucket that is not empty is missing from the list of buckets",
+    "bucket-empty": "the list of buckets names one that does not exist",
+    "lease-without-expiry": "nothing will reap this lease",
+    "expiry-without-lease": "an expiry names a lease that does not exist",
+    "dead-without-time": "a dead letter has no time of death, so it never ages out",
+    "time-without-dead": "a time of death names no dead letter",
+    "quarantine-without-time": "a quarantined record has no time",
+    "time-without-quarantine": "a time of quarantine names no record",
+    "key-missing": "a live task's idempotency key names it no longer, so it could be scheduled twice",
+    "key-expires": "a live task's idempotency key has an expiry",
+    "key-orphan": "an idempotency key names no task and never expires",
+    "key-wrong": "an idempotency key names a task that does not carry it",
+    "body-missing": "a task's body, stored apart, is gone",
+    "body-orphan": "a body is stored apart that no task needs",
+}
+"""Every kind of problem and what it means; a problem's text starts with its kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``problems``: sentences that start with one of `KINDS`; none is clean. ``counts``: what was looked at."""
+
+    problems: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+async def fsck(store: Store, *, repair: bool = False) -> Report:
+    """Checks the whole store, at work or not. StoreUnavailable when the server does not answer.
+
+    ``repair`` asserts hints and index entries again (counted as ``repaired``); it never removes a record, a body or an
+    idempotency entry. The report says what was found before the repair.
+    """
+    check = _Check(store, repair)
+    try:
+        await check.run()
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return Report(sorted(check.problems), dict(sorted(check.counts.items())))
+
+
+class _Check:
+    def __init__(self, store: Store, repair: bool) -> None:
+        self.store = store
+        self.client = store.client
+        self.repair = repair
+        self.problems: set[str] = set()
+        self.counts: dict[str, int] = defaultdict(int)
+        self.buckets: dict[int, set[int]] = defaultdict(set)
+        self.leases: dict[int, set[bytes]] = defaultdict(set)
+        self.suspects: dict[int, set[tuple[bytes, bytes]]] = defaultdict(set)
+
+    async def run(self) -> None:
+        await self._keyspace()
+        for p in range(self.store.partitions):
+            await self._partition(p)
+            await self._judge(p)
+
+    def _say(self, kind: str, partition: int, what: str) -> None:
+        self.problems.add(f"{kind}: partition {partition}, {what}: {KINDS[kind]}")
+
+    def _suspect(self, partition: int, task_id: bytes, key: bytes = b"") -> None:
+        self.suspects[partition].add((task_id, key))
+
+    # -- the keyspace: which buckets and leases there are; bodies and keys' entries are looked at in passing ---
+
+    async def _keyspace(self) -> None:
+        tags = {tag.encode() + b":": p for p, tag in enumerate(self.store.tags)}
+        pattern = "".join("\\" + c if c in "*?[]\\^-" else c for c in f"{{{self.store.prefix}:") + "*"
+        cursor = 0
+        while True:
+            reply: Any = await self.client.scan(cursor, match=pattern, count=2 * PAGE)
+            cursor = reply[0]
+            bodies: list[tuple[int, bytes]] = []
+            idem: list[tuple[int, bytes]] = []
+            for key in reply[1]:
+                end = key.find(b"}:") + 2
+                p = tags.get(key[:end])
+                if p is None:
+                    continue
+                kind, _, rest = key[end:].partition(b":")
+                if kind == b"b":
+                    self.buckets[p].add(int(rest))
+                elif kind == b"lease":
+                    self.leases[p].add(rest)
+                elif kind == b"body":
+                    bodies.append((p, rest))
+                elif kind == b"idem":
+                    idem.append((p, rest))
+            await self._bodies(bodies)
+            await self._idempotency(idem)
+            if cursor == 0:
+                return
+
+    async def _bodies(self, bodies: Sequence[tuple[int, bytes]]) -> None:
+        self.counts["bodies"] += len(bodies)
+        pipe = self.client.pipeline(transaction=False)
+        for p, task_id in bodies:
+            pipe.hexists(self._home(p, task_id), task_id)
+        for (p, task_id), there in zip(bodies, await pipe.execute() if bodies else (), strict=True):
+            if not there:
+                self._suspect(p, task_id)
+
+    async def _idempotency(self, entries: Sequence[tuple[int, bytes]]) -> None:
+        self.counts["keys"] += len(entries)
+        pipe = self.client.pipeline(transaction=False)
+        for p, key in entries:
+            name = f"{self.store.tags[p]}:idem:".encode() + key
+            pipe.get(name)
+            pipe.pttl(name)
+        replies = await pipe.execute() if entries else []
+        live = [
+            (p, k, v[:16]) for (p, k), v, ttl in zip(entries, replies[0::2], replies[1::2], strict=True) if ttl == -1
+        ]
+        self.counts["keys of live tasks"] += len(live)
+        pipe = self.client.pipeline(transaction=False)
+        for p, _, task_id in live:
+            pipe.hget(self._home(p, task_id), task_id)
+        for (p, key, task_id), raw in zip(live, await pipe.execute() if live else (), strict=True):
+            record = _readable(task_id, raw)
+            if record is None or record.key != key:
+                self._suspect(p, task_id, key)
+
+    def _home(self, p: int, task_id: bytes) -> str:
+        return keys.bucket(self.store.tags[p], ids.due_ms(task_id) // self.store.bucket_ms)
+
+    # -- one partition ----------------------------------------------------------------------------------------------
+
+    async def _partition(self, p: int) -> None:
+        tag = self.store.tags[p]
+        elsewhere: set[bytes] = set()
+        listed = {lease_id async for lease_id, _ in self._zset(keys.leases(tag))}
+        self.leases[p] |= listed
+        await self._pairs(p, listed)
+        for lease_id in self.leases[p]:
+            self.counts["leases"] += 1
+            async for page in self._hash(keys.lease(tag, lease_id)):
+                await self._apart(p, elsewhere, [(i, _readable(i, raw)) for i, raw in page], "in flight")
+        async for page in self._hash(keys.dead(tag)):
+            await self._apart(p, elsewhere, [(i, _readable_dead(i, value)) for i, value in page], "dead")
+        async for page in self._hash(f"{tag}:quarantine"):
+            await self._apart(p, elsewhere, [(i, None) for i, _ in page], "quarantined")
+        for name, of in (("dead", keys.dead_at(tag)), ("quarantine", f"{tag}:quarantine:at")):
+            hash_ids = {i async for page in self._hash(f"{tag}:{name}") for i, _ in page}
+            for task_id in hash_ids ^ {member async for member, _ in self._zset(of)}:
+                self._suspect(p, task_id)
+
+        expanded = int(await self.client.hget(keys.clock(tag), "expanded") or 0)
+        numbers = {int(member) async for member, _ in self._zset(keys.buckets(tag))}
+        await self._listed(p, self.buckets[p] ^ numbers)
+        for number in sorted(self.buckets[p] | numbers):
+            self.counts["buckets"] += 1
+            async for page in self._hash(keys.bucket(tag, number)):
+                await self._bucketed(p, number, expanded, elsewhere, page)
+
+    async def _pairs(self, p: int, listed: set[bytes]) -> None:
+        """Lease hashes and their expiries, those that differ looked at again in one moment each."""
+        tag = self.store.tags[p]
+        for lease_id in self.leases[p] - listed | {i for i in listed if not await self._exists(keys.lease(tag, i))}:
+            pipe = self.client.pipeline(transaction=True)
+            pipe.exists(keys.lease(tag, lease_id))
+            pipe.zscore(keys.leases(tag), lease_id)
+            pipe.time()
+            there, expiry, (seconds, _) = await pipe.execute()
+            if bool(there) == (expiry is not None):
+                continue
+            self._say("lease-without-expiry" if there else "expiry-without-lease", p, f"lease {lease_id.hex()}")
+            if self.repair:
+                # A lease that nobody reaps gets an expiry of now: its tasks go back, charged with one loss.
+                if there:
+                    await self.client.zadd(keys.leases(tag), {lease_id: seconds * 1000}, nx=True)
+                else:
+                    await self.client.zrem(keys.leases(tag), lease_id)
+                self.counts["repaired"] += 1
+
+    async def _exists(self, key: bytes | str) -> bool:
+        return bool(await self.client.exists(key))
+
+    async def _listed(self, p: int, numbers: Iterable[int]) -> None:
+        tag = self.store.tags[p]
+        for number in numbers:
+            pipe = self.client.pipeline(transaction=True)
+            pipe.exists(keys.bucket(tag, number))
+            pipe.zscore(keys.buckets(tag), number)
+            there, score = await pipe.execute()
+            if bool(there) == (score is not None):
+                continue
+            self._say("bucket-not-listed" if there else "bucket-empty", p, f"bucket {number}")
+            if self.repair:
+                # index.lua is the one step that lists a bucket or strikes it off, whichever is right by then.
+                await self.store.index(p, number, b"0", count=1)
+                self.counts["repaired"] += 1
+
+    async def _apart(
+        self, p: int, elsewhere: set[bytes], found: Sequence[tuple[bytes, Record | None]], name: str
+    ) -> None:
+        """Ids outside the buckets: each once, in its partition, with its key's entry and its body."""
+        self.counts[name] += len(found)
+        for task_id, record in found:
+            self._right_partition(p, task_id)
+            if task_id in elsewhere or (record is None and name != "quarantined"):
+                self._suspect(p, task_id)
+            elsewhere.add(task_id)
+        await self._belongings(p, [record for _, record in found if record is not None])
+
+    def _right_partition(self, p: int, task_id: bytes) -> None:
+        if len(task_id) != ids.ID_BYTES or ids.partition(task_id) != p:
+            self._say("wrong-partition", p, f"id {_name(task_id)}")
+
+    async def _bucketed(
+        self, p: int, number: int, expanded: int, elsewhere: set[bytes], page: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        records: list[Record] = []
+        for task_id, raw in page:
+            home = ids.due_ms(task_id) // self.store.bucket_ms
+            if home != number:
+                await self._pointer(p, number, expanded, task_id, raw)
+                continue
+            self.counts["pending"] += 1
+            self._right_partition(p, task_id)
+            record = _readable(task_id, raw)
+            if record is not None:
+                records.append(record)
+            elif raw[:1] < bytes([(FORMAT + 1) << 4]):
+                self._suspect(p, task_id)
+            else:
+                self.counts["of a newer format"] += 1
+            if task_id in elsewhere:
+                self._suspect(p, task_id)
+        await self._belongings(p, records)
+        await self._hints(p, number, expanded, records)
+
+    async def _pointer(self, p: int, number: int, expanded: int, task_id: bytes, raw: bytes) -> None:
+        self.counts["pointers"] += 1
+        if raw:
+            self._say("wrong-bucket", p, f"id {_name(task_id)} in bucket {number}")
+        elif number < expanded:
+            # In a bucket not yet expanded it may name what has ended since: expansion drops it.
+            pipe = self.client.pipeline(transaction=True)
+            pipe.hexists(keys.bucket(self.store.tags[p], number), task_id)
+            pipe.hexists(self._home(p, task_id), task_id)
+            there, named = await pipe.execute()
+            if there and not named:
+                self._say("pointer-dangling", p, f"id {_name(task_id)} in bucket {number}")
+
+    async def _belongings(self, p: int, records: Sequence[Record]) -> None:
+        """Suspects those whose key's entry or whose body is not as it must be."""
+        special = [r for r in records if r.stub or r.key is not None]
+        if not special:
+            return
+        tag = self.store.tags[p]
+        pipe = self.client.pipeline(transaction=False)
+        for r in special:
+            pipe.exists(keys.body(tag, r.task_id))
+            name = f"{tag}:idem:".encode() + (r.key or b"")
+            pipe.get(name)
+            pipe.pttl(name)
+        replies = await pipe.execute()
+        for r, body, held, ttl in zip(special, replies[0::3], replies[1::3], replies[2::3], strict=True):
+            if bool(body) != r.stub or (r.key is not None and ((held or b"")[:16] != r.task_id or ttl != -1)):
+                self._suspect(p, r.task_id)
+
+    async def _hints(self, p: int, number: int, expanded: int, records: Sequence[Record]) -> None:
+        """Suspects those that neither near nor a bucket still to be expanded names."""
+        width, tag = self.store.bucket_ms, self.store.tags[p]
+        named = [r for r in records if number < expanded or r.due_ms // width < number]
+        by_priority: dict[int, list[Record]] = defaultdict(list)
+        for r in named:
+            by_priority[r.priority].append(r)
+        for priority, those in by_priority.items():
+            members: list[Any] = [r.task_id + r.lane for r in those]
+            scores = await self.client.zmscore(keys.near(tag, priority), members)
+            for r, score in zip(those, scores, strict=True):
+                if score is None or score > r.due_ms:
+                    self._suspect(p, r.task_id)
+
+    # -- the second look --------------------------------------------------------------------------------------------
+
+    async def _judge(self, p: int) -> None:
+        suspects = sorted(self.suspects.pop(p, ()))
+        self.counts["looked at twice"] += len(suspects)
+        lease_ids = sorted(self.leases[p])[:5000]
+        head: list[Any] = [self.store.bucket_ms, int(self.repair), IDEM_TTL_MS, len(lease_ids), *lease_ids]
+        for at in range(0, len(suspects), CHECKED_AT_ONCE):
+            some = suspects[at : at + CHECKED_AT_ONCE]
+            args = [*head, *(part for pair in some for part in pair)]
+            replies = await self.store.runner.run(Call("check", self.store.tags[p], args))
+            for (task_id, key), kinds in zip(some, replies, strict=True):
+                for kind in kinds:
+                    self._say(kind.decode(), p, f"id {_name(task_id)}" + (f", key {key!r}" if key else ""))
+                if self.repair and kinds:
+                    self.counts["repaired"] += 1
+
+    # -- pages ------------------------------------------------------------------------------------------------------
+
+    async def _hash(self, key: bytes | str) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+        cursor = 0
+        while True:
+            reply: Any = await self.client.hscan(key, cursor, count=PAGE)
+            cursor = reply[0]
+            page = list(reply[1].items())
+            for from_ in range(0, len(page), PAGE):
+                yield page[from_ : from_ + PAGE]
+            if cursor == 0:
+                return
+
+    async def _zset(self, key: str) -> AsyncIterator[tuple[bytes, float]]:
+        cursor = 0
+        while True:
+            reply: Any = await self.client.zscan(key, cursor, count=PAGE)
+            cursor = reply[0]
+            for member, score in reply[1]:
+                yield member, score
+            if cursor == 0:
+                return
+
+
+def _readable(task_id: bytes, raw: bytes | None) -> Record | None:
+    try:
+        return read(task_id, raw) if raw else None
+    except UnreadableRecord:
+        return None
+
+
+def _readable_dead(task_id: bytes, value: bytes) -> Record | None:
+    try:
+        return read_dead(task_id, value)[2]
+    except ValueError:
+        return None
+
+
+def _name(task_id: bytes) -> str:
+    return ids.render(task_id) if len(task_id) == ids.ID_BYTES else task_id.hex()

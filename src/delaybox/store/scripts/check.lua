@@ -1,0 +1,132 @@
+#!lua flags=allow-oom
+-- Judges ids at one moment (fsck's second look, so that a store at work gives no false alarm). With repair, asserts hints and
+-- index entries again; it never removes a record, a body or a key's entry.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 bucket width ms, 2 '1' = repair, 3 how long idempotency keys outlive their task ms, 4 number of leases l to look
+--       at beside those that `leases` lists, l x lease id, then (id, idempotency key that names it or '') ...
+-- REPLY for each id its problems: a list of kinds, as store/fsck.py explains them
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 100 ids; each looks through at most 5,000 leases
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+local W, repair, idem_ttl = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
+local now = now_ms()
+local expanded = tonumber(redis.call('HGET', K_CLOCK, 'expanded') or '') or 0
+local first = 5 + tonumber(ARGV[4])
+local lids, listed = redis.call('ZRANGE', K_LEASES, 0, 4999), {}
+for _, lid in ipairs(lids) do listed[lid] = true end
+for i = 5, first - 1 do
+  if not listed[ARGV[i]] then lids[#lids + 1] = ARGV[i] end
+end
+local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+for i = first, #ARGV, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
+local err = guard(keys)
+if err then return err end
+
+local bad
+local function say(kind) bad[#bad + 1] = kind end
+
+-- A bucketed record is found in time: by near, by a ready set whose lane is active, or by a bucket still to be expanded.
+local function hinted(id, flags, lane, due)
+  local score = redis.call('ZSCORE', K_NEAR[flags % 4], id .. lane)
+  if score and tonumber(score) <= due then return true end
+  local critical = flags % 4 == 0
+  if redis.call('ZSCORE', k_ready(lane, critical), id)
+    and redis.call('ZSCORE', k_active(string.sub(lane, 1, 1), critical), lane) then
+    return true
+  end
+  local home, n = math.floor(id_due(id) / W), math.floor(due / W)
+  if home >= expanded and n >= home then return true end
+  return n ~= home and n >= expanded and redis.call('HEXISTS', k_bucket(n), id) == 1
+    and redis.call('ZSCORE', K_BUCKETS, int(n)) ~= false, score
+end
+
+-- A hash of values beside a zset of times.
+local function paired(id, hash, times, without_time, without_value)
+  local value, at = redis.call('HGET', hash, id), redis.call('ZSCORE', times, id)
+  if value and not at then
+    say(without_time)
+    if repair then redis.call('ZADD', times, int(now), id) end
+  elseif at and not value then
+    say(without_value)
+    if repair then redis.call('ZREM', times, id) end
+  end
+  return value
+end
+
+local function judge(id, key)
+  local home = math.floor(id_due(id) / W)
+  local at_home, places = redis.call('HGET', k_bucket(home), id), 0
+  local rec = at_home
+  if at_home then places = 1 end
+  for _, lid in ipairs(lids) do
+    local r = redis.call('HGET', k_lease(lid), id)
+    if r then places = places + 1 rec = rec or r end
+  end
+  local dead = paired(id, K_DEAD, K_DEAD_AT, 'dead-without-time', 'time-without-dead')
+  if dead then
+    places = places + 1
+    rec = rec or string.sub(dead, 11 + struct.unpack('>I2', dead, 9))
+  end
+  local sour = paired(id, K_QUAR, K_QUAR_AT, 'quarantine-without-time', 'time-without-quarantine')
+  if sour then places = places + 1 end
+  if places > 1 then say('two-places') end
+
+  local kind, flags, due, at
+  if rec then kind, flags, due, at = rec_head(id, rec) end
+  if kind == 'bad' then say('unreadable') end
+  local body = redis.call('EXISTS', k_body(id)) == 1
+  if kind == 'ok' then
+    if at_home then
+      local lane = rec_lane(rec, at)
+      local fine, score = hinted(id, flags, lane, due)
+      if not fine then
+        say(score and 'late-hint' or 'no-hint')
+        if repair then
+          -- near is right for any due time, whatever the clock's hash says
+          redis.call('ZADD', K_NEAR[flags % 4], int(due), id .. lane)
+          local ready = k_ready(lane, flags % 4 == 0)
+          if redis.call('ZSCORE', ready, id) then
+            redis.call('ZADD', k_active(string.sub(lane, 1, 1), flags % 4 == 0), 'NX', 0, lane)
+          end
+        end
+      end
+    end
+    if is_keyed(flags) then
+      local idem = k_idem(rec_key(rec, at))
+      local held = redis.call('GET', idem)
+      if not held or string.sub(held, 1, 16) ~= id then
+        say('key-missing')
+      elseif redis.call('PTTL', idem) >= 0 then
+        say('key-expires')
+        if repair then redis.call('PERSIST', idem) end
+      end
+    end
+    if is_stub(flags) and not body then say('body-missing') end
+    if body and not is_stub(flags) then say('body-orphan') end
+  elseif places == 0 and body then
+    say('body-orphan')
+  end
+  if key ~= '' then
+    local idem = k_idem(key)
+    local held = redis.call('GET', idem)
+    if held and string.sub(held, 1, 16) == id and redis.call('PTTL', idem) == -1 then
+      if places == 0 then
+        say('key-orphan')
+        if repair then redis.call('PEXPIRE', idem, idem_ttl) end
+      elseif kind == 'ok' and not (is_keyed(flags) and rec_key(rec, at) == key) then
+        say('key-wrong')
+      end
+    end
+  end
+end
+
+local reply = {}
+for i = first, #ARGV, 2 do
+  bad = {}
+  judge(ARGV[i], ARGV[i + 1])
+  reply[#reply + 1] = bad
+end
+return reply
