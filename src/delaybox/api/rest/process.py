@@ -40,7 +40,8 @@ from delaybox.store.store import Store
 
 _log = logging.getLogger("delaybox.api")
 
-HEADER_TIMEOUT_MS = 10_000
+HEADER_TIMEOUT_MS = 30_000
+"""Ends slow headers and, as granian counts them the same, connections that idle between requests."""
 MAX_CONNECTIONS = 8_192
 _REOPEN_S = 0.5
 _PR_SET_PDEATHSIG = 1
