@@ -18,7 +18,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from delaybox.embedded import LAUNCHER, LOCK_FILE, EmbeddedServer, EmbeddedServerError, default_data_dir, find_binary
+from delaybox.embedded import EmbeddedServer, EmbeddedServerError, default_data_dir, find_binary
+from delaybox.embedded.folder import LOCK_FILE
+from delaybox.embedded.process import LAUNCHER
 from delaybox.store.connect import ServerSettings, make_client
 from tests.servers import server_binary
 
@@ -168,6 +170,21 @@ async def test_a_server_that_dies_comes_back_with_its_data_and_clients_recover(e
         await until(lambda: embedded.restarts == 1, "restarted")
         assert embedded.pid not in (None, first)
         assert await client.get("k") == b"kept"
+
+
+async def test_a_server_killed_while_it_rewrites_its_file_comes_back_at_once(tmp_path: Path) -> None:
+    # The rewriting child needs 100 s, and inherited the lock.
+    embedded = EmbeddedServer(tmp_path, binary=server_binary(), arguments=["--rdb-key-save-delay", "1000000"])
+    await embedded.start()
+    async with client_of(embedded.unix_path) as client:
+        await client.mset({f"k{n}": n for n in range(100)})
+        await client.bgrewriteaof()
+        assert (await client.info("persistence"))["aof_rewrite_in_progress"]
+        assert embedded.pid is not None
+        os.kill(embedded.pid, signal.SIGKILL)
+        await until(lambda: embedded.restarts == 1, "restarted")
+        assert await client.dbsize() == 100
+    await embedded.stop()
 
 
 async def test_a_path_too_long_for_a_socket_is_served_from_a_short_one(tmp_path: Path) -> None:

