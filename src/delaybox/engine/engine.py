@@ -67,6 +67,7 @@ class Engine:
             return
         self._stopped = True
         await self._tracking.stop()
+        self._tracker.close()
         await self._wakeups.stop()
         # Leases are kept alive while their tasks finish.
         await self._dispatcher.stop(grace_s)

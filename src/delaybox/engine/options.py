@@ -14,7 +14,7 @@ class EngineOptions:
     node_id: str
     channel: str = "TaskExecution"
     stream: int = 0
-    concurrency: int = 2_000
+    concurrency: int = 4_000
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
     poll_ms: int = 1_000

@@ -1,4 +1,4 @@
-"""Takes work back from leases that expired, and dead letters that grew too old."""
+"""Takes work back from leases that expired, and deletes dead letters that grew too old."""
 
 from __future__ import annotations
 
@@ -7,54 +7,47 @@ import logging
 from delaybox import metrics
 from delaybox.engine.clock import local_ms
 from delaybox.engine.options import EngineOptions
-from delaybox.store.loader import Call
-from delaybox.store.store import IDEM_TTL_MS, Reaped, Store
+from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
 
-_LONGEST_LEASES = 4
-"""A lease further ahead than this many of our own leases cannot be honest: the clock stepped back (rule 11)."""
-
 
 class Reaper:
-    """One step = one round trip that reaps every partition."""
+    """One step = one partition, so that reaping never holds the server for long; a round takes ``reap_ms``."""
 
     def __init__(self, store: Store, options: EngineOptions) -> None:
         self._store = store
         self._options = options
-        self._last: tuple[float, int] | None = None
+        self._partition = 0
+        self._seen: tuple[float, int] | None = None
 
     async def step(self) -> float:
         """For `Loop`."""
-        jumped = await self._jumped()
         o = self._options
-        longest = o.lease_ms if jumped else o.lease_ms * _LONGEST_LEASES
-        args = (
-            self._store.bucket_ms, longest, o.losses_cap, self._store.wake_channel, o.dead_cap, IDEM_TTL_MS, int(jumped)
-        )  # fmt: skip
-        again = False
-        for reply in await self._store.runner.run_many([Call("reap", tag, args) for tag in self._store.tags]):
-            if isinstance(reply, BaseException):
-                raise reply
-            r = Reaped(*reply)
-            if r.leases:
-                metrics.lease_lost(r.leases)
-                log.warning("%d leases expired: %d tasks run again, %d dead-lettered", r.leases, r.back, r.dead)
-            if r.dead:
-                metrics.dead_lettered(r.dead)
-            if r.stamped:
-                log.warning("Redis's clock was set: %d leases were given a new expiry", r.stamped)
-            again = again or r.leases >= 100 or r.back + r.dead >= 400
-        if o.dead_age_ms and self._last is not None:
-            for p in range(self._store.partitions):
-                await self._store.discard(p, died_before_ms=self._last[1] - o.dead_age_ms)
-        return 0.0 if again else o.reap_ms / 1000
+        r = await self._store.reap(
+            self._partition,
+            lease_ms=o.lease_ms,
+            losses_cap=o.losses_cap,
+            dead_cap=o.dead_cap,
+            expected_now_ms=self._expected_now(),
+        )
+        self._seen = (local_ms(), r.now_ms)
+        if r.leases:
+            metrics.lease_lost(r.leases)
+            log.warning("%d leases expired: %d tasks run again, %d dead-lettered", r.leases, r.back, r.dead)
+        if r.dead:
+            metrics.dead_lettered(r.dead)
+        if r.stamped:
+            log.warning("Redis's clock was set: %d leases were given a new expiry", r.stamped)
+        if r.leases and 0 <= r.next_expiry_ms <= r.now_ms:
+            return 0.0
+        if o.dead_age_ms:
+            await self._store.discard(self._partition, died_before_ms=r.now_ms - o.dead_age_ms)
+        self._partition = (self._partition + 1) % self._store.partitions
+        return o.reap_ms / 1000 / self._store.partitions
 
-    async def _jumped(self) -> bool:
-        """Whether Redis's clock ran ahead of ours by more than a lease since the last step."""
-        now = await self._store.ping()
-        local = local_ms()
-        last, self._last = self._last, (local, now)
-        if last is None:
-            return False
-        return (now - last[1]) - (local - last[0]) > self._options.lease_ms
+    def _expected_now(self) -> int:
+        if self._seen is None:
+            return 0
+        local, redis = self._seen
+        return int(redis + local_ms() - local)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 from collections.abc import Sequence
 
 from delaybox import failpoints, metrics
 from delaybox.core.errors import DelayBoxError
+from delaybox.engine.alarm import Alarm
 from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
@@ -37,7 +37,7 @@ class Tracker:
         self._look = [0.0] * store.partitions
         self._hungry: set[int] = set()
         self._unanswered: dict[int, bytes] = {}
-        self._alarm: asyncio.Future[None] | None = None
+        self._alarm = Alarm()
         self._asleep_until = 0.0
 
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
@@ -46,7 +46,7 @@ class Tracker:
             if p < len(self._look) and due_ms < self._look[p]:
                 self._look[p] = due_ms
         if due_ms < self._asleep_until:
-            self._ring()
+            self._alarm.ring()
 
     def slots_freed(self) -> None:
         """The dispatcher has room again: partitions that were left with work are looked at now."""
@@ -54,14 +54,16 @@ class Tracker:
             self._look[p] = 0.0
         if self._hungry:
             self._hungry.clear()
-            self._ring()
+            self._alarm.ring()
 
     async def step(self) -> float:
         """Waits and claims once; for `Loop`."""
         now = self._clock.now_ms()
         nearest = min(self._look)
         if nearest > now:
-            await self._sleep(nearest)
+            self._asleep_until = nearest
+            await self._alarm.wait(self._clock.local_at(nearest) + _AHEAD_MS)
+            self._asleep_until = 0.0
             now = self._clock.now_ms()
         due = [p for p, at in enumerate(self._look) if at <= now]
         slots = self._dispatcher.free
@@ -136,19 +138,6 @@ class Tracker:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
         self._look[p] = min(self._look[p], look)
 
-    async def _sleep(self, until: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._alarm = loop.create_future()
-        self._asleep_until = until
-        wait_ms = until - self._clock.now_ms() + _AHEAD_MS
-        handle = loop.call_later(max(0.0, wait_ms / 1000), self._ring)
-        try:
-            await self._alarm
-        finally:
-            handle.cancel()
-            self._asleep_until = 0.0
-            self._alarm = None
-
-    def _ring(self) -> None:
-        if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_result(None)
+    def close(self) -> None:
+        """Gives back what waiting took."""
+        self._alarm.close()

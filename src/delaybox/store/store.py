@@ -23,6 +23,8 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 IDEM_TTL_MS = 24 * 3600 * 1000
 COMMAND_TTL_MS = 60_000
 DEAD_CAP = 100_000
+LONGEST_LEASES = 4
+"""A lease further ahead than this many of our own cannot be honest: the clock stepped back (rule 11)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +274,24 @@ class Store:
         return missing
 
     async def reap(
-        self, partition: int, *, longest_ms: int, losses_cap: int, dead_cap: int = DEAD_CAP, jumped: bool = False
+        self,
+        partition: int,
+        *,
+        lease_ms: int,
+        losses_cap: int,
+        longest_ms: int | None = None,
+        dead_cap: int = DEAD_CAP,
+        expected_now_ms: int = 0,
     ) -> Reaped:
-        """Puts back what expired leases hold, or dead-letters it past the cap of losses."""
-        args = (self.bucket_ms, longest_ms, losses_cap, self.wake_channel, dead_cap, IDEM_TTL_MS, int(jumped))
+        """Puts back what expired leases hold, or dead-letters it past the cap of losses.
+
+        ``longest_ms``: no honest lease ends later than this from now (default: four leases). ``expected_now_ms``: what
+        Redis's clock should say by the caller's; further ahead than a lease, every lease is extended instead.
+        """
+        longest = LONGEST_LEASES * lease_ms if longest_ms is None else longest_ms
+        args = (
+            self.bucket_ms, longest, losses_cap, self.wake_channel, dead_cap, IDEM_TTL_MS, expected_now_ms, lease_ms
+        )  # fmt: skip
         return Reaped(*await self.runner.run(Call("reap", self.tags[partition], args)))
 
     async def expand(self, partition: int, *, lead_ms: int, done: int = -1) -> Horizon:
@@ -328,7 +344,7 @@ class Store:
         return deleted
 
     async def counts(self) -> list[Counts]:
-        """One entry a partition; also the health check, for it runs a real script."""
+        """One entry a partition."""
         replies = await self.runner.run_many([Call("counts", tag, ()) for tag in self.tags])
         for reply in replies:
             if isinstance(reply, BaseException):
@@ -337,8 +353,7 @@ class Store:
 
     async def ping(self) -> int:
         """Runs one real script; Redis's clock in ms. StoreUnavailable when it does not answer."""
-        reply = await self.runner.run(Call("counts", self.tags[0], ()))
-        now: int = reply[0]
+        now: int = await self.runner.run(Call("ping", self.tags[0], ()))
         return now
 
     async def bodies(self, partition: int, task_ids: Sequence[bytes]) -> list[bytes | None]:

@@ -23,11 +23,10 @@ local max_bytes, types, channel, stream = tonumber(ARGV[6]), ARGV[7], ARGV[8], t
 local poll, idem_ttl = tonumber(ARGV[10]), ARGV[11]
 local lease = k_lease(lid)
 
-local function served(letter)
-  if letter == 'p' and channel ~= '' then return 'place' end
-  if string.find(types, letter, 1, true) then return 'lease' end
-  return nil
-end
+-- By letter byte: 1 leased, 2 fired in place.
+local how = {}
+for letter in string.gmatch(types, '.') do how[string.byte(letter)] = 1 end
+if channel ~= '' then how[112] = 2 end
 local function next_due()
   local best = -1
   for p = 0, 3 do
@@ -49,7 +48,7 @@ if err then return err end
 -- 1. Candidates: straight from near while nothing that we serve is ready, else through ready.
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
-local candidates, used, promoted = {}, nil, 0
+local candidates, used, promoted = { ids = {}, keys = {} }, nil, 0
 local backlog = false
 for letter in string.gmatch(free .. letters, '.') do
   if redis.call('EXISTS', k_active(letter, true), k_active(letter, false)) > 0 then backlog = true end
@@ -63,75 +62,98 @@ if backlog then
     local critical = take_ready(candidates, letters, true, leased - reserve)
     take_ready(candidates, letters, false, leased - critical)
   end
-  if free ~= '' and #candidates < most then take_ready(candidates, free, false, most - #candidates) end
+  if free ~= '' and #candidates.ids < most then take_ready(candidates, free, false, most - #candidates.ids) end
 else
-  used = take_near(candidates, now, served, slots, most)
+  used = take_near(candidates, now, how, slots, most)
 end
 
 -- 2. Their records, in the order of the candidates.
-local wanted, home_of, records = gather(), {}, {}
-for i, c in ipairs(candidates) do
-  local number = math.floor(id_due(c[1]) / W)
-  local key = home_of[number]
-  if not key then
-    key = k_bucket(number)
-    home_of[number] = key
+local ids = candidates.ids
+local byte, sub = string.byte, string.sub
+local groups, group_of, last, group = {}, {}, nil, nil
+for i = 1, #ids do
+  local id = ids[i]
+  local prefix = sub(id, 1, 6)
+  if prefix ~= last then
+    last = prefix
+    local number = math.floor(id_due(id) / W)
+    group = group_of[number]
+    if not group then
+      group = { number = number, key = k_bucket(number), ids = {}, at = {}, gone = {} }
+      group_of[number] = group
+      groups[#groups + 1] = group
+    end
   end
-  c[5] = key
-  add2(wanted, key, c[1], i)
+  local n = #group.ids + 1
+  group.ids[n] = id
+  group.at[n] = i
 end
-for _, key in ipairs(wanted.order) do
-  local l, ids = wanted.by[key], {}
-  for j = 1, #l, 2 do ids[#ids + 1] = l[j] end
-  local got = redis.call('HMGET', key, unpack(ids))
-  for j = 1, #ids do records[l[2 * j]] = got[j] end
+local records, home = {}, {}
+for _, g in ipairs(groups) do
+  local got = redis.call('HMGET', g.key, unpack(g.ids))
+  for j, i in ipairs(g.at) do
+    records[i] = got[j]
+    home[i] = g
+  end
 end
 
 -- 3. What becomes of each: leased, fired, indexed again, put back, quarantined, or a hint without a record.
-local leased, fired, again, gone = {}, {}, gather(), gather()
-local sour, pointers, bytes, dropped = {}, {}, 0, 0
-local leases_left = slots
+local leased, fired, again = {}, {}, gather()
+local sour, pointers, put_back, touched = {}, {}, {}, {}
+local bytes, dropped, n_leased = 0, 0, 0
 local horizon = clock(now)
-local touched = {}
-for i, c in ipairs(candidates) do
-  local id, lane, rec = c[1], c[2], records[i]
-  local kind, flags, due, at
-  if rec then kind, flags, due, at = rec_head(id, rec) end
+local fresh_head = {}
+for i = 1, #ids do
+  local id, rec = ids[i], records[i]
   if not rec or rec == '' then
     dropped = dropped + 1
-  elseif kind == 'bad' then
-    sour[#sour + 1] = { id, rec }
-    add1(gone, c[5], id)
-  elseif kind == 'newer' then
-    -- a newer node will serve it; looked at again in a minute
-    add2(again, K_NEAR[2], int(now + 60000), id .. lane)
-  elseif due > now then
-    local real = rec_lane(rec, at)
-    if due < horizon then add2(again, K_NEAR[flags % 4], int(due), id .. real)
-    else pointers[#pointers + 1] = { id, flags, real, due } end
   else
-    lane = rec_lane(rec, at)
-    local how = served(string.sub(lane, 1, 1))
-    if how == 'place' and is_stub(flags) then how = 'lease' end
-    if how == 'place' then
-      fired[#fired + 1] = { id, rec, flags, at, now - due }
-      add1(gone, c[5], id)
-      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
-    elseif how == 'lease' and leases_left > 0 and bytes + #rec <= max_bytes then
-      local attempt, losses, deliveries = rec_counters(rec)
-      bytes = bytes + #rec
-      leases_left = leases_left - 1
-      leased[#leased + 1] = id
-      leased[#leased + 1] = rec_build(rec, at, flags, attempt, losses, deliveries + 1, due)
-      add1(gone, c[5], id)
+    local kind, flags, due, at = rec_head(id, rec)
+    if kind == 'ok' and due <= now then
+      local does = how[byte(rec, at + 1)]
+      if does == 2 and is_stub(flags) then does = 1 end
+      if does == 1 and n_leased < slots and bytes + #rec <= max_bytes then
+        bytes = bytes + #rec
+        n_leased = n_leased + 1
+        local gone = home[i].gone
+        gone[#gone + 1] = id
+        leased[#leased + 1] = id
+        if at == 3 then
+          -- what rec_build would say of a fresh record's first delivery
+          local start = fresh_head[flags]
+          if not start then
+            start = string.char(FULL, flags, 0, 0, 0, 0, 0, 0, 1)
+            fresh_head[flags] = start
+          end
+          leased[#leased + 1] = start .. sub(id, 1, 6) .. sub(rec, 3)
+        else
+          local attempt, losses, deliveries = rec_counters(rec)
+          leased[#leased + 1] = rec_build(rec, at, flags, attempt, losses, deliveries + 1, due)
+        end
+      elseif does == 2 then
+        local gone = home[i].gone
+        gone[#gone + 1] = id
+        fired[#fired + 1] = { id, rec, flags, at, now - due }
+        if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+      else
+        put_back[#put_back + 1] = { id, rec_lane(rec, at), flags % 4, due }
+      end
+    elseif kind == 'ok' then
+      local lane = rec_lane(rec, at)
+      if due < horizon then add2(again, K_NEAR[flags % 4], int(due), id .. lane)
+      else pointers[#pointers + 1] = { id, flags, lane, due } end
+    elseif kind == 'bad' then
+      sour[#sour + 1] = { id, rec }
+      local gone = home[i].gone
+      gone[#gone + 1] = id
     else
-      add2(again, k_ready(lane, flags % 4 == 0), int(due + SLACK[flags % 4]), id)
-      c[6] = { lane, flags % 4 == 0 }
+      -- a newer node will serve it; looked at again in a minute
+      add2(again, K_NEAR[2], int(now + 60000), id .. 'p')
     end
   end
 end
 
-for _, key in pairs(home_of) do touched[#touched + 1] = key end
+for _, g in ipairs(groups) do touched[#touched + 1] = g.key end
 err = guard(touched)
 if err then return err end
 
@@ -159,21 +181,26 @@ for _, s in ipairs(sour) do
   redis.call('HSET', K_QUAR, s[1], s[2])
   redis.call('ZADD', K_QUAR_AT, int(now), s[1])
 end
-local numbers = {}
-for number, key in pairs(home_of) do numbers[key] = number end
-drop_fields(gone, numbers)
+for _, g in ipairs(groups) do
+  if #g.gone > 0 then
+    redis.call('HDEL', g.key, unpack(g.gone))
+    if redis.call('EXISTS', g.key) == 0 then redis.call('ZREM', K_BUCKETS, int(g.number)) end
+  end
+end
 if used then
   for p = 0, 3 do
     if used[p] > 0 then redis.call('ZREMRANGEBYRANK', K_NEAR[p], 0, used[p] - 1) end
   end
 else
   local stale = gather()
-  for _, c in ipairs(candidates) do add1(stale, c[3], c[4]) end
+  for i, key in ipairs(candidates.keys) do add1(stale, key, ids[i]) end
   flush(stale, 'ZREM')
 end
 flush(again, 'ZADD')
-for _, c in ipairs(candidates) do
-  if c[6] then redis.call('ZADD', k_active(string.sub(c[6][1], 1, 1), c[6][2]), 'NX', 0, c[6][1]) end
+for _, b in ipairs(put_back) do
+  -- over the bytes or the slots of this claim: ready for the next one
+  redis.call('ZADD', k_ready(b[2], b[3] == 0), int(b[4] + SLACK[b[3]]), b[1])
+  redis.call('ZADD', k_active(sub(b[2], 1, 1), b[3] == 0), 'NX', 0, b[2])
 end
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, horizon) end
 
@@ -181,5 +208,5 @@ local due = next_due()
 local look = now + poll
 if due >= 0 and due < look then look = due end
 redis.call('HSET', K_CLOCK, 'wake', int(look))
-local more = (#leased > 0 or #fired > 0 or dropped > 0) and (#candidates >= most or bytes * 2 > max_bytes or backlog)
+local more = (#leased > 0 or #fired > 0 or dropped > 0) and (#ids >= most or #put_back > 0 or backlog)
 return { now, due, leased, lateness, { unheard, dropped, #sour, trimmed, promoted, more and 1 or 0 } }

@@ -2,11 +2,12 @@
 -- Puts back what expired leases hold; each task is charged one loss, and dead-lettered past the cap.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket width ms, 2 longest lease ms, 3 cap of losses, 4 wake channel, 5 cap of dead letters,
---       6 how long idempotency keys outlive their task ms, 7 '1' after the clock jumped forward: extend every lease once
+--       6 how long idempotency keys outlive their task ms, 7 what the caller's own clock says this server's is (0 unknown),
+--       8 lease ms: when this clock ran ahead of 7 by more, it was set, and every lease is extended instead of reaped
 -- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
 --        leases re-stamped}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND whole leases until 500 tasks; 200 re-stamps
+-- BOUND whole leases until 500 tasks; 5,000 re-stamps after a jump, else 200
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -21,8 +22,12 @@ if err then return err end
 local horizon, waits_for = clock(now)
 -- The clock stepped back: such an expiry would keep a dead node's work for the length of the step.
 local stamped = redis.call('ZRANGE', K_LEASES, '(' .. int(now + longest), '+inf', 'BYSCORE', 'LIMIT', 0, 200)
-if ARGV[7] == '1' then stamped = redis.call('ZRANGE', K_LEASES, 0, 199) end
-for _, lid in ipairs(stamped) do redis.call('ZADD', K_LEASES, 'XX', int(now + longest), lid) end
+local until_ms = now + longest
+local expected, lease_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
+if expected > 0 and now - expected > lease_ms then
+  stamped, until_ms = redis.call('ZRANGE', K_LEASES, 0, 4999), now + lease_ms
+end
+for _, lid in ipairs(stamped) do redis.call('ZADD', K_LEASES, 'XX', int(until_ms), lid) end
 
 local reaped, back, dead, dropped, earliest = 0, 0, 0, 0, 1e15
 for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 100)) do

@@ -1,5 +1,5 @@
 -- What a claim may take. Needs time, keys, record, gather.
--- A candidate is {id, lane, due score, hint key, hint member}; the hints of all candidates are removed at the end.
+-- Candidates are parallel lists: ids, and for those from ready sets the key of the set (near ones are removed by rank).
 
 local SLACK = { [0] = 0, 2000, 10000, 60000 }
 
@@ -64,7 +64,10 @@ local function take_ready(out, types, critical, limit)
     local key = k_ready(entry[1], critical)
     local share = math.ceil((limit - taken) / (math.min(#lanes, 32) - i + 1))
     local ids = redis.call('ZRANGE', key, 0, share - 1)
-    for _, id in ipairs(ids) do out[#out + 1] = { id, entry[1], key, id } end
+    for _, id in ipairs(ids) do
+      out.ids[#out.ids + 1] = id
+      out.keys[#out.ids] = key
+    end
     taken = taken + #ids
     local active = k_active(entry[3], critical)
     if #ids < share then
@@ -77,40 +80,59 @@ local function take_ready(out, types, critical, limit)
 end
 
 -- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
--- served(letter) says 'lease', 'place' (fired in place, needs no slot) or nil; entries that cannot be taken become ready.
+-- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; what cannot be taken becomes ready.
 -- Returns how many head entries of each near index are used up; the caller removes them last.
-local function take_near(out, now, served, slots, limit)
+local function take_near(out, now, how, slots, limit)
   local members, dues, used, left = {}, {}, { [0] = 0, 0, 0, 0 }, {}
-  for p = 0, 3 do members[p], dues[p] = due_members(p, now, limit) end
-  local function use(p)
-    local at = used[p] + 1
-    used[p] = at
-    local member = members[p][at]
-    local letter = string.sub(member, 17, 17)
-    local how = served(letter)
-    if how == 'lease' then
-      if slots > 0 then slots = slots - 1 else how = nil end
+  local total, only = 0, nil
+  for p = 0, 3 do
+    members[p] = redis.call('ZRANGE', K_NEAR[p], '-inf', int(now), 'BYSCORE', 'LIMIT', 0, limit)
+    if #members[p] > 0 then
+      total = total + #members[p]
+      only = total == #members[p] and p or nil
     end
-    if how then
-      out[#out + 1] = { string.sub(member, 1, 16), string.sub(member, 17) }
+  end
+  local ids, byte, sub = out.ids, string.byte, string.sub
+  local function use(p, member)
+    local kind = how[byte(member, 17)]
+    if kind == 1 then
+      if slots > 0 then slots = slots - 1 else kind = nil end
+    end
+    if kind then
+      ids[#ids + 1] = sub(member, 1, 16)
     else
-      left[p] = left[p] or { {}, {} }
-      local l = left[p]
-      l[1][#l[1] + 1] = member
-      l[2][#l[2] + 1] = dues[p][at]
+      left[p] = left[p] or {}
+      left[p][#left[p] + 1] = member
     end
   end
-  local others = #members[1] + #members[2] + #members[3]
-  local for_critical = math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
-  for _ = 1, math.min(#members[0], for_critical) do use(0) end
-  for _ = 1, math.min(others, limit - used[0]) do
-    local best, when
-    for p = 1, 3 do
-      local due = dues[p][used[p] + 1]
-      if due and (not best or due + SLACK[p] < when) then best, when = p, due + SLACK[p] end
+  if only then
+    -- The common case: one priority is due. No scores are asked for.
+    for _, member in ipairs(members[only]) do use(only, member) end
+    used[only] = total
+  elseif total > 0 then
+    for p = 0, 3 do
+      if #members[p] > 0 then members[p], dues[p] = due_members(p, now, limit) else dues[p] = {} end
     end
-    use(best)
+    local others = #members[1] + #members[2] + #members[3]
+    local for_critical = math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
+    for i = 1, math.min(#members[0], for_critical) do
+      use(0, members[0][i])
+      used[0] = i
+    end
+    for _ = 1, math.min(others, limit - used[0]) do
+      local best, when
+      for p = 1, 3 do
+        local due = dues[p][used[p] + 1]
+        if due and (not best or due + SLACK[p] < when) then best, when = p, due + SLACK[p] end
+      end
+      used[best] = used[best] + 1
+      use(best, members[best][used[best]])
+    end
   end
-  for p, l in pairs(left) do make_ready(p, l[1], l[2]) end
+  for p, l in pairs(left) do
+    local scores = {}
+    for i, score in ipairs(redis.call('ZMSCORE', K_NEAR[p], unpack(l))) do scores[i] = tonumber(score) end
+    make_ready(p, l, scores)
+  end
   return used
 end

@@ -1,0 +1,88 @@
+"""Waking at a moment to a fraction of a millisecond. Event loops round their timers to whole ones.
+
+On Linux the kernel's own timer (timerfd) wakes the loop; elsewhere the loop's timer has to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import sys
+
+from delaybox.engine.clock import local_ms
+
+_CLOCK_MONOTONIC = 1
+_ABSOLUTE = 1
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _Timerspec(ctypes.Structure):
+    _fields_ = (("interval", _Timespec), ("value", _Timespec))
+
+
+class Alarm:
+    """One sleeper at a time: `wait` until a local moment (ms of `local_ms`) or until `ring`. `close` when done."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] | None = None
+        self._fd = -1
+        self._spec = _Timerspec()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def wait(self, until: float) -> None:
+        """Returns at ``until``, or earlier when rung."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._open(loop)
+        self._future = loop.create_future()
+        handle: asyncio.TimerHandle | None = None
+        if self._fd >= 0:
+            self._set(max(until, 0.001))
+        else:
+            handle = loop.call_later(max(0.0, until - local_ms()) / 1000, self.ring)
+        try:
+            await self._future
+        finally:
+            self._future = None
+            if handle is not None:
+                handle.cancel()
+
+    def ring(self) -> None:
+        """Wakes the sleeper, if there is one."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def close(self) -> None:
+        """Gives the kernel's timer back; twice is harmless."""
+        if self._fd >= 0 and self._loop is not None:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+        self._fd = -1
+        self._loop = None
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        if sys.platform != "linux":
+            return
+        with contextlib.suppress(OSError, AttributeError):
+            # os.timerfd_create came with Python 3.13 only.
+            self._libc = ctypes.CDLL(None, use_errno=True)
+            fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+            if fd >= 0:
+                self._fd = fd
+                loop.add_reader(fd, self._expired)
+
+    def _set(self, until: float) -> None:
+        seconds, rest = divmod(int(until * 1_000_000), 1_000_000_000)
+        self._spec.value.seconds, self._spec.value.nanoseconds = seconds, rest
+        self._libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(self._spec), None)
+
+    def _expired(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, 8)
+        self.ring()
