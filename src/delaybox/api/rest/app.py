@@ -111,6 +111,7 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
             return
         path = scope["path"]
         name = "/task"
+        unread = False
         try:
             if path == task_path and scope["method"] == "POST":
                 headers = edge.headers(scope)
@@ -121,7 +122,10 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
                 route = by_path.get(path)
                 name = route.name if route else "other"
                 answer = await _dispatch(route, edge, scope, receive, root)
-        except (Refusal, DelayBoxError) as error:
+        except Refusal as refusal:
+            answer = Answer(refusal.status, compat.render_error(refusal.message), refusal.headers)
+            unread = True
+        except DelayBoxError as error:
             answer = _refused(error)
         except Disconnected:
             metrics.request_done(name, 499)
@@ -148,6 +152,8 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
         metrics.request_done(name, answer.status)
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": body})
+        if unread:
+            await edge.drain(receive)
 
     return app
 
@@ -226,11 +232,9 @@ class _Api:
         return Answer(200, metrics.render(), content_type=metrics.CONTENT_TYPE.encode())
 
 
-def _refused(error: Refusal | DelayBoxError) -> Answer:
+def _refused(error: DelayBoxError) -> Answer:
     """An error as an answer: the one place that knows both codes and statuses."""
     match error:
-        case Refusal():
-            return Answer(error.status, compat.render_error(error.message), error.headers)
         case PayloadTooLarge():
             status, wait = 413, 0
         case TypeDisabled():

@@ -193,6 +193,22 @@ class Edge:
         finally:
             self._held -= held
 
+    async def drain(self, receive: Receive) -> None:
+        """After a refusal: takes what the caller still sends, for a moment, so that it comes to read the answer.
+
+        A connection that is closed on unread bytes is reset, and the reset may overtake the answer.
+        """
+        taken = 0
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while taken < _DRAIN_BYTES:
+                    message = await receive()
+                    if message["type"] != "http.request" or not message.get("more_body"):
+                        return
+                    taken += len(message.get("body", b""))
+        except TimeoutError:
+            return
+
     def _learn_type(self, content_type: bytes) -> None:
         if content_type.partition(b";")[0].strip().lower() != b"application/json":
             what = f"Content-Type {_show(content_type)} is not JSON" if content_type else "Content-Type is missing"
@@ -216,6 +232,8 @@ class Edge:
         self._sweeper = asyncio.get_running_loop().call_later(self._body_timeout_s, self._sweep)
 
 
+_DRAIN_S = 1.0
+_DRAIN_BYTES = 8 * 1024 * 1024
 _CLOSE = ((b"connection", b"close"),)
 _RETRY = ((b"retry-after", b"1"),)
 
