@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.harness.report import Bound, Row
 from benchmarks.harness.server import BenchServer, Binary, running
-from benchmarks.peers.bullmq import BullMQ
+from benchmarks.peers.bullmq import BullMQ, PeerMissingError
 
 _PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")
 """Results are published: an error keeps the name of a file, not where this machine has it."""
@@ -67,6 +67,9 @@ class Bench:
         started = time.monotonic()
         try:
             found = measure()
+        except PeerMissingError as error:
+            self.add(Row(what=what, subject=subject, value=None, unit=unit, note=str(error), bounds=bounds))
+            return
         except Exception as error:
             text = _PATH.sub(r"\1", " ".join(f"{type(error).__name__}: {error}".split()))[:300]
             traceback.print_exc(file=sys.stderr)

@@ -70,7 +70,7 @@ async def drain_herd(
 ) -> Drained:
     """``count`` tasks due at one instant, ``filled`` of them stored before the engine starts: it must expand them."""
     async with opened(server) as store:
-        due_ms = workload.now_ms() + 2_000 + (count + filled) // 25
+        due_ms = workload.now_ms() + 2_000 + (count - filled) // 25 + filled // 60
         if filled:
             await fill(server, filled, first_ms=due_ms, span_ms=0, payload=PAYLOAD)
             server.call("SLOWLOG", "RESET")  # the filling script is not ours to answer for
