@@ -48,7 +48,7 @@ if err then return err end
 -- 1. Candidates: straight from near while nothing that we serve is ready, else through ready.
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
-local candidates, used, promoted = { ids = {}, keys = {} }, nil, 0
+local candidates, used, promoted = { ids = {}, keys = {}, turns = {} }, nil, 0
 local backlog = false
 for letter in string.gmatch(free .. letters, '.') do
   if redis.call('EXISTS', k_active(letter, true), k_active(letter, false)) > 0 then backlog = true end
@@ -102,12 +102,14 @@ local leased, fired, again = {}, {}, gather()
 local sour, pointers, put_back, touched = {}, {}, {}, {}
 local bytes, dropped, n_leased = 0, 0, 0
 local horizon = clock(now)
-local fresh_head = {}
+local fresh_head, seen = {}, {}
 for i = 1, #ids do
   local id, rec = ids[i], records[i]
-  if not rec or rec == '' then
+  if not rec or rec == '' or seen[id] then
+    -- nothing there, or the second of two hints (another priority's, left by a script that stopped half-way)
     dropped = dropped + 1
   else
+    seen[id] = true
     local kind, flags, due, at = rec_head(id, rec)
     if kind == 'ok' and due <= now then
       local does = how[byte(rec, at + 1)]
@@ -195,6 +197,7 @@ else
   local stale = gather()
   for i, key in ipairs(candidates.keys) do add1(stale, key, ids[i]) end
   flush(stale, 'ZREM')
+  take_turns(candidates)
 end
 flush(again, 'ZADD')
 for _, b in ipairs(put_back) do

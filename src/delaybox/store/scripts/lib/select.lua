@@ -49,34 +49,57 @@ local function promote(now, limit)
 end
 
 -- Takes up to limit ids from the ready sets of the given task types' lanes; at most 32 lane heads are looked at.
--- Lanes take turns by virtual start time; what was taken moves a lane back by that much.
+-- Lanes take turns by virtual start time, in equal shares; what short lanes leave goes to those that have more.
 local function take_ready(out, types, critical, limit)
-  local looked, taken = 0, 0
   local lanes = {}
   for letter in string.gmatch(types, '.') do
-    local flat = redis.call('ZRANGE', k_active(letter, critical), 0, 31, 'WITHSCORES')
-    for i = 1, #flat, 2 do lanes[#lanes + 1] = { flat[i], tonumber(flat[i + 1]), letter } end
+    local active = k_active(letter, critical)
+    local flat = redis.call('ZRANGE', active, 0, 31, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      lanes[#lanes + 1] =
+        { name = flat[i], start = tonumber(flat[i + 1]), active = active, key = k_ready(flat[i], critical), n = 0 }
+    end
   end
-  table.sort(lanes, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
-  for i, entry in ipairs(lanes) do
-    if taken >= limit or looked >= 32 then break end
-    looked = looked + 1
-    local key = k_ready(entry[1], critical)
-    local share = math.ceil((limit - taken) / (math.min(#lanes, 32) - i + 1))
-    local ids = redis.call('ZRANGE', key, 0, share - 1)
-    for _, id in ipairs(ids) do
-      out.ids[#out.ids + 1] = id
-      out.keys[#out.ids] = key
+  table.sort(lanes, function(a, b) return a.start < b.start or (a.start == b.start and a.name < b.name) end)
+  for i = #lanes, 33, -1 do lanes[i] = nil end
+  local taken, open = 0, #lanes
+  -- Each round fills the limit or finds a lane dry, so there are at most 33.
+  while taken < limit and open > 0 do
+    local turns = open
+    for _, lane in ipairs(lanes) do
+      if taken < limit and not lane.dry then
+        local share = math.ceil((limit - taken) / turns)
+        turns = turns - 1
+        local ids = redis.call('ZRANGE', lane.key, lane.n, lane.n + share - 1)
+        for _, id in ipairs(ids) do
+          out.ids[#out.ids + 1] = id
+          out.keys[#out.ids] = lane.key
+        end
+        taken = taken + #ids
+        lane.n = lane.n + #ids
+        if #ids < share then
+          lane.dry = true
+          open = open - 1
+        end
+      end
     end
-    taken = taken + #ids
-    local active = k_active(entry[3], critical)
-    if #ids < share then
-      redis.call('ZREM', active, entry[1])
-    else
-      redis.call('ZINCRBY', active, #ids, entry[1])
-    end
+  end
+  for _, lane in ipairs(lanes) do
+    if lane.dry or lane.n > 0 then out.turns[#out.turns + 1] = lane end
   end
   return taken
+end
+
+-- After a claim: dry lanes leave their active set, the others move back by what was taken. Not before, for a lane whose
+-- ready set is not empty must stay active if the claim stops half-way.
+local function take_turns(out)
+  for _, lane in ipairs(out.turns) do
+    if lane.dry then
+      redis.call('ZREM', lane.active, lane.name)
+    else
+      redis.call('ZINCRBY', lane.active, lane.n, lane.name)
+    end
+  end
 end
 
 -- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
