@@ -1,8 +1,10 @@
 #!lua flags=allow-oom
 -- Asserts the hints of one chunk of a bucket: expansion and scrubber are the same step (rules 4 to 6).
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket number, 2 cursor, 3 count, 4 bucket width ms
--- REPLY {cursor, fields seen, hints added, pointers dropped, quarantined}
+-- ARGV  1 bucket number, 2 cursor as last replied ('0' first), 3 count, 4 bucket width ms
+-- REPLY {cursor ('0' at the end), fields seen, hints added, pointers dropped, quarantined}
+--       A cursor carries this server's run id: after a restart or on another server it means nothing, and the scan
+--       starts again at 0 (rule 4).
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND one HSCAN reply (about count fields; a small hash comes whole, at most 512 or so)
 --@include lib/time.lua
@@ -17,9 +19,14 @@ local bucket = k_bucket(number)
 local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
 if err then return err end
 local horizon = clock(now)
-local scan = redis.call('HSCAN', bucket, ARGV[2], 'COUNT', ARGV[3])
+local info = redis.pcall('INFO', 'server')
+local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+local cursor, of_run = string.match(ARGV[2], '^(%d+)@?(.*)$')
+if of_run ~= run_id then cursor = '0' end
+local scan = redis.call('HSCAN', bucket, cursor, 'COUNT', ARGV[3])
+cursor = scan[1] == '0' and '0' or scan[1] .. '@' .. run_id
 local flat = scan[2]
-local near, far, gone, dropped, soured = gather(), {}, gather(), 0, 0
+local near, far, active, gone, dropped, soured = gather(), {}, {}, gather(), 0, 0
 local hints = 0
 -- kind, due
 local function look(id, rec)
@@ -28,7 +35,10 @@ local function look(id, rec)
   local lane = rec_lane(rec, at)
   if due < horizon then
     -- what is due may be ready already; asserting it in near as well would only make a claim look twice
-    if due > now or not redis.call('ZSCORE', k_ready(lane, flags % 4 == 0), id) then
+    local critical = flags % 4 == 0
+    if due <= now and redis.call('ZSCORE', k_ready(lane, critical), id) then
+      active[lane .. (critical and '!' or '')] = { lane, critical }
+    else
       add2(near, K_NEAR[flags % 4], int(due), id .. lane)
       hints = hints + 1
     end
@@ -59,6 +69,7 @@ for i = 1, #flat, 2 do
   end
 end
 flush(near, 'ZADD')
+for _, l in pairs(active) do redis.call('ZADD', k_active(string.sub(l[1], 1, 1), l[2]), 'NX', 0, l[1]) end
 for _, f in ipairs(far) do hint(f[1], f[2], f[3], f[4], W, horizon) end
 drop_fields(gone, { [bucket] = number })
 if #flat > 0 then
@@ -66,4 +77,4 @@ if #flat > 0 then
 else
   if redis.call('EXISTS', bucket) == 0 then redis.call('ZREM', K_BUCKETS, int(number)) end
 end
-return { scan[1], #flat / 2, hints, dropped, soured }
+return { cursor, #flat / 2, hints, dropped, soured }
