@@ -17,7 +17,7 @@
 --@include lib/finish.lua
 local now = now_ms()
 local W, longest, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
-local err = guard({ K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
+local err = guard({ K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
 if err then return err end
 local horizon, waits_for = clock(now)
 -- The clock stepped back: such an expiry would keep a dead node's work for the length of the step.
@@ -38,22 +38,39 @@ for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE',
   for i = 1, #held, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(held[i]) / W)) end
   err = guard(keys)
   if err then return err end
+  local handled, kept = {}, false
   for i = 1, #held, 2 do
     local id, rec = held[i], held[i + 1]
-    local _, flags, due, at = rec_head(id, rec)
-    local attempt, losses, deliveries = rec_counters(rec)
-    losses = math.min(losses + 1, 255)
-    rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
-    if losses >= losses_cap then
-      dropped = dropped + bury(id, rec, now, 'lost with its node ' .. losses .. ' times', cap, idem_ttl)
-      dead = dead + 1
+    local kind, flags, due, at = rec_head(id, rec)
+    if kind == 'newer' then
+      kept = true
     else
-      if place(id, rec, flags, rec_lane(rec, at), due, W, horizon) and due < earliest then earliest = due end
-      back = back + 1
+      handled[#handled + 1] = id
+    end
+    if kind == 'bad' then
+      redis.call('HSET', K_QUAR, id, rec)
+      redis.call('ZADD', K_QUAR_AT, int(now), id)
+    elseif kind == 'ok' then
+      local attempt, losses, deliveries = rec_counters(rec)
+      losses = math.min(losses + 1, 255)
+      rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
+      if losses >= losses_cap then
+        dropped = dropped + bury(id, rec, now, 'lost with its node ' .. losses .. ' times', cap, idem_ttl)
+        dead = dead + 1
+      else
+        if place(id, rec, flags, rec_lane(rec, at), due, W, horizon) and due < earliest then earliest = due end
+        back = back + 1
+      end
     end
   end
-  redis.call('DEL', lease)
-  redis.call('ZREM', K_LEASES, lid)
+  if kept then
+    -- Records of a newer DelayBox: a node of that version will reap what stays of the lease.
+    if #handled > 0 then redis.call('HDEL', lease, unpack(handled)) end
+    redis.call('ZADD', K_LEASES, int(now + longest), lid)
+  else
+    redis.call('DEL', lease)
+    redis.call('ZREM', K_LEASES, lid)
+  end
   reaped = reaped + 1
 end
 wake(earliest, waits_for, ARGV[4])
