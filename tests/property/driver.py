@@ -1,0 +1,514 @@
+"""Drives one random sequence on a real server beside the model, and says where they differ."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from delaybox.core import ids
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.store import keys
+from delaybox.store.fsck import fsck
+from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.record import draft, read, read_dead
+from delaybox.store.store import Batch, ClaimLimits, Store
+from delaybox.wire import body as wire_body
+from tests.property.model import LOSSES_CAP, REFUSALS, Model, State, Task
+
+CLOCK_KEY = "property:now"
+CLOCK = f"""
+local function now_ms() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end
+local function int(n) return string.format('%.0f', n) end
+"""
+"""Stands in for lib/time.lua: the test moves time."""
+
+LONGEST_MS = 15_000
+CHANNEL = "property:executions"
+LETTERS = "pshw"
+# What a node that never got the first answer counts with: the second one.
+_SECOND_COUNTS = {"claim", "expand", "index", "schedule"}
+
+
+class TwiceRunner(ScriptRunner):
+    """Sends some calls twice, as a node does whose connection broke before the answer came."""
+
+    def __init__(self, client: Redis, rng: random.Random) -> None:
+        super().__init__(client, clock=CLOCK)
+        self.rng = rng
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        first = await super().run_many(calls)
+        if self.rng.random() > 0.2:
+            return first
+        second = await super().run_many(calls)
+        for call, a, b in zip(calls, first, second, strict=True):
+            if call.script == "schedule":
+                assert a == b, f"a schedule sent again answers {b} instead of {a}"
+            if call.script == "claim" and a[2]:
+                assert pairs(a[2]) == pairs(b[2]), "a claim sent again hands out something else"
+                assert b[3] == [], "a claim sent again fires something else"
+        return [b if call.script in _SECOND_COUNTS else a for call, a, b in zip(calls, first, second, strict=True)]
+
+
+def pairs(flat: list[Any]) -> dict[Any, Any]:
+    return dict(zip(flat[0::2], flat[1::2], strict=True))
+
+
+class Sequence_:  # noqa: N801 - typing's name is taken
+    """One sequence: `step` does something at random and checks it; `finish` drains and checks the rest."""
+
+    def __init__(self, client: Any, store: Store, rng: random.Random) -> None:
+        self.client, self.store, self.rng = client, store, rng
+        self.model = Model()
+        self.now = 1_800_000_000_000 + rng.randrange(10**9)
+        self.log: list[str] = []
+        self.lossy = False
+        self.gone_leases: list[bytes] = []
+        self.seen_stream = [b"-"] * store.partitions
+        self.actions = [
+            (24, self.schedule), (18, self.move_time), (22, self.claim), (10, self.ack), (7, self.fail),
+            (4, self.release), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
+            (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
+        ]  # fmt: skip
+        if rng.random() < 0.15:
+            self.actions.append((6, self.lose_hint))
+        self.weights = [w for w, _ in self.actions]
+        # Two requests for each key: the same again gets the same id, the other one a conflict.
+        self.keyed = {
+            f"key-{i}".encode(): [self.new_task(key=f"key-{i}"), self.new_task(key=f"key-{i}")] for i in range(10)
+        }
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    async def step(self) -> None:
+        action = self.rng.choices([a for _, a in self.actions], self.weights)[0]
+        await self.client.set(CLOCK_KEY, self.now)
+        await action()
+
+    def note(self, *what: object) -> None:
+        self.log.append(f"@{self.now} " + " ".join(map(str, what)))
+
+    def some(self, tasks: Sequence[Task], most: int = 4) -> list[Task]:
+        return self.rng.sample(list(tasks), min(len(tasks), self.rng.randint(1, most)))
+
+    def partition(self) -> int:
+        return self.rng.randrange(self.store.partitions)
+
+    def span(self) -> int:
+        return self.rng.choice(
+            [0, 1, self.rng.randrange(2_000), self.rng.randrange(60_000), self.rng.randrange(400_000)]
+        )
+
+    def new_task(self, key: str | None = None) -> NewTask:
+        rng = self.rng
+        due: dict[str, Any] = {}
+        match rng.randrange(5):
+            case 0:
+                due = {"delay_ms": self.span()}
+            case 1:
+                due = {"due_ms": self.now - self.span()}
+            case 2:
+                pass
+            case _:
+                due = {"due_ms": self.now + self.span()}
+        size = rng.choice([0, 10, 80, 200, 200, 1_021, 1_500])
+        return NewTask(
+            payload=rng.randbytes(size),
+            type=rng.choice(list(TaskType)),
+            queue=rng.choice(["default", "default", "mail", "a.b-c"]),
+            priority=rng.choice(list(Priority)),
+            header={"x": b"1"} if rng.random() < 0.2 else {},
+            idempotency_key=key,
+            **due,
+        )
+
+    async def schedule(self) -> None:
+        p, new = self.partition(), []
+        for _ in range(self.rng.randint(1, 7)):
+            mine = [k for k in self.keyed if self.store.partition_of(k) == p]
+            keyed = mine and self.rng.random() < 0.3
+            new.append(self.rng.choice(self.keyed[self.rng.choice(mine)]) if keyed else self.new_task())
+        drafts = [draft(t) for t in new]
+        self.note("schedule", p, [(t.due_ms, t.delay_ms, t.idempotency_key) for t in new])
+        answers = (await self.store.schedule([Batch(p, drafts)]))[0]
+        if isinstance(answers, BaseException):
+            raise answers
+        for t, d, got in zip(new, drafts, answers, strict=True):
+            held = self.model.keys.get(d.key) if d.key is not None else None
+            if held is not None:
+                want = (held[0], False, held[1] != d.fingerprint)
+                assert (got.task_id, got.created, got.conflict) == want, f"key {d.key!r}: {got}, want {want}"
+                continue
+            due = self.now + t.delay_ms if t.delay_ms is not None else max(t.due_ms or 0, self.now)
+            assert got.created and not got.conflict and got.due_ms == due == ids.due_ms(got.task_id), (got, due)
+            assert ids.partition(got.task_id) == p
+            self.model.create(got.task_id, p, t, d, wire_body.encode(t), due)
+
+    async def move_time(self) -> None:
+        by = self.rng.choice([1, self.rng.randrange(50), self.rng.randrange(2_000), self.rng.randrange(60_000)])
+        if self.rng.random() < 0.05:
+            by = -self.rng.randrange(10_000)
+        self.now += by
+        self.note("time", by)
+
+    async def claim(self) -> None:
+        rng = self.rng
+        p = self.partition()
+        lease_id = rng.randbytes(16)
+        if rng.random() < 0.15 and (old := [*self.model.leases, *self.gone_leases]):
+            lease_id = rng.choice(old)
+            lease = self.model.leases.get(lease_id)
+            p = lease.partition if lease else p
+        limits = ClaimLimits(
+            slots=rng.choice([0, 1, 3, 10, 100]),
+            types="".join(rng.sample(LETTERS, rng.randint(0, 4))) if rng.random() < 0.5 else LETTERS,
+            channel=rng.choice(["", CHANNEL]),
+            stream=1_000_000,
+            lease_ms=rng.choice([1_000, 5_000, LONGEST_MS]),
+            items=rng.choice([1, 3, 20, 500, 500]),
+        )
+        self.note("claim", p, lease_id.hex(), limits)
+        await self.claim_and_check(p, lease_id, limits)
+
+    async def claim_and_check(self, p: int, lease_id: bytes, limits: ClaimLimits) -> list[bytes]:
+        hinted = await self.hinted(p)
+        reply = await self.store.claim(p, lease_id, limits)
+        leased = pairs(reply.leased)
+        assert len(leased) * 2 == len(reply.leased), "one task twice in a claim"
+        fired = await self.fired(p)
+        for task_id in fired:
+            t = self.model.tasks[task_id]
+            assert t.state is State.PENDING and t.due <= self.now and t.letter == "p" and limits.channel, t
+            t.state = State.DONE
+        known = self.model.leases.get(lease_id)
+        if known is not None:
+            assert set(leased) == known.held, "a claim under a lease that lives hands out something else"
+            for task_id, raw in leased.items():
+                assert not (why := self.model.tasks[task_id].differs(read(task_id, raw))), why
+            return []
+        for task_id in leased:
+            t = self.model.tasks[task_id]
+            assert t.state is State.PENDING and t.partition == p, f"leased, but {t}"
+            assert t.due <= self.now, f"{t} claimed early, at {self.now}"
+            assert t.letter in limits.types or (t.letter == "p" and limits.channel and t.stub), f"{t} is not served"
+        assert len(leased) <= limits.slots
+        assert len(leased) + len(fired) <= 2 * limits.items  # twice, for the claim may have been sent twice
+        self.model.lease_out(lease_id, p, list(leased), self.now + limits.lease_ms)
+        for task_id, raw in leased.items():
+            assert not (why := self.model.tasks[task_id].differs(read(task_id, raw))), why
+        if limits.items == 500 and not self.lossy:
+            self.check_order(set(leased) | set(fired), hinted, limits)
+        return list(leased)
+
+    def check_order(self, taken: set[bytes], hinted: set[bytes], limits: ClaimLimits) -> None:
+        """Earliest virtual deadline first in each lane; critical before all but the others' share."""
+        left = [t for i in hinted if (t := self.model.tasks[i]).state is State.PENDING and t.due <= self.now]
+        got = [self.model.tasks[i] for i in taken]
+        for t in left:
+            for g in got:
+                # A body apart needs a slot even where small ones are fired in place.
+                if (t.lane, t.critical, t.stub) == (g.lane, g.critical, g.stub):
+                    assert g.virtual_deadline <= t.virtual_deadline, f"{g} was taken before {t}"
+        served = [t for t in left if t.critical and t.letter in limits.types and t.letter != "p"]
+        if served and limits.slots:
+            others = sum(1 for g in got if not g.critical and g.letter != "p")
+            assert others <= -(-limits.slots // 20), f"{others} others were taken before critical {served[0]}"
+
+    async def hinted(self, p: int) -> set[bytes]:
+        """Ids that near or a ready set names, of tasks that live."""
+        tag = self.store.tags[p]
+        found: set[bytes] = set()
+        for priority in range(4):
+            found |= {m[:16] for m in await self.client.zrange(keys.near(tag, priority), 0, -1)}
+        for letter in LETTERS:
+            for ending in ("", ":critical"):
+                for lane in await self.client.zrange(f"{tag}:active:{letter}{ending}", 0, -1):
+                    found |= set(await self.client.zrange(f"{tag}:ready:{lane.decode()}{ending}", 0, -1))
+        return found & self.model.tasks.keys()
+
+    async def fired(self, p: int) -> list[bytes]:
+        """What was fired in place since the last look: the stream holds it."""
+        entries: Any = await self.client.xrange(keys.stream(self.store.tags[p]), self.seen_stream[p])
+        out: list[bytes] = []
+        for entry_id, fields in entries:
+            self.seen_stream[p] = b"(" + entry_id
+            message = wire_body.decode(fields[b"task"])
+            task_id = UUID(message.taskUuid).bytes
+            sent = b"\x0a\x24" + message.taskUuid.encode() + self.model.tasks[task_id].body
+            assert fields[b"task"] == sent, "what was fired is not what was scheduled"
+            out.append(task_id)
+        assert len(set(out)) == len(out), "fired twice"
+        return out
+
+    def a_lease(self) -> tuple[bytes, int, list[Task]]:
+        """(lease id, partition, tasks to name), with stale ones among them."""
+        tasks = self.some(self.model.of(State.LEASED, State.LEASED, State.PENDING, State.DONE), 2)
+        if self.model.leases and self.rng.random() < 0.9:
+            lease_id = self.rng.choice(list(self.model.leases))
+            lease = self.model.leases[lease_id]
+            held = self.some([self.model.tasks[i] for i in sorted(lease.held)], 10)
+            stray = [t for t in tasks if t not in held and self.rng.random() < 0.3]
+            return lease_id, lease.partition, held + stray
+        lease_id = self.rng.choice(self.gone_leases) if self.gone_leases else self.rng.randbytes(16)
+        return lease_id, tasks[0].partition if tasks else 0, tasks
+
+    async def ack(self) -> None:
+        lease_id, p, tasks = self.a_lease()
+        if not tasks:
+            return
+        self.note("ack", p, lease_id.hex(), [t.task_id.hex() for t in tasks])
+        stale = await self.store.ack(p, lease_id, [t.task_id for t in tasks])
+        want = [t.task_id for t in tasks if not self.model.leave(lease_id, t.task_id, State.DONE)]
+        assert stale == want, f"stale acks {stale}, want {want}"
+
+    async def fail(self) -> None:
+        lease_id, p, tasks = self.a_lease()
+        if not tasks:
+            return
+        items = [(t.task_id, None if self.rng.random() < 0.3 else self.span(), "broke\xe9") for t in tasks]
+        self.note("fail", p, lease_id.hex(), [(i.hex(), d) for i, d, _ in items])
+        stale, dropped = await self.store.fail(p, lease_id, items)
+        want = []
+        for task_id, delay, _ in items:
+            if not self.model.leave(lease_id, task_id, State.DEAD if delay is None else State.PENDING):
+                want.append(task_id)
+                continue
+            t = self.model.tasks[task_id]
+            t.attempt += 1
+            t.due = t.due if delay is None else self.now + delay
+        assert (stale, dropped) == (want, 0)
+
+    async def release(self) -> None:
+        lease_id, p, tasks = self.a_lease()
+        if not tasks:
+            return
+        delay = self.rng.choice([0, 0, self.span()])
+        self.note("release", p, lease_id.hex(), delay, [t.task_id.hex() for t in tasks])
+        stale = await self.store.release(p, lease_id, [t.task_id for t in tasks], delay_ms=delay)
+        want = []
+        for t in tasks:
+            if not self.model.leave(lease_id, t.task_id, State.PENDING):
+                want.append(t.task_id)
+            elif delay:
+                t.due = self.now + delay
+        assert stale == want
+
+    async def extend(self) -> None:
+        p = self.partition()
+        lease_ids = [i for i, lease in self.model.leases.items() if lease.partition == p][:3]
+        lease_ids += self.gone_leases[-2:] if self.rng.random() < 0.3 else []
+        lease_ids = list(dict.fromkeys(lease_ids))
+        if not lease_ids:
+            return
+        self.note("extend", p)
+        missing = await self.store.extend(p, lease_ids, 5_000)
+        mine = {i for i, lease in self.model.leases.items() if lease.partition == p}
+        assert missing == [i for i in lease_ids if i not in mine]
+        for i in mine & set(lease_ids):
+            self.model.leases[i].expiry = self.now + 5_000
+
+    async def reap(self) -> None:
+        p, jumped = self.partition(), self.rng.random() < 0.05
+        self.note("reap", p, jumped)
+        before = set(self.model.leases)
+        expected = self.now - LONGEST_MS - 1 if jumped else self.rng.choice([0, self.now, self.now - 10])
+        reply = await self.store.reap(
+            p, longest_ms=LONGEST_MS, losses_cap=LOSSES_CAP, lease_ms=LONGEST_MS, expected_now_ms=expected
+        )
+        want = self.model.reap(p, self.now, LONGEST_MS, jumped)
+        self.gone_leases += before - set(self.model.leases)
+        assert (reply.leases, reply.back, reply.dead) == want, (reply, want)
+
+    async def expand(self) -> None:
+        """Expands, and is killed in the middle now and then: the next one starts at cursor 0 again."""
+        p = self.partition()
+        lead = self.rng.choice([0, 1_000, 60_000, 120_000])
+        crash_after = self.rng.choice([0, 1, 2, 5, 1_000, 1_000])
+        self.note("expand", p, lead, crash_after)
+        await self.expand_all(p, lead, crash_after)
+
+    async def expand_all(self, p: int, lead: int, crash_after: int) -> None:
+        done, chunks = -1, 0
+        for _ in range(2_000):
+            look = await self.store.expand(p, lead_ms=lead, done=done)
+            if look.bucket < 0:
+                return
+            cursor = b"0"
+            while True:
+                if chunks >= crash_after:
+                    return
+                chunks += 1
+                cursor, _, _ = await self.store.index(p, look.bucket, cursor, count=self.rng.choice([1, 3, 250]))
+                if cursor == b"0":
+                    break
+            done = look.bucket
+        raise AssertionError("expansion does not end")
+
+    async def scrub(self) -> None:
+        for p in range(self.store.partitions):
+            numbers = await self.client.zrange(keys.buckets(self.store.tags[p]), 0, -1)
+            for number in numbers if self.lossy else self.rng.sample(numbers, min(3, len(numbers))):
+                cursor = b"0"
+                while True:
+                    cursor, _, _ = await self.store.index(p, int(number), cursor)
+                    if cursor == b"0":
+                        break
+        self.note("scrub")
+
+    async def cancel(self) -> None:
+        tasks = self.some(list(self.model.tasks.values()), 5)
+        for p in {t.partition for t in tasks}:
+            mine = [t for t in tasks if t.partition == p]
+            self.note("cancel", [t.task_id.hex() for t in mine])
+            words = await self.store.cancel([t.task_id for t in mine])
+            for t, word in zip(mine, words, strict=True):
+                pending = t.state is State.PENDING
+                want = "cancelled" if pending else REFUSALS.get(t.state, "unknown")
+                assert word == want, f"cancel of {t}: {word}"
+                t.state = State.CANCELLED if pending else t.state
+
+    async def reschedule(self) -> None:
+        rng = self.rng
+        if not self.model.tasks:
+            return
+        pending = self.model.of(State.PENDING)
+        t = rng.choice(pending if pending and rng.random() < 0.8 else list(self.model.tasks.values()))
+        priority = rng.choice([None, None, *Priority])
+        match rng.randrange(5):
+            case 0:
+                how, due = {"delay_ms": 0}, self.now
+            case 1:
+                delay = self.span()
+                how, due = {"delay_ms": delay}, self.now + delay
+            case 2:
+                how, due = {}, t.due
+            case _:
+                at = self.now + self.span() - rng.choice([0, 0, 30_000])
+                how, due = {"due_ms": at}, max(at, self.now)
+        self.note("reschedule", t.task_id.hex(), how, priority)
+        word, got = await self.store.reschedule(t.task_id, priority=priority, **how)
+        if t.state is not State.PENDING:
+            assert word == REFUSALS.get(t.state, "unknown"), f"reschedule of {t}: {word}"
+            return
+        assert (word, got) == ("moved", due), f"reschedule of {t}: {word} {got}, want {due}"
+        t.due = due
+        t.priority = t.priority if priority is None else priority
+
+    async def replay(self) -> None:
+        for t in self.some(self.model.of(State.DEAD, State.DONE), 3):
+            self.note("replay", t.task_id.hex())
+            words = await self.store.replay([t.task_id])
+            assert words == ["replayed" if t.state is State.DEAD else "unknown"], (t, words)
+            if t.state is State.DEAD:
+                t.state, t.due, t.attempt, t.losses = State.PENDING, self.now, 0, 0
+
+    async def discard(self) -> None:
+        for t in self.some(self.model.of(State.DEAD, State.PENDING), 2):
+            self.note("discard", t.task_id.hex())
+            assert await self.store.discard(t.partition, [t.task_id]) == (t.state is State.DEAD)
+            t.state = State.DISCARDED if t.state is State.DEAD else t.state
+
+    async def flush(self) -> None:
+        self.note("script flush")
+        await self.client.script_flush()
+
+    async def lose_hint(self) -> None:
+        """Rule 6: any lost hint heals. What the sequence then promises, it promises after a scrub."""
+        self.lossy = True
+        tag = self.store.tags[self.partition()]
+        match self.rng.randrange(3):
+            case 0:
+                key = keys.near(tag, self.rng.randrange(4))
+                await self.client.zpopmin(key, self.rng.randint(1, 3))
+            case 1:
+                key = f"{tag}:active:{self.rng.choice(LETTERS)}{self.rng.choice(['', ':critical'])}"
+                await self.client.delete(key)
+            case _:
+                lanes = await self.client.keys(f"{tag}:ready:*")
+                key = self.rng.choice(lanes).decode() if lanes else ""
+                await self.client.delete(key)
+        self.note("lost", key)
+
+    # -- what must hold -----------------------------------------------------------------------------------------
+
+    async def compare(self) -> None:
+        """Every task in exactly one state, the model's, and nothing else stored."""
+        where: dict[bytes, list[tuple[State, bytes | None, Any]]] = {}
+        width = self.store.bucket_ms
+        for tag in self.store.tags:
+            for name in await self.client.keys(f"{tag}:b:*"):
+                for task_id, raw in (await self.client.hgetall(name)).items():
+                    if raw:
+                        assert int(name.rsplit(b":", 1)[1]) == ids.due_ms(task_id) // width, "wrong bucket"
+                        where.setdefault(task_id, []).append((State.PENDING, None, read(task_id, raw)))
+            for name in await self.client.keys(f"{tag}:lease:*"):
+                for task_id, raw in (await self.client.hgetall(name)).items():
+                    lease_id = name[len(tag) + 7 :]
+                    where.setdefault(task_id, []).append((State.LEASED, lease_id, read(task_id, raw)))
+            for task_id, value in (await self.client.hgetall(keys.dead(tag))).items():
+                where.setdefault(task_id, []).append((State.DEAD, None, read_dead(task_id, value)[2]))
+        for task_id, places in where.items():
+            assert len(places) == 1, f"{task_id.hex()} lies in {len(places)} places"
+            t = self.model.tasks[task_id]
+            state, lease_id, record = places[0]
+            assert (state, lease_id) == (t.state, t.lease), f"stored as {state} {lease_id!r}, but {t}"
+            assert not (why := t.differs(record)), f"{t}: {why}"
+        live = {t.task_id for t in self.model.of(State.PENDING, State.LEASED, State.DEAD)}
+        assert not (lost := live - where.keys()), f"lost: {[self.model.tasks[i] for i in lost]}"
+
+    async def clean(self) -> None:
+        report = await fsck(self.store)
+        assert report.problems == [], "\n".join(report.problems)
+
+    async def finish(self) -> None:
+        """Drains everything: each task is completed, dead, or was cancelled, and nothing is left behind."""
+        await self.client.set(CLOCK_KEY, self.now)
+        if self.lossy:
+            await self.scrub()
+        await self.compare()
+        await self.clean()
+        for _ in range(100):
+            self.now += 100_000
+            await self.client.set(CLOCK_KEY, self.now)
+            for p in range(self.store.partitions):
+                await self.drain_turn(p)
+            if not self.model.of(State.PENDING, State.LEASED):
+                break
+        else:
+            raise AssertionError(f"still there after 100 turns: {self.model.of(State.PENDING, State.LEASED)}")
+        await self.compare()
+        await self.clean()
+        await self.check_leftovers()
+        assert Counter(t.state for t in self.model.tasks.values()).keys() <= {
+            State.DONE, State.DEAD, State.CANCELLED, State.DISCARDED,
+        }  # fmt: skip
+
+    async def drain_turn(self, p: int) -> None:
+        await self.store.reap(p, longest_ms=LONGEST_MS, losses_cap=LOSSES_CAP, lease_ms=LONGEST_MS)
+        self.model.reap(p, self.now, LONGEST_MS, False)
+        await self.expand_all(p, 60_000, 10_000)
+        limits = ClaimLimits(slots=500, types=LETTERS, channel=self.rng.choice(["", CHANNEL]), stream=1_000_000)
+        for _ in range(20):
+            lease_id = self.rng.randbytes(16)
+            got = await self.claim_and_check(p, lease_id, limits)
+            if not got:
+                break
+            assert await self.store.ack(p, lease_id, got) == []
+            for task_id in got:
+                assert self.model.leave(lease_id, task_id, State.DONE)
+
+    async def check_leftovers(self) -> None:
+        dead = {t.task_id for t in self.model.of(State.DEAD)}
+        for tag in self.store.tags:
+            for name in await self.client.keys(f"{tag}:*"):
+                kind, _, rest = name[len(tag) + 1 :].partition(b":")
+                fine = kind in (b"clock", b"dead", b"req", b"stream", b"active") or (kind == b"body" and rest in dead)
+                if kind == b"idem":
+                    task_id = self.model.keys[rest][0]
+                    fine = (await self.client.ttl(name) == -1) == (task_id in dead)
+                assert fine, f"{name!r} is left behind"
