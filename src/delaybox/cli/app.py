@@ -76,14 +76,17 @@ def serve(
     config: ConfigFile = None,
     redis: Redis = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on [127.0.0.1]; another needs auth.tokens or --insecure.")
+        str | None,
+        typer.Option(help="Address to listen on, default 127.0.0.1; another needs auth.tokens or --insecure."),
     ] = None,
-    http_port: Annotated[str | None, typer.Option(metavar="PORT", help="REST port [8088].")] = None,
+    http_port: Annotated[
+        str | None, typer.Option(metavar="PORT", help="REST port, default 8088; 0: any free one.")
+    ] = None,
     grpc_port: Annotated[
-        str | None, typer.Option(metavar="PORT", help="gRPC port [9088]; not used until gRPC lands.")
+        str | None, typer.Option(metavar="PORT", help="gRPC port, default 9088; not used until gRPC lands.")
     ] = None,
     data_dir: DataDir = None,
-    log_format: Annotated[str | None, typer.Option(metavar="text|json", help="How to log [text].")] = None,
+    log_format: Annotated[str | None, typer.Option(metavar="text|json", help="How to log; default text.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve others without any credential.")] = False,
     settings: Settings = None,
 ) -> None:
@@ -121,7 +124,9 @@ def listen(
     config: ConfigFile = None,
     redis: Redis = None,
     data_dir: DataDir = None,
-    channel: Annotated[str | None, typer.Option(help="Channel [storage.taskExecutionChanel].")] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="Channel; default storage.taskExecutionChanel, TaskExecution.")
+    ] = None,
     count: Annotated[int, typer.Option(min=0, help="End after this many tasks; 0: go on.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:

@@ -83,7 +83,10 @@ async def _next(subscription: PubSub) -> bytes | None:
 
 
 async def _clock_offset_ms(client: Redis) -> float:
-    """Server's clock minus ours, from the quickest of a few round trips: due times are by the server's clock."""
+    """Server's clock minus ours, from the quickest of a few round trips: due times are by the server's clock.
+
+    0 where they differ by less than such a measurement can tell: one clock, and no task that seems early by it.
+    """
     best, offset = float("inf"), 0.0
     for _ in range(5):
         sent = time.time()
@@ -92,7 +95,7 @@ async def _clock_offset_ms(client: Redis) -> float:
         if answered - sent < best:
             best = answered - sent
             offset = (seconds + micros / 1e6 - (sent + answered) / 2) * 1000
-    return offset
+    return offset if abs(offset) > best * 1000 / 2 else 0.0
 
 
 def read(data: bytes, now_ms: float) -> Arrival:

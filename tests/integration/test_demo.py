@@ -1,0 +1,65 @@
+"""`make demo` as a newcomer runs it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+
+
+def _start(tmp_path: Path) -> subprocess.Popen[str]:
+    # Somebody's settings for another node must not reach the demo's.
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "REDIS_HOST": "127.0.0.1:1", "DELAYBOX_HTTP_PORT": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(DEMO)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Command lines that name the folder (on Linux; elsewhere none are found)."""
+    found: list[str] = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+def test_every_task_fires_never_early_and_nothing_is_left(tmp_path: Path) -> None:
+    demo = _start(tmp_path)
+    output, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 0, output
+    assert "200 of 200 fired." in output
+    assert "early: 0" in output
+    assert '{"taskType":"PUB_SUB","parameter":{"executionTimestamp":"1721672590913"},"pyload":"VGVzdCBKYXkK"}' in output
+    assert _processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
+    demo = _start(tmp_path)
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "task 3" in line:
+            break
+    else:
+        raise AssertionError("the demo ended before its tasks fired")
+    demo.send_signal(signal.SIGINT)
+    output, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 130
+    assert "Stopped; nothing is left running." in output
+    assert _processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
