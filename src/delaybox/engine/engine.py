@@ -25,6 +25,7 @@ from delaybox.store.store import Store
 log = logging.getLogger("delaybox.engine")
 
 _BEAT_S = 1.0
+_CLAIM_PATIENCE_S = 2.0
 
 
 class Engine:
@@ -66,7 +67,9 @@ class Engine:
         if self._stopped:
             return
         self._stopped = True
-        await self._tracking.stop()
+        self._tracker.retire()
+        # Cut off, a claim under way would leave its lease to expire: a loss charged, and a lease's time lost.
+        await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
         self._tracker.close()
         await self._wakeups.stop()
         # Leases are kept alive while their tasks finish.

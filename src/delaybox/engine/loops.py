@@ -11,6 +11,17 @@ from delaybox.core.errors import StoreUnavailable
 log = logging.getLogger("delaybox.engine")
 
 
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task until it is over.
+
+    Once is not enough: Python 3.11's ``wait_for``, which redis-py sends with, swallows a cancellation that arrives
+    together with its result, and the task goes on.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+
+
 class Loop:
     """Repeats ``step`` until stopped. Stopping twice is harmless.
 
@@ -22,21 +33,23 @@ class Loop:
         self._name = name
         self._step = step
         self._task: asyncio.Task[None] | None = None
+        self._ending = False
 
     def start(self) -> None:
         """Begins; returns at once."""
         self._task = asyncio.create_task(self._run(), name=f"delaybox-{self._name}")
 
-    async def stop(self) -> None:
-        """Ends between two steps or in the middle of one; every step can be cut off harmlessly."""
+    async def stop(self, *, patience_s: float = 0.0) -> None:
+        """Lets the step under way take ``patience_s`` to end by itself, then cuts it off, which is always harmless."""
+        self._ending = True
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.wait({task}, timeout=patience_s)
+            await end(task)
 
     async def _run(self) -> None:
         away = 0
-        while True:
+        while not self._ending:
             try:
                 pause = await self._step()
                 if away:
@@ -50,4 +63,5 @@ class Loop:
             except Exception:
                 log.exception("%s: a step failed; going on", self._name)
                 pause = 1.0
-            await asyncio.sleep(pause)
+            if not self._ending:
+                await asyncio.sleep(pause)

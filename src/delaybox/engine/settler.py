@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome
 from delaybox.core.errors import DelayBoxError
+from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.loader import Call
 from delaybox.store.store import MAX_ITEMS, Store
@@ -52,8 +53,7 @@ class Settler:
         except TimeoutError:
             log.warning("%d outcomes could not be told to Redis in time", len(self._acks) + len(self._others))
         task, self._task = self._task, None
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
     def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Takes outcomes in; never blocks."""

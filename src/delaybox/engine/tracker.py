@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 
 from delaybox import failpoints, metrics
-from delaybox.core.errors import DelayBoxError
 from delaybox.engine.alarm import Alarm
 from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.dispatcher import Dispatcher
@@ -39,6 +38,7 @@ class Tracker:
         self._unanswered: dict[int, bytes] = {}
         self._alarm = Alarm()
         self._asleep_until = 0.0
+        self._retired = False
 
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
@@ -56,6 +56,11 @@ class Tracker:
             self._hungry.clear()
             self._alarm.ring()
 
+    def retire(self) -> None:
+        """Claims nothing more; what a claim under way brings is still handed over."""
+        self._retired = True
+        self._alarm.ring()
+
     async def step(self) -> float:
         """Waits and claims once; for `Loop`."""
         now = self._clock.now_ms()
@@ -65,6 +70,8 @@ class Tracker:
             await self._alarm.wait(self._clock.local_at(nearest) + _AHEAD_MS)
             self._asleep_until = 0.0
             now = self._clock.now_ms()
+        if self._retired:
+            return 0.0
         due = [p for p, at in enumerate(self._look) if at <= now]
         slots = self._dispatcher.free
         if slots == 0 and self._dispatcher.types:
@@ -99,13 +106,11 @@ class Tracker:
         replies = await self._store.runner.run_many(calls)
         received = local_ms()
         failpoints.hit("after_claim_reply")
-        problem: DelayBoxError | None = None
+        problem: BaseException | None = None
         for p, lease_id, reply in zip(due, leases, replies, strict=True):
             if isinstance(reply, BaseException):
                 self._unanswered[p] = lease_id
                 self._look[p] = 0.0
-                if not isinstance(reply, DelayBoxError):
-                    raise reply
                 problem = reply
                 continue
             claimed = read_claim(reply)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from delaybox.engine.loops import end
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
@@ -37,8 +38,7 @@ class Wakeups:
         """Ends; twice is harmless."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
 
     async def _run(self, ready: asyncio.Event) -> None:
         by_tag = {tag.encode(): p for p, tag in enumerate(self._store.tags)}
