@@ -18,14 +18,8 @@ from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.record import draft, read, read_dead
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
+from tests.lab import CLOCK, CLOCK_KEY
 from tests.property.model import LOSSES_CAP, REFUSALS, Model, State, Task
-
-CLOCK_KEY = "property:now"
-CLOCK = f"""
-local function now_ms() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end
-local function int(n) return string.format('%.0f', n) end
-"""
-"""Stands in for lib/time.lua: the test moves time."""
 
 LONGEST_MS = 15_000
 CHANNEL = "property:executions"

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 
 import delaybox.store.store as store_module
 from delaybox.store.store import Store
-from tests.property.driver import CLOCK_KEY, Sequence_, TwiceRunner
+from tests.lab import CLOCK_KEY
+from tests.property.driver import Sequence_, TwiceRunner
 
 STEPS = 50
 PARTS = 4

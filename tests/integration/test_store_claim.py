@@ -1,0 +1,265 @@
+"""claim.lua: what is taken, in which order, and what becomes of hints that say otherwise than the record."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from delaybox.core import ids
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.store import keys
+from delaybox.store.store import MAX_RECORD_BYTES
+from delaybox.wire import body as wire_body
+from tests.lab import Lab, leased
+
+WORKER = TaskType.WORKER
+
+
+async def test_nothing_is_taken_before_its_time(lab: Lab) -> None:
+    (task_id,) = await lab.add(NewTask(delay_ms=1_000))
+    await lab.move(999)
+    early = await lab.claim()
+    assert early.leased == [] and early.next_due_ms == lab.now + 1
+    await lab.move(1)
+    got = leased(await lab.claim())
+    assert set(got) == {task_id} and got[task_id].deliveries == 1
+
+
+async def test_the_same_lease_id_again_gets_the_same_content(lab: Lab) -> None:
+    await lab.add(*(NewTask() for _ in range(3)))
+    first = await lab.claim(b"L" * 16, slots=2)
+    again = await lab.claim(b"L" * 16, slots=2)
+    assert leased(again) == leased(first) and len(leased(first)) == 2
+    assert len(leased(await lab.claim(b"M" * 16))) == 1
+
+
+async def test_slots_and_items_bound_a_claim(lab: Lab) -> None:
+    await lab.add(*(NewTask() for _ in range(20)))
+    assert len(leased(await lab.claim(slots=3))) == 3
+    assert len(leased(await lab.claim(items=5))) == 5
+    assert len(leased(await lab.claim(slots=0))) == 0
+    assert len(leased(await lab.claim())) == 12
+
+
+async def test_the_bytes_of_a_claim_are_bounded_and_the_rest_follows(lab: Lab) -> None:
+    added = await lab.add(*(NewTask(payload=bytes(1_000)) for _ in range(500)))
+    taken: set[bytes] = set()
+    for _ in range(10):
+        claimed = await lab.claim()
+        assert sum(map(len, claimed.leased)) < MAX_RECORD_BYTES + 500 * 32
+        taken |= set(leased(claimed))
+        if not claimed.more:
+            break
+    assert taken == set(added)
+
+
+async def claim_all(lab: Lab, **limits: Any) -> list[bytes]:
+    out: list[bytes] = []
+    while some := (await lab.claim(**limits)).leased[0::2]:
+        out += some
+    return out
+
+
+async def promote(lab: Lab) -> None:
+    """Makes everything ready: a claim with no slot leaves all that is due to others."""
+    for _ in range(5):
+        await lab.claim(slots=0)
+    assert [await lab.near(p) for p in range(4)] == [{}] * 4
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_order_is_by_virtual_deadline(lab: Lab, ready: bool) -> None:
+    at = lab.now
+    low, normal, high, late = await lab.add(
+        NewTask(due_ms=at + 1, priority=Priority.LOW),  # 60,001
+        NewTask(due_ms=at + 49_000, priority=Priority.NORMAL),  # 59,000
+        NewTask(due_ms=at + 58_500, priority=Priority.HIGH),  # 60,500
+        NewTask(due_ms=at + 50_100, priority=Priority.NORMAL),  # 60,100
+    )
+    (critical,) = await lab.add(NewTask(due_ms=at + 59_000, priority=Priority.CRITICAL))
+    await lab.move(59_500)
+    if ready:
+        await promote(lab)
+    assert await claim_all(lab, slots=1) == [critical, normal, low, late, high]
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_critical_comes_first_and_the_others_keep_a_twentieth(lab: Lab, ready: bool) -> None:
+    critical = set(await lab.add(*(NewTask(priority=Priority.CRITICAL) for _ in range(500))))
+    critical |= set(await lab.add(*(NewTask(priority=Priority.CRITICAL) for _ in range(100))))
+    await lab.add(*(NewTask(priority=Priority.LOW) for _ in range(200)))
+    if ready:
+        await promote(lab)
+    got = set((await lab.claim(slots=500)).leased[0::2])
+    assert len(got & critical) == 475 and len(got - critical) == 25
+
+
+async def test_what_short_lanes_leave_goes_to_the_others(lab: Lab) -> None:
+    await lab.add(NewTask(queue="a"), *(NewTask(queue="b") for _ in range(50)), NewTask(queue="c"))
+    await promote(lab)
+    assert len(leased(await lab.claim(slots=40))) == 40
+    assert len(leased(await lab.claim(slots=40))) == 12
+
+
+async def test_lanes_take_turns(lab: Lab) -> None:
+    a = set(await lab.add(*(NewTask(queue="a") for _ in range(100))))
+    b = set(await lab.add(*(NewTask(queue="b") for _ in range(100))))
+    await promote(lab)
+    for _ in range(4):
+        got = set((await lab.claim(slots=10)).leased[0::2])
+        assert len(got & a) == len(got & b) == 5
+
+
+async def test_what_nobody_here_serves_becomes_ready_and_does_not_block(lab: Lab) -> None:
+    shell = await lab.add(*(NewTask(type=TaskType.SHELL_CMD) for _ in range(400)))
+    await lab.move(1)
+    (mine,) = await lab.add(NewTask(type=WORKER))
+    claimed = await lab.claim(types="w")
+    assert set(leased(claimed)) == {mine}
+    assert set(await lab.ready("s")) == set(shell)
+    assert claimed.next_due_ms == -1, "work that nobody can serve must not make the owner spin"
+    assert set(leased(await lab.claim(types="s"))) == set(shell), "another node takes it from there"
+
+
+async def test_a_large_unserved_backlog_is_passed_in_bounded_steps(lab: Lab) -> None:
+    for _ in range(3):
+        await lab.add(*(NewTask(type=TaskType.SHELL_CMD) for _ in range(400)))
+    await lab.move(1)
+    (mine,) = await lab.add(NewTask(type=WORKER))
+    for _ in range(4):
+        claimed = await lab.claim(types="w")
+        if claimed.leased:
+            break
+        assert claimed.next_due_ms <= lab.now, "the owner must know that there is more"
+    assert set(leased(claimed)) == {mine}
+
+
+async def test_a_hint_that_is_too_early_is_put_right(lab: Lab) -> None:
+    near, far = await lab.add(NewTask(delay_ms=30_000), NewTask(delay_ms=3_600_000))
+    for task_id in (near, far):
+        await lab.client.zadd(keys.near(lab.tag, 2), {task_id + b"p": lab.now - 1})
+    assert (await lab.claim()).leased == []
+    assert await lab.near() == {near + b"p": ids.due_ms(near)}
+
+
+async def test_a_stale_hint_of_a_task_moved_far_away_leaves_its_pointer(lab: Lab) -> None:
+    (task_id,) = await lab.add(NewTask())
+    due = lab.now + 3_600_000
+    assert await lab.store.reschedule(task_id, due_ms=due) == ("moved", due)
+    pointer = keys.bucket(lab.tag, due // 1_000)
+    await lab.client.delete(pointer)
+    await lab.client.zrem(keys.buckets(lab.tag), due // 1_000)
+    await lab.client.zadd(keys.near(lab.tag, 2), {task_id + b"p": lab.now})
+    assert (await lab.claim()).leased == []
+    assert await lab.client.hgetall(pointer) == {task_id: b""}
+
+
+async def test_a_hint_without_a_record_is_dropped(lab: Lab) -> None:
+    ghost = lab.now.to_bytes(6, "big") + ids.tails(0, bytes(8))[0]
+    await lab.client.zadd(keys.near(lab.tag, 2), {ghost + b"p": lab.now})
+    (task_id,) = await lab.add(NewTask())
+    claimed = await lab.claim()
+    assert claimed.dropped == 1 and set(leased(claimed)) == {task_id}
+    assert await lab.near() == {}
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_two_hints_of_one_task_hand_it_out_once(lab: Lab, ready: bool) -> None:
+    (task_id,) = await lab.add(NewTask())
+    await lab.client.zadd(keys.near(lab.tag, 0), {task_id + b"p": lab.now})
+    if ready:
+        await promote(lab)
+    assert set(await lab.lease(b"L")) == {task_id}
+    await lab.store.release(0, b"L", [task_id])
+    await lab.client.zadd(keys.near(lab.tag, 1), {task_id + b"p": lab.now})
+    assert len((await lab.claim(channel="c")).lateness_ms) == 1
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\x00", b"\x11\x02short", b"\x10\x02\x09p", b"\x10", b"\x1f\x02\x01p"])
+async def test_an_unreadable_record_goes_to_quarantine(lab: Lab, garbage: bytes) -> None:
+    task_id, other = await lab.add(NewTask(), NewTask())
+    bucket = keys.bucket(lab.tag, lab.now // 1_000)
+    await lab.client.hset(bucket, task_id, garbage)
+    claimed = await lab.claim()
+    assert set(leased(claimed)) == {other}
+    if garbage:
+        assert claimed.quarantined == 1
+        assert (await lab.find(task_id)).place == "quarantine"
+        assert (await lab.find(task_id)).value == garbage
+        assert await lab.store.cancel([task_id]) == ["quarantined"]
+    else:
+        await lab.index(lab.now // 1_000)  # an empty value in the home bucket is seen by the scrubber
+        assert (await lab.find(task_id)).place == "quarantine"
+
+
+async def test_a_record_of_a_newer_format_is_left_alone_with_its_hint(lab: Lab) -> None:
+    (task_id,) = await lab.add(NewTask())
+    bucket, newer = keys.bucket(lab.tag, lab.now // 1_000), b"\x20whatever it says"
+    await lab.client.hset(bucket, task_id, newer)
+    claimed = await lab.claim()
+    assert claimed.leased == [] and claimed.quarantined == 0
+    assert await lab.client.hget(bucket, task_id) == newer
+    assert [member[:16] for member in await lab.near()] == [task_id]
+    assert claimed.next_due_ms > lab.now, "it must not make the owner spin"
+    await lab.index(lab.now // 1_000)
+    assert await lab.client.hget(bucket, task_id) == newer
+    assert await lab.store.cancel([task_id]) == ["newer"]
+    assert (await lab.store.reschedule(task_id, delay_ms=0))[0] == "newer"
+
+
+async def test_fired_in_place_is_what_the_original_publishes(lab: Lab) -> None:
+    listener = lab.client.pubsub()
+    await listener.subscribe(f"{lab.store.prefix}-out")
+    await listener.get_message(timeout=5)
+    task = NewTask(payload=b"hello", header={"a": b"1"}, idempotency_key="k")
+    (task_id,) = await lab.add(task)
+    await lab.move(7)
+    claimed = await lab.claim(slots=0, types="", channel=f"{lab.store.prefix}-out", stream=100)
+    assert (claimed.lateness_ms, claimed.unheard, claimed.leased) == ([7], 0, [])
+    message = wire_body.decode((await listener.get_message(timeout=5))["data"])
+    assert message.taskUuid == ids.render(task_id)
+    assert (message.payload, dict(message.header)) == (b"hello", {"a": b"1"})
+    streamed = await lab.client.xrange(keys.stream(lab.tag))
+    assert wire_body.decode(streamed[0][1][b"task"]) == message
+    assert (await lab.find(task_id)).place == ""
+    await listener.aclose()
+
+
+async def test_nobody_listening_is_counted(lab: Lab) -> None:
+    await lab.add(NewTask(), NewTask())
+    assert (await lab.claim(channel=f"{lab.store.prefix}-nobody")).unheard == 2
+
+
+async def test_a_large_body_is_leased_and_not_fired_in_place(lab: Lab) -> None:
+    small, large = await lab.add(NewTask(), NewTask(payload=bytes(5_000)))
+    claimed = await lab.claim(slots=0, channel="c")
+    assert len(claimed.lateness_ms) == 1 and claimed.leased == []
+    assert (await lab.find(small)).place == ""
+    assert set(leased(await lab.claim(slots=1, channel="c"))) == {large}
+
+
+async def test_the_stream_is_capped_and_trims_are_counted(lab: Lab) -> None:
+    trimmed = 0
+    for _ in range(4):
+        await lab.add(*(NewTask(payload=b"x") for _ in range(200)))
+        trimmed += (await lab.claim(channel="c", stream=100)).trimmed
+    assert trimmed + await lab.client.xlen(keys.stream(lab.tag)) == 800
+    assert trimmed > 300
+
+
+async def test_other_types_need_slots_while_pub_sub_is_fired(lab: Lab) -> None:
+    await lab.add(*(NewTask() for _ in range(5)), *(NewTask(type=WORKER) for _ in range(5)))
+    claimed = await lab.claim(slots=2, types="w", channel="c")
+    assert len(claimed.lateness_ms) == 5 and len(leased(claimed)) == 2
+
+
+async def test_every_delivery_has_a_higher_counter(lab: Lab) -> None:
+    (task_id,) = await lab.add(NewTask())
+    seen = []
+    for n in range(4):
+        lease_id = bytes([n]) * 16
+        seen.append((await lab.lease(lease_id))[task_id].deliveries)
+        await lab.store.release(0, lease_id, [task_id])
+    assert all(b > a for a, b in pairwise(seen))
