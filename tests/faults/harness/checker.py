@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Ack, Call, Fault, History, Start
+from tests.faults.harness.oracle import FAIL, OK, SENT, STALE, UNKNOWN, Ack, Call, Fault, History, Start
 
-STALE = "stale"
 _SHOWN = 3
 
 
@@ -90,9 +89,15 @@ class _Judge:
             return True
         # Token 0: fired in place, there is nothing to acknowledge. Else an ack whose answer got lost may have counted.
         return any(
-            s.token == 0 or any(a.op == "ack" and a.outcome == UNKNOWN for a in self.acks.get((task_id, s.token), ()))
+            s.token == 0 or self.in_doubt([a for a in self.acks.get((task_id, s.token), ()) if a.op == "ack"])
             for s in self.starts.get(task_id, ())
         )
+
+    @staticmethod
+    def in_doubt(acks: Sequence[Ack]) -> bool:
+        """Sent, and nobody knows what became of it: the answer got lost, or the sender died."""
+        outcomes = {a.outcome for a in acks}
+        return UNKNOWN in outcomes or outcomes == {SENT}
 
     def nothing_lost(self) -> None:
         scheduled: dict[str, list[Call]] = defaultdict(list)
@@ -217,7 +222,7 @@ class _Judge:
         struck = next((f.kind for f in own if before.at_us <= f.from_us <= again.at_us), "")
         if struck:
             return struck
-        if any(a.outcome == UNKNOWN for a in acks):
+        if self.in_doubt(acks):
             return "ack_unknown"
         # A lease may run out while the server or the link is away; then somebody else's turn is right.
         if any(f.from_us <= again.at_us and f.to_us >= before.at_us for f in windows):

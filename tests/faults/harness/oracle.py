@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
+OK, FAIL, UNKNOWN, SENT, STALE = "ok", "fail", "unknown", "sent", "stale"
 
 
 def now_us() -> int:
@@ -63,7 +63,8 @@ class End(NamedTuple):
 class Ack(NamedTuple):
     """What became of a completion, failure or hand-back sent to the store.
 
-    ``op``: ack, fail, release. ``outcome``: ok, stale (refused by the fence) or unknown (no answer came).
+    ``op``: ack, fail, release. ``outcome``: ok, stale (refused by the fence), unknown (no answer came), or sent:
+    written before the call, so that a process killed inside it has left a trace.
     """
 
     op: str

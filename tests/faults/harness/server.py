@@ -8,10 +8,13 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import redis
 import redis.asyncio
+
+from tests.faults.harness.process import dies_with_parent
 
 READY_S = 20.0
 
@@ -36,7 +39,7 @@ def binary() -> str:
 class Server:
     """One server on a unix socket. ``options`` are configuration directives, e.g. ``{"appendfsync": "always"}``."""
 
-    def __init__(self, folder: Path, *, port: int = 0, options: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *, port: int = 0, options: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.socket = folder / "s"
         self.port = port
@@ -70,7 +73,9 @@ class Server:
         for name, value in self._options.items():
             arguments += [f"--{name}", value]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                arguments, stdout=log, stderr=log, start_new_session=True, preexec_fn=dies_with_parent
+            )
         self.starts += 1
         client = self.client()
         while True:

@@ -1,0 +1,112 @@
+"""Node processes: started, watched, killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[3]
+_PATIENCE_S = 30.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def dies_with_parent() -> None:
+    """For ``preexec_fn``: nothing that a test starts outlives a test run that is itself killed (Linux)."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Process:
+    """A child whose output goes to ``folder/name.log`` and that says ``ready`` there once it works."""
+
+    def __init__(
+        self, arguments: Sequence[str], *, folder: Path, name: str, ready: str, env: Mapping[str, str]
+    ) -> None:
+        self._arguments, self._ready = list(arguments), ready
+        self._log = folder / f"{name}.log"
+        self._env = {**os.environ, "PYTHONPATH": str(_ROOT), **env}
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Returns when it is ready; RuntimeError with its output when it is not."""
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._env,
+                cwd=_ROOT,
+                start_new_session=True,
+                preexec_fn=dies_with_parent,
+            )
+        await self.says(self._ready)
+
+    async def says(self, text: str) -> str:
+        """Waits until its output holds ``text``; that line. RuntimeError when it ends or time is up before."""
+        limit = time.monotonic() + _PATIENCE_S
+        while True:
+            last_look = not self.running or time.monotonic() > limit
+            for line in self.output().splitlines():
+                if text in line:
+                    return line
+            if last_look:
+                raise RuntimeError(f"process never said {text!r}: {self.output()[-3000:]}")
+            await asyncio.sleep(0.01)
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def send(self, what: signal.Signals) -> None:
+        """A signal; harmless when it has ended."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, what)
+
+    async def end(self, how: signal.Signals = signal.SIGKILL) -> int:
+        """Sends the signal and waits for the end; its exit code."""
+        self.send(how)
+        return await self.wait()
+
+    async def wait(self) -> int:
+        """Waits for the end; its exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def clean_up(self) -> None:
+        """Kills its whole group, for a node's API child must not outlive the test either."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self.wait()
+
+
+def worker(folder: Path, name: str, settings: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Process:
+    """A leased-path node (node_proc.py) with these settings."""
+    arguments = [sys.executable, "-m", "tests.faults.node_proc", json.dumps(settings)]
+    return Process(arguments, folder=folder, name=name, ready="ready", env=env or {})
+
+
+def serve(folder: Path, name: str, *, redis_url: str, port: int, env: Mapping[str, str] | None = None) -> Process:
+    """A whole node: `delaybox serve` on a server of ours."""
+    arguments = [sys.executable, "-m", "delaybox", "serve", "--redis", redis_url, "--http-port", str(port)]
+    arguments += ["--data-dir", str(folder / f"{name}-data")]
+    return Process(arguments, folder=folder, name=name, ready="listening on", env=env or {})

@@ -1,0 +1,43 @@
+"""T8: somebody runs SCRIPT FLUSH all the time, and the server restarts: nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness.lab import Lab, soon, spread
+from tests.faults.harness.scale import WHOLE, scaled
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+
+
+async def test_forgotten_scripts_surface_nowhere(tmp_path: Path) -> None:
+    count = scaled(2_000, WHOLE)
+    async with Lab(tmp_path, "T8") as lab:
+        await lab.workers(2)
+        service = await lab.service()
+        flushes = 0
+
+        async def flush() -> None:
+            nonlocal flushes
+            with lab.server.client() as client:
+                while True:
+                    client.script_flush("ASYNC")
+                    flushes += 1
+                    await asyncio.sleep(scaled(0.02, 0.1))
+
+        async with lab.nemesis.during("flush_scripts"):
+            flushing = asyncio.create_task(flush())
+            await lab.produce(service, count, due_ms=spread(soon(300), scaled(1_000, 500)), chunk=20, pause_s=0.01)
+            await lab.drained(count, timeout_s=scaled(60, 600))
+            flushing.cancel()
+        lab.reader.poll()
+        lab.nemesis.faults.clear()  # nothing that this fault does may serve as an excuse below
+        lab.reader.history.faults.clear()
+        with lab.server.client() as client:
+            retried = client.info("errorstats").get("errorstat_NOSCRIPT", {"count": 0})["count"]
+        verdict = await lab.passes(extra={"flushes": flushes, "noscript_retried": retried})
+        assert verdict.figures["unknown"] == verdict.figures["dups"] == 0, "a NOSCRIPT surfaced"
+        assert retried > 0
