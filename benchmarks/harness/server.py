@@ -113,9 +113,13 @@ class BenchServer:
     def used_memory(self) -> int:
         return int(self.info("memory")["used_memory"])
 
-    def flush(self) -> None:
-        self.call("FLUSHALL", "SYNC")
-        self.call("SCRIPT", "FLUSH", "SYNC")
+    def preempted(self) -> int:
+        """How often the kernel took the core from the server while it had work; 0 where the kernel does not say."""
+        try:
+            lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith("nonvoluntary_ctxt")), 0)
 
 
 @contextmanager

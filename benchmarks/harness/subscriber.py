@@ -27,7 +27,7 @@ def due_of_message(message: bytes) -> int:
 
 def listen(options: dict[str, Any]) -> dict[str, Any]:
     """Until ``count`` messages came, or ``seconds`` went by."""
-    if not options["each"]:
+    if options["yielding"]:
         os.nice(10)  # it only counts: the server and the node are to have the cores
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(options["socket"])

@@ -93,7 +93,10 @@ async def drain_herd(
 async def _drain_in_place(
     server: BenchServer, store: Store, count: int, ahead: int, due_ms: int, patience_s: float
 ) -> Drained:
-    with subscriber(server, count=count, seconds=patience_s, each=False) as listener:
+    # A herd outruns any subscriber; at its default of 32 MB waiting Redis would cut the connection and drop the rest.
+    server.call("CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0")
+    yielding = ahead < count
+    with subscriber(server, count=count, seconds=patience_s, each=False, yielding=yielding) as listener:
         await asyncio.to_thread(listener.read)
         async with engine(store, {}, channel=CHANNEL):
             await herd_ahead(server, ahead, due_ms=due_ms)

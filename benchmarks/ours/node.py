@@ -56,10 +56,18 @@ def _wait_until_ready(child: Child, port: int, *, seconds: float = 20.0) -> None
     raise RuntimeError(f"delaybox serve was not ready: {child.words() or 'no word'}")
 
 
-def subscriber(server: BenchServer, *, count: int, seconds: float, each: bool = True) -> Child:
+def subscriber(server: BenchServer, *, count: int, seconds: float, each: bool = True, yielding: bool = False) -> Child:
     """A process on the execution channel; its first line says that it listens, its second what came.
 
-    ``each``: with the lateness of every task, not only the first's and how many were early.
+    ``each``: with the lateness of every task, not only the first's and how many were early. ``yielding``: at a low
+    priority, where the server's own time is what is measured.
     """
-    options = {"socket": server.unix, "channel": CHANNEL, "count": count, "seconds": seconds, "each": each}
+    options = {
+        "socket": server.unix,
+        "channel": CHANNEL,
+        "count": count,
+        "seconds": seconds,
+        "each": each,
+        "yielding": yielding,
+    }
     return Child(python("benchmarks.harness.subscriber", json.dumps(options)))

@@ -38,7 +38,9 @@ def _one_size(bench: Bench, n: int) -> None:
     def delaybox_in_place() -> Row:
         with bench.server() as server:
             found = ours.run(ours.drain_herd(server, n, fire_in_place=True))
-        note = f"PUBLISH by the claim script, one subscriber got {found.handled}, early {found.early}"
+        note = (
+            f"PUBLISH by the claim script, a subscriber without buffer limit got {found.handled}, early {found.early}"
+        )
         return Row(what=in_place, subject=OURS, value=n / found.seconds, unit=UNIT, note=note)
 
     def floor() -> Row:

@@ -96,6 +96,8 @@ def _handler(bench: Bench, server: BenchServer, *, rate: int, seconds: int, pend
 def _subscriber(bench: Bench, server: BenchServer, *, rate: int, seconds: int, pending: int, posts: int) -> None:
     what = f"{_what(rate, pending)}, subscriber" + (f", {posts:,} POST/s going on" if posts else "")
     count = rate * seconds
+    # No target names POSTs going on: those rows are published.
+    bounds = () if posts else _bounds(rate)
 
     def measure() -> Row:
         with ExitStack() as stack:
@@ -118,9 +120,9 @@ def _subscriber(bench: Bench, server: BenchServer, *, rate: int, seconds: int, p
                 note += f"; {found.accepted} POSTs stored meanwhile, p99 {found.p99_ms:.1f} ms"
         if len(late) < count:
             raise RuntimeError(f"only {len(late)} of {count} tasks reached the subscriber")
-        return _row(what, OURS, spread(late), note)
+        return _row(what, OURS, spread(late), note, bounds)
 
-    bench.attempt(what, OURS, UNIT, measure)
+    bench.attempt(what, OURS, UNIT, measure, bounds=bounds)
 
 
 def _peers(bench: Bench, rates: tuple[int, ...], seconds: int) -> None:
