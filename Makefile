@@ -1,7 +1,7 @@
 # Two commands to know: `make demo` and `make test`. Both set up .venv by themselves on their first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check format lint types layout proto proto-check test test-faults bench demo lock clean
+.PHONY: help setup check format lint types layout proto proto-check docs docs-check test test-faults bench demo lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,9 +15,10 @@ help:
 	@echo 'make test         unit, integration, property and short fault tests'
 	@echo 'make test-faults  the fault tests at full size (slow)'
 	@echo 'make bench        benchmarks: a table, and JSON under benchmarks/results/'
-	@echo 'make check        lint, format, types, import layers, generated code is current'
+	@echo 'make check        lint, format, types, import layers, generated code and tables are current'
 	@echo 'make format       let ruff rewrite what it can'
 	@echo 'make proto        regenerate $(GEN) from proto/'
+	@echo 'make docs         fill the tables in docs/ from the code'
 	@echo 'make lock         compile the hashed requirements again (needs uv)'
 	@echo 'make setup        only make .venv'
 
@@ -34,7 +35,7 @@ $(STAMP): requirements/dev.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-check: lint types layout proto-check
+check: lint types layout proto-check docs-check
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -55,6 +56,12 @@ proto: $(STAMP)
 
 proto-check: $(STAMP)
 	$(PY) scripts/generate_proto.py --check $(GEN)
+
+docs: $(STAMP)
+	$(PY) scripts/generate_docs.py
+
+docs-check: $(STAMP)
+	$(PY) scripts/generate_docs.py --check
 
 # pytest's own exit code is make's: nothing is piped behind it.
 test: $(STAMP)

@@ -1,0 +1,166 @@
+"""Fill the tables in docs/ from the code they describe, or prove that they are current.
+
+    generate_docs.py [--check]
+
+A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; the words around it are written by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from delaybox import metrics
+from delaybox.config import FLAGS
+from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain
+from delaybox.store.fsck import KINDS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+_BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+NOT_YET = "not used yet: "
+MEANING = {
+    "frequency": "how often a partition is looked at even when nothing woke its engine. Due times do not wait for it",
+    "workerEnable": NOT_YET + "there are no task types with a worker. PUB_SUB tasks fire with `false` too, as in the "
+    "original",
+    "httpServer.host": "address to listen on; one that is not loopback needs `auth.tokens` or `insecure`",
+    "httpServer.port": "port of REST, metrics and probes",
+    "httpServer.mode": "the original's; changes nothing",
+    "httpServer.contextPath": "path in front of `/task` and `/ping`; `/api`, `/api/` and `api` are the same",
+    "httpServer.allowedHosts": "names, beside localhost and loopback addresses, that the `Host` and `Origin` headers "
+    "may carry. Checked on loopback always, elsewhere only when set",
+    "grpcServer.port": NOT_YET + "there is no gRPC yet",
+    "storage.redisHost": "your server's address; without it and without `redisUrl` the embedded server is used. A URL "
+    "here means `redisUrl`",
+    "storage.redisUser": "user of that server",
+    "storage.redisPass": "password of that server",
+    "storage.redisDb": "database on that server",
+    "storage.redisUrl": "your server as a URL; of this and `redisHost` give one",
+    "storage.schedulerChanel": NOT_YET + "no tasks are taken from this channel",
+    "storage.taskExecutionChanel": "channel on which due tasks are published",
+    "storage.schedulerKeyName": NOT_YET + "the original's tasks are not taken over",
+    "storage.prefix": "start of every key; another prefix is another store on the same server",
+    "kafka.enabled": "`true` is refused at start until Kafka has landed",
+    "kafka.brokers": NOT_YET + "there is no Kafka yet",
+    "kafka.group": NOT_YET + "there is no Kafka yet",
+    "kafka.schedulerTopic": NOT_YET + "there is no Kafka yet",
+    "kafka.taskExecutionTopic": NOT_YET + "there is no Kafka yet",
+    "kafka.saslEnabled": NOT_YET + "there is no Kafka yet",
+    "kafka.saslUser": NOT_YET + "there is no Kafka yet",
+    "kafka.saslPassword": NOT_YET + "there is no Kafka yet",
+    "kafka.saslMechanism": NOT_YET + "there is no Kafka yet",
+    "kafka.tlsEnable": NOT_YET + "there is no Kafka yet",
+    "auth.tokens": "callers must send one of them as `Authorization: Bearer …`; written here in clear or as "
+    "`sha256:` and the hex digest",
+    "limits.body": "bytes a payload may have before it is base64-encoded; a whole request 1.5 times that and 128 KiB",
+    "pubsub.fire_in_place": "publish inside the claiming script, without a lease; `false` leases each task first",
+    "pubsub.stream": "write each task also to a capped stream, one a partition: `{<prefix>:<p>}:stream`",
+    "pubsub.require_subscriber": "a task that nobody received counts as failed and is tried again",
+    "insecure": "listen on more than loopback without any credential",
+    "partitions": "parts of the store; fixed when the store is created",
+    "lease": "how long a node that died keeps what it had taken",
+    "heartbeat": "how often a node extends its leases",
+    "dataDir": "folder of the embedded server",
+    "logFormat": "readable text, or one JSON object a line",
+}
+DEFAULTS = {
+    "dataDir": "`$XDG_DATA_HOME/delaybox`, else `~/.local/share/delaybox`; on macOS "
+    "`~/Library/Application Support/delaybox`",
+}
+_TIMES = {"lease", "heartbeat", "frequency"}
+
+
+def configuration() -> Iterator[str]:
+    """Every key, section by section."""
+    if wrong := _FIELDS.keys() ^ MEANING.keys():
+        raise SystemExit(f"MEANING in {__file__} and the configuration's keys differ: {sorted(wrong)}")
+    sections: dict[str, list[str]] = {"": []}
+    for key in _FIELDS:
+        sections.setdefault(key.rpartition(".")[0], []).append(key)
+    for at, (section, keys) in enumerate(sections.items()):
+        yield from [""] * (at > 0)
+        yield f"### {section or 'At the top'}"
+        yield ""
+        yield "| key | must be | default | meaning | also set by |"
+        yield "| --- | --- | --- | --- | --- |"
+        for key in keys:
+            field = _FIELDS[key]
+            must = (field.description or "").replace("|", "\\|")
+            yield f"| `{key}` | {must} | {_default(key, field.default)} | {MEANING[key]} | {_also(key)} |"
+
+
+def _default(key: str, value: Any) -> str:
+    if key in DEFAULTS:
+        return DEFAULTS[key]
+    if value is None or value in ((), ""):
+        return "none"
+    if key in _TIMES:
+        return f"`{value} ms`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _also(key: str) -> str:
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).replace(".", "_").upper()
+    if _VARIABLES.get(_plain(snake)) != key:
+        raise SystemExit(f"the variable DELAYBOX_{snake} does not mean {key}")
+    names = [f"`DELAYBOX_{snake}`", *(f"`{name}`" for name, meant in ORIGINAL_VARIABLES.items() if meant == key)]
+    if key in FLAGS:
+        names.append(f"`{FLAGS[key]}`")
+    return ", ".join(names)
+
+
+def metrics_table() -> Iterator[str]:
+    """Every metric with its kind, labels and help."""
+    yield "| metric | kind | labels | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for collector in sorted(metrics._registry._collector_to_names, key=lambda one: str(getattr(one, "_name", ""))):
+        described: Any = collector
+        (family,) = described.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in described._labelnames) or "none"
+        yield f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+
+
+def fsck_table() -> Iterator[str]:
+    """Every kind of problem that fsck can report."""
+    yield "| it says | meaning |"
+    yield "| --- | --- |"
+    for kind, text in KINDS.items():
+        yield f"| `{kind}` | {text} |"
+
+
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "configuration": configuration,
+    "metrics": metrics_table,
+    "fsck": fsck_table,
+}
+
+
+def main(arguments: list[str]) -> int:
+    used: set[str] = set()
+
+    def fill(match: re.Match[str]) -> str:
+        used.add(match[2])
+        return match[1] + "\n".join(TABLES[match[2]]()) + match[3]
+
+    stale: list[str] = []
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text()
+        current = _BLOCK.sub(fill, text)
+        if current != text:
+            stale.append(page.name)
+            if "--check" not in arguments:
+                page.write_text(current)
+    if missing := TABLES.keys() - used:
+        raise SystemExit(f"no page in docs/ has a place for: {', '.join(sorted(missing))}")
+    if stale and "--check" in arguments:
+        print(f"docs/ does not match the code ({', '.join(stale)}): run `make docs` and commit it", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
