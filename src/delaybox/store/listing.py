@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -168,9 +169,12 @@ async def _views(store: Store, entries: Sequence[_Entry], now: int) -> list[Task
             if body is not None:
                 bodies[task_id] = body
     # A stub whose body is gone was completed between the two reads.
-    return [
-        of_record(r, pending_state(r, now), body=bodies.get(i, b"")) for _, i, r in entries if not r.stub or i in bodies
-    ]
+    views: list[TaskView] = []
+    for _, task_id, r in entries:
+        if not r.stub or task_id in bodies:
+            with suppress(UnreadableRecord):  # one strange task must not hide the others
+                views.append(of_record(r, pending_state(r, now), body=bodies.get(task_id, b"")))
+    return views
 
 
 async def dead(store: Store, *, limit: int) -> list[TaskView]:
@@ -193,6 +197,7 @@ async def dead(store: Store, *, limit: int) -> list[TaskView]:
     views: list[TaskView] = []
     for (_, _, task_id), value, body in zip(newest, replies[0::2], replies[1::2], strict=False):
         if value is not None:
-            _, reason, record = read_dead(task_id, value)
-            views.append(of_record(record, TaskState.FAILED, body=body or b"", reason=reason))
+            with suppress(UnreadableRecord):
+                _, reason, record = read_dead(task_id, value)
+                views.append(of_record(record, TaskState.FAILED, body=body or b"", reason=reason))
     return views

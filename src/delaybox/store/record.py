@@ -115,7 +115,9 @@ def read(task_id: bytes, raw: bytes) -> Record:
 
 
 def read_dead(task_id: bytes, value: bytes) -> tuple[int, str, Record]:
-    """(ms it died, reason, record) of a dead letter."""
+    """(ms it died, reason, record) of a dead letter; UnreadableRecord for what is none."""
+    if len(value) < _DEAD_HEAD.size:
+        raise UnreadableRecord(f"dead letter of {len(value)} bytes")
     died, size = _DEAD_HEAD.unpack_from(value)
     at = _DEAD_HEAD.size
     return died, value[at : at + size].decode("utf-8", "replace"), read(task_id, value[at + size :])

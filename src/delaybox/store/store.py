@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from delaybox.core import ids
 from delaybox.core.errors import StoreRefused
@@ -154,7 +154,12 @@ class Store:
         if partitions & (partitions - 1) or not 1 <= partitions <= ids.MAX_PARTITIONS:
             raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {ids.MAX_PARTITIONS}")
         wanted = ["format", record.FORMAT, "partitions", partitions, "bucket_ms", bucket_ms, "id", os.urandom(8).hex()]
-        flat = await ScriptRunner(client).run(Call("create", keys.meta(prefix), wanted))
+        try:
+            flat = await ScriptRunner(client).run(Call("create", keys.meta(prefix), wanted))
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            flat = []
         meta = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
         try:
             written, count, width = int(meta["format"]), int(meta["partitions"]), int(meta["bucket_ms"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from delaybox.core import ids
 from delaybox.core.task import Priority, TaskState, TaskView
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead
@@ -10,13 +12,20 @@ from delaybox.wire import body as wire_body
 
 
 def of_record(record: Record, state: TaskState, *, body: bytes = b"", reason: str = "") -> TaskView:
-    """The view of one record. ``body``: what lies apart when the record is a stub."""
-    message = wire_body.decode(body if record.stub else record.body)
+    """The view of one record. ``body``: what lies apart when the record is a stub.
+
+    UnreadableRecord when the body is no task, or the lane names a type that this version does not know.
+    """
+    try:
+        message = wire_body.decode(body if record.stub else record.body)
+        task_type = record.type
+    except (DecodeError, ValueError) as error:
+        raise UnreadableRecord(f"lane {record.lane!r} and body do not make a task: {error}") from None
     return TaskView(
         task_id=ids.render(record.task_id),
         state=state,
         due_ms=record.due_ms,
-        type=record.type,
+        type=task_type,
         queue=record.queue,
         priority=Priority(record.priority),
         payload=message.payload,

@@ -68,7 +68,7 @@ local function judge(id, key)
   local dead = paired(id, K_DEAD, K_DEAD_AT, 'dead-without-time', 'time-without-dead')
   if dead then
     places = places + 1
-    rec = rec or string.sub(dead, 11 + struct.unpack('>I2', dead, 9))
+    rec = rec or (#dead >= 10 and string.sub(dead, 11 + struct.unpack('>I2', dead, 9)) or '')
   end
   local sour = paired(id, K_QUAR, K_QUAR_AT, 'quarantine-without-time', 'time-without-quarantine')
   if sour then places = places + 1 end
