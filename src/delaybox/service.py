@@ -145,7 +145,8 @@ class Service:
     def _batches(self, drafts: list[Draft]) -> tuple[list[Batch], list[Sequence[int]]]:
         """Splits by partition (a key's own, else one a call in turn) and by bytes; with each, the drafts' places."""
         self._turn = (self._turn + 1) % self._store.partitions
-        if all(d.key is None and d.body is None for d in drafts) and len(drafts) * 1100 <= MAX_RECORD_BYTES:
+        plain = all(d.key is None and d.body is None for d in drafts)
+        if plain and sum(len(d.record) for d in drafts) <= MAX_RECORD_BYTES:
             return [Batch(self._turn, drafts)], [range(len(drafts))]
         batches: list[Batch] = []
         places: list[Sequence[int]] = []

@@ -200,6 +200,8 @@ class EmbeddedServer:
             # The append-only file is the data; snapshots beside it would only stop writes when the disk is full.
             "save": "",
             "maxmemory-policy": "noeviction",
+            # The default (32 MB, or 8 MB for a minute) cuts a subscriber off in the middle of a herd of some 100,000.
+            "client-output-buffer-limit": "pubsub 512mb 128mb 60",
             "always-show-logo": "no",
         }
         return [part for name, value in settings.items() for part in (f"--{name}", value)]

@@ -44,6 +44,7 @@ class Dispatcher:
         self._settler = Settler(store, options, self._on_settled)
         self._running: set[asyncio.Task[None]] = set()
         self._leases: dict[tuple[int, bytes], int] = {}
+        self._suspects: set[tuple[int, bytes]] = set()
         self._in_flight = 0
         self._stopping = False
 
@@ -114,8 +115,13 @@ class Dispatcher:
         for partition, lease_ids in by.items():
             failpoints.hit("before_extend")
             missing = await self._store.extend(partition, lease_ids, self._options.lease_ms)
-            # What is settled meanwhile is gone because it is done, not because it was lost.
-            lost = [lid for lid in missing if self._leases.pop((partition, lid), None)]
+            # A lease may be gone because its last ack was just carried out and the answer is on its way: only one that
+            # is missing twice was lost.
+            again = {(partition, lid) for lid in missing if (partition, lid) in self._leases}
+            lost = again & self._suspects
+            self._suspects = {key for key in self._suspects if key[0] != partition} | (again - lost)
+            for key in lost:
+                del self._leases[key]
             if lost:
                 metrics.lease_lost(len(lost))
                 log.warning(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+import hiredis
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -109,6 +110,30 @@ class ServerFeatures:
     run_id: str
 
 
+class _Packing:
+    """Packs commands in C. redis-py's asyncio connections do it in Python: 0.95 us a task in bulk against 0.21."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        if isinstance(args[0], str) and " " in args[0]:
+            args = (*args[0].split(), *args[1:])  # "CONFIG GET" is two words to the server
+        return [hiredis.pack_command(args)]
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        return [b"".join(self.pack_command(*command)[0] for command in commands)]
+
+
+class _TcpConnection(_Packing, Connection):
+    pass
+
+
+class _TlsConnection(_Packing, SSLConnection):
+    pass
+
+
+class _UnixConnection(_Packing, UnixDomainSocketConnection):
+    pass
+
+
 def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connections: int = 32) -> Redis:
     """A client that answers bytes over RESP3 and never retries: each kind of call decides what a time-out means.
 
@@ -128,14 +153,14 @@ def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connect
         "health_check_interval": 0,
     }
     if settings.unix_path:
-        options |= {"connection_class": UnixDomainSocketConnection, "path": settings.unix_path}
+        options |= {"connection_class": _UnixConnection, "path": settings.unix_path}
     else:
-        options |= {"connection_class": Connection, "host": settings.host, "port": settings.port}
+        options |= {"connection_class": _TcpConnection, "host": settings.host, "port": settings.port}
         options["socket_keepalive"] = True
         # Only Redis Enterprise answers it, and asking costs a round trip on every new connection.
         options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
         if settings.tls:
-            options |= {"connection_class": SSLConnection, "ssl_ca_certs": settings.tls_ca_file}
+            options |= {"connection_class": _TlsConnection, "ssl_ca_certs": settings.tls_ca_file}
     pool = BlockingConnectionPool(max_connections=max_connections, timeout=timeout_s, **options)
     return Redis.from_pool(pool)
 
