@@ -127,9 +127,10 @@ class _Check:
         self.counts["bodies"] += len(bodies)
         pipe = self.client.pipeline(transaction=False)
         for p, task_id in bodies:
-            pipe.hexists(self._home(p, task_id), task_id)
-        for (p, task_id), there in zip(bodies, await pipe.execute() if bodies else (), strict=True):
-            if not there:
+            pipe.hget(self._home(p, task_id), task_id)
+        for (p, task_id), raw in zip(bodies, await pipe.execute() if bodies else (), strict=True):
+            record = _readable(task_id, raw)
+            if record is None or not record.stub:
                 self._suspect(p, task_id)
 
     async def _idempotency(self, entries: Sequence[tuple[int, bytes]]) -> None:
@@ -317,8 +318,9 @@ class _Check:
             args = [*head, *(part for pair in some for part in pair)]
             replies = await self.store.runner.run(Call("check", self.store.tags[p], args))
             for (task_id, key), kinds in zip(some, replies, strict=True):
-                for kind in kinds:
-                    self._say(kind.decode(), p, f"id {_name(task_id)}" + (f", key {key!r}" if key else ""))
+                for kind in map(bytes.decode, kinds):
+                    named = f", key {key!r}" if key and kind.startswith("key-") else ""
+                    self._say(kind, p, f"id {_name(task_id)}{named}")
                 if self.repair and kinds:
                     self.counts["repaired"] += 1
 
