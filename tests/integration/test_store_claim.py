@@ -177,7 +177,19 @@ async def test_two_hints_of_one_task_hand_it_out_once(lab: Lab, ready: bool) -> 
     assert len((await lab.claim(channel="c")).lateness_ms) == 1
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\x00", b"\x11\x02short", b"\x10\x02\x09p", b"\x10", b"\x1f\x02\x01p"])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\x00",
+        b"\x11\x02short",
+        b"\x10\x02\x09p",
+        b"\x10",
+        b"\x1f\x02\x01p",
+        b"\x10\x0a\x01p",
+        b"\x10\x0a\x01p\x00\x09k",
+    ],
+)
 async def test_an_unreadable_record_goes_to_quarantine(lab: Lab, garbage: bytes) -> None:
     task_id, other = await lab.add(NewTask(), NewTask())
     bucket = keys.bucket(lab.tag, lab.now // 1_000)

@@ -69,7 +69,11 @@ def fingerprint(task: NewTask) -> bytes:
         task.payload,
         task.name.encode(),
         b"%d,%d" % (task.timeout_ms, task.expire_after_ms),
-        repr(task.retry).encode(),
+        b""
+        if (r := task.retry) is None
+        else (f"{r.max_attempts},{r.initial_ms},{float(r.factor)!r},{r.max_ms},{float(r.jitter)!r}".encode()),
+        # Without the number a header and a label of the same name would be one.
+        b"%d" % len(task.header),
     ]
     for key, value in sorted(task.header.items()):
         parts += (key.encode(), value)

@@ -29,6 +29,10 @@ local function rec_head(id, rec)
   end
   local n = string.byte(rec, at)
   if not n or n < 1 or #rec < at + n then return 'bad' end
+  if flags % 16 >= 8 then
+    local from = at + n + 1
+    if #rec < from + 1 or #rec < from + 1 + struct.unpack('>I2', rec, from) then return 'bad' end
+  end
   return 'ok', flags, due, at
 end
 

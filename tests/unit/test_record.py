@@ -1,0 +1,110 @@
+"""Records and bodies as bytes. tests/integration/test_store_record.py holds Lua to the same layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delaybox.core import ids
+from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.store.record import STUB_OVER, UnreadableRecord, draft, read, read_dead
+from delaybox.wire import body as wire_body
+
+TASK_ID = (1_800_000_000_000).to_bytes(6, "big") + ids.tails(5, bytes(8))[0]
+
+tasks = st.builds(
+    NewTask,
+    payload=st.binary(max_size=2_000),
+    due_ms=st.none() | st.integers(0, ids.MAX_DUE_MS),
+    type=st.sampled_from(TaskType),
+    queue=st.sampled_from(["default", "mail", "a" * 64]),
+    priority=st.sampled_from(Priority),
+    header=st.dictionaries(st.text(max_size=20), st.binary(max_size=20), max_size=3),
+    name=st.text(max_size=10),
+    idempotency_key=st.none() | st.text(min_size=1, max_size=64),
+    retry=st.none() | st.just(RetryPolicy(max_attempts=7, initial_ms=10, factor=1.5, max_ms=99, jitter=0.25)),
+    timeout_ms=st.integers(0, 10**9),
+    labels=st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3),
+)
+
+
+@given(tasks)
+def test_a_new_task_reads_back(task: NewTask) -> None:
+    d = draft(task)
+    r = read(TASK_ID, d.record)
+    assert (r.type, r.queue, r.priority) == (task.type, task.queue, int(task.priority))
+    assert (r.attempt, r.losses, r.deliveries, r.due_ms) == (0, 0, 0, 1_800_000_000_000)
+    assert r.key == (task.idempotency_key.encode() if task.idempotency_key is not None else None)
+    assert r.stub == (d.body is not None)
+    body = d.body if d.body is not None else r.body
+    assert r.stub == (len(body) > STUB_OVER)
+    message = wire_body.decode(body)
+    assert (message.payload, dict(message.header), message.name) == (task.payload, dict(task.header), task.name)
+    assert dict(message.labels) == dict(task.labels) and message.timeout_ms == task.timeout_ms
+    assert wire_body.retry_of(message, DEFAULT_RETRY) == (task.retry or DEFAULT_RETRY)
+    assert d.due48 == (task.due_ms or 0)
+
+
+def test_a_delay_is_marked_in_the_template() -> None:
+    assert draft(NewTask(delay_ms=1_500, due_ms=7)).due48 == ids.RELATIVE | 1_500
+
+
+@given(st.binary(max_size=40))
+def test_reading_anything_raises_nothing_else(raw: bytes) -> None:
+    try:
+        read(TASK_ID, raw)
+    except UnreadableRecord:
+        return
+
+
+@given(st.binary(max_size=40))
+def test_reading_any_dead_letter_raises_nothing_else(raw: bytes) -> None:
+    try:
+        read_dead(TASK_ID, raw)
+    except UnreadableRecord:
+        return
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 100_000])
+def test_the_short_cut_for_plain_payloads_is_what_protobuf_writes(size: int) -> None:
+    payload = bytes(size)
+    mine = wire_body.encode(NewTask(payload=payload))
+    assert wire_body.decode(mine).payload == payload
+    assert mine == wire_body.decode(mine).SerializeToString()
+
+
+def test_published_is_the_body_with_its_id() -> None:
+    message = wire_body.decode(wire_body.published(ids.render(TASK_ID), wire_body.encode(NewTask(payload=b"x"))))
+    assert (message.taskUuid, message.payload) == (ids.render(TASK_ID), b"x")
+
+
+BASE: dict[str, Any] = {"payload": b"a", "due_ms": 5, "header": {"k": b"v"}, "labels": {"l": "m"}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"payload": b"b"}, {"due_ms": 6}, {"delay_ms": 5}, {"header": {"k": b"w"}}, {"header": {"kv": b""}},
+        {"labels": {"l": "n"}}, {"queue": "q"}, {"type": TaskType.HTTP}, {"priority": Priority.LOW}, {"name": "n"},
+        {"header": {}, "labels": {"k": "v", "l": "m"}},
+        {"timeout_ms": 1}, {"expire_after_ms": 1}, {"retry": RetryPolicy(max_attempts=2)},
+    ],
+)  # fmt: skip
+def test_another_task_has_another_fingerprint(change: dict[str, Any]) -> None:
+    assert wire_body.fingerprint(NewTask(**{**BASE, **change})) != wire_body.fingerprint(NewTask(**BASE))
+
+
+def test_the_same_task_has_the_same_fingerprint() -> None:
+    one = NewTask(**{**BASE, "header": {"a": b"1", "b": b"2"}, "idempotency_key": "x"})
+    two = NewTask(**{**BASE, "header": {"b": b"2", "a": b"1"}, "idempotency_key": "y"})
+    assert wire_body.fingerprint(one) == wire_body.fingerprint(two)
+    assert len(wire_body.fingerprint(one)) == 8
+
+
+def test_fingerprints_are_part_of_the_stored_format() -> None:
+    """Kept keys are compared with them after an upgrade."""
+    assert wire_body.fingerprint(NewTask(payload=b"pay", due_ms=1_800_000_000_000)).hex() == "f244ea6a150edd60"

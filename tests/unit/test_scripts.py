@@ -1,0 +1,123 @@
+"""Every Lua file says what it takes, answers and bounds, and the loader puts it together."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from delaybox.store import keys
+from delaybox.store.loader import load, names
+
+FOLDER = Path(str(resources.files("delaybox.store.scripts")))
+# Refused by a full server itself; everything else must go on there (rule 12).
+DENIED_WHEN_FULL = {"schedule"}
+READ_ONLY = {"counts", "get", "ping"}
+
+
+def text(name: str) -> str:
+    return (FOLDER / f"{name}.lua").read_text()
+
+
+def header(name: str) -> list[str]:
+    """The comment lines between the shebang and the first line that is none."""
+    lines = text(name).splitlines()
+    assert lines[0].startswith("#!lua"), name
+    out = []
+    for line in lines[1:]:
+        if not line.startswith("--") or line.startswith("--@"):
+            break
+        out.append(line)
+    return out
+
+
+def includes(name: str) -> list[str]:
+    return re.findall(r"^--@include lib/(\w+)\.lua$", text(name), re.MULTILINE)
+
+
+def test_there_are_scripts() -> None:
+    assert {"schedule", "claim", "ack", "fail", "release", "extend", "reap", "expand", "index", "cancel"} <= set(
+        names()
+    )
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_header_is_a_contract(name: str) -> None:
+    lines = header(name)
+    assert len(lines[0]) > 10, "the first line says what the step does"
+    for part in ("KEYS", "REPLY", "BOUND"):
+        assert any(line.startswith(f"-- {part} ") for line in lines), f"{name}.lua does not say its {part}"
+    takes = [int(n) for n in re.findall(r"ARGV\[(\d+)\]", text(name))]
+    said = "\n".join(lines)
+    if takes:
+        assert "-- ARGV " in said, f"{name}.lua takes arguments that its header does not name"
+        for n in takes:
+            assert re.search(rf"(ARGV |\s|, ){n} ", said), f"{name}.lua reads ARGV[{n}], which its header does not name"
+    if "guard" in includes(name):
+        assert re.search(r"^-- ERRORS TRYAGAIN", said, re.MULTILINE), f"{name}.lua can answer TRYAGAIN"
+
+
+@pytest.mark.parametrize("name", names())
+def test_flags(name: str) -> None:
+    shebang = text(name).splitlines()[0]
+    flags = set(shebang.removeprefix("#!lua").strip().removeprefix("flags=").split(",")) - {""}
+    want = set() if name in DENIED_WHEN_FULL else {"allow-oom"}
+    assert flags == want | ({"no-writes"} if name in READ_ONLY else set())
+
+
+@pytest.mark.parametrize("name", names())
+def test_one_hash_tag_is_all_a_script_gets(name: str) -> None:
+    body = load(name).source
+    assert not re.search(r"KEYS\[(?!1\])", body), "every key is made from KEYS[1], the partition's hash tag"
+
+
+@pytest.mark.parametrize("name", names())
+def test_time_is_read_once_and_never_from_the_caller(name: str) -> None:
+    assert "'TIME'" not in text(name), "now_ms of lib/time.lua is the one reader"
+    assert len(re.findall(r"\bnow_ms\(\)", text(name))) <= (2 if name == "get" else 1)
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_writes_looks_first(name: str) -> None:
+    if name in READ_ONLY | {"create", "extend"}:
+        return  # these touch one or two keys and each write is complete in itself
+    assert "guard" in includes(name), "rule 2: a script does not roll back"
+
+
+@pytest.mark.parametrize("name", names())
+def test_includes_are_resolved_and_used(name: str) -> None:
+    source = load(name).source
+    assert "--@include" not in source
+    assert len(includes(name)) == len(set(includes(name)))
+    assert source.startswith("#!lua")
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_number_goes_through_tostring(name: str) -> None:
+    """Lua's tostring breaks above 10^14 (rule 11)."""
+    assert "tostring(" not in load(name).source
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("lib/*.lua")), ids=lambda p: p.stem)
+def test_every_fragment_is_used(path: Path) -> None:
+    assert any(path.stem in includes(name) for name in names())
+
+
+def test_a_clock_of_the_tests_replaces_lib_time() -> None:
+    stood_in = load("ack", "local function now_ms() return 7 end\nlocal function int(n) return n end")
+    assert "return 7" in stood_in.source and "'TIME'" not in stood_in.source
+    assert stood_in.sha != load("ack").sha
+
+
+def test_python_and_lua_spell_the_same_keys() -> None:
+    lua = (FOLDER / "lib/keys.lua").read_text()
+    tag = keys.tag("x", 3)
+    assert tag == "{x:3}"
+    for spelled in (
+        keys.bucket(tag, 5)[: -len("5")], keys.buckets(tag), keys.near(tag, 0), keys.clock(tag), keys.leases(tag),
+        keys.lease(tag, b"").decode(), keys.body(tag, b"").decode(), keys.dead(tag), keys.dead_at(tag),
+    ):  # fmt: skip
+        assert f"'{spelled.removeprefix(tag)}'" in lua, spelled
+    assert keys.stream(tag) == tag + ":stream" and "T .. ':stream'" in text("claim")
