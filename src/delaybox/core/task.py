@@ -62,7 +62,8 @@ class NewTask:
     ``due_ms``: Unix ms; ``None`` or a past moment means at once.
     ``delay_ms``: ms from the moment Redis stores it (Redis's clock); wins over ``due_ms``.
     ``header``: travels with the task, on the original's wire field ``header``.
-    ``type_name``: a task type we do not know, published like PUB_SUB with its name in the header.
+    ``expire_after_ms``: later than due by more than this it is dead-lettered as expired; 0 = never too late.
+    ``keep_result_ms``: how long its result is kept; 0 = the target's default. ``reject_past``: refused when already due.
     """
 
     payload: bytes = b""
@@ -78,6 +79,8 @@ class NewTask:
     timeout_ms: int = 0
     expire_after_ms: int = 0
     labels: Mapping[str, str] = field(default_factory=_no_text)
+    keep_result_ms: int = 0
+    reject_past: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,50 @@ class Submitted:
     task_id: str
     due_ms: int
     created: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """What a finished task left behind. ``output`` is what a command printed or a worker answered, ``truncated`` at the cap."""
+
+    ok: bool
+    finished_ms: int
+    duration_ms: int = 0
+    exit_code: int | None = None
+    output: bytes = b""
+    truncated: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks a list shows; everything that is set must hold. Due range in Unix ms, end excluded."""
+
+    state: TaskState | None = None
+    queue: str | None = None
+    type: TaskType | None = None
+    labels: Mapping[str, str] = field(default_factory=_no_text)
+    due_from_ms: int = 0
+    due_to_ms: int = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list. ``cursor`` continues it; empty at the end. A short page with a cursor is legal."""
+
+    items: list[TaskView]
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """One queue of one task type now. ``pending`` counts those known as due soon; ``ready`` waits for a slot."""
+
+    queue: str
+    type: TaskType
+    pending: int
+    ready: int
+    in_flight: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +157,6 @@ class TaskView:
     reason: str = ""
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=_no_text)
+    expire_after_ms: int = 0
+    timeout_ms: int = 0
+    result: TaskResult | None = None
