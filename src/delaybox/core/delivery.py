@@ -8,7 +8,7 @@ from typing import Protocol
 
 from delaybox.core import ids
 from delaybox.core.lane import split
-from delaybox.core.task import TaskType
+from delaybox.core.task import TaskResult, TaskType
 
 
 @dataclass(slots=True)
@@ -42,7 +42,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """It was carried out."""
+    """It was carried out. ``result`` is kept where the task or its target wants one."""
+
+    result: TaskResult | None = None
+    keep_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Failed:
 
     reason: str
     retryable: bool = True
+    result: TaskResult | None = None
+    keep_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class NewTask:
     ``delay_ms``: ms from the moment Redis stores it (Redis's clock); wins over ``due_ms``.
     ``header``: travels with the task, on the original's wire field ``header``.
     ``expire_after_ms``: later than due by more than this it is dead-lettered as expired; 0 = never too late.
-    ``keep_result_ms``: how long its result is kept; 0 = the target's default. ``reject_past``: refused when already due.
+    ``keep_result_ms``: how long its result is kept; 0 = the target's default.
+    ``reject_past``: refused when it is already due.
     """
 
     payload: bytes = b""
@@ -97,7 +98,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What a finished task left behind. ``output`` is what a command printed or a worker answered, ``truncated`` at the cap."""
+    """What a finished task left behind. ``output``: what a command printed or a worker answered, cut when ``truncated``."""
 
     ok: bool
     finished_ms: int
@@ -106,37 +107,6 @@ class TaskResult:
     output: bytes = b""
     truncated: bool = False
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFilter:
-    """Which tasks a list shows; everything that is set must hold. Due range in Unix ms, end excluded."""
-
-    state: TaskState | None = None
-    queue: str | None = None
-    type: TaskType | None = None
-    labels: Mapping[str, str] = field(default_factory=_no_text)
-    due_from_ms: int = 0
-    due_to_ms: int = 10**15
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Part of a list. ``cursor`` continues it; empty at the end. A short page with a cursor is legal."""
-
-    items: list[TaskView]
-    cursor: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueStats:
-    """One queue of one task type now. ``pending`` counts those known as due soon; ``ready`` waits for a slot."""
-
-    queue: str
-    type: TaskType
-    pending: int
-    ready: int
-    in_flight: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

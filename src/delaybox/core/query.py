@@ -1,0 +1,47 @@
+"""What readers ask for, and what they get in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from delaybox.core.task import TaskState, TaskType, TaskView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks a list shows; everything that is set must hold. Due range in Unix ms, end excluded."""
+
+    state: TaskState | None = None
+    queue: str | None = None
+    type: TaskType | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    due_from_ms: int = 0
+    due_to_ms: int = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list. ``cursor`` continues it; empty at the end. A short page with a cursor is legal."""
+
+    items: list[TaskView]
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """One queue of one task type now. ``pending`` counts those known as due soon; ``ready`` waits for a slot."""
+
+    queue: str
+    type: TaskType
+    pending: int
+    ready: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastStep:
+    """Tasks due in [start_ms, start_ms + step)."""
+
+    start_ms: int
+    count: int
