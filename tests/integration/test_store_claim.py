@@ -275,3 +275,14 @@ async def test_every_delivery_has_a_higher_counter(lab: Lab) -> None:
         seen.append((await lab.lease(lease_id))[task_id].deliveries)
         await lab.store.release(0, lease_id, [task_id])
     assert all(b > a for a, b in pairwise(seen))
+
+
+async def test_a_type_that_wakes_late_takes_turns_with_the_others(lab: Lab) -> None:
+    await lab.add(*(NewTask(type=WORKER) for _ in range(300)))
+    await promote(lab)
+    for _ in range(10):
+        assert len((await lab.lease(bytes([_]), slots=20))) == 20
+    shell = set(await lab.add(*(NewTask(type=TaskType.SHELL_CMD) for _ in range(50))))
+    await promote(lab)
+    got = [task_id for n in range(40) for task_id in await lab.lease(b"one" + bytes([n]), slots=1)]
+    assert len(got) == 40 and 18 <= len(shell.intersection(got)) <= 22

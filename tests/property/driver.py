@@ -315,7 +315,7 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             p, longest_ms=LONGEST_MS, losses_cap=LOSSES_CAP, lease_ms=LONGEST_MS, expected_now_ms=expected
         )
         want = self.model.reap(p, self.now, LONGEST_MS, jumped)
-        self.gone_leases += before - set(self.model.leases)
+        self.gone_leases += sorted(before - set(self.model.leases))
         assert (reply.leases, reply.back, reply.dead) == want, (reply, want)
 
     async def expand(self) -> None:

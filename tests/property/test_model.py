@@ -1,7 +1,7 @@
 """The engine against a small model: random sequences on a real server, crashes and repeats included.
 
 DELAYBOX_PROPERTY_SEED=<seed> runs the same sequences again, <seed>:<number> one of them;
-DELAYBOX_PROPERTY_SEQUENCES sets how many (200).
+DELAYBOX_PROPERTY_SEQUENCES sets how many (240).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.property.driver import Sequence_, TwiceRunner
 
 STEPS = 50
 PARTS = 4
-SEQUENCES = int(os.environ.get("DELAYBOX_PROPERTY_SEQUENCES", "200"))
+SEQUENCES = int(os.environ.get("DELAYBOX_PROPERTY_SEQUENCES", "240"))
 SEED, _, ONLY = os.environ.get("DELAYBOX_PROPERTY_SEED", "").partition(":")
 
 

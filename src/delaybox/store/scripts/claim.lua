@@ -203,7 +203,7 @@ flush(again, 'ZADD')
 for _, b in ipairs(put_back) do
   -- over the bytes or the slots of this claim: ready for the next one
   redis.call('ZADD', k_ready(b[2], b[3] == 0), int(b[4] + SLACK[b[3]]), b[1])
-  redis.call('ZADD', k_active(sub(b[2], 1, 1), b[3] == 0), 'NX', 0, b[2])
+  activate(b[2], b[3] == 0)
 end
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, horizon) end
 

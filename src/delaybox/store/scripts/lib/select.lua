@@ -3,6 +3,20 @@
 
 local SLACK = { [0] = 0, 2000, 10000, 60000 }
 
+-- A lane that wakes starts where the others stand, so that it neither waits nor overtakes for its absence: those of its
+-- own type, else of any (a claim takes from the lanes of several types together).
+local function activate(lane, critical)
+  local own = k_active(string.sub(lane, 1, 1), critical)
+  local start = redis.call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
+  if not start then
+    for letter in string.gmatch('pshw', '.') do
+      local head = redis.call('ZRANGE', k_active(letter, critical), 0, 0, 'WITHSCORES')[2]
+      if head and (not start or tonumber(head) < tonumber(start)) then start = head end
+    end
+  end
+  redis.call('ZADD', own, 'NX', start or '0', lane)
+end
+
 -- Moves due entries that this claim leaves to others into their ready sets, scored by virtual deadline.
 local function make_ready(priority, members, dues)
   local critical = priority == 0
@@ -13,12 +27,7 @@ local function make_ready(priority, members, dues)
     add2(ready, k_ready(lane, critical), int(dues[i] + SLACK[priority]), string.sub(member, 1, 16))
   end
   flush(ready, 'ZADD')
-  for lane in pairs(lanes) do
-    local active = k_active(string.sub(lane, 1, 1), critical)
-    -- a lane that wakes starts where the others stand, so that it neither waits nor overtakes for its absence
-    local head = redis.call('ZRANGE', active, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', active, 'NX', head[2] or '0', lane)
-  end
+  for lane in pairs(lanes) do activate(lane, critical) end
 end
 
 -- Due members of one near index, earliest first: members, dues.
