@@ -38,6 +38,12 @@ class TypeDisabled(InvalidTask):
     code = "type_disabled"
 
 
+class PastDue(InvalidTask):
+    """The task asked to be refused when it is already due, and it is."""
+
+    code = "past_due"
+
+
 class IdempotencyConflict(DelayBoxError):
     """The idempotency key already names a task with another body."""
 
@@ -56,6 +62,12 @@ class TaskNotFound(DelayBoxError):
     """No record of this id."""
 
     code = "not_found"
+
+
+class TaskFinished(TaskNotFound):
+    """No record of this id, and its due time is past: it has finished, was cancelled, or never was."""
+
+    code = "finished_or_unknown"
 
 
 class TaskRunning(DelayBoxError):

@@ -98,7 +98,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What a finished task left behind. ``output``: what a command printed or a worker answered, cut when ``truncated``."""
+    """What a finished task left. ``output``: what a command printed or a worker answered, cut when ``truncated``."""
 
     ok: bool
     finished_ms: int
