@@ -9,13 +9,13 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from delaybox.store import keys
-from delaybox.store.loader import translate
+from delaybox.store.loader import Call, translate
 from delaybox.store.store import Store
 
 
 async def beat(store: Store, node_id: str, facts: Mapping[str, Any]) -> None:
     """Writes this node's heartbeat; ``facts`` must hold ``seen_ms`` by Redis's clock."""
-    await _call(store, "HSET", keys.nodes(store.prefix), node_id, json.dumps(facts))
+    await store.runner.run(Call("beat", keys.nodes(store.prefix), (node_id, json.dumps(facts))))
 
 
 async def leave(store: Store, node_id: str) -> None:
