@@ -103,6 +103,7 @@ class _Node:
 
         assert isinstance(client, Redis)
         deadline = asyncio.get_running_loop().time() + WAIT_FOR_SERVER_S
+        said = ""
         while not self._stop.is_set():
             try:
                 features = await probe(client)
@@ -117,7 +118,9 @@ class _Node:
                     raise StoreUnavailable(
                         f"{error} ({server.describe()}); gave up after {WAIT_FOR_SERVER_S:.0f} s"
                     ) from None
-                log.warning("waiting for %s: %s", server.describe(), error)
+                if said != str(error):
+                    said = str(error)
+                    log.warning("waiting up to %.0f s for %s: %s", WAIT_FOR_SERVER_S, server.describe(), error)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), 0.5)
                 continue

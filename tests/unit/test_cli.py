@@ -127,3 +127,10 @@ def test_where_no_node_runs_it_is_said(run: Run, tmp_path: Path) -> None:
     code, _, err = run("listen", "--redis", "redis://127.0.0.1:1")
     assert code == 3
     assert "127.0.0.1:1" in err
+
+
+def test_fsck_of_a_mistyped_folder_makes_none(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("fsck", "--data-dir", str(tmp_path / "typo"))
+    assert code == 3
+    assert f"no node has run on the data folder {tmp_path / 'typo'}" in err
+    assert not (tmp_path / "typo").exists()

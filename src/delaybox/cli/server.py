@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from delaybox.core.errors import StoreUnavailable
 from delaybox.embedded import EmbeddedServer, recorded_socket
+from delaybox.embedded.folder import LOCK_FILE
 from delaybox.store.connect import ServerSettings, make_client, probe
 
 if TYPE_CHECKING:
@@ -23,10 +24,7 @@ async def running_server(config: Config) -> AsyncIterator[tuple[Redis, str]]:
     if settings is None:
         socket = recorded_socket(config.data_folder)
         if socket is None:
-            raise StoreUnavailable(
-                f"no node has run on the data folder {config.data_folder}; start one with `delaybox serve`, "
-                "or name the node's --data-dir or --redis"
-            )
+            raise _no_node(config)
         settings = ServerSettings(unix_path=str(socket))
     async with _client(settings) as client:
         yield client, settings.describe()
@@ -38,11 +36,21 @@ async def any_server(config: Config) -> AsyncIterator[Redis]:
     settings = config.server()
     async with contextlib.AsyncExitStack() as stack:
         if settings is None:
+            # Starting one would make a folder wherever a path was mistyped.
+            if not (config.data_folder / LOCK_FILE).exists():
+                raise _no_node(config)
             embedded = EmbeddedServer(config.data_folder)
             await embedded.start()
             stack.push_async_callback(embedded.stop)
             settings = ServerSettings(unix_path=str(embedded.unix_path))
         yield await stack.enter_async_context(_client(settings))
+
+
+def _no_node(config: Config) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"no node has run on the data folder {config.data_folder}; start one with `delaybox serve`, "
+        "or name the node's --data-dir or --redis"
+    )
 
 
 @contextlib.asynccontextmanager

@@ -138,14 +138,18 @@ class Kafka(_Section):
 class Auth(_Section):
     tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
         default=(),
-        description=f"a list of secrets (or text with commas between them), each of {MIN_TOKEN} characters or more",
+        description=f"a list of secrets (or text with commas between them), each of {MIN_TOKEN} characters or more, or "
+        "sha256: and its 64 hex digits",
     )
 
     @field_validator("tokens")
     @classmethod
-    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(token.get_secret_value()) < MIN_TOKEN for token in value):
-            raise ValueError("short")
+    def _usable(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for token in value:
+            text = token.get_secret_value()
+            hashed = text.startswith("sha256:")
+            if (hashed and not re.fullmatch(r"sha256:[0-9A-Fa-f]{64}", text)) or len(text) < MIN_TOKEN:
+                raise ValueError("token")
         return value
 
 

@@ -88,14 +88,16 @@ class Edge:
                 raise Refusal(
                     403,
                     f"Host {_show(host)} is not a name of this node; "
-                    "call it as localhost or 127.0.0.1, or add the name to allowed_hosts",
+                    "call it as localhost or 127.0.0.1, or add the name to httpServer.allowedHosts",
                 )
             if len(self._good_hosts) < _CACHE_CAP:
                 self._good_hosts.add(host)
         origin = headers.get(b"origin")
         if origin is not None and not self._allows(origin.partition(b"://")[2]):
             raise Refusal(
-                403, f"Origin {_show(origin)} may not call this node; add its host name to allowed_hosts if it should"
+                403,
+                f"Origin {_show(origin)} may not call this node; "
+                "add its host name to httpServer.allowedHosts if it should",
             )
 
     def _allows(self, host: bytes) -> bool:
