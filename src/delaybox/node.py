@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
 import signal
 import socket
 import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -32,20 +36,44 @@ GRACE_S = 10.0
 WAIT_FOR_SERVER_S = 15.0
 STREAM_LENGTH = 100_000
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_METRICS_PREFIX = "delaybox-metrics-"
 
 
 def run(config: Config) -> int:
     """Runs a node until it is told to stop (SIGTERM or SIGINT: graceful; again: at once). Returns the exit code."""
     logs.set_up(config.log_format)
-    metrics_dir = tempfile.mkdtemp(prefix="delaybox-metrics-")
+    with _metrics_folder() as metrics_dir, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Node(config, metrics_dir).run())
+
+
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[str]:
+    """A temporary folder for the counters of this node's processes; those that killed nodes left behind are removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_METRICS_PREFIX}*"):
+        # Somebody else's cannot be opened, a living node's is locked, one that is just being made is young.
+        with contextlib.suppress(OSError), _locked(left):
+            if time.time() - left.stat().st_mtime > 60:
+                shutil.rmtree(left)
+    folder = tempfile.mkdtemp(prefix=_METRICS_PREFIX)
     # prometheus-client reads it when it is imported, which the engine's modules do: hence the late imports below.
-    os.environ[_METRICS_VARIABLE] = metrics_dir
+    os.environ[_METRICS_VARIABLE] = folder
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Node(config, metrics_dir).run())
+        with _locked(Path(folder)):
+            yield folder
     finally:
         os.environ.pop(_METRICS_VARIABLE, None)
-        shutil.rmtree(metrics_dir, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which ends with this process; OSError where another one has it."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
 
 
 class _Node:

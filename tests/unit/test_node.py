@@ -1,0 +1,32 @@
+"""What a node keeps outside its store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from delaybox import node
+
+
+def test_folders_of_killed_nodes_are_removed_and_those_of_living_ones_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    long_ago = (1_000_000, 1_000_000)
+    killed = tmp_path / "delaybox-metrics-killed"
+    young = tmp_path / "delaybox-metrics-young"
+    for folder in (killed, young):
+        folder.mkdir()
+    (killed / "counter_1.db").touch()
+    os.utime(killed, long_ago)
+    with node._metrics_folder() as living:
+        os.utime(living, long_ago)
+        assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == living
+        with node._metrics_folder() as mine:
+            assert {str(path) for path in tmp_path.iterdir()} == {str(young), living, mine}
+    assert list(tmp_path.iterdir()) == [young]
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
