@@ -281,7 +281,7 @@ async def test_a_type_that_wakes_late_takes_turns_with_the_others(lab: Lab) -> N
     await lab.add(*(NewTask(type=WORKER) for _ in range(300)))
     await promote(lab)
     for _ in range(10):
-        assert len((await lab.lease(bytes([_]), slots=20))) == 20
+        assert len(await lab.lease(bytes([_]), slots=20)) == 20
     shell = set(await lab.add(*(NewTask(type=TaskType.SHELL_CMD) for _ in range(50))))
     await promote(lab)
     got = [task_id for n in range(40) for task_id in await lab.lease(b"one" + bytes([n]), slots=1)]

@@ -247,3 +247,19 @@ async def test_run_now_wakes_the_owner_and_fires(lab: Lab) -> None:
     assert (await channel.get_message(timeout=5))["data"].decode() == f"{lab.tag} {lab.now}"
     await channel.aclose()
     assert task_id in await lab.lease(b"L")
+
+
+@pytest.mark.parametrize("delay", [10**14, 2**48, 2**53])
+async def test_a_delay_past_all_time_never_wraps_to_now(lab: Lab, delay: int) -> None:
+    one, two, three = await lab.add(NewTask(), NewTask(), NewTask())
+    await lab.lease(b"L", slots=2)
+    for task_id in (one, two, three):
+        found = await lab.find(task_id)
+        if found.place == "home":
+            assert await lab.store.reschedule(task_id, delay_ms=delay) == ("moved", 10**14)
+        elif task_id == one:
+            assert await lab.store.fail(0, b"L", [(task_id, delay, "no")]) == ([], 0)
+        else:
+            assert await lab.store.release(0, b"L", [task_id], delay_ms=delay) == []
+        assert (await lab.record(task_id)).due_ms == 10**14
+    assert (await lab.claim()).leased == []

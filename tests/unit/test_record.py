@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core import ids
+from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store.record import STUB_OVER, UnreadableRecord, draft, read, read_dead
@@ -108,3 +109,25 @@ def test_the_same_task_has_the_same_fingerprint() -> None:
 def test_fingerprints_are_part_of_the_stored_format() -> None:
     """Kept keys are compared with them after an upgrade."""
     assert wire_body.fingerprint(NewTask(payload=b"pay", due_ms=1_800_000_000_000)).hex() == "f244ea6a150edd60"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"due_ms": 10**14 + 1},
+        {"due_ms": 2**47},
+        {"due_ms": 2**47 + 5},
+        {"due_ms": 2**48},
+        {"delay_ms": -1},
+        {"delay_ms": 10**14 + 1},
+        {"delay_ms": 2**47},
+        {"delay_ms": 2**48 + 5},
+    ],
+)
+def test_a_time_that_no_id_can_carry_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTask, match="out of range"):
+        draft(NewTask(**bad))
+
+
+def test_a_time_before_1970_is_past() -> None:
+    assert draft(NewTask(due_ms=-5)).due48 == 0

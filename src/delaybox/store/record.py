@@ -7,6 +7,7 @@ from functools import lru_cache
 from struct import Struct
 
 from delaybox.core import ids
+from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of, split
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.wire import body as wire_body
@@ -69,10 +70,19 @@ def _head(task_type: TaskType, queue: str, priority: Priority, stub: bool, keyed
 
 
 def draft(task: NewTask) -> Draft:
-    """Encodes a new task. The due time goes into the id, so the record does not hold it."""
+    """Encodes a new task. The due time goes into the id, so the record does not hold it.
+
+    InvalidTask for a time that an id cannot carry: one such task must not fail the others of its batch.
+    """
     body = wire_body.encode(task)
     stub = len(body) > STUB_OVER
-    due48 = (task.due_ms or 0) if task.delay_ms is None else ids.RELATIVE | task.delay_ms
+    ms = max(task.due_ms or 0, 0) if task.delay_ms is None else task.delay_ms
+    if not 0 <= ms <= ids.MAX_DUE_MS:
+        raise InvalidTask(
+            "delay_ms" if task.delay_ms is not None else "due_ms",
+            f"due_ms {task.due_ms} or delay_ms {task.delay_ms} is out of range; give 0 to 10^14 milliseconds",
+        )
+    due48 = ms if task.delay_ms is None else ids.RELATIVE | ms
     if task.idempotency_key is None:
         head = _head(task.type, task.queue, task.priority, stub, False)
         if stub:

@@ -35,7 +35,7 @@ for i = 6, #ARGV, 3 do
     if delay < 0 then
       reply[1] = reply[1] + bury(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), now, reason, cap, idem_ttl)
     else
-      due = now + delay
+      due = math.min(now + delay, MAX_DUE)
       if place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, horizon)
         and due < earliest then
         earliest = due

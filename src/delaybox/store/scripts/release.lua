@@ -30,7 +30,7 @@ for i = 5, #ARGV do
     local _, flags, due, at = rec_head(id, rec)
     if delay > 0 then
       local attempt, losses, deliveries = rec_counters(rec)
-      due = now + delay
+      due = math.min(now + delay, MAX_DUE)
       rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
     end
     if place(id, rec, flags, rec_lane(rec, at), due, W, horizon) and due < earliest then earliest = due end

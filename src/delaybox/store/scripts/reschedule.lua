@@ -24,7 +24,7 @@ if kind ~= 'ok' then return { kind == 'newer' and 'newer' or 'quarantined' } end
 local to = due
 if ARGV[4] == 'at' then to = tonumber(ARGV[5]) end
 if ARGV[4] == 'delay' then to = now + tonumber(ARGV[5]) end
-if ARGV[4] ~= 'keep' and to < now then to = now end
+if ARGV[4] ~= 'keep' then to = math.min(math.max(to, now), MAX_DUE) end
 local lane, home = rec_lane(rec, at), math.floor(id_due(id) / W)
 local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), K_BUCKETS, K_CLOCK,
   K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], k_ready(lane, flags % 4 == 0) })

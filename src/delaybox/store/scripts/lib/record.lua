@@ -6,6 +6,9 @@
 -- High nibble of the first byte = format version (1). A higher one was written by a newer DelayBox and is left alone.
 local FRESH, FULL = 0x10, 0x11
 
+-- The last due time there is (core/ids.py). 48 bits hold it; a larger sum would wrap and fire at once.
+local MAX_DUE = 1e14
+
 -- Due time of an id (Unix ms).
 local function id_due(id)
   local hi, lo = struct.unpack('>I2I4', id)
