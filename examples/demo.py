@@ -101,6 +101,11 @@ class Child:
             if match := re.search(pattern, line):
                 return match
 
+    def check(self) -> None:
+        """DemoFailed when the command has ended."""
+        if (code := self._process.poll()) is not None:
+            raise self.failed(f"ended by itself ({code})")
+
     def failed(self, what: str) -> DemoFailed:
         """The failure, with the last words of the command."""
         with contextlib.suppress(queue.Empty):
@@ -160,13 +165,13 @@ def body_for(number: int, due_ms: int) -> str:
     return json.dumps({"taskType": "PUB_SUB", "parameter": {"executionTimestamp": str(due_ms)}, "pyload": payload})
 
 
-def arrivals(listener: Child, until: float) -> Iterator[Fired | None]:
-    """What `delaybox listen --json` prints, None about every 50 ms in between; ends at ``until`` (monotonic)."""
+def arrivals(node: Child, listener: Child, until: float) -> Iterator[Fired]:
+    """What `delaybox listen --json` prints, until ``until`` (monotonic); DemoFailed when either command ends."""
     while time.monotonic() < until:
+        node.check()
         try:
-            line = listener.out.get(timeout=0.05)
+            line = listener.out.get(timeout=0.1)
         except queue.Empty:
-            yield None
             continue
         if line is None:
             raise listener.failed("ended")
@@ -218,21 +223,21 @@ def clock(unix_ms: float) -> str:
     return datetime.fromtimestamp(unix_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
 
 
-def first_task(console: Console, api: Api, port: int, listener: Child) -> None:
+def first_task(console: Console, api: Api, port: int, node: Child, listener: Child) -> None:
     """The first example, as it stands in the README but for the port."""
     console.print("\nA task is one POST. This one's date is past, so it fires at once:\n")
     console.print(f'  curl -X POST http://localhost:{port}/task -H "Content-Type: application/json" \\', style="bold")
     console.print(f"    -d '{FIRST_BODY}'\n", style="bold", soft_wrap=True)
     answer = api.post(FIRST_BODY)
     console.print(f"  answer: {json.dumps(answer)}", soft_wrap=True)
-    for fired in arrivals(listener, time.monotonic() + OVERDUE_S):
-        if fired is not None and fired.task_id == answer["taskUuid"]:
+    for fired in arrivals(node, listener, time.monotonic() + OVERDUE_S):
+        if fired.task_id == answer["taskUuid"]:
             console.print(f"  fired:  {fired.text!r}, {fired.late_ms:.2f} ms after it was stored")
             return
     raise DemoFailed(f"task {answer['taskUuid']} was accepted and has not fired within {OVERDUE_S:g} s")
 
 
-def many_tasks(console: Console, api: Api, listener: Child) -> list[Fired]:
+def many_tasks(console: Console, api: Api, node: Child, listener: Child) -> list[Fired]:
     """Posts the tasks, shows them firing, and returns them; DemoFailed when one is missing or early."""
     start_ms = int(time.time() * 1000) + FIRST_DUE_MS
     due = {f"task {i}": start_ms + i * SPREAD_MS // TASKS for i in range(TASKS)}
@@ -247,8 +252,8 @@ def many_tasks(console: Console, api: Api, listener: Child) -> list[Fired]:
     fired: dict[str, Fired] = {}
     until = time.monotonic() + (max(due.values()) / 1000 - time.time()) + OVERDUE_S
     with View(console) as view:
-        for one in arrivals(listener, until):
-            if one is not None and one.task_id in accepted and one.task_id not in fired:
+        for one in arrivals(node, listener, until):
+            if one.task_id in accepted and one.task_id not in fired:
                 fired[one.task_id] = one
                 view.add(one)
             if len(fired) == TASKS:
@@ -295,8 +300,8 @@ def run(console: Console) -> None:
                 listener.wait_for(r"^listening on channel")
                 console.print(f"It listens on http://localhost:{port}")
                 api = Api("127.0.0.1", port)
-                first_task(console, api, port, listener)
-                fired = many_tasks(console, api, listener)
+                first_task(console, api, port, node, listener)
+                fired = many_tasks(console, api, node, listener)
             results(console, fired)
     console.print(NEXT, highlight=False, soft_wrap=True)
 
