@@ -252,6 +252,13 @@ async def test_a_large_body_is_leased_and_not_fired_in_place(lab: Lab) -> None:
     assert set(leased(await lab.claim(slots=1, channel="c"))) == {large}
 
 
+async def test_a_task_that_may_expire_is_leased_even_where_others_fire_in_place(lab: Lab) -> None:
+    (plain,), (expiring,) = await lab.add(NewTask()), await lab.add(NewTask(expire_after_ms=5))
+    claimed = await lab.claim(channel="c")
+    assert len(claimed.lateness_ms) == 1 and set(leased(claimed)) == {expiring}
+    assert (await lab.find(plain)).place == "" and (await lab.record(expiring)).look
+
+
 async def test_the_stream_is_capped_and_trims_are_counted(lab: Lab) -> None:
     trimmed = 0
     for _ in range(4):

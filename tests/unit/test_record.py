@@ -29,6 +29,7 @@ tasks = st.builds(
     idempotency_key=st.none() | st.text(min_size=1, max_size=64),
     retry=st.none() | st.just(RetryPolicy(max_attempts=7, initial_ms=10, factor=1.5, max_ms=99, jitter=0.25)),
     timeout_ms=st.integers(0, 10**9),
+    expire_after_ms=st.sampled_from([0, 1, 60_000]),
     labels=st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3),
 )
 
@@ -41,6 +42,7 @@ def test_a_new_task_reads_back(task: NewTask) -> None:
     assert (r.attempt, r.losses, r.deliveries, r.due_ms) == (0, 0, 0, 1_800_000_000_000)
     assert r.key == (task.idempotency_key.encode() if task.idempotency_key is not None else None)
     assert r.stub == (d.body is not None)
+    assert r.look == (task.expire_after_ms > 0)
     body = d.body if d.body is not None else r.body
     assert r.stub == (len(body) > STUB_OVER)
     message = wire_body.decode(body)

@@ -9,7 +9,7 @@ from struct import Struct
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of, split
-from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body as wire_body
 
 FORMAT = 1
@@ -22,6 +22,8 @@ _FRESH = 0x10
 _FULL = 0x11
 _STUB = 4
 _KEYED = 8
+_LOOK = 16
+"""Delivered only after a look at the body, which scripts cannot read: never fired in place."""
 _FULL_HEAD = Struct(">BBHBIHIB")
 _DEAD_HEAD = Struct(">QH")
 
@@ -51,6 +53,12 @@ class Record:
     lane: bytes
     key: bytes | None
     body: bytes
+    flags: int
+
+    @property
+    def look(self) -> bool:
+        """Whether its body is to be looked at before it is delivered."""
+        return bool(self.flags & _LOOK)
 
     @property
     def type(self) -> TaskType:
@@ -64,9 +72,9 @@ class Record:
 
 
 @lru_cache(maxsize=4096)
-def _head(task_type: TaskType, queue: str, priority: Priority, stub: bool, keyed: bool) -> bytes:
+def _head(task_type: TaskType, queue: str, flags: int) -> bytes:
     lane = lane_of(task_type, queue)
-    return bytes([_FRESH, int(priority) | (_STUB if stub else 0) | (_KEYED if keyed else 0), len(lane)]) + lane
+    return bytes([_FRESH, flags, len(lane)]) + lane
 
 
 def draft(task: NewTask) -> Draft:
@@ -83,17 +91,30 @@ def draft(task: NewTask) -> Draft:
             f"due_ms {task.due_ms} or delay_ms {task.delay_ms} is out of range; give 0 to 10^14 milliseconds",
         )
     due48 = ms if task.delay_ms is None else ids.RELATIVE | ms
+    flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
     if task.idempotency_key is None:
-        head = _head(task.type, task.queue, task.priority, stub, False)
+        head = _head(task.type, task.queue, flags)
         if stub:
             return Draft(due48, head, None, b"", body)
         return Draft(due48, head + body, None, b"", None)
     key = task.idempotency_key.encode()
-    head = _head(task.type, task.queue, task.priority, stub, True) + len(key).to_bytes(2, "big") + key
+    head = _head(task.type, task.queue, flags | _KEYED) + len(key).to_bytes(2, "big") + key
     fingerprint = wire_body.fingerprint(task)
     if stub:
         return Draft(due48, head, key, fingerprint, body)
     return Draft(due48, head + body, key, fingerprint, None)
+
+
+def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[bytes, bytes]:
+    """(record in full shape, body that lies apart or b"") of a pending task that was changed; counters and key stay."""
+    stub = len(body) > STUB_OVER
+    flags = old.flags & ~(3 | _STUB) | priority | (_STUB if stub else 0)
+    head = _FULL_HEAD.pack(
+        _FULL, flags, old.attempt, old.losses, old.deliveries, due_ms >> 32, due_ms & 0xFFFFFFFF, len(old.lane)
+    )
+    key = b"" if old.key is None else len(old.key).to_bytes(2, "big") + old.key
+    raw = head + old.lane + key
+    return (raw, body) if stub else (raw + body, b"")
 
 
 class UnreadableRecord(ValueError):
@@ -121,7 +142,7 @@ def read(task_id: bytes, raw: bytes) -> Record:
         at += 2 + length
     if len(lane) != size or at > len(raw):
         raise UnreadableRecord(f"record of {len(raw)} bytes is cut off")
-    return Record(task_id, flags & 3, bool(flags & _STUB), attempt, losses, deliveries, due, lane, key, raw[at:])
+    return Record(task_id, flags & 3, bool(flags & _STUB), attempt, losses, deliveries, due, lane, key, raw[at:], flags)
 
 
 def read_dead(task_id: bytes, value: bytes) -> tuple[int, str, Record]:

@@ -113,7 +113,7 @@ for i = 1, #ids do
     local kind, flags, due, at = rec_head(id, rec)
     if kind == 'ok' and due <= now then
       local does = how[byte(rec, at + 1)]
-      if does == 2 and is_stub(flags) then does = 1 end
+      if does == 2 and not may_fire_in_place(flags) then does = 1 end
       if does == 1 and n_leased < slots and bytes + #rec <= max_bytes then
         bytes = bytes + #rec
         n_leased = n_leased + 1

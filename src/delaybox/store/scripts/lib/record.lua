@@ -2,7 +2,8 @@
 --   fresh  0x10 flags                                                       laneLen lane [keyLen key] body
 --   full   0x11 flags attempt:u16 losses:u8 deliveries:u32 due:u48           laneLen lane [keyLen key] body
 -- fresh is a record that was never delivered, failed or moved: its due time is the one in its id, its counters are 0.
--- flags: bits 0-1 priority (0 critical .. 3 low), bit 2 stub (body lies apart), bit 3 keyed (keyLen:u16 key follow the lane).
+-- flags: bits 0-1 priority (0 critical .. 3 low), bit 2 stub (body lies apart), bit 3 keyed (keyLen:u16 key follow the lane),
+--   bit 4 look (the body, which Lua cannot read, decides whether it is still delivered, so it is never fired in place).
 -- High nibble of the first byte = format version (1). A higher one was written by a newer DelayBox and is left alone.
 local FRESH, FULL = 0x10, 0x11
 
@@ -58,6 +59,8 @@ end
 
 local function is_stub(flags) return flags % 8 >= 4 end
 local function is_keyed(flags) return flags % 16 >= 8 end
+-- Bits that this version does not know count as "look".
+local function may_fire_in_place(flags) return flags < 16 and flags % 8 < 4 end
 
 -- The idempotency key inside a keyed record.
 local function rec_key(rec, at)
