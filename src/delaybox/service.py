@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from delaybox.core import ids
 from delaybox.core.errors import (
     DelayBoxError,
     IdempotencyConflict,
+    InvalidTask,
     Overloaded,
+    PastDue,
     StoreUnavailable,
+    TaskFinished,
     TaskNotFound,
     TaskRunning,
 )
-from delaybox.core.task import NewTask, Priority, Submitted, TaskView
-from delaybox.store import listing, nodes
-from delaybox.store.record import Draft, draft
+from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
+from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskView
+from delaybox.store import lanes, listing, nodes, pages
+from delaybox.store.record import Draft, UnreadableRecord, draft
 from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
-from delaybox.store.views import of_found
+from delaybox.store.views import changed, of_found
 
 STALE_HEARTBEAT_MS = 5_000
+LIVE_NODE_MS = 15_000
+MAX_STEPS = 10_000
 _CHUNKS_UNDER_WAY = 2
+_UPDATE_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class Service:
 
     async def submit(self, task: NewTask) -> Submitted:
         """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
-        answer = _submitted(task, await self._enqueue(draft(task)))
+        answer = _submitted(task, await self._enqueue(self._draft(task)))
         if isinstance(answer, DelayBoxError):
             raise answer
         return answer
@@ -112,7 +121,7 @@ class Service:
         running: deque[tuple[Sequence[NewTask], asyncio.Task[list[Stored | DelayBoxError]]]] = deque()
         for at in range(0, len(tasks), MAX_ITEMS):
             chunk = tasks[at : at + MAX_ITEMS]
-            running.append((chunk, asyncio.create_task(self._store_all([draft(task) for task in chunk]))))
+            running.append((chunk, asyncio.create_task(self._store_each(chunk))))
             await asyncio.sleep(0)  # lets it leave before the next one is encoded
             if len(running) > _CHUNKS_UNDER_WAY:
                 done, storing = running.popleft()
@@ -120,6 +129,26 @@ class Service:
         for done, storing in running:
             out += map(_submitted, done, await storing)
         return out
+
+    async def _store_each(self, tasks: Sequence[NewTask]) -> list[Stored | DelayBoxError]:
+        """As `_store_all`; a task that cannot be encoded is answered with its error and the others are stored."""
+        answers: list[Stored | DelayBoxError] = []
+        drafts: list[Draft] = []
+        for task in tasks:
+            try:
+                drafts.append(self._draft(task))
+                answers.append(_NO_ANSWER)
+            except InvalidTask as error:
+                answers.append(error)
+        stored = iter(await self._store_all(drafts))
+        return [next(stored) if answer is _NO_ANSWER else answer for answer in answers]
+
+    def _draft(self, task: NewTask) -> Draft:
+        if task.reject_past and task.delay_ms is None:
+            now = time.time_ns() // 1_000_000 + self._store.clock_offset_ms
+            if (task.due_ms or 0) < now:
+                raise PastDue("at", f"at {task.due_ms} is {now - (task.due_ms or 0)} ms in the past; give a later time")
+        return draft(task)
 
     async def _store_all(self, drafts: list[Draft]) -> list[Stored | DelayBoxError]:
         batches, places = self._batches(drafts)
@@ -172,17 +201,63 @@ class Service:
         """Tasks that wait, soonest due first, after skipping ``skip`` of them."""
         return await listing.pending(self._store, limit=limit, skip=skip)
 
-    async def get(self, task_id: str) -> TaskView:
-        """One task wherever it stands; TaskNotFound, or InvalidTask for what is no id."""
-        raw = ids.parse(task_id)
-        found = of_found(raw, await self._store.get(raw))
-        if found is None:
-            raise TaskNotFound(f"no task {task_id}: it has finished, was cancelled, or never was")
-        return found
+    async def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
+        """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
+        return await pages.page(self._store, wanted, cursor=cursor, limit=limit)
 
-    async def dead(self, *, limit: int) -> list[TaskView]:
-        """Dead letters, newest first."""
-        return await listing.dead(self._store, limit=limit)
+    async def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
+        """Dead letters in pages, newest first."""
+        return await self.list_tasks(replace(wanted, state=TaskState.FAILED), cursor=cursor, limit=limit)
+
+    async def get(self, task_id: str) -> TaskView:
+        """One task wherever it stands, finished ones while their result is kept.
+
+        InvalidTask for what is no id, TaskNotFound, and TaskFinished where there is no record and its time is past.
+        """
+        raw = ids.parse(task_id)
+        found = await self._store.get(raw)
+        shown = of_found(raw, found)
+        if shown is not None:
+            return shown
+        if not found.place and ids.due_ms(raw) <= found.now_ms:
+            raise TaskFinished(f"task {task_id} has finished, was cancelled, or never was; nothing of it is kept")
+        raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
+
+    async def queues(self) -> list[QueueStats]:
+        """Every queue with tasks due soon, ready or in flight."""
+        return await lanes.queues(self._store)
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """The nodes heard of lately, each with what it said of itself."""
+        now = await self._store.ping()
+        seen = await nodes.live(self._store)
+        return [
+            {"id": node_id, **facts}
+            for node_id, facts in sorted(seen.items())
+            if now - int(facts.get("seen_ms", 0)) <= LIVE_NODE_MS
+        ]
+
+    async def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> list[ForecastStep]:
+        """Tasks due per step, in steps of whole buckets from the bucket that holds ``from_ms``.
+
+        InvalidTask for a step that is no multiple of a bucket, a range that ends before it begins, or too many steps.
+        """
+        width = self._store.bucket_ms
+        if step_ms <= 0 or step_ms % width:
+            raise InvalidTask(
+                "step", f"step {step_ms} ms is not a multiple of {width} ms; give a whole number of those"
+            )
+        if to_ms <= from_ms:
+            raise InvalidTask("to", f"to {to_ms} is not after from {from_ms}; give a later end")
+        first = from_ms // width
+        size = step_ms // width
+        steps = -(-(to_ms - first * width) // step_ms)
+        if steps > MAX_STEPS:
+            raise InvalidTask(
+                "step", f"the range has {steps} steps of {step_ms} ms, over {MAX_STEPS}; give a longer step"
+            )
+        sums = await self._store.forecast(first, first + steps * size, size)
+        return [ForecastStep(first * width + i * step_ms, sums.get(i, 0)) for i in range(steps)]
 
     async def counts(self) -> StoreCounts:
         """How much lies where, over all partitions."""
@@ -234,6 +309,39 @@ class Service:
             raise _refusal(task_id, word)
         return due
 
+    async def update(
+        self,
+        task_id: str,
+        *,
+        due_ms: int | None = None,
+        delay_ms: int | None = None,
+        priority: Priority | None = None,
+        payload: bytes | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> TaskView:
+        """Changes what is given of a pending task. Errors as `cancel`."""
+        if payload is None and labels is None:
+            await self.reschedule(task_id, due_ms=due_ms, delay_ms=delay_ms, priority=priority)
+            return await self.get(task_id)
+        raw = ids.parse(task_id)
+        word = "changed"
+        for _ in range(_UPDATE_TRIES):
+            found = await self._store.get(raw)
+            if found.place != "home":
+                raise _refusal(task_id, _WORDS.get(found.place, "unknown"))
+            try:
+                new, apart = changed(
+                    raw, found, due_ms=due_ms, delay_ms=delay_ms, priority=priority, payload=payload, labels=labels
+                )
+            except UnreadableRecord:
+                raise _refusal(task_id, "newer") from None
+            word, _ = await self._store.update(raw, found.value, new, apart)
+            if word == "moved":
+                return await self.get(task_id)
+            if word != "changed":
+                break
+        raise _refusal(task_id, word)
+
     async def run_now(self, task_id: str) -> int:
         """Makes a pending task due at once; returns that moment (ms)."""
         return await self.reschedule(task_id, delay_ms=0)
@@ -243,6 +351,23 @@ class Service:
         word = (await self._store.replay([ids.parse(task_id)]))[0]
         if word != "replayed":
             raise _refusal(task_id, word)
+
+    async def replay_many(self, wanted: TaskFilter, *, limit: int = 1_000) -> int:
+        """Brings back the dead letters that match, newest first, at most ``limit``; returns how many."""
+        replayed = 0
+        cursor = ""
+        while replayed < limit:
+            found = await self.dead_letters(wanted, cursor=cursor, limit=min(MAX_ITEMS, limit - replayed))
+            by: dict[int, list[bytes]] = {}
+            for shown in found.items:
+                raw = ids.parse(shown.task_id)
+                by.setdefault(ids.partition(raw), []).append(raw)
+            for group in by.values():
+                replayed += (await self._store.replay(group)).count("replayed")
+            cursor = found.cursor
+            if not cursor:
+                break
+        return replayed
 
     async def discard(self, task_id: str) -> None:
         """Deletes a dead letter for good."""
@@ -261,6 +386,9 @@ def _submitted(task: NewTask, stored: Stored | DelayBoxError) -> Submitted | Del
     if stored.conflict:
         return IdempotencyConflict(task.idempotency_key or "", task_id)
     return Submitted(task_id, stored.due_ms, stored.created)
+
+
+_WORDS = {"lease": "running", "dead": "dead", "quarantine": "quarantined"}
 
 
 def _refusal(task_id: str, word: str) -> DelayBoxError:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from google.protobuf.message import DecodeError
+
 from delaybox import failpoints, metrics
-from delaybox.core.delivery import HAND_BACK, Delivery, Failed, HandBack, Outcome, Target
+from delaybox.core.delivery import HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Report, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
@@ -15,11 +17,15 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.settler import Settler
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import Store
+from delaybox.wire import body as wire_body
 
 log = logging.getLogger("delaybox.engine")
 
 _BODIES_AT_ONCE = 16
 """Bodies over 1 KiB are fetched and delivered in groups: 500 of 1 MiB at once would be half a gigabyte."""
+
+EXPIRED = "expired"
+"""The reason of a dead letter that was later than its task's ``expire_after``."""
 
 _LATER = HandBack(delay_ms=1_000)
 """What a target could not even try waits a moment, or it would be claimed again at once, for ever."""
@@ -94,8 +100,9 @@ class Dispatcher:
             late.append(max(0.0, now - r.due_ms))
             by.setdefault(chr(r.lane[0]), []).append(
                 Delivery(
-                    task_id, partition, lease_id, r.deliveries, r.attempt, r.losses, r.due_ms, r.lane, r.stub, r.body
-                )
+                    task_id, partition, lease_id, r.deliveries, r.attempt, r.losses, r.due_ms, r.lane, r.stub, r.body,
+                    r.look,
+                )  # fmt: skip
             )
         if not late:
             return
@@ -137,6 +144,8 @@ class Dispatcher:
             fresh = [d for d in deliveries if left.pop(d.task_id, None) is not None]
             if fresh:
                 self._settler.report(fresh, outcome)
+                if isinstance(outcome, Done):
+                    metrics.fired(fresh[0].type.name, "leased", len(fresh))
 
         if letter not in self._targets:
             # PUB_SUB whose body lies apart is leased even where it is otherwise fired in place.
@@ -146,15 +155,17 @@ class Dispatcher:
         task_type, target = self._targets[letter]
         try:
             failpoints.hit("before_deliver")
-            plain = [d for d in batch if not d.stub]
-            if plain:
+            apart = [d for d in batch if d.stub]
+            plain = self._in_time([d for d in batch if not d.stub] if apart else batch, report)
+            if not apart:
                 await target.deliver(plain, report)
-            if len(plain) != len(batch):
-                stubs = [d for d in batch if d.stub]
-                for at in range(0, len(stubs), _BODIES_AT_ONCE):
-                    ready = await self._with_bodies(stubs[at : at + _BODIES_AT_ONCE], report)
-                    if ready:
-                        await target.deliver(ready, report)
+            else:
+                # Side by side: what has its body at hand must not hold up the rest, nor the other way round.
+                stubs = self._deliver_stubs(target, apart, report)
+                ends = await asyncio.gather(target.deliver(plain, report), stubs, return_exceptions=True)
+                for end in ends:
+                    if end is not None:
+                        raise end
             failpoints.hit("after_deliver")
         except asyncio.CancelledError:
             report(list(left.values()), HAND_BACK)
@@ -167,9 +178,14 @@ class Dispatcher:
             report(list(left.values()), Failed(f"{type(error).__name__}: {error}"[:500]))
         else:
             report(list(left.values()), _LATER)
-        metrics.fired(task_type.name, "leased", count)
 
-    async def _with_bodies(self, stubs: list[Delivery], report: Callable[..., None]) -> list[Delivery]:
+    async def _deliver_stubs(self, target: Target, stubs: list[Delivery], report: Report) -> None:
+        for at in range(0, len(stubs), _BODIES_AT_ONCE):
+            ready = self._in_time(await self._with_bodies(stubs[at : at + _BODIES_AT_ONCE], report), report)
+            if ready:
+                await target.deliver(ready, report)
+
+    async def _with_bodies(self, stubs: list[Delivery], report: Report) -> list[Delivery]:
         ready: list[Delivery] = []
         bodies = await self._store.bodies(stubs[0].partition, [d.task_id for d in stubs])
         for d, body in zip(stubs, bodies, strict=True):
@@ -179,6 +195,17 @@ class Dispatcher:
                 d.body = body
                 ready.append(d)
         return ready
+
+    def _in_time(self, batch: list[Delivery], report: Report) -> list[Delivery]:
+        """Those that are not later than their task allows; the others become dead letters and are never delivered."""
+        now = self._clock.now_ms()
+        expired = [d for d in batch if d.look and _expired(d, now)]
+        if not expired:
+            return batch
+        report(expired, Failed(EXPIRED, retryable=False))
+        metrics.expired(expired[0].type.name, len(expired))
+        gone = {d.task_id for d in expired}
+        return [d for d in batch if d.task_id not in gone]
 
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
         was_full = self._in_flight >= self._options.concurrency
@@ -194,3 +221,11 @@ class Dispatcher:
                     leases[key] = left - 1
         if was_full:
             self._freed()
+
+
+def _expired(d: Delivery, now_ms: float) -> bool:
+    try:
+        allowed = wire_body.decode(d.body).expire_after_ms
+    except DecodeError:
+        return False  # the target says what is wrong with it
+    return 0 < allowed < now_ms - d.due_ms

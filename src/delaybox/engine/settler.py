@@ -8,18 +8,23 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from google.protobuf.message import DecodeError
+
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome
 from delaybox.core.errors import DelayBoxError
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.loader import Call
-from delaybox.store.store import MAX_ITEMS, Store
+from delaybox.store.store import MAX_ITEMS, Store, Verdict
 from delaybox.wire import body as wire_body
+from delaybox.wire import result as wire_result
 
 log = logging.getLogger("delaybox.engine")
 
 _Lease = tuple[int, bytes]
+_Item = tuple[Delivery, Outcome]
+"""An outcome that is no plain ack."""
 
 
 class Settler:
@@ -34,7 +39,7 @@ class Settler:
         self._options = options
         self._settled = settled
         self._acks: list[Delivery] = []
-        self._others: list[tuple[Delivery, Failed | HandBack]] = []
+        self._others: list[_Item] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -57,7 +62,7 @@ class Settler:
 
     def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Takes outcomes in; never blocks."""
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Done) and outcome.result is None:
             self._acks += deliveries
         else:
             self._others += [(d, outcome) for d in deliveries]
@@ -109,34 +114,58 @@ class Settler:
             self._settled(group)
         return ok
 
-    async def _settle_others(
-        self, others: list[tuple[Delivery, Failed | HandBack]]
-    ) -> list[tuple[tuple[Delivery, Failed | HandBack], bool]]:
+    async def _settle_others(self, others: list[_Item]) -> list[tuple[_Item, bool]]:
         """Per outcome whether it must be sent again."""
-        if not others:
-            return []
+        done: defaultdict[_Lease, list[tuple[Delivery, Done]]] = defaultdict(list)
         failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
         back: defaultdict[tuple[int, bytes, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
         for d, outcome in others:
-            if isinstance(outcome, Failed):
+            if isinstance(outcome, Done):
+                done[d.partition, d.lease_id].append((d, outcome))
+            elif isinstance(outcome, Failed):
                 failed[d.partition, d.lease_id].append((d, outcome))
             else:
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
-        result: list[tuple[tuple[Delivery, Failed | HandBack], bool]] = []
+        result: list[tuple[_Item, bool]] = []
+        for (partition, lease_id), completed in done.items():
+            again = not await self._complete(partition, lease_id, completed)
+            result += [(item, again) for item in completed]
         for (partition, lease_id), items in failed.items():
             again = not await self._fail(partition, lease_id, items)
             result += [(item, again) for item in items]
         for (partition, lease_id, delay_ms), handed in back.items():
-            try:
-                failpoints.hit("before_release")
-                ids = [d.task_id for d, _ in handed]
-                stale = await self._store.release(partition, lease_id, ids, delay_ms=delay_ms)
-                metrics.stale_ack(len(stale))
-                self._settled([d for d, _ in handed])
-                result += [(item, False) for item in handed]
-            except DelayBoxError:
-                result += [(item, True) for item in handed]
+            again = not await self._release(partition, lease_id, handed, delay_ms)
+            result += [(item, again) for item in handed]
         return result
+
+    async def _complete(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Done]]) -> bool:
+        kept = [
+            (d.task_id, self._keep_ms(d, o), wire_result.encode(o.result)) for d, o in items if o.result is not None
+        ]
+        try:
+            failpoints.hit("before_ack")
+            stale = await self._store.complete(partition, lease_id, kept)
+        except DelayBoxError:
+            return False
+        failpoints.hit("after_ack_reply")
+        if stale:
+            metrics.stale_ack(len(stale))
+        self._settled([d for d, _ in items])
+        return True
+
+    async def _release(
+        self, partition: int, lease_id: bytes, items: list[tuple[Delivery, HandBack]], delay_ms: int
+    ) -> bool:
+        try:
+            failpoints.hit("before_release")
+            ids = [d.task_id for d, _ in items]
+            stale = await self._store.release(partition, lease_id, ids, delay_ms=delay_ms)
+        except DelayBoxError:
+            return False
+        if stale:
+            metrics.stale_ack(len(stale))
+        self._settled([d for d, _ in items])
+        return True
 
     async def _fail(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Failed]]) -> bool:
         verdicts = [self._verdict(d, outcome) for d, outcome in items]
@@ -148,10 +177,10 @@ class Settler:
         if stale:
             metrics.stale_ack(len(stale))
         refused = set(stale)
-        for (d, _), (task_id, delay, _) in zip(items, verdicts, strict=True):
-            if task_id in refused:
+        for (d, _), verdict in zip(items, verdicts, strict=True):
+            if verdict.task_id in refused:
                 continue
-            if delay is None:
+            if verdict.delay_ms is None:
                 metrics.dead_lettered()
             else:
                 metrics.retried(d.type.name)
@@ -160,13 +189,24 @@ class Settler:
         self._settled([d for d, _ in items])
         return True
 
-    def _verdict(self, d: Delivery, outcome: Failed) -> tuple[bytes, int | None, str]:
+    def _verdict(self, d: Delivery, outcome: Failed) -> Verdict:
         try:
             policy = wire_body.retry_of(wire_body.decode(d.body), self._options.retry)
-        except Exception:  # noqa: BLE001 - a body that cannot be parsed must not stop its dead-lettering
+        except DecodeError:  # must not stop its dead-lettering
             policy = self._options.retry
         attempt = d.attempt + 1
-        if not outcome.retryable or attempt >= policy.max_attempts:
-            return d.task_id, None, outcome.reason
-        # The draw spreads retries; nothing secret hangs on it.
-        return d.task_id, policy.delay_ms(attempt, random.random()), outcome.reason
+        delay = None
+        if outcome.retryable and attempt < policy.max_attempts:
+            # The draw spreads retries; nothing secret hangs on it.
+            delay = policy.delay_ms(attempt, random.random())
+        if outcome.result is None:
+            return Verdict(d.task_id, delay, outcome.reason)
+        return Verdict(d.task_id, delay, outcome.reason, wire_result.encode(outcome.result), self._keep_ms(d, outcome))
+
+    def _keep_ms(self, d: Delivery, outcome: Done | Failed) -> int:
+        """The task's own wish, else its target's; at least a minute, so that a caller can see it."""
+        try:
+            wished = wire_body.decode(d.body).keep_result_ms
+        except DecodeError:
+            wished = 0
+        return max(wished or outcome.keep_ms, 60_000)

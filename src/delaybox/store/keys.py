@@ -56,6 +56,16 @@ def dead_at(tag_: str) -> str:
     return f"{tag_}:dead:at"
 
 
+def results(tag_: str) -> str:
+    """Hash id -> result and record of a finished task."""
+    return f"{tag_}:results"
+
+
+def results_at(tag_: str) -> str:
+    """Zset id -> ms until which its result is kept."""
+    return f"{tag_}:results:at"
+
+
 def stream(tag_: str) -> str:
     """Stream of fired PUB_SUB tasks, one a partition."""
     return f"{tag_}:stream"

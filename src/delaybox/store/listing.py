@@ -8,10 +8,10 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from delaybox.core.task import TaskState, TaskView
+from delaybox.core.task import TaskView
 from delaybox.store import keys
 from delaybox.store.loader import translate
-from delaybox.store.record import Record, UnreadableRecord, read, read_dead
+from delaybox.store.record import Record, UnreadableRecord, read
 from delaybox.store.store import Store
 from delaybox.store.views import of_record, pending_state
 
@@ -174,30 +174,4 @@ async def _views(store: Store, entries: Sequence[_Entry], now: int) -> list[Task
         if not r.stub or task_id in bodies:
             with suppress(UnreadableRecord):  # one strange task must not hide the others
                 views.append(of_record(r, pending_state(r, now), body=bodies.get(task_id, b"")))
-    return views
-
-
-async def dead(store: Store, *, limit: int) -> list[TaskView]:
-    """Dead letters, newest first."""
-    try:
-        pipe = store.client.pipeline(transaction=False)
-        for tag in store.tags:
-            pipe.zrange(keys.dead_at(tag), 0, limit - 1, desc=True, withscores=True)
-        newest: list[tuple[float, int, bytes]] = []
-        for p, members in enumerate(await pipe.execute()):
-            newest += [(at, p, task_id) for task_id, at in members]
-        newest.sort(reverse=True)
-        pipe = store.client.pipeline(transaction=False)
-        for _, p, task_id in newest[:limit]:
-            pipe.hget(keys.dead(store.tags[p]), task_id)
-            pipe.get(keys.body(store.tags[p], task_id))
-        replies: list[Any] = await pipe.execute()
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
-    views: list[TaskView] = []
-    for (_, _, task_id), value, body in zip(newest, replies[0::2], replies[1::2], strict=False):
-        if value is not None:
-            with suppress(UnreadableRecord):
-                _, reason, record = read_dead(task_id, value)
-                views.append(of_record(record, TaskState.FAILED, body=body or b"", reason=reason))
     return views

@@ -132,7 +132,9 @@ class ScriptRunner:
                 if isinstance(reply, _PASSING):
                     again.append(i)
             waiting = again
-            if not waiting:
+            # A server that hangs is not asked more than twice: callers wait for the answer.
+            hangs = turn >= 1 and any(isinstance(results[i], RedisTimeoutError) for i in waiting)
+            if not waiting or hangs:
                 break
         return [translate(r) if isinstance(r, BaseException) else r for r in results]
 

@@ -28,3 +28,12 @@ async def publish(store: Store, channel: str, messages: Sequence[tuple[int, byte
     except (RedisError, OSError) as error:
         raise translate(error) from error
     return replies[1::2] if stream else replies
+
+
+async def listeners(store: Store, channel: str) -> int:
+    """How many subscribe to a channel on this server now."""
+    try:
+        reply: Any = await store.client.pubsub_numsub(channel)
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return int(reply[0][1]) if reply else 0

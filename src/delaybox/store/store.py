@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -15,9 +15,22 @@ from delaybox.core.errors import StoreRefused
 from delaybox.core.partition import of_key
 from delaybox.store import keys, record
 from delaybox.store.loader import Call, Observer, ScriptRunner, translate
-from delaybox.store.record import Draft
+from delaybox.store.replies import (
+    MAX_ITEMS,
+    Batch,
+    Claimed,
+    ClaimLimits,
+    Counts,
+    Found,
+    Horizon,
+    Reaped,
+    Stored,
+    Verdict,
+    read_claim,
+)
 
-MAX_ITEMS = 500
+_T = TypeVar("_T")
+
 MAX_RECORD_BYTES = 256 * 1024
 MAX_BODY_BYTES = 4 * 1024 * 1024
 IDEM_TTL_MS = 24 * 3600 * 1000
@@ -25,102 +38,6 @@ COMMAND_TTL_MS = 60_000
 DEAD_CAP = 100_000
 LONGEST_LEASES = 4
 """A lease further ahead than this many of our own cannot be honest: the clock stepped back (rule 11)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body."""
-
-    task_id: bytes
-    due_ms: int
-    created: bool = True
-    conflict: bool = False
-
-
-@dataclass(slots=True)
-class Batch:
-    """New tasks of one partition that one script call stores: at most MAX_ITEMS, within the byte bounds."""
-
-    partition: int
-    drafts: list[Draft]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimLimits:
-    """What one claim may take. ``types``: letters of the task types served by lease."""
-
-    slots: int
-    types: str
-    channel: str = ""
-    stream: int = 0
-    lease_ms: int = 15_000
-    poll_ms: int = 1_000
-    items: int = MAX_ITEMS
-
-
-@dataclass(slots=True)
-class Claimed:
-    """What one claim did. ``leased`` is flat: id, record, id, record; ``lateness_ms`` of each task fired in place."""
-
-    now_ms: int
-    next_due_ms: int
-    leased: list[bytes]
-    lateness_ms: list[int]
-    unheard: int
-    dropped: int
-    quarantined: int
-    trimmed: int
-    promoted: int
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What one reap did."""
-
-    now_ms: int
-    leases: int
-    back: int
-    dead: int
-    next_expiry_ms: int
-    dropped: int
-    stamped: int
-
-
-@dataclass(frozen=True, slots=True)
-class Horizon:
-    """What to index next (-1: nothing) and when to look again (-1: nothing waits)."""
-
-    now_ms: int
-    bucket: int
-    fields: int
-    look_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Where a task stands: ``home``, ``lease``, ``dead``, ``quarantine``, or empty."""
-
-    now_ms: int
-    place: str = ""
-    value: bytes = b""
-    body: bytes = b""
-    lease_id: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How much lies where in one partition, or in all of them."""
-
-    now_ms: int
-    pending: int
-    near: int
-    due: int
-    in_flight: int
-    leases: int
-    dead: int
-    quarantined: int
-    oldest_due_ms: int
 
 
 class Store:
@@ -135,6 +52,8 @@ class Store:
         self.bucket_ms = bucket_ms
         self.runner = ScriptRunner(client, observe=observe)
         self.wake_channel = keys.wake_channel(prefix)
+        self.clock_offset_ms = 0
+        """Redis's clock minus this machine's, as the last schedule or ping saw it: for answers, never for decisions."""
         self.tags = [keys.tag(prefix, p) for p in range(partitions)]
 
     @classmethod
@@ -193,6 +112,9 @@ class Store:
             templates.append(tails)
             calls.append(Call("schedule", self.tags[batch.partition], self._schedule_args(batch, tails)))
         replies = await self.runner.run_many(calls)
+        for reply in replies:
+            if not isinstance(reply, BaseException):
+                self.clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
         return [
             reply if isinstance(reply, BaseException) else _answers(batch, tails, reply)
             for batch, tails, reply in zip(batches, templates, replies, strict=True)
@@ -237,24 +159,32 @@ class Store:
             stale += await self.runner.run(self.ack_call(partition, lease_id, task_ids[at : at + MAX_ITEMS]))
         return stale
 
+    async def complete(self, partition: int, lease_id: bytes, items: Sequence[tuple[bytes, int, bytes]]) -> list[bytes]:
+        """Completes tasks and keeps their results (id, how long ms, stored result); returns the stale ids."""
+        stale: list[bytes] = []
+        for group in _by_bytes(items, lambda item: len(item[2])):
+            args: list[Any] = [lease_id, IDEM_TTL_MS]
+            for item in group:
+                args += (item[0], item[1], item[2])
+            stale += await self.runner.run(Call("complete", self.tags[partition], args))
+        return stale
+
     async def fail(
         self,
         partition: int,
         lease_id: bytes,
-        items: Sequence[tuple[bytes, int | None, str]],
+        items: Sequence[Verdict | tuple[bytes, int | None, str]],
         *,
         dead_cap: int = DEAD_CAP,
     ) -> tuple[list[bytes], int]:
-        """Reports failures (id, delay ms before the retry or None for dead, reason).
-
-        Returns (stale ids, dead letters that the cap dropped).
-        """
+        """Reports failures; returns (stale ids, dead letters that the cap dropped)."""
         stale: list[bytes] = []
         dropped = 0
-        for at in range(0, len(items), MAX_ITEMS):
+        for group in _by_bytes([Verdict(*item) for item in items], lambda v: len(v.result)):
             args: list[Any] = [lease_id, self.bucket_ms, self.wake_channel, dead_cap, IDEM_TTL_MS]
-            for task_id, delay, reason in items[at : at + MAX_ITEMS]:
-                args += (task_id, -1 if delay is None else delay, reason.encode()[:2000])
+            for v in group:
+                delay = -1 if v.delay_ms is None else v.delay_ms
+                args += (v.task_id, delay, v.reason.encode()[:2000], v.result, v.keep_ms)
             reply = await self.runner.run(Call("fail", self.tags[partition], args))
             dropped += reply[0]
             stale += reply[1:]
@@ -336,6 +266,34 @@ class Store:
             return Found(reply[0])
         return Found(reply[0], reply[1].decode(), *reply[2:])
 
+    async def update(self, task_id: bytes, old: bytes, new: bytes, body: bytes) -> tuple[str, int]:
+        """Replaces a pending record that still is ``old``; ('moved', due) or (why not, 0). ``body``: lies apart."""
+        args = (task_id, self.bucket_ms, self.wake_channel, old, new, body)
+        reply = await self.runner.run(Call("update", self.tags[self._partition(task_id)], args))
+        return reply[0].decode(), reply[1] if len(reply) > 1 else 0
+
+    async def forecast(self, first_bucket: int, past_bucket: int, buckets_a_step: int) -> dict[int, int]:
+        """Tasks by step index, all partitions together; steps without tasks are left out."""
+        sums: dict[int, int] = {}
+        starts = dict.fromkeys(range(self.partitions), first_bucket)
+        while starts:
+            # A continued call starts on a bucket that need not begin a step, so steps are counted from the first one.
+            calls = [
+                Call("forecast", self.tags[p], (first_bucket, past_bucket, buckets_a_step, at))
+                for p, at in starts.items()
+            ]
+            replies = await self.runner.run_many(calls)
+            for p, reply in zip(list(starts), replies, strict=True):
+                if isinstance(reply, BaseException):
+                    raise reply
+                for i in range(1, len(reply), 2):
+                    sums[reply[i]] = sums.get(reply[i], 0) + reply[i + 1]
+                if reply[0] < 0:
+                    del starts[p]
+                else:
+                    starts[p] = reply[0]
+        return sums
+
     async def replay(self, task_ids: Sequence[bytes]) -> list[str]:
         """Per dead letter: replayed, newer or unknown. All must be of one partition."""
         args = (self.bucket_ms, self.wake_channel, *task_ids)
@@ -359,6 +317,7 @@ class Store:
     async def ping(self) -> int:
         """Runs one real script; Redis's clock in ms. StoreUnavailable when it does not answer."""
         now: int = await self.runner.run(Call("ping", self.tags[0], ()))
+        self.clock_offset_ms = now - time.time_ns() // 1_000_000
         return now
 
     async def bodies(self, partition: int, task_ids: Sequence[bytes]) -> list[bytes | None]:
@@ -378,10 +337,18 @@ class Store:
         return p
 
 
-def read_claim(reply: list[Any]) -> Claimed:
-    """A claim's reply, typed."""
-    now, due, leased, lateness, n = reply
-    return Claimed(now, due, leased, lateness, n[0], n[1], n[2], n[3], n[4], n[5] == 1)
+def _by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Groups of at most MAX_ITEMS items and about MAX_BODY_BYTES."""
+    group: list[_T] = []
+    total = 0
+    for item in items:
+        if group and (len(group) >= MAX_ITEMS or total + size(item) > MAX_BODY_BYTES):
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size(item)
+    if group:
+        yield group
 
 
 def _answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
@@ -406,4 +373,17 @@ def _answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]
     return out
 
 
-__all__ = ["Batch", "ClaimLimits", "Claimed", "Counts", "Found", "Horizon", "Reaped", "Store", "Stored"]
+__all__ = [
+    "MAX_ITEMS",
+    "Batch",
+    "ClaimLimits",
+    "Claimed",
+    "Counts",
+    "Found",
+    "Horizon",
+    "Reaped",
+    "Store",
+    "Stored",
+    "Verdict",
+    "read_claim",
+]

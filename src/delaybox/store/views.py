@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
 from delaybox.core.task import Priority, TaskState, TaskView
-from delaybox.store.record import Record, UnreadableRecord, read, read_dead
+from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rewrite
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body
+from delaybox.wire import result as wire_result
 
 
-def of_record(record: Record, state: TaskState, *, body: bytes = b"", reason: str = "") -> TaskView:
-    """The view of one record. ``body``: what lies apart when the record is a stub.
+def of_record(
+    record: Record, state: TaskState, *, body: bytes = b"", reason: str = "", result: bytes = b""
+) -> TaskView:
+    """The view of one record. ``body``: what lies apart when the record is a stub; ``result``: in its stored form.
 
     UnreadableRecord when the body is no task, or the lane names a type that this version does not know.
     """
     try:
         message = wire_body.decode(body if record.stub else record.body)
+        kept = wire_result.decode(result) if result else None
         task_type = record.type
     except (DecodeError, ValueError) as error:
         raise UnreadableRecord(f"lane {record.lane!r} and body do not make a task: {error}") from None
@@ -36,6 +42,9 @@ def of_record(record: Record, state: TaskState, *, body: bytes = b"", reason: st
         reason=reason,
         name=message.name,
         labels=dict(message.labels),
+        expire_after_ms=message.expire_after_ms,
+        timeout_ms=message.timeout_ms,
+        result=kept,
     )
 
 
@@ -44,11 +53,11 @@ def of_found(task_id: bytes, found: Found) -> TaskView | None:
     try:
         if found.place == "dead":
             _, reason, record = read_dead(task_id, found.value)
-            return of_record(record, TaskState.FAILED, body=found.body, reason=reason)
-        if found.place in ("home", "lease"):
+            return of_record(record, TaskState.FAILED, body=found.body, reason=reason, result=found.result)
+        if found.place in ("home", "lease", "finished"):
             record = read(task_id, found.value)
-            state = TaskState.RUNNING if found.place == "lease" else pending_state(record, found.now_ms)
-            return of_record(record, state, body=found.body)
+            state = {"lease": TaskState.RUNNING, "finished": TaskState.SUCCEEDED}.get(found.place)
+            return of_record(record, state or pending_state(record, found.now_ms), body=found.body, result=found.result)
     except UnreadableRecord:
         return None
     return None
@@ -57,3 +66,33 @@ def of_found(task_id: bytes, found: Found) -> TaskView | None:
 def pending_state(record: Record, now_ms: int) -> TaskState:
     """Scheduled, or ready once it is due."""
     return TaskState.READY if record.due_ms <= now_ms else TaskState.SCHEDULED
+
+
+def changed(
+    task_id: bytes,
+    found: Found,
+    *,
+    due_ms: int | None,
+    delay_ms: int | None,
+    priority: Priority | None,
+    payload: bytes | None,
+    labels: Mapping[str, str] | None,
+) -> tuple[bytes, bytes]:
+    """(new record, body that lies apart) of a pending task with some of its parts replaced; UnreadableRecord."""
+    record = read(task_id, found.value)
+    try:
+        message = wire_body.decode(found.body if record.stub else record.body)
+    except DecodeError as error:
+        raise UnreadableRecord(str(error)) from None
+    if payload is not None:
+        message.payload = payload
+    if labels is not None:
+        message.labels.clear()
+        message.labels.update(labels)
+    due = record.due_ms
+    if due_ms is not None:
+        due = due_ms
+    elif delay_ms is not None:
+        due = found.now_ms + delay_ms
+    body = message.SerializeToString()
+    return rewrite(record, body=body, due_ms=due, priority=record.priority if priority is None else int(priority))

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Puts back what expired leases hold; each task is charged one loss, and dead-lettered past the cap.
+-- Puts back what expired leases hold, and deletes results whose time is over; each task is charged one loss, and dead-lettered past the cap.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket width ms, 2 longest lease ms, 3 cap of losses, 4 wake channel, 5 cap of dead letters,
 --       6 how long idempotency keys outlive their task ms, 7 what the caller's own clock says this server's is (0 unknown),
@@ -7,7 +7,7 @@
 -- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
 --        leases re-stamped}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND whole leases until 500 tasks; 5,000 re-stamps after a jump, else 200
+-- BOUND whole leases until 500 tasks; 200 results whose time is over; 5,000 re-stamps after a jump, else 200
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -17,7 +17,7 @@
 --@include lib/finish.lua
 local now = now_ms()
 local W, longest, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
-local err = guard({ K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
+local err = guard({ K_RESULTS, K_RESULTS_AT, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
 if err then return err end
 local horizon, waits_for = clock(now)
 -- The clock stepped back: such an expiry would keep a dead node's work for the length of the step.
@@ -74,5 +74,10 @@ for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE',
   reaped = reaped + 1
 end
 wake(earliest, waits_for, ARGV[4])
+local old = redis.call('ZRANGE', K_RESULTS_AT, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 200)
+if #old > 0 then
+  redis.call('HDEL', K_RESULTS, unpack(old))
+  redis.call('ZREM', K_RESULTS_AT, unpack(old))
+end
 local head = redis.call('ZRANGE', K_LEASES, 0, 0, 'WITHSCORES')
 return { now, reaped, back, dead, head[2] and tonumber(head[2]) or -1, dropped, #stamped }

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Task(_message.Message):
-    __slots__ = ("taskUuid", "header", "payload", "status", "name", "retry", "timeout_ms", "expire_after_ms", "labels")
+    __slots__ = ("taskUuid", "header", "payload", "status", "name", "retry", "timeout_ms", "expire_after_ms", "labels", "keep_result_ms")
     class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SCHEDULED: _ClassVar[Task.Status]
@@ -46,6 +46,7 @@ class Task(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     taskUuid: str
     header: _containers.ScalarMap[str, bytes]
     payload: bytes
@@ -55,7 +56,8 @@ class Task(_message.Message):
     timeout_ms: int
     expire_after_ms: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, taskUuid: _Optional[str] = ..., header: _Optional[_Mapping[str, bytes]] = ..., payload: _Optional[bytes] = ..., status: _Optional[_Union[Task.Status, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    keep_result_ms: int
+    def __init__(self, taskUuid: _Optional[str] = ..., header: _Optional[_Mapping[str, bytes]] = ..., payload: _Optional[bytes] = ..., status: _Optional[_Union[Task.Status, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_result_ms: _Optional[int] = ...) -> None: ...
 
 class Retry(_message.Message):
     __slots__ = ("max_attempts", "initial_ms", "factor", "max_ms", "jitter")
@@ -70,3 +72,21 @@ class Retry(_message.Message):
     max_ms: int
     jitter: float
     def __init__(self, max_attempts: _Optional[int] = ..., initial_ms: _Optional[int] = ..., factor: _Optional[float] = ..., max_ms: _Optional[int] = ..., jitter: _Optional[float] = ...) -> None: ...
+
+class Result(_message.Message):
+    __slots__ = ("ok", "finished_ms", "duration_ms", "exit_code", "output", "truncated", "reason")
+    OK_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ok: bool
+    finished_ms: int
+    duration_ms: int
+    exit_code: int
+    output: bytes
+    truncated: bool
+    reason: str
+    def __init__(self, ok: bool = ..., finished_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., output: _Optional[bytes] = ..., truncated: bool = ..., reason: _Optional[str] = ...) -> None: ...

@@ -2,6 +2,7 @@
 local T = KEYS[1]
 local K_BUCKETS, K_CLOCK, K_LEASES = T .. ':buckets', T .. ':clock', T .. ':leases'
 local K_DEAD, K_DEAD_AT = T .. ':dead', T .. ':dead:at'
+local K_RESULTS, K_RESULTS_AT = T .. ':results', T .. ':results:at'
 local K_QUAR, K_QUAR_AT = T .. ':quarantine', T .. ':quarantine:at'
 local K_NEAR = { [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3' }
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end

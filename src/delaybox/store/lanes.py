@@ -1,0 +1,78 @@
+"""What each queue holds now, read with plain commands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.core.lane import split
+from delaybox.core.query import QueueStats
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.record import UnreadableRecord, read
+from delaybox.store.store import Store
+
+_SAMPLE = 20_000
+"""Near entries and leased tasks looked at in one partition, at most; a queue deeper than that is shown with less."""
+
+
+async def queues(store: Store) -> list[QueueStats]:
+    """Every queue that has tasks due soon (before the horizon), ready or in flight."""
+    try:
+        return await _queues(store)
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+
+
+async def _queues(store: Store) -> list[QueueStats]:
+    pending: Counter[bytes] = Counter()
+    ready: Counter[bytes] = Counter()
+    in_flight: Counter[bytes] = Counter()
+    for tag in store.tags:
+        pipe = store.client.pipeline(transaction=False)
+        for priority in range(4):
+            pipe.zrange(keys.near(tag, priority), 0, _SAMPLE - 1)
+        pipe.zrange(keys.leases(tag), 0, 99)
+        for letter in "pshw":
+            pipe.zrange(f"{tag}:active:{letter}", 0, -1)
+            pipe.zrange(f"{tag}:active:{letter}:critical", 0, -1)
+        replies: list[Any] = await pipe.execute()
+        for members in replies[:4]:
+            pending.update(member[16:] for member in members)
+        pipe = store.client.pipeline(transaction=False)
+        for lease_id in replies[4]:
+            pipe.hgetall(keys.lease(tag, lease_id))
+        lanes: list[bytes] = []
+        for i, active in enumerate(replies[5:]):
+            for lane in active:
+                lanes.append(lane)
+                pipe.zcard(f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else ""))
+        more: list[Any] = await pipe.execute()
+        leased = len(replies[4])
+        for held in more[:leased]:
+            in_flight.update(_lanes_of(held))
+        for lane, count in zip(lanes, more[leased:], strict=True):
+            ready[lane] += count
+            pending[lane] += count
+    stats: list[QueueStats] = []
+    for lane in sorted(pending.keys() | in_flight.keys()):
+        try:
+            task_type, queue = split(lane)
+        except ValueError:
+            continue  # a newer node's task type
+        stats.append(
+            QueueStats(queue=queue, type=task_type, pending=pending[lane], ready=ready[lane], in_flight=in_flight[lane])
+        )
+    return stats
+
+
+def _lanes_of(held: dict[bytes, bytes]) -> list[bytes]:
+    lanes: list[bytes] = []
+    for task_id, raw in held.items():
+        try:
+            lanes.append(read(task_id, raw).lane)
+        except UnreadableRecord:
+            continue
+    return lanes

@@ -1,0 +1,293 @@
+"""Lists in pages with a cursor, for any number of tasks: a page examines a bounded part of the store.
+
+Order: running tasks, then waiting ones soonest minute first (inside a minute as they lie), then failed and succeeded
+ones newest first. A cursor says where the last page ended; tasks that move meanwhile can be met twice or not at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.query import Page, TaskFilter
+from delaybox.core.task import TaskState, TaskView
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.record import Record, UnreadableRecord, read, read_dead
+from delaybox.store.store import Store
+from delaybox.store.views import of_record, pending_state
+
+EXAMINED = 5_000
+"""Records one page looks at, at most; past that it ends with a cursor, however few matched."""
+
+_PHASES = ("running", "waiting", "failed", "succeeded")
+_OF_STATE = {
+    None: ("running", "waiting"),
+    TaskState.SCHEDULED: ("waiting",),
+    TaskState.READY: ("waiting",),
+    TaskState.RUNNING: ("running",),
+    TaskState.FAILED: ("failed",),
+    TaskState.SUCCEEDED: ("succeeded",),
+    TaskState.CANCELLED: (),
+}
+
+_Found = tuple[list[Any], TaskView | None]
+"""Where to go on after this record, and its view (None: examined, but not one to show)."""
+
+
+async def page(store: Store, wanted: TaskFilter, *, cursor: str, limit: int) -> Page:
+    """The next ``limit`` tasks. InvalidTask for a cursor that is none of ours."""
+    phases = _OF_STATE[wanted.state]
+    phase, place = _decode(cursor) if cursor else ("", [])
+    if phase:
+        if phase not in phases:
+            raise _bad(cursor)
+        phases = phases[phases.index(phase) :]
+    items: list[TaskView] = []
+    examined = 0
+    try:
+        for name in phases:
+            walk = _WALKS[name](store, wanted, place if name == phase else [], limit)
+            async for place_after, view in walk:
+                examined += 1
+                if view is not None and matches(wanted, view):
+                    items.append(view)
+                if len(items) >= limit or examined >= EXAMINED:
+                    return Page(items, _encode(name, place_after))
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    except (TypeError, ValueError, IndexError, KeyError):
+        if cursor:
+            raise _bad(cursor) from None
+        raise
+    return Page(items)
+
+
+def matches(wanted: TaskFilter, view: TaskView) -> bool:
+    """Whether everything that the filter sets holds for a task."""
+    return (
+        (wanted.state is None or view.state is wanted.state)
+        and (wanted.queue is None or view.queue == wanted.queue)
+        and (wanted.type is None or view.type is wanted.type)
+        and wanted.due_from_ms <= view.due_ms < wanted.due_to_ms
+        and all(view.labels.get(name) == value for name, value in wanted.labels.items())
+    )
+
+
+async def _running(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+    p, after, skip = place or (0, "", 0)
+    for partition in range(p, store.partitions):
+        tag = store.tags[partition]
+        leases: Any = await store.client.zrange(keys.leases(tag), 0, -1)
+        for lease_id in sorted(leases):
+            text = lease_id.hex()
+            if partition == p and text < after:
+                continue
+            held: Any = await store.client.hgetall(keys.lease(tag, lease_id))
+            done = skip if partition == p and text == after else 0
+            for i, (task_id, raw) in enumerate(sorted(held.items())):
+                if i >= done:
+                    yield [partition, text, i + 1], await _view(store, tag, task_id, raw, TaskState.RUNNING)
+
+
+async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+    now = await store.ping()
+    width = store.bucket_ms
+    number, p, cursor, skip = place or (0, 0, 0, 0)
+    horizons = await _horizons(store)
+    first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
+    # Before the horizon a task may be due in another minute than it lies in, so those few buckets are all looked at.
+    edge = max(horizons) // width + 1
+    spans = ((number, edge - 1), (max(number, edge, first), last))
+    async for bucket, partition in _spans(store, spans):
+        if bucket == number and partition < p:
+            continue
+        tag = store.tags[partition]
+        at, done = (cursor, skip) if (bucket, partition) == (number, p) else (0, 0)
+        while True:
+            reply: Any = await store.client.hscan(keys.bucket(tag, bucket), at, count=max(10, min(limit, 500)))
+            views = await _chunk(store, tag, bucket, reply[1], horizons[partition], now)
+            for i, view in enumerate(views):
+                if i >= done:
+                    yield [bucket, partition, at, i + 1], view
+            at, done = reply[0], 0
+            if at == 0:
+                break
+            # A chunk that showed nothing must still move the cursor on.
+            yield [bucket, partition, at, 0], None
+
+
+async def _horizons(store: Store) -> list[int]:
+    pipe = store.client.pipeline(transaction=False)
+    for tag in store.tags:
+        pipe.hget(keys.clock(tag), "horizon")
+    return [int(h or 0) for h in await pipe.execute()]
+
+
+async def _spans(store: Store, spans: Sequence[tuple[int, int]]) -> AsyncIterator[tuple[int, int]]:
+    for first, last in spans:
+        async for entry in _buckets(store, first, last):
+            yield entry
+
+
+async def _buckets(store: Store, first: int, last: int) -> AsyncIterator[tuple[int, int]]:
+    """(number, partition) of the buckets from first to last in order of time, read some at a time."""
+    at = first
+    while at <= last:
+        pipe = store.client.pipeline(transaction=False)
+        for tag in store.tags:
+            pipe.zrange(keys.buckets(tag), at, last, byscore=True, offset=0, num=50)
+        replies: list[list[bytes]] = await pipe.execute()
+        # A partition that sent its fill may hold more right after its last: only what all have told is in order.
+        full = [int(numbers[-1]) for numbers in replies if len(numbers) == 50]
+        edge = min(full) if full else None
+        found = [(int(n), p) for p, numbers in enumerate(replies) for n in numbers if edge is None or int(n) <= edge]
+        for entry in sorted(found):
+            yield entry
+        if edge is None:
+            return
+        at = edge + 1
+
+
+async def _chunk(
+    store: Store, tag: str, bucket: int, fields: dict[bytes, bytes], horizon: int, now: int
+) -> list[TaskView | None]:
+    """One view a field, None where the field is not to be shown here."""
+    width = store.bucket_ms
+    entries = list(fields.items())
+    pointers = [task_id for task_id, raw in entries if raw == b""]
+    followed: dict[bytes, bytes | None] = {}
+    if pointers:
+        pipe = store.client.pipeline(transaction=False)
+        for task_id in pointers:
+            pipe.hget(keys.bucket(tag, int.from_bytes(task_id[:6], "big") // width), task_id)
+        followed = dict(zip(pointers, await pipe.execute(), strict=True))
+    views: list[TaskView | None] = []
+    for task_id, raw in entries:
+        real = followed.get(task_id) if raw == b"" else raw
+        try:
+            record = read(task_id, real or b"")
+        except UnreadableRecord:
+            views.append(None)
+            continue
+        elsewhere = record.due_ms // width != bucket
+        # A record whose time lies in another bucket is shown there, by its pointer; before the horizon it has none.
+        if (raw == b"" and elsewhere) or (raw != b"" and elsewhere and record.due_ms >= max(horizon, now + 60_000)):
+            views.append(None)
+            continue
+        views.append(await _of_record(store, tag, record, pending_state(record, now)))
+    return views
+
+
+async def _failed(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+    async for after, tag, task_id in _newest(store, place, limit, keys.dead_at):
+        value: Any = await store.client.hget(keys.dead(tag), task_id)
+        result: Any = await store.client.hget(keys.results(tag), task_id)
+        view = None
+        if value is not None:
+            try:
+                _, reason, record = read_dead(task_id, value)
+                kept = _split_result(result)[0] if result else b""
+                view = await _of_record(store, tag, record, TaskState.FAILED, reason=reason, result=kept)
+            except UnreadableRecord:
+                view = None
+        yield after, view
+
+
+async def _succeeded(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+    async for after, tag, task_id in _newest(store, place, limit, keys.results_at):
+        value: Any = await store.client.hget(keys.results(tag), task_id)
+        view = None
+        if value is not None:
+            result, raw = _split_result(value)
+            if raw:
+                view = await _view(store, tag, task_id, raw, TaskState.SUCCEEDED, result)
+        yield after, view
+
+
+async def _newest(
+    store: Store, place: list[Any], limit: int, key_of: Any
+) -> AsyncIterator[tuple[list[Any], str, bytes]]:
+    """Members of one zset a partition, highest score first: (place after it, tag, id)."""
+    score, after = (place[0], bytes.fromhex(place[1])) if place else (10**15, b"\xff" * 17)
+    count = limit + 1
+    while True:
+        pipe = store.client.pipeline(transaction=False)
+        for tag in store.tags:
+            pipe.zrange(key_of(tag), score, "-inf", byscore=True, desc=True, offset=0, num=count, withscores=True)
+        replies: Any = await pipe.execute()
+        found = [(int(at), task_id, p) for p, reply in enumerate(replies) for task_id, at in reply]
+        full = [int(reply[-1][1]) for reply in replies if len(reply) == count]
+        edge = max(full) if full else None
+        fresh = sorted(
+            (f for f in found if (f[0], f[1]) < (score, after) and (edge is None or f[0] > edge)), reverse=True
+        )
+        for at, task_id, p in fresh:
+            yield [at, task_id.hex()], store.tags[p], task_id
+        if edge is None:
+            return
+        if fresh:
+            score, after = fresh[-1][0], fresh[-1][1]
+        else:
+            # More than a fill at one and the same ms: ask for more of it.
+            count *= 2
+
+
+async def _view(
+    store: Store, tag: str, task_id: bytes, raw: bytes, state: TaskState, result: bytes = b""
+) -> TaskView | None:
+    try:
+        return await _of_record(store, tag, read(task_id, raw), state, result=result)
+    except UnreadableRecord:
+        return None
+
+
+async def _of_record(
+    store: Store, tag: str, record: Record, state: TaskState, *, reason: str = "", result: bytes = b""
+) -> TaskView | None:
+    body = b""
+    if record.stub:
+        kept: Any = await store.client.get(keys.body(tag, record.task_id))
+        if kept is None:
+            if state is not TaskState.SUCCEEDED:
+                return None  # completed between the two reads
+            record = replace(record, stub=False, body=b"")
+        else:
+            body = kept
+    try:
+        return of_record(record, state, body=body, reason=reason, result=result)
+    except UnreadableRecord:
+        return None
+
+
+def _split_result(value: bytes) -> tuple[bytes, bytes]:
+    size = int.from_bytes(value[:4], "big")
+    return value[4 : 4 + size], value[4 + size :]
+
+
+def _encode(phase: str, place: list[Any]) -> str:
+    text = json.dumps([1, _PHASES.index(phase), *place], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> tuple[str, list[Any]]:
+    try:
+        version, phase, *place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if version != 1 or not 0 <= phase < len(_PHASES):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise _bad(cursor) from None
+    return _PHASES[phase], place
+
+
+def _bad(cursor: str) -> InvalidTask:
+    return InvalidTask("cursor", f"cursor {cursor[:40]!r} is not one of this list; start again without a cursor")
+
+
+_WALKS = {"running": _running, "waiting": _waiting, "failed": _failed, "succeeded": _succeeded}

@@ -1,0 +1,124 @@
+"""What goes into scripts and what comes out of them, typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from delaybox.store.record import Draft
+
+MAX_ITEMS = 500
+"""Tasks a script handles in one call, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body."""
+
+    task_id: bytes
+    due_ms: int
+    created: bool = True
+    conflict: bool = False
+
+
+@dataclass(slots=True)
+class Batch:
+    """New tasks of one partition that one script call stores: at most MAX_ITEMS, within the byte bounds."""
+
+    partition: int
+    drafts: list[Draft]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimLimits:
+    """What one claim may take. ``types``: letters of the task types served by lease."""
+
+    slots: int
+    types: str
+    channel: str = ""
+    stream: int = 0
+    lease_ms: int = 15_000
+    poll_ms: int = 1_000
+    items: int = MAX_ITEMS
+
+
+@dataclass(slots=True)
+class Claimed:
+    """What one claim did. ``leased`` is flat: id, record, id, record; ``lateness_ms`` of each task fired in place."""
+
+    now_ms: int
+    next_due_ms: int
+    leased: list[bytes]
+    lateness_ms: list[int]
+    unheard: int
+    dropped: int
+    quarantined: int
+    trimmed: int
+    promoted: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one reap did."""
+
+    now_ms: int
+    leases: int
+    back: int
+    dead: int
+    next_expiry_ms: int
+    dropped: int
+    stamped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """What to index next (-1: nothing) and when to look again (-1: nothing waits)."""
+
+    now_ms: int
+    bucket: int
+    fields: int
+    look_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a task stands: ``home``, ``lease``, ``dead``, ``quarantine``, ``finished``, or empty."""
+
+    now_ms: int
+    place: str = ""
+    value: bytes = b""
+    body: bytes = b""
+    lease_id: bytes = b""
+    result: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much lies where in one partition, or in all of them."""
+
+    now_ms: int
+    pending: int
+    near: int
+    due: int
+    in_flight: int
+    leases: int
+    dead: int
+    quarantined: int
+    oldest_due_ms: int
+
+
+class Verdict(NamedTuple):
+    """One failure: retried after ``delay_ms``, or dead-lettered (None). ``result``, stored form, stays ``keep_ms``."""
+
+    task_id: bytes
+    delay_ms: int | None
+    reason: str
+    result: bytes = b""
+    keep_ms: int = 0
+
+
+def read_claim(reply: list[Any]) -> Claimed:
+    """A claim's reply, typed."""
+    now, due, leased, lateness, n = reply
+    return Claimed(now, due, leased, lateness, n[0], n[1], n[2], n[3], n[4], n[5] == 1)

@@ -1,0 +1,35 @@
+"""What a finished attempt left behind, as it is stored."""
+
+from __future__ import annotations
+
+from delaybox.core.task import TaskResult
+from delaybox.wire.gen import task_pb2
+
+
+def encode(result: TaskResult) -> bytes:
+    """The stored form."""
+    message = task_pb2.Result(
+        ok=result.ok,
+        finished_ms=result.finished_ms,
+        duration_ms=result.duration_ms,
+        output=result.output,
+        truncated=result.truncated,
+        reason=result.reason,
+    )
+    if result.exit_code is not None:
+        message.exit_code = result.exit_code
+    return message.SerializeToString()
+
+
+def decode(raw: bytes) -> TaskResult:
+    """The result in its stored form; ``google.protobuf.message.DecodeError`` when it is none."""
+    m = task_pb2.Result.FromString(raw)
+    return TaskResult(
+        ok=m.ok,
+        finished_ms=m.finished_ms,
+        duration_ms=m.duration_ms,
+        exit_code=m.exit_code if m.HasField("exit_code") else None,
+        output=m.output,
+        truncated=m.truncated,
+        reason=m.reason,
+    )
