@@ -53,8 +53,9 @@ MEANING = {
     "kafka.saslPassword": NOT_YET + "there is no Kafka yet",
     "kafka.saslMechanism": NOT_YET + "there is no Kafka yet",
     "kafka.tlsEnable": NOT_YET + "there is no Kafka yet",
-    "auth.tokens": "callers must send one of them as `Authorization: Bearer …`; written here in clear or as "
-    "`sha256:` and the hex digest",
+    "auth.tokens": "callers must send one of them as `Authorization: Bearer …`. `scopes` are some of read, schedule, "
+    "cancel, admin, shell; a token without them has all but shell",
+    "auth.tokensFile": "more of them, from a file (a mounted secret)",
     "limits.body": "bytes a payload may have before it is base64-encoded; a whole request 1.5 times that and 128 KiB",
     "pubsub.fire_in_place": "publish inside the claiming script, without a lease; `false` leases each task first",
     "pubsub.stream": "write each task also to a capped stream, one a partition: `{<prefix>:<p>}:stream`",

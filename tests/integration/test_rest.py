@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.supervise import ApiFailed, ApiProcess, spawn_api
+from delaybox.core.access import Token
 from delaybox.store.store import Store
 from tests.servers import RealServer
 
@@ -251,7 +252,7 @@ async def test_a_body_that_never_ends_is_given_up(start: Start):
 
 
 async def test_tokens_and_context_path(start: Start):
-    rest = await start(tokens=("s3cret",), context_path="api/")
+    rest = await start(tokens=(Token.of("s3cret"),), context_path="api/")
     status, _, answer = await rest.call("POST", "/api/task", FIRST_CURL)
     assert status == 401
     assert b"s3cret" not in answer

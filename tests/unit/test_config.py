@@ -205,8 +205,11 @@ def test_yaml_does_not_change_what_was_written() -> None:
         ("a: [", "line 1 is not valid YAML"),
         ("kafka: {enabled: true}", "kafka.enabled (config.yaml) is true, but Kafka has not landed in DelayBox yet"),
         ("httpServer: {host: 0.0.0.0}", "Set auth.tokens, or give --insecure"),
-        ("auth: {tokens: [short]}", "auth.tokens (config.yaml) has a value that cannot be used; it must be a list"),
-        ("auth: {tokens: ['sha256:zzzzzzzzzzzz']}", "or sha256: and its 64 hex digits"),
+        (
+            "auth: {tokens: [short]}",
+            "auth.tokens (config.yaml) entry 1 is shorter than 16 characters; `delaybox token` makes",
+        ),
+        ("auth: {tokens: ['sha256:zzzzzzzzzzzz']}", "entry 1 starts with sha256: but has not 64 hex digits after it"),
     ],
 )
 def test_mistakes_name_key_place_value_and_mend(text: str, says: str) -> None:

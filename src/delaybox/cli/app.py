@@ -156,6 +156,21 @@ def fsck(
     raise typer.Exit(_run(lambda: check(chosen, repair=repair, as_json=as_json)))
 
 
+@app.command()
+def token(
+    name: Annotated[str, typer.Option(help="Whose it is, for people.")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="read, schedule, cancel, admin or shell; repeatable. Default: all of them but shell."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Make a bearer token and the line of configuration that accepts it."""
+    from delaybox.cli.token import make
+
+    make(name=name, scopes=scope or (), as_json=as_json)
+
+
 @config_app.command("check")
 def config_check(config: ConfigFile = None, settings: Settings = None) -> None:
     """Check file and environment as `serve` would read them; unknown keys are errors here."""

@@ -7,17 +7,19 @@ and in variable names neither case nor ``_`` and ``-`` matter. Every error names
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from delaybox.config import tokens
 from delaybox.config.model import Config
 from delaybox.core.errors import ConfigError
 
@@ -105,6 +107,7 @@ def load(
         keys = ", ".join(key for key in _KEYS.values() if _plain(key.partition(".")[0]) == _plain(section))
         raise ConfigError(f"{section} in {place} must be a section with keys under it: {keys}")
     _one_server(settings)
+    _add_token_file(settings)
     config = _validated(settings)
     _refuse_what_cannot_run(config, settings)
     return Loaded(config, tuple(_strange(given, place) for given, place in unknown), file)
@@ -157,6 +160,8 @@ def _leaves(section: Mapping[str, object], path: str) -> Iterator[tuple[str, obj
 def _expanded(value: object, environ: Mapping[str, str]) -> object:
     if isinstance(value, list):
         return [_expanded(item, environ) for item in value]
+    if isinstance(value, dict):
+        return {key: _expanded(item, environ) for key, item in value.items()}
     if value in ("null", "~"):
         return None
     return _REFERENCE.sub(lambda match: environ.get(match[1], ""), value) if isinstance(value, str) else value
@@ -189,6 +194,22 @@ def _one_server(settings: dict[str, _Setting]) -> None:
     del settings["storage.redisUrl" if url.rank < host.rank else "storage.redisHost"]
 
 
+def _add_token_file(settings: dict[str, _Setting]) -> None:
+    """The tokens of auth.tokensFile stand behind those of auth.tokens from here on."""
+    file = settings.get("auth.tokensFile")
+    if file is None:
+        return
+    try:
+        found = tokens.from_file(Path(str(file.value)))
+        # Said here, where it is known that the file is to be mended.
+        tokens.parse(found)
+    except tokens.Mistake as mistake:
+        raise ConfigError(f"auth.tokensFile ({file.place}) {mistake}") from None
+    given = settings.get("auth.tokens", _Setting((), file.place, file.rank))
+    with contextlib.suppress(tokens.Mistake):  # which the validation tells
+        settings["auth.tokens"] = replace(given, value=[*tokens.parse(given.value), *found])
+
+
 def _validated(settings: Mapping[str, _Setting]) -> Config:
     nested: dict[str, Any] = {}
     for key, setting in settings.items():
@@ -215,6 +236,8 @@ def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
     if not key:
         return str(error.get("ctx", {}).get("error", error["msg"]))
     value, must = settings[key].value, _FIELDS[key].description
+    if isinstance(mistake := error.get("ctx", {}).get("error"), tokens.Mistake):
+        return f"{key} ({settings[key].place}) {mistake}"
     shown = "has a value that cannot be used" if _is_secret(key) else f"is {value!r}"
     return f"{key} ({settings[key].place}) {shown}; it must be {must}"
 
@@ -257,7 +280,7 @@ def _fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _is_secret(key: str) -> bool:
-    return "SecretStr" in str(_FIELDS[key].annotation)
+    return key == "auth.tokens" or "SecretStr" in str(_FIELDS[key].annotation)
 
 
 _FIELDS = dict(_fields(Config))

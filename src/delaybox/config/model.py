@@ -21,11 +21,12 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from delaybox.config.tokens import FORMS as TOKEN_FORMS
+from delaybox.config.tokens import parse as parse_tokens
+from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
 from delaybox.embedded import default_data_dir
 from delaybox.store.connect import URL_FORMS, ServerSettings
-
-MIN_TOKEN = 16
 
 _DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -136,21 +137,10 @@ class Kafka(_Section):
 
 
 class Auth(_Section):
-    tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(_split)] = Field(
-        default=(),
-        description=f"a list of secrets (or text with commas between them), each of {MIN_TOKEN} characters or more, or "
-        "sha256: and its 64 hex digits",
+    tokens: Annotated[tuple[Token, ...], BeforeValidator(parse_tokens)] = Field(default=(), description=TOKEN_FORMS)
+    tokens_file: Path | None = Field(
+        default=None, description="the path of a file with one token a line, or a YAML list"
     )
-
-    @field_validator("tokens")
-    @classmethod
-    def _usable(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for token in value:
-            text = token.get_secret_value()
-            hashed = text.startswith("sha256:")
-            if (hashed and not re.fullmatch(r"sha256:[0-9A-Fa-f]{64}", text)) or len(text) < MIN_TOKEN:
-                raise ValueError("token")
-        return value
 
 
 class Limits(_Section):

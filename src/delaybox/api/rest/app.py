@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import parse_qsl
 
 from delaybox import metrics
+from delaybox.api.rest import policy
 from delaybox.api.rest.edge import Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.core.errors import (
@@ -83,11 +84,14 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``probe``: answered without a token, a Host or an Origin being looked at."""
+    """``name``: the path without the context path. Every method needs a rule in `policy`, or there is no such route."""
 
     name: str
     handlers: Mapping[str, Handler]
-    probe: bool = False
+    rules: Mapping[str, policy.Rule] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", {method: policy.rule(method, self.name) for method in self.handlers})
 
 
 def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
@@ -101,9 +105,10 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
     for path, route in ((f"{root}/task", task), (f"{root}/ping", ping)):
         by_path[path] = by_path[f"{path}/"] = route
     for path, handler in (("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics)):
-        by_path[path] = Route(path, {"GET": handler, "HEAD": handler}, probe=True)
+        by_path[path] = Route(path, {"GET": handler, "HEAD": handler})
     task_path = f"{root}/task"
     create = api.create
+    create_rule = task.rules["POST"]
     length_headers: dict[int, list[tuple[bytes, bytes]]] = {}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +121,8 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
             if path == task_path and scope["method"] == "POST":
                 headers = edge.headers(scope)
                 edge.origin(headers)
-                edge.caller(headers)
+                scope["auth"] = grant = edge.caller(headers)
+                policy.admit(grant, create_rule)
                 answer = await create(scope, headers, receive)
             else:
                 route = by_path.get(path)
@@ -159,18 +165,24 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
 
 
 async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Receive, root: str) -> Answer:
+    """Answers one request. The handler finds what its caller may do in ``scope["auth"]``."""
     headers = edge.headers(scope)
-    if route is None or not route.probe:
+    method = scope["method"]
+    rule = None if route is None else route.rules.get(method, next(iter(route.rules.values())))
+    if rule is not policy.Open.PROBE:
         edge.origin(headers)
-        edge.caller(headers)
+        if rule is not policy.Open.PAGE:
+            scope["auth"] = edge.caller(headers)
     if route is None:
         raise Refusal(404, f"there is no such path here; use {root}/task or {root}/ping")
-    handler = route.handlers.get(scope["method"])
+    handler = route.handlers.get(method)
     if handler is None:
         allowed = ", ".join(route.handlers)
         raise Refusal(
             405, f"{route.name} does not take this method; use one of {allowed}", ((b"allow", allowed.encode()),)
         )
+    if rule is not None:
+        policy.admit(scope.get("auth", frozenset()), rule)
     return await handler(scope, headers, receive)
 
 
@@ -188,7 +200,9 @@ class _Api:
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         body = await self._edge.json_body(headers, receive)
-        submitted = await self._service.submit(compat.parse_task(body, self._rules))
+        task = compat.parse_task(body, self._rules)
+        policy.require_type(scope["auth"], task.type)
+        submitted = await self._service.submit(task)
         return Answer(200, compat.render_created(submitted.task_id))
 
     async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from delaybox.api.rest.settings import ApiSettings
+from delaybox.core.access import EVERYTHING, Grant
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,13 +25,16 @@ _HELD_LIMIT = 256 * 1024 * 1024
 
 
 class Refusal(Exception):
-    """An answer that is not 200, decided before the service was asked."""
+    """An answer that is not 200, decided before the service was asked. ``code``: its stable name, if it has one."""
 
-    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(
+        self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = (), *, code: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers
+        self.code = code
 
 
 class Disconnected(Exception):
@@ -47,7 +51,8 @@ class Edge:
         self._allowed = frozenset(name.lower().strip("[]") for name in settings.allowed_hosts)
         self._check_hosts = settings.on_loopback or bool(self._allowed)
         self._loopback_names = settings.on_loopback
-        self._tokens = tuple(_digest_of(token) for token in settings.tokens)
+        self._tokens = tuple((bytes.fromhex(t.digest), frozenset(t.scopes)) for t in settings.tokens)
+        self._callers: dict[bytes, Grant] = {}
         self._good_hosts: set[bytes] = set()
         self._good_types = {b"application/json"}
         self._held = 0
@@ -113,22 +118,44 @@ class Edge:
         except ValueError:
             return False
 
-    def caller(self, headers: Headers) -> None:
-        """Asks for a bearer token where tokens are configured. The one place that decides who may call."""
+    def caller(self, headers: Headers) -> Grant:
+        """What the caller's bearer token allows; everything where none is asked for. The one place that knows."""
         if not self._tokens:
-            return
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        digest = hashlib.sha256(token.strip()).digest()
-        known = False
-        for candidate in self._tokens:
-            # No early end: the time must not tell which token was near.
-            known |= hmac.compare_digest(digest, candidate)
-        if not known or scheme.lower() != b"bearer":
+            return EVERYTHING
+        given = headers.get(b"authorization", b"")
+        # By digest, so that the cache holds no secret; only tokens that were found good are in it.
+        digest = hashlib.sha256(given).digest()
+        known = self._callers.get(digest)
+        if known is None:
+            known = self._callers[digest] = self._authenticate(given)
+            if len(self._callers) > _CACHE_CAP:
+                self._callers.clear()
+        return known
+
+    def _authenticate(self, given: bytes) -> Grant:
+        scheme, _, token = given.partition(b" ")
+        token = token.strip()
+        if not token or scheme.lower() != b"bearer":
             raise Refusal(
                 401,
                 "this node asks for a token; send the header Authorization: Bearer <one of auth.tokens>",
                 ((b"www-authenticate", b"Bearer"),),
+                code="unauthenticated",
             )
+        digest = hashlib.sha256(token).digest()
+        grant: Grant | None = None
+        for candidate, allowed in self._tokens:
+            # No early end: the time must not tell which token was near.
+            if hmac.compare_digest(digest, candidate):
+                grant = allowed
+        if grant is None:
+            raise Refusal(
+                401,
+                "this token is not one of the node's auth.tokens; correct it in Authorization: Bearer <token>",
+                ((b"www-authenticate", b'Bearer error="invalid_token"'),),
+                code="unauthenticated",
+            )
+        return grant
 
     async def json_body(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body of a JSON request, counted while it arrives."""
@@ -249,12 +276,6 @@ def _name_of(host: bytes) -> str:
     else:
         name, _, port = text.partition(":")
     return name if not port or (port.isascii() and port.isdigit()) else ""
-
-
-def _digest_of(token: str) -> bytes:
-    if token.startswith("sha256:"):
-        return bytes.fromhex(token.removeprefix("sha256:"))
-    return hashlib.sha256(token.encode()).digest()
 
 
 def _show(raw: bytes) -> str:

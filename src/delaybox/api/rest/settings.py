@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from ipaddress import ip_address
 from typing import Any
 
+from delaybox.core.access import Access, Token
 from delaybox.core.errors import ConfigError
 from delaybox.store.connect import ServerSettings
 
@@ -25,8 +26,8 @@ class ApiSettings:
     """0 takes any free port; the ready line says which."""
     context_path: str = "/"
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
-    tokens: tuple[str, ...] = field(default=(), repr=False)
-    """Bearer tokens, in clear or as ``sha256:<hex>``; empty means that none is asked for."""
+    tokens: tuple[Token, ...] = ()
+    """Who may call; empty means that no token is asked for."""
     allowed_hosts: tuple[str, ...] = ()
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
     shell: bool = False
@@ -68,11 +69,18 @@ class ApiSettings:
         """Reads ``to_json``; ConfigError for anything else."""
         try:
             raw = json.loads(line)
-            return cls(**_fields(cls, raw) | {"server": ServerSettings(**_fields(ServerSettings, raw["server"]))})
+            server = ServerSettings(**_fields(ServerSettings, raw["server"]))
+            tokens = tuple(_token(entry) for entry in raw["tokens"])
+            return cls(**_fields(cls, raw) | {"server": server, "tokens": tokens})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"the API process got settings that it cannot read ({type(error).__name__}); start it through the node"
             ) from None
+
+
+def _token(raw: Mapping[str, Any]) -> Token:
+    given = _fields(Token, raw)
+    return Token(**given | {"scopes": tuple(Access(scope) for scope in given["scopes"])})
 
 
 def _fields(cls: type, raw: Mapping[str, Any]) -> dict[str, Any]:
