@@ -13,27 +13,31 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from delaybox import logs
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.rest.supervise import ApiProcess, spawn_api
 from delaybox.config import Config
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
 from delaybox.store.connect import ServerSettings, make_client, probe
+from delaybox.store.publish import listeners
 from delaybox.store.store import Store
 
 if TYPE_CHECKING:
-    from delaybox.api.rest.supervise import ApiProcess
     from delaybox.engine.engine import Engine
 
 log = logging.getLogger("delaybox.node")
 
 GRACE_S = 10.0
 WAIT_FOR_SERVER_S = 15.0
+WAIT_FOR_SUBSCRIBERS_S = 3.0
 STREAM_LENGTH = 100_000
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _METRICS_PREFIX = "delaybox-metrics-"
@@ -97,10 +101,16 @@ class _Node:
             store = await self._open(client, server)
             if store is None:
                 return 0
+            settings = self._api_settings(server)
+            # First the port: a node that cannot have it must not fire anything on its way out.
+            api = await spawn_api(settings)
+            stack.push_async_callback(api.stop)
             engine = self._engine(store)
+            with contextlib.suppress(DelayBoxError):
+                await self._await_subscribers(store)
             await engine.start()
             stack.push_async_callback(engine.stop, GRACE_S)
-            await self._serve(server, stack)
+            await self._serve(api, settings)
             log.info("stopping: requests and running tasks have %.0f s to finish", GRACE_S)
         log.info("stopped")
         return 0
@@ -116,7 +126,7 @@ class _Node:
         configured = self._config.server()
         if configured is not None:
             return configured
-        embedded = EmbeddedServer(self._config.data_folder)
+        self._embedded = embedded = EmbeddedServer(self._config.data_folder)
         await embedded.start()
         stack.push_async_callback(embedded.stop)
         how = "attached to the server of another node" if embedded.attached else "embedded server runs"
@@ -183,13 +193,28 @@ class _Node:
         )
         return Engine(store, {TaskType.PUB_SUB: target}, options)
 
-    async def _serve(self, server: ServerSettings, stack: contextlib.AsyncExitStack) -> None:
-        """Keeps the API process running until the node is told to stop."""
-        from delaybox.api.rest.settings import ApiSettings
-        from delaybox.api.rest.supervise import spawn_api
+    async def _await_subscribers(self, store: Store) -> None:
+        """Gives the subscribers of an embedded server that has just come back a moment before overdue tasks are fired.
 
+        They were cut off when it ended, and what is published before they are back reaches nobody.
+        """
+        embedded = self._embedded
+        if embedded is None or embedded.attached or self._config.pubsub.stream:
+            return
+        overdue = sum(c.due for c in await store.counts())
+        channel = self._config.storage.task_execution_chanel
+        deadline = asyncio.get_running_loop().time() + WAIT_FOR_SUBSCRIBERS_S
+        while overdue and not self._stop.is_set() and asyncio.get_running_loop().time() < deadline:
+            if await listeners(store, channel):
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 0.05)
+        if overdue:
+            log.warning("%d tasks are overdue and nobody listens on %s yet; firing them all the same", overdue, channel)
+
+    def _api_settings(self, server: ServerSettings) -> ApiSettings:
         c = self._config
-        settings = ApiSettings(
+        return ApiSettings(
             server=server,
             prefix=c.storage.prefix,
             host=c.http_server.host,
@@ -203,7 +228,10 @@ class _Node:
             log_format=c.log_format,
             grace_s=GRACE_S,
         )
-        api = await spawn_api(settings)
+
+    async def _serve(self, api: ApiProcess, settings: ApiSettings) -> None:
+        """Keeps the API process running until the node is told to stop."""
+        c = self._config
         host = f"[{c.http_server.host}]" if ":" in c.http_server.host else c.http_server.host
         log.info("listening on http://%s:%d%s", host, api.port, c.http_server.context_path)
         stop = asyncio.create_task(self._stop.wait())
@@ -221,13 +249,7 @@ class _Node:
                 return
             pause = min(pause * 2, 10.0)
 
-    async def _again(self, settings: object, port: int, pause: float) -> ApiProcess | None:
-        from dataclasses import replace
-
-        from delaybox.api.rest.settings import ApiSettings
-        from delaybox.api.rest.supervise import spawn_api
-
-        assert isinstance(settings, ApiSettings)
+    async def _again(self, settings: ApiSettings, port: int, pause: float) -> ApiProcess | None:
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
