@@ -1,0 +1,213 @@
+"""SHELL_CMD: runs the payload with ``sh -c``, or a command that this node's configuration names.
+
+Commands run in slots, which are processes of their own (shell_slot.py says how they get rid of all that a command
+starts), so that neither spawning nor reading output disturbs the punctuality of the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Report
+from delaybox.core.task import TaskResult
+from delaybox.targets.shell_pool import Ended, Job, Pool
+from delaybox.wire import body as wire_body
+
+log = logging.getLogger("delaybox.shell")
+
+OUTPUT_BYTES = 64 * 1024
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LANG = "C.UTF-8"
+
+_ELSEWHERE = HandBack(delay_ms=1_000)
+_AHEAD_S = 2.0
+"""A node keeps as much as it can start within this time; the rest is handed back for other nodes, or for later."""
+_FIRST_GUESS_S = 0.05
+_MOST_WAITING = 4_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one command; 0 = none. ``processes`` are those of all commands together, beyond what the user ran before."""
+
+    cpu_s: int = 300
+    memory: int = 2 << 30
+    file_size: int = 1 << 30
+    open_files: int = 1024
+    processes: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellOptions:
+    """``payloads``: payloads are run by ``sh -c``. ``commands``: name -> absolute path and arguments."""
+
+    payloads: bool = False
+    commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    concurrency: int = 16
+    timeout_ms: int = 300_000
+    grace_ms: int = 500
+    keep_result_ms: int = 86_400_000
+    limits: Limits = Limits()
+
+
+class ShellTarget:
+    """Start it before its first delivery; `stop` ends every command at once."""
+
+    def __init__(self, options: ShellOptions) -> None:
+        self._options = options
+        self._pool = Pool(
+            options.concurrency,
+            {
+                "path": PATH,
+                "lang": LANG,
+                "grace_ms": options.grace_ms,
+                "output_bytes": OUTPUT_BYTES,
+                "limits": asdict(options.limits),
+            },
+        )
+        self._pace_s = _FIRST_GUESS_S
+        self._foreign: set[str] = set()
+
+    @property
+    def host_pid(self) -> int:
+        """The process below which everything runs."""
+        return self._pool.host_pid
+
+    async def start(self) -> None:
+        """Returns when commands can be run."""
+        await self._pool.start()
+
+    async def stop(self) -> None:
+        """Twice is harmless."""
+        await self._pool.stop()
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        """Reports each command when it ends. What this node may not run, or not soon, is handed back."""
+        run = _Batch(report)
+        room = self._room()
+        for d in batch:
+            job = self._job(d, run)
+            if job is None or room <= 0:
+                report([d], _ELSEWHERE)
+                continue
+            room -= 1
+            run.jobs.add(job)
+            self._pool.submit(job)
+        try:
+            await run.wait()
+        except asyncio.CancelledError:
+            # The node stops: nothing may run on while its task is handed to another node.
+            self._pool.cancel([*run.jobs])
+            run.drop_waiting()
+            grace_s = self._options.grace_ms / 1000 + 2.0
+            await asyncio.wait({asyncio.ensure_future(run.wait())}, timeout=grace_s)
+            raise
+
+    def _room(self) -> int:
+        slots = self._options.concurrency
+        soon = int(_AHEAD_S / max(self._pace_s, 1e-4)) * slots
+        return min(max(4 * slots, soon), _MOST_WAITING) - self._pool.waiting
+
+    def _job(self, d: Delivery, run: _Batch) -> Job | None:
+        """None: it cannot run here."""
+        message = wire_body.decode(d.body)
+        head: dict[str, object] = {
+            "id": d.id,
+            "attempt": d.attempt + 1,
+            "token": d.token,
+            "timeout_ms": message.timeout_ms or self._options.timeout_ms,
+        }
+        name = message.name
+        if name:
+            command = self._options.commands.get(name)
+            if command is None:
+                self._not_here(f"command {name!r} is not in workers.shell.commands here")
+                return None
+            head["argv"] = list(command)
+        elif not self._options.payloads:
+            self._not_here("payloads are not run as commands here (no --enable-shell)")
+            return None
+        keep_ms = message.keep_result_ms or self._options.keep_result_ms
+
+        def done(job: Job, ended: Ended) -> None:
+            self._pace_s += (ended.said.get("ms", 0) / 1000 - self._pace_s) / 16
+            outcome = outcome_of(ended, keep_ms, cancelled=job.cancelled)
+            run.ended(job, d, outcome)
+
+        return Job(head, message.payload, done)
+
+    def _not_here(self, why: str) -> None:
+        if why not in self._foreign and len(self._foreign) < 1_000:
+            self._foreign.add(why)
+            log.warning("handing tasks back for another node: %s", why)
+
+
+class _Batch:
+    """The jobs of one `deliver`."""
+
+    def __init__(self, report: Report) -> None:
+        self.jobs: set[Job] = set()
+        self._report = report
+        self._all: asyncio.Future[None] | None = None
+
+    def ended(self, job: Job, d: Delivery, outcome: Outcome) -> None:
+        self.jobs.discard(job)
+        self._report([d], outcome)
+        self._check()
+
+    def drop_waiting(self) -> None:
+        """Cancelled jobs that no slot had taken never say that they ended."""
+        self.jobs = {job for job in self.jobs if job.slot is not None}
+
+    async def wait(self) -> None:
+        if self.jobs:
+            self._all = asyncio.get_running_loop().create_future()
+            await self._all
+
+    def _check(self) -> None:
+        if not self.jobs and self._all is not None and not self._all.done():
+            self._all.set_result(None)
+
+
+def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: int | None = None) -> Outcome:
+    """What the engine is told. A command that the node itself cut off was not tried."""
+    said = ended.said
+    if cancelled and said.get("why", "cancelled") == "cancelled":
+        return HandBack()
+    code = said.get("code")
+    reason, exit_code = "", None
+    if "error" in said:
+        reason = f"it could not be started: {said['error']}"[:500]
+    elif code is None:
+        reason = "the process that ran it died"
+    elif said["why"]:
+        reason = f"{said['why']} after {said['ms']} ms"
+    elif code < 0:
+        # As a shell would say it.
+        reason, exit_code = f"killed by {_signal_name(-code)}", 128 - code
+    else:
+        reason, exit_code = f"exit code {code}" if code else "", code
+    if said.get("survivors"):
+        reason += "; something that it started could not be killed"
+    result = TaskResult(
+        ok=not reason,
+        finished_ms=int(time.time() * 1000) if now_ms is None else now_ms,
+        duration_ms=said.get("ms", 0),
+        exit_code=exit_code,
+        output=ended.output,
+        truncated=bool(said.get("truncated")),
+        reason=reason,
+    )
+    return Failed(reason, result=result, keep_ms=keep_ms) if reason else Done(result, keep_ms)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,50 @@
+"""What the node and a shell slot say to each other: datagrams on a SOCK_SEQPACKET pair, one pair a slot.
+
+Node to slot: a job (head, then payload, in as many datagrams as it takes), or `CANCEL`. Slot to node: `END` with its
+head and output; or, from the host in the slot's name, `LOST` when the slot itself died.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+JOB = b"J"
+MORE = b"P"
+CANCEL = b"C"
+END = b"E"
+LOST = b"L"
+
+DATAGRAM = 128 * 1024
+"""Room for one datagram at either end; what a socket buffer takes by default is half as much again."""
+_CHUNK = 64 * 1024
+_SIZES = struct.Struct("!II")
+
+
+def job(head: Mapping[str, Any], payload: bytes) -> Iterator[bytes]:
+    """The datagrams of one job."""
+    raw = json.dumps(head, separators=(",", ":")).encode()
+    yield JOB + _SIZES.pack(len(raw), len(payload)) + raw + payload[:_CHUNK]
+    for at in range(_CHUNK, len(payload), _CHUNK):
+        yield MORE + payload[at : at + _CHUNK]
+
+
+def job_head(datagram: bytes) -> tuple[dict[str, Any], int, bytes]:
+    """From a job's first datagram: its head, the size of the whole payload, and the payload's start."""
+    size, total = _SIZES.unpack_from(datagram, 1)
+    start = 1 + _SIZES.size
+    return json.loads(datagram[start : start + size]), total, datagram[start + size :]
+
+
+def end(head: Mapping[str, Any], output: bytes) -> bytes:
+    """The datagram that says how a command ended."""
+    raw = json.dumps(head, separators=(",", ":")).encode()
+    return END + _SIZES.pack(len(raw), len(output)) + raw + output
+
+
+def read_end(datagram: bytes) -> tuple[dict[str, Any], bytes]:
+    """Head and output of an `end` datagram."""
+    head, _, output = job_head(datagram)
+    return head, output

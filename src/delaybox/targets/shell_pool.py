@@ -1,0 +1,207 @@
+"""The node's side of the shell slots: starts their host, gives each free slot the next job, takes the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from delaybox.targets import shell_frames as frames
+
+log = logging.getLogger("delaybox.shell")
+
+_RESTART_S = 0.5
+_STOP_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended. ``said`` is the slot's word, empty when slot or host died under it."""
+
+    said: Mapping[str, Any]
+    output: bytes
+
+
+class Job:
+    """One command to run; ``done`` is called once, when it has ended and nothing of it is left."""
+
+    __slots__ = ("cancelled", "done", "head", "payload", "slot")
+
+    def __init__(self, head: Mapping[str, Any], payload: bytes, done: Callable[[Job, Ended], None]) -> None:
+        self.head = head
+        self.payload = payload
+        self.done = done
+        self.slot: _Slot | None = None
+        self.cancelled = False
+
+
+class _Slot:
+    __slots__ = ("job", "sending", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.job: Job | None = None
+        self.sending: asyncio.Task[None] | None = None
+
+
+class Pool:
+    """``slots`` commands run at once, the rest waits in order. ``settings`` are the host's, as it reads them."""
+
+    def __init__(self, slots: int, settings: Mapping[str, Any]) -> None:
+        self._size = slots
+        self._settings = json.dumps(settings)
+        self._waiting: deque[Job] = deque()
+        self._slots: list[_Slot] = []
+        self._free: list[_Slot] = []
+        self._host: asyncio.subprocess.Process | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that no slot has taken yet."""
+        return len(self._waiting)
+
+    @property
+    def host_pid(self) -> int:
+        """Process id of the host; 0 while there is none."""
+        return self._host.pid if self._host is not None else 0
+
+    async def start(self) -> None:
+        """Returns when the host runs."""
+        await self._launch()
+        self._watcher = asyncio.create_task(self._watch(), name="delaybox-shell-host")
+
+    async def stop(self) -> None:
+        """Ends what runs, at once, and the host. Twice is harmless."""
+        self._stopping = True
+        self._waiting.clear()
+        self._hang_up()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            await asyncio.wait({watcher}, timeout=_STOP_S)
+            watcher.cancel()
+
+    def submit(self, job: Job) -> None:
+        """Runs it as soon as a slot is free."""
+        self._waiting.append(job)
+        self._feed()
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Takes waiting jobs out, asks running ones to end (SIGTERM, grace, SIGKILL). Those still say ``done``."""
+        gone = {id(job) for job in jobs if job.slot is None}
+        self._waiting = deque(job for job in self._waiting if id(job) not in gone)
+        for job in jobs:
+            job.cancelled = True
+            if job.slot is not None:
+                with contextlib.suppress(OSError):
+                    job.slot.sock.send(frames.CANCEL)
+
+    async def _launch(self) -> None:
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._size)]
+        numbers = [theirs.fileno() for _, theirs in pairs]
+        try:
+            self._host = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "delaybox.targets.shell_host",
+                self._settings,
+                *map(str, numbers),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                pass_fds=numbers,
+                start_new_session=True,
+            )
+        finally:
+            for _, theirs in pairs:
+                theirs.close()
+        loop = asyncio.get_running_loop()
+        self._slots = [_Slot(ours) for ours, _ in pairs]
+        for slot in self._slots:
+            slot.sock.setblocking(False)
+            loop.add_reader(slot.sock, self._on_word, slot)
+        self._free = list(self._slots)
+        self._feed()
+
+    async def _watch(self) -> None:
+        while self._host is not None:
+            code = await self._host.wait()
+            if self._stopping:
+                return
+            log.error("the host of the shell commands ended with exit code %s; starting it again", code)
+            self._hang_up()
+            while not self._stopping:
+                await asyncio.sleep(_RESTART_S)
+                try:
+                    await self._launch()
+                    break
+                except OSError as error:
+                    log.error("the host of the shell commands cannot be started: %s", error)
+
+    def _hang_up(self) -> None:
+        """Closes every socket: slots end with whatever they run."""
+        slots, self._slots, self._free = self._slots, [], []
+        for slot in slots:
+            self._close(slot)
+            self._ended(slot, Ended({}, b""))
+
+    def _close(self, slot: _Slot) -> None:
+        if slot.sock.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(slot.sock)
+            slot.sock.close()
+
+    def _feed(self) -> None:
+        while self._waiting and self._free and not self._stopping:
+            slot, job = self._free.pop(), self._waiting.popleft()
+            slot.job, job.slot = job, slot
+            datagrams = list(frames.job(job.head, job.payload))
+            try:
+                slot.sock.send(datagrams[0])
+            except OSError as error:
+                # The slot is idle, so its buffer is empty: only a dead host gets here, and its watcher mends that.
+                log.warning("a shell slot takes no job: %s", error)
+                self._ended(slot, Ended({}, b""))
+                return
+            if len(datagrams) > 1:
+                slot.sending = asyncio.create_task(self._send(slot, datagrams[1:]))
+
+    async def _send(self, slot: _Slot, datagrams: Sequence[bytes]) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            for datagram in datagrams:
+                await loop.sock_sendall(slot.sock, datagram)
+
+    def _on_word(self, slot: _Slot) -> None:
+        try:
+            datagram = slot.sock.recv(frames.DATAGRAM)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            datagram = b""
+        if not datagram:
+            # The slot and its host are gone. The watcher starts new ones.
+            self._close(slot)
+            self._ended(slot, Ended({}, b""))
+            return
+        ended = Ended(*frames.read_end(datagram)) if datagram.startswith(frames.END) else Ended({}, b"")
+        job = slot.job
+        self._ended(slot, ended)
+        if job is not None:
+            self._free.append(slot)
+            self._feed()
+
+    def _ended(self, slot: _Slot, ended: Ended) -> None:
+        job, slot.job = slot.job, None
+        if slot.sending is not None:
+            slot.sending.cancel()
+            slot.sending = None
+        if job is not None:
+            job.slot = None
+            job.done(job, ended)

@@ -1,0 +1,299 @@
+"""A slot: a process that runs one command at a time and is the nearest subreaper of everything that command starts.
+
+Whatever a command leaves behind (background processes, `setsid` escapes, double forks) becomes this process's child
+when its own parent ends, so it is found without guessing, killed and reaped before the slot says that the command
+ended. A slot has no threads and no event loop; it lives as long as the node holds the other end of its socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delaybox.targets import shell_frames as frames
+from delaybox.targets.shell_output import Output
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SWEEP_S = 0.8
+"""How long leftovers are killed before their slot gives up on them; its parent goes on."""
+_SHELL = "/bin/sh"
+_NODE_GONE = "its node is gone"
+_PIPE_BYTES = 64 * 1024
+_ALL_SIGNALS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+
+GAVE_UP = 4
+"""Exit code of a slot that could not get rid of what a command left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotSettings:
+    """What is the same for every command. ``limits``: shell text of `ulimit` commands that ends in `; `."""
+
+    folder: str
+    limits: str
+    path: str
+    lang: str
+    grace_ms: int
+    output_bytes: int
+
+
+def become_subreaper() -> None:
+    """From now on orphans below this process become its children."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
+
+
+def kill_children(spare: Collection[int] = ()) -> None:
+    """Kills this process's children; what they leave in turn is found the next time."""
+    for pid in _children().difference(spare):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children() -> set[int]:
+    me = os.getpid()
+    with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN has no such file
+        return {int(pid) for pid in Path(f"/proc/self/task/{me}/children").read_text().split()}
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # The name in brackets may hold anything; the parent is the second field after it.
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == me:
+                    found.add(int(entry.name))
+    return found
+
+
+class Slot:
+    """Serves the jobs that come in on ``control``, one after the other, until its other end is closed."""
+
+    def __init__(self, control: socket.socket, settings: SlotSettings) -> None:
+        self._control = control
+        self._settings = settings
+        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self) -> int:
+        """Returns the exit code."""
+        become_subreaper()
+        while True:
+            datagram = self._control.recv(frames.DATAGRAM)
+            if not datagram:
+                return 0
+            if not datagram.startswith(frames.JOB):
+                continue  # a cancel that came too late, or the rest of a job whose slot died
+            head, total, start = frames.job_head(datagram)
+            payload = bytearray(start)
+            while len(payload) < total:
+                datagram = self._control.recv(frames.DATAGRAM)
+                if not datagram.startswith(frames.MORE):
+                    break
+                payload += datagram[1:]
+            if len(payload) < total:
+                if not datagram:
+                    return 0
+                continue
+            run = _Run(self._control, self._settings, head, bytes(payload), self._nothing)
+            said, output = run.run()
+            clean = run.leave()
+            with contextlib.suppress(OSError):
+                self._control.send(frames.end(said, output))
+            if not clean:
+                run.wipe()
+            if said.get("survivors"):
+                return GAVE_UP
+
+
+class _Run:
+    """One command from start to nothing left."""
+
+    def __init__(
+        self, control: socket.socket, settings: SlotSettings, head: dict[str, Any], payload: bytes, nothing: int
+    ) -> None:
+        self._control = control
+        self._settings = settings
+        self._head = head
+        self._payload = payload
+        self._nothing = nothing
+        self._output = Output(settings.output_bytes)
+        self._folder = Path(settings.folder) / f"{head['id']}.{head['token']}"
+        self._pid = 0
+        self._why = ""
+
+    def run(self) -> tuple[dict[str, Any], bytes]:
+        """How it ended, and what it printed."""
+        started = time.monotonic()
+        said: dict[str, Any] = {}
+        try:
+            self._folder.mkdir(0o700)
+            os.chdir(self._folder)
+            pipe = self._start()
+        except (OSError, ValueError) as error:
+            return {"error": str(error), "errno": getattr(error, "errno", None) or 0, "ms": 0}, b""
+        try:
+            self._watch(pipe, started + self._head["timeout_ms"] / 1000)
+            # Its process id names the group for as long as it is not reaped.
+            self._kill(signal.SIGKILL)
+            status = os.waitpid(self._pid, 0)[1]
+            said["code"] = os.waitstatus_to_exitcode(status)
+            said["survivors"] = not self._sweep()
+            with contextlib.suppress(BlockingIOError):
+                # Nobody writes any more: this is what the pipe still holds.
+                while data := os.read(pipe, _PIPE_BYTES):
+                    self._output.add(data)
+                    if said["survivors"]:
+                        break
+        finally:
+            os.close(pipe)
+        said["ms"] = int((time.monotonic() - started) * 1000)
+        said["why"] = self._why
+        said["truncated"] = self._output.truncated
+        return said, self._output.kept()
+
+    def leave(self) -> bool:
+        """Removes the working folder if that is quick; False: `wipe` is needed."""
+        os.chdir("/")
+        try:
+            self._folder.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def wipe(self) -> None:
+        """Removes the working folder with all that is in it."""
+
+        def unlock(_: object, path: str, __: object) -> None:
+            with contextlib.suppress(OSError):
+                Path(path).parent.chmod(stat.S_IRWXU)
+                Path(path).chmod(stat.S_IRWXU)
+
+        shutil.rmtree(self._folder, onerror=unlock)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> int:
+        """Spawns; returns the end of the pipe that its output comes out of."""
+        s, head = self._settings, self._head
+        argv: list[str | bytes]
+        stdin = self._nothing
+        if command := head.get("argv"):
+            argv = ["sh", "-c", f'{s.limits}exec "$@"', "sh", *command]
+            stdin = os.memfd_create("payload")
+        else:
+            # The limits stand in the same shell and line as the payload: a second exec would halve the rate.
+            argv = ["sh", "-c", s.limits.encode() + self._payload]
+        environment = {
+            "PATH": s.path,
+            "LANG": s.lang,
+            "DELAYBOX_TASK_ID": head["id"],
+            "DELAYBOX_ATTEMPT": str(head["attempt"]),
+            "DELAYBOX_TOKEN": str(head["token"]),
+        }
+        reading, writing = os.pipe()
+        try:
+            if command:
+                self._fill(stdin)
+            self._pid = os.posix_spawn(
+                _SHELL,
+                argv,
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, source, to) for source, to in ((stdin, 0), (writing, 1), (1, 2))],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_ALL_SIGNALS,
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+            if command:
+                os.close(stdin)
+        os.set_blocking(reading, False)
+        return reading
+
+    def _fill(self, fd: int) -> None:
+        rest = memoryview(self._payload)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+
+    def _watch(self, pipe: int, deadline: float) -> None:
+        """Returns when the command's own process has ended; ends it at the deadline, or when the node says so."""
+        pidfd = os.pidfd_open(self._pid)
+        control = self._control.fileno()
+        poll = select.poll()
+        for fd in (pidfd, pipe, control):
+            poll.register(fd, select.POLLIN)
+        try:
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    deadline = self._end("timed out")
+                    continue
+                ready = dict(poll.poll(min(left * 1000 + 1, 3_600_000)))
+                if control in ready and (why := self._told()):
+                    poll.unregister(control)
+                    deadline = self._end(why)
+                if pipe in ready and not self._read(pipe):
+                    poll.unregister(pipe)
+                if pidfd in ready:
+                    return
+        finally:
+            os.close(pidfd)
+
+    def _told(self) -> str:
+        """Why the command has to end before its time, if it has."""
+        try:
+            datagram = self._control.recv(frames.DATAGRAM, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return ""
+        except OSError:
+            datagram = b""
+        if datagram == frames.CANCEL:
+            return "cancelled"
+        return "" if datagram else _NODE_GONE
+
+    def _end(self, why: str) -> float:
+        """Asks it to end, or, asked before, kills it; the moment until which that may take."""
+        asked, self._why = self._why, self._why or why
+        if asked or why == _NODE_GONE:
+            self._kill(signal.SIGKILL)
+            return time.monotonic() + 1.0
+        self._kill(signal.SIGTERM)
+        self._kill(signal.SIGCONT)
+        return time.monotonic() + self._settings.grace_ms / 1000
+
+    def _read(self, pipe: int) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(pipe, _PIPE_BYTES)
+            self._output.add(data)
+            return bool(data)
+        return True
+
+    def _kill(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(self._pid, number)
+
+    def _sweep(self) -> bool:
+        """Ends what left the group; False when something is still there."""
+        with contextlib.suppress(ChildProcessError):
+            end = time.monotonic() + _SWEEP_S
+            while time.monotonic() < end:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+                kill_children()
+                time.sleep(0.001)
+            return False
+        return True
