@@ -50,6 +50,10 @@ _lateness = Histogram(
 )
 _retries = Counter("delaybox_retries", "Failed attempts that will be tried again.", ["type"], registry=_registry)
 _dead_lettered = Counter("delaybox_dead_lettered_tasks", "Tasks put among the dead letters.", registry=_registry)
+_expired = Counter(
+    "delaybox_expired_tasks", "Tasks later than their expire_after: dead-lettered, not delivered.", ["type"],
+    registry=_registry,
+)  # fmt: skip
 _lost_leases = Counter("delaybox_lost_leases", "Leases that expired before their tasks were done.", registry=_registry)
 _stale_acks = Counter(
     "delaybox_stale_acks_refused",
@@ -131,6 +135,11 @@ def retried(task_type: str, n: int = 1) -> None:
 def dead_lettered(n: int = 1) -> None:
     """``n`` tasks went to the dead letters."""
     _dead_lettered.inc(n)
+
+
+def expired(task_type: str, n: int = 1) -> None:
+    """``n`` tasks were later than they allow."""
+    _expired.labels(task_type).inc(n)
 
 
 def lease_lost(n: int = 1) -> None:

@@ -15,7 +15,8 @@ from delaybox.core.task import TaskResult, TaskType
 class Delivery:
     """A leased task on its way to a target. ``token`` rises with every delivery and goes along to fence stale doers.
 
-    ``attempt`` counts failed attempts before this one, ``losses`` leases that expired. ``body`` is the protobuf task.
+    ``attempt`` counts failed attempts before this one, ``losses`` leases that expired. ``body`` is the protobuf task;
+    ``look``: it says until when the task may be delivered.
     """
 
     task_id: bytes
@@ -28,6 +29,7 @@ class Delivery:
     lane: bytes
     stub: bool
     body: bytes
+    look: bool = False
 
     @property
     def id(self) -> str:

@@ -100,9 +100,18 @@ class Dispatcher:
             late.append(max(0.0, now - r.due_ms))
             by.setdefault(chr(r.lane[0]), []).append(
                 Delivery(
-                    task_id, partition, lease_id, r.deliveries, r.attempt, r.losses, r.due_ms, r.lane, r.stub, r.body,
+                    task_id,
+                    partition,
+                    lease_id,
+                    r.deliveries,
+                    r.attempt,
+                    r.losses,
+                    r.due_ms,
+                    r.lane,
+                    r.stub,
+                    r.body,
                     r.look,
-                )  # fmt: skip
+                )
             )
         if not late:
             return
@@ -158,7 +167,8 @@ class Dispatcher:
             apart = [d for d in batch if d.stub]
             plain = self._in_time([d for d in batch if not d.stub] if apart else batch, report)
             if not apart:
-                await target.deliver(plain, report)
+                if plain:
+                    await target.deliver(plain, report)
             else:
                 # Side by side: what has its body at hand must not hold up the rest, nor the other way round.
                 stubs = self._deliver_stubs(target, apart, report)
