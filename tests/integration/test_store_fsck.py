@@ -22,7 +22,7 @@ HOUR = 3_600_000
 MENDABLE = {
     "no-hint", "late-hint", "bucket-not-listed", "bucket-empty", "lease-without-expiry", "expiry-without-lease",
     "dead-without-time", "time-without-dead", "quarantine-without-time", "time-without-quarantine", "key-expires",
-    "key-orphan",
+    "key-orphan", "result-without-time", "time-without-result",
 }  # fmt: skip
 
 
@@ -172,6 +172,14 @@ async def time_no_quarantine(f: Full) -> None:
     await f.client.zadd(f"{f.tag}:quarantine:at", {f.soon: 1})
 
 
+async def result_no_time(f: Full) -> None:
+    await f.client.hset(keys.results(f.tag), f.soon, bytes(4))
+
+
+async def time_no_result(f: Full) -> None:
+    await f.client.zadd(keys.results_at(f.tag), {f.soon: 1})
+
+
 async def key_gone(f: Full) -> None:
     await f.client.delete(f"{f.tag}:idem:k")
 
@@ -223,6 +231,8 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (time_no_dead, ["time-without-dead"]),
     (quarantine_no_time, ["quarantine-without-time"]),
     (time_no_quarantine, ["time-without-quarantine"]),
+    (result_no_time, ["result-without-time"]),
+    (time_no_result, ["time-without-result"]),
     (key_gone, ["key-missing"]),
     (key_of_another, ["key-missing", "key-wrong"]),
     (key_expires, ["key-expires"]),

@@ -27,7 +27,6 @@ class Expander:
         self._cursors: dict[int, tuple[int, bytes]] = {}
         self._done = dict.fromkeys(range(store.partitions), -1)
         self._look = [0.0] * store.partitions
-        self._run_id = b""
 
     async def step(self) -> float:
         """For `Loop`."""

@@ -38,6 +38,8 @@ KINDS: dict[str, str] = {
     "time-without-dead": "a time of death names no dead letter",
     "quarantine-without-time": "a quarantined record has no time",
     "time-without-quarantine": "a time of quarantine names no record",
+    "result-without-time": "a kept result has no end, so it never goes away",
+    "time-without-result": "the end of a kept result names no result",
     "key-missing": "a live task's idempotency key names it no longer, so it could be scheduled twice",
     "key-expires": "a live task's idempotency key has an expiry",
     "key-orphan": "an idempotency key names no task and never expires",
@@ -172,7 +174,11 @@ class _Check:
             await self._apart(p, elsewhere, [(i, _readable_dead(i, value)) for i, value in page], "dead")
         async for page in self._hash(f"{tag}:quarantine"):
             await self._apart(p, elsewhere, [(i, None) for i, _ in page], "quarantined")
-        for name, of in (("dead", keys.dead_at(tag)), ("quarantine", f"{tag}:quarantine:at")):
+        for name, of in (
+            ("dead", keys.dead_at(tag)),
+            ("quarantine", f"{tag}:quarantine:at"),
+            ("results", keys.results_at(tag)),
+        ):
             hash_ids = {i async for page in self._hash(f"{tag}:{name}") for i, _ in page}
             for task_id in hash_ids ^ {member async for member, _ in self._zset(of)}:
                 self._suspect(p, task_id)

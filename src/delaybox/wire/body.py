@@ -77,7 +77,8 @@ def fingerprint(task: NewTask) -> bytes:
         b"d%d" % task.delay_ms if task.delay_ms is not None else b"a%d" % (task.due_ms or 0),
         task.payload,
         task.name.encode(),
-        b"%d,%d" % (task.timeout_ms, task.expire_after_ms),
+        b"%d,%d" % (task.timeout_ms, task.expire_after_ms)
+        + (b",%d" % task.keep_result_ms if task.keep_result_ms else b""),
         b""
         if (r := task.retry) is None
         else (f"{r.max_attempts},{r.initial_ms},{float(r.factor)!r},{r.max_ms},{float(r.jitter)!r}".encode()),

@@ -43,7 +43,7 @@ _LINE_BREAKS = {ord("\r"): None, ord("\n"): None}
 _TOP = ("taskType", "parameter", "pyload", "payload")
 _IN_PARAMETER = ("executionTimestamp", "delay", "queue", "priority", "idempotencyKey")
 
-_HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
+HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
     TaskType.SHELL_CMD: (
         "this node does not run shell commands; they run only on a node started with --enable-shell "
         "(config workers.shell.enabled), where this version offers it"
@@ -200,7 +200,7 @@ def _build(
         # A name that nobody knows is published, as the original does.
         task_type, retry = _BY_NAME.get(type_name, _OTHER)
         if task_type not in rules.types:
-            raise TypeDisabled("taskType", f"taskType {task_type.name} is switched off: {_HOW_TO_ENABLE[task_type]}")
+            raise TypeDisabled("taskType", f"taskType {task_type.name} is switched off: {HOW_TO_ENABLE[task_type]}")
 
     due_ms: int | None = None
     delay_ms: int | None = None
@@ -342,9 +342,9 @@ def _key(raw: bytes) -> str:
 
 def _payload(pyload: str | None, payload: str | None, limit: int) -> bytes:
     if pyload is None:
-        return b"" if payload is None else _base64("payload", payload, limit)
-    data = _base64("pyload", pyload, limit)
-    if payload is not None and payload != pyload and _base64("payload", payload, limit) != data:
+        return b"" if payload is None else decode_base64("payload", payload, limit)
+    data = decode_base64("pyload", pyload, limit)
+    if payload is not None and payload != pyload and decode_base64("payload", payload, limit) != data:
         raise InvalidTask(
             "payload",
             f"pyload {_show(pyload)} and payload {_show(payload)} are both given and differ; give one of them",
@@ -352,8 +352,8 @@ def _payload(pyload: str | None, payload: str | None, limit: int) -> bytes:
     return data
 
 
-def _base64(field: str, text: str, limit: int) -> bytes:
-    """Standard base64 as Go's StdEncoding reads it: line breaks anywhere, padding required."""
+def decode_base64(field: str, text: str, limit: int) -> bytes:
+    """Standard base64 as Go's StdEncoding reads it: line breaks anywhere, padding required. InvalidTask, PayloadTooLarge."""
     data = _decode(text)
     if data is None and ("\n" in text or "\r" in text):
         data = _decode(text.translate(_LINE_BREAKS))

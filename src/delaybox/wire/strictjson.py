@@ -26,7 +26,7 @@ class Number(str):
     __slots__ = ()
 
 
-def loads(body: bytes) -> object:
+def loads(body: bytes, *, max_containers: int = _MAX_CONTAINERS) -> object:
     """The value in ``body``: dict, list, str, Number, bool or None."""
     try:
         text = body.decode("utf-8")
@@ -35,9 +35,9 @@ def loads(body: bytes) -> object:
     if text.startswith("\ufeff"):
         raise _invalid("body starts with a byte order mark; send JSON as UTF-8 without one")
     if not text or text.isspace():
-        raise _invalid('body is empty; send a JSON object such as {"pyload":"VGVzdA=="}')
-    if body.count(b"[") + body.count(b"{") > _MAX_CONTAINERS:
-        raise _invalid(f"body holds more than {_MAX_CONTAINERS} lists and objects; a task needs two")
+        raise _invalid('body is empty; send a JSON object such as {"payload":"VGVzdA=="}')
+    if body.count(b"[") + body.count(b"{") > max_containers:
+        raise _invalid(f"body holds more than {max_containers} lists and objects; a task needs a few")
     try:
         value: object = json.loads(
             text, object_pairs_hook=_object, parse_int=Number, parse_float=Number, parse_constant=_constant
@@ -123,7 +123,7 @@ def _encodable(text: str) -> None:
 
 
 def _too_deep() -> InvalidTask:
-    return _invalid(f"body is nested deeper than {MAX_DEPTH} levels; a task needs two")
+    return _invalid(f"body is nested deeper than {MAX_DEPTH} levels; a task needs a few")
 
 
 def _invalid(message: str) -> InvalidTask:

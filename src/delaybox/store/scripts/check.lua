@@ -72,6 +72,7 @@ local function judge(id, key)
   end
   local sour = paired(id, K_QUAR, K_QUAR_AT, 'quarantine-without-time', 'time-without-quarantine')
   if sour then places = places + 1 end
+  paired(id, K_RESULTS, K_RESULTS_AT, 'result-without-time', 'time-without-result')
   if places > 1 then say('two-places') end
 
   local kind, flags, due, at

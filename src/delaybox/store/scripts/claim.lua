@@ -48,7 +48,7 @@ if err then return err end
 -- 1. Candidates: straight from near while nothing that we serve is ready, else through ready.
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
-local candidates, used, promoted = { ids = {}, keys = {}, turns = {} }, nil, 0
+local candidates, used, promoted = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }, nil, 0
 local backlog = false
 for letter in string.gmatch(free .. letters, '.') do
   if redis.call('EXISTS', k_active(letter, true), k_active(letter, false)) > 0 then backlog = true end
@@ -57,9 +57,12 @@ if backlog then
   promoted = promote(now, most)
   local taken = free ~= '' and take_ready(candidates, free, true, most) or 0
   local leased = math.min(slots, most - taken)
-  local reserve = math.min(math.ceil(leased / 20), leased - 1)
   if leased > 0 then
-    local critical = take_ready(candidates, letters, true, leased - reserve)
+    local others = false
+    for letter in string.gmatch(letters, '.') do
+      if redis.call('EXISTS', k_active(letter, false)) == 1 then others = true end
+    end
+    local critical = take_ready(candidates, letters, true, leased - (others and reserve(leased, now) or 0))
     take_ready(candidates, letters, false, leased - critical)
   end
   if free ~= '' and #candidates.ids < most then take_ready(candidates, free, false, most - #candidates.ids) end
@@ -150,7 +153,7 @@ for i = 1, #ids do
       gone[#gone + 1] = id
     else
       -- a newer node will serve it; looked at again in a minute
-      add2(again, K_NEAR[2], int(now + 60000), id .. 'p')
+      add2(again, K_NEAR[2], int(now + 60000), candidates.members[i] or id .. candidates.lanes[i])
     end
   end
 end

@@ -1,5 +1,6 @@
 -- What a claim may take. Needs time, keys, record, gather.
--- Candidates are parallel lists: ids, and for those from ready sets the key of the set (near ones are removed by rank).
+-- Candidates are parallel lists: ids, their near members or lanes, and for those from ready sets the key of the set (near ones
+-- are removed by rank).
 
 local SLACK = { [0] = 0, 2000, 10000, 60000 }
 
@@ -83,6 +84,7 @@ local function take_ready(out, types, critical, limit)
         for _, id in ipairs(ids) do
           out.ids[#out.ids + 1] = id
           out.keys[#out.ids] = lane.key
+          out.lanes[#out.ids] = lane.name
         end
         taken = taken + #ids
         lane.n = lane.n + #ids
@@ -111,6 +113,12 @@ local function take_turns(out)
   end
 end
 
+-- Slots that critical tasks leave to the others when these are due: 5 %, and of a single slot one turn in twenty.
+local function reserve(slots, now)
+  if slots > 1 then return math.ceil(slots / 20) end
+  return now % 20 == 7 and slots or 0
+end
+
 -- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; what cannot be taken becomes ready.
 -- Returns how many head entries of each near index are used up; the caller removes them last.
@@ -132,6 +140,7 @@ local function take_near(out, now, how, slots, limit)
     end
     if kind then
       ids[#ids + 1] = sub(member, 1, 16)
+      out.members[#ids] = member
     else
       left[p] = left[p] or {}
       left[p][#left[p] + 1] = member
@@ -147,10 +156,13 @@ local function take_near(out, now, how, slots, limit)
     end
     local others = #members[1] + #members[2] + #members[3]
     local for_critical = math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
+    local kept = others > 0 and reserve(slots, now) or 0
+    slots = slots - kept
     for i = 1, math.min(#members[0], for_critical) do
       use(0, members[0][i])
       used[0] = i
     end
+    slots = slots + kept
     for _ = 1, math.min(others, limit - used[0]) do
       local best, when
       for p = 1, 3 do
