@@ -40,8 +40,8 @@ async def test_i1_pop_then_push_loses_tasks(tmp_path: Path) -> None:
         worker = await lab.worker(mutate=POP_THEN_PUSH)
         await lab.produce(await lab.service(), COUNT, due_ms=lambda n: None, work={"w": 60_000})
         await lab.reached(COUNT)
-        lab.nemesis.note("kill", pid=worker.pid)
-        await worker.end()
+        async with lab.nemesis.during("kill", pid=worker.pid):
+            await worker.end()
         verdict = await lab.judge()
         assert "I1" in verdict.broken()
         assert verdict.figures["lost"] == COUNT
@@ -128,8 +128,8 @@ async def test_i7_a_reaper_that_waits_too_long_is_slow_recovery(tmp_path: Path) 
         await lab.produce(service, COUNT, due_ms=lambda n: None, work={"w": 60_000})
         await lab.reached(COUNT)
         await lab.produce(service, COUNT, start=COUNT, due_ms=lambda n: None)
-        await doomed.end()
-        lab.nemesis.note("kill", pid=doomed.pid)
+        async with lab.nemesis.during("kill", pid=doomed.pid):
+            await doomed.end()
         await lab.worker(mutate=LATE_REAP)
         begun = len(lab.reader.history.starts)
         await lab.reader.until(lambda h: len(h.starts) >= begun + COUNT, timeout_s=20, what="executions after the kill")

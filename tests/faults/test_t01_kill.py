@@ -30,9 +30,8 @@ async def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
 
         async def kill() -> None:
             n = lab.nemesis.random.randrange(len(workers))
-            begin, pid = lab.nemesis.clock(), workers[n].pid
-            await workers[n].end()
-            lab.nemesis.note("kill", pid=pid, from_us=begin)
+            async with lab.nemesis.during("kill", pid=workers[n].pid):
+                await workers[n].end()
             workers[n] = await lab.worker(concurrency=CONCURRENCY)
 
         killing = asyncio.create_task(lab.nemesis.strike(kill, times=kills, within_s=(0.1, scaled(0.4, 1.5))))
@@ -91,10 +90,9 @@ async def test_killed_nodes_that_fire_in_place_lose_and_double_nothing(tmp_path:
 
         async def kill() -> None:
             n = len(lab.nemesis.faults) % len(nodes)
-            begin, node = lab.nemesis.clock(), nodes[n]
-            await node.process.end()
-            lab.nemesis.note("kill", pid=node.process.pid, from_us=begin)
-            nodes[n] = await lab.serve(port=node.port)
+            async with lab.nemesis.during("kill", pid=nodes[n].process.pid):
+                await nodes[n].process.end()
+            nodes[n] = await lab.serve(port=nodes[n].port)
 
         killing = asyncio.create_task(lab.nemesis.strike(kill, times=kills, within_s=(0.2, scaled(0.6, 3.0))))
         await asyncio.gather(*(client() for _ in range(clients)))

@@ -51,8 +51,8 @@ async def test_a_full_server_drains_by_itself(tmp_path: Path) -> None:
             assert refused >= 20, "the server never got full"
             assert accepted > 200
             # A node that starts while it is full must get going as well.
-            await workers[0].end()
-            lab.nemesis.note("kill", pid=workers[0].pid)
+            async with lab.nemesis.during("kill", pid=workers[0].pid):
+                await workers[0].end()
             await lab.worker()
             await lab.drained(accepted)
         drain_ms = lab.reader.history.starts[-1].at_us / 1000 - due

@@ -27,10 +27,10 @@ async def test_rolling_restarts_run_nothing_twice(tmp_path: Path) -> None:
 
         async def restart() -> None:
             n = len(stops_s) % 2
-            pid, begin, began = workers[n].pid, lab.nemesis.clock(), time.monotonic()
-            assert await workers[n].end(signal.SIGTERM) == 0, workers[n].output()
+            began = time.monotonic()
+            async with lab.nemesis.during("term", pid=workers[n].pid):
+                assert await workers[n].end(signal.SIGTERM) == 0, workers[n].output()
             stops_s.append(time.monotonic() - began)
-            lab.nemesis.note("term", pid=pid, from_us=begin)
             workers[n] = await lab.worker()
 
         rolling = asyncio.create_task(lab.nemesis.strike(restart, times=restarts, within_s=(0.1, scaled(0.4, 2.0))))
@@ -54,8 +54,8 @@ async def test_what_outlasts_the_grace_is_handed_back_uncharged(tmp_path: Path) 
         service = await lab.service()
         await lab.produce(service, count, due_ms=lambda n: None, work={"w": 1_500})
         await lab.reached(count)
-        lab.nemesis.note("term", pid=first.pid)
-        assert await first.end(signal.SIGTERM) == 0, first.output()
+        async with lab.nemesis.during("term", pid=first.pid):
+            assert await first.end(signal.SIGTERM) == 0, first.output()
         second = await lab.worker()
         await lab.drained(
             count, timeout_s=20
@@ -76,12 +76,12 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         service = await lab.service()
         await lab.produce(service, 20, due_ms=lambda n: None, work={"w": 2_000})
         await lab.reached(20)
-        lab.nemesis.note("term", pid=first.pid)
-        first.send(signal.SIGTERM)
-        await first.says("stopping")
-        first.send(signal.SIGTERM)
-        began = time.monotonic()
-        assert await first.wait() != 0
+        async with lab.nemesis.during("term", pid=first.pid):
+            first.send(signal.SIGTERM)
+            await first.says("stopping")
+            first.send(signal.SIGTERM)
+            began = time.monotonic()
+            assert await first.wait() != 0
         assert time.monotonic() - began < 1.5, "two seconds of work were waited for"
         await lab.worker()
         await lab.drained(20, timeout_s=LEASE_MS / 1000 + 10)

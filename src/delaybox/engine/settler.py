@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -128,15 +128,25 @@ class Settler:
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
         result: list[tuple[_Item, bool]] = []
         for (partition, lease_id), completed in done.items():
-            again = not await self._complete(partition, lease_id, completed)
+            again = await self._again(self._complete(partition, lease_id, completed), completed)
             result += [(item, again) for item in completed]
         for (partition, lease_id), items in failed.items():
-            again = not await self._fail(partition, lease_id, items)
+            again = await self._again(self._fail(partition, lease_id, items), items)
             result += [(item, again) for item in items]
         for (partition, lease_id, delay_ms), handed in back.items():
-            again = not await self._release(partition, lease_id, handed, delay_ms)
+            again = await self._again(self._release(partition, lease_id, handed, delay_ms), handed)
             result += [(item, again) for item in handed]
         return result
+
+    async def _again(self, settling: Awaitable[bool], items: Sequence[_Item]) -> bool:
+        """Whether these outcomes must be sent again. What no repeat can mend is let go of: were it to end the settler,
+        the heartbeat would hold every lease of this node for ever."""
+        try:
+            return not await settling
+        except Exception:
+            log.exception("outcomes were refused by the server; their tasks run again when their lease expires")
+            self._settled([d for d, _ in items])
+            return False
 
     async def _complete(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Done]]) -> bool:
         kept = [

@@ -219,7 +219,7 @@ class _Judge:
             return ""
         if (before.task_id, before.token) in ended_badly:
             return "retry"
-        struck = next((f.kind for f in own if before.at_us <= f.from_us <= again.at_us), "")
+        struck = next((f.kind for f in own if before.at_us <= f.to_us and f.from_us <= again.at_us), "")
         if struck:
             return struck
         if self.in_doubt(acks):

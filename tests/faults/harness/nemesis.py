@@ -18,10 +18,6 @@ class Nemesis:
         self._log = log
         self.faults: list[Fault] = []
 
-    @staticmethod
-    def clock() -> int:
-        return now_us()
-
     def note(self, kind: str, *, pid: int = 0, from_us: int | None = None, to_us: int | None = None) -> None:
         """Records a fault; without moments it is one instant, now."""
         begin = now_us() if from_us is None else from_us

@@ -20,8 +20,8 @@ from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.store import Store
 from tests.faults.harness.oracle import OK, SENT, STALE, UNKNOWN, Ack, Writer, now_us
 
-_FIRST_ID = {"ack": 2, "fail": 5, "release": 4}
-_STRIDE = {"ack": 1, "fail": 3, "release": 1}
+_OPS = {"ack": "ack", "complete": "ack", "fail": "fail", "release": "release"}
+"""What each script that settles deliveries is called in the log."""
 
 
 class Spy(ScriptRunner):
@@ -58,7 +58,7 @@ class Spy(ScriptRunner):
                 continue
             if call.script == "claim":
                 self._remember(call.args[0], reply[2])
-            refused = set(reply if call.script in ("ack", "release") else reply[1:]) if tokens else set()
+            refused = {part for part in reply if isinstance(part, bytes)} if tokens else set()
             no = UNKNOWN if doubtful else STALE
             results.append((call, {task_id: no if task_id in refused else OK for task_id in tokens}))
         self._log_all(results, about, sent_us, answered_us)
@@ -71,11 +71,12 @@ class Spy(ScriptRunner):
         return replies
 
     def _tokens_of(self, call: Call) -> dict[bytes, int]:
-        first = _FIRST_ID.get(call.script)
-        if first is None:
+        """The deliveries a settling call is about: among its arguments, the ids that its lease was handed."""
+        if call.script not in _OPS:
             return {}
         lease = bytes(call.args[0])
-        return {i: self._tokens.get((lease, i), 0) for i in call.args[first :: _STRIDE[call.script]]}
+        found = {a: self._tokens.get((lease, a), 0) for a in call.args[1:] if isinstance(a, bytes) and len(a) == 16}
+        return {task_id: token for task_id, token in found.items() if token}
 
     def _remember(self, lease: bytes, leased: Any) -> None:
         flat = [part for pair in leased.items() for part in pair] if isinstance(leased, dict) else leased
@@ -91,7 +92,7 @@ class Spy(ScriptRunner):
         answered_us: int,
     ) -> None:
         events = [
-            Ack(call.script, render(task_id), tokens[task_id], os.getpid(), outcome, sent_us, answered_us)
+            Ack(_OPS[call.script], render(task_id), tokens[task_id], os.getpid(), outcome, sent_us, answered_us)
             for (call, by_id), (_, tokens) in zip(outcomes, about, strict=True)
             for task_id, outcome in by_id.items()
         ]

@@ -1,0 +1,63 @@
+"""T2: a node dies by SIGKILL at each named place, before a call leaves and after its reply came."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from delaybox import failpoints
+from tests.faults.harness.checker import Limits
+from tests.faults.harness.lab import LEASE_MS, Lab
+from tests.faults.harness.scale import scaled
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+
+TASKS = 20
+# A quarter fails once, and handlers outlast a heartbeat: claim, extend, ack and fail are all used.
+WORK = {"w": LEASE_MS // 2}
+PLACES = (
+    "before_claim",
+    "after_claim_reply",
+    "before_deliver",
+    "after_deliver",
+    "before_extend",
+    "before_ack",
+    "after_ack_reply",
+    "before_fail",
+)
+ELSEWHERE = {"before_release", "before_publish", "after_publish_reply"}
+"""Places that a node with a leased target passes only when it stops, or never."""
+
+
+def test_every_place_in_the_product_is_known_here() -> None:
+    source = "".join(
+        p.read_text() for p in Path(failpoints.__file__).parent.rglob("*.py") if "failpoints" not in p.name
+    )
+    assert set(re.findall(r'failpoints\.hit\("(\w+)"\)', source)) == {*PLACES, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_death_at_a_place_loses_and_doubles_nothing(tmp_path: Path, place: str) -> None:
+    async with Lab(tmp_path, "T2") as lab:
+        lab.mode = place
+        service = await lab.service()
+        for turn in range(scaled(1, 20)):
+            # The nth passing, so that some of the work has been done; later in each further turn.
+            nth = 1 if place in ("before_extend", "before_fail") else 2 + turn % 5
+            env = {failpoints.VARIABLE: f"{place}=kill#{nth}", failpoints.SEED_VARIABLE: str(lab.seed)}
+            doomed = await lab.worker(env=env)
+            async with lab.nemesis.during("kill", pid=doomed.pid):
+                for part in range(4):
+                    first = (4 * turn + part) * TASKS // 4
+                    work = WORK if part else {"w": 50, "f": 1}
+                    await lab.produce(service, TASKS // 4, start=first, due_ms=lambda n: None, work=work)
+                async with asyncio.timeout(20):
+                    await doomed.wait()
+            heir = await lab.worker()
+            await lab.drained(TASKS * (turn + 1))
+            await heir.end()
+        verdict = await lab.passes(Limits(), extra={"kills": scaled(1, 20)})
+        assert verdict.figures["dups"] <= 2 * TASKS * scaled(1, 20)
