@@ -24,8 +24,9 @@ _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTA
 NOT_YET = "not used yet: "
 MEANING = {
     "frequency": "how often a partition is looked at even when nothing woke its engine. Due times do not wait for it",
-    "workerEnable": NOT_YET + "there are no task types with a worker. PUB_SUB tasks fire with `false` too, as in the "
-    "original",
+    "workerEnable": "`false` takes `work` from the roles. PUB_SUB tasks fire all the same, as in the original",
+    "roles": "`api` serves REST, `clock` keeps time (fires PUB_SUB tasks, hands over what is due, takes back what dead "
+    "nodes had), `work` runs tasks that need a worker. Some node must have each",
     "httpServer.host": "address to listen on; one that is not loopback needs `auth.tokens` or `insecure`",
     "httpServer.port": "port of REST, metrics and probes",
     "httpServer.mode": "the original's; changes nothing",
@@ -100,6 +101,8 @@ def _default(key: str, value: Any) -> str:
         return "none"
     if key in _TIMES:
         return f"`{value} ms`"
+    if isinstance(value, tuple):
+        value = ",".join(value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -23,6 +23,8 @@ from delaybox import logs
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.supervise import ApiProcess, spawn_api
 from delaybox.config import Config
+from delaybox.config.model import ROLES
+from delaybox.core.delivery import Target
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
@@ -102,15 +104,23 @@ class _Node:
             if store is None:
                 return 0
             settings = self._api_settings(server)
-            # First the port: a node that cannot have it must not fire anything on its way out.
-            api = await spawn_api(settings)
-            stack.push_async_callback(api.stop)
+            api: ApiProcess | None = None
+            if "api" in self._config.duties:
+                # First the port: a node that cannot have it must not fire anything on its way out.
+                api = await spawn_api(settings)
+                stack.push_async_callback(api.stop)
             engine = self._engine(store)
-            with contextlib.suppress(DelayBoxError):
-                await self._await_subscribers(store)
+            if "clock" in self._config.duties:
+                with contextlib.suppress(DelayBoxError):
+                    await self._await_subscribers(store)
             await engine.start()
             stack.push_async_callback(engine.stop, GRACE_S)
-            await self._serve(api, settings)
+            if self._config.duties != ROLES:
+                log.info("roles: %s", ", ".join(self._config.duties))
+            if api is None:
+                await self._stop.wait()
+            else:
+                await self._serve(api, settings)
             log.info("stopping: requests and running tasks have %.0f s to finish", GRACE_S)
         log.info("stopped")
         return 0
@@ -182,16 +192,24 @@ class _Node:
         channel = c.storage.task_execution_chanel
         stream = STREAM_LENGTH if c.pubsub.stream else 0
         in_place = c.pubsub.fire_in_place and not c.pubsub.require_subscriber
-        target = PubSubTarget(store, channel=channel, stream=stream, require_subscriber=c.pubsub.require_subscriber)
+        clock = "clock" in c.duties
+        targets: dict[TaskType, Target] = {}
+        if clock:
+            # Publishing is the clock's, in place or not: no node needs to be a worker for it.
+            targets[TaskType.PUB_SUB] = PubSubTarget(
+                store, channel=channel, stream=stream, require_subscriber=c.pubsub.require_subscriber
+            )
         options = EngineOptions(
             node_id=self._node_id,
-            channel=channel if in_place else "",
+            clock=clock,
+            roles=c.duties,
+            channel=channel if in_place and clock else "",
             stream=stream,
             lease_ms=c.lease_ms,
             heartbeat_ms=c.heartbeat_ms,
             poll_ms=c.frequency_ms,
         )
-        return Engine(store, {TaskType.PUB_SUB: target}, options)
+        return Engine(store, targets, options)
 
     async def _await_subscribers(self, store: Store) -> None:
         """Gives the subscribers of an embedded server that has just come back a moment before overdue tasks are fired.

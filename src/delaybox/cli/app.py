@@ -87,6 +87,10 @@ def serve(
     ] = None,
     data_dir: DataDir = None,
     log_format: Annotated[str | None, typer.Option(metavar="text|json", help="How to log; default text.")] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(metavar="api,clock,work", help="What this node is for: any of the three; default all of them."),
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve others without any credential.")] = False,
     settings: Settings = None,
 ) -> None:
@@ -99,6 +103,7 @@ def serve(
         "httpServer.host": host,
         "httpServer.port": http_port,
         "grpcServer.port": grpc_port,
+        "roles": roles,
         "dataDir": data_dir,
         "logFormat": log_format,
         "insecure": insecure or None,
@@ -108,7 +113,7 @@ def serve(
     say.as_json = chosen.log_format == "json"
     for warning in loaded.warnings:
         say.warning(warning)
-    if chosen.exposed and not chosen.auth.tokens:
+    if chosen.exposed and "api" in chosen.duties and not chosen.auth.tokens:
         say.warning(
             f"INSECURE: everybody who reaches {chosen.http_server.host}:{chosen.http_server.port} can schedule, read "
             "and cancel tasks, without any credential. Set auth.tokens to change that."

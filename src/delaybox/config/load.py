@@ -38,6 +38,7 @@ FLAGS = {
     "httpServer.host": "--host",
     "httpServer.port": "--http-port",
     "grpcServer.port": "--grpc-port",
+    "roles": "--roles",
     "dataDir": "--data-dir",
     "logFormat": "--log-format",
     "insecure": "--insecure",
@@ -248,7 +249,7 @@ def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) ->
             f"kafka.enabled ({settings['kafka.enabled'].place}) is true, but Kafka has not landed in DelayBox yet; "
             "set kafka.enabled: false (tasks then go to the Redis channel)"
         )
-    if config.exposed and not config.auth.tokens and not config.insecure:
+    if config.exposed and "api" in config.roles and not config.auth.tokens and not config.insecure:
         place = settings["httpServer.host"].place
         raise ConfigError(
             f"httpServer.host ({place}) is {config.http_server.host!r}: others could schedule and read tasks without a "

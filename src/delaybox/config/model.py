@@ -52,6 +52,9 @@ Milliseconds = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=1)
 Size = Annotated[int, BeforeValidator(_quantity(_SIZE_UNITS, bare=1))]
 
 
+ROLES: tuple[Literal["api", "clock", "work"], ...] = ("api", "clock", "work")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True,
@@ -167,6 +170,9 @@ class Config(_Section):
         description="milliseconds (1 or more), or a duration such as 1s",
     )
     worker_enable: bool = Field(default=True, description="true or false")
+    roles: Annotated[tuple[Literal["api", "clock", "work"], ...], BeforeValidator(_split)] = Field(
+        default=ROLES, min_length=1, description="some of api, clock and work, with commas between them"
+    )
     http_server: HttpServer = HttpServer()
     grpc_server: GrpcServer = GrpcServer()
     storage: Storage = Storage()
@@ -207,6 +213,17 @@ class Config(_Section):
                 "is lost with one late heartbeat: lower heartbeat or raise lease"
             )
         return self
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.duties:
+            raise ValueError("roles is work alone and workerEnable is false: nothing is left to do; change one of them")
+        return self
+
+    @property
+    def duties(self) -> tuple[str, ...]:
+        """The roles that are left when workerEnable has been heard."""
+        return tuple(role for role in ROLES if role in self.roles and (role != "work" or self.worker_enable))
 
     def server(self) -> ServerSettings | None:
         """The configured Redis or Valkey; None: the embedded one."""

@@ -86,9 +86,7 @@ def _token(entry: object, at: int) -> Token:
         raise Mistake(f"{which} must have one of token (the secret) and hash (sha256: and its 64 hex digits)")
     secret = entry.get("token", entry.get("hash"))
     if "hash" in entry and not (isinstance(secret, str) and _HASH.fullmatch(secret)):
-        raise Mistake(
-            f"{which} has no usable hash; it must be sha256: and 64 hex digits, as `delaybox token` says"
-        )
+        raise Mistake(f"{which} has no usable hash; it must be sha256: and 64 hex digits, as `delaybox token` says")
     return Token(_digest(secret, which), _scopes(entry.get("scopes", DEFAULT_SCOPES), which), name)
 
 

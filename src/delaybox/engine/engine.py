@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 
+from delaybox import __version__
 from delaybox.core.delivery import Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import TaskType
@@ -40,13 +41,18 @@ class Engine:
         self._wakeups = Wakeups(store, self._tracker.kick)
         self._tracking = Loop("tracker", self._tracker.step)
         self._others = [
-            Loop("expander", Expander(store, options).step),
-            Loop("reaper", Reaper(store, options).step),
             Loop("lease heartbeat", self._dispatcher.heartbeat),
             Loop("node heartbeat", self._beat),
         ]
-        if options.scrub:
-            self._others.append(Loop("scrubber", Scrubber(store, options).step))
+        if options.clock:
+            self._others += [
+                Loop("expander", Expander(store, options).step),
+                Loop("reaper", Reaper(store, options).step),
+            ]
+            if options.scrub:
+                self._others.append(Loop("scrubber", Scrubber(store, options).step))
+        self._claims = options.clock or bool(targets)
+        self._started_ms = 0
         self._stopped = False
 
     @property
@@ -56,11 +62,13 @@ class Engine:
 
     async def start(self) -> None:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
-        await self._wakeups.start()
+        if self._claims:
+            await self._wakeups.start()
         self._dispatcher.start()
         for loop in self._others:
             loop.start()
-        self._tracking.start()
+        if self._claims:
+            self._tracking.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Claims nothing more, lets what runs finish within ``grace_s``, hands the rest back. Twice is harmless."""
@@ -85,8 +93,13 @@ class Engine:
         self._tracker.slots_freed()
 
     async def _beat(self) -> float:
+        now_ms = await self._store.ping()
+        self._started_ms = self._started_ms or now_ms
         facts = {
-            "seen_ms": await self._store.ping(),
+            "seen_ms": now_ms,
+            "started_ms": self._started_ms,
+            "version": __version__,
+            "roles": list(self._options.roles),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "in_flight": self._dispatcher.in_flight,

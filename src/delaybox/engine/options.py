@@ -9,9 +9,16 @@ from delaybox.core.retry import DEFAULT_RETRY, LOSSES_CAP, RetryPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """Times in ms. ``channel``: where PUB_SUB tasks are fired in place; '' leases them to a target instead."""
+    """Times in ms. ``channel``: where PUB_SUB tasks are fired in place; '' leases them to a target instead.
+
+    ``clock``: keeps time for the store: indexes, fires, reaps and scrubs. Without it an engine only claims what its
+    targets serve; what is due is fired, and taken back from dead nodes, by the engines that have it.
+    """
 
     node_id: str
+    clock: bool = True
+    roles: tuple[str, ...] = ()
+    """For the heartbeat: what this node is for."""
     channel: str = "TaskExecution"
     stream: int = 0
     concurrency: int = 4_000
