@@ -1,0 +1,272 @@
+"""The engine on a real server: what a target sees, and what becomes of what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core import ids
+from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report, Target
+from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
+from delaybox.engine.engine import Engine
+from delaybox.engine.options import EngineOptions
+from delaybox.service import Service
+from delaybox.store.fsck import fsck
+from delaybox.store.store import ClaimLimits, Store
+from delaybox.targets.pubsub import PubSubTarget
+from delaybox.wire import body as wire_body
+
+OPTIONS = EngineOptions(node_id="test", channel="", lease_ms=1_500, heartbeat_ms=300, reap_ms=40)
+QUICK = RetryPolicy(max_attempts=3, initial_ms=1, max_ms=5)
+TIMEOUT_S = 20.0
+
+
+class Recorder:
+    """A target that notes every delivery, answers by ``answer`` and lets a test wait for a number of them."""
+
+    def __init__(self, answer: Callable[[Delivery], Outcome | None] = lambda d: DONE) -> None:
+        self.seen: list[Delivery] = []
+        self._answer = answer
+        self._changed = asyncio.Condition()
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        for d in batch:
+            self.seen.append(d)
+            if (outcome := self._answer(d)) is not None:
+                report([d], outcome)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait_for(self, count: int) -> list[Delivery]:
+        async with asyncio.timeout(TIMEOUT_S), self._changed:
+            await self._changed.wait_for(lambda: len(self.seen) >= count)
+        return self.seen
+
+    def payloads(self) -> list[bytes]:
+        return [wire_body.decode(d.body).payload for d in self.seen]
+
+
+class Rig:
+    """A store, its service and one engine that serves WORKER tasks."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.service = Service(store)
+        self.engine: Engine | None = None
+
+    async def start(self, target: Target, options: EngineOptions = OPTIONS) -> None:
+        self.engine = Engine(self.store, {TaskType.WORKER: target}, options)
+        await self.engine.start()
+
+    async def add(self, **task: object) -> str:
+        answer = await self.service.submit(NewTask(**{"type": TaskType.WORKER, **task}))  # type: ignore[arg-type]
+        return answer.task_id
+
+    async def settled(self) -> None:
+        """Returns when nothing is in flight, here and in the store."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.engine and (self.engine.in_flight or (await self.service.counts()).in_flight):
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def rig(client: Redis, prefix: str) -> AsyncIterator[Rig]:
+    rig = Rig(await Store.open(client, prefix=prefix, partitions=4))
+    yield rig
+    if rig.engine is not None:
+        await rig.engine.stop(0.0)
+    assert (await fsck(rig.store)).problems == []
+
+
+async def test_a_task_is_delivered_with_all_it_carries_and_completed(rig: Rig) -> None:
+    target = Recorder()
+    await rig.start(target)
+    made = await rig.add(payload=b"x" * 50_000, delay_ms=20, queue="mail", header={"a": b"b"})
+    (d,) = await target.wait_for(1)
+    assert (d.id, d.token, d.attempt, d.losses, d.lane) == (made, 1, 0, 0, b"wmail")
+    assert wire_body.decode(d.body).payload == b"x" * 50_000
+    await rig.settled()
+    counts = await rig.service.counts()
+    assert (counts.pending, counts.in_flight, counts.dead) == (0, 0, 0)
+
+
+async def test_a_failure_is_retried_and_then_dead_lettered_with_its_reason(rig: Rig) -> None:
+    target = Recorder(lambda d: Failed(f"no {d.attempt}"))
+    await rig.start(target)
+    made = await rig.add(payload=b"p", retry=QUICK)
+    seen = await target.wait_for(3)
+    await rig.settled()
+    assert [(d.attempt, d.token) for d in seen] == [(0, 1), (1, 2), (2, 3)]
+    view = await rig.service.get(made)
+    assert (view.state, view.reason, view.attempt, view.payload) == (TaskState.FAILED, "no 2", 3, b"p")
+
+
+async def test_what_cannot_succeed_is_not_retried(rig: Rig) -> None:
+    target = Recorder(lambda d: Failed("never", retryable=False))
+    await rig.start(target)
+    made = await rig.add()
+    await target.wait_for(1)
+    await rig.settled()
+    assert (await rig.service.get(made)).reason == "never"
+
+
+async def test_a_replayed_dead_letter_runs_again(rig: Rig) -> None:
+    outcomes: list[Outcome] = [Failed("once", retryable=False), DONE]
+    target = Recorder(lambda d: outcomes.pop(0))
+    await rig.start(target)
+    made = await rig.add()
+    await target.wait_for(1)
+    await rig.settled()
+    await rig.service.replay(made)
+    seen = await target.wait_for(2)
+    assert [(d.attempt, d.token) for d in seen] == [(0, 1), (0, 2)]
+    await rig.settled()
+
+
+async def test_handing_back_charges_nothing(rig: Rig) -> None:
+    outcomes: list[Outcome] = [HandBack(1), HandBack(1), DONE]
+    target = Recorder(lambda d: outcomes.pop(0))
+    await rig.start(target)
+    await rig.add()
+    seen = await target.wait_for(3)
+    assert [(d.attempt, d.losses, d.token) for d in seen] == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
+    await rig.settled()
+
+
+async def test_a_result_is_kept_for_as_long_as_the_task_asks(rig: Rig) -> None:
+    result = TaskResult(ok=True, finished_ms=1, output=b"42")
+    target = Recorder(lambda d: Done(result, keep_ms=60_000))
+    await rig.start(target)
+    made = await rig.add(keep_result_ms=120_000)
+    await target.wait_for(1)
+    await rig.settled()
+    view = await rig.service.get(made)
+    assert (view.state, view.result) == (TaskState.SUCCEEDED, result)
+
+
+async def test_a_target_that_raises_fails_its_tasks_and_not_the_node(rig: Rig) -> None:
+    class Broken(Recorder):
+        async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+            await super().deliver(batch, report)
+            if wire_body.decode(batch[0].body).payload == b"bad":
+                raise RuntimeError("oops")
+
+    target = Broken(lambda d: None if wire_body.decode(d.body).payload == b"bad" else DONE)
+    await rig.start(target)
+    made = await rig.add(payload=b"bad", retry=replace(QUICK, max_attempts=1))
+    await target.wait_for(1)
+    await rig.settled()
+    assert (await rig.service.get(made)).reason == "RuntimeError: oops"
+    await rig.add(payload=b"good")
+    await target.wait_for(2)
+
+
+async def test_a_stop_hands_back_what_has_not_finished(rig: Rig) -> None:
+    entered = asyncio.Event()
+
+    class Stuck:
+        async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+    await rig.start(Stuck())
+    made = await rig.add()
+    await asyncio.wait_for(entered.wait(), TIMEOUT_S)
+    assert rig.engine is not None
+    await rig.engine.stop(0.0)
+    view = await rig.service.get(made)
+    assert (view.state, view.attempt, view.losses, view.deliveries) == (TaskState.READY, 0, 0, 1)
+    await rig.engine.stop(0.0)  # twice is harmless
+
+
+async def test_a_lease_that_nobody_keeps_alive_runs_again_and_the_late_ack_is_refused(rig: Rig) -> None:
+    made = await rig.add()
+    raw = ids.parse(made)
+    limits = ClaimLimits(slots=1, types="w", lease_ms=1)
+    claimed = await rig.store.claim(ids.partition(raw), b"dead node's lease", limits)
+    assert claimed.leased[0] == raw
+    target = Recorder()
+    await rig.start(target)
+    (d,) = await target.wait_for(1)
+    assert (d.losses, d.token, d.attempt) == (1, 2, 0)
+    assert await rig.store.ack(ids.partition(raw), b"dead node's lease", [raw]) == [raw]
+    await rig.settled()
+
+
+async def test_more_than_there_are_slots_all_run(rig: Rig) -> None:
+    running = peak = 0
+
+    class Slow(Recorder):
+        async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+            nonlocal running, peak
+            running += len(batch)
+            peak = max(peak, running)
+            await asyncio.sleep(0)
+            running -= len(batch)
+            await super().deliver(batch, report)
+
+    target = Slow()
+    answers = await rig.service.submit_many([NewTask(type=TaskType.WORKER, payload=b"%d" % i) for i in range(300)])
+    assert all(isinstance(a, Submitted) for a in answers)
+    await rig.start(target, replace(OPTIONS, concurrency=7))
+    await target.wait_for(300)
+    assert peak <= 7
+    assert len(set(target.payloads())) == 300
+    await rig.settled()
+
+
+async def test_critical_work_goes_first_when_slots_are_short(rig: Rig) -> None:
+    target = Recorder()
+    await rig.service.submit_many(
+        [
+            NewTask(type=TaskType.WORKER, priority=p, payload=p.name.encode())
+            for p in (Priority.LOW, Priority.NORMAL, Priority.CRITICAL)
+            for _ in range(40)
+        ]
+    )
+    await rig.start(target, replace(OPTIONS, concurrency=4))
+    await target.wait_for(120)
+    first = target.payloads()[:40]
+    # all in one partition (one call), four at a time, of which at most one is left to the others
+    assert first.count(b"CRITICAL") >= 28
+    await rig.settled()
+
+
+async def test_something_earlier_wakes_the_owner(rig: Rig) -> None:
+    target = Recorder()
+    # With a poll of a minute only the wake-up can bring this about in time.
+    await rig.start(target, replace(OPTIONS, poll_ms=60_000))
+    later = await rig.add(delay_ms=600_000)
+    sooner = await rig.add(delay_ms=10)
+    seen = await target.wait_for(1)
+    assert [d.id for d in seen] == [sooner]
+    await rig.service.run_now(later)
+    await target.wait_for(2)
+    await rig.settled()
+
+
+async def test_pub_sub_is_fired_in_place_and_a_large_one_is_leased(rig: Rig, client: Redis, prefix: str) -> None:
+    channel = f"{prefix}-execution"
+    pubsub = client.pubsub()
+    await pubsub.subscribe(channel)
+    target = PubSubTarget(rig.store, channel=channel)
+    rig.engine = Engine(rig.store, {TaskType.PUB_SUB: target}, replace(OPTIONS, channel=channel))
+    await rig.engine.start()
+    made = [await rig.add(type=TaskType.PUB_SUB, payload=p) for p in (b"small", b"large" * 1_000)]
+    got: dict[str, bytes] = {}
+    async with asyncio.timeout(TIMEOUT_S):
+        while len(got) < 2:
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
+            if message is not None:
+                task = wire_body.decode(message["data"])
+                got[task.taskUuid] = task.payload
+    assert got == dict(zip(made, (b"small", b"large" * 1_000), strict=True))
+    await rig.settled()
+    with contextlib.suppress(Exception):
+        await pubsub.aclose()
