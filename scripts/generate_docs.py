@@ -61,6 +61,19 @@ MEANING = {
     "pubsub.fire_in_place": "publish inside the claiming script, without a lease; `false` leases each task first",
     "pubsub.stream": "write each task also to a capped stream, one a partition: `{<prefix>:<p>}:stream`",
     "pubsub.require_subscriber": "a task that nobody received counts as failed and is tried again",
+    "workers.shell.enabled": "run the payloads of `SHELL_CMD` tasks with `sh -c`, as the node's own user",
+    "workers.shell.commands": "commands that tasks may name; a task's payload is their standard input. Given without "
+    "`enabled`, only these are run. A node whose API is to take them needs them too, whoever runs them",
+    "workers.shell.concurrency": "commands at once on this node; each slot is a process of about 10 MiB, mostly shared",
+    "workers.shell.timeout": "for tasks that state none; then SIGTERM, `grace`, SIGKILL for all that it started",
+    "workers.shell.grace": "between SIGTERM and SIGKILL",
+    "workers.shell.keepResult": "how long exit code, output (64 KiB at most) and duration are kept",
+    "workers.shell.limits.cpu": "CPU time of a process; SIGXCPU when it is used up",
+    "workers.shell.limits.memory": "address space of a process",
+    "workers.shell.limits.fileSize": "largest file that can be written",
+    "workers.shell.limits.openFiles": "open files of a process",
+    "workers.shell.limits.processes": "processes and threads that all commands together may add to those that the "
+    "node's user had when the node started. The system does not hold root to it",
     "insecure": "listen on more than loopback without any credential",
     "partitions": "parts of the store; fixed when the store is created",
     "lease": "how long a node that died keeps what it had taken",
@@ -72,7 +85,15 @@ DEFAULTS = {
     "dataDir": "`$XDG_DATA_HOME/delaybox`, else `~/.local/share/delaybox`; on macOS "
     "`~/Library/Application Support/delaybox`",
 }
-_TIMES = {"lease", "heartbeat", "frequency"}
+_TIMES = {
+    "lease",
+    "heartbeat",
+    "frequency",
+    "workers.shell.timeout",
+    "workers.shell.grace",
+    "workers.shell.keepResult",
+    "workers.shell.limits.cpu",
+}
 
 
 def configuration() -> Iterator[str]:
@@ -97,7 +118,7 @@ def configuration() -> Iterator[str]:
 def _default(key: str, value: Any) -> str:
     if key in DEFAULTS:
         return DEFAULTS[key]
-    if value is None or value in ((), ""):
+    if value is None or value in ((), "", {}):
         return "none"
     if key in _TIMES:
         return f"`{value} ms`"

@@ -25,7 +25,7 @@ from delaybox.api.rest.supervise import ApiProcess, spawn_api
 from delaybox.config import Config
 from delaybox.config.model import ROLES
 from delaybox.core.delivery import Target
-from delaybox.core.errors import DelayBoxError, StoreUnavailable
+from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
 from delaybox.store.connect import ServerSettings, make_client, probe
@@ -109,7 +109,7 @@ class _Node:
                 # First the port: a node that cannot have it must not fire anything on its way out.
                 api = await spawn_api(settings)
                 stack.push_async_callback(api.stop)
-            engine = self._engine(store)
+            engine = self._engine(store, await self._shell(stack))
             if "clock" in self._config.duties:
                 with contextlib.suppress(DelayBoxError):
                     await self._await_subscribers(store)
@@ -183,7 +183,45 @@ class _Node:
             return store
         return None
 
-    def _engine(self, store: Store) -> Engine:
+    async def _shell(self, stack: contextlib.AsyncExitStack) -> Target | None:
+        """The target of SHELL_CMD tasks, running; None where this node runs none."""
+        shell = self._config.workers.shell
+        if not shell.any or "work" not in self._config.duties:
+            return None
+        from delaybox.targets.shell import Limits, ShellOptions, ShellTarget, why_not
+
+        options = ShellOptions(
+            payloads=shell.enabled,
+            commands=shell.commands,
+            concurrency=shell.concurrency,
+            timeout_ms=shell.timeout,
+            grace_ms=shell.grace,
+            keep_result_ms=shell.keep_result,
+            limits=Limits(
+                cpu_s=-(-shell.limits.cpu // 1_000),
+                memory=shell.limits.memory,
+                file_size=shell.limits.file_size,
+                open_files=shell.limits.open_files,
+                processes=shell.limits.processes,
+            ),
+        )
+        if problem := why_not(options):
+            raise ConfigError(problem)
+        target = ShellTarget(options)
+        await target.start()
+        stack.push_async_callback(target.stop)
+        what = "payloads and named commands" if shell.enabled and shell.commands else "payloads"
+        log.info(
+            "shell commands: %s, %d at once, as user %d",
+            what if shell.enabled else f"only those named {', '.join(shell.commands)}",
+            shell.concurrency,
+            os.getuid(),
+        )
+        if os.getuid() == 0:
+            log.warning("shell commands run as root, whom the limit on processes does not bind; use another user")
+        return target
+
+    def _engine(self, store: Store, shell: Target | None) -> Engine:
         from delaybox.engine.engine import Engine
         from delaybox.engine.options import EngineOptions
         from delaybox.targets.pubsub import PubSubTarget
@@ -199,6 +237,8 @@ class _Node:
             targets[TaskType.PUB_SUB] = PubSubTarget(
                 store, channel=channel, stream=stream, require_subscriber=c.pubsub.require_subscriber
             )
+        if shell is not None:
+            targets[TaskType.SHELL_CMD] = shell
         options = EngineOptions(
             node_id=self._node_id,
             clock=clock,
@@ -241,6 +281,8 @@ class _Node:
             payload_limit=c.limits.body,
             tokens=c.auth.tokens,
             allowed_hosts=c.http_server.allowed_hosts,
+            shell=c.workers.shell.enabled,
+            shell_commands=tuple(c.workers.shell.commands),
             node_id=self._node_id,
             metrics_dir=self._metrics_dir,
             log_format=c.log_format,

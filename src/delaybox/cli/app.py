@@ -91,6 +91,9 @@ def serve(
         str | None,
         typer.Option(metavar="api,clock,work", help="What this node is for: any of the three; default all of them."),
     ] = None,
+    enable_shell: Annotated[
+        bool, typer.Option("--enable-shell", help="Run payloads of SHELL_CMD tasks as shell commands of this user.")
+    ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve others without any credential.")] = False,
     settings: Settings = None,
 ) -> None:
@@ -106,6 +109,7 @@ def serve(
         "roles": roles,
         "dataDir": data_dir,
         "logFormat": log_format,
+        "workers.shell.enabled": enable_shell or None,
         "insecure": insecure or None,
     }
     loaded = load(path=config, flags=flags)

@@ -42,6 +42,7 @@ FLAGS = {
     "dataDir": "--data-dir",
     "logFormat": "--log-format",
     "insecure": "--insecure",
+    "workers.shell.enabled": "--enable-shell",
 }
 """Keys that `delaybox serve` has a flag of its own for; each is also ``DELAYBOX_<FLAG>``."""
 
@@ -152,7 +153,7 @@ def _from_file(path: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, _S
 
 def _leaves(section: Mapping[str, object], path: str) -> Iterator[tuple[str, object]]:
     for key, value in section.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and _plain(f"{path}{key}") not in _WHOLE:
             yield from _leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
@@ -233,7 +234,8 @@ def _validated(settings: Mapping[str, _Setting]) -> Config:
 
 def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
     location = [str(part) for part in error["loc"]]
-    key = next((key for key in (".".join(location), ".".join(location[:-1])) if key in settings), "")
+    # The place inside a value does not matter, the key that holds it does.
+    key = next((key for n in range(len(location), 0, -1) if (key := ".".join(location[:n])) in settings), "")
     if not key:
         return str(error.get("ctx", {}).get("error", error["msg"]))
     value, must = settings[key].value, _FIELDS[key].description
@@ -286,6 +288,8 @@ def _is_secret(key: str) -> bool:
 
 _FIELDS = dict(_fields(Config))
 _KEYS = {_plain(key): key for key in _FIELDS}
+_WHOLE = {_plain(key) for key, field in _FIELDS.items() if "Mapping" in str(field.annotation)}
+"""Keys whose value is a mapping: its own keys are names that somebody chose."""
 _SECTIONS = {_plain(key.partition(".")[0]) for key in _FIELDS if "." in key}
 _VARIABLES = {plain.replace(".", ""): key for plain, key in _KEYS.items()}
 _VARIABLES |= {_plain(flag.removeprefix("--")): key for key, flag in FLAGS.items()}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     AliasGenerator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,53 +17,20 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 
+from delaybox.config.sections import Duration, Milliseconds, Section, Size, split
 from delaybox.config.tokens import FORMS as TOKEN_FORMS
 from delaybox.config.tokens import parse as parse_tokens
+from delaybox.config.workers import Workers
 from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
 from delaybox.embedded import default_data_dir
 from delaybox.store.connect import URL_FORMS, ServerSettings
 
-_DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
-_SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-
-
-def _quantity(units: Mapping[str, int], *, bare: int | None) -> Callable[[object], object]:
-    def parse(value: object) -> object:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
-        factor = None if match is None else (bare if not match[2] else units.get(match[2]))
-        if match is None or factor is None:
-            raise ValueError("unit")
-        return round(float(match[1]) * factor)
-
-    return parse
-
-
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-Duration = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=None))]
-Milliseconds = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=1))]
-Size = Annotated[int, BeforeValidator(_quantity(_SIZE_UNITS, bare=1))]
-
-
 ROLES: tuple[Literal["api", "clock", "work"], ...] = ("api", "clock", "work")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        alias_generator=AliasGenerator(validation_alias=to_camel),
-        validate_by_name=True,
-    )
-
-
-class HttpServer(_Section):
+class HttpServer(Section):
     host: str = Field(
         default="127.0.0.1", min_length=1, description="an address to listen on, such as 127.0.0.1 or 0.0.0.0"
     )
@@ -74,7 +39,7 @@ class HttpServer(_Section):
         default="release", description="debug, release or test (it changes nothing here)"
     )
     context_path: str = Field(default="", description="a path such as /api, without spaces, ? or #")
-    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(split)] = Field(
         default=(), description="a list of host names, or text with commas between them"
     )
 
@@ -87,11 +52,11 @@ class HttpServer(_Section):
         return f"/{path}" if (path := value.strip("/")) else ""
 
 
-class GrpcServer(_Section):
+class GrpcServer(Section):
     port: int = Field(default=9088, ge=0, le=65535, description="a port from 1 to 65535 (not used until gRPC lands)")
 
 
-class Storage(_Section):
+class Storage(Section):
     redis_host: str | None = Field(default=None, description="host:port, such as localhost:6379")
     redis_user: str | None = Field(default=None, description="a user name")
     redis_pass: SecretStr | None = Field(default=None, description="a password")
@@ -124,7 +89,7 @@ class Storage(_Section):
         )
 
 
-class Kafka(_Section):
+class Kafka(Section):
     """The original's keys, known so that its file is understood; nothing reads them until Kafka lands."""
 
     enabled: bool = Field(default=False, description="true or false")
@@ -139,18 +104,18 @@ class Kafka(_Section):
     tls_enable: bool = Field(default=False, description="true or false")
 
 
-class Auth(_Section):
+class Auth(Section):
     tokens: Annotated[tuple[Token, ...], BeforeValidator(parse_tokens)] = Field(default=(), description=TOKEN_FORMS)
     tokens_file: Path | None = Field(
         default=None, description="the path of a file with one token a line, or a YAML list"
     )
 
 
-class Limits(_Section):
+class Limits(Section):
     body: Size = Field(default=1 << 20, ge=1, le=512 << 20, description="a size such as 1MiB or 1048576 (bytes)")
 
 
-class PubSub(_Section):
+class PubSub(Section):
     # Documented with underscores, unlike the keys that continue the original's.
     model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=str))
 
@@ -159,7 +124,7 @@ class PubSub(_Section):
     require_subscriber: bool = Field(default=False, description="true or false")
 
 
-class Config(_Section):
+class Config(Section):
     """Everything a node is told. Milliseconds and bytes, whatever units the file used."""
 
     frequency_ms: Milliseconds = Field(
@@ -170,7 +135,7 @@ class Config(_Section):
         description="milliseconds (1 or more), or a duration such as 1s",
     )
     worker_enable: bool = Field(default=True, description="true or false")
-    roles: Annotated[tuple[Literal["api", "clock", "work"], ...], BeforeValidator(_split)] = Field(
+    roles: Annotated[tuple[Literal["api", "clock", "work"], ...], BeforeValidator(split)] = Field(
         default=ROLES, min_length=1, description="some of api, clock and work, with commas between them"
     )
     http_server: HttpServer = HttpServer()
@@ -180,6 +145,7 @@ class Config(_Section):
     auth: Auth = Auth()
     limits: Limits = Limits()
     pubsub: PubSub = PubSub()
+    workers: Workers = Workers()
     insecure: bool = Field(default=False, description="true or false")
     partitions: int = Field(default=16, ge=1, le=4096, description="a power of two from 1 to 4096")
     lease_ms: Duration = Field(

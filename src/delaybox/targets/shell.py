@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.task import TaskResult
@@ -53,6 +56,16 @@ class ShellOptions:
     grace_ms: int = 500
     keep_result_ms: int = 86_400_000
     limits: Limits = Limits()
+
+
+def why_not(options: ShellOptions) -> str:
+    """Why these cannot be run on this machine, and what mends it; empty when they can."""
+    if sys.platform != "linux":
+        return "shell commands are run on Linux only; leave workers.shell out, or run the workers on Linux"
+    for name, (path, *_) in options.commands.items():
+        if not os.access(path, os.X_OK) or not Path(path).is_file():
+            return f"workers.shell.commands: {name} is {path}, which this user cannot run; correct path or permissions"
+    return ""
 
 
 class ShellTarget:

@@ -21,7 +21,7 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType, TaskView
-from delaybox.wire import strictjson
+from delaybox.wire import shell, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text
 
 MIN_DUE_MS = 10**11
@@ -44,10 +44,7 @@ _TOP = ("taskType", "parameter", "pyload", "payload")
 _IN_PARAMETER = ("executionTimestamp", "delay", "queue", "priority", "idempotencyKey")
 
 HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
-    TaskType.SHELL_CMD: (
-        "this node does not run shell commands; they run only on a node started with --enable-shell "
-        "(config workers.shell.enabled), where this version offers it"
-    ),
+    TaskType.SHELL_CMD: shell.HOW_TO_ENABLE,
     TaskType.HTTP: "this version does not call webhooks yet; use PUB_SUB and call the URL from a subscriber",
     TaskType.WORKER: "this version does not serve SDK workers yet; use PUB_SUB and do the work in a subscriber",
 }
@@ -234,8 +231,11 @@ def _build(
             elif delay_ms is not None and type(delay) is not str:
                 header["delay"] = b"%d" % delay_ms
 
+    data = _payload(pyload, payload, rules.max_payload_bytes)
+    if task_type is TaskType.SHELL_CMD:
+        shell.check_payload(data, "payload" if pyload is None else "pyload")
     return NewTask(
-        payload=_payload(pyload, payload, rules.max_payload_bytes),
+        payload=data,
         due_ms=due_ms,
         delay_ms=delay_ms,
         type=task_type,

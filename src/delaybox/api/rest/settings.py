@@ -31,6 +31,9 @@ class ApiSettings:
     allowed_hosts: tuple[str, ...] = ()
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
     shell: bool = False
+    """Payloads may be shell commands."""
+    shell_commands: tuple[str, ...] = ()
+    """Names of the commands that shell tasks may name."""
     node_id: str = ""
     metrics_dir: str = ""
     log_format: str = "text"

@@ -1,0 +1,46 @@
+"""What the sections of a configuration are made of: durations, sizes, lists in text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict
+from pydantic.alias_generators import to_camel
+
+_DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def _quantity(units: Mapping[str, int], *, bare: int | None) -> Callable[[object], object]:
+    def parse(value: object) -> object:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
+        factor = None if match is None else (bare if not match[2] else units.get(match[2]))
+        if match is None or factor is None:
+            raise ValueError("unit")
+        return round(float(match[1]) * factor)
+
+    return parse
+
+
+def split(value: object) -> object:
+    """Text with commas as a list; anything else as it is."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Duration = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=None))]
+Milliseconds = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=1))]
+Size = Annotated[int, BeforeValidator(_quantity(_SIZE_UNITS, bare=1))]
+
+
+class Section(BaseModel):
+    """A section: its keys are in camelCase, and no others are known."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        alias_generator=AliasGenerator(validation_alias=to_camel),
+        validate_by_name=True,
+    )

@@ -1,0 +1,62 @@
+"""What a shell task may ask for. Said at the API, so that nobody waits for a command that can never start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from delaybox.core.errors import InvalidTask, TypeDisabled
+
+MAX_COMMAND_BYTES = 127 * 1024
+"""Linux takes 128 KiB in one argument; the command's limits stand in it too."""
+
+HOW_TO_ENABLE = (
+    "a payload is run as a shell command only where a node was started with --enable-shell (config "
+    "workers.shell.enabled)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellRules:
+    """``payloads``: payloads may be commands. ``commands``: the names that are configured."""
+
+    payloads: bool = False
+    commands: frozenset[str] = frozenset()
+
+    @property
+    def any(self) -> bool:
+        """Whether there are shell tasks at all."""
+        return self.payloads or bool(self.commands)
+
+    def check(self, payload: bytes, name: str = "", *, payload_field: str = "payload") -> None:
+        """TypeDisabled for what is switched off here, InvalidTask for what the system would refuse."""
+        if name:
+            if name not in self.commands:
+                known = f"; there are {', '.join(sorted(self.commands))}" if self.commands else ""
+                raise TypeDisabled(
+                    "name", f"name {name[:64]!r} is no command of this node (workers.shell.commands){known}"
+                )
+            return
+        if not self.payloads:
+            if not self.commands:
+                raise TypeDisabled("type", f"shell tasks are switched off: {HOW_TO_ENABLE}")
+            raise TypeDisabled(
+                "type",
+                "this node runs no payloads as shell commands, only named commands; give the name of one (/v1), or "
+                "start the node with --enable-shell (config workers.shell.enabled)",
+            )
+        check_payload(payload, payload_field)
+
+
+def check_payload(payload: bytes, field: str = "payload") -> None:
+    """InvalidTask when no shell could be started with it."""
+    if (at := payload.find(0)) >= 0:
+        raise InvalidTask(
+            field,
+            f"{field} holds a NUL byte (at {at}), which no shell command can; leave it out",
+        )
+    if len(payload) > MAX_COMMAND_BYTES:
+        raise InvalidTask(
+            field,
+            f"{field} is a shell command of {len(payload)} bytes, more than {MAX_COMMAND_BYTES}, the most "
+            "that the system starts; put it into a script or give a named command (its payload is its standard input)",
+        )
