@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,48 +14,48 @@ from tests.faults.harness.checker import Limits
 from tests.faults.harness.lab import Lab, soon
 from tests.faults.harness.look import payload
 from tests.faults.harness.oracle import FAIL, OK, Call, now_us
-from tests.faults.harness.scale import WHOLE, scaled
+from tests.faults.harness.scale import scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
 
 
 async def test_a_full_server_drains_by_itself(tmp_path: Path) -> None:
-    most, padding = scaled(20_000, WHOLE), 600
+    room, padding, together = scaled(1 << 20, 110 << 20), 600, scaled(1, 100)
     async with Lab(tmp_path, "T15") as lab:
         service = await lab.service()
         workers = await lab.workers(2)
         with lab.server.client() as client:
             used = client.info("memory")["used_memory"]
-            client.config_set("maxmemory", used + (1 << 20))
-        due = soon(scaled(2_500, 8_000))
-        accepted, refused = 0, 0
+            client.config_set("maxmemory", used + room)
+        due = soon(scaled(2_500, 90_000))
+        accepted, refused, numbers = 0, 0, itertools.count()
+
+        async def schedule(n: int) -> None:
+            nonlocal accepted, refused
+            key = f"k{n}"
+            task = NewTask(
+                payload=payload(key) + b" " * padding, due_ms=due + n % 500, type=TaskType.WORKER, idempotency_key=key
+            )
+            sent_us = now_us()
+            try:
+                answer = await service.submit(task)
+            except StoreFull:
+                refused += 1
+                lab.writer.write(Call("schedule", key, "", due, FAIL, sent_us, now_us()))
+            else:
+                accepted += 1
+                lab.writer.write(Call("schedule", key, answer.task_id, answer.due_ms, OK, sent_us, now_us()))
+
         async with lab.nemesis.during("oom"):
-            for n in range(most):
-                key = f"k{n}"
-                task = NewTask(
-                    payload=payload(key) + b" " * padding,
-                    due_ms=due + n % 500,
-                    type=TaskType.WORKER,
-                    idempotency_key=key,
-                )
-                sent_us = now_us()
-                try:
-                    answer = await service.submit(task)
-                except StoreFull:
-                    refused += 1
-                    lab.writer.write(Call("schedule", key, "", due, FAIL, sent_us, now_us()))
-                    if refused >= 20:
-                        break
-                else:
-                    accepted += 1
-                    lab.writer.write(Call("schedule", key, answer.task_id, answer.due_ms, OK, sent_us, now_us()))
+            while refused < 20 and soon() < due - 500:
+                await asyncio.gather(*(schedule(next(numbers)) for _ in range(together)))
             assert refused >= 20, "the server never got full"
             assert accepted > 200
             # A node that starts while it is full must get going as well.
             async with lab.nemesis.during("kill", pid=workers[0].pid):
                 await workers[0].end()
             await lab.worker()
-            await lab.drained(accepted)
+            await lab.drained(accepted, timeout_s=scaled(60, 600))
         drain_ms = lab.reader.history.starts[-1].at_us / 1000 - due
         await lab.passes(Limits(), extra={"refused_full": refused, "drain": f"{drain_ms / 1000:.1f}s"})
         # With the room that firing made, new tasks are taken again, nobody having helped.

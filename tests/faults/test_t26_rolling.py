@@ -13,6 +13,7 @@ from tests.faults.harness.checker import Limits
 from tests.faults.harness.lab import LEASE_MS, Lab, soon, spread
 from tests.faults.harness.node import GRACE_S
 from tests.faults.harness.oracle import OK
+from tests.faults.harness.rest_load import produce_over_rest
 from tests.faults.harness.scale import WHOLE, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
@@ -44,6 +45,34 @@ async def test_rolling_restarts_run_nothing_twice(tmp_path: Path) -> None:
         assert all(s.attempt == 0 for s in lab.reader.history.starts), "a hand-back charged an attempt"
         assert all(s.token == 1 for s in lab.reader.history.starts), "a claim under way was left to expire"
         assert max(stops_s) <= GRACE_S + 2
+
+
+async def test_rolling_restarts_of_whole_nodes_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Two `delaybox serve` restarted in turn; clients go to the other one, or send again with the same key."""
+    count, restarts = scaled(600, WHOLE), scaled(2, 30)
+    async with Lab(tmp_path, "T26", partitions=16) as lab:
+        lab.mode = "serve"
+        await lab.listen()
+        nodes = list(await asyncio.gather(lab.serve(), lab.serve()))
+        stops_s: list[float] = []
+
+        async def restart() -> None:
+            n = len(stops_s) % 2
+            began = time.monotonic()
+            async with lab.nemesis.during("term", pid=nodes[n].process.pid):
+                assert await nodes[n].process.end(signal.SIGTERM) == 0, nodes[n].process.output()
+            stops_s.append(time.monotonic() - began)
+            nodes[n] = await lab.serve(port=nodes[n].port)
+
+        rolling = asyncio.create_task(lab.nemesis.strike(restart, times=restarts, within_s=(0.2, scaled(0.6, 2.0))))
+        due = spread(soon(300), scaled(4_000, 1_000))
+        await produce_over_rest(lab, [node.port for node in nodes], count, due_ms=due)
+        await rolling
+        await lab.reached(count, timeout_s=scaled(60, 600))
+        await lab.settled()
+        verdict = await lab.passes(Limits(), extra={"stops": len(stops_s), "slowest_stop": f"{max(stops_s):.2f}s"})
+        assert verdict.figures["dups"] == 0
+        assert max(stops_s) < GRACE_S
 
 
 async def test_what_outlasts_the_grace_is_handed_back_uncharged(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Process:
     ) -> None:
         self._arguments, self._ready = list(arguments), ready
         self._log = folder / f"{name}.log"
-        self._env = {**os.environ, "PYTHONPATH": str(_ROOT), **env}
+        self._env = {**os.environ, "PYTHONPATH": f"{_ROOT / 'src'}{os.pathsep}{_ROOT}", **env}
         self._process: asyncio.subprocess.Process | None = None
 
     @property

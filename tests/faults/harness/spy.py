@@ -32,6 +32,7 @@ class Spy(ScriptRunner):
         self._log = log
         self._tokens: dict[tuple[bytes, bytes], int] = {}
         self._doubt = 0
+        self._unsure: set[tuple[bytes, bytes]] = set()
         self.counts: Counter[str] = Counter()
         self.batch_max = 0
 
@@ -48,19 +49,22 @@ class Spy(ScriptRunner):
         self._log_all([(call, dict.fromkeys(tokens, SENT)) for call, tokens in about], about, sent_us, sent_us)
         troubles = self._doubt
         replies = await super().run_many(calls)
-        # A refusal after a repeat may be the echo of our own first try, whose answer got lost.
+        # A refusal after a try whose answer got lost may be the echo of that try.
         doubtful = self._doubt != troubles
         answered_us = now_us()
         results = []
         for (call, tokens), reply in zip(about, replies, strict=True):
+            lease = bytes(call.args[0]) if tokens else b""
             if isinstance(reply, BaseException):
                 results.append((call, dict.fromkeys(tokens, UNKNOWN)))
+                self._unsure.update((lease, task_id) for task_id in tokens)
                 continue
             if call.script == "claim":
                 self._remember(call.args[0], reply[2])
             refused = {part for part in reply if isinstance(part, bytes)} if tokens else set()
-            no = UNKNOWN if doubtful else STALE
-            results.append((call, {task_id: no if task_id in refused else OK for task_id in tokens}))
+            unsure = {i for i in refused if doubtful or (lease, i) in self._unsure}
+            outcomes = {i: OK if i not in refused else UNKNOWN if i in unsure else STALE for i in tokens}
+            results.append((call, outcomes))
         self._log_all(results, about, sent_us, answered_us)
         return replies
 

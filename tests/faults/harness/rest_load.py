@@ -1,0 +1,56 @@
+"""REST clients with an outbox: what is not known to be stored is sent again, to the next node, with the same key."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+
+from tests.faults.harness.lab import Lab
+from tests.faults.harness.look import payload
+from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, now_us
+from tests.faults.harness.rest import Rest
+
+CLIENTS = 16
+_UNSURE = (429, 503)
+
+
+async def produce_over_rest(lab: Lab, ports: Sequence[int], count: int, *, due_ms: Callable[[int], int]) -> None:
+    """Posts PUB_SUB tasks with keys ``k0``… until each is answered, and logs every call."""
+    rests = [Rest(port) for port in ports]
+    todo = iter(range(count))
+
+    async def client() -> None:
+        for n in todo:
+            turn = n
+            while not await _post(lab, rests[turn % len(rests)], f"k{n}", due_ms(n)):
+                turn += 1
+                await asyncio.sleep(0.02)
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    for rest in rests:
+        await rest.close()
+
+
+async def _post(lab: Lab, rest: Rest, key: str, due_ms: int) -> bool:
+    """Whether it is stored, as far as the client knows. AssertionError for an answer that no retry mends."""
+    task = {
+        "parameter": {"executionTimestamp": due_ms, "idempotencyKey": key},
+        "pyload": b64encode(payload(key)).decode(),
+    }
+    sent_us = now_us()
+    try:
+        answer = await rest.post(task)
+    except (OSError, EOFError):
+        lab.writer.write(Call("schedule", key, "", due_ms, UNKNOWN, sent_us, now_us()))
+        return False
+    if answer.status == 200:
+        task_id = answer.json()["taskUuid"]
+        # A past due time counts from the moment of scheduling, which the id carries.
+        due = max(due_ms, int(task_id.replace("-", "")[:12], 16))
+        lab.writer.write(Call("schedule", key, task_id, due, OK, sent_us, now_us()))
+        return True
+    outcome = UNKNOWN if answer.status in _UNSURE else FAIL
+    lab.writer.write(Call("schedule", key, "", due_ms, outcome, sent_us, now_us()))
+    assert outcome == UNKNOWN, answer
+    return False
