@@ -1,7 +1,8 @@
 """What the node and a shell slot say to each other: datagrams on a SOCK_SEQPACKET pair, one pair a slot.
 
-Node to slot: a job (head, then payload, in as many datagrams as it takes), or `CANCEL`. Slot to node: `END` with its
-head and output; or, from the host in the slot's name, `LOST` when the slot itself died.
+Node to slot: `HELLO`, then jobs (head, then payload, in as many datagrams as it takes), and `CANCEL`. Slot to node:
+`END` with its head and output; or, from the host in the slot's name, `LOST` when the slot itself died. A slot heeds
+nothing before `HELLO`: what was meant for a slot that died, and counts as lost, is not run by the next one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+HELLO = b"H"
 JOB = b"J"
 MORE = b"P"
 CANCEL = b"C"

@@ -29,6 +29,9 @@ class Ended:
     output: bytes
 
 
+_LOST = Ended({}, b"")
+
+
 class Job:
     """One command to run; ``done`` is called once, when it has ended and nothing of it is left."""
 
@@ -126,6 +129,7 @@ class Pool:
         self._slots = [_Slot(ours) for ours, _ in pairs]
         for slot in self._slots:
             slot.sock.setblocking(False)
+            slot.sock.send(frames.HELLO)
             loop.add_reader(slot.sock, self._on_word, slot)
         self._free = list(self._slots)
         self._feed()
@@ -150,7 +154,7 @@ class Pool:
         slots, self._slots, self._free = self._slots, [], []
         for slot in slots:
             self._close(slot)
-            self._ended(slot, Ended({}, b""))
+            self._ended(slot, _LOST)
 
     def _close(self, slot: _Slot) -> None:
         if slot.sock.fileno() >= 0:
@@ -167,7 +171,7 @@ class Pool:
             except OSError as error:
                 # The slot is idle, so its buffer is empty: only a dead host gets here, and its watcher mends that.
                 log.warning("a shell slot takes no job: %s", error)
-                self._ended(slot, Ended({}, b""))
+                self._ended(slot, _LOST)
                 return
             if len(datagrams) > 1:
                 slot.sending = asyncio.create_task(self._send(slot, datagrams[1:]))
@@ -187,15 +191,26 @@ class Pool:
             datagram = b""
         if not datagram:
             # The slot and its host are gone. The watcher starts new ones.
+            if slot in self._free:
+                self._free.remove(slot)
             self._close(slot)
-            self._ended(slot, Ended({}, b""))
-            return
-        ended = Ended(*frames.read_end(datagram)) if datagram.startswith(frames.END) else Ended({}, b"")
-        job = slot.job
-        self._ended(slot, ended)
-        if job is not None:
+            self._ended(slot, _LOST)
+        elif datagram.startswith(frames.END):
+            ended = Ended(*frames.read_end(datagram))
+            self._ended(slot, ended)
+            # One that could not get rid of everything ends as well, and is replaced.
+            if not ended.said.get("survivors"):
+                self._freed(slot)
+        else:
+            self._ended(slot, _LOST)
+            with contextlib.suppress(OSError):
+                slot.sock.send(frames.HELLO)
+            self._freed(slot)
+
+    def _freed(self, slot: _Slot) -> None:
+        if slot not in self._free:
             self._free.append(slot)
-            self._feed()
+        self._feed()
 
     def _ended(self, slot: _Slot, ended: Ended) -> None:
         job, slot.job = slot.job, None

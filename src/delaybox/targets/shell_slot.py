@@ -86,12 +86,15 @@ class Slot:
     def serve(self) -> int:
         """Returns the exit code."""
         become_subreaper()
+        while (datagram := self._control.recv(frames.DATAGRAM)) != frames.HELLO:
+            if not datagram:
+                return 0
         while True:
             datagram = self._control.recv(frames.DATAGRAM)
             if not datagram:
                 return 0
             if not datagram.startswith(frames.JOB):
-                continue  # a cancel that came too late, or the rest of a job whose slot died
+                continue  # a cancel that came too late
             head, total, start = frames.job_head(datagram)
             payload = bytearray(start)
             while len(payload) < total:
@@ -126,7 +129,7 @@ class _Run:
         self._payload = payload
         self._nothing = nothing
         self._output = Output(settings.output_bytes)
-        self._folder = Path(settings.folder) / f"{head['id']}.{head['token']}"
+        self._folder = f"{settings.folder}/{head['id']}.{head['token']}"
         self._pid = 0
         self._why = ""
 
@@ -135,7 +138,7 @@ class _Run:
         started = time.monotonic()
         said: dict[str, Any] = {}
         try:
-            self._folder.mkdir(0o700)
+            os.mkdir(self._folder, 0o700)  # noqa: PTH102 - a Path costs as much as the call
             os.chdir(self._folder)
             pipe = self._start()
         except (OSError, ValueError) as error:
@@ -164,7 +167,7 @@ class _Run:
         """Removes the working folder if that is quick; False: `wipe` is needed."""
         os.chdir("/")
         try:
-            self._folder.rmdir()
+            os.rmdir(self._folder)  # noqa: PTH106
         except FileNotFoundError:
             return True
         except OSError:
