@@ -165,6 +165,36 @@ def fsck(
     raise typer.Exit(_run(lambda: check(chosen, repair=repair, as_json=as_json)))
 
 
+@app.command("import-legacy")
+def import_legacy(
+    config: ConfigFile = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="The original's server; default: the store's own.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="The original's sorted set; default storage.schedulerKeyName, scheduled_tasks.")
+    ] = None,
+    dedupe: Annotated[
+        bool,
+        typer.Option("--dedupe", help="Fold copies (equal header, payload and time) that several nodes stored."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Take over the Go original's pending tasks; stop it first. Run again after a failure, it goes on."""
+    from delaybox.cli.import_legacy import take_over
+    from delaybox.config import load
+
+    flags = {**_assignments(settings), "storage.redisUrl": redis, "dataDir": data_dir}
+    chosen = load(path=config, flags=flags).config
+    raise typer.Exit(
+        _run(lambda: take_over(chosen, source=source, key=key, dedupe=dedupe, dry_run=dry_run, as_json=as_json))
+    )
+
+
 @app.command()
 def token(
     name: Annotated[str, typer.Option(help="Whose it is, for people.")] = "",

@@ -84,3 +84,13 @@ def nodes(prefix: str) -> str:
 def wake_channel(prefix: str) -> str:
     """Channel on which a script says that something is due earlier than the owner waits for."""
     return f"{prefix}:wake"
+
+
+def folded(prefix: str) -> str:
+    """Hash: uuid of a folded copy among the original's tasks -> the id of the task that stands for it."""
+    return f"{prefix}:legacy:folded"
+
+
+def intake(prefix: str) -> str:
+    """String: the node that listens on the input channel; expires unless it says so again."""
+    return f"{prefix}:intake"

@@ -11,7 +11,7 @@ import re
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -247,6 +247,23 @@ def _build(
     )
 
 
+def of_header(header: Mapping[str, bytes], rules: Rules = DEFAULT_RULES) -> NewTask:
+    """The task, but for its payload, that a header asks for which came as bytes; the rules are those of ``parameter``."""
+    parameter: dict[str, str | int] = {}
+    others: dict[str, bytes] = {}
+    for name, value in header.items():
+        try:
+            parameter[name] = value.decode()
+        except UnicodeDecodeError:
+            if name == "taskType" or name in _IN_PARAMETER:
+                raise InvalidTask(f"parameter.{name}", f"parameter.{name} is not UTF-8 text; send text") from None
+            others[name] = value
+    task = _build(None, parameter, None, None, rules)
+    if others:
+        return replace(task, header={**task.header, **others})
+    return task
+
+
 def _number_text(name: str, value: str | int) -> str:
     """A parameter's number in decimal digits; booleans cannot come here, both readers refuse them."""
     text = decimal_text(str(value))
@@ -353,7 +370,7 @@ def _payload(pyload: str | None, payload: str | None, limit: int) -> bytes:
 
 
 def decode_base64(field: str, text: str, limit: int) -> bytes:
-    """Standard base64 as Go's StdEncoding reads it: line breaks anywhere, padding required. InvalidTask, PayloadTooLarge."""
+    """Standard base64 as Go's StdEncoding reads it, line breaks anywhere. InvalidTask, PayloadTooLarge."""
     data = _decode(text)
     if data is None and ("\n" in text or "\r" in text):
         data = _decode(text.translate(_LINE_BREAKS))

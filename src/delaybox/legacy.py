@@ -1,0 +1,180 @@
+"""Takes over what the Go original left pending: a sorted set of serialized tasks, scored by their due time in ms."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from delaybox import failpoints
+from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreRefused
+from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.service import Service
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.store import Store
+from delaybox.wire import original
+
+MOST_AT_ONCE = 2_000
+_FIRST = 128
+_CHUNK_BYTES = 4 << 20
+_REMOVE_AT_ONCE = 500
+_FOLDED_KEPT_S = 30 * 24 * 3600
+_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an import is. ``left``: members that stay where they are; ``reasons`` names the first of them.
+
+    ``seen`` = ``created`` + ``known`` (an earlier run stored them) + ``folded`` (copies of another) + ``left``.
+    """
+
+    total: int = 0
+    seen: int = 0
+    created: int = 0
+    known: int = 0
+    folded: int = 0
+    left: int = 0
+    shell: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def leave(self, rank: int, raw: bytes, why: str) -> None:
+        """Counts a member that stays, and keeps the reason of the first ones; never what the task carries."""
+        self.left += 1
+        if len(self.reasons) < _SHOWN:
+            self.reasons.append(f"member {rank} ({len(raw)} bytes): {why}")
+
+
+class _Item(NamedTuple):
+    """A member that is a task."""
+
+    rank: int
+    raw: bytes
+    uuid: str
+    task: NewTask
+    copy: bool
+
+
+class Import:
+    """One run over the set ``key`` of the server behind ``source``.
+
+    Each task is stored under an idempotency key made of its old uuid (of its content with ``fold``) before its member
+    is removed. So a run that was killed is simply run again: nothing is lost and nothing stored twice, as long as that
+    is done within the 24 hours that keys outlive their tasks. The original must be stopped, or it fires some as well.
+    """
+
+    def __init__(self, source: Redis, key: str, store: Store, *, fold: bool = False, dry: bool = False) -> None:
+        self._source: Any = source
+        self._key = key
+        self._store = store
+        self._service = Service(store)
+        self._folded_key = keys.folded(store.prefix)
+        self._fold = fold
+        self._dry = dry
+        self.progress = Progress()
+        self._due_ms: int | None = -1
+        self._keys: set[str | None] = set()
+
+    async def run(self, told: Callable[[Progress], None] = lambda _: None) -> Progress:
+        """To the end of the set; ``told`` after each chunk. StoreRefused where the key holds something else."""
+        kind = (await self._ask("TYPE", self._key)).decode()
+        if kind not in ("zset", "none"):
+            raise StoreRefused(
+                f"key {self._key!r} is a {kind}, not the original's sorted set; correct schedulerKeyName"
+            )
+        self.progress.total = await self._ask("ZCARD", self._key)
+        told(self.progress)
+        async for chunk in self._chunks():
+            if self._dry:
+                self.progress.created += sum(not item.copy for item in chunk)
+            elif chunk:
+                await self._take(chunk)
+            told(self.progress)
+        return self.progress
+
+    async def _chunks(self) -> AsyncIterator[list[_Item]]:
+        """Soonest due first, so that what is due next is safe first. What stays in the set is stepped over."""
+        size = _FIRST
+        while True:
+            at = self.progress.seen if self._dry else self.progress.left
+            flat = await self._ask("ZRANGE", self._key, at, at + size - 1, "WITHSCORES")
+            members: list[tuple[bytes, float]] = [(raw, float(score)) for raw, score in flat]
+            if not members:
+                return
+            # A member may be 1 MiB: a chunk grows only as far as the last one says is safe.
+            mean = sum(len(raw) for raw, _ in members) // len(members)
+            size = max(1, min(size * 2, MOST_AT_ONCE, _CHUNK_BYTES // max(mean, 1)))
+            yield self._read(members, self.progress.seen)
+
+    def _read(self, members: list[tuple[bytes, float]], rank: int) -> list[_Item]:
+        chunk: list[_Item] = []
+        p = self.progress
+        for at, (raw, score) in enumerate(members, rank):
+            p.seen += 1
+            try:
+                uuid, task = original.of_pending(raw, score, fold=self._fold)
+            except InvalidTask as error:
+                p.leave(at, raw, str(error))
+                continue
+            copy = self._fold and self._is_copy(task)
+            p.folded += copy
+            p.shell += task.type is TaskType.SHELL_CMD and not copy
+            chunk.append(_Item(at, raw, uuid, task, copy))
+        return chunk
+
+    def _is_copy(self, task: NewTask) -> bool:
+        # Copies are due at the same time, so they stand together in the set.
+        if task.due_ms != self._due_ms:
+            self._due_ms = task.due_ms
+            self._keys.clear()
+        if task.idempotency_key in self._keys:
+            return True
+        self._keys.add(task.idempotency_key)
+        return False
+
+    async def _take(self, chunk: list[_Item]) -> None:
+        """Stores a chunk, then removes from the set what is stored; after that raises the store's error, if any."""
+        p = self.progress
+        answers = await self._service.submit_many([item.task for item in chunk])
+        failpoints.hit("after_import_store")
+        stored: list[bytes] = []
+        folded: dict[str, str] = {}
+        problem: DelayBoxError | None = None
+        for item, answer in zip(chunk, answers, strict=True):
+            if isinstance(answer, Submitted):
+                stored.append(item.raw)
+                if item.copy:
+                    folded[item.uuid] = answer.task_id
+                elif answer.created:
+                    p.created += 1
+                else:
+                    p.known += 1
+                continue
+            p.folded -= item.copy
+            if isinstance(answer, IdempotencyConflict | InvalidTask):
+                p.leave(item.rank, item.raw, f"{answer.code}: {item.uuid} stands for another task already")
+            else:
+                problem = answer
+        if folded:
+            pairs = [part for pair in folded.items() for part in pair]
+            await _sent(self._store.client.execute_command("HSET", self._folded_key, *pairs))
+            await _sent(self._store.client.execute_command("EXPIRE", self._folded_key, _FOLDED_KEPT_S))
+        for at in range(0, len(stored), _REMOVE_AT_ONCE):
+            await self._ask("ZREM", self._key, *stored[at : at + _REMOVE_AT_ONCE])
+        failpoints.hit("after_import_remove")
+        if problem is not None:
+            raise problem
+
+    async def _ask(self, *command: Any) -> Any:
+        return await _sent(self._source.execute_command(*command))
+
+
+async def _sent(reply: Awaitable[Any]) -> Any:
+    try:
+        return await reply
+    except (RedisError, OSError) as error:
+        raise translate(error) from error

@@ -1,0 +1,96 @@
+"""The original's serialized ``Task`` -> domain: what it kept in its sorted set, what comes over its channel. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import blake2b
+
+from google.protobuf.message import DecodeError
+
+from delaybox.core.errors import InvalidTask, PayloadTooLarge
+from delaybox.core.ids import MAX_DUE_MS
+from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY
+from delaybox.core.task import NewTask, TaskType
+from delaybox.wire import body, compat
+from delaybox.wire.gen import task_pb2
+from delaybox.wire.shell import check_payload
+
+MAX_LABELS = 16
+_SHELL = TaskType.SHELL_CMD.name.encode()
+
+
+def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
+    """The task that a message on the channel asks for, by the rules of ``POST /task``.
+
+    Its header is the ``parameter``; its own uuid and status count for nothing: a task gets its id here. Fields from 5
+    on, which are ours, are heeded. InvalidTask and its kin for what cannot be accepted.
+    """
+    message = _read(raw)
+    payload = message.payload
+    if len(payload) > rules.max_payload_bytes:
+        raise PayloadTooLarge(
+            "payload",
+            f"payload holds {len(payload)} bytes, more than {rules.max_payload_bytes}",
+            limit=rules.max_payload_bytes,
+        )
+    if len(message.labels) > MAX_LABELS:
+        raise InvalidTask("labels", f"the message has {len(message.labels)} labels, more than {MAX_LABELS}")
+    task = compat.of_header(message.header, rules)
+    if task.type is TaskType.SHELL_CMD:
+        check_payload(payload)
+    return replace(
+        task,
+        payload=payload,
+        name=message.name,
+        retry=body.retry_of(message, DEFAULT_RETRY) if message.HasField("retry") else task.retry,
+        timeout_ms=message.timeout_ms,
+        expire_after_ms=message.expire_after_ms,
+        keep_result_ms=message.keep_result_ms,
+        labels=dict(message.labels),
+    )
+
+
+def of_pending(raw: bytes, score: float, *, fold: bool = False) -> tuple[str, NewTask]:
+    """(its uuid, the task) of a member of the original's sorted set, due at ``score`` (ms; 0 or past: at once).
+
+    The idempotency key is made of the uuid, or, with ``fold``, of what the task says: equal copies then have one key.
+    InvalidTask for a member that is no task.
+    """
+    message = _read(raw)
+    uuid = message.taskUuid
+    if not uuid:
+        raise InvalidTask("taskUuid", "it has no taskUuid, so it is no task of the original")
+    if not -MAX_DUE_MS <= score <= MAX_DUE_MS:
+        raise InvalidTask("score", f"its score {score!r} is no time in Unix milliseconds")
+    payload = message.payload
+    header = dict(message.header)
+    due_ms = max(int(score), 0)
+    # In the original only two types exist: every other name is published.
+    shell = header.get("taskType") == _SHELL
+    key = f"same:{_digest(header, payload, due_ms)}" if fold else uuid[:200]
+    return uuid, NewTask(
+        payload=payload,
+        due_ms=due_ms or None,
+        type=TaskType.SHELL_CMD if shell else TaskType.PUB_SUB,
+        header=header,
+        idempotency_key=f"legacy:{key}",
+        retry=NO_RETRY if shell else None,
+    )
+
+
+def _read(raw: bytes) -> task_pb2.Task:
+    try:
+        return task_pb2.Task.FromString(raw)
+    except DecodeError:
+        raise InvalidTask("body", "it is not a serialized Task") from None
+
+
+def _digest(header: dict[str, bytes], payload: bytes, due_ms: int) -> str:
+    digest = blake2b(b"%d,%d,%d:" % (due_ms, len(header), len(payload)), digest_size=16)
+    digest.update(payload)
+    for name, value in sorted(header.items()):
+        text = name.encode()
+        digest.update(b"%d,%d:" % (len(text), len(value)))
+        digest.update(text)
+        digest.update(value)
+    return digest.hexdigest()
