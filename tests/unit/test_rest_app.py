@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from delaybox.api.rest.app import build_app
+from delaybox.api.rest.app import TaskService, build_app
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.core.access import Token
@@ -21,7 +21,6 @@ from delaybox.core.errors import (
     Overloaded,
     StoreFull,
     StoreUnavailable,
-    TaskNotFound,
 )
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.service import Readiness, StoreCounts
@@ -80,7 +79,7 @@ async def call(
     edge: Edge | None = None,
     **settings: Any,
 ) -> Response:
-    app = build_app(service, ApiSettings(**settings), edge=edge)
+    app = build_app(cast(TaskService, service), ApiSettings(**settings), edge=edge)
     path, _, query = path.partition("?")
     pairs = headers if isinstance(headers, list) else list((JSON if headers is None else headers).items())
     parts = body if isinstance(body, list) else [body]
@@ -136,7 +135,7 @@ async def test_errors_of_the_service(error, status, retry_after):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("secret detail"), TaskNotFound("secret detail"), DelayBoxError("secret")]
+    "error", [RuntimeError("secret detail"), ConfigError("secret detail"), DelayBoxError("secret")]
 )
 async def test_a_defect_is_500_without_its_details(error):
     answer = await call(FakeService(error=error))
@@ -258,7 +257,7 @@ async def test_a_caller_that_goes_away_gets_nothing():
         "query_string": b"",
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
     }
-    await build_app(service, ApiSettings())(scope, receive, send)
+    await build_app(cast(TaskService, service), ApiSettings())(scope, receive, send)
     assert not service.stored
 
 

@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 from urllib.parse import parse_qsl
 
 from delaybox import metrics
-from delaybox.api.rest import policy
+from delaybox.api.rest import policy, problems
 from delaybox.api.rest.edge import Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
+from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.core.errors import (
-    DelayBoxError,
-    IdempotencyConflict,
-    InvalidTask,
-    Overloaded,
-    PayloadTooLarge,
-    StoreUnavailable,
-    TypeDisabled,
-)
-from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
+from delaybox.api.rest.v1.docs import pages
+from delaybox.api.rest.v1.handlers import V1Service
+from delaybox.api.rest.v1.routes import routes
+from delaybox.core.errors import DelayBoxError
+from delaybox.core.task import TaskType, TaskView
 from delaybox.wire import compat
 
 _log = logging.getLogger("delaybox.api")
@@ -59,39 +54,15 @@ class Ready(Protocol):
     def reason(self) -> str: ...
 
 
-class TaskService(Protocol):
-    """What these routes ask of the service."""
+class TaskService(V1Service, Protocol):
+    """What all routes ask of the service."""
 
-    def submit(self, task: NewTask) -> Awaitable[Submitted]: ...
     def list_pending(self, *, limit: int, skip: int) -> Awaitable[list[TaskView]]: ...
     def counts(self) -> Awaitable[Counts]: ...
     def check(self) -> Awaitable[Ready]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One response; the content type is JSON unless said."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    content_type: bytes = b"application/json"
-
-
-Handler = Callable[[Scope, Headers, Receive], Awaitable[Answer]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """``name``: the path without the context path. Every method needs a rule in `policy`, or there is no such route."""
-
-    name: str
-    handlers: Mapping[str, Handler]
-    rules: Mapping[str, policy.Rule] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", {method: policy.rule(method, self.name) for method in self.handlers})
 
 
 def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
@@ -99,14 +70,17 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
     edge = edge or Edge(settings)
     api = _Api(service, settings, edge)
     root = settings.root
-    by_path: dict[str, Route] = {}
+    router = Router()
     task = Route("/task", {"POST": api.create, "GET": api.list, "HEAD": api.list})
     ping = Route("/ping", {"GET": api.ping, "HEAD": api.ping})
-    for path, route in ((f"{root}/task", task), (f"{root}/ping", ping)):
-        by_path[path] = by_path[f"{path}/"] = route
+    # The original answers with a slash at the end too.
+    router.add((task, ping), root)
+    router.add((task, ping), root, slash=True)
+    router.add(routes(service, edge, settings), root)
     for path, handler in (("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics)):
-        by_path[path] = Route(path, {"GET": handler, "HEAD": handler})
-    task_path = f"{root}/task"
+        router.add((Route(path, {"GET": handler, "HEAD": handler}),))
+    router.add(pages(settings))
+    task_path, v1 = f"{root}/task", f"{root}/v1"
     create = api.create
     create_rule = task.rules["POST"]
     length_headers: dict[int, list[tuple[bytes, bytes]]] = {}
@@ -125,21 +99,21 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
                 policy.admit(grant, create_rule)
                 answer = await create(scope, headers, receive)
             else:
-                route = by_path.get(path)
+                route = router.find(scope)
                 name = route.name if route else "other"
                 answer = await _dispatch(route, edge, scope, receive, root)
         except Refusal as refusal:
-            answer = Answer(refusal.status, compat.render_error(refusal.message), refusal.headers)
+            answer = _family(path, v1).refusal(refusal)
             unread = True
         except DelayBoxError as error:
-            answer = _refused(error)
+            answer = _family(path, v1).error(error)
         except Disconnected:
             metrics.request_done(name, 499)
             return
         except Exception:  # noqa: BLE001 - whatever it was, the caller gets an answer
             # The body is not logged: payloads are the callers' secrets.
             _log.exception("%s %s failed", scope["method"], name)
-            answer = Answer(500, compat.render_error("internal error; the node's log says more"))
+            answer = _family(path, v1).defect()
         body = answer.body
         size = len(body)
         if answer.headers or answer.content_type != b"application/json":
@@ -156,12 +130,18 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
                     length_headers[size] = known
             response_headers = known
         metrics.request_done(name, answer.status)
+        if answer.status == 204:
+            response_headers = []
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": body})
         if unread:
             await edge.drain(receive)
 
     return app
+
+
+def _family(path: str, v1: str) -> problems.Problems:
+    return problems.V1 if path.startswith(v1) else problems.COMPATIBLE
 
 
 async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Receive, root: str) -> Answer:
@@ -174,7 +154,7 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
         if rule is not policy.Open.PAGE:
             scope["auth"] = edge.caller(headers)
     if route is None:
-        raise Refusal(404, f"there is no such path here; use {root}/task or {root}/ping")
+        raise Refusal(404, f"there is no such path here; use {root}/v1/tasks or {root}/task, and see /docs")
     handler = route.handlers.get(method)
     if handler is None:
         allowed = ", ".join(route.handlers)
@@ -244,28 +224,6 @@ class _Api:
                 quarantined=counts.quarantined,
             )
         return Answer(200, metrics.render(), content_type=metrics.CONTENT_TYPE.encode())
-
-
-def _refused(error: DelayBoxError) -> Answer:
-    """An error as an answer: the one place that knows both codes and statuses."""
-    match error:
-        case PayloadTooLarge():
-            status, wait = 413, 0
-        case TypeDisabled():
-            status, wait = 403, 0
-        case InvalidTask():
-            status, wait = 400, 0
-        case IdempotencyConflict():
-            status, wait = 409, 0
-        case Overloaded():
-            status, wait = 429, error.retry_after_s
-        case StoreUnavailable():
-            status, wait = 503, error.retry_after_s
-        case _:
-            _log.error("unexpected %s: %s", error.code, error)
-            return Answer(500, compat.render_error("internal error; the node's log says more"))
-    headers = ((b"retry-after", b"%d" % wait),) if wait else ()
-    return Answer(status, compat.render_error(str(error)), headers)
 
 
 def _text(status: int, text: str) -> Answer:

@@ -157,8 +157,9 @@ class Edge:
             )
         return grant
 
-    async def json_body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body of a JSON request, counted while it arrives."""
+    async def json_body(self, headers: Headers, receive: Receive, *, limit: int = 0) -> bytes:
+        """The whole body of a JSON request, counted while it arrives. ``limit``: in place of the usual one."""
+        limit = limit or self._limit
         content_type = headers.get(b"content-type", b"")
         if content_type not in self._good_types:
             self._learn_type(content_type)
@@ -170,8 +171,8 @@ class Edge:
             if b"transfer-encoding" in headers:
                 raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other; send one of them", _CLOSE)
             length = int(declared)
-            if length > self._limit:
-                raise self._too_large()
+            if length > limit:
+                raise self._too_large(limit)
         task = asyncio.current_task()
         assert task is not None
         self._young.add(task)
@@ -183,7 +184,7 @@ class Edge:
             # granian says more_body even with the last byte; asking again would cost a turn of the loop.
             if len(body) == length or not message.get("more_body"):
                 return body
-            return await self._rest(body, receive)
+            return await self._rest(body, receive, limit)
         except asyncio.CancelledError:
             if task not in self._timed_out:
                 raise
@@ -196,14 +197,14 @@ class Edge:
             self._young.discard(task)
             self._old.discard(task)
 
-    async def _rest(self, first: bytes, receive: Receive) -> bytes:
+    async def _rest(self, first: bytes, receive: Receive, limit: int) -> bytes:
         parts = [first]
         total = held = len(first)
         self._held += held
         try:
             while True:
-                if total > self._limit:
-                    raise self._too_large()
+                if total > limit:
+                    raise self._too_large(limit)
                 if self._held > _HELD_LIMIT:
                     raise Refusal(429, "too many large bodies at once; send it again later", (*_RETRY, *_CLOSE))
                 message = await receive()
@@ -216,8 +217,8 @@ class Edge:
                 held += len(part)
                 if not message.get("more_body"):
                     break
-            if total > self._limit:
-                raise self._too_large()
+            if total > limit:
+                raise self._too_large(limit)
             return b"".join(parts)
         finally:
             self._held -= held
@@ -245,11 +246,13 @@ class Edge:
         if len(self._good_types) < _CACHE_CAP:
             self._good_types.add(content_type)
 
-    def _too_large(self) -> Refusal:
+    def _too_large(self, limit: int) -> Refusal:
+        mend = f"a payload may have {self._payload_limit} bytes before it is encoded"
+        if limit != self._limit:
+            mend = "send it in several calls"
         return Refusal(
             413,
-            f"the body is larger than {self._limit} bytes; "
-            f"a payload may have {self._payload_limit} bytes before it is encoded",
+            f"the body is larger than {limit} bytes; {mend}",
             _CLOSE,
         )
 

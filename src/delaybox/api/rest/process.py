@@ -19,8 +19,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from granian._granian import SocketHolder
@@ -29,11 +28,10 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from delaybox import metrics
-from delaybox.api.rest.app import AsgiApp, Counts, Ready, TaskService, build_app
+from delaybox.api.rest.app import AsgiApp, TaskService, build_app
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
-from delaybox.core.task import NewTask, Submitted, TaskView
 from delaybox.service import Readiness, Service
 from delaybox.store.connect import make_client
 from delaybox.store.store import Store
@@ -75,33 +73,23 @@ class LateService:
     """Stands before the service, and refuses for it while the store cannot be opened."""
 
     def __init__(self) -> None:
-        self.inner: TaskService = _NoStore("the store is being opened")
+        self.inner: Any = _NoStore("the store is being opened")
 
-    def submit(self, task: NewTask) -> Awaitable[Submitted]:
-        return self.inner.submit(task)
-
-    def list_pending(self, *, limit: int, skip: int) -> Awaitable[list[TaskView]]:
-        return self.inner.list_pending(limit=limit, skip=skip)
-
-    def counts(self) -> Awaitable[Counts]:
-        return self.inner.counts()
-
-    def check(self) -> Awaitable[Ready]:
-        return self.inner.check()
+    def __getattr__(self, call: str) -> Any:
+        return getattr(self.inner, call)
 
 
 class _NoStore:
+    """Refuses every call."""
+
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    async def submit(self, task: NewTask) -> Submitted:
-        raise StoreUnavailable(self._reason)
+    def __getattr__(self, call: str) -> Any:
+        async def refuse(*_: object, **__: object) -> None:
+            raise StoreUnavailable(self._reason)
 
-    async def list_pending(self, *, limit: int, skip: int) -> list[TaskView]:
-        raise StoreUnavailable(self._reason)
-
-    async def counts(self) -> Counts:
-        raise StoreUnavailable(self._reason)
+        return refuse
 
     async def check(self) -> Readiness:
         return Readiness(False, self._reason)
@@ -130,7 +118,7 @@ class ApiServer:
                 _log.warning("the store cannot be opened yet: %s", error)
                 self._service.inner = _NoStore(str(error))
                 opening = asyncio.create_task(self._keep_opening())
-            server = _Server(build_app(self._service, settings, edge=edge), bound, settings.backlog)
+            server = _Server(build_app(cast(TaskService, self._service), settings, edge=edge), bound, settings.backlog)
             edge.start()
             serving = asyncio.create_task(server.serve())
             for _ in range(5):

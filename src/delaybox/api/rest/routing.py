@@ -1,0 +1,80 @@
+"""What a route is, and which one a path means."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from delaybox.api.rest import policy
+from delaybox.api.rest.edge import Headers, Receive, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One response; the content type is JSON unless said."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = b"application/json"
+
+
+Handler = Callable[[Scope, Headers, Receive], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``name``: the path without the context path; segments in braces are parameters, which handlers find decoded in
+    ``scope["params"]``. Every method needs a rule in `policy`, or there is no such route.
+    """
+
+    name: str
+    handlers: Mapping[str, Handler]
+    rules: Mapping[str, policy.Rule] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", {method: policy.rule(method, self.name) for method in self.handlers})
+
+
+class Router:
+    """Finds routes by path. ``root``: the context path, empty or ``/api``."""
+
+    def __init__(self) -> None:
+        self._fixed: dict[str, Route] = {}
+        self._patterns: dict[int, list[tuple[tuple[str, ...], Route]]] = {}
+
+    def add(self, routes: Iterable[Route], root: str = "", *, slash: bool = False) -> None:
+        """Serves ``routes`` under ``root``, with a slash at the end if asked for. Paths without parameters win."""
+        for route in routes:
+            path = root + route.name + "/" * slash
+            if "{" in path:
+                parts = tuple(path.split("/"))
+                self._patterns.setdefault(len(parts), []).append((parts, route))
+            else:
+                self._fixed[path] = route
+
+    def routes(self) -> list[Route]:
+        """All routes."""
+        found = [*self._fixed.values(), *(route for group in self._patterns.values() for _, route in group)]
+        return list({route.name: route for route in found}.values())
+
+    def find(self, scope: Scope) -> Route | None:
+        """The route of a request; puts its parameters into ``scope["params"]``."""
+        path: str = scope["path"]
+        found = self._fixed.get(path)
+        if found is not None:
+            return found
+        parts = path.split("/")
+        for pattern, route in self._patterns.get(len(parts), ()):
+            params: dict[str, str] = {}
+            for want, part in zip(pattern, parts, strict=True):
+                if want == part:
+                    continue
+                if not part or not want.startswith("{"):
+                    break
+                params[want[1:-1]] = part
+            else:
+                scope["params"] = {name: unquote(part) for name, part in params.items()}
+                return route
+        return None

@@ -1,0 +1,1 @@
+"""``/v1``: its routes, its OpenAPI document and the page that shows it."""

@@ -1,0 +1,239 @@
+"""The calls of ``/v1``. Each parses, asks the service and renders."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol
+
+from delaybox.api.rest import policy
+from delaybox.api.rest.edge import Edge, Headers, Receive, Refusal, Scope
+from delaybox.api.rest.problems import problem_of, refusal_problem
+from delaybox.api.rest.routing import Answer
+from delaybox.core.errors import DelayBoxError, InvalidTask, PayloadTooLarge, TaskNotFound
+from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
+from delaybox.core.task import NewTask, Priority, Submitted, TaskType, TaskView
+from delaybox.wire.v1 import queries, rendering, tasks, types
+from delaybox.wire.v1.reading import Reader
+
+_PARSED_AT_ONCE = 100
+"""Tasks of a batch that are parsed before other requests get their turn (about 1 ms)."""
+
+_read_batch = Reader(types.BatchRequest, where="a field of a batch", max_containers=200_000)
+
+
+class V1Service(Protocol):
+    """What these calls ask of the service."""
+
+    def submit(self, task: NewTask) -> Awaitable[Submitted]: ...
+    def submit_many(self, tasks: Sequence[NewTask]) -> Awaitable[list[Submitted | DelayBoxError]]: ...
+    def get(self, task_id: str) -> Awaitable[TaskView]: ...
+    def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Awaitable[Page]: ...
+    def cancel(self, task_id: str) -> Awaitable[None]: ...
+    def update(
+        self,
+        task_id: str,
+        *,
+        due_ms: int | None = None,
+        delay_ms: int | None = None,
+        priority: Priority | None = None,
+        payload: bytes | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Awaitable[TaskView]: ...
+    def run_now(self, task_id: str) -> Awaitable[int]: ...
+    def queues(self) -> Awaitable[list[QueueStats]]: ...
+    def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Awaitable[Page]: ...
+    def replay(self, task_id: str) -> Awaitable[None]: ...
+    def replay_many(self, wanted: TaskFilter, *, limit: int = 1_000) -> Awaitable[int]: ...
+    def discard(self, task_id: str) -> Awaitable[None]: ...
+    def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> Awaitable[list[ForecastStep]]: ...
+    def nodes(self) -> Awaitable[list[dict[str, Any]]]: ...
+
+
+class V1:
+    """The handlers. ``root``: the context path, for Location."""
+
+    def __init__(self, service: V1Service, edge: Edge, rules: tasks.Rules, root: str) -> None:
+        self._service = service
+        self._edge = edge
+        self._rules = rules
+        self._location = f"{root}/v1/tasks/".encode()
+
+    # -- schedule -----------------------------------------------------------------------------------------------
+
+    async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        if scope["query_string"]:
+            queries.parse_none(scope["query_string"])
+        body = await self._edge.json_body(headers, receive)
+        task = tasks.parse_task(body, self._rules, key=_key(headers))
+        if task.type is not TaskType.PUB_SUB:
+            policy.require_type(scope["auth"], task.type)
+        stored = await self._service.submit(task)
+        location = (b"location", self._location + stored.task_id.encode())
+        if stored.created:
+            return Answer(201, rendering.encode(rendering.scheduled(task, stored, _now_ms())), (location,))
+        try:
+            answer = rendering.found(await self._service.get(stored.task_id))
+        except TaskNotFound:
+            answer = rendering.gone(task, stored)
+        return Answer(200, rendering.encode(answer), (location,))
+
+    async def batch(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        if b"idempotency-key" in headers:
+            raise InvalidTask(
+                "Idempotency-Key", "the header Idempotency-Key names one task; give each task its idempotency_key"
+            )
+        body = await self._edge.json_body(headers, receive, limit=types.MAX_BATCH_BYTES)
+        asked = _read_batch(body).tasks
+        if not 1 <= len(asked) <= types.MAX_BATCH:
+            raise (
+                PayloadTooLarge(
+                    "tasks", f"tasks holds {len(asked)} tasks; send 1 to {types.MAX_BATCH}", limit=types.MAX_BATCH
+                )
+                if asked
+                else InvalidTask("tasks", f"tasks is empty; send 1 to {types.MAX_BATCH}")
+            )
+        items: list[types.BatchItem | None] = []
+        good: list[NewTask] = []
+        for at, raw in enumerate(asked):
+            if at % _PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                task = tasks.parse_task(raw, self._rules)
+                if task.type is not TaskType.PUB_SUB:
+                    policy.require_type(scope["auth"], task.type)
+            except DelayBoxError as error:
+                items.append(_refused(problem_of(error)))
+            except Refusal as refusal:
+                items.append(_refused(refusal_problem(refusal)))
+            else:
+                items.append(None)
+                good.append(task)
+        answers = iter(await self._service.submit_many(good) if good else ())
+        out = [_item(next(answers)) if item is None else item for item in items]
+        created = sum(1 for item in out if item.status == 201)
+        duplicates = sum(1 for item in out if item.status == 200)
+        return _json(types.BatchAnswer(created, duplicates, len(out) - created - duplicates, out))
+
+    # -- one task -----------------------------------------------------------------------------------------------
+
+    async def get(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        return _json(rendering.task(await self._service.get(scope["params"]["id"])))
+
+    async def cancel(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        await self._service.cancel(scope["params"]["id"])
+        return _NOTHING
+
+    async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        body = await self._edge.json_body(headers, receive)
+        change = tasks.parse_change(body, self._rules)
+        task_id = scope["params"]["id"]
+        if change.payload is not None:
+            before = await self._service.get(task_id)
+            policy.require_type(scope["auth"], before.type)
+            if before.type is TaskType.SHELL_CMD:
+                self._rules.shell.check(change.payload, before.name)
+        view = await self._service.update(
+            task_id,
+            due_ms=change.due_ms,
+            delay_ms=change.delay_ms,
+            priority=change.priority,
+            payload=change.payload,
+            labels=change.labels,
+        )
+        return _json(rendering.task(view))
+
+    async def run(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        task_id = scope["params"]["id"]
+        return _json(rendering.moved(task_id, await self._service.run_now(task_id)))
+
+    # -- many ---------------------------------------------------------------------------------------------------
+
+    async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        asked = queries.parse_tasks(scope["query_string"])
+        return _json(
+            rendering.page(await self._service.list_tasks(asked.filter, cursor=asked.cursor, limit=asked.limit))
+        )
+
+    async def queues(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        return _json(rendering.queues(await self._service.queues()))
+
+    async def queue(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        name = tasks.queue_of("queue", scope["params"]["queue"])
+        return _json(rendering.queue(name, await self._service.queues()))
+
+    async def forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        start, end, step = queries.parse_forecast(scope["query_string"], _now_ms())
+        return _json(rendering.forecast(await self._service.forecast(start, end, step), step))
+
+    async def nodes(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        return _json(rendering.nodes(await self._service.nodes()))
+
+    # -- dead letters -------------------------------------------------------------------------------------------
+
+    async def dead(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        asked = queries.parse_dead(scope["query_string"])
+        return _json(
+            rendering.page(await self._service.dead_letters(asked.filter, cursor=asked.cursor, limit=asked.limit))
+        )
+
+    async def replay(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        await self._service.replay(scope["params"]["id"])
+        return _json(types.Replayed(1))
+
+    async def replay_many(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        wanted, limit = queries.parse_replay(await self._edge.json_body(headers, receive))
+        return _json(types.Replayed(await self._service.replay_many(wanted, limit=limit)))
+
+    async def discard(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        queries.parse_none(scope["query_string"])
+        await self._service.discard(scope["params"]["id"])
+        return _NOTHING
+
+
+_NOTHING = Answer(204, b"")
+
+
+def _json(value: object) -> Answer:
+    return Answer(200, rendering.encode(value))
+
+
+def _item(answer: Submitted | DelayBoxError) -> types.BatchItem:
+    if isinstance(answer, Submitted):
+        return types.BatchItem(201 if answer.created else 200, answer.task_id, answer.due_ms)
+    return _refused(problem_of(answer))
+
+
+def _refused(problem: types.Problem) -> types.BatchItem:
+    return types.BatchItem(problem.status, error=problem)
+
+
+def _key(headers: Headers) -> str | None:
+    """The header Idempotency-Key, in quotes as its draft has it, or bare. InvalidTask."""
+    raw = headers.get(b"idempotency-key")
+    if raw is None:
+        return None
+    try:
+        key = raw.decode().strip()
+    except UnicodeDecodeError:
+        raise InvalidTask("Idempotency-Key", "the header Idempotency-Key is not UTF-8; use plain characters") from None
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    tasks.check_key("Idempotency-Key", key)
+    return key
+
+
+def _now_ms() -> int:
+    """This machine's clock: for a query's defaults and to tell scheduled from ready in an answer, nothing else."""
+    return time.time_ns() // 1_000_000

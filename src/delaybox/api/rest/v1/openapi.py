@@ -1,0 +1,195 @@
+"""The OpenAPI 3.1 document, made from the table of calls and from the types that parse and render."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+import delaybox
+from delaybox.api.rest.v1.routes import CALLS, Call
+from delaybox.wire.v1 import queries, types
+
+_REF = "#/components/schemas/{name}"
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+_MOMENT_TEXT = "RFC 3339 with an offset (in a URL write its + as %2B), or Unix ms"
+
+_ALWAYS: Final[Mapping[int, str]] = {
+    400: "something in the request is wrong: `detail` says what and how to mend it, `field` where",
+    401: "the node asks for a token, and none or a wrong one came",
+    403: "the token lacks the scope, the task type is switched off, or Host or Origin is not this node's",
+    503: "the store is away or unsure: whether something was stored is unknown; see Retry-After",
+}
+_ABOUT = """Schedules one-time tasks that fire on the millisecond.
+
+Unknown fields and parameters are refused by name. Errors are RFC 9457 problems with a stable `code`.
+Send an idempotency key when you schedule, and a request that got no answer, or 503, can be sent again."""
+
+_MOMENT = {
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "integer", "minimum": 10**11, "maximum": 10**14},
+    ]
+}
+_QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "state": ("only tasks in this state", {"type": "string", "enum": list(types.STATES)}),
+    "queue": ("only tasks of this queue", {"type": "string", "pattern": types.QUEUE_PATTERN}),
+    "type": ("only tasks of this type", {"type": "string", "enum": list(types.TYPES)}),
+    "label": (
+        "only tasks with this label, as `name=value`; may be given more than once, all must hold",
+        {
+            "type": "array",
+            "maxItems": types.MAX_LABELS,
+            "items": {"type": "string", "pattern": r"^[A-Za-z0-9._/-]{1,64}=[^\x00-\x1f]{0,256}$"},
+        },
+    ),
+    "due_from": (f"only tasks due at or after: {_MOMENT_TEXT}", _MOMENT),
+    "due_to": (f"only tasks due before: {_MOMENT_TEXT}", _MOMENT),
+    "cursor": ("the last page's cursor", {"type": "string", "maxLength": queries.MAX_CURSOR}),
+    "limit": (
+        "tasks in a page",
+        {"type": "integer", "minimum": 1, "maximum": queries.MAX_LIMIT, "default": queries.DEFAULT_LIMIT},
+    ),
+    "from": (f"{_MOMENT_TEXT}; now unless given", _MOMENT),
+    "to": (f"{_MOMENT_TEXT}; a day after `from` unless given", _MOMENT),
+    "step": (
+        "whole buckets of the store (a minute), in ms or as `15m`; `1h` unless given",
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 10**13},
+                {"type": "string", "format": "delaybox-duration"},
+            ]
+        },
+    ),
+}
+_PATH: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "id": ("the task's id", {"type": "string", "format": "uuid", "pattern": types.ID_PATTERN}),
+    "queue": ("the queue's name", {"type": "string", "pattern": types.QUEUE_PATTERN}),
+}
+_HEADER: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "Idempotency-Key": (
+        "as `idempotency_key` in the body; give one of them",
+        {"type": "string", "minLength": 1, "maxLength": types.MAX_KEY_BYTES, "pattern": r"^[!#-~]+$"},
+    ),
+}
+_RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+_ID_EXAMPLE = "01a2b3c4-d5e6-8001-9f00-112233445566"
+
+
+def document(root: str, *, tokens: bool) -> bytes:
+    """The document as JSON. ``root``: the context path. ``tokens``: whether this node asks for one."""
+    return msgspec.json.encode(build(root, tokens=tokens))
+
+
+def build(root: str, *, tokens: bool) -> dict[str, Any]:
+    """The document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for call in CALLS:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    doc: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "DelayBox", "version": delaybox.__version__, "description": _ABOUT},
+        "servers": [{"url": root or "/"}],
+        "tags": [{"name": name} for name in dict.fromkeys(call.tag for call in CALLS)],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "one of the node's `auth.tokens`"}
+            },
+        },
+    }
+    if tokens:
+        doc["security"] = [{"token": []}]
+    return doc
+
+
+def _schemas() -> dict[str, Any]:
+    bodies: Iterable[type[Struct]] = dict.fromkeys(
+        kind for call in CALLS for kind in (call.body, *(body for _, body in call.answers.values())) if kind is not None
+    )
+    _, components = msgspec.json.schema_components((*bodies, types.Problem), ref_template=_REF)
+    tidy: dict[str, Any] = {name: _tidy(schema) for name, schema in sorted(components.items())}
+    return tidy
+
+
+def _tidy(node: Any) -> Any:
+    """Puts what a type says of itself (``x-is``) in the place of what msgspec made of its Python type."""
+    if isinstance(node, list):
+        return [_tidy(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    out = {name: _tidy(item) for name, item in node.items() if name not in ("x-is", "title")}
+    if "x-is" in node:
+        out.pop("type", None)
+        out.pop("anyOf", None)
+        out.pop("additionalProperties", None)
+        out.update(node["x-is"])
+    if out.get("default", 0) is None:
+        del out["default"]
+    if out.get("required") == []:
+        del out["required"]
+    return out
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "operationId": _operation_id(call),
+        "summary": call.summary,
+        "tags": [call.tag],
+        "responses": _responses(call),
+    }
+    if call.about:
+        out["description"] = call.about
+    parameters = [
+        {"name": name, "in": "path", "required": True, **_parameter(_PATH[name]), "example": _example(name)}
+        for name in re.findall(r"{(\w+)}", call.path)
+    ]
+    parameters += [{"name": name, "in": "query", **_parameter(_QUERY[name])} for name in call.query]
+    parameters += [{"name": name, "in": "header", **_parameter(_HEADER[name])} for name in call.headers]
+    if parameters:
+        out["parameters"] = parameters
+    if call.body is not None:
+        content: dict[str, Any] = {"schema": {"$ref": _REF.format(name=call.body.__name__)}}
+        if call.examples:
+            content["examples"] = {name: {"value": value} for name, value in call.examples.items()}
+        out["requestBody"] = {"required": True, "content": {_JSON: content}}
+    return out
+
+
+def _parameter(described: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"description": described[0], "schema": described[1]}
+
+
+def _example(name: str) -> str:
+    return _ID_EXAMPLE if name == "id" else "mail"
+
+
+def _operation_id(call: Call) -> str:
+    """``POST /v1/dead/{id}/replay`` → ``post_dead_id_replay``."""
+    words = re.findall(r"\w+", call.path.removeprefix("/v1"))
+    return "_".join((call.method.lower(), *words))
+
+
+def _responses(call: Call) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for status, (text, body) in sorted(call.answers.items()):
+        answer: dict[str, Any] = {"description": text}
+        if body is not None:
+            answer["content"] = {_JSON: {"schema": {"$ref": _REF.format(name=body.__name__)}}}
+        if call.path == "/v1/tasks" and call.method == "POST":
+            answer["headers"] = {"Location": {"description": "the task's address", "schema": {"type": "string"}}}
+        out[str(status)] = answer
+    for status, text in sorted({**_ALWAYS, **call.refusals}.items()):
+        refusal: dict[str, Any] = {
+            "description": text,
+            "content": {_PROBLEM: {"schema": {"$ref": _REF.format(name="Problem")}}},
+        }
+        if status in (429, 503):
+            refusal["headers"] = _RETRY_AFTER
+        out[str(status)] = refusal
+    return out

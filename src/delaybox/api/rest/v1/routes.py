@@ -1,0 +1,239 @@
+"""The table of ``/v1``: each call with its handler and what the OpenAPI document says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from msgspec import Struct
+
+from delaybox.api.rest.edge import Edge
+from delaybox.api.rest.routing import Handler, Route
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.rest.v1.handlers import V1, V1Service
+from delaybox.wire.shell import ShellRules
+from delaybox.wire.v1 import tasks, types
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call. ``answers``: by status, what it means and the type of its body (None: no body).
+
+    ``refusals``: the statuses of problems beside those that every call has.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[V1], Handler]
+    summary: str
+    about: str = ""
+    tag: str
+    query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    body: type[Struct] | None = None
+    answers: Mapping[int, tuple[str, type[Struct] | None]]
+    refusals: Mapping[int, str] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
+
+
+_SIZE = {413: "the body, the payload or the headers are too large", 415: "the body is not application/json",
+         408: "the body did not come within 30 s", 429: "too much waits already; see Retry-After"}  # fmt: skip
+_ONE = {404: "no such task", 409: "it runs right now, so it cannot be changed"}
+_PENDING = {**_ONE, 410: "nothing of it is kept and its time is past: it has finished, or never was"}
+_FILTER = ("queue", "type", "label", "due_from", "due_to", "cursor", "limit")
+
+CALLS: Final[tuple[Call, ...]] = (
+    Call(
+        method="POST",
+        path="/v1/tasks",
+        handler=lambda v1: v1.create,
+        summary="Schedule a task",
+        about="Answered after the task is stored.",
+        tag="tasks",
+        headers=("Idempotency-Key",),
+        body=types.TaskRequest,
+        answers={
+            201: ("stored; Location is its address", types.Scheduled),
+            200: ("the idempotency key named this task already; `created` is false", types.Scheduled),
+        },
+        refusals={
+            **_SIZE,
+            409: "the idempotency key belongs to a task with another body",
+            422: "`reject_past` and the time is past",
+        },
+        examples={
+            "in 15 minutes": {"delay": "15m", "payload": "hello"},
+            "at a moment, once": {
+                "at": "2030-01-31T09:00:00+01:00",
+                "payload_json": {"order": 17},
+                "idempotency_key": "order-17-reminder",
+                "labels": {"customer": "c-17"},
+            },
+            "urgent, with its own retries": {
+                "queue": "mail",
+                "priority": "high",
+                "payload_base64": "aGVsbG8=",
+                "headers": {"trace": "4bf9"},
+                "retry": {"max_attempts": 8, "backoff": {"initial": "2s", "factor": 3, "max": "10m", "jitter": 0.5}},
+                "expire_after": "1h",
+            },
+        },
+    ),
+    Call(
+        method="POST",
+        path="/v1/tasks/batch",
+        handler=lambda v1: v1.batch,
+        summary="Schedule many tasks",
+        about="Up to 10,000 tasks and 16 MiB. Tasks stand alone: each gets its own answer, in the same order, and "
+        "those that are refused do not hold up the others.",
+        tag="tasks",
+        body=types.BatchRequest,
+        answers={200: ("one item for each task", types.BatchAnswer)},
+        refusals=_SIZE,
+        examples={"two": {"tasks": [{"delay": "15m", "payload": "one"}, {"delay": "20m", "payload": "two"}]}},
+    ),
+    Call(
+        method="GET",
+        path="/v1/tasks",
+        handler=lambda v1: v1.list,
+        summary="List tasks",
+        about="Soonest minute first; inside one minute that holds thousands in no stated order. A page examines a "
+        "bounded number of tasks, so a short page with a cursor is legal: go on until the cursor is null.",
+        tag="tasks",
+        query=("state", *_FILTER),
+        answers={200: ("a page", types.TaskPage)},
+    ),
+    Call(
+        method="GET",
+        path="/v1/tasks/{id}",
+        handler=lambda v1: v1.get,
+        summary="Get a task",
+        about="Its state, attempts, and its result while that is kept.",
+        tag="tasks",
+        answers={200: ("the task", types.Task)},
+        refusals={404: "no record, and its time has not come: cancelled, or never was", 410: _PENDING[410]},
+    ),
+    Call(
+        method="PATCH",
+        path="/v1/tasks/{id}",
+        handler=lambda v1: v1.change,
+        summary="Change a pending task",
+        about="What is left out stays. `labels` replaces all labels.",
+        tag="tasks",
+        body=types.ChangeRequest,
+        answers={200: ("the task as it is now", types.Task)},
+        refusals={**_PENDING, **_SIZE},
+        examples={"later": {"delay": "1h"}, "more urgent": {"priority": "critical"}},
+    ),
+    Call(
+        method="DELETE",
+        path="/v1/tasks/{id}",
+        handler=lambda v1: v1.cancel,
+        summary="Cancel a pending task",
+        tag="tasks",
+        answers={204: ("cancelled; it will not run", None)},
+        refusals=_PENDING,
+    ),
+    Call(
+        method="POST",
+        path="/v1/tasks/{id}/run",
+        handler=lambda v1: v1.run,
+        summary="Run a pending task now",
+        tag="tasks",
+        answers={200: ("its new due time", types.Moved)},
+        refusals=_PENDING,
+    ),
+    Call(
+        method="GET",
+        path="/v1/queues",
+        handler=lambda v1: v1.queues,
+        summary="List queues",
+        about="Those with tasks due soon, ready or in flight.",
+        tag="queues",
+        answers={200: ("a line for each queue and task type", types.Queues)},
+    ),
+    Call(
+        method="GET",
+        path="/v1/queues/{queue}",
+        handler=lambda v1: v1.queue,
+        summary="Get a queue",
+        about="A queue exists by being used: one that holds nothing is all zeros.",
+        tag="queues",
+        answers={200: ("the queue", types.Queue)},
+    ),
+    Call(
+        method="GET",
+        path="/v1/dead",
+        handler=lambda v1: v1.dead,
+        summary="List dead letters",
+        about="Tasks that failed for good, each with its reason.",
+        tag="dead letters",
+        query=_FILTER,
+        answers={200: ("a page", types.TaskPage)},
+    ),
+    Call(
+        method="POST",
+        path="/v1/dead/replay",
+        handler=lambda v1: v1.replay_many,
+        summary="Replay dead letters by filter",
+        about="Due at once, their attempts forgotten. `{}` takes all, as far as `limit`.",
+        tag="dead letters",
+        body=types.ReplayRequest,
+        answers={200: ("how many were brought back; call again until it is 0", types.Replayed)},
+        refusals=_SIZE,
+        examples={"one queue": {"queue": "mail", "limit": 500}},
+    ),
+    Call(
+        method="POST",
+        path="/v1/dead/{id}/replay",
+        handler=lambda v1: v1.replay,
+        summary="Replay a dead letter",
+        about="Due at once, its attempts forgotten.",
+        tag="dead letters",
+        answers={200: ("it was brought back", types.Replayed)},
+        refusals=_PENDING,
+    ),
+    Call(
+        method="DELETE",
+        path="/v1/dead/{id}",
+        handler=lambda v1: v1.discard,
+        summary="Discard a dead letter",
+        about="Deletes it for good.",
+        tag="dead letters",
+        answers={204: ("deleted", None)},
+        refusals=_PENDING,
+    ),
+    Call(
+        method="GET",
+        path="/v1/forecast",
+        handler=lambda v1: v1.forecast,
+        summary="How many tasks are due when",
+        about="In whole buckets of the store (a minute): the first step begins at or before `from`.",
+        tag="cluster",
+        query=("from", "to", "step"),
+        answers={200: ("a count for each step", types.Forecast)},
+    ),
+    Call(
+        method="GET",
+        path="/v1/nodes",
+        handler=lambda v1: v1.nodes,
+        summary="List living nodes",
+        tag="cluster",
+        answers={200: ("the nodes heard of lately", types.Nodes)},
+    ),
+)
+
+
+def routes(service: V1Service, edge: Edge, settings: ApiSettings) -> list[Route]:
+    """The routes of ``/v1``."""
+    shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
+    rules = tasks.Rules(max_payload_bytes=settings.payload_limit, shell=shell)
+    v1 = V1(service, edge, rules, settings.root)
+    by: dict[str, dict[str, Handler]] = {}
+    for call in CALLS:
+        handlers = by.setdefault(call.path, {})
+        handlers[call.method] = call.handler(v1)
+        if call.method == "GET":
+            handlers["HEAD"] = handlers["GET"]
+    return [Route(path, handlers) for path, handlers in by.items()]

@@ -1,0 +1,138 @@
+"""Moments and durations as callers of ``/v1`` write them, in whole milliseconds. Exact, or refused with words."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.ids import MAX_DUE_MS
+from delaybox.wire.compat import MAX_DELAY_MS, MIN_DUE_MS
+from delaybox.wire.v1.words import show
+
+_SECONDS_FROM = 10**8
+_MICROSECONDS_TO = 10**17
+_NANOSECONDS_TO = 10**20
+_MOMENT_MEND = "give RFC 3339 with an offset such as 2030-01-31T09:00:00+01:00, or Unix milliseconds"
+_DURATION_MEND = 'give milliseconds, or text such as "15m", "1h30m" or "PT15M"'
+
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:([Zz])|([+-])(\d\d):(\d\d))?", re.ASCII
+)
+_WHOLE = re.compile(r"-?\d{1,400}", re.ASCII)
+_EPOCH = date(1970, 1, 1).toordinal()
+
+_UNITS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_ORDER = tuple(_UNITS)
+_PART = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(ms|[wdhms])", re.ASCII)
+_PARTS = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+_NUMBER = r"(\d{1,20}(?:[.,]\d{1,20})?)"
+_ISO = re.compile(
+    rf"P(?:{_NUMBER}W|(?=[\dT])(?:{_NUMBER}D)?(?:T(?=\d)(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?)", re.ASCII
+)
+_ISO_UNITS = (_UNITS["w"], _UNITS["d"], _UNITS["h"], _UNITS["m"], _UNITS["s"])
+
+
+def moment_ms(field: str, value: str | int) -> int:
+    """Unix ms of a moment; a fraction below a millisecond is rounded up, so that nothing is early. InvalidTask."""
+    if isinstance(value, str):
+        if not _WHOLE.fullmatch(value):
+            return _in_range(field, value, _rfc3339_ms(field, value))
+        value = int(value)
+    if MIN_DUE_MS <= value <= MAX_DUE_MS:
+        return value
+    raise InvalidTask(field, f"{field} {show(value)} {_why_not(value)}")
+
+
+def _why_not(value: int) -> str:
+    if value < 0:
+        return f"is negative; {_MOMENT_MEND}"
+    if _SECONDS_FROM <= value < MIN_DUE_MS:
+        return "looks like seconds; multiply by 1000 to give Unix milliseconds"
+    if MAX_DUE_MS < value < _MICROSECONDS_TO:
+        return "looks like microseconds; divide by 1000 to give Unix milliseconds"
+    if _MICROSECONDS_TO <= value < _NANOSECONDS_TO:
+        return "looks like nanoseconds; divide by 1000000 to give Unix milliseconds"
+    return f"is outside 10^11 to 10^14; {_MOMENT_MEND}, or leave it out to run at once"
+
+
+def _in_range(field: str, text: str, ms: int) -> int:
+    if not MIN_DUE_MS <= ms <= MAX_DUE_MS:
+        raise InvalidTask(field, f"{field} {show(text)} is before 1973-03-03 or after 5138-11-16; {_MOMENT_MEND}")
+    return ms
+
+
+def _rfc3339_ms(field: str, text: str) -> int:
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise InvalidTask(field, f"{field} {show(text)} is not a moment; {_MOMENT_MEND}")
+    year, month, day, hour, minute, second, fraction, zulu, sign, off_hour, off_minute = match.groups()
+    if zulu is None and sign is None:
+        raise InvalidTask(
+            field, f"{field} {show(text)} has no offset; add Z for UTC or an offset such as +01:00 (in a URL %2B01:00)"
+        )
+    h, m, s = int(hour), int(minute), int(second)
+    if h > 23 or m > 59 or s > 59:
+        raise InvalidTask(field, f"{field} {show(text)} has no such time of day; hours end at 23, minutes and "
+                                 "seconds at 59 (write a leap second as the next minute)")  # fmt: skip
+    try:
+        days = date(int(year), int(month), int(day)).toordinal() - _EPOCH
+    except ValueError:
+        raise InvalidTask(field, f"{field} {show(text)} names a day that does not exist; {_MOMENT_MEND}") from None
+    ms = ((days * 24 + h) * 60 + m) * 60_000 + s * 1000
+    if fraction:
+        ms += -(-int(fraction) * 1000 // 10 ** len(fraction))
+    if sign:
+        oh, om = int(off_hour), int(off_minute)
+        if oh > 23 or om > 59:
+            raise InvalidTask(field, f"{field} {show(text)} has no such offset; give one from -23:59 to +23:59")
+        offset = (oh * 60 + om) * 60_000
+        ms += offset if sign == "-" else -offset
+    return ms
+
+
+def render_moment(ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return (_ZERO + timedelta(milliseconds=ms)).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+
+
+_ZERO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def duration_ms(field: str, value: str | int, *, least: int = 0) -> int:
+    """Milliseconds of a duration from ``least`` to 10^13. InvalidTask."""
+    if isinstance(value, str):
+        value = int(value) if _WHOLE.fullmatch(value) else _spelled_ms(field, value)
+    if value < least:
+        why = "is negative" if value < 0 else f"is less than {least} ms"
+        mend = "" if least == 0 else ", or leave it out"
+        raise InvalidTask(field, f"{field} {show(value)} {why}; {_DURATION_MEND}{mend}")
+    if value > MAX_DELAY_MS:
+        raise InvalidTask(field, f"{field} {show(value)} is more than 10^13 ms (317 years); {_DURATION_MEND}")
+    return value
+
+
+def _spelled_ms(field: str, text: str) -> int:
+    total = Fraction(0)
+    if _PARTS.fullmatch(text):
+        last = -1
+        for number, unit in _PART.findall(text):
+            place = _ORDER.index(unit)
+            if place <= last:
+                raise InvalidTask(field, f"{field} {show(text)} names its units out of order; {_DURATION_MEND}")
+            last = place
+            total += Fraction(Decimal(number)) * _UNITS[unit]
+    elif match := _ISO.fullmatch(text.upper()):
+        for part, size in zip(match.groups(), _ISO_UNITS, strict=True):
+            if part:
+                total += Fraction(Decimal(part.replace(",", "."))) * size
+    else:
+        why = "is not a duration"
+        if re.fullmatch(r"P[\d.,YMWD]+(T[\d.,HMS]+)?", text.upper()):
+            why = "counts years or months, which have no fixed length,"
+        raise InvalidTask(field, f"{field} {show(text)} {why}; {_DURATION_MEND}")
+    if total.denominator != 1:
+        raise InvalidTask(field, f"{field} {show(text)} is not a whole number of milliseconds; round it")
+    return total.numerator

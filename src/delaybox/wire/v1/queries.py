@@ -1,0 +1,170 @@
+"""The query strings of ``/v1``, and the filter of a replay -> domain. An unknown parameter is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import parse_qsl
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.query import TaskFilter
+from delaybox.core.task import TaskState
+from delaybox.wire.v1 import types
+from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.reading import Reader, names_in
+from delaybox.wire.v1.tasks import check_label, labels_of, queue_of, type_of
+from delaybox.wire.v1.words import show, unknown
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1_000
+MAX_CURSOR: Final = 1_024
+REPLAY_LIMIT: Final = 1_000
+MAX_REPLAY: Final = 10_000
+DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+
+_MAX_FIELDS = 60
+_STATES: Final = {s.value: s for s in TaskState}
+_DEAD = ("queue", "type", "label", "due_from", "due_to", "cursor", "limit")
+_TASKS = ("state", *_DEAD)
+_FORECAST = ("from", "to", "step")
+_MEANT = {
+    "status": "state",
+    "labels": "label",
+    "offset": "cursor",
+    "page": "cursor",
+    "from": "due_from",
+    "to": "due_to",
+}
+
+_read_replay = Reader(types.ReplayRequest, where="a field of a replay")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which part of a list is asked for."""
+
+    filter: TaskFilter
+    cursor: str
+    limit: int
+
+
+def parse_tasks(query: bytes) -> Listing:
+    """The query of ``GET /v1/tasks``. InvalidTask."""
+    return _listing(query, _TASKS)
+
+
+def parse_dead(query: bytes) -> Listing:
+    """The query of ``GET /v1/dead``. InvalidTask."""
+    return _listing(query, _DEAD)
+
+
+def parse_forecast(query: bytes, now_ms: int) -> tuple[int, int, int]:
+    """from, to and step (ms) of ``GET /v1/forecast``: a day from now in hours unless given. InvalidTask."""
+    given, _ = _fields(query, _FORECAST, {})
+    start = moment_ms("from", given["from"]) if "from" in given else now_ms
+    end = moment_ms("to", given["to"]) if "to" in given else start + DAY_MS
+    return start, end, duration_ms("step", given["step"], least=1) if "step" in given else HOUR_MS
+
+
+def parse_none(query: bytes) -> None:
+    """The query of a call that takes none. InvalidTask."""
+    _fields(query, (), {})
+
+
+def parse_replay(body: bytes) -> tuple[TaskFilter, int]:
+    """The body of ``POST /v1/dead/replay``: which, and how many at most. InvalidTask."""
+    asked = _read_replay(body)
+    if b"\\u" in body or body.count(b":") != names_in(asked):
+        _read_replay.strictly(body)
+    limit = REPLAY_LIMIT if asked.limit is None else asked.limit
+    if not 1 <= limit <= MAX_REPLAY:
+        raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
+    found = TaskFilter(
+        queue=None if asked.queue is None else queue_of("queue", asked.queue),
+        type=None if asked.type is None else type_of("type", asked.type),
+        labels=labels_of(asked.labels or {}),
+    )
+    if asked.due_from is not None:
+        found = replace(found, due_from_ms=_whole("due_from", asked.due_from))
+    if asked.due_to is not None:
+        found = replace(found, due_to_ms=_whole("due_to", asked.due_to))
+    return found, limit
+
+
+def _whole(field: str, value: str | float) -> int:
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise InvalidTask(field, f"{field} {value} is not a whole number; give Unix milliseconds")
+        value = int(value)
+    return moment_ms(field, value)
+
+
+def _listing(query: bytes, known: Sequence[str]) -> Listing:
+    if not query:
+        return _ALL
+    given, labels = _fields(query, known, _MEANT)
+    state = None
+    if "state" in given:
+        state = _STATES.get(given["state"])
+        if state is None:
+            raise InvalidTask("state", "state " + unknown(given["state"], types.STATES, {}, where="a state"))
+    cursor = given.get("cursor", "")
+    if len(cursor) > MAX_CURSOR:
+        raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
+    everything = _ALL.filter
+    return Listing(
+        TaskFilter(
+            state=state,
+            queue=queue_of("queue", given["queue"]) if "queue" in given else None,
+            type=type_of("type", given["type"]) if "type" in given else None,
+            labels=labels,
+            due_from_ms=moment_ms("due_from", given["due_from"]) if "due_from" in given else everything.due_from_ms,
+            due_to_ms=moment_ms("due_to", given["due_to"]) if "due_to" in given else everything.due_to_ms,
+        ),
+        cursor,
+        _limit(given["limit"]) if "limit" in given else DEFAULT_LIMIT,
+    )
+
+
+_ALL = Listing(TaskFilter(), "", DEFAULT_LIMIT)
+
+
+def _fields(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Parameters by name, and labels."""
+    given: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    if not query:
+        return given, labels
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidTask("query", "the query is not percent-encoded UTF-8; encode it") from None
+    except ValueError:
+        raise InvalidTask("query", f"the query has more than {_MAX_FIELDS} fields; send fewer") from None
+    for name, value in pairs:
+        if name not in known:
+            if not known:
+                raise InvalidTask(name[:40], f"{show(name)} is not a parameter here; this call takes none")
+            there = {said: name for said, name in meant.items() if name in known}
+            raise InvalidTask(name[:40], unknown(name, known, there, where="a parameter here"))
+        if name == "label":
+            key, equals, text = value.partition("=")
+            if not equals:
+                raise InvalidTask("label", f"label {show(value)} has no value; write label=name=value")
+            check_label("label", key, text)
+            if labels.setdefault(key, text) != text:
+                raise InvalidTask("label", f"label {show(key)} is asked for with two values; no task has both")
+        elif name in given:
+            raise InvalidTask(name, f"{name} is given more than once; send it once")
+        else:
+            given[name] = value
+    return given, dict(labels_of(labels))
+
+
+def _limit(text: str) -> int:
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidTask("limit", f"limit {show(text)} is not in range; give a number from 1 to {MAX_LIMIT}")
+    return limit

@@ -1,0 +1,200 @@
+"""Bodies of ``/v1`` decoded into the types, and what was wrong with them in words.
+
+msgspec decodes in about a microsecond. What it refuses, and what it would not notice (a name twice, half surrogates),
+goes to the strict reader, which says what was wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Generic, NoReturn, TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, Struct
+
+from delaybox.core.errors import InvalidTask
+from delaybox.wire import strictjson
+from delaybox.wire.strictjson import Number
+from delaybox.wire.v1.words import show, unknown
+
+T = TypeVar("T", bound=Struct)
+
+_PATH = re.compile(r" - at `([^`]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_EXPECTED = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+
+_WANTED: Final[Mapping[str, str]] = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "a list",
+}
+_MEANT: Final[dict[str, str]] = {
+    "tasktype": "type",
+    "pyload": "payload",
+    "payload_text": "payload",
+    "executiontimestamp": "at",
+    "due": "at",
+    "due_ms": "at",
+    "run_at": "at",
+    "eta": "at",
+    "countdown": "delay",
+    "delay_ms": "delay",
+    "ttl": "expire_after",
+    "idempotencykey": "idempotency_key",
+    "key": "idempotency_key",
+    "parameter": "headers",
+    "header": "headers",
+    "retries": "retry",
+    "attempts": "max_attempts",
+    "tags": "labels",
+    "command": "name",
+    "function": "name",
+    "timeout_ms": "timeout",
+}
+"""What callers write who come from the compatible API or from another scheduler."""
+
+
+class Reader(Generic[T]):
+    """Decodes one type of body. ``where``: how an unknown name at the top is called, "a field of a task"."""
+
+    def __init__(self, kind: type[T], *, where: str, max_containers: int = 20_000) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+        self._kind = kind
+        self._where = where
+        self._max_containers = max_containers
+
+    def __call__(self, body: bytes | Raw) -> T:
+        """The decoded body; names that come twice are not looked for (`strictly` does). InvalidTask."""
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self.strictly(bytes(body))
+            self._explain(str(error), bytes(body))
+
+    def strictly(self, body: bytes) -> Any:
+        """The body as the strict reader sees it; InvalidTask for a name twice, half surrogates and what is no JSON."""
+        return strictjson.loads(body, max_containers=self._max_containers)
+
+    def _explain(self, message: str, body: bytes) -> NoReturn:
+        found = _PATH.search(message)
+        path = found[1] if found else "$"
+        if found:
+            message = message[: found.start()]
+        names = [name or number for name, number in _STEP.findall(path)]
+        field = ".".join(name for name in names if name != "..." and not name.isdigit())
+        if match := _UNKNOWN.match(message):
+            kind = self._kind_at(names)
+            full = f"{field}.{match[1]}" if field else match[1]
+            where = f"a field of {field}" if field else self._where
+            known = kind.__struct_fields__ if kind else ()
+            # A guess must be a field of the object at hand.
+            meant = {said: name for said, name in _MEANT.items() if name in known}
+            raise InvalidTask(full[:100], unknown(match[1], known, meant, where=where))
+        if match := _MISSING.match(message):
+            full = f"{field}.{match[1]}" if field else match[1]
+            raise InvalidTask(full, f"{full} is missing; add it")
+        if match := _EXPECTED.match(message):
+            value = self._value_at(body, names)
+            wanted = [_WANTED[kind] for kind in ("object", "array", "bool", "str", "float", "int")
+                      if kind in match[1].split(" | ")]  # fmt: skip
+            if "a number" in wanted and "a whole number" in wanted:
+                wanted.remove("a whole number")
+            what = f"a value in {field}" if names and names[-1] == "..." else field or "body"
+            raise InvalidTask(field or "body", f"{what} must be {' or '.join(wanted)}, not {value}")
+        raise InvalidTask(field or "body", f"{field or 'body'}: {message}")
+
+    def _kind_at(self, names: list[str]) -> type[Struct] | None:
+        kind: Any = self._kind
+        for name in names:
+            fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
+            inner = [
+                a for a in getattr(fields.get(name), "__args__", ()) if isinstance(a, type) and issubclass(a, Struct)
+            ]
+            if not inner:
+                return None
+            kind = inner[0]
+        found: type[Struct] = kind
+        return found
+
+    def _value_at(self, body: bytes, names: list[str]) -> str:
+        value = self.strictly(body)
+        for name in names:
+            if name == "...":
+                value = next((v for v in value.values() if not isinstance(v, str) or isinstance(v, Number)), None)
+            elif isinstance(value, dict):
+                value = value.get(name)
+        return kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """A JSON value in words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case Number():
+            return f"the number {value[:40]}"
+        case str():
+            return f"the string {show(value)}"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def check_json(field: str, raw: Raw | bytes, max_depth: int = strictjson.MAX_DEPTH) -> None:
+    """Refuses what one JSON reader may take and another not: names twice, numbers no float holds, depth."""
+    body = bytes(raw)
+    try:
+        if b"\\u" not in body and body.count(b":") == _colons(msgspec.json.decode(body), max_depth):
+            return
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        strictjson.loads(body)
+    except InvalidTask as error:
+        raise InvalidTask(field, f"{field}: {error}") from None
+
+
+def _colons(value: object, depth: int) -> int:
+    """The colons of a value's JSON when no name comes twice; RecursionError for what is too deep."""
+    if isinstance(value, str):
+        return value.count(":")
+    if depth <= 0 and isinstance(value, dict | list):
+        raise RecursionError
+    if isinstance(value, dict):
+        inside: int = sum(k.count(":") + _colons(v, depth - 1) for k, v in value.items())
+        return len(value) + inside
+    if isinstance(value, list):
+        return sum(_colons(v, depth - 1) for v in value)
+    return 0
+
+
+def names_in(value: Struct) -> int:
+    """The colons of a decoded body's JSON when no name came twice: one a name, and those inside its strings."""
+    total = 0
+    for name in value.__struct_fields__:
+        item = getattr(value, name)
+        if item is None or item is UNSET:
+            continue
+        kind = type(item)
+        if kind is str:
+            total += 1 + item.count(":")
+        elif kind is dict:
+            total += 1 + len(item)
+            for key, text in item.items():
+                total += key.count(":") + text.count(":")
+        elif kind is Raw:
+            total += 1 + bytes(item).count(b":")
+        elif isinstance(item, Struct):
+            total += 1 + names_in(item)
+        else:
+            total += 1
+    return total

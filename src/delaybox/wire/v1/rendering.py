@@ -1,0 +1,175 @@
+"""Domain -> the JSON of ``/v1``."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from delaybox.core.query import ForecastStep, Page, QueueStats
+from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskType, TaskView
+from delaybox.wire.v1 import types
+from delaybox.wire.v1.moments import render_moment
+from delaybox.wire.v1.tasks import TYPE_NAMES
+
+encode: Final = msgspec.json.Encoder().encode
+NAME_OF_TYPE: Final[Mapping[TaskType, str]] = {kind: name for name, kind in TYPE_NAMES.items()}
+NAME_OF_PRIORITY: Final[Mapping[Priority, str]] = {p: p.name.lower() for p in Priority}
+_NO_HEADERS: Final[dict[str, str]] = {}
+
+
+def text_or_base64(data: bytes) -> tuple[str, str]:
+    """(text, "") for UTF-8, else ("", base64)."""
+    try:
+        return data.decode(), ""
+    except UnicodeDecodeError:
+        return "", b64encode(data).decode()
+
+
+def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
+    """The answer to a task that was just stored. ``now_ms`` only tells scheduled from ready."""
+    text, encoded = text_or_base64(new.payload)
+    return types.Scheduled(
+        id=stored.task_id,
+        type=NAME_OF_TYPE[new.type],
+        state="ready" if stored.due_ms <= now_ms else "scheduled",
+        due=render_moment(stored.due_ms),
+        due_ms=stored.due_ms,
+        queue=new.queue,
+        priority=NAME_OF_PRIORITY[new.priority],
+        payload=text,
+        payload_base64=encoded,
+        headers={k: v.decode() for k, v in new.header.items()} if new.header else _NO_HEADERS,
+        name=new.name,
+        labels=dict(new.labels) if new.labels else _NO_HEADERS,
+        timeout_ms=new.timeout_ms,
+        expire_after_ms=new.expire_after_ms,
+        created=stored.created,
+    )
+
+
+def _fields(view: TaskView) -> dict[str, Any]:
+    text, encoded = text_or_base64(view.payload)
+    return {
+        "id": view.task_id,
+        "type": NAME_OF_TYPE[view.type],
+        "state": view.state.value,
+        "due": render_moment(view.due_ms),
+        "due_ms": view.due_ms,
+        "queue": view.queue,
+        "priority": NAME_OF_PRIORITY[view.priority],
+        "payload": text,
+        "payload_base64": encoded,
+        # What came over the Redis channel need not be UTF-8; JSON must be.
+        "headers": {k: v.decode("utf-8", "replace") for k, v in view.header.items()} if view.header else _NO_HEADERS,
+        "name": view.name,
+        "labels": dict(view.labels) if view.labels else _NO_HEADERS,
+        "timeout_ms": view.timeout_ms,
+        "expire_after_ms": view.expire_after_ms,
+        "attempt": view.attempt,
+        "losses": view.losses,
+        "deliveries": view.deliveries,
+        "reason": view.reason,
+        "result": None if view.result is None else _result(view.result),
+    }
+
+
+def task(view: TaskView) -> types.Task:
+    """A stored task."""
+    return types.Task(**_fields(view))
+
+
+def found(view: TaskView) -> types.Scheduled:
+    """The task that an idempotency key named already."""
+    return types.Scheduled(**_fields(view), created=False)
+
+
+def gone(new: NewTask, stored: Submitted) -> types.Scheduled:
+    """The same when it has ended and left no record: what its twin asked for, and no state."""
+    out = scheduled(new, stored, 0)
+    out.state = None
+    return out
+
+
+def _result(result: TaskResult) -> types.Result:
+    text, encoded = text_or_base64(result.output)
+    return types.Result(
+        ok=result.ok,
+        finished=render_moment(result.finished_ms),
+        finished_ms=result.finished_ms,
+        duration_ms=result.duration_ms,
+        exit_code=result.exit_code,
+        output=text,
+        output_base64=encoded,
+        truncated=result.truncated,
+        reason=result.reason,
+    )
+
+
+def page(found_: Page) -> types.TaskPage:
+    """Part of a list."""
+    return types.TaskPage([task(view) for view in found_.items], found_.cursor or None)
+
+
+def moved(task_id: str, due_ms: int) -> types.Moved:
+    """A task's new due time."""
+    return types.Moved(task_id, render_moment(due_ms), due_ms)
+
+
+def _lane(stats: QueueStats) -> types.Lane:
+    return types.Lane(stats.queue, NAME_OF_TYPE[stats.type], stats.pending, stats.ready, stats.in_flight)
+
+
+def queues(all_: Iterable[QueueStats]) -> types.Queues:
+    """Every queue."""
+    return types.Queues([_lane(stats) for stats in all_])
+
+
+def queue(name: str, all_: Iterable[QueueStats]) -> types.Queue:
+    """One queue; zeros for one that holds nothing."""
+    here = [stats for stats in all_ if stats.queue == name]
+    return types.Queue(
+        name,
+        sum(s.pending for s in here),
+        sum(s.ready for s in here),
+        sum(s.in_flight for s in here),
+        [_lane(s) for s in here],
+    )
+
+
+def forecast(steps: Sequence[ForecastStep], step_ms: int) -> types.Forecast:
+    """Tasks due per step."""
+    return types.Forecast(
+        step_ms,
+        sum(s.count for s in steps),
+        [types.Step(render_moment(s.start_ms), s.start_ms, s.count) for s in steps],
+    )
+
+
+def nodes(all_: Iterable[Mapping[str, Any]]) -> types.Nodes:
+    """Living nodes; what an older node does not say of itself is empty."""
+    return types.Nodes([_node(facts) for facts in all_])
+
+
+def _node(facts: Mapping[str, Any]) -> types.Node:
+    return types.Node(
+        id=str(facts["id"]),
+        host=str(facts.get("host", "")),
+        pid=int(facts.get("pid", 0)),
+        version=str(facts.get("version", "")),
+        roles=[str(role) for role in facts.get("roles", ())],
+        types=[_type_name(str(name)) for name in facts.get("types", ())],
+        in_flight=int(facts.get("in_flight", 0)),
+        seen=render_moment(int(facts.get("seen_ms", 0))),
+        started=render_moment(int(facts.get("started_ms", 0))),
+    )
+
+
+def _type_name(name: str) -> str:
+    """A heartbeat names types by their letter or by the domain's name."""
+    for kind, shown in NAME_OF_TYPE.items():
+        if name in (kind.value, kind.name):
+            return shown
+    return name

@@ -1,0 +1,291 @@
+"""A task asked for over ``/v1``, and a change of one -> domain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from msgspec import UNSET, Raw, UnsetType
+
+from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
+from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
+from delaybox.wire.compat import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
+from delaybox.wire.shell import ShellRules
+from delaybox.wire.strictjson import Number, decimal_of
+from delaybox.wire.v1 import types
+from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.reading import Reader, check_json, names_in
+from delaybox.wire.v1.words import show, unknown
+
+TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
+    {
+        "pub_sub": TaskType.PUB_SUB,
+        "shell": TaskType.SHELL_CMD,
+        "http": TaskType.HTTP,
+        "worker": TaskType.WORKER,
+    }
+)
+MAX_NAME: Final = 256
+MAX_LABEL: Final = 256
+
+_QUEUE = re.compile(types.QUEUE_PATTERN[1:-1])
+_LABEL = re.compile(types.LABEL_PATTERN[1:-1])
+_TYPE_MEANT: Final = {"pubsub": "pub_sub", "shell_cmd": "shell", "webhook": "http"}
+_PRIORITY_MEANT: Final = {"medium": "normal", "default": "normal", "urgent": "critical", "highest": "critical"}
+_NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+_read_task = Reader(types.TaskRequest, where="a field of a task")
+_read_change = Reader(types.ChangeRequest, where="a field that can be changed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What this node accepts."""
+
+    max_payload_bytes: int = 1024 * 1024
+    shell: ShellRules = field(default_factory=ShellRules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a PATCH asks for; None stays as it is."""
+
+    due_ms: int | None = None
+    delay_ms: int | None = None
+    priority: Priority | None = None
+    payload: bytes | None = None
+    labels: Mapping[str, str] | None = None
+
+
+def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> NewTask:
+    """The task in a body. ``key``: the Idempotency-Key header. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
+    asked = _read_task(body)
+    raw = bytes(body)
+    if b"\\u" in raw or raw.count(b":") != names_in(asked):
+        _read_task.strictly(raw)
+    exact = _Exact(raw, _read_task)
+
+    task_type = TaskType.PUB_SUB
+    if asked.type is not None and asked.type != "pub_sub":
+        task_type = type_of("type", asked.type)
+        if task_type is TaskType.HTTP:
+            raise TypeDisabled("type", f"type http is not there yet: {HOW_TO_ENABLE[task_type]}")
+    due_ms, delay_ms = _when(asked, exact)
+    own_key = asked.idempotency_key
+    if own_key is not None:
+        check_key("idempotency_key", own_key)
+        if key is not None and key != own_key:
+            raise InvalidTask(
+                "idempotency_key",
+                f"idempotency_key {show(own_key)} and the header Idempotency-Key {show(key)} differ; give one of them",
+            )
+        key = own_key
+    if asked.name is not None or task_type is TaskType.WORKER:
+        _check_name(task_type, asked.name)
+    payload = _payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes) or b""
+    if task_type is TaskType.SHELL_CMD:
+        rules.shell.check(payload, asked.name or "")
+    return NewTask(
+        payload=payload,
+        due_ms=due_ms,
+        delay_ms=delay_ms,
+        type=task_type,
+        queue=DEFAULT_QUEUE if asked.queue is None else queue_of("queue", asked.queue),
+        priority=Priority.NORMAL if asked.priority is None else priority_of("priority", asked.priority),
+        header=_NO_HEADERS if not asked.headers else _headers(asked.headers),
+        name=asked.name or "",
+        idempotency_key=key,
+        retry=None if asked.retry is None else _retry(asked.retry, exact),
+        timeout_ms=0 if asked.timeout is None else exact.duration("timeout", asked.timeout),
+        expire_after_ms=0 if asked.expire_after is None else exact.duration("expire_after", asked.expire_after),
+        labels=_NO_LABELS if not asked.labels else labels_of(asked.labels),
+        keep_result_ms=0 if asked.keep_result is None else exact.duration("keep_result", asked.keep_result),
+        reject_past=bool(asked.reject_past),
+    )
+
+
+def parse_change(body: bytes, rules: Rules) -> Change:
+    """What a PATCH body asks for. Raises InvalidTask or PayloadTooLarge."""
+    asked = _read_change(body)
+    if b"\\u" in body or body.count(b":") != names_in(asked):
+        _read_change.strictly(body)
+    due_ms, delay_ms = _when(asked, _Exact(body, _read_change))
+    change = Change(
+        due_ms=due_ms,
+        delay_ms=delay_ms,
+        priority=None if asked.priority is None else priority_of("priority", asked.priority),
+        payload=_payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes),
+        labels=None if asked.labels is None else labels_of(asked.labels),
+    )
+    if change == Change():
+        raise InvalidTask("body", "body changes nothing; give at, delay, priority, payload or labels")
+    return change
+
+
+class _Exact:
+    """Whole numbers that a body spells as floats (1.7e12), without a float's rounding."""
+
+    __slots__ = ("_body", "_reader")
+
+    def __init__(self, body: bytes, reader: Reader[Any]) -> None:
+        self._body = body
+        self._reader = reader
+
+    def number(self, field: str, value: str | float) -> str | int:
+        if type(value) is not float:
+            return value  # type: ignore[return-value]
+        found: Any = self._reader.strictly(self._body)
+        for name in field.split("."):
+            found = found[name]
+        assert isinstance(found, Number)
+        exact = decimal_of(found)
+        if exact is None or exact != exact.to_integral_value():
+            raise InvalidTask(field, f"{field} {found[:40]} is not a whole number in range; give whole milliseconds")
+        return int(exact)
+
+    def duration(self, field: str, value: str | float, *, least: int = 1) -> int:
+        return duration_ms(field, self.number(field, value), least=least)
+
+
+def _when(asked: types.TaskRequest | types.ChangeRequest, exact: _Exact) -> tuple[int | None, int | None]:
+    at, delay = asked.at, asked.delay
+    if at is not None:
+        if delay is not None:
+            raise InvalidTask("delay", f"at {show(at)} and delay {show(delay)} are both given; give one of them")
+        return moment_ms("at", exact.number("at", at)), None
+    return None, None if delay is None else exact.duration("delay", delay, least=0)
+
+
+def type_of(field: str, text: str) -> TaskType:
+    """The task type of that name. InvalidTask."""
+    found = TYPE_NAMES.get(text)
+    if found is None:
+        raise InvalidTask(field, f"{field} " + unknown(text, TYPE_NAMES, _TYPE_MEANT, where="a task type"))
+    return found
+
+
+def priority_of(field: str, text: str) -> Priority:
+    """The priority of that name. InvalidTask."""
+    found = PRIORITY_NAMES.get(text)
+    if found is None:
+        raise InvalidTask(field, f"{field} " + unknown(text, types.PRIORITIES, _PRIORITY_MEANT, where="a priority"))
+    return found
+
+
+def queue_of(field: str, text: str) -> str:
+    """A queue's name. InvalidTask."""
+    if _QUEUE.fullmatch(text) is None:
+        raise InvalidTask(
+            field, f"{field} {show(text)} is not a queue name; use 1 to 64 of the characters a-z, 0-9, '.', '_', '-'"
+        )
+    return text
+
+
+def labels_of(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Labels within their limits. InvalidTask."""
+    if len(labels) > types.MAX_LABELS:
+        raise InvalidTask("labels", f"labels holds {len(labels)} pairs; give at most {types.MAX_LABELS}")
+    for name, value in labels.items():
+        check_label("labels", name, value)
+    return labels
+
+
+def check_label(field: str, name: str, value: str) -> None:
+    """One label within its limits. InvalidTask."""
+    if _LABEL.fullmatch(name) is None:
+        raise InvalidTask(
+            field,
+            f"{field}: {show(name)} is not a label's name; "
+            "use 1 to 64 of the characters A-Z, a-z, 0-9, '.', '_', '-', '/'",
+        )
+    if len(value) > MAX_LABEL:
+        raise InvalidTask(
+            field, f"{field}: the value of {show(name)} has {len(value)} characters; use at most {MAX_LABEL}"
+        )
+
+
+def check_key(field: str, key: str) -> None:
+    """An idempotency key within its limits. InvalidTask."""
+    size = len(key.encode())
+    if not 1 <= size <= types.MAX_KEY_BYTES:
+        raise InvalidTask(field, f"{field} has {size} bytes; use 1 to {types.MAX_KEY_BYTES}, or leave it out")
+
+
+def _check_name(task_type: TaskType, name: str | None) -> None:
+    if task_type is TaskType.PUB_SUB and name:
+        raise InvalidTask("name", f"name {show(name)} says nothing to a pub_sub task; use headers, or type worker")
+    if task_type is TaskType.WORKER and not name:
+        raise InvalidTask("name", "name is missing; a worker task names the function that is to run")
+    if name and (len(name) > MAX_NAME or not name.isprintable()):
+        raise InvalidTask(
+            "name", f"name {show(name)} is not a name; use 1 to {MAX_NAME} characters that can be printed"
+        )
+
+
+def _headers(headers: Mapping[str, str]) -> dict[str, bytes]:
+    out = {name: text.encode() for name, text in headers.items()}
+    size = sum(map(len, out)) + sum(map(len, out.values()))
+    if size > MAX_HEADER_BYTES:
+        raise PayloadTooLarge(
+            "headers",
+            f"headers holds {size} bytes, more than {MAX_HEADER_BYTES}; move large values into the payload",
+            limit=MAX_HEADER_BYTES,
+        )
+    return out
+
+
+def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit: int) -> bytes | None:
+    if (text is not None) + (raw is not UNSET) + (encoded is not None) > 1:
+        given = [name for name, is_given in (
+            ("payload", text is not None), ("payload_json", raw is not UNSET), ("payload_base64", encoded is not None),
+        ) if is_given]  # fmt: skip
+        raise InvalidTask(given[1], f"{' and '.join(given)} are both given; give one of them")
+    if text is not None:
+        data, field = text.encode(), "payload"
+    elif encoded is not None:
+        data, field = decode_base64("payload_base64", encoded, limit), "payload_base64"
+    elif raw is UNSET:
+        return None
+    else:
+        assert isinstance(raw, Raw)
+        data, field = bytes(raw), "payload_json"
+        check_json(field, data)
+    if len(data) > limit:
+        raise PayloadTooLarge(
+            field,
+            f"{field} holds {len(data)} bytes, more than {limit}; store it elsewhere and send its address",
+            limit=limit,
+        )
+    return data
+
+
+def _retry(asked: types.Retry, exact: _Exact) -> RetryPolicy:
+    default = RetryPolicy()
+    attempts = default.max_attempts if asked.max_attempts is None else asked.max_attempts
+    if not 1 <= attempts <= types.MAX_ATTEMPTS:
+        raise InvalidTask(
+            "retry.max_attempts",
+            f"retry.max_attempts {attempts} is not in range; give 1 (no retry) to {types.MAX_ATTEMPTS}",
+        )
+    b = asked.backoff or types.Backoff()
+    initial = default.initial_ms if b.initial is None else exact.duration("retry.backoff.initial", b.initial)
+    longest = max(initial, default.max_ms) if b.max is None else exact.duration("retry.backoff.max", b.max)
+    if b.max is not None and b.initial is not None and initial > longest:
+        raise InvalidTask(
+            "retry.backoff.initial",
+            f"retry.backoff.initial {show(b.initial)} is more than retry.backoff.max {show(b.max)}; lower it",
+        )
+    factor = default.factor if b.factor is None else b.factor
+    if not 1 <= factor <= types.MAX_FACTOR:
+        raise InvalidTask(
+            "retry.backoff.factor", f"retry.backoff.factor {factor:g} is not in range; give 1 to {types.MAX_FACTOR}"
+        )
+    jitter = default.jitter if b.jitter is None else b.jitter
+    if not 0 <= jitter <= 1:
+        raise InvalidTask("retry.backoff.jitter", f"retry.backoff.jitter {jitter:g} is not in range; give 0 to 1")
+    return RetryPolicy(max_attempts=attempts, initial_ms=initial, factor=factor, max_ms=longest, jitter=jitter)

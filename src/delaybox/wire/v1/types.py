@@ -1,0 +1,395 @@
+"""What travels in the bodies of ``/v1``: these types parse, render, and make the OpenAPI document.
+
+``extra_json_schema`` says what the readers check with words of their own, so msgspec itself checks only the kinds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+TYPES: Final = ("pub_sub", "shell", "http", "worker")
+PRIORITIES: Final = ("low", "normal", "high", "critical")
+STATES: Final = ("scheduled", "ready", "running", "succeeded", "failed", "cancelled")
+MAX_BATCH: Final = 10_000
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+MAX_LABELS: Final = 16
+MAX_KEY_BYTES: Final = 256
+MAX_ATTEMPTS: Final = 1000
+MAX_FACTOR: Final = 100
+QUEUE_PATTERN: Final = r"^[a-z0-9._-]{1,64}$"
+LABEL_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}$"
+ID_PATTERN: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-8[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
+_EXAMPLE_ID: Final = "01a2b3c4-d5e6-8001-9f00-112233445566"
+_EXAMPLE_DUE: Final = "2030-01-31T08:00:00.000Z"
+
+Id = Annotated[str, Meta(description="the task's id", examples=[_EXAMPLE_ID], extra_json_schema={"format": "uuid"})]
+Moment = Annotated[str, Meta(examples=[_EXAMPLE_DUE], extra_json_schema={"format": "date-time"})]
+"""RFC 3339, UTC, with milliseconds."""
+Millis = Annotated[int, Meta(description="Unix ms", extra_json_schema={"minimum": 0})]
+Count = Annotated[int, Meta(extra_json_schema={"minimum": 0})]
+
+_MOMENT: dict[str, Any] = {
+    "x-is": {
+        "anyOf": [
+            {"type": "string", "format": "date-time"},
+            {"type": "integer", "minimum": 10**11, "maximum": 10**14},
+            {"type": "null"},
+        ]
+    }
+}
+"""``x-is`` stands in the document in place of what the Python type says."""
+
+
+def _span(least: int) -> dict[str, Any]:
+    kinds = [
+        {"type": "string", "format": "delaybox-duration"},
+        {"type": "integer", "minimum": least, "maximum": 10**13},
+        {"type": "null"},
+    ]
+    return {"x-is": {"anyOf": kinds}}
+
+
+Number = str | int | float | None
+"""A moment or duration; a float only where it is a whole number (1.7e12), which the readers check."""
+
+At = Annotated[
+    Number,
+    Meta(
+        description="when: RFC 3339 with an offset, or Unix ms; past: at once. Excludes `delay`; neither: at once",
+        examples=["2030-01-31T09:00:00+01:00", 1896076800000],
+        extra_json_schema=_MOMENT,
+    ),
+]
+Delay = Annotated[
+    Number,
+    Meta(
+        description="how long from now, by the store's clock: ms, `15m`, `1h30m`, or ISO 8601 such as `PT15M`",
+        examples=["15m", 1500, "PT1H30M"],
+        extra_json_schema=_span(0),
+    ),
+]
+
+
+def _duration(text: str, example: str) -> Meta:
+    return Meta(description=f"{text}; ms or as `delay`", examples=[example], extra_json_schema=_span(1))
+
+
+PriorityIn = Annotated[
+    str | None, Meta(description='"normal" unless given', extra_json_schema={"enum": [*PRIORITIES, None]})
+]
+Payload = Annotated[str | None, Meta(description="the payload as text; at most 1 MiB as UTF-8", examples=["hello"])]
+PayloadJson = Annotated[
+    Raw | UnsetType, Meta(description="the payload as JSON, kept as it is written", examples=[{"order": 17}])
+]
+PayloadBase64 = Annotated[
+    str | None,
+    Meta(
+        description="the payload as standard base64, padded",
+        examples=["aGVsbG8="],
+        extra_json_schema={"contentEncoding": "base64", "format": "delaybox-base64"},
+    ),
+]
+Labels = Annotated[
+    dict[str, str] | None,
+    Meta(
+        description="for filters: at most 16 pairs, values of at most 256 characters",
+        examples=[{"customer": "c-17"}],
+        extra_json_schema={
+            "maxProperties": MAX_LABELS,
+            "propertyNames": {"pattern": LABEL_PATTERN},
+            "anyOf": [
+                {"type": "object", "additionalProperties": {"type": "string", "maxLength": 256}},
+                {"type": "null"},
+            ],
+        },
+    ),
+]
+
+
+class Backoff(Struct, forbid_unknown_fields=True, gc=False):
+    """How long to wait between attempts: `initial`, then `factor` times as long each time, at most `max`."""
+
+    initial: Annotated[Number, _duration("wait after the first failure; 1 s unless given", "1s")] = None
+    factor: Annotated[
+        float | None,
+        Meta(description="2 unless given", extra_json_schema={"minimum": 1, "maximum": MAX_FACTOR}),
+    ] = None
+    max: Annotated[Number, _duration("longest wait; 1 h unless given", "1h")] = None
+    jitter: Annotated[
+        float | None,
+        Meta(
+            description="share of each wait that is drawn at random: 0 none, 1 all; 1 unless given",
+            extra_json_schema={"minimum": 0, "maximum": 1},
+        ),
+    ] = None
+
+
+class Retry(Struct, forbid_unknown_fields=True, gc=False):
+    """What happens when an attempt fails."""
+
+    max_attempts: Annotated[
+        int | None,
+        Meta(
+            description="attempts in all, the first included; 5 unless given",
+            extra_json_schema={"minimum": 1, "maximum": MAX_ATTEMPTS},
+        ),
+    ] = None
+    backoff: Backoff | None = None
+
+
+class TaskRequest(Struct, forbid_unknown_fields=True, gc=False):
+    """A task to schedule. `null` is the same as leaving a field out."""
+
+    type: Annotated[
+        str | None,
+        Meta(
+            description=(
+                '"pub_sub" unless given. "shell" needs a node with shell commands enabled; "http" is not there yet; '
+                '"worker" is stored and waits for an SDK worker, of which this version serves none'
+            ),
+            extra_json_schema={"enum": [*TYPES, None]},
+        ),
+    ] = None
+    queue: Annotated[
+        str | None, Meta(description='"default" unless given', extra_json_schema={"pattern": QUEUE_PATTERN})
+    ] = None
+    priority: PriorityIn = None
+    at: At = None
+    delay: Delay = None
+    payload: Payload = None
+    payload_json: PayloadJson = UNSET
+    payload_base64: PayloadBase64 = None
+    headers: Annotated[
+        dict[str, str] | None, Meta(description="travels with the task; at most 64 KiB", examples=[{"trace": "4bf9"}])
+    ] = None
+    name: Annotated[
+        str | None,
+        Meta(
+            description="function (worker, required) or named command (shell)",
+            extra_json_schema={"maxLength": 256},
+        ),
+    ] = None
+    retry: Retry | None = None
+    timeout: Annotated[Number, _duration("longest time of one attempt", "30s")] = None
+    expire_after: Annotated[
+        Number, _duration('late by more than this: not run but dead-lettered as "expired"', "10m")
+    ] = None
+    idempotency_key: Annotated[
+        str | None,
+        Meta(
+            description="the same key and task again: 200 with the first one's id; remembered for the task's life and "
+            "24 h more. The header Idempotency-Key does the same",
+            examples=["order-17-timeout"],
+            extra_json_schema={"minLength": 1, "maxLength": MAX_KEY_BYTES},
+        ),
+    ] = None
+    labels: Labels = None
+    keep_result: Annotated[Number, _duration("how long its result is kept", "1d")] = None
+    reject_past: Annotated[bool | None, Meta(description="true: a past `at` is 422 and not run at once")] = None
+
+
+class BatchRequest(Struct, forbid_unknown_fields=True):
+    """Up to 10,000 tasks, 16 MiB."""
+
+    tasks: Annotated[
+        list[Raw],
+        Meta(
+            description="each is a TaskRequest; each gets its own answer, in the same order",
+            extra_json_schema={
+                "x-is": {
+                    "type": "array",
+                    "items": {"$ref": "#/components/schemas/TaskRequest"},
+                    "minItems": 1,
+                    "maxItems": MAX_BATCH,
+                }
+            },
+        ),
+    ]
+
+
+class ChangeRequest(Struct, forbid_unknown_fields=True, gc=False):
+    """What to change of a pending task; what is left out stays."""
+
+    at: At = None
+    delay: Delay = None
+    priority: PriorityIn = None
+    payload: Payload = None
+    payload_json: PayloadJson = UNSET
+    payload_base64: PayloadBase64 = None
+    labels: Labels = None
+
+
+class ReplayRequest(Struct, forbid_unknown_fields=True, gc=False):
+    """Which dead letters to bring back; everything that is given must hold."""
+
+    queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None
+    type: Annotated[str | None, Meta(extra_json_schema={"enum": [*TYPES, None]})] = None
+    labels: Labels = None
+    due_from: Annotated[Number, Meta(description="due at or after", extra_json_schema=_MOMENT)] = None
+    due_to: Annotated[Number, Meta(description="due before", extra_json_schema=_MOMENT)] = None
+    limit: Annotated[
+        int | None,
+        Meta(description="at most this many; 1,000 unless given", extra_json_schema={"minimum": 1, "maximum": 10_000}),
+    ] = None
+
+
+class Result(Struct, omit_defaults=True, gc=False):
+    """What a finished task left."""
+
+    ok: bool
+    finished: Moment
+    finished_ms: Millis
+    duration_ms: Count
+    exit_code: Annotated[int | None, Meta(description="of a command")] = None
+    output: Annotated[str, Meta(description="what a command printed, as text")] = ""
+    output_base64: Annotated[str, Meta(description="the same when it is not UTF-8")] = ""
+    truncated: Annotated[bool, Meta(description="true: the output was cut")] = False
+    reason: str = ""
+
+
+class Task(Struct, omit_defaults=True, gc=False):
+    """A task. Fields that are empty are left out."""
+
+    id: Id
+    type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
+    state: Annotated[
+        str | None,
+        Meta(description="null: it has ended and left no record", extra_json_schema={"enum": [*STATES, None]}),
+    ]
+    due: Annotated[Moment, Meta(description="RFC 3339, UTC")]
+    due_ms: Millis
+    queue: str
+    priority: Annotated[str, Meta(extra_json_schema={"enum": list(PRIORITIES)})]
+    payload: Annotated[str, Meta(description="the payload when it is text")] = ""
+    payload_base64: Annotated[str, Meta(description="the payload when it is not UTF-8")] = ""
+    headers: dict[str, str] = {}
+    name: str = ""
+    labels: dict[str, str] = {}
+    timeout_ms: Count = 0
+    expire_after_ms: Count = 0
+    attempt: Annotated[int, Meta(description="failed attempts")] = 0
+    losses: Annotated[int, Meta(description="times the node that ran it was lost")] = 0
+    deliveries: Annotated[int, Meta(description="times it was handed out")] = 0
+    reason: Annotated[str, Meta(description="why it is a dead letter")] = ""
+    result: Result | None = None
+
+
+class Scheduled(Task, omit_defaults=True, gc=False, kw_only=True):
+    """A task that was just scheduled, or (`created` false) the one that its idempotency key named already."""
+
+    created: bool
+
+
+class TaskPage(Struct, gc=False):
+    """Part of a list. Go on with `cursor` while there is one, even after a short page."""
+
+    tasks: list[Task]
+    cursor: Annotated[str | None, Meta(description="pass it on to get the next page; null at the end")] = None
+
+
+class Problem(Struct, omit_defaults=True, gc=False):
+    """An error (RFC 9457)."""
+
+    status: Annotated[int, Meta(extra_json_schema={"minimum": 400, "maximum": 599})]
+    code: Annotated[str, Meta(description="stable, for programs", examples=["invalid_task"])]
+    title: str
+    detail: Annotated[str, Meta(description="what was wrong and how to mend it, for people")]
+    type: Annotated[str, Meta(examples=["urn:delaybox:invalid_task"])]
+    field: Annotated[str, Meta(description="the part of the request that was wrong", examples=["queue"])] = ""
+    task_id: Annotated[str, Meta(description="the task that has the idempotency key")] = ""
+
+
+class BatchItem(Struct, omit_defaults=True, gc=False):
+    """The answer to one task of a batch: `id` and the rest when it is stored, `error` when it was refused."""
+
+    status: Annotated[int, Meta(description="what the task alone would have been answered: 201, 200, 400 …")]
+    id: str = ""
+    due_ms: Count = 0
+    error: Problem | None = None
+
+
+class BatchAnswer(Struct, gc=False):
+    """One item for each task, in the same order."""
+
+    created: Count
+    duplicates: Annotated[int, Meta(description="named by their idempotency key already")]
+    refused: Count
+    items: list[BatchItem]
+
+
+class Moved(Struct, gc=False):
+    """A pending task's new due time."""
+
+    id: Id
+    due: Moment
+    due_ms: Millis
+
+
+class Replayed(Struct, gc=False):
+    """How many dead letters were brought back."""
+
+    replayed: Count
+
+
+class Lane(Struct, gc=False):
+    """One task type of a queue now."""
+
+    queue: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
+    pending: Annotated[int, Meta(description="due soon")]
+    ready: Annotated[int, Meta(description="due, waiting for a free slot")]
+    in_flight: Annotated[int, Meta(description="being carried out")]
+
+
+class Queues(Struct, gc=False):
+    """All queues that hold something now, a line for each task type."""
+
+    queues: list[Lane]
+
+
+class Queue(Struct, gc=False):
+    """One queue: sums, and a line for each task type it holds."""
+
+    queue: str
+    pending: Count
+    ready: Count
+    in_flight: Count
+    types: list[Lane]
+
+
+class Step(Struct, gc=False):
+    """Tasks due in one step."""
+
+    start: Moment
+    start_ms: Millis
+    count: Count
+
+
+class Forecast(Struct, gc=False):
+    """How many tasks are due when."""
+
+    step_ms: Count
+    total: Count
+    steps: list[Step]
+
+
+class Node(Struct, gc=False):
+    """A living node."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    roles: list[str]
+    types: Annotated[list[str], Meta(description="the task types it carries out")]
+    in_flight: Count
+    seen: Moment
+    started: Moment
+
+
+class Nodes(Struct, gc=False):
+    """All nodes that live."""
+
+    nodes: list[Node]
