@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from delaybox import metrics
+from delaybox.api.rest import policy
 from delaybox.config import FLAGS
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain
 from delaybox.store.fsck import KINDS
@@ -40,6 +41,11 @@ MEANING = {
     "storage.redisPass": "password of that server",
     "storage.redisDb": "database on that server",
     "storage.redisUrl": "your server as a URL; of this and `redisHost` give one",
+    "storage.redisTls": "TLS to that server, as `rediss://` in the URL means. Its certificate and name are checked",
+    "storage.redisCaFile": "the authorities that may have signed the server's certificate; without it those that the "
+    "system trusts",
+    "storage.redisCertFile": "certificate of this node, where the server asks for one",
+    "storage.redisKeyFile": "its key, unlocked; without it the key stands in `redisCertFile`",
     "storage.schedulerChanel": NOT_YET + "no tasks are taken from this channel",
     "storage.taskExecutionChanel": "channel on which due tasks are published",
     "storage.schedulerKeyName": NOT_YET + "the original's tasks are not taken over",
@@ -157,10 +163,23 @@ def fsck_table() -> Iterator[str]:
         yield f"| `{kind}` | {text} |"
 
 
+def policy_table() -> Iterator[str]:
+    """Every REST call and what it takes."""
+    yield "| call | needs |"
+    yield "| --- | --- |"
+    words: dict[policy.Rule, str] = {
+        policy.Open.PROBE: "nothing; `Host` and `Origin` are not looked at",
+        policy.Open.PAGE: "no token",
+    }
+    for (method, route), rule in policy.RULES.items():
+        yield f"| `{method} {route}` | {words.get(rule) or f'`{rule}`'} |"
+
+
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "configuration": configuration,
     "metrics": metrics_table,
     "fsck": fsck_table,
+    "policy": policy_table,
 }
 
 

@@ -62,6 +62,10 @@ class Storage(Section):
     redis_pass: SecretStr | None = Field(default=None, description="a password")
     redis_db: int = Field(default=0, ge=0, description="a database number, 0 or more")
     redis_url: SecretStr | None = Field(default=None, description=URL_FORMS)
+    redis_tls: bool = Field(default=False, description="true or false")
+    redis_ca_file: str | None = Field(default=None, min_length=1, description="the path of a PEM file")
+    redis_cert_file: str | None = Field(default=None, min_length=1, description="the path of a PEM file")
+    redis_key_file: str | None = Field(default=None, min_length=1, description="the path of a PEM file")
     scheduler_chanel: str = Field(default="Scheduler", min_length=1, description="a channel's name")
     task_execution_chanel: str = Field(default="TaskExecution", min_length=1, description="a channel's name")
     scheduler_key_name: str = Field(default="scheduled_tasks", min_length=1, description="a key's name")
@@ -76,17 +80,32 @@ class Storage(Section):
         password = self.redis_pass.get_secret_value() if self.redis_pass else None
         if self.redis_url is not None:
             found = ServerSettings.from_url(self.redis_url.get_secret_value())
-            return replace(
+            found = replace(
                 found,
                 db=found.db or self.redis_db,
                 username=found.username or self.redis_user,
                 password=found.password or password,
             )
-        if self.redis_host is None:
+        elif self.redis_host is not None:
+            found = ServerSettings.from_address(
+                self.redis_host, db=self.redis_db, username=self.redis_user, password=password
+            )
+        else:
             return None
-        return ServerSettings.from_address(
-            self.redis_host, db=self.redis_db, username=self.redis_user, password=password
+        found = replace(
+            found,
+            tls=found.tls or self.redis_tls,
+            tls_ca_file=found.tls_ca_file or self.redis_ca_file,
+            tls_cert_file=found.tls_cert_file or self.redis_cert_file,
+            tls_key_file=found.tls_key_file or self.redis_key_file,
         )
+        if found.tls and found.unix_path:
+            raise ConfigError("a unix socket has no TLS; set storage.redisTls: false, or give host and port")
+        if not found.tls and (found.tls_ca_file or found.tls_cert_file or found.tls_key_file):
+            raise ConfigError(
+                "certificates are given, but TLS is not on: set storage.redisTls: true, or give rediss://"
+            )
+        return found
 
 
 class Kafka(Section):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -36,6 +38,10 @@ class ServerSettings:
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     tls_ca_file: str | None = None
+    """Alone trusted when given; else what the system trusts."""
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    """Of the client's certificate, where the server asks for one; None: it stands in the certificate's file."""
 
     @classmethod
     def from_url(cls, url: str) -> ServerSettings:
@@ -46,7 +52,7 @@ class ServerSettings:
         except ValueError as error:
             raise ConfigError(f"the server's URL has a bad host or port ({error}); write {URL_FORMS}") from None
         query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
-        known = {"db"} if parts.scheme == "unix" else {"db", "ssl_ca_certs"}
+        known = {"db"} if parts.scheme == "unix" else {"db", *_TLS_OPTIONS}
         if unknown := query.keys() - known:
             raise ConfigError(f"the server's URL has an unknown option {min(unknown)!r}; write {URL_FORMS}")
         username = unquote(parts.username) if parts.username else None
@@ -66,7 +72,7 @@ class ServerSettings:
             username=username,
             password=password,
             tls=parts.scheme == "rediss",
-            tls_ca_file=unquote(query["ssl_ca_certs"]) if query.get("ssl_ca_certs") else None,
+            **{name: unquote(query[option]) for option, name in _TLS_OPTIONS.items() if query.get(option)},
         )
 
     @classmethod
@@ -85,9 +91,13 @@ class ServerSettings:
 
     def describe(self) -> str:
         """The server in words for logs and errors, without credentials."""
-        tls = " (TLS)" if self.tls else ""
+        how = "TLS with a client certificate" if self.tls_cert_file else "TLS"
+        tls = f" ({how})" if self.tls else ""
         place = f"unix socket {self.unix_path}" if self.unix_path else f"{self.host}:{self.port}{tls}"
         return f"{place}, db {self.db}" if self.db else place
+
+
+_TLS_OPTIONS = {"ssl_ca_certs": "tls_ca_file", "ssl_certfile": "tls_cert_file", "ssl_keyfile": "tls_key_file"}
 
 
 def _db(text: str) -> int:
@@ -127,7 +137,10 @@ class _TcpConnection(_Packing, Connection):
 
 
 class _TlsConnection(_Packing, SSLConnection):
-    pass
+    def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        # redis-py would make one for each connection, reading all of the system's authorities every time.
+        self.ssl_context.context = tls
 
 
 class _UnixConnection(_Packing, UnixDomainSocketConnection):
@@ -137,7 +150,7 @@ class _UnixConnection(_Packing, UnixDomainSocketConnection):
 def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connections: int = 32) -> Redis:
     """A client that answers bytes over RESP3 and never retries: each kind of call decides what a time-out means.
 
-    With all connections in use a call waits up to ``timeout_s`` for one.
+    With all connections in use a call waits up to ``timeout_s`` for one. ConfigError for certificates that are none.
     """
     options: dict[str, Any] = {
         "db": settings.db,
@@ -160,9 +173,35 @@ def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connect
         # Only Redis Enterprise answers it, and asking costs a round trip on every new connection.
         options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
         if settings.tls:
-            options |= {"connection_class": _TlsConnection, "ssl_ca_certs": settings.tls_ca_file}
+            options |= {"connection_class": _TlsConnection, "tls": _tls_context(settings)}
     pool = BlockingConnectionPool(max_connections=max_connections, timeout=timeout_s, **options)
     return Redis.from_pool(pool)
+
+
+def _tls_context(settings: ServerSettings) -> ssl.SSLContext:
+    ca, cert, key = settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file
+    for what, file in (("CA certificates", ca), ("client certificate", cert), ("client key", key)):
+        try:
+            if file is not None:
+                with Path(file).open("rb"):
+                    pass
+        except OSError as error:
+            raise ConfigError(f"the {what} for TLS to the server: cannot read {file} ({error.strerror})") from None
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except ssl.SSLError:
+        raise ConfigError(f"the CA certificates for TLS to the server: {ca} holds no PEM certificate") from None
+    if cert is not None:
+        try:
+            # An empty password: openssl would ask the terminal for that of a locked key.
+            context.load_cert_chain(cert, key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            files = cert if key is None else f"{cert} and {key}"
+            why = "do not belong together" if "MISMATCH" in str(error) else "are no PEM certificate and unlocked key"
+            raise ConfigError(f"the client certificate for TLS to the server: {files} {why}") from None
+    elif key is not None:
+        raise ConfigError(f"the client key for TLS to the server, {key}, needs the client certificate's file as well")
+    return context
 
 
 async def probe(client: Redis) -> ServerFeatures:
@@ -191,6 +230,8 @@ async def probe(client: Redis) -> ServerFeatures:
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         if refusal := _handshake_refusal(error):
             raise StoreRefused(f"the server refuses the connection: {refusal}") from None
+        if refusal := _tls_refusal(error):
+            raise StoreRefused(f"no TLS connection to the server: {refusal}") from None
         raise StoreUnavailable(f"the server does not answer: {error}") from error
     except NoPermissionError as error:
         raise StoreRefused(f"the server's ACL forbids what DelayBox needs: {error}") from None
@@ -266,6 +307,27 @@ def _handshake_refusal(error: BaseException) -> str | None:
         if isinstance(link, AuthenticationError | ResponseError) and not isinstance(link, BusyLoadingError):
             text = str(link)
             return "a password is needed, and none is configured" if "HELLO must be called" in text else text
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _tls_refusal(error: BaseException) -> str | None:
+    """What is wrong with the certificates, theirs or ours. Waiting does not mend these."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted ({link.verify_message}); give the authority that signed it "
+                "as storage.redisCaFile, and the server by a name that its certificate has"
+            )
+        if isinstance(link, ssl.SSLError):
+            reason = (link.reason or "").upper()
+            if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+                return "it asks for a client certificate; give storage.redisCertFile and storage.redisKeyFile"
+            if "ALERT" in reason:
+                return f"it does not accept our client certificate ({link.reason}); see storage.redisCertFile"
+            if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+                return "it does not speak TLS on this port; give its TLS port, or redis:// instead of rediss://"
         link = link.__cause__ or link.__context__
     return None
 
