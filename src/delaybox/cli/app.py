@@ -1,7 +1,4 @@
-"""The commands.
-
-Exit codes: 0 done, 1 it failed or problems were found, 2 wrong usage or configuration, 3 no server that can be used.
-"""
+"""The commands. Their exit codes are in exits.py."""
 
 from __future__ import annotations
 
@@ -10,26 +7,32 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from delaybox import __version__
-from delaybox.cli import say
-from delaybox.core.errors import ConfigError, DelayBoxError, StoreRefused, StoreUnavailable
+from delaybox.cli import dead, say, tasks, watch
+from delaybox.cli.client import Refused
+from delaybox.cli.exits import Exit, of_error
+from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
+from delaybox.core.errors import ConfigError, DelayBoxError
 
-INTERRUPTED = 130
+if TYPE_CHECKING:
+    from delaybox.config import Config
 
 app = typer.Typer(
     name="delaybox",
     help="One-time tasks that fire on the millisecond, kept in Redis or Valkey.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+tasks.register(app)
+app.add_typer(dead.app, name="dead", rich_help_panel="Tasks")
+watch.register(app)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default ./config/config.yaml or $APP_CONF_PATH.")
@@ -51,16 +54,15 @@ def run() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return Exit.INTERRUPTED
     except BrokenPipeError:
         # `delaybox listen | head`: nobody reads on. Keep Python's own flush at exit from failing as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except DelayBoxError as error:
-        say.error(str(error))
-        if isinstance(error, ConfigError):
-            return 2
-        return 3 if isinstance(error, StoreRefused | StoreUnavailable) or error.code == "embedded_server" else 1
+        facts = {"code": error.code, **({"status": error.status} if isinstance(error, Refused) else {})}
+        say.error(str(error), **facts)
+        return of_error(error)
     return 0
 
 
@@ -195,6 +197,29 @@ def import_legacy(
     )
 
 
+@app.command(rich_help_panel="Watching")
+def doctor(
+    config: ConfigFile = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    settings: Settings = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Look at a node, its server, persistence, clocks and versions, and say what to do; exit code 1 on a problem."""
+    from delaybox.cli.doctor import run as examine
+
+    def chosen() -> Config:
+        from delaybox.config import load
+
+        return load(
+            path=config, flags={**_assignments(settings), "storage.redisUrl": redis, "dataDir": data_dir}
+        ).config
+
+    raise typer.Exit(examine(connect(server, token, as_json), chosen, as_json=as_json))
+
+
 @app.command()
 def token(
     name: Annotated[str, typer.Option(help="Whose it is, for people.")] = "",
@@ -235,4 +260,4 @@ def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     try:
         return asyncio.run(work())
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None

@@ -45,7 +45,7 @@ async def listen(config: Config, *, channel: str | None, count: int, as_json: bo
     """Prints until ``count`` tasks arrived (0: for ever); survives restarts of the server. Exit code 0."""
     name = channel or config.storage.task_execution_chanel
     async with running_server(config) as (client, place):
-        offset_ms = await _clock_offset_ms(client)
+        offset_ms = await clock_offset_ms(client)
         async with client.pubsub() as subscription:
             await subscription.subscribe(name)
             seen = 0
@@ -82,7 +82,7 @@ async def _next(subscription: PubSub) -> bytes | None:
             return bytes(message["data"])
 
 
-async def _clock_offset_ms(client: Redis) -> float:
+async def clock_offset_ms(client: Redis) -> float:
     """Server's clock minus ours, from the quickest of a few round trips: due times are by the server's clock.
 
     0 where they differ by less than such a measurement can tell: one clock, and no task that seems early by it.

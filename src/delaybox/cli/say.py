@@ -1,17 +1,46 @@
-"""Words to the person at the terminal, on stderr; with --log-format json, lines a log collector can read."""
+"""Words to the person at the terminal, on stderr; with --log-format json or --json, lines that programs can read.
+
+And what was asked for, on stdout.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+from typing import Any
 
 as_json = False
 
 
-def error(text: str) -> None:
-    """Each line of ``text`` as an error."""
+def out(text: str) -> None:
+    """A command's answer."""
+    try:
+        print(text, flush=True)  # noqa: T201
+    except UnicodeEncodeError:
+        print(text.encode("ascii", "backslashreplace").decode(), flush=True)  # noqa: T201
+
+
+def out_json(value: Any) -> None:
+    """A command's answer as one line of JSON."""
+    print(json.dumps(value), flush=True)  # noqa: T201
+
+
+def width() -> int:
+    """Columns of the terminal on stdout; 0 where there is none, so that nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def blocks() -> bool:
+    """Whether stdout can take characters that draw."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
+
+def error(text: str, **facts: Any) -> None:
+    """Each line of ``text`` as an error. ``facts`` go along in JSON."""
     for line in text.splitlines() or [text]:
-        _write("error", line, "31")
+        _write("error", line, "31", facts)
 
 
 def warning(text: str) -> None:
@@ -22,10 +51,11 @@ def note(text: str) -> None:
     _write("info", text, "2")
 
 
-def _write(level: str, text: str, color: str) -> None:
+def _write(level: str, text: str, color: str, facts: dict[str, Any] | None = None) -> None:
     if as_json:
-        line = json.dumps({"level": level, "event": text})
+        line = json.dumps({"level": level, "event": text, **(facts or {})})
     else:
         said = text if level == "info" else f"{level}: {text}"
-        line = f"\x1b[{color}m{said}\x1b[0m" if sys.stderr.isatty() else said
+        colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        line = f"\x1b[{color}m{said}\x1b[0m" if colored else said
     print(line, file=sys.stderr, flush=True)  # noqa: T201

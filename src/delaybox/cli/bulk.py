@@ -1,0 +1,208 @@
+"""`delaybox schedule --file`: many tasks in batches, answered line by line, and safe to repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from delaybox.cli import say
+from delaybox.cli.client import Client, Refused, Unreachable
+from delaybox.cli.exits import Exit
+from delaybox.cli.taskfile import BadLine, Line, batches, lines_of
+from delaybox.core.errors import ConfigError
+
+GIVE_UP_S = 60.0
+"""After so long without any answer but "later"."""
+_LATER = frozenset({429, 502, 503, 504})
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has been answered so far."""
+
+    created: int = 0
+    duplicates: int = 0
+    refused: list[BadLine] = field(default_factory=list)
+    line: int = 0
+    read: int = 0
+
+    @property
+    def lines(self) -> int:
+        return self.created + self.duplicates + len(self.refused)
+
+
+class Sender:
+    """Sends groups of lines and keeps count. What the node cannot take now is sent again: the keys make it safe."""
+
+    def __init__(
+        self,
+        client: Client,
+        refused: Callable[[BadLine], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.done = Progress()
+        self._client = client
+        self._refused = refused
+        self._clock = clock
+        self._sleep = sleep
+        self._answered = False
+
+    def refuse(self, line: BadLine) -> None:
+        """A line that is not to be sent."""
+        self.done.refused.append(line)
+        self._refused(line)
+
+    def send(self, group: list[Line]) -> None:
+        """Returns when every line of the group is answered. Unreachable, Refused: none of the rest can be."""
+        last = group[-1]
+        until = self._clock() + GIVE_UP_S
+        pause = 0.2
+        while group:
+            before = len(group)
+            try:
+                group, wait = self._once(group)
+            except Unreachable:
+                # Nothing was ever heard of it: a wrong address more likely than a restart.
+                if not self._answered or self._clock() >= until:
+                    raise
+                wait = pause
+            except Refused as error:
+                if error.status not in _LATER or self._clock() >= until:
+                    raise
+                self._answered = True
+                wait = max(pause, error.retry_after_s)
+            if group and len(group) == before:
+                if self._clock() >= until:
+                    raise Unreachable(
+                        f"the node has taken nothing for {GIVE_UP_S:.0f} s; `delaybox doctor` looks for the reason"
+                    )
+                self._sleep(max(wait, pause))
+                pause = min(pause * 2, 5.0)
+            else:
+                until, pause = self._clock() + GIVE_UP_S, 0.2
+        self.done.line = last.number
+        self.done.read = last.read
+
+    def _once(self, group: list[Line]) -> tuple[list[Line], float]:
+        """The lines that are to be sent again, and after how long."""
+        body = b'{"tasks":[' + b",".join(line.task for line in group) + b"]}"
+        try:
+            answer = self._client.send("POST", "/v1/tasks/batch", body)
+        except Refused as error:
+            if error.status not in (400, 413, 422):
+                raise
+            self._answered = True
+            # Something in it keeps the node from reading the whole: halved until it is found.
+            if len(group) == 1:
+                self.refuse(BadLine(group[0].number, error.code, error.detail, error.field))
+                return [], 0.0
+            half = len(group) // 2
+            first, wait = self._once(group[:half])
+            second, other = self._once(group[half:])
+            return first + second, max(wait, other)
+        self._answered = True
+        again: list[Line] = []
+        for line, item in zip(group, answer["items"], strict=True):
+            problem: dict[str, Any] = item.get("error") or {}
+            if item["status"] == 201:
+                self.done.created += 1
+            elif item["status"] < 300:
+                self.done.duplicates += 1
+            elif item["status"] in _LATER:
+                again.append(line)
+            else:
+                self.refuse(
+                    BadLine(
+                        line.number,
+                        str(problem.get("code", f"http_{item['status']}")),
+                        str(problem.get("detail", "")),
+                        str(problem.get("field", "")),
+                    )
+                )
+        return again, 1.0 if again else 0.0
+
+
+def schedule_file(client: Client, name: str, *, run: str, as_json: bool) -> int:
+    """Schedules a file's lines (``-``: standard input's); the exit code. ConfigError where there is no such file."""
+    shown = "standard input" if name == "-" else name
+
+    def refused(line: BadLine) -> None:
+        if not as_json:
+            say.error(f"{shown}:{line.number}: {line.detail}")
+
+    sender = Sender(client, refused)
+    with _opened(name) as (stream, size), _bar(size, shown if not as_json else "") as moved:
+        try:
+            for group in batches(lines_of(stream, run), sender.refuse):
+                sender.send(group)
+                moved(sender.done)
+        except (Unreachable, Refused) as error:
+            _tell(sender.done, shown, as_json=as_json)
+            if sender.done.lines:
+                say.note(f"ended after line {sender.done.line}; the same command again goes on from there")
+            raise error from None
+        except KeyboardInterrupt:
+            _tell(sender.done, shown, as_json=as_json)
+            say.note(f"interrupted after line {sender.done.line}; the same command again goes on from there")
+            return Exit.INTERRUPTED
+    _tell(sender.done, shown, as_json=as_json)
+    return Exit.FAILED if sender.done.refused else Exit.DONE
+
+
+def _tell(done: Progress, shown: str, *, as_json: bool) -> None:
+    if as_json:
+        errors = [
+            {"line": bad.number, "code": bad.code, "detail": bad.detail, **({"field": bad.field} if bad.field else {})}
+            for bad in done.refused
+        ]
+        say.out_json(
+            {"created": done.created, "duplicates": done.duplicates, "refused": len(done.refused), "errors": errors}
+        )
+        return
+    say.out(
+        f"{shown}: {done.lines:,} tasks: {done.created:,} created, {done.duplicates:,} there already, "
+        f"{len(done.refused):,} refused"
+    )
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The file and its size (0: unknown)."""
+    if name == "-":
+        yield sys.stdin.buffer, 0
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(Path(name).open("rb"))
+        except OSError as error:
+            raise ConfigError(f"--file {name}: {error.strerror}") from None
+        yield stream, Path(name).stat().st_size
+
+
+@contextlib.contextmanager
+def _bar(size: int, title: str) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not title or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) if size else (TimeElapsedColumn(),)
+    with Progress(*columns, *times, console=Console(stderr=True), transient=True) as drawn:
+        job = drawn.add_task(title.replace("[", "\\["), total=size or None, said="")
+        started = time.monotonic()
+
+        def moved(done: Any) -> None:
+            rate = done.lines / max(time.monotonic() - started, 0.001)
+            drawn.update(job, completed=done.read, said=f"{done.lines:,} tasks, {rate:,.0f}/s")
+
+        yield moved

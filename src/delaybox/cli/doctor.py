@@ -1,0 +1,232 @@
+"""`delaybox doctor`: a node, its server and the clocks between them, each with what to do where something is wrong.
+
+It asks the node over REST, and its Redis or Valkey where this machine's configuration reaches that.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from delaybox import __version__
+from delaybox.cli import render, say
+from delaybox.cli.client import Answer, Client, Refused, Unreachable
+from delaybox.cli.doctor_server import at_server
+from delaybox.cli.exits import Exit
+from delaybox.cli.findings import SKEW_MS, Finding, Word
+from delaybox.cli.watch import late_ms, read_metrics, said_ms
+
+if TYPE_CHECKING:
+    from delaybox.config import Config
+
+HTTP_DATE_MS = 1_000
+"""An HTTP date tells whole seconds."""
+LATE_MS = 1_000
+_COLORS: Mapping[Word, str] = {"ok": "32", "warning": "33", "problem": "31", "skipped": "2"}
+
+
+def run(client: Client, load: Callable[[], Config], *, as_json: bool) -> int:
+    """Looks at everything and tells; FAILED where there is a problem."""
+    findings = [*_node(client), *at_server(load)]
+    problems = sum(found.word == "problem" for found in findings)
+    if as_json:
+        say.out_json({"ok": not problems, "findings": [asdict(found) for found in findings]})
+    else:
+        say.out("\n".join(map(_line, findings)))
+        warnings = sum(found.word == "warning" for found in findings)
+        say.out(f"\n{_count(problems, 'problem')}, {_count(warnings, 'warning')}")
+    return Exit.FAILED if problems else Exit.DONE
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def _line(found: Finding) -> str:
+    word = f"{found.word:<8}"
+    colored = f"\x1b[{_COLORS[found.word]}m{word}\x1b[0m" if say.width() else word
+    done = f"\n{'':8} {'':11} → {render.clean(found.do)}" if found.do else ""
+    return f"{colored} {found.name:<11} {render.clean(found.says)}{done}"
+
+
+# -- over REST --------------------------------------------------------------------------------------------------
+
+
+def _node(client: Client) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        client.probe("/livez")
+        sent = time.time()
+        answer = client.probe("/livez")
+        took_ms = (time.time() - sent) * 1000
+    except Unreachable as error:
+        text, _, mend = str(error).partition("; ")
+        return [Finding("node", "problem", text, mend or "look at the node's log")]
+    if answer.status != 200:
+        return [
+            Finding(
+                "node",
+                "problem",
+                f"{client.url}/livez answers {answer.status}: not a DelayBox node",
+                "name the node with --server or DELAYBOX_SERVER",
+            )
+        ]
+    found.append(Finding("node", "ok", f"{client.url} answers in {took_ms:.1f} ms"))
+    if client.has_token and not client.tls and not _is_loopback(client.host):
+        found.append(
+            Finding(
+                "transport",
+                "warning",
+                "the token travels in the clear to another machine",
+                "put a proxy with TLS in front of the node and name it as https://",
+            )
+        )
+    found.append(node_clock(answer, sent, sent + took_ms / 1000))
+    ready = client.probe("/readyz")
+    found.append(
+        Finding("readiness", "ok", "the store runs scripts, and the node's engine lives")
+        if ready.status == 200
+        else Finding(
+            "readiness",
+            "problem",
+            ready.body[:300].decode("utf-8", "replace"),
+            "the node's log says more; the server's checks below too, where they can be made",
+        )
+    )
+    try:
+        nodes = client.get("/v1/nodes")["nodes"]
+    except Refused as error:
+        found.append(_refused(error))
+    else:
+        found += of_nodes(nodes)
+    found += of_numbers(client)
+    return found
+
+
+def _refused(error: Refused) -> Finding:
+    text, _, mend = str(error).partition("; ")
+    if error.status == 404:
+        return Finding(
+            "api",
+            "problem",
+            "the node has no /v1 here",
+            "end --server with the node's contextPath; or the node is older than this command",
+        )
+    return Finding("api", "problem", f"{error.status}: {text}", mend)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def node_clock(answer: Answer, sent_s: float, got_s: float) -> Finding:
+    """This machine's clock against the node's, by the date of an answer (whole seconds)."""
+    try:
+        node_s = parsedate_to_datetime(answer.headers.get("date", "")).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return Finding("node clock", "skipped", "the node's answers carry no date")
+    # It was node_s to node_s + 1 (and the node may write the date of a second ago) when the call was under way.
+    ahead = max(0.0, node_s - got_s, sent_s - node_s - 2 * HTTP_DATE_MS / 1000)
+    if ahead * 1000 <= SKEW_MS:
+        return Finding("node clock", "ok", "agrees with this machine's, as far as whole seconds tell")
+    way = "ahead of" if node_s > got_s else "behind"
+    return Finding(
+        "node clock",
+        "warning",
+        f"some {ahead:.1f} s {way} this machine's",
+        "set both by NTP; times given as `at` mean the server's clock, `delay` is not touched",
+    )
+
+
+def of_nodes(nodes: list[dict[str, Any]]) -> list[Finding]:
+    """Who lives, and in which versions."""
+    if not nodes:
+        return [
+            Finding(
+                "nodes",
+                "problem",
+                "no node's engine has reported within 15 s",
+                "nothing fires; start a node with the roles clock and work, or look at its log",
+            )
+        ]
+    said = [f"{n.get('host')}:{n.get('pid')}" for n in nodes]
+    found = [Finding("nodes", "ok", f"{_count(len(nodes), 'living node')}: {', '.join(said)}")]
+    versions = sorted({str(n.get("version") or "unknown") for n in nodes})
+    if versions == [__version__]:
+        found.append(Finding("versions", "ok", f"everything is {__version__}"))
+    else:
+        found.append(
+            Finding(
+                "versions",
+                "warning",
+                f"this command is {__version__}, the nodes {', '.join(versions)}",
+                "mixed versions are meant for an upgrade; finish it",
+            )
+        )
+    for role, does in (("clock", "nothing becomes due"), ("work", "nothing is carried out")):
+        if all(n.get("roles") and role not in n["roles"] for n in nodes):
+            found.append(
+                Finding(
+                    "roles", "problem", f"no living node has the role {role}: {does}", f"start one with --roles {role}"
+                )
+            )
+    return found
+
+
+def of_numbers(client: Client) -> list[Finding]:
+    """What the node's counters tell."""
+    try:
+        numbers = read_metrics(client)
+    except Refused as error:
+        return [Finding("tasks", "skipped", f"/metrics answers {error.status}")]
+    counts = {name: numbers.get(f"{name}_tasks") for name in ("pending", "ready", "in_flight", "dead", "quarantined")}
+    found = [Finding("tasks", "ok", ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()))]
+    if counts["quarantined"]:
+        found.append(
+            Finding(
+                "quarantine",
+                "problem",
+                f"{counts['quarantined']:,} records could not be read",
+                "`delaybox fsck` says which; a newer version may have written them",
+            )
+        )
+    if counts["dead"]:
+        found.append(
+            Finding(
+                "dead",
+                "warning",
+                f"{counts['dead']:,} dead letters",
+                "`delaybox dead list` says why; replay or discard them",
+            )
+        )
+    if missed := numbers.get("published_without_listeners_total"):
+        found.append(
+            Finding(
+                "listeners",
+                "warning",
+                f"{missed:,} messages were published while nobody subscribed",
+                "start the subscriber first, or set pubsub.require_subscriber",
+            )
+        )
+    late = late_ms(numbers, 0.99)
+    if late is not None:
+        slow = late > LATE_MS
+        found.append(
+            Finding(
+                "lateness",
+                "warning" if slow else "ok",
+                f"99 of 100 fired at most {said_ms(late)} late",
+                "counts what was overdue at a start as well; else see ready tasks and the machine's load"
+                if slow
+                else "",
+            )
+        )
+    return found

@@ -1,0 +1,177 @@
+"""What `delaybox doctor` finds at the Redis or Valkey that this machine's configuration reaches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from delaybox.cli.findings import SKEW_MS, Finding
+from delaybox.core.errors import ConfigError, DelayBoxError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from delaybox.config import Config
+
+
+def at_server(load: Callable[[], Config]) -> list[Finding]:
+    try:
+        return asyncio.run(_asked(load()))
+    except ConfigError as error:
+        return [Finding("config", "problem", str(error), "`delaybox config check` shows every mistake")]
+    except DelayBoxError as error:
+        text, _, mend = str(error).partition("; ")
+        if text.startswith("no node has run on"):
+            return [
+                Finding(
+                    "server",
+                    "skipped",
+                    "this machine's configuration reaches no Redis or Valkey",
+                    "on the node's machine, or with its --config, --redis or --data-dir, more is checked",
+                )
+            ]
+        return [Finding("server", "problem", text, mend or "mend that, then run this again")]
+
+
+async def _asked(config: Config) -> list[Finding]:
+    from delaybox.cli.server import running_server
+    from delaybox.store.connect import probe
+
+    async with running_server(config) as (client, place):
+        features = await probe(client)  # refuses another policy, a replica, a server that runs no scripts
+        found = [
+            Finding("server", "ok", f"{features.kind} {features.version} at {place}, scripts run"),
+            Finding("policy", "ok", "maxmemory-policy noeviction: no task is thrown away"),
+        ]
+        info = await _info(client)
+        found += persistence(features.aof, info, await _setting(client, "appendfsync"))
+        found.append(memory(info))
+        found.append(server_clock(await _offset_ms(client)))
+        found += await _opened(client, config.storage.prefix)
+    return found
+
+
+async def _info(client: Redis) -> Mapping[str, Any]:
+    from redis.exceptions import RedisError
+
+    try:
+        info: Mapping[str, Any] = await client.info()
+    except RedisError:
+        return {}
+    return info
+
+
+async def _setting(client: Redis, name: str) -> str:
+    """A setting of the server; empty where an ACL hides it."""
+    from redis.exceptions import RedisError
+
+    try:
+        reply = await client.execute_command("CONFIG GET", name)
+        value = next(iter(reply.values()))
+    except (RedisError, StopIteration, AttributeError):
+        return ""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+async def _offset_ms(client: Redis) -> float:
+    from delaybox.cli.listen import clock_offset_ms
+
+    return await clock_offset_ms(client)
+
+
+def persistence(aof: bool, info: Mapping[str, Any], fsync: str) -> list[Finding]:
+    """Whether tasks outlive the server."""
+    if not aof:
+        return [
+            Finding(
+                "persistence",
+                "problem",
+                "the server keeps no append-only file: tasks are gone when it stops",
+                "`CONFIG SET appendonly yes` on it, and in its configuration file",
+            )
+        ]
+    bad = [name for name in ("aof_last_write_status", "aof_last_bgrewrite_status") if info.get(name, "ok") != "ok"]
+    if bad:
+        return [
+            Finding(
+                "persistence",
+                "problem",
+                f"the append-only file cannot be written ({', '.join(bad)})",
+                "look at the server's disk (full?) and its log",
+            )
+        ]
+    if fsync == "no":
+        return [
+            Finding(
+                "persistence",
+                "warning",
+                "append-only file, synced when the kernel likes (appendfsync no)",
+                "`CONFIG SET appendfsync everysec`, or always",
+            )
+        ]
+    lost = {"always": "nothing acknowledged is lost", "everysec": "power loss costs the last one to two seconds"}
+    text = f"append-only file, appendfsync {fsync}: {lost[fsync]}" if fsync in lost else "append-only file"
+    return [Finding("persistence", "ok", text)]
+
+
+def memory(info: Mapping[str, Any]) -> Finding:
+    """Room for tasks."""
+    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    said = f"{used / 2**20:,.0f} MiB used"
+    if not most:
+        return Finding("memory", "ok", f"{said}, no maxmemory set")
+    share = used / most
+    text = f"{said} of {most / 2**20:,.0f} ({share:.0%})"
+    if share < 0.8:
+        return Finding("memory", "ok", text)
+    return Finding(
+        "memory",
+        "problem" if share >= 0.98 else "warning",
+        text,
+        "a full server takes no new tasks (503): raise maxmemory, or shorten what is kept",
+    )
+
+
+def server_clock(offset_ms: float) -> Finding:
+    """The server's clock, by which tasks are due, against this machine's."""
+    if abs(offset_ms) <= SKEW_MS:
+        return Finding("server clock", "ok", f"{offset_ms:+.1f} ms against this machine's")
+    way = "ahead of" if offset_ms > 0 else "behind"
+    return Finding(
+        "server clock",
+        "warning",
+        f"{abs(offset_ms) / 1000:.1f} s {way} this machine's",
+        "set both by NTP: tasks fire by the server's clock",
+    )
+
+
+async def _opened(client: Redis, prefix: str) -> list[Finding]:
+    from delaybox.store import keys
+    from delaybox.store.store import Store
+
+    # Opening would create it.
+    if not await client.exists(keys.meta(prefix)):
+        return [
+            Finding(
+                "store",
+                "warning",
+                f"there is no store with storage.prefix {prefix!r} on this server",
+                "name the node's --config, or start a node once",
+            )
+        ]
+    store = await Store.open(client, prefix=prefix)
+    sent = time.perf_counter()
+    now_ms = await store.ping()
+    took_ms = (time.perf_counter() - sent) * 1000
+    at = datetime.fromtimestamp(now_ms / 1000, UTC)
+    return [
+        Finding(
+            "store",
+            "ok",
+            f"{prefix!r}, {store.partitions} partitions; a script took {took_ms:.1f} ms, "
+            f"the server's time is {at:%H:%M:%S}Z",
+        )
+    ]

@@ -1,0 +1,110 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from delaybox.cli import say
+from delaybox.cli.client import DEFAULT_SERVER as DEFAULT_SERVER
+from delaybox.cli.client import Client
+from delaybox.core.errors import ConfigError
+
+
+class TypeName(StrEnum):
+    """Task types."""
+
+    PUB_SUB = "pub_sub"
+    SHELL = "shell"
+    HTTP = "http"
+    WORKER = "worker"
+
+
+class PriorityName(StrEnum):
+    """Priorities."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class StateName(StrEnum):
+    """States of a task."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+Server = Annotated[
+    str,
+    typer.Option(
+        "--server", envvar="DELAYBOX_SERVER", metavar="URL", help="The node, with its contextPath if it has one."
+    ),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        envvar="DELAYBOX_TOKEN",
+        metavar="TOKEN",
+        show_default=False,
+        help="Bearer token. In the environment it stays off the list of processes.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
+TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="One or more ids.")]
+
+Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Queue.")]
+Type = Annotated[TypeName | None, typer.Option("--type", "-t", help="Task type.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Label; repeatable.")]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="Due at or after: RFC 3339 with offset, or Unix ms.")
+]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Due before.")]
+
+
+def connect(server: str, token: str, as_json: bool) -> Client:
+    """The client that a command's options ask for; from here on errors are told as they ask, too."""
+    say.as_json = as_json
+    return Client(server, token)
+
+
+def pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """KEY=VALUE options as a map; ConfigError for what is none or comes twice."""
+    found: dict[str, str] = {}
+    for one in given or ():
+        key, equals, value = one.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{option} {one}: write KEY=VALUE, such as {option} customer=42")
+        if key in found:
+            raise ConfigError(f"{option} {key} is given twice; give it once")
+        found[key] = value
+    return found
+
+
+def moment_ms(option: str, text: str) -> int:
+    """Unix ms of a moment on the command line; InvalidTask."""
+    from delaybox.wire.v1.moments import moment_ms as read
+
+    return read(option, text)
+
+
+def duration_ms(option: str, text: str, *, least: int = 0) -> int:
+    """Milliseconds of a duration on the command line; InvalidTask."""
+    from delaybox.wire.v1.moments import duration_ms as read
+
+    return read(option, text, least=least)
+
+
+def without_nothing(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what was not given."""
+    return {name: value for name, value in fields.items() if value is not None and value != {}}

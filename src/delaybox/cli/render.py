@@ -1,0 +1,223 @@
+"""Tables, histograms and tasks as text. Pure: width, time and zone are arguments. No control character gets through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import Any
+
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+_GAP = "  "
+_LONGEST_PAYLOAD = 60
+
+Shown = Callable[[dict[str, Any]], str]
+
+
+def clean(text: str) -> str:
+    """The text without what a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: int = 0) -> str:
+    """Aligned columns, those in ``right`` to the right; lines are cut at ``width`` (0: never)."""
+    lines = [list(map(clean, row)) for row in (header, *rows)]
+    sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    out: list[str] = []
+    for line in lines:
+        cells = [
+            cell.rjust(size) if at in right else cell.ljust(size)
+            for at, (cell, size) in enumerate(zip(line, sizes, strict=True))
+        ]
+        out.append(cut(_GAP.join(cells).rstrip(), width))
+    return "\n".join(out)
+
+
+def cut(text: str, width: int) -> str:
+    """At most ``width`` characters (0: all)."""
+    return text if not width or len(text) <= width else text[: max(1, width) - 1] + "…"
+
+
+def span(ms: int) -> str:
+    """A length of time in its two largest units."""
+    if ms < 1_000:
+        return f"{ms} ms"
+    if ms < 10_000:
+        return f"{ms / 1000:.1f} s"
+    s = ms // 1_000
+    for size, unit, small, small_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
+        if s >= size:
+            rest = s % size // small
+            return f"{s // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
+    return f"{s} s"
+
+
+def due_in(due_ms: int, now_ms: int) -> str:
+    """How far off a moment is."""
+    return f"in {span(due_ms - now_ms)}" if due_ms >= now_ms else f"{span(now_ms - due_ms)} ago"
+
+
+def moment(ms: int, zone: tzinfo | None = None) -> str:
+    """A moment in the zone (None: this machine's), with milliseconds and offset."""
+    try:
+        at = datetime.fromtimestamp(ms // 1000, zone).astimezone(zone)
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"
+    return f"{at:%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}{at:%z}"
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------
+
+
+def payload(task: Mapping[str, Any], longest: int = 0) -> str:
+    """A task's payload in one line: JSON text, or base64 with its name in front."""
+    if encoded := task.get("payload_base64"):
+        return cut(f"base64:{clean(str(encoded))}", longest)
+    text = str(task.get("payload", ""))
+    # A megabyte need not be quoted to show its first line.
+    return cut(json.dumps(text[: longest * 2 or None], ensure_ascii=False), longest) if text else ""
+
+
+_COLUMNS: dict[str, Shown] = {
+    "state": lambda task: str(task.get("state") or "gone"),
+    "type": lambda task: str(task["type"]),
+    "queue": lambda task: str(task["queue"]),
+    "priority": lambda task: str(task["priority"]),
+}
+
+
+def tasks(found: Sequence[dict[str, Any]], now_ms: int, *, width: int = 0, zone: tzinfo | None = None) -> str:
+    """A list of tasks, one a line."""
+    rows = [
+        [
+            str(task["id"]),
+            moment(task["due_ms"], zone),
+            due_in(task["due_ms"], now_ms),
+            *(show(task) for show in _COLUMNS.values()),
+            payload(task, _LONGEST_PAYLOAD),
+        ]
+        for task in found
+    ]
+    return table(["id", "due", "", *_COLUMNS, "payload"], rows, width=width)
+
+
+def dead(found: Sequence[dict[str, Any]], *, width: int = 0, zone: tzinfo | None = None) -> str:
+    """A list of dead letters, one a line."""
+    rows = [
+        [
+            str(task["id"]),
+            moment(task["due_ms"], zone),
+            str(task["type"]),
+            str(task["queue"]),
+            str(task.get("attempt", 0)),
+            str(task.get("reason", "")),
+        ]
+        for task in found
+    ]
+    return table(["id", "was due", "type", "queue", "attempts", "reason"], rows, right=[4], width=width)
+
+
+def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> str:
+    """A task, a line for each thing there is to say."""
+    lines: list[tuple[str, str]] = [
+        ("id", str(task["id"])),
+        ("state", str(task.get("state") or "gone: it has ended and left no record")),
+        ("due", f"{moment(task['due_ms'], zone)} ({due_in(task['due_ms'], now_ms)})"),
+    ]
+    lines += [(name, str(task[name])) for name in ("type", "name", "queue", "priority") if task.get(name)]
+    lines += [("payload", payload(task))] if payload(task) else []
+    for name in ("headers", "labels"):
+        lines += [(name if at == 0 else "", f"{k}={v}") for at, (k, v) in enumerate((task.get(name) or {}).items())]
+    lines += [
+        (name.removesuffix("_ms").replace("_", " "), span(task[name]))
+        for name in ("timeout_ms", "expire_after_ms")
+        if task.get(name)
+    ]
+    lines += [(said, str(task[name])) for name, said in _COUNTED.items() if task.get(name)]
+    if result := task.get("result"):
+        lines += _result(result, zone)
+    size = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name.ljust(size)}{_GAP}{clean(value)}" for name, value in lines)
+
+
+_COUNTED = {
+    "attempt": "failed attempts",
+    "losses": "lost with a node",
+    "deliveries": "deliveries",
+    "reason": "reason",
+}
+
+
+def _result(result: Mapping[str, Any], zone: tzinfo | None) -> list[tuple[str, str]]:
+    word = "succeeded" if result.get("ok") else "failed"
+    exit_code = result.get("exit_code")
+    said = f"{word}, exit code {exit_code}" if exit_code is not None else word
+    took = span(int(result.get("duration_ms", 0)))
+    lines = [("result", f"{said}, took {took}, ended {moment(int(result.get('finished_ms', 0)), zone)}")]
+    if result.get("reason"):
+        lines.append(("", str(result["reason"])))
+    output = str(result.get("output") or "")
+    if result.get("output_base64"):
+        output = f"base64:{result['output_base64']}"
+    lines += [("output" if at == 0 else "", line) for at, line in enumerate(output.splitlines())]
+    if result.get("truncated"):
+        lines.append(("", "(the output was cut)"))
+    return lines
+
+
+# -- histograms -------------------------------------------------------------------------------------------------
+
+
+def bar(share: float, width: int, *, blocks: bool = True) -> str:
+    """A bar of ``share`` (0 to 1) of ``width``. What is not zero shows."""
+    if share <= 0:
+        return ""
+    if not blocks:
+        return "#" * max(1, round(share * width))
+    eighths = max(1, round(min(share, 1.0) * width * 8))
+    return "█" * (eighths // 8) + (_BLOCKS[eighths % 8] if eighths % 8 else "")
+
+
+def histogram(
+    steps: Sequence[Mapping[str, Any]], step_ms: int, *, width: int, blocks: bool = True, zone: tzinfo | None = None
+) -> str:
+    """Tasks due per step: a line each, the fullest as wide as ``width`` allows. ``steps`` as REST has them."""
+    names = _step_names([int(step["start_ms"]) for step in steps], step_ms, zone)
+    counts = [int(step["count"]) for step in steps]
+    most = max(counts, default=0)
+    room = max(8, width - max(map(len, names), default=0) - len(f"{most:,}") - 2 * len(_GAP))
+    size = max(map(len, names), default=0)
+    lines: list[str] = []
+    for name, count in zip(names, counts, strict=True):
+        drawn = bar(count / most if most else 0.0, room, blocks=blocks)
+        lines.append(f"{name.ljust(size)}{_GAP}{drawn}{' ' if drawn else ''}{count:,}")
+    return "\n".join(lines)
+
+
+def _step_names(starts: Sequence[int], step_ms: int, zone: tzinfo | None) -> list[str]:
+    """Clock times; the date where the first step of a day is, or a step is a day or more."""
+    names: list[str] = []
+    day = ""
+    for ms in starts:
+        try:
+            at = datetime.fromtimestamp(ms / 1000, zone).astimezone(zone)
+        except (ValueError, OverflowError, OSError):
+            names.append(f"{ms} ms")
+            continue
+        date, clock = f"{at:%Y-%m-%d}", f"{at:%H:%M}"
+        whole_days = step_ms % 86_400_000 == 0
+        names.append(f"{date} {clock}" if date != day or whole_days else f"{'':10} {clock}")
+        day = date
+    return names
+
+
+STEPS_MS = tuple(
+    minutes * 60_000 for minutes in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1_440, 10_080, 43_200, 525_600)
+)
+
+
+def step_for(range_ms: int, rows: int = 30) -> int:
+    """The shortest usual step that cuts the range into at most so many rows."""
+    return next((step for step in STEPS_MS if range_ms <= step * rows), -(-range_ms // (rows * 60_000)) * 60_000)

@@ -1,0 +1,302 @@
+"""`delaybox schedule get list cancel reschedule run-now`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from delaybox.cli import options, render, say
+from delaybox.cli.client import Client, Refused, Unreachable, segment
+from delaybox.cli.exits import Exit
+from delaybox.cli.options import (
+    DEFAULT_SERVER,
+    AsJson,
+    From,
+    Labels,
+    PriorityName,
+    Queue,
+    Server,
+    StateName,
+    TaskId,
+    TaskIds,
+    To,
+    Token,
+    Type,
+    connect,
+)
+from delaybox.core.errors import ConfigError
+
+PAGE = 1_000
+_WHEN = "RFC 3339 with an offset (2030-01-31T09:00:00+01:00), or Unix ms."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for name, command in (
+        ("schedule", schedule),
+        ("get", get),
+        ("list", list_tasks),
+        ("cancel", cancel),
+        ("reschedule", reschedule),
+        ("run-now", run_now),
+    ):
+        app.command(name, rich_help_panel="Tasks")(command)
+
+
+def schedule(
+    payload: Annotated[
+        str | None, typer.Argument(metavar="[PAYLOAD]", help="Text; - reads it from standard input.")
+    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"When: {_WHEN}")] = None,
+    delay: Annotated[
+        str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now: 15m, 1h30m, PT15M, or ms.")
+    ] = None,
+    type_: Type = None,
+    queue: Queue = None,
+    priority: Annotated[PriorityName | None, typer.Option("--priority", "-p", help="Priority.")] = None,
+    payload_json: Annotated[
+        str | None, typer.Option(metavar="JSON", help="The payload as JSON, checked before it is sent.")
+    ] = None,
+    payload_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The payload from a file, byte for byte.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="KEY=VALUE", help="Travels along; repeatable.")
+    ] = None,
+    label: Labels = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="TEXT", help="Idempotency key: scheduled once, however often sent.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Function (worker) or named command (shell).")] = None,
+    attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None,
+    backoff: Annotated[str | None, typer.Option(metavar="SPAN", help="Wait after the first failure.")] = None,
+    backoff_max: Annotated[str | None, typer.Option(metavar="SPAN", help="Longest wait.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="SPAN", help="Longest time of one attempt.")] = None,
+    expire_after: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="Late by more: not run, but a dead letter.")
+    ] = None,
+    keep_result: Annotated[str | None, typer.Option(metavar="SPAN", help="How long its result is kept.")] = None,
+    reject_past: Annotated[
+        bool, typer.Option("--reject-past", help="Refuse a past time, which else means at once.")
+    ] = False,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="Many tasks: a JSON object a line, fields as in POST /v1/tasks; - is "
+            "standard input. The same command again goes on where it was cut off.",
+        ),
+    ] = None,
+    run: Annotated[
+        str, typer.Option(metavar="NAME", help="With --file: another name schedules the same lines once more.")
+    ] = "",
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Schedule a task, or a file of them."""
+    client = connect(server, token, as_json)
+    back = options.without_nothing({"initial": backoff, "max": backoff_max})
+    body = options.without_nothing(
+        {
+            "type": type_,
+            "queue": queue,
+            "priority": priority,
+            "at": at,
+            "delay": delay,
+            "headers": options.pairs("--header", header),
+            "labels": options.pairs("--label", label),
+            "idempotency_key": key,
+            "name": name,
+            "retry": options.without_nothing({"max_attempts": attempts, "backoff": back}),
+            "timeout": timeout,
+            "expire_after": expire_after,
+            "keep_result": keep_result,
+            "reject_past": reject_past or None,
+        }
+    )
+    body |= _payload(payload, payload_json, payload_file)
+    if file is not None:
+        if body:
+            raise ConfigError(f"--file has everything in its lines; leave out {', '.join(sorted(body))}")
+        from delaybox.cli.bulk import schedule_file
+
+        raise typer.Exit(schedule_file(client, file, run=run, as_json=as_json))
+    if run:
+        raise ConfigError("--run belongs to --file; for one task give --key")
+    if not body:
+        raise ConfigError("nothing to schedule; give a PAYLOAD, --delay 10s and so on, or --file (--help shows all)")
+    try:
+        task = client.send("POST", "/v1/tasks", _written(body))
+    except Unreachable as error:
+        if not error.sent or key:
+            raise
+        raise Unreachable(
+            f"{error}. The task may be stored all the same; with --key the command can be repeated safely", sent=True
+        ) from None
+    if as_json:
+        return say.out_json(task)
+    there = "" if task.get("created", True) else "  (there already: same key)"
+    return say.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{there}")
+
+
+def _payload(text: str | None, as_json: str | None, file: Path | None) -> dict[str, Any]:
+    if sum(given is not None for given in (text, as_json, file)) > 1:
+        raise ConfigError("more than one payload; give one of PAYLOAD, --payload-json and --payload-file")
+    if as_json is not None:
+        try:
+            json.loads(as_json)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--payload-json is no JSON ({error}); quote it for the shell: '{{\"a\": 1}}'") from None
+        return {"payload_json": as_json}
+    if file is not None:
+        try:
+            return _bytes(file.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"--payload-file {file}: {error.strerror}") from None
+    if text == "-":
+        return _bytes(sys.stdin.buffer.read())
+    return {} if text is None else {"payload": text}
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    """As JSON. payload_json is JSON already and stays as it was written."""
+    parts = [
+        f"{json.dumps(name)}: {value if name == 'payload_json' else json.dumps(value)}" for name, value in body.items()
+    ]
+    return f"{{{', '.join(parts)}}}".encode("utf-8", "surrogateescape")
+
+
+def _bytes(data: bytes) -> dict[str, Any]:
+    try:
+        return {"payload": data.decode()}
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(data).decode()}
+
+
+def _when(task: dict[str, Any]) -> str:
+    return render.due_in(int(task["due_ms"]), time.time_ns() // 1_000_000)
+
+
+def get(task_id: TaskId, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Show a task: its state, attempts, result."""
+    task = connect(server, token, as_json).get(f"/v1/tasks/{segment(task_id)}")
+    if as_json:
+        return say.out_json(task)
+    return say.out(render.one(task, time.time_ns() // 1_000_000))
+
+
+def list_tasks(
+    state: Annotated[StateName | None, typer.Option("--state", "-s", help="State.")] = None,
+    type_: Type = None,
+    queue: Queue = None,
+    label: Labels = None,
+    due_from: From = None,
+    due_to: To = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 100,
+    cursor: Annotated[str, typer.Option(help="Go on where an earlier list ended.")] = "",
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """List tasks, those of the soonest minute first."""
+    client = connect(server, token, as_json)
+    query = {
+        "state": state,
+        "type": type_,
+        "queue": queue,
+        "label": [f"{key}={value}" for key, value in options.pairs("--label", label).items()],
+        "due_from": due_from,
+        "due_to": due_to,
+    }
+    found, more = pages(client, "/v1/tasks", query, limit=limit, cursor=cursor)
+    if as_json:
+        return say.out_json({"tasks": found, "cursor": more})
+    say.out(render.tasks(found, time.time_ns() // 1_000_000, width=say.width()) if found else "no tasks")
+    return tell_more(more)
+
+
+def tell_more(cursor: str | None) -> None:
+    """Where a list goes on."""
+    if cursor:
+        say.note(f"there may be more: --cursor {cursor}")
+
+
+def pages(
+    client: Client, path: str, query: dict[str, Any], *, limit: int, cursor: str = ""
+) -> tuple[list[dict[str, Any]], str | None]:
+    """So many tasks of a list, and the cursor of the rest."""
+    found: list[dict[str, Any]] = []
+    more: str | None = cursor or None
+    while True:
+        page = client.get(path, {**query, "cursor": more, "limit": min(PAGE, limit - len(found))})
+        found += page["tasks"]
+        more = page.get("cursor")
+        if not more or len(found) >= limit:
+            return found, more
+
+
+def cancel(task_ids: TaskIds, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Cancel pending tasks."""
+    client = connect(server, token, as_json)
+    each(task_ids, lambda one: client.call("DELETE", f"/v1/tasks/{segment(one)}"), "cancelled", as_json=as_json)
+
+
+def run_now(task_ids: TaskIds, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Make pending tasks due now."""
+    client = connect(server, token, as_json)
+    each(task_ids, lambda one: client.call("POST", f"/v1/tasks/{segment(one)}/run"), "due now", as_json=as_json)
+
+
+def reschedule(
+    task_id: TaskId,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"New time: {_WHEN}")] = None,
+    delay: Annotated[str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now.")] = None,
+    priority: Annotated[PriorityName | None, typer.Option("--priority", "-p", help="New priority.")] = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Move a pending task to another time, or give it another priority."""
+    client = connect(server, token, as_json)
+    change = options.without_nothing({"at": at, "delay": delay, "priority": priority})
+    if not change:
+        raise ConfigError("nothing to change; give --at, --delay or --priority")
+    task = client.call("PATCH", f"/v1/tasks/{segment(task_id)}", change)
+    if as_json:
+        return say.out_json(task)
+    return say.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}, priority {task['priority']}")
+
+
+def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as_json: bool) -> None:
+    """Acts on each task and tells of each. Ends with the error's exit code; 1 when some went well or errors differ."""
+    results: list[dict[str, Any]] = []
+    codes: set[Exit] = set()
+    for task_id in dict.fromkeys(task_ids):
+        try:
+            act(task_id)
+        except Refused as error:
+            # It would only be the same for the others.
+            if error.exit in (Exit.NOT_ALLOWED, Exit.NO_SERVER) or error.code.startswith("http_"):
+                raise
+            codes.add(error.exit)
+            results.append({"id": task_id, "ok": False, "error": {"code": error.code, "detail": error.detail}})
+            if not as_json:
+                say.error(str(error))
+        else:
+            codes.add(Exit.DONE)
+            results.append({"id": task_id, "ok": True})
+            if not as_json:
+                say.out(f"{render.clean(task_id)}  {done}")
+    if as_json:
+        say.out_json({"results": results})
+    raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILED)

@@ -1,0 +1,146 @@
+"""`delaybox queues stats forecast`: what stands where now, and what is coming."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from delaybox.cli import options, render, say, scrape
+from delaybox.cli.client import Client, segment
+from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
+from delaybox.core.errors import ConfigError
+
+BUCKET_MS = 60_000
+"""Forecasts come in steps of whole minutes."""
+DEFAULT_NEXT = "1h"
+_COUNTS = ("pending", "ready", "in_flight", "dead", "quarantined")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for name, command in (("queues", queues), ("stats", stats), ("forecast", forecast), ("top", top)):
+        app.command(name, rich_help_panel="Watching")(command)
+
+
+def queues(
+    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="Only this one.")] = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the queues that hold something: due soon, ready, in flight."""
+    client = connect(server, token, as_json)
+    answer = client.get(f"/v1/queues/{segment(queue)}" if queue else "/v1/queues")
+    if as_json:
+        return say.out_json(answer)
+    return say.out(queue_table(answer["types"] if queue else answer["queues"], say.width()))
+
+
+def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
+    """The lanes of an answer as a table."""
+    if not lanes:
+        return "no queue holds anything that is due soon"
+    rows = [
+        [lane["queue"], lane["type"], f"{lane['pending']:,}", f"{lane['ready']:,}", f"{lane['in_flight']:,}"]
+        for lane in lanes
+    ]
+    return render.table(["queue", "type", "due soon", "ready", "in flight"], rows, right=[2, 3, 4], width=width)
+
+
+def read_metrics(client: Client) -> scrape.Numbers:
+    """The node's numbers. Unreachable, Refused."""
+    answer = client.probe("/metrics")
+    if answer.status != 200:
+        raise client.refusal(answer)
+    return scrape.parse(answer.body.decode("utf-8", "replace"))
+
+
+def stats(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Show how many tasks stand where, what this node has done, and how late tasks fire."""
+    client = connect(server, token, as_json)
+    numbers = read_metrics(client)
+    store = {name: numbers.get(f"{name}_tasks") for name in _COUNTS}
+    node = {
+        "scheduled": numbers.get("scheduled_tasks_total"),
+        "duplicates": numbers.get("idempotent_duplicates_total"),
+        "fired": numbers.get("fired_tasks_total"),
+        "retries": numbers.get("retries_total"),
+        "dead_lettered": numbers.get("dead_lettered_tasks_total"),
+        "expired": numbers.get("expired_tasks_total"),
+        "lost_leases": numbers.get("lost_leases_total"),
+        "stale_acks_refused": numbers.get("stale_acks_refused_total"),
+        "published_without_listeners": numbers.get("published_without_listeners_total"),
+    }
+    late = {f"p{share * 100:g}": late_ms(numbers, share) for share in (0.5, 0.9, 0.99, 0.999)}
+    up = bool(numbers.get("store_up"))
+    if as_json:
+        return say.out_json({"store_up": up, "store": store, "node": node, "late_ms": late})
+    if not up:
+        say.warning("the store does not answer the node; the store's numbers are those of an earlier moment")
+    rows = [*((f"{name.replace('_', ' ')}", f"{count:,}") for name, count in store.items())]
+    done = [*((f"{name.replace('_', ' ')}", f"{count:,}") for name, count in node.items())]
+    lates = [*((f"{name} at most", said_ms(ms)) for name, ms in late.items())]
+    return say.out(
+        "\n".join(
+            [
+                render.table(["the whole store now", ""], rows, right=[1]),
+                "",
+                render.table(["this node since its start", ""], done, right=[1]),
+                "",
+                render.table(["how late it fired", ""], lates, right=[1]),
+            ]
+        )
+    )
+
+
+def late_ms(numbers: scrape.Numbers, share: float, since: scrape.Numbers | None = None) -> float | None:
+    """Lateness in ms; None when nothing fired."""
+    late = numbers.late_s(share, since)
+    return None if late is None else round(late * 1000, 2)
+
+
+def said_ms(ms: float | None) -> str:
+    """Milliseconds in words; a dash for none."""
+    return "-" if ms is None else f"{ms:,.1f} ms"
+
+
+def forecast(
+    next_: Annotated[str | None, typer.Option("--next", metavar="SPAN", help="How far; default 1h.")] = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Default: now.")] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Instead of --next.")] = None,
+    step: Annotated[str | None, typer.Option(metavar="SPAN", help="Whole minutes; default: some 30 rows.")] = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Draw how many tasks are due when, as a histogram."""
+    client = connect(server, token, as_json)
+    if next_ is not None and end is not None:
+        raise ConfigError("--next and --to exclude each other; give one")
+    from_ms = time.time_ns() // 1_000_000 if start is None else options.moment_ms("--from", start)
+    to_ms = (
+        options.moment_ms("--to", end)
+        if end is not None
+        else from_ms + options.duration_ms("--next", next_ or DEFAULT_NEXT, least=1)
+    )
+    step_ms = render.step_for(to_ms - from_ms) if step is None else options.duration_ms("--step", step, least=1)
+    answer = client.get("/v1/forecast", {"from": from_ms, "to": to_ms, "step": step_ms})
+    if as_json:
+        return say.out_json(answer)
+    drawn = render.histogram(answer["steps"], answer["step_ms"], width=say.width() or 80, blocks=say.blocks())
+    return say.out(f"{answer['total']:,} tasks due, a line for each {render.span(answer['step_ms'])}\n\n{drawn}")
+
+
+def top(
+    every: Annotated[float, typer.Option("--every", min=0.2, metavar="SECONDS", help="How often.")] = 2.0,
+    count: Annotated[int, typer.Option(min=0, help="End after so many; 0: go on.")] = 0,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Watch a node live; where there is no terminal, a line each time."""
+    from delaybox.cli.top import watch
+
+    raise typer.Exit(watch(connect(server, token, as_json), every=every, count=count, as_json=as_json))
