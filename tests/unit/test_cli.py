@@ -12,7 +12,8 @@ import pytest
 
 from delaybox import __version__
 from delaybox.cli import main
-from delaybox.config import Config
+from delaybox.config import Config, load
+from delaybox.core.access import Access, Token
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -134,3 +135,22 @@ def test_fsck_of_a_mistyped_folder_makes_none(run: Run, tmp_path: Path) -> None:
     assert code == 3
     assert f"no node has run on the data folder {tmp_path / 'typo'}" in err
     assert not (tmp_path / "typo").exists()
+
+
+def test_a_token_is_made_with_its_entry_for_the_configuration(run: Run, tmp_path: Path) -> None:
+    code, said, _ = run("token", "--name", "ci", "--scope", "read", "--scope", "shell")
+    assert code == 0
+    secret = next(line.strip() for line in said.splitlines() if line.strip().startswith("dbx_"))
+    assert len(secret) == len("dbx_") + 43
+    entry = said.partition("auth:\n")[2]
+    assert secret not in entry
+    (tmp_path / "c.yaml").write_text("auth:\n" + entry)
+    (token,) = load(path=tmp_path / "c.yaml", environ={}).config.auth.tokens
+    assert token == Token.of(secret, (Access.READ, Access.SHELL), "ci")
+    assert run("token")[1] != run("token")[1]
+
+
+def test_a_token_of_an_unknown_scope_is_not_made(run: Run) -> None:
+    code, said, told = run("token", "--scope", "root")
+    assert (code, said) == (2, "")
+    assert "scopes are read, schedule, cancel, admin, shell" in told
