@@ -24,6 +24,7 @@ from delaybox.core.errors import (
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskView
 from delaybox.store import lanes, listing, nodes, pages
+from delaybox.store.lookup import Lookup
 from delaybox.store.record import Draft, UnreadableRecord, draft
 from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.store.views import changed, of_found
@@ -72,6 +73,7 @@ class Service:
         on_scheduled: Callable[[int, int], None] | None = None,
     ) -> None:
         self._store = store
+        self._lookup = Lookup(store)
         self._max_waiting = max_waiting
         self._node_id = node_id
         self._on_scheduled = on_scheduled
@@ -215,7 +217,7 @@ class Service:
         InvalidTask for what is no id, TaskNotFound, and TaskFinished where there is no record and its time is past.
         """
         raw = ids.parse(task_id)
-        found = await self._store.get(raw)
+        found = await self._lookup.find(raw)
         shown = of_found(raw, found)
         if shown is not None:
             return shown
