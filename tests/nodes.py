@@ -1,0 +1,94 @@
+"""Whole nodes for tests, started by the command as a user would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+JSON = {"Content-Type": "application/json"}
+_READY_S = 30.0
+_OURS = re.compile(r"DELAYBOX_|APP_|REDIS_|BROKERS$|WORKER_ENABLE$|SERVER_CONTEXT_PATH$")
+
+
+class Node:
+    """`delaybox serve` in a folder of its own. ``log`` is all that it says."""
+
+    def __init__(self, *arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> None:
+        self.log = folder / f"node-{time.monotonic_ns()}.log"
+        # Somebody's settings for another node must not reach this one.
+        inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "delaybox", "serve", *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                env={**inherited, **(environ or {})},
+            )
+        self.port = 0
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, words: str) -> re.Match[str]:
+        """Returns when it has said what matches ``words``; AssertionError when it ends or takes too long."""
+        give_up = time.monotonic() + _READY_S
+        while (found := re.search(words, self.said())) is None:
+            assert self.process.poll() is None and time.monotonic() < give_up, self.said()
+            time.sleep(0.02)
+        return found
+
+    def ready(self) -> Node:
+        """Itself, when it listens and its readiness is given."""
+        self.port = int(self.wait_for(r"listening on http://\S+?:(\d+)")[1])
+        give_up = time.monotonic() + _READY_S
+        while self.call("GET", "/readyz")[0] != 200:
+            assert time.monotonic() < give_up, self.said()
+            time.sleep(0.02)
+        return self
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = JSON
+    ) -> tuple[int, dict[str, str], Any]:
+        """Status, headers, and the body: read as JSON where it is some."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            text = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method, path, text, dict(headers))
+            answer = connection.getresponse()
+            out = answer.read()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, found, json.loads(out) if "json" in found.get("content-type", "") and out else out
+        finally:
+            connection.close()
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+        if self.process.poll() is None:
+            self.process.kill()
+        return self.process.wait()
+
+
+@contextlib.contextmanager
+def node(*arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> Iterator[Node]:
+    """A node that is ready, stopped at the end."""
+    started = Node(*arguments, folder=folder, environ=environ)
+    try:
+        yield started.ready()
+    finally:
+        started.stop()
