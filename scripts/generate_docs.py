@@ -10,11 +10,16 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from delaybox import metrics
 from delaybox.api.rest import policy
+from delaybox.cli.app import app as cli
+from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain
 from delaybox.store.fsck import KINDS
@@ -175,11 +180,73 @@ def policy_table() -> Iterator[str]:
         yield f"| `{method} {route}` | {words.get(rule) or f'`{rule}`'} |"
 
 
+def exit_codes() -> Iterator[str]:
+    """Every exit code of the command line."""
+    yield "| code | means |"
+    yield "| --- | --- |"
+    for code, text in MEANINGS.items():
+        yield f"| {code.value} | {text} |"
+
+
+EVERYWHERE = {"server", "token", "as_json", "help"}
+"""Options told once, above the commands."""
+
+
+def commands() -> Iterator[str]:
+    """Every command of the command line with its arguments and options."""
+    yield from _group(typer.main.get_command(cli), "delaybox")
+
+
+def _group(group: Any, path: str) -> Iterator[str]:
+    for name, command in sorted(group.commands.items()):
+        full = f"{path} {name}"
+        if hasattr(command, "commands"):
+            yield from _group(command, full)
+            continue
+        arguments = [param for param in command.params if param.opts[0][0] != "-"]
+        yield f"### `{' '.join([full, *(param.metavar for param in arguments)])}`"
+        yield ""
+        yield " ".join(command.help.split())
+        yield ""
+        rows = [param for param in command.params if param.name not in EVERYWHERE]
+        if not rows:
+            continue
+        yield "| option | |"
+        yield "| --- | --- |"
+        for param in rows:
+            text = " ".join((param.help or "").split()).replace("|", "\\|")
+            yield f"| {_spelled(param)} | {text}{_unless_given(param)} |"
+        yield ""
+
+
+def _spelled(param: Any) -> str:
+    if param.opts[0][0] != "-":
+        return f"`{param.metavar}`"
+    kind = param.type_descriptor.annotation
+    value = (param.metavar or "").replace("|", "\\|") or {bool: "", int: "NUMBER", float: "NUMBER"}.get(kind, "TEXT")
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        value = "\\|".join(choice.value for choice in kind)
+    elif isinstance(kind, type) and issubclass(kind, Path) and not param.metavar:
+        value = "PATH"
+    return ", ".join(f"`{name}`" for name in param.opts) + (f" `{value}`" if value else "")
+
+
+def _unless_given(param: Any) -> str:
+    default = param.default
+    return (
+        f" Default: {default:g}."
+        if isinstance(default, int | float) and not isinstance(default, bool) and default
+        else ""
+    )
+
+
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "configuration": configuration,
     "metrics": metrics_table,
     "fsck": fsck_table,
     "policy": policy_table,
+    "exit_codes": exit_codes,
+    "commands": commands,
 }
 
 

@@ -160,7 +160,7 @@ def _tell(done: Progress, shown: str, *, as_json: bool) -> None:
     if as_json:
         errors = [
             {"line": bad.number, "code": bad.code, "detail": bad.detail, **({"field": bad.field} if bad.field else {})}
-            for bad in done.refused
+            for bad in sorted(done.refused, key=lambda bad: bad.number)
         ]
         say.out_json(
             {"created": done.created, "duplicates": done.duplicates, "refused": len(done.refused), "errors": errors}

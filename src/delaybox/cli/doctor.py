@@ -50,8 +50,8 @@ def _count(number: int, word: str) -> str:
 def _line(found: Finding) -> str:
     word = f"{found.word:<8}"
     colored = f"\x1b[{_COLORS[found.word]}m{word}\x1b[0m" if say.width() else word
-    done = f"\n{'':8} {'':11} → {render.clean(found.do)}" if found.do else ""
-    return f"{colored} {found.name:<11} {render.clean(found.says)}{done}"
+    done = f"\n{'':8} {'':12} → {render.clean(found.do)}" if found.do else ""
+    return f"{colored} {found.name:<12} {render.clean(found.says)}{done}"
 
 
 # -- over REST --------------------------------------------------------------------------------------------------

@@ -130,7 +130,10 @@ def forecast(
     if as_json:
         return say.out_json(answer)
     drawn = render.histogram(answer["steps"], answer["step_ms"], width=say.width() or 80, blocks=say.blocks())
-    return say.out(f"{answer['total']:,} tasks due, a line for each {render.span(answer['step_ms'])}\n\n{drawn}")
+    total = answer["total"]
+    return say.out(
+        f"{total:,} task{'' if total == 1 else 's'} due, a line for each {render.span(answer['step_ms'])}\n\n{drawn}"
+    )
 
 
 def top(
