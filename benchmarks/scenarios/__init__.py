@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from benchmarks.harness.bench import Scenario
-from benchmarks.scenarios import bulk, cost, herd, lateness, longest_script, memory, post
+from benchmarks.scenarios import bulk, cost, herd, import_legacy, lateness, longest_script, memory, post
 
 ALL: tuple[Scenario, ...] = (
     bulk.SCENARIO,
     post.SCENARIO,
+    import_legacy.SCENARIO,
     herd.SCENARIO,
     lateness.SCENARIO,
     longest_script.SCENARIO,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from delaybox.store.loader import translate
 from delaybox.store.store import Store
 from delaybox.wire import original
 
-MOST_AT_ONCE = 2_000
+MOST_AT_ONCE = 4_000
 _FIRST = 128
 _CHUNK_BYTES = 4 << 20
 _REMOVE_AT_ONCE = 500
@@ -76,6 +77,7 @@ class Import:
         self._fold = fold
         self._dry = dry
         self.progress = Progress()
+        self._size = _FIRST
         self._due_ms: int | None = -1
         self._keys: set[str | None] = set()
 
@@ -83,47 +85,54 @@ class Import:
         """To the end of the set; ``told`` after each chunk. StoreRefused where the key holds something else."""
         kind = (await self._ask("TYPE", self._key)).decode()
         if kind not in ("zset", "none"):
-            raise StoreRefused(
-                f"key {self._key!r} is a {kind}, not the original's sorted set; correct schedulerKeyName"
-            )
-        self.progress.total = await self._ask("ZCARD", self._key)
-        told(self.progress)
-        async for chunk in self._chunks():
-            if self._dry:
-                self.progress.created += sum(not item.copy for item in chunk)
-            elif chunk:
-                await self._take(chunk)
-            told(self.progress)
-        return self.progress
+            raise StoreRefused(f"key {self._key!r} is a {kind}, not the original's sorted set; name the right key")
+        p = self.progress
+        p.total = await self._ask("ZCARD", self._key)
+        told(p)
+        storing: asyncio.Task[None] | None = None
+        members = await self._members(0)
+        try:
+            while members:
+                # A chunk is read while the one before it is being stored.
+                chunk = self._read(members)
+                if storing is not None:
+                    await storing
+                    told(p)
+                # What stays in the set is stepped over; so is the chunk at hand, which has not been removed yet.
+                members = await self._members(p.seen if self._dry else p.left + len(chunk))
+                storing = asyncio.create_task(self._take(chunk))
+                await asyncio.sleep(0)
+            if storing is not None:
+                await storing
+        finally:
+            if storing is not None:
+                await asyncio.wait({storing})
+        told(p)
+        return p
 
-    async def _chunks(self) -> AsyncIterator[list[_Item]]:
-        """Soonest due first, so that what is due next is safe first. What stays in the set is stepped over."""
-        size = _FIRST
-        while True:
-            at = self.progress.seen if self._dry else self.progress.left
-            flat = await self._ask("ZRANGE", self._key, at, at + size - 1, "WITHSCORES")
-            members: list[tuple[bytes, float]] = [(raw, float(score)) for raw, score in flat]
-            if not members:
-                return
-            # A member may be 1 MiB: a chunk grows only as far as the last one says is safe.
-            mean = sum(len(raw) for raw, _ in members) // len(members)
-            size = max(1, min(size * 2, MOST_AT_ONCE, _CHUNK_BYTES // max(mean, 1)))
-            yield self._read(members, self.progress.seen)
+    async def _members(self, at: int) -> list[tuple[bytes, float]]:
+        """The next ones, soonest due first, so that what is due next is safe first."""
+        flat = await self._ask("ZRANGE", self._key, at, at + self._size - 1, "WITHSCORES")
+        members = [(raw, float(score)) for raw, score in flat]
+        # A member may be 1 MiB: a chunk grows only as far as the last one says is safe.
+        mean = sum(len(raw) for raw, _ in members) // max(len(members), 1)
+        self._size = max(1, min(self._size * 2, MOST_AT_ONCE, _CHUNK_BYTES // max(mean, 1)))
+        return members
 
-    def _read(self, members: list[tuple[bytes, float]], rank: int) -> list[_Item]:
+    def _read(self, members: list[tuple[bytes, float]]) -> list[_Item]:
         chunk: list[_Item] = []
         p = self.progress
-        for at, (raw, score) in enumerate(members, rank):
+        for raw, score in members:
             p.seen += 1
             try:
                 uuid, task = original.of_pending(raw, score, fold=self._fold)
             except InvalidTask as error:
-                p.leave(at, raw, str(error))
+                p.leave(p.seen, raw, str(error))
                 continue
             copy = self._fold and self._is_copy(task)
             p.folded += copy
             p.shell += task.type is TaskType.SHELL_CMD and not copy
-            chunk.append(_Item(at, raw, uuid, task, copy))
+            chunk.append(_Item(p.seen, raw, uuid, task, copy))
         return chunk
 
     def _is_copy(self, task: NewTask) -> bool:
@@ -139,6 +148,11 @@ class Import:
     async def _take(self, chunk: list[_Item]) -> None:
         """Stores a chunk, then removes from the set what is stored; after that raises the store's error, if any."""
         p = self.progress
+        if self._dry:
+            p.created += sum(not item.copy for item in chunk)
+            return
+        # Keys decide partitions: in their order a call of the store's carries many tasks, not a sixteenth of them.
+        chunk.sort(key=lambda item: self._store.partition_of((item.task.idempotency_key or "").encode()))
         answers = await self._service.submit_many([item.task for item in chunk])
         failpoints.hit("after_import_store")
         stored: list[bytes] = []

@@ -28,15 +28,21 @@ def encode(task: NewTask) -> bytes:
         if size < 128:
             return b"\x1a%c%b" % (size, payload) if size else b""
         return _PAYLOAD_TAG + _varint(size) + payload
-    message = task_pb2.Task(
-        header=dict(task.header),
-        payload=task.payload,
-        name=task.name,
-        timeout_ms=task.timeout_ms,
-        expire_after_ms=task.expire_after_ms,
-        labels=dict(task.labels),
-        keep_result_ms=task.keep_result_ms,
-    )
+    message = task_pb2.Task(payload=task.payload)
+    # A third of the time of giving all of them to the constructor, which copies maps by way of Python.
+    fields = message.header
+    for key, value in task.header.items():
+        fields[key] = value
+    if task.name:
+        message.name = task.name
+    if task.timeout_ms:
+        message.timeout_ms = task.timeout_ms
+    if task.expire_after_ms:
+        message.expire_after_ms = task.expire_after_ms
+    if task.keep_result_ms:
+        message.keep_result_ms = task.keep_result_ms
+    if task.labels:
+        message.labels.update(task.labels)
     if task.retry is not None:
         r = task.retry
         message.retry.max_attempts = r.max_attempts

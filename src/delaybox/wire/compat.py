@@ -248,7 +248,7 @@ def _build(
 
 
 def of_header(header: Mapping[str, bytes], rules: Rules = DEFAULT_RULES) -> NewTask:
-    """The task, but for its payload, that a header asks for which came as bytes; the rules are those of ``parameter``."""
+    """The task, without payload, that a header of bytes asks for, by the rules of ``parameter``."""
     parameter: dict[str, str | int] = {}
     others: dict[str, bytes] = {}
     for name, value in header.items():
