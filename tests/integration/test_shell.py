@@ -1,0 +1,250 @@
+"""Shell commands as a target runs them: what they get, what is kept of them, how many run at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from delaybox.core.delivery import Done, Failed, HandBack
+from delaybox.targets.shell import Limits
+from tests.shells import Desk, alive, delivery, desk, mark, until_alive, until_dead
+
+DASH = Path("/bin/sh").resolve().name == "dash"
+
+
+async def test_exit_code_output_and_duration_are_kept():
+    async with desk(keep_result_ms=5_000) as d:
+        done, failed, shot, missing = await d.run(
+            delivery("echo out; echo err >&2; sleep 0.05"),
+            delivery("echo no >&2; exit 3"),
+            delivery("kill -SEGV $$"),
+            delivery("no-such-command-here"),
+        )
+    assert isinstance(done, Done) and done.result is not None and done.keep_ms == 5_000
+    assert (done.result.ok, done.result.exit_code, done.result.output) == (True, 0, b"out\nerr\n")
+    assert 50 <= done.result.duration_ms < 5_000 and abs(done.result.finished_ms - time.time() * 1000) < 60_000
+    assert isinstance(failed, Failed) and failed.result is not None
+    assert (failed.reason, failed.result.exit_code, failed.result.output) == ("exit code 3", 3, b"no\n")
+    assert isinstance(shot, Failed) and shot.reason == "killed by SIGSEGV"
+    assert isinstance(missing, Failed) and missing.reason == "exit code 127"
+
+
+async def test_keep_result_of_the_task_wins():
+    async with desk() as d:
+        (own,) = await d.run(delivery(":", keep_result_ms=77))
+        assert isinstance(own, Done) and own.keep_ms == 77
+
+
+async def test_the_environment_is_made_from_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DELAYBOX_AUTH_TOKENS", "canary-of-the-node")
+    monkeypatch.setenv("REDIS_PASS", "canary-of-the-node")
+    monkeypatch.setenv("LD_PRELOAD_X", "canary-of-the-node")
+    leaky = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(leaky, True)
+    async with desk() as d:
+        one = delivery("cat /proc/self/environ", attempt=2, token=9)
+        (outcome,) = await d.run(one)
+        assert isinstance(outcome, Done) and outcome.result is not None
+        got = dict(line.split(b"=", 1) for line in outcome.result.output.split(b"\0") if line)
+        assert got.pop(b"PWD").endswith(f"/{one.id}.9".encode())  # the shell's own
+        assert got.pop(b"PATH").split(b":")[:2] == [b"/usr/local/sbin", b"/usr/local/bin"]
+        assert got == {
+            b"LANG": b"C.UTF-8",
+            b"DELAYBOX_TASK_ID": one.id.encode(),
+            b"DELAYBOX_ATTEMPT": b"3",
+            b"DELAYBOX_TOKEN": b"9",
+        }
+        # 3 is ls's own.
+        assert (await d.result("ls /proc/self/fd")).output.split() == [b"0", b"1", b"2", b"3"]
+        assert (await d.result("cat; ps -o pid= -o sid= -o pgid= -p $$; umask")).output.split()[-1:] == [b"0022"]
+    os.close(leaky)
+
+
+async def test_each_task_has_a_folder_of_its_own_that_goes_away():
+    async with desk() as d:
+        one = await d.result("pwd; stat -c %a .; ls -A; mkdir -p a/b; echo x > a/b/c; chmod 000 a/b; chmod 500 a")
+        folder, mode, *rest = one.output.decode().split()
+        assert mode == "700" and not rest
+        assert stat.S_IMODE(os.stat(Path(folder).parent).st_mode) == 0o700
+        other = await d.result("pwd; rmdir $PWD")
+        assert other.output.decode().strip() != folder
+        base = Path(folder).parent
+        end = time.monotonic() + 5
+        while list(base.iterdir()) and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        assert not list(base.iterdir())
+    end = time.monotonic() + 5
+    while base.exists() and time.monotonic() < end:
+        await asyncio.sleep(0.01)
+    assert not base.exists()
+
+
+async def test_a_payload_is_run_as_sh_would():
+    async with desk() as d:
+        assert (await d.result("nope")).output == b"sh: 1: nope: not found\n" or not DASH
+        result = await d.result('echo "$0:$#"\nfor i in 1 2; do echo $i; done # comment\ncat <<X\nhere\nX\n')
+        assert result.output == b"sh:0\n1\n2\nhere\n"
+        assert (await d.result(b"echo \xff\xfe | od -An -tx1")).output.split() == [b"ff", b"fe", b"0a"]
+        assert (await d.result("")).ok
+        assert (await d.result(")")).exit_code == 2
+        assert (await d.result("; echo never")).output.find(b"never\n") < 0
+
+
+async def test_limits_are_set_on_every_command():
+    limits = Limits(cpu_s=7, memory=1 << 30, file_size=1 << 20, open_files=50, processes=40)
+    async with desk(limits=limits, commands={"limits": ("/bin/cat", "/proc/self/limits")}) as d:
+        for result in (await d.result("cat /proc/self/limits"), await d.result("", name="limits")):
+            rows = {line[:26].strip(): line[26:].split()[:2] for line in result.output.decode().splitlines()}
+            assert rows["Max cpu time"] == ["7", "7"]
+            assert rows["Max address space"] == [str(1 << 30)] * 2
+            assert rows["Max file size"] == [str(1 << 20)] * 2
+            assert rows["Max open files"] == ["50", "50"]
+            assert rows["Max core file size"] == ["0", "0"]
+            assert int(rows["Max processes"][1]) >= 40
+        big = await d.result("head -c 2000000 /dev/zero > f; ls -l f | cut -d' ' -f5; exit 9")
+        assert b"1048576" in big.output
+        hungry = await d.result("perl -e '$x = q(x) x 2_000_000_000' || exit 5")
+        assert hungry.exit_code == 5
+        assert (await d.result("ulimit -n 60")).exit_code != 0 or os.getuid() == 0
+
+
+async def test_cpu_time_is_limited():
+    async with desk(limits=Limits(cpu_s=1)) as d:
+        started = time.monotonic()
+        result = await d.result("exec perl -e '1 while 1'", timeout_ms=60_000)
+        assert result.reason in ("killed by SIGXCPU", "killed by SIGKILL") and time.monotonic() - started < 30
+
+
+async def test_no_limit_is_left_alone():
+    async with desk(limits=Limits(cpu_s=0, memory=0, file_size=0, open_files=0, processes=0)) as d:
+        result = await d.result("ulimit -t; ulimit -v; ulimit -f; ulimit -c")
+        assert result.output.split() == [b"unlimited", b"unlimited", b"unlimited", b"0"]
+
+
+async def test_commands_run_side_by_side_up_to_the_slots_and_report_as_they_end():
+    async with desk(concurrency=4) as d:
+        slow, *quick = [delivery("sleep 1.5"), *(delivery("sleep 0.3") for _ in range(6))]
+        started = time.monotonic()
+        await d.run(slow, *quick)
+        assert d.order[-1] == slow.id and time.monotonic() - started < 3.5
+        assert all(isinstance(o, Done) for o in d.outcomes.values())
+
+        word = mark()
+        batch = [delivery(f"export MARK={word}; sleep 0.4") for _ in range(12)]
+        running = asyncio.create_task(d.run(*batch))
+        most = 0
+        while not running.done():
+            most = max(most, len({_job_of(pid) for pid in alive(word)} - {""}))
+            await asyncio.sleep(0.01)
+        assert most == 4
+
+
+def _job_of(pid: int) -> str:
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return ""
+    return next((v.decode() for v in raw.split(b"\0") if v.startswith(b"DELAYBOX_TASK_ID=")), "")
+
+
+async def test_two_batches_share_the_slots():
+    async with desk(concurrency=2) as d:
+        first, second = [[delivery("sleep 0.05") for _ in range(20)] for _ in range(2)]
+        await asyncio.gather(d.run(*first), d.run(*second))
+        assert len(d.outcomes) == 40
+
+
+async def test_a_thousand_commands_lose_none_and_leave_no_slot_behind():
+    async with desk(concurrency=8) as d:
+        batch = [delivery(f"echo {at}; exit $(({at} % 3))") for at in range(300)]
+        outcomes = await d.run(*batch)
+        for at, outcome in enumerate(outcomes):
+            assert not isinstance(outcome, HandBack)
+            assert outcome.result is not None and outcome.result.output == b"%d\n" % at
+            assert outcome.result.exit_code == at % 3
+        host = d.target.host_pid
+    assert not Path(f"/proc/{host}").exists()
+
+
+async def test_more_than_can_be_started_soon_is_handed_back():
+    async with desk(concurrency=2) as d:
+        d.target._pace_s = 10.0
+        outcomes = await d.run(*(delivery("sleep 0.05") for _ in range(40)))
+        assert [type(o) for o in outcomes].count(HandBack) == 40 - 4 * 2
+        assert all(o.delay_ms for o in outcomes if isinstance(o, HandBack))
+
+
+async def test_a_cancelled_batch_is_dead_before_it_is_handed_back():
+    async with desk(concurrency=2) as d:
+        word = mark()
+        trap = delivery(f"trap '' TERM; export MARK={word}; sleep 60; sleep 60")
+        batch = [trap, *(delivery(f"export MARK={word}; sleep 60") for _ in range(5))]
+        work = asyncio.create_task(d.run(*batch))
+        await until_alive(word, 2)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert alive(word) == []
+        # The engine hands back what was not reported; what ran is reported so.
+        assert len(d.outcomes) == 2 and all(isinstance(o, HandBack) for o in d.outcomes.values())
+        assert (await d.result("echo the slots are free again")).ok
+        assert d.target._pool.waiting == 0
+
+
+async def test_a_slot_that_is_killed_fails_its_command_and_is_replaced():
+    async with desk(concurrency=2) as d:
+        for _ in range(5):
+            word = mark()
+            result = await d.result(f"export MARK={word}; setsid sleep 60 & kill -9 $PPID; sleep 60")
+            assert result.reason == "the process that ran it died" and result.exit_code is None
+            assert await until_dead(word, within_s=2.0) == []
+        results = await d.run(*(delivery("echo again") for _ in range(20)))
+        assert all(isinstance(o, Done) for o in results)
+
+
+async def test_a_host_that_is_killed_is_replaced_and_its_commands_are_dead():
+    async with desk(concurrency=2) as d:
+        word = mark()
+        work = asyncio.create_task(
+            d.run(delivery(f"export MARK={word}; sleep 60"), delivery("sleep 0.2; echo x"), delivery(":"))
+        )
+        await until_alive(word)
+        before = d.target.host_pid
+        os.kill(before, signal.SIGKILL)
+        outcomes = await work
+        assert isinstance(outcomes[0], Failed) and outcomes[0].reason == "the process that ran it died"
+        assert await until_dead(word, within_s=2.0) == []
+        assert isinstance(outcomes[2], Done), "what waited is run by the new host"
+        assert d.target.host_pid != before
+        assert (await d.result("echo again")).ok
+
+
+async def test_stop_ends_everything_and_twice_is_harmless():
+    async with desk() as d:
+        word = mark()
+        work = asyncio.create_task(d.run(delivery(f"export MARK={word}; setsid sleep 60 & sleep 60")))
+        await until_alive(word, 2)
+        await d.target.stop()
+        await d.target.stop()
+        assert await until_dead(word, within_s=2.0) == []
+        await work
+
+
+async def elsewhere(d: Desk, **task) -> None:
+    (outcome,) = await d.run(delivery("echo no", **task))
+    assert isinstance(outcome, HandBack) and outcome.delay_ms > 0
+
+
+async def test_what_this_node_may_not_run_is_left_to_another():
+    async with desk(payloads=False, commands={"cat": ("/bin/cat",)}) as d:
+        await elsewhere(d)
+        await elsewhere(d, name="dog")
+        assert (await d.result("hello", name="cat")).output == b"hello"
+    async with desk() as d:
+        await elsewhere(d, name="cat")
