@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -257,6 +256,8 @@ def _assignments(settings: list[str] | None) -> dict[str, object]:
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    import asyncio
+
     try:
         return asyncio.run(work())
     except KeyboardInterrupt:

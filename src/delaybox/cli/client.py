@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from delaybox import __version__
 from delaybox.cli.exits import Exit, of_status
 from delaybox.core.errors import ConfigError, DelayBoxError
+
+if TYPE_CHECKING:
+    import http.client
+
+# http.client and ssl are imported by the first call: every `delaybox --help` loads this module.
 
 DEFAULT_SERVER = "http://127.0.0.1:8088"
 TIMEOUT_S = 30.0
@@ -111,6 +114,8 @@ class Client:
 
     def raw(self, method: str, target: str, data: bytes | None) -> Answer:
         """One exchange. Unreachable."""
+        import http.client
+
         headers = dict(self._headers)
         if data is not None:
             headers["Content-Type"] = "application/json"
@@ -138,6 +143,9 @@ class Client:
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
     def _connect(self) -> http.client.HTTPConnection:
+        import http.client
+        import ssl
+
         connection = (
             http.client.HTTPSConnection(
                 self.host, self._port, timeout=self._timeout_s, context=ssl.create_default_context()
@@ -161,6 +169,9 @@ class Client:
 
     def _unreachable(self, error: Exception, *, sent: bool = True) -> Unreachable:
         """``sent``: a connection stood, so the call may have reached the node."""
+        import http.client
+        import ssl
+
         match error:
             case ssl.SSLCertVerificationError():
                 text = f"the certificate of {self.url} is not trusted ({error.verify_message}); "
