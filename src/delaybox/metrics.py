@@ -54,6 +54,10 @@ _expired = Counter(
     "delaybox_expired_tasks", "Tasks later than their expire_after: dead-lettered, not delivered.", ["type"],
     registry=_registry,
 )  # fmt: skip
+_input = Counter(
+    "delaybox_input_messages", "Messages heard on the input channel: accepted or refused.", ["outcome"],
+    registry=_registry,
+)  # fmt: skip
 _lost_leases = Counter("delaybox_lost_leases", "Leases that expired before their tasks were done.", registry=_registry)
 _stale_acks = Counter(
     "delaybox_stale_acks_refused",
@@ -140,6 +144,11 @@ def dead_lettered(n: int = 1) -> None:
 def expired(task_type: str, n: int = 1) -> None:
     """``n`` tasks were later than they allow."""
     _expired.labels(task_type).inc(n)
+
+
+def input_messages(outcome: Literal["accepted", "refused"], n: int = 1) -> None:
+    """``n`` messages on the input channel became tasks, or could not."""
+    _input.labels(outcome).inc(n)
 
 
 def lease_lost(n: int = 1) -> None:

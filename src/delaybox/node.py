@@ -245,6 +245,8 @@ class _Node:
             roles=c.duties,
             channel=channel if in_place and clock else "",
             stream=stream,
+            input_channel=c.storage.scheduler_chanel,
+            max_payload_bytes=c.limits.body,
             lease_ms=c.lease_ms,
             heartbeat_ms=c.heartbeat_ms,
             poll_ms=c.frequency_ms,

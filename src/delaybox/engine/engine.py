@@ -14,6 +14,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.expander import Expander
+from delaybox.engine.intake import Intake
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.reaper import Reaper
@@ -51,6 +52,9 @@ class Engine:
             ]
             if options.scrub:
                 self._others.append(Loop("scrubber", Scrubber(store, options).step))
+        self._intake: Intake | None = None
+        if options.clock and options.input_channel:
+            self._intake = Intake(store, self._dispatcher.types, options)
         self._claims = options.clock or bool(targets)
         self._started_ms = 0
         self._stopped = False
@@ -69,6 +73,8 @@ class Engine:
             loop.start()
         if self._claims:
             self._tracking.start()
+        if self._intake is not None:
+            self._intake.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Claims nothing more, lets what runs finish within ``grace_s``, hands the rest back. Twice is harmless."""
@@ -76,6 +82,8 @@ class Engine:
             return
         self._stopped = True
         self._tracker.retire()
+        if self._intake is not None:
+            await self._intake.stop()
         # Cut off, a claim under way would leave its lease to expire: a loss charged, and a lease's time lost.
         await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
         self._tracker.close()

@@ -21,6 +21,10 @@ class EngineOptions:
     """For the heartbeat: what this node is for."""
     channel: str = "TaskExecution"
     stream: int = 0
+    input_channel: str = ""
+    """Where serialized tasks are taken in; '' takes none. Only an engine that keeps time listens."""
+    max_payload_bytes: int = 1 << 20
+    """Of a task on the input channel."""
     concurrency: int = 4_000
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000

@@ -1,0 +1,189 @@
+"""The input channel: a serialized task published there is scheduled, by one node of the store at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox import metrics
+from delaybox.core.errors import DelayBoxError, InvalidTask
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.clock import local_ms
+from delaybox.engine.loops import end
+from delaybox.engine.options import EngineOptions
+from delaybox.service import Service
+from delaybox.store import keys, nodes
+from delaybox.store.loader import Call
+from delaybox.store.store import Store
+from delaybox.wire import original
+from delaybox.wire.compat import Rules
+
+log = logging.getLogger("delaybox.engine")
+
+HOLD_MS = 3_000
+"""For how long the role is held without a word: what is published while its dead holder still has it goes unheard."""
+KEEP_S = HOLD_MS / 3000
+TRY_S = 0.25
+_MOST_WAITING = 10_000
+_QUIET_S = 10.0
+
+
+class Intake:
+    """Subscribes to the input channel while this node has the role, and stores what it hears.
+
+    Only the holder is subscribed, and nothing is taken once the role may have passed on by the local clock, so no two
+    nodes ever store one message. What is published while nobody has it is lost, as pub/sub loses it.
+    ``types``: letters of the task types that this node serves; those of the other live nodes are accepted as well.
+    """
+
+    def __init__(self, store: Store, types: str, options: EngineOptions) -> None:
+        self._store = store
+        self._channel = options.input_channel
+        self._node_id = options.node_id
+        self._types = types
+        self._max_payload_bytes = options.max_payload_bytes
+        self._rules = self._rules_for(types)
+        self._service = Service(store, on_scheduled=metrics.scheduled)
+        self._role = keys.intake(store.prefix)
+        self._until = 0.0
+        self._waiting: list[NewTask] = []
+        self._room = asyncio.Event()
+        self._room.set()
+        self._storing: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._refused = 0
+        self._said = -1e9
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+        self._task = asyncio.create_task(self._run(), name="delaybox-intake")
+
+    async def stop(self) -> None:
+        """Stores what was heard, then lets another node listen. Twice is harmless."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        await end(task)
+        if self._storing is not None:
+            await asyncio.wait({self._storing}, timeout=5.0)
+        if self._until > local_ms():
+            self._until = 0.0
+            try:
+                await self._hold(0)
+            except DelayBoxError as error:
+                log.warning("could not hand the input channel on: %s", error)
+
+    async def _run(self) -> None:
+        away = 0
+        while True:
+            try:
+                if await self._keep():
+                    await self._listen()
+                away = 0
+            except (DelayBoxError, RedisError, OSError) as error:
+                away += 1
+                if away == 1:
+                    log.warning("input channel: %s; trying again", error)
+            except Exception:
+                log.exception("input channel: a defect; going on")
+                away += 1
+            await asyncio.sleep(TRY_S * min(away + 1, 4))
+
+    async def _keep(self) -> bool:
+        sent = local_ms()
+        held = await self._hold(HOLD_MS)
+        self._until = sent + HOLD_MS if held else 0.0
+        return held
+
+    async def _hold(self, ms: int) -> bool:
+        return bool(await self._store.runner.run(Call("hold", self._role, (self._node_id, ms))))
+
+    async def _listen(self) -> None:
+        """While the role is held."""
+        pubsub: Any = self._store.client.pubsub()
+        keeping: asyncio.Task[None] | None = None
+        try:
+            await pubsub.subscribe(self._channel)
+            keeping = asyncio.create_task(self._keep_on(), name="delaybox-intake-role")
+            log.info("this node listens on channel %s for tasks", self._channel)
+            while True:
+                await self._room.wait()
+                message = await pubsub.get_message(timeout=KEEP_S)
+                if local_ms() >= self._until:
+                    # Another node may have heard this one.
+                    log.warning("channel %s: the role ran out, another node may listen now", self._channel)
+                    return
+                if message is not None and message["type"] == "message":
+                    self._hear(message["data"])
+        finally:
+            if keeping is not None:
+                await end(keeping)
+            await pubsub.aclose()
+
+    async def _keep_on(self) -> None:
+        while True:
+            try:
+                await self._heed_types()
+                if not await self._keep():
+                    return
+            except DelayBoxError:
+                # The role runs out by itself if this goes on.
+                pass
+            await asyncio.sleep(KEEP_S)
+
+    async def _heed_types(self) -> None:
+        """A task is accepted where any live node can carry it out, not only this one."""
+        letters = set(self._types)
+        for facts in (await nodes.live(self._store)).values():
+            letters.update(str(facts.get("types", "")))
+        self._rules = self._rules_for("".join(letters))
+
+    def _rules_for(self, letters: str) -> Rules:
+        known = {t.value: t for t in TaskType}
+        types = {known[letter] for letter in letters if letter in known}
+        return Rules(max_payload_bytes=self._max_payload_bytes, types=frozenset(types | {TaskType.PUB_SUB}))
+
+    def _hear(self, raw: bytes) -> None:
+        try:
+            task = original.of_message(raw, self._rules)
+        except InvalidTask as error:
+            self._refuse(1, f"{error.code}, {error.field[:60]}")
+            return
+        except Exception:
+            log.exception("input channel: a defect while reading a message")
+            self._refuse(1, "internal")
+            return
+        self._waiting.append(task)
+        if len(self._waiting) >= _MOST_WAITING:
+            self._room.clear()
+        if self._storing is None:
+            self._storing = asyncio.create_task(self._store_all(), name="delaybox-intake-store")
+
+    async def _store_all(self) -> None:
+        while self._waiting:
+            tasks, self._waiting = self._waiting, []
+            self._room.set()
+            answers: Sequence[object]
+            try:
+                answers = await self._service.submit_many(tasks)
+            except Exception:
+                log.exception("input channel: a defect while storing")
+                answers = [None] * len(tasks)
+            failed = [answer for answer in answers if isinstance(answer, DelayBoxError) or answer is None]
+            metrics.input_messages("accepted", len(tasks) - len(failed))
+            if failed:
+                self._refuse(len(failed), str(getattr(failed[0], "code", "internal")))
+        self._storing = None
+
+    def _refuse(self, count: int, why: str) -> None:
+        """Counts, and says so now and then; never what the message carried."""
+        metrics.input_messages("refused", count)
+        self._refused += count
+        now = local_ms()
+        if now - self._said >= _QUIET_S * 1000:
+            log.warning("channel %s: %d messages refused, the last one as %s", self._channel, self._refused, why)
+            self._said, self._refused = now, 0
