@@ -175,6 +175,16 @@ def slow_recovery() -> Run:
     return run
 
 
+def slow_second_run() -> Run:
+    run = Run(limits=Limits(recovery_ms=1000))
+    run.call()
+    run.run()
+    run.fault("kill", 7, 2, 2)
+    run.run(at=1500, token=2, pid=9)
+    run.ack(at=1501, token=2)
+    return run
+
+
 def unpunctual() -> Run:
     run = Run(limits=Limits(lateness_p99_ms=50))
     run.call()
@@ -206,6 +216,7 @@ CONTROLS: list[tuple[Callable[[], Run], str]] = [
     (cancelled_but_ran, "I5"),
     (orphan, "I6"),
     (slow_recovery, "I7"),
+    (slow_second_run, "I7"),
     (unpunctual, "I8"),
     (torn, "oracle"),
 ]

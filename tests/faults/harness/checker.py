@@ -53,6 +53,7 @@ class _Judge:
         self.h, self.final, self.limits = history, final, limits
         self.figures: dict[str, float] = {}
         self.violations: list[tuple[str, str]] = []
+        self.reruns: list[tuple[Fault, int]] = []
         self.rollbacks = [f for f in history.faults if f.kind == "rollback"]
         self.starts: dict[str, list[Start]] = defaultdict(list)
         for start in sorted(history.starts, key=lambda s: s.at_us):
@@ -219,9 +220,10 @@ class _Judge:
             return ""
         if (before.task_id, before.token) in ended_badly:
             return "retry"
-        struck = next((f.kind for f in own if before.at_us <= f.to_us and f.from_us <= again.at_us), "")
-        if struck:
-            return struck
+        struck = next((f for f in own if before.at_us <= f.to_us and f.from_us <= again.at_us), None)
+        if struck is not None:
+            self.reruns.append((struck, again.at_us))
+            return struck.kind
         if self.in_doubt(acks):
             return "ack_unknown"
         # A lease may run out while the server or the link is away; then somebody else's turn is right.
@@ -277,6 +279,7 @@ class _Judge:
         fires, drains = [0.0], [0.0]
         for fault in faults:
             behind = [at for due, at in first if due <= fault.to_us < at]
+            behind += [at for cause, at in self.reruns if cause is fault and at > fault.to_us]
             drains += [(at - fault.to_us) / 1000 for at in behind]
             fires += [(min(behind) - fault.to_us) / 1000] if behind else []
         recover = max(fires)
