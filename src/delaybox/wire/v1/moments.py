@@ -32,6 +32,7 @@ _NUMBER = r"(\d{1,20}(?:[.,]\d{1,20})?)"
 _ISO = re.compile(
     rf"P(?:{_NUMBER}W|(?=[\dT])(?:{_NUMBER}D)?(?:T(?=\d)(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?)", re.ASCII
 )
+_CALENDAR = re.compile(r"P[\d.,WD]*[\d.,]+[YM]", re.ASCII | re.IGNORECASE)
 _ISO_UNITS = (_UNITS["w"], _UNITS["d"], _UNITS["h"], _UNITS["m"], _UNITS["s"])
 
 
@@ -130,8 +131,8 @@ def _spelled_ms(field: str, text: str) -> int:
                 total += Fraction(Decimal(part.replace(",", "."))) * size
     else:
         why = "is not a duration"
-        if re.fullmatch(r"P[\d.,YMWD]+(T[\d.,HMS]+)?", text.upper()):
-            why = "counts years or months, which have no fixed length,"
+        if _CALENDAR.match(text):
+            why = "counts years or months, which have no fixed length"
         raise InvalidTask(field, f"{field} {show(text)} {why}; {_DURATION_MEND}")
     if total.denominator != 1:
         raise InvalidTask(field, f"{field} {show(text)} is not a whole number of milliseconds; round it")

@@ -13,14 +13,13 @@ from delaybox.core.task import TaskState
 from delaybox.wire.v1 import types
 from delaybox.wire.v1.moments import duration_ms, moment_ms
 from delaybox.wire.v1.reading import Reader, names_in
-from delaybox.wire.v1.tasks import check_label, labels_of, queue_of, type_of
+from delaybox.wire.v1.tasks import check_label, labels_of, queue_of, type_of, whole
 from delaybox.wire.v1.words import show, unknown
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
 MAX_CURSOR: Final = 1_024
 REPLAY_LIMIT: Final = 1_000
-MAX_REPLAY: Final = 10_000
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 
@@ -78,27 +77,23 @@ def parse_replay(body: bytes) -> tuple[TaskFilter, int]:
     asked = _read_replay(body)
     if b"\\u" in body or body.count(b":") != names_in(asked):
         _read_replay.strictly(body)
-    limit = REPLAY_LIMIT if asked.limit is None else asked.limit
-    if not 1 <= limit <= MAX_REPLAY:
-        raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
+    limit = REPLAY_LIMIT if asked.limit is None else whole("limit", asked.limit)
+    if not 1 <= limit <= types.MAX_REPLAY:
+        raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {types.MAX_REPLAY}")
     found = TaskFilter(
         queue=None if asked.queue is None else queue_of("queue", asked.queue),
         type=None if asked.type is None else type_of("type", asked.type),
         labels=labels_of(asked.labels or {}),
     )
     if asked.due_from is not None:
-        found = replace(found, due_from_ms=_whole("due_from", asked.due_from))
+        found = replace(found, due_from_ms=_moment("due_from", asked.due_from))
     if asked.due_to is not None:
-        found = replace(found, due_to_ms=_whole("due_to", asked.due_to))
+        found = replace(found, due_to_ms=_moment("due_to", asked.due_to))
     return found, limit
 
 
-def _whole(field: str, value: str | float) -> int:
-    if isinstance(value, float):
-        if not value.is_integer():
-            raise InvalidTask(field, f"{field} {value} is not a whole number; give Unix milliseconds")
-        value = int(value)
-    return moment_ms(field, value)
+def _moment(field: str, value: str | float) -> int:
+    return moment_ms(field, value if isinstance(value, str) else whole(field, value))
 
 
 def _listing(query: bytes, known: Sequence[str]) -> Listing:

@@ -155,8 +155,9 @@ def check_json(field: str, raw: Raw | bytes, max_depth: int = strictjson.MAX_DEP
     try:
         if b"\\u" not in body and body.count(b":") == _colons(msgspec.json.decode(body), max_depth):
             return
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if "out of range" in str(error):
+            raise InvalidTask(field, f"{field} holds a number that is out of range; send it as a string") from None
     try:
         strictjson.loads(body)
     except InvalidTask as error:

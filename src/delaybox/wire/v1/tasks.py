@@ -152,6 +152,13 @@ class _Exact:
         return duration_ms(field, self.number(field, value), least=least)
 
 
+def whole(field: str, value: int | float) -> int:
+    """A count that JSON may spell as 5.0. InvalidTask."""
+    if isinstance(value, float) and not value.is_integer():
+        raise InvalidTask(field, f"{field} {value:g} is not a whole number; round it")
+    return int(value)
+
+
 def _when(asked: types.TaskRequest | types.ChangeRequest, exact: _Exact) -> tuple[int | None, int | None]:
     at, delay = asked.at, asked.delay
     if at is not None:
@@ -266,7 +273,7 @@ def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit:
 
 def _retry(asked: types.Retry, exact: _Exact) -> RetryPolicy:
     default = RetryPolicy()
-    attempts = default.max_attempts if asked.max_attempts is None else asked.max_attempts
+    attempts = default.max_attempts if asked.max_attempts is None else whole("retry.max_attempts", asked.max_attempts)
     if not 1 <= attempts <= types.MAX_ATTEMPTS:
         raise InvalidTask(
             "retry.max_attempts",

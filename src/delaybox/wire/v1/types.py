@@ -14,6 +14,7 @@ PRIORITIES: Final = ("low", "normal", "high", "critical")
 STATES: Final = ("scheduled", "ready", "running", "succeeded", "failed", "cancelled")
 MAX_BATCH: Final = 10_000
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+MAX_REPLAY: Final = 10_000
 MAX_LABELS: Final = 16
 MAX_KEY_BYTES: Final = 256
 MAX_ATTEMPTS: Final = 1000
@@ -49,6 +50,10 @@ def _span(least: int) -> dict[str, Any]:
         {"type": "null"},
     ]
     return {"x-is": {"anyOf": kinds}}
+
+
+def _whole(least: int, most: int) -> dict[str, Any]:
+    return {"x-is": {"type": ["integer", "null"], "minimum": least, "maximum": most}}
 
 
 Number = str | int | float | None
@@ -130,10 +135,10 @@ class Retry(Struct, forbid_unknown_fields=True, gc=False):
     """What happens when an attempt fails."""
 
     max_attempts: Annotated[
-        int | None,
+        int | float | None,
         Meta(
             description="attempts in all, the first included; 5 unless given",
-            extra_json_schema={"minimum": 1, "maximum": MAX_ATTEMPTS},
+            extra_json_schema=_whole(1, MAX_ATTEMPTS),
         ),
     ] = None
     backoff: Backoff | None = None
@@ -230,9 +235,21 @@ class ReplayRequest(Struct, forbid_unknown_fields=True, gc=False):
     due_from: Annotated[Number, Meta(description="due at or after", extra_json_schema=_MOMENT)] = None
     due_to: Annotated[Number, Meta(description="due before", extra_json_schema=_MOMENT)] = None
     limit: Annotated[
-        int | None,
-        Meta(description="at most this many; 1,000 unless given", extra_json_schema={"minimum": 1, "maximum": 10_000}),
+        int | float | None,
+        Meta(description="at most this many; 1,000 unless given", extra_json_schema=_whole(1, MAX_REPLAY)),
     ] = None
+
+
+EXCLUSIVE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    kind.__name__: (
+        ("at", "delay"),
+        ("payload", "payload_json"),
+        ("payload", "payload_base64"),
+        ("payload_json", "payload_base64"),
+    )
+    for kind in (TaskRequest, ChangeRequest)
+}
+"""Pairs of fields of which a body may give one."""
 
 
 class Result(Struct, omit_defaults=True, gc=False):

@@ -224,10 +224,11 @@ def _key(headers: Headers) -> str | None:
     raw = headers.get(b"idempotency-key")
     if raw is None:
         return None
-    try:
-        key = raw.decode().strip()
-    except UnicodeDecodeError:
-        raise InvalidTask("Idempotency-Key", "the header Idempotency-Key is not UTF-8; use plain characters") from None
+    key = raw.decode("latin-1").strip()
+    if not key.isascii() or not key.isprintable():
+        raise InvalidTask(
+            "Idempotency-Key", "the header Idempotency-Key is not visible ASCII; put other keys into idempotency_key"
+        )
     if len(key) > 1 and key[0] == key[-1] == '"':
         key = key[1:-1]
     tasks.check_key("Idempotency-Key", key)

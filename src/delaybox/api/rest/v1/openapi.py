@@ -72,8 +72,8 @@ _PATH: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
 }
 _HEADER: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "Idempotency-Key": (
-        "as `idempotency_key` in the body; give one of them",
-        {"type": "string", "minLength": 1, "maxLength": types.MAX_KEY_BYTES, "pattern": r"^[!#-~]+$"},
+        "as `idempotency_key` in the body, give one of them; visible ASCII, bare or in double quotes",
+        {"type": "string", "minLength": 1, "maxLength": types.MAX_KEY_BYTES + 2, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
     ),
 }
 _RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
@@ -114,7 +114,15 @@ def _schemas() -> dict[str, Any]:
     )
     _, components = msgspec.json.schema_components((*bodies, types.Problem), ref_template=_REF)
     tidy: dict[str, Any] = {name: _tidy(schema) for name, schema in sorted(components.items())}
+    for name, pairs in types.EXCLUSIVE.items():
+        tidy[name]["allOf"] = [{"not": _both(pair)} for pair in pairs]
     return tidy
+
+
+def _both(pair: tuple[str, str]) -> dict[str, Any]:
+    """Holds when both fields are given. A null is not given, but for payload_json, where it is the payload."""
+    given = {name: {} if name == "payload_json" else {"not": {"type": "null"}} for name in pair}
+    return {"required": list(pair), "properties": given}
 
 
 def _tidy(node: Any) -> Any:
