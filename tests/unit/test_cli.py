@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
@@ -64,7 +65,8 @@ def test_the_version_is_told_without_loading_anything_heavy() -> None:
 def test_help_loads_no_server_parts() -> None:
     code = "import sys; from delaybox.cli import app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"redis", "pydantic", "granian", "msgspec"} & set(done.stdout.split())
+    heavy = {"redis", "pydantic", "granian", "msgspec", "rich", "asyncio", "ssl", "http.client"}
+    assert not heavy & set(done.stdout.split())
 
 
 def test_flags_reach_the_node_and_its_exit_code_comes_back(run: Run, served: list[Config], tmp_path: Path) -> None:
@@ -119,6 +121,60 @@ def test_unknown_keys_are_warnings_when_serving_and_errors_when_checking(run: Ru
     assert "did you mean httpServer.port?" in err
     Path("c.yaml").write_text("httpServer: {port: 1}")
     assert run("config", "check", "--config", "c.yaml") == (0, "c.yaml: no mistakes\n", "")
+
+
+def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DELAYBOX_SERVER", "http://elsewhere:1")
+    monkeypatch.setenv("DELAYBOX_TOKEN", "not-to-be-seen")
+    assert run("config", "check") == (0, "no configuration file: no mistakes\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("schedule", "nothing to schedule"),
+        ("schedule a --payload-json 1", "more than one payload"),
+        ("schedule --payload-json {a", "--payload-json is no JSON"),
+        ("schedule --payload-file nowhere", "--payload-file nowhere: No such file"),
+        ("schedule --file nowhere", "--file nowhere: No such file"),
+        ("schedule --file f --queue q --delay 1m", "leave out delay, queue"),
+        ("schedule a --run x", "--run belongs to --file"),
+        ("schedule a --label x", "--label x: write KEY=VALUE"),
+        ("schedule a --header a=1 --header a=2", "--header a is given twice"),
+        ("schedule a --priority urgent", "'urgent' is not one of"),
+        ("list --state gone", "'gone' is not one of"),
+        ("list --limit 0", "greater than or equal to"),
+        ("reschedule x", "nothing to change"),
+        ("cancel", "Missing argument"),
+        ("dead replay", "give ids, or --all"),
+        ("dead replay x --all", "give ids, or --all"),
+        ("dead replay x --queue q", "queue: only with --all"),
+        ("forecast --next 1h --to 1900000000000", "exclude each other"),
+        ("forecast --next soon", "'soon' is not a duration"),
+        ("forecast --from 1900000000", "looks like seconds"),
+        ("top --every 0", "greater than or equal to"),
+        ("list --server redis://h", "--server (or DELAYBOX_SERVER) is 'redis://h'"),
+    ],
+)
+def test_wrong_input_is_told_before_any_node_is_asked(run: Run, arguments: str, says: str) -> None:
+    code, out, err = run(*arguments.split())
+    assert (code, out) == (2, "")
+    assert says in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["schedule a", "get x", "list", "cancel x", "reschedule x --delay 1m", "run-now x", "dead list", "dead replay x",
+     "dead replay --all", "dead discard x", "queues", "stats", "forecast", "top"],
+)  # fmt: skip
+def test_without_a_node_every_command_says_what_to_start(run: Run, arguments: str) -> None:
+    code, out, err = run(*arguments.split(), "--server", "http://127.0.0.1:1")
+    assert (code, out) == (3, "")
+    assert "error: no node answers at http://127.0.0.1:1 (Connection refused); start one with `delaybox serve`" in err
+    code, out, err = run(*arguments.split(), "--server", "http://127.0.0.1:1", "--json")
+    assert (code, out) == (3, "")
+    assert json.loads(err)["code"] == "unreachable"
 
 
 def test_where_no_node_runs_it_is_said(run: Run, tmp_path: Path) -> None:

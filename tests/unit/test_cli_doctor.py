@@ -1,0 +1,70 @@
+"""What the doctor makes of what it sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from delaybox import __version__
+from delaybox.cli import doctor_server
+from delaybox.cli.client import Answer
+from delaybox.cli.doctor import node_clock, of_nodes
+from delaybox.cli.findings import Finding
+
+NOON = 1899979200.0
+"""Sunday, 17 March 2030, UTC."""
+
+
+def words(found: list[Finding]) -> dict[str, str]:
+    assert all(bool(one.do) == (one.word in ("warning", "problem")) for one in found)
+    return {one.name: one.word for one in found}
+
+
+def dated(text: str) -> Answer:
+    return Answer(200, {"date": text}, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("off_s", "word"), [(0.0, "ok"), (0.9, "ok"), (-0.4, "ok"), (3.0, "warning"), (-3.0, "warning"), (3600, "warning")]
+)
+def test_the_nodes_clock(off_s: float, word: str) -> None:
+    # The node's date is noon, whole seconds; this machine's time lies off_s after that.
+    found = node_clock(dated("Sun, 17 Mar 2030 12:00:00 GMT"), NOON + off_s, NOON + off_s + 0.01)
+    assert found.word == word
+
+
+def test_a_node_without_a_date_is_passed_over() -> None:
+    assert node_clock(Answer(200, {}, b""), NOON, NOON).word == "skipped"
+    assert node_clock(dated("yesterday"), NOON, NOON).word == "skipped"
+
+
+NODE = {"host": "a", "pid": 1, "version": __version__, "roles": ["api", "clock", "work"]}
+
+
+def test_nodes() -> None:
+    assert words(of_nodes([])) == {"nodes": "problem"}
+    assert words(of_nodes([NODE])) == {"nodes": "ok", "versions": "ok"}
+    assert words(of_nodes([NODE, {**NODE, "version": "0.0.1"}])) == {"nodes": "ok", "versions": "warning"}
+    found = of_nodes([{**NODE, "roles": ["api", "work"]}])
+    assert [one.do for one in found if one.word == "problem"] == ["start one with --roles clock"]
+
+
+def test_persistence() -> None:
+    assert words(doctor_server.persistence(False, {}, "")) == {"persistence": "problem"}
+    assert words(doctor_server.persistence(True, {"aof_last_write_status": "err"}, "")) == {"persistence": "problem"}
+    assert words(doctor_server.persistence(True, {}, "no")) == {"persistence": "warning"}
+    for fsync in ("always", "everysec", ""):
+        assert words(doctor_server.persistence(True, {"aof_last_write_status": "ok"}, fsync)) == {"persistence": "ok"}
+
+
+def test_memory() -> None:
+    assert doctor_server.memory({"used_memory": 5 << 20}).word == "ok"
+    shares = {0.5: "ok", 0.9: "warning", 0.99: "problem"}
+    for share, word in shares.items():
+        assert doctor_server.memory({"used_memory": int(share * 1e9), "maxmemory": int(1e9)}).word == word
+
+
+def test_the_servers_clock() -> None:
+    assert [doctor_server.server_clock(ms).word for ms in (0.0, 400.0, -600.0, 5_000.0)] == [
+        "ok", "ok", "warning", "warning",
+    ]  # fmt: skip
+    assert "5.0 s ahead of" in doctor_server.server_clock(5_000.0).says

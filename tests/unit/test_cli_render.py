@@ -1,0 +1,127 @@
+"""What the command line draws."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+import pytest
+
+from delaybox.cli import render
+
+NOW = 1_900_000_000_000
+TASK: dict[str, Any] = {
+    "id": "01a2b3c4-d5e6-8001-9f00-112233445566",
+    "type": "pub_sub",
+    "state": "scheduled",
+    "due_ms": NOW + 61_000,
+    "queue": "mail",
+    "priority": "high",
+    "payload": "hello",
+}
+
+
+def test_columns_are_aligned_and_cut() -> None:
+    rows = [["a", "1"], ["long name", "12,345"]]
+    assert render.table(["what", "n"], rows, right=[1]) == "what            n\na               1\nlong name  12,345"
+    assert render.table(["what", "n"], rows, right=[1], width=12).splitlines()[2] == "long name  …"
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "\r", "\x07", "\x9b1m", "a\nb", "\u202e"])
+def test_nothing_that_a_terminal_obeys_gets_through(hostile: str) -> None:
+    task = {**TASK, "payload": hostile, "queue": hostile, "headers": {hostile: hostile}, "reason": hostile}
+    for text in (render.one(task, NOW), render.tasks([task], NOW), render.dead([task])):
+        assert hostile not in text
+        assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_output_of_a_command_keeps_its_lines() -> None:
+    result = {"ok": False, "exit_code": 3, "duration_ms": 1500, "finished_ms": NOW, "output": "one\n\x1b[1mtwo\n"}
+    text = render.one({**TASK, "state": "failed", "result": result}, NOW, zone=UTC)
+    assert "result    failed, exit code 3, took 1.5 s, ended 2030-03-17 17:46:40.000+0000" in text
+    assert text.splitlines()[-2:] == ["output    one", "          \\x1b[1mtwo"]
+
+
+def test_a_task_says_what_it_has_and_nothing_else() -> None:
+    assert render.one({**TASK, "labels": {"a": "1", "b": "2"}, "attempt": 2}, NOW, zone=UTC).splitlines() == [
+        "id               01a2b3c4-d5e6-8001-9f00-112233445566",
+        "state            scheduled",
+        "due              2030-03-17 17:47:41.000+0000 (in 1 m 1 s)",
+        "type             pub_sub",
+        "queue            mail",
+        "priority         high",
+        'payload          "hello"',
+        "labels           a=1",
+        "                 b=2",
+        "failed attempts  2",
+    ]
+
+
+def test_a_task_that_left_no_record_is_shown() -> None:
+    text = render.one({**TASK, "state": None, "payload_base64": "/w==", "payload": ""}, NOW)
+    assert "gone: it has ended" in text
+    assert "base64:/w==" in text
+    assert "gone" in render.tasks([{**TASK, "state": None}], NOW)
+
+
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_500, "1.5 s"),
+        (59_999, "59 s"),
+        (60_000, "1 m"),
+        (3_661_000, "1 h 1 m"),
+        (90_000_000, "1 d 1 h"),
+        (86_400_000 * 400, "400 d"),
+    ],
+)
+def test_spans(ms: int, words: str) -> None:
+    assert render.span(ms) == words
+    assert render.due_in(NOW + ms, NOW) == f"in {words}"
+    assert render.due_in(NOW - ms, NOW) == (f"{words} ago" if ms else "in 0 ms")
+
+
+def test_a_moment_far_off_is_still_said() -> None:
+    assert render.moment(NOW + 7, UTC) == "2030-03-17 17:46:40.007+0000"
+    assert render.moment(10**18, UTC) == "1000000000000000000 ms"
+
+
+LATE_EVENING = 1_899_935_400_000 // 86_400_000 * 86_400_000 - 1_200_000
+"""20 minutes to midnight, UTC."""
+
+
+def steps(*counts: int, step_ms: int = 600_000) -> list[dict[str, int]]:
+    return [{"start_ms": LATE_EVENING + n * step_ms, "count": count} for n, count in enumerate(counts)]
+
+
+def test_the_fullest_step_is_as_wide_as_the_line() -> None:
+    lines = render.histogram(steps(0, 1, 500, 1000), 600_000, width=60, zone=UTC).splitlines()
+    assert [len(line) for line in lines][3] <= 60
+    assert lines[0].endswith("  0")
+    assert "▏ 1" in lines[1]
+    assert lines[3].count("█") == pytest.approx(2 * lines[2].count("█"), abs=1)
+    plain = render.histogram(steps(0, 1, 1000), 600_000, width=60, blocks=False, zone=UTC)
+    assert plain.isascii()
+    assert "# 1\n" in plain
+
+
+def test_dates_stand_where_a_day_begins() -> None:
+    lines = render.histogram(steps(1, 1, 1, 1), 600_000, width=60, zone=UTC).splitlines()
+    assert [line[:16].strip() for line in lines] == ["2030-03-15 23:40", "23:50", "2030-03-16 00:00", "00:10"]
+    days = render.histogram(steps(1, 1, step_ms=86_400_000), 86_400_000, width=60, zone=UTC).splitlines()
+    assert [line[:10] for line in days] == ["2030-03-15", "2030-03-16"]
+
+
+def test_nothing_to_draw() -> None:
+    assert render.histogram([], 60_000, width=80) == ""
+    assert render.histogram(steps(0, 0), 600_000, width=10, zone=UTC).splitlines()[1].endswith("0")
+
+
+@pytest.mark.parametrize("hours", [0.01, 1, 5, 24, 24 * 7, 24 * 365, 24 * 365 * 100])
+def test_a_range_is_cut_into_some_thirty_rows(hours: float) -> None:
+    range_ms = round(hours * 3_600_000)
+    step = render.step_for(range_ms)
+    assert step % 60_000 == 0
+    assert range_ms / step <= 30
