@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from delaybox import metrics
 from delaybox.api.rest import policy, problems
-from delaybox.api.rest.edge import Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
+from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.docs import pages
@@ -64,6 +64,8 @@ class TaskService(V1Service, Protocol):
 
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_BROKEN = "the body ended before it was complete, or its chunks cannot be read; send it again, whole"
+
 
 def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
     """The ASGI callable over ``service``. Pass ``edge`` to start and stop its clock yourself."""
@@ -108,8 +110,8 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
         except DelayBoxError as error:
             answer = _family(path, v1).error(error)
         except Disconnected:
-            metrics.request_done(name, 499)
-            return
+            # granian says the same of chunks that it cannot read: there the caller is, and learns why.
+            answer = _family(path, v1).refusal(Refusal(400, _BROKEN, CLOSE))
         except Exception:  # noqa: BLE001 - whatever it was, the caller gets an answer
             # The body is not logged: payloads are the callers' secrets.
             _log.exception("%s %s failed", scope["method"], name)

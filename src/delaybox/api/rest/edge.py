@@ -38,7 +38,7 @@ class Refusal(Exception):
 
 
 class Disconnected(Exception):
-    """The caller went away before its body was complete: there is nobody to answer."""
+    """The body did not become complete: the caller went away, or its chunks cannot be read."""
 
 
 class Edge:
@@ -80,7 +80,7 @@ class Edge:
             names = [name for name, _ in pairs]
             for name in _ONCE:
                 if names.count(name) > 1:
-                    raise Refusal(400, f"the header {name.decode()} is given more than once; send it once", _CLOSE)
+                    raise Refusal(400, f"the header {name.decode()} is given more than once; send it once", CLOSE)
         return out
 
     def origin(self, headers: Headers) -> None:
@@ -169,7 +169,7 @@ class Edge:
         declared = headers.get(b"content-length")
         if declared is not None:
             if b"transfer-encoding" in headers:
-                raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other; send one of them", _CLOSE)
+                raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other; send one of them", CLOSE)
             length = int(declared)
             if length > limit:
                 raise self._too_large(limit)
@@ -191,7 +191,7 @@ class Edge:
             self._timed_out.discard(task)
             task.uncancel()
             raise Refusal(
-                408, f"the body was not complete within {self._body_timeout_s:g} s; send it faster", _CLOSE
+                408, f"the body was not complete within {self._body_timeout_s:g} s; send it faster", CLOSE
             ) from None
         finally:
             self._young.discard(task)
@@ -206,7 +206,7 @@ class Edge:
                 if total > limit:
                     raise self._too_large(limit)
                 if self._held > _HELD_LIMIT:
-                    raise Refusal(429, "too many large bodies at once; send it again later", (*_RETRY, *_CLOSE))
+                    raise Refusal(429, "too many large bodies at once; send it again later", (*_RETRY, *CLOSE))
                 message = await receive()
                 if message["type"] != "http.request":
                     raise Disconnected
@@ -253,7 +253,7 @@ class Edge:
         return Refusal(
             413,
             f"the body is larger than {limit} bytes; {mend}",
-            _CLOSE,
+            CLOSE,
         )
 
     def _sweep(self) -> None:
@@ -266,7 +266,7 @@ class Edge:
 
 _DRAIN_S = 1.0
 _DRAIN_BYTES = 8 * 1024 * 1024
-_CLOSE = ((b"connection", b"close"),)
+CLOSE = ((b"connection", b"close"),)
 _RETRY = ((b"retry-after", b"1"),)
 
 

@@ -38,8 +38,6 @@ from delaybox.store.store import Store
 
 _log = logging.getLogger("delaybox.api")
 
-HEADER_TIMEOUT_MS = 30_000
-"""Ends slow headers and, as granian counts them the same, connections that idle between requests."""
 MAX_CONNECTIONS = 8_192
 _REOPEN_S = 0.5
 _PR_SET_PDEATHSIG = 1
@@ -48,7 +46,7 @@ _PR_SET_PDEATHSIG = 1
 class _Server(Server):
     """granian on a socket that is bound already: its own binding shares the port with whoever asks for it too."""
 
-    def __init__(self, app: AsgiApp, bound: socket.socket, backlog: int) -> None:
+    def __init__(self, app: AsgiApp, bound: socket.socket, settings: ApiSettings) -> None:
         # granian closes the descriptor when it stops.
         self._descriptor = bound.detach()
         super().__init__(
@@ -56,9 +54,11 @@ class _Server(Server):
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
             websockets=False,
-            backlog=backlog,
+            backlog=settings.backlog,
             backpressure=_connections(),
-            http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=256 * 1024),
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(settings.header_timeout_s * 1000), max_buffer_size=256 * 1024
+            ),
             log_enabled=False,
         )
 
@@ -118,7 +118,7 @@ class ApiServer:
                 _log.warning("the store cannot be opened yet: %s", error)
                 self._service.inner = _NoStore(str(error))
                 opening = asyncio.create_task(self._keep_opening())
-            server = _Server(build_app(cast(TaskService, self._service), settings, edge=edge), bound, settings.backlog)
+            server = _Server(build_app(cast(TaskService, self._service), settings, edge=edge), bound, settings)
             edge.start()
             serving = asyncio.create_task(server.serve())
             for _ in range(5):

@@ -38,6 +38,8 @@ class ApiSettings:
     metrics_dir: str = ""
     log_format: str = "text"
     body_timeout_s: float = 30.0
+    header_timeout_s: float = 30.0
+    """For slow headers and, as granian counts them the same, connections that idle between requests."""
     grace_s: float = 10.0
     """How long requests in flight may take to finish when the process is stopped."""
     backlog: int = 2048

@@ -1,0 +1,260 @@
+"""S6: requests made to exhaust, to stall and to smuggle, over raw sockets. Each ends refused or cut, none is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.rest.supervise import ApiProcess, spawn_api
+from tests.servers import RealServer
+
+GIB = 1 << 30
+HEAD = b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+GOOD = b'{"taskType":"PUB_SUB","parameter":{"delay":"60000"},"pyload":"YQ=="}'
+SMUGGLED = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+Start = Callable[..., Awaitable[ApiProcess]]
+
+
+@pytest.fixture
+async def start(server: RealServer, prefix: str) -> AsyncIterator[Start]:
+    started: list[ApiProcess] = []
+
+    async def spawn(**changes: Any) -> ApiProcess:
+        settings = replace(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=1.0), **changes)
+        started.append(await spawn_api(settings))
+        return started[-1]
+
+    yield spawn
+    for process in started:
+        # It served to the end, and nothing is stored.
+        assert await asyncio.to_thread(get, process.port, "/livez") == (200, b"ok")
+        assert await asyncio.to_thread(get, process.port, "/task") == (200, b"[]")
+        await process.stop()
+
+
+@pytest.fixture
+async def api(start: Start) -> ApiProcess:
+    return await start()
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def send(port: int, parts: Iterable[bytes], *, patience_s: float = 5.0) -> tuple[int, bytes]:
+    """Sends the parts until the node hangs up; how many bytes it took, and all that it answered."""
+    taken, out = 0, b""
+    with socket.create_connection(("127.0.0.1", port), timeout=patience_s) as connection:
+        with contextlib.suppress(OSError):
+            for part in parts:
+                connection.sendall(part)
+                taken += len(part)
+        with contextlib.suppress(OSError):
+            while received := connection.recv(65536):
+                out += received
+    return taken, out
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+def memory_kib(process: ApiProcess, what: str = "VmRSS") -> int:
+    if sys.platform != "linux":
+        return 0
+    with open(f"/proc/{process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(what))
+
+
+@pytest.mark.parametrize("path", ["/task", "/v1/tasks", "/v1/tasks/batch"])
+async def test_a_gibibyte_in_chunks_is_refused_while_it_arrives(api: ApiProcess, path: str):
+    chunk = b"%x\r\n%b\r\n" % (1 << 20, b" " * (1 << 20))
+    body = (chunk for _ in range(1024))
+    head = b"POST " + path.encode() + HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    before = memory_kib(api)
+    taken, answer = await asyncio.to_thread(send, api.port, (head, *body))
+    # A reset may overtake the answer.
+    assert statuses(answer) in ([413], [])
+    assert taken < 64 << 20, "it read on after its answer was given"
+    assert memory_kib(api, "VmHWM") - before < 80_000
+
+
+@pytest.mark.parametrize("length", [b"99999999999", b"18446744073709551616", b"9" * 400])
+async def test_a_body_announced_too_large_is_not_read(api: ApiProcess, length: bytes):
+    _, answer = await asyncio.to_thread(
+        send, api.port, [b"POST /task" + HEAD + b"Content-Length: " + length + b"\r\n\r\n"]
+    )
+    assert statuses(answer) in ([413], [400])
+
+
+async def test_bodies_that_stall_are_held_up_to_a_bound(start: Start):
+    """40 batches of 15 MiB that never end: the node takes 256 MiB of them together and refuses the others."""
+    api = await start(body_timeout_s=20.0)
+    before = memory_kib(api)
+    head = b"POST /v1/tasks/batch" + HEAD + b"Content-Length: %d\r\n\r\n" % (16 << 20)
+    part = b" " * (15 << 20)
+    connections = [socket.create_connection(("127.0.0.1", api.port), timeout=5) for _ in range(40)]
+
+    def push(connection: socket.socket) -> list[int]:
+        with contextlib.suppress(OSError):
+            connection.sendall(head)
+            connection.sendall(part)
+            connection.settimeout(1.0)
+            return statuses(connection.recv(4096))
+        return []
+
+    try:
+        answers = await asyncio.gather(*(asyncio.to_thread(push, one) for one in connections))
+        peak = memory_kib(api, "VmHWM") - before
+        assert [429] in answers
+        assert peak < 600_000
+        assert await asyncio.to_thread(get, api.port, "/livez") == (200, b"ok")
+    finally:
+        for one in connections:
+            one.close()
+
+
+async def test_slow_headers_and_bodies_are_ended_and_hold_up_nobody(start: Start):
+    api = await start(header_timeout_s=1.0, body_timeout_s=1.0)
+    fragments = [
+        b"",
+        b"POST /ta",
+        b"POST /task HTTP/1.1\r\nHost: localh",
+        b"POST /task" + HEAD,
+        b"POST /task" + HEAD + b"Content-Length: 50\r\n\r\n",
+        b"POST /task" + HEAD + b"Content-Length: 50\r\n\r\n{",
+        b"POST /task" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"POST /task" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n5",
+    ]
+    connections = [socket.create_connection(("127.0.0.1", api.port), timeout=8) for _ in range(200)]
+    try:
+        for at, one in enumerate(connections):
+            one.sendall(fragments[at % len(fragments)])
+        begun = time.monotonic()
+        assert await asyncio.to_thread(get, api.port, "/livez") == (200, b"ok")
+        assert time.monotonic() - begun < 1.0
+
+        def rest(one: socket.socket) -> bytes:
+            out = b""
+            with contextlib.suppress(ConnectionError):
+                while received := one.recv(4096):
+                    out += received
+            return out
+
+        # Each is closed by the node: a time-out here is a failure.
+        for one in connections:
+            assert statuses(await asyncio.to_thread(rest, one)) in ([], [408])
+    finally:
+        for one in connections:
+            one.close()
+
+
+async def test_a_trickle_does_not_outlive_its_time(start: Start):
+    """A byte every 100 ms is progress, and no reason to wait for ever."""
+    api = await start(header_timeout_s=0.5, body_timeout_s=0.5)
+
+    def trickle(beginning: bytes) -> float:
+        begun = time.monotonic()
+        with socket.create_connection(("127.0.0.1", api.port), timeout=5) as one, contextlib.suppress(OSError):
+            one.sendall(beginning)
+            one.settimeout(0.1)
+            while time.monotonic() - begun < 10:
+                one.sendall(b" ")
+                with contextlib.suppress(TimeoutError):
+                    if not one.recv(4096):
+                        break
+        return time.monotonic() - begun
+
+    for beginning in (b"POST /task HTTP/1.1\r\nX-A:", b"POST /task" + HEAD + b"Content-Length: 5000\r\n\r\n"):
+        assert await asyncio.to_thread(trickle, beginning) < 5
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+AMBIGUOUS = {
+    "length and chunks": b"Content-Length: 6\r\n" + CHUNKED + b"\r\n0\r\n\r\n" + SMUGGLED,
+    "chunks and length": CHUNKED + b"Content-Length: 6\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "two lengths": b"Content-Length: 2\r\nContent-Length: 44\r\n\r\n{}" + SMUGGLED,
+    "a list of lengths": b"Content-Length: 2, 44\r\n\r\n{}" + SMUGGLED,
+    "a length with a sign": b"Content-Length: +2\r\n\r\n{}" + SMUGGLED,
+    "a negative length": b"Content-Length: -2\r\n\r\n{}",
+    "a hexadecimal length": b"Content-Length: 0x2\r\n\r\n{}" + SMUGGLED,
+    "an unknown coding": b"Transfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "chunked not last": b"Transfer-Encoding: chunked, identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "chunked twice": CHUNKED + CHUNKED + b"\r\n2\r\n{}\r\n0\r\n\r\n",
+    "identity and length": b"Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}",
+    "a space before the colon": b"Transfer-Encoding : chunked\r\nContent-Length: 44\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "a folded header": b"X: a\r\n Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n{}" + SMUGGLED,
+    "no end of a chunk": CHUNKED + b"\r\n2\r\n{}XX0\r\n\r\n" + SMUGGLED,
+    "a chunk without a size": CHUNKED + b"\r\n\r\n{}\r\n0\r\n\r\n",
+    "a chunk of no number": CHUNKED + b"\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "a chunk with a sign": CHUNKED + b"\r\n+2\r\n{}\r\n0\r\n\r\n",
+    "a chunk over 64 bits": CHUNKED + b"\r\n10000000000000002\r\n{}\r\n0\r\n\r\n" + SMUGGLED,
+    "a chunk that ends with a line feed": CHUNKED + b"\r\n2\n{}\n0\n\n" + SMUGGLED,
+    "a NUL in a header": b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}",
+    "a line feed in a name": b"X\nY: a\r\nContent-Length: 2\r\n\r\n{}",
+    "two hosts": b"Host: evil.example\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("path", [b"/task", b"/v1/tasks"])
+async def test_what_can_be_read_in_two_ways_is_not_read_at_all(api: ApiProcess, path: bytes):
+    """Neither what is sent, nor what is hidden inside it as a second request, is answered with success."""
+    begin = b"POST " + path + HEAD
+    sent = [asyncio.to_thread(send, api.port, [begin + rest], patience_s=2.0) for rest in AMBIGUOUS.values()]
+    answered = {
+        kind: statuses(answer) for kind, (_, answer) in zip(AMBIGUOUS, await asyncio.gather(*sent), strict=True)
+    }
+    print(*(f"S6 {kind}: {found or 'closed'}" for kind, found in answered.items()), sep="\n")
+    assert {kind: found for kind, found in answered.items() if found not in ([], [400], [408])} == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("many headers", {400, 431}),
+        ("a long header", {400, 431}),
+        ("a long path", {400, 404, 414, 431}),
+        ("garbage", {400}),
+    ],
+)
+async def test_heads_without_end(api: ApiProcess, kind: str, status: set[int]):
+    heads = {
+        "many headers": [
+            b"GET /livez HTTP/1.1\r\nHost: localhost\r\n",
+            *(b"X-%d: a\r\n" % n for n in range(100_000)),
+            b"\r\n",
+        ],
+        "a long header": [b"GET /livez HTTP/1.1\r\nX: ", *[b"a" * 65536] * 160, b"\r\n\r\n"],
+        "a long path": [b"GET /", *[b"a" * 65536] * 160, b" HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+        "garbage": [bytes(range(256)) * 4096],
+    }
+    before = memory_kib(api)
+    _, answer = await asyncio.to_thread(send, api.port, [b"".join(heads[kind])])
+    found = statuses(answer)
+    assert not found or set(found) <= status, answer[:200]
+    assert memory_kib(api, "VmHWM") - before < 60_000
+
+
+async def test_requests_in_a_pipeline_are_answered_in_order_and_once(api: ApiProcess):
+    one = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    _, answer = await asyncio.to_thread(send, api.port, [one * 50 + last])
+    assert statuses(answer) == [200] * 51
