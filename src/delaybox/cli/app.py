@@ -14,7 +14,7 @@ from delaybox import __version__
 from delaybox.cli import dead, say, tasks, watch
 from delaybox.cli.client import Refused
 from delaybox.cli.exits import Exit, of_error
-from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
+from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect, disconnect
 from delaybox.core.errors import ConfigError, DelayBoxError
 
 if TYPE_CHECKING:
@@ -51,18 +51,27 @@ def run() -> int:
     try:
         app()
     except SystemExit as end:
+        # typer's end for a pipe that nobody reads on (`delaybox listen | head`), which is no failure.
+        if isinstance(end.__context__, BrokenPipeError):
+            return _unread()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # `delaybox listen | head`: nobody reads on. Keep Python's own flush at exit from failing as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _unread()
     except DelayBoxError as error:
         facts = {"code": error.code, **({"status": error.status} if isinstance(error, Refused) else {})}
         say.error(str(error), **facts)
         return of_error(error)
+    finally:
+        disconnect()
     return 0
+
+
+def _unread() -> int:
+    # Keeps Python's own flush at exit from failing as well.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Exit.DONE
 
 
 @app.callback(invoke_without_command=True)

@@ -75,7 +75,18 @@ To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Due before
 def connect(server: str, token: str, as_json: bool) -> Client:
     """The client that a command's options ask for; from here on errors are told as they ask, too."""
     say.as_json = as_json
-    return Client(server, token)
+    client = Client(server, token)
+    _connected.append(client)
+    return client
+
+
+_connected: list[Client] = []
+
+
+def disconnect() -> None:
+    """Closes what `connect` opened."""
+    while _connected:
+        _connected.pop().close()
 
 
 def pairs(option: str, given: list[str] | None) -> dict[str, str]:
