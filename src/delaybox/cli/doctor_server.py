@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from delaybox.cli.findings import SKEW_MS, Finding
-from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -23,7 +23,7 @@ def at_server(load: Callable[[], Config]) -> list[Finding]:
     except ConfigError as error:
         return [Finding("config", "problem", str(error), "`delaybox config check` shows every mistake")]
     except DelayBoxError as error:
-        text, _, mend = str(error).partition("; ")
+        text, _, mend = str(error).partition("; " if "; " in str(error) else ". ")
         if text.startswith("no node has run on"):
             return [
                 Finding(
@@ -33,7 +33,15 @@ def at_server(load: Callable[[], Config]) -> list[Finding]:
                     "on the node's machine, or with its --config, --redis or --data-dir, more is checked",
                 )
             ]
-        return [Finding("server", "problem", text, mend or "mend that, then run this again")]
+        return [Finding("server", "problem", text, mend or _mend(text, error))]
+
+
+def _mend(text: str, error: DelayBoxError) -> str:
+    if "password" in text or "WRONGPASS" in text:
+        return "set storage.redisPass (variable REDIS_PASS), and storage.redisUser where the server has ACL users"
+    if isinstance(error, StoreUnavailable):
+        return "start that server, or correct its address"
+    return "docs/operations.md says what a server of yours needs"
 
 
 async def _asked(config: Config) -> list[Finding]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delaybox.cli import render, say, scrape
-from delaybox.cli.client import Client, Unreachable
+from delaybox.cli.client import Client, Refused, Unreachable
 from delaybox.cli.exits import Exit
 from delaybox.cli.watch import BUCKET_MS, late_ms, queue_table, read_metrics, said_ms
 from delaybox.core.errors import DelayBoxError
@@ -132,8 +132,8 @@ def watch(client: Client, *, every: float, count: int, as_json: bool) -> int:
         while True:
             try:
                 now = look(client, whole=live)
-            except Unreachable as error:
-                if before is None:
+            except (Unreachable, Refused) as error:
+                if before is None or error.exit is not Exit.NO_SERVER:
                     raise
                 _away(error, live)
             else:

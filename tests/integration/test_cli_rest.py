@@ -1,0 +1,466 @@
+"""The command line against a real node: the life of tasks, wrong input, exit codes, JSON, no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from delaybox.core import ids
+from tests.command import Command, Done
+from tests.servers import RealServer
+
+ALL, READER, MANAGER = "all-of-it-0123456789", "reader-0123456789", "manager-0123456789"
+CONFIG = f"""
+httpServer: {{contextPath: /api}}
+auth:
+  tokens:
+    - {{token: {ALL}, scopes: [read, schedule, cancel, admin]}}
+    - {{token: {READER}, scopes: [read]}}
+    - {{token: {MANAGER}, scopes: [read, schedule]}}
+"""
+UNKNOWN = ids.render((1 << 43).to_bytes(6, "big") + ids.tails(3, bytes(8))[0])
+PAST = "2024-07-22T18:23:10Z"
+
+Say = Callable[..., Done]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    url: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """`delaybox serve` with its own server, a context path and tokens."""
+    folder = Path(tempfile.mkdtemp(prefix="dbx-"))
+    (folder / "c.yaml").write_text(CONFIG)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "delaybox", "serve", "--http-port", "0"),
+            *("--data-dir", str(folder / "data"), "--config", str(folder / "c.yaml")),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+    try:
+        assert process.stderr is not None
+        found, said = None, ""
+        for line in process.stderr:
+            said += line
+            if found := re.search(r"listening on (http://\S+)", line):
+                break
+        assert found, f"the node did not start: {said}"
+        yield Node(found[1], folder)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=20)
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def say(node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Say:
+    """Runs a command with the token that may everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DELAYBOX_SERVER", node.url)
+    monkeypatch.setenv("DELAYBOX_TOKEN", ALL)
+    return Command(monkeypatch, capsys)
+
+
+def scheduled(say: Say, *arguments: str) -> str:
+    done = say("schedule", *arguments, "--json")
+    assert done.code == 0, done.err
+    task_id: str = done.json()["id"]
+    return task_id
+
+
+def until(look: Callable[[], bool], limit_s: float = 15.0) -> None:
+    give_up = time.monotonic() + limit_s
+    while not look():
+        assert time.monotonic() < give_up, "it did not come to be"
+        time.sleep(0.05)
+
+
+def dead_letter(say: Say, queue: str, *arguments: str) -> str:
+    """A task that is too late at once."""
+    task_id = scheduled(say, "late", "--at", PAST, "--expire-after", "1ms", "--queue", queue, *arguments)
+    until(lambda: bool(say("get", task_id, "--json").out and say("get", task_id, "--json").json()["state"] == "failed"))
+    return task_id
+
+
+# -- the life of a task -----------------------------------------------------------------------------------------
+
+
+def test_a_task_from_schedule_to_its_end(say: Say) -> None:
+    task = [
+        *("hello", "--delay", "1h", "--queue", "life", "--priority", "high", "--label", "customer=42"),
+        *("--header", "trace=4bf9", "--key", "life-1", "--attempts", "7", "--backoff", "2s", "--backoff-max", "1m"),
+        *("--timeout", "30s", "--expire-after", "2h", "--keep-result", "1d", "--reject-past"),
+    ]
+    task_id = scheduled(say, *task)
+    again = say("schedule", *task)
+    assert again.code == 0
+    assert task_id in again.out
+    assert "there already" in again.out
+
+    shown = say("get", task_id)
+    assert shown.code == 0
+    for part in ("scheduled", "pub_sub", "life", "high", '"hello"', "trace=4bf9", "customer=42", "expire after", "2 h"):
+        assert part in shown.out
+    assert say("get", task_id, "--json").json()["labels"] == {"customer": "42"}
+
+    listed = say("list", "--queue", "life", "--label", "customer=42", "--state", "scheduled", "--type", "pub_sub")
+    assert task_id in listed.out
+    assert say("list", "--queue", "life", "--label", "customer=43").out == "no tasks\n"
+
+    moved = say("reschedule", task_id, "--at", "2030-01-31T09:00:00+01:00", "--priority", "low", "--json")
+    assert (moved.code, moved.json()["due"], moved.json()["priority"]) == (0, "2030-01-31T08:00:00.000Z", "low")
+    assert "priority low" in say("reschedule", task_id, "--delay", "2h").out
+
+    assert say("run-now", task_id).out == f"{task_id}  due now\n"
+    until(lambda: say("get", task_id).code == 5)
+    gone = say("cancel", task_id)
+    assert gone.code == 5
+    assert f"task {task_id}" in gone.err
+
+
+def test_cancelled_is_gone(say: Say) -> None:
+    one, two = scheduled(say, "a", "--delay", "1h"), scheduled(say, "b", "--delay", "1h")
+    assert say("cancel", one, two).out == f"{one}  cancelled\n{two}  cancelled\n"
+    again = say("cancel", one, two, "--json")
+    assert again.code == 5
+    assert [(r["ok"], r["error"]["code"]) for r in again.json()["results"]] == [(False, "not_found")] * 2
+    assert say("get", one).code == 5
+
+
+def test_of_several_ids_each_is_told_of(say: Say) -> None:
+    task_id = scheduled(say, "a", "--delay", "1h")
+    done = say("cancel", UNKNOWN, task_id)
+    assert (done.code, done.out) == (1, f"{task_id}  cancelled\n")
+    assert UNKNOWN in done.err
+
+
+def test_payloads_of_every_kind(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("text").write_text("zwölf\n")
+    Path("bytes").write_bytes(b"\xff\x00")
+    cases: list[tuple[list[str], dict[str, str]]] = [
+        (["ünï"], {"payload": "ünï"}),
+        (["--", "-dash"], {"payload": "-dash"}),
+        (["--payload-json", '{"a": 1.0,  "b": []}'], {"payload": '{"a": 1.0,  "b": []}'}),
+        (["--payload-file", "text"], {"payload": "zwölf\n"}),
+        (["--payload-file", "bytes"], {"payload_base64": "/wA="}),
+    ]
+    for arguments, expected in cases:
+        done = say("schedule", "--delay", "1h", "--json", *arguments)
+        assert done.code == 0, done.err
+        found = say("get", done.json()["id"], "--json").json()
+        assert {name: value for name, value in found.items() if name.startswith("payload")} == expected
+
+
+def test_dead_letters_are_listed_brought_back_and_thrown_away(say: Say) -> None:
+    one, two, three = (dead_letter(say, "graves") for _ in range(3))
+    listed = say("dead", "list", "--queue", "graves")
+    assert all(task_id in listed.out for task_id in (one, two, three))
+    assert "expired" in listed.out
+    found = say("dead", "list", "--queue", "graves", "--json").json()["tasks"]
+    assert {task["id"] for task in found} == {one, two, three}
+
+    assert say("dead", "discard", one).out == f"{one}  discarded\n"
+    assert say("dead", "discard", one).code == 5
+    assert say("dead", "replay", two).out == f"{two}  brought back\n"
+    # It is as late as it was, so it dies again.
+    until(lambda: len(say("dead", "list", "--queue", "graves", "--json").json()["tasks"]) == 2)
+    replayed = say("dead", "replay", "--all", "--queue", "graves", "--limit", "1", "--json")
+    assert replayed.json() == {"replayed": 1}
+    assert say("dead", "replay", "--all", "--queue", "no-such").out == "0 brought back\n"
+
+
+def test_long_lists_come_in_pages(say: Say) -> None:
+    Path("t").write_text("\n".join('{"queue": "pages", "delay": "1h"}' for _ in range(1_203)))
+    assert say("schedule", "--file", "t").code == 0
+    first = say("list", "--queue", "pages", "--limit", "1100", "--json").json()
+    assert len(first["tasks"]) == 1_100
+    found = first["tasks"]
+    cursor = first["cursor"]
+    while cursor:
+        rest = say("list", "--queue", "pages", "--cursor", cursor, "--json").json()
+        found += rest["tasks"]
+        cursor = rest["cursor"]
+    assert len({task["id"] for task in found}) == len(found) == 1_203
+    told = say("list", "--queue", "pages", "--limit", "2")
+    assert len(told.out.splitlines()) == 3
+    assert "there may be more: --cursor" in told.err
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_scheduled_once_however_often_it_is_sent(say: Say) -> None:
+    good = [json.dumps({"queue": "file", "delay": "1h", "payload": f"p{n}"}) for n in range(1_500)]
+    lines = [*good[:700], '{"queue": "A B"}', "", "nonsense", '{"pyload": "x"}', *good[700:]]
+    Path("tasks.ndjson").write_text("\n".join(lines))
+    done = say("schedule", "--file", "tasks.ndjson")
+    assert done.code == 1
+    assert done.out == "tasks.ndjson: 1,503 tasks: 1,500 created, 0 there already, 3 refused\n"
+    assert "error: tasks.ndjson:701: queue 'A B' is not a queue name" in done.err
+    assert "error: tasks.ndjson:703: the line is no JSON" in done.err
+    assert "error: tasks.ndjson:704: 'pyload' is not a field of a task; did you mean payload?" in done.err
+
+    again = say("schedule", "--file", "tasks.ndjson", "--json")
+    answer = again.json()
+    assert (again.code, again.err) == (1, "")
+    assert (answer["created"], answer["duplicates"], answer["refused"]) == (0, 1_500, 3)
+    assert [(bad["line"], bad["code"]) for bad in answer["errors"]] == [
+        (701, "invalid_task"), (703, "bad_line"), (704, "invalid_task"),
+    ]  # fmt: skip
+
+    Path("tasks.ndjson").write_text("\n".join(good))
+    assert say("schedule", "--file", "tasks.ndjson").code == 0
+    more = say("schedule", "--file", "tasks.ndjson", "--run", "tuesday", "--json")
+    assert (more.code, more.json()["created"]) == (0, 1_500)
+
+
+def test_a_file_from_standard_input(node: Node, say: Say) -> None:
+    done = _process(node, "schedule", "--file", "-", stdin=b'{"delay": "1h", "queue": "stdin"}\n' * 3)
+    assert (done.code, done.out) == (0, "standard input: 3 tasks: 3 created, 0 there already, 0 refused\n")
+
+
+# -- watching ---------------------------------------------------------------------------------------------------
+
+
+def test_queues_stats_and_forecast(say: Say) -> None:
+    for _ in range(3):
+        scheduled(say, "x", "--delay", "30m", "--queue", "watched")
+    scheduled(say, "x", "--delay", "20s", "--queue", "watched")
+    until(lambda: "watched" in say("queues").out)
+    assert say("queues", "watched", "--json").json()["queue"] == "watched"
+    assert "watched" in say("queues", "watched").out
+
+    stats = say("stats", "--json").json()
+    assert stats["store"]["pending"] >= 4
+    assert stats["node"]["scheduled"] >= 4
+    assert "pending" in say("stats").out
+
+    forecast = say("forecast", "--next", "1h", "--step", "10m", "--json").json()
+    assert forecast["total"] == sum(step["count"] for step in forecast["steps"]) >= 4
+    drawn = say("forecast", "--next", "1h")
+    assert drawn.out.splitlines()[0].endswith("tasks due, a line for each 2 m")
+    assert "█" in drawn.out
+    assert say("forecast", "--step", "1s").code == 2
+
+
+def test_top_without_a_terminal_writes_lines(say: Say) -> None:
+    done = say("top", "--every", "0.2", "--count", "2")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 2
+    assert "\x1b" not in done.out
+    looks = say("top", "--every", "0.2", "--count", "2", "--json").out.splitlines()
+    assert [set(json.loads(look)) >= {"pending", "fired_per_s", "late_p99_ms"} for look in looks] == [True, True]
+
+
+def test_top_on_a_terminal_gives_the_screen_back(node: Node) -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "delaybox", "top", "--every", "0.2"],
+        stdout=child, stdin=child, stderr=child, env=_environment(node), start_new_session=True,
+    )  # fmt: skip
+    os.close(child)
+    seen = b""
+    while b"\x1b[J" not in seen:
+        seen += os.read(parent, 65536)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):
+        while part := os.read(parent, 65536):
+            seen += part
+    os.close(parent)
+    assert process.wait(timeout=10) == 0
+    assert seen.startswith(b"\x1b[?1049h")
+    assert b"DelayBox http://" in seen
+    assert seen.endswith(b"\x1b[?1049l")
+
+
+def test_the_doctor_finds_a_healthy_node_healthy(say: Say, node: Node) -> None:
+    done = say("doctor", "--config", str(node.folder / "c.yaml"), "--data-dir", str(node.folder / "data"), "--json")
+    found = {finding["name"]: finding for finding in done.json()["findings"]}
+    assert done.code == 0, done.out
+    for name in ("node", "node clock", "readiness", "nodes", "versions", "server", "policy", "persistence", "store"):
+        assert found[name]["word"] == "ok", found[name]
+    text = say("doctor", "--data-dir", str(node.folder / "data")).out
+    assert "0 problems" in text
+    assert "maxmemory-policy noeviction" in text
+
+
+def test_the_doctor_says_what_to_do(say: Say, node: Node) -> None:
+    away = say("doctor", "--server", "http://127.0.0.1:1", "--data-dir", str(node.folder / "none"))
+    assert away.code == 1
+    assert "→ start one with `delaybox serve`" in away.out
+    assert "skipped  server" in away.out
+    refused = say("doctor", "--token", "not-the-right-token", "--data-dir", str(node.folder / "data"))
+    assert refused.code == 1
+    assert "DELAYBOX_TOKEN" in refused.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "do"),
+    [
+        (["--maxmemory-policy", "allkeys-lru"], "maxmemory-policy is allkeys-lru", "CONFIG SET maxmemory-policy"),
+        (["--appendonly", "no"], "keeps no append-only file", "CONFIG SET appendonly yes"),
+        (["--appendonly", "yes", "--appendfsync", "no"], "synced when the kernel likes", "CONFIG SET appendfsync"),
+        (["--appendonly", "yes", "--requirepass", "secret"], "a password is needed", "storage.redisPass"),
+    ],
+)
+def test_the_doctor_looks_at_the_server(
+    say: Say, make_server: Callable[..., RealServer], arguments: list[str], says: str, do: str
+) -> None:
+    server = make_server(*arguments)
+    done = say("doctor", "--redis", server.url)
+    assert says in done.out
+    assert do in done.out
+    assert done.code == (0 if "kernel" in says else 1)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["schedule", "x", "--delay", "soon"], 2, "delay 'soon' is not a duration"),
+        (["schedule", "x", "--at", "2030-01-31T09:00:00"], 2, "has no offset"),
+        (["schedule", "x", "--at", "1721672590"], 2, "looks like seconds"),
+        (["schedule", "x", "--at", PAST, "--delay", "1m"], 2, "delay"),
+        (["schedule", "x", "--at", PAST, "--reject-past"], 2, "in the past"),
+        (["schedule", "x", "--queue", "A B"], 2, "'A B' is not a queue name"),
+        (["schedule", "date", "--type", "shell"], 4, "--enable-shell"),
+        (["get", "nonsense"], 2, "is not a UUID"),
+        (["get", UNKNOWN], 5, f"no task {UNKNOWN}"),
+        (["get", ids.render((10**12).to_bytes(6, "big") + ids.tails(3, bytes(8))[0])], 5, "has finished"),
+        (["cancel", UNKNOWN], 5, "is not pending"),
+        (["dead", "discard", UNKNOWN], 5, "is not pending"),
+        (["list", "--cursor", "nonsense"], 2, "cursor 'nonsense'"),
+        (["list", "--label", "customer id=1"], 2, "label"),
+        (["forecast", "--step", "90s"], 2, "not a multiple"),
+    ],
+)
+def test_refusals(say: Say, arguments: list[str], code: int, says: str) -> None:
+    done = say(*arguments)
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("error: ")
+    assert says in done.err
+    told = say(*arguments, "--json")
+    assert told.code == code
+    problem = json.loads(told.out)["results"][0]["error"] if told.out else json.loads(told.err)
+    assert problem["code"]
+
+
+def test_another_body_under_the_same_key(say: Say) -> None:
+    scheduled(say, "one", "--delay", "1h", "--key", "taken")
+    assert say("schedule", "two", "--delay", "1h", "--key", "taken").code == 6
+
+
+def test_tokens_and_scopes(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id = scheduled(say, "x", "--delay", "1h")
+    monkeypatch.setenv("DELAYBOX_TOKEN", "")
+    done = say("list")
+    assert done.code == 4
+    assert "DELAYBOX_TOKEN, and neither is set" in done.err
+    assert say("list", "--token", "wrong-0123456789").code == 4
+    assert say("list", "--token", READER).code == 0
+    for token, scope, arguments in (
+        (READER, "schedule", ["schedule", "x"]),
+        (READER, "schedule", ["run-now", task_id]),
+        (MANAGER, "cancel", ["cancel", task_id]),
+        (MANAGER, "admin", ["dead", "replay", "--all"]),
+        (MANAGER, "admin", ["dead", "discard", task_id]),
+    ):
+        done = say(*arguments, "--token", token)
+        assert done.code == 4
+        assert f"lacks the scope {scope}" in done.err
+        assert token not in done.err
+    Path("t").write_text("{}\n")
+    assert say("schedule", "--file", "t", "--token", READER).code == 4
+
+
+def test_a_forgotten_context_path(say: Say, node: Node) -> None:
+    done = say("list", "--server", node.url.removesuffix("/api"))
+    assert done.code == 5
+    assert "contextPath" in done.err
+
+
+# -- as a process -----------------------------------------------------------------------------------------------
+
+
+def _environment(node: Node) -> dict[str, str]:
+    return {**os.environ, "DELAYBOX_SERVER": node.url, "DELAYBOX_TOKEN": ALL}
+
+
+def _process(node: Node, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
+    done = subprocess.run(
+        [sys.executable, "-m", "delaybox", *arguments],
+        input=stdin, capture_output=True, timeout=60, env={**_environment(node), **environment},
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def test_without_a_terminal_nothing_is_coloured_or_cut(node: Node, say: Say) -> None:
+    payload = "x" * 59
+    scheduled(say, payload[:40], "--delay", "1h", "--queue", "q" * 64, "--label", "plain=1")
+    done = _process(node, "list", "--label", "plain=1", COLUMNS="20")
+    assert done.code == 0
+    assert "q" * 64 in done.out
+    assert payload[:40] in done.out
+    assert "\x1b" not in done.out + done.err
+
+
+def test_an_ascii_terminal_gets_ascii(node: Node, say: Say) -> None:
+    scheduled(say, "x", "--delay", "30m")
+    done = _process(node, "forecast", PYTHONIOENCODING="ascii")
+    assert done.code == 0
+    assert "#" in done.out
+    task_id = scheduled(say, "zwölf", "--delay", "30m")
+    assert "zw\\xf6lf" in _process(node, "get", task_id, PYTHONIOENCODING="ascii").out
+
+
+def test_a_reader_that_goes_away_is_no_error(node: Node, say: Say) -> None:
+    command = f"{sys.executable} -m delaybox top --every 0.2 | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, env=_environment(node), timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_completion_knows_commands_and_choices(node: Node) -> None:
+    program = Path(sys.executable).with_name("delaybox")
+    if not program.exists():
+        pytest.skip("the command is not installed beside this Python")
+
+    def completed(*words: str) -> list[str]:
+        asked = {
+            "_DELAYBOX_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        environment = {**_environment(node), **asked}
+        return subprocess.run([program], capture_output=True, text=True, env=environment, timeout=60).stdout.split()
+
+    assert completed("delaybox", "sch") == ["schedule"]
+    assert completed("delaybox", "dead", "re") == ["replay"]
+    assert completed("delaybox", "list", "--state", "s") == ["scheduled", "succeeded"]
