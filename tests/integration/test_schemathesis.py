@@ -1,0 +1,62 @@
+"""T31: schemathesis against a served /v1. No 5xx, no answer that the OpenAPI document does not describe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.rest.supervise import spawn_api
+from tests.servers import RealServer
+
+SECONDS = 45
+CONFIG = """
+seed = 31
+max-time = {seconds}
+continue-on-failure = true
+
+[generation]
+max-examples = 60
+
+[checks]
+# What no schema can say: a cursor is a page's own, a shell task needs a node that runs them, retries fit together.
+positive_data_acceptance.enabled = false
+# A key that is used again is answered with the first one's task, which may have been cancelled since.
+ensure_resource_availability.enabled = false
+
+[[operations]]
+include-name = "POST /v1/tasks/batch"
+# A task that is refused is an item of the answer, not the answer's status.
+checks.negative_data_rejection.enabled = false
+"""
+
+
+async def test_whatever_is_sent_is_answered_as_the_document_says(server: RealServer, prefix: str, tmp_path: Path):
+    (tmp_path / "schemathesis.toml").write_text(CONFIG.format(seconds=SECONDS))
+    report = tmp_path / "report.json"
+    api = await spawn_api(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=3.0))
+    try:
+        fuzzer = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).with_name("schemathesis")),
+            "run",
+            f"http://127.0.0.1:{api.port}/openapi.json",
+            "--no-color",
+            "--report-json-path",
+            str(report),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await fuzzer.communicate()
+        text = said.decode()
+        assert fuzzer.returncode == 0, text[-8000:]
+        assert api.exit_code is None
+    finally:
+        await api.stop()
+    # A run that could not read the document, or sent nothing, would pass too.
+    assert "Selected: 15/15" in text, text[-2000:]
+    assert json.loads(report.read_text())
+    cases = next(line for line in text.splitlines() if "generated" in line)
+    assert int(cases.split()[0].replace(",", "")) > 300, cases
