@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.harness.checker import Limits
 from tests.faults.harness.lab import Lab, soon, spread
 from tests.faults.harness.scale import WHOLE, scaled
 
@@ -41,3 +42,19 @@ async def test_forgotten_scripts_surface_nowhere(tmp_path: Path) -> None:
         verdict = await lab.passes(extra={"flushes": flushes, "noscript_retried": retried})
         assert verdict.figures["unknown"] == verdict.figures["dups"] == 0, "a NOSCRIPT surfaced"
         assert retried > 0
+
+
+async def test_strange_wake_ups_do_not_make_a_node_late(tmp_path: Path) -> None:
+    """Anybody may publish on the wake channel; what is no wake-up must not end the listening to those that are."""
+    async with Lab(tmp_path, "T8") as lab:
+        lab.mode = "strange_wakeups"
+        await lab.worker(poll_ms=30_000)
+        service = await lab.service()
+        with lab.server.client() as client:
+            for strange in (b"", b"x", b"{delaybox:0} soon", b"{delaybox:99} 1", b"\xff \xff"):
+                assert client.publish(f"{lab.prefix}:wake", strange) == 1
+        for n in range(20):
+            await lab.produce(service, 1, start=n, due_ms=lambda n: soon(20))
+            await lab.reached(n + 1, timeout_s=10)
+        await lab.settled()
+        await lab.passes(Limits(lateness_p99_ms=2_000))

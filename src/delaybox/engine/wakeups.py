@@ -58,7 +58,8 @@ class Wakeups:
                         self._kick(None, 0.0)
                     elif message["type"] == "message":
                         tag, _, due = message["data"].partition(b" ")
-                        self._kick(by_tag.get(tag), float(due))
+                        if tag in by_tag and due.isdigit():
+                            self._kick(by_tag[tag], float(due))
             except (RedisError, OSError) as error:
                 away += 1
                 if away == 1:

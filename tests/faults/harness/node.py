@@ -73,7 +73,7 @@ async def _run(settings: dict[str, Any]) -> None:
         concurrency=settings.get("concurrency", 2_000),
         lease_ms=lease_ms,
         heartbeat_ms=max(50, lease_ms // 3),
-        poll_ms=200,
+        poll_ms=settings.get("poll_ms", 200),
         reap_ms=100,
         # Killed fifty times a task may be lost more often than a real one ever is; the cap has its own tests.
         losses_cap=settings.get("losses_cap", 100),
