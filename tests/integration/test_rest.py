@@ -166,7 +166,7 @@ async def test_wrong_requests_store_nothing(rest: Rest):
         (400, "POST", task, b"[]", JSON, "must be a JSON object"),
         (400, "POST", task, b'{"pyload":', JSON, "not valid JSON"),
         (400, "POST", task, b"", JSON, "body is empty"),
-        (400, "POST", task, b'{"pyload":"*"}', JSON, "pyload '*' is not standard base64"),
+        (400, "POST", task, b'{"pyload":"*"}', JSON, "pyload ('*' at 0) is not standard base64"),
         (400, "POST", task, b'{"pyload":"YQ==","payload":"Yg=="}', JSON, "differ"),
         (400, "POST", task, b'{"taskType":"A","parameter":{"taskType":"B"}}', JSON, "differ"),
         (400, "POST", task, b'{"parameter":{"executionTimestamp":1721672590}}', JSON, "looks like seconds"),

@@ -151,7 +151,7 @@ def test_unknown_top_level_fields_are_ignored_as_in_go():
         (b'{"taskType":5}', "taskType", "the number 5"),
         (b'{"pyload":5}', "pyload", "must be a string"),
         (b'{"pyload":["YQ=="]}', "pyload", "not a list"),
-        (b'{"pyload":"YQ"}', "pyload", "'YQ' is not standard base64"),
+        (b'{"pyload":"YQ"}', "pyload", "pyload (2 characters) is not standard base64"),
         (b'{"pyload":"Y_-="}', "pyload", "alphabet with + and /"),
         (b'{"payload":"===="}', "payload", "leave it out"),
         (b'{"pyload":"YQ==","payload":"Yg=="}', "payload", "differ"),

@@ -8,6 +8,7 @@ was wrong.
 from __future__ import annotations
 
 import re
+import string
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Mapping
@@ -364,9 +365,12 @@ def _payload(pyload: str | None, payload: str | None, limit: int) -> bytes:
     if payload is not None and payload != pyload and decode_base64("payload", payload, limit) != data:
         raise InvalidTask(
             "payload",
-            f"pyload {_show(pyload)} and payload {_show(payload)} are both given and differ; give one of them",
+            "pyload and payload are both given and differ; give one of them",
         )
     return data
+
+
+_BASE64 = frozenset(string.ascii_letters + string.digits + "+/=\r\n")
 
 
 def decode_base64(field: str, text: str, limit: int) -> bytes:
@@ -378,7 +382,10 @@ def decode_base64(field: str, text: str, limit: int) -> bytes:
         mend = "use the alphabet with + and / and pad with ="
         if text and not text.translate(_LINE_BREAKS).strip("="):
             mend = "leave it out for an empty payload"
-        raise InvalidTask(field, f"{field} {_show(text)} is not standard base64; {mend}")
+        # Not the text itself: payloads are the callers' secrets, and answers are logged by proxies and clients.
+        strange = next((at for at, char in enumerate(text) if char not in _BASE64), None)
+        where = f"{text[strange]!r} at {strange}" if strange is not None else f"{len(text)} characters"
+        raise InvalidTask(field, f"{field} ({where}) is not standard base64; {mend}")
     if len(data) > limit:
         raise PayloadTooLarge(
             field,

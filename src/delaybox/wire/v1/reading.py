@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, Struct
 from delaybox.core.errors import InvalidTask
 from delaybox.wire import strictjson
 from delaybox.wire.strictjson import Number
-from delaybox.wire.v1.words import show, unknown
+from delaybox.wire.v1.words import unknown
 
 T = TypeVar("T", bound=Struct)
 
@@ -142,7 +142,8 @@ def kind_of(value: object) -> str:
         case Number():
             return f"the number {value[:40]}"
         case str():
-            return f"the string {show(value)}"
+            # Not which one: it may be a secret at the wrong place.
+            return "a string"
         case list():
             return "a list"
         case _:
