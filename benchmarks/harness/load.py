@@ -1,4 +1,4 @@
-"""HTTP load on POST /task: wrk where it is installed, else our own client; always in a process of its own."""
+"""HTTP load: wrk where it is installed, else our own client; always in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from benchmarks.workload import DAY_MS, HOUR_MS, PAYLOAD_BYTES, now_ms
 
 VARIETY = 512
 """Different requests that a client sends in turn: their due times lie spread over a day."""
+
+
+Request = tuple[str, str, str]
+"""method, path, JSON body or nothing"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,22 @@ def bodies() -> list[str]:
     ]
 
 
+def send(port: int, requests: Sequence[Request], *, connections: int, seconds: float) -> Load:
+    """These requests in turn, as many as the server takes, over keep-alive connections."""
+    with tempfile.TemporaryDirectory(prefix="dbx-load-") as folder:
+        lines = Path(folder, "requests")
+        lines.write_text("".join(f"{method} {path} {body}\n" for method, path, body in requests))
+        if shutil.which("wrk"):
+            return _wrk(port, lines, connections=connections, seconds=seconds)
+        options = {"port": port, "connections": connections, "seconds": seconds, "rate": 0, "requests": str(lines)}
+        with Child(python("benchmarks.harness.load_client", json.dumps(options))) as child:
+            return finish_own(child)
+
+
 def post(port: int, path: str, *, connections: int, seconds: float, own_client: bool = False) -> Load:
     """As many POSTs as the server takes, over keep-alive connections."""
-    if shutil.which("wrk") and not own_client:
-        return _wrk(port, path, connections=connections, seconds=seconds)
+    if not own_client:
+        return send(port, [("POST", path, body) for body in bodies()], connections=connections, seconds=seconds)
     with start_own(port, path, connections=connections, seconds=seconds) as child:
         return finish_own(child)
 
@@ -83,7 +99,9 @@ _SCRIPT = """
 local requests, at = {}, 0
 function init()
   for line in io.lines("%s") do
-    requests[#requests + 1] = wrk.format("POST", "%s", { ["Content-Type"] = "application/json" }, line)
+    local method, path, body = line:match("^(%%S+) (%%S+) (.*)$")
+    local headers = { ["Content-Type"] = "application/json" }
+    requests[#requests + 1] = wrk.format(method, path, headers, #body > 0 and body or nil)
   end
 end
 function request()
@@ -99,13 +117,11 @@ end
 """
 
 
-def _wrk(port: int, path: str, *, connections: int, seconds: float) -> Load:
-    with tempfile.TemporaryDirectory(prefix="dbx-wrk-") as folder:
-        lines, script = Path(folder, "bodies"), Path(folder, "post.lua")
-        lines.write_text("\n".join(bodies()) + "\n")
-        script.write_text(_SCRIPT % (lines, path))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(script), f"http://127.0.0.1:{port}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
+def _wrk(port: int, lines: Path, *, connections: int, seconds: float) -> Load:
+    script = lines.with_name("send.lua")
+    script.write_text(_SCRIPT % lines)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(script), f"http://127.0.0.1:{port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
     found = re.search(r"^\{.*\}$", done.stdout, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"wrk said nothing that can be read: {done.stdout[-300:]}")

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -20,13 +21,13 @@ from benchmarks.harness.load import bodies
 class Client:
     """Shared by all connections: what to send, what came back."""
 
-    def __init__(self, path: str, *, rate: int) -> None:
+    def __init__(self, requests: list[list[str]], *, rate: int) -> None:
         self.requests = [
             (
-                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n{body}"
+                f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body.encode())}\r\n\r\n{body}"
             ).encode()
-            for body in bodies()
+            for method, path, body in requests
         ]
         self.at = 0
         self.rate = rate
@@ -106,7 +107,11 @@ async def pace(client: Client, rate: int, seconds: float) -> None:
 
 
 async def main(options: dict[str, Any]) -> dict[str, Any]:
-    client = Client(options["path"], rate=int(options["rate"]))
+    if "requests" in options:
+        requests = [line.split(" ", 2) for line in Path(options["requests"]).read_text().splitlines()]
+    else:
+        requests = [["POST", options["path"], body] for body in bodies()]
+    client = Client(requests, rate=int(options["rate"]))
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
     connections = [

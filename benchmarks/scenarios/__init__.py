@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from benchmarks.harness.bench import Scenario
-from benchmarks.scenarios import bulk, cost, herd, import_legacy, lateness, longest_script, memory, post
+from benchmarks.scenarios import bulk, cost, herd, import_legacy, lateness, longest_script, memory, post, v1
 
 ALL: tuple[Scenario, ...] = (
     bulk.SCENARIO,
     post.SCENARIO,
+    v1.SCENARIO,
     import_legacy.SCENARIO,
     herd.SCENARIO,
     lateness.SCENARIO,
     longest_script.SCENARIO,
     memory.SCENARIO,
     cost.SCENARIO,
+    v1.FULL_STORE,
 )
