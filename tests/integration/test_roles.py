@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -15,6 +17,8 @@ from delaybox.store import nodes
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import Recorder, running, until
+from tests.nodes import Node, node
+from tests.servers import RealServer
 
 
 @pytest.fixture
@@ -123,3 +127,40 @@ async def test_a_node_without_work_and_clock_only_says_that_it_lives(store: Stor
         assert facts["started_ms"] <= facts["seen_ms"]
         counts = await Service(store).counts()
         assert (counts.pending, counts.in_flight) == (1, 0)
+
+
+def test_three_nodes_with_a_role_each(make_server: Callable[..., RealServer], tmp_path: Path):
+    server = make_server()
+    common = ("--redis", server.url, "--http-port", "0", "--enable-shell")
+    apart = [Node(*common, "--roles", role, folder=tmp_path) for role in ("clock", "work")]
+    try:
+        with node(*common, "--roles", "api", folder=tmp_path) as front:
+            for one, role in zip(apart, ("clock", "work"), strict=True):
+                one.wait_for(f"roles: {role}")
+                assert "listening" not in one.said()
+            listed = front.call("GET", "/v1/nodes")[2]["nodes"]
+            assert sorted(found["roles"] for found in listed) == [["api"], ["clock"], ["work"]]
+            assert len({found["version"] for found in listed}) == 1
+            pubsub = front.call("POST", "/v1/tasks", {"payload": "a", "delay": "100ms"})[2]["id"]
+            shell = {"type": "shell", "payload": "echo ran", "delay": "100ms", "keep_result": "1h"}
+            command = front.call("POST", "/v1/tasks", shell)[2]["id"]
+            give_up = time.monotonic() + 15
+            while (said := front.call("GET", f"/v1/tasks/{command}")[2])["state"] != "succeeded":
+                assert time.monotonic() < give_up, said
+                time.sleep(0.05)
+            assert "ran" in str(said["result"])
+            assert front.call("GET", f"/v1/tasks/{pubsub}")[0] == 410
+            assert front.call("GET", "/task")[2] == []
+            assert [one.stop() for one in apart] == [0, 0]
+            # A task that is due waits, and nothing is lost, until there is a clock again.
+            waits = front.call("POST", "/v1/tasks", {"payload": "b"})[2]["id"]
+            time.sleep(0.5)
+            assert front.call("GET", f"/v1/tasks/{waits}")[2]["state"] == "ready"
+            with node(*common, "--roles", "clock,api", folder=tmp_path):
+                give_up = time.monotonic() + 15
+                while front.call("GET", f"/v1/tasks/{waits}")[0] != 410:
+                    assert time.monotonic() < give_up
+                    time.sleep(0.05)
+    finally:
+        for one in apart:
+            one.stop()
