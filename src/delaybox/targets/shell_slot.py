@@ -11,10 +11,8 @@ import contextlib
 import ctypes
 import os
 import select
-import shutil
 import signal
 import socket
-import stat
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from delaybox.targets import shell_frames as frames
+from delaybox.targets.shell_folder import Folder
 from delaybox.targets.shell_output import Output
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -30,7 +29,9 @@ _SWEEP_S = 0.8
 _SHELL = "/bin/sh"
 _NODE_GONE = "its node is gone"
 _PIPE_BYTES = 64 * 1024
-_ALL_SIGNALS = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+_IGNORED_HERE = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+_FIRST_LOOK_S = 0.01
+"""A command that ends within this time wakes its slot once; later its output is read as it comes."""
 
 GAVE_UP = 4
 """Exit code of a slot that could not get rid of what a command left."""
@@ -82,6 +83,7 @@ class Slot:
         self._control = control
         self._settings = settings
         self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._folder = Folder(settings.folder)
 
     def serve(self) -> int:
         """Returns the exit code."""
@@ -102,17 +104,18 @@ class Slot:
                 if not datagram.startswith(frames.MORE):
                     break
                 payload += datagram[1:]
+            if not datagram:
+                return 0
             if len(payload) < total:
-                if not datagram:
-                    return 0
+                self._control.send(frames.end({"error": "cancelled", "why": "cancelled", "ms": 0}, b""))
                 continue
-            run = _Run(self._control, self._settings, head, bytes(payload), self._nothing)
+            run = _Run(self._control, self._settings, self._folder, self._nothing, head, bytes(payload))
             said, output = run.run()
-            clean = run.leave()
+            clean = self._folder.leave()
             with contextlib.suppress(OSError):
                 self._control.send(frames.end(said, output))
             if not clean:
-                run.wipe()
+                self._folder.wipe()
             if said.get("survivors"):
                 return GAVE_UP
 
@@ -121,7 +124,13 @@ class _Run:
     """One command from start to nothing left."""
 
     def __init__(
-        self, control: socket.socket, settings: SlotSettings, head: dict[str, Any], payload: bytes, nothing: int
+        self,
+        control: socket.socket,
+        settings: SlotSettings,
+        folder: Folder,
+        nothing: int,
+        head: dict[str, Any],
+        payload: bytes,
     ) -> None:
         self._control = control
         self._settings = settings
@@ -129,7 +138,7 @@ class _Run:
         self._payload = payload
         self._nothing = nothing
         self._output = Output(settings.output_bytes)
-        self._folder = f"{settings.folder}/{head['id']}.{head['token']}"
+        self._folder = folder
         self._pid = 0
         self._why = ""
 
@@ -138,8 +147,7 @@ class _Run:
         started = time.monotonic()
         said: dict[str, Any] = {}
         try:
-            os.mkdir(self._folder, 0o700)  # noqa: PTH102 - a Path costs as much as the call
-            os.chdir(self._folder)
+            self._folder.enter()
             pipe = self._start()
         except (OSError, ValueError) as error:
             return {"error": str(error), "errno": getattr(error, "errno", None) or 0, "ms": 0}, b""
@@ -162,28 +170,6 @@ class _Run:
         said["why"] = self._why
         said["truncated"] = self._output.truncated
         return said, self._output.kept()
-
-    def leave(self) -> bool:
-        """Removes the working folder if that is quick; False: `wipe` is needed."""
-        os.chdir("/")
-        try:
-            os.rmdir(self._folder)  # noqa: PTH106
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
-
-    def wipe(self) -> None:
-        """Removes the working folder with all that is in it."""
-
-        def unlock(_: object, path: str, __: object) -> None:
-            with contextlib.suppress(OSError):
-                Path(path).parent.chmod(stat.S_IRWXU)
-                Path(path).chmod(stat.S_IRWXU)
-
-        shutil.rmtree(self._folder, onerror=unlock)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> int:
         """Spawns; returns the end of the pipe that its output comes out of."""
@@ -213,8 +199,7 @@ class _Run:
                 environment,
                 file_actions=[(os.POSIX_SPAWN_DUP2, source, to) for source, to in ((stdin, 0), (writing, 1), (1, 2))],
                 setsid=True,
-                setsigmask=(),
-                setsigdef=_ALL_SIGNALS,
+                setsigdef=_IGNORED_HERE,
             )
         except BaseException:
             os.close(reading)
@@ -237,9 +222,12 @@ class _Run:
         pidfd = os.pidfd_open(self._pid)
         control = self._control.fileno()
         poll = select.poll()
-        for fd in (pidfd, pipe, control):
+        for fd in (pidfd, control):
             poll.register(fd, select.POLLIN)
         try:
+            if dict(poll.poll(max(0.0, min(_FIRST_LOOK_S, deadline - time.monotonic())) * 1000)).get(pidfd):
+                return
+            poll.register(pipe, select.POLLIN)
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0:
