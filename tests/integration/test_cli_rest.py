@@ -243,6 +243,27 @@ def test_a_file_from_standard_input(node: Node, say: Say) -> None:
     assert (done.code, done.out) == (0, "standard input: 3 tasks: 3 created, 0 there already, 0 refused\n")
 
 
+def test_an_interrupted_file_goes_on_where_it_was(node: Node, say: Say) -> None:
+    lines = b"".join(b'{"delay": "1h", "queue": "broken-off", "payload": "p%d"}\n' % n for n in range(1_500))
+    first = subprocess.Popen(
+        [sys.executable, "-m", "delaybox", "schedule", "--file", "-"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(node),
+    )  # fmt: skip
+    assert first.stdin is not None
+    first.stdin.write(lines)
+    first.stdin.flush()
+    # The rest of the second batch never comes.
+    until(lambda: len(say("list", "--queue", "broken-off", "--limit", "2000", "--json").json()["tasks"]) == 1_000)
+    time.sleep(0.2)  # the node has it; the command must read the answer
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=20)
+    assert first.returncode == 130
+    assert out == b"standard input: 1,000 tasks: 1,000 created, 0 there already, 0 refused\n"
+    assert b"interrupted after line 1000; the same command again goes on" in err
+    again = _process(node, "schedule", "--file", "-", "--json", stdin=lines)
+    assert (again.code, again.json()["created"], again.json()["duplicates"]) == (0, 500, 1_000)
+
+
 # -- watching ---------------------------------------------------------------------------------------------------
 
 

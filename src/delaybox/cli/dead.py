@@ -9,7 +9,7 @@ import typer
 from delaybox.cli import options, render, say
 from delaybox.cli.client import segment
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, From, Labels, Queue, Server, TaskIds, To, Token, Type, connect
-from delaybox.cli.tasks import each, pages, tell_more
+from delaybox.cli.several import each, pages, tell_more
 from delaybox.core.errors import ConfigError
 
 app = typer.Typer(

@@ -44,7 +44,7 @@ def run(client: Client, load: Callable[[], Config], *, as_json: bool) -> int:
 
 
 def _count(number: int, word: str) -> str:
-    return f"{number} {word}" + ("" if number == 1 else "s")
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
 def _line(found: Finding) -> str:
@@ -194,7 +194,7 @@ def of_numbers(client: Client) -> list[Finding]:
             Finding(
                 "quarantine",
                 "problem",
-                f"{counts['quarantined']:,} records could not be read",
+                f"{_count(counts['quarantined'], 'record')} could not be read",
                 "`delaybox fsck` says which; a newer version may have written them",
             )
         )
@@ -203,7 +203,7 @@ def of_numbers(client: Client) -> list[Finding]:
             Finding(
                 "dead",
                 "warning",
-                f"{counts['dead']:,} dead letters",
+                _count(counts["dead"], "dead letter"),
                 "`delaybox dead list` says why; replay or discard them",
             )
         )
@@ -212,7 +212,7 @@ def of_numbers(client: Client) -> list[Finding]:
             Finding(
                 "listeners",
                 "warning",
-                f"{missed:,} messages were published while nobody subscribed",
+                f"{_count(missed, 'message')} went out while nobody subscribed",
                 "start the subscriber first, or set pubsub.require_subscriber",
             )
         )

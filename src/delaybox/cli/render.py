@@ -156,7 +156,7 @@ def _result(result: Mapping[str, Any], zone: tzinfo | None) -> list[tuple[str, s
     said = f"{word}, exit code {exit_code}" if exit_code is not None else word
     took = span(int(result.get("duration_ms", 0)))
     lines = [("result", f"{said}, took {took}, ended {moment(int(result.get('finished_ms', 0)), zone)}")]
-    if result.get("reason"):
+    if result.get("reason") and result["reason"] != f"exit code {exit_code}":
         lines.append(("", str(result["reason"])))
     output = str(result.get("output") or "")
     if result.get("output_base64"):

@@ -6,15 +6,13 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from delaybox.cli import options, render, say
-from delaybox.cli.client import Client, Refused, Unreachable, segment
-from delaybox.cli.exits import Exit
+from delaybox.cli.client import Unreachable, segment
 from delaybox.cli.options import (
     DEFAULT_SERVER,
     AsJson,
@@ -31,9 +29,9 @@ from delaybox.cli.options import (
     Type,
     connect,
 )
+from delaybox.cli.several import each, pages, tell_more
 from delaybox.core.errors import ConfigError
 
-PAGE = 1_000
 _WHEN = "RFC 3339 with an offset (2030-01-31T09:00:00+01:00), or Unix ms."
 
 
@@ -225,26 +223,6 @@ def list_tasks(
     return tell_more(more)
 
 
-def tell_more(cursor: str | None) -> None:
-    """Where a list goes on."""
-    if cursor:
-        say.note(f"there may be more: --cursor {cursor}")
-
-
-def pages(
-    client: Client, path: str, query: dict[str, Any], *, limit: int, cursor: str = ""
-) -> tuple[list[dict[str, Any]], str | None]:
-    """So many tasks of a list, and the cursor of the rest."""
-    found: list[dict[str, Any]] = []
-    more: str | None = cursor or None
-    while True:
-        page = client.get(path, {**query, "cursor": more, "limit": min(PAGE, limit - len(found))})
-        found += page["tasks"]
-        more = page.get("cursor")
-        if not more or len(found) >= limit:
-            return found, more
-
-
 def cancel(task_ids: TaskIds, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
     """Cancel pending tasks."""
     client = connect(server, token, as_json)
@@ -275,28 +253,3 @@ def reschedule(
     if as_json:
         return say.out_json(task)
     return say.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}, priority {task['priority']}")
-
-
-def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as_json: bool) -> None:
-    """Acts on each task and tells of each. Ends with the error's exit code; 1 when some went well or errors differ."""
-    results: list[dict[str, Any]] = []
-    codes: set[Exit] = set()
-    for task_id in dict.fromkeys(task_ids):
-        try:
-            act(task_id)
-        except Refused as error:
-            # It would only be the same for the others.
-            if error.exit in (Exit.NOT_ALLOWED, Exit.NO_SERVER) or error.code.startswith("http_"):
-                raise
-            codes.add(error.exit)
-            results.append({"id": task_id, "ok": False, "error": {"code": error.code, "detail": error.detail}})
-            if not as_json:
-                say.error(str(error))
-        else:
-            codes.add(Exit.DONE)
-            results.append({"id": task_id, "ok": True})
-            if not as_json:
-                say.out(f"{render.clean(task_id)}  {done}")
-    if as_json:
-        say.out_json({"results": results})
-    raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILED)

@@ -1,0 +1,60 @@
+"""Commands on several tasks: lists that come in pages, and calls for one id after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+from delaybox.cli import render, say
+from delaybox.cli.client import Client, Refused
+from delaybox.cli.exits import Exit
+
+PAGE = 1_000
+"""What a node gives at once."""
+
+
+def tell_more(cursor: str | None) -> None:
+    """Where a list goes on."""
+    if cursor:
+        say.note(f"there may be more: --cursor {cursor}")
+
+
+def pages(
+    client: Client, path: str, query: dict[str, Any], *, limit: int, cursor: str = ""
+) -> tuple[list[dict[str, Any]], str | None]:
+    """So many tasks of a list, and the cursor of the rest."""
+    found: list[dict[str, Any]] = []
+    more: str | None = cursor or None
+    while True:
+        page = client.get(path, {**query, "cursor": more, "limit": min(PAGE, limit - len(found))})
+        found += page["tasks"]
+        more = page.get("cursor")
+        if not more or len(found) >= limit:
+            return found, more
+
+
+def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as_json: bool) -> None:
+    """Acts on each task and tells of each. Ends with the error's exit code; 1 when some went well or errors differ."""
+    results: list[dict[str, Any]] = []
+    codes: set[Exit] = set()
+    for task_id in dict.fromkeys(task_ids):
+        try:
+            act(task_id)
+        except Refused as error:
+            # It would only be the same for the others.
+            if error.exit in (Exit.NOT_ALLOWED, Exit.NO_SERVER) or error.code.startswith("http_"):
+                raise
+            codes.add(error.exit)
+            results.append({"id": task_id, "ok": False, "error": {"code": error.code, "detail": error.detail}})
+            if not as_json:
+                say.error(str(error))
+        else:
+            codes.add(Exit.DONE)
+            results.append({"id": task_id, "ok": True})
+            if not as_json:
+                say.out(f"{render.clean(task_id)}  {done}")
+    if as_json:
+        say.out_json({"results": results})
+    raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILED)
