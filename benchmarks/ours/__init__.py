@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
 from benchmarks.ours.node import Node, serve, subscriber
 from benchmarks.ours.storing import fill, opened, pending, run, schedule, script_names
 
 __all__ = [
+    "Commands",
     "Drained",
     "Node",
     "drain_herd",
@@ -15,6 +17,7 @@ __all__ = [
     "opened",
     "pending",
     "run",
+    "run_commands",
     "schedule",
     "script_names",
     "serve",
