@@ -16,13 +16,13 @@ from delaybox.store.store import Store
 
 
 class Recorder:
-    """A target that remembers every delivery, in order, with the local moment (ms)."""
+    """A target that remembers every delivery, in order, with the moment (Unix ms)."""
 
     def __init__(self) -> None:
         self.got: list[tuple[float, Delivery]] = []
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
-        now = time.monotonic() * 1000
+        now = time.time() * 1000
         self.got += [(now, d) for d in batch]
         report(batch, DONE)
 

@@ -250,6 +250,7 @@ class _Node:
             lease_ms=c.lease_ms,
             heartbeat_ms=c.heartbeat_ms,
             poll_ms=c.frequency_ms,
+            catch_up_rate=c.catch_up.rate,
         )
         return Engine(store, targets, options)
 

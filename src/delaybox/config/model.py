@@ -134,6 +134,10 @@ class Limits(Section):
     body: Size = Field(default=1 << 20, ge=1, le=512 << 20, description="a size such as 1MiB or 1048576 (bytes)")
 
 
+class CatchUp(Section):
+    rate: int = Field(default=0, ge=0, le=10_000_000, description="overdue tasks a second, or 0 for no limit")
+
+
 class PubSub(Section):
     # Documented with underscores, unlike the keys that continue the original's.
     model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=str))
@@ -163,6 +167,7 @@ class Config(Section):
     kafka: Kafka = Kafka()
     auth: Auth = Auth()
     limits: Limits = Limits()
+    catch_up: CatchUp = CatchUp()
     pubsub: PubSub = PubSub()
     workers: Workers = Workers()
     insecure: bool = Field(default=False, description="true or false")

@@ -84,8 +84,8 @@ class Dispatcher:
             await asyncio.wait(self._running, timeout=5.0)
         await self._settler.stop(5.0)
 
-    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> None:
-        """Takes what one claim leased (flat: id, record, ...) and starts delivering it."""
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
+        """Takes what one claim leased (flat: id, record, ...) and starts delivering it; how late each is (ms)."""
         by: dict[str, list[Delivery]] = {}
         now = self._clock.now_ms()
         late: list[float] = []
@@ -114,7 +114,7 @@ class Dispatcher:
                 )
             )
         if not late:
-            return
+            return late
         self._leases[partition, lease_id] = len(late)
         self._in_flight += len(late)
         metrics.observe_lateness(late)
@@ -122,6 +122,7 @@ class Dispatcher:
             task = asyncio.create_task(self._deliver(letter, batch))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+        return late
 
     async def heartbeat(self) -> float:
         """Extends every lease that still has work; returns the seconds until the next one is due."""

@@ -29,6 +29,8 @@ class EngineOptions:
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
     poll_ms: int = 1_000
+    catch_up_rate: int = 0
+    """Overdue tasks taken in a second after an outage; 0: as fast as they go."""
     reap_ms: int = 500
     lead_ms: int = 60_000
     losses_cap: int = LOSSES_CAP

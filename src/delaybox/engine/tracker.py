@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from delaybox import failpoints, metrics
 from delaybox.engine.alarm import Alarm
+from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
@@ -21,6 +24,14 @@ _ITEMS_IN_PLACE = 250
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
 """With hardly a slot free, claims wait this long for more of them, or each would take one task."""
+
+
+class _Ask(NamedTuple):
+    """One claim from one partition. ``share``: the overdue tasks it may take; 0 where they are not counted."""
+
+    partition: int
+    limits: ClaimLimits
+    share: int = 0
 
 
 class Tracker:
@@ -37,7 +48,8 @@ class Tracker:
         self._clock = clock
         self._look = [0.0] * store.partitions
         self._hungry: set[int] = set()
-        self._unanswered: dict[int, bytes] = {}
+        self._unanswered: dict[tuple[int, int], bytes] = {}
+        self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
         self._alarm = Alarm()
         self._asleep_until = 0.0
         self._retired = False
@@ -47,6 +59,9 @@ class Tracker:
         for p in range(self._store.partitions) if partition is None else (partition,):
             if p < len(self._look) and due_ms < self._look[p]:
                 self._look[p] = due_ms
+        if partition is None:
+            # The server was away.
+            self._catch_up.suspect()
         if due_ms < self._asleep_until:
             self._alarm.ring()
 
@@ -98,9 +113,12 @@ class Tracker:
             items=_ITEMS_IN_PLACE if self._options.channel else MAX_ITEMS,
         )
         due = due[: slots or None]
+        asks = self._ramped(due, limits) if self._catch_up.limited else [_Ask(p, limits) for p in due]
         # A claim whose answer never came is asked again under its own lease id and gets the same content.
-        leases = [self._unanswered.pop(p, b"") or os.urandom(16) for p in due]
-        calls = [self._store.claim_call(p, lease_id, limits) for p, lease_id in zip(due, leases, strict=True)]
+        leases = [self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") or os.urandom(16) for a in asks]
+        calls = [
+            self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)
+        ]
         for p in due:
             # Only a wake-up that comes in from here on may put something below what the claim will say.
             self._look[p] = math.inf
@@ -110,21 +128,38 @@ class Tracker:
         received = local_ms()
         failpoints.hit("after_claim_reply")
         problem: BaseException | None = None
-        for p, lease_id, reply in zip(due, leases, replies, strict=True):
+        for ask, lease_id, reply in zip(asks, leases, replies, strict=True):
             if isinstance(reply, BaseException):
-                self._unanswered[p] = lease_id
-                self._look[p] = 0.0
+                self._unanswered[ask.partition, ask.limits.fresh_ms] = lease_id
+                self._look[ask.partition] = 0.0
+                self._catch_up.suspect(ask.partition)
                 problem = reply
                 continue
             claimed = read_claim(reply)
             self._clock.observe(sent, received, claimed.now_ms)
-            self._take(p, lease_id, claimed, limits)
+            self._take(ask, lease_id, claimed)
         if problem is not None:
             raise problem
 
-    def _take(self, p: int, lease_id: bytes, c: Claimed, limits: ClaimLimits) -> None:
+    def _ramped(self, due: Sequence[int], limits: ClaimLimits) -> list[_Ask]:
+        """From a partition with a backlog first what is fresh, then as much of what is overdue as the rate allows."""
+        shares = self._catch_up.shares(due)
+        # Both may lease, so they share the slots; a single one goes to whichever finds work for it.
+        half = limits.slots // 2 or limits.slots
+        fresh = replace(limits, fresh_ms=OVERDUE_MS, slots=half)
+        asks: list[_Ask] = []
+        for p in due:
+            behind = self._catch_up.behind(p)
+            asks.append(_Ask(p, fresh if behind else limits))
+            if share := min(shares.get(p, 0), limits.items):
+                asks.append(_Ask(p, replace(limits, items=share, slots=half), share))
+        return asks
+
+    def _take(self, ask: _Ask, lease_id: bytes, c: Claimed) -> None:
+        p, limits = ask.partition, ask.limits
+        late: list[float] = []
         if c.leased:
-            self._dispatcher.accept(p, lease_id, c.leased)
+            late = self._dispatcher.accept(p, lease_id, c.leased)
         if c.lateness_ms:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
@@ -144,6 +179,15 @@ class Tracker:
             self._hungry.add(p)
             if self._dispatcher.free < _FEW_SLOTS and self._dispatcher.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
+        if self._catch_up.limited:
+            clear = not c.more and not 0 <= c.next_due_ms <= c.now_ms
+            overdue = sum(ms > OVERDUE_MS for ms in late) + sum(ms > OVERDUE_MS for ms in c.lateness_ms)
+            taken = len(late) + len(c.lateness_ms)
+            self._catch_up.took(p, share=ask.share, taken=taken, overdue=overdue, clear=clear)
+            if self._catch_up.behind(p):
+                # Tokens come with time: what is left of the backlog is no reason to look at once, only fresh work is.
+                tick = c.now_ms + TICK_MS
+                look = tick if ask.share else min(look, tick)
         self._look[p] = min(self._look[p], look)
 
     def close(self) -> None:

@@ -31,7 +31,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimLimits:
-    """What one claim may take. ``types``: letters of the task types served by lease."""
+    """What one claim may take. ``types``: letters of the task types served by lease.
+
+    ``fresh_ms``: only what is later by less than this, and nothing from the ready sets; 0: everything due.
+    """
 
     slots: int
     types: str
@@ -40,6 +43,7 @@ class ClaimLimits:
     lease_ms: int = 15_000
     poll_ms: int = 1_000
     items: int = MAX_ITEMS
+    fresh_ms: int = 0
 
 
 @dataclass(slots=True)

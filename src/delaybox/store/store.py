@@ -140,7 +140,7 @@ class Store:
         """A claim to send with others in one round trip; read the reply with `read_claim`."""
         args = (
             lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
-            limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS,
+            limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS, limits.fresh_ms,
         )  # fmt: skip
         return Call("claim", self.tags[partition], args)
 

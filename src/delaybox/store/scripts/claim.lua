@@ -4,7 +4,8 @@
 -- ARGV  1 lease id (16 bytes; the same id again gets the same content), 2 bucket width ms, 3 lease ms, 4 free slots,
 --       5 most items (<= 500), 6 most bytes of leased records, 7 letters of the task types served by lease,
 --       8 channel for firing in place ('' = lease PUB_SUB as well, if its letter is in 7), 9 length of the stream (0 = none),
---       10 poll ms, 11 how long idempotency keys outlive their task ms
+--       10 poll ms, 11 how long idempotency keys outlive their task ms,
+--       12 0, or: take only what is late by less than this (ms) and not ready yet, so that a backlog can wait
 -- REPLY {now ms, next due ms in near (-1 none), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due}}
 -- ERRORS TRYAGAIN (nothing written but hints)
@@ -20,7 +21,8 @@
 local now = now_ms()
 local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_bytes, types, channel, stream = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
-local poll, idem_ttl = tonumber(ARGV[10]), ARGV[11]
+local poll, idem_ttl, fresh = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV[12])
+local from = fresh > 0 and '(' .. int(now - fresh) or '-inf'
 local lease = k_lease(lid)
 
 -- By letter byte: 1 leased, 2 fired in place.
@@ -30,7 +32,7 @@ if channel ~= '' then how[112] = 2 end
 local function next_due()
   local best = -1
   for p = 0, 3 do
-    local head = redis.call('ZRANGE', K_NEAR[p], 0, 0, 'WITHSCORES')
+    local head = redis.call('ZRANGE', K_NEAR[p], from, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
     if head[2] then
       local due = tonumber(head[2])
       if best < 0 or due < best then best = due end
@@ -50,7 +52,7 @@ local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
 local candidates, used, promoted = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }, nil, 0
 local backlog = false
-for letter in string.gmatch(free .. letters, '.') do
+for letter in string.gmatch(fresh > 0 and '' or free .. letters, '.') do
   if redis.call('EXISTS', k_active(letter, true), k_active(letter, false)) > 0 then backlog = true end
 end
 if backlog then
@@ -67,7 +69,7 @@ if backlog then
   end
   if free ~= '' and #candidates.ids < most then take_ready(candidates, free, false, most - #candidates.ids) end
 else
-  used = take_near(candidates, now, how, slots, most)
+  used = take_near(candidates, from, now, how, slots, most)
 end
 
 -- 2. Their records, in the order of the candidates.
@@ -194,7 +196,10 @@ for _, g in ipairs(groups) do
 end
 if used then
   for p = 0, 3 do
-    if used[p] > 0 then redis.call('ZREMRANGEBYRANK', K_NEAR[p], 0, used[p] - 1) end
+    if used[p] > 0 then
+      local first = fresh > 0 and redis.call('ZCOUNT', K_NEAR[p], '-inf', int(now - fresh)) or 0
+      redis.call('ZREMRANGEBYRANK', K_NEAR[p], first, first + used[p] - 1)
+    end
   end
 else
   local stale = gather()

@@ -31,9 +31,9 @@ local function make_ready(priority, members, dues)
   for lane in pairs(lanes) do activate(lane, critical) end
 end
 
--- Due members of one near index, earliest first: members, dues.
-local function due_members(priority, now, limit)
-  local flat = redis.call('ZRANGE', K_NEAR[priority], '-inf', int(now), 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
+-- Members of one near index due between from (as ZRANGE takes it) and now, earliest first: members, dues.
+local function due_members(priority, from, now, limit)
+  local flat = redis.call('ZRANGE', K_NEAR[priority], from, int(now), 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
   local members, dues = {}, {}
   for i = 1, #flat, 2 do
     members[#members + 1] = flat[i]
@@ -47,7 +47,7 @@ local function promote(now, limit)
   local moved = 0
   for priority = 0, 3 do
     if moved < limit then
-      local members, dues = due_members(priority, now, limit - moved)
+      local members, dues = due_members(priority, '-inf', now, limit - moved)
       if #members > 0 then
         make_ready(priority, members, dues)
         redis.call('ZREMRANGEBYRANK', K_NEAR[priority], 0, #members - 1)
@@ -121,12 +121,13 @@ end
 
 -- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; what cannot be taken becomes ready.
--- Returns how many head entries of each near index are used up; the caller removes them last.
-local function take_near(out, now, how, slots, limit)
+-- Returns how many entries of each near index, counted from the first that is due after from, are used up; the caller removes
+-- them last.
+local function take_near(out, from, now, how, slots, limit)
   local members, dues, used, left = {}, {}, { [0] = 0, 0, 0, 0 }, {}
   local total, only = 0, nil
   for p = 0, 3 do
-    members[p] = redis.call('ZRANGE', K_NEAR[p], '-inf', int(now), 'BYSCORE', 'LIMIT', 0, limit)
+    members[p] = redis.call('ZRANGE', K_NEAR[p], from, int(now), 'BYSCORE', 'LIMIT', 0, limit)
     if #members[p] > 0 then
       total = total + #members[p]
       only = total == #members[p] and p or nil
@@ -152,7 +153,7 @@ local function take_near(out, now, how, slots, limit)
     used[only] = total
   elseif total > 0 then
     for p = 0, 3 do
-      if #members[p] > 0 then members[p], dues[p] = due_members(p, now, limit) else dues[p] = {} end
+      if #members[p] > 0 then members[p], dues[p] = due_members(p, from, now, limit) else dues[p] = {} end
     end
     local others = #members[1] + #members[2] + #members[3]
     local for_critical = math.max(limit - math.min(others, math.ceil(limit / 20)), 1)

@@ -1,0 +1,123 @@
+"""After an outage a backlog is taken at the configured rate, urgent tasks first, and fresh ones do not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.delivery import Target
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.service import Service
+from delaybox.store.fsck import fsck
+from delaybox.store.loader import ScriptRunner
+from delaybox.store.record import draft
+from delaybox.store.store import Batch, Store
+from delaybox.targets.pubsub import PubSubTarget
+from tests.engines import Recorder, running, until
+from tests.lab import CLOCK, CLOCK_KEY, Lab, leased
+
+WORKER = TaskType.WORKER
+
+
+async def test_a_fresh_claim_leaves_the_backlog_alone(lab: Lab) -> None:
+    old = await lab.add(*(NewTask(type=WORKER, priority=p) for p in Priority for _ in range(3)))
+    await lab.move(10_000)
+    new = await lab.add(*(NewTask(type=WORKER, priority=p) for p in Priority))
+    assert set(await lab.lease(b"a", fresh_ms=5_000)) == set(new)
+    assert (await lab.claim(fresh_ms=5_000)).leased == []
+    assert set(await lab.lease(b"b")) == set(old)
+
+
+async def test_a_fresh_claim_says_when_the_next_fresh_task_is_due(lab: Lab) -> None:
+    await lab.add(NewTask(type=WORKER))
+    await lab.move(10_000)
+    await lab.add(NewTask(type=WORKER, delay_ms=700))
+    claimed = await lab.claim(fresh_ms=5_000)
+    assert claimed.leased == [] and claimed.next_due_ms == lab.now + 700 and not claimed.more
+    assert (await lab.claim(items=1)).next_due_ms == lab.now + 700
+
+
+async def test_the_bounds_of_a_fresh_claim(lab: Lab) -> None:
+    at_limit, within = await lab.add(NewTask(), NewTask(delay_ms=1))
+    await lab.move(5_000)
+    assert len((await lab.claim(fresh_ms=5_000, channel="c")).lateness_ms) == 1
+    assert (await lab.find(within)).place == "" and (await lab.find(at_limit)).place == "home"
+
+
+async def test_a_fresh_claim_stays_within_its_items_and_the_rest_follows(lab: Lab) -> None:
+    old = await lab.add(*(NewTask(type=WORKER) for _ in range(10)))
+    await lab.move(10_000)
+    new = await lab.add(*(NewTask(type=WORKER) for _ in range(10)))
+    got: set[bytes] = set()
+    for more in (True, True, False):
+        claimed = await lab.claim(os.urandom(16), fresh_ms=5_000, items=4)
+        got |= set(leased(claimed))
+        assert claimed.more == more
+    assert got == set(new) and set(await lab.lease(b"b")) == set(old)
+
+
+async def overdue(store: Store, count: int, *, by_ms: int, task_type: TaskType) -> None:
+    """A backlog, one in ten critical, as an outage leaves it: scheduled in the past, by moving the server's clock."""
+    now = await store.ping()
+    key = f"{store.prefix}:{CLOCK_KEY}"
+    runner, store.runner = store.runner, ScriptRunner(store.client, clock=CLOCK.replace(CLOCK_KEY, key))
+    await store.client.set(key, now - by_ms)
+    urgent = NewTask(payload=b"critical", type=task_type, priority=Priority.CRITICAL)
+    try:
+        for at in range(0, count, 100):
+            drafts = [
+                draft(NewTask(payload=b"normal", type=task_type) if i % 10 else urgent) for i in range(at, at + 100)
+            ]
+            (answer,) = await store.schedule([Batch(at // 100 % store.partitions, drafts)])
+            assert not isinstance(answer, BaseException)
+    finally:
+        store.runner = runner
+        await store.client.delete(key)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+async def test_a_backlog_drains_at_the_rate_critical_first_while_fresh_tasks_fire_on_time(
+    client: Redis, prefix: str, in_place: bool
+) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=4)
+    kind = TaskType.PUB_SUB if in_place else WORKER
+    count, rate = 2_000, 1_000
+    await overdue(store, count, by_ms=600_000, task_type=kind)
+    recorder = Recorder()
+    channel = f"{prefix}-out" if in_place else ""
+    targets: dict[TaskType, Target] = {WORKER: recorder, TaskType.PUB_SUB: PubSubTarget(store, channel=f"{prefix}-out")}
+    service = Service(store)
+    started = time.monotonic()
+    async with running(store, targets, channel=channel, catch_up_rate=rate):
+        fresh = [NewTask(type=WORKER, payload=b"fresh", delay_ms=300 + 20 * n) for n in range(50)]
+        await service.submit_many(fresh)
+        await asyncio.sleep(max(0.0, started + 1.0 - time.monotonic()))
+        left = (await service.counts()).pending
+        assert 600 < left < 1_600, "about half of it after half of the time"
+
+        async def drained() -> bool:
+            return (await service.counts()).pending == 0
+
+        await until(drained, timeout_s=20)
+        took = time.monotonic() - started
+    assert took > 0.8 * count / rate
+    late = sorted(at - d.due_ms for at, d in recorder.got if b"fresh" in d.body)
+    assert len(late) == 50 and late[40] < 500, "they did not wait for two seconds of backlog"
+    if not in_place:
+        backlog = [d for _, d in recorder.got if b"fresh" not in d.body]
+        assert len(backlog) == count
+        urgent = [i for i, d in enumerate(backlog) if b"critical" in d.body]
+        assert urgent[len(urgent) * 9 // 10] < count // 3, "critical ones come first"
+    assert (await fsck(store)).problems == []
+
+
+async def test_without_a_rate_it_drains_as_fast_as_it_goes(client: Redis, prefix: str) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=4)
+    await overdue(store, 2_000, by_ms=60_000, task_type=WORKER)
+    recorder = Recorder()
+    async with running(store, {WORKER: recorder}, channel=""):
+        await until(lambda: len(recorder.got) == 2_000, timeout_s=10)
