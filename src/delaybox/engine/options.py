@@ -25,7 +25,7 @@ class EngineOptions:
     """Where serialized tasks are taken in; '' takes none. Only an engine that keeps time listens."""
     max_payload_bytes: int = 1 << 20
     """Of a task on the input channel."""
-    concurrency: int = 4_000
+    concurrency: int = 8_000
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
     poll_ms: int = 1_000

@@ -21,6 +21,8 @@ _AHEAD_MS = 0.02
 _NO_PROGRESS_MS = 20.0
 _ITEMS_IN_PLACE = 250
 """Publishing costs the claim script twice what leasing does; 500 took 4 to 5 ms."""
+_FULL_CLAIM = 250
+_SATURATED_MS = 5.0
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
 """With hardly a slot free, claims wait this long for more of them, or each would take one task."""
@@ -52,6 +54,8 @@ class Tracker:
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
         self._alarm = Alarm()
         self._asleep_until = 0.0
+        self._had_slots = 0.0
+        self._turn = 0
         self._retired = False
 
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
@@ -91,15 +95,30 @@ class Tracker:
             return 0.0
         due = [p for p, at in enumerate(self._look) if at <= now]
         slots = self._dispatcher.free
-        if slots == 0 and self._dispatcher.types:
+        if slots:
+            self._had_slots = now
+        elif self._dispatcher.types:
             self._hungry.update(due)
+            if now - self._had_slots < _SATURATED_MS:
+                # They come back in a moment; what is claimed meanwhile would only be moved to the ready sets.
+                await self._alarm.wait(local_ms() + _SATURATED_MS)
+                return 0.0
             if not self._options.channel:
                 for p in due:
                     self._look[p] = now + self._options.poll_ms
                 return 0.0
         if due:
-            await self._claim(due, slots)
+            await self._claim(self._turns(due, slots), slots)
         return 0.0
+
+    def _turns(self, due: list[int], slots: int) -> list[int]:
+        """With few slots free some partitions, in turn, fill a claim each; all of them would take a few tasks apiece."""
+        most = max(1, slots // _FULL_CLAIM)
+        if slots == 0 or most >= len(due):
+            return due
+        self._turn += most
+        start = self._turn % len(due)
+        return (due[start:] + due[:start])[:most]
 
     async def _claim(self, due: Sequence[int], slots: int) -> None:
         share = slots if not slots else max(1, slots // len(due))
