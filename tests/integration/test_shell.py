@@ -228,13 +228,13 @@ async def test_a_host_that_is_killed_is_replaced_and_its_commands_are_dead():
             d.run(delivery(f"export MARK={word}; sleep 60"), delivery("sleep 0.2; echo x"), delivery(":"))
         )
         await until_alive(word)
-        before = d.target.host_pid
+        before, folder = d.target.host_pid, Path(d.target._pool._folder)
         os.kill(before, signal.SIGKILL)
         outcomes = await work
         assert isinstance(outcomes[0], Failed) and outcomes[0].reason == "the process that ran it died"
         assert await until_dead(word, within_s=2.0) == []
         assert isinstance(outcomes[2], Done), "what waited is run by the new host"
-        assert d.target.host_pid != before
+        assert d.target.host_pid != before and not folder.exists()
         assert (await d.result("echo again")).ok
 
 

@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -151,12 +150,11 @@ def main(argv: list[str]) -> int:
     # A terminal's Ctrl-C and a service manager's SIGTERM are for the node, which then closes the sockets.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    folder = tempfile.mkdtemp(prefix="delaybox-shell-")
     try:
         limits = limit_commands(settings.pop("limits"), own=len(controls) + _API_THREADS)
-        Host(controls, SlotSettings(folder=folder, limits=limits, **settings)).run()
+        Host(controls, SlotSettings(limits=limits, **settings)).run()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(settings["folder"], ignore_errors=True)
     return 0
 
 

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import shutil
 import socket
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +61,8 @@ class Pool:
 
     def __init__(self, slots: int, settings: Mapping[str, Any]) -> None:
         self._size = slots
-        self._settings = json.dumps(settings)
+        self._settings = settings
+        self._folder = ""
         self._waiting: deque[Job] = deque()
         self._slots: list[_Slot] = []
         self._free: list[_Slot] = []
@@ -109,13 +112,14 @@ class Pool:
 
     async def _launch(self) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._size)]
+        self._folder = tempfile.mkdtemp(prefix="delaybox-shell-")
         numbers = [theirs.fileno() for _, theirs in pairs]
         try:
             self._host = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "delaybox.targets.shell_host",
-                self._settings,
+                json.dumps({**self._settings, "folder": self._folder}),
                 *map(str, numbers),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
@@ -143,6 +147,8 @@ class Pool:
             self._hang_up()
             while not self._stopping:
                 await asyncio.sleep(_RESTART_S)
+                # The host removes it itself, unless it was killed; its slots are gone by now.
+                shutil.rmtree(self._folder, ignore_errors=True)
                 try:
                     await self._launch()
                     break
