@@ -46,7 +46,7 @@ FLAGS = {
 }
 """Keys that `delaybox serve` has a flag of its own for; each is also ``DELAYBOX_<FLAG>``."""
 
-# Variables of the command line, of tests and of Kubernetes (some for every service named delaybox) are no configuration.
+# Variables of the command line, of tests and of Kubernetes (some for every service named delaybox) are none of ours.
 _FOREIGN_VARIABLE = re.compile(
     r"DELAYBOX_(CONFIG$|SERVER$|TOKEN$|TEST_|FAULTS|FAILPOINTS|(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
 )
