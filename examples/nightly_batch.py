@@ -6,7 +6,7 @@
 
 A line of the file is a customer. Run it twice, or again after it was cut off: no task is stored twice.
 The work itself is a subscriber's, as in reminder_emails.py, or a shell worker's: `--command nightly-report` names a
-command of the configuration (docs/howto/shell-workers.md), which gets the customer on its standard input.
+command of the configuration (docs/shell.md), which gets the customer on its standard input.
 """
 
 from __future__ import annotations
