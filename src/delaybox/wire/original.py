@@ -67,7 +67,7 @@ def of_pending(raw: bytes, score: float, *, fold: bool = False) -> tuple[str, Ne
     due_ms = max(int(score), 0)
     # In the original only two types exist: every other name is published.
     shell = header.get("taskType") == _SHELL
-    key = f"same:{_digest(header, payload, due_ms)}" if fold else uuid[:200]
+    key = f"same:{_digest(message, due_ms)}" if fold else uuid[:200]
     return uuid, NewTask(
         payload=payload,
         due_ms=due_ms or None,
@@ -85,12 +85,10 @@ def _read(raw: bytes) -> task_pb2.Task:
         raise InvalidTask("body", "it is not a serialized Task") from None
 
 
-def _digest(header: dict[str, bytes], payload: bytes, due_ms: int) -> str:
-    digest = blake2b(b"%d,%d,%d:" % (due_ms, len(header), len(payload)), digest_size=16)
-    digest.update(payload)
-    for name, value in sorted(header.items()):
-        text = name.encode()
-        digest.update(b"%d,%d:" % (len(text), len(value)))
-        digest.update(text)
-        digest.update(value)
-    return digest.hexdigest()
+def _digest(message: task_pb2.Task, due_ms: int) -> str:
+    """Of all that copies of one task have in common."""
+    same = task_pb2.Task()
+    same.CopyFrom(message)
+    same.ClearField("taskUuid")
+    same.ClearField("status")
+    return blake2b(b"%d:" % due_ms + same.SerializeToString(deterministic=True), digest_size=16).hexdigest()
