@@ -112,7 +112,7 @@ class Tracker:
         return 0.0
 
     def _turns(self, due: list[int], slots: int) -> list[int]:
-        """With few slots free some partitions, in turn, fill a claim each; all of them would take a few tasks apiece."""
+        """With few slots free some partitions, in turn, fill a claim each; all would take a few tasks apiece."""
         most = max(1, slots // _FULL_CLAIM)
         if slots == 0 or most >= len(due):
             return due
