@@ -109,7 +109,6 @@ class Intake:
         try:
             await pubsub.subscribe(self._channel)
             keeping = asyncio.create_task(self._keep_on(), name="delaybox-intake-role")
-            log.info("this node listens on channel %s for tasks", self._channel)
             while True:
                 await self._room.wait()
                 message = await pubsub.get_message(timeout=KEEP_S)
@@ -117,7 +116,12 @@ class Intake:
                     # Another node may have heard this one.
                     log.warning("channel %s: the role ran out, another node may listen now", self._channel)
                     return
-                if message is not None and message["type"] == "message":
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    # Only now: an ACL may refuse the channel, and says so in this place.
+                    log.info("this node listens on channel %s for tasks", self._channel)
+                elif message["type"] == "message":
                     self._hear(message["data"])
         finally:
             if keeping is not None:
