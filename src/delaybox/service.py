@@ -100,7 +100,7 @@ class Service:
         return future
 
     async def _pump(self) -> None:
-        # One round trip at a time: with two under way batches are half as large and a call costs 13 % more CPU.
+        # One round trip at a time: with two under way each would carry half as many tasks.
         while self._waiting:
             taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
             answers: Sequence[Stored | BaseException]
