@@ -28,6 +28,7 @@ from delaybox.core.delivery import Target
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
+from delaybox.processes.supervise import Keeper
 from delaybox.store.connect import ServerSettings, make_client, probe
 from delaybox.store.publish import listeners
 from delaybox.store.store import Store
@@ -297,29 +298,8 @@ class _Node:
         c = self._config
         host = f"[{c.http_server.host}]" if ":" in c.http_server.host else c.http_server.host
         log.info("listening on http://%s:%d%s", host, api.port, c.http_server.context_path)
-        stop = asyncio.create_task(self._stop.wait())
-        pause = 0.5
-        while True:
-            died = asyncio.create_task(api.died.wait())
-            await asyncio.wait({stop, died}, return_when=asyncio.FIRST_COMPLETED)
-            died.cancel()
-            if stop.done():
-                await api.stop()
-                return
-            log.error("the API process ended with exit code %s; starting it again", api.exit_code)
-            api = await self._again(settings, api.port, pause) or api
-            if stop.done():
-                return
-            pause = min(pause * 2, 10.0)
 
-    async def _again(self, settings: ApiSettings, port: int, pause: float) -> ApiProcess | None:
-        while not self._stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
-                return None
-            try:
-                return await spawn_api(replace(settings, port=port))
-            except DelayBoxError as error:
-                log.error("the API process did not start: %s", error)
-                pause = min(pause * 2, 10.0)
-        return None
+        async def again(dead: ApiProcess) -> ApiProcess:
+            return await spawn_api(replace(settings, port=dead.port))
+
+        await Keeper("API process", api, again, log).run(self._stop)

@@ -1,28 +1,19 @@
 """The API process: one Python process that serves REST and nothing else. Started by ``supervise.spawn_api``.
 
-It reads one JSON line of settings from stdin, which then stays open: its end means that the parent died, and this
-process ends at once. On stdout it says once ``{"ready": true, "port": N}``, or ``{"ready": false, "error": ...}`` and
-exits with 1. SIGTERM ends it after the requests in flight, a second one at once.
+Its ready line names the ``port``; delaybox.processes.child says how it lives with the node.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
-import gc
-import json
 import logging
 import os
 import resource
-import signal
 import socket
-import sys
-import threading
 from typing import Any, cast
 
-import uvloop
 from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -32,7 +23,8 @@ from delaybox import metrics
 from delaybox.api.rest.app import AsgiApp, TaskService, build_app
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
+from delaybox.core.errors import ConfigError, StoreUnavailable
+from delaybox.processes import child
 from delaybox.service import Readiness, Service
 from delaybox.store.connect import make_client
 from delaybox.store.store import Store
@@ -41,7 +33,6 @@ _log = logging.getLogger("delaybox.api")
 
 MAX_CONNECTIONS = 8_192
 _REOPEN_S = 0.5
-_PR_SET_PDEATHSIG = 1
 
 
 class _Server(Server):
@@ -125,7 +116,7 @@ class ApiServer:
             for _ in range(5):
                 await asyncio.sleep(0)
             if not serving.done():
-                say({"ready": True, "port": port})
+                child.say({"ready": True, "port": port})
             stop = asyncio.create_task(self._stopping.wait())
             waiting: set[asyncio.Task[Any]] = {serving, stop} | ({opening} if opening else set())
             while not serving.done() and not stop.done():
@@ -202,12 +193,6 @@ def bind(host: str, port: int, backlog: int) -> socket.socket:
     return sock
 
 
-def say(line: dict[str, object]) -> None:
-    """One JSON line to the parent."""
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-
-
 def _connections() -> int:
     """How many connections to serve at once; the rest wait in the backlog. Raises the limit of open files for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -220,83 +205,14 @@ def _connections() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(MAX_CONNECTIONS, soft // 2))
 
 
-def _read_line(fd: int) -> bytes:
-    """One line without reading past it."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        byte = os.read(fd, 1)
-        if not byte:
-            break
-        line += byte
-    return bytes(line)
-
-
-def _die_with_parent(fd: int) -> None:
-    """Ends this process as soon as the parent is gone, even while the event loop is busy."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(fd, 4096):
-                pass
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
-def _set_up_logging(log_format: str) -> None:
-    pattern = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter(pattern))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "timestamp": self.formatTime(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def _tune_collector() -> None:
-    """Requests leave no cycles behind, so looking for some after every 700 allocations is work for nothing."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
 async def _serve(settings: ApiSettings) -> int:
     server = ApiServer(settings)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+    child.stop_on_signals(server.stop)
     return await server.run()
 
 
-def main() -> int:
-    """Reads the settings and serves; returns the exit code."""
-    try:
-        settings = ApiSettings.from_json(_read_line(0))
-        _set_up_logging(settings.log_format)
-        _die_with_parent(0)
-        _tune_collector()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings))
-    except DelayBoxError as error:
-        say({"ready": False, "error": str(error), "code": error.code})
-        return 1
-
-
 if __name__ == "__main__":
-    code = main()
+    code = child.run(ApiSettings.from_json, _serve)
     logging.shutdown()
     # granian's threads may still hold a connection that never finished; nothing here waits for them.
     os._exit(code)
