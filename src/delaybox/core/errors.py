@@ -44,6 +44,18 @@ class PastDue(InvalidTask):
     code = "past_due"
 
 
+class NotEncodable(DelayBoxError):
+    """Arguments or a result that cannot be made into bytes."""
+
+    code = "not_encodable"
+
+
+class NotDecodable(DelayBoxError):
+    """A payload or a kept result that is not what its content type says."""
+
+    code = "not_decodable"
+
+
 class IdempotencyConflict(DelayBoxError):
     """The idempotency key already names a task with another body."""
 

@@ -98,7 +98,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What a finished task left. ``output``: what a command printed or a worker answered, cut when ``truncated``."""
+    """What a finished task left. ``output``: what a command printed or a worker answered, cut when ``truncated``.
+
+    ``content_type``: the form of a worker's answer; empty = JSON.
+    """
 
     ok: bool
     finished_ms: int
@@ -107,6 +110,7 @@ class TaskResult:
     output: bytes = b""
     truncated: bool = False
     reason: str = ""
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ def encode(result: TaskResult) -> bytes:
         output=result.output,
         truncated=result.truncated,
         reason=result.reason,
+        content_type=result.content_type,
     )
     if result.exit_code is not None:
         message.exit_code = result.exit_code
@@ -32,4 +33,5 @@ def decode(raw: bytes) -> TaskResult:
         output=m.output,
         truncated=m.truncated,
         reason=m.reason,
+        content_type=m.content_type,
     )

@@ -74,7 +74,7 @@ class Retry(_message.Message):
     def __init__(self, max_attempts: _Optional[int] = ..., initial_ms: _Optional[int] = ..., factor: _Optional[float] = ..., max_ms: _Optional[int] = ..., jitter: _Optional[float] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("ok", "finished_ms", "duration_ms", "exit_code", "output", "truncated", "reason")
+    __slots__ = ("ok", "finished_ms", "duration_ms", "exit_code", "output", "truncated", "reason", "content_type")
     OK_FIELD_NUMBER: _ClassVar[int]
     FINISHED_MS_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class Result(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     ok: bool
     finished_ms: int
     duration_ms: int
@@ -89,4 +90,5 @@ class Result(_message.Message):
     output: bytes
     truncated: bool
     reason: str
-    def __init__(self, ok: bool = ..., finished_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., output: _Optional[bytes] = ..., truncated: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    content_type: str
+    def __init__(self, ok: bool = ..., finished_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., output: _Optional[bytes] = ..., truncated: bool = ..., reason: _Optional[str] = ..., content_type: _Optional[str] = ...) -> None: ...

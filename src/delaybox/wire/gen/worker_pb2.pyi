@@ -66,14 +66,16 @@ class Function(_message.Message):
     def __init__(self, name: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., queues: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Succeeded(_message.Message):
-    __slots__ = ("sequence", "output", "duration_ms")
+    __slots__ = ("sequence", "output", "duration_ms", "content_type")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     output: bytes
     duration_ms: int
-    def __init__(self, sequence: _Optional[int] = ..., output: _Optional[bytes] = ..., duration_ms: _Optional[int] = ...) -> None: ...
+    content_type: str
+    def __init__(self, sequence: _Optional[int] = ..., output: _Optional[bytes] = ..., duration_ms: _Optional[int] = ..., content_type: _Optional[str] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("sequence", "reason", "final", "cancelled", "duration_ms", "output")

@@ -1,0 +1,223 @@
+"""Function calls and their results as bytes: what a client writes, a worker reads, and the other way round.
+
+A payload is, by the task's header ``content-type``:
+
+* ``application/json``, or no such header: JSON. ``{"args": [...], "kwargs": {...}}`` (either may be missing) is what it
+  says; any other object is keyword arguments; an array is positional ones; another value is the only argument; an empty
+  payload is no arguments. So any language can call with the JSON that it has at hand.
+* ``application/octet-stream``: the bytes are the only argument.
+* another: what the codec registered for it makes of it.
+
+A result is JSON, or bytes when the function returned bytes; its content type says which. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, NoReturn
+
+from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
+
+CONTENT_TYPE: Final = "content-type"
+"""The header that names a payload's form."""
+JSON: Final = "application/json"
+BYTES: Final = "application/octet-stream"
+NAME_ATTRIBUTE: Final = "delaybox_name"
+"""What a function carries that a worker serves: the name it is scheduled by."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_FORM: Final = frozenset(("args", "kwargs"))
+
+
+class Call:
+    """The arguments of one call: ``Call(1, 2, key="value")``."""
+
+    __slots__ = ("args", "kwargs")
+
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:
+        self.args = args
+        self.kwargs = kwargs
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call) and self.args == other.args and self.kwargs == other.kwargs
+
+    __hash__ = None  # type: ignore[assignment]  # arguments may be lists
+
+    def __repr__(self) -> str:
+        parts = [repr(value) for value in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"Call({', '.join(parts)})"
+
+
+class Encoded(NamedTuple):
+    """Bytes and their form; ``content_type`` is empty for JSON, which need not be said."""
+
+    data: bytes
+    content_type: str = ""
+
+
+class Codec(NamedTuple):
+    """A form of values as bytes. Either function may raise ValueError or TypeError with what is wrong."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+class Codecs:
+    """Forms by content type: JSON and plain bytes, and those that are added."""
+
+    __slots__ = ("_named",)
+
+    def __init__(self) -> None:
+        self._named: dict[str, Codec] = {JSON: Codec(_to_json, _from_json)}
+
+    def add(self, content_type: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> None:
+        """A form of your own, the same on both sides. It is given what JSON would be: a list, a dict, a value."""
+        kind = _kind(content_type)
+        if kind in (JSON, BYTES) or "/" not in kind:
+            raise ValueError(f"content type {content_type!r} cannot be added; name a new one such as application/cbor")
+        self._named[kind] = Codec(encode, decode)
+
+    def call(self, arguments: object, content_type: str = "") -> Encoded:
+        """The payload of a call. NotEncodable.
+
+        ``arguments``: a Call; or a mapping (keyword arguments), a list or tuple (positional ones), bytes (the only
+        argument, as it stands), None (none), or another value (the only argument).
+        """
+        match arguments:
+            case Call():
+                value = _plain(arguments)
+                if type(value) is bytes:
+                    return Encoded(value, BYTES)
+            case bytes() | bytearray() | memoryview():
+                return Encoded(bytes(arguments), BYTES)
+            case None:
+                return Encoded(b"")
+            case Mapping():
+                value = _keywords(dict(arguments))
+            case tuple():
+                value = list(arguments)
+            case _:
+                value = arguments
+        if value == [] and type(value) is list:
+            return Encoded(b"")
+        return self._encode("the arguments", value, content_type)
+
+    def arguments(self, payload: bytes, headers: Mapping[str, bytes]) -> Call:
+        """The call in a payload. NotDecodable."""
+        kind = ""
+        if headers and (said := headers.get(CONTENT_TYPE)):
+            kind = said.decode("utf-8", "replace")
+        if not payload and (not kind or _kind(kind) == JSON):
+            return Call()
+        value = self._decode("the payload", payload, kind)
+        if type(value) is list:
+            return Call(*value)
+        if type(value) is not dict:
+            return Call(value)
+        if value and value.keys() <= _FORM:
+            args, kwargs = value.get("args", []), value.get("kwargs", {})
+            if type(args) is list and type(kwargs) is dict:
+                return Call(*args, **kwargs)
+        return Call(**value)
+
+    def result(self, value: object, content_type: str = "") -> Encoded:
+        """What a function returned, to be kept. NotEncodable."""
+        if value is None:
+            return Encoded(b"")
+        if isinstance(value, bytes | bytearray | memoryview):
+            return Encoded(bytes(value), BYTES)
+        return self._encode("the result", value, content_type)
+
+    def returned(self, output: bytes, content_type: str = "") -> Any:
+        """What a function returned, from what was kept. NotDecodable."""
+        if not output and (not content_type or _kind(content_type) == JSON):
+            return None
+        return self._decode("the result", output, content_type)
+
+    def _encode(self, what: str, value: object, content_type: str) -> Encoded:
+        kind = _kind(content_type) if content_type else JSON
+        if kind == BYTES:
+            raise NotEncodable(f"{what} cannot be sent as {BYTES}: it is {type(value).__name__}, not bytes")
+        codec = self._codec(kind, NotEncodable, f"{what} cannot be sent")
+        try:
+            return Encoded(codec.encode(value), "" if kind == JSON else kind)
+        except (TypeError, ValueError, RecursionError) as error:
+            mend = "pass plain JSON values or bytes, or add a codec" if kind == JSON else "give what its codec takes"
+            raise NotEncodable(f"{what} cannot be sent as {kind} ({error}); {mend}") from error
+
+    def _decode(self, what: str, data: bytes, content_type: str) -> Any:
+        kind = _kind(content_type) if content_type else JSON
+        if kind == BYTES:
+            return data
+        codec = self._codec(kind, NotDecodable, f"{what} cannot be read")
+        try:
+            return codec.decode(data)
+        except (TypeError, ValueError, RecursionError) as error:
+            mend = f"; bytes travel with {CONTENT_TYPE} {BYTES}" if kind == JSON else ""
+            raise NotDecodable(f"{what} is not {kind}: {str(error) or 'it is nested too deep'}{mend}") from error
+
+    def _codec(self, kind: str, error: type[NotEncodable] | type[NotDecodable], what: str) -> Codec:
+        found = self._named.get(kind)
+        if found is None:
+            known = ", ".join((*self._named, BYTES))
+            raise error(f"{what}: no codec for {kind[:80]!r} was added here; there are {known}")
+        return found
+
+
+def name_of(function: object) -> str:
+    """The name that a function is scheduled by: itself when it is text, else what its worker gave it. InvalidTask."""
+    name = function if isinstance(function, str) else getattr(function, NAME_ATTRIBUTE, None)
+    if not isinstance(name, str):
+        raise InvalidTask("name", f"{function!r} is no function of a worker; decorate it with @worker.task, or give its "
+                                  "name as text")  # fmt: skip
+    return check_name(name)
+
+
+def check_name(name: str) -> str:
+    """``name`` when a function can have it. InvalidTask."""
+    if _NAME.fullmatch(name) is None:
+        raise InvalidTask("name", f"name {name[:140]!r} is not a function's name; use 1 to 128 of the characters A-Z, a-z, "
+                                  "0-9, '.', '_', '-'")  # fmt: skip
+    return name
+
+
+def _plain(call: Call) -> Any:
+    """The shortest JSON value that reads as this call; bytes when they are all of it."""
+    if not call.kwargs:
+        if len(call.args) == 1 and isinstance(call.args[0], bytes | bytearray | memoryview):
+            return bytes(call.args[0])
+        return list(call.args)
+    if call.args:
+        return {"args": list(call.args), "kwargs": call.kwargs}
+    return _keywords(call.kwargs)
+
+
+def _keywords(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for name in kwargs:
+        if not isinstance(name, str):
+            raise NotEncodable(f"the arguments have {name!r} for a name; keyword arguments are named by text (a mapping "
+                               "that is itself an argument goes into a list)")  # fmt: skip
+    # A function with a parameter called `args` would be misread otherwise.
+    return {"kwargs": kwargs} if kwargs.keys() <= _FORM else kwargs
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is not JSON")
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_decoder = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _to_json(value: object) -> bytes:
+    return _encoder.encode(value).encode()
+
+
+def _from_json(data: bytes) -> Any:
+    return _decoder.decode(data.decode())
