@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from delaybox.store.connect import make_client
+from scripts.kafka_broker import Broker
+from tests.kafka import Kafka, need_broker
+from tests.kafka import shared as shared_kafka
 from tests.servers import RealServer
 
 
@@ -49,3 +55,30 @@ async def client(server: RealServer) -> AsyncIterator[Redis]:
     shared = make_client(server.settings)
     yield shared
     await shared.aclose()
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """The broker of the whole run: keep to topics and groups of your own, never stop it."""
+    base = tmp_path_factory.getbasetemp()
+    # xdist gives each worker a folder under the run's own.
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with shared_kafka(run / "kafka") as broker:
+        yield broker
+
+
+@pytest.fixture
+def make_kafka(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Starts brokers that are the test's own, to be stopped and killed. Takes what `Broker` takes."""
+    need_broker()
+    started: list[Broker] = []
+
+    def make(**options: Any) -> Broker:
+        own = Broker(tmp_path / f"kafka-{len(started)}", **options)
+        started.append(own)
+        own.start()
+        return own
+
+    yield make
+    for own in started:
+        own.close()
