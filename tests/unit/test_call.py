@@ -83,7 +83,7 @@ def test_plain_json_of_other_languages(payload: bytes, call: Call):
 
 @pytest.mark.parametrize("payload", [b"{", b"\xff", b"NaN", b"[Infinity]", b"[" * 100_000, b"[1] x"])
 def test_what_is_not_json_is_refused_with_words(payload: bytes):
-    with pytest.raises(NotDecodable, match="the payload is not application/json: ."):
+    with pytest.raises(NotDecodable, match=r"the payload is not application/json: ."):
         CODECS.arguments(payload, {})
 
 
@@ -138,7 +138,7 @@ def test_a_form_that_nobody_added_is_named():
 def test_functions_are_scheduled_by_name():
     def send() -> None: ...
 
-    with pytest.raises(InvalidTask, match="decorate it with @worker.task"):
+    with pytest.raises(InvalidTask, match=r"decorate it with @worker\.task"):
         name_of(send)
     setattr(send, NAME_ATTRIBUTE, "mail.send")
     assert name_of(send) == name_of("mail.send") == "mail.send"

@@ -170,16 +170,19 @@ def name_of(function: object) -> str:
     """The name that a function is scheduled by: itself when it is text, else what its worker gave it. InvalidTask."""
     name = function if isinstance(function, str) else getattr(function, NAME_ATTRIBUTE, None)
     if not isinstance(name, str):
-        raise InvalidTask("name", f"{function!r} is no function of a worker; decorate it with @worker.task, or give its "
-                                  "name as text")  # fmt: skip
+        raise InvalidTask(
+            "name", f"{function!r} is no function of a worker; decorate it with @worker.task, or give its name as text"
+        )
     return check_name(name)
 
 
 def check_name(name: str) -> str:
     """``name`` when a function can have it. InvalidTask."""
     if _NAME.fullmatch(name) is None:
-        raise InvalidTask("name", f"name {name[:140]!r} is not a function's name; use 1 to 128 of the characters A-Z, a-z, "
-                                  "0-9, '.', '_', '-'")  # fmt: skip
+        raise InvalidTask(
+            "name",
+            f"name {name[:140]!r} is not a function's name; use 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-'",
+        )
     return name
 
 
@@ -197,8 +200,10 @@ def _plain(call: Call) -> Any:
 def _keywords(kwargs: dict[str, Any]) -> dict[str, Any]:
     for name in kwargs:
         if not isinstance(name, str):
-            raise NotEncodable(f"the arguments have {name!r} for a name; keyword arguments are named by text (a mapping "
-                               "that is itself an argument goes into a list)")  # fmt: skip
+            raise NotEncodable(
+                f"the arguments have {name!r} for a name; keyword arguments are named by text "
+                "(a mapping that is itself an argument goes into a list)"
+            )
     # A function with a parameter called `args` would be misread otherwise.
     return {"kwargs": kwargs} if kwargs.keys() <= _FORM else kwargs
 
