@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FromWorker(_message.Message):
-    __slots__ = ("number", "hello", "done", "succeeded", "failed", "handed_back", "progress", "credit", "drain")
+    __slots__ = ("number", "hello", "done", "succeeded", "failed", "handed_back", "progress", "credit", "drain", "seen")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class FromWorker(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
     number: int
     hello: Hello
     done: _containers.RepeatedScalarFieldContainer[int]
@@ -28,7 +29,8 @@ class FromWorker(_message.Message):
     progress: _containers.RepeatedCompositeFieldContainer[TaskProgress]
     credit: int
     drain: bool
-    def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., done: _Optional[_Iterable[int]] = ..., succeeded: _Optional[_Iterable[_Union[Succeeded, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[Failed, _Mapping]]] = ..., handed_back: _Optional[_Iterable[int]] = ..., progress: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., credit: _Optional[int] = ..., drain: bool = ...) -> None: ...
+    seen: int
+    def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., done: _Optional[_Iterable[int]] = ..., succeeded: _Optional[_Iterable[_Union[Succeeded, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[Failed, _Mapping]]] = ..., handed_back: _Optional[_Iterable[int]] = ..., progress: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., credit: _Optional[int] = ..., drain: bool = ..., seen: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("session", "seen", "queues", "functions", "labels", "identity", "concurrency")
@@ -78,20 +80,22 @@ class Succeeded(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., output: _Optional[bytes] = ..., duration_ms: _Optional[int] = ..., content_type: _Optional[str] = ...) -> None: ...
 
 class Failed(_message.Message):
-    __slots__ = ("sequence", "reason", "final", "cancelled", "duration_ms", "output")
+    __slots__ = ("sequence", "reason", "final", "cancelled", "duration_ms", "output", "retry_after_ms")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     reason: str
     final: bool
     cancelled: bool
     duration_ms: int
     output: bytes
-    def __init__(self, sequence: _Optional[int] = ..., reason: _Optional[str] = ..., final: bool = ..., cancelled: bool = ..., duration_ms: _Optional[int] = ..., output: _Optional[bytes] = ...) -> None: ...
+    retry_after_ms: int
+    def __init__(self, sequence: _Optional[int] = ..., reason: _Optional[str] = ..., final: bool = ..., cancelled: bool = ..., duration_ms: _Optional[int] = ..., output: _Optional[bytes] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class TaskProgress(_message.Message):
     __slots__ = ("sequence", "progress")
