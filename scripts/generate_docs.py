@@ -87,6 +87,10 @@ MEANING = {
     "workers.shell.limits.openFiles": "open files of a process",
     "workers.shell.limits.processes": "processes and threads that all commands together may add to those that the "
     "node's user had when the node started. The system does not hold root to it",
+    "results.keep": "how long what a worker's function returned is kept, for tasks that say nothing of their own "
+    "(`keep_result`) and whose queue says nothing. What nobody keeps costs nothing",
+    "results.queues": "the same for the tasks of one queue",
+    "results.maxBytes": "largest result; a function that returns more has failed, and is not tried again",
     "insecure": "listen on more than loopback without any credential",
     "partitions": "parts of the store; fixed when the store is created",
     "lease": "how long a node that died keeps what it had taken",
@@ -106,6 +110,7 @@ _TIMES = {
     "workers.shell.grace",
     "workers.shell.keepResult",
     "workers.shell.limits.cpu",
+    "results.keep",
 }
 
 

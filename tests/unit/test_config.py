@@ -292,6 +292,25 @@ def test_sizes(text: str, size: int) -> None:
     assert load(environ={}, flags={"limits.body": text}).config.limits.body == size
 
 
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        ("results: {keep: 1h, queues: {reports: 1d, mail: 0s}}", {}),
+        ("", {"DELAYBOX_RESULTS_KEEP": "1h", "DELAYBOX_RESULTS_QUEUES": '{"reports": "24h", "mail": "0s"}'}),
+    ],
+)
+def test_how_long_results_are_kept(text: str, environ: dict[str, str]) -> None:
+    found = load(path=written(text), environ=environ).config.results
+    assert [found.keep_ms(queue, 0) for queue in ("default", "reports", "mail")] == [3_600_000, 86_400_000, 0]
+    assert found.keep_ms("mail", 5) == 5, "the task's own comes first"
+    assert found.max_bytes == 64 << 10
+
+
+@pytest.mark.parametrize("queues", ["{Reports: 1d}", "{reports: 1}", "[reports]", "{reports: soon}"])
+def test_queues_of_results_are_checked(queues: str) -> None:
+    assert "results.queues" in (told := refused(path=written(f"results: {{queues: {queues}}}"))) and "1d" in told
+
+
 def test_an_unknown_key_in_a_flag_is_an_error() -> None:
     assert "did you mean storage.prefix?" in refused(flags={"storage.prefx": "a"})
 

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from delaybox.config.results import Results
 from delaybox.config.sections import Duration, Milliseconds, Section, Size, split
 from delaybox.config.tokens import FORMS as TOKEN_FORMS
 from delaybox.config.tokens import parse as parse_tokens
@@ -170,6 +171,7 @@ class Config(Section):
     catch_up: CatchUp = CatchUp()
     pubsub: PubSub = PubSub()
     workers: Workers = Workers()
+    results: Results = Results()
     insecure: bool = Field(default=False, description="true or false")
     partitions: int = Field(default=16, ge=1, le=4096, description="a power of two from 1 to 4096")
     lease_ms: Duration = Field(

@@ -9,11 +9,13 @@ from typing import Annotated
 from pydantic import AliasGenerator, BaseModel, BeforeValidator, ConfigDict
 from pydantic.alias_generators import to_camel
 
-_DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SIZE_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
-def _quantity(units: Mapping[str, int], *, bare: int | None) -> Callable[[object], object]:
+def quantity(units: Mapping[str, int], *, bare: int | None) -> Callable[[object], object]:
+    """Reads a number with one of the units; ``bare``: what a number without any counts in, None to refuse it."""
+
     def parse(value: object) -> object:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
         factor = None if match is None else (bare if not match[2] else units.get(match[2]))
@@ -29,9 +31,9 @@ def split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Duration = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=None))]
-Milliseconds = Annotated[int, BeforeValidator(_quantity(_DURATION_UNITS, bare=1))]
-Size = Annotated[int, BeforeValidator(_quantity(_SIZE_UNITS, bare=1))]
+Duration = Annotated[int, BeforeValidator(quantity(DURATION_UNITS, bare=None))]
+Milliseconds = Annotated[int, BeforeValidator(quantity(DURATION_UNITS, bare=1))]
+Size = Annotated[int, BeforeValidator(quantity(_SIZE_UNITS, bare=1))]
 
 
 class Section(BaseModel):
