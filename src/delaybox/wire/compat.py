@@ -19,15 +19,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
-from delaybox.core.ids import MAX_DUE_MS
+from delaybox.core.ids import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType, TaskView
 from delaybox.wire import shell, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text
 
-MIN_DUE_MS = 10**11
-MAX_DELAY_MS = 10**13
-"""317 years. With Redis's clock added it stays below the 10^14 that ids can hold."""
 MAX_HEADER_BYTES = 64 * 1024
 MAX_KEY_BYTES = 256
 

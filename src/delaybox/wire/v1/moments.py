@@ -8,8 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.ids import MAX_DUE_MS
-from delaybox.wire.compat import MAX_DELAY_MS, MIN_DUE_MS
+from delaybox.core.ids import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.wire.v1.words import show
 
 _SECONDS_FROM = 10**8
