@@ -208,6 +208,14 @@ async def body_of_small(f: Full) -> None:
     await f.client.set(keys.body(f.tag, f.soon), b"?")
 
 
+async def watermark_wrong(f: Full) -> None:
+    await f.client.hset(keys.kafka(f.tag), "topic/0", "far")
+
+
+async def watermark_of_nothing(f: Full) -> None:
+    await f.client.hset(keys.kafka(f.tag), "topic", "5")
+
+
 DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (lose_near, ["no-hint"]),
     (late_near, ["late-hint"]),
@@ -240,6 +248,8 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (body_gone, ["body-missing"]),
     (body_orphan, ["body-orphan"]),
     (body_of_small, ["body-orphan"]),
+    (watermark_wrong, ["watermark-wrong"]),
+    (watermark_of_nothing, ["watermark-wrong"]),
 ]
 
 

@@ -13,7 +13,7 @@ from delaybox.store.loader import load, names
 
 FOLDER = Path(str(resources.files("delaybox.store.scripts")))
 # Refused by a full server itself; everything else must go on there (rule 12).
-DENIED_WHEN_FULL = {"schedule"}
+DENIED_WHEN_FULL = {"schedule", "ingest"}
 READ_ONLY = {"forecast", "counts", "get", "peek", "ping"}
 
 
@@ -118,6 +118,7 @@ def test_python_and_lua_spell_the_same_keys() -> None:
     for spelled in (
         keys.bucket(tag, 5)[: -len("5")], keys.buckets(tag), keys.near(tag, 0), keys.clock(tag), keys.leases(tag),
         keys.lease(tag, b"").decode(), keys.body(tag, b"").decode(), keys.dead(tag), keys.dead_at(tag),
+        keys.kafka(tag),
     ):  # fmt: skip
         assert f"'{spelled.removeprefix(tag)}'" in lua, spelled
     assert keys.stream(tag) == tag + ":stream" and "T .. ':stream'" in text("claim")

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from delaybox.core import ids
 from delaybox.store import keys
+from delaybox.store.kafka import Stream
 from delaybox.store.loader import Call, translate
 from delaybox.store.record import FORMAT, Record, UnreadableRecord, read, read_dead
 from delaybox.store.store import IDEM_TTL_MS, Store
@@ -46,6 +47,7 @@ KINDS: dict[str, str] = {
     "key-wrong": "an idempotency key names a task that does not carry it",
     "body-missing": "a task's body, stored apart, is gone",
     "body-orphan": "a body is stored apart that no task needs",
+    "watermark-wrong": "how far a Kafka partition was read cannot be read, or lies where nobody looks for it",
 }
 """Every kind of problem and what it means; a problem's text starts with its kind."""
 
@@ -120,10 +122,20 @@ class _Check:
                     bodies.append((p, rest))
                 elif kind == b"idem":
                     idem.append((p, rest))
+                elif kind == b"kafka":
+                    await self._watermarks(p)
             await self._bodies(bodies)
             await self._idempotency(idem)
             if cursor == 0:
                 return
+
+    async def _watermarks(self, p: int) -> None:
+        async for page in self._hash(keys.kafka(self.store.tags[p])):
+            self.counts["Kafka watermarks"] += len(page)
+            for field_, value in page:
+                stream = Stream.of_field(field_)
+                if stream is None or not value.isdigit() or stream.home(self.store.partitions) != p:
+                    self._say("watermark-wrong", p, f"watermark {field_.decode(errors='replace')!r}")
 
     async def _bodies(self, bodies: Sequence[tuple[int, bytes]]) -> None:
         self.counts["bodies"] += len(bodies)

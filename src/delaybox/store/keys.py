@@ -66,6 +66,11 @@ def results_at(tag_: str) -> str:
     return f"{tag_}:results:at"
 
 
+def kafka(tag_: str) -> str:
+    """Hash topic id/Kafka partition -> the offset up to which its records are stored here."""
+    return f"{tag_}:kafka"
+
+
 def stream(tag_: str) -> str:
     """Stream of fired PUB_SUB tasks, one a partition."""
     return f"{tag_}:stream"

@@ -16,13 +16,16 @@
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/place.lua
+--@include lib/newborn.lua
 local now = now_ms()
 local W, n, m, k = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local req = T .. ':req:' .. ARGV[1]
 local known = redis.call('GET', req)
 if known then return cmsgpack.unpack(known) end
 
-local reply, keys = { now }, { req, K_CLOCK, K_BUCKETS, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+local reply, new = { now }, newborn(now, W)
+local keys = new.keys
+keys[#keys + 1] = req
 local skip, idem = {}, {}
 local at = 8 + 2 * n
 for i = 1, m do
@@ -47,67 +50,23 @@ for i = 1, m do
   end
 end
 
-local limit, waits_for = clock(now)
-local fields, near, numbers, ids = gather(), gather(), {}, {}
-local earliest = 1e15
+local ids = {}
 for i = 1, n do
-  if not skip[i] then
-    local id, rec = ARGV[6 + 2 * i], ARGV[7 + 2 * i]
-    local hi, lo = struct.unpack('>I2I4', id)
-    local due = hi * 4294967296 + lo
-    if hi >= 32768 then due = due - 140737488355328 + now end
-    if due < now then due = now end
-    if hi >= 32768 or due == now then
-      hi = math.floor(due / 4294967296)
-      id = struct.pack('>I2I4', hi, due - hi * 4294967296) .. string.sub(id, 7)
-    end
-    ids[i] = id
-    local number = math.floor(due / W)
-    local key = numbers[number]
-    if not key then
-      key = k_bucket(number)
-      numbers[number] = key
-      keys[#keys + 1] = key
-    end
-    add2(fields, key, id, rec)
-    if due < limit then
-      local flags, len = string.byte(rec, 2, 3)
-      add2(near, K_NEAR[flags % 4], int(due), id .. string.sub(rec, 4, 3 + len))
-      if due < earliest then earliest = due end
-    end
-  end
+  if not skip[i] then ids[i] = add_new(new, ARGV[6 + 2 * i], ARGV[7 + 2 * i]) end
 end
 for i = 1, m do
   local r = reply[i + 1]
   if type(r) == 'table' then reply[i + 1] = r[2] and ids[r[1]] or '!' .. ids[r[1]] end
 end
-local bodies_at = at
 for _ = 1, k do
   local id = ids[tonumber(ARGV[at])]
-  if id then keys[#keys + 1] = k_body(id) end
+  if id then add_body(new, id, ARGV[at + 1]) end
   at = at + 2
 end
 local err = guard(keys)
 if err then return err end
 
-at = bodies_at
-for _ = 1, k do
-  local id = ids[tonumber(ARGV[at])]
-  if id then redis.call('SET', k_body(id), ARGV[at + 1]) end
-  at = at + 2
-end
 for key, who in pairs(idem) do redis.call('SET', key, ids[who[1]] .. who[2]) end
-flush(fields, 'HSET')
-local index = {}
-for number in pairs(numbers) do
-  local text = int(number)
-  index[#index + 1] = text
-  index[#index + 1] = text
-end
-for from = 1, #index, 1000 do
-  redis.call('ZADD', K_BUCKETS, unpack(index, from, math.min(from + 999, #index)))
-end
-flush(near, 'ZADD')
 redis.call('SET', req, cmsgpack.pack(reply), 'PX', ARGV[3])
-wake(earliest, waits_for, ARGV[4])
+write_new(new, ARGV[4])
 return reply

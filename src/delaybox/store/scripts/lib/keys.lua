@@ -4,6 +4,7 @@ local K_BUCKETS, K_CLOCK, K_LEASES = T .. ':buckets', T .. ':clock', T .. ':leas
 local K_DEAD, K_DEAD_AT = T .. ':dead', T .. ':dead:at'
 local K_RESULTS, K_RESULTS_AT = T .. ':results', T .. ':results:at'
 local K_QUAR, K_QUAR_AT = T .. ':quarantine', T .. ':quarantine:at'
+local K_KAFKA = T .. ':kafka'
 local K_NEAR = { [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3' }
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end
 local function k_lease(lid) return T .. ':lease:' .. lid end

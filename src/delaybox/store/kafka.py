@@ -1,0 +1,106 @@
+"""Records of a Kafka topic-partition: stored together with how far they were read, so that each is scheduled once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import pack
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.core import ids
+from delaybox.core.partition import of_key
+from delaybox.store import keys
+from delaybox.store.loader import Call, translate
+from delaybox.store.record import Draft
+from delaybox.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One life of a topic-partition: a topic that is created again gets another id, and is another stream."""
+
+    topic_id: str
+    partition: int
+
+    @property
+    def field(self) -> str:
+        """Its name in the hash of watermarks. Part of the stored format."""
+        return f"{self.topic_id}/{self.partition}"
+
+    @classmethod
+    def of_field(cls, field: bytes) -> Stream | None:
+        """The stream that a field names; None for what names none."""
+        topic_id, _, number = field.decode(errors="replace").rpartition("/")
+        return cls(topic_id, int(number)) if topic_id and number.isdecimal() else None
+
+    def home(self, partitions: int) -> int:
+        """The one partition of the store that takes all its tasks. Part of the stored format."""
+        return of_key(self.field.encode(), partitions)
+
+
+@dataclass(slots=True)
+class Span:
+    """The records of ``stream`` from ``start`` up to, not including, ``end``: at most MAX_ITEMS of them are tasks.
+
+    ``offsets`` are those of ``drafts``, rising; the others in between were dealt with elsewhere. ``first``: there may
+    be no watermark yet. Idempotency keys are not heeded here: a key decides the partition.
+    """
+
+    stream: Stream
+    start: int
+    end: int
+    offsets: list[int]
+    drafts: list[Draft]
+    first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """``watermark``: the offset up to which everything is stored, -1 when there is none.
+
+    ``refused``: nothing was stored, for the watermark is below the span's start.
+    """
+
+    watermark: int
+    stored: int
+    refused: bool
+
+
+async def ingest(store: Store, spans: Sequence[Span]) -> list[Ingested | BaseException]:
+    """Stores spans in one round trip, those of one stream in the order given; per span what came of it.
+
+    Harmless when repeated, by whomever: what lies below the watermark is skipped.
+    """
+    replies = await store.runner.run_many([_call(store, span) for span in spans])
+    return [r if isinstance(r, BaseException) else Ingested(r[1], max(r[2], 0), r[2] < 0) for r in replies]
+
+
+async def watermarks(store: Store, streams: Sequence[Stream]) -> list[int | None]:
+    """Per stream the offset at which to go on; None where nothing of it was ever stored."""
+    pipe = store.client.pipeline(transaction=False)
+    for stream in streams:
+        pipe.hget(keys.kafka(store.tags[stream.home(store.partitions)]), stream.field)
+    try:
+        replies: list[Any] = await pipe.execute() if streams else []
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return [None if reply is None else int(reply) for reply in replies]
+
+
+def _call(store: Store, span: Span) -> Call:
+    home = span.stream.home(store.partitions)
+    drafts = span.drafts
+    items: list[Any] = []
+    bodies: list[Any] = []
+    for i, (d, tail) in enumerate(zip(drafts, ids.tails(home, os.urandom(8 * len(drafts))), strict=True), 1):
+        items += (d.due48.to_bytes(6, "big") + tail, d.record)
+        if d.body is not None:
+            bodies += (i, d.body)
+    head = (
+        span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wake_channel, len(drafts),
+        len(bodies) // 2, pack(f">{len(drafts)}d", *span.offsets),
+    )  # fmt: skip
+    return Call("ingest", store.tags[home], (*head, *items, *bodies))

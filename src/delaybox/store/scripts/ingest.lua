@@ -1,0 +1,48 @@
+#!lua
+-- Stores the records of one Kafka topic-partition from one offset to another, and moves its watermark (rule 14), so that a
+-- record is scheduled once whatever dies when. Refused by the server itself when memory is full.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 the watermark's field (topic id/Kafka partition), 2 first offset, 3 offset after the last one, 4 '1' = there may be
+--       no watermark yet, 5 bucket width ms, 6 wake channel, 7 n, 8 number of large bodies k, 9 the offsets of the n tasks
+--       (big-endian doubles, rising), then n x (id template, record) as in schedule.lua, k x (index from 1, body)
+--       Offsets in between that carry no task were dealt with elsewhere, or do not exist.
+-- REPLY {time of scheduling ms, watermark, tasks stored}; what lies below the watermark was stored before and is skipped.
+--       Stored is -1 and nothing was written when the watermark is below the first offset (-1: there is none): go back to it.
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND n <= 500 items, caller keeps records <= 256 KiB and bodies <= 4 MiB a call
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/place.lua
+--@include lib/newborn.lua
+local now = now_ms()
+local from, to = tonumber(ARGV[2]), tonumber(ARGV[3])
+local held = redis.call('HGET', K_KAFKA, ARGV[1])
+if not held and ARGV[4] ~= '1' then return { now, -1, -1 } end
+local mark = held and tonumber(held) or from
+if mark < from then return { now, mark, -1 } end
+if mark >= to then return { now, mark, 0 } end
+
+local n, k = tonumber(ARGV[7]), tonumber(ARGV[8])
+local new, ids, stored = newborn(now, tonumber(ARGV[5])), {}, 0
+new.keys[#new.keys + 1] = K_KAFKA
+for i = 1, n do
+  if mark == from or struct.unpack('>d', ARGV[9], 8 * i - 7) >= mark then
+    ids[i] = add_new(new, ARGV[8 + 2 * i], ARGV[9 + 2 * i])
+    stored = stored + 1
+  end
+end
+local at = 10 + 2 * n
+for _ = 1, k do
+  local id = ids[tonumber(ARGV[at])]
+  if id then add_body(new, id, ARGV[at + 1]) end
+  at = at + 2
+end
+local err = guard(new.keys)
+if err then return err end
+
+write_new(new, ARGV[6])
+redis.call('HSET', K_KAFKA, ARGV[1], ARGV[3])
+return { now, to, stored }

@@ -1,0 +1,62 @@
+-- New tasks: collected first, so that a script can look at every key before its first write, then written.
+-- Needs time, record, keys, gather, place.
+-- W: bucket width in ms. The fields: keys (what write_new will touch, for guard), earliest due ms.
+local function newborn(now, W)
+  local limit, waits_for = clock(now)
+  return {
+    now = now, W = W, limit = limit, waits_for = waits_for, earliest = 1e15, fields = gather(), near = gather(),
+    numbers = {}, bodies = {}, keys = { K_CLOCK, K_BUCKETS, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] },
+  }
+end
+
+-- Adds one task and returns its id. A template's 48 bits are a due time, or, with the top bit set, a delay to which this
+-- server's clock is added; effective due = max(due, now), which the id then carries.
+local function add_new(b, id, rec)
+  local now = b.now
+  local hi, lo = struct.unpack('>I2I4', id)
+  local due = hi * 4294967296 + lo
+  if hi >= 32768 then due = due - 140737488355328 + now end
+  if due < now then due = now end
+  if hi >= 32768 or due == now then
+    hi = math.floor(due / 4294967296)
+    id = struct.pack('>I2I4', hi, due - hi * 4294967296) .. string.sub(id, 7)
+  end
+  local number = math.floor(due / b.W)
+  local key = b.numbers[number]
+  if not key then
+    key = k_bucket(number)
+    b.numbers[number] = key
+    b.keys[#b.keys + 1] = key
+  end
+  add2(b.fields, key, id, rec)
+  if due < b.limit then
+    local flags, len = string.byte(rec, 2, 3)
+    add2(b.near, K_NEAR[flags % 4], int(due), id .. string.sub(rec, 4, 3 + len))
+    if due < b.earliest then b.earliest = due end
+  end
+  return id
+end
+
+-- The body of a task that was added, to lie apart.
+local function add_body(b, id, body)
+  local key = k_body(id)
+  b.keys[#b.keys + 1] = key
+  b.bodies[#b.bodies + 1] = { key, body }
+end
+
+-- Writes what was added: bodies, records, the list of buckets, hints last (rule 1); tells the owner of something earlier.
+local function write_new(b, channel)
+  for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
+  flush(b.fields, 'HSET')
+  local index = {}
+  for number in pairs(b.numbers) do
+    local text = int(number)
+    index[#index + 1] = text
+    index[#index + 1] = text
+  end
+  for from = 1, #index, 1000 do
+    redis.call('ZADD', K_BUCKETS, unpack(index, from, math.min(from + 999, #index)))
+  end
+  flush(b.near, 'ZADD')
+  wake(b.earliest, b.waits_for, channel)
+end
