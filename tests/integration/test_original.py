@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from delaybox.wire.gen.task_pb2 import Task
-from tests.nodes import Node, node
+from tests.nodes import node
 from tests.servers import RealServer
 
 # As it comes with the original, word by word but for comments; Kafka, which it has on, is what a test sets.
@@ -78,13 +78,6 @@ def install(folder: Path, text: str) -> Path:
 def environment(redis_port: int) -> dict[str, str]:
     """As its compose file sets it, and a port of our own as viper reads one."""
     return {"REDIS_HOST": f"localhost:{redis_port}", "REDIS_PASS": PASSWORD, "APP_HTTPSERVER_PORT": "0"}
-
-
-def test_its_file_with_kafka_on_is_refused_with_those_words(tmp_path: Path):
-    install(tmp_path, SHIPPED.replace("KAFKA", "true"))
-    refused = Node(folder=tmp_path)
-    assert refused.process.wait(20) == 2
-    assert "Kafka has not landed in DelayBox yet; set kafka.enabled: false" in refused.said()
 
 
 def test_its_end_to_end_sequence(tmp_path: Path, redis_port: int):

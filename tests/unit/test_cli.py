@@ -89,7 +89,7 @@ def test_flags_reach_the_node_and_its_exit_code_comes_back(run: Run, served: lis
         ("serve --set nothing", "error: --set nothing: write KEY=VALUE"),
         ("serve --set storage.prefx=a", "did you mean storage.prefix?"),
         ("serve --redis http://h", "error: storage.redisUrl (flag --redis): the server's URL starts with 'http'"),
-        ("serve --set kafka.enabled=true", "Kafka has not landed in DelayBox yet"),
+        ("serve --set kafka.enabled=true", "kafka.brokers is not set; give host:port"),
         ("serve --no-such-flag", "No such option"),
         ("nonsense", "No such command"),
     ],

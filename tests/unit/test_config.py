@@ -155,7 +155,23 @@ def test_the_originals_variables() -> None:
     assert config.http_server.context_path == "/x"
     assert config.server() == ServerSettings(host="r", port=1, password="0123")
     assert not config.worker_enable
-    assert config.kafka.brokers == "b:9092"
+    assert config.kafka.brokers == ("b:9092",)
+
+
+def test_how_to_reach_kafka() -> None:
+    path = written(
+        "kafka: {enabled: true, brokers: 'a:1, b:2', saslEnabled: true, saslUser: me, saslPassword: 0123,"
+        " saslMechanism: scram-sha-512, tlsEnable: true, caFile: ca.pem, properties: {client.rack: r1}}"
+    )
+    kafka = load(path=path, environ={}).config.kafka.settings()
+    assert kafka is not None
+    assert "0123" not in repr(kafka)
+    found = kafka.client()
+    assert found["bootstrap.servers"] == "a:1,b:2"
+    assert found["security.protocol"] == "SASL_SSL"
+    assert (found["sasl.mechanism"], found["sasl.username"], found["sasl.password"]) == ("SCRAM-SHA-512", "me", "0123")
+    assert (found["ssl.ca.location"], found["client.rack"]) == ("ca.pem", "r1")
+    assert load(path=written("kafka: {brokers: 'a:1'}"), environ={}).config.kafka.settings() is None
 
 
 def test_the_louder_of_url_and_host_counts() -> None:
@@ -204,7 +220,21 @@ def test_yaml_does_not_change_what_was_written() -> None:
         ("frequency: 1\nFrequency: 2", "frequency stands twice in config.yaml"),
         ("- a\n- b", "must hold keys and values"),
         ("a: [", "line 1 is not valid YAML"),
-        ("kafka: {enabled: true}", "kafka.enabled (config.yaml) is true, but Kafka has not landed in DelayBox yet"),
+        ("kafka: {enabled: true}", "kafka.enabled (config.yaml) is true, but kafka.brokers is not set; give host:port"),
+        ("kafka: {enabled: true, brokers: 'a:1,b'}", "kafka.brokers holds 'b'; each must be host:port"),
+        (
+            "kafka: {enabled: true, brokers: 'b:1', saslEnabled: true, saslUser: me}",
+            "the mechanism is PLAIN, which needs kafka.saslUser and kafka.saslPassword; set both",
+        ),
+        (
+            "kafka: {enabled: true, brokers: 'b:1', saslEnabled: true, saslMechanism: OAUTHBEARER}",
+            "needs kafka.oauthTokenUrl, kafka.oauthClientId and kafka.oauthClientSecret",
+        ),
+        ("kafka: {enabled: true, brokers: 'b:1', caFile: ca.pem}", "set kafka.tlsEnable: true"),
+        ("kafka: {enabled: true, brokers: 'b:1', tlsEnable: true, keyFile: k.pem}", "without kafka.certFile"),
+        ("kafka: {saslMechanism: KERBEROS}", "it must be PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"),
+        ("kafka: {value: json}", "kafka.value (config.yaml) is 'json'; it must be task or payload"),
+        ("kafka: {taskExecutionTopic: 'a b'}", "it must be a topic's name"),
         ("httpServer: {host: 0.0.0.0}", "Set auth.tokens, or give --insecure"),
         (
             "auth: {tokens: [short]}",

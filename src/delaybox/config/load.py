@@ -229,6 +229,10 @@ def _validated(settings: Mapping[str, _Setting]) -> Config:
     except ConfigError as error:
         key = "storage.redisUrl" if "storage.redisUrl" in settings else "storage.redisHost"
         raise ConfigError(f"{key} ({settings[key].place}): {error}") from None
+    try:
+        config.kafka.settings()
+    except ConfigError as error:
+        raise ConfigError(f"kafka.enabled ({settings['kafka.enabled'].place}) is true, but {error}") from None
     return config
 
 
@@ -246,11 +250,6 @@ def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
 
 
 def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) -> None:
-    if config.kafka.enabled:
-        raise ConfigError(
-            f"kafka.enabled ({settings['kafka.enabled'].place}) is true, but Kafka has not landed in DelayBox yet; "
-            "set kafka.enabled: false (tasks then go to the Redis channel)"
-        )
     if config.exposed and "api" in config.roles and not config.auth.tokens and not config.insecure:
         place = settings["httpServer.host"].place
         raise ConfigError(

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from delaybox.config.kafka import Kafka
 from delaybox.config.results import Results
 from delaybox.config.sections import Duration, Milliseconds, Section, Size, split
 from delaybox.config.tokens import FORMS as TOKEN_FORMS
@@ -107,21 +108,6 @@ class Storage(Section):
                 "certificates are given, but TLS is not on: set storage.redisTls: true, or give rediss://"
             )
         return found
-
-
-class Kafka(Section):
-    """The original's keys, known so that its file is understood; nothing reads them until Kafka lands."""
-
-    enabled: bool = Field(default=False, description="true or false")
-    brokers: str | None = Field(default=None, description="host:port, with commas between several")
-    group: str = Field(default="scheduler", description="a consumer group's name")
-    scheduler_topic: str = Field(default="Scheduler", description="a topic's name")
-    task_execution_topic: str = Field(default="TaskExecution", description="a topic's name")
-    sasl_enabled: bool = Field(default=False, description="true or false")
-    sasl_user: str | None = Field(default=None, description="a user name")
-    sasl_password: SecretStr | None = Field(default=None, description="a password")
-    sasl_mechanism: str | None = Field(default=None, description="a SASL mechanism")
-    tls_enable: bool = Field(default=False, description="true or false")
 
 
 class Auth(Section):
