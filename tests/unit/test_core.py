@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.lane import lane_of, split
+from delaybox.core.lane import NAMED, check_name, lane_of, split
 from delaybox.core.partition import of_key
 from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy
 from delaybox.core.task import TaskType
@@ -55,9 +55,31 @@ def test_what_is_no_id_is_refused_in_words(text: str) -> None:
     assert caught.value.field == "id" and repr(text) in str(caught.value)
 
 
-@given(st.sampled_from(list(TaskType)), st.from_regex(r"\A[a-z0-9._-]{1,64}\Z"))
-def test_a_lane_is_type_and_queue(task_type: TaskType, queue: str) -> None:
-    assert split(lane_of(task_type, queue)) == (task_type, queue)
+@given(
+    st.sampled_from(list(TaskType)),
+    st.from_regex(r"\A[a-z0-9._-]{1,64}\Z"),
+    st.from_regex(r"\A[A-Za-z0-9._-]{0,128}\Z"),
+)
+def test_a_lane_is_type_queue_and_for_some_types_name(task_type: TaskType, queue: str, name: str) -> None:
+    lane = lane_of(task_type, queue, name)
+    assert split(lane) == (task_type, queue, name if task_type in NAMED else "")
+    assert len(lane) < 256
+
+
+@pytest.mark.parametrize(
+    ("task_type", "name", "words"),
+    [
+        (TaskType.WORKER, "", "name is missing"),
+        (TaskType.WORKER, "a:b", "is not a name"),
+        (TaskType.WORKER, "x" * 129, "is not a name"),
+        (TaskType.SHELL_CMD, "two words", "is not a name"),
+        (TaskType.PUB_SUB, "f", "says nothing to a pub_sub task"),
+    ],
+)
+def test_a_wrong_name_is_refused_in_words(task_type: TaskType, name: str, words: str) -> None:
+    with pytest.raises(InvalidTask, match=words) as caught:
+        check_name(task_type, name)
+    assert caught.value.field == "name"
 
 
 def test_the_default_queue_costs_nothing() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
+from delaybox.core.lane import NAMED
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store.record import STUB_OVER, UnreadableRecord, draft, read, read_dead
@@ -25,7 +26,7 @@ tasks = st.builds(
     queue=st.sampled_from(["default", "mail", "a" * 64]),
     priority=st.sampled_from(Priority),
     header=st.dictionaries(st.text(max_size=20), st.binary(max_size=20), max_size=3),
-    name=st.text(max_size=10),
+    name=st.from_regex(r"\A[A-Za-z0-9._-]{0,128}\Z"),
     idempotency_key=st.none() | st.text(min_size=1, max_size=64),
     retry=st.none() | st.just(RetryPolicy(max_attempts=7, initial_ms=10, factor=1.5, max_ms=99, jitter=0.25)),
     timeout_ms=st.integers(0, 10**9),
@@ -46,7 +47,8 @@ def test_a_new_task_reads_back(task: NewTask) -> None:
     body = d.body if d.body is not None else r.body
     assert r.stub == (len(body) > STUB_OVER)
     message = wire_body.decode(body)
-    assert (message.payload, dict(message.header), message.name) == (task.payload, dict(task.header), task.name)
+    assert (message.payload, dict(message.header)) == (task.payload, dict(task.header))
+    assert (r.name, message.name) == ((task.name, "") if task.type in NAMED else ("", task.name))
     assert dict(message.labels) == dict(task.labels) and message.timeout_ms == task.timeout_ms
     assert wire_body.retry_of(message, DEFAULT_RETRY) == (task.retry or DEFAULT_RETRY)
     assert d.due48 == (task.due_ms or 0)

@@ -39,7 +39,12 @@ class Delivery:
     @property
     def type(self) -> TaskType:
         """The task type."""
-        return split(self.lane)[0]
+        return split(self.lane).type
+
+    @property
+    def name(self) -> str:
+        """The function or command that its lane names."""
+        return split(self.lane).name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,51 @@
-"""Lanes: task type + queue. A lane is what a node says it can serve, and what ready sets are kept by."""
+"""Lanes: task type + queue + function. A lane is what a node says it can serve, and what ready sets are kept by."""
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
+from delaybox.core.errors import InvalidTask
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 
+ANY_QUEUE = "*"
+"""Stands for every queue where a claim says which lanes it serves."""
 
-def lane_of(task_type: TaskType, queue: str) -> bytes:
+NAMED = frozenset({TaskType.WORKER, TaskType.SHELL_CMD})
+"""Types whose tasks may name a function or a command: part of their lane, so that only who has it claims them."""
+
+
+MAX_NAME = 128
+_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME}}}")
+
+
+class Lane(NamedTuple):
+    """The parts of a lane; ``name`` is empty where none is named."""
+
+    type: TaskType
+    queue: str
+    name: str = ""
+
+
+def lane_of(task_type: TaskType, queue: str, name: str = "") -> bytes:
     """The lane's stored name. The default queue is the empty string: most records then spend one byte on it."""
-    return (task_type.value + ("" if queue == DEFAULT_QUEUE else queue)).encode()
+    text = task_type.value + ("" if queue == DEFAULT_QUEUE else queue)
+    return (f"{text}:{name}" if name and task_type in NAMED else text).encode()
 
 
-def split(lane: bytes) -> tuple[TaskType, str]:
-    """The task type and queue of a stored lane; ValueError for a letter this version does not know."""
-    text = lane.decode()
-    return TaskType(text[:1]), text[1:] or DEFAULT_QUEUE
+def split(lane: bytes) -> Lane:
+    """The parts of a stored lane; ValueError for a letter this version does not know."""
+    text, _, name = lane.decode().partition(":")
+    return Lane(TaskType(text[:1]), text[1:] or DEFAULT_QUEUE, name)
+
+
+def check_name(task_type: TaskType, name: str) -> None:
+    """The name of a function or command, or "" for none. InvalidTask for one that the type cannot have or must have."""
+    if task_type is TaskType.PUB_SUB and name:
+        raise InvalidTask("name", f"name {name[:64]!r} says nothing to a pub_sub task; use headers, or type worker")
+    if task_type is TaskType.WORKER and not name:
+        raise InvalidTask("name", "name is missing; a worker task names the function that is to run")
+    if name and _NAME.fullmatch(name) is None:
+        raise InvalidTask(
+            "name", f"name {name[:64]!r} is not a name; use 1 to {MAX_NAME} of the characters A-Z, a-z, 0-9, '.', '_', '-'"
+        )

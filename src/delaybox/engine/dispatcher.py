@@ -43,7 +43,7 @@ class Dispatcher:
         freed: Callable[[], None],
     ) -> None:
         self._store = store
-        self._targets = {t.value: (t, target) for t, target in targets.items()}
+        self._targets = {t.value: target for t, target in targets.items()}
         self._options = options
         self._clock = clock
         self._freed = freed
@@ -58,6 +58,11 @@ class Dispatcher:
     def types(self) -> str:
         """Letters of the task types served by lease."""
         return "".join(sorted(self._targets))
+
+    @property
+    def lanes(self) -> tuple[bytes, ...]:
+        """The lanes of limited types."""
+        return self._options.lanes
 
     @property
     def free(self) -> int:
@@ -84,8 +89,13 @@ class Dispatcher:
             await asyncio.wait(self._running, timeout=5.0)
         await self._settler.stop(5.0)
 
-    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
-        """Takes what one claim leased (flat: id, record, ...) and starts delivering it; how late each is (ms)."""
+    def accept(
+        self, partition: int, lease_id: bytes, leased: Sequence[bytes], target: Target | None = None
+    ) -> list[float]:
+        """Takes what one claim leased (flat: id, record, ...) and starts delivering it; how late each is (ms).
+
+        ``target``: who claimed it; None: whoever serves its type.
+        """
         by: dict[str, list[Delivery]] = {}
         now = self._clock.now_ms()
         late: list[float] = []
@@ -119,7 +129,7 @@ class Dispatcher:
         self._in_flight += len(late)
         metrics.observe_lateness(late)
         for letter, batch in by.items():
-            task = asyncio.create_task(self._deliver(letter, batch))
+            task = asyncio.create_task(self._deliver(letter, batch, target))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return late
@@ -146,7 +156,7 @@ class Dispatcher:
                 )
         return self._options.heartbeat_ms / 1000
 
-    async def _deliver(self, letter: str, batch: list[Delivery]) -> None:
+    async def _deliver(self, letter: str, batch: list[Delivery], target: Target | None) -> None:
         left = {d.task_id: d for d in batch}
         count = len(batch)
 
@@ -157,12 +167,14 @@ class Dispatcher:
                 if isinstance(outcome, Done):
                     metrics.fired(fresh[0].type.name, "leased", len(fresh))
 
-        if letter not in self._targets:
+        if target is None:
+            target = self._targets.get(letter)
+        if target is None:
             # PUB_SUB whose body lies apart is leased even where it is otherwise fired in place.
             log.error("no target serves tasks of lane %r here; %d handed back", batch[0].lane.decode(), count)
             report(batch, _LATER)
             return
-        task_type, target = self._targets[letter]
+        task_type = batch[0].type
         try:
             failpoints.hit("before_deliver")
             apart = [d for d in batch if d.stub]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from delaybox import __version__
 from delaybox.core.delivery import Target
@@ -14,6 +15,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.expander import Expander
+from delaybox.engine.guest import Guest
 from delaybox.engine.intake import Intake
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -31,15 +33,28 @@ _CLAIM_PATIENCE_S = 2.0
 
 
 class Engine:
-    """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased."""
+    """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased.
 
-    def __init__(self, store: Store, targets: Mapping[TaskType, Target], options: EngineOptions) -> None:
+    ``hosts``: guests may be admitted. ``facts``: what the heartbeat says beside the engine's own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        targets: Mapping[TaskType, Target],
+        options: EngineOptions,
+        *,
+        hosts: bool = False,
+        facts: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
         self._store = store
         self._options = options
+        self._facts = facts
+        self._guests: set[Guest] = set()
         self._clock = RedisClock()
         self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed)
         self._tracker = Tracker(store, self._dispatcher, options, self._clock)
-        self._wakeups = Wakeups(store, self._tracker.kick)
+        self._wakeups = Wakeups(store, self._kick)
         self._tracking = Loop("tracker", self._tracker.step)
         self._others = [
             Loop("lease heartbeat", self._dispatcher.heartbeat),
@@ -56,6 +71,7 @@ class Engine:
         if options.clock and options.input_channel:
             self._intake = Intake(store, self._dispatcher.types, options)
         self._claims = options.clock or bool(targets)
+        self._listens = self._claims or hosts
         self._started_ms = 0
         self._stopped = False
 
@@ -66,7 +82,7 @@ class Engine:
 
     async def start(self) -> None:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
-        if self._claims:
+        if self._listens:
             await self._wakeups.start()
         self._dispatcher.start()
         for loop in self._others:
@@ -87,6 +103,8 @@ class Engine:
         # Cut off, a claim under way would leave its lease to expire: a loss charged, and a lease's time lost.
         await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
         self._tracker.close()
+        for guest in list(self._guests):
+            await self.dismiss(guest)
         await self._wakeups.stop()
         # Leases are kept alive while their tasks finish.
         await self._dispatcher.stop(grace_s)
@@ -96,6 +114,42 @@ class Engine:
             await nodes.leave(self._store, self._options.node_id)
         except DelayBoxError as error:
             log.warning("could not sign off: %s", error)
+
+    def admit(
+        self,
+        *,
+        type: TaskType,  # noqa: A002 - the word of the field
+        lanes: Sequence[bytes],
+        target: Target,
+        room: Callable[[], int],
+        accepted: Callable[[int], None],
+    ) -> Guest:
+        """Claims for ``target`` from now on: tasks of ``lanes``, at most ``room()`` more at any moment."""
+        guest = Guest(
+            self._store,
+            self._dispatcher,
+            self._options,
+            self._clock,
+            type=type,
+            lanes=lanes,
+            target=target,
+            room=room,
+            accepted=accepted,
+        )
+        self._guests.add(guest)
+        guest.start()
+        return guest
+
+    async def dismiss(self, guest: Guest) -> None:
+        """Claims no more for it. Twice is harmless."""
+        self._guests.discard(guest)
+        await guest.stop()
+
+    def _kick(self, partition: int | None, due_ms: float) -> None:
+        if self._claims:
+            self._tracker.kick(partition, due_ms)
+        for guest in self._guests:
+            guest.tracker.kick(partition, due_ms)
 
     def _slots_freed(self) -> None:
         self._tracker.slots_freed()
@@ -112,6 +166,7 @@ class Engine:
             "pid": os.getpid(),
             "in_flight": self._dispatcher.in_flight,
             "types": self._dispatcher.types,
+            **self._facts(),
         }
         await nodes.beat(self._store, self._options.node_id, facts)
         return _BEAT_S

@@ -19,6 +19,8 @@ class EngineOptions:
     clock: bool = True
     roles: tuple[str, ...] = ()
     """For the heartbeat: what this node is for."""
+    lanes: tuple[bytes, ...] = ()
+    """Of a task type that has a lane here only these are claimed (`core.lane`; ANY_QUEUE for the queue)."""
     channel: str = "TaskExecution"
     stream: int = 0
     input_channel: str = ""

@@ -6,13 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from delaybox import failpoints, metrics
 from delaybox.engine.alarm import Alarm
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.clock import RedisClock, local_ms
-from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
 
@@ -38,6 +37,29 @@ class _Ask(NamedTuple):
     share: int = 0
 
 
+class Taker(Protocol):
+    """On whose behalf a tracker claims: what it serves, how much it can take now, and where it goes."""
+
+    @property
+    def types(self) -> str:
+        """Letters of the task types served by lease."""
+
+    @property
+    def lanes(self) -> tuple[bytes, ...]:
+        """The lanes of limited types (`store.replies.ClaimLimits`)."""
+
+    @property
+    def free(self) -> int:
+        """Slots free."""
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries handed out and not settled."""
+
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
+        """Takes what one claim leased (flat: id, record, ...); how late each is (ms)."""
+
+
 class Tracker:
     """One step = wait until a partition is due, claim from every due one, hand over what came.
 
@@ -45,9 +67,9 @@ class Tracker:
     so on the wake channel, and at the latest one poll after the last look.
     """
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, options: EngineOptions, clock: RedisClock) -> None:
+    def __init__(self, store: Store, taker: Taker, options: EngineOptions, clock: RedisClock) -> None:
         self._store = store
-        self._dispatcher = dispatcher
+        self._taker = taker
         self._options = options
         self._clock = clock
         self._look = [0.0] * store.partitions
@@ -96,10 +118,10 @@ class Tracker:
         if self._retired:
             return 0.0
         due = [p for p, at in enumerate(self._look) if at <= now]
-        slots = self._dispatcher.free
+        slots = self._taker.free
         if slots:
             self._had_slots = now
-        elif self._dispatcher.types:
+        elif self._taker.types:
             self._hungry.update(due)
             if now - self._had_slots < _SATURATED_MS:
                 # They come back in a moment; what is claimed meanwhile would only be moved to the ready sets.
@@ -126,12 +148,14 @@ class Tracker:
         share = slots if not slots else max(1, slots // len(due))
         limits = ClaimLimits(
             slots=min(share, MAX_ITEMS),
-            types=self._dispatcher.types,
+            types=self._taker.types,
             channel=self._options.channel,
             stream=self._options.stream,
             lease_ms=self._options.lease_ms,
             poll_ms=self._options.poll_ms,
             items=_ITEMS_IN_PLACE if self._options.channel else _ITEMS,
+            lanes=self._taker.lanes,
+            guest=not self._options.clock,
         )
         due = due[: slots or None]
         asks = self._ramped(due, limits) if self._catch_up.limited else [_Ask(p, limits) for p in due]
@@ -180,7 +204,7 @@ class Tracker:
         p, limits = ask.partition, ask.limits
         late: list[float] = []
         if c.leased:
-            late = self._dispatcher.accept(p, lease_id, c.leased)
+            late = self._taker.accept(p, lease_id, c.leased)
         if c.lateness_ms:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
@@ -198,7 +222,7 @@ class Tracker:
             look = c.now_ms + _NO_PROGRESS_MS
         if len(c.leased) // 2 >= limits.slots and look <= c.now_ms:
             self._hungry.add(p)
-            if self._dispatcher.free < _FEW_SLOTS and self._dispatcher.in_flight:
+            if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
         if self._catch_up.limited:
             clear = not c.more and not 0 <= c.next_due_ms <= c.now_ms

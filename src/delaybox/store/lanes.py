@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from delaybox.core.lane import split
 from delaybox.core.query import QueueStats
+from delaybox.core.task import TaskType
 from delaybox.store import keys
 from delaybox.store.loader import translate
 from delaybox.store.record import UnreadableRecord, read
@@ -56,16 +57,23 @@ async def _queues(store: Store) -> list[QueueStats]:
         for lane, count in zip(lanes, more[leased:], strict=True):
             ready[lane] += count
             pending[lane] += count
-    stats: list[QueueStats] = []
+    sums: dict[tuple[TaskType, str], list[bytes]] = {}
     for lane in sorted(pending.keys() | in_flight.keys()):
         try:
-            task_type, queue = split(lane)
+            task_type, queue, _ = split(lane)
         except ValueError:
             continue  # a newer node's task type
-        stats.append(
-            QueueStats(queue=queue, type=task_type, pending=pending[lane], ready=ready[lane], in_flight=in_flight[lane])
+        sums.setdefault((task_type, queue), []).append(lane)
+    return [
+        QueueStats(
+            queue=queue,
+            type=task_type,
+            pending=sum(pending[lane] for lane in lanes_),
+            ready=sum(ready[lane] for lane in lanes_),
+            in_flight=sum(in_flight[lane] for lane in lanes_),
         )
-    return stats
+        for (task_type, queue), lanes_ in sums.items()
+    ]
 
 
 def _lanes_of(held: dict[bytes, bytes]) -> list[bytes]:

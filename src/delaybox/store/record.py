@@ -63,17 +63,22 @@ class Record:
     @property
     def type(self) -> TaskType:
         """The task type the lane names."""
-        return split(self.lane)[0]
+        return split(self.lane).type
 
     @property
     def queue(self) -> str:
         """The queue the lane names."""
-        return split(self.lane)[1]
+        return split(self.lane).queue
+
+    @property
+    def name(self) -> str:
+        """The function or command the lane names."""
+        return split(self.lane).name
 
 
 @lru_cache(maxsize=4096)
-def _head(task_type: TaskType, queue: str, flags: int) -> bytes:
-    lane = lane_of(task_type, queue)
+def _head(task_type: TaskType, queue: str, name: str, flags: int) -> bytes:
+    lane = lane_of(task_type, queue, name)
     return bytes([_FRESH, flags, len(lane)]) + lane
 
 
@@ -93,12 +98,12 @@ def draft(task: NewTask) -> Draft:
     due48 = ms if task.delay_ms is None else ids.RELATIVE | ms
     flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
     if task.idempotency_key is None:
-        head = _head(task.type, task.queue, flags)
+        head = _head(task.type, task.queue, task.name, flags)
         if stub:
             return Draft(due48, head, None, b"", body)
         return Draft(due48, head + body, None, b"", None)
     key = task.idempotency_key.encode()
-    head = _head(task.type, task.queue, flags | _KEYED) + len(key).to_bytes(2, "big") + key
+    head = _head(task.type, task.queue, task.name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
     fingerprint = wire_body.fingerprint(task)
     if stub:
         return Draft(due48, head, key, fingerprint, body)

@@ -34,6 +34,8 @@ class ClaimLimits:
     """What one claim may take. ``types``: letters of the task types served by lease.
 
     ``fresh_ms``: only what is later by less than this, and nothing from the ready sets; 0: everything due.
+    ``lanes``: of a type that has a lane here only these are served (`core.lane`; ANY_QUEUE for the queue).
+    ``guest``: keeps no time for the store; leaves where it lies what it does not serve.
     """
 
     slots: int
@@ -44,6 +46,8 @@ class ClaimLimits:
     poll_ms: int = 1_000
     items: int = MAX_ITEMS
     fresh_ms: int = 0
+    lanes: tuple[bytes, ...] = ()
+    guest: bool = False
 
 
 @dataclass(slots=True)

@@ -140,7 +140,8 @@ class Store:
         """A claim to send with others in one round trip; read the reply with `read_claim`."""
         args = (
             lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
-            limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS, limits.fresh_ms,
+            limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS, limits.fresh_ms, int(limits.guest),
+            *limits.lanes,
         )  # fmt: skip
         return Call("claim", self.tags[partition], args)
 

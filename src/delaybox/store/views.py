@@ -40,7 +40,7 @@ def of_record(
         losses=record.losses,
         deliveries=record.deliveries,
         reason=reason,
-        name=message.name,
+        name=record.name or message.name,
         labels=dict(message.labels),
         expire_after_ms=message.expire_after_ms,
         timeout_ms=message.timeout_ms,

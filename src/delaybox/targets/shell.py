@@ -135,7 +135,7 @@ class ShellTarget:
             "token": d.token,
             "timeout_ms": message.timeout_ms or self._options.timeout_ms,
         }
-        name = message.name
+        name = d.name or message.name
         if name:
             command = self._options.commands.get(name)
             if command is None:

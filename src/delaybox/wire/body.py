@@ -1,9 +1,10 @@
-"""The stored body: a protobuf ``Task`` without what the id already says (id, status)."""
+"""The stored body: a protobuf ``Task`` without what the id (id, status) or the lane (name) already says."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
 
+from delaybox.core.lane import NAMED
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask
 from delaybox.wire.gen import task_pb2
@@ -16,7 +17,7 @@ def encode(task: NewTask) -> bytes:
     if not (
         task.header
         or task.retry
-        or task.name
+        or (task.name and task.type not in NAMED)
         or task.labels
         or task.timeout_ms
         or task.expire_after_ms
@@ -33,7 +34,7 @@ def encode(task: NewTask) -> bytes:
     fields = message.header
     for key, value in task.header.items():
         fields[key] = value
-    if task.name:
+    if task.name and task.type not in NAMED:
         message.name = task.name
     if task.timeout_ms:
         message.timeout_ms = task.timeout_ms
@@ -68,9 +69,13 @@ def retry_of(message: task_pb2.Task, default: RetryPolicy) -> RetryPolicy:
     )
 
 
-def published(task_id: str, body: bytes) -> bytes:
-    """What a subscriber gets: the body with its id in front. ``task_id`` is in UUID form (36 characters)."""
-    return b"\x0a\x24" + task_id.encode() + body
+def published(task_id: str, body: bytes, name: str = "") -> bytes:
+    """What a subscriber gets: the body with its id in front and, of a lane that has one, the name behind.
+
+    ``task_id`` is in UUID form (36 characters).
+    """
+    whole = b"\x0a\x24" + task_id.encode() + body
+    return whole + b"\x2a" + _varint(len(name)) + name.encode() if name else whole
 
 
 def fingerprint(task: NewTask) -> bytes:

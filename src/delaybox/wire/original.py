@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.ids import MAX_DUE_MS
+from delaybox.core.lane import NAMED, check_name
 from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY
 from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, compat
@@ -38,6 +39,8 @@ def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
     task = compat.of_header(message.header, rules)
     if task.type is TaskType.SHELL_CMD:
         check_payload(payload)
+    if task.type in NAMED:
+        check_name(task.type, message.name)
     return replace(
         task,
         payload=payload,

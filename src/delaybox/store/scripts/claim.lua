@@ -5,7 +5,9 @@
 --       5 most items (<= 500), 6 most bytes of leased records, 7 letters of the task types served by lease,
 --       8 channel for firing in place ('' = lease PUB_SUB as well, if its letter is in 7), 9 length of the stream (0 = none),
 --       10 poll ms, 11 how long idempotency keys outlive their task ms,
---       12 0, or: take only what is late by less than this (ms) and not ready yet, so that a backlog can wait
+--       12 0, or: take only what is late by less than this (ms) and not ready yet, so that a backlog can wait,
+--       13 1 = a guest, which keeps no time: it takes what it serves and leaves all else where it lies, 14.. lanes: of a
+--       type letter that is named here only these are served; '*' for the queue stands for any
 -- REPLY {now ms, next due ms in near (-1 none), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due}}
 -- ERRORS TRYAGAIN (nothing written but hints)
@@ -21,7 +23,7 @@
 local now = now_ms()
 local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_bytes, types, channel, stream = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
-local poll, idem_ttl, fresh = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV[12])
+local poll, idem_ttl, fresh, guest = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV[12]), ARGV[13] == '1'
 local from = fresh > 0 and '(' .. int(now - fresh) or '-inf'
 local lease = k_lease(lid)
 
@@ -29,6 +31,7 @@ local lease = k_lease(lid)
 local how = {}
 for letter in string.gmatch(types, '.') do how[string.byte(letter)] = 1 end
 if channel ~= '' then how[112] = 2 end
+local served = lane_filter(14)
 local function next_due()
   local best = -1
   for p = 0, 3 do
@@ -47,30 +50,29 @@ end
 local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], K_QUAR, K_QUAR_AT })
 if err then return err end
 
--- 1. Candidates: straight from near while nothing that we serve is ready, else through ready.
+-- 1. Candidates: straight from near while nothing that we serve is ready, else through ready. A guest takes from both.
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
-local candidates, used, promoted = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }, nil, 0
-local backlog = false
-for letter in string.gmatch(fresh > 0 and '' or free .. letters, '.') do
-  if redis.call('EXISTS', k_active(letter, true), k_active(letter, false)) > 0 then backlog = true end
-end
+local candidates = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {}, near = {} }
+local used, promoted = nil, 0
+local backlog = has_ready(fresh > 0 and '' or free .. letters, served, now)
+if backlog and not guest then promoted = promote(now, most) end
 if backlog then
-  promoted = promote(now, most)
-  local taken = free ~= '' and take_ready(candidates, free, true, most) or 0
+  local taken = free ~= '' and take_ready(candidates, free, served, now, true, most) or 0
   local leased = math.min(slots, most - taken)
   if leased > 0 then
-    local others = false
-    for letter in string.gmatch(letters, '.') do
-      if redis.call('EXISTS', k_active(letter, false)) == 1 then others = true end
-    end
-    local critical = take_ready(candidates, letters, true, leased - (others and reserve(leased, now) or 0))
-    take_ready(candidates, letters, false, leased - critical)
+    local others = has_ready(letters, served, now, false)
+    local critical = take_ready(candidates, letters, served, now, true, leased - (others and reserve(leased, now) or 0))
+    take_ready(candidates, letters, served, now, false, leased - critical)
   end
-  if free ~= '' and #candidates.ids < most then take_ready(candidates, free, false, most - #candidates.ids) end
-else
-  used = take_near(candidates, from, now, how, slots, most)
+  if free ~= '' and #candidates.ids < most then
+    take_ready(candidates, free, served, now, false, most - #candidates.ids)
+  end
+elseif not guest then
+  used = take_near(candidates, from, now, how, served, slots, most)
 end
+local unseen = false
+if guest then unseen = take_served(candidates, from, now, how, served, math.min(slots, most), most) end
 
 -- 2. Their records, in the order of the candidates.
 local ids = candidates.ids
@@ -203,7 +205,10 @@ if used then
   end
 else
   local stale = gather()
-  for i, key in ipairs(candidates.keys) do add1(stale, key, ids[i]) end
+  for i, id in ipairs(ids) do
+    if candidates.keys[i] then add1(stale, candidates.keys[i], id)
+    else add1(stale, K_NEAR[candidates.near[i]], candidates.members[i]) end
+  end
   flush(stale, 'ZREM')
   take_turns(candidates)
 end
@@ -219,5 +224,6 @@ local due = next_due()
 local look = now + poll
 if due >= 0 and due < look then look = due end
 redis.call('HSET', K_CLOCK, 'wake', int(look))
-local more = (#leased > 0 or #fired > 0 or dropped > 0) and (#ids >= most or #put_back > 0 or backlog)
+local more = (#leased > 0 or #fired > 0 or dropped > 0)
+  and (#ids >= most or #put_back > 0 or backlog or unseen or guest and n_leased >= slots)
 return { now, due, leased, lateness, { unheard, dropped, #sour, trimmed, promoted, more and 1 or 0 } }

@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.retry import RetryPolicy
+from delaybox.core.lane import check_name
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.wire.compat import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
 from delaybox.wire.shell import ShellRules
@@ -29,7 +30,6 @@ TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
         "worker": TaskType.WORKER,
     }
 )
-MAX_NAME: Final = 256
 MAX_LABEL: Final = 256
 
 _QUEUE = re.compile(types.QUEUE_PATTERN[1:-1])
@@ -86,7 +86,7 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
             )
         key = own_key
     if asked.name is not None or task_type is TaskType.WORKER:
-        _check_name(task_type, asked.name)
+        check_name(task_type, asked.name or "")
     payload = _payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes) or b""
     if task_type is TaskType.SHELL_CMD:
         rules.shell.check(payload, asked.name or "")
@@ -221,17 +221,6 @@ def check_key(field: str, key: str) -> None:
     size = len(key.encode())
     if not 1 <= size <= types.MAX_KEY_BYTES:
         raise InvalidTask(field, f"{field} has {size} bytes; use 1 to {types.MAX_KEY_BYTES}, or leave it out")
-
-
-def _check_name(task_type: TaskType, name: str | None) -> None:
-    if task_type is TaskType.PUB_SUB and name:
-        raise InvalidTask("name", f"name {show(name)} says nothing to a pub_sub task; use headers, or type worker")
-    if task_type is TaskType.WORKER and not name:
-        raise InvalidTask("name", "name is missing; a worker task names the function that is to run")
-    if name and (len(name) > MAX_NAME or not name.isprintable()):
-        raise InvalidTask(
-            "name", f"name {show(name)} is not a name; use 1 to {MAX_NAME} characters that can be printed"
-        )
 
 
 def _headers(headers: Mapping[str, str]) -> dict[str, bytes]:

@@ -4,6 +4,32 @@
 
 local SLACK = { [0] = 0, 2000, 10000, 60000 }
 
+-- Reads the lanes that ARGV names from a place on: by letter byte a set of them. A letter without an entry is not limited.
+local function lane_filter(from)
+  local served = {}
+  for i = from, #ARGV do
+    local letter = string.byte(ARGV[i])
+    served[letter] = served[letter] or {}
+    served[letter][ARGV[i]] = true
+  end
+  return served
+end
+
+-- Whether a lane of a served type is among those named. Its parts: letter, queue, and behind a colon a function's name.
+local function serves(served, lane)
+  local set = served[string.byte(lane)]
+  if not set or set[lane] then return true end
+  return set[string.sub(lane, 1, 1) .. '*' .. (string.match(lane, ':.*') or '')] == true
+end
+
+-- Lane heads of one type that are looked at: beyond this many lanes with ready work, a window that moves with time.
+local HEADS = 256
+local function heads(active, now)
+  local first, many = 0, redis.call('ZCARD', active)
+  if many > HEADS then first = now % (many - HEADS + 1) end
+  return redis.call('ZRANGE', active, first, first + HEADS - 1, 'WITHSCORES')
+end
+
 -- A lane that wakes starts where the others stand, so that it neither waits nor overtakes for its absence: those of its
 -- own type, else of any (a claim takes from the lanes of several types together).
 local function activate(lane, critical)
@@ -58,18 +84,45 @@ local function promote(now, limit)
   return moved
 end
 
--- Takes up to limit ids from the ready sets of the given task types' lanes; at most 32 lane heads are looked at.
--- Lanes take turns by virtual start time, in equal shares; what short lanes leave goes to those that have more.
-local function take_ready(out, types, critical, limit)
+-- The lanes of the given task types that are served and have ready work, critical or other.
+local function ready_lanes(types, served, now, critical)
   local lanes = {}
   for letter in string.gmatch(types, '.') do
     local active = k_active(letter, critical)
-    local flat = redis.call('ZRANGE', active, 0, 31, 'WITHSCORES')
+    local filtered = served[string.byte(letter)] ~= nil
+    -- Unlimited types take from the first 32 whatever they are.
+    local flat = filtered and heads(active, now) or redis.call('ZRANGE', active, 0, 31, 'WITHSCORES')
     for i = 1, #flat, 2 do
-      lanes[#lanes + 1] =
-        { name = flat[i], start = tonumber(flat[i + 1]), active = active, key = k_ready(flat[i], critical), n = 0 }
+      if not filtered or serves(served, flat[i]) then
+        lanes[#lanes + 1] =
+          { name = flat[i], start = tonumber(flat[i + 1]), active = active, key = k_ready(flat[i], critical), n = 0 }
+      end
     end
   end
+  return lanes
+end
+
+-- Whether anything served is ready; critical: true only such, false only others, nil any.
+local function has_ready(types, served, now, critical)
+  for letter in string.gmatch(types, '.') do
+    for _, c in ipairs({ true, false }) do
+      if critical == nil or critical == c then
+        if served[string.byte(letter)] then
+          if #ready_lanes(letter, served, now, c) > 0 then return true end
+        elseif redis.call('EXISTS', k_active(letter, c)) == 1 then
+          return true
+        end
+      end
+    end
+  end
+  return false
+end
+
+-- Takes up to limit ids from the ready sets of the given task types' lanes; at most 32 lanes are taken from.
+-- Lanes take turns by virtual start time, in equal shares; what short lanes leave goes to those that have more.
+local function take_ready(out, types, served, now, critical, limit)
+  if limit <= 0 then return 0 end
+  local lanes = ready_lanes(types, served, now, critical)
   table.sort(lanes, function(a, b) return a.start < b.start or (a.start == b.start and a.name < b.name) end)
   for i = #lanes, 33, -1 do lanes[i] = nil end
   local taken, open = 0, #lanes
@@ -120,10 +173,11 @@ local function reserve(slots, now)
 end
 
 -- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
--- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; what cannot be taken becomes ready.
+-- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
+-- What cannot be taken becomes ready.
 -- Returns how many entries of each near index, counted from the first that is due after from, are used up; the caller removes
 -- them last.
-local function take_near(out, from, now, how, slots, limit)
+local function take_near(out, from, now, how, served, slots, limit)
   local members, dues, used, left = {}, {}, { [0] = 0, 0, 0, 0 }, {}
   local total, only = 0, nil
   for p = 0, 3 do
@@ -135,7 +189,9 @@ local function take_near(out, from, now, how, slots, limit)
   end
   local ids, byte, sub = out.ids, string.byte, string.sub
   local function use(p, member)
-    local kind = how[byte(member, 17)]
+    local letter = byte(member, 17)
+    local kind = how[letter]
+    if kind and served[letter] and not serves(served, sub(member, 17)) then kind = nil end
     if kind == 1 then
       if slots > 0 then slots = slots - 1 else kind = nil end
     end
@@ -180,4 +236,25 @@ local function take_near(out, from, now, how, slots, limit)
     make_ready(p, l, scores)
   end
   return used
+end
+
+-- For a guest: due entries of near that it serves, critical first, up to slots in all with what was taken already; what it
+-- does not serve stays. Looks at limit entries of each priority; returns whether there were more.
+local function take_served(out, from, now, how, served, slots, limit)
+  local byte, sub, unseen = string.byte, string.sub, false
+  for p = 0, 3 do
+    if #out.ids < slots then
+      local members = redis.call('ZRANGE', K_NEAR[p], from, int(now), 'BYSCORE', 'LIMIT', 0, limit)
+      unseen = unseen or #members == limit
+      for _, member in ipairs(members) do
+        local letter = byte(member, 17)
+        if #out.ids < slots and how[letter] == 1 and (not served[letter] or serves(served, sub(member, 17))) then
+          out.ids[#out.ids + 1] = sub(member, 1, 16)
+          out.members[#out.ids] = member
+          out.near[#out.ids] = p
+        end
+      end
+    end
+  end
+  return unseen
 end

@@ -1,0 +1,78 @@
+"""Claims on behalf of those who come and go, such as connected workers: each guest takes what it serves, and no more than
+it has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from delaybox.core.delivery import Target
+from delaybox.core.task import TaskType
+from delaybox.engine.clock import RedisClock
+from delaybox.engine.dispatcher import Dispatcher
+from delaybox.engine.loops import Loop
+from delaybox.engine.options import EngineOptions
+from delaybox.engine.tracker import Tracker
+from delaybox.store.store import Store
+
+_CLAIM_PATIENCE_S = 2.0
+
+
+class Guest:
+    """A taker with a tracker of its own. Made by `Engine.admit`.
+
+    ``room``: how many more tasks ``target`` can take now; what was accepted must be off it when `accept` returns.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        options: EngineOptions,
+        clock: RedisClock,
+        *,
+        type: TaskType,  # noqa: A002 - the word of the field
+        lanes: Sequence[bytes],
+        target: Target,
+        room: Callable[[], int],
+        accepted: Callable[[int], None],
+    ) -> None:
+        self.types = type.value
+        self.lanes = tuple(lanes)
+        self._dispatcher = dispatcher
+        self._target = target
+        self._room = room
+        self._accepted = accepted
+        self._stopping = False
+        self.tracker = Tracker(store, self, replace(options, clock=False, channel="", catch_up_rate=0), clock)
+        self._loop = Loop(f"tracker of {target!r}", self.tracker.step)
+
+    @property
+    def free(self) -> int:
+        """Room, as far as it is known."""
+        return 0 if self._stopping else max(0, self._room())
+
+    @property
+    def in_flight(self) -> int:
+        """What this process has in flight for all guests: whether waiting for slots can help."""
+        return self._dispatcher.in_flight
+
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
+        """Starts delivering what was claimed."""
+        self._accepted(len(leased) // 2)
+        return self._dispatcher.accept(partition, lease_id, leased, self._target)
+
+    def start(self) -> None:
+        """Begins to claim; returns at once."""
+        self._loop.start()
+
+    def more_room(self) -> None:
+        """The target can take more than before: partitions that were left with work are looked at now."""
+        self.tracker.slots_freed()
+
+    async def stop(self) -> None:
+        """Claims nothing more; what a claim under way brings is still delivered. Twice is harmless."""
+        self._stopping = True
+        self.tracker.retire()
+        await self._loop.stop(patience_s=_CLAIM_PATIENCE_S)
+        self.tracker.close()
