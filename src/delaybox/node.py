@@ -24,8 +24,10 @@ from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.supervise import ApiProcess, spawn_api
 from delaybox.config import Config
 from delaybox.config.model import ROLES
+from delaybox.config.workers import Shell
 from delaybox.core.delivery import Target
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
+from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
 from delaybox.processes.supervise import Keeper
@@ -81,6 +83,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def shell_lanes(shell: Shell) -> tuple[bytes, ...]:
+    """The lanes of shell tasks that a node with these settings can run, in any queue."""
+    names = [*([""] if shell.enabled else []), *shell.commands]
+    return tuple(lane_of(TaskType.SHELL_CMD, ANY_QUEUE, name) for name in names)
 
 
 class _Node:
@@ -244,6 +252,7 @@ class _Node:
             node_id=self._node_id,
             clock=clock,
             roles=c.duties,
+            lanes=shell_lanes(c.workers.shell) if shell is not None else (),
             channel=channel if in_place and clock else "",
             stream=stream,
             input_channel=c.storage.scheduler_chanel,

@@ -47,5 +47,6 @@ def check_name(task_type: TaskType, name: str) -> None:
         raise InvalidTask("name", "name is missing; a worker task names the function that is to run")
     if name and _NAME.fullmatch(name) is None:
         raise InvalidTask(
-            "name", f"name {name[:64]!r} is not a name; use 1 to {MAX_NAME} of the characters A-Z, a-z, 0-9, '.', '_', '-'"
+            "name",
+            f"name {name[:64]!r} is not a name; use 1 to {MAX_NAME} of the characters A-Z, a-z, 0-9, '.', '_', '-'",
         )

@@ -90,11 +90,17 @@ class Dispatcher:
         await self._settler.stop(5.0)
 
     def accept(
-        self, partition: int, lease_id: bytes, leased: Sequence[bytes], target: Target | None = None
+        self,
+        partition: int,
+        lease_id: bytes,
+        leased: Sequence[bytes],
+        target: Target | None = None,
+        over: Callable[[], None] | None = None,
     ) -> list[float]:
         """Takes what one claim leased (flat: id, record, ...) and starts delivering it; how late each is (ms).
 
-        ``target``: who claimed it; None: whoever serves its type.
+        ``target``: who claimed it, all of one type; None: whoever serves its type. ``over``: called when all of it was
+        delivered or will not be.
         """
         by: dict[str, list[Delivery]] = {}
         now = self._clock.now_ms()
@@ -124,6 +130,8 @@ class Dispatcher:
                 )
             )
         if not late:
+            if over is not None:
+                over()
             return late
         self._leases[partition, lease_id] = len(late)
         self._in_flight += len(late)
@@ -132,6 +140,8 @@ class Dispatcher:
             task = asyncio.create_task(self._deliver(letter, batch, target))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+            if over is not None:
+                task.add_done_callback(lambda _: over())
         return late
 
     async def heartbeat(self) -> float:

@@ -122,7 +122,6 @@ class Engine:
         lanes: Sequence[bytes],
         target: Target,
         room: Callable[[], int],
-        accepted: Callable[[int], None],
     ) -> Guest:
         """Claims for ``target`` from now on: tasks of ``lanes``, at most ``room()`` more at any moment."""
         guest = Guest(
@@ -134,7 +133,6 @@ class Engine:
             lanes=lanes,
             target=target,
             room=room,
-            accepted=accepted,
         )
         self._guests.add(guest)
         guest.start()

@@ -1,12 +1,11 @@
-"""Claims on behalf of those who come and go, such as connected workers: each guest takes what it serves, and no more than
-it has room for."""
+"""Claims on behalf of those who come and go, such as connected workers: each takes what it serves and has room for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from delaybox.core.delivery import Target
+from delaybox.core.delivery import Delivery, Report, Target
 from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
@@ -21,7 +20,7 @@ _CLAIM_PATIENCE_S = 2.0
 class Guest:
     """A taker with a tracker of its own. Made by `Engine.admit`.
 
-    ``room``: how many more tasks ``target`` can take now; what was accepted must be off it when `accept` returns.
+    ``room``: how many more tasks ``target`` can take, those that are on their way to it not counted.
     """
 
     def __init__(
@@ -35,22 +34,21 @@ class Guest:
         lanes: Sequence[bytes],
         target: Target,
         room: Callable[[], int],
-        accepted: Callable[[int], None],
     ) -> None:
         self.types = type.value
         self.lanes = tuple(lanes)
         self._dispatcher = dispatcher
         self._target = target
         self._room = room
-        self._accepted = accepted
+        self._on_their_way = 0
         self._stopping = False
         self.tracker = Tracker(store, self, replace(options, clock=False, channel="", catch_up_rate=0), clock)
         self._loop = Loop(f"tracker of {target!r}", self.tracker.step)
 
     @property
     def free(self) -> int:
-        """Room, as far as it is known."""
-        return 0 if self._stopping else max(0, self._room())
+        """Room that nothing claimed already will need."""
+        return 0 if self._stopping else max(0, self._room() - self._on_their_way)
 
     @property
     def in_flight(self) -> int:
@@ -59,8 +57,12 @@ class Guest:
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Starts delivering what was claimed."""
-        self._accepted(len(leased) // 2)
-        return self._dispatcher.accept(partition, lease_id, leased, self._target)
+        claim = _Claim(self, self._target, len(leased) // 2)
+        return self._dispatcher.accept(partition, lease_id, leased, claim, claim.over)
+
+    def expect(self, change: int) -> None:
+        """So many more, or fewer, are on their way to the target."""
+        self._on_their_way += change
 
     def start(self) -> None:
         """Begins to claim; returns at once."""
@@ -76,3 +78,24 @@ class Guest:
         self.tracker.retire()
         await self._loop.stop(patience_s=_CLAIM_PATIENCE_S)
         self.tracker.close()
+
+
+class _Claim:
+    """What one claim brought, on its way: some of it never arrives, such as tasks that expired."""
+
+    def __init__(self, guest: Guest, target: Target, count: int) -> None:
+        self._guest = guest
+        self._target = target
+        self._left = count
+        guest.expect(count)
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        self._arrived(len(batch))
+        await self._target.deliver(batch, report)
+
+    def over(self) -> None:
+        self._arrived(self._left)
+
+    def _arrived(self, count: int) -> None:
+        self._left -= count
+        self._guest.expect(-count)

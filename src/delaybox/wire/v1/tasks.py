@@ -11,8 +11,8 @@ from typing import Any, Final
 from msgspec import UNSET, Raw, UnsetType
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
-from delaybox.core.retry import RetryPolicy
 from delaybox.core.lane import check_name
+from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.wire.compat import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
 from delaybox.wire.shell import ShellRules
