@@ -294,7 +294,7 @@ To try next (the demo's node is stopped and its data removed):
 def run(console: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="delaybox-demo-", ignore_cleanup_errors=True) as folder:
         console.print("Starting `delaybox serve` with its own Valkey ...")
-        with running(folder, "serve", "--http-port", "0") as node:
+        with running(folder, "serve", "--http-port", "0", "--grpc-port", "0") as node:
             port = int(node.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
             with running(folder, "listen", "--json") as listener:
                 listener.wait_for(r"^listening on channel")

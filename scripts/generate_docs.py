@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from delaybox import metrics
-from delaybox.api.rest import policy
+from delaybox.api import policy
 from delaybox.cli.app import app as cli
 from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
@@ -39,7 +39,13 @@ MEANING = {
     "httpServer.contextPath": "path in front of `/task` and `/ping`; `/api`, `/api/` and `api` are the same",
     "httpServer.allowedHosts": "names, beside localhost and loopback addresses, that the `Host` and `Origin` headers "
     "may carry. Checked on loopback always, elsewhere only when set",
-    "grpcServer.port": NOT_YET + "there is no gRPC yet",
+    "grpcServer.enabled": "`false`: this node serves no gRPC",
+    "grpcServer.host": "address of gRPC; without it that of `httpServer`",
+    "grpcServer.port": "port of gRPC",
+    "grpcServer.tls.certFile": "certificate of this node, with its chain; TLS is on when it is set",
+    "grpcServer.tls.keyFile": "its key, unlocked",
+    "grpcServer.tls.clientCaFile": "who must have signed the callers' certificates (mTLS); without it they need none",
+    "grpcServer.reflection": "whether generic clients such as grpcurl can ask what there is",
     "storage.redisHost": "your server's address; without it and without `redisUrl` the embedded server is used. A URL "
     "here means `redisUrl`",
     "storage.redisUser": "user of that server",
@@ -81,7 +87,7 @@ MEANING = {
     "kafka.deliveryTimeout": "a message not confirmed by then is given up, and its task handed back to be sent again",
     "kafka.properties": "settings of librdkafka for what has no key here; they win over those that have one",
     "auth.tokens": "callers must send one of them as `Authorization: Bearer …`. `scopes` are some of read, schedule, "
-    "cancel, admin, shell; a token without them has all but shell",
+    "cancel, admin, worker, shell; a token without them has all but shell",
     "auth.tokensFile": "more of them, from a file (a mounted secret)",
     "limits.body": "bytes a payload may have before it is base64-encoded; a whole request 1.5 times that and 128 KiB",
     "catchUp.rate": "how many tasks that are more than 5 s late this node takes in a second, so that what comes back "

@@ -17,6 +17,7 @@ from typing import Any
 
 JSON = {"Content-Type": "application/json"}
 _READY_S = 30.0
+_ANY_GRPC_PORT = ("--grpc-port", "0")
 _OURS = re.compile(r"DELAYBOX_|APP_|REDIS_|BROKERS$|WORKER_ENABLE$|SERVER_CONTEXT_PATH$")
 
 
@@ -29,7 +30,7 @@ class Node:
         inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "delaybox", "serve", *arguments],
+                [sys.executable, "-m", "delaybox", "serve", *_ANY_GRPC_PORT, *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -37,6 +38,7 @@ class Node:
                 env={**inherited, **(environ or {})},
             )
         self.port = 0
+        self.grpc_port = 0
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -52,6 +54,8 @@ class Node:
     def ready(self) -> Node:
         """Itself, when it listens and its readiness is given."""
         self.port = int(self.wait_for(r"listening on http://\S+?:(\d+)")[1])
+        if found := re.search(r"grpc listening on \S+?:(\d+)", self.said()):
+            self.grpc_port = int(found[1])
         give_up = time.monotonic() + _READY_S
         while self.call("GET", "/readyz")[0] != 200:
             assert time.monotonic() < give_up, self.said()

@@ -31,7 +31,9 @@ def serve(server: BenchServer) -> Iterator[Node]:
     """A whole node on the bench server, from its command line; stopped by SIGTERM."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="dbx-node-") as folder:
-        command = python("delaybox", "serve", "--redis", f"unix://{server.unix}", "--http-port", str(port))
+        command = python(
+            "delaybox", "serve", "--redis", f"unix://{server.unix}", "--http-port", str(port), "--grpc-port", "0"
+        )
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DELAYBOX_", "APP_"))}
         # Its own folder: no config.yaml of whoever runs the benchmark is picked up.
         with Child(command, environment=environment, folder=Path(folder)) as child:

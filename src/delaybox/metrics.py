@@ -77,6 +77,7 @@ _script_max = Gauge(
     registry=_registry,
 )
 _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=_registry)
+_rpcs = Counter("delaybox_grpc_requests", "gRPC calls ended.", ["method", "code"], registry=_registry)
 _store_up = Gauge(
     "delaybox_store_up",
     "1 when the store answered the last scrape.",
@@ -95,6 +96,7 @@ _stored: Final[dict[str, Gauge]] = {
 }
 
 _request_children: dict[tuple[str, int], Counter] = {}
+_rpc_children: dict[tuple[str, str], Counter] = {}
 _script_children: dict[str, tuple[Summary, Gauge]] = {}
 _script_longest: dict[str, float] = {}
 
@@ -187,6 +189,14 @@ def request_done(route: str, status: int) -> None:
     child = _request_children.get((route, status))
     if child is None:
         child = _request_children[route, status] = _requests.labels(route, str(status))
+    child.inc()
+
+
+def rpc_done(method: str, code: str) -> None:
+    """One gRPC call. ``method`` is one that is served, ``code`` the status's name."""
+    child = _rpc_children.get((method, code))
+    if child is None:
+        child = _rpc_children[method, code] = _rpcs.labels(method, code)
     child.inc()
 
 

@@ -12,14 +12,16 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from delaybox import logs
+from delaybox.api.grpc.settings import GrpcSettings
+from delaybox.api.grpc.supervise import GrpcProcess, spawn_grpc
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.supervise import ApiProcess, spawn_api
 from delaybox.config import Config
@@ -30,6 +32,7 @@ from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
+from delaybox.processes.listening import bracketed
 from delaybox.processes.supervise import Keeper
 from delaybox.store.connect import ServerSettings, make_client, probe
 from delaybox.store.publish import listeners
@@ -112,12 +115,10 @@ class _Node:
             store = await self._open(client, server)
             if store is None:
                 return 0
-            settings = self._api_settings(server)
-            api: ApiProcess | None = None
+            fronts: list[Keeper[Any]] = []
             if "api" in self._config.duties:
-                # First the port: a node that cannot have it must not fire anything on its way out.
-                api = await spawn_api(settings)
-                stack.push_async_callback(api.stop)
+                # First the ports: a node that cannot have them must not fire anything on its way out.
+                fronts = await self._fronts(server, stack)
             engine = self._engine(store, await self._shell(stack))
             if "clock" in self._config.duties:
                 with contextlib.suppress(DelayBoxError):
@@ -126,10 +127,7 @@ class _Node:
             stack.push_async_callback(engine.stop, GRACE_S)
             if self._config.duties != ROLES:
                 log.info("roles: %s", ", ".join(self._config.duties))
-            if api is None:
-                await self._stop.wait()
-            else:
-                await self._serve(api, settings)
+            await asyncio.gather(self._stop.wait(), *(front.run(self._stop) for front in fronts))
             log.info("stopping: requests and running tasks have %.0f s to finish", GRACE_S)
         log.info("stopped")
         return 0
@@ -283,32 +281,61 @@ class _Node:
         if overdue:
             log.warning("%d tasks are overdue and nobody listens on %s yet; firing them all the same", overdue, channel)
 
-    def _api_settings(self, server: ServerSettings) -> ApiSettings:
+    async def _fronts(self, server: ServerSettings, stack: contextlib.AsyncExitStack) -> list[Keeper[Any]]:
+        """The processes that serve callers, listening, each with what keeps it running."""
         c = self._config
-        return ApiSettings(
-            server=server,
-            prefix=c.storage.prefix,
+        common: dict[str, Any] = {
+            "server": server,
+            "prefix": c.storage.prefix,
+            "payload_limit": c.limits.body,
+            "tokens": c.auth.tokens,
+            "shell": c.workers.shell.enabled,
+            "shell_commands": tuple(c.workers.shell.commands),
+            "node_id": self._node_id,
+            "metrics_dir": self._metrics_dir,
+            "log_format": c.log_format,
+            "grace_s": GRACE_S,
+        }
+        rest = ApiSettings(
+            **common,
             host=c.http_server.host,
             port=c.http_server.port,
             context_path=c.http_server.context_path,
-            payload_limit=c.limits.body,
-            tokens=c.auth.tokens,
             allowed_hosts=c.http_server.allowed_hosts,
-            shell=c.workers.shell.enabled,
-            shell_commands=tuple(c.workers.shell.commands),
-            node_id=self._node_id,
-            metrics_dir=self._metrics_dir,
-            log_format=c.log_format,
-            grace_s=GRACE_S,
         )
+        starting: list[Awaitable[Keeper[Any]]] = [self._rest(rest, stack)]
+        if c.grpc_server.enabled:
+            tls = c.grpc_server.tls
+            grpc = GrpcSettings(
+                **common,
+                host=c.grpc_host,
+                port=c.grpc_server.port,
+                cert_file=tls.cert_file or "",
+                key_file=tls.key_file or "",
+                client_ca_file=tls.client_ca_file or "",
+                reflection=c.grpc_server.reflection,
+            )
+            starting.append(self._grpc(grpc, stack))
+        return list(await asyncio.gather(*starting))
 
-    async def _serve(self, api: ApiProcess, settings: ApiSettings) -> None:
-        """Keeps the API process running until the node is told to stop."""
-        c = self._config
-        host = f"[{c.http_server.host}]" if ":" in c.http_server.host else c.http_server.host
-        log.info("listening on http://%s:%d%s", host, api.port, c.http_server.context_path)
+    @staticmethod
+    async def _rest(settings: ApiSettings, stack: contextlib.AsyncExitStack) -> Keeper[ApiProcess]:
+        api = await spawn_api(settings)
+        stack.push_async_callback(api.stop)
+        log.info("listening on http://%s:%d%s", bracketed(settings.host), api.port, settings.context_path)
 
         async def again(dead: ApiProcess) -> ApiProcess:
             return await spawn_api(replace(settings, port=dead.port))
 
-        await Keeper("API process", api, again, log).run(self._stop)
+        return Keeper("API process", api, again, log)
+
+    @staticmethod
+    async def _grpc(settings: GrpcSettings, stack: contextlib.AsyncExitStack) -> Keeper[GrpcProcess]:
+        process = await spawn_grpc(settings)
+        stack.push_async_callback(process.stop)
+        log.info("grpc listening on %s:%d", bracketed(settings.host), process.port)
+
+        async def again(dead: GrpcProcess) -> GrpcProcess:
+            return await spawn_grpc(replace(settings, port=dead.port))
+
+        return Keeper("gRPC process", process, again, log)

@@ -149,7 +149,9 @@ class Service:
         if task.reject_past and task.delay_ms is None:
             now = time.time_ns() // 1_000_000 + self._store.clock_offset_ms
             if (task.due_ms or 0) < now:
-                raise PastDue("at", f"at {task.due_ms} is {now - (task.due_ms or 0)} ms in the past; give a later time")
+                raise PastDue(
+                    "at", f"the due time {task.due_ms} is {now - (task.due_ms or 0)} ms in the past; give a later one"
+                )
         return draft(task)
 
     async def _store_all(self, drafts: list[Draft]) -> list[Stored | DelayBoxError]:

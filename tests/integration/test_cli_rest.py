@@ -51,7 +51,7 @@ def node() -> Iterator[Node]:
     (folder / "c.yaml").write_text(CONFIG)
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "delaybox", "serve", "--http-port", "0"),
+            *(sys.executable, "-m", "delaybox", "serve", "--http-port", "0", "--grpc-port", "0"),
             *("--data-dir", str(folder / "data"), "--config", str(folder / "c.yaml")),
         ],
         stderr=subprocess.PIPE,

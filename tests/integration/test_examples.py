@@ -31,7 +31,16 @@ class Place:
 
     def _start(self, port: int = 0) -> Node:
         data = str(self.folder / "data")
-        flags = ("--http-port", str(port), "--data-dir", data, "--set", "pubsub.require_subscriber=true")
+        flags = (
+            "--http-port",
+            str(port),
+            "--grpc-port",
+            "0",
+            "--data-dir",
+            data,
+            "--set",
+            "pubsub.require_subscriber=true",
+        )
         return Node(*flags, folder=self.folder).ready()
 
     def kill(self) -> None:

@@ -232,7 +232,18 @@ async def test_a_node_over_tls(server: RealServer, certificates: Certificates, p
         await api.stop()
         wrong = subprocess.Popen(
             [
-                *(sys.executable, "-m", "delaybox", "serve", "--log-format", "json", "--http-port", "0"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "delaybox",
+                    "serve",
+                    "--log-format",
+                    "json",
+                    "--http-port",
+                    "0",
+                    "--grpc-port",
+                    "0",
+                ),
                 *("--redis", f"rediss://localhost:{port}", "--set", f"storage.redisCaFile={certificates.wrong_ca}"),
             ],
             stderr=subprocess.PIPE,

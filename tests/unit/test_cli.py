@@ -209,4 +209,4 @@ def test_a_token_is_made_with_its_entry_for_the_configuration(run: Run, tmp_path
 def test_a_token_of_an_unknown_scope_is_not_made(run: Run) -> None:
     code, said, told = run("token", "--scope", "root")
     assert (code, said) == (2, "")
-    assert "scopes are read, schedule, cancel, admin, shell" in told
+    assert "scopes are read, schedule, cancel, admin, worker, shell" in told

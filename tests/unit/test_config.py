@@ -304,12 +304,14 @@ def test_other_peoples_variables_are_left_alone() -> None:
         *((host, True) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example")),
     ],
 )
-def test_only_loopback_needs_no_credential(host: str, exposed: bool) -> None:
-    flags = {"httpServer.host": host}
+@pytest.mark.parametrize("key", ["httpServer.host", "grpcServer.host"])
+def test_only_loopback_needs_no_credential(host: str, exposed: bool, key: str) -> None:
+    flags = {key: host}
     if exposed:
         assert "--insecure" in refused(flags=flags)
-    assert load(environ={}, flags={**flags, "insecure": True}).config.exposed is exposed
-    assert load(environ={"DELAYBOX_AUTH_TOKENS": "a" * 16}, flags=flags).config.exposed is exposed
+    wanted = (key,) if exposed else ()
+    assert load(environ={}, flags={**flags, "insecure": True}).config.exposed == wanted
+    assert load(environ={"DELAYBOX_AUTH_TOKENS": "a" * 16}, flags=flags).config.exposed == wanted
 
 
 @pytest.mark.parametrize(("text", "ms"), [("15s", 15_000), ("1500ms", 1_500), ("2m", 120_000), ("1.5 s", 1_500)])
@@ -408,8 +410,8 @@ def test_only_a_node_that_serves_rest_needs_credentials() -> None:
 @pytest.mark.parametrize(
     ("entry", "scopes"),
     [
-        ("s" * 16, "read schedule cancel admin"),
-        ("{token: ssssssssssssssss}", "read schedule cancel admin"),
+        ("s" * 16, "read schedule cancel admin worker"),
+        ("{token: ssssssssssssssss}", "read schedule cancel admin worker"),
         ("{name: a, token: ssssssssssssssss, scopes: [shell, schedule]}", "shell schedule"),
         ("{token: ssssssssssssssss, scopes: 'read, cancel'}", "read cancel"),
     ],

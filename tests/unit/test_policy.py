@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from delaybox.api import policy
 from delaybox.api.rest import app as app_module
-from delaybox.api.rest import policy
 from delaybox.api.rest.app import AsgiApp, build_app
 from delaybox.api.rest.routing import Route, Router
 from delaybox.api.rest.settings import ApiSettings

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from delaybox.api.rest import policy
+from delaybox.api import policy
 from delaybox.api.rest.app import TaskService, build_app
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.openapi import build

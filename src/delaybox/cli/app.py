@@ -93,7 +93,7 @@ def serve(
         str | None, typer.Option(metavar="PORT", help="REST port, default 8088; 0: any free one.")
     ] = None,
     grpc_port: Annotated[
-        str | None, typer.Option(metavar="PORT", help="gRPC port, default 9088; not used until gRPC lands.")
+        str | None, typer.Option(metavar="PORT", help="gRPC port, default 9088; 0: any free one.")
     ] = None,
     data_dir: DataDir = None,
     log_format: Annotated[str | None, typer.Option(metavar="text|json", help="How to log; default text.")] = None,
@@ -107,7 +107,7 @@ def serve(
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve others without any credential.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Run a node: REST on the HTTP port, tasks fired at their time."""
+    """Run a node: REST and gRPC on their ports, tasks fired at their time."""
     from delaybox.config import load
 
     flags = {
@@ -129,8 +129,8 @@ def serve(
         say.warning(warning)
     if chosen.exposed and "api" in chosen.duties and not chosen.auth.tokens:
         say.warning(
-            f"INSECURE: everybody who reaches {chosen.http_server.host}:{chosen.http_server.port} can schedule, read "
-            "and cancel tasks, without any credential. Set auth.tokens to change that."
+            f"INSECURE: everybody who reaches {_exposed(chosen)} can schedule, read and cancel tasks, without any "
+            "credential. Set auth.tokens to change that."
         )
 
     from delaybox.node import run as run_node
@@ -233,7 +233,9 @@ def token(
     name: Annotated[str, typer.Option(help="Whose it is, for people.")] = "",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="read, schedule, cancel, admin or shell; repeatable. Default: all of them but shell."),
+        typer.Option(
+            help="read, schedule, cancel, admin, worker or shell; repeatable. Default: all of them but shell."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -252,6 +254,14 @@ def config_check(config: ConfigFile = None, settings: Settings = None) -> None:
     if loaded.warnings:
         raise ConfigError("\n".join(loaded.warnings))
     typer.echo(f"{loaded.path or 'no configuration file'}: no mistakes")
+
+
+def _exposed(config: Config) -> str:
+    http, grpc = config.http_server, config.grpc_server
+    where = {"httpServer.host": f"{http.host}:{http.port}", "grpcServer.host": f"{config.grpc_host}:{grpc.port}"}
+    if "httpServer.host" in config.exposed and grpc.enabled and grpc.host is None:
+        where["httpServer.host"] += f" or port {grpc.port}"
+    return " or ".join(where[key] for key in config.exposed)
 
 
 def _assignments(settings: list[str] | None) -> dict[str, object]:

@@ -251,9 +251,10 @@ def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
 
 def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) -> None:
     if config.exposed and "api" in config.roles and not config.auth.tokens and not config.insecure:
-        place = settings["httpServer.host"].place
+        key = config.exposed[0]
+        setting = settings[key]
         raise ConfigError(
-            f"httpServer.host ({place}) is {config.http_server.host!r}: others could schedule and read tasks without a "
+            f"{key} ({setting.place}) is {setting.value!r}: others could schedule and read tasks without a "
             "credential. Set auth.tokens, or give --insecure if that is meant, or listen on 127.0.0.1"
         )
 

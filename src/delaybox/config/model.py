@@ -54,8 +54,30 @@ class HttpServer(Section):
         return f"/{path}" if (path := value.strip("/")) else ""
 
 
+class Tls(Section):
+    cert_file: str | None = Field(default=None, min_length=1, description="the path of a PEM file")
+    key_file: str | None = Field(default=None, min_length=1, description="the path of a PEM file")
+    client_ca_file: str | None = Field(default=None, min_length=1, description="the path of a PEM file")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.cert_file) != bool(self.key_file):
+            given, missing = ("certFile", "keyFile") if self.cert_file else ("keyFile", "certFile")
+            raise ValueError(f"grpcServer.tls.{given} is given without grpcServer.tls.{missing}: set both, or neither")
+        if self.client_ca_file and not self.cert_file:
+            raise ValueError(
+                "grpcServer.tls.clientCaFile asks callers for certificates, but the node has none: set "
+                "grpcServer.tls.certFile and keyFile"
+            )
+        return self
+
+
 class GrpcServer(Section):
-    port: int = Field(default=9088, ge=0, le=65535, description="a port from 1 to 65535 (not used until gRPC lands)")
+    enabled: bool = Field(default=True, description="true or false")
+    host: str | None = Field(default=None, min_length=1, description="an address to listen on, as httpServer.host")
+    port: int = Field(default=9088, ge=0, le=65535, description="a port from 1 to 65535, or 0 for any free one")
+    tls: Tls = Tls()
+    reflection: bool = Field(default=True, description="true or false")
 
 
 class Storage(Section):
@@ -218,10 +240,21 @@ class Config(Section):
             raise ConfigError("dataDir is not set and there is no home folder; name one with --data-dir") from None
 
     @property
-    def exposed(self) -> bool:
-        """Whether others than this machine's users can reach the port."""
-        host = self.http_server.host.strip("[]")
-        try:
-            return not ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host.lower() != "localhost"
+    def grpc_host(self) -> str:
+        """Where gRPC listens."""
+        return self.grpc_server.host or self.http_server.host
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """The keys of the addresses that others than this machine's users can reach."""
+        found = [] if _on_loopback(self.http_server.host) else ["httpServer.host"]
+        if self.grpc_server.enabled and self.grpc_server.host and not _on_loopback(self.grpc_server.host):
+            found.append("grpcServer.host")
+        return tuple(found)
+
+
+def _on_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

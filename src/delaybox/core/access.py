@@ -14,13 +14,15 @@ class Access(StrEnum):
     SCHEDULE = "schedule"
     CANCEL = "cancel"
     ADMIN = "admin"
+    WORKER = "worker"
+    """To take WORKER tasks and answer for them."""
     SHELL = "shell"
     """Beside SCHEDULE: tasks that run a command."""
 
 
 Grant = frozenset[Access]
 EVERYTHING: Grant = frozenset(Access)
-DEFAULT_SCOPES = (Access.READ, Access.SCHEDULE, Access.CANCEL, Access.ADMIN)
+DEFAULT_SCOPES = (Access.READ, Access.SCHEDULE, Access.CANCEL, Access.ADMIN, Access.WORKER)
 """Of a token that names none. Commands have to be asked for by name."""
 
 

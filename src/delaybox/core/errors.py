@@ -120,6 +120,32 @@ class StoreRefused(DelayBoxError):
     code = "store_refused"
 
 
+class Denied(DelayBoxError):
+    """The caller may not do this, whatever is asked."""
+
+
+class Unauthenticated(Denied):
+    """No token, or none that the node knows. ``given``: a token was sent."""
+
+    code = "unauthenticated"
+
+    def __init__(self, message: str, *, given: bool) -> None:
+        super().__init__(message)
+        self.given = given
+
+
+class ScopeMissing(Denied):
+    """The caller's token does not hold ``scope``."""
+
+    code = "scope_missing"
+
+    def __init__(self, scope: str, what: str = "this call") -> None:
+        super().__init__(
+            f"this token lacks the scope {scope}, which {what} needs; add it to the token's scopes in auth.tokens"
+        )
+        self.scope = scope
+
+
 class ConfigError(DelayBoxError):
     """The configuration is wrong. The message names the key, where it was set and the mend."""
 

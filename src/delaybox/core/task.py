@@ -133,4 +133,5 @@ class TaskView:
     labels: Mapping[str, str] = field(default_factory=_no_text)
     expire_after_ms: int = 0
     timeout_ms: int = 0
+    keep_result_ms: int = 0
     result: TaskResult | None = None

@@ -44,6 +44,7 @@ def of_record(
         labels=dict(message.labels),
         expire_after_ms=message.expire_after_ms,
         timeout_ms=message.timeout_ms,
+        keep_result_ms=message.keep_result_ms,
         result=kept,
     )
 

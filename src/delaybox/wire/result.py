@@ -8,7 +8,12 @@ from delaybox.wire.gen import task_pb2
 
 def encode(result: TaskResult) -> bytes:
     """The stored form."""
-    message = task_pb2.Result(
+    return message(result).SerializeToString()
+
+
+def message(result: TaskResult) -> task_pb2.Result:
+    """As a message."""
+    out = task_pb2.Result(
         ok=result.ok,
         finished_ms=result.finished_ms,
         duration_ms=result.duration_ms,
@@ -18,8 +23,8 @@ def encode(result: TaskResult) -> bytes:
         content_type=result.content_type,
     )
     if result.exit_code is not None:
-        message.exit_code = result.exit_code
-    return message.SerializeToString()
+        out.exit_code = result.exit_code
+    return out
 
 
 def decode(raw: bytes) -> TaskResult:

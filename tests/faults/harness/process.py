@@ -107,6 +107,17 @@ def worker(folder: Path, name: str, settings: Mapping[str, Any], env: Mapping[st
 
 def serve(folder: Path, name: str, *, redis_url: str, port: int, env: Mapping[str, str] | None = None) -> Process:
     """A whole node: `delaybox serve` on a server of ours."""
-    arguments = [sys.executable, "-m", "delaybox", "serve", "--redis", redis_url, "--http-port", str(port)]
+    arguments = [
+        sys.executable,
+        "-m",
+        "delaybox",
+        "serve",
+        "--redis",
+        redis_url,
+        "--http-port",
+        str(port),
+        "--grpc-port",
+        "0",
+    ]
     arguments += ["--data-dir", str(folder / f"{name}-data")]
     return Process(arguments, folder=folder, name=name, ready="listening on", env=env or {})

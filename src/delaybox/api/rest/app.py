@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 from urllib.parse import parse_qsl
 
 from delaybox import metrics
-from delaybox.api.rest import policy, problems
+from delaybox.api import policy
+from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe, Ready
+from delaybox.api.rest import problems
 from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.handlers import V1Service
 from delaybox.api.rest.v1.routes import routes
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.task import TaskType, TaskView
 from delaybox.wire import compat
 
@@ -25,9 +26,6 @@ _log = logging.getLogger("delaybox.api")
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
-_PROBE_TIMEOUT_S = 2.0
-_READY_FOR_S = 0.2
-"""A readiness answer is used again for this long, so that probes cannot become load."""
 
 
 class Counts(Protocol):
@@ -43,15 +41,6 @@ class Counts(Protocol):
     def dead(self) -> int: ...
     @property
     def quarantined(self) -> int: ...
-
-
-class Ready(Protocol):
-    """Whether the node can do its work; ``reason`` when it cannot."""
-
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def reason(self) -> str: ...
 
 
 class TaskService(V1Service, Protocol):
@@ -109,6 +98,7 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
             unread = True
         except DelayBoxError as error:
             answer = _family(path, v1).error(error)
+            unread = isinstance(error, Denied)
         except Disconnected:
             # granian says the same of chunks that it cannot read: there the caller is, and learns why.
             answer = _family(path, v1).refusal(Refusal(400, _BROKEN, CLOSE))
@@ -176,9 +166,7 @@ class _Api:
         self._edge = edge
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
         self._rules = compat.Rules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
-        self._ready: Ready | None = None
-        self._ready_until = 0.0
-        self._ready_lock = asyncio.Lock()
+        self._probe = Probe(service)
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         body = await self._edge.json_body(headers, receive)
@@ -200,20 +188,12 @@ class _Api:
         return _text(200, "ok")
 
     async def ready(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
-        async with self._ready_lock:
-            if self._ready is None or time.monotonic() >= self._ready_until:
-                try:
-                    async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                        self._ready = await self._service.check()
-                except TimeoutError:
-                    return _text(503, f"the store did not answer within {_PROBE_TIMEOUT_S:g} s")
-                self._ready_until = time.monotonic() + _READY_FOR_S
-            state = self._ready
+        state = await self._probe.ask()
         return _text(200, "ready") if state.ok else _text(503, state.reason)
 
     async def metrics(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
                 counts = await self._service.counts()
         except (TimeoutError, DelayBoxError):
             metrics.store_down()

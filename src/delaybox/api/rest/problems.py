@@ -6,6 +6,7 @@ import logging
 from http import HTTPStatus
 from typing import Final
 
+from delaybox.api import errors
 from delaybox.api.rest.edge import Refusal
 from delaybox.api.rest.routing import Answer
 from delaybox.core.errors import (
@@ -13,13 +14,9 @@ from delaybox.core.errors import (
     IdempotencyConflict,
     InvalidTask,
     Overloaded,
-    PastDue,
-    PayloadTooLarge,
+    ScopeMissing,
     StoreUnavailable,
-    TaskFinished,
-    TaskNotFound,
-    TaskRunning,
-    TypeDisabled,
+    Unauthenticated,
 )
 from delaybox.wire import compat
 from delaybox.wire.v1 import types
@@ -28,22 +25,8 @@ from delaybox.wire.v1.rendering import encode
 _log = logging.getLogger("delaybox.api")
 
 PROBLEM_JSON: Final = b"application/problem+json"
-_STATUSES: Final[tuple[tuple[type[DelayBoxError], int], ...]] = (
-    (PayloadTooLarge, 413),
-    (TypeDisabled, 403),
-    (PastDue, 422),
-    (InvalidTask, 400),
-    (IdempotencyConflict, 409),
-    (TaskRunning, 409),
-    (TaskFinished, 410),
-    (TaskNotFound, 404),
-    (Overloaded, 429),
-    (StoreUnavailable, 503),
-)
-"""The first that fits counts."""
 _BY_STATUS: Final = {
     400: "bad_request",
-    401: "unauthenticated",
     403: "forbidden",
     404: "no_such_path",
     405: "method_not_allowed",
@@ -54,20 +37,14 @@ _BY_STATUS: Final = {
     500: "internal",
 }
 """Codes of what is refused before the service is asked."""
-_DEFECT: Final = "internal error; the node's log says more"
-
-
-def status_of(error: DelayBoxError) -> int:
-    """The HTTP status of an error; 500 for one that no caller can cause."""
-    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
 def problem_of(error: DelayBoxError) -> types.Problem:
     """An error as RFC 9457 has it."""
-    status = status_of(error)
+    status = errors.outside(error).http
     if status == 500:
         _log.error("unexpected %s: %s", error.code, error)
-        return _problem(500, "internal", _DEFECT)
+        return _problem(500, "internal", errors.DEFECT_TEXT)
     out = _problem(status, error.code, str(error))
     if isinstance(error, InvalidTask):
         out.field = error.field
@@ -80,12 +57,6 @@ def _problem(status: int, code: str, detail: str) -> types.Problem:
     return types.Problem(status, code, HTTPStatus(status).phrase, detail, f"urn:delaybox:{code}")
 
 
-def refusal_problem(refusal: Refusal) -> types.Problem:
-    """What was refused before the service was asked."""
-    code = refusal.code or _BY_STATUS.get(refusal.status, "bad_request")
-    return _problem(refusal.status, code, refusal.message)
-
-
 class Problems:
     """How one family of routes writes its errors. ``rfc9457``: as problems, else as the original did."""
 
@@ -94,21 +65,31 @@ class Problems:
 
     def refusal(self, refusal: Refusal) -> Answer:
         """What was refused before the service was asked."""
-        return self._answer(refusal_problem(refusal), refusal.headers)
+        code = _BY_STATUS.get(refusal.status, "bad_request")
+        return self._answer(_problem(refusal.status, code, refusal.message), refusal.headers)
 
     def error(self, error: DelayBoxError) -> Answer:
         """What the readers or the service raised."""
-        wait = error.retry_after_s if isinstance(error, Overloaded | StoreUnavailable) else 0
-        return self._answer(problem_of(error), ((b"retry-after", b"%d" % wait),) if wait else ())
+        return self._answer(problem_of(error), _headers_of(error))
 
     def defect(self) -> Answer:
         """What nobody meant to happen."""
-        return self._answer(_problem(500, "internal", _DEFECT), ())
+        return self._answer(_problem(500, "internal", errors.DEFECT_TEXT), ())
 
     def _answer(self, problem: types.Problem, headers: tuple[tuple[bytes, bytes], ...]) -> Answer:
         if self._rfc9457:
             return Answer(problem.status, encode(problem), headers, PROBLEM_JSON)
         return Answer(problem.status, compat.render_error(problem.detail), headers)
+
+
+def _headers_of(error: DelayBoxError) -> tuple[tuple[bytes, bytes], ...]:
+    if isinstance(error, Overloaded | StoreUnavailable) and error.retry_after_s:
+        return ((b"retry-after", b"%d" % error.retry_after_s),)
+    if isinstance(error, Unauthenticated):
+        return ((b"www-authenticate", b'Bearer error="invalid_token"' if error.given else b"Bearer"),)
+    if isinstance(error, ScopeMissing):
+        return ((b"www-authenticate", f'Bearer error="insufficient_scope", scope="{error.scope}"'.encode()),)
+    return ()
 
 
 COMPATIBLE: Final = Problems(rfc9457=False)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from delaybox.api.rest import policy
+from delaybox.api import policy
 from delaybox.api.rest.edge import Headers, Receive, Scope
 
 

@@ -73,8 +73,7 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
     task_type = TaskType.PUB_SUB
     if asked.type is not None and asked.type != "pub_sub":
         task_type = type_of("type", asked.type)
-        if task_type is TaskType.HTTP:
-            raise TypeDisabled("type", f"type http is not there yet: {HOW_TO_ENABLE[task_type]}")
+        check_type(task_type)
     due_ms, delay_ms = _when(asked, exact)
     own_key = asked.idempotency_key
     if own_key is not None:
@@ -97,7 +96,9 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
         type=task_type,
         queue=DEFAULT_QUEUE if asked.queue is None else queue_of("queue", asked.queue),
         priority=Priority.NORMAL if asked.priority is None else priority_of("priority", asked.priority),
-        header=_NO_HEADERS if not asked.headers else _headers(asked.headers),
+        header=_NO_HEADERS
+        if not asked.headers
+        else headers_of({name: text.encode() for name, text in asked.headers.items()}),
         name=asked.name or "",
         idempotency_key=key,
         retry=None if asked.retry is None else _retry(asked.retry, exact),
@@ -223,16 +224,16 @@ def check_key(field: str, key: str) -> None:
         raise InvalidTask(field, f"{field} has {size} bytes; use 1 to {types.MAX_KEY_BYTES}, or leave it out")
 
 
-def _headers(headers: Mapping[str, str]) -> dict[str, bytes]:
-    out = {name: text.encode() for name, text in headers.items()}
-    size = sum(map(len, out)) + sum(map(len, out.values()))
+def headers_of(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Headers within their limit. PayloadTooLarge."""
+    size = sum(map(len, headers)) + sum(map(len, headers.values()))
     if size > MAX_HEADER_BYTES:
         raise PayloadTooLarge(
             "headers",
             f"headers holds {size} bytes, more than {MAX_HEADER_BYTES}; move large values into the payload",
             limit=MAX_HEADER_BYTES,
         )
-    return out
+    return headers
 
 
 def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit: int) -> bytes | None:
@@ -251,23 +252,48 @@ def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit:
         assert isinstance(raw, Raw)
         data, field = bytes(raw), "payload_json"
         check_json(field, data)
-    if len(data) > limit:
+    check_size(field, data, limit)
+    return data
+
+
+def check_size(field: str, payload: bytes, limit: int) -> None:
+    """PayloadTooLarge for a payload of more than ``limit`` bytes."""
+    if len(payload) > limit:
         raise PayloadTooLarge(
             field,
-            f"{field} holds {len(data)} bytes, more than {limit}; store it elsewhere and send its address",
+            f"{field} holds {len(payload)} bytes, more than {limit}; store it elsewhere and send its address",
             limit=limit,
         )
-    return data
+
+
+def check_type(task_type: TaskType) -> None:
+    """TypeDisabled for a type that no node can deliver to yet."""
+    if task_type is TaskType.HTTP:
+        raise TypeDisabled("type", f"type http is not there yet: {HOW_TO_ENABLE[task_type]}")
+
+
+def check_attempts(field: str, attempts: int) -> None:
+    """A number of attempts within its limits. InvalidTask."""
+    if not 1 <= attempts <= types.MAX_ATTEMPTS:
+        raise InvalidTask(field, f"{field} {attempts} is not in range; give 1 (no retry) to {types.MAX_ATTEMPTS}")
+
+
+def check_factor(field: str, factor: float) -> None:
+    """A back-off's factor within its limits. InvalidTask."""
+    if not 1 <= factor <= types.MAX_FACTOR:
+        raise InvalidTask(field, f"{field} {factor:g} is not in range; give 1 to {types.MAX_FACTOR}")
+
+
+def check_jitter(field: str, jitter: float) -> None:
+    """A back-off's jitter within its limits. InvalidTask."""
+    if not 0 <= jitter <= 1:
+        raise InvalidTask(field, f"{field} {jitter:g} is not in range; give 0 to 1")
 
 
 def _retry(asked: types.Retry, exact: _Exact) -> RetryPolicy:
     default = RetryPolicy()
     attempts = default.max_attempts if asked.max_attempts is None else whole("retry.max_attempts", asked.max_attempts)
-    if not 1 <= attempts <= types.MAX_ATTEMPTS:
-        raise InvalidTask(
-            "retry.max_attempts",
-            f"retry.max_attempts {attempts} is not in range; give 1 (no retry) to {types.MAX_ATTEMPTS}",
-        )
+    check_attempts("retry.max_attempts", attempts)
     b = asked.backoff or types.Backoff()
     initial = default.initial_ms if b.initial is None else exact.duration("retry.backoff.initial", b.initial)
     longest = max(initial, default.max_ms) if b.max is None else exact.duration("retry.backoff.max", b.max)
@@ -277,11 +303,7 @@ def _retry(asked: types.Retry, exact: _Exact) -> RetryPolicy:
             f"retry.backoff.initial {show(b.initial)} is more than retry.backoff.max {show(b.max)}; lower it",
         )
     factor = default.factor if b.factor is None else b.factor
-    if not 1 <= factor <= types.MAX_FACTOR:
-        raise InvalidTask(
-            "retry.backoff.factor", f"retry.backoff.factor {factor:g} is not in range; give 1 to {types.MAX_FACTOR}"
-        )
+    check_factor("retry.backoff.factor", factor)
     jitter = default.jitter if b.jitter is None else b.jitter
-    if not 0 <= jitter <= 1:
-        raise InvalidTask("retry.backoff.jitter", f"retry.backoff.jitter {jitter:g} is not in range; give 0 to 1")
+    check_jitter("retry.backoff.jitter", jitter)
     return RetryPolicy(max_attempts=attempts, initial_ms=initial, factor=factor, max_ms=longest, jitter=jitter)

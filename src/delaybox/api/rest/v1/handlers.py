@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
-from delaybox.api.rest import policy
-from delaybox.api.rest.edge import Edge, Headers, Receive, Refusal, Scope
-from delaybox.api.rest.problems import problem_of, refusal_problem
+from delaybox.api import policy
+from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
+from delaybox.api.rest.problems import problem_of
 from delaybox.api.rest.routing import Answer
 from delaybox.core.errors import DelayBoxError, InvalidTask, PayloadTooLarge, TaskNotFound
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
@@ -106,8 +106,6 @@ class V1:
                     policy.require_type(scope["auth"], task.type)
             except DelayBoxError as error:
                 items.append(_refused(problem_of(error)))
-            except Refusal as refusal:
-                items.append(_refused(refusal_problem(refusal)))
             else:
                 items.append(None)
                 good.append(task)

@@ -1,6 +1,5 @@
-"""The one table that says who may call what. A route without a line here is not served: `rule` raises for it.
-
-Whatever else offers these calls (gRPC, a dashboard) asks this table too, by the REST call that does the same.
+"""The tables that say who may call what, over REST and over gRPC. What has no line here is not served: `rule` and
+`grpc_rule` raise for it. A gRPC method that does what a REST call does has that call's rule.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ import re
 from enum import Enum
 from typing import Final
 
-from delaybox.api.rest.edge import Refusal
 from delaybox.core.access import Access, Grant
+from delaybox.core.errors import ScopeMissing
 from delaybox.core.task import TaskType
 
 
@@ -53,6 +52,37 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
 }
 """Method and route (without the context path) → what it takes. HEAD is GET. Names in braces do not matter."""
 
+_SCHEDULER: Final[dict[str, Rule]] = {
+    "Schedule": RULES["POST", "/v1/tasks"],
+    "ScheduleBatch": RULES["POST", "/v1/tasks/batch"],
+    "ScheduleStream": RULES["POST", "/v1/tasks/batch"],
+    "Get": RULES["GET", "/v1/tasks/{id}"],
+    "List": RULES["GET", "/v1/tasks"],
+    "Cancel": RULES["DELETE", "/v1/tasks/{id}"],
+    "Reschedule": RULES["PATCH", "/v1/tasks/{id}"],
+    "RunNow": RULES["POST", "/v1/tasks/{id}/run"],
+    "CancelMany": Access.CANCEL,
+    "RescheduleMany": Access.SCHEDULE,
+    "RunNowMany": Access.SCHEDULE,
+    "ListDead": RULES["GET", "/v1/dead"],
+    "ReplayDead": RULES["POST", "/v1/dead/{id}/replay"],
+    "ReplayDeadMany": RULES["POST", "/v1/dead/replay"],
+    "DiscardDead": RULES["DELETE", "/v1/dead/{id}"],
+    "Queues": RULES["GET", "/v1/queues"],
+    "Forecast": RULES["GET", "/v1/forecast"],
+    "Nodes": RULES["GET", "/v1/nodes"],
+    "Watch": RULES["GET", "/v1/tasks/{id}"],
+}
+GRPC_RULES: Final[dict[str, Rule]] = {
+    **{f"/delaybox.v1.Scheduler/{method}": rule for method, rule in _SCHEDULER.items()},
+    "/delaybox.v1.Worker/Work": Access.WORKER,
+    "/grpc.health.v1.Health/Check": Open.PROBE,
+    "/grpc.health.v1.Health/Watch": Open.PROBE,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Open.PAGE,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Open.PAGE,
+}
+"""Full name of a gRPC method → what it takes."""
+
 _BRACES = re.compile(r"\{[^}/]*\}")
 _BY_SHAPE = {(method, _BRACES.sub("{}", route)): rule for (method, route), rule in RULES.items()}
 
@@ -65,24 +95,27 @@ def rule(method: str, route: str) -> Rule:
         raise LookupError(f"{method} {route} has no rule in policy.RULES; add one before it is served") from None
 
 
+def grpc_rule(method: str) -> Rule:
+    """The rule of a gRPC method by its full name; LookupError, which no start survives, when it has none."""
+    try:
+        return GRPC_RULES[method]
+    except KeyError:
+        raise LookupError(f"{method} has no rule in policy.GRPC_RULES; add one before it is served") from None
+
+
 def admit(grant: Grant, asked: Rule) -> None:
-    """Refusal (403, names the scope) when a caller with ``grant`` may not do what ``asked`` stands before."""
+    """ScopeMissing when a caller with ``grant`` may not do what ``asked`` stands before."""
     if isinstance(asked, Access):
         require(grant, asked)
 
 
 def require(grant: Grant, access: Access, what: str = "this call") -> None:
-    """Refusal (403, names the scope) when ``grant`` does not hold ``access``."""
+    """ScopeMissing when ``grant`` does not hold ``access``."""
     if access not in grant:
-        raise Refusal(
-            403,
-            f"this token lacks the scope {access}, which {what} needs; add it to the token's scopes in auth.tokens",
-            ((b"www-authenticate", f'Bearer error="insufficient_scope", scope="{access}"'.encode()),),
-            code="scope_missing",
-        )
+        raise ScopeMissing(access, what)
 
 
 def require_type(grant: Grant, task_type: TaskType) -> None:
-    """Who puts a command into the store, new or by changing a task, needs the scope shell as well. Refusal else."""
+    """Who puts a command into the store, new or by changing a task, needs the scope shell as well. ScopeMissing."""
     if task_type is TaskType.SHELL_CMD:
         require(grant, Access.SHELL, "a shell task")

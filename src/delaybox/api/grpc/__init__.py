@@ -1,0 +1,1 @@
+"""gRPC: a process of its own that serves delaybox.v1, health and reflection."""

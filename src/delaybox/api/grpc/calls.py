@@ -1,0 +1,189 @@
+"""What stands in front of every method: the token, the rule, the deadline, the bound on bytes; and errors as statuses.
+
+A service is an object with one method a gRPC method, in snake case. It gets the parsed request (of a stream: an
+iterator of them) and the `Caller`; it returns the response, or yields responses. DelayBoxErrors become statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from delaybox import metrics
+from delaybox.api import errors, policy
+from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
+from delaybox.api.tokens import Tokens
+from delaybox.core.access import Grant
+from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded
+
+_log = logging.getLogger("delaybox.grpc")
+
+HELD_LIMIT = 256 * 1024 * 1024
+"""Bytes of requests that are not answered yet, over all connections."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+class DeadlinePassed(Exception):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and what they may do."""
+
+    grant: Grant
+    context: Context
+
+
+class Service(Protocol):
+    """One gRPC service of the process; its calls are methods in snake case."""
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """Of the service in the contract."""
+        ...
+
+
+class Guard:
+    """What all services of a process share."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._held = 0
+
+    def admit(self, context: Context, rule: policy.Rule) -> Grant:
+        """What the caller may do. Unauthenticated, ScopeMissing, DeadlinePassed."""
+        left: float | None = context.time_remaining()  # None, whatever its stubs say, where there is no deadline
+        if left is not None and left <= 0:
+            raise DeadlinePassed
+        if isinstance(rule, policy.Open):
+            return frozenset()
+        given = b""
+        for name, value in context.invocation_metadata() or ():
+            if name == "authorization":
+                given = value.encode() if isinstance(value, str) else value
+        grant = self._tokens.grant(given)
+        policy.admit(grant, rule)
+        return grant
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Counts bytes that a call keeps in memory; Overloaded when all calls together keep too many."""
+        if self._held + size > HELD_LIMIT:
+            raise Overloaded("too many large requests at once; send it again later")
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+
+def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.GenericRpcHandler:
+    """Serves every method of a service, under another full name if one is given.
+
+    LookupError for a method without a rule.
+    """
+    described = service.descriptor
+    name = name or described.full_name
+    made = {}
+    for method in described.methods:
+        call = getattr(service, _CAMEL.sub("_", method.name).lower(), None)
+        if call is None:
+            continue  # UNIMPLEMENTED to whoever calls it
+        made[method.name] = _method(f"/{name}/{method.name}", method, call, guard)
+    return grpc.method_handlers_generic_handler(name, made)
+
+
+def _method(
+    name: str, method: MethodDescriptor, call: Callable[..., Any], guard: Guard
+) -> grpc.RpcMethodHandler[Any, Any]:
+    rule = policy.grpc_rule(name)
+    kind: type[Message] = GetMessageClass(method.input_type)
+
+    def parsed(raw: bytes) -> Message:
+        try:
+            return kind.FromString(raw)
+        except DecodeError:
+            # Our own words: left to grpc it would be INTERNAL, as if we were to blame.
+            raise InvalidTask(
+                "request", f"the request is not a {method.input_type.full_name}; see the contract"
+            ) from None
+
+    async def one(raw: bytes, context: Context) -> Any:
+        async def answer() -> Any:
+            caller = Caller(guard.admit(context, rule), context)
+            with guard.hold(len(raw)):
+                return await call(parsed(raw), caller)
+
+        return await _ended(name, context, answer())
+
+    async def many(raw: bytes, context: Context) -> None:
+        async def answer() -> None:
+            caller = Caller(guard.admit(context, rule), context)
+            with guard.hold(len(raw)):
+                request = parsed(raw)
+            async for response in call(request, caller):
+                await context.write(response)
+
+        await _ended(name, context, answer())
+
+    async def both(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def answer() -> None:
+            caller = Caller(guard.admit(context, rule), context)
+            async for response in call((parsed(raw) async for raw in requests), caller):
+                await context.write(response)
+
+        await _ended(name, context, answer())
+
+    write = _serialize
+    if method.client_streaming and method.server_streaming:
+        return grpc.stream_stream_rpc_method_handler(both, None, write)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(many, None, write)
+    assert not method.client_streaming, f"{name} streams requests only, which nothing here serves"
+    return grpc.unary_unary_rpc_method_handler(one, None, write)
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+async def _ended(name: str, context: Context, answer: Awaitable[Any]) -> Any:
+    """The answer, or a status that says why there is none; counted either way."""
+    code = "OK"
+    try:
+        return await answer
+    except DelayBoxError as error:
+        status = status_of(error)
+        code = BY_NUMBER[status.code].name
+        trailer = ((DETAILS, status.SerializeToString()),)
+        await context.abort(BY_NUMBER[status.code], status.message, trailing_metadata=trailer)
+    except DeadlinePassed:
+        code = "DEADLINE_EXCEEDED"
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call began")
+    except asyncio.CancelledError:
+        code = "CANCELLED"
+        raise
+    except Exception:  # noqa: BLE001 - whatever it was, the caller gets an answer
+        code = "INTERNAL"
+        if context.cancelled():
+            # The caller went away in the middle of an answer.
+            code = "CANCELLED"
+            return None
+        # The request is not logged: payloads are the callers' secrets.
+        _log.exception("%s failed", name)
+        await context.abort(grpc.StatusCode.INTERNAL, errors.DEFECT_TEXT)
+    finally:
+        metrics.rpc_done(name, code)

@@ -1,0 +1,110 @@
+"""The gRPC process: one Python process that serves delaybox.v1. Started by ``supervise.spawn_grpc``.
+
+Its ready line names the ``port``; delaybox.processes.child says how it lives with the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from delaybox.api.grpc.calls import Guard
+from delaybox.api.grpc.health import Health
+from delaybox.api.grpc.scheduler import Scheduler
+from delaybox.api.grpc.server import listen, make_server
+from delaybox.api.grpc.settings import GrpcSettings
+from delaybox.api.opening import Opening
+from delaybox.api.readiness import Probe
+from delaybox.api.tokens import Tokens
+from delaybox.processes import child
+from delaybox.service import Service
+from delaybox.store.store import Store
+
+_log = logging.getLogger("delaybox.grpc")
+
+
+class Part(Protocol):
+    """A service of delaybox.v1 (see ``calls.Service``) with a life of its own."""
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """Of the service in the contract."""
+        ...
+
+    async def start(self, store: Store, service: Service) -> None:
+        """The store is open. Calls may have come before, and got UNAVAILABLE."""
+
+    async def stop(self) -> None:
+        """New calls are refused already: ends the streams, so that their callers go elsewhere. At most the grace."""
+
+
+def parts_of(settings: GrpcSettings, service: Any) -> Sequence[Part]:
+    """Everything that this process serves. ``service`` answers from the start, with StoreUnavailable if need be."""
+    return (Scheduler(service, settings),)
+
+
+class GrpcServer:
+    """Binds, serves and stops; `run` is its whole life."""
+
+    def __init__(self, settings: GrpcSettings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._opening = Opening(settings, _log, self._on_open)
+        self._parts = parts_of(settings, self._opening.service)
+
+    async def run(self) -> int:
+        """Serves until `stop`; returns the exit code. ConfigError when the address cannot be bound."""
+        names = [part.descriptor.full_name for part in self._parts]
+        health = Health(Probe(self._opening.service), names)
+        server = make_server(self._settings, [*self._parts, health], Guard(Tokens(self._settings.tokens)))
+        port = listen(server, self._settings)
+        opening: asyncio.Task[None] | None = None
+        try:
+            opening = await self._opening.start()
+            await server.start()
+            child.say({"ready": True, "port": port})
+            stop = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({stop, opening} if opening else {stop}, return_when=asyncio.FIRST_COMPLETED)
+            if opening is not None and opening.done() and (error := opening.exception()):
+                # The store is there now, and is not one that this version may touch.
+                _log.critical("%s", error)
+                return 1
+            await stop
+            health.stop()
+            ending = asyncio.create_task(server.stop(self._settings.grace_s))
+            await asyncio.gather(*(part.stop() for part in self._parts))
+            await ending
+            return 0
+        finally:
+            if opening is not None:
+                opening.cancel()
+            await server.stop(0)
+            await self._opening.close()
+
+    def stop(self) -> None:
+        """Ends `run` after the calls in flight; called again, ends the process at once."""
+        if self._stopping.is_set():
+            os._exit(1)
+        self._stopping.set()
+
+    async def _on_open(self, store: Store, service: Service) -> None:
+        for part in self._parts:
+            await part.start(store, service)
+
+
+async def _serve(settings: GrpcSettings) -> int:
+    server = GrpcServer(settings)
+    child.stop_on_signals(server.stop)
+    return await server.run()
+
+
+if __name__ == "__main__":
+    code = child.run(GrpcSettings.from_json, _serve)
+    logging.shutdown()
+    # grpc's threads may still hold a connection; nothing here waits for them.
+    os._exit(code)

@@ -1,0 +1,175 @@
+"""delaybox.v1.Scheduler. Each call parses, asks the service and renders."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from delaybox.api import policy
+from delaybox.api.grpc.calls import Caller
+from delaybox.api.grpc.settings import GrpcSettings
+from delaybox.api.grpc.status import error_of
+from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, PayloadTooLarge
+from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.service import Service
+from delaybox.store.store import Store
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.grpc import queries, tasks, views
+from delaybox.wire.shell import ShellRules
+from delaybox.wire.v1.queries import MAX_LIMIT
+from delaybox.wire.v1.tasks import Rules, queue_of
+from delaybox.wire.v1.types import MAX_BATCH
+
+_PARSED_AT_ONCE = 200
+"""Tasks of a batch that are parsed before other calls get their turn (about 1 ms)."""
+
+
+class Scheduler:
+    """The calls. ``service`` is the shared service layer, or what stands before it while Redis is away."""
+
+    def __init__(self, service: Any, settings: GrpcSettings) -> None:
+        self._service = service
+        shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
+        self._rules = Rules(max_payload_bytes=settings.payload_limit, shell=shell)
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        found: ServiceDescriptor = pb.DESCRIPTOR.services_by_name["Scheduler"]
+        return found
+
+    async def start(self, store: Store, service: Service) -> None:
+        """Nothing of its own to start."""
+
+    async def stop(self) -> None:
+        """Nothing of its own to stop."""
+
+    # -- schedule -----------------------------------------------------------------------------------------------
+
+    async def schedule(self, request: pb.ScheduleRequest, caller: Caller) -> pb.ScheduleResponse:
+        if not request.HasField("task"):
+            raise InvalidTask("task", "task is missing; say what is to be scheduled")
+        stored = await self._service.submit(self._new(request.task, caller))
+        return pb.ScheduleResponse(id=stored.task_id, due_ms=stored.due_ms, created=stored.created)
+
+    async def schedule_batch(self, request: pb.ScheduleBatchRequest, caller: Caller) -> pb.ScheduleBatchResponse:
+        count = len(request.tasks)
+        if not count:
+            raise InvalidTask("tasks", f"tasks is empty; send 1 to {MAX_BATCH}")
+        if count > MAX_BATCH:
+            raise PayloadTooLarge("tasks", f"tasks holds {count} tasks; send 1 to {MAX_BATCH}", limit=MAX_BATCH)
+        results: list[pb.ScheduleResult | None] = []
+        good: list[NewTask] = []
+        for at, asked in enumerate(request.tasks):
+            if at % _PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                good.append(self._new(asked, caller))
+                results.append(None)
+            except DelayBoxError as error:
+                results.append(_refused(error))
+        answers = iter(await self._service.submit_many(good) if good else ())
+        return pb.ScheduleBatchResponse(results=[_result(next(answers)) if r is None else r for r in results])
+
+    async def schedule_stream(
+        self, requests: AsyncIterator[pb.ScheduleBatchRequest], caller: Caller
+    ) -> AsyncIterator[pb.ScheduleBatchResponse]:
+        async for request in requests:
+            yield await self.schedule_batch(request, caller)
+
+    def _new(self, asked: pb.NewTask, caller: Caller) -> NewTask:
+        task = tasks.new_task(asked, self._rules)
+        if task.type is TaskType.SHELL_CMD:
+            policy.require_type(caller.grant, task.type)
+        return task
+
+    # -- one task -----------------------------------------------------------------------------------------------
+
+    async def get(self, request: pb.GetRequest, caller: Caller) -> pb.TaskInfo:
+        return views.info(await self._service.get(request.id))
+
+    async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
+        await self._service.cancel(request.id)
+        return pb.CancelResponse()
+
+    async def reschedule(self, request: pb.RescheduleRequest, caller: Caller) -> pb.TaskInfo:
+        change = tasks.change(request, self._rules)
+        if change.payload is not None:
+            before = await self._service.get(request.id)
+            policy.require_type(caller.grant, before.type)
+            if before.type is TaskType.SHELL_CMD:
+                self._rules.shell.check(change.payload, before.name)
+        return views.info(
+            await self._service.update(
+                request.id,
+                due_ms=change.due_ms,
+                delay_ms=change.delay_ms,
+                priority=change.priority,
+                payload=change.payload,
+                labels=change.labels,
+            )
+        )
+
+    async def run_now(self, request: pb.RunNowRequest, caller: Caller) -> pb.RunNowResponse:
+        return pb.RunNowResponse(due_ms=await self._service.run_now(request.id))
+
+    # -- lists --------------------------------------------------------------------------------------------------
+
+    async def list(self, request: pb.ListRequest, caller: Caller) -> AsyncIterator[pb.ListResponse]:
+        wanted, cursor, left = queries.listing(request)
+        async for response in self._pages(self._service.list_tasks, wanted, cursor, left):
+            yield response
+
+    async def list_dead(self, request: pb.ListRequest, caller: Caller) -> AsyncIterator[pb.ListResponse]:
+        wanted, cursor, left = queries.listing(request)
+        async for response in self._pages(self._service.dead_letters, wanted, cursor, left):
+            yield response
+
+    @staticmethod
+    async def _pages(ask: Any, wanted: Any, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
+        while True:
+            found = await ask(wanted, cursor=cursor, limit=min(left, MAX_LIMIT))
+            cursor, left = found.cursor, left - len(found.items)
+            # A page may hold nothing and go on; whoever waits for the end is told only of the last such one.
+            if found.items or not cursor or left <= 0:
+                yield views.page(found)
+            if not cursor or left <= 0:
+                return
+
+    # -- dead letters -------------------------------------------------------------------------------------------
+
+    async def replay_dead(self, request: pb.ReplayDeadRequest, caller: Caller) -> pb.ReplayDeadResponse:
+        await self._service.replay(request.id)
+        return pb.ReplayDeadResponse()
+
+    async def discard_dead(self, request: pb.DiscardDeadRequest, caller: Caller) -> pb.DiscardDeadResponse:
+        await self._service.discard(request.id)
+        return pb.DiscardDeadResponse()
+
+    # -- the node -----------------------------------------------------------------------------------------------
+
+    async def queues(self, request: pb.QueuesRequest, caller: Caller) -> pb.QueuesResponse:
+        if request.queue:
+            queue_of("queue", request.queue)
+        return views.queues(await self._service.queues(), request.queue)
+
+    async def forecast(self, request: pb.ForecastRequest, caller: Caller) -> pb.ForecastResponse:
+        start, end, step = queries.forecast(request, time.time_ns() // 1_000_000)
+        return views.forecast(await self._service.forecast(start, end, step))
+
+    async def nodes(self, request: pb.NodesRequest, caller: Caller) -> pb.NodesResponse:
+        return views.nodes(await self._service.nodes())
+
+
+def _result(answer: Submitted | DelayBoxError) -> pb.ScheduleResult:
+    if isinstance(answer, Submitted):
+        return pb.ScheduleResult(id=answer.task_id, due_ms=answer.due_ms, created=answer.created)
+    return _refused(answer)
+
+
+def _refused(error: DelayBoxError) -> pb.ScheduleResult:
+    task_id = error.task_id if isinstance(error, IdempotencyConflict) else ""
+    return pb.ScheduleResult(id=task_id, error=error_of(error))

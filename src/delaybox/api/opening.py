@@ -1,0 +1,95 @@
+"""The store of an API process, opened at its start or, where Redis is away, as soon as it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from delaybox import metrics
+from delaybox.api.settings import ServingSettings
+from delaybox.core.errors import StoreUnavailable
+from delaybox.service import Readiness, Service
+from delaybox.store.connect import make_client
+from delaybox.store.store import Store
+
+_REOPEN_S = 0.5
+
+OnOpen = Callable[[Store, Service], Awaitable[None]]
+"""Told once, when the store is there."""
+
+
+class LateService:
+    """Stands before the service, and refuses for it while the store cannot be opened."""
+
+    def __init__(self) -> None:
+        self.inner: Any = _NoStore("the store is being opened")
+
+    def __getattr__(self, call: str) -> Any:
+        return getattr(self.inner, call)
+
+
+class _NoStore:
+    """Refuses every call."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __getattr__(self, call: str) -> Any:
+        async def refuse(*_: object, **__: object) -> None:
+            raise StoreUnavailable(self._reason)
+
+        return refuse
+
+    async def check(self) -> Readiness:
+        return Readiness(False, self._reason)
+
+
+class Opening:
+    """Opens the store of ``settings`` and puts its service behind ``service``."""
+
+    def __init__(self, settings: ServingSettings, log: logging.Logger, on_open: OnOpen | None = None) -> None:
+        self.service = LateService()
+        self._settings = settings
+        self._log = log
+        self._on_open = on_open
+        self._client = make_client(settings.server)
+
+    async def start(self) -> asyncio.Task[None] | None:
+        """Opens it; where that is not possible yet, the task that goes on trying.
+
+        The task raises, as this does, when what lies there is no store that this version may touch.
+        """
+        try:
+            await self._open()
+        except StoreUnavailable as error:
+            self._log.warning("the store cannot be opened yet: %s", error)
+            self.service.inner = _NoStore(str(error))
+            return asyncio.create_task(self._keep_opening())
+        return None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        with contextlib.suppress(Exception):
+            await self._client.aclose()
+
+    async def _open(self) -> None:
+        s = self._settings
+        store = await Store.open(self._client, prefix=s.prefix, observe=metrics.script_took)
+        service = Service(store, node_id=s.node_id or None, on_scheduled=metrics.scheduled)
+        if self._on_open is not None:
+            await self._on_open(store, service)
+        self.service.inner = service
+
+    async def _keep_opening(self) -> None:
+        while True:
+            await asyncio.sleep(_REOPEN_S)
+            try:
+                await self._open()
+            except StoreUnavailable as error:
+                self.service.inner = _NoStore(str(error))
+            else:
+                self._log.info("the store is open")
+                return

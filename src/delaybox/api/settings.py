@@ -1,0 +1,66 @@
+"""What every process that serves an API is told: the node writes it as one JSON line, the process reads it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from delaybox.core.access import Access, Token
+from delaybox.core.errors import ConfigError
+from delaybox.store.connect import ServerSettings
+
+DEFAULT_PAYLOAD_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingSettings:
+    """Frozen settings of one API process. ``payload_limit`` counts decoded bytes."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    prefix: str = "delaybox"
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes any free port; the ready line says which."""
+    payload_limit: int = DEFAULT_PAYLOAD_LIMIT
+    tokens: tuple[Token, ...] = ()
+    """Who may call; empty means that no token is asked for."""
+    shell: bool = False
+    """Payloads may be shell commands."""
+    shell_commands: tuple[str, ...] = ()
+    """Names of the commands that shell tasks may name."""
+    node_id: str = ""
+    metrics_dir: str = ""
+    log_format: str = "text"
+    grace_s: float = 10.0
+    """How long requests in flight may take to finish when the process is stopped."""
+
+    def to_json(self) -> str:
+        """One line. It holds the secrets: for the child's stdin only, never for a log or a command line."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Self:
+        """Reads ``to_json``; ConfigError for anything else."""
+        try:
+            raw = json.loads(line)
+            server = ServerSettings(**_fields(ServerSettings, raw["server"]))
+            tokens = tuple(_token(entry) for entry in raw["tokens"])
+            return cls(**_fields(cls, raw) | {"server": server, "tokens": tokens})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"the API process got settings that it cannot read ({type(error).__name__}); start it through the node"
+            ) from None
+
+
+def _token(raw: Mapping[str, Any]) -> Token:
+    given = _fields(Token, raw)
+    return Token(**given | {"scopes": tuple(Access(scope) for scope in given["scopes"])})
+
+
+def _fields(cls: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(cls)}
+    if unknown := raw.keys() - known:
+        raise KeyError(min(unknown))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}

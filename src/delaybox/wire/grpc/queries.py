@@ -1,0 +1,54 @@
+"""What a list, a forecast or a bulk change is asked for over gRPC -> domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.query import TaskFilter
+from delaybox.core.task import TaskState
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.grpc.tasks import type_of
+from delaybox.wire.grpc.views import STATES
+from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.queries import DAY_MS, HOUR_MS, MAX_CURSOR
+from delaybox.wire.v1.tasks import labels_of, queue_of
+
+DEFAULT_LIMIT: Final = 1_000
+_STATES: Final[Mapping[pb.TaskState, TaskState]] = {number: state for state, number in STATES.items()}
+_EVERYTHING: Final = TaskFilter()
+
+
+def filter_of(asked: pb.TaskFilter) -> TaskFilter:
+    """Which tasks are meant. InvalidTask."""
+    state = None
+    if asked.state != pb.TASK_STATE_UNSPECIFIED:
+        state = _STATES.get(asked.state)
+        if state is None:
+            known = ", ".join(f"{number} ({pb.TaskState.Name(number)})" for number in STATES.values())
+            raise InvalidTask(
+                "filter.state", f"filter.state {asked.state} is not a state to look for; there are {known}"
+            )
+    return TaskFilter(
+        state=state,
+        queue=queue_of("filter.queue", asked.queue) if asked.queue else None,
+        type=type_of("filter.type", asked.type) if asked.HasField("type") else None,
+        labels=labels_of(dict(asked.labels)),
+        due_from_ms=moment_ms("filter.due_from_ms", asked.due_from_ms) if asked.due_from_ms else 0,
+        due_to_ms=moment_ms("filter.due_to_ms", asked.due_to_ms) if asked.due_to_ms else _EVERYTHING.due_to_ms,
+    )
+
+
+def listing(asked: pb.ListRequest) -> tuple[TaskFilter, str, int]:
+    """Filter, cursor and how many in all. InvalidTask."""
+    if len(asked.cursor) > MAX_CURSOR:
+        raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
+    return filter_of(asked.filter), asked.cursor, asked.limit or DEFAULT_LIMIT
+
+
+def forecast(asked: pb.ForecastRequest, now_ms: int) -> tuple[int, int, int]:
+    """from, to and step in ms. InvalidTask."""
+    start = moment_ms("from_ms", asked.from_ms) if asked.from_ms else now_ms
+    end = moment_ms("to_ms", asked.to_ms) if asked.to_ms else start + DAY_MS
+    return start, end, duration_ms("step_ms", asked.step_ms) if asked.step_ms else HOUR_MS

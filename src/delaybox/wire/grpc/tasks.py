@@ -1,0 +1,146 @@
+"""A task asked for over gRPC, and a change of one -> domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.lane import check_name
+from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
+from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.gen import task_pb2
+from delaybox.wire.v1 import tasks as v1
+from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.tasks import Change, Rules
+
+TYPES: Final[Mapping[pb.TaskType, TaskType]] = MappingProxyType(
+    {
+        pb.TASK_TYPE_PUB_SUB: TaskType.PUB_SUB,
+        pb.TASK_TYPE_SHELL_CMD: TaskType.SHELL_CMD,
+        pb.TASK_TYPE_HTTP: TaskType.HTTP,
+        pb.TASK_TYPE_WORKER: TaskType.WORKER,
+    }
+)
+PRIORITIES: Final[Mapping[pb.Priority, Priority]] = MappingProxyType(
+    {
+        pb.PRIORITY_NORMAL: Priority.NORMAL,
+        pb.PRIORITY_LOW: Priority.LOW,
+        pb.PRIORITY_HIGH: Priority.HIGH,
+        pb.PRIORITY_CRITICAL: Priority.CRITICAL,
+    }
+)
+_NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """One of the two, or neither."""
+
+    due_ms: int | None = None
+    delay_ms: int | None = None
+
+
+def new_task(asked: pb.NewTask, rules: Rules) -> NewTask:
+    """The task that is asked for. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
+    task_type = type_of("type", asked.type)
+    v1.check_type(task_type)
+    when = when_of(asked)
+    name, payload = asked.name, asked.payload
+    if name or task_type is TaskType.WORKER:
+        check_name(task_type, name)
+    v1.check_size("payload", payload, rules.max_payload_bytes)
+    if task_type is TaskType.SHELL_CMD:
+        rules.shell.check(payload, name)
+    key: str | None = asked.idempotency_key or None
+    if key is not None:
+        v1.check_key("idempotency_key", key)
+    return NewTask(
+        payload=payload,
+        due_ms=when.due_ms,
+        delay_ms=when.delay_ms,
+        type=task_type,
+        queue=v1.queue_of("queue", asked.queue) if asked.queue else DEFAULT_QUEUE,
+        priority=priority_of("priority", asked.priority),
+        header=v1.headers_of(dict(asked.headers)) if asked.headers else _NO_HEADERS,
+        name=name,
+        idempotency_key=key,
+        retry=retry_of(asked.retry) if asked.HasField("retry") else None,
+        timeout_ms=_span("timeout_ms", asked.timeout_ms),
+        expire_after_ms=_span("expire_after_ms", asked.expire_after_ms),
+        labels=v1.labels_of(dict(asked.labels)) if asked.labels else _NO_LABELS,
+        keep_result_ms=_span("keep_result_ms", asked.keep_result_ms),
+        reject_past=asked.reject_past,
+    )
+
+
+def change(asked: pb.RescheduleRequest, rules: Rules) -> Change:
+    """What a Reschedule asks for. Raises InvalidTask or PayloadTooLarge."""
+    when = when_of(asked)
+    payload = asked.payload if asked.HasField("payload") else None
+    if payload is not None:
+        v1.check_size("payload", payload, rules.max_payload_bytes)
+    found = Change(
+        due_ms=when.due_ms,
+        delay_ms=when.delay_ms,
+        priority=priority_of("priority", asked.priority) if asked.HasField("priority") else None,
+        payload=payload,
+        labels=v1.labels_of(dict(asked.labels.values)) if asked.HasField("labels") else None,
+    )
+    if found == Change():
+        raise InvalidTask("when", "the request changes nothing; give due_ms, delay_ms, priority, payload or labels")
+    return found
+
+
+def when_of(asked: pb.NewTask | pb.RescheduleRequest | pb.RescheduleManyRequest) -> When:
+    """The ``when`` of a request. InvalidTask."""
+    which = asked.WhichOneof("when")
+    if which is None:
+        return When()
+    if which == "due_ms":
+        return When(due_ms=moment_ms("due_ms", asked.due_ms))
+    return When(delay_ms=duration_ms("delay_ms", asked.delay_ms))
+
+
+def type_of(field: str, number: pb.TaskType) -> TaskType:
+    """The task type of that number. InvalidTask."""
+    found = TYPES.get(number)
+    if found is None:
+        raise InvalidTask(field, f"{field} {number} is not a task type; there are {_listed(pb.TaskType.items())}")
+    return found
+
+
+def priority_of(field: str, number: pb.Priority) -> Priority:
+    """The priority of that number. InvalidTask."""
+    found = PRIORITIES.get(number)
+    if found is None:
+        raise InvalidTask(field, f"{field} {number} is not a priority; there are {_listed(pb.Priority.items())}")
+    return found
+
+
+def retry_of(asked: task_pb2.Retry) -> RetryPolicy:
+    """The policy that is asked for: 0 is the default of its field, but for jitter, where it is none. InvalidTask."""
+    attempts = asked.max_attempts or DEFAULT_RETRY.max_attempts
+    v1.check_attempts("retry.max_attempts", attempts)
+    initial = _span("retry.initial_ms", asked.initial_ms) or DEFAULT_RETRY.initial_ms
+    longest = _span("retry.max_ms", asked.max_ms) or max(initial, DEFAULT_RETRY.max_ms)
+    if asked.initial_ms and initial > longest:
+        raise InvalidTask(
+            "retry.initial_ms", f"retry.initial_ms {initial} is more than retry.max_ms {longest}; lower it"
+        )
+    factor = asked.factor or DEFAULT_RETRY.factor
+    v1.check_factor("retry.factor", factor)
+    v1.check_jitter("retry.jitter", asked.jitter)
+    return RetryPolicy(max_attempts=attempts, initial_ms=initial, factor=factor, max_ms=longest, jitter=asked.jitter)
+
+
+def _span(field: str, ms: int) -> int:
+    return duration_ms(field, ms) if ms else 0
+
+
+def _listed(names: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{number} ({name})" for name, number in names)

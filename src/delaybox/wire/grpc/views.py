@@ -1,0 +1,81 @@
+"""What the service answers -> messages of delaybox.v1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from delaybox.core.query import ForecastStep, Page, QueueStats
+from delaybox.core.task import Priority, TaskState, TaskType, TaskView
+from delaybox.wire import result as wire_result
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.grpc.tasks import PRIORITIES, TYPES
+
+STATES: Final[Mapping[TaskState, pb.TaskState]] = MappingProxyType(
+    {
+        TaskState.SCHEDULED: pb.TASK_STATE_SCHEDULED,
+        TaskState.READY: pb.TASK_STATE_READY,
+        TaskState.RUNNING: pb.TASK_STATE_RUNNING,
+        TaskState.SUCCEEDED: pb.TASK_STATE_SUCCEEDED,
+        TaskState.FAILED: pb.TASK_STATE_FAILED,
+        TaskState.CANCELLED: pb.TASK_STATE_CANCELLED,
+    }
+)
+_TYPE_NUMBERS: Final[Mapping[TaskType, pb.TaskType]] = {kind: number for number, kind in TYPES.items()}
+_PRIORITY_NUMBERS: Final[Mapping[Priority, pb.Priority]] = {p: number for number, p in PRIORITIES.items()}
+
+
+def info(view: TaskView) -> pb.TaskInfo:
+    """One task."""
+    out = pb.TaskInfo(
+        id=view.task_id,
+        state=STATES[view.state],
+        due_ms=view.due_ms,
+        type=_TYPE_NUMBERS[view.type],
+        queue=view.queue,
+        priority=_PRIORITY_NUMBERS[view.priority],
+        name=view.name,
+        payload=view.payload,
+        headers=view.header,
+        labels=view.labels,
+        attempt=view.attempt,
+        losses=view.losses,
+        deliveries=view.deliveries,
+        reason=view.reason,
+        expire_after_ms=view.expire_after_ms,
+        timeout_ms=view.timeout_ms,
+        keep_result_ms=view.keep_result_ms,
+    )
+    if view.result is not None:
+        out.result.CopyFrom(wire_result.message(view.result))
+    return out
+
+
+def page(found: Page) -> pb.ListResponse:
+    """Part of a list."""
+    return pb.ListResponse(tasks=[info(view) for view in found.items], cursor=found.cursor)
+
+
+def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
+    """Every queue, or the one of that name."""
+    return pb.QueuesResponse(
+        queues=[
+            pb.QueueInfo(
+                queue=q.queue, type=_TYPE_NUMBERS[q.type], pending=q.pending, ready=q.ready, in_flight=q.in_flight
+            )
+            for q in found
+            if not name or q.queue == name
+        ]
+    )
+
+
+def forecast(steps: Sequence[ForecastStep]) -> pb.ForecastResponse:
+    """Tasks due per step."""
+    return pb.ForecastResponse(steps=[pb.ForecastStep(start_ms=s.start_ms, count=s.count) for s in steps])
+
+
+def nodes(found: Sequence[Mapping[str, Any]]) -> pb.NodesResponse:
+    """Each node's facts as JSON."""
+    return pb.NodesResponse(nodes=[json.dumps(dict(node), separators=(",", ":")) for node in found])

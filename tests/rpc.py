@@ -1,0 +1,82 @@
+"""A gRPC process for tests, and what it is called with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from delaybox.api.grpc.settings import GrpcSettings
+from delaybox.api.grpc.supervise import GrpcProcess, spawn_grpc
+from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
+from delaybox.wire.gen.worker_pb2_grpc import WorkerStub
+
+
+class Rpc:
+    """A running process and a channel to it."""
+
+    def __init__(self, process: GrpcProcess, channel: grpc.aio.Channel) -> None:
+        self.process = process
+        self.channel = channel
+        stubs: Any = (SchedulerStub, WorkerStub)  # generated without types
+        self.scheduler, self.worker = (stub(channel) for stub in stubs)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.process.port}"
+
+
+@contextlib.asynccontextmanager
+async def rpc_process(**changes: Any) -> AsyncIterator[Rpc]:
+    """One that is stopped at the end. ``changes`` to the settings: at least ``server``."""
+    process = await spawn_grpc(GrpcSettings(**{"port": 0, "grace_s": 3.0, **changes}))
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}") as channel:
+            yield Rpc(process, channel)
+    finally:
+        await process.stop()
+
+
+class Refused:
+    """What a call was refused with, taken apart."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self.status = error.code()
+        self.text = error.details() or ""
+        self.code = self.field = ""
+        self.metadata: dict[str, str] = {}
+        self.retry_after_ms = 0
+        details = [value for name, value in error.trailing_metadata() or () if name == "grpc-status-details-bin"]
+        for packed in status_pb2.Status.FromString(details[0]).details if details else ():
+            if packed.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+                info = _unpacked(packed, error_details_pb2.ErrorInfo())
+                assert info.domain == "delaybox"
+                self.code, self.metadata = info.reason, dict(info.metadata)
+            elif packed.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+                (violation,) = _unpacked(packed, error_details_pb2.BadRequest()).field_violations
+                assert violation.description == self.text
+                self.field = violation.field
+            elif packed.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                self.retry_after_ms = _unpacked(packed, error_details_pb2.RetryInfo()).retry_delay.ToMilliseconds()
+
+
+def _unpacked(packed: Any, into: Message) -> Any:
+    packed.Unpack(into)
+    return into
+
+
+async def refused(call: Any) -> Refused:
+    """How a unary call (or the end of a stream) is refused; AssertionError when it is not."""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return Refused(error)
+    raise AssertionError("it was not refused")
