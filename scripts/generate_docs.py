@@ -127,6 +127,8 @@ _TIMES = {
     "lease",
     "heartbeat",
     "frequency",
+    "kafka.linger",
+    "kafka.deliveryTimeout",
     "workers.shell.timeout",
     "workers.shell.grace",
     "workers.shell.keepResult",

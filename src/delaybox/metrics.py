@@ -32,6 +32,8 @@ LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
     *(1_000, 2_500, 5_000, 10_000, 30_000, 60_000),
 )
 
+DELIVERY_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 4, 8, 15, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+
 Mode = Literal["in_place", "leased"]
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -74,6 +76,23 @@ _script_max = Gauge(
     "Longest round trip of each script since start.",
     ["script"],
     multiprocess_mode="max",
+    registry=_registry,
+)
+_kafka_up = Gauge(
+    "delaybox_kafka_up", "1 while Kafka brokers answer this node.", ["client"], multiprocess_mode="mostrecent",
+    registry=_registry,
+)  # fmt: skip
+_kafka_sent = Counter("delaybox_kafka_out_messages", "Messages that the brokers confirmed.", registry=_registry)
+_kafka_in_flight = Gauge(
+    "delaybox_kafka_out_in_flight", "Messages sent and not confirmed yet.", multiprocess_mode="sum", registry=_registry
+)
+_kafka_failed = Counter(
+    "delaybox_kafka_out_errors", "Messages that the brokers did not take.", ["reason"], registry=_registry
+)
+_kafka_took = Histogram(
+    "delaybox_kafka_out_delivery_seconds",
+    "From handing a batch of messages to Kafka's client until the last was confirmed, for each message.",
+    buckets=[ms / 1000 for ms in DELIVERY_BUCKETS_MS],
     registry=_registry,
 )
 _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=_registry)
@@ -184,12 +203,37 @@ def script_took(script: str, seconds: float) -> None:
         children[1].set(seconds)
 
 
-def requests_done(route: str, status: int, n: int = 1) -> None:
-    """``n`` HTTP answers. ``route`` is a pattern, never a path that a caller made up."""
+def kafka_up(up: bool, client: str = "producer") -> None:
+    """Whether brokers answer ``client``."""
+    _kafka_up.labels(client).set(up)
+
+
+def kafka_in_flight(change: int) -> None:
+    """So many more (or fewer) messages are under way."""
+    _kafka_in_flight.inc(change)
+
+
+def kafka_sent(n: int, took_s: float) -> None:
+    """``n`` messages of one batch were confirmed."""
+    if n:
+        _kafka_sent.inc(n)
+        at = bisect_right(DELIVERY_BUCKETS_MS, took_s * 1000)
+        # As above: one step for the batch.
+        _kafka_took._buckets[at].inc(n)
+        _kafka_took._sum.inc(took_s * n)
+
+
+def kafka_failed(reason: str, n: int = 1) -> None:
+    """``n`` messages were not taken."""
+    _kafka_failed.labels(reason).inc(n)
+
+
+def request_done(route: str, status: int) -> None:
+    """One HTTP answer. ``route`` is a pattern, never a path that a caller made up."""
     child = _request_children.get((route, status))
     if child is None:
         child = _request_children[route, status] = _requests.labels(route, str(status))
-    child.inc(n)
+    child.inc()
 
 
 def rpc_done(method: str, code: str) -> None:

@@ -12,8 +12,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from delaybox.store.store import Store
 
 if TYPE_CHECKING:
     from delaybox.engine.engine import Engine
+    from delaybox.targets.kafka import KafkaTarget
 
 log = logging.getLogger("delaybox.node")
 
@@ -119,7 +121,7 @@ class _Node:
             if "api" in self._config.duties:
                 # First the ports: a node that cannot have them must not fire anything on its way out.
                 fronts = await self._fronts(server, stack)
-            engine = self._engine(store, await self._shell(stack))
+            engine = self._engine(store, await self._shell(stack), await self._kafka(stack))
             if "clock" in self._config.duties:
                 with contextlib.suppress(DelayBoxError):
                     await self._await_subscribers(store)
@@ -228,7 +230,34 @@ class _Node:
             log.warning("shell commands run as root, whom the limit on processes does not bind; use another user")
         return target
 
-    def _engine(self, store: Store, shell: Target | None) -> Engine:
+    async def _kafka(self, stack: contextlib.AsyncExitStack) -> KafkaTarget | None:
+        """The target of PUB_SUB tasks where Kafka is on, running; None where it is off or this node fires nothing."""
+        kafka = self._config.kafka
+        settings = kafka.settings()
+        if settings is None or "clock" not in self._config.duties:
+            return None
+        try:
+            from delaybox.targets.kafka import KafkaTarget
+        except ImportError:
+            raise ConfigError(
+                "kafka.enabled is true, but the package confluent-kafka is not installed; install delaybox[kafka]"
+            ) from None
+        target = KafkaTarget(
+            settings,
+            kafka.rules(),
+            value=kafka.value,
+            source=f"/delaybox/{self._config.storage.prefix}",
+            compression=kafka.compression,
+            linger_ms=kafka.linger,
+            delivery_timeout_ms=kafka.delivery_timeout,
+            max_payload_bytes=self._config.limits.body,
+        )
+        stack.push_async_callback(target.stop)
+        await target.start()
+        log.info("PUB_SUB tasks go to topic %s of Kafka at %s", kafka.task_execution_topic, settings.describe())
+        return target
+
+    def _engine(self, store: Store, shell: Target | None, kafka: KafkaTarget | None) -> Engine:
         from delaybox.engine.engine import Engine
         from delaybox.engine.options import EngineOptions
         from delaybox.targets.pubsub import PubSubTarget
@@ -236,10 +265,12 @@ class _Node:
         c = self._config
         channel = c.storage.task_execution_chanel
         stream = STREAM_LENGTH if c.pubsub.stream else 0
-        in_place = c.pubsub.fire_in_place and not c.pubsub.require_subscriber
+        in_place = c.pubsub.fire_in_place and not c.pubsub.require_subscriber and not c.kafka.enabled
         clock = "clock" in c.duties
         targets: dict[TaskType, Target] = {}
-        if clock:
+        if kafka is not None:
+            targets[TaskType.PUB_SUB] = kafka
+        elif clock:
             # Publishing is the clock's, in place or not: no node needs to be a worker for it.
             targets[TaskType.PUB_SUB] = PubSubTarget(
                 store, channel=channel, stream=stream, require_subscriber=c.pubsub.require_subscriber
@@ -260,7 +291,7 @@ class _Node:
             poll_ms=c.frequency_ms,
             catch_up_rate=c.catch_up.rate,
         )
-        return Engine(store, targets, options)
+        return Engine(store, targets, options, facts=partial(_facts, kafka))
 
     async def _await_subscribers(self, store: Store) -> None:
         """Gives the subscribers of an embedded server that has just come back a moment before overdue tasks are fired.
@@ -268,7 +299,7 @@ class _Node:
         They were cut off when it ended, and what is published before they are back reaches nobody.
         """
         embedded = self._embedded
-        if embedded is None or embedded.attached or self._config.pubsub.stream:
+        if embedded is None or embedded.attached or self._config.pubsub.stream or self._config.kafka.enabled:
             return
         overdue = sum(c.due for c in await store.counts())
         channel = self._config.storage.task_execution_chanel
@@ -291,6 +322,7 @@ class _Node:
             "tokens": c.auth.tokens,
             "shell": c.workers.shell.enabled,
             "shell_commands": tuple(c.workers.shell.commands),
+            "topics": c.kafka.rules() if c.kafka.enabled else None,
             "node_id": self._node_id,
             "metrics_dir": self._metrics_dir,
             "log_format": c.log_format,
@@ -339,3 +371,8 @@ class _Node:
             return await spawn_grpc(replace(settings, port=dead.port))
 
         return Keeper("gRPC process", process, again, log)
+
+
+def _facts(kafka: KafkaTarget | None) -> Mapping[str, list[str]]:
+    """What the heartbeat says of this node's parts, for its readiness."""
+    return {"troubles": [f"PUB_SUB tasks wait: {kafka.trouble}"]} if kafka is not None and kafka.trouble else {}

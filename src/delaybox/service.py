@@ -22,25 +22,24 @@ from delaybox.core.errors import (
     TaskRunning,
 )
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
-from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskView
+from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.store import lanes, listing, nodes, pages
 from delaybox.store.lookup import Lookup
 from delaybox.store.record import Draft, UnreadableRecord, draft
 from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.store.views import changed, of_found
+from delaybox.wire.topics import TopicRules
 
 STALE_HEARTBEAT_MS = 5_000
 LIVE_NODE_MS = 15_000
 MAX_STEPS = 10_000
 _CHUNKS_UNDER_WAY = 2
 _UPDATE_TRIES = 5
-_MOST_TURNS = 16
-"""Turns of the event loop that a round waits for more tasks, while some come in each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether this node can take and fire tasks, and if not, why."""
+    """Whether this node can take and fire tasks, and if not, why; or what it cannot do all the same."""
 
     ok: bool
     reason: str = ""
@@ -64,6 +63,8 @@ class Service:
     ``max_waiting``: tasks that may wait for the store before callers get Overloaded.
     ``node_id``: the node whose engine `check` asks after; None where no engine belongs to this process.
     ``on_scheduled``: told how many were created and how many were duplicates by key.
+    ``topics``: what Kafka topics tasks may name, where Kafka is on. PUB_SUB tasks of one message key then lie in one
+    partition, so that they are sent in the order of their due times.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Service:
         max_waiting: int = 20_000,
         node_id: str | None = None,
         on_scheduled: Callable[[int, int], None] | None = None,
+        topics: TopicRules | None = None,
     ) -> None:
         self._store = store
         self._lookup = Lookup(store)
         self._max_waiting = max_waiting
         self._node_id = node_id
         self._on_scheduled = on_scheduled
+        self._topics = topics
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
@@ -104,7 +107,6 @@ class Service:
     async def _pump(self) -> None:
         # One round trip at a time: with two under way each would carry half as many tasks.
         while self._waiting:
-            await self._gather()
             taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
             answers: Sequence[Stored | BaseException]
             try:
@@ -119,15 +121,6 @@ class Service:
                 else:
                     future.set_result(answer)
         self._pump_task = None
-
-    async def _gather(self) -> None:
-        """Lets those arrive that the loop has in hand: a round trip costs 0.23 ms of CPU before it carries anything."""
-        seen = 0
-        for _ in range(_MOST_TURNS):
-            if seen == len(self._waiting) or len(self._waiting) >= MAX_ITEMS:
-                return
-            seen = len(self._waiting)
-            await asyncio.sleep(0)
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         """Stores many; per task, in order, its answer or its error. One chunk is encoded while others are stored."""
@@ -164,7 +157,11 @@ class Service:
                 raise PastDue(
                     "at", f"the due time {task.due_ms} is {now - (task.due_ms or 0)} ms in the past; give a later one"
                 )
-        return draft(task)
+        new = draft(task)
+        if self._topics is not None and task.header and task.type is TaskType.PUB_SUB:
+            self._topics.topic(task.header)
+            new.group = self._topics.key(task.header)
+        return new
 
     async def _store_all(self, drafts: list[Draft]) -> list[Stored | DelayBoxError]:
         batches, places = self._batches(drafts)
@@ -188,16 +185,18 @@ class Service:
         return answers
 
     def _batches(self, drafts: list[Draft]) -> tuple[list[Batch], list[Sequence[int]]]:
-        """Splits by partition (a key's own, else one a call in turn) and by bytes; with each, the drafts' places."""
+        """Splits by partition (that of the key or group, else one a call in turn) and by bytes; with each, the drafts'
+        places."""
         self._turn = (self._turn + 1) % self._store.partitions
-        plain = all(d.key is None and d.body is None for d in drafts)
+        plain = all(d.key is None and d.body is None and d.group is None for d in drafts)
         if plain and sum(len(d.record) for d in drafts) <= MAX_RECORD_BYTES:
             return [Batch(self._turn, drafts)], [range(len(drafts))]
         batches: list[Batch] = []
         places: list[Sequence[int]] = []
         open_: dict[int, tuple[Batch, list[int], list[int]]] = {}
         for i, d in enumerate(drafts):
-            p = self._turn if d.key is None else self._store.partition_of(d.key)
+            decides = d.group if d.key is None else d.key
+            p = self._turn if decides is None else self._store.partition_of(decides)
             size, extra = len(d.record), len(d.body or b"")
             entry = open_.get(p)
             if entry is None or entry[2][0] + size > MAX_RECORD_BYTES or entry[2][1] + extra > MAX_BODY_BYTES:
@@ -292,14 +291,14 @@ class Service:
             now = await self._store.ping()
             if self._node_id is None:
                 return Readiness(True)
-            seen = await nodes.last_seen_ms(self._store, self._node_id)
+            facts = await nodes.facts(self._store, self._node_id)
         except DelayBoxError as error:
             return Readiness(False, str(error))
-        if seen is None:
+        if facts is None:
             return Readiness(False, "the engine of this node has not reported yet")
-        if now - seen > STALE_HEARTBEAT_MS:
-            return Readiness(False, f"the engine of this node was last heard of {(now - seen) / 1000:.1f} s ago")
-        return Readiness(True)
+        if (ago := now - int(facts["seen_ms"])) > STALE_HEARTBEAT_MS:
+            return Readiness(False, f"the engine of this node was last heard of {ago / 1000:.1f} s ago")
+        return Readiness(True, "; ".join(facts.get("troubles", ())))
 
     # -- control ------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ async def test_a_full_server_refuses_new_tasks_and_drains(make_server: Callable[
         # A node that restarts now must open the store, and everything but scheduling goes on.
         assert (await Store.open(client, prefix=prefix)).bucket_ms == 1_000
         await nodes.beat(lab.store, "N", {"seen_ms": 1})
-        assert await nodes.last_seen_ms(lab.store, "N") == 1
+        assert (await nodes.facts(lab.store, "N") or {})["seen_ms"] == 1
         assert await lab.store.reschedule(later, delay_ms=120_000) == ("moved", lab.now + 120_000)
         assert await lab.store.cancel([later]) == ["cancelled"]
         got = await lab.lease(b"A", slots=10)

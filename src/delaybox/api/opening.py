@@ -78,7 +78,7 @@ class Opening:
     async def _open(self) -> None:
         s = self._settings
         store = await Store.open(self._client, prefix=s.prefix, observe=metrics.script_took)
-        service = Service(store, node_id=s.node_id or None, on_scheduled=metrics.scheduled)
+        service = Service(store, node_id=s.node_id or None, on_scheduled=metrics.scheduled, topics=s.topics)
         if self._on_open is not None:
             await self._on_open(store, service)
         self.service.inner = service

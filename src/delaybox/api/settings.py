@@ -10,6 +10,7 @@ from typing import Any, Self
 from delaybox.core.access import Access, Token
 from delaybox.core.errors import ConfigError
 from delaybox.store.connect import ServerSettings
+from delaybox.wire.topics import TopicRules
 
 DEFAULT_PAYLOAD_LIMIT = 1024 * 1024
 
@@ -30,6 +31,8 @@ class ServingSettings:
     """Payloads may be shell commands."""
     shell_commands: tuple[str, ...] = ()
     """Names of the commands that shell tasks may name."""
+    topics: TopicRules | None = None
+    """What Kafka topics tasks may name; None: Kafka is off."""
     node_id: str = ""
     metrics_dir: str = ""
     log_format: str = "text"
@@ -38,7 +41,7 @@ class ServingSettings:
 
     def to_json(self) -> str:
         """One line. It holds the secrets: for the child's stdin only, never for a log or a command line."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(asdict(self), separators=(",", ":"), default=sorted)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Self:
@@ -47,7 +50,8 @@ class ServingSettings:
             raw = json.loads(line)
             server = ServerSettings(**_fields(ServerSettings, raw["server"]))
             tokens = tuple(_token(entry) for entry in raw["tokens"])
-            return cls(**_fields(cls, raw) | {"server": server, "tokens": tokens})
+            topics = raw["topics"] and TopicRules(raw["topics"]["default"], frozenset(raw["topics"]["allowed"]))
+            return cls(**_fields(cls, raw) | {"server": server, "tokens": tokens, "topics": topics})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"the API process got settings that it cannot read ({type(error).__name__}); start it through the node"

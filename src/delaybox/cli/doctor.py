@@ -88,16 +88,14 @@ def _node(client: Client) -> list[Finding]:
         )
     found.append(node_clock(answer, sent, sent + took_ms / 1000))
     ready = client.probe("/readyz")
-    found.append(
-        Finding("readiness", "ok", "the store runs scripts, and the node's engine lives")
-        if ready.status == 200
-        else Finding(
-            "readiness",
-            "problem",
-            ready.body[:300].decode("utf-8", "replace"),
-            "the node's log says more; the server's checks below too, where they can be made",
-        )
-    )
+    words = ready.body[:300].decode("utf-8", "replace")
+    if ready.status != 200:
+        mend = "the node's log says more; the server's checks below too, where they can be made"
+        found.append(Finding("readiness", "problem", words, mend))
+    elif "but" in words:
+        found.append(Finding("readiness", "warning", words, "the node's log says more"))
+    else:
+        found.append(Finding("readiness", "ok", "the store runs scripts, and the node's engine lives"))
     try:
         nodes = client.get("/v1/nodes")["nodes"]
     except Refused as error:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from delaybox.config.sections import Duration, Section, split
 from delaybox.core.errors import ConfigError
 from delaybox.targets.kafka_settings import MECHANISMS, KafkaSettings
+from delaybox.wire.topics import TopicRules
 
 _TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
 _A_TOPIC = "a topic's name: up to 249 letters, digits, or . _ - characters"
@@ -79,6 +80,10 @@ class Kafka(Section):
         if found not in MECHANISMS:
             raise ValueError("mechanism")
         return found
+
+    def rules(self) -> TopicRules:
+        """What topics a task may name."""
+        return TopicRules(self.task_execution_topic, frozenset(self.allowed_topics))
 
     def settings(self) -> KafkaSettings | None:
         """How to reach the brokers; None when Kafka is off. ConfigError names what is missing."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from delaybox.core import ids
 from delaybox.core.lane import split
@@ -91,3 +91,15 @@ class Target(Protocol):
 
         Cancelled when the node stops and its grace is over: what is unreported then is handed back.
         """
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A target that can be unable to carry anything out for a while; meanwhile nothing is claimed for it."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it is unable; '' while it is able."""
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """``call`` is called when ``trouble`` begins or ends."""

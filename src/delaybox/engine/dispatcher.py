@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from google.protobuf.message import DecodeError
 
 from delaybox import failpoints, metrics
-from delaybox.core.delivery import HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Report, Target
+from delaybox.core.delivery import HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Pausing, Report, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
@@ -44,6 +44,8 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._targets = {t.value: target for t, target in targets.items()}
+        self._pausing = {letter: target for letter, target in self._targets.items() if isinstance(target, Pausing)}
+        self._serves = "".join(sorted(self._targets))
         self._options = options
         self._clock = clock
         self._freed = freed
@@ -56,8 +58,15 @@ class Dispatcher:
 
     @property
     def types(self) -> str:
-        """Letters of the task types served by lease."""
-        return "".join(sorted(self._targets))
+        """Letters of the task types served by lease, but for those whose target is in trouble now."""
+        if not self._pausing:
+            return self._serves
+        return "".join(c for c in self._serves if c not in self._pausing or not self._pausing[c].trouble)
+
+    @property
+    def serves(self) -> str:
+        """Letters of the task types served by lease, in trouble or not."""
+        return self._serves
 
     @property
     def lanes(self) -> tuple[bytes, ...]:

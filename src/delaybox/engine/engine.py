@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from delaybox import __version__
-from delaybox.core.delivery import Target
+from delaybox.core.delivery import Pausing, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
@@ -54,6 +54,9 @@ class Engine:
         self._clock = RedisClock()
         self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed)
         self._tracker = Tracker(store, self._dispatcher, options, self._clock)
+        for target in targets.values():
+            if isinstance(target, Pausing):
+                target.on_change(self._tracker.kick)
         self._wakeups = Wakeups(store, self._kick)
         self._tracking = Loop("tracker", self._tracker.step)
         self._others = [
@@ -69,7 +72,7 @@ class Engine:
                 self._others.append(Loop("scrubber", Scrubber(store, options).step))
         self._intake: Intake | None = None
         if options.clock and options.input_channel:
-            self._intake = Intake(store, self._dispatcher.types, options)
+            self._intake = Intake(store, self._dispatcher.serves, options)
         self._claims = options.clock or bool(targets)
         self._listens = self._claims or hosts
         self._started_ms = 0
@@ -163,7 +166,7 @@ class Engine:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "in_flight": self._dispatcher.in_flight,
-            "types": self._dispatcher.types,
+            "types": self._dispatcher.serves,
             **self._facts(),
         }
         await nodes.beat(self._store, self._options.node_id, facts)

@@ -29,10 +29,10 @@ async def live(store: Store) -> dict[str, dict[str, Any]]:
     return {k.decode(): json.loads(v) for k, v in flat.items()}
 
 
-async def last_seen_ms(store: Store, node_id: str) -> int | None:
-    """When this node's engine last wrote its heartbeat (Redis's clock); None if never."""
+async def facts(store: Store, node_id: str) -> dict[str, Any] | None:
+    """This node's last heartbeat; None if its engine never wrote one."""
     raw = await _call(store, "HGET", keys.nodes(store.prefix), node_id)
-    return None if raw is None else int(json.loads(raw)["seen_ms"])
+    return None if raw is None else dict(json.loads(raw))
 
 
 async def _call(store: Store, *command: str) -> Any:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from msgspec import Struct
-
 from delaybox.store.record import Draft
 
 MAX_ITEMS = 500
 """Tasks a script handles in one call, at most."""
 
 
-class Stored(Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Stored:
     """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body."""
 
     task_id: bytes
@@ -90,7 +89,8 @@ class Horizon:
     look_ms: int
 
 
-class Found(Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Found:
     """Where a task stands: ``home``, ``lease``, ``dead``, ``quarantine``, ``finished``, or empty."""
 
     now_ms: int

@@ -1,0 +1,219 @@
+"""PUB_SUB on Kafka: each task becomes a message, and its lease is acked when the brokers have confirmed it.
+
+Tasks of one key keep their order as long as the brokers answer within the delivery time-out: they are produced in the
+order in which they were claimed, and the producer is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Message as Reported
+from google.protobuf.message import DecodeError
+
+from delaybox import failpoints, metrics
+from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Failed, HandBack, Outcome, Report
+from delaybox.core.errors import InvalidTask
+from delaybox.targets.kafka_link import KafkaLink
+from delaybox.targets.kafka_message import composer
+from delaybox.targets.kafka_settings import KafkaSettings
+from delaybox.wire.topics import TopicRules
+
+_HEADROOM = 64 << 10
+"""Beside the payload: header, id, key and what the protocol adds."""
+_SOON = HandBack(delay_ms=1_000)
+_HOPELESS = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "message_too_large",
+    KafkaError.INVALID_MSG: "invalid_message",
+    KafkaError.INVALID_RECORD: "invalid_message",
+    KafkaError.INVALID_MSG_SIZE: "message_too_large",
+    KafkaError._INVALID_ARG: "invalid_message",
+}
+"""What no repeat can mend: dead letters at once."""
+_TOPIC = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+)
+_UNANSWERED = (KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._PURGE_QUEUE)
+"""The brokers are away: the task waits until they are back, without a delay of its own."""
+
+
+class KafkaTarget:
+    """``value``: what a message's value is. ``source``: the CloudEvents source."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        rules: TopicRules,
+        *,
+        value: Literal["task", "payload"] = "task",
+        source: str = "/delaybox",
+        compression: str = "lz4",
+        linger_ms: int = 1,
+        delivery_timeout_ms: int = 5_000,
+        max_payload_bytes: int = 1 << 20,
+    ) -> None:
+        self._rules = rules
+        self._compose = composer(rules, value=value, source=source)
+        self._link = KafkaLink(
+            settings,
+            topic=rules.default,
+            compression=compression,
+            linger_ms=linger_ms,
+            delivery_timeout_ms=delivery_timeout_ms,
+            max_message_bytes=max_payload_bytes + _HEADROOM,
+        )
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be delivered now; '' when it can."""
+        return self._link.trouble
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """``call`` is called when `trouble` begins or ends."""
+        self._link.on_change(call)
+
+    async def start(self, patience_s: float = 5.0) -> None:
+        """Returns when a broker answered, or after ``patience_s`` all the same; ConfigError when one refused us."""
+        await self._link.start(patience_s)
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Ends the producer. Twice is harmless."""
+        await self._link.stop(grace_s)
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        """Produces all, then waits for the brokers' word on each."""
+        if not batch:
+            return
+        if self._link.trouble:
+            report(batch, HAND_BACK)
+            return
+        failpoints.hit("before_publish")
+        group = _Group(self._link, asyncio.get_running_loop().create_future())
+        try:
+            sent = await self._produce(batch, group, report)
+            await group.all_of(len(sent))
+        except asyncio.CancelledError:
+            # The node stops and its grace is over: what was not sent yet must not be, for others will.
+            self._link.purge()
+            raise
+        finally:
+            metrics.kafka_in_flight(-group.counted)
+        failpoints.hit("after_publish_reply")
+        self._report(sent, group, report)
+
+    async def _produce(self, batch: Sequence[Delivery], group: _Group, report: Report) -> Sequence[Delivery]:
+        """Hands messages to the producer; those that it or we refuse are reported. Returns the others."""
+        compose, on = self._compose, group.on
+        refused: list[Delivery] = []
+        metrics.kafka_in_flight(len(batch))
+        group.counted = len(batch)
+        for d in batch:
+            while True:
+                try:
+                    topic, value, key, headers = compose(d)
+                    # A report names its message's key; where that is not the task's id it takes a callback of its own.
+                    tell = on if key is headers[0][1] else partial(group.on_named, d)
+                    self._link.produce(topic, value, key, -1, tell, tell, 0, headers)
+                except BufferError:
+                    await self._link.room()
+                    continue
+                except KafkaException as error:
+                    refused.append(d)
+                    report([d], self._outcome(error.args[0], topic))
+                except InvalidTask as error:
+                    refused.append(d)
+                    metrics.kafka_failed("topic_not_allowed")
+                    report([d], Failed(str(error), retryable=False))
+                except DecodeError as error:
+                    refused.append(d)
+                    metrics.kafka_failed("unreadable_body")
+                    report([d], Failed(f"its body cannot be read: {error}"[:500], retryable=False))
+                break
+        if not refused:
+            return batch
+        gone = {d.task_id for d in refused}
+        return [d for d in batch if d.task_id not in gone]
+
+    def _report(self, sent: Sequence[Delivery], group: _Group, report: Report) -> None:
+        if not group.failed:
+            report(sent, DONE)
+            metrics.kafka_sent(len(sent), group.took_s)
+            return
+        by_id = {d.id.encode(): d for d in sent}
+        outcomes: dict[bytes, Outcome] = {}
+        for who, error, topic in group.failed:
+            d = who if isinstance(who, Delivery) else by_id[who]
+            outcomes[d.task_id] = self._outcome(error, topic)
+        done = [d for d in sent if d.task_id not in outcomes]
+        report(done, DONE)
+        metrics.kafka_sent(len(done), group.took_s)
+        for outcome in set(outcomes.values()):
+            report([d for d in sent if outcomes.get(d.task_id) == outcome], outcome)
+
+    def _outcome(self, error: KafkaError, topic: str) -> Outcome:
+        code = error.code()
+        if reason := _HOPELESS.get(code):
+            metrics.kafka_failed(reason)
+            return Failed(
+                f"Kafka refused the message for topic {topic}: {error.str()} ({error.name()})", retryable=False
+            )
+        metrics.kafka_failed(error.name().lower().lstrip("_"))
+        if code in _TOPIC and topic != self._rules.default:
+            return Failed(f"Kafka has no use for topic {topic}: {error.str()} ({error.name()})")
+        return HAND_BACK if code in _UNANSWERED else _SOON
+
+
+class _Group:
+    """The messages of one delivered batch. ``on`` and ``on_named`` run in the link's thread, the rest on the loop."""
+
+    __slots__ = ("_done", "_expected", "_future", "_link", "_started", "counted", "failed", "took_s")
+
+    def __init__(self, link: KafkaLink, future: asyncio.Future[None]) -> None:
+        self._link = link
+        self._future = future
+        self._done = 0
+        self._expected = -1
+        self._started = time.perf_counter()
+        self.counted = 0
+        self.failed: list[tuple[Delivery | bytes, KafkaError, str]] = []
+        self.took_s = 0.0
+
+    def on(self, error: KafkaError | None, message: Reported) -> None:
+        """One message was reported."""
+        if error is not None:
+            self._fail(message.key() or b"", error, message)
+        self._done += 1
+        if self._done == self._expected:
+            self._link.ended(self)
+
+    def on_named(self, d: Delivery, error: KafkaError | None, message: Reported) -> None:
+        """The same where the message's key does not say whose it is."""
+        if error is not None:
+            self._fail(d, error, message)
+        self.on(None, message)
+
+    def _fail(self, who: Delivery | bytes, error: KafkaError, message: Reported) -> None:
+        self.failed.append((who, error, message.topic() or ""))
+        if error.code() in _UNANSWERED:
+            self._link.doubt()
+
+    async def all_of(self, count: int) -> None:
+        """Returns when ``count`` messages are reported."""
+        self._expected = count
+        # All of them may have been reported before it was known how many there are.
+        if self._done < count:
+            await self._future
+        self.took_s = time.perf_counter() - self._started
+
+    def settle(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)

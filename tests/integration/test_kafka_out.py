@@ -1,0 +1,176 @@
+"""Due tasks on a real Kafka topic, read by a stock consumer."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Message
+
+from delaybox.wire.gen.task_pb2 import Task
+from scripts.kafka_broker import Broker
+from tests.kafka import Kafka, take
+from tests.nodes import Node, node
+
+pytestmark = pytest.mark.kafka
+
+PAST = "1721672590913"
+
+
+def serve(broker: str, topic: str, *more: str) -> tuple[str, ...]:
+    """Arguments of a node with its own store that sends to ``topic``."""
+    given = ["kafka.enabled=true", f"kafka.brokers={broker}", f"kafka.taskExecutionTopic={topic}"]
+    # Other tests' topics are none of this node's.
+    given.append(f"kafka.schedulerTopic={topic}-in")
+    settings = [word for one in (*given, *more) for word in ("--set", one)]
+    return ("--http-port", "0", "--data-dir", "data", *settings)
+
+
+def headers(message: Message) -> dict[str, bytes]:
+    return dict(message.headers() or [])  # type: ignore[arg-type]
+
+
+def post(to: Node, payload: str, **fields: Any) -> str:
+    status, _, answer = to.call("POST", "/v1/tasks", {"type": "pub_sub", "payload": payload, **fields})
+    assert status == 201, answer
+    return str(answer["id"])
+
+
+def metric(of: Node, name: str) -> float:
+    """The sum of a metric's samples."""
+    text = of.call("GET", "/metrics")[2].decode()
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+def test_tasks_arrive_on_the_topic_as_the_originals_do(tmp_path: Path, kafka: Kafka):
+    topic = kafka.topic()
+    with node(*serve(kafka.bootstrap, topic), folder=tmp_path) as ours:
+        body = {"taskType": "PUB_SUB", "parameter": {"executionTimestamp": PAST, "tag": "a"}, "pyload": "VGVzdCBKYXkK"}
+        task_id = ours.call("POST", "/task", body)[2]["taskUuid"]
+        (message,) = kafka.read(topic, 1)
+        task = Task.FromString(message.value() or b"")
+        assert (task.taskUuid, task.payload, task.status) == (task_id, b"Test Jay\n", Task.SCHEDULED)
+        assert task.header["executionTimestamp"] == PAST.encode()
+        assert message.key() == task_id.encode()
+        found = headers(message)
+        assert found["delaybox-task-id"] == found["ce_id"] == task_id.encode()
+        assert found["delaybox-attempt"] == b"1"
+        assert found["ce_specversion"] == b"1.0"
+        assert found["ce_type"] == b"delaybox.task.due"
+        assert found["ce_source"] == b"/delaybox/delaybox"
+        due_ms = int(found["delaybox-due"])
+        assert re.fullmatch(rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found["ce_time"])
+        assert found["ce_time"].endswith(b".%03dZ" % (due_ms % 1000))
+        assert metric(ours, "delaybox_kafka_up") == 1
+        assert metric(ours, "delaybox_kafka_out_messages_total") == 1
+
+
+def test_payload_key_and_topic_of_the_tasks_own(tmp_path: Path, kafka: Kafka):
+    topic, other = kafka.topic(), kafka.topic()
+    arguments = serve(kafka.bootstrap, topic, "kafka.value=payload", f"kafka.allowedTopics={other}")
+    with node(*arguments, folder=tmp_path) as ours:
+        trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        post(ours, "plain")
+        named = {"kafkaTopic": other, "kafkaKey": "k1", "traceparent": trace, "ce_id": "mine", "ce_source": "/here"}
+        post(ours, "x" * 3_000, headers=named)
+        (plain,), (own,) = kafka.read(topic, 1), kafka.read(other, 1)
+        assert plain.value() == b"plain"
+        assert (own.value(), own.key()) == (b"x" * 3_000, b"k1")
+        found = headers(own)
+        assert found["traceparent"] == trace.encode()
+        assert (found["ce_id"], found["ce_source"]) == (b"mine", b"/here")
+        assert "ce_type" not in found and "kafkaKey" not in found
+        refused = {"type": "pub_sub", "payload": "p", "headers": {"kafkaTopic": "secret"}}
+        status, _, problem = ours.call("POST", "/v1/tasks", refused)
+        assert status == 400
+        assert "kafkaTopic 'secret' is none of kafka.allowedTopics" in json.dumps(problem)
+
+
+def test_a_message_that_the_broker_finds_too_large_is_a_dead_letter_at_once(tmp_path: Path, kafka: Kafka):
+    topic = kafka.topic(max_message_bytes="20000")
+    with node(*serve(kafka.bootstrap, topic, "kafka.compression=none"), folder=tmp_path) as ours:
+        large = post(ours, "x" * 30_000)
+        small = [post(ours, f"small {n}") for n in range(20)]
+        got = {headers(m)["delaybox-task-id"].decode() for m in kafka.read(topic, len(small))}
+        assert got == set(small)
+        give_up = time.monotonic() + 10
+        while not (dead := ours.call("GET", "/v1/dead")[2]["tasks"]):
+            assert time.monotonic() < give_up, ours.said()
+            time.sleep(0.05)
+        assert dead[0]["id"] == large
+        assert "MSG_SIZE_TOO_LARGE" in dead[0]["reason"]
+        assert dead[0].get("attempts", 1) <= 1
+
+
+def test_tasks_of_one_key_keep_the_order_of_their_due_times(tmp_path: Path, kafka: Kafka):
+    topic = kafka.topic()
+    with node(*serve(kafka.bootstrap, topic, "kafka.value=payload"), folder=tmp_path) as ours:
+        start = time.time_ns() // 1_000_000 + 1_500
+        tasks = [
+            {"type": "pub_sub", "payload": f"{key} {n}", "at": start + n, "headers": {"kafkaKey": f"key-{key}"}}
+            for n in range(100)
+            for key in range(5)
+        ]
+        # In requests of their own order and size: each lands in another partition but for its key.
+        for at in range(0, len(tasks), 37):
+            status, _, answer = ours.call("POST", "/v1/tasks/batch", {"tasks": tasks[at : at + 37][::-1]})
+            assert status in (200, 201, 207), answer
+        got = [(m.value() or b"").decode().split() for m in kafka.read(topic, len(tasks))]
+        for key in range(5):
+            assert [int(n) for k, n in got if k == str(key)] == list(range(100))
+
+
+def test_tasks_wait_while_the_broker_is_away(tmp_path: Path, make_kafka: Callable[..., Broker]):
+    broker = make_kafka()
+    kafka = Kafka(broker.bootstrap)
+    topic = kafka.topic(partitions=1)
+    arguments = serve(broker.bootstrap, topic, "kafka.value=payload", "kafka.deliveryTimeout=1s", "partitions=1")
+    with node(*arguments, folder=tmp_path) as ours:
+        post(ours, "before")
+        assert kafka.read(topic, 1)[0].value() == b"before"
+        broker.kill()
+        # These are on their way when it is noticed, or are due while it is known.
+        early = [{"type": "pub_sub", "payload": f"early {n}"} for n in range(500)]
+        assert ours.call("POST", "/v1/tasks/batch", {"tasks": early})[0] < 300
+        ours.wait_for("no Kafka broker at .* tasks for it wait")
+        give_up = time.monotonic() + 10
+        while "ready; but PUB_SUB tasks wait: no Kafka broker" not in (said := ours.call("GET", "/readyz")[2].decode()):
+            assert time.monotonic() < give_up, said
+            time.sleep(0.05)
+        for priority in ("low", "normal", "high", "critical"):
+            batch = [{"type": "pub_sub", "payload": f"{priority} {n}", "priority": priority} for n in range(100)]
+            assert ours.call("POST", "/v1/tasks/batch", {"tasks": batch})[0] < 300
+        give_up = time.monotonic() + 15
+        while metric(ours, "delaybox_in_flight_tasks"):
+            assert time.monotonic() < give_up, "leased work was not handed back"
+            time.sleep(0.1)
+        assert metric(ours, "delaybox_kafka_up") == 0
+        broker.start()
+        with kafka.consumer(topic) as consumer:
+            got = [(m.value() or b"").decode() for m in take(consumer, 901)]
+        # Nothing was lost, nothing was charged an attempt, and nothing died.
+        assert {text.split()[0] for text in got} == {"before", "early", "low", "normal", "high", "critical"}
+        assert len(set(got)) == 901
+        assert ours.call("GET", "/v1/dead")[2]["tasks"] == []
+        # Critical ones first, however late they were.
+        first = {word: min(i for i, text in enumerate(got) if text.startswith(word)) for word in ("critical", "low")}
+        assert first["critical"] < first["low"]
+        ours.wait_for("Kafka at .* answers after")
+        assert ours.call("GET", "/readyz")[2] == b"ready"
+
+
+def test_the_channel_is_used_when_kafka_is_off(tmp_path: Path, kafka: Kafka):
+    topic = kafka.topic()
+    off = ("--http-port", "0", "--data-dir", "data", "--set", f"kafka.brokers={kafka.bootstrap}")
+    with node(*off, "--set", f"kafka.taskExecutionTopic={topic}", folder=tmp_path) as ours:
+        post(ours, base64.b64encode(b"x").decode())
+        ours.wait_for("listening")
+        with kafka.consumer(topic) as consumer:
+            assert consumer.consume(1, 1.0) == []
+        assert metric(ours, "delaybox_fired_tasks_total") == 1
