@@ -228,12 +228,12 @@ def kafka_failed(reason: str, n: int = 1) -> None:
     _kafka_failed.labels(reason).inc(n)
 
 
-def request_done(route: str, status: int) -> None:
-    """One HTTP answer. ``route`` is a pattern, never a path that a caller made up."""
+def requests_done(route: str, status: int, n: int = 1) -> None:
+    """``n`` HTTP answers. ``route`` is a pattern, never a path that a caller made up."""
     child = _request_children.get((route, status))
     if child is None:
         child = _request_children[route, status] = _requests.labels(route, str(status))
-    child.inc()
+    child.inc(n)
 
 
 def rpc_done(method: str, code: str) -> None:

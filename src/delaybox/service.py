@@ -35,6 +35,8 @@ LIVE_NODE_MS = 15_000
 MAX_STEPS = 10_000
 _CHUNKS_UNDER_WAY = 2
 _UPDATE_TRIES = 5
+_MOST_TURNS = 16
+"""Turns of the event loop that a round waits for more tasks, while some come in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Service:
     async def _pump(self) -> None:
         # One round trip at a time: with two under way each would carry half as many tasks.
         while self._waiting:
+            await self._gather()
             taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
             answers: Sequence[Stored | BaseException]
             try:
@@ -121,6 +124,15 @@ class Service:
                 else:
                     future.set_result(answer)
         self._pump_task = None
+
+    async def _gather(self) -> None:
+        """Lets those arrive that the loop has in hand: a round trip costs 0.23 ms of CPU before it carries anything."""
+        seen = 0
+        for _ in range(_MOST_TURNS):
+            if seen == len(self._waiting) or len(self._waiting) >= MAX_ITEMS:
+                return
+            seen = len(self._waiting)
+            await asyncio.sleep(0)
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         """Stores many; per task, in order, its answer or its error. One chunk is encoded while others are stored."""

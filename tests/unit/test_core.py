@@ -47,8 +47,12 @@ def test_a_delay_in_a_template_cannot_be_a_due_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "not-a-uuid", "0" * 31, str(uuid.UUID(int=0)), str(uuid.UUID(int=1, version=4))]
-)
+    "text",
+    [
+        "", "x", "not-a-uuid", "0" * 31, str(uuid.UUID(int=0)), str(uuid.UUID(int=1, version=4)),
+        "01a2b3c4-d5e6-8001-9f00-1122334455 6", "01a2b3c4-d5e6-8001-9f00-11223344556_",
+    ],
+)  # fmt: skip
 def test_what_is_no_id_is_refused_in_words(text: str) -> None:
     with pytest.raises(InvalidTask, match="taskUuid") as caught:
         ids.parse(text)

@@ -40,7 +40,7 @@ def test_a_batch_counts_like_single_observations():
 
 def test_counts_and_gauges_without_a_directory():
     metrics.scheduled(3, 1)
-    metrics.request_done("/task", 200)
+    metrics.requests_done("/task", 200)
     metrics.script_took("claim", 0.002)
     metrics.script_took("claim", 0.001)
     metrics.stored(pending=5, ready=1, in_flight=2, dead=0, quarantined=0)

@@ -82,6 +82,17 @@ def test_the_short_cut_for_plain_payloads_is_what_protobuf_writes(size: int) -> 
     assert mine == wire_body.decode(mine).SerializeToString()
 
 
+@given(
+    st.dictionaries(st.text(max_size=200), st.binary(max_size=300), min_size=1, max_size=4),
+    st.sampled_from([b"", b"x", bytes(20_000)]),
+)
+def test_the_short_cut_for_headers_says_what_protobuf_reads(header: dict[str, bytes], payload: bytes) -> None:
+    mine = wire_body.encode(NewTask(payload=payload, header=header))
+    message = wire_body.decode(mine)
+    assert (dict(message.header), message.payload) == (header, payload)
+    assert len(mine) == message.ByteSize()
+
+
 def test_published_is_the_body_with_its_id() -> None:
     message = wire_body.decode(wire_body.published(ids.render(TASK_ID), wire_body.encode(NewTask(payload=b"x"))))
     assert (message.taskUuid, message.payload) == (ids.render(TASK_ID), b"x")

@@ -184,6 +184,7 @@ def test_wrong_fields(fields, field, words):
         (b"{", "body is not valid JSON"),
         (b'{"a":1,}', "body is not valid JSON"),
         (b'{"queue":"a","queue":"b"}', "body names 'queue' twice"),
+        (b'{"queue":"a","queue":null}', "body names 'queue' twice"),
         (b'{"queue":"a:","queue":"b"}', "body names 'queue' twice"),
         (b'{"labels":{"a":"1","a":"2"}}', "body names 'a' twice"),
         (b'{"retry":{"max_attempts":1,"max_attempts":2}}', "body names 'max_attempts' twice"),

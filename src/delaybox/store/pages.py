@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from delaybox.core.errors import InvalidTask

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
+
+import msgspec
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
@@ -28,8 +29,10 @@ _FULL_HEAD = Struct(">BBHBIHIB")
 _DEAD_HEAD = Struct(">QH")
 
 
-@dataclass(slots=True)
-class Draft:
+_split = lru_cache(maxsize=4096)(split)
+
+
+class Draft(msgspec.Struct, gc=False):
     """A new task, encoded: what ``schedule`` sends. ``due48`` is a due time, or a delay with ``ids.RELATIVE`` set.
 
     ``group``: tasks of one group lie in one partition, unless their key says otherwise.
@@ -43,8 +46,7 @@ class Draft:
     group: bytes | None = None
 
 
-@dataclass(slots=True)
-class Record:
+class Record(msgspec.Struct, gc=False):
     """A stored record, read. ``body`` is empty for a stub; ``due_ms`` is the current due time."""
 
     task_id: bytes
@@ -67,17 +69,17 @@ class Record:
     @property
     def type(self) -> TaskType:
         """The task type the lane names."""
-        return split(self.lane).type
+        return _split(self.lane).type
 
     @property
     def queue(self) -> str:
         """The queue the lane names."""
-        return split(self.lane).queue
+        return _split(self.lane).queue
 
     @property
     def name(self) -> str:
         """The function or command the lane names."""
-        return split(self.lane).name
+        return _split(self.lane).name
 
 
 @lru_cache(maxsize=4096)
@@ -93,13 +95,15 @@ def draft(task: NewTask) -> Draft:
     """
     body = wire_body.encode(task)
     stub = len(body) > STUB_OVER
-    ms = max(task.due_ms or 0, 0) if task.delay_ms is None else task.delay_ms
-    if not 0 <= ms <= ids.MAX_DUE_MS:
+    delay, due = task.delay_ms, task.due_ms
+    due48 = delay if delay is not None else due if due is not None and due > 0 else 0
+    if not 0 <= due48 <= ids.MAX_DUE_MS:
         raise InvalidTask(
-            "delay_ms" if task.delay_ms is not None else "due_ms",
-            f"due_ms {task.due_ms} or delay_ms {task.delay_ms} is out of range; give 0 to 10^14 milliseconds",
+            "delay_ms" if delay is not None else "due_ms",
+            f"due_ms {due} or delay_ms {delay} is out of range; give 0 to 10^14 milliseconds",
         )
-    due48 = ms if task.delay_ms is None else ids.RELATIVE | ms
+    if delay is not None:
+        due48 |= ids.RELATIVE
     flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
     if task.idempotency_key is None:
         head = _head(task.type, task.queue, task.name, flags)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from delaybox.store.record import Draft
 
 MAX_ITEMS = 500
 """Tasks a script handles in one call, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True, gc=False):
     """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body."""
 
     task_id: bytes
@@ -89,8 +90,7 @@ class Horizon:
     look_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True, gc=False):
     """Where a task stands: ``home``, ``lease``, ``dead``, ``quarantine``, ``finished``, or empty."""
 
     now_ms: int

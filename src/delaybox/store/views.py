@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -12,6 +13,8 @@ from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rew
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
+
+_PRIORITIES: Final = tuple(sorted(Priority))
 
 
 def of_record(
@@ -33,15 +36,15 @@ def of_record(
         due_ms=record.due_ms,
         type=task_type,
         queue=record.queue,
-        priority=Priority(record.priority),
+        priority=_PRIORITIES[record.priority],
         payload=message.payload,
-        header=dict(message.header),
+        header=wire_body.pairs(message.header),
         attempt=record.attempt,
         losses=record.losses,
         deliveries=record.deliveries,
         reason=reason,
         name=record.name or message.name,
-        labels=dict(message.labels),
+        labels=wire_body.pairs(message.labels),
         expire_after_ms=message.expire_after_ms,
         timeout_ms=message.timeout_ms,
         keep_result_ms=message.keep_result_ms,

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
+from typing import TypeVar
 
 from delaybox.core.lane import NAMED
 from delaybox.core.retry import RetryPolicy
-from delaybox.core.task import NewTask
+from delaybox.core.task import NewTask, TaskType
 from delaybox.wire.gen import task_pb2
 
+_T = TypeVar("_T")
+
 _PAYLOAD_TAG = b"\x1a"
+_SHORT = [bytes([value]) for value in range(128)]
 
 
 def encode(task: NewTask) -> bytes:
     """The body of a new task."""
     if not (
-        task.header
-        or task.retry
+        task.retry
         or (task.name and task.type not in NAMED)
         or task.labels
         or task.timeout_ms
         or task.expire_after_ms
         or task.keep_result_ms
     ):
-        # Field 3 alone, written by hand: bulk scheduling spends a third of its time in the library otherwise.
+        # Fields 2 and 3 alone, written by hand: bulk scheduling spends a third of its time in the library otherwise.
         payload = task.payload
         size = len(payload)
+        if task.header:
+            parts = [_entry(name, value) for name, value in task.header.items()]
+            if size:
+                parts.append(_PAYLOAD_TAG + _varint(size) + payload)
+            return b"".join(parts)
         if size < 128:
             return b"\x1a%c%b" % (size, payload) if size else b""
         return _PAYLOAD_TAG + _varint(size) + payload
@@ -59,6 +69,11 @@ def decode(body: bytes) -> task_pb2.Task:
     return task_pb2.Task.FromString(body)
 
 
+def pairs(field: Mapping[str, _T]) -> dict[str, _T]:
+    """The pairs of a message's map; dict() asks for them by way of Python and takes twice as long."""
+    return {name: field[name] for name in field}
+
+
 def retry_of(message: task_pb2.Task, default: RetryPolicy) -> RetryPolicy:
     """The task's own retry policy, or ``default`` when it has none."""
     if not message.HasField("retry"):
@@ -79,34 +94,62 @@ def published(task_id: str, body: bytes, name: str = "") -> bytes:
 
 
 def fingerprint(task: NewTask) -> bytes:
-    """Eight bytes that two requests share when they ask for the same task. Part of the stored format."""
-    digest = blake2b(digest_size=8)
+    """Eight bytes that two requests share when they ask for the same task. Part of the stored format.
+
+    The digest of each part with its length before it, all at once: an update a part took three quarters of the time.
+    """
+    when = b"d%d" % task.delay_ms if task.delay_ms is not None else b"a%d" % (task.due_ms or 0)
     parts: list[bytes] = [
-        task.type.value.encode(),
-        task.queue.encode(),
-        str(int(task.priority)).encode(),
-        b"d%d" % task.delay_ms if task.delay_ms is not None else b"a%d" % (task.due_ms or 0),
-        task.payload,
-        task.name.encode(),
-        b"%d,%d" % (task.timeout_ms, task.expire_after_ms)
-        + (b",%d" % task.keep_result_ms if task.keep_result_ms else b""),
-        b""
-        if (r := task.retry) is None
-        else (f"{r.max_attempts},{r.initial_ms},{float(r.factor)!r},{r.max_ms},{float(r.jitter)!r}".encode()),
-        # Without the number a header and a label of the same name would be one.
-        b"%d" % len(task.header),
+        _lane_and_priority(task.type, task.queue, task.priority),
+        b"%d:%b%d:%b" % (len(when), when, len(task.payload), task.payload),
     ]
+    if task.name or task.timeout_ms or task.expire_after_ms or task.keep_result_ms or task.retry is not None:
+        limits = b"%d,%d" % (task.timeout_ms, task.expire_after_ms)
+        if task.keep_result_ms:
+            limits += b",%d" % task.keep_result_ms
+        parts += (_sized(task.name.encode()), _sized(limits), _sized(_retry(task.retry)))
+    else:
+        parts.append(_NO_LIMITS)
+    # Without the number a header and a label of the same name would be one.
+    parts.append(_sized(b"%d" % len(task.header)))
     for key, value in sorted(task.header.items()):
-        parts += (key.encode(), value)
+        raw = key.encode()
+        parts.append(b"%d:%b%d:%b" % (len(raw), raw, len(value), value))
     for name, text in sorted(task.labels.items()):
-        parts += (name.encode(), text.encode())
-    for part in parts:
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return digest.digest()
+        parts += (_sized(name.encode()), _sized(text.encode()))
+    return blake2b(b"".join(parts), digest_size=8).digest()
+
+
+@lru_cache(maxsize=4096)
+def _lane_and_priority(task_type: TaskType, queue: str, priority: int) -> bytes:
+    return _sized(task_type.value.encode()) + _sized(queue.encode()) + _sized(b"%d" % priority)
+
+
+def _retry(policy: RetryPolicy | None) -> bytes:
+    if policy is None:
+        return b""
+    r = policy
+    return f"{r.max_attempts},{r.initial_ms},{float(r.factor)!r},{r.max_ms},{float(r.jitter)!r}".encode()
+
+
+def _sized(part: bytes) -> bytes:
+    return b"%d:%b" % (len(part), part)
+
+
+_NO_LIMITS = _sized(b"") + _sized(b"0,0") + _sized(b"")
+"""No name, no times and no retry."""
+
+
+def _entry(name: str, value: bytes) -> bytes:
+    """One pair of the header: field 2, a message of key (1) and value (2)."""
+    key = name.encode()
+    pair = b"\x0a%b%b\x12%b%b" % (_varint(len(key)), key, _varint(len(value)), value)
+    return b"\x12%b%b" % (_varint(len(pair)), pair)
 
 
 def _varint(value: int) -> bytes:
+    if value < 128:
+        return _SHORT[value]
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import blake2b
 
 from google.protobuf.message import DecodeError
+from msgspec.structs import replace
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.ids import MAX_DUE_MS
@@ -49,7 +49,7 @@ def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
         timeout_ms=message.timeout_ms,
         expire_after_ms=message.expire_after_ms,
         keep_result_ms=message.keep_result_ms,
-        labels=dict(message.labels),
+        labels=body.pairs(message.labels),
     )
 
 
@@ -66,7 +66,7 @@ def of_pending(raw: bytes, score: float, *, fold: bool = False) -> tuple[str, Ne
     if not -MAX_DUE_MS <= score <= MAX_DUE_MS:
         raise InvalidTask("score", f"its score {score!r} is no time in Unix milliseconds")
     payload = message.payload
-    header = dict(message.header)
+    header = body.pairs(message.header)
     due_ms = max(int(score), 0)
     # In the original only two types exist: every other name is published.
     shell = header.get("taskType") == _SHELL
@@ -89,9 +89,7 @@ def _read(raw: bytes) -> task_pb2.Task:
 
 
 def _digest(message: task_pb2.Task, due_ms: int) -> str:
-    """Of all that copies of one task have in common."""
-    same = task_pb2.Task()
-    same.CopyFrom(message)
-    same.ClearField("taskUuid")
-    same.ClearField("status")
-    return blake2b(b"%d:" % due_ms + same.SerializeToString(deterministic=True), digest_size=16).hexdigest()
+    """Of all that copies of one task have in common; what they have not is cleared from the message."""
+    message.ClearField("taskUuid")
+    message.ClearField("status")
+    return blake2b(b"%d:" % due_ms + message.SerializeToString(deterministic=True), digest_size=16).hexdigest()

@@ -51,6 +51,8 @@ class TaskService(V1Service, Protocol):
     def check(self) -> Awaitable[Ready]: ...
 
 
+_COUNTED_EVERY_S = 0.1
+
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BROKEN = "the body ended before it was complete, or its chunks cannot be read; send it again, whole"
@@ -59,7 +61,8 @@ _BROKEN = "the body ended before it was complete, or its chunks cannot be read; 
 def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
     """The ASGI callable over ``service``. Pass ``edge`` to start and stop its clock yourself."""
     edge = edge or Edge(settings)
-    api = _Api(service, settings, edge)
+    answered = _Answered()
+    api = _Api(service, settings, edge, answered)
     root = settings.root
     router = Router()
     task = Route("/task", {"POST": api.create, "GET": api.list, "HEAD": api.list})
@@ -121,7 +124,7 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
                 if len(length_headers) < 1024:
                     length_headers[size] = known
             response_headers = known
-        metrics.request_done(name, answer.status)
+        answered.one(name, answer.status)
         if answer.status == 204:
             response_headers = []
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
@@ -132,6 +135,26 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
     return app
 
 
+class _Answered:
+    """Counts answers, and adds them to the metrics ten times a second: adding one costs 5 us, a tenth of a request."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, int], int] = {}
+
+    def one(self, route: str, status: int) -> None:
+        """One answer more; in the metrics within _COUNTED_EVERY_S."""
+        counts = self._counts
+        if not counts:
+            asyncio.get_running_loop().call_later(_COUNTED_EVERY_S, self.add)
+        counts[route, status] = counts.get((route, status), 0) + 1
+
+    def add(self) -> None:
+        """Adds what was counted so far."""
+        counts, self._counts = self._counts, {}
+        for (route, status), n in counts.items():
+            metrics.requests_done(route, status, n)
+
+
 def _family(path: str, v1: str) -> problems.Problems:
     return problems.V1 if path.startswith(v1) else problems.COMPATIBLE
 
@@ -140,7 +163,9 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
     """Answers one request. The handler finds what its caller may do in ``scope["auth"]``."""
     headers = edge.headers(scope)
     method = scope["method"]
-    rule = None if route is None else route.rules.get(method, next(iter(route.rules.values())))
+    rule = None
+    if route is not None:
+        rule = route.rules.get(method) or next(iter(route.rules.values()))
     if rule is not policy.Open.PROBE:
         edge.origin(headers)
         if rule is not policy.Open.PAGE:
@@ -161,8 +186,9 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
 class _Api:
     """The handlers. Each parses, asks the service and renders."""
 
-    def __init__(self, service: TaskService, settings: ApiSettings, edge: Edge) -> None:
+    def __init__(self, service: TaskService, settings: ApiSettings, edge: Edge, answered: _Answered) -> None:
         self._service = service
+        self._answered = answered
         self._edge = edge
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
         self._rules = compat.Rules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
@@ -208,6 +234,7 @@ class _Api:
                 dead=counts.dead,
                 quarantined=counts.quarantined,
             )
+        self._answered.add()
         return Answer(200, metrics.render(), content_type=metrics.CONTENT_TYPE.encode())
 
 

@@ -12,7 +12,7 @@ from delaybox.core.query import TaskFilter
 from delaybox.core.task import TaskState
 from delaybox.wire.v1 import types
 from delaybox.wire.v1.moments import duration_ms, moment_ms
-from delaybox.wire.v1.reading import Reader, names_in
+from delaybox.wire.v1.reading import Reader
 from delaybox.wire.v1.tasks import check_label, labels_of, queue_of, type_of, whole
 from delaybox.wire.v1.words import show, unknown
 
@@ -75,8 +75,7 @@ def parse_none(query: bytes) -> None:
 def parse_replay(body: bytes) -> tuple[TaskFilter, int]:
     """The body of ``POST /v1/dead/replay``: which, and how many at most. InvalidTask."""
     asked = _read_replay(body)
-    if b"\\u" in body or body.count(b":") != names_in(asked):
-        _read_replay.strictly(body)
+    _read_replay.check_names(body, asked)
     limit = REPLAY_LIMIT if asked.limit is None else whole("limit", asked.limit)
     if not 1 <= limit <= types.MAX_REPLAY:
         raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {types.MAX_REPLAY}")

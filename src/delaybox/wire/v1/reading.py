@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Raw, Struct
 
 from delaybox.core.errors import InvalidTask
 from delaybox.wire import strictjson
-from delaybox.wire.strictjson import Number
+from delaybox.wire.strictjson import Number, has_escapes
 from delaybox.wire.v1.words import unknown
 
 T = TypeVar("T", bound=Struct)
@@ -25,6 +25,8 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _EXPECTED = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+
+_encode: Final = msgspec.json.Encoder().encode
 
 _WANTED: Final[Mapping[str, str]] = {
     "str": "a string",
@@ -80,6 +82,15 @@ class Reader(Generic[T]):
     def strictly(self, body: bytes) -> Any:
         """The body as the strict reader sees it; InvalidTask for a name twice, half surrogates and what is no JSON."""
         return strictjson.loads(body, max_containers=self._max_containers)
+
+    def check_names(self, body: bytes, value: T) -> None:
+        """Refuses a name that comes twice and half surrogates: InvalidTask. ``value``: what ``body`` was decoded to.
+
+        Written again, without names that were left out, a body has as many colons as it had: one a name, and those
+        inside its strings, which only an escape could hide. The type must omit defaults; a null costs time only.
+        """
+        if has_escapes(body) or body.count(b":") != _encode(value).count(b":"):
+            self.strictly(body)
 
     def _explain(self, message: str, body: bytes) -> NoReturn:
         found = _PATH.search(message)
@@ -154,7 +165,7 @@ def check_json(field: str, raw: Raw | bytes, max_depth: int = strictjson.MAX_DEP
     """Refuses what one JSON reader may take and another not: names twice, numbers no float holds, depth."""
     body = bytes(raw)
     try:
-        if b"\\u" not in body and body.count(b":") == _colons(msgspec.json.decode(body), max_depth):
+        if not has_escapes(body) and body.count(b":") == _colons(msgspec.json.decode(body), max_depth):
             return
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         if "out of range" in str(error):
@@ -177,26 +188,3 @@ def _colons(value: object, depth: int) -> int:
     if isinstance(value, list):
         return sum(_colons(v, depth - 1) for v in value)
     return 0
-
-
-def names_in(value: Struct) -> int:
-    """The colons of a decoded body's JSON when no name came twice: one a name, and those inside its strings."""
-    total = 0
-    for name in value.__struct_fields__:
-        item = getattr(value, name)
-        if item is None or item is UNSET:
-            continue
-        kind = type(item)
-        if kind is str:
-            total += 1 + item.count(":")
-        elif kind is dict:
-            total += 1 + len(item)
-            for key, text in item.items():
-                total += key.count(":") + text.count(":")
-        elif kind is Raw:
-            total += 1 + bytes(item).count(b":")
-        elif isinstance(item, Struct):
-            total += 1 + names_in(item)
-        else:
-            total += 1
-    return total

@@ -50,40 +50,36 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
     )
 
 
-def _fields(view: TaskView) -> dict[str, Any]:
-    text, encoded = text_or_base64(view.payload)
-    return {
-        "id": view.task_id,
-        "type": NAME_OF_TYPE[view.type],
-        "state": view.state.value,
-        "due": render_moment(view.due_ms),
-        "due_ms": view.due_ms,
-        "queue": view.queue,
-        "priority": NAME_OF_PRIORITY[view.priority],
-        "payload": text,
-        "payload_base64": encoded,
-        # What came over the Redis channel need not be UTF-8; JSON must be.
-        "headers": {k: v.decode("utf-8", "replace") for k, v in view.header.items()} if view.header else _NO_HEADERS,
-        "name": view.name,
-        "labels": dict(view.labels) if view.labels else _NO_HEADERS,
-        "timeout_ms": view.timeout_ms,
-        "expire_after_ms": view.expire_after_ms,
-        "attempt": view.attempt,
-        "losses": view.losses,
-        "deliveries": view.deliveries,
-        "reason": view.reason,
-        "result": None if view.result is None else _result(view.result),
-    }
-
-
 def task(view: TaskView) -> types.Task:
     """A stored task."""
-    return types.Task(**_fields(view))
+    text, encoded = text_or_base64(view.payload)
+    return types.Task(
+        id=view.task_id,
+        type=NAME_OF_TYPE[view.type],
+        state=view.state.value,
+        due=render_moment(view.due_ms),
+        due_ms=view.due_ms,
+        queue=view.queue,
+        priority=NAME_OF_PRIORITY[view.priority],
+        payload=text,
+        payload_base64=encoded,
+        # What came over the Redis channel need not be UTF-8; JSON must be.
+        headers={k: v.decode("utf-8", "replace") for k, v in view.header.items()} if view.header else _NO_HEADERS,
+        name=view.name,
+        labels=dict(view.labels) if view.labels else _NO_HEADERS,
+        timeout_ms=view.timeout_ms,
+        expire_after_ms=view.expire_after_ms,
+        attempt=view.attempt,
+        losses=view.losses,
+        deliveries=view.deliveries,
+        reason=view.reason,
+        result=None if view.result is None else _result(view.result),
+    )
 
 
 def found(view: TaskView) -> types.Scheduled:
     """The task that an idempotency key named already."""
-    return types.Scheduled(**_fields(view), created=False)
+    return types.Scheduled(**msgspec.structs.asdict(task(view)), created=False)
 
 
 def gone(new: NewTask, stored: Submitted) -> types.Scheduled:

@@ -19,7 +19,7 @@ from delaybox.wire.shell import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
 from delaybox.wire.v1 import types
 from delaybox.wire.v1.moments import duration_ms, moment_ms
-from delaybox.wire.v1.reading import Reader, check_json, names_in
+from delaybox.wire.v1.reading import Reader, check_json
 from delaybox.wire.v1.words import show, unknown
 
 TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
@@ -36,6 +36,9 @@ _QUEUE = re.compile(types.QUEUE_PATTERN[1:-1])
 _LABEL = re.compile(types.LABEL_PATTERN[1:-1])
 _TYPE_MEANT: Final = {"pubsub": "pub_sub", "shell_cmd": "shell", "webhook": "http"}
 _PRIORITY_MEANT: Final = {"medium": "normal", "default": "normal", "urgent": "critical", "highest": "critical"}
+# Python 3.11 looks an enum's member up in 0.2 us.
+_PUB_SUB: Final = TaskType.PUB_SUB
+_NORMAL: Final = Priority.NORMAL
 _NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -66,15 +69,13 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
     """The task in a body. ``key``: the Idempotency-Key header. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
     asked = _read_task(body)
     raw = bytes(body)
-    if b"\\u" in raw or raw.count(b":") != names_in(asked):
-        _read_task.strictly(raw)
-    exact = _Exact(raw, _read_task)
+    _read_task.check_names(raw, asked)
 
-    task_type = TaskType.PUB_SUB
+    task_type = _PUB_SUB
     if asked.type is not None and asked.type != "pub_sub":
         task_type = type_of("type", asked.type)
         check_type(task_type)
-    due_ms, delay_ms = _when(asked, exact)
+    due_ms, delay_ms = _when(asked, _read_task, raw)
     own_key = asked.idempotency_key
     if own_key is not None:
         check_key("idempotency_key", own_key)
@@ -84,10 +85,10 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
                 f"idempotency_key {show(own_key)} and the header Idempotency-Key {show(key)} differ; give one of them",
             )
         key = own_key
-    if asked.name is not None or task_type is TaskType.WORKER:
+    if task_type is not _PUB_SUB or asked.name is not None:
         check_name(task_type, asked.name or "")
     payload = _payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes) or b""
-    if task_type is TaskType.SHELL_CMD:
+    if task_type is not _PUB_SUB and task_type is TaskType.SHELL_CMD:
         rules.shell.check(payload, asked.name or "")
     return NewTask(
         payload=payload,
@@ -95,17 +96,19 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
         delay_ms=delay_ms,
         type=task_type,
         queue=DEFAULT_QUEUE if asked.queue is None else queue_of("queue", asked.queue),
-        priority=Priority.NORMAL if asked.priority is None else priority_of("priority", asked.priority),
+        priority=_NORMAL if asked.priority is None else priority_of("priority", asked.priority),
         header=_NO_HEADERS
         if not asked.headers
         else headers_of({name: text.encode() for name, text in asked.headers.items()}),
         name=asked.name or "",
         idempotency_key=key,
-        retry=None if asked.retry is None else _retry(asked.retry, exact),
-        timeout_ms=0 if asked.timeout is None else exact.duration("timeout", asked.timeout),
-        expire_after_ms=0 if asked.expire_after is None else exact.duration("expire_after", asked.expire_after),
+        retry=None if asked.retry is None else _retry(asked.retry, raw),
+        timeout_ms=0 if asked.timeout is None else _duration(_read_task, raw, "timeout", asked.timeout),
+        expire_after_ms=0
+        if asked.expire_after is None
+        else _duration(_read_task, raw, "expire_after", asked.expire_after),
         labels=_NO_LABELS if not asked.labels else labels_of(asked.labels),
-        keep_result_ms=0 if asked.keep_result is None else exact.duration("keep_result", asked.keep_result),
+        keep_result_ms=0 if asked.keep_result is None else _duration(_read_task, raw, "keep_result", asked.keep_result),
         reject_past=bool(asked.reject_past),
     )
 
@@ -113,9 +116,8 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
 def parse_change(body: bytes, rules: Rules) -> Change:
     """What a PATCH body asks for. Raises InvalidTask or PayloadTooLarge."""
     asked = _read_change(body)
-    if b"\\u" in body or body.count(b":") != names_in(asked):
-        _read_change.strictly(body)
-    due_ms, delay_ms = _when(asked, _Exact(body, _read_change))
+    _read_change.check_names(body, asked)
+    due_ms, delay_ms = _when(asked, _read_change, body)
     change = Change(
         due_ms=due_ms,
         delay_ms=delay_ms,
@@ -128,29 +130,22 @@ def parse_change(body: bytes, rules: Rules) -> Change:
     return change
 
 
-class _Exact:
-    """Whole numbers that a body spells as floats (1.7e12), without a float's rounding."""
+def _number(reader: Reader[Any], body: bytes, field: str, value: str | float) -> str | int:
+    """A whole number that ``body`` may spell as a float (1.7e12), without a float's rounding; text as it is."""
+    if type(value) is not float:
+        return value  # type: ignore[return-value]
+    found: Any = reader.strictly(body)
+    for name in field.split("."):
+        found = found[name]
+    assert isinstance(found, Number)
+    exact = decimal_of(found)
+    if exact is None or exact != exact.to_integral_value():
+        raise InvalidTask(field, f"{field} {found[:40]} is not a whole number in range; give whole milliseconds")
+    return int(exact)
 
-    __slots__ = ("_body", "_reader")
 
-    def __init__(self, body: bytes, reader: Reader[Any]) -> None:
-        self._body = body
-        self._reader = reader
-
-    def number(self, field: str, value: str | float) -> str | int:
-        if type(value) is not float:
-            return value  # type: ignore[return-value]
-        found: Any = self._reader.strictly(self._body)
-        for name in field.split("."):
-            found = found[name]
-        assert isinstance(found, Number)
-        exact = decimal_of(found)
-        if exact is None or exact != exact.to_integral_value():
-            raise InvalidTask(field, f"{field} {found[:40]} is not a whole number in range; give whole milliseconds")
-        return int(exact)
-
-    def duration(self, field: str, value: str | float, *, least: int = 1) -> int:
-        return duration_ms(field, self.number(field, value), least=least)
+def _duration(reader: Reader[Any], body: bytes, field: str, value: str | float, *, least: int = 1) -> int:
+    return duration_ms(field, _number(reader, body, field, value), least=least)
 
 
 def whole(field: str, value: int | float) -> int:
@@ -160,13 +155,15 @@ def whole(field: str, value: int | float) -> int:
     return int(value)
 
 
-def _when(asked: types.TaskRequest | types.ChangeRequest, exact: _Exact) -> tuple[int | None, int | None]:
+def _when(
+    asked: types.TaskRequest | types.ChangeRequest, reader: Reader[Any], body: bytes
+) -> tuple[int | None, int | None]:
     at, delay = asked.at, asked.delay
     if at is not None:
         if delay is not None:
             raise InvalidTask("delay", f"at {show(at)} and delay {show(delay)} are both given; give one of them")
-        return moment_ms("at", exact.number("at", at)), None
-    return None, None if delay is None else exact.duration("delay", delay, least=0)
+        return moment_ms("at", _number(reader, body, "at", at)), None
+    return None, None if delay is None else _duration(reader, body, "delay", delay, least=0)
 
 
 def type_of(field: str, text: str) -> TaskType:
@@ -237,6 +234,13 @@ def headers_of(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
 
 
 def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit: int) -> bytes | None:
+    if raw is UNSET and encoded is None:
+        # The usual ones, first: this runs once a task of a batch.
+        if text is None:
+            return None
+        data = text.encode()
+        if len(data) <= limit:
+            return data
     if (text is not None) + (raw is not UNSET) + (encoded is not None) > 1:
         given = [name for name, is_given in (
             ("payload", text is not None), ("payload_json", raw is not UNSET), ("payload_base64", encoded is not None),
@@ -290,13 +294,15 @@ def check_jitter(field: str, jitter: float) -> None:
         raise InvalidTask(field, f"{field} {jitter:g} is not in range; give 0 to 1")
 
 
-def _retry(asked: types.Retry, exact: _Exact) -> RetryPolicy:
+def _retry(asked: types.Retry, body: bytes) -> RetryPolicy:
     default = RetryPolicy()
     attempts = default.max_attempts if asked.max_attempts is None else whole("retry.max_attempts", asked.max_attempts)
     check_attempts("retry.max_attempts", attempts)
     b = asked.backoff or types.Backoff()
-    initial = default.initial_ms if b.initial is None else exact.duration("retry.backoff.initial", b.initial)
-    longest = max(initial, default.max_ms) if b.max is None else exact.duration("retry.backoff.max", b.max)
+    initial = (
+        default.initial_ms if b.initial is None else _duration(_read_task, body, "retry.backoff.initial", b.initial)
+    )
+    longest = max(initial, default.max_ms) if b.max is None else _duration(_read_task, body, "retry.backoff.max", b.max)
     if b.max is not None and b.initial is not None and initial > longest:
         raise InvalidTask(
             "retry.backoff.initial",

@@ -113,7 +113,7 @@ Labels = Annotated[
 ]
 
 
-class Backoff(Struct, forbid_unknown_fields=True, gc=False):
+class Backoff(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """How long to wait between attempts: `initial`, then `factor` times as long each time, at most `max`."""
 
     initial: Annotated[Number, _duration("wait after the first failure; 1 s unless given", "1s")] = None
@@ -131,7 +131,7 @@ class Backoff(Struct, forbid_unknown_fields=True, gc=False):
     ] = None
 
 
-class Retry(Struct, forbid_unknown_fields=True, gc=False):
+class Retry(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What happens when an attempt fails."""
 
     max_attempts: Annotated[
@@ -144,7 +144,7 @@ class Retry(Struct, forbid_unknown_fields=True, gc=False):
     backoff: Backoff | None = None
 
 
-class TaskRequest(Struct, forbid_unknown_fields=True, gc=False):
+class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A task to schedule. `null` is the same as leaving a field out."""
 
     type: Annotated[
@@ -214,7 +214,7 @@ class BatchRequest(Struct, forbid_unknown_fields=True):
     ]
 
 
-class ChangeRequest(Struct, forbid_unknown_fields=True, gc=False):
+class ChangeRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What to change of a pending task; what is left out stays."""
 
     at: At = None
@@ -226,7 +226,7 @@ class ChangeRequest(Struct, forbid_unknown_fields=True, gc=False):
     labels: Labels = None
 
 
-class ReplayRequest(Struct, forbid_unknown_fields=True, gc=False):
+class ReplayRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """Which dead letters to bring back; everything that is given must hold."""
 
     queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None

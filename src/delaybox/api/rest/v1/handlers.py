@@ -20,6 +20,9 @@ from delaybox.wire.v1.reading import Reader
 _PARSED_AT_ONCE = 100
 """Tasks of a batch that are parsed before other requests get their turn (about 1 ms)."""
 
+_PUB_SUB = TaskType.PUB_SUB
+"""Looking an enum's member up takes Python 3.11 0.2 us."""
+
 _read_batch = Reader(types.BatchRequest, where="a field of a batch", max_containers=200_000)
 
 
@@ -67,7 +70,7 @@ class V1:
             queries.parse_none(scope["query_string"])
         body = await self._edge.json_body(headers, receive)
         task = tasks.parse_task(body, self._rules, key=_key(headers))
-        if task.type is not TaskType.PUB_SUB:
+        if task.type is not _PUB_SUB:
             policy.require_type(scope["auth"], task.type)
         stored = await self._service.submit(task)
         location = (b"location", self._location + stored.task_id.encode())
@@ -102,7 +105,7 @@ class V1:
                 await asyncio.sleep(0)
             try:
                 task = tasks.parse_task(raw, self._rules)
-                if task.type is not TaskType.PUB_SUB:
+                if task.type is not _PUB_SUB:
                     policy.require_type(scope["auth"], task.type)
             except DelayBoxError as error:
                 items.append(_refused(problem_of(error)))
