@@ -334,6 +334,8 @@ class _Node:
             port=c.http_server.port,
             context_path=c.http_server.context_path,
             allowed_hosts=c.http_server.allowed_hosts,
+            keep_result_ms=c.results.keep,
+            queue_keep_result_ms=dict(c.results.queues),
         )
         starting: list[Awaitable[Keeper[Any]]] = [self._rest(rest, stack)]
         if c.grpc_server.enabled:

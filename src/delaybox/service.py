@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from delaybox.core.errors import (
     TaskNotFound,
     TaskRunning,
 )
+from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.store import lanes, listing, nodes, pages
@@ -251,8 +253,26 @@ class Service:
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
 
     async def queues(self) -> list[QueueStats]:
-        """Every queue with tasks due soon, ready or in flight."""
-        return await lanes.queues(self._store)
+        """Every queue with tasks pending, ready or in flight, or fired in the last minute."""
+        found = {(q.type, q.queue): q for q in await lanes.queues(self._store)}
+        rates: dict[tuple[TaskType, str], float] = {}
+        untold: set[TaskType] = set()
+        complete = all(q.complete for q in found.values())
+        for node in await self.nodes():
+            if node.get("fires_in_place"):
+                untold.add(TaskType.PUB_SUB)
+            for key, rate in node.get("fired_per_s", {}).items():
+                with suppress(ValueError):  # a newer node's task type
+                    lane = split(key.encode())
+                    rates[lane.type, lane.queue] = rates.get((lane.type, lane.queue), 0.0) + rate
+        for task_type, queue in rates.keys() - found.keys():
+            found[task_type, queue] = QueueStats(
+                queue=queue, type=task_type, pending=0, ready=0, in_flight=0, complete=complete
+            )
+        return [
+            replace(q, fired_per_s=None if q.type in untold else round(rates.get(at, 0.0), 3))
+            for at, q in sorted(found.items(), key=lambda item: (item[0][0].value, item[0][1]))
+        ]
 
     async def nodes(self) -> list[dict[str, Any]]:
         """The nodes heard of lately, each with what it said of itself."""

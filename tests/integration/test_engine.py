@@ -17,6 +17,7 @@ from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskSta
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.service import Service
+from delaybox.store import nodes
 from delaybox.store.fsck import fsck
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.targets.pubsub import PubSubTarget
@@ -94,6 +95,19 @@ async def test_a_task_is_delivered_with_all_it_carries_and_completed(rig: Rig) -
     await rig.settled()
     counts = await rig.service.counts()
     assert (counts.pending, counts.in_flight, counts.dead) == (0, 0, 0)
+
+
+async def test_the_heartbeat_tells_what_was_carried_out_by_queue(rig: Rig) -> None:
+    target = Recorder(lambda d: DONE if d.lane.startswith(b"wmail") else Failed("no", retryable=False))
+    await rig.start(target)
+    for name in ("f", "g"):
+        await rig.add(queue="mail", name=name)
+        await rig.add(name=name)
+    await target.wait_for(4)
+    async with asyncio.timeout(TIMEOUT_S):
+        while not (told := (await nodes.live(rig.store)).get("test", {}).get("fired_per_s")):
+            await asyncio.sleep(0.02)
+    assert told.keys() == {"wmail"} and 0 < told["wmail"] <= 2
 
 
 async def test_a_failure_is_retried_and_then_dead_lettered_with_its_reason(rig: Rig) -> None:

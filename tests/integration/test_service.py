@@ -12,6 +12,7 @@ from delaybox.core.errors import InvalidTask, PastDue, TaskFinished, TaskNotFoun
 from delaybox.core.query import TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Service
+from delaybox.store import lanes, nodes
 from delaybox.store.fsck import fsck
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire import result as wire_result
@@ -158,6 +159,38 @@ async def test_forecast_counts_by_step(client: Redis, prefix: str) -> None:
         with pytest.raises(InvalidTask) as refused:
             await service.forecast(*arguments)
         assert refused.value.field == field
+
+
+async def test_all_that_waits_is_counted_by_queue_while_it_is_little(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, service, now = await _open(client, prefix)
+    far, near = now + 30 * 86_400_000, now
+    await _ids(service, [NewTask(due_ms=due, queue=q) for q, due in (("a", far), ("a", near), ("b", far))])
+    await _ids(service, [NewTask(type=TaskType.WORKER, name="f", queue="a", due_ms=far, payload=b"x" * 5_000)])
+    assert {(q.queue, q.type.name, q.pending, q.complete) for q in await service.queues()} == {
+        ("a", "PUB_SUB", 2, True), ("b", "PUB_SUB", 1, True), ("a", "WORKER", 1, True)
+    }  # fmt: skip
+    monkeypatch.setattr(lanes, "_ALL_UP_TO", 3)
+    assert {(q.queue, q.pending, q.complete) for q in await service.queues()} == {("a", 1, False)}
+
+
+async def test_what_living_nodes_fired_is_summed_by_queue(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    told: dict[str, dict[str, object]] = {
+        "n1": {"seen_ms": now, "fired_per_s": {"w": 1.5, "smail": 0.25, "znew": 9}},
+        "n2": {"seen_ms": now, "fired_per_s": {"w": 2.0}},
+        "gone": {"seen_ms": now - 60_000, "fired_per_s": {"w": 100.0}, "fires_in_place": True},
+        "old": {"seen_ms": now},
+    }
+    for node, facts in told.items():
+        await nodes.beat(store, node, facts)
+    await _ids(service, [NewTask()])
+    assert {(q.queue, q.type.name, q.pending, q.fired_per_s) for q in await service.queues()} == {
+        ("default", "WORKER", 0, 3.5), ("mail", "SHELL_CMD", 0, 0.25), ("default", "PUB_SUB", 1, 0.0)
+    }  # fmt: skip
+    await nodes.beat(store, "n3", {"seen_ms": now, "fires_in_place": True})
+    assert [q.fired_per_s for q in await service.queues() if q.type is TaskType.PUB_SUB] == [None]
 
 
 async def test_queues_and_replay_of_many(client: Redis, prefix: str) -> None:

@@ -217,7 +217,15 @@ async def test_queues_and_nodes(v1: V1):
         assert time.monotonic() < give_up
         await asyncio.sleep(0.05)
     assert (await v1.call("GET", "/queues"))[1]["queues"] == [
-        {"queue": "mail", "type": "pub_sub", "pending": 1, "ready": 0, "in_flight": 0}
+        {
+            "queue": "mail",
+            "type": "pub_sub",
+            "pending": 1,
+            "pending_complete": True,
+            "ready": 0,
+            "in_flight": 0,
+            "fired_per_s": None,
+        }
     ]
     _, answer = await v1.call("GET", "/nodes")
     (node,) = answer["nodes"]

@@ -96,8 +96,8 @@ class FakeService:
     async def queues(self) -> list[QueueStats]:
         self._note("queues")
         return [
-            QueueStats(queue="mail", type=kind, pending=3, ready=2, in_flight=1)
-            for kind in (TaskType.PUB_SUB, TaskType.WORKER)
+            QueueStats(queue="mail", type=kind, pending=3, ready=2, in_flight=1, fired_per_s=rate)
+            for kind, rate in ((TaskType.PUB_SUB, 1.25), (TaskType.WORKER, 2.5))
         ]
 
     async def replay(self, task_id: str) -> None:
@@ -367,7 +367,8 @@ async def test_one_task():
         ("POST", "/v1/dead/replay", {"queue": "q"}, 200, ("replay_many", TaskFilter(queue="q"), 1000), {"replayed": 3}),
         ("DELETE", f"/v1/dead/{ID}", b"", 204, ("discard", ID), None),
         ("GET", "/v1/queues", b"", 200, ("queues",), {}),
-        ("GET", "/v1/queues/mail", b"", 200, ("queues",), {"pending": 6, "ready": 4, "in_flight": 2}),
+        ("GET", "/v1/queues/mail", b"", 200, ("queues",),
+         {"pending": 6, "ready": 4, "in_flight": 2, "fired_per_s": 3.75, "settings": {"keep_result_ms": 0}}),
         ("GET", "/v1/queues/other", b"", 200, ("queues",), {"pending": 0, "types": []}),
         ("GET", f"/v1/forecast?from={DUE}&to={DUE + 120_000}&step=1m", b"", 200,
          ("forecast", DUE, DUE + 120_000, 60_000), {"total": 5, "step_ms": 60_000}),

@@ -30,7 +30,7 @@ def queues(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show the queues that hold something: due soon, ready, in flight."""
+    """Show the queues that hold something: pending, ready, in flight, and what they fire a second."""
     client = connect(server, token, as_json)
     answer = client.get(f"/v1/queues/{segment(queue)}" if queue else "/v1/queues")
     if as_json:
@@ -41,12 +41,22 @@ def queues(
 def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
     """The lanes of an answer as a table."""
     if not lanes:
-        return "no queue holds anything that is due soon"
+        return "no queue holds anything that is due soon, or fired in the last minute"
     rows = [
-        [lane["queue"], lane["type"], f"{lane['pending']:,}", f"{lane['ready']:,}", f"{lane['in_flight']:,}"]
+        [
+            lane["queue"],
+            lane["type"],
+            f"{lane['pending']:,}",
+            f"{lane['ready']:,}",
+            f"{lane['in_flight']:,}",
+            # An older node says nothing of rates.
+            "-" if (rate := lane.get("fired_per_s")) is None else f"{rate:,.1f}",
+        ]
         for lane in lanes
     ]
-    return render.table(["queue", "type", "due soon", "ready", "in flight"], rows, right=[2, 3, 4], width=width)
+    waiting = "pending" if all(lane.get("pending_complete") for lane in lanes) else "due soon"
+    names = ["queue", "type", waiting, "ready", "in flight", "fired/s"]
+    return render.table(names, rows, right=[2, 3, 4, 5], width=width)
 
 
 def read_metrics(client: Client) -> scrape.Numbers:

@@ -30,13 +30,19 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
-    """One queue of one task type now. ``pending`` counts those known as due soon; ``ready`` waits for a slot."""
+    """One queue of one task type now. ``pending`` counts those that wait, the ``ready`` ones (due, without a slot) too.
+
+    ``complete``: all that wait were counted; else only those known as due soon, for the store holds too many.
+    ``fired_per_s``: over the last minute, by what the living nodes say; None where they cannot tell.
+    """
 
     queue: str
     type: TaskType
     pending: int
     ready: int
     in_flight: int
+    complete: bool = False
+    fired_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

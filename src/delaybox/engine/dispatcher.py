@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from heapq import nlargest
+from operator import itemgetter
 
 from google.protobuf.message import DecodeError
 
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Pausing, Report, Target
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.rates import Rates
 from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
 from delaybox.engine.options import EngineOptions
@@ -23,6 +27,9 @@ log = logging.getLogger("delaybox.engine")
 
 _BODIES_AT_ONCE = 16
 """Bodies over 1 KiB are fetched and delivered in groups: 500 of 1 MiB at once would be half a gigabyte."""
+
+_QUEUES_TOLD = 500
+"""A heartbeat names no more queues than this, the busiest."""
 
 EXPIRED = "expired"
 """The reason of a dead letter that was later than its task's ``expire_after``."""
@@ -50,6 +57,7 @@ class Dispatcher:
         self._clock = clock
         self._freed = freed
         self._settler = Settler(store, options, self._on_settled)
+        self._fired = Rates(time.monotonic())
         self._running: set[asyncio.Task[None]] = set()
         self._leases: dict[tuple[int, bytes], int] = {}
         self._suspects: set[tuple[int, bytes]] = set()
@@ -82,6 +90,15 @@ class Dispatcher:
     def in_flight(self) -> int:
         """Deliveries handed out and not settled."""
         return self._in_flight
+
+    def fired_per_s(self) -> dict[str, float]:
+        """Deliveries that were carried out, a second over the last minute, by type letter and queue."""
+        sums: dict[str, float] = {}
+        for lane, rate in self._fired.per_second(time.monotonic()).items():
+            # A queue is asked after as a whole, whatever function its tasks name.
+            key = lane.partition(b":")[0].decode()
+            sums[key] = round(sums.get(key, 0.0) + rate, 3)
+        return dict(nlargest(_QUEUES_TOLD, sums.items(), key=itemgetter(1)))
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -185,6 +202,7 @@ class Dispatcher:
                 self._settler.report(fresh, outcome)
                 if isinstance(outcome, Done):
                     metrics.fired(fresh[0].type.name, "leased", len(fresh))
+                    self._fired.add([d.lane for d in fresh], time.monotonic())
 
         if target is None:
             target = self._targets.get(letter)

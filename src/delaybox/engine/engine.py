@@ -167,6 +167,9 @@ class Engine:
             "pid": os.getpid(),
             "in_flight": self._dispatcher.in_flight,
             "types": self._dispatcher.serves,
+            "fired_per_s": self._dispatcher.fired_per_s(),
+            # What the claim script publishes itself is not told apart by queue.
+            "fires_in_place": bool(self._options.channel),
             **self._facts(),
         }
         await nodes.beat(self._store, self._options.node_id, facts)

@@ -19,15 +19,20 @@ _SAMPLE = 20_000
 """Near entries and leased tasks looked at in one partition, at most; a queue deeper than that is shown with less."""
 
 
+_ALL_UP_TO = 10_000
+"""While the whole store holds no more than this, every pending task is looked at (3 us each)."""
+
+
 async def queues(store: Store) -> list[QueueStats]:
-    """Every queue that has tasks due soon (before the horizon), ready or in flight."""
+    """Every queue that has tasks pending (in a large store: due before the horizon) or in flight."""
+    complete = sum(c.pending for c in await store.counts()) <= _ALL_UP_TO
     try:
-        return await _queues(store)
+        return await _queues(store, complete)
     except (RedisError, OSError) as error:
         raise translate(error) from error
 
 
-async def _queues(store: Store) -> list[QueueStats]:
+async def _queues(store: Store, complete: bool) -> list[QueueStats]:
     pending: Counter[bytes] = Counter()
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
@@ -39,12 +44,18 @@ async def _queues(store: Store) -> list[QueueStats]:
         for letter in "pshw":
             pipe.zrange(f"{tag}:active:{letter}", 0, -1)
             pipe.zrange(f"{tag}:active:{letter}:critical", 0, -1)
+        pipe.zrange(keys.buckets(tag), 0, -1 if complete else 0)
         replies: list[Any] = await pipe.execute()
-        for members in replies[:4]:
-            pending.update(member[16:] for member in members)
+        buckets = replies.pop() if complete else []
+        if not complete:
+            replies.pop()
+            for members in replies[:4]:
+                pending.update(member[16:] for member in members)
         pipe = store.client.pipeline(transaction=False)
         for lease_id in replies[4]:
             pipe.hgetall(keys.lease(tag, lease_id))
+        for number in buckets:
+            pipe.hgetall(keys.bucket(tag, int(number)))
         lanes: list[bytes] = []
         for i, active in enumerate(replies[5:]):
             for lane in active:
@@ -52,11 +63,15 @@ async def _queues(store: Store) -> list[QueueStats]:
                 pipe.zcard(f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else ""))
         more: list[Any] = await pipe.execute()
         leased = len(replies[4])
+        hashes = leased + len(buckets)
         for held in more[:leased]:
             in_flight.update(_lanes_of(held))
-        for lane, count in zip(lanes, more[leased:], strict=True):
+        for held in more[leased:hashes]:
+            pending.update(_lanes_of(held))
+        for lane, count in zip(lanes, more[hashes:], strict=True):
             ready[lane] += count
-            pending[lane] += count
+            if not complete:
+                pending[lane] += count
     sums: dict[tuple[TaskType, str], list[bytes]] = {}
     for lane in sorted(pending.keys() | in_flight.keys()):
         try:
@@ -71,6 +86,7 @@ async def _queues(store: Store) -> list[QueueStats]:
             pending=sum(pending[lane] for lane in lanes_),
             ready=sum(ready[lane] for lane in lanes_),
             in_flight=sum(in_flight[lane] for lane in lanes_),
+            complete=complete,
         )
         for (task_type, queue), lanes_ in sums.items()
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from delaybox.api.settings import DEFAULT_PAYLOAD_LIMIT, ServingSettings
@@ -16,6 +17,9 @@ class ApiSettings(ServingSettings):
     context_path: str = "/"
     allowed_hosts: tuple[str, ...] = ()
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
+    keep_result_ms: int = 0
+    """How long workers' answers are kept where `queue_keep_result_ms` says nothing of their queue."""
+    queue_keep_result_ms: Mapping[str, int] = field(default_factory=dict)
     body_timeout_s: float = 30.0
     header_timeout_s: float = 30.0
     """For slow headers and, as granian counts them the same, connections that idle between requests."""

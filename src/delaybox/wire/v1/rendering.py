@@ -115,7 +115,15 @@ def moved(task_id: str, due_ms: int) -> types.Moved:
 
 
 def _lane(stats: QueueStats) -> types.Lane:
-    return types.Lane(stats.queue, NAME_OF_TYPE[stats.type], stats.pending, stats.ready, stats.in_flight)
+    return types.Lane(
+        stats.queue,
+        NAME_OF_TYPE[stats.type],
+        stats.pending,
+        stats.complete,
+        stats.ready,
+        stats.in_flight,
+        stats.fired_per_s,
+    )
 
 
 def queues(all_: Iterable[QueueStats]) -> types.Queues:
@@ -123,14 +131,18 @@ def queues(all_: Iterable[QueueStats]) -> types.Queues:
     return types.Queues([_lane(stats) for stats in all_])
 
 
-def queue(name: str, all_: Iterable[QueueStats]) -> types.Queue:
+def queue(name: str, all_: Iterable[QueueStats], *, keep_result_ms: int) -> types.Queue:
     """One queue; zeros for one that holds nothing."""
     here = [stats for stats in all_ if stats.queue == name]
+    rates = [s.fired_per_s for s in here if s.fired_per_s is not None]
     return types.Queue(
         name,
         sum(s.pending for s in here),
+        all(s.complete for s in here),
         sum(s.ready for s in here),
         sum(s.in_flight for s in here),
+        round(sum(rates), 3) if len(rates) == len(here) else None,
+        types.QueueSettings(keep_result_ms),
         [_lane(s) for s in here],
     )
 

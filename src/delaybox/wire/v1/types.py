@@ -355,24 +355,53 @@ class Lane(Struct, gc=False):
 
     queue: str
     type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
-    pending: Annotated[int, Meta(description="due soon")]
+    pending: Annotated[
+        int, Meta(description="waiting, the ready ones among them; all or those due soon: see `pending_complete`")
+    ]
+    pending_complete: Annotated[
+        bool,
+        Meta(description="false: the store holds more than 10,000 tasks, of which `pending` counts those due soon"),
+    ]
     ready: Annotated[int, Meta(description="due, waiting for a free slot")]
     in_flight: Annotated[int, Meta(description="being carried out")]
+    fired_per_s: Annotated[
+        float | None,
+        Meta(
+            description="carried out a second over the last minute, as the living nodes tell; null: published in place "
+            "by the store, which is counted for all queues together in /metrics",
+            extra_json_schema={"minimum": 0},
+        ),
+    ]
 
 
 class Queues(Struct, gc=False):
-    """All queues that hold something now, a line for each task type."""
+    """All queues that hold something now or fired in the last minute, a line for each task type."""
 
     queues: list[Lane]
 
 
+class QueueSettings(Struct, gc=False):
+    """What holds for a queue by the configuration of the node that answers."""
+
+    keep_result_ms: Annotated[
+        int,
+        Meta(
+            description="how long a worker's answer is kept unless its task says otherwise; 0: not at all",
+            extra_json_schema={"minimum": 0},
+        ),
+    ]
+
+
 class Queue(Struct, gc=False):
-    """One queue: sums, and a line for each task type it holds."""
+    """One queue: sums, and a line for each task type it holds. `fired_per_s` is null where one of them is."""
 
     queue: str
     pending: Count
+    pending_complete: bool
     ready: Count
     in_flight: Count
+    fired_per_s: Annotated[float | None, Meta(extra_json_schema={"minimum": 0})]
+    settings: QueueSettings
     types: list[Lane]
 
 

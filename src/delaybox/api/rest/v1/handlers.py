@@ -55,9 +55,14 @@ class V1Service(Protocol):
 
 
 class V1:
-    """The handlers. ``root``: the context path, for Location."""
+    """The handlers. ``root``: the context path, for Location. ``keep_ms``: how long results are kept by queue; that of
+    no queue's name holds for all others.
+    """
 
-    def __init__(self, service: V1Service, edge: Edge, rules: tasks.Rules, root: str) -> None:
+    def __init__(
+        self, service: V1Service, edge: Edge, rules: tasks.Rules, root: str, keep_ms: Mapping[str, int]
+    ) -> None:
+        self._keep_ms = keep_ms
         self._service = service
         self._edge = edge
         self._rules = rules
@@ -169,7 +174,8 @@ class V1:
     async def queue(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         queries.parse_none(scope["query_string"])
         name = tasks.queue_of("queue", scope["params"]["queue"])
-        return _json(rendering.queue(name, await self._service.queues()))
+        found = await self._service.queues()
+        return _json(rendering.queue(name, found, keep_result_ms=self._keep_ms.get(name, self._keep_ms[""])))
 
     async def forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         start, end, step = queries.parse_forecast(scope["query_string"], _now_ms())

@@ -1,0 +1,27 @@
+"""How often something happened in the last minute."""
+
+from __future__ import annotations
+
+from delaybox.core.rates import Rates
+
+
+def test_a_rate_is_over_the_last_minute() -> None:
+    rates = Rates(100.0)
+    for second in range(120):
+        rates.add([b"a", b"a"], 100.0 + second)
+    rates.add([b"b"] * 30, 219.5)
+    assert rates.per_second(219.9) == {b"a": 2.0, b"b": 0.5}
+
+
+def test_a_young_one_divides_by_its_age_but_by_a_second_at_least() -> None:
+    rates = Rates(100.0)
+    rates.add([b"a"] * 8, 100.1)
+    assert rates.per_second(100.1) == {b"a": 8.0}
+    assert rates.per_second(104.0) == {b"a": 2.0}
+
+
+def test_what_ended_a_minute_ago_is_left_out() -> None:
+    rates = Rates(0.0)
+    rates.add([b"a"], 1.0)
+    assert rates.per_second(60.0) == {b"a": round(1 / 60, 3)}
+    assert rates.per_second(66.0) == {}
