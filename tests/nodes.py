@@ -54,12 +54,12 @@ class Node:
     def ready(self) -> Node:
         """Itself, when it listens and its readiness is given."""
         self.port = int(self.wait_for(r"listening on http://\S+?:(\d+)")[1])
-        if found := re.search(r"grpc listening on \S+?:(\d+)", self.said()):
-            self.grpc_port = int(found[1])
         give_up = time.monotonic() + _READY_S
         while self.call("GET", "/readyz")[0] != 200:
             assert time.monotonic() < give_up, self.said()
             time.sleep(0.02)
+        if found := re.search(r"grpc listening on \S+?:(\d+)", self.said()):
+            self.grpc_port = int(found[1])
         return self
 
     def call(

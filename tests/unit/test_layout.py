@@ -45,4 +45,8 @@ def test_no_file_grows_past_what_can_be_read() -> None:
 
 
 def test_the_public_door() -> None:
-    assert delaybox.__all__ == ["__version__"]
+    assert delaybox.__all__ == ["AsyncClient", "Call", "Client", "NewTask", "Retry", "__version__"]
+    for name in delaybox.__all__:
+        assert getattr(delaybox, name) is not None and name in dir(delaybox)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        getattr(delaybox, "Nothing")  # noqa: B009 - mypy knows that there is none

@@ -1,0 +1,94 @@
+"""The Python client: `Client`, and `AsyncClient` for asyncio.
+
+One core without I/O (steps, streams, mapping: generators of effects; calls, tasks, models, errors, endpoints: plain
+values) and two shells that carry its effects out (threads, tasked). Needs none of the node's parts.
+"""
+
+from __future__ import annotations
+
+from delaybox.client.async_client import AsyncClient, AsyncHandle
+from delaybox.client.client import Client, Handle
+from delaybox.client.errors import (
+    CallTimeout,
+    NotFinished,
+    OutcomeUnknown,
+    Refused,
+    ResultGone,
+    TaskCancelled,
+    TaskFailed,
+    Unreachable,
+)
+from delaybox.client.models import (
+    BulkDone,
+    Event,
+    ForecastStep,
+    Priority,
+    Progress,
+    Queue,
+    Result,
+    Retry,
+    Scheduled,
+    Task,
+    TaskState,
+    TaskType,
+)
+from delaybox.client.tasks import CODECS, CallOptions, Filter, NewTask, Options
+from delaybox.core.errors import (
+    DelayBoxError,
+    IdempotencyConflict,
+    InvalidTask,
+    NotDecodable,
+    NotEncodable,
+    Overloaded,
+    PastDue,
+    StoreUnavailable,
+    TaskFinished,
+    TaskNotFound,
+    TaskRunning,
+)
+from delaybox.wire.call import Call, Codecs
+
+__all__ = [
+    "CODECS",
+    "AsyncClient",
+    "AsyncHandle",
+    "BulkDone",
+    "Call",
+    "CallOptions",
+    "CallTimeout",
+    "Client",
+    "Codecs",
+    "DelayBoxError",
+    "Event",
+    "Filter",
+    "ForecastStep",
+    "Handle",
+    "IdempotencyConflict",
+    "InvalidTask",
+    "NewTask",
+    "NotDecodable",
+    "NotEncodable",
+    "NotFinished",
+    "Options",
+    "OutcomeUnknown",
+    "Overloaded",
+    "PastDue",
+    "Priority",
+    "Progress",
+    "Queue",
+    "Refused",
+    "Result",
+    "ResultGone",
+    "Retry",
+    "Scheduled",
+    "StoreUnavailable",
+    "Task",
+    "TaskCancelled",
+    "TaskFailed",
+    "TaskFinished",
+    "TaskNotFound",
+    "TaskRunning",
+    "TaskState",
+    "TaskType",
+    "Unreachable",
+]

@@ -1,0 +1,289 @@
+"""The client for asyncio. What each call does is said at `Client`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Unpack
+
+from delaybox.client import calls, streams
+from delaybox.client.base import Base
+from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Scheduled, Stored, Task, moment
+from delaybox.client.progress import Report
+from delaybox.client.tasked import Carrier
+from delaybox.client.tasks import (
+    CallOptions,
+    Duration,
+    Filter,
+    Moment,
+    NewTask,
+    Options,
+    When,
+    new_publish,
+    new_shell,
+)
+from delaybox.core.errors import DelayBoxError
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncHandle:
+    """A scheduled task. ``created``: False when its key already named this task."""
+
+    id: str
+    due_ms: int
+    created: bool = True
+    client: AsyncClient = field(repr=False, compare=False, kw_only=True)
+
+    @property
+    def due(self) -> datetime:
+        """When it is due, in UTC."""
+        return moment(self.due_ms)
+
+    async def result(self, timeout: float | timedelta | str | None = None) -> Any:
+        """See `Client.result`."""
+        return await self.client.result(self.id, timeout)
+
+    async def get(self) -> Task:
+        """See `Client.get`."""
+        return await self.client.get(self.id)
+
+    async def cancel(self, *, running: bool = False) -> bool:
+        """See `Client.cancel`."""
+        return await self.client.cancel(self.id, running=running)
+
+    async def reschedule(self, **when: Unpack[When]) -> Task:
+        """See `Client.reschedule`."""
+        return await self.client.reschedule(self.id, **when)
+
+    async def run_now(self) -> datetime:
+        """See `Client.run_now`."""
+        return await self.client.run_now(self.id)
+
+
+class AsyncClient(Base):
+    """`Client` for asyncio: the same arguments and the same calls, awaited or iterated with ``async for``.
+
+    For one event loop. Iterables may be asynchronous ones.
+    """
+
+    def _open(self) -> None:
+        self._carrier = Carrier(self._target)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """See `Client.close`."""
+        await self._carrier.close()
+
+    def _handle(self, outcome: Stored | DelayBoxError) -> Any:
+        return (
+            AsyncHandle(outcome.id, outcome.due_ms, outcome.created, client=self)
+            if isinstance(outcome, Stored)
+            else outcome
+        )
+
+    # -- schedule -----------------------------------------------------------------------------------------------
+
+    async def schedule(
+        self,
+        function: str | Callable[..., Any] | NewTask,
+        arguments: object = None,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> AsyncHandle:
+        """See `Client.schedule`."""
+        handle: AsyncHandle = self._handle(await self._carrier.run(self._one(function, arguments, options)))
+        return handle
+
+    async def publish(self, payload: object = b"", /, **options: Unpack[Options]) -> AsyncHandle:
+        """See `Client.publish`."""
+        handle: AsyncHandle = self._handle(await self._carrier.run(self._stored(new_publish(payload, options))))
+        return handle
+
+    async def shell(self, command: str | bytes = "", /, *, name: str = "", **options: Unpack[Options]) -> AsyncHandle:
+        """See `Client.shell`."""
+        handle: AsyncHandle = self._handle(await self._carrier.run(self._stored(new_shell(command, name, options))))
+        return handle
+
+    async def schedule_many(
+        self,
+        tasks: Iterable[NewTask] | AsyncIterable[NewTask],
+        *,
+        chunk: int = streams.CHUNK,
+        safe: bool | None = None,
+        progress: bool | Report = False,
+    ) -> Scheduled:
+        """See `Client.schedule_many`."""
+        done = Scheduled()
+        steps = self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=done.add)
+        try:
+            async for _ in self._carrier.iterate(steps):
+                pass
+        except DelayBoxError as error:
+            error.add_note(f"{done.total} tasks had been answered: {done.created} created, {done.refused} refused")
+            raise
+        return done
+
+    def schedule_each(
+        self,
+        tasks: Iterable[NewTask] | AsyncIterable[NewTask],
+        *,
+        chunk: int = streams.CHUNK,
+        safe: bool | None = None,
+        progress: bool | Report = False,
+    ) -> AsyncIterator[AsyncHandle | DelayBoxError]:
+        """See `Client.schedule_each`."""
+        return self._carrier.iterate(self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=self._handle))
+
+    def map(
+        self,
+        function: str | Callable[..., Any],
+        items: Iterable[Any] | AsyncIterable[Any],
+        /,
+        *,
+        ordered: bool = True,
+        window: int = 10_000,
+        return_exceptions: bool = False,
+        progress: bool | Report = False,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[Any]:
+        """See `Client.map`."""
+        flag = asyncio.Event()
+        steps = self._map(
+            function,
+            items,
+            flag,
+            options,
+            ordered=ordered,
+            window=window,
+            return_exceptions=return_exceptions,
+            progress=progress,
+        )
+        return self._carrier.iterate(steps)
+
+    # -- one task -----------------------------------------------------------------------------------------------
+
+    async def get(self, task_id: str, /) -> Task:
+        """See `Client.get`."""
+        return await self._carrier.run(self._session.unary(calls.get(task_id)))
+
+    async def result(self, task_id: str, /, timeout: float | timedelta | str | None = None) -> Any:
+        """See `Client.result`."""
+        return await self._carrier.run(self._result(task_id, timeout))
+
+    def watch(
+        self,
+        ids: str | Iterable[str],
+        /,
+        *,
+        ends_only: bool = False,
+        timeout: float | timedelta | str | None = None,
+    ) -> AsyncIterator[Event]:
+        """See `Client.watch`."""
+        return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
+
+    async def cancel(self, task_id: str, /, *, running: bool = False) -> bool:
+        """See `Client.cancel`."""
+        return await self._carrier.run(self._session.unary(calls.cancel(task_id, running=running)))
+
+    async def reschedule(
+        self,
+        task_id: str,
+        /,
+        *,
+        priority: str | None = None,
+        payload: object = None,
+        labels: Mapping[str, str] | None = None,
+        **when: Unpack[When],
+    ) -> Task:
+        """See `Client.reschedule`."""
+        return await self._carrier.run(
+            self._session.unary(calls.reschedule(task_id, when, priority=priority, payload=payload, labels=labels))
+        )
+
+    async def run_now(self, task_id: str, /) -> datetime:
+        """See `Client.run_now`."""
+        return await self._carrier.run(self._session.unary(calls.run_now(task_id)))
+
+    # -- many tasks ---------------------------------------------------------------------------------------------
+
+    def list(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> AsyncIterator[Task]:
+        """See `Client.list`."""
+        return self._carrier.iterate(streams.listed(self._session, "List", wanted, limit))
+
+    async def cancel_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """See `Client.cancel_many`."""
+        return await self._bulk(calls.cancel_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
+    async def reschedule_many(
+        self,
+        *,
+        at: Moment | None = None,
+        delay: Duration | None = None,
+        everything: bool = False,
+        limit: int = 0,
+        dry_run: bool = False,
+        **wanted: Unpack[Filter],
+    ) -> BulkDone:
+        """See `Client.reschedule_many`."""
+        call = calls.reschedule_many(
+            wanted, {"at": at, "delay": delay}, everything=everything, limit=limit, dry_run=dry_run
+        )
+        return await self._carrier.run(self._session.unary(call))
+
+    async def run_now_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """See `Client.run_now_many`."""
+        return await self._bulk(calls.run_now_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
+    async def _bulk(self, make: Callable[..., Any], wanted: Mapping[str, Any], **options: Any) -> BulkDone:
+        done: BulkDone = await self._carrier.run(self._session.unary(make(wanted, **options)))
+        return done
+
+    # -- dead letters -------------------------------------------------------------------------------------------
+
+    def dead(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> AsyncIterator[Task]:
+        """See `Client.dead`."""
+        return self._carrier.iterate(streams.listed(self._session, "ListDead", wanted, limit))
+
+    async def replay_dead(self, task_id: str, /) -> None:
+        """See `Client.replay_dead`."""
+        await self._carrier.run(self._session.unary(calls.replay_dead(task_id)))
+
+    async def replay_dead_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """See `Client.replay_dead_many`."""
+        return await self._bulk(calls.replay_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
+    async def discard_dead(self, task_id: str, /) -> None:
+        """See `Client.discard_dead`."""
+        await self._carrier.run(self._session.unary(calls.discard_dead(task_id)))
+
+    # -- the whole ----------------------------------------------------------------------------------------------
+
+    async def queues(self, queue: str | None = None, /) -> tuple[Queue, ...]:
+        """See `Client.queues`."""
+        return await self._carrier.run(self._session.unary(calls.queues(queue)))
+
+    async def forecast(
+        self, *, start: Moment | None = None, end: Moment | None = None, step: Duration | None = None
+    ) -> tuple[ForecastStep, ...]:
+        """See `Client.forecast`."""
+        return await self._carrier.run(self._session.unary(calls.forecast(start, end, step)))
+
+    async def nodes(self) -> tuple[dict[str, Any], ...]:
+        """See `Client.nodes`."""
+        return await self._carrier.run(self._session.unary(calls.nodes()))

@@ -1,0 +1,125 @@
+"""What both clients are made of: their settings, and the steps of each call. Neither waits for anything here."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from delaybox.client import calls, channel, mapping, streams
+from delaybox.client.endpoints import Endpoints
+from delaybox.client.models import Event, Stored
+from delaybox.client.progress import Report, reported, shown
+from delaybox.client.steps import Session, Steps, each
+from delaybox.client.tasks import CODECS, NewTask, calls_of, new_call, seconds
+from delaybox.core.errors import InvalidTask
+from delaybox.wire.call import Codecs
+from delaybox.wire.gen import scheduler_pb2 as pb
+
+DEFAULT_ENDPOINT = "localhost:9088"
+
+
+class Base:
+    """See `Client`."""
+
+    def __init__(
+        self,
+        endpoints: str | Iterable[str] = DEFAULT_ENDPOINT,
+        *,
+        token: str | None = None,
+        tls: bool = False,
+        ca_file: str | Path | None = None,
+        cert_file: str | Path | None = None,
+        key_file: str | Path | None = None,
+        timeout: float | timedelta | str | None = 30.0,
+        retries: int = 5,
+        safe: bool = False,
+        codecs: Codecs = CODECS,
+    ) -> None:
+        self._target = channel.target(
+            endpoints, token=token, tls=tls, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+        )
+        self._codecs = codecs
+        self._session = Session(
+            Endpoints(self._target.endpoints, random.random),
+            clock=time.monotonic,
+            draw=random.random,
+            timeout_s=seconds("timeout", timeout),
+            retries=retries,
+            safe=safe,
+        )
+        self._open()
+
+    def _open(self) -> None:
+        """Makes what carries steps out."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {','.join(self._target.endpoints)}>"
+
+    def _one(
+        self, task: NewTask | str | Callable[..., Any], arguments: object, options: Mapping[str, Any]
+    ) -> Steps[Stored]:
+        if isinstance(task, NewTask):
+            if arguments is not None or options:
+                raise TypeError("a NewTask brings its own arguments and options; give them where it is made")
+            return self._stored(task.message)
+        return self._stored(new_call(task, arguments, options, self._codecs))
+
+    def _stored(self, task: pb.NewTask) -> Steps[Stored]:
+        own_key = self._session.safe and not task.idempotency_key
+        if own_key:
+            task = streams.with_key(task, uuid4().hex)
+        return self._session.unary(calls.schedule(task, own_key=own_key))
+
+    def _many(
+        self, tasks: Any, *, chunk: int, safe: bool | None, progress: bool | Report, make: Callable[[Any], Any]
+    ) -> Steps[None]:
+        if not 1 <= chunk <= 10_000:
+            raise InvalidTask("chunk", f"chunk {chunk} is not in range; give 1 to 10000")
+        safe = self._session.safe if safe is None else safe
+        steps = streams.schedule_each(self._session, iterator(tasks), chunk=chunk, safe=safe)
+        return reported(each(steps, make), shown(progress, tasks, "scheduled"))
+
+    def _map(
+        self,
+        function: str | Callable[..., Any],
+        items: Any,
+        flag: mapping.Flag,
+        options: Mapping[str, Any],
+        *,
+        ordered: bool,
+        window: int,
+        return_exceptions: bool,
+        progress: bool | Report,
+    ) -> Steps[None]:
+        if window < 1:
+            raise InvalidTask("window", f"window {window} is not in range; give 1 or more")
+        steps = mapping.mapped(
+            self._session,
+            iterator(items),
+            calls_of(function, options, self._codecs, keep_result_ms=mapping.KEEP_MS),
+            window=mapping.Window(window, flag, ordered=ordered),
+            flag=flag,
+            chunk=max(1, min(streams.CHUNK, window // 4)),
+            codecs=self._codecs,
+            return_exceptions=return_exceptions,
+        )
+        return reported(steps, shown(progress, items, "done"))
+
+    def _watch(self, ids: str | Iterable[str], *, ends_only: bool, timeout: Any) -> Steps[Any]:
+        wanted = [ids] if isinstance(ids, str) else list(ids)
+        steps = streams.watched(self._session, wanted, ends_only=ends_only, limit_s=seconds("timeout", timeout))
+        return each(steps, Event.of)
+
+    def _result(self, task_id: str, timeout: Any) -> Steps[Any]:
+        return streams.result(self._session, task_id, limit_s=seconds("timeout", timeout), codecs=self._codecs)
+
+
+def iterator(source: Any) -> Any:
+    """An iterator, of either kind. TypeError."""
+    return aiter(source) if hasattr(source, "__aiter__") else iter(source)

@@ -1,0 +1,76 @@
+"""How channels to the nodes are made: the same options for both gRPC libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from delaybox import __version__
+from delaybox.client import endpoints as endpoints_module
+from delaybox.core.errors import ConfigError
+
+_MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The nodes and what they are told of the caller."""
+
+    endpoints: tuple[str, ...]
+    credentials: grpc.ChannelCredentials | None
+    metadata: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, Any], ...]
+
+
+def target(
+    endpoints: str | Iterable[str],
+    *,
+    token: str | None,
+    tls: bool,
+    ca_file: str | Path | None,
+    cert_file: str | Path | None,
+    key_file: str | Path | None,
+) -> Target:
+    """ConfigError for endpoints, a token or files that cannot be used."""
+    if token is not None and (not token.isascii() or not token.isprintable() or " " in token or not token):
+        raise ConfigError("the token holds characters that no token has, or none at all")
+    if (cert_file is None) != (key_file is None):
+        raise ConfigError("cert_file and key_file belong together; give both or neither")
+    credentials = None
+    if tls or ca_file is not None or cert_file is not None:
+        credentials = grpc.ssl_channel_credentials(
+            _pem("ca_file", ca_file), _pem("key_file", key_file), _pem("cert_file", cert_file)
+        )
+    return Target(
+        endpoints_module.parse(endpoints),
+        credentials,
+        () if token is None else (("authorization", f"Bearer {token}"),),
+        (
+            ("grpc.max_receive_message_length", 64 * _MIB),
+            ("grpc.max_send_message_length", 64 * _MIB),
+            # One name may stand for several nodes.
+            ("grpc.lb_policy_name", "round_robin"),
+            # gRPC's own pauses grow to two minutes: a node that is back would wait for us.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 3_000),
+            # A network that swallows everything is noticed within half a minute; nodes allow a ping every 5 s.
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.primary_user_agent", f"delaybox-python/{__version__}"),
+        ),
+    )
+
+
+def _pem(option: str, path: str | Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{option} {str(path)!r} cannot be read ({error.strerror}); name a PEM file") from None

@@ -1,0 +1,324 @@
+"""The client for ordinary code."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Unpack
+
+from delaybox.client import calls, streams
+from delaybox.client.base import Base
+from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Scheduled, Stored, Task, moment
+from delaybox.client.progress import Report
+from delaybox.client.tasks import (
+    CallOptions,
+    Duration,
+    Filter,
+    Moment,
+    NewTask,
+    Options,
+    When,
+    new_publish,
+    new_shell,
+)
+from delaybox.client.threads import Carrier
+from delaybox.core.errors import DelayBoxError
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A scheduled task. ``created``: False when its key already named this task."""
+
+    id: str
+    due_ms: int
+    created: bool = True
+    client: Client = field(repr=False, compare=False, kw_only=True)
+
+    @property
+    def due(self) -> datetime:
+        """When it is due, in UTC."""
+        return moment(self.due_ms)
+
+    def result(self, timeout: float | timedelta | str | None = None) -> Any:
+        """See `Client.result`."""
+        return self.client.result(self.id, timeout)
+
+    def get(self) -> Task:
+        """See `Client.get`."""
+        return self.client.get(self.id)
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """See `Client.cancel`."""
+        return self.client.cancel(self.id, running=running)
+
+    def reschedule(self, **when: Unpack[When]) -> Task:
+        """See `Client.reschedule`."""
+        return self.client.reschedule(self.id, **when)
+
+    def run_now(self) -> datetime:
+        """See `Client.run_now`."""
+        return self.client.run_now(self.id)
+
+
+class Client(Base):
+    """Calls to DelayBox nodes over gRPC. For several threads; make it once and keep it, `close` it at the end.
+
+    endpoints: one address or several, ``host:port`` each (port 9088 unless given): calls take turns among the nodes
+        that work, and go on with the others when one is lost.
+    token: sent as a bearer token. Over networks use it with TLS only.
+    tls: TLS with the authorities that gRPC trusts; ``ca_file`` names others, ``cert_file`` and ``key_file`` this
+        client's own certificate (PEM). Any of them means TLS.
+    timeout: of one call with all its attempts: seconds, a timedelta, or text such as "30s"; None: no limit.
+    retries: how many further attempts a call may take, with growing pauses. Only what cannot do harm is repeated:
+        what only reads, what certainly never reached a node or was refused by one that is busy, and what has a key.
+    safe: gives every task without key one of its own, so that scheduling can be repeated after a broken connection and
+        creates it once. Costs the store an entry for each until 24 h after the task has ended; without it such a call
+        ends with OutcomeUnknown.
+    codecs: forms of arguments and results beside JSON and bytes.
+
+    Errors are DelayBoxErrors: those of a node (InvalidTask, TaskNotFound, IdempotencyConflict, ...), Unreachable when
+    no node answered, OutcomeUnknown when something was sent and nobody knows what became of it, CallTimeout.
+    """
+
+    def _open(self) -> None:
+        self._carrier = Carrier(self._target)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connections; calls under way end with Unreachable. Harmless when repeated."""
+        self._carrier.close()
+
+    def _handle(self, outcome: Stored | DelayBoxError) -> Any:
+        return (
+            Handle(outcome.id, outcome.due_ms, outcome.created, client=self) if isinstance(outcome, Stored) else outcome
+        )
+
+    # -- schedule -----------------------------------------------------------------------------------------------
+
+    def schedule(
+        self,
+        function: str | Callable[..., Any] | NewTask,
+        arguments: object = None,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> Handle:
+        """Schedules a worker's function; answered after the task is stored.
+
+        ``function``: its name, or the function that a worker's decorator returned; or a NewTask, which says all.
+        ``arguments``: a dict (keyword arguments), a list or tuple (positional ones), a Call (both), bytes, or another
+        value (the only argument). JSON, unless ``content_type`` names a codec. For the options see `Options`.
+        """
+        handle: Handle = self._handle(self._carrier.run(self._one(function, arguments, options)))
+        return handle
+
+    def publish(self, payload: object = b"", /, **options: Unpack[Options]) -> Handle:
+        """Schedules a message for subscribers (PUB_SUB): bytes as they stand, text as UTF-8, anything else as JSON."""
+        handle: Handle = self._handle(self._carrier.run(self._stored(new_publish(payload, options))))
+        return handle
+
+    def shell(self, command: str | bytes = "", /, *, name: str = "", **options: Unpack[Options]) -> Handle:
+        """Schedules a command for sh, or, by ``name``, one that the node knows (``command``: its standard input)."""
+        handle: Handle = self._handle(self._carrier.run(self._stored(new_shell(command, name, options))))
+        return handle
+
+    def schedule_many(
+        self,
+        tasks: Iterable[NewTask],
+        *,
+        chunk: int = streams.CHUNK,
+        safe: bool | None = None,
+        progress: bool | Report = False,
+    ) -> Scheduled:
+        """Schedules as many tasks as the iterable has, in chunks, and counts what became of them.
+
+        ``safe``: as the client's, for this call. ``progress``: True for a bar on stderr, or a function that is told how
+        many are done and of how many. In bounded memory; what concerns the call as a whole is raised (and says how many
+        were done before), what concerns one task is counted and kept, the first thousand.
+        """
+        done = Scheduled()
+        steps = self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=done.add)
+        try:
+            for _ in self._carrier.iterate(steps):
+                pass
+        except DelayBoxError as error:
+            error.add_note(f"{done.total} tasks had been answered: {done.created} created, {done.refused} refused")
+            raise
+        return done
+
+    def schedule_each(
+        self,
+        tasks: Iterable[NewTask],
+        *,
+        chunk: int = streams.CHUNK,
+        safe: bool | None = None,
+        progress: bool | Report = False,
+    ) -> Iterator[Handle | DelayBoxError]:
+        """As `schedule_many`, but yields each task's handle or its error, in order. Nothing happens before that."""
+        return self._carrier.iterate(self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=self._handle))
+
+    def map(
+        self,
+        function: str | Callable[..., Any],
+        items: Iterable[Any],
+        /,
+        *,
+        ordered: bool = True,
+        window: int = 10_000,
+        return_exceptions: bool = False,
+        progress: bool | Report = False,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[Any]:
+        """Runs a worker's function over the items, on all workers, and yields what it returned.
+
+        Each item is the only argument, or a Call. At most ``window`` items are under way or waiting to be taken, so
+        millions need no more memory than that. In the items' order, or with ``ordered=False`` as they end. An item that
+        failed for good is raised and ends the iteration, or is yielded as its error (``return_exceptions``). Items run
+        at least once. Results are kept for a minute unless ``keep_result`` says otherwise.
+        """
+        flag = threading.Event()
+        steps = self._map(
+            function,
+            items,
+            flag,
+            options,
+            ordered=ordered,
+            window=window,
+            return_exceptions=return_exceptions,
+            progress=progress,
+        )
+        return self._carrier.iterate(steps)
+
+    # -- one task -----------------------------------------------------------------------------------------------
+
+    def get(self, task_id: str, /) -> Task:
+        """The task, wherever it stands. TaskNotFound, TaskFinished where nothing of it is kept."""
+        return self._carrier.run(self._session.unary(calls.get(task_id)))
+
+    def result(self, task_id: str, /, timeout: float | timedelta | str | None = None) -> Any:
+        """Waits until the task has ended, and returns what its function returned (of a command: what it printed).
+
+        ``timeout``: seconds, a timedelta, or text such as "30s"; None: as long as it takes. Needs a result that is kept
+        (``keep_result``). NotFinished (a TimeoutError), TaskFailed, TaskCancelled, ResultGone.
+        """
+        return self._carrier.run(self._result(task_id, timeout))
+
+    def watch(
+        self,
+        ids: str | Iterable[str],
+        /,
+        *,
+        ends_only: bool = False,
+        timeout: float | timedelta | str | None = None,
+    ) -> Iterator[Event]:
+        """The state changes of up to 10,000 tasks, the present state first, until all have ended or the time is over.
+
+        After a broken connection the present states are told again.
+        """
+        return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
+
+    def cancel(self, task_id: str, /, *, running: bool = False) -> bool:
+        """Cancels a task that waits. TaskRunning for one that runs, unless ``running``: then its worker is told to stop
+        it, and the answer is True."""
+        return self._carrier.run(self._session.unary(calls.cancel(task_id, running=running)))
+
+    def reschedule(
+        self,
+        task_id: str,
+        /,
+        *,
+        priority: str | None = None,
+        payload: object = None,
+        labels: Mapping[str, str] | None = None,
+        **when: Unpack[When],
+    ) -> Task:
+        """Moves a task that waits, and changes what else is given; ``labels`` replace all. TaskRunning."""
+        return self._carrier.run(
+            self._session.unary(calls.reschedule(task_id, when, priority=priority, payload=payload, labels=labels))
+        )
+
+    def run_now(self, task_id: str, /) -> datetime:
+        """Makes a task that waits due at once; the answer is its new due time."""
+        return self._carrier.run(self._session.unary(calls.run_now(task_id)))
+
+    # -- many tasks ---------------------------------------------------------------------------------------------
+
+    def list(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> Iterator[Task]:
+        """The tasks that match, soonest minute first; ``limit`` of them, or all. Fetched as they are iterated."""
+        return self._carrier.iterate(streams.listed(self._session, "List", wanted, limit))
+
+    def cancel_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """Cancels the pending tasks that match. ``everything``: without a filter; ``limit`` 0: no limit;
+        ``dry_run``: only counts."""
+        return self._bulk(calls.cancel_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
+    def reschedule_many(
+        self,
+        *,
+        at: Moment | None = None,
+        delay: Duration | None = None,
+        everything: bool = False,
+        limit: int = 0,
+        dry_run: bool = False,
+        **wanted: Unpack[Filter],
+    ) -> BulkDone:
+        """Moves the pending tasks that match. As `cancel_many`."""
+        call = calls.reschedule_many(
+            wanted, {"at": at, "delay": delay}, everything=everything, limit=limit, dry_run=dry_run
+        )
+        return self._carrier.run(self._session.unary(call))
+
+    def run_now_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """Makes the pending tasks that match due at once. As `cancel_many`."""
+        return self._bulk(calls.run_now_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
+    def _bulk(self, make: Callable[..., Any], wanted: Mapping[str, Any], **options: Any) -> BulkDone:
+        done: BulkDone = self._carrier.run(self._session.unary(make(wanted, **options)))
+        return done
+
+    # -- dead letters -------------------------------------------------------------------------------------------
+
+    def dead(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> Iterator[Task]:
+        """The dead letters that match, newest first. As `list`."""
+        return self._carrier.iterate(streams.listed(self._session, "ListDead", wanted, limit))
+
+    def replay_dead(self, task_id: str, /) -> None:
+        """Brings a dead letter back, due at once, its attempts forgotten."""
+        self._carrier.run(self._session.unary(calls.replay_dead(task_id)))
+
+    def replay_dead_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """Brings back the dead letters that match. As `cancel_many`."""
+        return self._bulk(calls.replay_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
+    def discard_dead(self, task_id: str, /) -> None:
+        """Deletes a dead letter for good."""
+        self._carrier.run(self._session.unary(calls.discard_dead(task_id)))
+
+    # -- the whole ----------------------------------------------------------------------------------------------
+
+    def queues(self, queue: str | None = None, /) -> tuple[Queue, ...]:
+        """What each queue holds now, or one of them."""
+        return self._carrier.run(self._session.unary(calls.queues(queue)))
+
+    def forecast(
+        self, *, start: Moment | None = None, end: Moment | None = None, step: Duration | None = None
+    ) -> tuple[ForecastStep, ...]:
+        """How many tasks are due when: from now for 24 h in steps of an hour, unless given. Steps are whole minutes."""
+        return self._carrier.run(self._session.unary(calls.forecast(start, end, step)))
+
+    def nodes(self) -> tuple[dict[str, Any], ...]:
+        """The nodes and workers heard of lately, each with its facts."""
+        return self._carrier.run(self._session.unary(calls.nodes()))

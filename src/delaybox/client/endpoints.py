@@ -1,0 +1,78 @@
+"""Where the nodes are, and which one is asked next. Pure: the clock and the random draw are arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from delaybox.core.errors import ConfigError
+
+DEFAULT_PORT: Final = 9088
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
+
+
+def parse(endpoints: str | Iterable[str]) -> tuple[str, ...]:
+    """Addresses as gRPC takes them. ConfigError for what is none, and for none at all."""
+    given = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+    found = tuple(dict.fromkeys(_address(one) for text in given for one in text.split(",")))
+    if not found:
+        raise ConfigError("no endpoint is given; name at least one node, such as localhost:9088")
+    return found
+
+
+def _address(text: str) -> str:
+    text = text.strip()
+    if text.startswith("unix:") and len(text) > 5:
+        return text
+    match = _HOST.fullmatch(text)
+    if match is None or not 0 < int(match[2] or DEFAULT_PORT) < 65536:
+        mend = " without a scheme (TLS is asked for by tls=True or ca_file)" if "://" in text else ""
+        raise ConfigError(f"endpoint {text!r} is not one; write host:port{mend}, such as localhost:9088")
+    return f"{match[1]}:{match[2] or DEFAULT_PORT}"
+
+
+class Endpoints:
+    """Takes turns among the nodes that work; one that failed is left alone for a while, longer each time."""
+
+    __slots__ = ("_draw", "_failures", "_not_before", "_turn", "names")
+
+    def __init__(self, names: tuple[str, ...], draw: Callable[[], float]) -> None:
+        """``draw``: a random number in [0, 1): several clients do not come back at the same moment."""
+        self.names = names
+        self._draw = draw
+        self._failures = [0] * len(names)
+        self._not_before = [0.0] * len(names)
+        # Many short-lived clients must not all begin with the first.
+        self._turn = int(draw() * len(names))
+
+    def pick(self, now: float) -> int:
+        """The next node: one that works; when none does, the one that is to be tried again soonest."""
+        count = len(self.names)
+        self._turn = turn = (self._turn + 1) % count
+        if self._not_before[turn] <= now:
+            return turn
+        order = [(turn + i) % count for i in range(count)]
+        return next((i for i in order if self._not_before[i] <= now), min(order, key=self._not_before.__getitem__))
+
+    def healthy(self, now: float) -> int:
+        """How many are not left alone at the moment."""
+        return sum(moment <= now for moment in self._not_before)
+
+    def worked(self, which: int) -> None:
+        if self._failures[which]:
+            self._failures[which] = 0
+            self._not_before[which] = 0.0
+
+    def failed(self, which: int, now: float, *, least_s: float = 0) -> None:
+        """It was not reached, or cannot do its work for at least so long."""
+        self._failures[which] += 1
+        self._not_before[which] = now + max(least_s, pause_s(self._failures[which], self._draw()))
+
+
+def pause_s(failures: int, draw: float) -> float:
+    """How long to wait after so many failures in a row: it doubles, and a random half is taken off."""
+    grown = _FIRST_PAUSE_S * (1 << min(failures - 1, 16))
+    return min(grown, _LONGEST_PAUSE_S) * (1 - draw / 2)

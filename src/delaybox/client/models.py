@@ -1,0 +1,279 @@
+"""What calls answer: plain frozen values, made of the wire's messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, ClassVar, Final
+
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.gen import task_pb2
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class TaskState(StrEnum):
+    """Where a task stands; equal to its name as text."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    FINISHED_OR_UNKNOWN = "finished_or_unknown"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in _ENDS
+
+
+_ENDS = frozenset((TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.FINISHED_OR_UNKNOWN))
+
+
+class TaskType(StrEnum):
+    """What a task is delivered to."""
+
+    PUB_SUB = "pub_sub"
+    SHELL = "shell"
+    HTTP = "http"
+    WORKER = "worker"
+
+
+class Priority(StrEnum):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+STATES: Final[Mapping[int, TaskState]] = {pb.TaskState.Value(f"TASK_STATE_{s.name}"): s for s in TaskState}
+TYPES: Final[Mapping[int, TaskType]] = {
+    pb.TASK_TYPE_PUB_SUB: TaskType.PUB_SUB,
+    pb.TASK_TYPE_SHELL_CMD: TaskType.SHELL,
+    pb.TASK_TYPE_HTTP: TaskType.HTTP,
+    pb.TASK_TYPE_WORKER: TaskType.WORKER,
+}
+PRIORITIES: Final[Mapping[int, Priority]] = {pb.Priority.Value(f"PRIORITY_{p.name}"): p for p in Priority}
+
+
+def moment(ms: int) -> datetime:
+    """A Unix time in ms as an aware datetime in UTC."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The answer to one scheduled task. ``created``: False when its key already named this task."""
+
+    id: str
+    due_ms: int
+    created: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How failed attempts are tried again. Waits as ``delay``; ``jitter``: the share of each drawn at random."""
+
+    attempts: int = 5
+    initial: timedelta | str | int = "1s"
+    factor: float = 2.0
+    maximum: timedelta | str | int = "1h"
+    jitter: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """``fraction``: 0 to 1, or None when it was not stated."""
+
+    fraction: float | None
+    message: str
+
+    @classmethod
+    def of(cls, said: pb.Progress) -> Progress:
+        return cls(fraction=said.fraction if said.fraction >= 0 else None, message=said.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a finished task left. ``output`` in its form ``content_type`` (empty = JSON); ``exit_code`` of a command."""
+
+    ok: bool
+    finished: datetime
+    duration_ms: int
+    output: bytes
+    content_type: str = ""
+    exit_code: int | None = None
+    truncated: bool = False
+    reason: str = ""
+
+    @classmethod
+    def of(cls, left: task_pb2.Result) -> Result:
+        return cls(
+            ok=left.ok,
+            finished=moment(left.finished_ms),
+            duration_ms=left.duration_ms,
+            output=left.output,
+            content_type=left.content_type,
+            exit_code=left.exit_code if left.HasField("exit_code") else None,
+            truncated=left.truncated,
+            reason=left.reason,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task as it stands. ``attempt``: failed attempts so far; ``reason``: why it last failed, or why it waits."""
+
+    id: str
+    state: TaskState
+    due: datetime
+    type: TaskType
+    queue: str
+    priority: Priority
+    name: str
+    payload: bytes
+    headers: Mapping[str, bytes]
+    labels: Mapping[str, str]
+    attempt: int
+    losses: int
+    deliveries: int
+    reason: str
+    expire_after_ms: int
+    timeout_ms: int
+    keep_result_ms: int
+    result: Result | None
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, info: pb.TaskInfo) -> Task:
+        return cls(
+            id=info.id,
+            state=STATES[info.state],
+            due=moment(info.due_ms),
+            type=TYPES[info.type],
+            queue=info.queue,
+            priority=PRIORITIES[info.priority],
+            name=info.name,
+            payload=info.payload,
+            headers=dict(info.headers),
+            labels=dict(info.labels),
+            attempt=info.attempt,
+            losses=info.losses,
+            deliveries=info.deliveries,
+            reason=info.reason,
+            expire_after_ms=info.expire_after_ms,
+            timeout_ms=info.timeout_ms,
+            keep_result_ms=info.keep_result_ms,
+            result=Result.of(info.result) if info.HasField("result") else None,
+            progress=Progress.of(info.progress) if info.HasField("progress") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A task's state at some moment."""
+
+    id: str
+    state: TaskState
+    attempt: int
+    reason: str
+    result: Result | None
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, said: pb.TaskEvent) -> Event:
+        return cls(
+            id=said.id,
+            state=STATES[said.state],
+            attempt=said.attempt,
+            reason=said.reason,
+            result=Result.of(said.result) if said.HasField("result") else None,
+            progress=Progress.of(said.progress) if said.HasField("progress") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkDone:
+    """What a bulk call did. ``matched`` the filter; ``skipped``: had begun or ended before they could be changed."""
+
+    matched: int
+    changed: int
+    skipped: int
+    sample_ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, said: pb.BulkResponse) -> BulkDone:
+        return cls(matched=said.matched, changed=said.changed, skipped=said.skipped, sample_ids=tuple(said.sample_ids))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """One queue of one task type. ``unserved``: functions with ready tasks that no connected worker serves."""
+
+    queue: str
+    type: TaskType
+    pending: int
+    ready: int
+    in_flight: int
+    unserved: tuple[str, ...]
+
+    @classmethod
+    def of(cls, said: pb.QueueInfo) -> Queue:
+        return cls(
+            queue=said.queue,
+            type=TYPES[said.type],
+            pending=said.pending,
+            ready=said.ready,
+            in_flight=said.in_flight,
+            unserved=tuple(said.unserved),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastStep:
+    """Tasks that are due from ``start`` until the next step."""
+
+    start: datetime
+    count: int
+
+    @classmethod
+    def of(cls, said: pb.ForecastStep) -> ForecastStep:
+        return cls(moment(said.start_ms), said.count)
+
+
+@dataclass(slots=True)
+class Scheduled:
+    """What became of many tasks. ``errors``: place in the input and why, of the first thousand refused."""
+
+    created: int = 0
+    existing: int = 0
+    refused: int = 0
+    errors: list[tuple[int, Exception]] = field(default_factory=list)
+
+    MAX_ERRORS: ClassVar[int] = 1000
+
+    @property
+    def total(self) -> int:
+        return self.created + self.existing + self.refused
+
+    def add(self, outcome: Stored | Exception) -> None:
+        """Counts one more."""
+        if isinstance(outcome, Stored):
+            if outcome.created:
+                self.created += 1
+            else:
+                self.existing += 1
+            return
+        if len(self.errors) < self.MAX_ERRORS:
+            self.errors.append((self.total, outcome))
+        self.refused += 1
+
+
+def nodes_of(said: pb.NodesResponse) -> tuple[dict[str, Any], ...]:
+    """Each node's facts, as REST shows them."""
+    return tuple(json.loads(text) for text in said.nodes)

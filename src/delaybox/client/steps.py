@@ -1,0 +1,266 @@
+"""What a call does, step by step, without doing it: the one core of both clients.
+
+A call is a generator of effects. A shell (blocking or asyncio) carries each out and sends back what came of it, so
+retries, endpoints, chunks and streams are decided here once. See `Effect` for what each is answered with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from delaybox.client.endpoints import Endpoints, pause_s
+from delaybox.client.errors import CallTimeout, Failure, OutcomeUnknown, Unreachable
+from delaybox.core.errors import DelayBoxError, Overloaded, StoreFull, StoreUnavailable
+
+T = TypeVar("T")
+
+_LEAST_ATTEMPT_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """One unary attempt at one node -> the response, or a Failure."""
+
+    which: int
+    method: str
+    request: Message
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A stream of responses -> the stream. ``request`` None: requests are sent one by one."""
+
+    which: int
+    method: str
+    request: Message | None
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Queues a request -> None. If it cannot be sent, the next Receive says so."""
+
+    stream: Any
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """-> the next response, None at the end, or a Failure."""
+
+    stream: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Ends a stream whatever its state -> None. Shells drop what is left open when the steps end."""
+
+    stream: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """-> None, after so long."""
+
+    seconds: float
+
+
+class Sink(Protocol):
+    """What `Pull` fills."""
+
+    def add(self, item: Any, /) -> bool:
+        """Takes one more; True when it wants no more for now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Items from the caller's iterable into a sink until it is full -> True when the iterable has ended."""
+
+    source: Any
+    sink: Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Items for whoever iterates over the call -> None."""
+
+    items: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Other steps, beside these -> None. They end with these."""
+
+    steps: Steps[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """-> None, once the flag (of threads or of asyncio) is set; it is cleared then."""
+
+    flag: Any
+
+
+Effect = Invoke | Open | Send | Receive | Drop | Pause | Pull | Emit | Start | Wait
+Steps = Generator[Effect, Any, T]
+
+
+class Kind(Enum):
+    """What a repeated call would do."""
+
+    READ = "changes nothing"
+    REPEATABLE = "the same again"
+    ONCE = "perhaps a second task"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One unary call. ``parse``: from the response to what the caller gets."""
+
+    method: str
+    request: Message
+    kind: Kind
+    parse: Callable[[Any], T]
+
+
+class Session:
+    """How one client calls: its nodes, its patience. ``retries``: further attempts; ``timeout_s``: of all together."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        *,
+        clock: Callable[[], float],
+        draw: Callable[[], float],
+        timeout_s: float | None,
+        retries: int,
+        safe: bool,
+    ) -> None:
+        self.endpoints = endpoints
+        self.clock = clock
+        self.draw = draw
+        self.timeout_s = timeout_s
+        self.retries = retries
+        self.safe = safe
+
+    def unary(self, call: Call[T], *, timeout_s: float | None = None) -> Steps[T]:
+        """Until a node answers. Its error, Unreachable, OutcomeUnknown, CallTimeout."""
+        tries = Tries(self, call.kind, timeout_s)
+        while True:
+            which = tries.pick()
+            outcome = yield Invoke(which, call.method, call.request, tries.attempt_s())
+            if not isinstance(outcome, Failure):
+                self.endpoints.worked(which)
+                return call.parse(outcome)
+            pause = tries.pause_after(outcome, which)
+            if pause > 0:
+                yield Pause(pause)
+
+
+class Tries:
+    """The attempts of one call: which node, how long, whether once more."""
+
+    __slots__ = ("_count", "_deadline", "_kind", "_maybe_done", "_session")
+
+    def __init__(self, session: Session, kind: Kind, timeout_s: float | None = None) -> None:
+        self._session = session
+        self._kind = kind
+        limit = session.timeout_s if timeout_s is None else timeout_s
+        self._deadline = None if limit is None else session.clock() + limit
+        self._count = 0
+        self._maybe_done = False
+
+    def pick(self) -> int:
+        return self._session.endpoints.pick(self._session.clock())
+
+    def attempt_s(self) -> float | None:
+        """The time of the next attempt: where it can be repeated elsewhere, one node must not use up all of it."""
+        if self._deadline is None:
+            return None
+        left = max(self._deadline - self._session.clock(), 0.001)
+        if self._kind is Kind.ONCE or len(self._session.endpoints.names) == 1:
+            return left
+        return min(left, max(left / 2, _LEAST_ATTEMPT_S))
+
+    def went_on(self) -> None:
+        """A stream brought something: its attempts begin anew."""
+        self._count = 0
+        if self._deadline is not None and self._session.timeout_s is not None:
+            self._deadline = self._session.clock() + self._session.timeout_s
+
+    def pause_after(self, failure: Failure, which: int) -> float:
+        """How long to wait before the next attempt; raises what the caller gets when there is none."""
+        session = self._session
+        now = session.clock()
+        wish_s = failure.retry_after_s or 0.0
+        elsewhere = isinstance(failure.error, Unreachable | CallTimeout | StoreUnavailable | Overloaded)
+        if elsewhere:
+            session.endpoints.failed(which, now, least_s=wish_s)
+        else:
+            session.endpoints.worked(which)
+        certain = not failure.sent or failure.refused
+        self._maybe_done = self._maybe_done or not certain
+        if not (elsewhere and (certain or self._kind is not Kind.ONCE)) or self._count >= session.retries:
+            raise self._end(failure)
+        self._count += 1
+        pause = 0.0
+        if not session.endpoints.healthy(now):
+            pause = max(wish_s, pause_s(self._count, session.draw()))
+        if self._deadline is not None and now + pause >= self._deadline:
+            raise self._end(failure)
+        return pause
+
+    def _end(self, failure: Failure) -> DelayBoxError:
+        error = failure.error
+        known = not isinstance(error, Unreachable | CallTimeout | StoreUnavailable) or isinstance(error, StoreFull)
+        if self._kind is Kind.READ or not self._maybe_done or (known and not isinstance(error, Overloaded)):
+            return error
+        return outcome_unknown(error)
+
+
+def outcome_unknown(error: DelayBoxError) -> OutcomeUnknown:
+    """For a write of which nobody knows whether it happened."""
+    unknown = OutcomeUnknown(
+        f"it may have been done, or not: {error}. A call with a key, or safe=True, can be repeated without harm"
+    )
+    unknown.__cause__ = error
+    return unknown
+
+
+def each(steps: Steps[T], make: Callable[[Any], Any]) -> Steps[T]:
+    """The same steps; what they emit goes through ``make``."""
+    answer: Any = None
+    try:
+        while True:
+            effect = steps.send(answer)
+            answer = yield Emit([make(item) for item in effect.items]) if isinstance(effect, Emit) else effect
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        steps.close()
+
+
+def feed(steps: Steps[T], take: Callable[[Sequence[Any]], object]) -> Steps[T]:
+    """The same steps, but what they emit is given to ``take``, here and now."""
+    answer: Any = None
+    try:
+        while True:
+            effect = steps.send(answer)
+            if isinstance(effect, Emit):
+                take(effect.items)
+                answer = None
+            else:
+                answer = yield effect
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        steps.close()

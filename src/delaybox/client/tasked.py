@@ -1,0 +1,206 @@
+"""Carries steps out with asyncio's gRPC; started steps are tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from delaybox.client.channel import Target
+from delaybox.client.errors import Failure, Unreachable, failure_of
+from delaybox.client.steps import Drop, Effect, Emit, Invoke, Open, Pause, Pull, Receive, Send, Start, Steps, Wait
+from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
+
+T = TypeVar("T")
+
+
+class _Stream:
+    """A stream of responses. Requests are written by a task: two sides that both wait to write would wait for ever."""
+
+    def __init__(self, method: Any, request: Message | None, where: str, **options: Any) -> None:
+        self._where = where
+        self._call = method(**options) if request is None else method(request, **options)
+        self._requests: asyncio.Queue[Message] = asyncio.Queue()
+        self._writer = asyncio.create_task(self._write()) if request is None else None
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._call.write(await self._requests.get())
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            pass  # the next receive says it
+
+    def send(self, message: Message) -> None:
+        self._requests.put_nowait(message)
+
+    async def receive(self) -> Message | Failure | None:
+        try:
+            message = await self._call.read()
+        except grpc.RpcError as error:
+            return failure_of(error, self._where)
+        return None if message is grpc.aio.EOF else message
+
+    def drop(self) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
+        self._call.cancel()
+
+
+class _Drive:
+    """One run of steps: what it opened ends with it."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier = carrier
+        self._streams: set[_Stream] = set()
+        self._branches: set[asyncio.Task[None]] = set()
+
+    async def carry(self, steps: Steps[Any], effect: Effect) -> tuple[Callable[[Any], Effect], Any]:
+        """Carries one effect out; how the steps go on. What it raises is raised in them."""
+        try:
+            return steps.send, await self._do(effect)
+        except Exception as error:  # noqa: BLE001
+            return steps.throw, error
+
+    async def _do(self, effect: Effect) -> Any:
+        result: Any = None
+        match effect:
+            case Invoke():
+                result = await self._carrier.invoke(effect)
+            case Receive():
+                result = await effect.stream.receive()
+            case Pull():
+                result = await _pull(effect)
+            case Send():
+                effect.stream.send(effect.message)
+            case Open():
+                result = self._carrier.open(effect)
+                self._streams.add(result)
+            case Drop():
+                effect.stream.drop()
+                self._streams.discard(effect.stream)
+            case Pause():
+                await asyncio.sleep(effect.seconds)
+            case Start():
+                branch = asyncio.create_task(self._carrier.run(effect.steps), name="delaybox-map")
+                self._branches.add(branch)
+                branch.add_done_callback(self._branches.discard)
+            case Wait():
+                await effect.flag.wait()
+                effect.flag.clear()
+            case Emit():
+                raise AssertionError("only an iteration emits")
+        return result
+
+    async def stop(self) -> None:
+        """Harmless when repeated."""
+        for stream in self._streams:
+            stream.drop()
+        branches = list(self._branches)
+        for branch in branches:
+            branch.cancel()
+        if branches:
+            await asyncio.gather(*branches, return_exceptions=True)
+
+
+async def _pull(effect: Pull) -> bool:
+    if hasattr(effect.source, "__anext__"):
+        async for item in effect.source:
+            if effect.sink.add(item):
+                return False
+        return True
+    return all(not effect.sink.add(item) for item in effect.source)
+
+
+class Carrier:
+    """Channels to the nodes, and what is carried out over them. For one event loop."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._channels: list[grpc.aio.Channel | None] = [None] * len(target.endpoints)
+        self._stubs: list[Any] = [None] * len(target.endpoints)
+        self._closed = False
+
+    async def run(self, steps: Steps[T]) -> T:
+        """What the steps return."""
+        drive = _Drive(self)
+        advance, answer = steps.send, None
+        try:
+            while True:
+                try:
+                    effect = advance(answer)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                advance, answer = await drive.carry(steps, effect)
+        finally:
+            steps.close()
+            await drive.stop()
+
+    async def iterate(self, steps: Steps[Any]) -> AsyncIterator[Any]:
+        """What the steps emit. Ends with the iterator, also when it is closed early."""
+        drive = _Drive(self)
+        advance, answer = steps.send, None
+        try:
+            while True:
+                try:
+                    effect = advance(answer)
+                except StopIteration:
+                    return
+                if isinstance(effect, Emit):
+                    for item in effect.items:
+                        yield item
+                    advance, answer = steps.send, None
+                else:
+                    advance, answer = await drive.carry(steps, effect)
+        finally:
+            steps.close()
+            await drive.stop()
+
+    async def invoke(self, effect: Invoke) -> Message | Failure:
+        try:
+            method = getattr(self._stub(effect.which), effect.method)
+            answer: Message = await method(effect.request, timeout=effect.timeout_s, metadata=self._target.metadata)
+        except grpc.RpcError as error:
+            return failure_of(error, self._target.endpoints[effect.which])
+        except grpc.aio.UsageError as error:
+            return self._not_open(error)
+        return answer
+
+    def open(self, effect: Open) -> _Stream:
+        method = getattr(self._stub(effect.which), effect.method)
+        return _Stream(
+            method,
+            effect.request,
+            self._target.endpoints[effect.which],
+            timeout=effect.timeout_s,
+            metadata=self._target.metadata,
+        )
+
+    def _not_open(self, error: Exception) -> Failure:
+        if not self._closed:
+            raise error
+        return Failure(Unreachable("the client has been closed"), "CANCELLED", sent=False, refused=True)
+
+    def _stub(self, which: int) -> Any:
+        if self._closed:
+            raise grpc.aio.UsageError("closed")
+        if self._stubs[which] is None:
+            target = self._target
+            channel = (
+                grpc.aio.insecure_channel(target.endpoints[which], target.options)
+                if target.credentials is None
+                else grpc.aio.secure_channel(target.endpoints[which], target.credentials, target.options)
+            )
+            self._channels[which] = channel
+            self._stubs[which] = SchedulerStub(channel)  # type: ignore[no-untyped-call]
+        return self._stubs[which]
+
+    async def close(self) -> None:
+        """Harmless when repeated."""
+        self._closed = True
+        for channel in self._channels:
+            if channel is not None:
+                await channel.close()

@@ -1,0 +1,228 @@
+"""Carries steps out with blocking gRPC: one call in the caller's thread, started steps in threads of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from delaybox.client.channel import Target
+from delaybox.client.errors import Failure, Unreachable, failure_of
+from delaybox.client.steps import Drop, Effect, Emit, Invoke, Open, Pause, Pull, Receive, Send, Start, Steps, Wait
+from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The steps that these belong to have ended."""
+
+
+class _Stream:
+    """A stream of responses; its requests are taken by a thread of gRPC's as it can send them."""
+
+    def __init__(self, method: Any, request: Message | None, where: str, **options: Any) -> None:
+        self._where = where
+        self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._call = method(iter(self._requests.get, None) if request is None else request, **options)
+
+    def send(self, message: Message) -> None:
+        self._requests.put(message)
+
+    def receive(self) -> Message | Failure | None:
+        try:
+            message: Message | None = next(self._call, None)
+        except grpc.RpcError as error:
+            return failure_of(error, self._where)
+        return message
+
+    def drop(self) -> None:
+        self._requests.put(None)
+        self._call.cancel()
+
+
+class _Drive:
+    """One run of steps: what it opened ends with it."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier = carrier
+        self._streams: set[_Stream | _Dead] = set()
+        self._branches: list[_Drive] = []
+        self._stopped = threading.Event()
+
+    def carry(self, steps: Steps[Any], effect: Effect) -> tuple[Callable[[Any], Effect], Any]:
+        """Carries one effect out; how the steps go on. What it raises is raised in them."""
+        try:
+            return steps.send, self._do(effect)
+        except Exception as error:  # noqa: BLE001
+            return steps.throw, error
+
+    def _do(self, effect: Effect) -> Any:
+        result: Any = None
+        match effect:
+            case Invoke():
+                result = self._carrier.invoke(effect)
+            case Receive():
+                result = effect.stream.receive()
+                self._check()
+            case Pull():
+                result = all(not effect.sink.add(item) for item in effect.source)
+            case Send():
+                effect.stream.send(effect.message)
+            case Open():
+                result = self._carrier.open(effect)
+                self._streams.add(result)
+                self._check()
+            case Drop():
+                effect.stream.drop()
+                self._streams.discard(effect.stream)
+            case Pause():
+                if self._stopped.wait(effect.seconds):
+                    raise Stopped
+            case Start():
+                branch = _Drive(self._carrier)
+                self._branches = [one for one in self._branches if not one._stopped.is_set()]
+                self._branches.append(branch)
+                threading.Thread(target=branch.run, args=(effect.steps,), name="delaybox-map", daemon=True).start()
+            case Wait():
+                effect.flag.wait()
+                effect.flag.clear()
+            case Emit():
+                raise AssertionError("only an iteration emits")
+        return result
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+
+    def run(self, steps: Steps[Any]) -> None:
+        """For a branch: nobody waits for what it returns."""
+        with contextlib.suppress(Stopped):
+            self._carrier.finish(steps, self)
+
+    def stop(self) -> None:
+        """Harmless when repeated."""
+        self._stopped.set()
+        for stream in list(self._streams):
+            stream.drop()
+        for branch in self._branches:
+            branch.stop()
+
+
+class _Dead:
+    """A stream that never was: its channel had been closed."""
+
+    def __init__(self, failure: Failure) -> None:
+        self._failure = failure
+
+    def send(self, message: Message) -> None:
+        pass
+
+    def receive(self) -> Failure:
+        return self._failure
+
+    def drop(self) -> None:
+        pass
+
+
+class Carrier:
+    """Channels to the nodes, and what is carried out over them. For several threads."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._channels: list[grpc.Channel | None] = [None] * len(target.endpoints)
+        self._stubs: list[Any] = [None] * len(target.endpoints)
+        self._closed = False
+
+    def run(self, steps: Steps[T]) -> T:
+        """What the steps return."""
+        return self.finish(steps, _Drive(self))
+
+    def finish(self, steps: Steps[T], drive: _Drive) -> T:
+        advance, answer = steps.send, None
+        try:
+            while True:
+                try:
+                    effect = advance(answer)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                advance, answer = drive.carry(steps, effect)
+        finally:
+            steps.close()
+            drive.stop()
+
+    def iterate(self, steps: Steps[Any]) -> Iterator[Any]:
+        """What the steps emit. Ends with the iterator, also when it is left early."""
+        drive = _Drive(self)
+        advance, answer = steps.send, None
+        try:
+            while True:
+                try:
+                    effect = advance(answer)
+                except StopIteration:
+                    return
+                if isinstance(effect, Emit):
+                    yield from effect.items
+                    advance, answer = steps.send, None
+                else:
+                    advance, answer = drive.carry(steps, effect)
+        finally:
+            steps.close()
+            drive.stop()
+
+    def invoke(self, effect: Invoke) -> Message | Failure:
+        where = self._target.endpoints[effect.which]
+        try:
+            method = getattr(self._stub(effect.which), effect.method)
+            answer: Message = method(effect.request, timeout=effect.timeout_s, metadata=self._target.metadata)
+        except grpc.RpcError as error:
+            return failure_of(error, where)
+        except ValueError as error:
+            return self._not_open(error)
+        return answer
+
+    def open(self, effect: Open) -> _Stream | _Dead:
+        options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
+        try:
+            method = getattr(self._stub(effect.which), effect.method)
+            return _Stream(method, effect.request, self._target.endpoints[effect.which], **options)
+        except ValueError as error:
+            return _Dead(self._not_open(error))
+
+    def _not_open(self, error: ValueError) -> Failure:
+        # How gRPC says that a channel was closed, perhaps by another thread.
+        if not self._closed:
+            raise error
+        return Failure(Unreachable("the client has been closed"), "CANCELLED", sent=False, refused=True)
+
+    def _stub(self, which: int) -> Any:
+        if (stub := self._stubs[which]) is not None:
+            return stub
+        with self._lock:
+            if self._closed:
+                raise ValueError("closed")
+            if self._stubs[which] is None:
+                target = self._target
+                channel = (
+                    grpc.insecure_channel(target.endpoints[which], target.options)
+                    if target.credentials is None
+                    else grpc.secure_channel(target.endpoints[which], target.credentials, target.options)
+                )
+                self._channels[which] = channel
+                self._stubs[which] = SchedulerStub(channel)  # type: ignore[no-untyped-call]
+            return self._stubs[which]
+
+    def close(self) -> None:
+        """Harmless when repeated."""
+        with self._lock:
+            self._closed = True
+            for channel in self._channels:
+                if channel is not None:
+                    channel.close()

@@ -1,0 +1,202 @@
+"""Both clients against a node as a user starts it, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_type_hints
+from uuid import uuid4
+
+import pytest
+
+from delaybox import AsyncClient, Client, NewTask
+from delaybox.client import (
+    IdempotencyConflict,
+    InvalidTask,
+    PastDue,
+    Retry,
+    TaskNotFound,
+    TaskState,
+    TaskType,
+    Unreachable,
+)
+from tests.nodes import Node, node
+
+SOON = "1h"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    folder = tmp_path_factory.mktemp("client")
+    with node("--http-port", "0", "--data-dir", str(folder / "data"), folder=folder) as started:
+        yield started
+
+
+@pytest.fixture
+def client(served: Node) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{served.grpc_port}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"q-{uuid4().hex[:12]}"
+
+
+def test_a_task_is_scheduled_and_seen_as_it_was_asked_for(client: Client, queue: str):
+    at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=2)
+    handle = client.schedule(
+        "mail.send",
+        {"to": "a@b"},
+        at=at,
+        queue=queue,
+        priority="high",
+        labels={"customer": "c-17"},
+        headers={"trace": "4bf9"},
+        retry=Retry(3, initial="5s"),
+        timeout="30s",
+        expire_after="10m",
+        keep_result="1d",
+    )
+    assert handle.created and handle.due == at
+    task = handle.get()
+    assert (task.state, task.type, task.due) == ("scheduled", TaskType.WORKER, at)
+    assert (task.name, task.queue, task.priority, task.payload) == ("mail.send", queue, "high", b'{"to":"a@b"}')
+    assert (task.labels, task.headers["trace"]) == ({"customer": "c-17"}, b"4bf9")
+    assert (task.timeout_ms, task.expire_after_ms, task.keep_result_ms) == (30_000, 600_000, 86_400_000)
+
+
+def test_a_task_is_moved_changed_run_and_cancelled(client: Client, queue: str):
+    handle = client.publish("one", delay=SOON, queue=queue)
+    moved = handle.reschedule(delay="2h")
+    assert moved.due > handle.due + timedelta(minutes=59)
+    changed = client.reschedule(handle.id, priority="low", payload={"now": 2}, labels={"a": "b"})
+    assert (changed.priority, changed.payload, changed.labels) == ("low", b'{"now":2}', {"a": "b"})
+    assert client.reschedule(handle.id, labels={}).labels == {}
+    assert handle.cancel() is False
+    with pytest.raises(TaskNotFound):
+        handle.get()
+    assert client.publish("two", delay=SOON, queue=queue).run_now() <= datetime.now(UTC) + timedelta(seconds=5)
+
+
+def test_keys(client: Client, queue: str):
+    key = uuid4().hex
+    first = client.publish("x", delay=SOON, queue=queue, key=key)
+    again = client.publish("x", delay=SOON, queue=queue, key=key)
+    assert (again.id, again.created) == (first.id, False)
+    with pytest.raises(IdempotencyConflict) as caught:
+        client.publish("other", delay=SOON, queue=queue, key=key)
+    assert caught.value.task_id == first.id
+
+
+def test_what_a_node_refuses_is_an_error_with_its_field(client: Client):
+    with pytest.raises(InvalidTask) as caught:
+        client.publish("x", queue="Not A Queue")
+    assert caught.value.field == "queue"
+    with pytest.raises(PastDue):
+        client.publish("x", at="2020-01-01T00:00:00Z", reject_past=True)
+    with pytest.raises(InvalidTask, match="not a UUID"):
+        client.get("nonsense")
+
+
+def test_many_tasks_of_which_some_are_wrong(client: Client, queue: str):
+    def tasks() -> Iterator[NewTask]:
+        for n in range(2_500):
+            yield NewTask.publish(str(n), delay=SOON, queue=queue if n % 1000 else "Wrong Queue")
+
+    told: list[tuple[int, int | None]] = []
+    done = client.schedule_many(tasks(), progress=lambda at, of: told.append((at, of)))
+    assert (done.created, done.refused) == (2_497, 3)
+    assert [place for place, _ in done.errors] == [0, 1000, 2000]
+    assert told[-1] == (2_500, None) and len(told) > 1
+    assert len(list(client.list(queue=queue))) == 2_497
+    assert len(list(client.list(queue=queue, limit=1_234))) == 1_234
+
+
+def test_each_outcome_comes_in_the_order_of_the_tasks(client: Client, queue: str):
+    tasks = [NewTask.publish(str(n), delay=SOON, queue=queue if n != 3 else "Wrong") for n in range(10)]
+    outcomes = list(client.schedule_each(tasks, chunk=2))
+    assert [isinstance(outcome, InvalidTask) for outcome in outcomes] == [n == 3 for n in range(10)]
+    handle = outcomes[7]
+    assert not isinstance(handle, Exception) and handle.get().payload == b"7"
+
+
+def test_safe_scheduling_leaves_the_callers_tasks_alone(client: Client, queue: str):
+    task = NewTask.publish("x", delay=SOON, queue=queue)
+    assert client.schedule_many([task, task], safe=True).created == 2
+    assert client.schedule(task).id != client.schedule(task).id
+
+
+def test_the_whole(client: Client, queue: str):
+    handle = client.publish("x", delay="20s", queue=queue)
+    assert any(found.queue == queue and found.pending == 1 for found in client.queues())
+    steps = client.forecast(step="1m")
+    assert sum(step.count for step in steps if abs(step.start - handle.due) < timedelta(minutes=2)) >= 1
+    assert any("api" in facts["roles"] for facts in client.nodes())
+    assert list(client.dead(queue=queue)) == []
+
+
+def test_a_token_that_no_node_knows(tmp_path: Path):
+    from delaybox.core.errors import Unauthenticated
+
+    secret = "dbx_" + "s" * 40
+    with node(
+        "--http-port", "0", "--data-dir", str(tmp_path / "data"), folder=tmp_path,
+        environ={"DELAYBOX_AUTH_TOKENS": f'[{{"name": "t", "token": "{secret}", "scopes": ["read"]}}]'},
+    ) as guarded:  # fmt: skip
+        address = f"127.0.0.1:{guarded.grpc_port}"
+        with Client(address, token=secret) as known:
+            known.queues()
+        for token in (None, "dbx_" + "x" * 40):
+            with Client(address, token=token) as unknown, pytest.raises(Unauthenticated):
+                unknown.queues()
+
+
+def test_a_closed_client_says_so(served: Node):
+    client = Client(f"127.0.0.1:{served.grpc_port}")
+    client.queues()
+    client.close()
+    client.close()
+    with pytest.raises(Unreachable, match="closed"):
+        client.queues()
+    with pytest.raises(Unreachable, match="closed"):
+        client.schedule_many([NewTask.publish("x")])
+
+
+async def test_the_asynchronous_client_does_the_same(served: Node, queue: str):
+    async def tasks() -> AsyncIterator[NewTask]:
+        for n in range(2_500):
+            yield NewTask.publish(str(n), delay=SOON, queue=queue)
+
+    async with AsyncClient(f"127.0.0.1:{served.grpc_port}") as client:
+        handle = await client.schedule("f", [1, 2], delay=SOON, queue=queue)
+        assert (await handle.get()).payload == b"[1,2]"
+        many = await asyncio.gather(*(client.publish(str(n), delay=SOON, queue=queue) for n in range(20)))
+        assert len({one.id for one in many}) == 20
+        assert (await client.schedule_many(tasks())).created == 2_500
+        ids = [outcome.id async for outcome in client.schedule_each([NewTask.publish("x", delay=SOON)])]  # type: ignore[union-attr]
+        assert (await client.get(ids[0])).state is TaskState.SCHEDULED
+        assert len([task async for task in client.list(queue=queue)]) == 2_521
+        await handle.cancel()
+        with pytest.raises(TaskNotFound):
+            await handle.get()
+    with pytest.raises(Unreachable, match="closed"):
+        await client.queues()
+
+
+def test_both_clients_have_the_same_calls():
+    def calls(kind: type) -> dict[str, Any]:
+        return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+
+    ordinary, asynchronous = calls(Client), calls(AsyncClient)
+    assert ordinary.keys() == asynchronous.keys()
+    for name, call in ordinary.items():
+        mine, other = inspect.signature(call).parameters, inspect.signature(asynchronous[name]).parameters
+        assert [(p.name, p.kind, p.default) for p in mine.values()] == [
+            (p.name, p.kind, p.default) for p in other.values()
+        ], name
+        assert get_type_hints(call).keys() == get_type_hints(asynchronous[name]).keys()
+        assert call.__doc__ and asynchronous[name].__doc__ == f"See `Client.{name}`."

@@ -1,0 +1,485 @@
+"""What a client decides, without a node: retries, endpoints, chunks, streams, the window of a map."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from delaybox.client import calls, streams
+from delaybox.client.endpoints import Endpoints, parse, pause_s
+from delaybox.client.errors import (
+    CallTimeout,
+    Failure,
+    NotFinished,
+    OutcomeUnknown,
+    Refused,
+    ResultGone,
+    TaskCancelled,
+    TaskFailed,
+    Unreachable,
+)
+from delaybox.client.mapping import Window, mapped
+from delaybox.client.models import Scheduled, Stored
+from delaybox.client.steps import Drop, Emit, Invoke, Open, Pause, Pull, Receive, Send, Session, Start, Steps, Wait
+from delaybox.client.tasks import CODECS, NewTask, calls_of
+from delaybox.core.errors import ConfigError, DelayBoxError, Overloaded, StoreFull, StoreUnavailable, TaskNotFound
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.gen import task_pb2
+
+NEVER_SENT = Failure(Unreachable("no connection"), "UNAVAILABLE", sent=False)
+BROKE = Failure(Unreachable("the connection broke"), "UNAVAILABLE")
+TIMED_OUT = Failure(CallTimeout("too slow"), "DEADLINE_EXCEEDED")
+STORE_AWAY = Failure(StoreUnavailable("no store"), "UNAVAILABLE", retry_after_s=1)
+BUSY = Failure(Overloaded("busy"), "RESOURCE_EXHAUSTED", refused=True, retry_after_s=2)
+FULL = Failure(StoreFull("full"), "UNAVAILABLE", refused=True, retry_after_s=1)
+NO = Failure(TaskNotFound("no"), "NOT_FOUND", refused=True)
+
+Answer = Any
+
+
+class World:
+    """Carries steps out as a script says: ``script`` answers each effect that needs an answer, in turn."""
+
+    def __init__(self, *script: Answer, nodes: int = 1, retries: int = 5, timeout_s: float | None = 30.0, safe=False):
+        self.now = 1000.0
+        self.script = list(script)
+        self.did: list[Any] = []
+        self.emitted: list[Any] = []
+        self.pauses: list[float] = []
+        names = tuple(f"n{i}" for i in range(nodes))
+        self.session = Session(
+            Endpoints(names, lambda: 0.0),
+            clock=lambda: self.now,
+            draw=lambda: 0.0,
+            timeout_s=timeout_s,
+            retries=retries,
+            safe=safe,
+        )
+
+    def run(self, steps: Steps[Any]) -> Any:
+        answer: Any = None
+        try:
+            while True:
+                effect = steps.send(answer)
+                self.did.append(effect)
+                answer = self._do(effect)
+        except StopIteration as end:
+            return end.value
+
+    def _do(self, effect: Any) -> Any:
+        match effect:
+            case Pause():
+                self.pauses.append(effect.seconds)
+                self.now += effect.seconds
+            case Emit():
+                self.emitted += effect.items
+            case Pull():
+                return all(not effect.sink.add(item) for item in effect.source)
+            case Open():
+                return object()
+            case Invoke() | Receive():
+                answer = self.script.pop(0)
+                return answer(effect) if callable(answer) else answer
+            case Start():
+                self.run(effect.steps)
+            case Wait():
+                assert effect.flag.is_set(), "it would wait for ever"
+                effect.flag.clear()
+        return None
+
+    def invoked(self) -> list[int]:
+        return [effect.which for effect in self.did if isinstance(effect, Invoke)]
+
+
+def _schedule(key: str = "") -> Callable[[World], Any]:
+    task = NewTask.publish(b"x", key=key or None).message
+    return lambda world: world.run(world.session.unary(calls.schedule(task)))
+
+
+def _get(world: World) -> Any:
+    return world.run(world.session.unary(calls.get("id")))
+
+
+STORED = pb.ScheduleResponse(id="id", due_ms=5, created=True)
+INFO = pb.TaskInfo(id="id", state=pb.TASK_STATE_READY)
+
+
+@pytest.mark.parametrize("failure", [NEVER_SENT, BUSY, FULL])
+def test_what_was_certainly_not_stored_is_sent_again(failure: Failure):
+    world = World(failure, failure, STORED)
+    assert _schedule()(world) == Stored("id", 5)
+    assert len(world.pauses) == 2
+
+
+@pytest.mark.parametrize("failure", [BROKE, TIMED_OUT, STORE_AWAY])
+def test_what_may_have_been_stored_is_not_sent_again_but_said_to_be_unknown(failure: Failure):
+    world = World(failure)
+    with pytest.raises(OutcomeUnknown, match=r"it may have been done, or not: .* can be repeated") as caught:
+        _schedule()(world)
+    assert caught.value.__cause__ is failure.error
+
+
+@pytest.mark.parametrize("failure", [BROKE, TIMED_OUT, STORE_AWAY, NEVER_SENT])
+def test_with_a_key_it_is_sent_again(failure: Failure):
+    assert _schedule("k")(World(failure, STORED)) == Stored("id", 5)
+
+
+def test_a_key_of_our_own_hides_that_the_first_attempt_was_stored():
+    found = pb.ScheduleResponse(id="id", due_ms=5, created=False)
+    task = streams.with_key(NewTask.publish(b"x").message, "own")
+    world = World(BROKE, found)
+    assert world.run(world.session.unary(calls.schedule(task, own_key=True))).created
+    assert not _schedule("k")(World(found)).created
+
+
+def test_a_key_does_not_make_an_unknown_outcome_known():
+    with pytest.raises(OutcomeUnknown):
+        _schedule("k")(World(BROKE, NEVER_SENT, retries=1))
+    with pytest.raises(Unreachable):
+        _schedule("k")(World(NEVER_SENT, NEVER_SENT, retries=1))
+    with pytest.raises(OutcomeUnknown):
+        _schedule("k")(World(BROKE, BUSY, retries=1))
+
+
+@pytest.mark.parametrize("failure", [BROKE, TIMED_OUT, STORE_AWAY, BUSY, NEVER_SENT])
+def test_reads_are_repeated(failure: Failure):
+    assert _get(World(failure, failure, INFO)).id == "id"
+
+
+def test_reads_that_never_work_end_with_what_went_wrong():
+    with pytest.raises(StoreUnavailable):
+        _get(World(*[STORE_AWAY] * 3, retries=2))
+    with pytest.raises(CallTimeout):
+        _get(World(TIMED_OUT, retries=0))
+
+
+def test_a_node_that_says_no_is_believed():
+    world = World(NO, nodes=2)
+    with pytest.raises(TaskNotFound):
+        _get(world)
+    world = World(Failure(Refused("internal", "broken"), "INTERNAL"))
+    with pytest.raises(Refused):
+        _schedule()(world)
+
+
+def test_pauses_grow_and_heed_the_nodes_wish():
+    world = World(*[NEVER_SENT] * 4, INFO)
+    _get(world)
+    assert world.pauses == [0.1, 0.2, 0.4, 0.8]
+    world = World(BUSY, INFO)
+    _get(world)
+    assert world.pauses == [2]
+
+
+def test_no_pause_is_begun_that_the_timeout_ends():
+    world = World(BUSY, timeout_s=1.5)
+    with pytest.raises(Overloaded):
+        _get(world)
+    assert world.pauses == []
+
+
+def test_another_node_is_asked_at_once_and_the_lost_one_left_alone():
+    world = World(NEVER_SENT, INFO, INFO, INFO, nodes=2)
+    for _ in range(3):
+        _get(world)
+    lost, *others = world.invoked()
+    assert world.pauses == [] and lost not in others
+    world.script, world.now = [INFO, INFO], world.now + 1
+    for _ in range(2):
+        _get(world)
+    assert set(world.invoked()[-2:]) == {0, 1}, "it is tried again later"
+
+
+def test_nodes_take_turns():
+    world = World(*[INFO] * 6, nodes=3)
+    for _ in range(6):
+        _get(world)
+    assert sorted(world.invoked()) == [0, 0, 1, 1, 2, 2] and len(set(world.invoked()[:3])) == 3
+
+
+def test_one_node_must_not_use_up_all_of_the_time():
+    def attempts(nodes: int, call: Callable[[World], Any]) -> float | None:
+        world = World(STORED if call is not _get else INFO, nodes=nodes)
+        call(world)
+        return next(effect.timeout_s for effect in world.did if isinstance(effect, Invoke))
+
+    assert (attempts(2, _get), attempts(1, _get), attempts(2, _schedule())) == (15, 30, 30)
+
+
+def test_pauses_are_bounded_and_jittered():
+    assert pause_s(1, 0) == 0.1 and pause_s(1, 1) == 0.05 and pause_s(1000, 0) == 5
+
+
+def test_addresses():
+    assert parse("a") == ("a:9088",)
+    assert parse(["a:1", "b:2,a:1", "[::1]:5", "unix:/tmp/x.sock"]) == ("a:1", "b:2", "[::1]:5", "unix:/tmp/x.sock")
+    wrong: Any
+    for wrong in ("", "http://a:1", "a:0", "a:70000", "a b", []):
+        with pytest.raises(ConfigError, match="localhost:9088"):
+            parse(wrong)
+    with pytest.raises(ConfigError, match="without a scheme"):
+        parse("https://a:1")
+
+
+# -- many ---------------------------------------------------------------------------------------------------------
+
+
+def _answer(effect: Any) -> pb.ScheduleBatchResponse:
+    return pb.ScheduleBatchResponse(
+        results=[pb.ScheduleResult(id=task.payload.decode(), created=True) for task in effect.request.tasks]
+    )
+
+
+def _results(*payloads: int, **errors: str) -> pb.ScheduleBatchResponse:
+    return pb.ScheduleBatchResponse(results=[pb.ScheduleResult(id=str(n), created=True) for n in payloads])
+
+
+def _tasks(count: int, key: bool = False) -> Any:
+    return iter([NewTask.publish(str(n), key=f"k{n}" if key else None) for n in range(count)])
+
+
+def _each(world: World, tasks: Any, *, chunk: int = 2, safe: bool = False) -> list[Any]:
+    world.run(streams.schedule_each(world.session, tasks, chunk=chunk, safe=safe))
+    return [outcome.id if isinstance(outcome, Stored) else type(outcome) for outcome in world.emitted]
+
+
+def test_chunks_are_sent_ahead_and_answered_in_order():
+    world = World(*[_results(n, n + 1) for n in range(0, 20, 2)])
+    assert _each(world, _tasks(20)) == [str(n) for n in range(20)]
+    kinds = [type(effect) for effect in world.did if isinstance(effect, Send | Receive)]
+    assert kinds[: streams.UNDER_WAY + 1] == [Send] * streams.UNDER_WAY + [Receive]
+
+
+def test_nothing_to_do_opens_nothing():
+    world = World()
+    assert _each(world, iter([])) == [] and not any(isinstance(effect, Open) for effect in world.did)
+
+
+def test_a_broken_stream_leaves_unknown_what_was_sent_and_goes_on():
+    world = World(_results(0, 1), BROKE, _results(10, 11), nodes=2)
+    unknown = [OutcomeUnknown] * 2 * streams.UNDER_WAY
+    assert _each(world, _tasks(2 + 2 * streams.UNDER_WAY + 2)) == ["0", "1", *unknown, "10", "11"]
+    first, second = (effect.which for effect in world.did if isinstance(effect, Open))
+    assert first != second
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_with_keys_a_broken_stream_loses_nothing(safe: bool):
+    world = World(BROKE, *[_answer] * 2)
+    assert _each(world, _tasks(4, key=not safe), safe=safe) == ["0", "1", "2", "3"]
+    repeated = [effect.request for effect in world.did if isinstance(effect, Invoke)]
+    assert repeated == [effect.message for effect in world.did if isinstance(effect, Send)], "under the same keys"
+
+
+def test_keys_of_our_own_do_not_stay_on_the_callers_tasks():
+    task = NewTask.publish(b"0")
+    _each(World(_results(0)), iter([task]), safe=True)
+    assert task.key == ""
+
+
+def test_without_any_node_it_ends():
+    world = World(NEVER_SENT, *[NEVER_SENT] * 6)
+    with pytest.raises(Unreachable):
+        _each(world, _tasks(100))
+
+
+def test_no_right_to_schedule_ends_it():
+    world = World(Failure(Refused("scope_missing", "no"), "PERMISSION_DENIED", refused=True))
+    with pytest.raises(Refused):
+        _each(world, _tasks(100))
+
+
+def _error(code: str, retry_after_ms: int = 0) -> pb.ScheduleResult:
+    return pb.ScheduleResult(error=pb.Error(code=code, message=code, retry_after_ms=retry_after_ms))
+
+
+def test_tasks_of_a_batch_that_were_refused_for_now_are_sent_again_alone():
+    mixed = pb.ScheduleBatchResponse(
+        results=[pb.ScheduleResult(id="0", created=True), _error("overloaded", 500), _error("invalid_task")]
+    )
+    world = World(mixed, _answer)
+    assert _each(world, _tasks(3), chunk=3)[:2] == ["0", "1"]
+    (again,) = (effect.request for effect in world.did if isinstance(effect, Invoke))
+    assert again == pb.ScheduleBatchRequest(tasks=[NewTask.publish("1").message]) and world.pauses == [0.5]
+
+
+def test_a_store_that_did_not_answer_leaves_the_task_unknown_unless_it_has_a_key():
+    away = pb.ScheduleBatchResponse(results=[_error("store_unavailable", 1000)])
+    assert _each(World(away), _tasks(1)) == [OutcomeUnknown]
+    assert _each(World(away, _answer), _tasks(1, key=True)) == ["0"]
+
+
+def test_a_slow_source_is_not_waited_for_with_tasks_at_hand():
+    world = World(_results(0, 1), _results(2, 3))
+
+    def slowly() -> Any:
+        for n in range(4):
+            world.now += 1
+            yield NewTask.publish(str(n))
+
+    assert _each(world, slowly(), chunk=1000) == ["0", "1", "2", "3"]
+    order = [type(effect) for effect in world.did if isinstance(effect, Send | Emit)]
+    assert order == [Send, Emit, Send, Emit]
+
+
+def test_only_tasks_are_taken():
+    with pytest.raises(TypeError, match=r"'text' is not a task; make them with NewTask\.call"):
+        _each(World(), iter(["text"]))
+
+
+def test_counts_of_many():
+    done = Scheduled()
+    for outcome in (Stored("a", 1), Stored("b", 1, created=False), DelayBoxError("x")):
+        done.add(outcome)
+    assert (done.created, done.existing, done.refused, done.total) == (1, 1, 1, 3)
+    assert [place for place, _ in done.errors] == [2]
+
+
+def test_a_list_goes_on_where_it_broke_off():
+    def page(*ids: str, cursor: str) -> pb.ListResponse:
+        tasks = [pb.TaskInfo(id=one, state=pb.TASK_STATE_READY) for one in ids]
+        return pb.ListResponse(tasks=tasks, cursor=cursor)
+
+    world = World(page("a", "b", cursor="1"), BROKE, page("c", cursor=""), None, nodes=2)
+    asked: list[str] = []
+
+    def run(steps: Any) -> None:
+        answer = None
+        try:
+            while True:
+                effect = steps.send(answer)
+                if isinstance(effect, Open):
+                    assert isinstance(effect.request, pb.ListRequest)
+                    asked.append(effect.request.cursor)
+                answer = world._do(effect)
+        except StopIteration:
+            pass
+
+    run(streams.listed(world.session, "List", {}, None))
+    assert [task.id for task in world.emitted] == ["a", "b", "c"] and asked == ["", "1"]
+
+
+def _end(task_id: str, state: int, **more: Any) -> pb.WatchResponse:
+    return pb.WatchResponse(events=[pb.TaskEvent(id=task_id, state=state, **more)])  # type: ignore[arg-type]
+
+
+def _result(*script: Any, limit_s: float | None = None) -> Any:
+    world = World(*script)
+    return world.run(streams.result(world.session, "t", limit_s=limit_s, codecs=CODECS))
+
+
+def test_results():
+    done = task_pb2.Result(ok=True, output=b'{"a":1}')
+    assert _result(_end("t", pb.TASK_STATE_SUCCEEDED, result=done)) == {"a": 1}
+    assert _result(BROKE, None, _end("t", pb.TASK_STATE_SUCCEEDED, result=done)) == {"a": 1}, "over a broken watch"
+    raw = task_pb2.Result(ok=True, output=b"1", content_type="application/octet-stream")
+    assert _result(_end("t", pb.TASK_STATE_SUCCEEDED, result=raw)) == b"1"
+    command = task_pb2.Result(ok=True, output=b"1\n", exit_code=0)
+    assert _result(_end("t", pb.TASK_STATE_SUCCEEDED, result=command)) == b"1\n"
+
+
+def test_ends_without_a_result():
+    failed = task_pb2.Result(output=b"traceback", reason="ValueError: x")
+    with pytest.raises(TaskFailed, match="task t failed: ValueError: x") as caught:
+        _result(_end("t", pb.TASK_STATE_FAILED, reason="ValueError: x", result=failed))
+    assert (caught.value.reason, caught.value.output) == ("ValueError: x", b"traceback")
+    with pytest.raises(TaskCancelled):
+        _result(_end("t", pb.TASK_STATE_CANCELLED))
+    for state in (pb.TASK_STATE_SUCCEEDED, pb.TASK_STATE_FINISHED_OR_UNKNOWN):
+        with pytest.raises(ResultGone, match="keep_result"):
+            _result(_end("t", state))
+
+
+def test_a_result_is_waited_for_no_longer_than_asked():
+    def late(_: Any) -> Failure:
+        world_now[0] += 10
+        return TIMED_OUT
+
+    world_now = [0.0]
+    world = World(late)
+    world.session.clock = lambda: world_now[0]
+    with pytest.raises(NotFinished, match="within 5 s") as caught:
+        world.run(streams.result(world.session, "t", limit_s=5, codecs=CODECS))
+    assert isinstance(caught.value, TimeoutError)
+
+
+# -- map ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_gives_in_order_or_as_they_come():
+    for ordered, first, then in ((True, [], ["a", "b"]), (False, ["b"], ["a"])):
+        flag = threading.Event()
+        window = Window(4, flag, ordered=ordered)
+        assert window.admit(2) == 0 and window.room == 2
+        window.finish([(1, "b")])
+        assert flag.is_set() and window.take() == first
+        window.finish([(0, "a")])
+        assert window.take() == then and window.empty and window.room == 4
+
+
+def _mapped(world: World, count: int, *, fails: frozenset[int] = frozenset(), **options: Any) -> None:
+    flag = threading.Event()
+    steps = mapped(
+        world.session,
+        iter(range(count)),
+        calls_of("double", {}, CODECS, keep_result_ms=1),
+        window=Window(4, flag, ordered=True),
+        flag=flag,
+        chunk=2,
+        codecs=CODECS,
+        **{"return_exceptions": False, **options},
+    )
+
+    def ends(effect: Any) -> pb.WatchResponse:
+        out = pb.WatchResponse()
+        for n in reversed(range(count)):
+            if n in fails:
+                out.events.add(id=f"[{n}]", state=pb.TASK_STATE_FAILED, reason="odd")
+            else:
+                out.events.add(
+                    id=f"[{n}]", state=pb.TASK_STATE_SUCCEEDED, result={"ok": True, "output": b"%d" % (2 * n)}
+                )
+        return out
+
+    world.script = [_answer, ends] * (count // 2)
+    world.run(steps)
+
+
+def test_a_map_yields_in_order_in_windows():
+    world = World()
+    _mapped(world, 12)
+    assert world.emitted == [2 * n for n in range(12)]
+    assert not [effect for effect in world.did if isinstance(effect, Drop) and effect.stream is None]
+
+
+def test_an_item_that_failed_is_raised_after_those_before_it():
+    world = World()
+    with pytest.raises(TaskFailed, match="odd"):
+        _mapped(world, 6, fails=frozenset({3}))
+    assert world.emitted == [0, 2, 4]
+
+
+def test_or_it_is_yielded_as_its_error():
+    world = World()
+    _mapped(world, 6, fails=frozenset({3}), return_exceptions=True)
+    assert isinstance(world.emitted[3], TaskFailed) and world.emitted[4:] == [8, 10]
+
+
+def test_what_concerns_all_of_a_map_is_raised():
+    world = World(*[NEVER_SENT] * 6)
+    flag = threading.Event()
+    steps = mapped(
+        world.session,
+        iter(range(2)),
+        calls_of("f", {}, CODECS, keep_result_ms=1),
+        window=Window(4, flag, ordered=True),
+        flag=flag,
+        chunk=2,
+        codecs=CODECS,
+        return_exceptions=True,
+    )
+    with pytest.raises(Unreachable):
+        world.run(steps)
