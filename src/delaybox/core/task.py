@@ -15,6 +15,8 @@ from msgspec import Struct
 from delaybox.core.retry import RetryPolicy
 
 DEFAULT_QUEUE = "default"
+CANCELLED = "cancelled"
+"""The reason in the result of a task that was cancelled while it ran."""
 _NO_BYTES: Mapping[str, bytes] = MappingProxyType({})
 _NO_TEXT: Mapping[str, str] = MappingProxyType({})
 

@@ -91,6 +91,16 @@ def wake_channel(prefix: str) -> str:
     return f"{prefix}:wake"
 
 
+def ended_channel(prefix: str) -> str:
+    """Channel on which a script says which tasks have ended: their ids, one after another."""
+    return f"{prefix}:ended"
+
+
+def control_channel(prefix: str) -> str:
+    """Channel on which nodes are told what concerns whoever runs a task: ``cancel <id>``."""
+    return f"{prefix}:control"
+
+
 def folded(prefix: str) -> str:
     """Hash: uuid of a folded copy among the original's tasks -> the id of the task that stands for it."""
     return f"{prefix}:legacy:folded"

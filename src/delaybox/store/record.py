@@ -158,6 +158,14 @@ def read(task_id: bytes, raw: bytes) -> Record:
     return Record(task_id, flags & 3, bool(flags & _STUB), attempt, losses, deliveries, due, lane, key, raw[at:], flags)
 
 
+def head_of(task_id: bytes, raw: bytes) -> tuple[int, int]:
+    """(failed attempts, due ms) by the first 16 bytes of a record; as of a new one for what a newer version wrote."""
+    if len(raw) >= _FULL_HEAD.size and raw[0] == _FULL:
+        _, _, attempt, _, _, hi, lo, _ = _FULL_HEAD.unpack_from(raw)
+        return attempt, hi << 32 | lo
+    return 0, ids.due_ms(task_id)
+
+
 def read_dead(task_id: bytes, value: bytes) -> tuple[int, str, Record]:
     """(ms it died, reason, record) of a dead letter; UnreadableRecord for what is none."""
     if len(value) < _DEAD_HEAD.size:

@@ -52,6 +52,7 @@ class Store:
         self.bucket_ms = bucket_ms
         self.runner = ScriptRunner(client, observe=observe)
         self.wake_channel = keys.wake_channel(prefix)
+        self.ended_channel = keys.ended_channel(prefix)
         self.clock_offset_ms = 0
         """Redis's clock minus this machine's, as the last schedule or ping saw it: for answers, never for decisions."""
         self.tags = [keys.tag(prefix, p) for p in range(partitions)]
@@ -164,7 +165,7 @@ class Store:
         """Completes tasks and keeps their results (id, how long ms, stored result); returns the stale ids."""
         stale: list[bytes] = []
         for group in _by_bytes(items, lambda item: len(item[2])):
-            args: list[Any] = [lease_id, IDEM_TTL_MS]
+            args: list[Any] = [lease_id, IDEM_TTL_MS, self.ended_channel]
             for item in group:
                 args += (item[0], item[1], item[2])
             stale += await self.runner.run(Call("complete", self.tags[partition], args))
@@ -182,7 +183,7 @@ class Store:
         stale: list[bytes] = []
         dropped = 0
         for group in _by_bytes([Verdict(*item) for item in items], lambda v: len(v.result)):
-            args: list[Any] = [lease_id, self.bucket_ms, self.wake_channel, dead_cap, IDEM_TTL_MS]
+            args: list[Any] = [lease_id, self.bucket_ms, self.wake_channel, dead_cap, IDEM_TTL_MS, self.ended_channel]
             for v in group:
                 delay = -1 if v.delay_ms is None else v.delay_ms
                 args += (v.task_id, delay, v.reason.encode()[:2000], v.result, v.keep_ms)

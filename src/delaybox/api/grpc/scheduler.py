@@ -24,6 +24,7 @@ from delaybox.wire.v1.queries import MAX_LIMIT
 from delaybox.wire.v1.tasks import Rules, queue_of
 from delaybox.wire.v1.types import MAX_BATCH
 
+MAX_WATCHED = 10_000
 _PARSED_AT_ONCE = 200
 """Tasks of a batch that are parsed before other calls get their turn (about 1 ms)."""
 
@@ -33,6 +34,7 @@ class Scheduler:
 
     def __init__(self, service: Any, settings: GrpcSettings) -> None:
         self._service = service
+        self._opened: Service | None = None
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
         self._rules = Rules(max_payload_bytes=settings.payload_limit, shell=shell)
 
@@ -42,10 +44,12 @@ class Scheduler:
         return found
 
     async def start(self, store: Store, service: Service) -> None:
-        """Nothing of its own to start."""
+        self._opened = service
 
     async def stop(self) -> None:
-        """Nothing of its own to stop."""
+        """Whoever watches is sent to another node."""
+        if self._opened is not None:
+            await self._opened.close()
 
     # -- schedule -----------------------------------------------------------------------------------------------
 
@@ -138,6 +142,18 @@ class Scheduler:
                 yield views.page(found)
             if not cursor or left <= 0:
                 return
+
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.WatchResponse]:
+        count = len(request.ids)
+        if not 1 <= count <= MAX_WATCHED:
+            raise InvalidTask("ids", f"ids holds {count} ids; send 1 to {MAX_WATCHED}, and more in further calls")
+        watch = await self._service.watch(request.ids, ends_only=request.ends_only)
+        try:
+            async for changes in watch:
+                for response in views.events(changes):
+                    yield response
+        finally:
+            watch.close()
 
     # -- dead letters -------------------------------------------------------------------------------------------
 

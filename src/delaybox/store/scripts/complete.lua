@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Completes tasks of one lease and keeps their results for a while. Without a result `ack` does it, which is cheaper.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, then (id, how long to keep ms, result) ...
+-- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, 3 channel for those who wait for ends,
+--       then (id, how long to keep ms, result) ...
 -- REPLY ids that were not in the lease (stale)
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids; the caller keeps results <= 4 MiB a call
@@ -16,8 +17,8 @@ local lid, idem_ttl = ARGV[1], ARGV[2]
 local lease = k_lease(lid)
 local err = guard({ lease, K_LEASES, K_RESULTS, K_RESULTS_AT })
 if err then return err end
-local stale = {}
-for i = 3, #ARGV, 3 do
+local stale, ended = {}, {}
+for i = 4, #ARGV, 3 do
   local id, keep, result = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local rec = redis.call('HGET', lease, id)
   if not rec then
@@ -27,6 +28,8 @@ for i = 3, #ARGV, 3 do
     local kind, flags, _, at = rec_head(id, rec)
     if kind == 'ok' then forget(id, rec, flags, at, idem_ttl) end
     leave(lease, lid, id)
+    ended[#ended + 1] = id
   end
 end
+announce(ended, ARGV[3])
 return stale

@@ -2,7 +2,7 @@
 -- Reports failed deliveries of one lease: each is retried later or dead-lettered; either way one attempt is charged.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 lease id, 2 bucket width ms, 3 wake channel, 4 cap of dead letters, 5 how long idempotency keys outlive their task ms,
---       then (id, delay ms or -1 for dead, reason, result or '', how long to keep it ms) ...
+--       6 channel for those who wait for ends, then (id, delay ms or -1 for dead, reason, result or '', how long to keep it ms) ...
 -- REPLY {dead letters dropped by the cap, stale ids ...}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 items
@@ -19,11 +19,11 @@ local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARG
 local lease = k_lease(lid)
 local horizon, waits_for = clock(now)
 local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
-for i = 6, #ARGV, 5 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
+for i = 7, #ARGV, 5 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
-local reply, earliest = { 0 }, 1e15
-for i = 6, #ARGV, 5 do
+local reply, earliest, ended = { 0 }, 1e15, {}
+for i = 7, #ARGV, 5 do
   local id, delay, reason = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local rec = redis.call('HGET', lease, id)
   if not rec then
@@ -34,6 +34,7 @@ for i = 6, #ARGV, 5 do
     attempt = math.min(attempt + 1, 65535)
     if delay < 0 then
       reply[1] = reply[1] + bury(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), now, reason, cap, idem_ttl)
+      ended[#ended + 1] = id
     else
       due = math.min(now + delay, MAX_DUE)
       if place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, horizon)
@@ -46,4 +47,5 @@ for i = 6, #ARGV, 5 do
   end
 end
 wake(earliest, waits_for, ARGV[3])
+announce(ended, ARGV[6])
 return reply

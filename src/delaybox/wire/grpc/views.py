@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from delaybox.core import ids
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.gen import task_pb2
 from delaybox.wire.grpc.tasks import PRIORITIES, TYPES
 
 STATES: Final[Mapping[TaskState, pb.TaskState]] = MappingProxyType(
@@ -79,3 +81,41 @@ def forecast(steps: Sequence[ForecastStep]) -> pb.ForecastResponse:
 def nodes(found: Sequence[Mapping[str, Any]]) -> pb.NodesResponse:
     """Each node's facts as JSON."""
     return pb.NodesResponse(nodes=[json.dumps(dict(node), separators=(",", ":")) for node in found])
+
+
+_EVENTS_AT_ONCE: Final = 1_000
+_EVENT_BYTES: Final = 1024 * 1024
+
+
+class Standing(Protocol):
+    """One look at a task; ``state`` None: nothing of it is kept."""
+
+    @property
+    def state(self) -> TaskState | None: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def result(self) -> task_pb2.Result | None: ...
+
+
+def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[pb.WatchResponse]:
+    """Changes in messages of about a megabyte at most."""
+    response, size = pb.WatchResponse(), 0
+    for task_id, standing in changes:
+        state = standing.state
+        event = response.events.add(
+            id=ids.render(task_id),
+            state=pb.TASK_STATE_FINISHED_OR_UNKNOWN if state is None else STATES[state],
+            attempt=standing.attempt,
+            reason=standing.reason,
+        )
+        if standing.result is not None:
+            event.result.CopyFrom(standing.result)
+            size += len(standing.result.output)
+        if len(response.events) >= _EVENTS_AT_ONCE or size >= _EVENT_BYTES:
+            yield response
+            response, size = pb.WatchResponse(), 0
+    if response.events:
+        yield response

@@ -33,3 +33,9 @@ local function keep_result(id, result, rec, until_ms)
   redis.call('HSET', K_RESULTS, id, struct.pack('>I4', #result) .. result .. rec)
   redis.call('ZADD', K_RESULTS_AT, int(until_ms), id)
 end
+
+-- Tells whoever waits for them that tasks have ended: one message of their ids. A lost one is covered by polling, and one that
+-- an access list forbids must not undo what is done.
+local function announce(ids, channel)
+  if #ids > 0 then redis.pcall('PUBLISH', channel, table.concat(ids)) end
+end

@@ -25,6 +25,7 @@ from delaybox.core.errors import (
 from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
+from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
 from delaybox.store.lookup import Lookup
 from delaybox.store.record import Draft, UnreadableRecord, draft
@@ -86,6 +87,7 @@ class Service:
         self._node_id = node_id
         self._on_scheduled = on_scheduled
         self._topics = topics
+        self._watcher = Watcher(store)
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
@@ -251,6 +253,14 @@ class Service:
         if not found.place and ids.due_ms(raw) <= found.now_ms:
             raise TaskFinished(f"task {task_id} has finished, was cancelled, or never was; nothing of it is kept")
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
+
+    async def watch(self, task_ids: Sequence[str], *, ends_only: bool = False) -> Watch:
+        """Begins to wait for tasks; InvalidTask for what is no id. Close the watch where its end is not awaited."""
+        return self._watcher.watch([ids.parse(task_id) for task_id in task_ids], ends_only=ends_only)
+
+    async def close(self) -> None:
+        """Ends every watch. Harmless when repeated."""
+        await self._watcher.close()
 
     async def queues(self) -> list[QueueStats]:
         """Every queue with tasks pending, ready or in flight, or fired in the last minute."""

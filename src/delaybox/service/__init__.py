@@ -1,0 +1,8 @@
+"""The use-cases every front end shares. No front end talks to the store past this."""
+
+from __future__ import annotations
+
+from delaybox.service.tasks import LIVE_NODE_MS, STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
+from delaybox.service.watch import Change, Watch
+
+__all__ = ["LIVE_NODE_MS", "STALE_HEARTBEAT_MS", "Change", "Readiness", "Service", "StoreCounts", "Watch"]

@@ -1,0 +1,274 @@
+"""Waiting for tasks: one watcher a process looks at them for all who wait.
+
+An id is looked at when somebody begins to wait for it, soon after a script said that it has ended, and every now and
+then: 20 ms after the last look, then after twice as long, up to half a second while nothing changes. Looks are batched,
+and those of the last kind are bounded a second, so that waiting for very many tasks makes looks rarer, not more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+
+from delaybox.core.errors import DelayBoxError, StoreUnavailable
+from delaybox.core.task import TaskState
+from delaybox.store.states import Standing, listen, states
+from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.service")
+
+PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
+LOOKS_A_SECOND = 10_000
+"""Of those that nothing asked for."""
+_AT_ONCE = 1_024
+_REST_AFTER_S = 10.0
+"""Without anybody who waits, the connection that listens for ends is given up."""
+_MOST_WAITING_BYTES = 8 * 1024 * 1024
+"""Of results that one who waits has not fetched yet; the rest is looked up again when he comes for it."""
+
+Change = tuple[bytes, Standing]
+"""Id, and where the task stands now."""
+
+
+class _Watched:
+    """One id that somebody waits for. ``fresh``: those who have not been told yet what is known."""
+
+    __slots__ = ("fresh", "known", "level", "look_at", "watches")
+
+    def __init__(self) -> None:
+        self.known: Standing | None = None
+        self.level = 0
+        self.look_at = 0.0
+        self.watches: list[Watch] = []
+        self.fresh: list[Watch] = []
+
+
+class Watch:
+    """What one caller waits for. Iterate over it for changes, each time those since the last; ends with the last task.
+
+    ``ends_only``: only how each ends. To be closed where the iteration is left early.
+    """
+
+    def __init__(self, watcher: Watcher, wanted: Sequence[bytes], *, ends_only: bool) -> None:
+        self._watcher = watcher
+        self._left = set(wanted)
+        self._ends_only = ends_only
+        self._news: dict[bytes, Standing] = {}
+        self._bytes = 0
+        self._again: list[bytes] = []
+        self._event = asyncio.Event()
+        self._error: DelayBoxError | None = None
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> list[Change]:
+        """The changes since the last call. The watcher's error, when it had to stop."""
+        while not self._news:
+            if not self._left:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            self._event.clear()
+            await self._event.wait()
+        news, self._news, self._bytes = self._news, {}, 0
+        again, self._again = self._again, []
+        if again:
+            self._watcher.look(self, again)
+        return list(news.items())
+
+    def close(self) -> None:
+        """Nobody waits any more. Harmless when repeated."""
+        self._watcher.forget(self, self._left)
+        self._left = set()
+
+    def tell(self, task_id: bytes, standing: Standing) -> bool:
+        """Called by the watcher; whether this ends the wait for the task."""
+        if standing.ended:
+            size = standing.result.ByteSize() if standing.result is not None else 0
+            if size and self._bytes + size > _MOST_WAITING_BYTES and self._news:
+                self._again.append(task_id)
+                return False
+            self._bytes += size
+            self._left.discard(task_id)
+        elif self._ends_only:
+            return False
+        self._news[task_id] = standing
+        self._event.set()
+        return standing.ended
+
+    def fail(self, error: DelayBoxError) -> None:
+        """Called by the watcher when it stops."""
+        self._error = error
+        self._event.set()
+
+
+class Watcher:
+    """Looks for all `Watch`es of one process. Starts with the first, and rests when there is none."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._watched: dict[bytes, _Watched] = {}
+        self._soon: dict[bytes, None] = {}
+        # One queue a pause: all in it wait equally long, so each is in order of time by itself.
+        self._later: list[deque[tuple[float, bytes]]] = [deque() for _ in PAUSES_S]
+        self._event = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._looked_from = 0.0
+
+    def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
+        """Begins to look at those tasks."""
+        watch = Watch(self, wanted, ends_only=ends_only)
+        for task_id in dict.fromkeys(wanted):
+            entry = self._watched.get(task_id)
+            if entry is None:
+                entry = self._watched[task_id] = _Watched()
+            entry.watches.append(watch)
+            entry.fresh.append(watch)
+            self._soon[task_id] = None
+        if not self._tasks:
+            loops = (self._look_on(), listen(self._store, self._heard))
+            self._tasks = [asyncio.create_task(loop, name="delaybox-watcher") for loop in loops]
+        self._event.set()
+        return watch
+
+    def forget(self, watch: Watch, wanted: set[bytes]) -> None:
+        """A watch is over."""
+        for task_id in wanted:
+            entry = self._watched.get(task_id)
+            if entry is not None and watch in entry.watches:
+                entry.watches.remove(watch)
+                entry.fresh = [other for other in entry.fresh if other is not watch]
+                if not entry.watches:
+                    del self._watched[task_id]
+
+    def look(self, watch: Watch, wanted: Sequence[bytes]) -> None:
+        """Looks at these as soon as may be, and tells the watch even what is not new."""
+        for task_id in wanted:
+            entry = self._watched.get(task_id)
+            if entry is not None:
+                entry.fresh.append(watch)
+                self._soon[task_id] = None
+        self._event.set()
+
+    async def close(self) -> None:
+        """Ends, and with it every wait. Harmless when repeated."""
+        tasks = self._tasks
+        for watch in {watch for entry in self._watched.values() for watch in entry.watches}:
+            watch.fail(StoreUnavailable("this node is stopping; ask another one"))
+        self._watched.clear()
+        self._rest()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _rest(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+        self._soon.clear()
+        for queue in self._later:
+            queue.clear()
+
+    def _heard(self, data: bytes) -> None:
+        watched = self._watched
+        for at in range(0, len(data), 16):
+            task_id = data[at : at + 16]
+            if task_id in watched:
+                self._soon[task_id] = None
+        if self._soon:
+            self._event.set()
+
+    async def _look_on(self) -> None:
+        away = 0
+        while True:
+            taken = self._due()
+            if not taken:
+                self._event.clear()
+                try:
+                    await asyncio.wait_for(self._event.wait(), self._pause_s())
+                except TimeoutError:
+                    if not self._watched:
+                        return self._rest()
+                continue
+            try:
+                found = await states(self._store, taken)
+            except Exception as error:
+                away += 1
+                if away == 1:
+                    known = isinstance(error, DelayBoxError)
+                    log.warning("watched tasks cannot be looked at: %s", error, exc_info=None if known else error)
+                self._soon |= dict.fromkeys(taken)
+                await asyncio.sleep(min(0.05 * 2 ** min(away, 5), 1.0))
+                continue
+            away = 0
+            now = asyncio.get_running_loop().time()
+            for task_id, standing in zip(taken, found, strict=True):
+                self._tell(task_id, standing, now)
+
+    def _tell(self, task_id: bytes, standing: Standing | None, now: float) -> None:
+        entry = self._watched.get(task_id)
+        if entry is None:
+            return
+        if standing is not None:
+            told = entry.watches if _differs(standing, entry.known) else entry.fresh
+            if told is entry.watches:
+                entry.level = self._first_level(standing)
+            entry.known = standing
+            entry.fresh = []
+            if told:
+                over = {watch for watch in told if watch.tell(task_id, standing)}
+                entry.watches = [watch for watch in entry.watches if watch not in over]
+                if not entry.watches:
+                    del self._watched[task_id]
+                    return
+        level = entry.level
+        entry.level = min(level + 1, len(PAUSES_S) - 1)
+        entry.look_at = now + PAUSES_S[level]
+        self._later[level].append((entry.look_at, task_id))
+
+    def _first_level(self, standing: Standing) -> int:
+        """A task that waits for its time changes then, hardly before."""
+        if standing.state is not TaskState.SCHEDULED:
+            return 0
+        left_s = (standing.due_ms - self._store.clock_offset_ms) / 1000 - time.time()
+        return next((level for level, pause_s in enumerate(PAUSES_S) if pause_s >= left_s), len(PAUSES_S) - 1)
+
+    def _due(self) -> list[bytes]:
+        """What to look at now: those asked for, then those whose pause is over, within the bounds."""
+        taken = dict.fromkeys(islice(self._soon, _AT_ONCE))
+        for task_id in taken:
+            del self._soon[task_id]
+        now = asyncio.get_running_loop().time()
+        room = min(_AT_ONCE - len(taken), int((now - self._looked_from) * LOOKS_A_SECOND))
+        looked = 0
+        for queue in self._later:
+            while queue and looked < room and queue[0][0] <= now:
+                look_at, task_id = queue.popleft()
+                entry = self._watched.get(task_id)
+                # Another time: it was looked at meanwhile, and stands in a queue again.
+                if entry is not None and entry.look_at == look_at and task_id not in taken:
+                    taken[task_id] = None
+                    looked += 1
+        # What was not used is kept for a moment only: a second's worth at once would be a burst.
+        self._looked_from = max(self._looked_from + looked / LOOKS_A_SECOND, now - 0.1)
+        return list(taken)
+
+    def _pause_s(self) -> float:
+        heads = [queue[0][0] for queue in self._later if queue]
+        if not heads:
+            return _REST_AFTER_S
+        now = asyncio.get_running_loop().time()
+        # At least a few ms: so many become due meanwhile that one round trip serves them.
+        return max(min(heads) - now, 0.01)
+
+
+def _differs(standing: Standing, known: Standing | None) -> bool:
+    """Whether it is a change to whoever waits; another due time alone is none."""
+    return known is None or (standing.state, standing.attempt, standing.reason) != (
+        known.state,
+        known.attempt,
+        known.reason,
+    )

@@ -1,0 +1,79 @@
+#!lua flags=no-writes,allow-oom
+-- Where each of many tasks stands, without their bodies: what those ask who wait for them.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 bucket width ms, 2 most leases to look through, then ids
+-- REPLY now ms, then for each id one of
+--       'h' + head of its record (16 bytes at most): pending        'l' + head: leased
+--       'd' + resultLen:u32 result + start of its dead letter (died, reason, head)
+--       'f' + resultLen:u32 result + head: finished, its result is kept
+--       'q' in quarantine    '' nothing of it is kept    '?' not found in as many leases as were looked through
+-- BOUND 128 ids; those found nowhere else are looked for in at most ARGV[2] leases
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/gather.lua
+local HEAD = 16
+local W, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local ids = { unpack(ARGV, 3) }
+local out = { now_ms() }
+if #ids == 0 then return out end
+
+local kept = redis.call('HMGET', K_RESULTS, unpack(ids))
+local places, at = gather(), {}
+for i, id in ipairs(ids) do
+  local value, n = kept[i]
+  if value then n = struct.unpack('>I4', value) end
+  if value and #value > 4 + n then
+    out[i + 1] = 'f' .. string.sub(value, 1, 4 + n + HEAD)
+  else
+    local key = k_bucket(math.floor(id_due(id) / W))
+    add1(places, key, id)
+    if not at[key] then at[key] = {} end
+    table.insert(at[key], i)
+  end
+end
+local missing, who = {}, {}
+for _, key in ipairs(places.order) do
+  local records = redis.call('HMGET', key, unpack(places.by[key]))
+  for j, i in ipairs(at[key]) do
+    -- An empty one points to a task of the same id elsewhere, which cannot be: an id has one home.
+    if records[j] and records[j] ~= '' then
+      out[i + 1] = 'h' .. string.sub(records[j], 1, HEAD)
+    else
+      missing[#missing + 1] = ids[i]
+      who[#who + 1] = i
+    end
+  end
+end
+if #missing == 0 then return out end
+
+local dead = redis.call('HMGET', K_DEAD, unpack(missing))
+local gone, gone_who = {}, {}
+for j, i in ipairs(who) do
+  if dead[j] then
+    local reason = struct.unpack('>I2', dead[j], 9)
+    local n = kept[i] and struct.unpack('>I4', kept[i]) or 0
+    local result = kept[i] and string.sub(kept[i], 1, 4 + n) or struct.pack('>I4', 0)
+    out[i + 1] = 'd' .. result .. string.sub(dead[j], 1, 10 + reason + HEAD)
+  else
+    gone[#gone + 1] = missing[j]
+    gone_who[#gone_who + 1] = i
+  end
+end
+if #gone == 0 then return out end
+
+local leases = redis.call('ZRANGE', K_LEASES, 0, most)
+for n, lid in ipairs(leases) do
+  if n > most then break end
+  local records = redis.call('HMGET', k_lease(lid), unpack(gone))
+  for j, i in ipairs(gone_who) do
+    if records[j] then out[i + 1] = 'l' .. string.sub(records[j], 1, HEAD) end
+  end
+end
+local quarantined = redis.call('HMGET', K_QUAR, unpack(gone))
+for j, i in ipairs(gone_who) do
+  if not out[i + 1] then
+    out[i + 1] = quarantined[j] and 'q' or #leases > most and '?' or ''
+  end
+end
+return out

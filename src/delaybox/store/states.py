@@ -1,0 +1,141 @@
+"""Where many tasks stand, in few calls and without their bodies; and who says that tasks have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from struct import Struct
+
+from google.protobuf.message import DecodeError
+from msgspec import Struct as Made
+from redis.exceptions import RedisError
+
+from delaybox.core import ids
+from delaybox.core.task import CANCELLED, TaskState
+from delaybox.store.loader import Call
+from delaybox.store.record import head_of
+from delaybox.store.store import Store
+from delaybox.wire.gen import task_pb2
+
+log = logging.getLogger("delaybox.store")
+
+MOST_IDS = 128
+"""Ids in one call of ``states``; its bound."""
+MOST_LEASES = 200
+_DEAD_HEAD = Struct(">QH")
+
+
+class Standing(Made, frozen=True, gc=False):
+    """One look at a task. ``state`` None: nothing of it is kept. ``result``: of a finished task, where it is kept."""
+
+    state: TaskState | None
+    due_ms: int = 0
+    attempt: int = 0
+    reason: str = ""
+    result: task_pb2.Result | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state is None or self.state in _ENDS
+
+
+_ENDS = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
+_NOTHING = Standing(None)
+_QUARANTINED = Standing(TaskState.FAILED, reason="its record cannot be read; it lies in quarantine")
+
+
+async def states(store: Store, wanted: Sequence[bytes]) -> list[Standing | None]:
+    """Per id where it stands, or None where that is not known now (ask again). StoreUnavailable."""
+    groups: dict[int, list[int]] = {}
+    for i, task_id in enumerate(wanted):
+        groups.setdefault(ids.partition(task_id) % store.partitions, []).append(i)
+    calls: list[Call] = []
+    places: list[list[int]] = []
+    for partition, group in groups.items():
+        for at in range(0, len(group), MOST_IDS):
+            part = group[at : at + MOST_IDS]
+            args = (store.bucket_ms, MOST_LEASES, *(wanted[i] for i in part))
+            calls.append(Call("states", store.tags[partition], args))
+            places.append(part)
+    out: list[Standing | None] = [None] * len(wanted)
+    for reply, part in zip(await store.runner.run_many(calls), places, strict=True):
+        if isinstance(reply, BaseException):
+            raise reply
+        now = reply[0]
+        for i, value in zip(part, reply[1:], strict=True):
+            out[i] = await _elsewhere(store, wanted[i]) if value == b"?" else _standing(wanted[i], value, now)
+    return out
+
+
+def _standing(task_id: bytes, value: bytes, now_ms: int) -> Standing:
+    if not value:
+        return _NOTHING
+    kind = value[:1]
+    if kind == b"q":
+        return _QUARANTINED
+    if kind in b"hl":
+        attempt, due = head_of(task_id, value[1:])
+        if kind == b"l":
+            return Standing(TaskState.RUNNING, due, attempt)
+        return Standing(TaskState.READY if due <= now_ms else TaskState.SCHEDULED, due, attempt)
+    size = int.from_bytes(value[1:5], "big")
+    result = _result(value[5 : 5 + size])
+    rest = value[5 + size :]
+    if kind == b"d":
+        _, length = _DEAD_HEAD.unpack_from(rest)
+        at = _DEAD_HEAD.size + length
+        attempt, due = head_of(task_id, rest[at:])
+        return Standing(TaskState.FAILED, due, attempt, rest[_DEAD_HEAD.size : at].decode("utf-8", "replace"), result)
+    attempt, due = head_of(task_id, rest)
+    if result is None or result.ok:
+        return Standing(TaskState.SUCCEEDED, due, attempt, "", result)
+    state = TaskState.CANCELLED if result.reason == CANCELLED else TaskState.FAILED
+    return Standing(state, due, attempt, result.reason, result)
+
+
+def _result(raw: bytes) -> task_pb2.Result | None:
+    try:
+        return task_pb2.Result.FromString(raw) if raw else None
+    except DecodeError:
+        return None
+
+
+async def _elsewhere(store: Store, task_id: bytes) -> Standing | None:
+    """Of a task that lay in none of the leases that were looked through."""
+    found = await store.get(task_id)
+    letter = {"home": b"h", "lease": b"l"}.get(found.place)
+    if letter is not None:
+        return _standing(task_id, letter + found.value[:16], found.now_ms)
+    # Between the two looks it has ended, which the next one tells in full.
+    return None if found.place else _NOTHING
+
+
+Heard = Callable[[bytes], None]
+"""Told the ids of one message, one after another."""
+
+
+async def listen(store: Store, heard: Heard) -> None:
+    """Passes on what scripts say on the channel of ends, for ever; what comes while the connection is away is lost."""
+    away = 0
+    while True:
+        pubsub = store.client.pubsub()
+        try:
+            await pubsub.subscribe(store.ended_channel)
+            while True:
+                # Without a time-out of its own the read would end with the client's, several times a minute.
+                message = await pubsub.get_message(timeout=30.0)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    away = 0
+                elif message["type"] == "message":
+                    heard(message["data"])
+        except (RedisError, OSError) as error:
+            away += 1
+            if away == 1:
+                log.warning("channel of ended tasks: %s; polling until it is back", type(error).__name__)
+            await asyncio.sleep(min(0.05 * 2 ** min(away, 5), 1.0))
+        finally:
+            await pubsub.aclose()
