@@ -41,7 +41,7 @@ async def schedule(rpc: Rpc, *tasks: pb.NewTask) -> list[str]:
 
 async def claim(store: Store) -> dict[bytes, tuple[int, bytes]]:
     """Id -> (partition, lease) of everything that is due now."""
-    held = {}
+    held: dict[bytes, tuple[int, bytes]] = {}
     for partition in range(store.partitions):
         lease = os.urandom(16)
         claimed = await store.claim(partition, lease, ClaimLimits(slots=500, types="w"))
