@@ -7,19 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from delaybox.core.errors import StoreUnavailable
+from delaybox.store.ending import end
 
 log = logging.getLogger("delaybox.engine")
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancels a task until it is over.
-
-    Once is not enough: Python 3.11's ``wait_for``, which redis-py sends with, swallows a cancellation that arrives
-    together with its result, and the task goes on.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=1.0)
 
 
 class Loop:
@@ -65,3 +55,6 @@ class Loop:
                 pause = 1.0
             if not self._ending:
                 await asyncio.sleep(pause)
+
+
+__all__ = ["Loop", "end"]

@@ -16,6 +16,7 @@ from itertools import islice
 
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.task import TaskState
+from delaybox.store.ending import end
 from delaybox.store.states import Standing, listen, states
 from delaybox.store.store import Store
 
@@ -118,6 +119,7 @@ class Watcher:
         self._later: list[deque[tuple[float, bytes]]] = [deque() for _ in PAUSES_S]
         self._event = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._ending: set[asyncio.Task[None]] = set()
         self._looked_from = 0.0
 
     def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
@@ -157,16 +159,17 @@ class Watcher:
 
     async def close(self) -> None:
         """Ends, and with it every wait. Harmless when repeated."""
-        tasks = self._tasks
         for watch in {watch for entry in self._watched.values() for watch in entry.watches}:
             watch.fail(StoreUnavailable("this node is stopping; ask another one"))
         self._watched.clear()
         self._rest()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._ending)
 
     def _rest(self) -> None:
         for task in self._tasks:
-            task.cancel()
+            ending = asyncio.create_task(end(task))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
         self._tasks = []
         self._soon.clear()
         for queue in self._later:
