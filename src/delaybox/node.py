@@ -350,13 +350,20 @@ class _Node:
                 reflection=c.grpc_server.reflection,
             )
             starting.append(self._grpc(grpc, stack))
-        return list(await asyncio.gather(*starting))
+        # Each is awaited even where another failed, so that all that started is on the stack and ends with it.
+        started = await asyncio.gather(*starting, return_exceptions=True)
+        for front in started:
+            if isinstance(front, BaseException):
+                raise front
+        if len(started) > 1:
+            log.info("grpc listening on %s:%d", bracketed(c.grpc_host), started[1].child.port)
+        log.info("listening on http://%s:%d%s", bracketed(rest.host), started[0].child.port, rest.context_path)
+        return started
 
     @staticmethod
     async def _rest(settings: ApiSettings, stack: contextlib.AsyncExitStack) -> Keeper[ApiProcess]:
         api = await spawn_api(settings)
         stack.push_async_callback(api.stop)
-        log.info("listening on http://%s:%d%s", bracketed(settings.host), api.port, settings.context_path)
 
         async def again(dead: ApiProcess) -> ApiProcess:
             return await spawn_api(replace(settings, port=dead.port))
@@ -367,7 +374,6 @@ class _Node:
     async def _grpc(settings: GrpcSettings, stack: contextlib.AsyncExitStack) -> Keeper[GrpcProcess]:
         process = await spawn_grpc(settings)
         stack.push_async_callback(process.stop)
-        log.info("grpc listening on %s:%d", bracketed(settings.host), process.port)
 
         async def again(dead: GrpcProcess) -> GrpcProcess:
             return await spawn_grpc(replace(settings, port=dead.port))

@@ -156,13 +156,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 class Keeper(Generic[Child]):
-    """Keeps one child running: `again` starts it anew, after a growing pause, whenever it died."""
+    """Keeps one child running: `again` starts it anew, after a growing pause, whenever it died. ``child``: the present."""
 
     def __init__(
         self, what: str, child: Child, again: Callable[[Child], Awaitable[Child]], log: logging.Logger
     ) -> None:
         self._what = what
-        self._child = child
+        self.child = child
         self._again = again
         self._log = log
 
@@ -172,18 +172,18 @@ class Keeper(Generic[Child]):
         pause_s = _FIRST_PAUSE_S
         try:
             while not stopping.done():
-                died = asyncio.create_task(self._child.died.wait())
+                died = asyncio.create_task(self.child.died.wait())
                 await asyncio.wait({stopping, died}, return_when=asyncio.FIRST_COMPLETED)
                 died.cancel()
                 if not stopping.done():
                     self._log.error(
-                        "the %s ended with exit code %s; starting it again", self._what, self._child.exit_code
+                        "the %s ended with exit code %s; starting it again", self._what, self.child.exit_code
                     )
                     await self._replace(stopping, pause_s)
                     pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         finally:
             stopping.cancel()
-            await self._child.stop()
+            await self.child.stop()
 
     async def _replace(self, stopping: asyncio.Task[Any], pause_s: float) -> None:
         while True:
@@ -191,7 +191,7 @@ class Keeper(Generic[Child]):
             if stopping.done():
                 return
             try:
-                self._child = await self._again(self._child)
+                self.child = await self._again(self.child)
                 return
             except DelayBoxError as error:
                 self._log.error("the %s did not start: %s", self._what, error)
