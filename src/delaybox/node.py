@@ -351,14 +351,15 @@ class _Node:
             )
             starting.append(self._grpc(grpc, stack))
         # Each is awaited even where another failed, so that all that started is on the stack and ends with it.
-        started = await asyncio.gather(*starting, return_exceptions=True)
-        for front in started:
+        fronts: list[Keeper[Any]] = []
+        for front in await asyncio.gather(*starting, return_exceptions=True):
             if isinstance(front, BaseException):
                 raise front
-        if len(started) > 1:
-            log.info("grpc listening on %s:%d", bracketed(c.grpc_host), started[1].child.port)
-        log.info("listening on http://%s:%d%s", bracketed(rest.host), started[0].child.port, rest.context_path)
-        return started
+            fronts.append(front)
+        if len(fronts) > 1:
+            log.info("grpc listening on %s:%d", bracketed(c.grpc_host), fronts[1].child.port)
+        log.info("listening on http://%s:%d%s", bracketed(rest.host), fronts[0].child.port, rest.context_path)
+        return fronts
 
     @staticmethod
     async def _rest(settings: ApiSettings, stack: contextlib.AsyncExitStack) -> Keeper[ApiProcess]:

@@ -156,7 +156,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 class Keeper(Generic[Child]):
-    """Keeps one child running: `again` starts it anew, after a growing pause, whenever it died. ``child``: the present."""
+    """Keeps one child running: `again` starts it anew, after a growing pause, whenever it died.
+
+    ``child``: the one that runs now.
+    """
 
     def __init__(
         self, what: str, child: Child, again: Callable[[Child], Awaitable[Child]], log: logging.Logger
