@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from delaybox.core.task import NewTask, Priority
+from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
 from delaybox.store.record import read_dead
 from delaybox.store.store import Reaped
@@ -263,3 +263,20 @@ async def test_a_delay_past_all_time_never_wraps_to_now(lab: Lab, delay: int) ->
             assert await lab.store.release(0, b"L", [task_id], delay_ms=delay) == []
         assert (await lab.record(task_id)).due_ms == 10**14
     assert (await lab.claim()).leased == []
+
+
+async def test_a_lost_doer_charges_a_loss_and_past_the_cap_the_task_is_a_dead_letter(lab: Lab) -> None:
+    lost, other = await lab.add(NewTask(type=TaskType.WORKER, name="f"), NewTask(type=TaskType.WORKER, name="g"))
+    for time_ in range(1, 3):
+        await lab.lease(b"L", slots=2)
+        assert await lab.store.lose(0, b"L", [lost], losses_cap=3) == ([], 0, 0)
+        record = await lab.record(lost)
+        assert (record.losses, record.attempt, record.deliveries) == (time_, 0, time_)
+        assert await lab.store.release(0, b"L", [other]) == []
+    await lab.lease(b"L", slots=2)
+    assert await lab.store.lose(0, b"L", [lost, other, bytes(16)], losses_cap=3) == ([bytes(16)], 1, 0)
+    found = await lab.find(lost)
+    assert found.place == "dead" and b"lost with its worker 3 times" in found.value
+    assert (await lab.record(other)).losses == 1
+    assert await lab.store.lose(0, b"L", [lost], losses_cap=3) == ([lost], 0, 0), "asked again it changes nothing"
+    assert await lab.problems() == []

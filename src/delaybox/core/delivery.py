@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from delaybox.core import ids
 from delaybox.core.lane import split
+from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import TaskResult, TaskType
 
 
@@ -57,12 +58,18 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It was tried and failed; one attempt is charged. Not ``retryable``: dead-lettered at once."""
+    """It was tried and failed; one attempt is charged. Not ``retryable``: dead-lettered at once.
+
+    ``retry``: of what carried it out, for a task that brings no policy of its own. ``delay_ms``: when to try again, in
+    place of the policy's back-off.
+    """
 
     reason: str
     retryable: bool = True
     result: TaskResult | None = None
     keep_ms: int = 0
+    retry: RetryPolicy | None = None
+    delay_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +79,15 @@ class HandBack:
     delay_ms: int = 0
 
 
-Outcome = Done | Failed | HandBack
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Who carried it out went away in the middle; one loss is charged."""
+
+
+Outcome = Done | Failed | HandBack | Lost
 DONE = Done()
 HAND_BACK = HandBack()
+LOST = Lost()
 
 
 class Report(Protocol):

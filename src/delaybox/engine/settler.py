@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import defaultdict
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from google.protobuf.message import DecodeError
 
 from delaybox import failpoints, metrics
-from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Lost, Outcome
 from delaybox.core.errors import DelayBoxError
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
@@ -119,11 +120,14 @@ class Settler:
         done: defaultdict[_Lease, list[tuple[Delivery, Done]]] = defaultdict(list)
         failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
         back: defaultdict[tuple[int, bytes, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
+        lost: defaultdict[_Lease, list[tuple[Delivery, Lost]]] = defaultdict(list)
         for d, outcome in others:
             if isinstance(outcome, Done):
                 done[d.partition, d.lease_id].append((d, outcome))
             elif isinstance(outcome, Failed):
                 failed[d.partition, d.lease_id].append((d, outcome))
+            elif isinstance(outcome, Lost):
+                lost[d.partition, d.lease_id].append((d, outcome))
             else:
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
         result: list[tuple[_Item, bool]] = []
@@ -133,6 +137,9 @@ class Settler:
         for (partition, lease_id), items in failed.items():
             again = await self._again(self._fail(partition, lease_id, items), items)
             result += [(item, again) for item in items]
+        for (partition, lease_id), gone in lost.items():
+            again = await self._again(self._lose(partition, lease_id, gone), gone)
+            result += [(item, again) for item in gone]
         for (partition, lease_id, delay_ms), handed in back.items():
             again = await self._again(self._release(partition, lease_id, handed, delay_ms), handed)
             result += [(item, again) for item in handed]
@@ -177,6 +184,23 @@ class Settler:
         self._settled([d for d, _ in items])
         return True
 
+    async def _lose(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Lost]]) -> bool:
+        o = self._options
+        try:
+            failpoints.hit("before_release")
+            stale, dead, dropped = await self._store.lose(
+                partition, lease_id, [d.task_id for d, _ in items], losses_cap=o.losses_cap, dead_cap=o.dead_cap
+            )
+        except DelayBoxError:
+            return False
+        if stale:
+            metrics.stale_ack(len(stale))
+        if dead:
+            metrics.dead_lettered(dead)
+        self._say_dropped(dropped)
+        self._settled([d for d, _ in items])
+        return True
+
     async def _fail(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Failed]]) -> bool:
         verdicts = [self._verdict(d, outcome) for d, outcome in items]
         try:
@@ -194,21 +218,23 @@ class Settler:
                 metrics.dead_lettered()
             else:
                 metrics.retried(d.type.name)
-        if dropped:
-            log.warning("%d of the oldest dead letters were dropped: the cap is %d", dropped, self._options.dead_cap)
+        self._say_dropped(dropped)
         self._settled([d for d, _ in items])
         return True
 
+    def _say_dropped(self, dropped: int) -> None:
+        if dropped:
+            log.warning("%d of the oldest dead letters were dropped: the cap is %d", dropped, self._options.dead_cap)
+
     def _verdict(self, d: Delivery, outcome: Failed) -> Verdict:
-        try:
-            policy = wire_body.retry_of(wire_body.decode(d.body), self._options.retry)
-        except DecodeError:  # must not stop its dead-lettering
-            policy = self._options.retry
+        policy = outcome.retry or self._options.retry
+        with contextlib.suppress(DecodeError):  # must not stop its dead-lettering
+            policy = wire_body.retry_of(wire_body.decode(d.body), policy)
         attempt = d.attempt + 1
         delay = None
         if outcome.retryable and attempt < policy.max_attempts:
             # The draw spreads retries; nothing secret hangs on it.
-            delay = policy.delay_ms(attempt, random.random())
+            delay = policy.delay_ms(attempt, random.random()) if outcome.delay_ms is None else outcome.delay_ms
         if outcome.result is None:
             return Verdict(d.task_id, delay, outcome.reason)
         return Verdict(d.task_id, delay, outcome.reason, wire_result.encode(outcome.result), self._keep_ms(d, outcome))

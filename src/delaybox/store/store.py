@@ -202,6 +202,23 @@ class Store:
             stale += await self.runner.run(Call("release", self.tags[partition], args))
         return stale
 
+    async def lose(
+        self, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, losses_cap: int, dead_cap: int = DEAD_CAP
+    ) -> tuple[list[bytes], int, int]:
+        """Takes tasks back from a doer that went away; (stale ids, dead-lettered, dead letters that the cap dropped)."""
+        stale: list[bytes] = []
+        dead = dropped = 0
+        for at in range(0, len(task_ids), MAX_ITEMS):
+            args = (
+                lease_id, self.bucket_ms, self.wake_channel, losses_cap, dead_cap, IDEM_TTL_MS,
+                *task_ids[at : at + MAX_ITEMS],
+            )  # fmt: skip
+            reply = await self.runner.run(Call("lose", self.tags[partition], args))
+            dead += reply[0]
+            dropped += reply[1]
+            stale += reply[2:]
+        return stale, dead, dropped
+
     async def extend(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> list[bytes]:
         """Heartbeat; returns the leases that are gone."""
         missing: list[bytes] = []

@@ -15,6 +15,7 @@
 --@include lib/gather.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/loss.lua
 local now = now_ms()
 local W, longest, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
 local err = guard({ K_RESULTS, K_RESULTS_AT, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
@@ -51,14 +52,11 @@ for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE',
       redis.call('HSET', K_QUAR, id, rec)
       redis.call('ZADD', K_QUAR_AT, int(now), id)
     elseif kind == 'ok' then
-      local attempt, losses, deliveries = rec_counters(rec)
-      losses = math.min(losses + 1, 255)
-      rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
-      if losses >= losses_cap then
-        dropped = dropped + bury(id, rec, now, 'lost with its node ' .. losses .. ' times', cap, idem_ttl)
-        dead = dead + 1
+      local what, more = charge_loss(id, rec, flags, due, at, now, 'node', losses_cap, cap, idem_ttl, W, horizon)
+      if what == 'dead' then
+        dead, dropped = dead + 1, dropped + more
       else
-        if place(id, rec, flags, rec_lane(rec, at), due, W, horizon) and due < earliest then earliest = due end
+        if more and due < earliest then earliest = due end
         back = back + 1
       end
     end

@@ -1,0 +1,44 @@
+#!lua flags=allow-oom
+-- Takes tasks of one lease back from a doer that went away: each is charged one loss, and dead-lettered past the cap.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 lease id, 2 bucket width ms, 3 wake channel, 4 cap of losses, 5 cap of dead letters,
+--       6 how long idempotency keys outlive their task ms, then ids
+-- REPLY {dead-lettered, dead letters dropped by the cap, ids that were not in the lease (stale) ...}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 500 ids
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/place.lua
+--@include lib/finish.lua
+--@include lib/settle.lua
+--@include lib/loss.lua
+local now = now_ms()
+local lid, W, losses_cap, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local lease = k_lease(lid)
+local horizon, waits_for = clock(now)
+local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+for i = 7, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
+local err = guard(keys)
+if err then return err end
+local reply, earliest = { 0, 0 }, 1e15
+for i = 7, #ARGV do
+  local id = ARGV[i]
+  local rec = redis.call('HGET', lease, id)
+  if not rec then
+    reply[#reply + 1] = id
+  else
+    local _, flags, due, at = rec_head(id, rec)
+    local what, more = charge_loss(id, rec, flags, due, at, now, 'worker', losses_cap, cap, idem_ttl, W, horizon)
+    if what == 'dead' then
+      reply[1], reply[2] = reply[1] + 1, reply[2] + more
+    elseif more and due < earliest then
+      earliest = due
+    end
+    leave(lease, lid, id)
+  end
+end
+wake(earliest, waits_for, ARGV[3])
+return reply
