@@ -121,7 +121,6 @@ class Engine:
     def admit(
         self,
         *,
-        type: TaskType,  # noqa: A002 - the word of the field
         lanes: Sequence[bytes],
         target: Target,
         room: Callable[[], int],
@@ -132,7 +131,6 @@ class Engine:
             self._dispatcher,
             self._options,
             self._clock,
-            type=type,
             lanes=lanes,
             target=target,
             room=room,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from delaybox.core.delivery import Delivery, Report, Target
-from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.loops import Loop
@@ -30,12 +29,11 @@ class Guest:
         options: EngineOptions,
         clock: RedisClock,
         *,
-        type: TaskType,  # noqa: A002 - the word of the field
         lanes: Sequence[bytes],
         target: Target,
         room: Callable[[], int],
     ) -> None:
-        self.types = type.value
+        self.types = "".join(sorted({chr(lane[0]) for lane in lanes}))
         self.lanes = tuple(lanes)
         self._dispatcher = dispatcher
         self._target = target

@@ -205,7 +205,7 @@ class Store:
     async def lose(
         self, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, losses_cap: int, dead_cap: int = DEAD_CAP
     ) -> tuple[list[bytes], int, int]:
-        """Takes tasks back from a doer that went away; (stale ids, dead-lettered, dead letters that the cap dropped)."""
+        """Takes tasks back from a doer that went away; (stale ids, dead-lettered, dropped by their cap)."""
         stale: list[bytes] = []
         dead = dropped = 0
         for at in range(0, len(task_ids), MAX_ITEMS):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
-from delaybox.core.task import Priority, TaskState, TaskView
+from delaybox.core.task import CANCELLED, Priority, TaskState, TaskView
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rewrite
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body
@@ -60,11 +61,21 @@ def of_found(task_id: bytes, found: Found) -> TaskView | None:
             return of_record(record, TaskState.FAILED, body=found.body, reason=reason, result=found.result)
         if found.place in ("home", "lease", "finished"):
             record = read(task_id, found.value)
-            state = {"lease": TaskState.RUNNING, "finished": TaskState.SUCCEEDED}.get(found.place)
-            return of_record(record, state or pending_state(record, found.now_ms), body=found.body, result=found.result)
+            state = TaskState.RUNNING if found.place == "lease" else pending_state(record, found.now_ms)
+            view = of_record(record, state, body=found.body, result=found.result)
+            return _finished(view) if found.place == "finished" else view
     except UnreadableRecord:
         return None
     return None
+
+
+def _finished(view: TaskView) -> TaskView:
+    """The view of a task of which only the result is kept."""
+    result = view.result
+    if result is None or result.ok:
+        return replace(view, state=TaskState.SUCCEEDED)
+    state = TaskState.CANCELLED if result.reason == CANCELLED else TaskState.FAILED
+    return replace(view, state=state, reason=result.reason)
 
 
 def pending_state(record: Record, now_ms: int) -> TaskState:

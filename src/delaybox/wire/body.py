@@ -34,11 +34,11 @@ def encode(task: NewTask) -> bytes:
         if task.header:
             parts = [_entry(name, value) for name, value in task.header.items()]
             if size:
-                parts.append(_PAYLOAD_TAG + _varint(size) + payload)
+                parts.append(_PAYLOAD_TAG + varint(size) + payload)
             return b"".join(parts)
         if size < 128:
             return b"\x1a%c%b" % (size, payload) if size else b""
-        return _PAYLOAD_TAG + _varint(size) + payload
+        return _PAYLOAD_TAG + varint(size) + payload
     message = task_pb2.Task(payload=task.payload)
     # A third of the time of giving all of them to the constructor, which copies maps by way of Python.
     fields = message.header
@@ -90,7 +90,7 @@ def published(task_id: str, body: bytes, name: str = "") -> bytes:
     ``task_id`` is in UUID form (36 characters).
     """
     whole = b"\x0a\x24" + task_id.encode() + body
-    return whole + b"\x2a" + _varint(len(name)) + name.encode() if name else whole
+    return whole + b"\x2a" + varint(len(name)) + name.encode() if name else whole
 
 
 def fingerprint(task: NewTask) -> bytes:
@@ -143,11 +143,11 @@ _NO_LIMITS = _sized(b"") + _sized(b"0,0") + _sized(b"")
 def _entry(name: str, value: bytes) -> bytes:
     """One pair of the header: field 2, a message of key (1) and value (2)."""
     key = name.encode()
-    pair = b"\x0a%b%b\x12%b%b" % (_varint(len(key)), key, _varint(len(value)), value)
-    return b"\x12%b%b" % (_varint(len(pair)), pair)
+    pair = b"\x0a%b%b\x12%b%b" % (varint(len(key)), key, varint(len(value)), value)
+    return b"\x12%b%b" % (varint(len(pair)), pair)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     if value < 128:
         return _SHORT[value]
     out = bytearray()

@@ -1,0 +1,242 @@
+"""WORKER: hands tasks to the workers that are connected to this node. worker_session.py has one worker's side of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from delaybox.core.delivery import HAND_BACK, Delivery, Report, Target
+from delaybox.core.lane import split
+from delaybox.core.retry import LOSSES_CAP
+from delaybox.core.task import TaskType
+from delaybox.targets.worker_session import Offered, Profile, Run, Session
+from delaybox.wire import body as wire_body
+from delaybox.wire.assignment import has_only_payload
+
+log = logging.getLogger("delaybox.workers")
+
+RESUME_S = 2.0
+"""For so long a session whose stream broke is kept for its worker to come back."""
+_LANES_SHOWN = 2_000
+
+KeepMs = Callable[[str, int], int]
+"""(queue, what the task itself says or 0) -> how long its result is kept."""
+
+
+class Claimer(Protocol):
+    """What claims for a pool; the engine's `Guest`."""
+
+    def more_room(self) -> None:
+        """The pool can take more than before."""
+
+
+class Host(Protocol):
+    """What makes claimers; the engine."""
+
+    def admit(self, *, lanes: Sequence[bytes], target: Target, room: Callable[[], int]) -> Any:
+        """Claims for ``target`` from now on."""
+
+    def dismiss(self, guest: Any) -> Awaitable[None]:
+        """Claims no more."""
+
+
+class Pool:
+    """The sessions that serve the same lanes, and what was claimed for them.
+
+    A task that workers died with, once too often to be chance, is given to a worker that holds no other such task: of
+    those that die together with a poisonous one the others are then told apart from it.
+    """
+
+    def __init__(self, lanes: frozenset[bytes], keep_ms: KeepMs) -> None:
+        self.lanes = lanes
+        self.sessions: list[Session] = []
+        self.claimer: Claimer | None = None
+        self._keep_ms = keep_ms
+        self._waiting: deque[Offered] = deque()
+        self._suspects: deque[Offered] = deque()
+        self._turn = 0
+
+    def __repr__(self) -> str:
+        return f"workers of {len(self.lanes)} functions"
+
+    def room(self) -> int:
+        """Tasks that can be claimed now."""
+        return sum(s.room for s in self.sessions) - len(self._waiting) - len(self._suspects)
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        """Returns when all are reported."""
+        run = Run(report, len(batch))
+        for d in batch:
+            offered = Offered(d, run, self._kept(d))
+            (self._suspects if d.losses >= LOSSES_CAP - 1 else self._waiting).append(offered)
+        self.hand_out()
+        try:
+            await run.over
+        except asyncio.CancelledError:
+            for waiting in (self._waiting, self._suspects):
+                kept = [o for o in waiting if o.run is not run]
+                waiting.clear()
+                waiting.extend(kept)
+            for session in self.sessions:
+                session.forget(run)
+            raise
+
+    def hand_out(self) -> None:
+        """Gives what waits to sessions with room, evenly; without any session, back."""
+        if not self.sessions:
+            for waiting in (self._waiting, self._suspects):
+                while waiting:
+                    o = waiting.popleft()
+                    o.run.report([o.delivery], HAND_BACK)
+            return
+        waiting = self._waiting
+        while waiting:
+            open_ = [s for s in self.sessions if s.room > 0]
+            if not open_:
+                break
+            share = -(-len(waiting) // len(open_))
+            # Whoever is first gets the larger part of what does not divide evenly: in turn.
+            self._turn += 1
+            first = self._turn % len(open_)
+            for session in open_[first:] + open_[:first]:
+                count = min(share, session.room, len(waiting))
+                session.assign(waiting.popleft() for _ in range(count))
+        while self._suspects:
+            alone = next((s for s in self.sessions if s.room > 0 and s.suspect is None), None)
+            if alone is None:
+                break
+            alone.assign([self._suspects.popleft()], suspect=True)
+
+    def more_room(self) -> None:
+        """A session granted credit, or holds no suspect any more."""
+        if self._waiting or self._suspects:
+            self.hand_out()
+        if self.claimer is not None and self.room() > 0:
+            self.claimer.more_room()
+
+    def _kept(self, d: Delivery) -> int:
+        own = 0
+        if not has_only_payload(d.body):
+            try:
+                own = wire_body.decode(d.body).keep_result_ms
+            except DecodeError:
+                own = 0  # the worker says what is wrong with it
+        return self._keep_ms(split(d.lane).queue, own)
+
+
+class Gateway:
+    """All sessions of this process. ``max_output``: bytes of a result."""
+
+    def __init__(self, host: Host, *, keep_ms: KeepMs, max_output: int) -> None:
+        self._host = host
+        self._keep_ms = keep_ms
+        self.max_output = max_output
+        self._pools: dict[frozenset[bytes], Pool] = {}
+        self._guests: dict[frozenset[bytes], Any] = {}
+        self._sessions: dict[str, Session] = {}
+        self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self.stale_answers = 0
+        self.lost_sessions = 0
+
+    def open(self, profile: Profile, changed: Callable[[], None]) -> Session:
+        """A new session; its pool claims from now on."""
+        session = Session(os.urandom(12).hex(), profile, max_output=self.max_output, changed=changed)
+        self._sessions[session.id] = session
+        pool = self._pools.get(profile.lanes)
+        if pool is None:
+            pool = self._pools[profile.lanes] = Pool(profile.lanes, self._keep_ms)
+            guest = self._host.admit(lanes=sorted(profile.lanes), target=pool, room=pool.room)
+            self._guests[profile.lanes] = pool.claimer = guest
+        pool.sessions.append(session)
+        session.connect(0)
+        return session
+
+    def resume(self, session_id: str, seen: int, profile: Profile) -> Session | None:
+        """The session whose stream broke, as it was. None: unknown, or over."""
+        session = self._sessions.get(session_id)
+        if session is None or session.profile.lanes != profile.lanes:
+            return None
+        handle = self._lingering.pop(session_id, None)
+        if handle is not None:
+            handle.cancel()
+        if not session.connect(seen):
+            self.end(session)
+            return None
+        return session
+
+    def broken(self, session: Session) -> None:
+        """Its stream ended. It may be resumed for a while; with nothing in hand it is over."""
+        if self._sessions.get(session.id) is not session:
+            return
+        session.connected = False
+        if not session.held:
+            self.end(session)
+            return
+        loop = asyncio.get_running_loop()
+        self._lingering[session.id] = loop.call_later(RESUME_S, self.end, session)
+
+    def end(self, session: Session) -> None:
+        """Its worker is gone: what it held goes to others. Twice is harmless."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        self._lingering.pop(session.id, None)
+        if session.held:
+            self.lost_sessions += 1
+            log.warning("worker %s went away with %d tasks; they go to others", session.profile.identity, session.held)
+        pool = self._pools[session.profile.lanes]
+        pool.sessions.remove(session)
+        session.lose()
+        pool.hand_out()
+        self.stale_answers += session.stale_answers
+        if not pool.sessions:
+            del self._pools[pool.lanes]
+            task = asyncio.ensure_future(self._host.dismiss(self._guests.pop(pool.lanes)))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    def heard(self, session: Session) -> None:
+        """A message of the worker was heeded: there may be room."""
+        self._pools[session.profile.lanes].more_room()
+
+    def cancel(self, task_id: bytes) -> bool:
+        """Asks the worker that has a task to stop it; False: none here has it."""
+        return any(session.cancel(task_id) for session in self._sessions.values())
+
+    def leave(self) -> None:
+        """Tells every worker to go elsewhere; nothing more is handed out."""
+        for session in self._sessions.values():
+            session.leave()
+
+    @property
+    def held(self) -> int:
+        """Tasks that workers have."""
+        return sum(session.held for session in self._sessions.values())
+
+    @property
+    def connected(self) -> int:
+        """Workers."""
+        return len(self._sessions)
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the heartbeat: who is connected, and which lanes are served."""
+        lanes = sorted({lane.decode() for pool in self._pools.values() for lane in pool.lanes})
+        workers = [
+            {
+                "identity": s.profile.identity,
+                "labels": dict(s.profile.labels),
+                "functions": len(s.profile.lanes),
+                "concurrency": s.profile.concurrency,
+                "running": s.held,
+                "connected": s.connected,
+            }
+            for s in self._sessions.values()
+        ]
+        types = TaskType.WORKER.value if lanes else ""
+        return {"types": types, "workers": workers[:200], "worker_count": len(workers), "lanes": lanes[:_LANES_SHOWN]}

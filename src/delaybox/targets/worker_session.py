@@ -1,0 +1,305 @@
+"""A worker's session, as the node sees it: what it may be sent, what it holds, and what must be said again.
+
+No I/O here: bytes and messages in, bytes and outcomes out. proto/delaybox/v1/worker.proto says how the two sides talk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, Outcome, Report
+from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import CANCELLED, TaskResult
+from delaybox.wire.assignment import assignment
+from delaybox.wire.gen import worker_pb2
+
+UNSEEN_BYTES = 64 << 20
+"""Of messages that a worker did not say it has seen; past that the session cannot be resumed."""
+MESSAGE_BYTES = 1 << 20
+"""A message to a worker is closed when it has grown to this; its last task may be as large. Clients take 4 MiB."""
+REASON_BYTES = 2_000
+
+
+class Run:
+    """What one claim brought, until all of it is reported."""
+
+    def __init__(self, report: Report, count: int) -> None:
+        self._report = report
+        self._left = count
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """Tells the engine."""
+        self._report(deliveries, outcome)
+        self._left -= len(deliveries)
+        if self._left <= 0 and not self.over.done():
+            self.over.set_result(None)
+
+
+class Offered:
+    """A task that waits for a worker, or that one has. ``keep_ms``: how long its result is kept; 0 = not at all."""
+
+    __slots__ = ("delivery", "keep_ms", "run")
+
+    def __init__(self, delivery: Delivery, run: Run, keep_ms: int) -> None:
+        self.delivery = delivery
+        self.run = run
+        self.keep_ms = keep_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a worker said of itself. ``lanes``: what it serves; ``retry``: by function, for tasks without a policy."""
+
+    lanes: frozenset[bytes]
+    retry: Mapping[str, RetryPolicy] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    identity: str = ""
+    concurrency: int = 0
+
+
+class Session:
+    """One worker's session. ``changed`` is called when there is something to send.
+
+    ``credit`` counts only while a stream is open and the worker does not drain.
+    """
+
+    def __init__(self, session_id: str, profile: Profile, *, max_output: int, changed: Callable[[], None]) -> None:
+        self.id = session_id
+        self.profile = profile
+        self.credit = 0
+        self.connected = False
+        self.draining = False
+        self.suspect: int | None = None
+        """The sequence of the one task that it holds of those that others died with."""
+        self._max_output = max_output
+        self._changed = changed
+        self._held: dict[int, Offered] = {}
+        self._sequence = 0
+        self._tasks: list[bytes] = []
+        self._cancel: list[int] = []
+        self._stale: list[int] = []
+        self._leaving = False
+        self._said_leaving = False
+        self._number = 0
+        self._unseen: deque[tuple[int, bytes]] = deque()
+        self._unseen_bytes = 0
+        self._repeat: list[bytes] = []
+        self.heeded = 0
+        """The highest number of the worker's messages that counted."""
+        self.stale_answers = 0
+
+    @property
+    def room(self) -> int:
+        """Tasks that it can be sent now."""
+        return self.credit if self.connected and not self._leaving else 0
+
+    @property
+    def held(self) -> int:
+        """Tasks that it has and did not answer."""
+        return len(self._held)
+
+    # -- to the worker ------------------------------------------------------------------------------------------
+
+    def assign(self, offered: Iterable[Offered], *, suspect: bool = False) -> int:
+        """Sends tasks, each for one credit; returns how many."""
+        count = 0
+        for o in offered:
+            self._sequence += 1
+            self._held[self._sequence] = o
+            self._tasks.append(assignment(self._sequence, o.delivery, want_result=o.keep_ms > 0))
+            count += 1
+        if suspect:
+            self.suspect = self._sequence
+        self.credit -= count
+        self._changed()
+        return count
+
+    def cancel(self, task_id: bytes) -> bool:
+        """Asks the worker to stop a task; False when it does not have it."""
+        for sequence, o in self._held.items():
+            if o.delivery.task_id == task_id:
+                self._cancel.append(sequence)
+                self._changed()
+                return True
+        return False
+
+    def leave(self) -> None:
+        """Tells the worker that no more will come from here."""
+        self._leaving = True
+        self._changed()
+
+    def messages(self, *, idle: bool = False) -> list[bytes]:
+        """What is to be sent now, serialized; ``idle``: something, be it only what was heeded."""
+        out, self._repeat = self._repeat, []
+        while self._tasks or self._cancel or self._stale or (self._leaving and not self._said_leaving) or idle:
+            idle = False
+            tasks, size = 0, 0
+            for part in self._tasks:
+                tasks += 1
+                size += len(part)
+                if size >= MESSAGE_BYTES:
+                    break
+            self._number += 1
+            head = worker_pb2.ToWorker(
+                number=self._number, cancel=self._cancel, stale=self._stale, drain=self._leaving, seen=self.heeded
+            )
+            raw = b"".join((head.SerializeToString(), *self._tasks[:tasks]))
+            del self._tasks[:tasks]
+            self._cancel, self._stale = [], []
+            self._said_leaving = self._leaving
+            self._unseen.append((self._number, raw))
+            self._unseen_bytes += len(raw)
+            out.append(raw)
+        while self._unseen_bytes > UNSEEN_BYTES:
+            self._unseen_bytes -= len(self._unseen.popleft()[1])
+        return out
+
+    # -- from the worker ----------------------------------------------------------------------------------------
+
+    def connect(self, seen: int) -> bool:
+        """A stream is open; what the worker has not seen goes out first. False: too much of that is forgotten."""
+        self._forget_seen(seen)
+        if self._number - len(self._unseen) > seen:
+            return False
+        self.connected = True
+        self._repeat = [raw for _, raw in self._unseen]
+        return True
+
+    def hear(self, message: worker_pb2.FromWorker) -> None:
+        """Heeds a message, but one that was heeded before only for what was seen."""
+        self._forget_seen(message.seen)
+        if message.number:
+            if message.number <= self.heeded:
+                return
+            self.heeded = message.number
+        if message.done:
+            self._done(message.done)
+        if message.succeeded:
+            for success in message.succeeded:
+                self._succeeded(success)
+        if message.failed:
+            for failure in message.failed:
+                self._failed(failure)
+        if message.handed_back:
+            for sequence in message.handed_back:
+                self._end(sequence, HAND_BACK)
+        if message.drain:
+            self.credit = 0
+            self.draining = True
+        elif message.credit:
+            self.credit += message.credit
+            self.draining = False
+
+    def lose(self) -> None:
+        """The worker is gone: what it held goes to others, each charged one loss."""
+        self._give_up(LOST)
+
+    def hand_back(self) -> None:
+        """The node ends: what the worker still holds goes to others uncharged."""
+        self._give_up(HAND_BACK)
+
+    def delivery(self, sequence: int) -> Delivery | None:
+        """What the worker calls by that number."""
+        held = self._held.get(sequence)
+        return None if held is None else held.delivery
+
+    def forget(self, run: Run) -> None:
+        """What came with a claim is dealt with already; answers to it are stale."""
+        for sequence in [s for s, o in self._held.items() if o.run is run]:
+            del self._held[sequence]
+
+    def _done(self, sequences: Sequence[int]) -> None:
+        pop = self._held.pop
+        by: dict[Run, list[Delivery]] = {}
+        for sequence in sequences:
+            o = pop(sequence, None)
+            if o is None:
+                self._too_late(sequence)
+            elif o.run in by:
+                by[o.run].append(o.delivery)
+            else:
+                by[o.run] = [o.delivery]
+        if self.suspect is not None and self.suspect not in self._held:
+            self.suspect = None
+        for run, deliveries in by.items():
+            run.report(deliveries, DONE)
+
+    def _succeeded(self, success: worker_pb2.Succeeded) -> None:
+        held = self._held.get(success.sequence)
+        outcome: Outcome = DONE
+        if held is not None and held.keep_ms:
+            size = len(success.output)
+            if size > self._max_output:
+                outcome = Failed(
+                    f"its result holds {size} bytes, more than {self._max_output} (results.maxBytes)", retryable=False
+                )
+            else:
+                result = _result(True, success.duration_ms, success.output, content_type=success.content_type)
+                outcome = Done(result, held.keep_ms)
+        self._end(success.sequence, outcome)
+
+    def _failed(self, failure: worker_pb2.Failed) -> None:
+        held = self._held.get(failure.sequence)
+        if held is None:
+            self._too_late(failure.sequence)
+            return
+        reason = failure.reason.encode()[:REASON_BYTES].decode(errors="ignore") or "its worker gave no reason"
+        output = failure.output[: self._max_output]
+        result = _result(False, failure.duration_ms, output, reason=CANCELLED if failure.cancelled else reason)
+        if failure.cancelled:
+            self._end(failure.sequence, Done(result, held.keep_ms))
+            return
+        outcome = Failed(
+            reason,
+            retryable=not failure.final,
+            result=result if held.keep_ms else None,
+            keep_ms=held.keep_ms,
+            retry=self.profile.retry.get(held.delivery.name),
+            delay_ms=failure.retry_after_ms if failure.HasField("retry_after_ms") else None,
+        )
+        self._end(failure.sequence, outcome)
+
+    def _end(self, sequence: int, outcome: Outcome) -> None:
+        held = self._held.pop(sequence, None)
+        if sequence == self.suspect:
+            self.suspect = None
+        if held is None:
+            self._too_late(sequence)
+        else:
+            held.run.report([held.delivery], outcome)
+
+    def _too_late(self, sequence: int) -> None:
+        self.stale_answers += 1
+        self._stale.append(sequence)
+        self._changed()
+
+    def _give_up(self, outcome: Outcome) -> None:
+        self.connected = False
+        held, self._held = self._held, {}
+        self.suspect = None
+        by: dict[Run, list[Delivery]] = {}
+        for o in held.values():
+            by.setdefault(o.run, []).append(o.delivery)
+        for run, deliveries in by.items():
+            run.report(deliveries, outcome)
+
+    def _forget_seen(self, seen: int) -> None:
+        unseen = self._unseen
+        while unseen and unseen[0][0] <= seen:
+            self._unseen_bytes -= len(unseen.popleft()[1])
+
+
+def _result(ok: bool, duration_ms: int, output: bytes, *, reason: str = "", content_type: str = "") -> TaskResult:
+    return TaskResult(
+        ok=ok,
+        finished_ms=time.time_ns() // 1_000_000,
+        duration_ms=duration_ms,
+        output=output,
+        reason=reason,
+        content_type=content_type,
+    )

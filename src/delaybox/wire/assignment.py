@@ -1,0 +1,54 @@
+"""Tasks on their way to a worker: the field ``tasks`` of ``ToWorker``, written by hand.
+
+A stored body is a serialized ``Task``, so it goes into the message as it is. By way of the library it would be parsed,
+copied and written again: 4 of the 6 us that handing out a task may cost.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from delaybox.core import ids
+from delaybox.core.delivery import Delivery
+from delaybox.core.lane import split
+from delaybox.wire.body import varint
+
+
+def assignment(sequence: int, d: Delivery, *, want_result: bool) -> bytes:
+    """One entry of ``ToWorker.tasks``; entries put one behind the other are a valid part of the message."""
+    body = d.body
+    text = b"\x08%b\x12\x24%b%b\x28%b%b\x38%b%b\x4a%b" % (
+        varint(sequence),
+        ids.render(d.task_id).encode(),
+        _of_lane(d.lane),
+        varint(d.due_ms),
+        b"\x30" + varint(d.attempt) if d.attempt else b"",
+        varint(d.token),
+        b"\x40\x01" if want_result else b"",
+        varint(len(body)),
+    )
+    return b"\x1a%b%b%b" % (varint(len(text) + len(body)), text, body)
+
+
+@lru_cache(maxsize=4096)
+def _of_lane(lane: bytes) -> bytes:
+    """The fields ``name`` and ``queue``."""
+    _, queue, name = split(lane)
+    return b"\x1a%b%b\x22%b%b" % (varint(len(name)), name.encode(), varint(len(queue)), queue.encode())
+
+
+def has_only_payload(body: bytes) -> bool:
+    """Whether a stored body says nothing but the payload, so that it need not be parsed."""
+    if not body:
+        return True
+    if body[0] != 0x1A:
+        return False
+    at, size, shift = 1, 0, 0
+    while at < len(body):
+        byte = body[at]
+        size |= (byte & 127) << shift
+        at += 1
+        shift += 7
+        if byte < 128:
+            break
+    return at + size == len(body)
