@@ -95,6 +95,13 @@ _kafka_took = Histogram(
     buckets=[ms / 1000 for ms in DELIVERY_BUCKETS_MS],
     registry=_registry,
 )
+_workers = Gauge("delaybox_workers", "Workers connected.", multiprocess_mode="mostrecent", registry=_registry)
+_worker_tasks = Gauge(
+    "delaybox_worker_tasks", "Tasks that connected workers have.", multiprocess_mode="mostrecent", registry=_registry
+)
+_lost_workers = Counter(
+    "delaybox_lost_workers", "Workers that went away with tasks in hand, which went to others.", registry=_registry
+)
 _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=_registry)
 _rpcs = Counter("delaybox_grpc_requests", "gRPC calls ended.", ["method", "code"], registry=_registry)
 _store_up = Gauge(
@@ -265,3 +272,14 @@ def render() -> bytes:
     merged = CollectorRegistry()
     MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
     return generate_latest(merged)
+
+
+def workers(connected: int, tasks: int) -> None:
+    """How many workers there are, and how many tasks they have."""
+    _workers.set(connected)
+    _worker_tasks.set(tasks)
+
+
+def worker_lost() -> None:
+    """A worker went away with tasks in hand."""
+    _lost_workers.inc()

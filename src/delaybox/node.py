@@ -348,6 +348,12 @@ class _Node:
                 key_file=tls.key_file or "",
                 client_ca_file=tls.client_ca_file or "",
                 reflection=c.grpc_server.reflection,
+                lease_ms=c.lease_ms,
+                heartbeat_ms=c.heartbeat_ms,
+                poll_ms=c.frequency_ms,
+                keep_ms=c.results.keep,
+                keep_ms_of=c.results.queues,
+                max_output=c.results.max_bytes,
             )
             starting.append(self._grpc(grpc, stack))
         # Each is awaited even where another failed, so that all that started is on the stack and ends with it.

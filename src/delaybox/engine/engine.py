@@ -35,7 +35,8 @@ _CLAIM_PATIENCE_S = 2.0
 class Engine:
     """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased.
 
-    ``hosts``: guests may be admitted. ``facts``: what the heartbeat says beside the engine's own.
+    ``hosts``: guests may be admitted. ``facts``: what the heartbeat says beside the engine's own; None: there is no
+    heartbeat for now.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Engine:
         options: EngineOptions,
         *,
         hosts: bool = False,
-        facts: Callable[[], Mapping[str, Any]] = dict,
+        facts: Callable[[], Mapping[str, Any] | None] = dict,
     ) -> None:
         self._store = store
         self._options = options
@@ -76,6 +77,7 @@ class Engine:
         self._claims = options.clock or bool(targets)
         self._listens = self._claims or hosts
         self._started_ms = 0
+        self._known = False
         self._stopped = False
 
     @property
@@ -113,6 +115,8 @@ class Engine:
         await self._dispatcher.stop(grace_s)
         for loop in self._others:
             await loop.stop()
+        if not self._known:
+            return
         try:
             await nodes.leave(self._store, self._options.node_id)
         except DelayBoxError as error:
@@ -154,6 +158,13 @@ class Engine:
         self._tracker.slots_freed()
 
     async def _beat(self) -> float:
+        more = self._facts()
+        if more is None:
+            if self._known:
+                self._known = False
+                await nodes.leave(self._store, self._options.node_id)
+            return _BEAT_S
+        self._known = True
         now_ms = await self._store.ping()
         self._started_ms = self._started_ms or now_ms
         facts = {
@@ -168,7 +179,7 @@ class Engine:
             "fired_per_s": self._dispatcher.fired_per_s(),
             # What the claim script publishes itself is not told apart by queue.
             "fires_in_place": bool(self._options.channel),
-            **self._facts(),
+            **more,
         }
         await nodes.beat(self._store, self._options.node_id, facts)
         return _BEAT_S

@@ -109,3 +109,13 @@ def folded(prefix: str) -> str:
 def intake(prefix: str) -> str:
     """String: the node that listens on the input channel; expires unless it says so again."""
     return f"{prefix}:intake"
+
+
+def control(prefix: str) -> str:
+    """Channel on which nodes are asked to stop a running task: ``cancel <id>``."""
+    return f"{prefix}:control"
+
+
+def progress(tag_: str, task_id: bytes) -> bytes:
+    """String: what its worker last said of how far a running task is; it expires."""
+    return f"{tag_}:progress:".encode() + task_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
+from delaybox import metrics
 from delaybox.core.delivery import HAND_BACK, Delivery, Report, Target
 from delaybox.core.lane import split
 from delaybox.core.retry import LOSSES_CAP
@@ -142,12 +144,11 @@ class Gateway:
         self._sessions: dict[str, Session] = {}
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self.stale_answers = 0
-        self.lost_sessions = 0
+        self._answered = asyncio.Event()
 
-    def open(self, profile: Profile, changed: Callable[[], None]) -> Session:
+    def open(self, profile: Profile) -> Session:
         """A new session; its pool claims from now on."""
-        session = Session(os.urandom(12).hex(), profile, max_output=self.max_output, changed=changed)
+        session = Session(os.urandom(12).hex(), profile, max_output=self.max_output)
         self._sessions[session.id] = session
         pool = self._pools.get(profile.lanes)
         if pool is None:
@@ -188,13 +189,12 @@ class Gateway:
             return
         self._lingering.pop(session.id, None)
         if session.held:
-            self.lost_sessions += 1
+            metrics.worker_lost()
             log.warning("worker %s went away with %d tasks; they go to others", session.profile.identity, session.held)
         pool = self._pools[session.profile.lanes]
         pool.sessions.remove(session)
         session.lose()
         pool.hand_out()
-        self.stale_answers += session.stale_answers
         if not pool.sessions:
             del self._pools[pool.lanes]
             task = asyncio.ensure_future(self._host.dismiss(self._guests.pop(pool.lanes)))
@@ -204,6 +204,13 @@ class Gateway:
     def heard(self, session: Session) -> None:
         """A message of the worker was heeded: there may be room."""
         self._pools[session.profile.lanes].more_room()
+        self._answered.set()
+
+    async def wait_for_answer(self, timeout_s: float) -> None:
+        """Returns when a worker said something, at the latest after ``timeout_s``."""
+        self._answered.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), timeout_s)
 
     def cancel(self, task_id: bytes) -> bool:
         """Asks the worker that has a task to stop it; False: none here has it."""

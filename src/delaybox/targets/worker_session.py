@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from delaybox import metrics
 from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, Outcome, Report
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
@@ -63,12 +64,9 @@ class Profile:
 
 
 class Session:
-    """One worker's session. ``changed`` is called when there is something to send.
+    """One worker's session. ``credit`` counts only while a stream is open and the worker does not drain."""
 
-    ``credit`` counts only while a stream is open and the worker does not drain.
-    """
-
-    def __init__(self, session_id: str, profile: Profile, *, max_output: int, changed: Callable[[], None]) -> None:
+    def __init__(self, session_id: str, profile: Profile, *, max_output: int) -> None:
         self.id = session_id
         self.profile = profile
         self.credit = 0
@@ -77,7 +75,8 @@ class Session:
         self.suspect: int | None = None
         """The sequence of the one task that it holds of those that others died with."""
         self._max_output = max_output
-        self._changed = changed
+        self._changed: Callable[[], None] = _nothing
+        self._replaced: Callable[[], None] = _nothing
         self._held: dict[int, Offered] = {}
         self._sequence = 0
         self._tasks: list[bytes] = []
@@ -91,7 +90,6 @@ class Session:
         self._repeat: list[bytes] = []
         self.heeded = 0
         """The highest number of the worker's messages that counted."""
-        self.stale_answers = 0
 
     @property
     def room(self) -> int:
@@ -102,6 +100,13 @@ class Session:
     def held(self) -> int:
         """Tasks that it has and did not answer."""
         return len(self._held)
+
+    def attach(self, changed: Callable[[], None], replaced: Callable[[], None]) -> None:
+        """A stream carries it from now on: ``changed`` is called when there is something to send, ``replaced`` when
+        another stream does."""
+        self._replaced()
+        self._changed, self._replaced = changed, replaced
+        changed()
 
     # -- to the worker ------------------------------------------------------------------------------------------
 
@@ -274,7 +279,7 @@ class Session:
             held.run.report([held.delivery], outcome)
 
     def _too_late(self, sequence: int) -> None:
-        self.stale_answers += 1
+        metrics.stale_ack()
         self._stale.append(sequence)
         self._changed()
 
@@ -292,6 +297,10 @@ class Session:
         unseen = self._unseen
         while unseen and unseen[0][0] <= seen:
             self._unseen_bytes -= len(unseen.popleft()[1])
+
+
+def _nothing() -> None:
+    """No stream."""
 
 
 def _result(ok: bool, duration_ms: int, output: bytes, *, reason: str = "", content_type: str = "") -> TaskResult:

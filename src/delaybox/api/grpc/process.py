@@ -1,21 +1,17 @@
-"""The gRPC process: one Python process that serves delaybox.v1. Started by ``supervise.spawn_grpc``.
-
-Its ready line names the ``port``; delaybox.processes.child says how it lives with the node.
-"""
+"""The life of the process that serves delaybox.v1. delaybox/gateway.py puts it together and is its main module."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from delaybox.api.grpc.calls import Guard
 from delaybox.api.grpc.health import Health
-from delaybox.api.grpc.scheduler import Scheduler
 from delaybox.api.grpc.server import listen, make_server
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.opening import Opening
@@ -43,19 +39,18 @@ class Part(Protocol):
         """New calls are refused already: ends the streams, so that their callers go elsewhere. At most the grace."""
 
 
-def parts_of(settings: GrpcSettings, service: Any) -> Sequence[Part]:
-    """Everything that this process serves. ``service`` answers from the start, with StoreUnavailable if need be."""
-    return (Scheduler(service, settings),)
+MakeParts = Callable[[GrpcSettings, Any], Sequence[Part]]
+"""What a process serves. The service it is given answers from the start, with StoreUnavailable if need be."""
 
 
 class GrpcServer:
     """Binds, serves and stops; `run` is its whole life."""
 
-    def __init__(self, settings: GrpcSettings) -> None:
+    def __init__(self, settings: GrpcSettings, make_parts: MakeParts) -> None:
         self._settings = settings
         self._stopping = asyncio.Event()
         self._opening = Opening(settings, _log, self._on_open)
-        self._parts = parts_of(settings, self._opening.service)
+        self._parts = make_parts(settings, self._opening.service)
 
     async def run(self) -> int:
         """Serves until `stop`; returns the exit code. ConfigError when the address cannot be bound."""
@@ -95,16 +90,3 @@ class GrpcServer:
     async def _on_open(self, store: Store, service: Service) -> None:
         for part in self._parts:
             await part.start(store, service)
-
-
-async def _serve(settings: GrpcSettings) -> int:
-    server = GrpcServer(settings)
-    child.stop_on_signals(server.stop)
-    return await server.run()
-
-
-if __name__ == "__main__":
-    code = child.run(GrpcSettings.from_json, _serve)
-    logging.shutdown()
-    # grpc's threads may still hold a connection; nothing here waits for them.
-    os._exit(code)

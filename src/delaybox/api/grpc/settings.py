@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from delaybox.api.settings import ServingSettings
 from delaybox.wire.v1.types import MAX_BATCH_BYTES
@@ -21,6 +22,16 @@ class GrpcSettings(ServingSettings):
     client_ca_file: str = ""
     """Who must have signed the callers' certificates; empty: callers need none."""
     reflection: bool = True
+    lease_ms: int = 15_000
+    heartbeat_ms: int = 5_000
+    """Also of workers: whoever is silent for three times as long is given up."""
+    poll_ms: int = 1_000
+    keep_ms: int = 0
+    """How long results of workers are kept where neither task nor queue says so; 0: not at all."""
+    keep_ms_of: Mapping[str, int] = field(default_factory=dict)
+    """The same by queue."""
+    max_output: int = 64 << 10
+    """Bytes of a result."""
 
     @property
     def receive_limit(self) -> int:

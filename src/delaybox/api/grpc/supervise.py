@@ -24,7 +24,7 @@ class GrpcProcess(ChildProcess):
 async def spawn_grpc(settings: GrpcSettings, *, ready_timeout_s: float = READY_TIMEOUT_S) -> GrpcProcess:
     """Starts the process and returns when it listens; GrpcFailed, with its words, when it cannot. See `spawn`."""
     process, said = await spawn(
-        "delaybox.api.grpc.process",
+        "delaybox.gateway",
         settings.to_json(),
         what="gRPC process",
         metrics_dir=settings.metrics_dir,

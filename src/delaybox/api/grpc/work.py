@@ -1,0 +1,225 @@
+"""delaybox.v1.Worker: the streams of workers. targets/worker.py has what is behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from delaybox.api.grpc.calls import Caller
+from delaybox.core.errors import InvalidTask, Overloaded, StoreUnavailable
+from delaybox.core.lane import check_name, lane_of
+from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import DEFAULT_QUEUE, TaskType
+from delaybox.targets.worker import RESUME_S, Gateway
+from delaybox.targets.worker_session import Profile, Session
+from delaybox.wire.gen import worker_pb2
+from delaybox.wire.grpc.tasks import retry_of
+from delaybox.wire.v1.tasks import queue_of
+
+HELLO_S = 10.0
+SILENT_BEATS = 3
+MAX_LANES = 1_000
+_TEXT = 200
+
+
+class Raw:
+    """A message that is serialized already."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        """As it is."""
+        return self._raw
+
+
+class Streams:
+    """Serves Work over a gateway. ``said_progress`` is told what a worker says of a task that it runs."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        node: str,
+        heartbeat_ms: int,
+        said_progress: Callable[[Session, worker_pb2.TaskProgress], None],
+    ) -> None:
+        self._gateway = gateway
+        self._node = node
+        self._heartbeat_ms = heartbeat_ms
+        self._said_progress = said_progress
+        self._open: set[_Stream] = set()
+
+    def end(self) -> None:
+        """Ends every stream, so that the workers go elsewhere."""
+        for stream in self._open:
+            stream.end()
+
+    async def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Raw]:
+        """One stream, from its hello to its end."""
+        try:
+            first = await asyncio.wait_for(anext(requests), HELLO_S)
+        except (TimeoutError, StopAsyncIteration):
+            raise InvalidTask("hello", f"no hello came within {HELLO_S:.0f} s; send it in the first message") from None
+        if not first.HasField("hello"):
+            raise InvalidTask("hello", "the first message has no hello; say what this worker serves")
+        profile = profile_of(first.hello)
+        stream = _Stream(self._heartbeat_ms / 1000)
+        session, resumed = self._session(first.hello, profile, stream)
+        self._open.add(stream)
+        reading = asyncio.ensure_future(self._read(requests, session, first, stream))
+        try:
+            yield self._welcome(session, resumed=resumed)
+            while not stream.over:
+                idle = await stream.wait()
+                for raw in session.messages(idle=idle):
+                    yield Raw(raw)
+            if reading.done() and not reading.cancelled() and (error := reading.exception()) is not None:
+                raise error
+        finally:
+            self._open.discard(stream)
+            stream.close()
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await reading
+            if stream.replaced:
+                pass  # its worker came back on another stream
+            elif stream.silent:
+                self._gateway.end(session)
+            else:
+                self._gateway.broken(session)
+
+    def _session(self, hello: worker_pb2.Hello, profile: Profile, stream: _Stream) -> tuple[Session, bool]:
+        if hello.session:
+            known = self._gateway.resume(hello.session, hello.seen, profile)
+            if known is not None:
+                known.attach(stream.ring, stream.replace)
+                return known, True
+        session = self._gateway.open(profile)
+        session.attach(stream.ring, stream.replace)
+        return session, False
+
+    def _welcome(self, session: Session, *, resumed: bool) -> Raw:
+        message = worker_pb2.ToWorker(
+            seen=session.heeded,
+            welcome=worker_pb2.Welcome(
+                session=session.id,
+                resumed=resumed,
+                heartbeat_ms=self._heartbeat_ms,
+                resume_ms=int(RESUME_S * 1000),
+                node=self._node,
+                max_output=self._gateway.max_output,
+            ),
+        )
+        return Raw(message.SerializeToString())
+
+    async def _read(
+        self,
+        requests: AsyncIterator[worker_pb2.FromWorker],
+        session: Session,
+        first: worker_pb2.FromWorker,
+        stream: _Stream,
+    ) -> None:
+        try:
+            self._hear(session, first)
+            async for message in requests:
+                stream.heard()
+                self._hear(session, message)
+                if stream.over:
+                    return
+        finally:
+            stream.end()
+
+    def _hear(self, session: Session, message: worker_pb2.FromWorker) -> None:
+        for said in message.progress:
+            self._said_progress(session, said)
+        session.hear(message)
+        self._gateway.heard(session)
+
+
+class _Stream:
+    """When to write: something is there, a beat is due, or it is over."""
+
+    def __init__(self, beat_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._beat_s = beat_s
+        self._wake = asyncio.Event()
+        self._heard_at = self._loop.time()
+        self._idle = False
+        self.over = False
+        self.silent = False
+        self.replaced = False
+        self._timer = self._loop.call_later(beat_s, self._beat)
+
+    def ring(self) -> None:
+        self._wake.set()
+
+    def heard(self) -> None:
+        self._heard_at = self._loop.time()
+
+    def end(self) -> None:
+        self.over = True
+        self._wake.set()
+
+    def replace(self) -> None:
+        """The session's worker has opened another stream."""
+        self.replaced = True
+        self.end()
+
+    async def wait(self) -> bool:
+        """Returns when there may be something to write; whether something must be written, for a beat is due."""
+        await self._wake.wait()
+        self._wake.clear()
+        idle, self._idle = self._idle, False
+        return idle
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _beat(self) -> None:
+        if self._loop.time() - self._heard_at > SILENT_BEATS * self._beat_s:
+            self.silent = True
+            self.end()
+            return
+        self._idle = True
+        self._wake.set()
+        self._timer = self._loop.call_later(self._beat_s, self._beat)
+
+
+class NotYet:
+    """Stands before the store is open."""
+
+    def work(self, requests: object, caller: Caller) -> AsyncIterator[Raw]:
+        """Refuses."""
+        raise StoreUnavailable("the store is not open yet; try again in a moment")
+
+
+def profile_of(hello: worker_pb2.Hello) -> Profile:
+    """What a worker says of itself, checked; InvalidTask names the field."""
+    if not hello.functions:
+        raise InvalidTask("hello.functions", "hello names no functions; a worker serves at least one")
+    for queue in hello.queues:
+        queue_of("hello.queues", queue)
+    lanes: set[bytes] = set()
+    retry: dict[str, RetryPolicy] = {}
+    for function in hello.functions:
+        check_name(TaskType.WORKER, function.name)
+        for queue in function.queues:
+            queue_of("hello.functions.queues", queue)
+        queues = function.queues or hello.queues or [DEFAULT_QUEUE]
+        lanes.update(lane_of(TaskType.WORKER, queue, function.name) for queue in queues)
+        if function.HasField("retry"):
+            retry[function.name] = retry_of(function.retry)
+    if len(lanes) > MAX_LANES:
+        raise Overloaded(f"{len(lanes)} pairs of function and queue, more than {MAX_LANES}; use several workers")
+    labels = {name[:_TEXT]: value[:_TEXT] for name, value in list(hello.labels.items())[:16]}
+    return Profile(
+        lanes=frozenset(lanes),
+        retry=retry,
+        labels=labels,
+        identity=hello.identity[:_TEXT],
+        concurrency=hello.concurrency,
+    )

@@ -1,0 +1,148 @@
+"""Puts the gRPC process together, and is its main module: the scheduler, and the workers with an engine of their own.
+
+The engine claims for connected workers only; it keeps no time for the store. That it has a process of its own keeps
+calls and streams away from the punctuality of the node, and the node's Python from the workers' throughput.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from delaybox import metrics
+from delaybox.api.grpc.calls import Caller
+from delaybox.api.grpc.process import GrpcServer, Part
+from delaybox.api.grpc.scheduler import Scheduler
+from delaybox.api.grpc.settings import GrpcSettings
+from delaybox.api.grpc.work import NotYet, Raw, Streams
+from delaybox.core import ids
+from delaybox.core.errors import DelayBoxError
+from delaybox.engine.engine import Engine
+from delaybox.engine.loops import Loop
+from delaybox.engine.options import EngineOptions
+from delaybox.engine.wakeups import Listener
+from delaybox.processes import child
+from delaybox.service import Service
+from delaybox.store import keys, progress
+from delaybox.store.store import Store
+from delaybox.targets.worker import Gateway
+from delaybox.targets.worker_session import Session
+from delaybox.wire.gen import worker_pb2
+
+log = logging.getLogger("delaybox.workers")
+
+PROGRESS_S = 0.25
+"""What is said of tasks in between is kept once: the last word of each."""
+_STOP_S = 2.0
+
+
+class Workers:
+    """The service delaybox.v1.Worker with what is behind it."""
+
+    def __init__(self, settings: GrpcSettings) -> None:
+        self._settings = settings
+        self._streams: Streams | NotYet = NotYet()
+        self._engine: Engine | None = None
+        self._gateway: Gateway | None = None
+        self._listener: Listener | None = None
+        self._noting: Loop | None = None
+        self._store: Store | None = None
+        self._said: dict[bytes, bytes] = {}
+
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """Of the service in the contract."""
+        return worker_pb2.DESCRIPTOR.services_by_name["Worker"]
+
+    def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Raw]:
+        """A worker's stream."""
+        return self._streams.work(requests, caller)
+
+    async def start(self, store: Store, service: Service) -> None:
+        """The store is open."""
+        s = self._settings
+        options = EngineOptions(
+            node_id=f"{s.node_id}.workers",
+            clock=False,
+            roles=("workers",),
+            channel="",
+            lease_ms=s.lease_ms,
+            heartbeat_ms=s.heartbeat_ms,
+            poll_ms=s.poll_ms,
+        )
+        self._store = store
+        self._engine = engine = Engine(store, {}, options, hosts=True, facts=self._facts)
+        self._gateway = gateway = Gateway(engine, keep_ms=self._keep_ms, max_output=s.max_output)
+        self._listener = Listener(store, keys.control(store.prefix), self._asked)
+        self._noting = Loop("progress of tasks", self._note)
+        await engine.start()
+        await self._listener.start()
+        self._noting.start()
+        self._streams = Streams(gateway, node=s.node_id, heartbeat_ms=s.heartbeat_ms, said_progress=self._progress)
+
+    async def stop(self) -> None:
+        """Workers are told to go elsewhere and may finish what they have, within the grace."""
+        if self._gateway is None or self._engine is None:
+            return
+        self._gateway.leave()
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + max(0.0, self._settings.grace_s - _STOP_S)
+        while self._gateway.held and loop.time() < give_up:
+            await self._gateway.wait_for_answer(give_up - loop.time())
+        if isinstance(self._streams, Streams):
+            self._streams.end()
+        if self._noting is not None:
+            await self._noting.stop()
+        if self._listener is not None:
+            await self._listener.stop()
+        await self._engine.stop(0.0)
+
+    def _keep_ms(self, queue: str, own_ms: int) -> int:
+        return own_ms or self._settings.keep_ms_of.get(queue, self._settings.keep_ms)
+
+    def _facts(self) -> Mapping[str, Any] | None:
+        return self._gateway.facts() if self._gateway is not None and self._gateway.connected else None
+
+    def _asked(self, message: bytes) -> None:
+        word, _, text = message.partition(b" ")
+        if word == b"cancel" and self._gateway is not None:
+            try:
+                self._gateway.cancel(ids.parse(text.decode("ascii", "replace")))
+            except DelayBoxError as error:
+                log.warning("the control channel said something strange: %s", error)
+
+    def _progress(self, session: Session, said: worker_pb2.TaskProgress) -> None:
+        d = session.delivery(said.sequence)
+        if d is not None:
+            self._said[d.task_id] = said.progress.SerializeToString()
+
+    async def _note(self) -> float:
+        if self._gateway is not None:
+            metrics.workers(self._gateway.connected, self._gateway.held)
+        if self._said and self._store is not None:
+            said, self._said = self._said, {}
+            await progress.note(self._store, said)
+        return PROGRESS_S
+
+
+def parts_of(settings: GrpcSettings, service: Any) -> Sequence[Part]:
+    """Everything that the process serves."""
+    return (Scheduler(service, settings), Workers(settings))
+
+
+async def _serve(settings: GrpcSettings) -> int:
+    server = GrpcServer(settings, parts_of)
+    child.stop_on_signals(server.stop)
+    return await server.run()
+
+
+if __name__ == "__main__":
+    code = child.run(GrpcSettings.from_json, _serve)
+    logging.shutdown()
+    # grpc's threads may still hold a connection; nothing here waits for them.
+    os._exit(code)

@@ -1,0 +1,41 @@
+"""What workers say of how far their tasks are. Not part of a task's record: it may be lost, and goes by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from redis.exceptions import RedisError
+
+from delaybox.core import ids
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.store import Store
+
+KEPT_S = 600
+
+
+async def note(store: Store, said: Mapping[bytes, bytes]) -> None:
+    """Keeps what was said of tasks by id, for 10 minutes or until more is said. StoreUnavailable."""
+    pipe = store.client.pipeline(transaction=False)
+    for task_id, text in said.items():
+        pipe.set(keys.progress(_tag(store, task_id), task_id), text, ex=KEPT_S)
+    try:
+        await pipe.execute()
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+
+
+async def of(store: Store, task_ids: Sequence[bytes]) -> list[bytes | None]:
+    """What was last said of each. StoreUnavailable."""
+    pipe = store.client.pipeline(transaction=False)
+    for task_id in task_ids:
+        pipe.get(keys.progress(_tag(store, task_id), task_id))
+    try:
+        found: list[bytes | None] = await pipe.execute()
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return found
+
+
+def _tag(store: Store, task_id: bytes) -> str:
+    return store.tags[ids.partition(task_id) % store.partitions]
