@@ -50,8 +50,9 @@ class Worker:
         await self.call.write(wk.FromWorker(hello=hello))
         first = await self.call.read()
         assert first is not grpc.aio.EOF, await self.call.details()
-        self.session = first.welcome.session
-        return first.welcome
+        welcome: wk.Welcome = first.welcome
+        self.session = welcome.session
+        return welcome
 
     async def say(self, **parts: Any) -> None:
         self.number += 1
@@ -60,11 +61,12 @@ class Worker:
     async def hear(self) -> wk.ToWorker:
         """The next message that says something."""
         while True:
-            message: wk.ToWorker = await asyncio.wait_for(self.call.read(), 10)
+            message: Any = await asyncio.wait_for(self.call.read(), 10)
             assert message is not grpc.aio.EOF
             self.seen = max(self.seen, message.number)
             if message.tasks or message.cancel or message.stale or message.drain:
-                return message
+                said: wk.ToWorker = message
+                return said
 
     async def tasks(self, count: int) -> list[wk.Assignment]:
         got: list[wk.Assignment] = []

@@ -148,6 +148,7 @@ def _entry(name: str, value: bytes) -> bytes:
 
 
 def varint(value: int) -> bytes:
+    """Protobuf's form of a number that is not negative."""
     if value < 128:
         return _SHORT[value]
     out = bytearray()
