@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from google.protobuf.message import DecodeError
+from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.task import CANCELLED, Priority, TaskState, TaskView
