@@ -1,0 +1,80 @@
+"""Results and watches, with commands as the tasks: what they leave needs no worker."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from delaybox import AsyncClient, Client
+from delaybox.client import NotFinished, ResultGone, TaskCancelled, TaskFailed
+from tests.nodes import Node, node
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    folder = tmp_path_factory.mktemp("results")
+    flags = ("--http-port", "0", "--enable-shell", "--data-dir", str(folder / "data"))
+    with node(*flags, folder=folder) as started:
+        yield started
+
+
+@pytest.fixture
+def client(served: Node) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{served.grpc_port}") as opened:
+        yield opened
+
+
+def test_what_a_command_printed_is_waited_for(client: Client):
+    assert client.shell("sleep 0.3; echo done", keep_result="1m").result(30) == b"done\n"
+
+
+def test_a_result_that_is_there_already_comes_at_once(client: Client):
+    handle = client.shell("echo done", keep_result="1m")
+    assert handle.result(30) == handle.result(5) == b"done\n"
+
+
+def test_a_task_that_failed_for_good_says_why(client: Client):
+    with pytest.raises(TaskFailed, match="3"):
+        client.shell("exit 3", retry=1).result(30)
+
+
+def test_nothing_is_waited_for_that_cannot_come(client: Client):
+    with pytest.raises(ResultGone):
+        client.publish("x").result(30)
+
+
+def test_a_task_that_is_cancelled_meanwhile(client: Client):
+    handle = client.shell("echo never", delay="1h")
+    threading.Timer(0.3, handle.cancel).start()
+    with pytest.raises((TaskCancelled, ResultGone)):
+        handle.result(30)
+
+
+def test_waiting_ends_in_time(client: Client):
+    handle = client.shell("echo never", delay="1h")
+    began = time.monotonic()
+    with pytest.raises(NotFinished):
+        handle.result(0.5)
+    assert time.monotonic() - began < 10
+    handle.cancel()
+
+
+def test_a_watch_shows_the_way_to_the_end(client: Client):
+    handle = client.shell("sleep 1; echo done", delay="1s", keep_result="1m")
+    events = list(client.watch(handle.id, timeout=30))
+    states = [event.state for event in events]
+    assert states[0] == "scheduled" and states[-1] == "succeeded" and "running" in states
+    assert events[-1].result is not None and events[-1].result.output == b"done\n"
+
+
+async def test_many_are_awaited_at_once(served: Node):
+    async with AsyncClient(f"127.0.0.1:{served.grpc_port}") as client:
+        handles = [await client.shell(f"echo {n}", keep_result="1m") for n in range(8)]
+        results = await asyncio.gather(*(handle.result(60) for handle in handles))
+        assert results == [f"{n}\n".encode() for n in range(8)]
+        events = [event async for event in client.watch([handle.id for handle in handles], ends_only=True)]
+        assert sorted(event.id for event in events) == sorted(handle.id for handle in handles)
