@@ -158,7 +158,7 @@ def test_a_worker_with_nothing_to_serve_says_so() -> None:
 def test_a_context_parameter_is_found_by_its_annotation() -> None:
     worker = Worker("w")
 
-    def unresolvable(ctx: Context, other: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    def unresolvable(ctx: Context, other: Missing) -> None: ...  # noqa: F821
 
     def other(ctx: int) -> None: ...
 

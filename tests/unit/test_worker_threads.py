@@ -67,7 +67,7 @@ def crew(size: int = 4) -> Any:
 
 async def test_results_failures_and_misfits() -> None:
     async with crew() as s:
-        calls = ("add", [1, 2]), ("add", ["x", 1]), ("add", [1, 2, 3]), ("leaves", [])
+        calls: tuple[tuple[str, Any], ...] = ("add", [1, 2]), ("add", ["x", 1]), ("add", [1, 2, 3]), ("leaves", [])
         ok, bad, misfit, left = s.give(*calls, want_result=True)
         said = await s.until(ok, bad, misfit, left)
         assert said.succeeded[ok].output == b"3"
