@@ -158,11 +158,11 @@ def test_a_worker_with_nothing_to_serve_says_so() -> None:
 def test_a_context_parameter_is_found_by_its_annotation() -> None:
     worker = Worker("w")
 
-    def unresolvable(ctx: Context, other: Missing) -> None: ...  # noqa: F821
+    def unresolvable(ctx: Context, other: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
     def other(ctx: int) -> None: ...
 
-    def plain(ctx): ...  # type: ignore[no-untyped-def]
+    def plain(ctx): ...
 
     assert worker.task(unresolvable).context_parameter == "ctx"
     assert worker.task(other).context_parameter == ""
