@@ -87,7 +87,7 @@ class Line:
         self._heard_at = 0.0
         self._failures = 0
         self._told_down = False
-        self._broken_at: float | None = None
+        self._forgotten: asyncio.TimerHandle | None = None
 
     # Asked from outside
 
@@ -120,8 +120,8 @@ class Line:
                 try:
                     await self._stream()
                     return
-                except _Over:
-                    why = "the node closed the stream"
+                except _Over as over:
+                    why = str(over) or "the node closed the stream"
                 except grpc.aio.AioRpcError as error:
                     why = f"{error.code().name}: {error.details()}"
                     if error.code() in _WONT and not self.session.id and not self._cut:
@@ -135,6 +135,7 @@ class Line:
                 if self._over():
                     return
         finally:
+            self._stop_forgetting()
             self.crew.slots.leave(self.session)
             for run in list(self.session.held.values()):
                 self.crew.lose(run)
@@ -144,37 +145,36 @@ class Line:
     def _over(self) -> bool:
         """Nothing is left to be done or said."""
         session = self.session
-        return self._cut or (self._closing and not session.held and (self._given_up or session.silent))
+        told = self._given_up or not session.id or session.silent
+        return self._cut or (self._closing and not session.held and told)
 
     def _down(self, why: str) -> None:
         self.up.clear()
         self._failures += 1
-        if self._broken_at is None:
-            self._broken_at = time.monotonic()
+        if self._forgotten is None and self.session.id:
+            # Whatever the tries until then are busy with.
+            resume_s = self.session.resume_ms / 1000
+            self._forgotten = asyncio.get_running_loop().call_later(resume_s, self._give_up)
         if not self._told_down:
             self._told_down = True
             log.warning("no session with %s (%s functions): %s; trying on", self.server, self.crew.kind.value, why)
 
     async def _pause(self) -> None:
-        """Until the next try; gives up what is held when the node has forgotten the session."""
+        """Until the next try."""
         wait = pause_s(self._failures, random.random())
         if self._failures == 1:
             wait /= 4  # a stream that broke alone is back at once, and the session may be resumed
-        end = time.monotonic() + wait
-        session = self.session
-        while (now := time.monotonic()) < end and not self._cut:
-            left = end - now
-            if self._broken_at is not None and session.id and not self._given_up:
-                until_forgotten = self._broken_at + session.resume_ms / 1000 - now
-                if until_forgotten <= 0:
-                    self._give_up()
-                    continue
-                left = min(left, until_forgotten)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait
+        while (left := end - loop.time()) > 0 and not self._over():
             with contextlib.suppress(TimeoutError):
                 self._poked.clear()
                 await asyncio.wait_for(self._poked.wait(), left)
-            if self._over():
-                return
+
+    def _stop_forgetting(self) -> None:
+        if self._forgotten is not None:
+            self._forgotten.cancel()
+            self._forgotten = None
 
     def _give_up(self) -> None:
         """The node has handed to others what we hold."""
@@ -206,8 +206,10 @@ class Line:
         try:
             method: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
             call = self._call = method(metadata=self._target.metadata)
-            await call.write(self.session.hello())
-            async with asyncio.timeout(WELCOME_S):
+            # A session can be resumed for a short time only: rather another try than a long wait.
+            patience_s = max(1.0, self.session.resume_ms / 2_000) if self.session.id else WELCOME_S
+            async with asyncio.timeout(patience_s):
+                await call.write(self.session.hello())
                 await self._read(call)
             self._welcomed()
             for raw in self.session.resend():
@@ -218,7 +220,7 @@ class Line:
             while await self._read(call):
                 pass
         except TimeoutError:
-            raise ContractBroken(f"no welcome within {WELCOME_S:g} s") from None
+            raise _Over("it gave no welcome in time") from None
         except asyncio.CancelledError:
             # Ours, when somebody cancelled this line; the call's own when it was cut.
             current = asyncio.current_task()
@@ -264,7 +266,8 @@ class Line:
             log.info("session with %s (node %s, %s functions)", self.server, session.node, self.crew.kind.value)
         self._failures = 0
         self._told_down = self._given_up = False
-        self._broken_at = None
+        self.crew.common.stats.streams += 1
+        self._stop_forgetting()
         if not self._closing and not session.refusing:
             self.crew.slots.join(session)
             self.crew.freed()

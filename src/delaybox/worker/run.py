@@ -33,6 +33,8 @@ class Stats:
     """Attempts whose session was over before they ended."""
     overran: int = 0
     """Attempts whose time was over and whose code went on: it still takes a place."""
+    streams: int = 0
+    """Streams that were opened: more than sessions when some were resumed."""
     cpu_deaths: int = 0
     """Processes of cpu functions that died or were killed."""
 
