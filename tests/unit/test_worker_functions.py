@@ -12,6 +12,7 @@ import pytest
 
 import delaybox.worker
 from delaybox.client.models import Retry
+from delaybox.client.tasks import new_call
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.wire.call import name_of
 from delaybox.worker import Context, Worker
@@ -48,6 +49,13 @@ def test_a_task_stays_callable_and_is_known_by_its_name() -> None:
     assert send.retry.max_attempts == 3
     assert (name_of(send), send.__doc__, send.__name__) == ("mail.send", "Sends.", "send")
     assert worker.functions == {"mail.send": send}
+
+
+def test_a_client_takes_the_functions_queue_and_keeping_unless_it_is_told_otherwise() -> None:
+    made = Worker("w").task(queue="mail", keep_result="1h")(_async)
+    plain, other = new_call(made, None, {}), new_call(made, None, {"queue": "bulk"})
+    assert (plain.name, plain.queue, plain.keep_result_ms) == ("_async", "mail", 3_600_000)
+    assert (other.queue, other.keep_result_ms) == ("bulk", 3_600_000)
 
 
 def test_where_functions_run() -> None:

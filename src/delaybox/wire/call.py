@@ -26,6 +26,8 @@ JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 NAME_ATTRIBUTE: Final = "delaybox_name"
 """What a function carries that a worker serves: the name it is scheduled by."""
+OPTIONS_ATTRIBUTE: Final = "delaybox_options"
+"""What it may carry besides: options of a client's call, for calls that do not say otherwise."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _FORM: Final = frozenset(("args", "kwargs"))

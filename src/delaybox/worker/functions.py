@@ -60,7 +60,10 @@ class TaskFunction(Generic[P, R]):
         self.result_type = result_type
         self.codecs = codecs or CODECS
         self.context_parameter = _context_parameter(function)
-        self.delaybox_name = self.name  # wire.call.NAME_ATTRIBUTE
+        # wire.call.NAME_ATTRIBUTE and OPTIONS_ATTRIBUTE: what a client finds here.
+        self.delaybox_name = self.name
+        options = {"queue": queue, "keep_result": keep_result_ms}
+        self.delaybox_options = {option: value for option, value in options.items() if value}
         self.__wrapped__ = function
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.name)

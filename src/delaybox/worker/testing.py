@@ -129,7 +129,7 @@ class Inline:
         return ran
 
     def run_all(self, *, most: int = 10_000) -> list[InlineTask]:
-        """Moves the clock until nothing waits. RuntimeError after ``most`` attempts: do tasks schedule tasks for ever?"""
+        """Moves the clock until nothing waits. RuntimeError after ``most``: do tasks schedule tasks for ever?"""
         ran: list[InlineTask] = []
         while self._waiting:
             if len(ran) >= most:
