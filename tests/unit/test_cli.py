@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,20 @@ def test_a_token_is_made_with_its_entry_for_the_configuration(run: Run, tmp_path
     (token,) = load(path=tmp_path / "c.yaml", environ={}).config.auth.tokens
     assert token == Token.of(secret, (Access.READ, Access.SHELL), "ci")
     assert run("token")[1] != run("token")[1]
+
+
+def test_a_token_may_expire(run: Run, tmp_path: Path) -> None:
+    before = time.time_ns() // 1_000_000
+    said = run("token", "--expires", "90d")[1]
+    (tmp_path / "c.yaml").write_text("auth:\n" + said.partition("auth:\n")[2])
+    (token,) = load(path=tmp_path / "c.yaml", environ={}).config.auth.tokens
+    assert 0 <= token.expires_ms - before - 90 * 86_400_000 < 60_000
+    assert json.loads(run("token", "--expires", "2100-01-01T00:00:00+01:00", "--json")[1])["expires"] == (
+        "2099-12-31T23:00:00.000Z"
+    )
+    for wrong, says in (("soon", "is not a duration"), ("2001-01-01T00:00:00Z", "is past"), ("2001-01-01", "a moment")):
+        code, said, told = run("token", "--expires", wrong)
+        assert (code, said) == (2, "") and says in told
 
 
 def test_a_token_of_an_unknown_scope_is_not_made(run: Run) -> None:

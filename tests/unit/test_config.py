@@ -240,6 +240,10 @@ def test_yaml_does_not_change_what_was_written() -> None:
             "auth: {tokens: [short]}",
             "auth.tokens (config.yaml) entry 1 is shorter than 16 characters; `delaybox token` makes",
         ),
+        (
+            "auth: {tokens: [{name: ci, token: 0123456789abcdef, expires: 2030-01-31}]}",
+            "entry 1 (ci): expires '2030-01-31' is not a moment; give RFC 3339 with an offset",
+        ),
         ("auth: {tokens: ['sha256:zzzzzzzzzzzz']}", "entry 1 starts with sha256: but has not 64 hex digits after it"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from delaybox.api.rest.app import TaskService, build_app
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.tokens import Tokens
 from delaybox.core.access import Token
 from delaybox.core.errors import (
     ConfigError,
@@ -21,6 +22,7 @@ from delaybox.core.errors import (
     Overloaded,
     StoreFull,
     StoreUnavailable,
+    Unauthenticated,
 )
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.service import Readiness, StoreCounts
@@ -334,6 +336,23 @@ async def test_tokens():
         assert (await call(service, headers=JSON | {"authorization": given}, **tokens)).status == 200
     for path in ("/livez", "/readyz", "/metrics"):
         assert (await call(service, "GET", path, **tokens)).status == 200
+
+
+async def test_an_expired_token_is_refused_and_says_so():
+    now = 1_900_000_000_000
+    tokens = Tokens([Token.of("brief", expires_ms=now), Token.of("lasting")], now_ms=lambda: now)
+    assert tokens.grant(b"Bearer lasting")
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match=r"expired at 2030-03-17T17:46:40\.000Z; ask for a new one") as caught:
+            tokens.grant(b"Bearer brief")
+        assert caught.value.given
+    now -= 1
+    assert tokens.grant(b"Bearer brief")
+    past: dict[str, Any] = {"tokens": (Token.of("past", expires_ms=1),)}
+    answer = await call(FakeService(), "GET", "/task", headers=JSON | {"authorization": "Bearer past"}, **past)
+    assert answer.status == 401
+    assert b"expired at 1970" in answer.body
+    assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
 async def test_readiness():

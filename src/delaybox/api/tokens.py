@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from delaybox.core.access import EVERYTHING, Grant, Token
 from delaybox.core.errors import Unauthenticated
+from delaybox.wire.v1.moments import render_moment
 
 _CACHE_CAP = 1024
 
 
-class Tokens:
-    """The tokens that a node accepts; none: nobody is asked for one."""
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
-    def __init__(self, accepted: Sequence[Token]) -> None:
-        self._accepted = tuple((bytes.fromhex(t.digest), frozenset(t.scopes)) for t in accepted)
-        self._callers: dict[bytes, Grant] = {}
+
+class Tokens:
+    """The tokens that a node accepts; none: nobody is asked for one. ``now_ms``: the clock that they expire by."""
+
+    def __init__(self, accepted: Sequence[Token], *, now_ms: Callable[[], int] = _now_ms) -> None:
+        self._accepted = tuple((bytes.fromhex(t.digest), (frozenset(t.scopes), t.expires_ms)) for t in accepted)
+        self._now_ms = now_ms
+        self._callers: dict[bytes, tuple[Grant, int]] = {}
 
     def grant(self, authorization: bytes) -> Grant:
         """What the bearer token in an Authorization header allows; everything where none is asked for.
@@ -33,9 +40,15 @@ class Tokens:
             known = self._callers[digest] = self._authenticate(authorization)
             if len(self._callers) > _CACHE_CAP:
                 self._callers.clear()
-        return known
+        grant, expires_ms = known
+        if expires_ms and expires_ms <= self._now_ms():
+            raise Unauthenticated(
+                f"this token expired at {render_moment(expires_ms)}; ask for a new one (`delaybox token` makes it)",
+                given=True,
+            )
+        return grant
 
-    def _authenticate(self, given: bytes) -> Grant:
+    def _authenticate(self, given: bytes) -> tuple[Grant, int]:
         scheme, _, token = given.partition(b" ")
         token = token.strip()
         if not token or scheme.lower() != b"bearer":
@@ -43,14 +56,14 @@ class Tokens:
                 "this node asks for a token; send the header Authorization: Bearer <one of auth.tokens>", given=False
             )
         digest = hashlib.sha256(token).digest()
-        grant: Grant | None = None
+        found: tuple[Grant, int] | None = None
         for candidate, allowed in self._accepted:
             # No early end: the time must not tell which token was near.
             if hmac.compare_digest(digest, candidate):
-                grant = allowed
-        if grant is None:
+                found = allowed
+        if found is None:
             raise Unauthenticated(
                 "this token is not one of the node's auth.tokens; correct it in Authorization: Bearer <token>",
                 given=True,
             )
-        return grant
+        return found

@@ -239,12 +239,15 @@ def token(
             help="read, schedule, cancel, admin, worker or shell; repeatable. Default: all of them but shell."
         ),
     ] = None,
+    expires: Annotated[
+        str, typer.Option(help="Until when it is good: how long from now such as 90d, or RFC 3339. Default: for ever.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Make a bearer token and the line of configuration that accepts it."""
     from delaybox.cli.token import make
 
-    make(name=name, scopes=scope or (), as_json=as_json)
+    make(name=name, scopes=scope or (), expires=expires, as_json=as_json)
 
 
 @config_app.command("check")

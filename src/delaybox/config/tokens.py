@@ -9,14 +9,16 @@ from pathlib import Path
 import yaml
 
 from delaybox.core.access import DEFAULT_SCOPES, Access, Token
+from delaybox.core.errors import InvalidTask
+from delaybox.wire.v1.moments import moment_ms
 
 MIN_TOKEN = 16
 FORMS = (
     f"a list of tokens (or text with commas between them): each a secret of {MIN_TOKEN} characters or more, sha256: "
-    "and its 64 hex digits, or {name, token or hash, scopes}; `delaybox token` makes one"
+    "and its 64 hex digits, or {name, token or hash, scopes, expires}; `delaybox token` makes one"
 )
 _HASH = re.compile(r"sha256:([0-9A-Fa-f]{64})")
-_KEYS = ("name", "token", "hash", "scopes")
+_KEYS = ("name", "token", "hash", "scopes", "expires")
 
 
 class Mistake(ValueError):
@@ -77,7 +79,7 @@ def _token(entry: object, at: int) -> Token:
     if isinstance(entry, str):
         return Token(_digest(entry, f"entry {at}"))
     if not isinstance(entry, Mapping):
-        raise Mistake(f"entry {at} is neither text nor {{name, token or hash, scopes}}")
+        raise Mistake(f"entry {at} is neither text nor {{name, token or hash, scopes, expires}}")
     name = str(entry.get("name") or "")
     which = f"entry {at} ({name})" if name else f"entry {at}"
     if unknown := entry.keys() - set(_KEYS):
@@ -87,7 +89,8 @@ def _token(entry: object, at: int) -> Token:
     secret = entry.get("token", entry.get("hash"))
     if "hash" in entry and not (isinstance(secret, str) and _HASH.fullmatch(secret)):
         raise Mistake(f"{which} has no usable hash; it must be sha256: and 64 hex digits, as `delaybox token` says")
-    return Token(_digest(secret, which), _scopes(entry.get("scopes", DEFAULT_SCOPES), which), name)
+    scopes = _scopes(entry.get("scopes", DEFAULT_SCOPES), which)
+    return Token(_digest(secret, which), scopes, name, _expires(entry["expires"], which) if "expires" in entry else 0)
 
 
 def _digest(secret: object, which: str) -> str:
@@ -103,6 +106,13 @@ def _digest(secret: object, which: str) -> str:
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         raise Mistake(f"{which} has spaces or characters that a header cannot carry; `delaybox token` makes a good one")
     return Token.of(secret).digest
+
+
+def _expires(value: object, which: str) -> int:
+    try:
+        return moment_ms("expires", str(value))
+    except InvalidTask as error:
+        raise Mistake(f"{which}: {error}") from None
 
 
 def _scopes(value: object, which: str) -> tuple[Access, ...]:

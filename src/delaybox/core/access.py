@@ -34,8 +34,10 @@ class Token:
     """SHA-256 of the token, 64 small hex digits."""
     scopes: tuple[Access, ...] = DEFAULT_SCOPES
     name: str = ""
+    expires_ms: int = 0
+    """Unix ms from which it is refused; 0: never."""
 
     @classmethod
-    def of(cls, secret: str, scopes: tuple[Access, ...] = DEFAULT_SCOPES, name: str = "") -> Token:
+    def of(cls, secret: str, scopes: tuple[Access, ...] = DEFAULT_SCOPES, name: str = "", expires_ms: int = 0) -> Token:
         """From the token itself."""
-        return cls(hashlib.sha256(secret.encode()).hexdigest(), scopes, name)
+        return cls(hashlib.sha256(secret.encode()).hexdigest(), scopes, name, expires_ms)
