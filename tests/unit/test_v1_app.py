@@ -412,15 +412,21 @@ def test_the_document_is_whole():
     assert document["openapi"] == "3.1.0"
     assert document["servers"] == [{"url": "/api"}]
     assert document["security"] == [{"token": []}]
-    made = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert made == {(made.method, made.path) for made in CALLS}
+    items = document["paths"].items()
+    made = {(method.upper(), path) for path, methods in items for method in methods if method != "servers"}
+    assert made == {route for route, rule in policy.RULES.items() if rule is not policy.Open.PAGE}
+    for path, methods in items:
+        for method in methods.keys() - {"servers"}:
+            open_ = policy.RULES[method.upper(), path] is policy.Open.PROBE
+            assert (methods[method].get("security") == []) == open_ == ("servers" in methods)
     names = set(document["components"]["schemas"])
     used = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert used == names
     assert "x-is" not in json.dumps(document)
-    operations = [one for methods in document["paths"].values() for one in methods.values()]
+    operations = [one for _, methods in items for method, one in methods.items() if method != "servers"]
     assert len({one["operationId"] for one in operations}) == len(operations)
-    for one in operations:
+    for call_ in CALLS:
+        one = document["paths"][call_.path][call_.method.lower()]
         assert {"400", "401", "403", "503"} <= set(one["responses"])
 
 

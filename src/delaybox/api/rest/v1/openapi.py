@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 import delaybox
+from delaybox.api.rest.v1 import others
 from delaybox.api.rest.v1.routes import CALLS, Call
 from delaybox.wire.v1 import queries, types
 
@@ -94,10 +95,10 @@ def build(root: str, *, tokens: bool) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "DelayBox", "version": delaybox.__version__, "description": _ABOUT},
         "servers": [{"url": root or "/"}],
-        "tags": [{"name": name} for name in dict.fromkeys(call.tag for call in CALLS)],
-        "paths": paths,
+        "tags": [{"name": name} for name in dict.fromkeys((*(call.tag for call in CALLS), *others.TAGS))],
+        "paths": paths | others.PATHS,
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas() | others.SCHEMAS,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "one of the node's `auth.tokens`"}
             },
