@@ -121,7 +121,7 @@ class _Node:
             if "api" in self._config.duties:
                 # First the ports: a node that cannot have them must not fire anything on its way out.
                 fronts = await self._fronts(server, stack)
-            engine = self._engine(store, await self._shell(stack), await self._kafka(stack))
+            engine = self._engine(store, await self._shell(stack), await self._kafka(stack, store.partitions))
             if "clock" in self._config.duties:
                 with contextlib.suppress(DelayBoxError):
                     await self._await_subscribers(store)
@@ -230,7 +230,7 @@ class _Node:
             log.warning("shell commands run as root, whom the limit on processes does not bind; use another user")
         return target
 
-    async def _kafka(self, stack: contextlib.AsyncExitStack) -> KafkaTarget | None:
+    async def _kafka(self, stack: contextlib.AsyncExitStack, partitions: int) -> KafkaTarget | None:
         """The target of PUB_SUB tasks where Kafka is on, running; None where it is off or this node fires nothing."""
         kafka = self._config.kafka
         settings = kafka.settings()
@@ -251,6 +251,7 @@ class _Node:
             linger_ms=kafka.linger,
             delivery_timeout_ms=kafka.delivery_timeout,
             max_payload_bytes=self._config.limits.body,
+            partitions=partitions,
         )
         stack.push_async_callback(target.stop)
         await target.start()

@@ -62,7 +62,7 @@ class Kafka(Section):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         default="lz4", description="none, gzip, snappy, lz4 or zstd"
     )
-    linger: Duration = Field(default=1, ge=0, le=1_000, description="a duration with its unit from 0ms to 1s")
+    linger: Duration = Field(default=2, ge=0, le=1_000, description="a duration with its unit from 0ms to 1s")
     delivery_timeout: Duration = Field(
         default=5_000, ge=1_000, le=300_000, description="a duration with its unit from 1s to 5m"
     )

@@ -5,12 +5,13 @@ One call a message, tens of thousands a second: the common case decodes nothing.
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
-from delaybox.core import ids
 from delaybox.core.delivery import Delivery
+from delaybox.core.lane import split
 from delaybox.wire import body as wire_body
 from delaybox.wire.topics import TopicRules
 
@@ -28,6 +29,9 @@ CE_TYPE = "delaybox.task.due"
 
 _HAS_HEADER = b"\x12"
 """A body starts with its header's field when it has one: fields are written in the order of their numbers."""
+_ID_FIELD = wire_body.published("", b"")
+_NAMED = b":"
+"""In a lane: its tasks name a command or a function, which is not in their bodies."""
 _PAYLOAD_FIRST = 0x1A
 _MARKS = (b"key", b"Key", b"opic", b"trace", b"baggage", b"ce_")
 _DUES_KEPT = 4096
@@ -40,8 +44,6 @@ def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: st
     ``source``: the CloudEvents source of tasks that carry none.
     """
     default = rules.default
-    render = ids.render
-    published = wire_body.published
     bare = value == "payload"
     constant = (("ce_specversion", b"1.0"), ("ce_type", CE_TYPE.encode()), ("ce_source", source.encode()))
     attempts = tuple((ATTEMPT, b"%d" % n) for n in range(1, 64))
@@ -56,8 +58,8 @@ def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: st
 
     def compose(d: Delivery) -> Message:
         body = d.body
-        text = render(d.task_id)
-        raw = text.encode()
+        h = hexlify(d.task_id)
+        raw = b"%b-%b-%b-%b-%b" % (h[:8], h[8:12], h[12:16], h[16:20], h[20:])
         due, time = dues.get(d.due_ms) or moment(d.due_ms)
         attempt = attempts[d.attempt] if d.attempt < 63 else (ATTEMPT, b"%d" % (d.attempt + 1))
         headers: Headers = [(TASK_ID, raw), attempt, due]
@@ -74,7 +76,11 @@ def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: st
         if not event:
             headers += constant
             headers += (("ce_id", raw), time)
-        return topic, payload_of(body) if bare else published(text, body), key, headers
+        if bare:
+            return topic, payload_of(body), key, headers
+        if _NAMED in d.lane:
+            return topic, wire_body.published(raw.decode(), body, split(d.lane).name), key, headers
+        return topic, _ID_FIELD + raw + body, key, headers
 
     return compose
 
