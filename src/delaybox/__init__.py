@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from delaybox.client import AsyncClient, Client, NewTask, Retry
     from delaybox.wire.call import Call
+    from delaybox.worker import Worker
 
-__all__ = ["AsyncClient", "Call", "Client", "NewTask", "Retry", "__version__"]
+__all__ = ["AsyncClient", "Call", "Client", "NewTask", "Retry", "Worker", "__version__"]
 
 __version__ = "0.1.0.dev0"
 
@@ -18,6 +19,7 @@ _FROM = {
     "Client": "delaybox.client",
     "NewTask": "delaybox.client",
     "Retry": "delaybox.client",
+    "Worker": "delaybox.worker",
 }
 
 

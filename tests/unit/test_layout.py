@@ -45,7 +45,7 @@ def test_no_file_grows_past_what_can_be_read() -> None:
 
 
 def test_the_public_door() -> None:
-    assert delaybox.__all__ == ["AsyncClient", "Call", "Client", "NewTask", "Retry", "__version__"]
+    assert delaybox.__all__ == ["AsyncClient", "Call", "Client", "NewTask", "Retry", "Worker", "__version__"]
     for name in delaybox.__all__:
         assert getattr(delaybox, name) is not None and name in dir(delaybox)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

@@ -12,6 +12,7 @@ import typer
 
 from delaybox import __version__
 from delaybox.cli import dead, say, tasks, watch
+from delaybox.cli import worker as worker_command
 from delaybox.cli.client import Refused
 from delaybox.cli.exits import Exit, of_error
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect, disconnect
@@ -32,6 +33,7 @@ app.add_typer(config_app, name="config")
 tasks.register(app)
 app.add_typer(dead.app, name="dead", rich_help_panel="Tasks")
 watch.register(app)
+app.command("worker")(worker_command.worker)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default ./config/config.yaml or $APP_CONF_PATH.")

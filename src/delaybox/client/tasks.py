@@ -11,7 +11,7 @@ from typing import Any, Final, TypedDict
 from delaybox.client.models import PRIORITIES, STATES, TYPES, Retry, TaskState
 from delaybox.core.errors import InvalidTask
 from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
-from delaybox.wire.call import CONTENT_TYPE, Call, Codecs, name_of
+from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, name_of
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.v1.moments import duration_ms, moment_ms
 from delaybox.wire.v1.words import unknown
@@ -114,7 +114,12 @@ class NewTask:
 def new_call(
     function: str | Callable[..., Any], arguments: object, options: Mapping[str, Any], codecs: Codecs = CODECS
 ) -> pb.NewTask:
-    """A WORKER task. ``arguments``: see `Codecs.call`. InvalidTask, NotEncodable, TypeError for an unknown option."""
+    """A WORKER task. ``arguments``: see `Codecs.call`. InvalidTask, NotEncodable, TypeError for an unknown option.
+
+    A function of a worker brings options of its own, such as its queue; those given here count more.
+    """
+    if own := getattr(function, OPTIONS_ATTRIBUTE, None):
+        options = {**own, **options}
     if "content_type" in options:
         options = dict(options)
         encoded = codecs.call(arguments, options.pop("content_type") or "")

@@ -1,0 +1,63 @@
+"""`delaybox worker`: runs functions of yours for WORKER tasks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Repeated = list[str] | None
+
+
+def worker(
+    name: Annotated[
+        str, typer.Argument(metavar="MODULE:WORKER", help="Where the Worker is, such as myapp.tasks:worker.")
+    ],
+    processes: Annotated[int, typer.Option(min=1, help="Processes of it, each with sessions of its own.")] = 1,
+    server: Annotated[
+        Repeated,
+        typer.Option(metavar="HOST:PORT", help="A node's gRPC address; repeatable. Default: as the worker says."),
+    ] = None,
+    queues: Annotated[
+        Repeated, typer.Option(metavar="NAMES", help="Queues to take tasks from, separated by commas; repeatable.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Async functions at once in a process.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Plain functions at once in a process.")] = None,
+    cpu_processes: Annotated[
+        int | None, typer.Option(min=1, help="Cpu functions at once, each in a process of its own.")
+    ] = None,
+    grace: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="For what runs on SIGTERM, before it is handed back.")
+    ] = None,
+    token: Annotated[
+        str, typer.Option(envvar="DELAYBOX_TOKEN", show_default=False, help="Bearer token with scope worker.")
+    ] = "",
+    tls: Annotated[bool, typer.Option("--tls", help="Connect with TLS.")] = False,
+    ca_file: Annotated[Path | None, typer.Option(help="PEM file of the authority that signed the node's.")] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="PEM file of the worker's own certificate.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    log_format: Annotated[str, typer.Option(metavar="text|json", help="How to log.")] = "text",
+) -> None:
+    """Run a worker: your functions, called for tasks that are due. Ends on SIGTERM when what runs has ended."""
+    from delaybox.worker import launch
+
+    if token:
+        os.environ["DELAYBOX_TOKEN"] = token  # for the processes that are started, off the list of processes
+    asked = launch.Launch(
+        worker=name,
+        processes=processes,
+        servers=tuple(server) if server else None,
+        queues=launch.names_of(queues),
+        concurrency=concurrency,
+        threads=threads,
+        cpu_processes=cpu_processes,
+        grace=grace,
+        tls=tls or None,
+        ca_file=str(ca_file) if ca_file else None,
+        cert_file=str(cert_file) if cert_file else None,
+        key_file=str(key_file) if key_file else None,
+        log_format=log_format,
+    )
+    raise typer.Exit(launch.run(asked))

@@ -1,0 +1,23 @@
+"""The worker SDK: functions that DelayBox calls at their time."""
+
+from __future__ import annotations
+
+from delaybox.client.models import Retry
+from delaybox.worker.context import CancelSignal, Context, current
+from delaybox.worker.endings import Reject, RetryLater, Stopped
+from delaybox.worker.functions import TaskFunction
+from delaybox.worker.runner import Runner
+from delaybox.worker.worker import Worker
+
+__all__ = [
+    "CancelSignal",
+    "Context",
+    "Reject",
+    "Retry",
+    "RetryLater",
+    "Runner",
+    "Stopped",
+    "TaskFunction",
+    "Worker",
+    "current",
+]

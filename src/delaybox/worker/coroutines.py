@@ -1,0 +1,180 @@
+"""Runs async functions on the worker's own loop.
+
+Most short ones end without ever waiting, and an asyncio task for each would cost as much as all the rest. So one
+asyncio task steps through what has arrived, one coroutine after the other; where one waits, that asyncio task is its
+own from then on and another goes on with the others. A coroutine thus always runs inside a real task, and one that
+waits has that task for itself. Each has a copy of the context variables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine, Generator
+from contextvars import Context as Variables
+from contextvars import copy_context
+from typing import Any, Final
+
+from delaybox.worker import endings
+from delaybox.worker.context import running
+from delaybox.worker.crew import Crew
+from delaybox.worker.functions import Kind
+from delaybox.worker.run import Run
+
+log = logging.getLogger("delaybox.worker")
+
+TURN_S: Final = 0.005
+"""How long the loop is kept from other work by coroutines that do not wait."""
+BLOCKED_S: Final = 1.0
+"""One that keeps the loop this long without waiting is told of: heartbeats stop meanwhile."""
+STOP_S: Final = 5.0
+"""What was told to stop and has not within this time counts as going on."""
+
+
+class _Rest:
+    """The rest of a coroutine that waits for ``first``, in its own context variables."""
+
+    __slots__ = ("coroutine", "first", "variables")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], variables: Variables, first: object) -> None:
+        self.coroutine = coroutine
+        self.variables = variables
+        self.first = first
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        run, send, throw = self.variables.run, self.coroutine.send, self.coroutine.throw
+        yielded = self.first
+        try:
+            while True:
+                try:
+                    sent = yield yielded
+                except GeneratorExit:
+                    run(self.coroutine.close)
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it goes on into the coroutine
+                    yielded = run(throw, error)
+                else:
+                    yielded = run(send, sent)
+        except StopIteration as end:
+            return end.value
+
+
+class Coroutines(Crew):
+    """The crew of async functions."""
+
+    kind = Kind.ASYNC
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._queue: deque[Run] = deque()
+        self._walking = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        self._queue.clear()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_S)
+
+    def _begin(self, runs: list[Run]) -> None:
+        self._queue.extend(runs)
+        if not self._walking:
+            self._walk()
+
+    def _walk(self) -> None:
+        self._walking = True
+        task = asyncio.get_running_loop().create_task(self._step_through())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _step_through(self) -> None:
+        queue, stats = self._queue, self.common.stats
+        waits = False
+        try:
+            since = turn = time.monotonic()
+            while queue:
+                run = queue.popleft()
+                if run.settled or run.over is not None:
+                    self._skip(run)
+                    continue
+                run.began = since
+                running.set(run)
+                variables = copy_context()
+                try:
+                    coroutine = run.function.started(run.arguments(), run)
+                    first = variables.run(coroutine.send, None)
+                except StopIteration as end:
+                    if run.assignment.want_result:
+                        run.succeed(end.value)
+                    else:
+                        # What `succeed` would do, without two calls: nobody can have ended it meanwhile.
+                        run.settled = True
+                        stats.done += 1
+                        run.session.done(run.sequence)
+                except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
+                    run.fail(endings.failure(error))
+                else:
+                    waits = True
+                    self._pass_on()
+                    await self._rest(run, _Rest(coroutine, variables, first))
+                    return
+                now = time.monotonic()
+                if now - since > BLOCKED_S:
+                    self._blocked(run, now - since)
+                since = now
+                if now - turn > TURN_S:
+                    self._asked_for_places()
+                    await asyncio.sleep(0)
+                    since = turn = time.monotonic()
+        finally:
+            if not waits:
+                self._asked_for_places()
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Somebody else goes on with the queue."""
+        if self._queue:
+            self._walk()
+        else:
+            self._walking = False
+
+    async def _rest(self, run: Run, rest: _Rest) -> None:
+        run.task = asyncio.current_task()
+        if run.over is not None or run.settled:
+            # It was told to stop in its first step, by its own hand.
+            self._interrupt(run)
+        self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
+        since = time.monotonic()
+        if since - run.began > BLOCKED_S:
+            self._blocked(run, since - run.began)
+        try:
+            run.succeed(await rest)
+        except BaseException as error:  # noqa: BLE001 - as above
+            run.conclude(error)
+        finally:
+            self._left(run)
+
+    def _out_of_time(self, run: Run) -> None:
+        run.timer = asyncio.get_running_loop().call_later(STOP_S, self.overran, run)
+        self.end_early(run, endings.timed_out(run.timeout_ms))
+
+    def _interrupt(self, run: Run) -> None:
+        if run.task is not None:
+            run.task.cancel()
+
+    def _skip(self, run: Run) -> None:
+        """It was ended before it began."""
+        run.conclude(None)
+        self._left(run)
+
+    def _blocked(self, run: Run, seconds: float) -> None:
+        log.warning(
+            "task %s (%s) kept the event loop for %.1f s: nothing else ran, heartbeats stopped; await what waits, or "
+            "make it a plain function (thread) or cpu=True",
+            run.assignment.id,
+            run.function.name,
+            seconds,
+        )

@@ -1,0 +1,40 @@
+"""What a worker and its processes for cpu functions say to each other: a head in JSON, and bytes that it tells of."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+PREFIX: Final = struct.Struct("!II")
+"""Lengths of head and body."""
+
+# Kinds of frames; the head's "is".
+HELLO: Final = "hello"
+"""From the process: it can take jobs; ``missing``: the import error that keeps it from that."""
+JOB: Final = "job"
+"""To the process: which function, the facts of the task; body: the payload."""
+PROGRESS: Final = "progress"
+DONE: Final = "done"
+"""Body: the encoded result, when one was asked for."""
+FAILED: Final = "failed"
+"""Body: a serialized ``Failed``."""
+
+
+def frame(kind: str, body: bytes = b"", **head: Any) -> bytes:
+    """One frame."""
+    said = json.dumps({"is": kind, **head}).encode()
+    return b"".join((PREFIX.pack(len(said), len(body)), said, body))
+
+
+def head(raw: bytes) -> Mapping[str, Any]:
+    """What a frame says."""
+    said: Mapping[str, Any] = json.loads(raw)
+    return said
+
+
+def read(exactly: Callable[[int], bytes]) -> tuple[Mapping[str, Any], bytes]:
+    """The next frame; ``exactly`` reads that many bytes or raises EOFError."""
+    sizes = PREFIX.unpack(exactly(PREFIX.size))
+    return head(exactly(sizes[0])), exactly(sizes[1])

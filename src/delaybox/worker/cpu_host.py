@@ -1,0 +1,122 @@
+"""The process that runs cpu functions, one at a time: ``python -m delaybox.worker.cpu_host <socket's number>``.
+
+Started by `processes.py`, never forked. The main thread runs the function, so that signals and libraries behave as in a
+script; another thread listens, and ends the process when the worker is gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import os
+import queue
+import runpy
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+from delaybox.worker import cpu_frames as frames
+from delaybox.worker import endings
+from delaybox.worker.context import CancelSignal, Context, Facts, running
+from delaybox.worker.functions import TaskFunction
+
+MAIN = "__delaybox_main__"
+"""The name under which a script that was run as a program is imported again."""
+
+
+class _Host:
+    """``context`` is the running task's, for `current()`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._saying = threading.Lock()
+        self._jobs: queue.SimpleQueue[tuple[Mapping[str, Any], bytes]] = queue.SimpleQueue()
+        self._functions: dict[tuple[str, str, str], TaskFunction[..., Any]] = {}
+        self._modules: dict[str, Any] = {}
+        self.context: Context
+
+    def run(self) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._say(frames.frame(frames.HELLO, pid=os.getpid()))
+        while True:
+            head, payload = self._jobs.get()
+            self._say(self._answer(head, payload))
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                head, body = frames.read(self._exactly)
+                if head["is"] == frames.JOB:
+                    self._jobs.put((head, body))
+        except (OSError, EOFError):
+            os._exit(0)  # the worker is gone, or wants this process gone: whatever runs here runs for nobody
+
+    def _exactly(self, count: int) -> bytes:
+        got = bytearray()
+        while len(got) < count:
+            more = self._connection.recv(min(1 << 20, count - len(got)))
+            if not more:
+                raise EOFError
+            got += more
+        return bytes(got)
+
+    def _say(self, frame: bytes) -> None:
+        try:
+            with self._saying:
+                self._connection.sendall(frame)
+        except OSError:
+            os._exit(0)
+
+    def _progress(self, fraction: float, message: str) -> None:
+        self._say(frames.frame(frames.PROGRESS, fraction=fraction, message=message))
+
+    def _answer(self, head: Mapping[str, Any], payload: bytes) -> bytes:
+        facts = dict(head["facts"])
+        facts["headers"] = {name: base64.b64decode(value) for name, value in facts["headers"].items()}
+        self.context = Context(Facts(**facts), CancelSignal(), self._progress)
+        running.set(self)
+        try:
+            function = self._function(*head["home"])
+            value = function.started(function.codecs.arguments(payload, self.context.headers), self)
+            if not head["want"]:
+                return frames.frame(frames.DONE)
+            data, content_type = function.codecs.result(value, function.result_type)
+            return frames.frame(frames.DONE, data, type=content_type)
+        except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
+            return frames.frame(frames.FAILED, endings.failure(error).SerializeToString())
+
+    def _function(self, module: str, file: str, name: str) -> TaskFunction[..., Any]:
+        key = (module, file, name)
+        found = self._functions.get(key)
+        if found is None:
+            thing = reduce(getattr, name.split("."), self._module(module, file))
+            if not isinstance(thing, TaskFunction):
+                raise endings.Reject(f"{name} in {module or file} is {type(thing).__name__}, not a task of a worker")
+            found = self._functions[key] = thing
+        return found
+
+    def _module(self, module: str, file: str) -> Any:
+        if module:
+            return importlib.import_module(module)
+        if file not in self._modules:
+            # As multiprocessing's spawn does: the script's definitions without what stands under `if __name__ == ...`.
+            sys.modules[MAIN] = made = type(sys)(MAIN)
+            made.__dict__.update(runpy.run_path(file, run_name=MAIN))
+            self._modules[file] = made
+        return self._modules[file]
+
+
+def main(number: int) -> None:
+    """Serves jobs until the other end is closed."""
+    # Ctrl-C and a service manager's SIGTERM to the group are the worker's business: it drains first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _Host(socket.socket(fileno=number)).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

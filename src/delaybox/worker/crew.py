@@ -1,0 +1,132 @@
+"""What every way of running functions has in common: taking tasks, ending them early, counting who still works."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker import endings
+from delaybox.worker.functions import Kind, TaskFunction
+from delaybox.worker.run import Common, Run
+from delaybox.worker.session import Heard, Session
+from delaybox.worker.slots import Slots
+
+log = logging.getLogger("delaybox.worker")
+
+LOST: Final = "the session with the node was lost; others have the task now"
+CANCELLED: Final = "cancelled"
+
+
+class Crew(ABC):
+    """Runs functions of one kind in ``slots.size`` places.
+
+    ``freed`` is called when a place came free in another way than by a session's own end of a task.
+    """
+
+    kind: Kind
+
+    def __init__(
+        self,
+        functions: Mapping[str, TaskFunction[..., Any]],
+        *,
+        size: int,
+        common: Common,
+    ) -> None:
+        self.functions = functions
+        self.slots = Slots(size)
+        self.freed: Callable[[], None] = lambda: None
+        self.common = common
+        self._lingering: set[Run] = set()
+
+    async def start(self) -> None:  # noqa: B027 - most have nothing to do
+        """Returns when it can take tasks."""
+
+    async def stop(self) -> None:  # noqa: B027 - as above
+        """Ends whatever is left, at once. Twice is harmless."""
+
+    def heard(self, session: Session[Run], heard: Heard[Run]) -> None:
+        """Does what a node's message asks for."""
+        for run in heard.lost:
+            self.lose(run)
+        if heard.tasks:
+            runs: list[Run] = []
+            held, functions = session.held, self.functions
+            for assignment in heard.tasks:
+                function = functions.get(assignment.name)
+                if function is None:
+                    self.common.stats.handed_back += 1
+                    session.refuse(assignment)
+                    log.warning("task %s asks for %r, which is not served here", assignment.id, assignment.name)
+                    continue
+                run = Run(session, assignment, function, self.common)
+                held[run.sequence] = run
+                runs.append(run)
+            self._begin(runs)
+        for run in heard.cancel:
+            self.end_early(run, endings.failed(CANCELLED, cancelled=True))
+
+    @abstractmethod
+    def _begin(self, runs: list[Run]) -> None:
+        """Starts them; there is a place for each."""
+
+    @abstractmethod
+    def _interrupt(self, run: Run) -> None:
+        """Asks the code of a run to end, however this kind can. It may have ended, or not begun."""
+
+    def end_early(self, run: Run, verdict: pb.Failed) -> None:
+        """Asks it to stop; ``verdict`` is what is said when it has, unless it returns all the same."""
+        if run.settled or run.over is not None:
+            return
+        run.over = verdict
+        run.signal.set(verdict.reason)
+        self._interrupt(run)
+
+    def lose(self, run: Run) -> None:
+        """Others have it: asks it to stop, its place is free when it has."""
+        if run.lose():
+            self._linger(run)
+            run.signal.set(LOST)
+            self._interrupt(run)
+
+    def overran(self, run: Run) -> None:
+        """Its time is over. Its attempt fails now, though its code goes on; its place is free when that ends."""
+        verdict = endings.timed_out(run.timeout_ms)
+        if run.fail(verdict):
+            self._linger(run)
+            self.common.stats.overran += 1
+            log.warning(
+                "task %s (%s) %s and goes on running: it keeps its place until it ends",
+                run.assignment.id,
+                run.function.name,
+                verdict.reason,
+            )
+            run.signal.set(verdict.reason)
+
+    def _linger(self, run: Run) -> None:
+        self._lingering.add(run)
+        self.slots.lingering += 1
+
+    def _left(self, run: Run) -> None:
+        """The code of a run has ended, whatever was said of it."""
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer = None
+        if run in self._lingering:
+            self._lingering.discard(run)
+            self.slots.lingering -= 1
+            self.freed()
+        else:
+            self._asked_for_places()
+
+    def _asked_for_places(self) -> None:
+        """Places may have come free that another session waits for."""
+        if self.slots.short:
+            self.freed()
+
+    def _limit(self, run: Run, over: Callable[[Run], None], *, timeout_ms: int) -> None:
+        if timeout_ms:
+            run.timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, over, run)

@@ -1,0 +1,181 @@
+"""What `@worker.task` makes of a function: its name, where it runs and how its failures are retried."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from delaybox.client.models import Retry
+from delaybox.client.tasks import CODECS, span_ms
+from delaybox.core.errors import InvalidTask
+from delaybox.core.retry import RetryPolicy
+from delaybox.wire.call import Call, Codecs, check_name
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.context import Context, Running
+from delaybox.worker.endings import MisfitArguments
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Kind(Enum):
+    """Where a function runs. Each kind has places of its own."""
+
+    ASYNC = "async"
+    THREAD = "thread"
+    CPU = "cpu"
+
+
+class TaskFunction(Generic[P, R]):
+    """A function that a worker serves. Calling it calls the function, here and now.
+
+    A client schedules it by this object or by its ``name``.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str = "",
+        queue: str = "",
+        kind: Kind,
+        retry: RetryPolicy | None = None,
+        timeout_ms: int = 0,
+        keep_result_ms: int = 0,
+        result_type: str = "",
+        codecs: Codecs | None = None,
+    ) -> None:
+        self.function = function
+        self.name = check_name(name or getattr(function, "__name__", ""))
+        self.queue = queue
+        self.kind = kind
+        self.retry = retry
+        self.timeout_ms = timeout_ms
+        self.keep_result_ms = keep_result_ms
+        self.result_type = result_type
+        self.codecs = codecs or CODECS
+        self.context_parameter = _context_parameter(function)
+        # wire.call.NAME_ATTRIBUTE and OPTIONS_ATTRIBUTE: what a client finds here.
+        self.delaybox_name = self.name
+        options = {"queue": queue, "keep_result": keep_result_ms}
+        self.delaybox_options = {option: value for option, value in options.items() if value}
+        self.__wrapped__ = function
+        self.__name__ = getattr(function, "__name__", self.name)
+        self.__qualname__ = getattr(function, "__qualname__", self.name)
+        self.__module__ = getattr(function, "__module__", "")
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name!r}>"
+
+    def started(self, call: Call, run: Running) -> R:
+        """Calls the function with what a task brought. MisfitArguments when that is not what it takes."""
+        if self.context_parameter:
+            call.kwargs[self.context_parameter] = run.context
+        try:
+            return self.function(*call.args, **call.kwargs)
+        except TypeError as error:
+            # Raised by the call itself, not in the function's body: no frame below this one.
+            if error.__traceback__ is None or error.__traceback__.tb_next is None:
+                raise self._misfit(call, error) from None
+            raise
+
+    def _misfit(self, call: Call, error: TypeError) -> TypeError:
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):
+            return error
+        try:
+            signature.bind(*call.args, **call.kwargs)
+        except TypeError as why:
+            return MisfitArguments(f"the arguments do not fit {self.name}{signature}: {why}")
+        return error
+
+    def described(self, queues: list[str]) -> pb.Function:
+        """As `Hello` lists it."""
+        said = pb.Function(name=self.name, queues=queues)
+        if self.retry is not None:
+            said.retry.max_attempts = self.retry.max_attempts
+            said.retry.initial_ms = self.retry.initial_ms
+            said.retry.factor = self.retry.factor
+            said.retry.max_ms = self.retry.max_ms
+            said.retry.jitter = self.retry.jitter
+        return said
+
+    def home(self) -> tuple[str, str, str]:
+        """How another process finds it: (module or "", file or "", qualified name). ValueError when it cannot."""
+        if "<locals>" in self.__qualname__ or "<lambda>" in self.__qualname__:
+            raise ValueError(
+                f"task {self.name!r} runs in processes of its own, which import it; {self.__qualname__} is inside a "
+                "function: move it to the top of a module"
+            )
+        if self.__module__ != "__main__":
+            return self.__module__, "", self.__qualname__
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        if spec is not None:
+            return spec.name, "", self.__qualname__
+        file = getattr(main, "__file__", None)
+        if not file:
+            raise ValueError(f"task {self.name!r} runs in processes of its own, which import it; put it into a file")
+        return "", os.path.abspath(file), self.__qualname__  # noqa: PTH100 - links stay as they are
+
+
+def kind_of(function: Callable[..., Any], *, cpu: bool) -> Kind:
+    """Where it runs. TypeError for what cannot be a task."""
+    if not callable(function):
+        raise TypeError(f"{function!r} cannot be a task: it is not callable")
+    target = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+        raise TypeError(f"{function!r} cannot be a task: it is a generator; return a value (a list) instead")
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function):
+        if cpu:
+            raise TypeError(
+                f"{function!r} is async: cpu=True is for plain functions, which run in processes of their own"
+            )
+        return Kind.ASYNC
+    return Kind.CPU if cpu else Kind.THREAD
+
+
+def policy(retries: int | Retry | None) -> RetryPolicy | None:
+    """``retries``: attempts after the first, or a whole policy. None: the task's own counts, else the node's."""
+    if retries is None:
+        return None
+    if isinstance(retries, int):
+        if retries < 0:
+            raise InvalidTask("retries", f"retries={retries} is negative; 0 means a single attempt")
+        retries = Retry(retries + 1)
+    return RetryPolicy(
+        max_attempts=retries.attempts,
+        initial_ms=span_ms("retries.initial", retries.initial),
+        factor=retries.factor,
+        max_ms=span_ms("retries.maximum", retries.maximum),
+        jitter=retries.jitter,
+    )
+
+
+def _context_parameter(function: Callable[..., Any]) -> str:
+    """The name of the parameter that is annotated as `Context`; "" when there is none."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    if not any(parameter.annotation is not parameter.empty for parameter in parameters):
+        return ""
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001 - an annotation that only a type checker can resolve: go by the words
+        hints = {}
+    for parameter in parameters:
+        hint = hints.get(parameter.name, parameter.annotation)
+        if hint is Context or (isinstance(hint, str) and hint.rpartition(".")[2] == Context.__name__):
+            return parameter.name
+    return ""

@@ -1,0 +1,249 @@
+"""Starts workers from a command line: finds ``module:worker``, and keeps as many processes of it as are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.worker.line import Refused
+from delaybox.worker.worker import Worker
+
+log = logging.getLogger("delaybox.worker")
+
+FAILED: Final = 1
+WRONG_INPUT: Final = 2
+NOT_ALLOWED: Final = 4
+_FINAL: Final = (WRONG_INPUT, NOT_ALLOWED)
+"""Exit codes after which another start would end the same way."""
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 10.0
+_WELL_S: Final = 10.0
+"""A process that lived this long started well: the pause begins small again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A command line. None: as the worker itself says. The token is not here: it travels in the environment."""
+
+    worker: str
+    processes: int = 1
+    servers: tuple[str, ...] | None = None
+    queues: tuple[str, ...] | None = None
+    concurrency: int | None = None
+    threads: int | None = None
+    cpu_processes: int | None = None
+    grace: str | None = None
+    tls: bool | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    log_format: str = "text"
+
+    def settings(self) -> dict[str, Any]:
+        """What the worker is changed to."""
+        cpu = self.cpu_processes
+        if cpu is None and self.processes > 1:
+            cpu = max(1, (os.cpu_count() or 1) // self.processes)
+        mine = asdict(self) | {"cpu_processes": cpu}
+        return {name: value for name, value in mine.items() if name not in ("worker", "processes", "log_format")}
+
+
+def run(launch: Launch) -> int:
+    """Runs until it is told to stop; the exit code. Mistakes are told in a line on stderr."""
+    set_up_logging(launch.log_format)
+    if launch.processes < 1:
+        return _say(ConfigError(f"--processes {launch.processes}: at least 1"))
+    if launch.processes > 1:
+        return asyncio.run(_Supervisor(launch).run())
+    return _run(launch, until=None)
+
+
+def child(settings: str) -> int:
+    """One of several processes, as `_Supervisor` starts it: its end of stdin means that the supervisor is gone."""
+    launch = Launch(**json.loads(settings))
+    set_up_logging(launch.log_format)
+    return _run(launch, until=0)
+
+
+def _run(launch: Launch, *, until: int | None) -> int:
+    try:
+        worker = load(launch.worker)
+        worker.change(**launch.settings())
+        return worker.run(until=until)
+    except (DelayBoxError, ValueError) as error:
+        return _say(error)
+
+
+def _say(error: Exception) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    if isinstance(error, Refused):
+        return NOT_ALLOWED
+    return WRONG_INPUT
+
+
+def load(spec: str) -> Worker:
+    """The worker that ``module:attribute`` names (``:worker`` may be left out). ConfigError says what is wrong."""
+    name, _, attribute = spec.partition(":")
+    attribute = attribute or "worker"
+    if not all(part.isidentifier() for part in (*name.split("."), *attribute.split("."))):
+        raise ConfigError(f"{spec!r} names no worker; write module:worker, such as myapp.tasks:worker")
+    if sys.path[:1] != [os.getcwd()]:  # noqa: PTH109 - the path is for the import system
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ConfigError(
+                f"module {error.name!r} is not found; it is looked for in {sys.path[0]} and on Python's path"
+            ) from None
+        raise ConfigError(f"module {name!r} cannot be imported: {_where(error)}") from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ConfigError(f"module {name!r} cannot be imported: {_where(error)}") from error
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            there = sorted(key for key, value in vars(module).items() if isinstance(value, Worker))
+            mend = f"it has {', '.join(there)}" if there else "it has no Worker at all"
+            raise ConfigError(f"module {name!r} has no {attribute!r}; {mend}")
+        found = getattr(found, part)
+    if not isinstance(found, Worker):
+        raise ConfigError(f"{spec!r} is {type(found).__name__}, not a Worker; name the object made by Worker(...)")
+    return found
+
+
+def _where(error: BaseException) -> str:
+    """The error, and the line of the user's that raised it."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    at = f" ({ours[-1].filename}, line {ours[-1].lineno})" if len(ours) > 1 else ""
+    return f"{type(error).__name__}: {error}{at}"
+
+
+class _Supervisor:
+    """Keeps ``launch.processes`` processes running; ends when it is told to, or when none can start."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._children: set[asyncio.subprocess.Process] = set()
+        self._told = asyncio.Event()
+        self._code = 0
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._tell)
+        log.info("%d processes of %s", self._launch.processes, self._launch.worker)
+        await asyncio.gather(*(self._keep(n) for n in range(self._launch.processes)))
+        return self._code
+
+    def _tell(self) -> None:
+        """Said again, it is said again to them, who then end at once."""
+        self._told.set()
+        for process in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+
+    async def _keep(self, number: int) -> None:
+        loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE_S
+        settings = json.dumps(asdict(self._launch))
+        while not self._told.is_set():
+            began = loop.time()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "delaybox.worker",
+                "--child",
+                settings,
+                stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
+                # Ctrl-C is for us, who tell them once.
+                start_new_session=True,
+            )
+            self._children.add(process)
+            if self._told.is_set():
+                process.send_signal(signal.SIGTERM)
+            code = await process.wait()
+            self._children.discard(process)
+            if self._told.is_set():
+                self._code = self._code or (FAILED if code else 0)
+                return
+            if code in _FINAL:
+                self._code = code
+                self._tell()
+                return
+            if loop.time() - began > _WELL_S:
+                pause = _FIRST_PAUSE_S
+            log.error(
+                "process %d (pid %d) ended with code %d; started again in %.1f s", number, process.pid, code, pause
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def set_up_logging(log_format: str) -> None:
+    """Lines on stderr; JSON objects with ``json``."""
+    handler = logging.StreamHandler()
+    if log_format == "json":
+        handler.setFormatter(_JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(process)d] %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "timestamp": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": record.process,
+            "event": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def arguments_of(arguments: Sequence[str]) -> Launch:
+    """Reads ``python -m delaybox.worker`` command lines: the command without typer, for an install without extras."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m delaybox.worker", description="Run a worker.")
+    parser.add_argument("worker", metavar="MODULE:WORKER")
+    parser.add_argument("--processes", type=int, default=1, help="processes of this worker")
+    parser.add_argument("--server", action="append", dest="servers", metavar="HOST:PORT", help="a node; repeatable")
+    parser.add_argument("--queues", action="append", metavar="NAMES", help="separated by commas; repeatable")
+    parser.add_argument("--concurrency", type=int, help="async functions at once")
+    parser.add_argument("--threads", type=int, help="plain functions at once")
+    parser.add_argument("--cpu-processes", type=int, help="cpu functions at once")
+    parser.add_argument("--grace", help="for what runs when it is told to stop; 30s unless given")
+    parser.add_argument("--token", help="better in the environment: DELAYBOX_TOKEN")
+    parser.add_argument("--tls", action="store_true", default=None)
+    parser.add_argument("--ca-file")
+    parser.add_argument("--cert-file")
+    parser.add_argument("--key-file")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    given = vars(parser.parse_args(arguments))
+    if token := given.pop("token"):
+        os.environ["DELAYBOX_TOKEN"] = token
+    return Launch(
+        **given
+        | {"servers": tuple(given["servers"]) if given["servers"] else None, "queues": names_of(given["queues"])}
+    )
+
+
+def names_of(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """``["a,b", "c"]`` as names."""
+    return tuple(name.strip() for text in given for name in text.split(",")) if given else None

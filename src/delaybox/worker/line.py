@@ -1,0 +1,317 @@
+"""One session with one server, kept up over broken streams: the thin shell around `session.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from delaybox.client.channel import Target
+from delaybox.client.endpoints import pause_s
+from delaybox.core.errors import DelayBoxError
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.crew import Crew
+from delaybox.worker.run import Run
+from delaybox.worker.session import ContractBroken, Session
+
+log = logging.getLogger("delaybox.worker")
+
+METHOD: Final = "/delaybox.v1.Worker/Work"
+WELCOME_S: Final = 10.0
+COALESCE_S: Final = 0.001
+"""Least time between two messages while tasks are under way: one costs about as much as 20 no-op tasks."""
+GOODBYE_S: Final = 3.0
+SILENT_BEATS: Final = 3
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+_BROKEN = (grpc.RpcError, ContractBroken, DecodeError, OSError, asyncio.InvalidStateError)
+
+
+_WONT: Final = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+"""What trying again does not mend."""
+
+
+class Refused(DelayBoxError):
+    """A node refuses this worker: its token, or what it says of itself."""
+
+    code = "refused"
+
+
+class _Over(Exception):
+    """The node closed the stream."""
+
+
+class Line:
+    """Keeps one session with one server and hands what comes to its crew.
+
+    `run` ends when the session is over: after `drain` when nothing is held any more, or after `cut`. ``replace`` is
+    called when the node is going away and somebody should begin a new session while this one finishes.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        target: Target,
+        crew: Crew,
+        introduction: pb.Hello,
+        *,
+        replace: Callable[[Line], None],
+    ) -> None:
+        self.server = server
+        self.crew = crew
+        self.session: Session[Run] = Session(introduction, self.poke)
+        self.up = asyncio.Event()
+        """Set while the node takes part: between a welcome and the stream's end."""
+        self._target = target
+        self._replace = replace
+        self._replaced = False
+        self._poked = asyncio.Event()
+        self._closing = False
+        self._cut = self._given_up = False
+        self._call: Any = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._goodbye = self._spoke = self._due_to_speak = False
+        self._heard_at = 0.0
+        self._failures = 0
+        self._told_down = False
+        self._forgotten: asyncio.TimerHandle | None = None
+
+    # Asked from outside
+
+    def poke(self) -> None:
+        """There may be something to say."""
+        self._poked.set()
+
+    def drain(self) -> None:
+        """Takes no more; ends when what is held has been answered."""
+        self._closing = True
+        self.crew.slots.leave(self.session)
+        self.session.refusing = True
+        self.session.drain()
+        self.poke()
+
+    def cut(self) -> None:
+        """Ends now; what was not answered goes to others."""
+        self._closing = self._cut = True
+        self.crew.slots.leave(self.session)
+        if self._call is not None:
+            self._call.cancel()
+        self.poke()
+
+    # The session's life
+
+    async def run(self) -> None:
+        """Opens streams until the session is over."""
+        try:
+            while not self._cut:
+                try:
+                    await self._stream()
+                    return
+                except _Over as over:
+                    why = str(over) or "the node closed the stream"
+                except grpc.aio.AioRpcError as error:
+                    why = f"{error.code().name}: {error.details()}"
+                    if error.code() in _WONT and not self.session.id and not self._cut:
+                        raise Refused(f"{self.server} will not have this worker: {why}") from None
+                except _BROKEN as error:
+                    why = f"{type(error).__name__}: {error}"
+                if self._over():
+                    return
+                self._down(why)
+                await self._pause()
+                if self._over():
+                    return
+        finally:
+            self._stop_forgetting()
+            self.crew.slots.leave(self.session)
+            for run in list(self.session.held.values()):
+                self.crew.lose(run)
+            self.session.held.clear()
+            self.crew.freed()
+
+    def _over(self) -> bool:
+        """Nothing is left to be done or said."""
+        session = self.session
+        told = self._given_up or not session.id or session.silent
+        return self._cut or (self._closing and not session.held and told)
+
+    def _down(self, why: str) -> None:
+        self.up.clear()
+        self._failures += 1
+        if self._forgotten is None and self.session.id:
+            # Whatever the tries until then are busy with.
+            resume_s = self.session.resume_ms / 1000
+            self._forgotten = asyncio.get_running_loop().call_later(resume_s, self._give_up)
+        if not self._told_down:
+            self._told_down = True
+            log.warning("no session with %s (%s functions): %s; trying on", self.server, self.crew.kind.value, why)
+
+    async def _pause(self) -> None:
+        """Until the next try."""
+        wait = pause_s(self._failures, random.random())
+        if self._failures == 1:
+            wait /= 4  # a stream that broke alone is back at once, and the session may be resumed
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait
+        while (left := end - loop.time()) > 0 and not self._over():
+            with contextlib.suppress(TimeoutError):
+                self._poked.clear()
+                await asyncio.wait_for(self._poked.wait(), left)
+
+    def _stop_forgetting(self) -> None:
+        if self._forgotten is not None:
+            self._forgotten.cancel()
+            self._forgotten = None
+
+    def _give_up(self) -> None:
+        """The node has handed to others what we hold."""
+        self._given_up = True
+        self.crew.slots.leave(self.session)
+        given_up = self.session.abandon()
+        if given_up:
+            log.warning(
+                "%s is not reached for longer than it keeps a session: %d tasks are stopped, others have them",
+                self.server,
+                len(given_up),
+            )
+        for run in given_up:
+            self.crew.lose(run)
+        self.crew.freed()
+
+    def _channel(self) -> grpc.aio.Channel:
+        # A connection of its own: streams that fail must not make others wait for a shared one's back-off.
+        options = (*self._target.options, ("grpc.use_local_subchannel_pool", 1))
+        if self._target.credentials is None:
+            return grpc.aio.insecure_channel(self.server, options)
+        return grpc.aio.secure_channel(self.server, self._target.credentials, options)
+
+    async def _stream(self) -> None:
+        """One stream, from hello to its end. Returns when the session ended as it should."""
+        channel = self._channel()
+        writer: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            method: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+            call = self._call = method(metadata=self._target.metadata)
+            # A session can be resumed for a short time only: rather another try than a long wait.
+            patience_s = max(1.0, self.session.resume_ms / 2_000) if self.session.id else WELCOME_S
+            async with asyncio.timeout(patience_s):
+                await call.write(self.session.hello())
+                await self._read(call)
+            self._welcomed()
+            for raw in self.session.resend():
+                await call.write(raw)
+            self.up.set()
+            writer = loop.create_task(self._write(call))
+            self._watch = loop.call_later(self.session.heartbeat_ms / 1000, self._beat, call)
+            while await self._read(call):
+                pass
+        except TimeoutError:
+            raise _Over("it gave no welcome in time") from None
+        except asyncio.CancelledError:
+            # Ours, when somebody cancelled this line; the call's own when it was cut.
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise _Over from None
+        finally:
+            self._call = None
+            self.up.clear()
+            if self._watch is not None:
+                self._watch.cancel()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.wait({writer})
+            await channel.close()
+
+    async def _read(self, call: Call) -> bool:
+        """Takes one message in. False when the stream ended as it should."""
+        raw: Any = await call.read()
+        if raw is grpc.aio.EOF:
+            code = await call.code()
+            if code is not grpc.StatusCode.OK:
+                raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), await call.details())
+            if not self._goodbye:
+                raise _Over
+            return False
+        self._heard_at = time.monotonic()
+        heard = self.session.receive(pb.ToWorker.FromString(raw))
+        if heard.stale:
+            self.crew.common.stats.stale += heard.stale
+            log.warning("%d answers came too late: others had been given the tasks", heard.stale)
+        self.crew.heard(self.session, heard)
+        if heard.drain and not self._replaced:
+            self._replaced = True
+            log.info("%s is going away: what it gave is finished, a new session is opened", self.server)
+            self.drain()
+            self._replace(self)
+        return True
+
+    def _welcomed(self) -> None:
+        session = self.session
+        if self._told_down or self._failures == 0:
+            log.info("session with %s (node %s, %s functions)", self.server, session.node, self.crew.kind.value)
+        self._failures = 0
+        self._told_down = self._given_up = False
+        self.crew.common.stats.streams += 1
+        self._stop_forgetting()
+        if not self._closing and not session.refusing:
+            self.crew.slots.join(session)
+            self.crew.freed()
+
+    async def _write(self, call: Call) -> None:
+        """Says what there is to say, and that we live; cancels the call when the node does not."""
+        try:
+            await self._say(call)
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            call.cancel()  # the reader has the reason
+
+    async def _say(self, call: Call) -> None:
+        session, slots, poked = self.session, self.crew.slots, self._poked
+        while True:
+            poked.clear()
+            if not (self._closing or session.refusing or session.draining):
+                slots.join(session)
+            raw = session.flush(slots.room(session))
+            if raw is None and self._due_to_speak:
+                raw = session.beat()
+            if raw is not None:
+                self._due_to_speak = False
+                self._spoke = True
+                await call.write(raw)
+                if session.held:
+                    await asyncio.sleep(COALESCE_S)
+            elif self._closing and not session.held:
+                # The node closes the stream when it has heeded all of it.
+                self._goodbye = True
+                await call.done_writing()
+                await asyncio.sleep(GOODBYE_S)
+                call.cancel()
+            else:
+                await poked.wait()
+
+    def _beat(self, call: Call) -> None:
+        """Once in a heartbeat: gives up a node that is silent, says something when nothing else was said."""
+        beat = self.session.heartbeat_ms / 1000
+        silent = time.monotonic() - self._heard_at
+        if silent > SILENT_BEATS * beat:
+            log.warning("%s is silent for %.1f s: the stream is opened again", self.server, silent)
+            call.cancel()
+            return
+        self._due_to_speak, self._spoke = not self._spoke, False
+        if self._due_to_speak:
+            self.poke()
+        self._watch = asyncio.get_running_loop().call_later(beat / 2, self._beat, call)

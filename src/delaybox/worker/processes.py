@@ -1,0 +1,254 @@
+"""Runs cpu functions in processes, one at a time in each, so that one that dies or is killed harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker import cpu_frames as frames
+from delaybox.worker import endings
+from delaybox.worker.crew import Crew
+from delaybox.worker.functions import Kind
+from delaybox.worker.run import Run
+
+log = logging.getLogger("delaybox.worker")
+
+_AGAIN_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+"""Waits before a process that ended before it could take a job is started again."""
+
+
+class _Process:
+    """One process and the job that it has."""
+
+    __slots__ = ("process", "reader", "run", "watch", "why", "writer")
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.process = process
+        self.reader = reader
+        self.writer = writer
+        self.run: Run | None = None
+        self.watch: asyncio.Task[None] | None = None
+        self.why = ""
+
+    def kill(self, why: str) -> None:
+        """With all that it started."""
+        self.why = self.why or why
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Processes(Crew):
+    """The crew of cpu functions. A process that ends is replaced; jobs wait for one that is ready."""
+
+    kind = Kind.CPU
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: deque[Run] = deque()
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+        self._starting = 0
+        self._starters: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._failures = 0
+
+    async def start(self) -> None:
+        self._stopping = False
+        for function in self.functions.values():
+            function.home()
+        # All at once would make the first jobs wait for the last import.
+        self._launch(1)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._waiting.clear()
+        for starter in self._starters:
+            starter.cancel()
+        watches = [process.watch for process in self._all if process.watch is not None]
+        for process in self._all:
+            process.kill("the worker stops")
+        if self._starters:
+            await asyncio.wait(self._starters)
+        if watches:
+            await asyncio.wait(watches, timeout=5.0)
+
+    def _begin(self, runs: list[Run]) -> None:
+        self._waiting.extend(runs)
+        self._feed()
+
+    def _interrupt(self, run: Run) -> None:
+        process = run.task
+        if process is not None:
+            process.kill("")
+        elif run in self._waiting:
+            self._waiting.remove(run)
+            run.conclude(None)
+            self._left(run)
+
+    def _feed(self) -> None:
+        while self._waiting and self._idle:
+            process = self._idle.pop()
+            self._give(process, self._waiting.popleft())
+        missing = min(len(self._waiting), self.slots.size - len(self._all)) - self._starting
+        if missing > 0 and not self._stopping:
+            self._launch(missing)
+
+    def _give(self, process: _Process, run: Run) -> None:
+        run.task = process
+        run.began = time.monotonic()
+        process.run = run
+        facts = asdict(run.facts())
+        facts["headers"] = {name: base64.b64encode(value).decode() for name, value in facts["headers"].items()}
+        payload = run.assignment.task.payload
+        process.writer.write(
+            frames.frame(frames.JOB, payload, home=run.function.home(), facts=facts, want=run.assignment.want_result)
+        )
+        self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
+
+    def _out_of_time(self, run: Run) -> None:
+        run.timer = None
+        self.end_early(run, endings.timed_out(run.timeout_ms))
+
+    def _launch(self, count: int) -> None:
+        for _ in range(count):
+            self._starting += 1
+            starter = asyncio.get_running_loop().create_task(self._start_one())
+            self._starters.add(starter)
+            starter.add_done_callback(self._starters.discard)
+
+    async def _start_one(self) -> None:
+        try:
+            await asyncio.sleep(_AGAIN_S[min(self._failures, len(_AGAIN_S) - 1)])
+            process = await _spawned()
+        except OSError as error:
+            self._failures += 1
+            log.error("a process for cpu functions cannot be started: %s", error)
+            self._starting -= 1
+            self._feed()
+            return
+        except BaseException:
+            self._starting -= 1
+            raise
+        self._all.add(process)
+        self._starting -= 1
+        process.watch = asyncio.get_running_loop().create_task(self._attend(process))
+        if self._stopping:
+            process.kill("the worker stops")
+
+    async def _attend(self, process: _Process) -> None:
+        try:
+            while True:
+                head, body = await _next(process.reader)
+                self._hear(process, head, body)
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            process.writer.close()
+            process.kill("")
+            code = await process.process.wait()
+            self._all.discard(process)
+            if process in self._idle:
+                self._idle.remove(process)
+            self._bury(process, code)
+
+    def _hear(self, process: _Process, head: Mapping[str, Any], body: bytes) -> None:
+        run = process.run
+        match head["is"]:
+            case frames.HELLO:
+                self._failures = 0
+                self._idle.append(process)
+                self._feed()
+                return
+            case frames.PROGRESS if run is not None:
+                run.progress(head["fraction"], head["message"])
+                return
+        if run is None:
+            return
+        process.run = run.task = None
+        if head["is"] == frames.DONE:
+            run.succeed_encoded(body, head.get("type", ""))
+        else:
+            run.fail(pb.Failed.FromString(body))
+        if process.why != "" or run.over is not None:
+            # It was told to end a moment before it answered; it is on its way out.
+            process.kill("")
+        else:
+            self._idle.append(process)
+        self._left(run)
+        self._feed()
+
+    def _bury(self, process: _Process, code: int) -> None:
+        run, process.run = process.run, None
+        if run is not None:
+            run.task = None
+            if run.over is None and not run.settled:
+                self.common.stats.cpu_deaths += 1
+                words = f"its process died: {_how(code)}"
+                log.warning("task %s (%s): %s", run.assignment.id, run.function.name, words)
+                run.fail(endings.failed(words))
+            else:
+                run.conclude(None)
+            self._left(run)
+        elif not self._stopping:
+            self._failures += 1
+        if not self._stopping:
+            # One is kept ready: the next job should not wait for an import.
+            if not self._all and not self._starting:
+                self._launch(1)
+            self._feed()
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name}, which is also what the system sends when memory runs out" if code == -signal.SIGKILL else name
+
+
+async def _next(reader: asyncio.StreamReader) -> tuple[Mapping[str, Any], bytes]:
+    sizes = frames.PREFIX.unpack(await reader.readexactly(frames.PREFIX.size))
+    raw = await reader.readexactly(sum(sizes))
+    return frames.head(raw[: sizes[0]]), raw[sizes[0] :]
+
+
+async def _spawned() -> _Process:
+    # What this process can import, the other must find as well: a script's own folder, say.
+    path = os.pathsep.join(dict.fromkeys(entry or str(Path.cwd()) for entry in sys.path))
+    ours, theirs = socket.socketpair()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "delaybox.worker.cpu_host",
+            str(theirs.fileno()),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            # A group of its own: Ctrl-C reaches the worker alone, and killing it takes along what it started.
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    return _Process(process, reader, writer)

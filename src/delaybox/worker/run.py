@@ -1,0 +1,215 @@
+"""One attempt at one task, from its arrival to the word that is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from delaybox.core.errors import NotEncodable
+from delaybox.wire.call import Call
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker import endings
+from delaybox.worker.context import CancelSignal, Context, Facts
+from delaybox.worker.functions import TaskFunction
+from delaybox.worker.session import Session
+
+HAND_BACK: Final = pb.Failed(reason="the worker stops")
+"""In the place of a verdict: what is stopped is given to others, nothing is charged."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a worker did since it started."""
+
+    done: int = 0
+    failed: int = 0
+    handed_back: int = 0
+    stale: int = 0
+    """Answers that came too late: the tasks had been given to others."""
+    lost: int = 0
+    """Attempts whose session was over before they ended."""
+    overran: int = 0
+    """Attempts whose time was over and whose code went on: it still takes a place."""
+    streams: int = 0
+    """Streams that were opened: more than sessions when some were resumed."""
+    cpu_deaths: int = 0
+    """Processes of cpu functions that died or were killed."""
+
+
+class Common:
+    """What all attempts of a worker share."""
+
+    __slots__ = ("loop", "stats", "thread")
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self.thread = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def bind(self) -> None:
+        """The running loop is the worker's."""
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+
+
+class Run:
+    """One attempt. Exactly one thing is said of it: by its code's end, or before that (out of time, lost).
+
+    ``task`` is some way to stop it that its crew knows. ``over`` is what will be said when its code ends, when that is
+    decided already.
+    """
+
+    __slots__ = ("_context", "_signal", "assignment", "began", "common", "function", "over", "sequence", "session",
+                 "settled", "task", "timer")  # fmt: skip
+
+    def __init__(
+        self,
+        session: Session[Run],
+        assignment: pb.Assignment,
+        function: TaskFunction[..., Any],
+        common: Common,
+    ) -> None:
+        self.session = session
+        self.sequence: int = assignment.sequence
+        self.assignment = assignment
+        self.function = function
+        self.common = common
+        self.settled: bool = False
+        self.over: pb.Failed | None = None
+        self.began = 0.0
+        self.task: Any = None
+        self.timer: Any = None
+        self._context: Context | None = None
+        self._signal: CancelSignal | None = None
+
+    @property
+    def timeout_ms(self) -> int:
+        """Longest time of the attempt; 0 = none."""
+        return self.assignment.task.timeout_ms or self.function.timeout_ms
+
+    def arguments(self) -> Call:
+        """What the task brought. NotDecodable."""
+        task = self.assignment.task
+        payload, headers = task.payload, task.header
+        if not payload and not headers:
+            return Call()
+        return self.function.codecs.arguments(payload, headers)
+
+    @property
+    def context(self) -> Context:
+        """Made when somebody asks: most functions never do."""
+        if self._context is None:
+            self._context = Context(self.facts(), self.signal, self.progress, since=self.began or None)
+        return self._context
+
+    @property
+    def signal(self) -> CancelSignal:
+        """Told to stop."""
+        if self._signal is None:
+            self._signal = CancelSignal()
+        return self._signal
+
+    def facts(self) -> Facts:
+        """The assignment in plain words."""
+        a = self.assignment
+        return Facts(
+            id=a.id,
+            name=a.name,
+            queue=a.queue,
+            due_ms=a.due_ms,
+            attempt=a.attempt,
+            token=a.token,
+            headers=dict(a.task.header),
+            labels=dict(a.task.labels),
+            timeout_ms=self.timeout_ms,
+        )
+
+    def progress(self, fraction: float, message: str) -> None:
+        """Sends it along, from any thread."""
+        if threading.get_ident() == self.common.thread:
+            self._progress(fraction, message)
+        elif (loop := self.common.loop) is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._progress, fraction, message)
+
+    def _progress(self, fraction: float, message: str) -> None:
+        if not self.settled:
+            self.session.progress(self.sequence, fraction, message)
+
+    # What is said of it. Each returns whether it was said now: False when something was said before.
+
+    def succeed(self, value: object) -> bool:
+        """Its code returned ``value``."""
+        if self.settled:
+            return False
+        if not self.assignment.want_result:
+            return self._done()
+        try:
+            encoded = self.function.codecs.result(value, self.function.result_type)
+        except NotEncodable as error:
+            return self.fail(endings.failure(error))
+        return self.succeed_encoded(encoded.data, encoded.content_type)
+
+    def succeed_encoded(self, output: bytes, content_type: str) -> bool:
+        """Its code returned, and this is its result."""
+        if self.settled:
+            return False
+        if not self.assignment.want_result:
+            return self._done()
+        most = self.session.max_output
+        if most and len(output) > most:
+            words = f"the result has {len(output)} bytes, at most {most} are kept (results.maxBytes); return less"
+            return self.fail(endings.failed(words, final=True))
+        self.settled = True
+        self.common.stats.done += 1
+        self.session.succeeded(self.sequence, output, content_type, self._duration_ms())
+        return True
+
+    def _done(self) -> bool:
+        self.settled = True
+        self.common.stats.done += 1
+        self.session.done(self.sequence)
+        return True
+
+    def fail(self, failure: pb.Failed) -> bool:
+        """The attempt failed."""
+        if self.settled:
+            return False
+        self.settled = True
+        self.common.stats.failed += 1
+        failure.duration_ms = self._duration_ms()
+        most = self.session.max_output
+        if most and len(failure.output) > most:
+            failure.output = failure.output[-most:]
+        self.session.failed(self.sequence, failure)
+        return True
+
+    def conclude(self, error: BaseException | None) -> bool:
+        """Its code ended with ``error``, or never began (None): says what was decided before, else that error."""
+        if self.over is HAND_BACK:
+            return self.hand_back()
+        if self.over is not None:
+            return self.fail(self.over)
+        return self.fail(endings.failure(error)) if error is not None else False
+
+    def hand_back(self) -> bool:
+        """Others shall do it; nothing is charged."""
+        if self.settled:
+            return False
+        self.settled = True
+        self.common.stats.handed_back += 1
+        self.session.hand_back((self.sequence,))
+        return True
+
+    def lose(self) -> bool:
+        """Others have it: nothing is said of it any more."""
+        if self.settled:
+            return False
+        self.settled = True
+        self.common.stats.lost += 1
+        return True
+
+    def _duration_ms(self) -> int:
+        return round((time.monotonic() - self.began) * 1000) if self.began else 0

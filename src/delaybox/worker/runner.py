@@ -1,0 +1,196 @@
+"""Runs a worker: a crew for each kind of function, a session with each node for each crew, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from delaybox import __version__
+from delaybox.client.channel import Target
+from delaybox.core.errors import DelayBoxError
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.coroutines import STOP_S, Coroutines
+from delaybox.worker.crew import Crew
+from delaybox.worker.functions import Kind, TaskFunction
+from delaybox.worker.line import GOODBYE_S, Line
+from delaybox.worker.processes import Processes
+from delaybox.worker.run import HAND_BACK, Common, Run, Stats
+from delaybox.worker.sizes import Sizes
+from delaybox.worker.threads import Threads
+
+log = logging.getLogger("delaybox.worker")
+
+CREWS: Final[Mapping[Kind, type[Crew]]] = {crew.kind: crew for crew in (Coroutines, Threads, Processes)}
+_HURRY_S: Final = 1.0
+
+
+class Runner:
+    """One run of a worker, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        functions: Mapping[str, TaskFunction[..., Any]],
+        served: Mapping[Kind, Mapping[str, tuple[str, ...]]],
+        sizes: Sizes,
+        target: Target,
+        labels: Mapping[str, str],
+    ) -> None:
+        self._target = target
+        self._common = Common()
+        self._lines: dict[asyncio.Task[None], Line] = {}
+        self._hurry = asyncio.Event()
+        self._refused: DelayBoxError | None = None
+        self._told = asyncio.Event()
+        self._stopping = False
+        self._crews: list[tuple[Crew, pb.Hello]] = []
+        for kind, names in served.items():
+            crew = CREWS[kind]({name: functions[name] for name in names}, size=sizes.of(kind), common=self._common)
+            crew.freed = self._poke
+            hello = pb.Hello(
+                queues=sorted({queue for queues in names.values() for queue in queues}),
+                functions=[functions[name].described(list(queues)) for name, queues in names.items()],
+                labels=labels,
+                identity=f"{name} on {socket.gethostname()}, process {os.getpid()}, delaybox {__version__}, "
+                f"Python {platform.python_version()}",
+                concurrency=sizes.of(kind),
+            )
+            self._crews.append((crew, hello))
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return self._common.stats
+
+    @property
+    def held(self) -> int:
+        """Tasks under way."""
+        return sum(len(line.session.held) for line in self._lines.values())
+
+    async def start(self) -> None:
+        """Begins; returns before a node was reached. ValueError when a cpu function cannot be run elsewhere."""
+        self._common.bind()
+        for crew, _ in self._crews:
+            await crew.start()
+        for crew, hello in self._crews:
+            for server in self._target.endpoints:
+                self._begin(server, crew, hello)
+
+    async def connected(self) -> None:
+        """Returns when each kind of function has a session."""
+        for crew, _ in self._crews:
+            ups = [asyncio.ensure_future(line.up.wait()) for line in self._lines.values() if line.crew is crew]
+            _, others = await asyncio.wait(ups, return_when=asyncio.FIRST_COMPLETED)
+            for other in others:
+                other.cancel()
+
+    async def until_told(self, grace_s: float, watched: int | None = None) -> int:
+        """Runs until SIGTERM or SIGINT, or until no node will have it. The exit code. ``watched``: see `Worker.run`."""
+        loop = asyncio.get_running_loop()
+
+        def on_word() -> None:
+            if watched is not None and not os.read(watched, 4096):
+                loop.remove_reader(watched)
+                self._told.set()
+
+        if watched is not None:
+            loop.add_reader(watched, on_word)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.tell)
+        try:
+            await self.start()
+            await self._told.wait()
+            await self.stop(grace_s)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        if self._refused is not None:
+            raise self._refused
+        return 0
+
+    def tell(self) -> None:
+        """As a signal does: stop; said again: at once."""
+        if self._told.is_set():
+            self._hurry.set()
+        self._told.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no more, waits for what runs, hands back what is left. Twice is harmless."""
+        if self._stopping:
+            return
+        self._stopping = True
+        log.info("draining: %d tasks under way, they have %g s", self.held, grace_s)
+        for line in self._lines.values():
+            line.drain()
+        if not await self._ended(grace_s):
+            log.warning("%d tasks did not end in time: they are stopped and handed back", self.held)
+            for line in self._lines.values():
+                for run in list(line.session.held.values()):
+                    line.crew.end_early(run, HAND_BACK)
+            if not await self._ended(STOP_S):
+                for run in self._all_held():
+                    run.hand_back()
+                self._hurry.clear()
+                await self._ended(_HURRY_S if self._hurry.is_set() else GOODBYE_S)
+        for line in self._lines.values():
+            line.cut()
+        if self._lines:
+            await asyncio.wait(self._lines, timeout=GOODBYE_S)
+        for crew, _ in self._crews:
+            await crew.stop()
+        log.info("stopped: %s", self.stats)
+
+    async def _ended(self, within_s: float) -> bool:
+        """Whether all sessions ended within that time, which is over when somebody is in a hurry."""
+        if not self._lines:
+            return True
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        try:
+            waiting: set[asyncio.Future[Any]] = set(self._lines)
+            loop = asyncio.get_running_loop()
+            end = loop.time() + within_s
+            while waiting and not hurry.done():
+                _, waiting = await asyncio.wait(
+                    {*waiting, hurry}, timeout=max(0.0, end - loop.time()), return_when=asyncio.FIRST_COMPLETED
+                )
+                waiting.discard(hurry)
+                if loop.time() >= end:
+                    break
+            return not waiting
+        finally:
+            hurry.cancel()
+
+    def _all_held(self) -> Iterable[Run]:
+        return [run for line in self._lines.values() for run in line.session.held.values()]
+
+    def _begin(self, server: str, crew: Crew, hello: pb.Hello) -> None:
+        def again(_: Line) -> None:
+            if not self._stopping:
+                self._begin(server, crew, hello)
+
+        line = Line(server, self._target, crew, hello, replace=again)
+        task = asyncio.get_running_loop().create_task(line.run())
+        self._lines[task] = line
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        self._lines.pop(task, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._refused = error if isinstance(error, DelayBoxError) else self._refused
+            log.error("a session cannot go on: %s", error, exc_info=None if isinstance(error, DelayBoxError) else error)
+            if not self._lines:
+                self._told.set()
+
+    def _poke(self) -> None:
+        for line in self._lines.values():
+            line.poke()

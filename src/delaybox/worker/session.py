@@ -1,0 +1,280 @@
+"""The worker's half of a session, without I/O: message numbers, credit, and what must be said again after a break.
+
+The shell feeds `receive` with what the node says and writes what `hello`, `resend` and `flush` return; whoever runs
+tasks reports their ends. ``proto/delaybox/v1/worker.proto`` has the rules.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from delaybox.wire.gen import worker_pb2 as pb
+
+T = TypeVar("T")
+
+MESSAGE_BYTES = 1 << 20
+"""Outputs in one message, roughly: a gRPC server refuses messages over 4 MiB unless configured."""
+REASON_BYTES = 2_000
+_BEFORE_WELCOME_MS = 10_000
+
+
+class ContractBroken(Exception):
+    """The node said what the contract does not allow; the stream is opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard(Generic[T]):
+    """What one message asks for. ``excess`` of the tasks, the last ones, came without credit and were handed back."""
+
+    tasks: Sequence[pb.Assignment] = ()
+    cancel: Sequence[T] = ()
+    lost: Sequence[T] = ()
+    """What ran in a session that is no more: others have these tasks now, nothing can be said of them."""
+    stale: int = 0
+    drain: bool = False
+    welcome: bool = False
+
+
+_NOTHING: Heard[object] = Heard()
+
+
+class Session(Generic[T]):
+    """One session with one node, over as many streams as it takes.
+
+    ``held``: what is under way, by sequence; whoever takes a task of `receive` enters it here, before anything else
+    is received. ``changed`` is called when there is something new to flush.
+    """
+
+    def __init__(self, introduction: pb.Hello, changed: Callable[[], None]) -> None:
+        self.held: dict[int, T] = {}
+        self.credit = 0
+        self.refusing = False
+        """What arrives is handed back: the node was given up, and has not yet heard that its credit is taken back."""
+        self.id = ""
+        self.node = ""
+        self.heartbeat_ms = self.resume_ms = _BEFORE_WELCOME_MS
+        self.max_output = 0
+        self.stale = 0
+        self._introduction = introduction
+        self._changed = changed
+        self._dirty = False
+        self._welcomed = False
+        self._sent = self._seen = 0
+        self._unheeded: deque[tuple[int, bytes]] = deque()
+        self._drain_at = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing to say."""
+        self._done: list[int] = []
+        self._succeeded: deque[pb.Succeeded] = deque()
+        self._failed: deque[pb.Failed] = deque()
+        self._back: list[int] = []
+        self._progress: dict[int, tuple[float, str]] = {}
+        self._drain = False
+
+    @property
+    def taken(self) -> int:
+        """Places that this session takes: tasks under way, and those that the node may send."""
+        return self.credit + len(self.held)
+
+    @property
+    def draining(self) -> bool:
+        """The node has not yet confirmed that it forgot our credit."""
+        return self._drain or self._drain_at > 0
+
+    @property
+    def silent(self) -> bool:
+        """Nothing is left to be said, and all that was said has been heeded."""
+        said = self._done or self._succeeded or self._failed or self._back or self._progress
+        return not (said or self._unheeded or self._drain)
+
+    # Streams
+
+    def hello(self) -> bytes:
+        """The first message of a stream; then `receive` must see a welcome."""
+        self._welcomed = False
+        hello = pb.Hello()
+        hello.CopyFrom(self._introduction)
+        hello.session = self.id
+        hello.seen = self._seen if self.id else 0
+        return pb.FromWorker(hello=hello).SerializeToString()
+
+    def resend(self) -> list[bytes]:
+        """After a welcome: what the node has not heeded yet, to be written before anything new."""
+        return [raw for _, raw in self._unheeded]
+
+    def receive(self, message: pb.ToWorker) -> Heard[T]:
+        """Takes in what the node said. ContractBroken: drop the stream and resume on another."""
+        lost: Sequence[T] = ()
+        welcome = message.HasField("welcome")
+        if welcome:
+            lost = self._welcome(message.welcome)
+        elif not self._welcomed:
+            raise ContractBroken("the first message of a stream has no welcome")
+        if message.seen:
+            self._heeded(message.seen)
+        number = message.number
+        if number:
+            if number <= self._seen:
+                return Heard(lost=lost, welcome=welcome)
+            if number != self._seen + 1:
+                raise ContractBroken(f"message {number} came after {self._seen}")
+            self._seen = number
+        elif not welcome:
+            raise ContractBroken("a message has no number")
+        tasks: Sequence[pb.Assignment] = message.tasks
+        if tasks:
+            tasks = self._within_credit(tasks)
+            if not (message.cancel or message.stale or message.drain or welcome):
+                return Heard(tasks)
+        self.stale += len(message.stale)
+        cancel = [run for sequence in message.cancel if (run := self.held.get(sequence)) is not None]
+        return Heard(tasks, cancel, lost, len(message.stale), message.drain, welcome)
+
+    def _welcome(self, said: pb.Welcome) -> Sequence[T]:
+        lost: Sequence[T] = ()
+        if not (said.resumed and said.session == self.id):
+            lost = list(self.held.values())
+            self.held.clear()
+            self._forget()
+            self._unheeded.clear()
+            self._sent = self._seen = self._drain_at = self.credit = 0
+            self.refusing = False
+            self.id = said.session
+        self.node = said.node
+        self.heartbeat_ms = max(1, said.heartbeat_ms)
+        self.resume_ms = said.resume_ms
+        self.max_output = said.max_output
+        self._welcomed = True
+        return lost
+
+    def _heeded(self, number: int) -> None:
+        unheeded = self._unheeded
+        while unheeded and unheeded[0][0] <= number:
+            unheeded.popleft()
+        if 0 < self._drain_at <= number:
+            # What the node sent before it forgot the credit has arrived before this.
+            self._drain_at = self.credit = 0
+            self.refusing = False
+            self._poke()
+
+    def _within_credit(self, tasks: Sequence[pb.Assignment]) -> Sequence[pb.Assignment]:
+        count = len(tasks)
+        fit = 0 if self.refusing else min(count, self.credit)
+        self.credit = max(0, self.credit - count)
+        if fit == count:
+            return tasks
+        self._back.extend(task.sequence for task in tasks[fit:])
+        self._poke()
+        return tasks[:fit]
+
+    # Ends of tasks: each is said once, and only of what is held
+
+    def done(self, sequence: int) -> None:
+        """It ended well and nobody wants its result."""
+        if self.held.pop(sequence, None) is not None:
+            self._done.append(sequence)
+            if not self._dirty:
+                self._poke()
+
+    def succeeded(self, sequence: int, output: bytes, content_type: str, duration_ms: int) -> None:
+        """It ended well, with a result to keep."""
+        if self.held.pop(sequence, None) is not None:
+            self._succeeded.append(
+                pb.Succeeded(sequence=sequence, output=output, content_type=content_type, duration_ms=duration_ms)
+            )
+            self._poke()
+
+    def failed(self, sequence: int, failure: pb.Failed) -> None:
+        """The attempt failed; ``failure`` says all but the sequence."""
+        if self.held.pop(sequence, None) is not None:
+            failure.sequence = sequence
+            self._failed.append(failure)
+            self._poke()
+
+    def hand_back(self, sequences: Iterable[int]) -> None:
+        """Given back untouched."""
+        self._back.extend(sequence for sequence in sequences if self.held.pop(sequence, None) is not None)
+        self._poke()
+
+    def refuse(self, task: pb.Assignment) -> None:
+        """A task that was received and cannot be run here: handed back, it was never held."""
+        self._back.append(task.sequence)
+        self._poke()
+
+    def progress(self, sequence: int, fraction: float, message: str) -> None:
+        """How far it is; only the last word before a flush is sent."""
+        if sequence in self.held:
+            self._progress[sequence] = (fraction, message)
+            self._poke()
+
+    def drain(self) -> None:
+        """Takes the credit back; `draining` until the node confirms."""
+        if not self._drain_at:
+            self._drain = True
+            self._poke()
+
+    def abandon(self) -> list[T]:
+        """The node could not be reached for longer than it keeps the session: what was held, to be stopped.
+
+        Should it come back and still know the session, it is told that all of this is handed back.
+        """
+        given_up = list(self.held.values())
+        self._back.extend(self.held)
+        self.held.clear()
+        self.refusing = True
+        self.drain()
+        return given_up
+
+    # Saying it
+
+    def flush(self, room: int = 0) -> bytes | None:
+        """The next message: ends, progress, and credit for ``room`` tasks more. None when there is nothing to say."""
+        self._dirty = False
+        if self.draining:
+            room = 0
+        if not (room or self._done or self._succeeded or self._failed or self._back or self._progress or self._drain):
+            return None
+        message = pb.FromWorker(done=self._done, handed_back=self._back, credit=room, drain=self._drain)
+        self._done, self._back = [], []
+        size = 0
+        while self._succeeded and size < MESSAGE_BYTES:
+            size += len(self._succeeded[0].output)
+            message.succeeded.append(self._succeeded.popleft())
+        while self._failed and size < MESSAGE_BYTES:
+            size += len(self._failed[0].output) + REASON_BYTES
+            message.failed.append(self._failed.popleft())
+        if self._succeeded or self._failed:
+            self._poke()
+        if self._progress:
+            for sequence, (fraction, text) in self._progress.items():
+                said = message.progress.add(sequence=sequence)
+                said.progress.fraction = fraction
+                said.progress.message = text
+            self._progress.clear()
+        self.credit += room
+        raw = self._numbered(message)
+        if self._drain:
+            self._drain, self._drain_at = False, self._sent
+        return raw
+
+    def beat(self) -> bytes:
+        """A message that says nothing but that we live, and what has arrived."""
+        return self._numbered(pb.FromWorker())
+
+    def _numbered(self, message: pb.FromWorker) -> bytes:
+        self._sent += 1
+        message.number = self._sent
+        message.seen = self._seen
+        raw = message.SerializeToString()
+        self._unheeded.append((self._sent, raw))
+        return raw
+
+    def _poke(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            self._changed()

@@ -1,0 +1,73 @@
+"""Places for tasks, shared by the sessions with several servers, so that never more run than there are places."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Holder(Protocol):
+    """A session, as far as places go."""
+
+    @property
+    def taken(self) -> int: ...
+
+    def drain(self) -> None: ...
+
+
+class Slots:
+    """Gives each session an equal share. ``lingering`` places are taken by what belongs to no session any more.
+
+    A session that comes while others hold all the credit gets its share as soon as they have taken theirs back.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.lingering = 0
+        self._holders: list[Holder] = []
+        self._short: set[Holder] = set()
+
+    def join(self, holder: Holder) -> None:
+        """Counts a session in; those that have more than their new share take back their credit."""
+        if holder in self._holders:
+            return
+        self._holders.append(holder)
+        share = self.share
+        for other in self._holders:
+            if other.taken > share:
+                other.drain()
+
+    def leave(self, holder: Holder) -> None:
+        """Counts a session out. What it still runs must be counted as ``lingering`` by the caller."""
+        if holder in self._holders:
+            self._holders.remove(holder)
+            self._short.discard(holder)
+
+    @property
+    def short(self) -> bool:
+        """Some session got less than its share: all should ask again when a place comes free."""
+        return bool(self._short)
+
+    @property
+    def share(self) -> int:
+        """Of one session, at least 1: of more sessions than places some wait for a place."""
+        return max(1, self.size // max(1, len(self._holders)))
+
+    @property
+    def taken(self) -> int:
+        """Of all."""
+        return self.lingering + sum(holder.taken for holder in self._holders)
+
+    def room(self, holder: Holder) -> int:
+        """How much more credit this session may give; 0 for one that has not joined."""
+        if holder not in self._holders:
+            return 0
+        share = self.share
+        if holder is self._holders[0]:
+            share += max(0, self.size - share * len(self._holders))  # what does not divide
+        wanted = share - holder.taken
+        free = self.size - self.taken
+        if wanted > free:
+            self._short.add(holder)
+        else:
+            self._short.discard(holder)
+        return max(0, min(wanted, free))

@@ -1,0 +1,96 @@
+"""Runs plain functions in threads. A thread cannot be stopped from outside: its code is asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from contextvars import copy_context
+from typing import Any
+
+from delaybox.worker.context import running
+from delaybox.worker.crew import Crew
+from delaybox.worker.endings import Stopped
+from delaybox.worker.functions import Kind
+from delaybox.worker.run import Run
+
+
+class Threads(Crew):
+    """The crew of plain functions.
+
+    The threads are daemons: code that never ends must not keep the process from ending. They are started as they are
+    needed, and there are never more than places.
+    """
+
+    kind = Kind.THREAD
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+        self._ended: deque[tuple[Run, BaseException | None, Any]] = deque()
+        self._told = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    async def stop(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+        self._threads.clear()
+        self._loop = None
+
+    def _begin(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._busy += 1
+            if self._busy > len(self._threads):
+                name = f"delaybox-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, args=(self._loop,), name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            run.began = time.monotonic()
+            _ = run.signal  # made here: later both threads may ask for it at once
+            self._limit(run, self.overran, timeout_ms=run.timeout_ms)
+            self._jobs.put(run)
+
+    def _interrupt(self, run: Run) -> None:
+        """Its signal is set, and that is all that can be done."""
+
+    # In the threads
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        while (run := self._jobs.get()) is not None:
+            self._ended.append((run, *copy_context().run(self._call, run)))
+            # The order counts: who empties `_ended` clears the flag first.
+            if not self._told:
+                self._told = True
+                try:
+                    loop.call_soon_threadsafe(self._collect)
+                except RuntimeError:  # the loop is closed: the process is ending
+                    return
+
+    def _call(self, run: Run) -> tuple[BaseException | None, Any]:
+        if run.settled or run.over is not None:
+            return Stopped(run.signal.reason), None
+        running.set(run)
+        try:
+            return None, run.function.started(run.arguments(), run)
+        except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
+            return error, None
+
+    # In the loop
+
+    def _collect(self) -> None:
+        self._told = False
+        while self._ended:
+            run, error, value = self._ended.popleft()
+            self._busy -= 1
+            if error is None:
+                run.succeed(value)
+            else:
+                run.conclude(error)
+            self._left(run)

@@ -1,0 +1,239 @@
+"""`Worker`: the functions that a process serves, and how it finds its work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, ParamSpec, TypeVar, overload
+
+from delaybox.client import channel
+from delaybox.client.models import Retry
+from delaybox.client.tasks import CODECS, Duration, span_ms
+from delaybox.core.errors import ConfigError, InvalidTask
+from delaybox.core.task import DEFAULT_QUEUE
+from delaybox.wire.call import Codecs
+from delaybox.worker.functions import Kind, TaskFunction, kind_of, policy
+from delaybox.worker.runner import Runner
+from delaybox.worker.sizes import Sizes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_SERVER: Final = "localhost:9088"
+_QUEUE = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
+
+
+class Worker:
+    """Functions under one roof::
+
+        worker = Worker("mailer", servers=["localhost:9088"])
+
+        @worker.task(retries=3, timeout="30s")
+        async def send(order: int) -> None: ...
+
+        if __name__ == "__main__":
+            worker.run()
+
+    name: for people, shown with the node's workers.
+    servers: nodes, "host:port" each. There is a session with every one of them, and the places are shared among the
+        sessions in equal parts, so that never more runs than there are places. A node's address may also be a load
+        balancer's. Environment: DELAYBOX_GRPC_SERVERS.
+    queues: what it takes tasks from; unless given, each function's own queue, else "default". When given, functions
+        whose own queue is not among them are not served.
+    concurrency: async functions at once; threads: plain ones (unless given 4 more than there are processors, at most
+        32); cpu_processes: cpu functions (unless given one for each processor).
+    grace: how long what runs may take to end when the worker is told to stop; what is left is handed back.
+    token, tls, ca_file, cert_file, key_file: as the client's. Environment of the token: DELAYBOX_TOKEN.
+    codecs: forms of arguments and results beside JSON and bytes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        servers: str | Iterable[str] | None = None,
+        queues: Iterable[str] = (),
+        concurrency: int = 1_000,
+        threads: int | None = None,
+        cpu_processes: int | None = None,
+        grace: Duration = "30s",
+        labels: Mapping[str, str] | None = None,
+        token: str | None = None,
+        tls: bool = False,
+        ca_file: str | Path | None = None,
+        cert_file: str | Path | None = None,
+        key_file: str | Path | None = None,
+        codecs: Codecs = CODECS,
+    ) -> None:
+        self.name = name
+        self._codecs = codecs
+        self._functions: dict[str, TaskFunction[..., Any]] = {}
+        self._given: dict[str, Any] = {}
+        self.change(
+            servers=servers,
+            queues=queues,
+            concurrency=concurrency,
+            threads=threads,
+            cpu_processes=cpu_processes,
+            grace=grace,
+            labels=labels,
+            token=token,
+            tls=tls,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+        )
+
+    def change(self, **settings: Any) -> None:
+        """Other settings than those it was made with, as a command line gives them; None leaves one as it is."""
+        self._given |= {name: value for name, value in settings.items() if value is not None or name not in self._given}
+        given = self._given
+        self.queues = queue_names(given["queues"])
+        self.sizes = Sizes.checked(
+            concurrency=given["concurrency"], threads=given["threads"], cpu_processes=given["cpu_processes"]
+        )
+        self.grace_s = span_ms("grace", given["grace"], least=0) / 1000
+        self.labels: Mapping[str, str] = dict(given["labels"] or {})
+        self.target = channel.target(
+            given["servers"] or os.environ.get("DELAYBOX_GRPC_SERVERS") or DEFAULT_SERVER,
+            token=given["token"] or os.environ.get("DELAYBOX_TOKEN") or None,
+            tls=given["tls"],
+            ca_file=given["ca_file"],
+            cert_file=given["cert_file"],
+            key_file=given["key_file"],
+        )
+
+    @property
+    def functions(self) -> Mapping[str, TaskFunction[..., Any]]:
+        """By name."""
+        return MappingProxyType(self._functions)
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> TaskFunction[P, R]: ...
+
+    @overload
+    def task(
+        self,
+        *,
+        name: str = "",
+        queue: str = "",
+        retries: int | Retry | None = None,
+        timeout: Duration | None = None,
+        cpu: bool = False,
+        keep_result: Duration | None = None,
+        result_type: str = "",
+    ) -> Callable[[Callable[P, R]], TaskFunction[P, R]]: ...
+
+    def task(self, function: Any = None, /, **options: Any) -> Any:  # type: ignore[misc] # mypy loses P here
+        """Makes a function a task that this worker serves. What stays callable as before.
+
+        name: what it is scheduled by; the function's own name unless given.
+        queue: where its tasks go unless the caller says otherwise, and where this worker takes them from.
+        retries: attempts after the first, or a `Retry`, for tasks that bring no policy of their own.
+        timeout: longest time of one attempt, for tasks that bring none.
+        cpu: a plain function that computes: it runs in a process of its own, not in a thread.
+        keep_result: how long its results are kept unless the caller says otherwise.
+        result_type: content type of the codec that writes its results; JSON (or bytes) unless given.
+        """
+        return partial(self._add, **options) if function is None else self._add(function)
+
+    def _add(
+        self,
+        function: Callable[P, R],
+        /,
+        *,
+        name: str = "",
+        queue: str = "",
+        retries: int | Retry | None = None,
+        timeout: Duration | None = None,
+        cpu: bool = False,
+        keep_result: Duration | None = None,
+        result_type: str = "",
+    ) -> TaskFunction[P, R]:
+        if queue:
+            queue_names([queue])
+        made = TaskFunction(
+            function,
+            name=name,
+            queue=queue,
+            kind=kind_of(function, cpu=cpu),
+            retry=policy(retries),
+            timeout_ms=0 if timeout is None else span_ms("timeout", timeout),
+            keep_result_ms=0 if keep_result is None else span_ms("keep_result", keep_result),
+            result_type=result_type,
+            codecs=self._codecs,
+        )
+        if made.name in self._functions:
+            raise InvalidTask("name", f"worker {self.name!r} has a task {made.name!r} already; give one of them a name")
+        self._functions[made.name] = made
+        return made
+
+    def served(self) -> dict[Kind, dict[str, tuple[str, ...]]]:
+        """Functions by kind, each with the queues that it is served from here."""
+        found: dict[Kind, dict[str, tuple[str, ...]]] = {}
+        for function in self._functions.values():
+            if not self.queues:
+                queues: tuple[str, ...] = (function.queue or DEFAULT_QUEUE,)
+            elif not function.queue:
+                queues = self.queues
+            else:
+                queues = (function.queue,) if function.queue in self.queues else ()
+            if queues:
+                found.setdefault(function.kind, {})[function.name] = queues
+        return found
+
+    def runner(self) -> Runner:
+        """What runs it, once. ConfigError when there is nothing to serve."""
+        served = self.served()
+        if not served:
+            what = f" from the queues {', '.join(self.queues)}" if self.queues and self._functions else ""
+            raise ConfigError(f"worker {self.name!r} has no task to serve{what}; decorate functions with @worker.task")
+        return Runner(
+            name=self.name,
+            functions=self._functions,
+            served=served,
+            sizes=self.sizes,
+            target=self.target,
+            labels=self.labels,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Runner]:
+        """Runs inside a program of yours, while the block does; drains at its end."""
+        runner = self.runner()
+        await runner.start()
+        try:
+            yield runner
+        finally:
+            await runner.stop(self.grace_s)
+
+    def run(self, *, until: int | None = None) -> int:
+        """Runs until SIGTERM or SIGINT: then it takes no more, lets what runs end, hands back the rest. A second
+        signal ends it at once. Returns the exit code.
+
+        until: a file descriptor whose end means that whoever started this process is gone: the same as a signal.
+        """
+        runner = self.runner()
+        try:
+            import uvloop
+        except ModuleNotFoundError:
+            factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+        else:
+            factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as loop:
+            return loop.run(runner.until_told(self.grace_s, until))
+
+
+def queue_names(queues: Iterable[str]) -> tuple[str, ...]:
+    """``queues`` when they can be names of queues. InvalidTask."""
+    given = (queues,) if isinstance(queues, str) else tuple(dict.fromkeys(queues))
+    for queue in given:
+        if _QUEUE.fullmatch(queue) is None:
+            raise InvalidTask("queue", f"queue {queue[:80]!r} is not a name; use 1 to 64 of a-z, 0-9, '.', '_', '-'")
+    return given

@@ -1,0 +1,144 @@
+"""Cpu functions in processes of their own: results, deaths, time-outs, cancels; nobody else suffers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delaybox.worker import Worker
+from delaybox.worker.functions import Kind
+from tests.crews import Shift, shift
+from tests.unit.cpu_tasks import WORKER
+
+
+def crew(size: int = 2) -> Any:
+    return shift(WORKER, Kind.CPU, size=size)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def spinning(s: Shift, file: Path, **task: Any) -> tuple[int, int]:
+    """Its sequence, and the process that computes."""
+    (given,) = s.give(("spins", [str(file)]), **task)
+    async with asyncio.timeout(30):
+        while not (file.exists() and file.read_text()):
+            await asyncio.sleep(0.01)
+    return given, int(file.read_text())
+
+
+async def test_results_failures_and_context() -> None:
+    async with crew() as s:
+        ok, refused = s.give(("square", [12]), ("refuses", []), want_result=True)
+        await s.until(ok, refused)
+        bad, told = s.give(("unencodable", []), ("tells", []), want_result=True, header={"h": b"v"})
+        await s.until(bad, told)
+        broken, misfit = s.give(("square", b"{"), ("square", []), want_result=True)
+        said = await s.until(broken, misfit)
+        assert said.succeeded[ok].output == b"144"
+        assert (said.failed[refused].reason, said.failed[refused].final) == ("no use", True)
+        assert b"in refuses" in said.failed[refused].output
+        assert "the result cannot be sent" in said.failed[bad].reason
+        assert b'"headers":{"h":"v"}' in said.succeeded[told].output
+        assert "not application/json" in said.failed[broken].reason
+        assert "the arguments do not fit square(" in said.failed[misfit].reason
+        assert all(said.failed[n].final for n in (bad, broken, misfit))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("exit", "exit code 7"),
+        ("segv", "SIGSEGV"),
+        ("kill", "SIGKILL, which is also what"),
+        ("sys.exit", "SystemExit: 1"),
+    ],
+)
+async def test_a_process_that_dies_fails_its_own_attempt_alone(how: str, words: str) -> None:
+    async with crew() as s:
+        given = s.give(("dies", [how]), ("square", [3]), want_result=True)
+        said = await s.until(*given)
+        assert words in said.failed[given[0]].reason
+        assert not said.failed[given[0]].final
+        assert said.succeeded[given[1]].output == b"9"
+        # The next ones find processes that work.
+        more = s.give(("square", [4]), ("square", [5]), want_result=True)
+        said = await s.until(*more)
+        assert [said.succeeded[n].output for n in more] == [b"16", b"25"]
+
+
+async def test_out_of_time_and_cancelled_ones_are_killed_and_replaced(tmp_path: Path) -> None:
+    async with crew() as s:
+        late, first = await spinning(s, tmp_path / "a", timeout_ms=1_500)
+        cancelled, second = await spinning(s, tmp_path / "b")
+        s.cancel(cancelled)
+        said = await s.until(late, cancelled)
+        assert said.failed[late].reason == "timed out after 1.5 s"
+        assert (said.failed[cancelled].reason, said.failed[cancelled].cancelled) == ("cancelled", True)
+        assert gone(first)
+        assert gone(second)
+        (more,) = s.give(("square", [4]), want_result=True)
+        assert (await s.until(more)).succeeded[more].output == b"16"
+
+
+async def test_what_waits_for_a_process_can_be_cancelled(tmp_path: Path) -> None:
+    async with crew(size=1) as s:
+        # More than there are processes: only a session that lost its places could do this, and it must not hang.
+        s.session.credit += 1
+        busy, _ = await spinning(s, tmp_path / "a")
+        s.session.credit += 1
+        (waits,) = s.give(("square", [1]))
+        s.cancel(waits)
+        assert (await s.until(waits)).failed[waits].cancelled
+        s.cancel(busy)
+        await s.until(busy)
+
+
+async def test_an_idle_process_that_dies_is_replaced() -> None:
+    async with crew(size=1) as s:
+        (given,) = s.give(("pid", []), want_result=True)
+        first = int((await s.until(given)).succeeded[given].output)
+        os.kill(first, signal.SIGKILL)
+        await s.when(lambda: True)
+        while True:
+            (given,) = s.give(("pid", []), want_result=True)
+            said = await s.until(given)
+            if given in said.succeeded:
+                break
+            # It was handed its job in the moment it died.
+            assert "its process died" in said.failed[given].reason
+        assert int(said.succeeded[given].output) != first
+
+
+async def test_processes_end_with_their_worker(tmp_path: Path) -> None:
+    async with crew() as s:
+        _, process = await spinning(s, tmp_path / "a")
+    assert gone(process)
+
+
+async def test_a_task_inside_a_function_cannot_go_to_another_process() -> None:
+    worker = Worker("inside")
+
+    @worker.task(cpu=True)
+    def inner() -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="move it to the top of a module"):
+        async with shift(worker, Kind.CPU):
+            pass
+
+
+async def test_a_nested_name_is_found() -> None:
+    async with crew(size=1) as s:
+        (given,) = s.give(("held", []), want_result=True)
+        assert (await s.until(given)).succeeded[given].output == b'"held"'

@@ -1,0 +1,72 @@
+"""Cpu functions that tests run in processes of their own, which import this module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from delaybox.worker import Reject, Worker, current
+
+WORKER = Worker("cpu")
+
+
+@WORKER.task(cpu=True)
+def square(x: int) -> int:
+    return x * x
+
+
+@WORKER.task(cpu=True)
+def pid() -> int:
+    return os.getpid()
+
+
+@WORKER.task(cpu=True)
+def dies(how: str) -> None:
+    match how:
+        case "exit":
+            os._exit(7)
+        case "segv":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "sys.exit":
+            sys.exit(1)
+
+
+@WORKER.task(cpu=True)
+def refuses() -> None:
+    raise Reject("no use")
+
+
+@WORKER.task(cpu=True)
+def tells() -> dict[str, Any]:
+    ctx = current()
+    ctx.progress(0.5, "half")
+    return {"id": ctx.id, "token": ctx.token, "headers": {k: v.decode() for k, v in ctx.headers.items()}}
+
+
+@WORKER.task(cpu=True)
+def spins(file: str, seconds: float = 60.0) -> None:
+    """Computes without ever looking at a signal; says its process id first."""
+    with open(file, "w") as out:
+        out.write(str(os.getpid()))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@WORKER.task(cpu=True)
+def unencodable() -> object:
+    return object()
+
+
+class Holder:
+    """A task need not stand at the top of its module, only where its name leads."""
+
+    @staticmethod
+    @WORKER.task(cpu=True, name="held")
+    def held() -> str:
+        return "held"

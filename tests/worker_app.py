@@ -1,0 +1,140 @@
+"""The worker that tests run in processes of their own: ``python -m delaybox.worker tests.worker_app``.
+
+What runs is appended to the file that ORACLE names, a line for each beginning and end: ``+ id token process`` and
+``- id token process``. O_APPEND keeps lines of several processes whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from delaybox.worker import Context, Reject, Retry, RetryLater, Worker, current
+
+worker = Worker("oracle", grace="10s")
+_file = -1
+
+
+def _note(sign: str, ctx: Context) -> None:
+    global _file
+    if _file < 0:
+        _file = os.open(os.environ["ORACLE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(_file, f"{sign} {ctx.id} {ctx.token} {os.getpid()}\n".encode())
+
+
+class Oracle:
+    """What the functions noted."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def _lines(self, sign: str) -> Iterable[tuple[str, int, int]]:
+        for line in self.file.read_text().splitlines() if self.file.exists() else ():
+            kind, task_id, token, process = line.split()
+            if kind == sign:
+                yield task_id, int(token), int(process)
+
+    def begun(self) -> dict[str, list[int]]:
+        """Tokens of the attempts that began, by task."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for task_id, token, _ in self._lines("+"):
+            found[task_id].append(token)
+        return found
+
+    def ended(self) -> dict[str, list[int]]:
+        """Tokens of the attempts whose code came to its end, by task."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for task_id, token, _ in self._lines("-"):
+            found[task_id].append(token)
+        return found
+
+    def processes(self) -> set[int]:
+        """Those that ran something."""
+        return {process for _, _, process in self._lines("+")}
+
+
+@worker.task
+async def quick(*_: object) -> None:
+    ctx = current()
+    _note("+", ctx)
+    _note("-", ctx)
+
+
+@worker.task
+async def naps(seconds: float) -> None:
+    ctx = current()
+    _note("+", ctx)
+    await asyncio.sleep(seconds)
+    _note("-", ctx)
+
+
+@worker.task
+def sleeps(seconds: float) -> float:
+    ctx = current()
+    _note("+", ctx)
+    time.sleep(seconds)
+    _note("-", ctx)
+    return seconds
+
+
+@worker.task(cpu=True)
+def computes(n: int) -> int:
+    ctx = current()
+    _note("+", ctx)
+    total = sum(i * i for i in range(n))
+    _note("-", ctx)
+    return total
+
+
+@worker.task(cpu=True)
+def dies() -> None:
+    _note("+", current())
+    os._exit(9)
+
+
+@worker.task(retries=Retry(3, initial="10ms", factor=1, jitter=0))
+async def fails(times: int) -> int:
+    ctx = current()
+    _note("+", ctx)
+    if ctx.attempt < times:
+        raise ConnectionError(f"attempt {ctx.attempt}")
+    return ctx.attempt
+
+
+@worker.task
+async def rejects() -> None:
+    raise Reject("an order without lines")
+
+
+@worker.task
+async def later() -> str:
+    if current().attempt == 0:
+        raise RetryLater("busy", after=0.3)
+    return "at last"
+
+
+@worker.task(timeout="200ms", retries=0)
+async def hangs() -> None:
+    await asyncio.sleep(60)
+
+
+@worker.task
+async def tells() -> None:
+    ctx = current()
+    _note("+", ctx)
+    ctx.progress(0.5, "half")
+    await ctx.cancelled.wait()
+
+
+@worker.task
+async def unencodable() -> object:
+    return object()
+
+
+@worker.task
+async def echoes(value: object) -> object:
+    return value
