@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core import ids
-from delaybox.store import keys, progress
+from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -118,9 +118,17 @@ async def test_a_task_waits_for_who_serves_it_and_for_its_time(rpc: Rpc, store: 
     assert [t.id for t in await other.tasks(1)] == [theirs]
 
     async def ready() -> bool:
-        return bool((await rpc.scheduler.Get(pb.GetRequest(id=task_id))).state == pb.TASK_STATE_READY)
+        found = await rpc.scheduler.Get(pb.GetRequest(id=task_id))
+        return bool(found.state == pb.TASK_STATE_READY and "no connected worker serves function 'f'" in found.reason)
 
     await until(ready)
+    async with running(store, {}, channel="nobody"):
+
+        async def shown() -> bool:
+            (queue,) = (await rpc.scheduler.Queues(pb.QueuesRequest())).queues
+            return list(queue.unserved) == ["f"]
+
+        await until(shown)
     worker = Worker(rpc, "f")
     await worker.connect()
     await worker.say(credit=1)
@@ -308,8 +316,7 @@ async def test_progress_is_kept_while_it_runs(rpc: Rpc, store: Store) -> None:
     await worker.say(progress=[said])
 
     async def noted() -> bool:
-        (raw,) = await progress.of(store, [ids.parse(task_id)])
-        return raw is not None and pb.Progress.FromString(raw) == said.progress
+        return bool((await rpc.scheduler.Get(pb.GetRequest(id=task_id))).progress == said.progress)
 
     await until(noted)
 

@@ -34,6 +34,7 @@ class QueueStats:
 
     ``complete``: all that wait were counted; else only those known as due soon, for the store holds too many.
     ``fired_per_s``: over the last minute, by what the living nodes say; None where they cannot tell.
+    ``ready_lanes``: the lanes with ready tasks; ``unserved``: the functions among them that no connected worker serves.
     """
 
     queue: str
@@ -43,6 +44,8 @@ class QueueStats:
     in_flight: int
     complete: bool = False
     fired_per_s: float | None = None
+    ready_lanes: tuple[bytes, ...] = ()
+    unserved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

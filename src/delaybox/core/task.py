@@ -108,6 +108,13 @@ class TaskResult(Struct, frozen=True, kw_only=True, gc=False):
     content_type: str = ""
 
 
+class Progress(Struct, frozen=True, gc=False):
+    """How far a running task is, as its worker said last. ``fraction``: 0 to 1; negative where it is not stated."""
+
+    fraction: float
+    message: str = ""
+
+
 class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     """A stored task as a reader sees it."""
 
@@ -129,3 +136,4 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     timeout_ms: int = 0
     keep_result_ms: int = 0
     result: TaskResult | None = None
+    progress: Progress | None = None

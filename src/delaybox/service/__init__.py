@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from delaybox.service.tasks import LIVE_NODE_MS, STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
+from delaybox.service.serving import LIVE_NODE_MS
+from delaybox.service.tasks import STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
 from delaybox.service.watch import Change, Watch
 
 __all__ = ["LIVE_NODE_MS", "STALE_HEARTBEAT_MS", "Change", "Readiness", "Service", "StoreCounts", "Watch"]

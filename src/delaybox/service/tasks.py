@@ -25,6 +25,7 @@ from delaybox.core.errors import (
 from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
+from delaybox.service.serving import Serving, functions_unserved, live_nodes, served_lanes
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
 from delaybox.store.lookup import Lookup
@@ -34,7 +35,6 @@ from delaybox.store.views import changed, of_found
 from delaybox.wire.topics import TopicRules
 
 STALE_HEARTBEAT_MS = 5_000
-LIVE_NODE_MS = 15_000
 MAX_STEPS = 10_000
 _CHUNKS_UNDER_WAY = 2
 _UPDATE_TRIES = 5
@@ -88,6 +88,7 @@ class Service:
         self._on_scheduled = on_scheduled
         self._topics = topics
         self._watcher = Watcher(store)
+        self._serving = Serving(store)
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
@@ -249,7 +250,7 @@ class Service:
         found = await self._lookup.find(raw)
         shown = of_found(raw, found)
         if shown is not None:
-            return shown
+            return await self._serving.completed(shown)
         if not found.place and ids.due_ms(raw) <= found.now_ms:
             raise TaskFinished(f"task {task_id} has finished, was cancelled, or never was; nothing of it is kept")
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
@@ -268,7 +269,9 @@ class Service:
         rates: dict[tuple[TaskType, str], float] = {}
         untold: set[TaskType] = set()
         complete = all(q.complete for q in found.values())
-        for node in await self.nodes():
+        living = await self.nodes()
+        served = served_lanes(living)
+        for node in living:
             if node.get("fires_in_place"):
                 untold.add(TaskType.PUB_SUB)
             for key, rate in node.get("fired_per_s", {}).items():
@@ -280,19 +283,17 @@ class Service:
                 queue=queue, type=task_type, pending=0, ready=0, in_flight=0, complete=complete
             )
         return [
-            replace(q, fired_per_s=None if q.type in untold else round(rates.get(at, 0.0), 3))
+            replace(
+                q,
+                fired_per_s=None if q.type in untold else round(rates.get(at, 0.0), 3),
+                unserved=functions_unserved(q.ready_lanes, served) if q.type is TaskType.WORKER else (),
+            )
             for at, q in sorted(found.items(), key=lambda item: (item[0][0].value, item[0][1]))
         ]
 
     async def nodes(self) -> list[dict[str, Any]]:
         """The nodes heard of lately, each with what it said of itself."""
-        now = await self._store.ping()
-        seen = await nodes.live(self._store)
-        return [
-            {"id": node_id, **facts}
-            for node_id, facts in sorted(seen.items())
-            if now - int(facts.get("seen_ms", 0)) <= LIVE_NODE_MS
-        ]
+        return await live_nodes(self._store)
 
     async def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> list[ForecastStep]:
         """Tasks due per step, in steps of whole buckets from the bucket that holds ``from_ms``.

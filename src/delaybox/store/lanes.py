@@ -87,6 +87,7 @@ async def _queues(store: Store, complete: bool) -> list[QueueStats]:
             ready=sum(ready[lane] for lane in lanes_),
             in_flight=sum(in_flight[lane] for lane in lanes_),
             complete=complete,
+            ready_lanes=tuple(lane for lane in lanes_ if ready[lane]),
         )
         for (task_type, queue), lanes_ in sums.items()
     ]

@@ -26,6 +26,7 @@ log = logging.getLogger("delaybox.workers")
 RESUME_S = 2.0
 """For so long a session whose stream broke is kept for its worker to come back."""
 _LANES_SHOWN = 2_000
+_WORKERS_SHOWN = 200
 
 KeepMs = Callable[[str, int], int]
 """(queue, what the task itself says or 0) -> how long its result is kept."""
@@ -246,4 +247,10 @@ class Gateway:
             for s in self._sessions.values()
         ]
         types = TaskType.WORKER.value if lanes else ""
-        return {"types": types, "workers": workers[:200], "worker_count": len(workers), "lanes": lanes[:_LANES_SHOWN]}
+        return {
+            "types": types,
+            "workers": workers[:_WORKERS_SHOWN],
+            "worker_count": len(workers),
+            "lanes": lanes[:_LANES_SHOWN],
+            "lane_count": len(lanes),
+        }

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from delaybox.core import ids
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
+from delaybox.wire import progress as wire_progress
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
@@ -52,6 +53,8 @@ def info(view: TaskView) -> pb.TaskInfo:
     )
     if view.result is not None:
         out.result.CopyFrom(wire_result.message(view.result))
+    if view.progress is not None:
+        out.progress.CopyFrom(wire_progress.message(view.progress))
     return out
 
 
@@ -65,7 +68,12 @@ def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
     return pb.QueuesResponse(
         queues=[
             pb.QueueInfo(
-                queue=q.queue, type=_TYPE_NUMBERS[q.type], pending=q.pending, ready=q.ready, in_flight=q.in_flight
+                queue=q.queue,
+                type=_TYPE_NUMBERS[q.type],
+                pending=q.pending,
+                ready=q.ready,
+                in_flight=q.in_flight,
+                unserved=q.unserved,
             )
             for q in found
             if not name or q.queue == name

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from delaybox.core.query import ForecastStep, Page, QueueStats
-from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskType, TaskView
+from delaybox.core.task import NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
 from delaybox.wire.v1 import types
 from delaybox.wire.v1.moments import render_moment
 from delaybox.wire.v1.tasks import TYPE_NAMES
@@ -74,6 +74,7 @@ def task(view: TaskView) -> types.Task:
         deliveries=view.deliveries,
         reason=view.reason,
         result=None if view.result is None else _result(view.result),
+        progress=None if view.progress is None else _progress(view.progress),
     )
 
 
@@ -104,6 +105,10 @@ def _result(result: TaskResult) -> types.Result:
     )
 
 
+def _progress(said: Progress) -> types.Progress:
+    return types.Progress(min(said.fraction, 1.0) if said.fraction >= 0 else None, said.message)
+
+
 def page(found_: Page) -> types.TaskPage:
     """Part of a list."""
     return types.TaskPage([task(view) for view in found_.items], found_.cursor or None)
@@ -123,6 +128,7 @@ def _lane(stats: QueueStats) -> types.Lane:
         stats.ready,
         stats.in_flight,
         stats.fired_per_s,
+        stats.unserved,
     )
 
 

@@ -266,6 +266,15 @@ class Result(Struct, omit_defaults=True, gc=False):
     reason: str = ""
 
 
+class Progress(Struct, omit_defaults=True, gc=False):
+    """How far a running task is, as its worker said last."""
+
+    fraction: Annotated[
+        float | None, Meta(description="0 to 1; null: not stated", extra_json_schema={"minimum": 0, "maximum": 1})
+    ]
+    message: str = ""
+
+
 class Task(Struct, omit_defaults=True, gc=False):
     """A task. Fields that are empty are left out."""
 
@@ -289,8 +298,9 @@ class Task(Struct, omit_defaults=True, gc=False):
     attempt: Annotated[int, Meta(description="failed attempts")] = 0
     losses: Annotated[int, Meta(description="times the node that ran it was lost")] = 0
     deliveries: Annotated[int, Meta(description="times it was handed out")] = 0
-    reason: Annotated[str, Meta(description="why it is a dead letter")] = ""
+    reason: Annotated[str, Meta(description="why it is a dead letter, or why a ready task still waits")] = ""
     result: Result | None = None
+    progress: Progress | None = None
 
 
 class Scheduled(Task, omit_defaults=True, gc=False, kw_only=True):
@@ -372,6 +382,9 @@ class Lane(Struct, gc=False):
             extra_json_schema={"minimum": 0},
         ),
     ]
+    unserved: Annotated[
+        tuple[str, ...], Meta(description="functions with ready tasks that no connected worker serves")
+    ] = ()
 
 
 class Queues(Struct, gc=False):

@@ -1,0 +1,22 @@
+"""What a worker says of its progress, as it is stored and sent."""
+
+from __future__ import annotations
+
+from delaybox.core.task import Progress
+from delaybox.wire.gen import scheduler_pb2
+
+
+def encode(progress: Progress) -> bytes:
+    """The stored form."""
+    return message(progress).SerializeToString()
+
+
+def decode(raw: bytes) -> Progress:
+    """The progress in its stored form; ``google.protobuf.message.DecodeError`` when it is none."""
+    m = scheduler_pb2.Progress.FromString(raw)
+    return Progress(m.fraction, m.message)
+
+
+def message(progress: Progress) -> scheduler_pb2.Progress:
+    """As a message."""
+    return scheduler_pb2.Progress(fraction=progress.fraction, message=progress.message)
