@@ -225,6 +225,7 @@ async def test_queues_and_nodes(v1: V1):
             "ready": 0,
             "in_flight": 0,
             "fired_per_s": None,
+            "unserved": [],
         }
     ]
     _, answer = await v1.call("GET", "/nodes")
