@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
 from delaybox.core.errors import (
@@ -17,6 +19,7 @@ from delaybox.core.errors import (
     InvalidTask,
     Overloaded,
     PastDue,
+    PayloadTooLarge,
     StoreUnavailable,
     TaskFinished,
     TaskNotFound,
@@ -25,6 +28,7 @@ from delaybox.core.errors import (
 from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
+from delaybox.service.quick import QuickDrafts, Read
 from delaybox.service.serving import Serving, functions_unserved, live_nodes, served_lanes
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
@@ -32,12 +36,14 @@ from delaybox.store.lookup import Lookup
 from delaybox.store.record import Draft, UnreadableRecord, draft
 from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.store.views import changed, of_found
+from delaybox.wire.grpc.bulk import frames
 from delaybox.wire.topics import TopicRules
 
 STALE_HEARTBEAT_MS = 5_000
 MAX_STEPS = 10_000
 _CHUNKS_UNDER_WAY = 2
 _UPDATE_TRIES = 5
+_Item = TypeVar("_Item")
 _MOST_TURNS = 16
 """Turns of the event loop that a round waits for more tasks, while some come in each."""
 
@@ -89,6 +95,7 @@ class Service:
         self._topics = topics
         self._watcher = Watcher(store)
         self._serving = Serving(store)
+        self._quick: QuickDrafts | None = None
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
@@ -141,30 +148,56 @@ class Service:
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         """Stores many; per task, in order, its answer or its error. One chunk is encoded while others are stored."""
-        out: list[Submitted | DelayBoxError] = []
-        running: deque[tuple[Sequence[NewTask], asyncio.Task[list[Stored | DelayBoxError]]]] = deque()
-        for at in range(0, len(tasks), MAX_ITEMS):
-            chunk = tasks[at : at + MAX_ITEMS]
-            running.append((chunk, asyncio.create_task(self._store_each(chunk))))
+        return list(map(_submitted, tasks, await self._store_many(tasks, self._draft)))
+
+    async def submit_batch(
+        self, raw: bytes, read: Read, *, payload_limit: int, most: int
+    ) -> list[Stored | DelayBoxError]:
+        """As `submit_many`, of a serialized ScheduleBatchRequest of 1 to ``most`` tasks; ``read``'s refusals are answers.
+
+        InvalidTask for what is no batch, PayloadTooLarge for one with too many tasks.
+        """
+        if self._quick is None:
+            self._quick = QuickDrafts(self._draft, payload_limit)
+        try:
+            raw, places = frames(raw)
+        except DecodeError:
+            raise InvalidTask(
+                "request", "the request is not a delaybox.v1.ScheduleBatchRequest; see the contract"
+            ) from None
+        if not 1 <= len(places) <= most:
+            if not places:
+                raise InvalidTask("tasks", f"tasks is empty; send 1 to {most}")
+            raise PayloadTooLarge("tasks", f"tasks holds {len(places)} tasks; send 1 to {most}", limit=most)
+        quick = self._quick.of
+        return await self._store_many(places, lambda place: quick(raw, place[0], place[1], read))
+
+    async def _store_many(self, items: Sequence[_Item], make: Callable[[_Item], Draft]) -> list[Stored | DelayBoxError]:
+        out: list[Stored | DelayBoxError] = []
+        running: deque[asyncio.Task[list[Stored | DelayBoxError]]] = deque()
+        for at in range(0, len(items), MAX_ITEMS):
+            running.append(asyncio.create_task(self._store_each(items[at : at + MAX_ITEMS], make)))
             await asyncio.sleep(0)  # lets it leave before the next one is encoded
             if len(running) > _CHUNKS_UNDER_WAY:
-                done, storing = running.popleft()
-                out += map(_submitted, done, await storing)
-        for done, storing in running:
-            out += map(_submitted, done, await storing)
+                out += await running.popleft()
+        for storing in running:
+            out += await storing
         return out
 
-    async def _store_each(self, tasks: Sequence[NewTask]) -> list[Stored | DelayBoxError]:
-        """As `_store_all`; a task that cannot be encoded is answered with its error and the others are stored."""
+    async def _store_each(self, items: Sequence[_Item], make: Callable[[_Item], Draft]) -> list[Stored | DelayBoxError]:
+        """As `_store_all`; an item that no draft can be made of is answered with its error, the others are stored."""
         answers: list[Stored | DelayBoxError] = []
         drafts: list[Draft] = []
-        for task in tasks:
+        for item in items:
             try:
-                drafts.append(self._draft(task))
+                drafts.append(make(item))
                 answers.append(_NO_ANSWER)
-            except InvalidTask as error:
+            except DelayBoxError as error:
                 answers.append(error)
-        stored = iter(await self._store_all(drafts))
+        replies = await self._store_all(drafts)
+        if len(replies) == len(items):
+            return replies
+        stored = iter(replies)
         return [next(stored) if answer is _NO_ANSWER else answer for answer in answers]
 
     def _draft(self, task: NewTask) -> Draft:

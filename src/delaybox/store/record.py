@@ -83,7 +83,8 @@ class Record(msgspec.Struct, gc=False):
 
 
 @lru_cache(maxsize=4096)
-def _head(task_type: TaskType, queue: str, name: str, flags: int) -> bytes:
+def head(task_type: TaskType, queue: str, name: str, flags: int) -> bytes:
+    """What a new record without a key starts with; ``flags`` of a plain one are its priority."""
     lane = lane_of(task_type, queue, name)
     return bytes([_FRESH, flags, len(lane)]) + lane
 
@@ -106,16 +107,16 @@ def draft(task: NewTask) -> Draft:
         due48 |= ids.RELATIVE
     flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
     if task.idempotency_key is None:
-        head = _head(task.type, task.queue, task.name, flags)
+        start = head(task.type, task.queue, task.name, flags)
         if stub:
-            return Draft(due48, head, None, b"", body)
-        return Draft(due48, head + body, None, b"", None)
+            return Draft(due48, start, None, b"", body)
+        return Draft(due48, start + body, None, b"", None)
     key = task.idempotency_key.encode()
-    head = _head(task.type, task.queue, task.name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
+    start = head(task.type, task.queue, task.name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
     fingerprint = wire_body.fingerprint(task)
     if stub:
-        return Draft(due48, head, key, fingerprint, body)
-    return Draft(due48, head + body, key, fingerprint, None)
+        return Draft(due48, start, key, fingerprint, body)
+    return Draft(due48, start + body, key, fingerprint, None)
 
 
 def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[bytes, bytes]:

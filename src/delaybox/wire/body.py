@@ -36,9 +36,7 @@ def encode(task: NewTask) -> bytes:
             if size:
                 parts.append(_PAYLOAD_TAG + varint(size) + payload)
             return b"".join(parts)
-        if size < 128:
-            return b"\x1a%c%b" % (size, payload) if size else b""
-        return _PAYLOAD_TAG + varint(size) + payload
+        return of_payload(payload)
     message = task_pb2.Task(payload=task.payload)
     # A third of the time of giving all of them to the constructor, which copies maps by way of Python.
     fields = message.header
@@ -62,6 +60,14 @@ def encode(task: NewTask) -> bytes:
         message.retry.max_ms = r.max_ms
         message.retry.jitter = r.jitter
     return message.SerializeToString()
+
+
+def of_payload(payload: bytes) -> bytes:
+    """The body of a task that has nothing else."""
+    size = len(payload)
+    if size < 128:
+        return b"\x1a%c%b" % (size, payload) if size else b""
+    return _PAYLOAD_TAG + varint(size) + payload
 
 
 def decode(body: bytes) -> task_pb2.Task:

@@ -1,7 +1,8 @@
 """What stands in front of every method: the token, the rule, the deadline, the bound on bytes; and errors as statuses.
 
 A service is an object with one method a gRPC method, in snake case. It gets the parsed request (of a stream: an
-iterator of them) and the `Caller`; it returns the response, or yields responses. DelayBoxErrors become statuses.
+iterator of them) and the `Caller`; methods that the service names as ``unparsed`` get bytes. It returns the response,
+or yields responses. DelayBoxErrors become statuses.
 """
 
 from __future__ import annotations
@@ -102,17 +103,20 @@ def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.Generi
         call = getattr(service, _CAMEL.sub("_", method.name).lower(), None)
         if call is None:
             continue  # UNIMPLEMENTED to whoever calls it
-        made[method.name] = _method(f"/{name}/{method.name}", method, call, guard)
+        made[method.name] = _method(f"/{name}/{method.name}", method, call, guard, service)
     return grpc.method_handlers_generic_handler(name, made)
 
 
 def _method(
-    name: str, method: MethodDescriptor, call: Callable[..., Any], guard: Guard
+    name: str, method: MethodDescriptor, call: Callable[..., Any], guard: Guard, service: Service
 ) -> grpc.RpcMethodHandler[Any, Any]:
     rule = policy.grpc_rule(name)
     kind: type[Message] = GetMessageClass(method.input_type)
+    unparsed = method.name in getattr(service, "unparsed", ())
 
-    def parsed(raw: bytes) -> Message:
+    def parsed(raw: bytes) -> Any:
+        if unparsed:
+            return raw
         try:
             return kind.FromString(raw)
         except DecodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from delaybox.api import policy
 from delaybox.api.grpc.calls import Caller
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
-from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, PayloadTooLarge
-from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
+from delaybox.core.ids import render
+from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -25,8 +27,8 @@ from delaybox.wire.v1.tasks import Rules, queue_of
 from delaybox.wire.v1.types import MAX_BATCH
 
 MAX_WATCHED = 10_000
-_PARSED_AT_ONCE = 200
-"""Tasks of a batch that are parsed before other calls get their turn (about 1 ms)."""
+BATCHES_UNDER_WAY = 3
+"""Of one stream: while one is stored, another is read and a third's answers are written."""
 
 
 class Scheduler:
@@ -35,6 +37,7 @@ class Scheduler:
     def __init__(self, service: Any, settings: GrpcSettings) -> None:
         self._service = service
         self._opened: Service | None = None
+        self._stopping = False
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
         self._rules = Rules(max_payload_bytes=settings.payload_limit, shell=shell)
 
@@ -47,9 +50,13 @@ class Scheduler:
         self._opened = service
 
     async def stop(self) -> None:
-        """Whoever watches is sent to another node."""
+        """Whoever watches, or has a stream open, is sent to another node."""
+        self._stopping = True
         if self._opened is not None:
             await self._opened.close()
+
+    unparsed = frozenset({"ScheduleBatch", "ScheduleStream"})
+    """Their requests are taken as bytes: see wire.grpc.bulk."""
 
     # -- schedule -----------------------------------------------------------------------------------------------
 
@@ -59,30 +66,44 @@ class Scheduler:
         stored = await self._service.submit(self._new(request.task, caller))
         return pb.ScheduleResponse(id=stored.task_id, due_ms=stored.due_ms, created=stored.created)
 
-    async def schedule_batch(self, request: pb.ScheduleBatchRequest, caller: Caller) -> pb.ScheduleBatchResponse:
-        count = len(request.tasks)
-        if not count:
-            raise InvalidTask("tasks", f"tasks is empty; send 1 to {MAX_BATCH}")
-        if count > MAX_BATCH:
-            raise PayloadTooLarge("tasks", f"tasks holds {count} tasks; send 1 to {MAX_BATCH}", limit=MAX_BATCH)
-        results: list[pb.ScheduleResult | None] = []
-        good: list[NewTask] = []
-        for at, asked in enumerate(request.tasks):
-            if at % _PARSED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            try:
-                good.append(self._new(asked, caller))
-                results.append(None)
-            except DelayBoxError as error:
-                results.append(_refused(error))
-        answers = iter(await self._service.submit_many(good) if good else ())
-        return pb.ScheduleBatchResponse(results=[_result(next(answers)) if r is None else r for r in results])
+    async def schedule_batch(self, request: bytes, caller: Caller) -> pb.ScheduleBatchResponse:
+        def read(asked: pb.NewTask) -> NewTask:
+            return self._new(asked, caller)
+
+        answers = await self._service.submit_batch(
+            request, read, payload_limit=self._rules.max_payload_bytes, most=MAX_BATCH
+        )
+        response = pb.ScheduleBatchResponse()
+        add = response.results.add
+        for at, answer in enumerate(answers):
+            if isinstance(answer, DelayBoxError):
+                add(error=error_of(answer))
+            elif answer.conflict:
+                task_id = render(answer.task_id)
+                key = pb.ScheduleBatchRequest.FromString(request).tasks[at].idempotency_key
+                add(id=task_id, error=error_of(IdempotencyConflict(key, task_id)))
+            else:
+                add(id=render(answer.task_id), due_ms=answer.due_ms, created=answer.created)
+        return response
 
     async def schedule_stream(
-        self, requests: AsyncIterator[pb.ScheduleBatchRequest], caller: Caller
+        self, requests: AsyncIterator[bytes], caller: Caller
     ) -> AsyncIterator[pb.ScheduleBatchResponse]:
-        async for request in requests:
-            yield await self.schedule_batch(request, caller)
+        running: deque[asyncio.Task[pb.ScheduleBatchResponse]] = deque()
+        try:
+            async for request in requests:
+                running.append(asyncio.create_task(self.schedule_batch(request, caller)))
+                while len(running) > BATCHES_UNDER_WAY or (running and running[0].done()):
+                    yield await running.popleft()
+                if self._stopping:
+                    break
+            while running:
+                yield await running.popleft()
+            if self._stopping:
+                raise StoreUnavailable("this node is stopping; open the stream again at another one")
+        finally:
+            for task in running:
+                task.cancel()
 
     def _new(self, asked: pb.NewTask, caller: Caller) -> NewTask:
         task = tasks.new_task(asked, self._rules)
@@ -178,14 +199,3 @@ class Scheduler:
 
     async def nodes(self, request: pb.NodesRequest, caller: Caller) -> pb.NodesResponse:
         return views.nodes(await self._service.nodes())
-
-
-def _result(answer: Submitted | DelayBoxError) -> pb.ScheduleResult:
-    if isinstance(answer, Submitted):
-        return pb.ScheduleResult(id=answer.task_id, due_ms=answer.due_ms, created=answer.created)
-    return _refused(answer)
-
-
-def _refused(error: DelayBoxError) -> pb.ScheduleResult:
-    task_id = error.task_id if isinstance(error, IdempotencyConflict) else ""
-    return pb.ScheduleResult(id=task_id, error=error_of(error))
