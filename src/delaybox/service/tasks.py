@@ -153,7 +153,7 @@ class Service:
     async def submit_batch(
         self, raw: bytes, read: Read, *, payload_limit: int, most: int
     ) -> list[Stored | DelayBoxError]:
-        """As `submit_many`, of a serialized ScheduleBatchRequest of 1 to ``most`` tasks; ``read``'s refusals are answers.
+        """As `submit_many`, of a serialized ScheduleBatchRequest of 1 to ``most`` tasks. What ``read`` raises, too.
 
         InvalidTask for what is no batch, PayloadTooLarge for one with too many tasks.
         """
