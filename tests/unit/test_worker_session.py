@@ -113,7 +113,7 @@ def test_a_session_that_is_not_known_any_more_loses_what_it_held_and_says_nothin
     session.done(1)
     session.hello()
     heard = session.receive(welcome("s2"))
-    assert heard.lost == ["run2"]
+    assert (heard.lost, heard.unheard) == (["run2"], 1)
     session.done(2)
     assert session.flush() is None
     assert (session.id, session.taken) == ("s2", 0)

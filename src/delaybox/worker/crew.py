@@ -52,6 +52,7 @@ class Crew(ABC):
         """Does what a node's message asks for."""
         for run in heard.lost:
             self.lose(run)
+        self.common.stats.lost += heard.unheard
         if heard.tasks:
             runs: list[Run] = []
             held, functions = session.held, self.functions

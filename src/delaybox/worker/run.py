@@ -30,7 +30,7 @@ class Stats:
     stale: int = 0
     """Answers that came too late: the tasks had been given to others."""
     lost: int = 0
-    """Attempts whose session was over before they ended."""
+    """Attempts whose session was over before their end was heard: others were given the tasks."""
     overran: int = 0
     """Attempts whose time was over and whose code went on: it still takes a place."""
     streams: int = 0

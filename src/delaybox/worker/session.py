@@ -33,6 +33,8 @@ class Heard(Generic[T]):
     cancel: Sequence[T] = ()
     lost: Sequence[T] = ()
     """What ran in a session that is no more: others have these tasks now, nothing can be said of them."""
+    unheard: int = 0
+    """Ends that were said in that session and not heeded: others have those tasks as well."""
     stale: int = 0
     drain: bool = False
     welcome: bool = False
@@ -63,7 +65,8 @@ class Session(Generic[T]):
         self._dirty = False
         self._welcomed = False
         self._sent = self._seen = 0
-        self._unheeded: deque[tuple[int, bytes]] = deque()
+        self._unheeded: deque[tuple[int, bytes, int]] = deque()
+        """Number, message, ends of tasks in it."""
         self._drain_at = 0
         self._forget()
 
@@ -105,14 +108,15 @@ class Session(Generic[T]):
 
     def resend(self) -> list[bytes]:
         """After a welcome: what the node has not heeded yet, to be written before anything new."""
-        return [raw for _, raw in self._unheeded]
+        return [raw for _, raw, _ in self._unheeded]
 
     def receive(self, message: pb.ToWorker) -> Heard[T]:
         """Takes in what the node said. ContractBroken: drop the stream and resume on another."""
         lost: Sequence[T] = ()
+        unheard = 0
         welcome = message.HasField("welcome")
         if welcome:
-            lost = self._welcome(message.welcome)
+            lost, unheard = self._welcome(message.welcome)
         elif not self._welcomed:
             raise ContractBroken("the first message of a stream has no welcome")
         if message.seen:
@@ -120,7 +124,7 @@ class Session(Generic[T]):
         number = message.number
         if number:
             if number <= self._seen:
-                return Heard(lost=lost, welcome=welcome)
+                return Heard(lost=lost, unheard=unheard, welcome=welcome)
             if number != self._seen + 1:
                 raise ContractBroken(f"message {number} came after {self._seen}")
             self._seen = number
@@ -133,13 +137,16 @@ class Session(Generic[T]):
                 return Heard(tasks)
         self.stale += len(message.stale)
         cancel = [run for sequence in message.cancel if (run := self.held.get(sequence)) is not None]
-        return Heard(tasks, cancel, lost, len(message.stale), message.drain, welcome)
+        return Heard(tasks, cancel, lost, unheard, len(message.stale), message.drain, welcome)
 
-    def _welcome(self, said: pb.Welcome) -> Sequence[T]:
+    def _welcome(self, said: pb.Welcome) -> tuple[Sequence[T], int]:
         lost: Sequence[T] = ()
+        unheard = 0
         if not (said.resumed and said.session == self.id):
             lost = list(self.held.values())
             self.held.clear()
+            unheard = len(self._done) + len(self._succeeded) + len(self._failed)
+            unheard += sum(ends for _, _, ends in self._unheeded)
             self._forget()
             self._unheeded.clear()
             self._sent = self._seen = self._drain_at = self.credit = 0
@@ -150,7 +157,7 @@ class Session(Generic[T]):
         self.resume_ms = said.resume_ms
         self.max_output = said.max_output
         self._welcomed = True
-        return lost
+        return lost, unheard
 
     def _heeded(self, number: int) -> None:
         unheeded = self._unheeded
@@ -257,7 +264,7 @@ class Session(Generic[T]):
                 said.progress.message = text
             self._progress.clear()
         self.credit += room
-        raw = self._numbered(message)
+        raw = self._numbered(message, len(message.done) + len(message.succeeded) + len(message.failed))
         if self._drain:
             self._drain, self._drain_at = False, self._sent
         return raw
@@ -266,12 +273,12 @@ class Session(Generic[T]):
         """A message that says nothing but that we live, and what has arrived."""
         return self._numbered(pb.FromWorker())
 
-    def _numbered(self, message: pb.FromWorker) -> bytes:
+    def _numbered(self, message: pb.FromWorker, ends: int = 0) -> bytes:
         self._sent += 1
         message.number = self._sent
         message.seen = self._seen
         raw = message.SerializeToString()
-        self._unheeded.append((self._sent, raw))
+        self._unheeded.append((self._sent, raw, ends))
         return raw
 
     def _poke(self) -> None:

@@ -92,14 +92,13 @@ class Worker:
 
     def change(self, **settings: Any) -> None:
         """Other settings than those it was made with, as a command line gives them; None leaves one as it is."""
-        self._given |= {name: value for name, value in settings.items() if value is not None or name not in self._given}
-        given = self._given
-        self.queues = queue_names(given["queues"])
-        self.sizes = Sizes.checked(
+        given = dict(self._given)
+        given |= {name: value for name, value in settings.items() if value is not None or name not in given}
+        queues = queue_names(given["queues"])
+        sizes = Sizes.checked(
             concurrency=given["concurrency"], threads=given["threads"], cpu_processes=given["cpu_processes"]
         )
-        self.grace_s = span_ms("grace", given["grace"], least=0) / 1000
-        self.labels: Mapping[str, str] = dict(given["labels"] or {})
+        grace_s = span_ms("grace", given["grace"], least=0) / 1000
         self.target = channel.target(
             given["servers"] or os.environ.get("DELAYBOX_GRPC_SERVERS") or DEFAULT_SERVER,
             token=given["token"] or os.environ.get("DELAYBOX_TOKEN") or None,
@@ -108,6 +107,9 @@ class Worker:
             cert_file=given["cert_file"],
             key_file=given["key_file"],
         )
+        # Nothing is changed when something is wrong.
+        self.queues, self.sizes, self.grace_s, self._given = queues, sizes, grace_s, given
+        self.labels: Mapping[str, str] = dict(given["labels"] or {})
 
     @property
     def functions(self) -> Mapping[str, TaskFunction[..., Any]]:

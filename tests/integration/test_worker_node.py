@@ -1,0 +1,252 @@
+"""The SDK against the real service: every kind of function, every kind of end, broken streams, several nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.store import keys
+from delaybox.store.fsck import fsck
+from delaybox.store.store import Store
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.worker import Runner
+from tests import worker_app
+from tests.engines import running, until
+from tests.faults.harness.proxy import Proxy
+from tests.rpc import Rpc, rpc_process
+from tests.servers import RealServer
+from tests.worker_app import Oracle
+
+BEAT_MS = 300
+
+
+class Yard:
+    """A store with a clock, gRPC processes on it, and workers in the test's own process."""
+
+    def __init__(
+        self, server: RealServer, prefix: str, store: Store, oracle: Oracle, stack: contextlib.AsyncExitStack
+    ) -> None:
+        self._server = server
+        self._prefix = prefix
+        self._stack = stack
+        self.store = store
+        self.oracle = oracle
+        self.rpc: Rpc
+
+    async def node(self, **changes: Any) -> Rpc:
+        settings = {"heartbeat_ms": BEAT_MS, "lease_ms": 3_000, **changes}
+        return await self._stack.enter_async_context(
+            rpc_process(server=self._server.settings, prefix=self._prefix, **settings)
+        )
+
+    async def proxy(self, rpc: Rpc) -> Proxy:
+        made = Proxy(("127.0.0.1", rpc.process.port), seed=1)
+        await made.listen_tcp()
+        self._stack.push_async_callback(made.close)
+        return made
+
+    async def worker(self, *servers: str, **settings: Any) -> Runner:
+        """One that is connected."""
+        worker_app.worker.change(servers=list(servers) or [self.rpc.address], **{**DEFAULTS, **settings})
+        runner = await self._stack.enter_async_context(worker_app.worker.running())
+        await asyncio.wait_for(runner.connected(), 20)
+        return runner
+
+    async def call(self, name: str, *arguments: Any, count: int = 1, **fields: Any) -> list[str]:
+        task = pb.NewTask(type=pb.TASK_TYPE_WORKER, name=name, payload=json.dumps(arguments).encode(), **fields)
+        answer = await self.rpc.scheduler.ScheduleBatch(pb.ScheduleBatchRequest(tasks=[task] * count))
+        assert all(r.id for r in answer.results), answer.results[0]
+        return [r.id for r in answer.results]
+
+    async def info(self, task_id: str) -> pb.TaskInfo:
+        found: pb.TaskInfo = await self.rpc.scheduler.Get(pb.GetRequest(id=task_id))
+        return found
+
+    async def ends(self, task_id: str) -> pb.TaskInfo:
+        """The task, when it has succeeded or failed."""
+
+        async def ended() -> bool:
+            return (await self.info(task_id)).state in (pb.TASK_STATE_SUCCEEDED, pb.TASK_STATE_FAILED)
+
+        await until(ended, timeout_s=30)
+        return await self.info(task_id)
+
+    async def begun(self, *ids: str) -> None:
+        await until(lambda: set(ids) <= set(self.oracle.begun()), timeout_s=30)
+
+    async def sound(self) -> None:
+        """Nothing is left, and the store is sound."""
+
+        async def settled() -> bool:
+            return all(c.in_flight == c.pending == 0 for c in await self.store.counts())
+
+        await until(settled, timeout_s=40)
+        assert (await fsck(self.store)).problems == []
+
+
+DEFAULTS = {"concurrency": 10, "threads": 4, "cpu_processes": 1, "grace": "5s"}
+
+
+@pytest.fixture
+async def yard(
+    server: RealServer, client: Redis, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Yard]:
+    oracle = Oracle(tmp_path / "oracle")
+    monkeypatch.setenv("ORACLE", str(oracle.file))
+    monkeypatch.setattr(worker_app, "_file", -1)
+    store = await Store.open(client, prefix=prefix)
+    async with running(store, {}), contextlib.AsyncExitStack() as stack:
+        made = Yard(server, prefix, store, oracle, stack)
+        made.rpc = await made.node()
+        yield made
+
+
+KEEP: dict[str, Any] = {"keep_result_ms": 60_000}
+
+
+async def test_every_kind_of_function_gives_its_result(yard: Yard) -> None:
+    await yard.worker()
+    (one,) = await yard.call("echoes", {"a": [1, None]}, **KEEP)
+    (two,) = await yard.call("sleeps", 0.01, **KEEP)
+    (three,) = await yard.call("computes", 4, **KEEP)
+    (four,) = await yard.call("echoes", None, **KEEP)
+    outputs = [(await yard.ends(task)).result.output for task in (one, two, three, four)]
+    assert outputs == [b'{"a":[1,null]}', b"0.01", b"14", b""]
+    await yard.sound()
+
+
+async def test_failures_are_tried_again_by_the_functions_own_rules(yard: Yard) -> None:
+    await yard.worker()
+    (well,) = await yard.call("fails", 2, **KEEP)
+    (never,) = await yard.call("fails", 9)
+    (own,) = await yard.call("fails", 9, retry={"max_attempts": 1})
+    (put_off,) = await yard.call("later", **KEEP)
+    found = await yard.ends(well)
+    assert (found.state, found.result.output) == (pb.TASK_STATE_SUCCEEDED, b"2")
+    found = await yard.ends(never)
+    assert (found.state, found.reason) == (pb.TASK_STATE_FAILED, "ConnectionError: attempt 2")
+    assert len(yard.oracle.begun()[never]) == 3
+    assert (await yard.ends(own)).reason == "ConnectionError: attempt 0"
+    assert (await yard.ends(put_off)).result.output == b'"at last"'
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("rejects", (), "an order without lines"),
+        ("unencodable", (), "NotEncodable: the result cannot be sent as application/json"),
+        ("echoes", (), "MisfitArguments: the arguments do not fit echoes("),
+        ("hangs", (), "timed out after 0.2 s"),
+    ],
+)
+async def test_what_ends_for_good_is_a_dead_letter_that_says_why(
+    yard: Yard, name: str, arguments: Sequence[Any], reason: str
+) -> None:
+    await yard.worker()
+    (task,) = await yard.call(name, *arguments, **KEEP)
+    found = await yard.ends(task)
+    assert found.state == pb.TASK_STATE_FAILED
+    assert found.reason.startswith(reason)
+
+
+async def test_a_cpu_process_that_dies_costs_an_attempt_of_its_task_alone(yard: Yard) -> None:
+    await yard.worker(cpu_processes=2)
+    (bad,) = await yard.call("dies", retry={"max_attempts": 2, "initial_ms": 1, "factor": 1, "max_ms": 1})
+    good = [(await yard.call("computes", 1_000, **KEEP))[0] for _ in range(4)]
+    found = await yard.ends(bad)
+    assert found.reason == "its process died: exit code 9"
+    assert len(yard.oracle.begun()[bad]) == 2
+    assert {(await yard.ends(task)).result.output for task in good} == {b"332833500"}
+
+
+async def test_progress_is_seen_and_a_running_task_can_be_cancelled(yard: Yard) -> None:
+    await yard.worker()
+    (task,) = await yard.call("tells", **KEEP)
+    await yard.begun(task)
+    await yard.store.client.publish(keys.control(yard.store.prefix), f"cancel {task}")
+
+    async def cancelled() -> bool:
+        return (await yard.info(task)).state == pb.TASK_STATE_CANCELLED
+
+    await until(cancelled)
+    await yard.sound()
+
+
+async def test_a_function_that_nobody_serves_waits_for_a_worker_that_does(yard: Yard) -> None:
+    await yard.worker(queues=["other"])
+    (task,) = await yard.call("quick")
+    (theirs,) = await yard.call("quick", queue="other")
+    await yard.begun(theirs)
+    assert task not in yard.oracle.begun()
+    await yard.worker(queues=["default"])
+    await yard.begun(task)
+    await yard.sound()
+
+
+async def test_concurrency_is_never_exceeded(yard: Yard) -> None:
+    await yard.worker(concurrency=3, queues=[])
+    made = await yard.call("naps", 0.02, count=40)
+    await yard.begun(*made)
+    await yard.sound()
+    at_once = most = 0
+    for line in yard.oracle.file.read_text().splitlines():
+        at_once += 1 if line[0] == "+" else -1
+        most = max(most, at_once)
+    assert most == 3
+
+
+async def test_a_stream_that_breaks_is_resumed_and_nothing_is_handed_out_twice(yard: Yard) -> None:
+    proxy = await yard.proxy(yard.rpc)
+    runner = await yard.worker(f"127.0.0.1:{proxy.port}", concurrency=20)
+    made = await yard.call("naps", 0.5, count=20)
+    await yard.begun(*made)
+    for breaks in range(1, 4):
+        assert proxy.reset_all() > 0
+        await until(lambda: runner.stats.streams == 3 * (breaks + 1), timeout_s=20)  # noqa: B023 - waited for at once
+        made += await yard.call("naps", 0.3, count=5)
+    await yard.begun(*made)
+    await yard.sound()
+    assert {task: [1] for task in made} == dict(yard.oracle.begun())
+    assert runner.stats.done == len(made)
+    assert runner.stats.lost == 0
+
+
+async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard: Yard) -> None:
+    """The cable is cut, no end is told: both sides find out by silence."""
+    proxy = await yard.proxy(yard.rpc)
+    runner = await yard.worker(f"127.0.0.1:{proxy.port}", concurrency=5)
+    made = await yard.call("naps", 5.0, count=5)
+    await yard.begun(*made)
+    proxy.gate.clear()
+    other = await yard.worker(concurrency=5)
+    await until(lambda: all(len(t) > 1 for t in yard.oracle.begun().values()), timeout_s=30)
+    await until(lambda: runner.stats.lost == 5, timeout_s=30)
+    proxy.gate.set()
+    await yard.sound()
+    # Those of the first worker were stopped; each was done once.
+    assert {task: [2] for task in made} == dict(yard.oracle.ended())
+    assert (runner.stats.done, other.stats.done) == (0, 5)
+
+
+async def test_places_are_shared_among_nodes_and_go_over_when_one_dies(yard: Yard) -> None:
+    second = await yard.node()
+    runner = await yard.worker(yard.rpc.address, second.address, concurrency=4)
+    await until(lambda: _credits(runner) == [2, 2])
+    made = await yard.call("naps", 0.2, count=8)
+    await yard.begun(*made)
+    await second.process.stop()
+    await until(lambda: max(_credits(runner)) == 4, timeout_s=20)
+    made += await yard.call("naps", 0.05, count=20)
+    await yard.begun(*made)
+    await yard.sound()
+
+
+def _credits(runner: Runner) -> list[int]:
+    return sorted(line.session.taken for line in runner._lines.values() if line.crew.kind.value == "async")

@@ -1,0 +1,91 @@
+"""`module:worker` and what is said when it names no worker; command lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from delaybox.core.errors import ConfigError
+from delaybox.worker import launch
+from tests.command import Command
+
+GOOD = "from delaybox import Worker\nworker = Worker('w')\nmailer = Worker('m')\nother = 7\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    (tmp_path / "launch_good.py").write_text(GOOD)
+    (tmp_path / "launch_broken.py").write_text("import launch_missing_dependency\n")
+    (tmp_path / "launch_raises.py").write_text("\n\nint('x')\n")
+    (tmp_path / "launch_none.py").write_text("")
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("launch_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [("launch_good", "w"), ("launch_good:worker", "w"), ("launch_good:mailer", "m")]
+)
+def test_a_worker_is_found_in_the_current_folder(place: Path, spec: str, name: str) -> None:
+    assert launch.load(spec).name == name
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("launch_absent:worker", "module 'launch_absent' is not found; it is looked for in "),
+        ("launch_good.sub:worker", "module 'launch_good.sub' is not found"),
+        ("launch_broken", "cannot be imported: ModuleNotFoundError: No module named 'launch_missing_dependency'"),
+        ("launch_raises", "ValueError: invalid literal for int() with base 10: 'x' ("),
+        ("launch_raises", "launch_raises.py, line 3)"),
+        ("launch_good:wrong", "module 'launch_good' has no 'wrong'; it has mailer, worker"),
+        ("launch_none", "module 'launch_none' has no 'worker'; it has no Worker at all"),
+        ("launch_good:other", "'launch_good:other' is int, not a Worker"),
+        ("app.py", "module 'app' is not found"),
+        ("path/app:worker", "names no worker; write module:worker"),
+        ("", "names no worker"),
+    ],
+)
+def test_what_names_no_worker_is_told_clearly(place: Path, spec: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        launch.load(spec)
+    assert words in str(error.value)
+
+
+def test_the_command_ends_with_the_words_and_code_2(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "set_up_logging", lambda log_format: None)
+    command = Command(monkeypatch, capsys)
+    done = command("worker", "launch_good:wrong")
+    assert (done.code, done.err) == (2, "error: module 'launch_good' has no 'wrong'; it has mailer, worker\n")
+    done = command("worker", "launch_good", "--server", "http://x")
+    assert (done.code, "endpoint 'http://x' is not one" in done.err) == (2, True)
+    done = command("worker", "launch_good")
+    assert (done.code, "worker 'w' has no task to serve" in done.err) == (2, True)
+
+
+def test_a_command_line_changes_what_it_names_and_nothing_else(place: Path) -> None:
+    asked = launch.arguments_of(
+        ["launch_good", "--server", "a:1", "--server", "b:2", "--queues", "x,y", "--concurrency", "7", "--grace", "3s"]
+    )
+    worker = launch.load(asked.worker)
+    before = worker.sizes
+    worker.change(**asked.settings())
+    assert worker.target.endpoints == ("a:1", "b:2")
+    assert (worker.queues, worker.grace_s) == (("x", "y"), 3.0)
+    assert (worker.sizes.concurrency, worker.sizes.threads) == (7, before.threads)
+
+
+def test_several_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert launch.Launch(worker="w", processes=4).settings()["cpu_processes"] == 2
+    assert launch.Launch(worker="w", processes=16).settings()["cpu_processes"] == 1
+    assert launch.Launch(worker="w").settings()["cpu_processes"] is None
