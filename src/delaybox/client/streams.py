@@ -65,13 +65,13 @@ def with_key(task: pb.NewTask, key: str) -> pb.NewTask:
 class Chunk:
     """Tasks for one request; takes them until there are enough, too many bytes, or it took too long."""
 
-    __slots__ = ("_clock", "_limit", "_room", "_since", "full", "own_keys", "tasks")
+    __slots__ = ("_clock", "_keys", "_limit", "_room", "_since", "full", "tasks")
 
     def __init__(self, limit: int, clock: Callable[[], float], *, safe: bool) -> None:
         self.tasks: list[pb.NewTask] = []
         self.full = False
-        self.own_keys: set[str] | None = set() if safe else None
-        """Keys that were given only so that the request can be repeated."""
+        # How the keys begin that are given only so that the request can be repeated.
+        self._keys = f"{uuid4().hex}-" if safe else ""
         self._limit = limit
         self._room = CHUNK_BYTES
         self._clock = clock
@@ -84,9 +84,8 @@ class Chunk:
 
     def take(self, task: pb.NewTask) -> bool:
         """Adds a task; True when the chunk is to leave."""
-        if self.own_keys is not None and not task.idempotency_key:
-            task = with_key(task, key := uuid4().hex)
-            self.own_keys.add(key)
+        if self._keys and not task.idempotency_key:
+            task = with_key(task, f"{self._keys}{len(self.tasks)}")
         if not self.tasks:
             self._since = self._clock()
         self.tasks.append(task)
@@ -102,7 +101,7 @@ class Chunk:
 
     def stored(self, task: pb.NewTask, result: pb.ScheduleResult) -> Stored:
         # Under a key of our own only this chunk can have been stored.
-        created = result.created or (self.own_keys is not None and task.idempotency_key in self.own_keys)
+        created = result.created or (self._keys != "" and task.idempotency_key.startswith(self._keys))
         return Stored(result.id, result.due_ms, created)
 
 
