@@ -118,8 +118,7 @@ def new_call(
 
     A function of a worker brings options of its own, such as its queue; those given here count more.
     """
-    if own := getattr(function, OPTIONS_ATTRIBUTE, None):
-        options = {**own, **options}
+    options = _own_and(function, options)
     if "content_type" in options:
         options = dict(options)
         encoded = codecs.call(arguments, options.pop("content_type") or "")
@@ -129,6 +128,11 @@ def new_call(
     if encoded.content_type:
         task.headers[CONTENT_TYPE] = encoded.content_type.encode()
     return _with(task, options) if options else task
+
+
+def _own_and(function: object, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    own = getattr(function, OPTIONS_ATTRIBUTE, None)
+    return {**own, **options} if own else options
 
 
 def calls_of(
@@ -142,7 +146,7 @@ def calls_of(
         raise InvalidTask("key", "one key names one task; a set of tasks cannot share it")
     pattern = new_call(function, None, options, codecs)
     pattern.keep_result_ms = pattern.keep_result_ms or keep_result_ms
-    content_type = options.get("content_type") or ""
+    content_type = _own_and(function, options).get("content_type") or ""
 
     def make(item: Any) -> pb.NewTask:
         encoded = codecs.call(item if isinstance(item, Call) else Call(item), content_type)
