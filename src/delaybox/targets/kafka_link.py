@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,9 @@ _REFUSALS = (
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
     KafkaError.ILLEGAL_SASL_STATE,
 )
+
+_NO_CERTIFICATE = re.compile("alert (bad certificate|certificate required|unknown ca)")
+"""With TLS 1.3 a client learns only after its handshake that its certificate was missed or not liked."""
 
 
 class KafkaLink:
@@ -202,7 +206,7 @@ class KafkaLink:
         code = error.code()
         if error.fatal() or code == KafkaError._FATAL:
             self._fatal = error.str()
-        elif code in _REFUSALS:
+        elif code in _REFUSALS or _NO_CERTIFICATE.search(error.str()):
             self._refuse(error.str())
         elif code == KafkaError._ALL_BROKERS_DOWN:
             if not self._refusal:
@@ -250,8 +254,10 @@ class _Quiet:
 def _how(words: str) -> str:
     """How to mend a refusal."""
     plain = words.lower()
-    if "certificate verify failed" in plain or "broker certificate could not be verified" in plain:
+    if "authenticat" in plain:
+        return "; check kafka.saslUser, kafka.saslPassword and kafka.saslMechanism"
+    if _NO_CERTIFICATE.search(plain):
+        return "; set kafka.certFile and kafka.keyFile to a certificate that the brokers trust"
+    if "certificate verify failed" in plain or "certificate could not be verified" in plain:
         return "; set kafka.caFile to the authority that signed the brokers' certificates"
-    if "ssl" in plain:
-        return "; check kafka.tlsEnable, kafka.caFile, kafka.certFile and kafka.keyFile"
-    return "; check kafka.saslUser, kafka.saslPassword and kafka.saslMechanism"
+    return "; check kafka.tlsEnable, kafka.caFile, kafka.certFile and kafka.keyFile"
