@@ -65,6 +65,8 @@ MEANING = {
     "not to the Redis channel (see [kafka.md](kafka.md))",
     "kafka.brokers": "some of the cluster's brokers; the others are learnt from them",
     "kafka.group": "group of the nodes that read `schedulerTopic`",
+    "kafka.instance": "name of this node in the group that outlives a restart (`group.instance.id`): back within ten "
+    "seconds it has its partitions at once, without a rebalance",
     "kafka.schedulerTopic": "topics whose records become tasks",
     "kafka.taskExecutionTopic": "topic of due tasks",
     "kafka.saslEnabled": "log in at the brokers",

@@ -102,6 +102,35 @@ _worker_tasks = Gauge(
 _lost_workers = Counter(
     "delaybox_lost_workers", "Workers that went away with tasks in hand, which went to others.", registry=_registry
 )
+_kafka_records = Counter(
+    "delaybox_kafka_records",
+    "Records of scheduler topics dealt with: stored, keyed (stored by idempotency key), known (stored before) or dead "
+    "(sent to the dead-letter topic).",
+    ["topic", "outcome"],
+    registry=_registry,
+)
+_kafka_lag = Gauge(
+    "delaybox_kafka_lag_records",
+    "Records of a partition that this node reads and has not stored yet; 0 for one that it does not read.",
+    ["topic", "partition"],
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
+_kafka_rebalances = Counter("delaybox_kafka_rebalances", "Assignments by the consumer group.", registry=_registry)
+_kafka_rewinds = Counter(
+    "delaybox_kafka_rewinds", "Times a partition was read again because the store had lost its last writes.",
+    registry=_registry,
+)  # fmt: skip
+_kafka_missed = Counter(
+    "delaybox_kafka_missed_records", "Records that the log's retention dropped before they were read.", ["topic"],
+    registry=_registry,
+)  # fmt: skip
+_kafka_stopped = Gauge(
+    "delaybox_kafka_stopped_partitions",
+    "Partitions not read because their watermark is past the end of the log.",
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
 _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=_registry)
 _rpcs = Counter("delaybox_grpc_requests", "gRPC calls ended.", ["method", "code"], registry=_registry)
 _store_up = Gauge(
@@ -121,6 +150,7 @@ _stored: Final[dict[str, Gauge]] = {
     )
 }
 
+_kafka_children: dict[tuple[str, str], Counter] = {}
 _request_children: dict[tuple[str, int], Counter] = {}
 _rpc_children: dict[tuple[str, str], Counter] = {}
 _script_children: dict[str, tuple[Summary, Gauge]] = {}
@@ -241,6 +271,41 @@ def requests_done(route: str, status: int, n: int = 1) -> None:
     if child is None:
         child = _request_children[route, status] = _requests.labels(route, str(status))
     child.inc(n)
+
+
+def kafka_records(topic: str, **outcomes: int) -> None:
+    """So many records of a scheduler topic were dealt with, by outcome."""
+    for outcome, n in outcomes.items():
+        if n:
+            child = _kafka_children.get((topic, outcome))
+            if child is None:
+                child = _kafka_children[topic, outcome] = _kafka_records.labels(topic, outcome)
+            child.inc(n)
+
+
+def kafka_lag(topic: str, partition: int, records: int) -> None:
+    """How far this node is behind the end of a partition's log."""
+    _kafka_lag.labels(topic, str(partition)).set(records)
+
+
+def kafka_rebalanced() -> None:
+    """The group assigned partitions anew."""
+    _kafka_rebalances.inc()
+
+
+def kafka_rewound() -> None:
+    """A partition is read again from an earlier offset."""
+    _kafka_rewinds.inc()
+
+
+def kafka_missed(topic: str, n: int) -> None:
+    """``n`` records were gone before they were read."""
+    _kafka_missed.labels(topic).inc(n)
+
+
+def kafka_stopped(partitions: int) -> None:
+    """So many partitions stand still."""
+    _kafka_stopped.set(partitions)
 
 
 def rpc_done(method: str, code: str) -> None:

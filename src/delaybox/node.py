@@ -34,12 +34,13 @@ from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
 from delaybox.processes.listening import bracketed
-from delaybox.processes.supervise import Keeper
+from delaybox.processes.supervise import ChildProcess, Keeper
 from delaybox.store.connect import ServerSettings, make_client, probe
 from delaybox.store.publish import listeners
 from delaybox.store.store import Store
 
 if TYPE_CHECKING:
+    from delaybox.api.kafka.settings import IntakeSettings
     from delaybox.engine.engine import Engine
     from delaybox.targets.kafka import KafkaTarget
 
@@ -105,6 +106,7 @@ class _Node:
         self._node_id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self._stop = asyncio.Event()
         self._embedded: EmbeddedServer | None = None
+        self._kafka_troubles: list[str] = []
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -292,7 +294,7 @@ class _Node:
             poll_ms=c.frequency_ms,
             catch_up_rate=c.catch_up.rate,
         )
-        return Engine(store, targets, options, facts=partial(_facts, kafka))
+        return Engine(store, targets, options, facts=partial(self._facts, kafka))
 
     async def _await_subscribers(self, store: Store) -> None:
         """Gives the subscribers of an embedded server that has just come back a moment before overdue tasks are fired.
@@ -357,13 +359,24 @@ class _Node:
                 max_output=c.results.max_bytes,
             )
             starting.append(self._grpc(grpc, stack))
+        if (kafka := c.kafka.settings()) is not None:
+            from delaybox.api.kafka.settings import IntakeSettings
+
+            intake = IntakeSettings(
+                **{name: value for name, value in common.items() if name not in ("tokens", "node_id")},
+                kafka=kafka,
+                sources=c.kafka.scheduler_topics,
+                group=c.kafka.group,
+                instance=c.kafka.instance,
+            )
+            starting.append(self._intake(intake, stack))
         # Each is awaited even where another failed, so that all that started is on the stack and ends with it.
         fronts: list[Keeper[Any]] = []
         for front in await asyncio.gather(*starting, return_exceptions=True):
             if isinstance(front, BaseException):
                 raise front
             fronts.append(front)
-        if len(fronts) > 1:
+        if c.grpc_server.enabled:
             log.info("grpc listening on %s:%d", bracketed(c.grpc_host), fronts[1].child.port)
         log.info("listening on http://%s:%d%s", bracketed(rest.host), fronts[0].child.port, rest.context_path)
         return fronts
@@ -388,7 +401,23 @@ class _Node:
 
         return Keeper("gRPC process", process, again, log)
 
+    async def _intake(self, settings: IntakeSettings, stack: contextlib.AsyncExitStack) -> Keeper[ChildProcess]:
+        from delaybox.api.kafka.supervise import spawn_intake
 
-def _facts(kafka: KafkaTarget | None) -> Mapping[str, list[str]]:
-    """What the heartbeat says of this node's parts, for its readiness."""
-    return {"troubles": [f"PUB_SUB tasks wait: {kafka.trouble}"]} if kafka is not None and kafka.trouble else {}
+        def troubles(now: list[str]) -> None:
+            self._kafka_troubles = now
+
+        async def again(dead: ChildProcess) -> ChildProcess:
+            self._kafka_troubles = ["the Kafka process ended and is started again"]
+            return await spawn_intake(settings, troubles)
+
+        process = await spawn_intake(settings, troubles)
+        stack.push_async_callback(process.stop)
+        log.info("tasks are taken from Kafka: %s", ", ".join(settings.sources))
+        return Keeper("Kafka process", process, again, log)
+
+    def _facts(self, kafka: KafkaTarget | None) -> Mapping[str, list[str]]:
+        """What the heartbeat says of this node's parts, for its readiness."""
+        troubles = [f"PUB_SUB tasks wait: {kafka.trouble}"] if kafka is not None and kafka.trouble else []
+        troubles += [f"tasks are not taken from Kafka: {trouble}" for trouble in self._kafka_troubles]
+        return {"troubles": troubles} if troubles else {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from delaybox.core.access import Access, Token
 from delaybox.core.errors import ConfigError
+from delaybox.processes.settings import known_fields, to_line
 from delaybox.store.connect import ServerSettings
 from delaybox.wire.topics import TopicRules
 
@@ -40,18 +41,18 @@ class ServingSettings:
     """How long requests in flight may take to finish when the process is stopped."""
 
     def to_json(self) -> str:
-        """One line. It holds the secrets: for the child's stdin only, never for a log or a command line."""
-        return json.dumps(asdict(self), separators=(",", ":"), default=sorted)
+        """See `to_line`."""
+        return to_line(self)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Self:
         """Reads ``to_json``; ConfigError for anything else."""
         try:
             raw = json.loads(line)
-            server = ServerSettings(**_fields(ServerSettings, raw["server"]))
+            server = ServerSettings(**known_fields(ServerSettings, raw["server"]))
             tokens = tuple(_token(entry) for entry in raw["tokens"])
             topics = raw["topics"] and TopicRules(raw["topics"]["default"], frozenset(raw["topics"]["allowed"]))
-            return cls(**_fields(cls, raw) | {"server": server, "tokens": tokens, "topics": topics})
+            return cls(**known_fields(cls, raw) | {"server": server, "tokens": tokens, "topics": topics})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"the API process got settings that it cannot read ({type(error).__name__}); start it through the node"
@@ -59,12 +60,5 @@ class ServingSettings:
 
 
 def _token(raw: Mapping[str, Any]) -> Token:
-    given = _fields(Token, raw)
+    given = known_fields(Token, raw)
     return Token(**given | {"scopes": tuple(Access(scope) for scope in given["scopes"])})
-
-
-def _fields(cls: type, raw: Mapping[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in fields(cls)}
-    if unknown := raw.keys() - known:
-        raise KeyError(min(unknown))
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}

@@ -39,6 +39,7 @@ class Kafka(Section):
         default=(), description="host:port, with commas between several"
     )
     group: str = Field(default="scheduler", min_length=1, description="a consumer group's name")
+    instance: str = Field(default="", description="a name that no other node of the group has")
     scheduler_topic: str = Field(
         default="Scheduler", min_length=1, description="a topic's name, or several with commas between them"
     )
@@ -84,6 +85,11 @@ class Kafka(Section):
     def rules(self) -> TopicRules:
         """What topics a task may name."""
         return TopicRules(self.task_execution_topic, frozenset(self.allowed_topics))
+
+    @property
+    def scheduler_topics(self) -> tuple[str, ...]:
+        """The topics to read."""
+        return tuple(name for part in self.scheduler_topic.split(",") if (name := part.strip()))
 
     def settings(self) -> KafkaSettings | None:
         """How to reach the brokers; None when Kafka is off. ConfigError names what is missing."""

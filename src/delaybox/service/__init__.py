@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from delaybox.service.records import RecordService
 from delaybox.service.serving import LIVE_NODE_MS
 from delaybox.service.tasks import STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
 from delaybox.service.watch import Change, Watch
 
-__all__ = ["LIVE_NODE_MS", "STALE_HEARTBEAT_MS", "Change", "Readiness", "Service", "StoreCounts", "Watch"]
+__all__ = [
+    "LIVE_NODE_MS",
+    "STALE_HEARTBEAT_MS",
+    "Change",
+    "Readiness",
+    "RecordService",
+    "Service",
+    "StoreCounts",
+    "Watch",
+]

@@ -10,7 +10,7 @@ import msgspec
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of, split
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
 from delaybox.wire import body as wire_body
 
 FORMAT = 1
@@ -117,6 +117,17 @@ def draft(task: NewTask) -> Draft:
     if stub:
         return Draft(due48, start, key, fingerprint, body)
     return Draft(due48, start + body, key, fingerprint, None)
+
+
+_PLAIN = _head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL)
+_PLAIN_STUB = _head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL | _STUB)
+
+
+def plain_draft(due_ms: int, body: bytes) -> Draft:
+    """As `draft`, for a PUB_SUB task in the default queue with normal priority: body encoded, time checked."""
+    if len(body) > STUB_OVER:
+        return Draft(due_ms, _PLAIN_STUB, None, b"", body)
+    return Draft(due_ms, _PLAIN + body, None, b"", None)
 
 
 def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[bytes, bytes]:

@@ -1,0 +1,468 @@
+"""Reads the scheduler topics and stores what it reads, in the order of each partition.
+
+Two loops share the partitions' queues: one polls and parses, the other stores whatever has come meanwhile in one round
+trip. Batches so grow with the load by themselves. What waits is bounded; past the bound the partitions are paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from delaybox import failpoints, metrics
+from delaybox.api.kafka.cluster import Cluster
+from delaybox.api.kafka.dlq import DeadLetters, DlqFailed
+from delaybox.api.kafka.partitions import Key, Letter, Partition, Piece, Place
+from delaybox.api.kafka.reader import RETRY_S, Reader
+from delaybox.api.kafka.settings import IntakeSettings
+from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask
+from delaybox.service import RecordService
+from delaybox.store.kafka import Stream
+from delaybox.store.record import draft, plain_draft
+from delaybox.wire.kafka import of_record, plain
+
+log = logging.getLogger("delaybox.kafka")
+
+POLL_RECORDS = 2_000
+POLL_S = 0.1
+ROUND_PIECES = 8
+MOST_RECORDS = 20_000
+MOST_BYTES = 32 << 20
+_NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+_PATIENCE_S = 1.0
+_DRAIN_S = 10.0
+_HOUSEKEEPING_S = 1.0
+_WATCH_S = 5.0
+_ASK_S = 3.0
+_LONGEST_BACKOFF_S = 2.0
+_QUIET_S = 10.0
+
+
+class Intake:
+    """Runs until `stop`. ``tell`` hears the reasons for which it is not ready, whenever they change."""
+
+    def __init__(
+        self, settings: IntakeSettings, service: RecordService, tell: Callable[[list[str]], None] = lambda _: None
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._tell = tell
+        self._rules = settings.rules
+        self._limit = settings.payload_limit
+        self._loop = asyncio.get_running_loop()
+        self._cluster = Cluster(settings.kafka)
+        self._reader = Reader(settings, self._cluster, self)
+        self._dead = DeadLetters(settings.kafka, self._cluster)
+        self._partitions: dict[Key, Partition] = {}
+        self._again: set[Key] = set()
+        self._missed: dict[Key, Place] = {}
+        self._polls = 0
+        self._records = 0
+        self._bytes = 0
+        self._paused = False
+        self._stopping = asyncio.Event()
+        self._work = asyncio.Event()
+        self._settled = asyncio.Condition()
+        self._troubles: dict[str, str] = {}
+        self._told: list[str] = []
+        self._refused = 0
+        self._said = -1e9
+
+    async def run(self) -> None:
+        """Reads and stores until told to stop, then stores what was read and leaves the group. Raises what is fatal."""
+        await self._reader.open()
+        storing = asyncio.create_task(self._store_all(), name="delaybox-kafka-store")
+        others = [
+            asyncio.create_task(self._keep_house(), name="delaybox-kafka-house"),
+            asyncio.create_task(self._watch(), name="delaybox-kafka-watch"),
+        ]
+        polling = asyncio.create_task(self._poll_all(), name="delaybox-kafka-poll")
+        try:
+            await asyncio.wait({polling, storing, *others}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (polling, storing, *others):
+                if task.done() and (error := task.exception()) is not None:
+                    raise error
+        finally:
+            self.stop()
+            for task in (polling, *others):
+                task.cancel()
+            await asyncio.wait({polling, *others})
+            # Leaving the group revokes what is held, which waits until it is stored.
+            await self._reader.close()
+            storing.cancel()
+
+    def stop(self) -> None:
+        """Ends `run`. Twice is harmless."""
+        self._stopping.set()
+        self._reader.halt()
+
+    # -- what the group decides: called by the reader's thread, see reader.Owner ---------------------------------------
+
+    async def marks(self, streams: Sequence[Stream]) -> list[int | None]:
+        return await self._service.watermarks(streams)
+
+    async def assigned(self, places: Mapping[Key, Place]) -> bool:
+        metrics.kafka_rebalanced()
+        for key, at in places.items():
+            self._partitions[key] = Partition(at, self._polls)
+            self._report(key, at)
+        if places:
+            log.info("reading %s", ", ".join(f"{t} [{n}] from {at.read}" for (t, n), at in sorted(places.items())))
+        return self._paused
+
+    async def revoked(self, keys: Sequence[Key], *, lost: bool) -> Mapping[Key, tuple[int, str]]:
+        mine = {key: self._partitions[key] for key in keys if key in self._partitions}
+        if not lost:
+            try:
+                async with asyncio.timeout(_DRAIN_S), self._settled:
+                    await self._settled.wait_for(lambda: not any(p.queue for p in mine.values()))
+            except TimeoutError:
+                log.warning("partitions are given up before all that was read is stored; others read that again")
+        offsets: dict[Key, tuple[int, str]] = {}
+        for key, part in mine.items():
+            self._drop(part)
+            del self._partitions[key]
+            self._again.discard(key)
+            self._clear(f"partition {key}")
+            metrics.kafka_lag(*key, 0)
+            if not part.stopped and not part.first:
+                offsets[key] = (part.stored, part.stream.topic_id)
+        if mine:
+            log.info("gave up %s", ", ".join(f"{t} [{n}] at {mine[t, n].stored}" for t, n in sorted(mine)))
+        return offsets
+
+    def trouble(self, what: str) -> None:
+        self._loop.call_soon_threadsafe(self._set, "brokers", what)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    async def _poll_all(self) -> None:
+        while not self._stopping.is_set():
+            await self._make_room()
+            if self._again:
+                await self._place_again()
+            self._polls += 1
+            messages = await self._reader.poll(POLL_RECORDS, POLL_S)
+            if messages:
+                self._take(messages)
+                self._work.set()
+
+    async def _make_room(self) -> None:
+        """Returns when more may be read, or with everything paused: a consumer that does not poll is thought dead."""
+        if self._has_room():
+            if self._paused:
+                self._paused = False
+                await self._reader.hold([k for k, p in self._partitions.items() if not p.stopped], still=False)
+            return
+        if self._paused:
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE_S), self._settled:
+                await self._settled.wait_for(self._has_room)
+        except TimeoutError:
+            self._paused = True
+            await self._reader.hold(self._partitions, still=True)
+
+    def _has_room(self) -> bool:
+        return self._records < MOST_RECORDS and self._bytes < MOST_BYTES
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        """Parses a batch into the queues. Holes in the offsets are the log's own: compaction, transactions."""
+        parts, limit = self._partitions, self._limit
+        part: Partition | None = None
+        topic: str | None = None
+        number: int | None = None
+        bytes_, count = 0, 0
+        for m in messages:
+            error = m.error()
+            if error is not None:
+                self._on_error(m, error)
+                continue
+            if m.partition() != number or m.topic() != topic:
+                topic, number = m.topic(), m.partition()
+                part = parts.get((topic, number))  # type: ignore[arg-type]
+                if part is not None and part.poll == self._polls and not part.deaf:
+                    # Assigned within this very poll: whether this was read before or after cannot be told.
+                    self._place_later((topic, number))  # type: ignore[arg-type]
+            offset = m.offset()
+            if part is None or part.deaf or offset < part.read:  # type: ignore[operator]
+                continue
+            headers, value = m.headers(), m.value()
+            at_ms = 0
+            if headers:
+                kind, at_ms = m.timestamp()
+                if not kind:
+                    at_ms = 0
+            short = plain(value, headers, at_ms, limit)  # type: ignore[arg-type]
+            if short is not None:
+                bytes_ += part.add(offset, plain_draft(*short))  # type: ignore[arg-type]
+            else:
+                bytes_ += self._take_special(part, m, at_ms)
+            count += 1
+        self._records += count
+        self._bytes += bytes_
+
+    def _take_special(self, part: Partition, m: Message, at_ms: int) -> int:
+        letter = Letter(
+            m.topic() or "", m.partition() or 0, m.offset() or 0, at_ms, m.key(), m.value(), m.headers() or ()  # type: ignore[arg-type]
+        )  # fmt: skip
+        try:
+            task = of_record(letter.value, letter.headers, at_ms, self._rules)
+            if task.idempotency_key is not None:
+                return part.add_keyed(letter.offset, task, letter)
+            return part.add(letter.offset, draft(task))
+        except InvalidTask as error:
+            return part.add_letter(_refused(letter, error.code, str(error)))
+        except Exception as error:
+            # A defect of ours must not stop a partition for ever.
+            log.exception("%s [%d] %d: a defect while reading a record", letter.topic, letter.partition, letter.offset)
+            return part.add_letter(_refused(letter, "internal", f"{type(error).__name__} while it was read"))
+
+    def _on_error(self, m: Message, error: KafkaError) -> None:
+        key = (m.topic() or "", -1 if m.partition() is None else int(m.partition() or 0))
+        if error.fatal():
+            raise KafkaException(error)
+        if error.code() == KafkaError._AUTO_OFFSET_RESET and key in self._partitions:
+            # Before the log's start, past its end, or the topic was created again.
+            self._place_later(key)
+        elif error.code() in (
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+            KafkaError._UNKNOWN_TOPIC,
+            KafkaError._UNKNOWN_PARTITION,
+        ):
+            self._set(f"topic {key[0]}", f"Kafka: topic {key[0]} does not exist")
+        elif not error.retriable():
+            log.warning("Kafka: %s: %s", key[0] or "consumer", error)
+
+    # -- places -------------------------------------------------------------------------------------------------------
+
+    def _place_later(self, key: Key) -> None:
+        """Drops what arrives from now on; the partition is placed anew once what waits is stored."""
+        part = self._partitions[key]
+        part.deaf = True
+        self._again.add(key)
+
+    async def _place_again(self) -> None:
+        # First what was read of it is stored: of a topic that is gone it could not be read again.
+        keys = [key for key in self._again if not self._partitions[key].queue]
+        if not keys:
+            return
+        try:
+            places = await self._reader.look_up(keys)
+        except (KafkaException, DelayBoxError, TimeoutError) as error:
+            self._set("brokers", f"Kafka: where to go on could not be found out: {error}")
+            await asyncio.sleep(RETRY_S)
+            return
+        self._set("brokers", "")
+        places = {key: at for key, at in places.items() if key in self._partitions}
+        others = {key: part.read for key, part in self._partitions.items() if key not in places}
+        still = [key for key, part in self._partitions.items() if self._paused or (part.stopped and key in others)]
+        await self._reader.move(places, others, still)
+        for key, at in places.items():
+            if (part := self._partitions.get(key)) is not None:
+                part.settle(at, self._polls)
+                self._again.discard(key)
+                self._report(key, at)
+
+    def _report(self, key: Key, at: Place) -> None:
+        topic, number = key
+        if at.missed and self._missed.get(key) != at:
+            self._missed[key] = at
+            log.error(
+                "%s [%d]: %d records were dropped by the log's retention before they were read (%d to %d)",
+                topic, number, at.missed, at.read, at.seek,
+            )  # fmt: skip
+            metrics.kafka_missed(topic, at.missed)
+        if at.stopped:
+            said = f"Kafka: partition {number} of topic {topic} is stopped: {at.stopped}"
+            if self._troubles.get(f"partition {key}") != said:
+                log.error("%s. docs/kafka.md says how to let it go on", said)
+            self._set(f"partition {key}", said)
+        else:
+            self._clear(f"partition {key}")
+        metrics.kafka_stopped(sum(bool(p.stopped) for p in self._partitions.values()))
+
+    def _drop(self, part: Partition) -> None:
+        for piece in part.queue:
+            self._records -= piece.records
+            self._bytes -= piece.bytes
+        part.queue.clear()
+
+    # -- storing ------------------------------------------------------------------------------------------------------
+
+    async def _store_all(self) -> None:
+        backoff_s = 0.0
+        while True:
+            await self._work.wait()
+            round_ = self._next_round()
+            if not round_:
+                self._work.clear()
+                continue
+            problem = await self._store(round_)
+            async with self._settled:
+                self._settled.notify_all()
+            self._set("store", problem)
+            backoff_s = min(backoff_s * 2 or 0.1, _LONGEST_BACKOFF_S) if problem else 0.0
+            if problem:
+                await asyncio.sleep(backoff_s)
+
+    def _next_round(self) -> list[tuple[Key, Partition, Piece]]:
+        """The first pieces of every partition, in turn."""
+        found: list[tuple[Key, Partition, Piece]] = []
+        waiting = [(key, part) for key, part in self._partitions.items() if part.queue]
+        for turn in range(ROUND_PIECES):
+            for key, part in waiting:
+                if turn < len(part.queue) and len(found) < ROUND_PIECES:
+                    part.queue[turn].taken = True
+                    found.append((key, part, part.queue[turn]))
+        return found
+
+    async def _store(self, round_: list[tuple[Key, Partition, Piece]]) -> str:
+        """One round trip. Returns the problem, if there is one; what is not known to be stored stays in its queue."""
+        problem = ""
+        ready: list[tuple[Key, Partition, Piece]] = []
+        held: set[Key] = set()
+        for key, part, piece in round_:
+            if key not in held and not piece.prepared:
+                problem = await self._prepare(piece) or problem
+            if piece.prepared and key not in held:
+                ready.append((key, part, piece))
+            else:
+                held.add(key)
+        failpoints.hit("before_ingest")
+        answers = await self._service.ingest([part.span(piece) for _, part, piece in ready])
+        failpoints.hit("after_ingest")
+        seen: set[Key] = set()
+        for (key, part, piece), answer in zip(ready, answers, strict=True):
+            first = key not in seen
+            seen.add(key)
+            if not part.queue or part.queue[0] is not piece:
+                continue  # revoked or placed anew meanwhile, or what stands before it is not stored yet
+            if isinstance(answer, DelayBoxError):
+                problem = str(answer)
+            elif answer.refused:
+                # After others of its partition it may only have come before them: then it is sent again.
+                if first:
+                    self._went_back(key, part, answer.watermark)
+            else:
+                part.done(piece, max(answer.watermark, piece.end))
+                self._records -= piece.records
+                self._bytes -= piece.bytes
+                metrics.kafka_records(
+                    key[0], stored=answer.stored, dead=len(piece.letters), keyed=len(piece.keyed),
+                    known=len(piece.drafts) - answer.stored,
+                )  # fmt: skip
+        return problem
+
+    async def _prepare(self, piece: Piece) -> str:
+        """Stores what has keys and sends what is poison; the problem, if there is one."""
+        letters = piece.letters.copy()
+        if piece.keyed:
+            answers = await self._service.submit_many([task for task, _ in piece.keyed])
+            for (_, letter), answer in zip(piece.keyed, answers, strict=True):
+                if isinstance(answer, InvalidTask | IdempotencyConflict):
+                    letters.append(_refused(letter, answer.code, str(answer)))
+                elif isinstance(answer, DelayBoxError):
+                    return str(answer)  # all are sent again, and those that are stored answer the same
+        if letters:
+            try:
+                await self._dead.send(letters)
+            except DlqFailed as error:
+                return f"Kafka: {error}"
+            failpoints.hit("after_dlq")
+            self._say_refused(letters)
+        piece.letters = letters
+        piece.prepared = True
+        return ""
+
+    def _went_back(self, key: Key, part: Partition, watermark: int) -> None:
+        log.warning(
+            "%s [%d]: the store's watermark went back from %d to %d; reading again from there",
+            *key,
+            part.stored,
+            watermark,
+        )
+        metrics.kafka_rewound()
+        self._drop(part)
+        self._place_later(key)
+
+    def _say_refused(self, letters: Sequence[Letter]) -> None:
+        """Now and then; never what a record carried."""
+        self._refused += len(letters)
+        now = self._loop.time()
+        if now - self._said >= _QUIET_S:
+            last = letters[-1]
+            log.warning(
+                "%d records went to dead-letter topics; the last one, %s [%d] %d, as %s",
+                self._refused, last.topic, last.partition, last.offset, last.code,
+            )  # fmt: skip
+            self._said, self._refused = now, 0
+
+    # -- beside -------------------------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        """Commits to Kafka and measures the lag."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            offsets = {
+                key: (part.stored, part.stream.topic_id)
+                for key, part in self._partitions.items()
+                if part.stored != part.committed and not part.first and not part.stopped
+            }
+            failpoints.hit("before_offset_commit")
+            await self._reader.commit(offsets)
+            for key, (offset, _) in offsets.items():
+                if key in self._partitions:
+                    self._partitions[key].committed = offset
+            for key, end in (await self._reader.ends(list(self._partitions))).items():
+                if (part := self._partitions.get(key)) is not None and not part.stopped:
+                    metrics.kafka_lag(*key, max(end - part.stored, 0))
+
+    async def _watch(self) -> None:
+        """Notices brokers that are away, topics that are created again, and stopped partitions that may go on."""
+        while True:
+            await asyncio.sleep(_WATCH_S if not self._troubles.get("brokers") else _HOUSEKEEPING_S)
+            try:
+                ids = await self._loop.run_in_executor(None, self._cluster.topic_ids, self._settings.sources, _ASK_S)
+            except (KafkaException, TimeoutError) as error:
+                said = error.args[0].str() if isinstance(error, KafkaException) else "no answer"
+                self._set("brokers", f"Kafka: {said}")
+                continue
+            self._set("brokers", "")
+            for topic in ids:
+                self._clear(f"topic {topic}")
+            for key, part in self._partitions.items():
+                if part.stopped or part.stream.topic_id != ids.get(key[0], part.stream.topic_id):
+                    self._place_later(key)
+
+    def _set(self, name: str, what: str) -> None:
+        if name == "brokers":
+            metrics.kafka_up(not what, "consumer")
+        if not what:
+            self._clear(name)
+            return
+        if name not in self._troubles:
+            log.warning("%s; trying again", what)
+        self._troubles[name] = what
+        self._say()
+
+    def _clear(self, name: str) -> None:
+        if self._troubles.pop(name, None) is not None:
+            log.info("over: %s", name)
+            self._say()
+
+    def _say(self) -> None:
+        now = sorted(self._troubles.values())
+        if now != self._told:
+            self._told = now
+            self._tell(now)
+
+
+def _refused(letter: Letter, code: str, reason: str) -> Letter:
+    return Letter(
+        letter.topic, letter.partition, letter.offset, letter.at_ms, letter.key, letter.value, letter.headers, code,
+        reason[:1_000],
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""What of one assigned topic-partition waits to be stored, and where reading goes on. Pure: no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from delaybox.core.task import NewTask
+from delaybox.store.kafka import Span, Stream
+from delaybox.store.record import Draft
+from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES
+
+Key = tuple[str, int]
+"""Topic and partition number."""
+
+RawHeaders = Sequence[tuple[str, bytes | str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A record that cannot become a task. ``at_ms``: its timestamp, 0 when it has none."""
+
+    topic: str
+    partition: int
+    offset: int
+    at_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: RawHeaders
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Piece:
+    """Records next to each other that are stored together: one span, and what must be done before it.
+
+    ``keyed``: tasks with an idempotency key, each with the letter that it becomes if it is refused. ``taken``: the
+    store loop has seen it, so nothing is added any more. ``prepared``: keyed ones are stored and letters are sent.
+    """
+
+    start: int
+    end: int
+    offsets: list[int] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    keyed: list[tuple[NewTask, Letter]] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    record_bytes: int = 0
+    body_bytes: int = 0
+    records: int = 0
+    taken: bool = False
+    prepared: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        return self.record_bytes + self.body_bytes + 200 * self.records
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stream is to be read from: at ``seek``, with everything before ``read`` stored.
+
+    ``first``: there is no watermark yet. ``missed``: records that the log dropped unread. ``stopped``: why it cannot be
+    read at all, '' when it can.
+    """
+
+    stream: Stream
+    read: int
+    seek: int
+    first: bool = False
+    missed: int = 0
+    stopped: str = ""
+
+
+def place(stream: Stream, mark: int | None, committed: int | None, low: int, high: int) -> Place:
+    """Where to go on. ``mark``: the watermark; ``committed``: the group's offset, heeded only without a watermark."""
+    if mark is None:
+        at = low if committed is None or not low <= committed <= high else committed
+        return Place(stream, at, at, first=True)
+    if mark > high:
+        why = f"its watermark {mark} is past the end of the log, {high}: the log lost records that were read before"
+        return Place(stream, mark, high, stopped=why)
+    return Place(stream, mark, max(mark, low), missed=max(low - mark, 0))
+
+
+class Partition:
+    """An assigned topic-partition. ``read``: the next offset expected. ``stored``: the watermark as far as known.
+
+    ``deaf``: what arrives is dropped until it was placed anew. ``poll``: the poll in which it was assigned.
+    """
+
+    __slots__ = ("committed", "deaf", "first", "missed", "poll", "queue", "read", "stopped", "stored", "stream")
+
+    def __init__(self, at: Place, poll: int) -> None:
+        self.queue: deque[Piece] = deque()
+        self.committed = -1
+        self.settle(at, poll)
+
+    def settle(self, at: Place, poll: int) -> None:
+        """Begins anew at a place; what waits is forgotten."""
+        self.queue.clear()
+        self.stream = at.stream
+        self.read = self.stored = at.read
+        self.first = at.first
+        self.stopped = at.stopped
+        self.deaf = bool(at.stopped)
+        self.poll = poll
+
+    def piece(self, size: int, apart: int) -> Piece:
+        """The piece that takes the next record, whose draft has ``size`` bytes and a body of ``apart`` bytes."""
+        queue = self.queue
+        if queue:
+            last = queue[-1]
+            if (
+                not last.taken
+                and last.records < MAX_ITEMS
+                and last.record_bytes + size <= MAX_RECORD_BYTES
+                and last.body_bytes + apart <= MAX_BODY_BYTES
+            ):
+                return last
+        made = Piece(self.read, self.read)
+        queue.append(made)
+        return made
+
+    def add(self, offset: int, draft: Draft) -> int:
+        """Appends a task; about how many bytes wait more."""
+        size = len(draft.record)
+        apart = 0 if draft.body is None else len(draft.body)
+        piece = self.piece(size, apart)
+        piece.offsets.append(offset)
+        piece.drafts.append(draft)
+        piece.record_bytes += size
+        piece.body_bytes += apart
+        piece.records += 1
+        piece.end = self.read = offset + 1
+        return size + apart + 200
+
+    def add_keyed(self, offset: int, task: NewTask, letter: Letter) -> int:
+        """Appends a task with an idempotency key."""
+        size = len(task.payload)
+        piece = self.piece(0, size)
+        piece.keyed.append((task, letter))
+        return self._extend(piece, offset, size)
+
+    def add_letter(self, letter: Letter) -> int:
+        """Appends a record that cannot become a task."""
+        size = len(letter.value or b"")
+        piece = self.piece(0, size)
+        piece.letters.append(letter)
+        return self._extend(piece, letter.offset, size)
+
+    def _extend(self, piece: Piece, offset: int, size: int) -> int:
+        piece.body_bytes += size
+        piece.records += 1
+        piece.end = self.read = offset + 1
+        return size + 200
+
+    def span(self, piece: Piece) -> Span:
+        """What the store is asked to do for a piece."""
+        return Span(self.stream, piece.start, piece.end, piece.offsets, piece.drafts, self.first)
+
+    def done(self, piece: Piece, watermark: int) -> None:
+        """The first piece is stored."""
+        assert self.queue[0] is piece
+        self.queue.popleft()
+        self.stored = watermark
+        self.first = False

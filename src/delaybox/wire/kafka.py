@@ -1,0 +1,143 @@
+"""A Kafka record -> the task that it asks for. Pure: no I/O, no clock.
+
+The value is the payload and the headers are the ``parameter`` of ``POST /task``, so the rules are those of wire.compat.
+A record may also be a serialized Task (by its content-type), or a CloudEvent in binary mode (``ce_`` headers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from delaybox.core.errors import InvalidTask, PayloadTooLarge
+from delaybox.core.ids import MAX_DUE_MS
+from delaybox.core.task import NewTask, TaskType
+from delaybox.wire import body, compat, original
+from delaybox.wire.shell import ShellRules
+from delaybox.wire.topics import TopicRules
+
+Headers = Sequence[tuple[str, bytes | str | None]]
+
+CONTENT_TYPE: Final = "content-type"
+TASK_TYPES: Final = frozenset({"application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf"})
+"""Content types that say: the value is a serialized Task."""
+
+MAX_NAME: Final = 64
+_EVENT: Final = "ce_"
+_IS_EVENT: Final = "ce_specversion"
+_PARAMETERS: Final = ("executionTimestamp", "delay", "taskType", "queue", "priority", "idempotencyKey", "name")
+# CloudEvents allows lower-case letters and digits alone in an attribute's name.
+_OF_EVENT: Final = {_EVENT + name.lower(): name for name in _PARAMETERS}
+_NAMED: Final = (TaskType.SHELL_CMD, TaskType.WORKER)
+
+
+NO_SHELL: Final = ShellRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What records this node accepts. ``topics``: what execution topics they may name; None: not looked at."""
+
+    compat: compat.Rules = compat.DEFAULT_RULES
+    shell: ShellRules = NO_SHELL
+    topics: TopicRules | None = None
+
+
+def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) -> tuple[int, bytes] | None:
+    """(due ms, 0 for at once; encoded body) of a record with a time and nothing else, or without headers.
+
+    None for every other record, and for what `of_record` would refuse: ask it then. ``at_ms`` is the record's
+    timestamp, 0 where it has none. Most records are of this kind, and a NewTask for each would cost more than all else.
+    """
+    payload = b"" if value is None else value
+    if len(payload) > limit:
+        return None
+    if not headers:
+        return 0, body.of_payload(payload)
+    if len(headers) != 1:
+        return None
+    name, raw = headers[0]
+    if type(raw) is not bytes or not raw.isdigit():
+        return None
+    size = len(raw)
+    if name == "executionTimestamp":
+        # Thirteen digits are some time from the year 2001 to 2286, in milliseconds; a 0 in front is somebody's mistake.
+        if size != 13 or raw[0] == 48:
+            return None
+        return int(raw), b"\x12\x23\x0a\x12executionTimestamp\x12\x0d" + raw + body.of_payload(payload)
+    if name == "delay" and size <= 12 and 0 < at_ms < MAX_DUE_MS // 2:
+        return at_ms + int(raw), b"\x12%c\x0a\x05delay\x12%c%b" % (size + 9, size, raw) + body.of_payload(payload)
+    return None
+
+
+def of_record(value: bytes | None, headers: Headers | None, at_ms: int, rules: Rules) -> NewTask:
+    """The task a record asks for. InvalidTask and its kin for what cannot be accepted.
+
+    The same record always gives the same task: a delay counts from ``at_ms``, the record's timestamp, where it has one
+    (0: it has none).
+    """
+    payload = b"" if value is None else value
+    header = {name: raw.encode() if isinstance(raw, str) else raw for name, raw in headers or () if raw is not None}
+    if _IS_EVENT in header:
+        _read_event(header)
+    elif _says_task(header):
+        return _checked(at_ms, original.of_message(payload, rules.compat), rules)
+    if len(payload) > rules.compat.max_payload_bytes:
+        raise PayloadTooLarge(
+            "value",
+            f"the value holds {len(payload)} bytes, more than {rules.compat.max_payload_bytes}; store it elsewhere and "
+            "send its address",
+            limit=rules.compat.max_payload_bytes,
+        )
+    task = compat.of_header(header, rules.compat)
+    name = ""
+    if task.type in _NAMED:
+        name = _name(header.get("name", b""))
+    if task.type is TaskType.SHELL_CMD:
+        rules.shell.check(payload, name, of_payload="value")
+    return _checked(at_ms, replace(task, payload=payload, name=name), rules)
+
+
+def _says_task(header: Mapping[str, bytes]) -> bool:
+    """A payload of protobuf that somebody times by headers is no Task of ours."""
+    said = next((raw for name, raw in header.items() if name.lower() == CONTENT_TYPE), b"")
+    kind = said.decode("ascii", "replace").partition(";")[0].strip().lower()
+    return kind in TASK_TYPES and not any(name in header for name in _PARAMETERS)
+
+
+def _read_event(header: dict[str, bytes]) -> None:
+    """Puts what an event's extension attributes say where the parameters stand; the event's headers travel along."""
+    for given, name in _OF_EVENT.items():
+        raw = header.get(given)
+        if raw is None:
+            continue
+        if header.get(name, raw) != raw:
+            raise InvalidTask(given, f"the headers {given} and {name} are both given and differ; give one of them")
+        header[name] = raw
+
+
+def _name(raw: bytes) -> str:
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        raise InvalidTask("name", "the header name is not UTF-8 text; send text") from None
+    if len(name) > MAX_NAME:
+        raise InvalidTask("name", f"the header name has {len(name)} characters, more than {MAX_NAME}; shorten it")
+    return name
+
+
+def _checked(at_ms: int, task: NewTask, rules: Rules) -> NewTask:
+    """The task with its delay counted from the record's timestamp."""
+    if rules.topics is not None and task.type is TaskType.PUB_SUB:
+        rules.topics.topic(task.header)
+    if task.delay_ms is None or at_ms <= 0:
+        return task
+    due_ms = at_ms + task.delay_ms
+    if due_ms > MAX_DUE_MS:
+        raise InvalidTask(
+            "delay",
+            f"delay {task.delay_ms} after the record's timestamp {at_ms} is past 10^14 ms; is the timestamp in "
+            "milliseconds?",
+        )
+    return replace(task, due_ms=due_ms, delay_ms=None)
