@@ -119,8 +119,8 @@ def draft(task: NewTask) -> Draft:
     return Draft(due48, start + body, key, fingerprint, None)
 
 
-_PLAIN = _head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL)
-_PLAIN_STUB = _head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL | _STUB)
+_PLAIN = head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL)
+_PLAIN_STUB = head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL | _STUB)
 
 
 def plain_draft(due_ms: int, body: bytes) -> Draft:

@@ -95,7 +95,7 @@ def of_record(value: bytes | None, headers: Headers | None, at_ms: int, rules: R
     if task.type in _NAMED:
         name = _name(header.get("name", b""))
     if task.type is TaskType.SHELL_CMD:
-        rules.shell.check(payload, name, of_payload="value")
+        rules.shell.check(payload, name, payload_field="value")
     return _checked(at_ms, replace(task, payload=payload, name=name), rules)
 
 
