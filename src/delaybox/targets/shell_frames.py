@@ -23,11 +23,13 @@ DATAGRAM = 128 * 1024
 """Room for one datagram at either end; what a socket buffer takes by default is half as much again."""
 _CHUNK = 64 * 1024
 _SIZES = struct.Struct("!II")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+"""json.dumps makes an encoder each time: 15 us instead of 11."""
 
 
 def job(head: Mapping[str, Any], payload: bytes) -> Iterator[bytes]:
     """The datagrams of one job."""
-    raw = json.dumps(head, separators=(",", ":")).encode()
+    raw = _encode(head).encode()
     yield JOB + _SIZES.pack(len(raw), len(payload)) + raw + payload[:_CHUNK]
     for at in range(_CHUNK, len(payload), _CHUNK):
         yield MORE + payload[at : at + _CHUNK]
@@ -42,7 +44,7 @@ def job_head(datagram: bytes) -> tuple[dict[str, Any], int, bytes]:
 
 def end(head: Mapping[str, Any], output: bytes) -> bytes:
     """The datagram that says how a command ended."""
-    raw = json.dumps(head, separators=(",", ":")).encode()
+    raw = _encode(head).encode()
     return END + _SIZES.pack(len(raw), len(output)) + raw + output
 
 
