@@ -8,6 +8,7 @@ import pytest
 
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
+from delaybox.store.loader import Call
 from delaybox.store.record import read_dead
 from delaybox.store.store import Reaped
 from tests.lab import Lab
@@ -219,6 +220,22 @@ async def test_cancel_and_reschedule_answer_where_a_task_stands(lab: Lab) -> Non
     ]  # fmt: skip
     for task_id, word in ((running, "running"), (dead, "dead"), (done, "unknown"), (pending, "unknown")):
         assert await lab.store.reschedule(task_id, delay_ms=0) == (word, 0)
+
+
+async def test_a_cancel_whose_answer_was_lost_answers_the_same_when_it_is_sent_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending, other = await lab.add(NewTask(delay_ms=60_000), NewTask(delay_ms=60_000))
+    send = lab.store.runner.run
+
+    async def lossy(call: Call) -> object:
+        await send(call)
+        return await send(call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.store.runner, "run", lossy)
+        assert await lab.store.cancel([pending, bytes(16)]) == ["cancelled", "unknown"]
+    assert await lab.store.cancel([pending, other]) == ["unknown", "cancelled"], "another command asks anew"
 
 
 @pytest.mark.parametrize("first", [0, 30_000, 3_600_000])

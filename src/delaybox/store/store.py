@@ -263,7 +263,7 @@ class Store:
 
     async def cancel(self, task_ids: Sequence[bytes]) -> list[str]:
         """Per id: cancelled, running, dead, quarantined, newer or unknown. All must be of one partition."""
-        args = (self.bucket_ms, IDEM_TTL_MS, *task_ids)
+        args = (os.urandom(16), self.bucket_ms, IDEM_TTL_MS, COMMAND_TTL_MS, *task_ids)
         reply = await self.runner.run(Call("cancel", self.tags[self._partition(task_ids[0])], args))
         return [word.decode() for word in reply]
 

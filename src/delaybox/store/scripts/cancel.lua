@@ -1,8 +1,10 @@
 #!lua flags=allow-oom
 -- Cancels tasks that are not running.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 how long idempotency keys outlive their task ms, then ids
--- REPLY for each id: cancelled, running, dead, quarantined, newer or unknown
+-- ARGV  1 command id (16 bytes), 2 bucket width ms, 3 how long idempotency keys outlive their task ms, 4 how long the command is
+--       remembered ms, then ids
+-- REPLY for each id: cancelled, running, dead, quarantined, newer or unknown. The same command id again gets the same reply: a
+--       caller whose answer was lost must not be told that there was nothing to cancel.
 -- ERRORS TRYAGAIN (what was answered before stays cancelled: asking again answers unknown for it)
 -- BOUND 500 ids; an id that is not pending looks through at most 5,000 leases
 --@include lib/time.lua
@@ -13,23 +15,27 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/find.lua
-local W, idem_ttl = tonumber(ARGV[1]), ARGV[2]
-local reply = {}
+local W, idem_ttl = tonumber(ARGV[2]), ARGV[3]
+local req = T .. ':req:' .. ARGV[1]
+local known = redis.call('GET', req)
+if known then return cmsgpack.unpack(known) end
+local reply, cancelled = {}, false
 local words = { lease = 'running', dead = 'dead', quarantine = 'quarantined' }
-for i = 3, #ARGV do
+for i = 5, #ARGV do
   local id = ARGV[i]
   local where, rec = find(id, W)
   if where == 'home' then
     local kind, flags, due, at = rec_head(id, rec)
     if kind == 'ok' then
       local home, lane = math.floor(id_due(id) / W), rec_lane(rec, at)
-      local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[flags % 4], k_ready(lane, flags % 4 == 0) })
+      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[flags % 4], k_ready(lane, flags % 4 == 0) })
       if err then return err end
       forget(id, rec, flags, at, idem_ttl)
       redis.call('HDEL', k_bucket(home), id)
       if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, int(home)) end
       unhint(id, flags, lane, due, W)
       reply[#reply + 1] = 'cancelled'
+      cancelled = true
     else
       reply[#reply + 1] = kind == 'newer' and 'newer' or 'quarantined'
     end
@@ -37,4 +43,5 @@ for i = 3, #ARGV do
     reply[#reply + 1] = words[where] or 'unknown'
   end
 end
+if cancelled then redis.call('SET', req, cmsgpack.pack(reply), 'PX', ARGV[4]) end
 return reply
