@@ -12,16 +12,19 @@ from redis.asyncio import Redis
 
 from delaybox.core import ids
 from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report, Target
+from delaybox.core.errors import TaskFinished
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.reaper import Reaper
 from delaybox.service import Service
 from delaybox.store import nodes
 from delaybox.store.fsck import fsck
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.targets.pubsub import PubSubTarget
 from delaybox.wire import body as wire_body
+from delaybox.wire import result as wire_result
 
 OPTIONS = EngineOptions(node_id="test", channel="", lease_ms=1_500, heartbeat_ms=300, reap_ms=40)
 QUICK = RetryPolicy(max_attempts=3, initial_ms=1, max_ms=5)
@@ -108,6 +111,51 @@ async def test_the_heartbeat_tells_what_was_carried_out_by_queue(rig: Rig) -> No
         while not (told := (await nodes.live(rig.store)).get("test", {}).get("fired_per_s")):
             await asyncio.sleep(0.02)
     assert told.keys() == {"wmail"} and 0 < told["wmail"] <= 2
+
+
+async def test_a_clock_set_ahead_extends_the_leases_of_every_partition(rig: Rig) -> None:
+    """Redis's clock cannot be set here, so the node's own steps back, which looks the same from where it stands."""
+    own_ms = 100_000.0
+    reaper = Reaper(rig.store, replace(OPTIONS, lease_ms=15_000), lambda: own_ms)
+    await reaper.step()
+    due = [await rig.add(name="f") for _ in range(rig.store.partitions)]
+    for task_id in due:
+        p = ids.partition(ids.parse(task_id))
+        claimed = await rig.store.claim(p, b"L" * 16, ClaimLimits(slots=5, types="w", lease_ms=1))
+        assert len(claimed.leased) == 2
+    await _clock_past(rig, (await rig.store.ping()) + 1)
+    own_ms -= 60_000
+    await reaper.step()
+    assert {(await rig.service.get(task_id)).state for task_id in due} == {TaskState.RUNNING}
+    own_ms += 1
+    await reaper.step()
+    assert {(await rig.service.get(task_id)).losses for task_id in due} == {0}
+
+
+async def test_results_and_dead_letters_go_when_their_time_is_over(rig: Rig) -> None:
+    done, dead = await rig.add(name="f"), await rig.add(name="f")
+    for task_id in (done, dead):
+        raw = ids.parse(task_id)
+        p = ids.partition(raw)
+        await rig.store.claim(p, raw, ClaimLimits(slots=1, types="w"))
+        if task_id == done:
+            result = wire_result.encode(TaskResult(ok=True, finished_ms=1))
+            assert await rig.store.complete(p, raw, [(raw, 1, result)]) == []
+        else:
+            assert (await rig.store.fail(p, raw, [(raw, None, "no")]))[0] == []
+    await _clock_past(rig, (await rig.store.ping()) + 2)
+    await Reaper(rig.store, replace(OPTIONS, dead_age_ms=60_000)).step()
+    assert (await rig.service.get(dead)).state is TaskState.FAILED
+    with pytest.raises(TaskFinished):
+        await rig.service.get(done)
+    await Reaper(rig.store, replace(OPTIONS, dead_age_ms=1)).step()
+    with pytest.raises(TaskFinished):
+        await rig.service.get(dead)
+
+
+async def _clock_past(rig: Rig, moment_ms: int) -> None:
+    while await rig.store.ping() <= moment_ms:
+        await asyncio.sleep(0)
 
 
 async def test_a_failure_is_retried_and_then_dead_lettered_with_its_reason(rig: Rig) -> None:
