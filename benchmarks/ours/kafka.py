@@ -1,4 +1,4 @@
-"""The engine in this process with the Kafka target of a node."""
+"""Ours with Kafka: the engine in this process with a node's target, or a whole node."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from benchmarks import workload
 from benchmarks.harness.server import BenchServer
 from benchmarks.ours.firing import Drained, engine, herd_ahead
+from benchmarks.ours.node import serve
 from benchmarks.ours.storing import opened
 from delaybox.core.delivery import Delivery, Report
 from delaybox.core.task import TaskType
@@ -55,3 +56,30 @@ async def kafka_herd(
         finally:
             await target.stop()
     return Drained(seconds, len(noting.late), min(noting.late), sum(1 for late in noting.late if late < 0))
+
+
+def kafka_arguments(bootstrap: str, topic: str, *, reads: str = "") -> list[str]:
+    """For `delaybox serve`: Kafka on, tasks to ``topic``, records from ``reads``."""
+    given = {"enabled": "true", "brokers": bootstrap, "taskExecutionTopic": topic}
+    given["schedulerTopic"] = reads or f"{topic}-in"
+    return [word for name, value in given.items() for word in ("--set", f"kafka.{name}={value}")]
+
+
+async def kafka_intake(
+    server: BenchServer, bootstrap: str, topic: str, count: int, *, patience_s: float = 120.0
+) -> float:
+    """Seconds in which a whole node makes tasks of the ``count`` records on a topic, from the first to the last."""
+    async with opened(server) as store:
+        with serve(server, *kafka_arguments(bootstrap, f"{topic}-out", reads=topic)):
+            deadline = time.monotonic() + patience_s
+            first, stored = 0.0, 0
+            while stored < count:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{stored} of {count} records were stored in {patience_s:.0f} s")
+                await asyncio.sleep(0.02)
+                before, stored = stored, sum(c.pending for c in await store.counts())
+                if stored and not before:
+                    first, already = time.perf_counter(), stored
+            seconds = time.perf_counter() - first
+    # What was stored when it was first looked is not counted in the time, so not in the rate either.
+    return seconds * count / max(1, count - already)

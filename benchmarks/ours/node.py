@@ -27,13 +27,12 @@ class Node:
 
 
 @contextmanager
-def serve(server: BenchServer) -> Iterator[Node]:
-    """A whole node on the bench server, from its command line; stopped by SIGTERM."""
+def serve(server: BenchServer, *arguments: str) -> Iterator[Node]:
+    """A whole node on the bench server, from its command line; stopped by SIGTERM. ``arguments``: more of them."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="dbx-node-") as folder:
-        command = python(
-            "delaybox", "serve", "--redis", f"unix://{server.unix}", "--http-port", str(port), "--grpc-port", "0"
-        )
+        ports = ("--http-port", str(port), "--grpc-port", "0")
+        command = python("delaybox", "serve", "--redis", f"unix://{server.unix}", *ports, *arguments)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DELAYBOX_", "APP_"))}
         # Its own folder: no config.yaml of whoever runs the benchmark is picked up.
         with Child(command, environment=environment, folder=Path(folder)) as child:

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from benchmarks.harness.bench import Scenario
-from benchmarks.scenarios import bulk, cost, herd, import_legacy, lateness, longest_script, memory, post, shell, v1
+from benchmarks.scenarios import (
+    bulk,
+    cost,
+    herd,
+    import_legacy,
+    kafka,
+    lateness,
+    longest_script,
+    memory,
+    post,
+    shell,
+    v1,
+)
 
 ALL: tuple[Scenario, ...] = (
     bulk.SCENARIO,
@@ -12,6 +24,7 @@ ALL: tuple[Scenario, ...] = (
     import_legacy.SCENARIO,
     herd.SCENARIO,
     lateness.SCENARIO,
+    kafka.SCENARIO,
     shell.SCENARIO,
     longest_script.SCENARIO,
     memory.SCENARIO,

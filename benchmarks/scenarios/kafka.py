@@ -1,0 +1,134 @@
+"""Kafka: due tasks out, records in, how late a message is for a consumer; a stock client's rates are the ceiling."""
+
+from __future__ import annotations
+
+from benchmarks import ours, workload
+from benchmarks.harness import kafka
+from benchmarks.harness.bench import Bench, Scenario
+from benchmarks.harness.figures import spread
+from benchmarks.harness.report import OURS, Row, at_least, at_most
+from benchmarks.ours.kafka import kafka_arguments, kafka_herd, kafka_intake
+from delaybox.core.delivery import Delivery
+from delaybox.core.task import NewTask
+from delaybox.targets.kafka_message import Message, composer
+from delaybox.wire import body
+from delaybox.wire.topics import TopicRules
+from scripts.kafka_broker import Broker
+
+UNIT = "messages/s"
+STOCK = "bare confluent-kafka"
+OUT = (at_least(40_000),)
+IN = (at_least(50_000),)
+LATE = {1_000: (at_most(15.0), at_most(0, part="early")), 10_000: (at_most(0, part="early"),)}
+LEAD_MS = 4_000
+
+
+def run(bench: Bench) -> None:
+    n = bench.size(200_000, 20_000)
+    try:
+        with kafka.broker() as broker:
+            # The first messages pay for the compilers of the Java machine, whoever sends them.
+            kafka.produce(broker, kafka.topic(broker), n, messages=_messages(bench, n // 10))
+            _out(bench, broker, n)
+            _in(bench, broker, n)
+            for rate in (1_000, 10_000):
+                _late(bench, broker, rate, bench.size(10, 2))
+    except kafka.BrokerMissing as error:
+        bench.add(Row(what="Kafka", subject=OURS, value=None, unit=UNIT, note=str(error), bounds=OUT))
+
+
+def _messages(bench: Bench, count: int) -> list[Message]:
+    """What ours sends for tasks of a bench's payload."""
+    rng = bench.random()
+    compose = composer(TopicRules("out"), value="task", source="/delaybox/delaybox")
+    stored, now = body.encode(NewTask(payload=workload.payload(rng))), workload.now_ms()
+    return [
+        compose(Delivery(workload.raw_id(rng, now), 0, b"", 1, 0, 0, now, b"p", False, stored)) for _ in range(count)
+    ]
+
+
+def _out(bench: Bench, broker: Broker, n: int) -> None:
+    what = f"out, herd, {n:,}"
+
+    def delaybox() -> Row:
+        topic = kafka.topic(broker)
+        with bench.server() as server:
+            found = ours.run(kafka_herd(server, broker.bootstrap, topic, n))
+        note = f"from the due instant until all are confirmed (acks=all) and acked; early {found.early}"
+        return Row(what=what, subject=OURS, value=n / found.seconds, unit=UNIT, note=note, bounds=OUT)
+
+    def stock() -> Row:
+        messages = _messages(bench, min(n, 50_000))
+        seconds = kafka.produce(broker, kafka.topic(broker), n, messages=messages)
+        note = f"the same messages and settings, one process; {kafka.label()}, {kafka.PARTITIONS} partitions"
+        return Row(what=what, subject=STOCK, value=n / seconds, unit=UNIT, note=note)
+
+    bench.attempt(what, OURS, UNIT, delaybox, bounds=OUT)
+    bench.attempt(what, STOCK, UNIT, stock)
+
+
+def _in(bench: Bench, broker: Broker, n: int) -> None:
+    what = f"in, records that wait on the topic, {n:,}"
+    topic = kafka.topic(broker)
+    record = ("", workload.payload(bench.random()), b"", [("delay", b"%d" % workload.HOUR_MS)])
+
+    def delaybox() -> Row:
+        kafka.produce(broker, topic, n, messages=[record])
+        with bench.server() as server:
+            seconds = ours.run(kafka_intake(server, broker.bootstrap, topic, n))
+        note = "`delaybox serve`; from the first task stored until the last"
+        return Row(what=what, subject=OURS, value=n / seconds, unit=UNIT, note=note, bounds=IN)
+
+    def stock() -> Row:
+        with kafka.reader(broker, topic, count=n, seconds=120, each=False) as reader:
+            reader.read()
+            found = reader.read()
+        if found["n"] < n:
+            raise RuntimeError(f"{found['n']} of {n} records were read")
+        return Row(
+            what=what, subject=STOCK, value=n / found["seconds"], unit=UNIT, note="consume by 1,000, nothing kept"
+        )
+
+    bench.attempt(what, OURS, UNIT, delaybox, bounds=IN)
+    bench.attempt(what, STOCK, UNIT, stock)
+
+
+def _late(bench: Bench, broker: Broker, rate: int, seconds: int) -> None:
+    what, count = f"p99 from due to a consumer at {rate:,}/s", rate * seconds
+    bounds = LATE[rate]
+
+    def delaybox() -> Row:
+        topic = kafka.topic(broker)
+        with (
+            bench.server() as server,
+            ours.serve(server, *kafka_arguments(broker.bootstrap, topic)),
+            kafka.reader(broker, topic, count=count, seconds=seconds + 60, each=True) as reader,
+        ):
+            reader.read()
+            start_ms = workload.now_ms() + LEAD_MS + count // 20
+            due = workload.every(rate, start_ms)
+            ours.run(ours.schedule(server, count, due, payload=workload.payload(bench.random())))
+            if workload.now_ms() >= start_ms:
+                raise RuntimeError(f"scheduling {count} tasks took until after the first was due")
+            late = [float(value) for value in reader.read()["lateness_ms"]]
+        if len(late) < count:
+            raise RuntimeError(f"only {len(late)} of {count} tasks reached the consumer")
+        found = spread(late)
+        extra = {"p50": found.p50, "p99": found.p99, "max": found.max, "early": float(found.early), "n": float(found.n)}
+        note = f"{found.note()}; `delaybox serve`, stock consumer"
+        return Row(what=what, subject=OURS, value=found.p99, unit="ms", note=note, bounds=bounds, extra=extra)
+
+    def stock() -> Row:
+        topic = kafka.topic(broker)
+        with kafka.reader(broker, topic, count=count, seconds=seconds + 60, each=True) as reader:
+            reader.read()
+            kafka.produce_at(broker, topic, count, rate, start_ms=workload.now_ms() + 500)
+            found = spread([float(value) for value in reader.read()["lateness_ms"]])
+        note = f"{found.note()}; produced by the clock with the same settings"
+        return Row(what=what, subject=STOCK, value=found.p99, unit="ms", note=note)
+
+    bench.attempt(what, OURS, "ms", delaybox, bounds=bounds)
+    bench.attempt(what, STOCK, "ms", stock)
+
+
+SCENARIO = Scenario("kafka", "Kafka in and out, beside a stock client on the same broker", run)
