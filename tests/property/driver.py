@@ -5,52 +5,31 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
-
-from redis.asyncio import Redis
 
 from delaybox.core import ids
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
-from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.record import draft, read, read_dead
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
-from tests.lab import CLOCK, CLOCK_KEY
+from tests.lab import CLOCK_KEY
 from tests.property.model import LOSSES_CAP, REFUSALS, Model, State, Task
+from tests.property.twice import pairs
 
 LONGEST_MS = 15_000
 CHANNEL = "property:executions"
 LETTERS = "pshw"
-# What a node that never got the first answer counts with: the second one.
-_SECOND_COUNTS = {"claim", "expand", "index", "schedule"}
-
-
-class TwiceRunner(ScriptRunner):
-    """Sends some calls twice, as a node does whose connection broke before the answer came."""
-
-    def __init__(self, client: Redis, rng: random.Random) -> None:
-        super().__init__(client, clock=CLOCK)
-        self.rng = rng
-
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        first = await super().run_many(calls)
-        if self.rng.random() > 0.2:
-            return first
-        second = await super().run_many(calls)
-        for call, a, b in zip(calls, first, second, strict=True):
-            if call.script == "schedule":
-                assert a == b, f"a schedule sent again answers {b} instead of {a}"
-            if call.script == "claim" and a[2]:
-                assert pairs(a[2]) == pairs(b[2]), "a claim sent again hands out something else"
-                assert b[3] == [], "a claim sent again fires something else"
-        return [b if call.script in _SECOND_COUNTS else a for call, a, b in zip(calls, first, second, strict=True)]
-
-
-def pairs(flat: list[Any]) -> dict[Any, Any]:
-    return dict(zip(flat[0::2], flat[1::2], strict=True))
+NAMES = {
+    TaskType.PUB_SUB: [""],
+    TaskType.HTTP: [""],
+    TaskType.SHELL_CMD: ["", "backup"],
+    TaskType.WORKER: ["f", "g"],
+}
+LANES = [b"w:f", b"wmail:f", b"w*:g", b"s*:backup", b"s*", b"smail"]
 
 
 class Sequence_:  # noqa: N801 - typing's name is taken
@@ -66,7 +45,7 @@ class Sequence_:  # noqa: N801 - typing's name is taken
         self.seen_stream = [b"-"] * store.partitions
         self.actions = [
             (24, self.schedule), (18, self.move_time), (22, self.claim), (10, self.ack), (7, self.fail),
-            (4, self.release), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
+            (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
         ]  # fmt: skip
         if rng.random() < 0.15:
@@ -111,9 +90,11 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             case _:
                 due = {"due_ms": self.now + self.span()}
         size = rng.choice([0, 10, 80, 200, 200, 1_021, 1_500])
+        task_type = rng.choice(list(TaskType))
         return NewTask(
             payload=rng.randbytes(size),
-            type=rng.choice(list(TaskType)),
+            type=task_type,
+            name=rng.choice(NAMES[task_type]),
             queue=rng.choice(["default", "default", "mail", "a.b-c"]),
             priority=rng.choice(list(Priority)),
             header={"x": b"1"} if rng.random() < 0.2 else {},
@@ -165,7 +146,10 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             stream=1_000_000,
             lease_ms=rng.choice([1_000, 5_000, LONGEST_MS]),
             items=rng.choice([1, 3, 20, 500, 500]),
+            lanes=tuple(rng.sample(LANES, rng.randint(1, 4))) if rng.random() < 0.3 else (),
         )
+        if rng.random() < 0.3:
+            limits = replace(limits, guest=True, channel="")
         self.note("claim", p, lease_id.hex(), limits)
         await self.claim_and_check(p, lease_id, limits)
 
@@ -190,12 +174,16 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             assert t.state is State.PENDING and t.partition == p, f"leased, but {t}"
             assert t.due <= self.now, f"{t} claimed early, at {self.now}"
             assert t.letter in limits.types or (t.letter == "p" and limits.channel and t.stub), f"{t} is not served"
+            limited = [lane for lane in limits.lanes if lane[0] == t.lane[0]]
+            any_queue = b"%c*%b" % (t.lane[0], b"".join(t.lane.partition(b":")[1:]))
+            assert not limited or t.lane in limited or any_queue in limited, f"{t} is not among the lanes served"
         assert len(leased) <= limits.slots
         assert len(leased) + len(fired) <= 2 * limits.items  # twice, for the claim may have been sent twice
         self.model.lease_out(lease_id, p, list(leased), self.now + limits.lease_ms)
         for task_id, raw in leased.items():
             assert not (why := self.model.tasks[task_id].differs(read(task_id, raw))), why
-        if limits.items == 500 and not self.lossy:
+        # A guest, and who is limited to some lanes, need not look at everything there is.
+        if limits.items == 500 and not self.lossy and not limits.guest and not limits.lanes:
             self.check_order(set(leased) | set(fired), hinted, limits)
         return list(leased)
 
@@ -291,6 +279,16 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             elif delay:
                 t.due = self.now + delay
         assert stale == want
+
+    async def lose(self) -> None:
+        lease_id, p, tasks = self.a_lease()
+        if not tasks:
+            return
+        self.note("lose", p, lease_id.hex(), [t.task_id.hex() for t in tasks])
+        stale, dead, dropped = await self.store.lose(p, lease_id, [t.task_id for t in tasks], losses_cap=LOSSES_CAP)
+        before = len(self.model.of(State.DEAD))
+        want = [t.task_id for t in tasks if not self.model.charge_loss(lease_id, t.task_id)]
+        assert (stale, dead, dropped) == (want, len(self.model.of(State.DEAD)) - before, 0)
 
     async def extend(self) -> None:
         p = self.partition()

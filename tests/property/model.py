@@ -91,6 +91,7 @@ class Model:
 
     def create(self, task_id: bytes, partition: int, new: NewTask, d: Draft, body: bytes, due: int) -> None:
         lane = (new.type.value + ("" if new.queue == "default" else new.queue)).encode()
+        lane += b":" + new.name.encode() if new.name else b""
         assert task_id not in self.tasks, "an id was given twice"
         self.tasks[task_id] = Task(
             task_id, partition, lane, new.priority, due, d.key, d.body is not None, body
@@ -118,6 +119,15 @@ class Model:
         t.state, t.lease = state, None
         return True
 
+    def charge_loss(self, lease_id: bytes, task_id: bytes) -> bool:
+        """Whoever had it went away; False when it is not in that lease (stale)."""
+        t = self.tasks[task_id]
+        lost = t.losses + 1 >= LOSSES_CAP
+        if not self.leave(lease_id, task_id, State.DEAD if lost else State.PENDING):
+            return False
+        t.losses += 1
+        return True
+
     def reap(self, partition: int, now: int, longest: int, jumped: bool) -> tuple[int, int, int]:
         """(leases reaped, tasks back, tasks dead)."""
         mine = {i: lease for i, lease in self.leases.items() if lease.partition == partition}
@@ -130,9 +140,7 @@ class Model:
                 continue
             reaped += 1
             for task_id in list(lease.held):
-                t = self.tasks[task_id]
-                t.losses += 1
-                lost = t.losses >= LOSSES_CAP
+                self.charge_loss(lease_id, task_id)
+                lost = self.tasks[task_id].state is State.DEAD
                 dead, back = dead + lost, back + (not lost)
-                self.leave(lease_id, task_id, State.DEAD if lost else State.PENDING)
         return reaped, back, dead

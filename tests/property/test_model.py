@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 import delaybox.store.store as store_module
 from delaybox.store.store import Store
 from tests.lab import CLOCK_KEY
-from tests.property.driver import Sequence_, TwiceRunner
+from tests.property.driver import Sequence_
+from tests.property.twice import TwiceRunner
 
 STEPS = 50
 PARTS = 4
