@@ -6,39 +6,30 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from redis.exceptions import RedisError
-
 from delaybox.engine.loops import end
+from delaybox.store.listening import Heard, listen
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
 
 
-def _nothing() -> None:
-    """Nothing is to be done."""
-
-
 class Listener:
-    """Calls ``heard`` with each message on a channel, and ``subscribed`` after every (re)subscription.
+    """`store.listening.listen` with a life-cycle."""
 
-    Messages while the connection is away are lost: whoever listens has another way to learn what they say.
-    """
-
-    def __init__(
-        self, store: Store, channel: str, heard: Callable[[bytes], None], subscribed: Callable[[], None] = _nothing
-    ) -> None:
+    def __init__(self, store: Store, channel: str, heard: Heard, subscribed: Callable[[], None] | None = None) -> None:
         self._store = store
         self._channel = channel
         self._heard = heard
         self._subscribed = subscribed
+        self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, *, timeout_s: float = 5.0) -> None:
         """Returns when subscribed; gives up waiting after ``timeout_s``."""
-        ready = asyncio.Event()
-        self._task = asyncio.create_task(self._run(ready), name=f"delaybox-listens-{self._channel}")
+        listening = listen(self._store, self._channel, self._heard, self._on_subscribed)
+        self._task = asyncio.create_task(listening, name=f"delaybox-listens-{self._channel}")
         try:
-            await asyncio.wait_for(ready.wait(), timeout_s)
+            await asyncio.wait_for(self._ready.wait(), timeout_s)
         except TimeoutError:
             log.warning("no subscription to %s yet; polling until there is", self._channel)
 
@@ -48,30 +39,10 @@ class Listener:
         if task is not None:
             await end(task)
 
-    async def _run(self, ready: asyncio.Event) -> None:
-        away = 0
-        while True:
-            pubsub = self._store.client.pubsub()
-            try:
-                await pubsub.subscribe(self._channel)
-                while True:
-                    # Without a time-out of its own the read would end with the client's, several times a minute.
-                    message = await pubsub.get_message(timeout=30.0)
-                    if message is None:
-                        continue
-                    if message["type"] == "subscribe":
-                        away = 0
-                        ready.set()
-                        self._subscribed()
-                    elif message["type"] == "message":
-                        self._heard(message["data"])
-            except (RedisError, OSError) as error:
-                away += 1
-                if away == 1:
-                    log.warning("channel %s: %s; polling until it is back", self._channel, type(error).__name__)
-                await asyncio.sleep(min(0.05 * 2 ** min(away, 5), 1.0))
-            finally:
-                await pubsub.aclose()
+    def _on_subscribed(self) -> None:
+        self._ready.set()
+        if self._subscribed is not None:
+            self._subscribed()
 
 
 class Wakeups(Listener):

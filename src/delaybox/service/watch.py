@@ -17,7 +17,8 @@ from itertools import islice
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.task import TaskState
 from delaybox.store.ending import end
-from delaybox.store.states import Standing, listen, states
+from delaybox.store.listening import listen
+from delaybox.store.states import Standing, states
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.service")
@@ -133,7 +134,7 @@ class Watcher:
             entry.fresh.append(watch)
             self._soon[task_id] = None
         if not self._tasks:
-            loops = (self._look_on(), listen(self._store, self._heard))
+            loops = (self._look_on(), listen(self._store, self._store.ended_channel, self._heard))
             self._tasks = [asyncio.create_task(loop, name="delaybox-watcher") for loop in loops]
         self._event.set()
         return watch

@@ -1,15 +1,12 @@
-"""Where many tasks stand, in few calls and without their bodies; and who says that tasks have ended."""
+"""Where many tasks stand, in few calls and without their bodies."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from struct import Struct
 
 from google.protobuf.message import DecodeError
 from msgspec import Struct as Made
-from redis.exceptions import RedisError
 
 from delaybox.core import ids
 from delaybox.core.task import CANCELLED, TaskState
@@ -17,8 +14,6 @@ from delaybox.store.loader import Call
 from delaybox.store.record import head_of
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
-
-log = logging.getLogger("delaybox.store")
 
 MOST_IDS = 128
 """Ids in one call of ``states``; its bound."""
@@ -110,32 +105,3 @@ async def _elsewhere(store: Store, task_id: bytes) -> Standing | None:
         return _standing(task_id, letter + found.value[:16], found.now_ms)
     # Between the two looks it has ended, which the next one tells in full.
     return None if found.place else _NOTHING
-
-
-Heard = Callable[[bytes], None]
-"""Told the ids of one message, one after another."""
-
-
-async def listen(store: Store, heard: Heard) -> None:
-    """Passes on what scripts say on the channel of ends, for ever; what comes while the connection is away is lost."""
-    away = 0
-    while True:
-        pubsub = store.client.pubsub()
-        try:
-            await pubsub.subscribe(store.ended_channel)
-            while True:
-                # Without a time-out of its own the read would end with the client's, several times a minute.
-                message = await pubsub.get_message(timeout=30.0)
-                if message is None:
-                    continue
-                if message["type"] == "subscribe":
-                    away = 0
-                elif message["type"] == "message":
-                    heard(message["data"])
-        except (RedisError, OSError) as error:
-            away += 1
-            if away == 1:
-                log.warning("channel of ended tasks: %s; polling until it is back", type(error).__name__)
-            await asyncio.sleep(min(0.05 * 2 ** min(away, 5), 1.0))
-        finally:
-            await pubsub.aclose()
