@@ -2,111 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from delaybox.store import keys
-from delaybox.store.fsck import fsck
-from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import Runner
-from tests import worker_app
-from tests.engines import running, until
-from tests.faults.harness.proxy import Proxy
-from tests.rpc import Rpc, rpc_process
-from tests.servers import RealServer
-from tests.worker_app import Oracle
+from tests.engines import until
+from tests.yard import Yard, yard
 
-BEAT_MS = 300
-
-
-class Yard:
-    """A store with a clock, gRPC processes on it, and workers in the test's own process."""
-
-    def __init__(
-        self, server: RealServer, prefix: str, store: Store, oracle: Oracle, stack: contextlib.AsyncExitStack
-    ) -> None:
-        self._server = server
-        self._prefix = prefix
-        self._stack = stack
-        self.store = store
-        self.oracle = oracle
-        self.rpc: Rpc
-
-    async def node(self, **changes: Any) -> Rpc:
-        settings = {"heartbeat_ms": BEAT_MS, "lease_ms": 3_000, **changes}
-        return await self._stack.enter_async_context(
-            rpc_process(server=self._server.settings, prefix=self._prefix, **settings)
-        )
-
-    async def proxy(self, rpc: Rpc) -> Proxy:
-        made = Proxy(("127.0.0.1", rpc.process.port), seed=1)
-        await made.listen_tcp()
-        self._stack.push_async_callback(made.close)
-        return made
-
-    async def worker(self, *servers: str, **settings: Any) -> Runner:
-        """One that is connected."""
-        worker_app.worker.change(servers=list(servers) or [self.rpc.address], **{**DEFAULTS, **settings})
-        runner = await self._stack.enter_async_context(worker_app.worker.running())
-        await asyncio.wait_for(runner.connected(), 20)
-        return runner
-
-    async def call(self, name: str, *arguments: Any, count: int = 1, **fields: Any) -> list[str]:
-        task = pb.NewTask(type=pb.TASK_TYPE_WORKER, name=name, payload=json.dumps(arguments).encode(), **fields)
-        answer = await self.rpc.scheduler.ScheduleBatch(pb.ScheduleBatchRequest(tasks=[task] * count))
-        assert all(r.id for r in answer.results), answer.results[0]
-        return [r.id for r in answer.results]
-
-    async def info(self, task_id: str) -> pb.TaskInfo:
-        found: pb.TaskInfo = await self.rpc.scheduler.Get(pb.GetRequest(id=task_id))
-        return found
-
-    async def ends(self, task_id: str) -> pb.TaskInfo:
-        """The task, when it has succeeded or failed."""
-
-        async def ended() -> bool:
-            return (await self.info(task_id)).state in (pb.TASK_STATE_SUCCEEDED, pb.TASK_STATE_FAILED)
-
-        await until(ended, timeout_s=30)
-        return await self.info(task_id)
-
-    async def begun(self, *ids: str) -> None:
-        await until(lambda: set(ids) <= set(self.oracle.begun()), timeout_s=30)
-
-    async def sound(self) -> None:
-        """Nothing is left, and the store is sound."""
-
-        async def settled() -> bool:
-            return all(c.in_flight == c.pending == 0 for c in await self.store.counts())
-
-        await until(settled, timeout_s=40)
-        assert (await fsck(self.store)).problems == []
-
-
-DEFAULTS = {"concurrency": 10, "threads": 4, "cpu_processes": 1, "grace": "5s"}
-
-
-@pytest.fixture
-async def yard(
-    server: RealServer, client: Redis, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Yard]:
-    oracle = Oracle(tmp_path / "oracle")
-    monkeypatch.setenv("ORACLE", str(oracle.file))
-    monkeypatch.setattr(worker_app, "_file", -1)
-    store = await Store.open(client, prefix=prefix)
-    async with running(store, {}), contextlib.AsyncExitStack() as stack:
-        made = Yard(server, prefix, store, oracle, stack)
-        made.rpc = await made.node()
-        yield made
-
+__all__ = ["yard"]  # the fixture
 
 KEEP: dict[str, Any] = {"keep_result_ms": 60_000}
 

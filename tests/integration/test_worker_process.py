@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -15,53 +13,11 @@ from redis.asyncio import Redis
 from delaybox.core.access import Token
 from delaybox.store.store import Store
 from tests.engines import until
-from tests.integration.test_worker_node import Yard, yard
 from tests.rpc import rpc_process
 from tests.servers import RealServer
+from tests.yard import Yard, worker, yard
 
 __all__ = ["yard"]  # the fixture
-
-
-class Process:
-    """`python -m delaybox.worker tests.worker_app`. ``log`` is all that it says."""
-
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
-        self.process = process
-        self.log = log
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    async def end(self, within_s: float = 20.0) -> int:
-        """Its exit code."""
-        return await asyncio.wait_for(self.process.wait(), within_s)
-
-
-@contextlib.asynccontextmanager
-async def worker(yard: Yard, folder: Path, *arguments: str, sessions: int = 3) -> AsyncIterator[Process]:
-    """One that is connected, with all three kinds of functions (times ``--processes``); killed at the end."""
-    log = folder / f"worker-{len(list(folder.glob('worker-*')))}.log"
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "delaybox.worker", "tests.worker_app", "--server", yard.rpc.address,
-            "--concurrency", "10", "--threads", "4", *arguments,
-            stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-    made = Process(process, log)
-    try:
-        await until(lambda: made.said().count("session with") >= sessions, timeout_s=40)
-        yield made
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
 
 
 async def test_sigterm_lets_what_runs_end(yard: Yard, tmp_path: Path) -> None:
