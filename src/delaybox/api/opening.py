@@ -43,6 +43,10 @@ class _NoStore:
 
         return refuse
 
+    @property
+    def bulk(self) -> _NoStore:
+        return self
+
     async def check(self) -> Readiness:
         return Readiness(False, self._reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from delaybox.service.bulk import Changed, Selection
 from delaybox.service.records import RecordService
 from delaybox.service.serving import LIVE_NODE_MS
 from delaybox.service.tasks import STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
@@ -11,8 +12,10 @@ __all__ = [
     "LIVE_NODE_MS",
     "STALE_HEARTBEAT_MS",
     "Change",
+    "Changed",
     "Readiness",
     "RecordService",
+    "Selection",
     "Service",
     "StoreCounts",
     "Watch",

@@ -28,12 +28,14 @@ from delaybox.core.errors import (
 from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
+from delaybox.service.bulk import Bulk
 from delaybox.service.quick import QuickDrafts, Read
 from delaybox.service.serving import Serving, functions_unserved, live_nodes, served_lanes
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
 from delaybox.store.lookup import Lookup
-from delaybox.store.record import Draft, UnreadableRecord, draft
+from delaybox.store.publish import ask_to_stop
+from delaybox.store.record import Draft, UnreadableRecord, draft, read
 from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.store.views import changed, of_found
 from delaybox.wire.grpc.bulk import frames
@@ -94,6 +96,8 @@ class Service:
         self._on_scheduled = on_scheduled
         self._topics = topics
         self._watcher = Watcher(store)
+        self.bulk = Bulk(store)
+        """Changes of every task that a filter matches."""
         self._serving = Serving(store)
         self._quick: QuickDrafts | None = None
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
@@ -378,11 +382,22 @@ class Service:
 
     # -- control ------------------------------------------------------------------------------------------------
 
-    async def cancel(self, task_id: str) -> None:
-        """Cancels a pending task; TaskRunning while it is leased, TaskNotFound where nothing is pending."""
-        word = (await self._store.cancel([ids.parse(task_id)]))[0]
+    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+        """Cancels a pending task; TaskRunning while it is leased, TaskNotFound where nothing is pending.
+
+        ``running``: of one that a worker runs that worker is told to stop it, and the answer is True.
+        """
+        raw = ids.parse(task_id)
+        word = (await self._store.cancel([raw]))[0]
+        if word == "running" and running:
+            found = await self._store.get(raw)
+            if found.place == "lease" and read(raw, found.value).type is TaskType.WORKER:
+                if await ask_to_stop(self._store, ids.render(raw)):
+                    return True
+                raise TaskRunning(f"task {task_id} is running and no node with workers hears; wait for it to end")
         if word != "cancelled":
             raise _refusal(task_id, word)
+        return False
 
     async def reschedule(
         self,

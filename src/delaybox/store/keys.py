@@ -96,11 +96,6 @@ def ended_channel(prefix: str) -> str:
     return f"{prefix}:ended"
 
 
-def control_channel(prefix: str) -> str:
-    """Channel on which nodes are told what concerns whoever runs a task: ``cancel <id>``."""
-    return f"{prefix}:control"
-
-
 def folded(prefix: str) -> str:
     """Hash: uuid of a folded copy among the original's tasks -> the id of the task that stands for it."""
     return f"{prefix}:legacy:folded"

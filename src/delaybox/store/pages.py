@@ -123,6 +123,30 @@ async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: in
             yield [bucket, partition, at, 0], None
 
 
+async def waiting_chunks(store: Store, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
+    """The waiting tasks that match, some hundreds at a time: each is examined once, also while those given are changed.
+
+    One that is moved meanwhile can be met again at its new time. StoreUnavailable.
+    """
+    width = store.bucket_ms
+    try:
+        now = await store.ping()
+        horizons = await _horizons(store)
+        first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
+        edge = max(horizons) // width + 1
+        async for bucket, partition in _spans(store, ((0, edge - 1), (max(edge, first), last))):
+            tag = store.tags[partition]
+            cursor = -1
+            while cursor:
+                # By the server's own cursor, not by places in a chunk: those shift as tasks go.
+                reply: Any = await store.client.hscan(keys.bucket(tag, bucket), max(cursor, 0), count=500)
+                cursor = reply[0]
+                views = await _chunk(store, tag, bucket, reply[1], horizons[partition], now)
+                yield [view for view in views if view is not None and matches(wanted, view)]
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+
+
 async def _horizons(store: Store) -> list[int]:
     pipe = store.client.pipeline(transaction=False)
     for tag in store.tags:

@@ -37,3 +37,12 @@ async def listeners(store: Store, channel: str) -> int:
     except (RedisError, OSError) as error:
         raise translate(error) from error
     return int(reply[0][1]) if reply else 0
+
+
+async def ask_to_stop(store: Store, task_id: str) -> int:
+    """Asks whoever runs a task to stop it; the number of nodes that heard. StoreUnavailable."""
+    try:
+        heard: Any = await store.client.publish(keys.control(store.prefix), f"cancel {task_id}")
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return int(heard)

@@ -274,9 +274,18 @@ class Store:
         how, value = ("at", due_ms) if due_ms is not None else ("delay", delay_ms)
         if value is None:
             how, value = "keep", 0
-        args = (task_id, self.bucket_ms, self.wake_channel, how, value, -1 if priority is None else int(priority))
-        reply = await self.runner.run(Call("reschedule", self.tags[self._partition(task_id)], args))
-        return reply[0].decode(), reply[1] if len(reply) > 1 else 0
+        return (await self._move([task_id], how, value, priority))[0]
+
+    async def reschedule_many(self, task_ids: Sequence[bytes], due_ms: int) -> list[tuple[str, int]]:
+        """As `reschedule`, of up to MAX_ITEMS ids of one partition."""
+        return await self._move(task_ids, "at", due_ms, None)
+
+    async def _move(
+        self, task_ids: Sequence[bytes], how: str, value: int, priority: int | None
+    ) -> list[tuple[str, int]]:
+        args = (self.bucket_ms, self.wake_channel, how, value, -1 if priority is None else int(priority), *task_ids)
+        reply = await self.runner.run(Call("reschedule", self.tags[self._partition(task_ids[0])], args))
+        return [("moved", one) if isinstance(one, int) else (one.decode(), 0) for one in reply]
 
     async def get(self, task_id: bytes) -> Found:
         """Where one task stands."""

@@ -94,15 +94,13 @@ class Guard:
 def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.GenericRpcHandler:
     """Serves every method of a service, under another full name if one is given.
 
-    LookupError for a method without a rule.
+    LookupError for a method without a rule, AttributeError for one without code.
     """
     described = service.descriptor
     name = name or described.full_name
     made = {}
     for method in described.methods:
-        call = getattr(service, _CAMEL.sub("_", method.name).lower(), None)
-        if call is None:
-            continue  # UNIMPLEMENTED to whoever calls it
+        call = getattr(service, _CAMEL.sub("_", method.name).lower())
         made[method.name] = _method(f"/{name}/{method.name}", method, call, guard, service)
     return grpc.method_handlers_generic_handler(name, made)
 

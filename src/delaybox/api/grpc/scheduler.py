@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from delaybox.api.grpc.status import error_of
 from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
 from delaybox.core.ids import render
 from delaybox.core.task import NewTask, TaskType
-from delaybox.service import Service
+from delaybox.service import Selection, Service
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.grpc import queries, tasks, views
@@ -30,6 +29,9 @@ MAX_WATCHED = 10_000
 BATCHES_UNDER_WAY = 3
 """Of one stream: while one is stored, another is read and a third's answers are written."""
 
+_Batches = asyncio.Queue[asyncio.Task[pb.ScheduleBatchResponse] | None]
+"""Of one stream, in order; None: no more are taken."""
+
 
 class Scheduler:
     """The calls. ``service`` is the shared service layer, or what stands before it while Redis is away."""
@@ -37,7 +39,7 @@ class Scheduler:
     def __init__(self, service: Any, settings: GrpcSettings) -> None:
         self._service = service
         self._opened: Service | None = None
-        self._stopping = False
+        self._streams: set[_Batches] = set()
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
         self._rules = Rules(max_payload_bytes=settings.payload_limit, shell=shell)
 
@@ -51,7 +53,8 @@ class Scheduler:
 
     async def stop(self) -> None:
         """Whoever watches, or has a stream open, is sent to another node."""
-        self._stopping = True
+        for batches in self._streams:
+            batches.put_nowait(None)
         if self._opened is not None:
             await self._opened.close()
 
@@ -89,21 +92,31 @@ class Scheduler:
     async def schedule_stream(
         self, requests: AsyncIterator[bytes], caller: Caller
     ) -> AsyncIterator[pb.ScheduleBatchResponse]:
-        running: deque[asyncio.Task[pb.ScheduleBatchResponse]] = deque()
-        try:
+        room = asyncio.Semaphore(BATCHES_UNDER_WAY)
+        batches: _Batches = asyncio.Queue()
+
+        async def take() -> None:
             async for request in requests:
-                running.append(asyncio.create_task(self.schedule_batch(request, caller)))
-                while len(running) > BATCHES_UNDER_WAY or (running and running[0].done()):
-                    yield await running.popleft()
-                if self._stopping:
-                    break
-            while running:
-                yield await running.popleft()
-            if self._stopping:
+                batches.put_nowait(asyncio.create_task(self.schedule_batch(request, caller)))
+                await room.acquire()
+
+        taking = asyncio.create_task(take())
+        taking.add_done_callback(lambda _: batches.put_nowait(None))
+        self._streams.add(batches)
+        try:
+            while (batch := await batches.get()) is not None:
+                response = await batch
+                room.release()
+                yield response
+            if not taking.done():
                 raise StoreUnavailable("this node is stopping; open the stream again at another one")
+            await taking
         finally:
-            for task in running:
-                task.cancel()
+            self._streams.discard(batches)
+            taking.cancel()
+            while not batches.empty():
+                if (batch := batches.get_nowait()) is not None:
+                    batch.cancel()
 
     def _new(self, asked: pb.NewTask, caller: Caller) -> NewTask:
         task = tasks.new_task(asked, self._rules)
@@ -117,8 +130,7 @@ class Scheduler:
         return views.info(await self._service.get(request.id))
 
     async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
-        await self._service.cancel(request.id)
-        return pb.CancelResponse()
+        return pb.CancelResponse(signalled=await self._service.cancel(request.id, running=request.running))
 
     async def reschedule(self, request: pb.RescheduleRequest, caller: Caller) -> pb.TaskInfo:
         change = tasks.change(request, self._rules)
@@ -140,6 +152,24 @@ class Scheduler:
 
     async def run_now(self, request: pb.RunNowRequest, caller: Caller) -> pb.RunNowResponse:
         return pb.RunNowResponse(due_ms=await self._service.run_now(request.id))
+
+    # -- many ---------------------------------------------------------------------------------------------------
+
+    async def cancel_many(self, request: pb.CancelManyRequest, caller: Caller) -> pb.BulkResponse:
+        return views.changed(await self._service.bulk.cancel(_selection(request.selection)))
+
+    async def reschedule_many(self, request: pb.RescheduleManyRequest, caller: Caller) -> pb.BulkResponse:
+        when = tasks.when_of(request)
+        if when == tasks.When():
+            raise InvalidTask("when", "neither due_ms nor delay_ms is given; give one of them")
+        selection = _selection(request.selection)
+        return views.changed(await self._service.bulk.reschedule(selection, due_ms=when.due_ms, delay_ms=when.delay_ms))
+
+    async def run_now_many(self, request: pb.RunNowManyRequest, caller: Caller) -> pb.BulkResponse:
+        return views.changed(await self._service.bulk.run_now(_selection(request.selection)))
+
+    async def replay_dead_many(self, request: pb.ReplayDeadManyRequest, caller: Caller) -> pb.BulkResponse:
+        return views.changed(await self._service.bulk.replay(_selection(request.selection)))
 
     # -- lists --------------------------------------------------------------------------------------------------
 
@@ -199,3 +229,7 @@ class Scheduler:
 
     async def nodes(self, request: pb.NodesRequest, caller: Caller) -> pb.NodesResponse:
         return views.nodes(await self._service.nodes())
+
+
+def _selection(asked: pb.Selection) -> Selection:
+    return Selection(wanted=queries.selected(asked), limit=asked.limit, dry_run=asked.dry_run)

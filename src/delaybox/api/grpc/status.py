@@ -20,7 +20,14 @@ _log = logging.getLogger("delaybox.grpc")
 DOMAIN: Final = "delaybox"
 DETAILS: Final = "grpc-status-details-bin"
 BY_NUMBER: Final[Mapping[int, grpc.StatusCode]] = MappingProxyType({code.value[0]: code for code in grpc.StatusCode})
-_FIELDS: Final = {"at": "due_ms", "delay": "delay_ms", "from": "from_ms", "to": "to_ms", "step": "step_ms"}
+_FIELDS: Final = {
+    "at": "due_ms",
+    "delay": "delay_ms",
+    "from": "from_ms",
+    "state": "selection.filter.state",
+    "step": "step_ms",
+    "to": "to_ms",
+}
 """What the service calls by REST's names."""
 
 

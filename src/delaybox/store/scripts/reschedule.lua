@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Moves one pending task to another time or priority. The id stays, so its home bucket stays; the header's due counts.
+-- Moves pending tasks to another time or priority. The id stays, so its home bucket stays; the header's due counts.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 id, 2 bucket width ms, 3 wake channel, 4 'at', 'delay' or 'keep', 5 Unix ms or ms, 6 priority 0..3 or -1 to keep
--- REPLY {'moved', due ms} or {running | dead | quarantined | newer | unknown}
--- ERRORS TRYAGAIN (nothing written)
--- BOUND one task; one that is not pending looks through at most 5,000 leases
+-- ARGV  1 bucket width ms, 2 wake channel, 3 'at', 'delay' or 'keep', 4 Unix ms or ms, 5 priority 0..3 or -1 to keep, then ids
+-- REPLY for each id: its due ms now, or running, dead, quarantined, newer or unknown
+-- ERRORS TRYAGAIN (what was moved before stays moved; asking again moves it to the same place)
+-- BOUND 500 ids; an id that is not pending looks through at most 5,000 leases
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -13,28 +13,37 @@
 --@include lib/place.lua
 --@include lib/find.lua
 local now = now_ms()
-local id, W = ARGV[1], tonumber(ARGV[2])
-local where, rec = find(id, W)
-if where ~= 'home' then
-  local words = { lease = 'running', dead = 'dead', quarantine = 'quarantined' }
-  return { words[where] or 'unknown' }
-end
-local kind, flags, due, at = rec_head(id, rec)
-if kind ~= 'ok' then return { kind == 'newer' and 'newer' or 'quarantined' } end
-local to = due
-if ARGV[4] == 'at' then to = tonumber(ARGV[5]) end
-if ARGV[4] == 'delay' then to = now + tonumber(ARGV[5]) end
-if ARGV[4] ~= 'keep' then to = math.min(math.max(to, now), MAX_DUE) end
-local lane, home = rec_lane(rec, at), math.floor(id_due(id) / W)
-local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), K_BUCKETS, K_CLOCK,
-  K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], k_ready(lane, flags % 4 == 0) })
-if err then return err end
-local priority = tonumber(ARGV[6])
-local new_flags = priority >= 0 and flags - flags % 4 + priority or flags
-local attempt, losses, deliveries = rec_counters(rec)
+local W, how, value, priority = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local words = { lease = 'running', dead = 'dead', quarantine = 'quarantined' }
 local horizon, waits_for = clock(now)
-unhint(id, flags, lane, due, W)
-if place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, horizon) then
-  wake(to, waits_for, ARGV[3])
+local reply, earliest = {}, 1e15
+for i = 6, #ARGV do
+  local id = ARGV[i]
+  local where, rec = find(id, W)
+  local kind, flags, due, at
+  if where == 'home' then kind, flags, due, at = rec_head(id, rec) end
+  if kind == 'ok' then
+    local to = due
+    if how == 'at' then to = value end
+    if how == 'delay' then to = now + value end
+    if how ~= 'keep' then to = math.min(math.max(to, now), MAX_DUE) end
+    local lane, home = rec_lane(rec, at), math.floor(id_due(id) / W)
+    local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), K_BUCKETS, K_CLOCK,
+      K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], k_ready(lane, flags % 4 == 0) })
+    if err then return err end
+    local new_flags = priority >= 0 and flags - flags % 4 + priority or flags
+    local attempt, losses, deliveries = rec_counters(rec)
+    unhint(id, flags, lane, due, W)
+    if place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, horizon)
+      and to < earliest then
+      earliest = to
+    end
+    reply[#reply + 1] = to
+  elseif kind then
+    reply[#reply + 1] = kind == 'newer' and 'newer' or 'quarantined'
+  else
+    reply[#reply + 1] = words[where] or 'unknown'
+  end
 end
-return { 'moved', to }
+wake(earliest, waits_for, ARGV[2])
+return reply

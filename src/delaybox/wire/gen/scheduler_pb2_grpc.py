@@ -171,8 +171,8 @@ class SchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Cancels one task. A running one is refused (FAILED_PRECONDITION, code running) unless `running` is set and a connected
-        worker has it: then that worker is told to stop it. Scope cancel.
+        """Cancels one task. A running one is refused (FAILED_PRECONDITION, code running) unless `running` is set and it is a
+        WORKER task: then the nodes are told, and that whose worker has it passes it on. Scope cancel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +193,8 @@ class SchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelMany(self, request, context):
-        """The three again, for every pending task that a filter matches. Scopes as above.
+        """The three again, for every pending task that a filter matches. Scopes as above. RescheduleMany moves all to one moment
+        and leaves out those due then anyway; RunNowMany leaves out what is due already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,3 +52,17 @@ def forecast(asked: pb.ForecastRequest, now_ms: int) -> tuple[int, int, int]:
     start = moment_ms("from_ms", asked.from_ms) if asked.from_ms else now_ms
     end = moment_ms("to_ms", asked.to_ms) if asked.to_ms else start + DAY_MS
     return start, end, duration_ms("step_ms", asked.step_ms) if asked.step_ms else HOUR_MS
+
+
+def selected(asked: pb.Selection) -> TaskFilter:
+    """Which tasks a bulk change is for. InvalidTask, also for a filter that holds nothing where not all are meant."""
+    found = filter_of(asked.filter)
+    empty = found == _EVERYTHING
+    if empty and not asked.all:
+        raise InvalidTask(
+            "selection.filter",
+            "selection.filter is empty; say which tasks are meant, or set selection.all to mean every one",
+        )
+    if asked.all and not empty:
+        raise InvalidTask("selection.all", "selection.all and selection.filter are both given; give one of them")
+    return found

@@ -63,6 +63,24 @@ def page(found: Page) -> pb.ListResponse:
     return pb.ListResponse(tasks=[info(view) for view in found.items], cursor=found.cursor)
 
 
+class Changed(Protocol):
+    """What came of a bulk change."""
+
+    @property
+    def matched(self) -> int: ...
+    @property
+    def changed(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def sample(self) -> Sequence[str]: ...
+
+
+def changed(found: Changed) -> pb.BulkResponse:
+    """What came of a bulk change."""
+    return pb.BulkResponse(matched=found.matched, changed=found.changed, skipped=found.skipped, sample_ids=found.sample)
+
+
 def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
     """Every queue, or the one of that name."""
     return pb.QueuesResponse(

@@ -1,0 +1,128 @@
+"""Changes of every task that a filter matches: one pass, in batches, and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from delaybox.core import ids
+from delaybox.core.errors import InvalidTask
+from delaybox.core.query import TaskFilter
+from delaybox.core.task import TaskState, TaskView
+from delaybox.store import pages
+from delaybox.store.store import MAX_ITEMS, Store
+
+SAMPLE = 10
+
+_Change = Callable[[Sequence[bytes]], Awaitable[int]]
+"""Changes tasks of one partition; how many were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which tasks, how many at most (0: all of them), and whether only to count."""
+
+    wanted: TaskFilter
+    limit: int = 0
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class Changed:
+    """What came of it. ``skipped``: they matched, and were running or gone before they could be changed."""
+
+    matched: int = 0
+    changed: int = 0
+    skipped: int = 0
+    sample: list[str] = field(default_factory=list)
+
+
+class Bulk:
+    """The bulk changes of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def cancel(self, selection: Selection) -> Changed:
+        """Cancels the pending tasks that match. InvalidTask for a filter by a state that is not pending."""
+
+        async def change(task_ids: Sequence[bytes]) -> int:
+            return (await self._store.cancel(task_ids)).count("cancelled")
+
+        return await _apply(self._waiting(selection.wanted), selection, change)
+
+    async def reschedule(
+        self, selection: Selection, *, due_ms: int | None = None, delay_ms: int | None = None
+    ) -> Changed:
+        """Moves the pending tasks that match to one moment; those that are due then anyway are left out."""
+        now = await self._store.ping()
+        target = min(max(now, now + (delay_ms or 0) if due_ms is None else due_ms), ids.MAX_DUE_MS)
+        # Also what makes one pass of it: what was moved is met again at its new time.
+        return await self._move(selection, target, lambda view: view.due_ms != target)
+
+    async def run_now(self, selection: Selection) -> Changed:
+        """Makes due the tasks that match and still wait for their time."""
+        return await self._move(selection, await self._store.ping(), lambda view: view.state is TaskState.SCHEDULED)
+
+    async def replay(self, selection: Selection) -> Changed:
+        """Brings back the dead letters that match, newest first."""
+
+        async def change(task_ids: Sequence[bytes]) -> int:
+            return (await self._store.replay(task_ids)).count("replayed")
+
+        return await _apply(self._dead(selection.wanted), selection, change)
+
+    async def _move(self, selection: Selection, target: int, applies: Callable[[TaskView], bool]) -> Changed:
+        async def change(task_ids: Sequence[bytes]) -> int:
+            return sum(word == "moved" for word, _ in await self._store.reschedule_many(task_ids, target))
+
+        async def found() -> AsyncIterator[list[TaskView]]:
+            async for views in self._waiting(selection.wanted):
+                yield [view for view in views if applies(view)]
+
+        return await _apply(found(), selection, change)
+
+    def _waiting(self, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
+        if wanted.state not in (None, TaskState.SCHEDULED, TaskState.READY):
+            raise InvalidTask(
+                "state", f"state {wanted.state.value} is not one of pending tasks; use scheduled or ready"
+            )
+        return pages.waiting_chunks(self._store, wanted)
+
+    async def _dead(self, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
+        if wanted.state not in (None, TaskState.FAILED):
+            raise InvalidTask("state", f"state {wanted.state.value} is not that of dead letters; leave it out")
+        wanted, cursor = replace(wanted, state=TaskState.FAILED), ""
+        while True:
+            found = await pages.page(self._store, wanted, cursor=cursor, limit=MAX_ITEMS)
+            yield found.items
+            cursor = found.cursor
+            if not cursor:
+                return
+
+
+async def _apply(found: AsyncIterator[list[TaskView]], selection: Selection, change: _Change) -> Changed:
+    out = Changed()
+    async for views in found:
+        left = selection.limit - (out.matched if selection.dry_run else out.changed) if selection.limit else len(views)
+        taken = views[:left]
+        out.matched += len(taken)
+        out.sample += [view.task_id for view in taken[: SAMPLE - len(out.sample)]]
+        if not selection.dry_run:
+            changed = await _by_partition([ids.parse(view.task_id) for view in taken], change)
+            out.changed += changed
+            out.skipped += len(taken) - changed
+        if selection.limit and (out.matched if selection.dry_run else out.changed) >= selection.limit:
+            break
+    return out
+
+
+async def _by_partition(task_ids: Sequence[bytes], change: _Change) -> int:
+    groups: dict[int, list[bytes]] = {}
+    for task_id in task_ids:
+        groups.setdefault(ids.partition(task_id), []).append(task_id)
+    changed = 0
+    for group in groups.values():
+        for at in range(0, len(group), MAX_ITEMS):
+            changed += await change(group[at : at + MAX_ITEMS])
+    return changed
