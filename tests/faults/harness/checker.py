@@ -33,6 +33,7 @@ class Limits:
     lost: int = 0
     dead: int | None = 0
     recovery_ms: float | None = None
+    """Beyond the p99 lateness of tasks that no fault touched: on a busy machine everything waits."""
     lateness_p99_ms: float | None = None
 
 
@@ -285,9 +286,6 @@ class _Judge:
         recover = max(fires)
         drain = max(drains)
         self.figures |= {"recover_ms": round(recover, 1), "drain_ms": round(drain, 1)}
-        limit = self.limits.recovery_ms
-        if limit is not None and drain > limit:
-            self.violate("I7", f"backlog drained later than {limit} ms after the fault", [f"{drain:.0f} ms"])
         struck = [at - due for due, at in first if any(f.from_us <= at and due <= f.to_us for f in faults)]
         calm = [at - due for due, at in first if not any(f.from_us <= at and due <= f.to_us for f in faults)]
         for name, values in (("", calm), ("_fault", struck)):
@@ -295,6 +293,12 @@ class _Judge:
             for label, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)):
                 value = values[min(len(values) - 1, int(len(values) * share))] / 1000 if values else 0.0
                 self.figures[f"late{name}_{label}_ms"] = round(value, 2)
+        limit = self.limits.recovery_ms
+        # What no fault touched was late by this much on this machine at this time; a backlog cannot be taken sooner.
+        usual = self.figures["late_p99_ms"]
+        if limit is not None and drain > limit + usual:
+            late = f"backlog drained later than {limit} + {usual:.0f} ms (what calm tasks are late) after the fault"
+            self.violate("I7", late, [f"{drain:.0f} ms"])
         limit = self.limits.lateness_p99_ms
         if limit is not None and self.figures["late_p99_ms"] > limit:
             self.violate("I8", f"p99 lateness outside faults above {limit} ms", [self.figures["late_p99_ms"]])
