@@ -106,3 +106,24 @@ def test_windows_close_on_time(place: Place) -> None:
     assert sum(int(count) for _, count, _ in closed) == 120
     assert len({start for start, _, _ in closed}) == windows
     assert all(0 <= int(late) < 2_000 for _, _, late in closed)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_a_worker_pasted_from_the_documents_works(place: Place, page: str) -> None:
+    text = (EXAMPLES.parent / page).read_text()
+    here = f"localhost:{place.node.grpc_port}"
+    for mark, name in (("app.py", "app.py"), ("with app.py", "caller.py")):
+        block = re.search(rf"^<!-- {re.escape(mark)} -->\n```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        assert block, f"{page} has no block {mark}"
+        assert "localhost:9088" in block[1]
+        (place.folder / name).write_text(block[1].replace("localhost:9088", here))
+    command = [sys.executable, "-m", "delaybox", "worker", "app:worker", "--processes", "2"]
+    worker = subprocess.Popen(command, cwd=place.folder, stderr=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(
+            [sys.executable, "caller.py"], cwd=place.folder, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "Ann: order 17 waits for you\n"), done.stderr
+    finally:
+        worker.terminate()
+        assert worker.wait(40) == 0
