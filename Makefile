@@ -1,7 +1,7 @@
 # Two commands to know: `make demo` and `make test`. Both set up .venv by themselves on their first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check format lint types layout proto proto-check docs docs-check test test-faults bench demo lock clean
+.PHONY: help setup check format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,7 @@ WORKERS ?= 2
 
 help:
 	@echo 'make demo         start a node with its own Valkey and watch tasks fire'
+	@echo 'make demo-kafka   records through a real Kafka broker and back at their time (Java 17 and Maven, or a container)'
 	@echo 'make test         unit, integration, property and short fault tests'
 	@echo 'make test-faults  the fault tests at full size (slow)'
 	@echo 'make bench        benchmarks: a table, and JSON under benchmarks/results/'
@@ -72,6 +73,9 @@ test-faults: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks
+
+demo-kafka: $(STAMP)
+	@$(PY) examples/demo_kafka.py
 
 demo: $(STAMP)
 	@$(PY) examples/demo.py

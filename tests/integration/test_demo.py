@@ -8,14 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.kafka import need_broker
+
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
-def _start(tmp_path: Path) -> subprocess.Popen[str]:
+def _start(tmp_path: Path, script: Path = DEMO) -> subprocess.Popen[str]:
     # Somebody's settings for another node must not reach the demo's.
     environment = {**os.environ, "TMPDIR": str(tmp_path), "REDIS_HOST": "127.0.0.1:1", "DELAYBOX_HTTP_PORT": "1"}
     return subprocess.Popen(
-        [sys.executable, str(DEMO)],
+        [sys.executable, str(script)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,3 +67,18 @@ def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
     assert "Stopped; nothing is left running." in output
     assert _processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.kafka
+def test_records_go_through_a_real_kafka_and_come_back(tmp_path: Path):
+    need_broker()
+    process = _start(tmp_path, DEMO.with_name("demo_kafka.py"))
+    try:
+        out, _ = process.communicate(timeout=110)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 0, out
+    assert out.count("ms late") == 12
+    assert _processes_of(tmp_path) == []
