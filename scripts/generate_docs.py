@@ -97,6 +97,8 @@ MEANING = {
     "pubsub.fire_in_place": "publish inside the claiming script, without a lease; `false` leases each task first",
     "pubsub.stream": "write each task also to a capped stream, one a partition: `{<prefix>:<p>}:stream`",
     "pubsub.require_subscriber": "a task that nobody received counts as failed and is tried again",
+    "workers.shell.via": "`topic`: due `SHELL_CMD` tasks go to `kafka.taskExecutionTopic`, and workers take them from "
+    "there, as the original's do",
     "workers.shell.enabled": "run the payloads of `SHELL_CMD` tasks with `sh -c`, as the node's own user",
     "workers.shell.commands": "commands that tasks may name; a task's payload is their standard input. Given without "
     "`enabled`, only these are run. A node whose API is to take them needs them too, whoever runs them",

@@ -131,6 +131,9 @@ _kafka_stopped = Gauge(
     multiprocess_mode="mostrecent",
     registry=_registry,
 )
+_topic_work_failed = Counter(
+    "delaybox_topic_work_failed_tasks", "Shell tasks from the execution topic that failed.", registry=_registry
+)
 _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=_registry)
 _rpcs = Counter("delaybox_grpc_requests", "gRPC calls ended.", ["method", "code"], registry=_registry)
 _store_up = Gauge(
@@ -306,6 +309,11 @@ def kafka_missed(topic: str, n: int) -> None:
 def kafka_stopped(partitions: int) -> None:
     """So many partitions stand still."""
     _kafka_stopped.set(partitions)
+
+
+def topic_work_failed() -> None:
+    """A shell task that came by the execution topic failed; it is not tried again."""
+    _topic_work_failed.inc()
 
 
 def rpc_done(method: str, code: str) -> None:

@@ -123,7 +123,12 @@ class _Node:
             if "api" in self._config.duties:
                 # First the ports: a node that cannot have them must not fire anything on its way out.
                 fronts = await self._fronts(server, stack)
-            engine = self._engine(store, await self._shell(stack), await self._kafka(stack, store.partitions))
+            shell = await self._shell(stack)
+            kafka = await self._kafka(stack, store.partitions)
+            if self._config.workers.shell.via == "topic":
+                await self._shell_from_topic(shell, stack)
+                shell = None
+            engine = self._engine(store, shell, kafka)
             if "clock" in self._config.duties:
                 with contextlib.suppress(DelayBoxError):
                     await self._await_subscribers(store)
@@ -232,6 +237,27 @@ class _Node:
             log.warning("shell commands run as root, whom the limit on processes does not bind; use another user")
         return target
 
+    async def _shell_from_topic(self, shell: Target | None, stack: contextlib.AsyncExitStack) -> None:
+        """Feeds the target of shell tasks from the execution topic, where this node has one."""
+        kafka = self._config.kafka
+        settings = kafka.settings()
+        if settings is None:
+            raise ConfigError("workers.shell.via is topic, which needs kafka.enabled: true; set that, or via: direct")
+        if shell is None:
+            return
+        from delaybox.engine.topic_work import TopicWork
+
+        work = TopicWork(
+            settings,
+            kafka.task_execution_topic,
+            kafka.group,
+            shell,
+            slots=self._config.workers.shell.concurrency,
+            instance=kafka.instance,
+        )
+        await work.start()
+        stack.push_async_callback(work.stop, GRACE_S)
+
     async def _kafka(self, stack: contextlib.AsyncExitStack, partitions: int) -> KafkaTarget | None:
         """The target of PUB_SUB tasks where Kafka is on, running; None where it is off or this node fires nothing."""
         kafka = self._config.kafka
@@ -273,6 +299,8 @@ class _Node:
         targets: dict[TaskType, Target] = {}
         if kafka is not None:
             targets[TaskType.PUB_SUB] = kafka
+            if c.workers.shell.via == "topic":
+                targets[TaskType.SHELL_CMD] = kafka
         elif clock:
             # Publishing is the clock's, in place or not: no node needs to be a worker for it.
             targets[TaskType.PUB_SUB] = PubSubTarget(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from delaybox.wire.gen.task_pb2 import Task
 from tests.kafka import Kafka
 from tests.nodes import Node, node
 from tests.servers import RealServer
@@ -42,9 +43,7 @@ def configured(folder: Path, kafka: Kafka, server: RealServer, prefix: str, part
 
 
 def bodies(kafka: Kafka, out: str, count: int) -> Counter[bytes]:
-    from delaybox.wire.gen import task_pb2
-
-    return Counter(task_pb2.Task.FromString(m.value() or b"").payload for m in kafka.read(out, count))
+    return Counter(Task.FromString(m.value() or b"").payload for m in kafka.read(out, count))
 
 
 def settled(running: Node, topic: str, count: int) -> None:
@@ -121,3 +120,53 @@ def test_a_clean_stop_gives_partitions_back_at_once(
     kafka.produce(topic, [b"after"])
     with node(folder=tmp_path):
         assert bodies(kafka, out, 1) == Counter([b"after"])
+
+
+def test_shell_tasks_by_way_of_the_topic(tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str) -> None:
+    topic, out = configured(tmp_path, kafka, server, prefix)
+    arguments = ("--enable-shell", "--set", "workers.shell.via=topic")
+    original = Task(taskUuid="0190f2f4-8f1d-7d4e-8e49-3b8f2d2f6a01", header={"taskType": b"SHELL_CMD"})
+    original.payload = f"echo original >> {tmp_path}/ran".encode()
+    with node(*arguments, folder=tmp_path) as running:
+        # From a record, over /v1 (no header of the original's), and one that a node of the original put on the topic.
+        kafka.produce(topic, [f"echo record >> {tmp_path}/ran".encode()], headers={"taskType": "SHELL_CMD"})
+        task = {"type": "shell", "payload": f"echo v1 >> {tmp_path}/ran"}
+        assert running.call("POST", "/v1/tasks", task)[0] == 201
+        kafka.produce(out, [original.SerializeToString(), b"\xffno task", Task(payload=b"pub").SerializeToString()])
+        ran(tmp_path, 3)
+    assert Counter((tmp_path / "ran").read_text().split()) == Counter(["record", "v1", "original"])
+    # What was finished is committed: nothing runs again.
+    kafka.produce(out, [Task(header=original.header, payload=original.payload).SerializeToString()])
+    with node(*arguments, folder=tmp_path):
+        ran(tmp_path, 4)
+    assert Counter((tmp_path / "ran").read_text().split()) == Counter(["record", "v1", "original", "original"])
+
+
+def ran(folder: Path, count: int) -> None:
+    give_up = time.monotonic() + 40
+    while not (folder / "ran").exists() or len((folder / "ran").read_text().split()) < count:
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def test_a_worker_killed_while_a_command_runs_leaves_it_to_be_run_again(
+    tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str
+) -> None:
+    _, out = configured(tmp_path, kafka, server, prefix)
+    arguments = ("--enable-shell", "--set", "workers.shell.via=topic", "--set", "kafka.instance=w")
+    command = f"echo begun >> {tmp_path}/ran; test -e {tmp_path}/go || sleep 60; echo done >> {tmp_path}/ran"
+    kafka.produce(out, [Task(header={"taskType": b"SHELL_CMD"}, payload=command.encode()).SerializeToString()])
+    killed = Node(*arguments, folder=tmp_path)
+    ran(tmp_path, 1)
+    killed.process.kill()
+    killed.process.wait()
+    (tmp_path / "go").touch()
+    with node(*arguments, folder=tmp_path):
+        ran(tmp_path, 3)
+    assert (tmp_path / "ran").read_text().split() == ["begun", "begun", "done"]
+
+
+def test_taking_shell_tasks_from_a_topic_needs_kafka(tmp_path: Path, server: RealServer) -> None:
+    refused = Node("--redis", server.url, "--http-port", "0", "--set", "workers.shell.via=topic", folder=tmp_path)
+    assert refused.process.wait(30) != 0
+    assert "needs kafka.enabled: true" in refused.said()

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -66,6 +66,7 @@ class Shell(Section):
     commands: Annotated[Mapping[str, tuple[str, ...]], BeforeValidator(_commands)] = Field(
         default={}, description=COMMAND_FORMS
     )
+    via: Literal["direct", "topic"] = Field(default="direct", description="direct or topic")
     concurrency: int = Field(default=16, ge=1, le=256, description="a number from 1 to 256")
     timeout: Duration = Field(default=300_000, ge=1, description="a duration with its unit, such as 5m")
     grace: Duration = Field(default=500, ge=0, le=60_000, description="a duration with its unit from 0s to 1m")

@@ -12,6 +12,7 @@ from typing import Literal
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
+from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body as wire_body
 from delaybox.wire.topics import TopicRules
 
@@ -35,6 +36,9 @@ _NAMED = b":"
 _PAYLOAD_FIRST = 0x1A
 _MARKS = (b"key", b"Key", b"opic", b"trace", b"baggage", b"ce_")
 _DUES_KEPT = 4096
+_SHELL = ord(TaskType.SHELL_CMD.value)
+_TASK_TYPE = b"taskType"
+_IS_SHELL = wire_body.encode(NewTask(header={"taskType": TaskType.SHELL_CMD.name.encode()}))
 
 
 def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: str) -> Callable[[Delivery], Message]:
@@ -63,6 +67,10 @@ def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: st
         due, time = dues.get(d.due_ms) or moment(d.due_ms)
         attempt = attempts[d.attempt] if d.attempt < 63 else (ATTEMPT, b"%d" % (d.attempt + 1))
         headers: Headers = [(TASK_ID, raw), attempt, due]
+        if d.lane[0] == _SHELL:
+            # Workers tell what is theirs by the task's header, as the original's do.
+            named = wire_body.published(raw.decode(), body, split(d.lane).name)
+            return default, named if _TASK_TYPE in body else named + _IS_SHELL, raw, headers
         topic, key = default, raw
         event = False
         if body[:1] == _HAS_HEADER and any(mark in body for mark in _MARKS):

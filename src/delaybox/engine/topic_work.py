@@ -1,0 +1,239 @@
+"""Shell tasks by way of Kafka: takes them from the execution topic, as the original's workers do, and runs each.
+
+An offset is committed when every record before it is finished, so a node that dies leaves what it was running to be run
+again: at least once. Nothing is known of such a task in the store any more; it was done when it stood on the topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from google.protobuf.message import DecodeError
+
+from delaybox import metrics
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Target
+from delaybox.core.ids import ID_BYTES
+from delaybox.core.lane import lane_of
+from delaybox.core.task import DEFAULT_QUEUE, TaskType
+from delaybox.targets.kafka_settings import KafkaSettings
+from delaybox.wire import body as wire_body
+
+log = logging.getLogger("delaybox.kafka")
+_LIBRARY_LOG = logging.getLogger("delaybox.kafka.library")
+_LIBRARY_LOG.setLevel(logging.CRITICAL)
+
+_POLL_S = 0.2
+_SHELL = TaskType.SHELL_CMD.name.encode()
+_LANE = lane_of(TaskType.SHELL_CMD, DEFAULT_QUEUE)
+
+Key = tuple[str, int]
+
+
+class Track:
+    """Which offsets of a partition are unfinished; ``next`` is where a new reader would have to begin."""
+
+    def __init__(self) -> None:
+        self.running: dict[int, asyncio.Task[None]] = {}
+        self._seen = -1
+
+    def begin(self, offset: int) -> bool:
+        """False when it was taken before: the group gave the partition back to us."""
+        if offset <= self._seen:
+            return False
+        self._seen = offset
+        return True
+
+    @property
+    def next(self) -> int:
+        """The first unfinished offset, else the one after the last."""
+        return min(self.running, default=self._seen + 1)
+
+
+class TopicWork:
+    """``slots``: how many tasks run at once. ``instance``: see `kafka.instance`."""
+
+    def __init__(
+        self, settings: KafkaSettings, topic: str, group: str, target: Target, *, slots: int, instance: str = ""
+    ) -> None:
+        self._topic = topic
+        self._target = target
+        self._slots = slots
+        self._options: dict[str, Any] = {
+            "group.id": group,
+            # Tasks that were sent before the first worker joined are run too.
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            # As the original's workers, which may be in the same group.
+            "partition.assignment.strategy": "range,roundrobin",
+            "session.timeout.ms": 10_000,
+            "queued.max.messages.kbytes": 4_096,
+            **({"group.instance.id": f"{instance}-work"} if instance else {}),
+            **settings.client(),
+        }
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="delaybox-work")
+        self._tracks: dict[Key, Track] = {}
+        self._committed: dict[Key, int] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._consumer: Consumer | None = None
+        self._polling: asyncio.Task[None] | None = None
+        self._paused = False
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Joins the group; the brokers need not be there yet."""
+        self._consumer = Consumer(self._options, logger=_LIBRARY_LOG)
+        self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
+        self._polling = asyncio.create_task(self._run(), name="delaybox-topic-work")
+        log.info("shell tasks are taken from topic %s", self._topic)
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Takes nothing more, lets what runs end within the grace, cuts off the rest. Twice is harmless."""
+        if self._stopping or self._consumer is None:
+            return
+        self._stopping = True
+        if self._polling is not None:
+            await self._polling
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_s)
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=5.0)
+        await self._in_thread(self._leave)
+        self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, call: Any, *arguments: Any) -> Any:
+        return await self._loop.run_in_executor(self._thread, call, *arguments)
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            free = self._slots - len(self._running)
+            try:
+                messages = await self._in_thread(self._poll, free)
+            except KafkaException as error:
+                log.error("taking shell tasks from %s: %s", self._topic, error)
+                await asyncio.sleep(1.0)
+                continue
+            for message in messages:
+                self._take(message)
+
+    def _poll(self, free: int) -> list[Message]:
+        assert self._consumer is not None
+        self._commit(asynchronous=True)
+        full = free <= 0
+        if full != self._paused:
+            # A consumer that does not poll is thought dead, so it polls with everything paused.
+            held = self._consumer.assignment()
+            self._consumer.pause(held) if full else self._consumer.resume(held)
+            self._paused = full
+        return self._consumer.consume(max(free, 1), _POLL_S)
+
+    def _take(self, message: Message) -> None:
+        if (error := message.error()) is not None:
+            if not error.retriable():
+                log.info("taking shell tasks from %s: %s", self._topic, error)
+            return
+        key = (message.topic() or "", int(message.partition() or 0))
+        offset = int(message.offset() or 0)
+        track = self._tracks.setdefault(key, Track())
+        if not track.begin(offset):
+            return
+        delivery = delivery_of(message.value() or b"")
+        if delivery is None:
+            return  # another type's, or somebody else's message
+        task = asyncio.create_task(self._work(delivery))
+        track.running[offset] = task
+        self._running.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._running.discard(task)
+            # What was cut off is not finished: it is run again by whoever reads it next.
+            if not task.cancelled():
+                track.running.pop(offset, None)
+
+        task.add_done_callback(ended)
+
+    async def _work(self, delivery: Delivery) -> None:
+        said: list[Outcome] = []
+
+        def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+            said.extend(outcome for _ in deliveries)
+
+        try:
+            await self._target.deliver([delivery], report)
+        except Exception:
+            log.exception("shell task %s: a defect of the target", delivery.id)
+        outcome = said[0] if said else Failed("its target said nothing")
+        match outcome:
+            case Done():
+                metrics.fired(TaskType.SHELL_CMD.name, "leased")
+            case Failed(reason):
+                log.warning("shell task %s failed: %s", delivery.id, reason)
+                metrics.topic_work_failed()
+            case HandBack():
+                log.error("shell task %s cannot be run on this node, and no other gets it from the topic", delivery.id)
+                metrics.topic_work_failed()
+
+    def _commit(self, *, asynchronous: bool) -> None:
+        assert self._consumer is not None
+        now = {key: track.next for key, track in list(self._tracks.items()) if track.next > 0}
+        changed = {key: offset for key, offset in now.items() if self._committed.get(key) != offset}
+        if changed:
+            try:
+                tps = [TopicPartition(*key, offset) for key, offset in changed.items()]
+                self._consumer.commit(offsets=tps, asynchronous=asynchronous)  # type: ignore[call-overload]
+                self._committed.update(changed)
+            except KafkaException as error:
+                log.info("offsets of %s were not committed: %s", self._topic, error)
+
+    def _on_assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        self._paused = False
+        consumer.assign(given)
+        ours = {(tp.topic, tp.partition) for tp in given}
+        self._loop.call_soon_threadsafe(self._cut_off, ours)
+
+    def _on_revoke(self, consumer: Consumer, _: list[TopicPartition]) -> None:
+        # What runs goes on: most rebalances give the same partitions back, and then it is not run again.
+        self._commit(asynchronous=False)
+        consumer.unassign()
+
+    def _cut_off(self, ours: set[Key]) -> None:
+        """What runs of partitions that are another's now is ended, for they run it again."""
+        for key in self._tracks.keys() - ours:
+            track = self._tracks.pop(key)
+            self._committed.pop(key, None)
+            if track.running:
+                log.warning(
+                    "%d commands are ended: partition %d of %s went to another node", len(track.running), key[1], key[0]
+                )
+            for task in track.running.values():
+                task.cancel()
+
+    def _leave(self) -> None:
+        assert self._consumer is not None
+        self._commit(asynchronous=False)
+        self._consumer.close()
+
+
+def delivery_of(value: bytes) -> Delivery | None:
+    """The shell task in a message; None for anything else."""
+    try:
+        message = wire_body.decode(value)
+    except DecodeError:
+        return None
+    if message.header.get("taskType") != _SHELL:
+        return None
+    try:
+        task_id = UUID(message.taskUuid).bytes
+    except ValueError:
+        task_id = bytes(ID_BYTES)
+    lane = lane_of(TaskType.SHELL_CMD, DEFAULT_QUEUE, message.name) if message.name else _LANE
+    return Delivery(task_id, 0, b"", 0, 0, 0, 0, lane, False, value)

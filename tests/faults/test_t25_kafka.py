@@ -1,0 +1,225 @@
+"""T25: from topic to topic by stock clients, while nodes are killed and the broker is restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from delaybox.store.fsck import fsck
+from scripts.kafka_broker import Broker
+from tests.faults.harness.lab import Lab
+from tests.faults.harness.oracle import OK, Call, Start, now_us
+from tests.faults.harness.scale import SEED, WHOLE, scaled
+from tests.kafka import Kafka
+from tests.nodes import Node
+
+pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(240, 1_800))]
+
+PARTITIONS = 6
+COUNT = scaled(3_000, WHOLE)
+SECONDS = scaled(12, 120)
+# Short runs share two cores with other tests: there a node takes longer to start than to be killed again.
+EVERY_S = scaled(4.0, 2.0)
+DRAIN_S = scaled(120, 300)
+
+
+class Clients:
+    """A stock producer and a stock consumer, each in its thread, and what they saw."""
+
+    def __init__(self, kafka: Kafka, topic: str, out: str) -> None:
+        self._kafka, self._topic, self._out = kafka, topic, out
+        self._random = random.Random(SEED)
+        self.due: dict[str, int] = {}
+        self.sent: dict[str, int] = {}
+        self.acked: dict[str, int] = {}
+        self.seen: list[tuple[str, str, int]] = []
+        """Task id, key and broker's moment (ms) of each message."""
+        self.keys: set[str] = set()
+        self.read_to: dict[int, int] = defaultdict(int)
+        self.stop = threading.Event()
+
+    def produce(self) -> None:
+        producer = Producer({"bootstrap.servers": self._kafka.bootstrap, "acks": "all", "enable.idempotence": True})
+        started = time.monotonic()
+        for n in range(COUNT):
+            while n / COUNT * SECONDS > time.monotonic() - started:
+                producer.poll(0.01)
+            key = f"r{n}"
+            due = time.time_ns() // 1_000_000 + self._random.randrange(3_000)
+            self.due[key], self.sent[key] = due, now_us()
+
+            def acked(error: object, _: object, key: str = key) -> None:
+                assert error is None, error
+                self.acked[key] = now_us()
+
+            producer.produce(
+                self._topic, key.encode(), partition=n % PARTITIONS, headers={"executionTimestamp": str(due)},
+                on_delivery=acked,
+            )  # fmt: skip
+        assert producer.flush(120) == 0
+
+    def consume(self) -> None:
+        consumer = Consumer(
+            {"bootstrap.servers": self._kafka.bootstrap, "group.id": "stock", "enable.auto.commit": False}
+        )
+        consumer.assign([TopicPartition(self._out, p, 0) for p in range(PARTITIONS)])
+        while not self.stop.is_set():
+            for message in consumer.consume(500, 0.2):
+                if message.error() is not None:
+                    continue
+                headers: dict[str, Any] = dict(message.headers() or [])
+                key = _payload(message.value() or b"")
+                self.seen.append((headers["delaybox-task-id"].decode(), key, message.timestamp()[1]))
+                self.keys.add(key)
+                self.read_to[message.partition() or 0] = (message.offset() or 0) + 1
+        consumer.close()
+
+    def at_end(self) -> bool:
+        """Whether every message of the out topic was read."""
+        consumer = Consumer({"bootstrap.servers": self._kafka.bootstrap, "group.id": "look"})
+        try:
+            return all(
+                self.read_to[p] == consumer.get_watermark_offsets(TopicPartition(self._out, p), timeout=10)[1]
+                for p in range(PARTITIONS)
+            )
+        finally:
+            consumer.close()
+
+
+def _payload(value: bytes) -> str:
+    from delaybox.wire.gen.task_pb2 import Task
+
+    return Task.FromString(value).payload.decode()
+
+
+async def until(true: Callable[[], bool], what: str) -> None:
+    give_up = time.monotonic() + DRAIN_S
+    while not await asyncio.to_thread(true):
+        assert time.monotonic() < give_up, f"{what}: not within {DRAIN_S} s"
+        await asyncio.sleep(0.2)
+
+
+async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
+    tmp_path: Path, make_kafka: Callable[..., Broker]
+) -> None:
+    broker = await asyncio.to_thread(make_kafka)
+    kafka = Kafka(broker.bootstrap)
+    topic, out = kafka.topic(PARTITIONS), kafka.topic(PARTITIONS)
+    async with Lab(tmp_path, "T25") as lab:
+        store = await lab.store()
+
+        def start(name: str) -> Node:
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            settings = {
+                "kafka.enabled": "true", "kafka.brokers": broker.bootstrap, "kafka.group": "t25",
+                "kafka.instance": name,
+                "kafka.schedulerTopic": topic, "kafka.taskExecutionTopic": out, "grpcServer.enabled": "false",
+                "lease": "3s", "heartbeat": "1s",
+            }  # fmt: skip
+            given = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+            return Node("--redis", lab.server.url, "--http-port", "0", *given, folder=folder)
+
+        nodes = {name: start(name) for name in ("a", "b")}
+        clients = Clients(kafka, topic, out)
+        at_stake = 0
+
+        @contextlib.asynccontextmanager
+        async def counting() -> AsyncIterator[None]:
+            """Adds the most that was leased at one moment of a fault: what may be on its way twice."""
+            nonlocal at_stake
+            most, over = 0, asyncio.Event()
+
+            async def look() -> None:
+                nonlocal most
+                while not over.is_set():
+                    most = max(most, sum(c.in_flight for c in await store.counts()))
+                    await asyncio.sleep(0.005)
+
+            looking = asyncio.create_task(look())
+            try:
+                yield
+            finally:
+                over.set()
+                await looking
+                at_stake += most
+
+        try:
+            for running in nodes.values():
+                await asyncio.to_thread(running.ready)
+            reading = asyncio.create_task(asyncio.to_thread(clients.consume))
+            producing = asyncio.create_task(asyncio.to_thread(clients.produce))
+            for turn, name in enumerate(itertools.cycle("ab")):
+                await asyncio.wait({producing}, timeout=EVERY_S)
+                if producing.done():
+                    break
+                async with counting(), lab.nemesis.during("kill", pid=nodes[name].process.pid):
+                    nodes[name].process.kill()
+                    await asyncio.to_thread(nodes[name].process.wait)
+                nodes[name] = start(name)
+                if turn == 1:
+                    async with counting(), lab.nemesis.during("broker"):
+                        await asyncio.to_thread(broker.kill)
+                        await asyncio.to_thread(broker.start)
+            await producing
+            await until(lambda: len(clients.keys) >= COUNT, f"{COUNT} records come out")
+            await lab.settled(timeout_s=DRAIN_S)
+            await until(clients.at_end, "the out topic is read to its end")
+            clients.stop.set()
+            await reading
+        except BaseException:
+            for running in nodes.values():
+                print(running.said()[-4_000:])
+            print(f"{len(clients.acked)} acked, {len(clients.keys)} came out, {await store.counts()}")
+            raise
+        finally:
+            clients.stop.set()
+            for running in nodes.values():
+                running.stop()
+
+        judge(lab, clients)
+        ids = Counter(task_id for task_id, _, _ in clients.seen)
+        dups = sum(ids.values()) - len(ids)
+        extra = {"records": COUNT, "dups_on_topic": dups, "at_stake": at_stake}
+        verdict = await lab.passes(extra=extra)
+        assert verdict.figures["acked"] == COUNT
+        assert dups <= at_stake, "more was sent twice than was in flight when something died"
+        assert (await fsck(store)).problems == []
+
+
+def judge(lab: Lab, clients: Clients) -> None:
+    """Gives the checker what the clients saw. A message sent twice has one id: it is counted apart."""
+    first: dict[str, str] = {}
+    once: set[str] = set()
+    for task_id, key, at_ms in clients.seen:
+        first.setdefault(key, task_id)
+        if task_id not in once:
+            once.add(task_id)
+            lab.writer.write(Start(task_id, key, 0, 0, 0, at_ms * 1_000 + 999))
+    for key, at_us in clients.acked.items():
+        lab.writer.write(Call("schedule", key, first.get(key, ""), clients.due[key], OK, clients.sent[key], at_us))
+
+
+async def test_the_checker_sees_a_lost_record_and_one_scheduled_twice(tmp_path: Path) -> None:
+    """The negative control: without it a clean run proves nothing."""
+    async with Lab(tmp_path, "T25-control") as lab:
+        clients = Clients(Kafka("nowhere"), "in", "out")
+        for n in range(4):
+            clients.due[f"r{n}"], clients.sent[f"r{n}"], clients.acked[f"r{n}"] = 1_000, 1, 2
+        clients.seen = [("id0", "r0", 1_001), ("id1", "r1", 1_001), ("id1", "r1", 1_002), ("other", "r1", 1_003),
+                        ("id2", "r2", 900)]  # fmt: skip
+        judge(lab, clients)
+        verdict = await lab.judge()
+    assert verdict.broken() == {"I1", "I2", "I3"}
+    assert (verdict.figures["lost"], verdict.figures["dup_sched"], verdict.figures["early"]) == (1, 1, 1)
