@@ -9,6 +9,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.setup-done
 GEN := src/delaybox/wire/gen
 WORKERS ?= 2
+PEERS := benchmarks/peers/python
 
 help:
 	@echo 'make demo         start a node with its own Valkey and watch tasks fire'
@@ -87,5 +88,6 @@ lock:
 	@command -v uv >/dev/null || { echo 'make lock needs uv on the PATH' >&2; exit 1; }
 	uv pip compile $(LOCK) --extra all pyproject.toml requirements/dev.in --output-file requirements/dev.txt
 	uv pip compile $(LOCK) --extra all pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	uv pip compile $(LOCK) $(PEERS)/requirements.in --output-file $(PEERS)/requirements.txt
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -13,8 +13,9 @@ from rich.table import Table
 from benchmarks.harness import machine, report
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.server import default_binary
+from benchmarks.peers import python
 from benchmarks.peers.bullmq import BullMQ
-from benchmarks.scenarios import ALL
+from benchmarks.scenarios import ALL, workers
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SEED = 20_240_722
@@ -45,7 +46,10 @@ def main() -> int:
     binary, peer = default_binary(), BullMQ()
     about = machine.about(seed=asked.seed, quick=asked.quick, server=binary.label)
     about["peers"] = {"bullmq": peer.version}
-    print(f"server {binary.label}, BullMQ {peer.version}, commit {about['commit']}, seed {asked.seed}", file=sys.stderr)
+    if workers.SCENARIO in chosen:
+        about["peers"] |= python.versions()
+    peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    print(f"server {binary.label}, {peers}, commit {about['commit']}, seed {asked.seed}", file=sys.stderr)
     rows: list[report.Row] = []
     started = time.monotonic()
     for scenario in chosen:

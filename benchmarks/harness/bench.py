@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from benchmarks.harness.report import Bound, Row
 from benchmarks.harness.server import BenchServer, Binary, running
-from benchmarks.peers.bullmq import BullMQ, PeerMissingError
+from benchmarks.peers.bullmq import BullMQ
+from benchmarks.peers.missing import PeerMissingError
 
 _PATH = re.compile(r"(?:/[\w.@+-]+)+/([\w.@+-]+)")
 """Results are published: an error keeps the name of a file, not where this machine has it."""

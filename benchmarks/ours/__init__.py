@@ -6,11 +6,18 @@ from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
 from benchmarks.ours.node import Node, serve, subscriber
 from benchmarks.ours.storing import fill, opened, pending, run, schedule, script_names
+from benchmarks.ours.workers import BARE, SDK, Crew, Herd, Kind, crew, worker_herd, worker_lateness, worker_map
 
 __all__ = [
+    "BARE",
+    "SDK",
     "Commands",
+    "Crew",
     "Drained",
+    "Herd",
+    "Kind",
     "Node",
+    "crew",
     "drain_herd",
     "fill",
     "lateness",
@@ -22,4 +29,7 @@ __all__ = [
     "script_names",
     "serve",
     "subscriber",
+    "worker_herd",
+    "worker_lateness",
+    "worker_map",
 ]

@@ -24,20 +24,21 @@ class Node:
 
     port: int
     path: str = "/task"
+    grpc: str = ""
 
 
 @contextmanager
 def serve(server: BenchServer, *arguments: str) -> Iterator[Node]:
     """A whole node on the bench server, from its command line; stopped by SIGTERM. ``arguments``: more of them."""
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="dbx-node-") as folder:
-        ports = ("--http-port", str(port), "--grpc-port", "0")
+        ports = ("--http-port", str(port), "--grpc-port", str(grpc_port))
         command = python("delaybox", "serve", "--redis", f"unix://{server.unix}", *ports, *arguments)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DELAYBOX_", "APP_"))}
         # Its own folder: no config.yaml of whoever runs the benchmark is picked up.
         with Child(command, environment=environment, folder=Path(folder)) as child:
             _wait_until_ready(child, port)
-            yield Node(port)
+            yield Node(port, grpc=f"127.0.0.1:{grpc_port}")
 
 
 def _wait_until_ready(child: Child, port: int, *, seconds: float = 20.0) -> None:

@@ -12,7 +12,7 @@ import uvloop
 
 from benchmarks import workload
 from benchmarks.harness.server import BenchServer
-from delaybox.core.task import NewTask, Submitted
+from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.store import keys, loader, record
 from delaybox.store.connect import ServerSettings, make_client
@@ -96,8 +96,14 @@ async def fill(server: BenchServer, count: int, *, first_ms: int, span_ms: int, 
         raise RuntimeError(f"filled {count} but the store counts {found}")
 
 
-async def schedule(server: BenchServer, count: int, due: Callable[[int], int], *, payload: bytes) -> float:
-    """Seconds to schedule ``count`` tasks, ``due`` giving each one's moment; making the tasks is counted."""
+async def schedule(
+    server: BenchServer, count: int, due: Callable[[int], int], *, payload: bytes, function: str = ""
+) -> float:
+    """Seconds to schedule ``count`` tasks, ``due`` giving each one's moment; making the tasks is counted.
+
+    ``function``: tasks for workers that serve it; else PUB_SUB.
+    """
+    kind = TaskType.WORKER if function else TaskType.PUB_SUB
     async with opened(server) as store:
         service = Service(store)
         source = iter(range(0, count, workload.CHUNK))
@@ -105,7 +111,7 @@ async def schedule(server: BenchServer, count: int, due: Callable[[int], int], *
         async def caller() -> None:
             for at in source:
                 upto = min(at + workload.CHUNK, count)
-                tasks = [NewTask(payload=payload, due_ms=due(i)) for i in range(at, upto)]
+                tasks = [NewTask(type=kind, name=function, payload=payload, due_ms=due(i)) for i in range(at, upto)]
                 for answer in await service.submit_many(tasks):
                     if not isinstance(answer, Submitted):
                         raise answer

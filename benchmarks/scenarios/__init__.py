@@ -15,6 +15,7 @@ from benchmarks.scenarios import (
     post,
     shell,
     v1,
+    workers,
 )
 
 ALL: tuple[Scenario, ...] = (
@@ -26,6 +27,7 @@ ALL: tuple[Scenario, ...] = (
     lateness.SCENARIO,
     kafka.SCENARIO,
     shell.SCENARIO,
+    workers.SCENARIO,
     longest_script.SCENARIO,
     memory.SCENARIO,
     cost.SCENARIO,

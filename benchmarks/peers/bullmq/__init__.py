@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.process import Child
+from benchmarks.peers.missing import PeerMissingError
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parents[1] / ".cache" / "bullmq"
 NAME = "bullmq"
-
-
-class PeerMissingError(RuntimeError):
-    """The peer cannot be measured on this machine; the message says what is missing."""
 
 
 class BullMQ:

@@ -1,8 +1,9 @@
 'use strict';
-// BullMQ's side of the benchmarks: node peer.js <bulk|herd|lateness|http> '<json options>'
+// BullMQ's side of the benchmarks: node peer.js <bulk|herd|drain|lateness|http> '<json options>'
 // Every command empties the server first, prints one JSON line on stdout and exits (http: stays until it is told to stop).
 const { Queue, Worker } = require('bullmq');
 const IORedis = require('ioredis');
+const { fork } = require('child_process');
 
 const command = process.argv[2];
 const options = JSON.parse(process.argv[3]);
@@ -62,6 +63,36 @@ async function herd() {
   return { n: options.n, seconds: (last - first) / 1000, first_late_ms: first - at, total_seconds: (last - at) / 1000, early };
 }
 
+// Due already, and hidden from the workers until they are up, warm and idle; each process says how many it has done.
+async function drain(redis) {
+  const queue = new Queue('bench', { connection });
+  const counts = new Map();
+  const done = () => [...counts.values()].reduce((sum, n) => sum + n, 0);
+  const crew = Array.from({ length: options.processes }, () =>
+    fork(__filename, ['worker', JSON.stringify(options)]).on('message', function count(n) { counts.set(this.pid, n); }));
+  const until = async (n) => { while (done() < n) await sleep(2); };
+  const add = (count) => addInChunks(queue, count, () => ({ name: 't', data, opts: { removeOnComplete: true } }));
+  await add(1000);
+  await until(1000);
+  await queue.pause();
+  await add(options.n);
+  await sleep(500);
+  const started = now();
+  await queue.resume();
+  await until(1000 + options.n);
+  const seconds = (now() - started) / 1000;
+  for (const child of crew) child.kill();
+  return { n: options.n, seconds };
+}
+
+async function worker() {
+  let done = 0; let told = 0;
+  const running = new Worker('bench', async () => { done += 1; }, { connection, concurrency: options.concurrency });
+  await running.waitUntilReady();
+  setInterval(() => { if (done > told) { told = done; process.send(told); } }, 2);
+  return new Promise(() => {});
+}
+
 async function lateness() {
   const queue = new Queue('bench', { connection });
   const late = [];
@@ -104,8 +135,9 @@ async function http() {
 }
 
 (async () => {
+  if (command === 'worker') await worker();
   const redis = new IORedis(connection);
   await redis.flushall();
-  print(await { bulk, herd, lateness, http }[command](redis));
+  print(await { bulk, herd, drain, lateness, http }[command](redis));
   process.exit(0);
 })().catch((error) => { console.error(error); process.exit(1); });

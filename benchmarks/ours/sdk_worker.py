@@ -1,0 +1,39 @@
+"""What `delaybox worker benchmarks.ours.sdk_worker:worker` serves."""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.harness import tally
+from delaybox import Worker
+from delaybox.worker import current
+
+CONCURRENCY = 4_000
+
+worker = Worker("bench", concurrency=CONCURRENCY)
+tick = tally.ticker()
+_mark = None
+
+
+@worker.task
+async def noop(text: str) -> None:
+    """Counts, and nothing else."""
+    tick()
+
+
+@worker.task
+async def late(text: str) -> None:
+    """Notes how late it is."""
+    global _mark
+    if _mark is None:
+        _mark = tally.marker()
+    _mark(time.time_ns() / 1e6 - current().due_ms)
+
+
+@worker.task(cpu=True)
+def compute(seed: int) -> int:
+    """Some tens of milliseconds of plain Python."""
+    value = seed + 1
+    for _ in range(200_000):
+        value = (value * 1_103_515_245 + 12_345) & 0x7FFFFFFF
+    return value

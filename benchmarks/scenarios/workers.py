@@ -1,0 +1,114 @@
+"""Workers: no-op tasks a second, how late they are in the function, and what a second process adds to computing."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from benchmarks import ours
+from benchmarks.harness.bench import Bench, Scenario
+from benchmarks.harness.figures import spread
+from benchmarks.harness.report import OURS, Bound, Row, at_least, at_most
+from benchmarks.peers import bullmq
+from benchmarks.peers import python as others
+
+UNIT = "tasks/s"
+NOOP = "no-op tasks to workers"
+NOOP_TARGET = (at_least(50_000), at_least(3, of=bullmq.NAME), *(at_least(10, of=peer.name) for peer in others.ALL))
+RATE = 1_000
+LATE = f"p99 lateness in the worker's function at {RATE:,}/s"
+LATE_TARGET = (at_most(5.0), at_most(0, part="early"))
+MAP = "map over 2 processes against one, a function that computes"
+MAP_TARGET = (at_least(1.8),)
+BARE = "bare stream worker"
+
+
+def run(bench: Bench) -> None:
+    _noop(bench)
+    _late(bench)
+    _map(bench)
+
+
+def _noop(bench: Bench) -> None:
+    n = 20_000
+    rounds = bench.size(7, 3)
+    # A rate does not hang on how many there are, and the slowest of them takes half a minute for all.
+    few = bench.size(n, 2_000)
+    some = bench.size(n, 5_000)
+
+    def delaybox(subject: str, kind: ours.Kind, bounds: tuple[Bound, ...] = (), *, processes: int = 1) -> None:
+        def measure() -> Row:
+            with bench.server() as server, ours.crew(server, kind, processes=processes) as crew:
+                found = [ours.run(ours.worker_herd(crew, n)) for _ in range(rounds)]
+            rates = [n / one.seconds for one in found]
+            note = (
+                f"{kind.name}, {processes} process{'es' * (processes > 1)}; median of {rounds} herds of {n:,} due at "
+                f"one instant, until all are acked ({min(rates):,.0f} to {max(rates):,.0f}); "
+                f"until all had run {median(n / one.ran_s for one in found):,.0f}/s"
+            )
+            return Row(what=NOOP, subject=subject, value=median(rates), unit=UNIT, note=note, bounds=bounds)
+
+        bench.attempt(NOOP, subject, UNIT, measure, bounds=bounds)
+
+    def python_peer(peer: others.Peer) -> Row:
+        with bench.server() as server:
+            found = others.drain(peer, server, few)
+        note = (
+            f"{peer.how}; n={few:,}, already due, workers up, warm and idle before; first after {found.first_s:.2f} s"
+        )
+        return Row(what=NOOP, subject=peer.name, value=few / found.seconds, unit=UNIT, note=note)
+
+    def bull() -> Row:
+        rates: dict[int, float] = {}
+        for processes in (1, 2):
+            with bench.server() as server:
+                found = bench.bullmq.measure("drain", socket=server.unix, n=some, concurrency=100, processes=processes)
+            rates[processes] = some / found["seconds"]
+        best = max(rates, key=lambda processes: rates[processes])
+        note = (
+            f"the better of 1 and 2 processes ({rates[1]:,.0f} and {rates[2]:,.0f}), concurrency 100 each; "
+            f"n={some:,}, already due, workers up, warm and idle before"
+        )
+        return Row(what=NOOP, subject=bullmq.NAME, value=rates[best], unit=UNIT, note=note)
+
+    delaybox(OURS, ours.SDK, NOOP_TARGET)
+    if not bench.quick:
+        delaybox(f"{OURS}, 2 worker processes", ours.SDK, processes=2)
+    delaybox(BARE, ours.BARE)
+    bench.attempt(NOOP, bullmq.NAME, UNIT, bull)
+    for peer in others.ALL:
+        bench.attempt(NOOP, peer.name, UNIT, lambda peer=peer: python_peer(peer))
+
+
+def _late(bench: Bench) -> None:
+    count = RATE * bench.size(8, 3)
+
+    def measure(subject: str, kind: ours.Kind, bounds: tuple[Bound, ...] = ()) -> Row:
+        with bench.server() as server, ours.crew(server, kind, each=True) as crew:
+            found = spread(ours.run(ours.worker_lateness(crew, count=count, rate=RATE, lead_ms=2_500)))
+        extra = {"p50": found.p50, "p99": found.p99, "max": found.max, "early": float(found.early)}
+        note = f"{found.note()}; {kind.name}, node and worker on one host"
+        return Row(what=LATE, subject=subject, value=found.p99, unit="ms", note=note, bounds=bounds, extra=extra)
+
+    bench.attempt(LATE, OURS, "ms", lambda: measure(OURS, ours.SDK, LATE_TARGET), bounds=LATE_TARGET)
+    bench.attempt(LATE, BARE, "ms", lambda: measure(BARE, ours.BARE))
+
+
+def _map(bench: Bench) -> None:
+    count = bench.size(400, 100)
+
+    def measure() -> Row:
+        seconds: dict[int, float] = {}
+        for processes in (1, 2):
+            with bench.server() as server, ours.crew(server, ours.SDK, cpu_processes=processes) as crew:
+                seconds[processes] = ours.worker_map(crew, count, processes=processes)
+        each_ms = seconds[1] / count * 1000
+        note = (
+            f"client.map over {count} calls of {each_ms:.0f} ms, cpu=True: {seconds[1]:.2f} s with --cpu-processes 1, "
+            f"{seconds[2]:.2f} s with 2"
+        )
+        return Row(what=MAP, subject=OURS, value=seconds[1] / seconds[2], unit="×", note=note, bounds=MAP_TARGET)
+
+    bench.attempt(MAP, OURS, "×", measure, bounds=MAP_TARGET)
+
+
+SCENARIO = Scenario("workers", "tasks to worker processes, beside other task queues' workers", run)
