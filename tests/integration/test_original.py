@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from confluent_kafka import KafkaException
 
 from delaybox.wire.gen.task_pb2 import Task
+from tests.kafka import Kafka
 from tests.nodes import node
 from tests.servers import RealServer
 
@@ -78,6 +81,34 @@ def install(folder: Path, text: str) -> Path:
 def environment(redis_port: int) -> dict[str, str]:
     """As its compose file sets it, and a port of our own as viper reads one."""
     return {"REDIS_HOST": f"localhost:{redis_port}", "REDIS_PASS": PASSWORD, "APP_HTTPSERVER_PORT": "0"}
+
+
+@pytest.mark.kafka
+def test_its_file_with_kafka_on_starts_unchanged(tmp_path: Path, redis_port: int, kafka: Kafka):
+    """In by a record as its clients make them, out as its subscribers read them; its variable names the brokers."""
+    install(tmp_path, SHIPPED.replace("KAFKA", "true"))
+    for topic in ("Scheduler", "TaskExecution"):
+        with contextlib.suppress(KafkaException):  # another test's node may have made it
+            kafka.topic(name=topic)
+    tag = tmp_path.as_posix().encode()
+    with (
+        kafka.consumer("TaskExecution") as consumer,
+        node(folder=tmp_path, environ=environment(redis_port) | {"BROKERS": kafka.bootstrap}) as ours,
+    ):
+        assert "unknown key" not in ours.said()
+        ours.wait_for("PUB_SUB tasks go to topic TaskExecution")
+        due = time.time_ns() // 1_000_000 + 1_500
+        kafka.produce("Scheduler", [tag], headers={"executionTimestamp": str(due), "taskType": "PUB_SUB"})
+        give_up = time.monotonic() + 30
+        while True:
+            assert time.monotonic() < give_up, ours.said()
+            message = consumer.poll(0.2)
+            if message is not None and message.error() is None:
+                task = Task.FromString(message.value() or b"")
+                if task.payload == tag:
+                    break
+        assert time.time_ns() // 1_000_000 >= due
+        assert task.header["executionTimestamp"] == str(due).encode()
 
 
 def test_its_end_to_end_sequence(tmp_path: Path, redis_port: int):
