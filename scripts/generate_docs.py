@@ -23,6 +23,7 @@ from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain
 from delaybox.store.fsck import KINDS
+from delaybox.wire.gen import scheduler_pb2, worker_pb2
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
@@ -214,6 +215,19 @@ def policy_table() -> Iterator[str]:
         yield f"| `{method} {route}` | {words.get(rule) or f'`{rule}`'} |"
 
 
+def grpc_table() -> Iterator[str]:
+    """Each method of the services in delaybox.v1, how it streams, and its scope."""
+    yield "| method | takes | answers | scope |"
+    yield "| --- | --- | --- | --- |"
+    for file in (scheduler_pb2, worker_pb2):
+        for service in file.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                rule = policy.grpc_rule(f"/{service.full_name}/{method.name}")
+                takes = "a stream of " * method.client_streaming + f"`{method.input_type.name}`"
+                answers = "a stream of " * method.server_streaming + f"`{method.output_type.name}`"
+                yield f"| `{service.name}.{method.name}` | {takes} | {answers} | {rule.value} |"
+
+
 def exit_codes() -> Iterator[str]:
     """Every exit code of the command line."""
     yield "| code | means |"
@@ -279,6 +293,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "metrics": metrics_table,
     "fsck": fsck_table,
     "policy": policy_table,
+    "grpc": grpc_table,
     "exit_codes": exit_codes,
     "commands": commands,
 }

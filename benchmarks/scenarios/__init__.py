@@ -6,6 +6,7 @@ from benchmarks.harness.bench import Scenario
 from benchmarks.scenarios import (
     bulk,
     cost,
+    grpc,
     herd,
     import_legacy,
     kafka,
@@ -22,6 +23,7 @@ ALL: tuple[Scenario, ...] = (
     bulk.SCENARIO,
     post.SCENARIO,
     v1.SCENARIO,
+    grpc.SCENARIO,
     import_legacy.SCENARIO,
     herd.SCENARIO,
     lateness.SCENARIO,
