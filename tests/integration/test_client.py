@@ -23,7 +23,9 @@ from delaybox.client import (
     TaskType,
     Unreachable,
 )
+from delaybox.core.errors import ConfigError
 from tests.nodes import Node, node
+from tests.tls import Certificates
 
 SOON = "1h"
 
@@ -153,6 +155,35 @@ def test_a_token_that_no_node_knows(tmp_path: Path):
         for token in (None, "dbx_" + "x" * 40):
             with Client(address, token=token) as unknown, pytest.raises(Unauthenticated):
                 unknown.queues()
+
+
+def test_tls_with_certificates_of_both_sides(tmp_path: Path):
+    papers = Certificates(tmp_path)
+    cert, key = papers.server
+    flags = ("--http-port", "0", "--data-dir", str(tmp_path / "data"))
+    environ = {
+        "DELAYBOX_GRPC_SERVER_TLS_CERT_FILE": cert,
+        "DELAYBOX_GRPC_SERVER_TLS_KEY_FILE": key,
+        "DELAYBOX_GRPC_SERVER_TLS_CLIENT_CA_FILE": papers.ca,
+    }
+    with node(*flags, folder=tmp_path, environ=environ) as guarded:
+        address = f"localhost:{guarded.grpc_port}"
+        own: dict[str, Any] = dict(zip(("cert_file", "key_file"), papers.client, strict=True))
+        with Client(address, ca_file=papers.ca, **own) as known:
+            assert known.publish("x", delay=SOON).created
+        strangers: dict[str, Any] = dict(zip(("cert_file", "key_file"), papers.wrong_client, strict=True))
+        for options in (
+            {"ca_file": papers.ca},
+            {"ca_file": papers.ca, **strangers},
+            {"ca_file": papers.wrong_ca, **own},
+            {},
+        ):
+            with Client(address, retries=0, timeout=5, **options) as unknown, pytest.raises(Unreachable):
+                unknown.publish("x")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Client(address, ca_file=tmp_path / "nowhere.pem")
+    with pytest.raises(ConfigError, match="belong together"):
+        Client(address, cert_file=cert)
 
 
 def test_a_closed_client_says_so(served: Node):
