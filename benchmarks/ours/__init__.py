@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
-from benchmarks.ours.node import Node, serve, subscriber
+from benchmarks.ours.node import Node, serve, subscriber, work
 from benchmarks.ours.storing import fill, opened, pending, run, schedule, script_names
 from benchmarks.ours.workers import BARE, SDK, Crew, Herd, Kind, crew, worker_herd, worker_lateness, worker_map
 
@@ -29,6 +29,7 @@ __all__ = [
     "script_names",
     "serve",
     "subscriber",
+    "work",
     "worker_herd",
     "worker_lateness",
     "worker_map",

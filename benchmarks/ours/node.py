@@ -41,6 +41,13 @@ def serve(server: BenchServer, *arguments: str) -> Iterator[Node]:
             yield Node(port, grpc=f"127.0.0.1:{grpc_port}")
 
 
+@contextmanager
+def work(node: Node) -> Iterator[None]:
+    """A worker process on a node, with the functions of `benchmarks.ours.functions`."""
+    with Child(python("delaybox.worker", "benchmarks.ours.functions:worker", "--server", node.grpc)):
+        yield
+
+
 def _wait_until_ready(child: Child, port: int, *, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.harness.bench import Scenario
 from benchmarks.scenarios import (
     bulk,
+    client,
     cost,
     grpc,
     herd,
@@ -24,6 +25,7 @@ ALL: tuple[Scenario, ...] = (
     post.SCENARIO,
     v1.SCENARIO,
     grpc.SCENARIO,
+    client.SCENARIO,
     import_legacy.SCENARIO,
     herd.SCENARIO,
     lateness.SCENARIO,

@@ -132,6 +132,18 @@ def test_safe_scheduling_leaves_the_callers_tasks_alone(client: Client, queue: s
     assert client.schedule(task).id != client.schedule(task).id
 
 
+def test_bulk_calls_by_filter(client: Client, queue: str):
+    client.schedule_many(NewTask.publish(str(n), delay=SOON, queue=queue) for n in range(30))
+    counted = client.cancel_many(queue=queue, dry_run=True)
+    assert (counted.matched, counted.changed) == (30, 0) and len(counted.sample_ids) == 10
+    moved = client.reschedule_many(queue=queue, delay="3h", limit=10)
+    assert moved.changed == 10
+    assert client.cancel_many(queue=queue).changed == 30
+    assert list(client.list(queue=queue)) == []
+    with pytest.raises(InvalidTask, match="everything=True"):
+        client.cancel_many()
+
+
 def test_the_whole(client: Client, queue: str):
     handle = client.publish("x", delay="20s", queue=queue)
     assert any(found.queue == queue and found.pending == 1 for found in client.queues())
@@ -211,7 +223,7 @@ async def test_the_asynchronous_client_does_the_same(served: Node, queue: str):
         ids = [outcome.id async for outcome in client.schedule_each([NewTask.publish("x", delay=SOON)])]  # type: ignore[union-attr]
         assert (await client.get(ids[0])).state is TaskState.SCHEDULED
         assert len([task async for task in client.list(queue=queue)]) == 2_521
-        await handle.cancel()
+        assert (await client.cancel_many(queue=queue)).changed == 2_521
         with pytest.raises(TaskNotFound):
             await handle.get()
     with pytest.raises(Unreachable, match="closed"):
