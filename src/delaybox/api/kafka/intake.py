@@ -171,7 +171,7 @@ class Intake:
 
     def _take(self, messages: Sequence[Message]) -> None:
         """Parses a batch into the queues. Holes in the offsets are the log's own: compaction, transactions."""
-        parts, limit = self._partitions, self._limit
+        parts, limit, several = self._partitions, self._limit, len(self._settings.sources) > 1
         part: Partition | None = None
         topic: str | None = None
         number: int | None = None
@@ -181,7 +181,7 @@ class Intake:
             if error is not None:
                 self._on_error(m, error)
                 continue
-            if m.partition() != number or m.topic() != topic:
+            if m.partition() != number or (several and m.topic() != topic):
                 topic, number = m.topic(), m.partition()
                 part = parts.get((topic, number))  # type: ignore[arg-type]
                 if part is not None and part.poll == self._polls and not part.deaf:
@@ -191,21 +191,18 @@ class Intake:
             if part is None or part.deaf or offset < part.read:  # type: ignore[operator]
                 continue
             headers, value = m.headers(), m.value()
-            at_ms = 0
-            if headers:
-                kind, at_ms = m.timestamp()
-                if not kind:
-                    at_ms = 0
+            at_ms = _at_ms(m) if headers and headers[0][0] == "delay" else 0  # type: ignore[index]
             short = plain(value, headers, at_ms, limit)  # type: ignore[arg-type]
             if short is not None:
                 bytes_ += part.add(offset, plain_draft(*short))  # type: ignore[arg-type]
             else:
-                bytes_ += self._take_special(part, m, at_ms)
+                bytes_ += self._take_special(part, m)
             count += 1
         self._records += count
         self._bytes += bytes_
 
-    def _take_special(self, part: Partition, m: Message, at_ms: int) -> int:
+    def _take_special(self, part: Partition, m: Message) -> int:
+        at_ms = _at_ms(m)
         letter = Letter(
             m.topic() or "", m.partition() or 0, m.offset() or 0, at_ms, m.key(), m.value(), m.headers() or ()  # type: ignore[arg-type]
         )  # fmt: skip
@@ -459,6 +456,12 @@ class Intake:
         if now != self._told:
             self._told = now
             self._tell(now)
+
+
+def _at_ms(m: Message) -> int:
+    """A record's timestamp, 0 when it has none."""
+    kind, at_ms = m.timestamp()
+    return at_ms if kind else 0
 
 
 def _refused(letter: Letter, code: str, reason: str) -> Letter:
