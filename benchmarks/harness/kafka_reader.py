@@ -34,13 +34,12 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
     consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(int(options["partitions"]))])
     late: list[float] = []
     n, each, count = 0, bool(options["each"]), int(options["count"])
-    consumer.poll(1.0)
+    # Connects; where messages wait already, the first comes along.
+    messages = [consumer.poll(1.0)]
     print(json.dumps({"ready": True}), flush=True)
     deadline = time.monotonic() + float(options["seconds"])
     started = 0.0
     while n < count and time.monotonic() < deadline:
-        # One at a time where time counts: `consume` waits until it has as many as were asked for.
-        messages = [consumer.poll(0.1)] if each else consumer.consume(1_000, 0.1)
         now_ms = time.time_ns() / 1e6
         for message in messages:
             if message is None or message.error() is not None:
@@ -49,6 +48,8 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
             n += 1
             if each:
                 late.append(now_ms - due_of_key(message.key() or b""))
+        # One at a time where time counts: `consume` waits until it has as many as were asked for.
+        messages = [consumer.poll(0.1)] if each else consumer.consume(1_000, 0.1)
     seconds = time.monotonic() - started
     consumer.close()
     return {"n": n, "seconds": seconds, "lateness_ms": late}
