@@ -142,6 +142,21 @@ async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard
     assert (runner.stats.done, other.stats.done) == (0, 5)
 
 
+async def test_a_node_that_ends_in_order_gets_its_answers_first(yard: Yard) -> None:
+    second = await yard.node()
+    runner = await yard.worker(second.address)
+    made = await yard.call("naps", 1.0, count=4)
+    await yard.begun(*made)
+    waiting = await yard.call("naps", 0.1, delay_ms=200, count=8)
+    await second.process.stop()
+    assert runner.stats.done == 4, "it waited for them"
+    assert not set(waiting) & set(yard.oracle.begun()), "it took no more"
+    await yard.node(port=second.process.port)
+    await yard.begun(*waiting)
+    await yard.sound()
+    assert {task: [1] for task in made + waiting} == dict(yard.oracle.ended())
+
+
 async def test_places_are_shared_among_nodes_and_go_over_when_one_dies(yard: Yard) -> None:
     second = await yard.node()
     runner = await yard.worker(yard.rpc.address, second.address, concurrency=4)
