@@ -81,6 +81,13 @@ def sleeps(seconds: float) -> float:
     return seconds
 
 
+@worker.task
+async def strays(seconds: float) -> None:
+    """Leaves a thread behind that nobody can stop."""
+    _note("+", current())
+    await asyncio.to_thread(time.sleep, seconds)
+
+
 @worker.task(cpu=True)
 def computes(n: int) -> int:
     ctx = current()

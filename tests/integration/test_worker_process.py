@@ -57,6 +57,14 @@ async def test_a_second_signal_ends_it_at_once(yard: Yard, tmp_path: Path) -> No
     await runner.stop(0.1)
 
 
+async def test_a_thread_that_never_returns_does_not_keep_the_process(yard: Yard, tmp_path: Path) -> None:
+    async with worker(yard, tmp_path, "--grace", "200ms") as process:
+        made = await yard.call("strays", 300.0) + await yard.call("sleeps", 300.0)
+        await yard.begun(*made)
+        process.signal(signal.SIGTERM)
+        assert await process.end(30.0) == 0, process.said()
+
+
 async def test_a_killed_workers_tasks_are_run_by_another(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path) as process:
         made = await yard.call("naps", 1.0, count=5)

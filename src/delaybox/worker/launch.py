@@ -80,7 +80,7 @@ def _run(launch: Launch, *, until: int | None) -> int:
     try:
         worker = load(launch.worker)
         worker.change(**launch.settings())
-        return worker.run(until=until)
+        return worker.run(until=until, last_exit=True)
     except (DelayBoxError, ValueError) as error:
         return _say(error)
 

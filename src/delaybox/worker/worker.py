@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_SERVER: Final = "localhost:9088"
+EXIT_S: Final = 3.0
 _QUEUE = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -215,10 +217,11 @@ class Worker:
         finally:
             await runner.stop(self.grace_s)
 
-    def run(self, *, until: int | None = None) -> int:
+    def run(self, *, until: int | None = None, last_exit: bool = False) -> int:
         """Runs until SIGTERM or SIGINT: then it takes no more, lets what runs end, hands back the rest. A second
         signal ends it at once. Returns the exit code.
 
+        last_exit: nothing comes after this in the process: it ends soon, whatever threads still do.
         until: a file descriptor whose end means that whoever started this process is gone: the same as a signal.
         """
         runner = self.runner()
@@ -229,7 +232,13 @@ class Worker:
         else:
             factory = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=factory) as loop:
-            return loop.run(runner.until_told(self.grace_s, until))
+            code = loop.run(runner.until_told(self.grace_s, until))
+            if last_exit:
+                # What a function left behind in `asyncio.to_thread` would be waited for without end.
+                force = threading.Timer(EXIT_S, os._exit, (code,))
+                force.daemon = True
+                force.start()
+        return code
 
 
 def queue_names(queues: Iterable[str]) -> tuple[str, ...]:
