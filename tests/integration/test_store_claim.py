@@ -221,6 +221,13 @@ async def test_a_record_of_a_newer_format_is_left_alone_with_its_hint(lab: Lab) 
     assert (await lab.store.reschedule(task_id, delay_ms=0))[0] == "newer"
 
 
+async def test_what_is_fired_in_place_is_counted_by_lane(lab: Lab) -> None:
+    await lab.add(NewTask(), *(NewTask(queue="mail") for _ in range(2)))
+    claimed = await lab.claim(slots=0, types="", channel="c")
+    assert claimed.fired == {b"p": 1, b"pmail": 2} and len(claimed.lateness_ms) == 3
+    assert (await lab.claim(slots=0, types="", channel="c")).fired == {}
+
+
 async def test_fired_in_place_is_what_the_original_publishes(lab: Lab) -> None:
     listener = lab.client.pubsub()
     await listener.subscribe(f"{lab.store.prefix}-out")
@@ -230,6 +237,7 @@ async def test_fired_in_place_is_what_the_original_publishes(lab: Lab) -> None:
     await lab.move(7)
     claimed = await lab.claim(slots=0, types="", channel=f"{lab.store.prefix}-out", stream=100)
     assert (claimed.lateness_ms, claimed.unheard, claimed.leased) == ([7], 0, [])
+    assert dict(claimed.fired) == {b"p": 1}
     message = wire_body.decode((await listener.get_message(timeout=5))["data"])
     assert message.taskUuid == ids.render(task_id)
     assert (message.payload, dict(message.header)) == (b"hello", {"a": b"1"})

@@ -224,7 +224,7 @@ async def test_queues_and_nodes(v1: V1):
             "pending_complete": True,
             "ready": 0,
             "in_flight": 0,
-            "fired_per_s": None,
+            "fired_per_s": 0.0,
             "unserved": [],
         }
     ]

@@ -33,7 +33,7 @@ class QueueStats:
     """One queue of one task type now. ``pending`` counts those that wait, the ``ready`` ones (due, without a slot) too.
 
     ``complete``: all that wait were counted; else only those known as due soon, for the store holds too many.
-    ``fired_per_s``: over the last minute, by what the living nodes say; None where they cannot tell.
+    ``fired_per_s``: over the last minute, by what the living nodes say.
     ``ready_lanes``: the lanes with ready tasks; ``unserved``: the functions among them that no connected worker serves.
     """
 
@@ -43,7 +43,7 @@ class QueueStats:
     ready: int
     in_flight: int
     complete: bool = False
-    fired_per_s: float | None = None
+    fired_per_s: float = 0.0
     ready_lanes: tuple[bytes, ...] = ()
     unserved: tuple[str, ...] = ()
 

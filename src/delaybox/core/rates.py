@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 WINDOW_S = 60.0
 _SLOT_S = 5.0
@@ -16,8 +16,8 @@ class Rates:
         self._started_s = started_s
         self._slots: deque[tuple[float, Counter[bytes]]] = deque()
 
-    def add(self, keys: Iterable[bytes], now_s: float) -> None:
-        """One more of each."""
+    def add(self, keys: Iterable[bytes] | Mapping[bytes, int], now_s: float) -> None:
+        """One more of each, or as many as the mapping says."""
         if not self._slots or now_s >= self._slots[-1][0] + _SLOT_S:
             self._forget(now_s)
             self._slots.append((now_s, Counter()))

@@ -91,6 +91,10 @@ class Dispatcher:
         """Deliveries handed out and not settled."""
         return self._in_flight
 
+    def fired_in_place(self, lanes: Mapping[bytes, int]) -> None:
+        """So many were published by the claim script."""
+        self._fired.add(lanes, time.monotonic())
+
     def fired_per_s(self) -> dict[str, float]:
         """Deliveries that were carried out, a second over the last minute, by type letter and queue."""
         sums: dict[str, float] = {}

@@ -54,7 +54,7 @@ class Engine:
         self._guests: set[Guest] = set()
         self._clock = RedisClock()
         self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed)
-        self._tracker = Tracker(store, self._dispatcher, options, self._clock)
+        self._tracker = Tracker(store, self._dispatcher, options, self._clock, self._dispatcher.fired_in_place)
         for target in targets.values():
             if isinstance(target, Pausing):
                 target.on_change(self._tracker.kick)
@@ -177,8 +177,6 @@ class Engine:
             "in_flight": self._dispatcher.in_flight,
             "types": self._dispatcher.serves,
             "fired_per_s": self._dispatcher.fired_per_s(),
-            # What the claim script publishes itself is not told apart by queue.
-            "fires_in_place": bool(self._options.channel),
             **more,
         }
         await nodes.beat(self._store, self._options.node_id, facts)

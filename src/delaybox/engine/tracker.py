@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -64,12 +64,21 @@ class Tracker:
     """One step = wait until a partition is due, claim from every due one, hand over what came.
 
     ``look`` says per partition when to look next, by Redis's clock: at its next due time, earlier when a script said
-    so on the wake channel, and at the latest one poll after the last look.
+    so on the wake channel, and at the latest one poll after the last look. ``in_place`` is told how many tasks of which
+    lane a claim fired itself.
     """
 
-    def __init__(self, store: Store, taker: Taker, options: EngineOptions, clock: RedisClock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        taker: Taker,
+        options: EngineOptions,
+        clock: RedisClock,
+        in_place: Callable[[Mapping[bytes, int]], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._taker = taker
+        self._in_place = in_place
         self._options = options
         self._clock = clock
         self._look = [0.0] * store.partitions
@@ -208,6 +217,7 @@ class Tracker:
         if c.lateness_ms:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
+            self._in_place(c.fired)
             if c.unheard:
                 metrics.published_without_listeners(c.unheard)
         if c.trimmed:

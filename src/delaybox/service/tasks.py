@@ -118,13 +118,10 @@ class Service(Submitter):
         """Every queue with tasks pending, ready or in flight, or fired in the last minute."""
         found = {(q.type, q.queue): q for q in await lanes.queues(self._store)}
         rates: dict[tuple[TaskType, str], float] = {}
-        untold: set[TaskType] = set()
         complete = all(q.complete for q in found.values())
         living = await self.nodes()
         served = served_lanes(living)
         for node in living:
-            if node.get("fires_in_place"):
-                untold.add(TaskType.PUB_SUB)
             for key, rate in node.get("fired_per_s", {}).items():
                 with suppress(ValueError):  # a newer node's task type
                     lane = split(key.encode())
@@ -136,7 +133,7 @@ class Service(Submitter):
         return [
             replace(
                 q,
-                fired_per_s=None if q.type in untold else round(rates.get(at, 0.0), 3),
+                fired_per_s=round(rates.get(at, 0.0), 3),
                 unserved=functions_unserved(q.ready_lanes, served) if q.type is TaskType.WORKER else (),
             )
             for at, q in sorted(found.items(), key=lambda item: (item[0][0].value, item[0][1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,7 +54,9 @@ class ClaimLimits:
 
 @dataclass(slots=True)
 class Claimed:
-    """What one claim did. ``leased`` is flat: id, record, id, record; ``lateness_ms`` of each task fired in place."""
+    """What one claim did. ``leased`` is flat: id, record, id, record; ``lateness_ms`` of each task fired in place,
+    ``fired`` how many of them by lane.
+    """
 
     now_ms: int
     next_due_ms: int
@@ -65,6 +68,7 @@ class Claimed:
     trimmed: int
     promoted: int
     more: bool
+    fired: Mapping[bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +132,17 @@ class Verdict(NamedTuple):
 
 def read_claim(reply: list[Any]) -> Claimed:
     """A claim's reply, typed."""
-    now, due, leased, lateness, n = reply
-    return Claimed(now, due, leased, lateness, n[0], n[1], n[2], n[3], n[4], n[5] == 1)
+    now, due, leased, lateness, n, lanes = reply
+    return Claimed(
+        now,
+        due,
+        leased,
+        lateness,
+        n[0],
+        n[1],
+        n[2],
+        n[3],
+        n[4],
+        n[5] == 1,
+        dict(zip(lanes[::2], lanes[1::2], strict=True)),
+    )

@@ -9,7 +9,8 @@
 --       13 1 = a guest, which keeps no time: it takes what it serves and leaves all else where it lies, 14.. lanes: of a
 --       type letter that is named here only these are served; '*' for the queue stands for any
 -- REPLY {now ms, next due ms in near (-1 none), leased {id, record, ...}, lateness ms of each fired in place,
---        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due}}
+--        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due},
+--        lanes of what was fired in place {lane, how many, ...}}
 -- ERRORS TRYAGAIN (nothing written but hints)
 -- BOUND 500 items, 256 KiB of records
 --@include lib/time.lua
@@ -45,7 +46,7 @@ local function next_due()
 end
 
 if redis.call('EXISTS', lease) == 1 then
-  return { now, next_due(), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1 } }
+  return { now, next_due(), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1 }, {} }
 end
 local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], K_QUAR, K_QUAR_AT })
 if err then return err end
@@ -170,6 +171,7 @@ if err then return err end
 for from = 1, #leased, 1000 do redis.call('HSET', lease, unpack(leased, from, math.min(from + 999, #leased))) end
 if #leased > 0 then redis.call('ZADD', K_LEASES, int(now + lease_ms), lid) end
 local lateness, unheard, trimmed = {}, 0, 0
+local by_lane = {}
 for i, f in ipairs(fired) do
   local id, rec, flags, at = f[1], f[2], f[3], f[4]
   local a, b, c, d = struct.unpack('>I4I4I4I4', id)
@@ -185,6 +187,8 @@ for i, f in ipairs(fired) do
   end
   forget(id, rec, flags, at, idem_ttl)
   lateness[i] = f[5]
+  local lane = rec_lane(rec, at)
+  by_lane[lane] = (by_lane[lane] or 0) + 1
 end
 for _, s in ipairs(sour) do
   redis.call('HSET', K_QUAR, s[1], s[2])
@@ -226,4 +230,9 @@ if due >= 0 and due < look then look = due end
 redis.call('HSET', K_CLOCK, 'wake', int(look))
 local more = (#leased > 0 or #fired > 0 or dropped > 0)
   and (#ids >= most or #put_back > 0 or backlog or unseen or guest and n_leased >= slots)
-return { now, due, leased, lateness, { unheard, dropped, #sour, trimmed, promoted, more and 1 or 0 } }
+local lanes = {}
+for lane, count in pairs(by_lane) do
+  lanes[#lanes + 1] = lane
+  lanes[#lanes + 1] = count
+end
+return { now, due, leased, lateness, { unheard, dropped, #sour, trimmed, promoted, more and 1 or 0 }, lanes }

@@ -140,14 +140,13 @@ def queues(all_: Iterable[QueueStats]) -> types.Queues:
 def queue(name: str, all_: Iterable[QueueStats], *, keep_result_ms: int) -> types.Queue:
     """One queue; zeros for one that holds nothing."""
     here = [stats for stats in all_ if stats.queue == name]
-    rates = [s.fired_per_s for s in here if s.fired_per_s is not None]
     return types.Queue(
         name,
         sum(s.pending for s in here),
         all(s.complete for s in here),
         sum(s.ready for s in here),
         sum(s.in_flight for s in here),
-        round(sum(rates), 3) if len(rates) == len(here) else None,
+        round(sum(s.fired_per_s for s in here), 3),
         types.QueueSettings(keep_result_ms),
         [_lane(s) for s in here],
     )

@@ -375,10 +375,9 @@ class Lane(Struct, gc=False):
     ready: Annotated[int, Meta(description="due, waiting for a free slot")]
     in_flight: Annotated[int, Meta(description="being carried out")]
     fired_per_s: Annotated[
-        float | None,
+        float,
         Meta(
-            description="carried out a second over the last minute, as the living nodes tell; null: published in place "
-            "by the store, which is counted for all queues together in /metrics",
+            description="carried out a second over the last minute, as the living nodes tell",
             extra_json_schema={"minimum": 0},
         ),
     ]
@@ -406,14 +405,14 @@ class QueueSettings(Struct, gc=False):
 
 
 class Queue(Struct, gc=False):
-    """One queue: sums, and a line for each task type it holds. `fired_per_s` is null where one of them is."""
+    """One queue: sums, and a line for each task type it holds."""
 
     queue: str
     pending: Count
     pending_complete: bool
     ready: Count
     in_flight: Count
-    fired_per_s: Annotated[float | None, Meta(extra_json_schema={"minimum": 0})]
+    fired_per_s: Annotated[float, Meta(extra_json_schema={"minimum": 0})]
     settings: QueueSettings
     types: list[Lane]
 
