@@ -61,7 +61,7 @@ def parse(text: str) -> bytes:
 
 
 def _usual(text: str) -> bytes | None:
-    """The 16 bytes of 8-4-4-4-12 hex digits, three times as fast as UUID; None for any other spelling."""
+    """The 16 bytes of 8-4-4-4-12 hex digits; None for any other spelling."""
     if len(text) != 36 or not text[8] == text[13] == text[18] == text[23] == "-":
         return None
     # fromhex passes over spaces, which leaves fewer bytes.

@@ -20,7 +20,7 @@ _SAMPLE = 20_000
 
 
 _ALL_UP_TO = 10_000
-"""While the whole store holds no more than this, every pending task is looked at (3 us each)."""
+"""While the whole store holds no more than this, every pending task is looked at."""
 
 
 async def queues(store: Store) -> list[QueueStats]:

@@ -1,7 +1,7 @@
 """Tasks on their way to a worker: the field ``tasks`` of ``ToWorker``, written by hand.
 
 A stored body is a serialized ``Task``, so it goes into the message as it is. By way of the library it would be parsed,
-copied and written again: 4 of the 6 us that handing out a task may cost.
+copied and written again for every worker that it is handed to.
 """
 
 from __future__ import annotations

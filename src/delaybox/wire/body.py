@@ -102,7 +102,7 @@ def published(task_id: str, body: bytes, name: str = "") -> bytes:
 def fingerprint(task: NewTask) -> bytes:
     """Eight bytes that two requests share when they ask for the same task. Part of the stored format.
 
-    The digest of each part with its length before it, all at once: an update a part took three quarters of the time.
+    The digest of each part with its length before it.
     """
     when = b"d%d" % task.delay_ms if task.delay_ms is not None else b"a%d" % (task.due_ms or 0)
     parts: list[bytes] = [
