@@ -15,11 +15,11 @@ from typing import Any
 from google.protobuf.descriptor import ServiceDescriptor
 
 from delaybox import metrics
-from delaybox.api.grpc.calls import Caller
+from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.api.grpc.process import GrpcServer, Part
 from delaybox.api.grpc.scheduler import Scheduler
 from delaybox.api.grpc.settings import GrpcSettings
-from delaybox.api.grpc.work import NotYet, Raw, Streams
+from delaybox.api.grpc.work import NotYet, Streams
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError
 from delaybox.engine.engine import Engine
@@ -59,7 +59,7 @@ class Workers:
         """Of the service in the contract."""
         return worker_pb2.DESCRIPTOR.services_by_name["Worker"]
 
-    def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Raw]:
+    def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Serialized]:
         """A worker's stream."""
         return self._streams.work(requests, caller)
 

@@ -81,6 +81,13 @@ def test_flags_reach_the_node_and_its_exit_code_comes_back(run: Run, served: lis
     assert str(config.server()).count("host='h', port=3") == 1
 
 
+def test_set_reaches_keys_that_have_a_flag_of_their_own(run: Run, served: list[Config], tmp_path: Path) -> None:
+    run("serve", "--set", "storage.redisUrl=redis://h:3", "--set", "dataDir=d", "--set", "logFormat=json")
+    (config,) = served
+    assert str(config.server()).count("host='h', port=3") == 1
+    assert (config.data_folder, config.log_format) == (tmp_path / "d", "json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -10,12 +10,13 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import NewTask
 from delaybox.service.quick import QuickDrafts
 from delaybox.store.record import Draft, draft
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.grpc.bulk import frames, plain
+from delaybox.wire.grpc.bulk import frames, plain, stored
 from delaybox.wire.grpc.tasks import new_task
 from delaybox.wire.v1.tasks import Rules
 
@@ -141,3 +142,10 @@ def test_a_shell_task_is_asked_about_each_time():
         with pytest.raises(DelayBoxError):
             quick.of(whole, at, stop, ask)
     assert len(asked) == 2
+
+
+@given(st.binary(min_size=16, max_size=16), st.integers(1, 2**48 - 1), st.booleans())
+def test_an_entry_by_hand_is_what_the_library_reads(task_id: bytes, due_ms: int, created: bool) -> None:
+    entries = stored(task_id, due_ms, created=created) * 2
+    result = pb.ScheduleResult(id=ids.render(task_id), due_ms=due_ms, created=created)
+    assert pb.ScheduleBatchResponse.FromString(entries) == pb.ScheduleBatchResponse(results=[result, result])

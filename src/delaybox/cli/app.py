@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,8 +112,7 @@ def serve(
     """Run a node: REST and gRPC on their ports, tasks fired at their time."""
     from delaybox.config import load
 
-    flags = {
-        **_assignments(settings),
+    named = {
         "storage.redisUrl": redis,
         "httpServer.host": host,
         "httpServer.port": http_port,
@@ -124,6 +123,7 @@ def serve(
         "workers.shell.enabled": enable_shell or None,
         "insecure": insecure or None,
     }
+    flags = _flags(settings, named)
     loaded = load(path=config, flags=flags)
     chosen = loaded.config
     say.as_json = chosen.log_format == "json"
@@ -172,7 +172,7 @@ def fsck(
     from delaybox.cli.fsck import check
     from delaybox.config import load
 
-    flags = {**_assignments(settings), "storage.redisUrl": redis, "dataDir": data_dir}
+    flags = _flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
     chosen = load(path=config, flags=flags).config
     raise typer.Exit(_run(lambda: check(chosen, repair=repair, as_json=as_json)))
 
@@ -200,7 +200,7 @@ def import_legacy(
     from delaybox.cli.import_legacy import take_over
     from delaybox.config import load
 
-    flags = {**_assignments(settings), "storage.redisUrl": redis, "dataDir": data_dir}
+    flags = _flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
     chosen = load(path=config, flags=flags).config
     raise typer.Exit(
         _run(lambda: take_over(chosen, source=source, key=key, dedupe=dedupe, dry_run=dry_run, as_json=as_json))
@@ -223,9 +223,7 @@ def doctor(
     def chosen() -> Config:
         from delaybox.config import load
 
-        return load(
-            path=config, flags={**_assignments(settings), "storage.redisUrl": redis, "dataDir": data_dir}
-        ).config
+        return load(path=config, flags=_flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})).config
 
     raise typer.Exit(examine(connect(server, token, as_json), chosen, as_json=as_json))
 
@@ -267,6 +265,11 @@ def _exposed(config: Config) -> str:
     if "httpServer.host" in config.exposed and grpc.enabled and grpc.host is None:
         where["httpServer.host"] += f" or port {grpc.port}"
     return " or ".join(where[key] for key in config.exposed)
+
+
+def _flags(settings: list[str] | None, named: Mapping[str, object]) -> dict[str, object]:
+    """What --set says, and the flags that have names of their own where they are given."""
+    return _assignments(settings) | {key: value for key, value in named.items() if value is not None}
 
 
 def _assignments(settings: list[str] | None) -> dict[str, object]:

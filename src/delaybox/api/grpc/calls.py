@@ -48,6 +48,19 @@ class Caller:
     context: Context
 
 
+class Serialized:
+    """A response that is serialized already."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        """As it is."""
+        return self._raw
+
+
 class Service(Protocol):
     """One gRPC service of the process; its calls are methods in snake case."""
 
@@ -158,7 +171,7 @@ def _method(
     return grpc.unary_unary_rpc_method_handler(one, None, write)
 
 
-def _serialize(message: Message) -> bytes:
+def _serialize(message: Message | Serialized) -> bytes:
     return message.SerializeToString()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.descriptor import ServiceDescriptor
 
 from delaybox.api import policy
-from delaybox.api.grpc.calls import Caller
+from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
 from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
@@ -20,6 +20,7 @@ from delaybox.service import Selection, Service
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.grpc import queries, tasks, views
+from delaybox.wire.grpc.bulk import stored as stored_entry
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.v1.queries import MAX_LIMIT
 from delaybox.wire.v1.tasks import Rules, queue_of
@@ -29,7 +30,7 @@ MAX_WATCHED = 10_000
 BATCHES_UNDER_WAY = 3
 """Of one stream: while one is stored, another is read and a third's answers are written."""
 
-_Batches = asyncio.Queue[asyncio.Task[pb.ScheduleBatchResponse] | None]
+_Batches = asyncio.Queue[asyncio.Task[Serialized] | None]
 """Of one stream, in order; None: no more are taken."""
 
 
@@ -69,29 +70,29 @@ class Scheduler:
         stored = await self._service.submit(self._new(request.task, caller))
         return pb.ScheduleResponse(id=stored.task_id, due_ms=stored.due_ms, created=stored.created)
 
-    async def schedule_batch(self, request: bytes, caller: Caller) -> pb.ScheduleBatchResponse:
+    async def schedule_batch(self, request: bytes, caller: Caller) -> Serialized:
         def read(asked: pb.NewTask) -> NewTask:
             return self._new(asked, caller)
 
         answers = await self._service.submit_batch(
             request, read, payload_limit=self._rules.max_payload_bytes, most=MAX_BATCH
         )
-        response = pb.ScheduleBatchResponse()
-        add = response.results.add
+        results: list[bytes] = []
         for at, answer in enumerate(answers):
+            if not isinstance(answer, DelayBoxError) and not answer.conflict:
+                results.append(stored_entry(answer.task_id, answer.due_ms, created=answer.created))
+                continue
+            refused = pb.ScheduleResult()
             if isinstance(answer, DelayBoxError):
-                add(error=error_of(answer))
-            elif answer.conflict:
-                task_id = render(answer.task_id)
-                key = pb.ScheduleBatchRequest.FromString(request).tasks[at].idempotency_key
-                add(id=task_id, error=error_of(IdempotencyConflict(key, task_id)))
+                refused.error.CopyFrom(error_of(answer))
             else:
-                add(id=render(answer.task_id), due_ms=answer.due_ms, created=answer.created)
-        return response
+                refused.id = render(answer.task_id)
+                key = pb.ScheduleBatchRequest.FromString(request).tasks[at].idempotency_key
+                refused.error.CopyFrom(error_of(IdempotencyConflict(key, refused.id)))
+            results.append(pb.ScheduleBatchResponse(results=[refused]).SerializeToString())
+        return Serialized(b"".join(results))
 
-    async def schedule_stream(
-        self, requests: AsyncIterator[bytes], caller: Caller
-    ) -> AsyncIterator[pb.ScheduleBatchResponse]:
+    async def schedule_stream(self, requests: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[Serialized]:
         room = asyncio.Semaphore(BATCHES_UNDER_WAY)
         batches: _Batches = asyncio.Queue()
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from delaybox.api.grpc.calls import Caller
+from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.core.errors import InvalidTask, Overloaded, StoreUnavailable
 from delaybox.core.lane import check_name, lane_of
 from delaybox.core.retry import RetryPolicy
@@ -21,19 +21,6 @@ HELLO_S = 10.0
 SILENT_BEATS = 3
 MAX_LANES = 1_000
 _TEXT = 200
-
-
-class Raw:
-    """A message that is serialized already."""
-
-    __slots__ = ("_raw",)
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-
-    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
-        """As it is."""
-        return self._raw
 
 
 class Streams:
@@ -58,7 +45,7 @@ class Streams:
         for stream in self._open:
             stream.end()
 
-    async def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Raw]:
+    async def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Serialized]:
         """One stream, from its hello to its end."""
         try:
             first = await asyncio.wait_for(anext(requests), HELLO_S)
@@ -76,7 +63,7 @@ class Streams:
             while not stream.over:
                 idle = await stream.wait()
                 for raw in session.messages(idle=idle):
-                    yield Raw(raw)
+                    yield Serialized(raw)
             if reading.done() and not reading.cancelled() and (error := reading.exception()) is not None:
                 raise error
         finally:
@@ -102,7 +89,7 @@ class Streams:
         session.attach(stream.ring, stream.replace)
         return session, False
 
-    def _welcome(self, session: Session, *, resumed: bool) -> Raw:
+    def _welcome(self, session: Session, *, resumed: bool) -> Serialized:
         message = worker_pb2.ToWorker(
             seen=session.heeded,
             welcome=worker_pb2.Welcome(
@@ -114,7 +101,7 @@ class Streams:
                 max_output=self._gateway.max_output,
             ),
         )
-        return Raw(message.SerializeToString())
+        return Serialized(message.SerializeToString())
 
     async def _read(
         self,
@@ -192,7 +179,7 @@ class _Stream:
 class NotYet:
     """Stands before the store is open."""
 
-    def work(self, requests: object, caller: Caller) -> AsyncIterator[Raw]:
+    def work(self, requests: object, caller: Caller) -> AsyncIterator[Serialized]:
         """Refuses."""
         raise StoreUnavailable("the store is not open yet; try again in a moment")
 

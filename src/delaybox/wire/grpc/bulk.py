@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
 from delaybox.core.ids import MAX_DELAY_MS, MIN_DUE_MS
+from delaybox.wire.body import varint
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 _TASKS = 0x0A
@@ -144,3 +145,15 @@ def is_kind(raw: bytes) -> bool:
     except DecodeError:
         return False
     return {field.number for field, _ in message.ListFields()} <= _KIND_FIELDS
+
+
+def stored(task_id: bytes, due_ms: int, *, created: bool) -> bytes:
+    """One entry of ScheduleBatchResponse.results; entries put one behind the other are the message."""
+    due = varint(due_ms)
+    text = task_id.hex()
+    return b"\x0a%c\x0a\x24%b\x10%b%b" % (
+        39 + len(due) + 2 * created,
+        f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode(),
+        due,
+        b"\x18\x01" if created else b"",
+    )
