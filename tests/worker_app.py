@@ -33,7 +33,9 @@ class Oracle:
         self.file = file
 
     def _lines(self, sign: str) -> Iterable[tuple[str, int, int]]:
-        for line in self.file.read_text().splitlines() if self.file.exists() else ():
+        # What is being written this moment may be there in part: whole lines alone count, the rest is read next time.
+        whole = self.file.read_text().rpartition("\n")[0] if self.file.exists() else ""
+        for line in whole.splitlines():
             kind, task_id, token, process = line.split()
             if kind == sign:
                 yield task_id, int(token), int(process)

@@ -207,7 +207,9 @@ class Line:
             method: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
             call = self._call = method(metadata=self._target.metadata)
             # A session can be resumed for a short time only: rather another try than a long wait.
-            patience_s = max(1.0, self.session.resume_ms / 2_000) if self.session.id else WELCOME_S
+            patience_s = (
+                WELCOME_S if self._forgotten is None or self._given_up else max(1.0, self.session.resume_ms / 2_000)
+            )
             async with asyncio.timeout(patience_s):
                 await call.write(self.session.hello())
                 await self._read(call)
