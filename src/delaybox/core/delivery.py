@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from msgspec import Struct
+
 from delaybox.core import ids
 from delaybox.core.lane import split
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import TaskResult, TaskType
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(Struct, gc=False):
     """A leased task on its way to a target. ``token`` rises with every delivery and goes along to fence stale doers.
 
     ``attempt`` counts failed attempts before this one, ``losses`` leases that expired. ``body`` is the protobuf task;

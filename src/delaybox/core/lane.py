@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from delaybox.core.errors import InvalidTask
@@ -33,6 +34,7 @@ def lane_of(task_type: TaskType, queue: str, name: str = "") -> bytes:
     return (f"{text}:{name}" if name and task_type in NAMED else text).encode()
 
 
+@lru_cache(maxsize=4096)
 def split(lane: bytes) -> Lane:
     """The parts of a stored lane; ValueError for a letter this version does not know."""
     text, _, name = lane.decode().partition(":")

@@ -29,9 +29,6 @@ _FULL_HEAD = Struct(">BBHBIHIB")
 _DEAD_HEAD = Struct(">QH")
 
 
-_split = lru_cache(maxsize=4096)(split)
-
-
 class Draft(msgspec.Struct, gc=False):
     """A new task, encoded: what ``schedule`` sends. ``due48`` is a due time, or a delay with ``ids.RELATIVE`` set.
 
@@ -69,17 +66,17 @@ class Record(msgspec.Struct, gc=False):
     @property
     def type(self) -> TaskType:
         """The task type the lane names."""
-        return _split(self.lane).type
+        return split(self.lane).type
 
     @property
     def queue(self) -> str:
         """The queue the lane names."""
-        return _split(self.lane).queue
+        return split(self.lane).queue
 
     @property
     def name(self) -> str:
         """The function or command the lane names."""
-        return _split(self.lane).name
+        return split(self.lane).name
 
 
 @lru_cache(maxsize=4096)

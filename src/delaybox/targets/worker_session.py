@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from delaybox import metrics
 from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, Outcome, Report
 from delaybox.core.retry import RetryPolicy
@@ -41,15 +43,12 @@ class Run:
             self.over.set_result(None)
 
 
-class Offered:
+class Offered(Struct, eq=False, gc=False):
     """A task that waits for a worker, or that one has. ``keep_ms``: how long its result is kept; 0 = not at all."""
 
-    __slots__ = ("delivery", "keep_ms", "run")
-
-    def __init__(self, delivery: Delivery, run: Run, keep_ms: int) -> None:
-        self.delivery = delivery
-        self.run = run
-        self.keep_ms = keep_ms
+    delivery: Delivery
+    run: Run
+    keep_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +111,12 @@ class Session:
 
     def assign(self, offered: Iterable[Offered], *, suspect: bool = False) -> int:
         """Sends tasks, each for one credit; returns how many."""
-        count = 0
+        held, tasks, sequence = self._held, self._tasks, self._sequence
         for o in offered:
-            self._sequence += 1
-            self._held[self._sequence] = o
-            self._tasks.append(assignment(self._sequence, o.delivery, want_result=o.keep_ms > 0))
-            count += 1
+            sequence += 1
+            held[sequence] = o
+            tasks.append(assignment(sequence, o.delivery, want_result=o.keep_ms > 0))
+        count, self._sequence = sequence - self._sequence, sequence
         if suspect:
             self.suspect = self._sequence
         self.credit -= count

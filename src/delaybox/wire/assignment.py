@@ -17,17 +17,25 @@ from delaybox.wire.body import varint
 def assignment(sequence: int, d: Delivery, *, want_result: bool) -> bytes:
     """One entry of ``ToWorker.tasks``; entries put one behind the other are a valid part of the message."""
     body = d.body
-    text = b"\x08%b\x12\x24%b%b\x28%b%b\x38%b%b\x4a%b" % (
+    text = b"\x08%b\x12\x24%b%b\x4a%b" % (
         varint(sequence),
         ids.render(d.task_id).encode(),
-        _of_lane(d.lane),
-        varint(d.due_ms),
-        b"\x30" + varint(d.attempt) if d.attempt else b"",
-        varint(d.token),
-        b"\x40\x01" if want_result else b"",
+        _middle(d.lane, d.due_ms, d.attempt, d.token, want_result),
         varint(len(body)),
     )
     return b"\x1a%b%b%b" % (varint(len(text) + len(body)), text, body)
+
+
+@lru_cache(maxsize=1024)
+def _middle(lane: bytes, due_ms: int, attempt: int, token: int, want_result: bool) -> bytes:
+    """The fields from ``name`` to ``want_result``. Of a herd they are the same: a third of the time of its tasks."""
+    return b"%b\x28%b%b\x38%b%b" % (
+        _of_lane(lane),
+        varint(due_ms),
+        b"\x30" + varint(attempt) if attempt else b"",
+        varint(token),
+        b"\x40\x01" if want_result else b"",
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -39,10 +47,12 @@ def _of_lane(lane: bytes) -> bytes:
 
 def has_only_payload(body: bytes) -> bool:
     """Whether a stored body says nothing but the payload, so that it need not be parsed."""
-    if not body:
-        return True
+    if len(body) < 2:
+        return not body
     if body[0] != 0x1A:
         return False
+    if body[1] < 128:
+        return body[1] + 2 == len(body)
     at, size, shift = 1, 0, 0
     while at < len(body):
         byte = body[at]

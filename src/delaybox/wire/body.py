@@ -155,8 +155,12 @@ def _entry(name: str, value: bytes) -> bytes:
 
 def varint(value: int) -> bytes:
     """Protobuf's form of a number that is not negative."""
-    if value < 128:
+    if value < 1 << 7:
         return _SHORT[value]
+    if value < 1 << 14:
+        return bytes((value & 127 | 128, value >> 7))
+    if value < 1 << 21:
+        return bytes((value & 127 | 128, value >> 7 & 127 | 128, value >> 14))
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
