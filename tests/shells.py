@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, Outcome
+from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, TaskResult, TaskType
 from delaybox.targets.shell import ShellOptions, ShellTarget
 from delaybox.wire import body
@@ -18,8 +19,9 @@ from delaybox.wire import body
 
 def delivery(payload: bytes | str = b"", *, attempt: int = 0, token: int = 1, **task) -> Delivery:
     raw = payload.encode() if isinstance(payload, str) else payload
-    encoded = body.encode(NewTask(payload=raw, type=TaskType.SHELL_CMD, **task))
-    return Delivery(os.urandom(16), 0, b"lease", token, attempt, 0, 0, b"s", False, encoded)
+    new = NewTask(payload=raw, type=TaskType.SHELL_CMD, **task)
+    lane = lane_of(new.type, new.queue, new.name)
+    return Delivery(os.urandom(16), 0, b"lease", token, attempt, 0, 0, lane, False, body.encode(new))
 
 
 class Desk:

@@ -47,8 +47,17 @@ async def ask(channel: Any, method: str, request: bytes = b"", token: str | None
         call: Any = channel.stream_stream(method)(iter([request]), metadata=metadata, timeout=timeout)
     else:
         call = channel.unary_stream(method)(request, metadata=metadata, timeout=timeout)
-    found: bytes = await call.read()
+    try:
+        found: bytes = await call.read()
+    except grpc.aio.AioRpcError as error:
+        if error.details() == _LOST_BY_CLIENT:
+            return await ask(channel, method, request, token, timeout)
+        raise
     return found
+
+
+_LOST_BY_CLIENT = "Internal error from Core"
+"""What grpc.aio's client says where the refusal came before it had sent the request: the status that came is lost."""
 
 
 # -- reflection -----------------------------------------------------------------------------------------------------
