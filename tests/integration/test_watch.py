@@ -152,6 +152,32 @@ async def test_thousands_in_one_watch(rpc: Rpc, store: Store):
     assert {event.state for event in events} == {pb.TASK_STATE_SUCCEEDED}
 
 
+async def test_hundreds_that_leave_nothing_end_too(rpc: Rpc, store: Store):
+    """Nobody announces them, and only looks that search the leases tell them from running ones."""
+    task_ids = await schedule(rpc, *[WORKER] * 300)
+    call = rpc.scheduler.Watch(pb.WatchRequest(ids=task_ids, ends_only=True))
+    reading = asyncio.create_task(collected(call))
+    while held := await claim(store):
+        for raw, where in held.items():
+            await store.ack(*where, [raw])
+    events = await asyncio.wait_for(reading, 30)
+    assert sorted(event.id for event in events) == sorted(task_ids)
+    assert {event.state for event in events} == {pb.TASK_STATE_FINISHED_OR_UNKNOWN}
+
+
+async def test_without_the_leases_what_runs_is_not_known_and_what_ended_is(store: Store):
+    from delaybox.core.task import NewTask, TaskType
+    from delaybox.service import Service
+
+    tasks = [NewTask(type=TaskType.WORKER, name="f")] * 2
+    ended, running = [ids.parse(answer.task_id) for answer in await Service(store).submit_many(tasks)]  # type: ignore[union-attr]
+    held = await claim(store)
+    lease = held[ended]
+    assert await store.complete(*lease, [(ended, 60_000, result()), (ended, 60_000, result())]) == [ended]
+    found = await states(store, [ended, running, os.urandom(16)], leased=False)
+    assert [standing and standing.state for standing in found] == [TaskState.SUCCEEDED, None, None]
+
+
 async def test_wrong_ids_are_refused_by_name(rpc: Rpc):
     for wrong in ([], ["no id"], ["018f0000-0000-8000-8000-000000000000"] * 10_001):
         answer = await refused(rpc.scheduler.Watch(pb.WatchRequest(ids=wrong)))

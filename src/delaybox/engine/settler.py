@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -17,7 +17,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.loader import Call
-from delaybox.store.store import MAX_ITEMS, Store, Verdict
+from delaybox.store.store import MAX_ITEMS, Store, Verdict, by_bytes
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
 
@@ -131,9 +131,7 @@ class Settler:
             else:
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
         result: list[tuple[_Item, bool]] = []
-        for (partition, lease_id), completed in done.items():
-            again = await self._again(self._complete(partition, lease_id, completed), completed)
-            result += [(item, again) for item in completed]
+        result += await self._complete(done)
         for (partition, lease_id), items in failed.items():
             again = await self._again(self._fail(partition, lease_id, items), items)
             result += [(item, again) for item in items]
@@ -155,20 +153,41 @@ class Settler:
             self._settled([d for d, _ in items])
             return False
 
-    async def _complete(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Done]]) -> bool:
-        kept = [
-            (d.task_id, self._keep_ms(d, o), wire_result.encode(o.result)) for d, o in items if o.result is not None
-        ]
-        try:
-            failpoints.hit("before_ack")
-            stale = await self._store.complete(partition, lease_id, kept)
-        except DelayBoxError:
-            return False
+    async def _complete(self, done: Mapping[_Lease, list[tuple[Delivery, Done]]]) -> list[tuple[_Item, bool]]:
+        """All leases in one round trip: each claim has its own, and brings few tasks when they come a few at once."""
+        groups: list[list[tuple[Delivery, Done]]] = []
+        calls: list[Call] = []
+        for (partition, lease_id), items in done.items():
+            try:
+                stored = [
+                    ((d, o), (d.task_id, self._keep_ms(d, o), wire_result.encode(o.result)))
+                    for d, o in items
+                    if o.result is not None
+                ]
+            except Exception:
+                log.exception("results cannot be stored; their tasks run again when their lease expires")
+                self._settled([d for d, _ in items])
+                continue
+            for group in by_bytes(stored, lambda pair: len(pair[1][2])):
+                groups.append([item for item, _ in group])
+                calls.append(self._store.complete_call(partition, lease_id, [kept for _, kept in group]))
+        if not calls:
+            return []
+        failpoints.hit("before_ack")
+        replies = await self._store.runner.run_many(calls)
         failpoints.hit("after_ack_reply")
-        if stale:
-            metrics.stale_ack(len(stale))
-        self._settled([d for d, _ in items])
-        return True
+        result: list[tuple[_Item, bool]] = []
+        for done_items, reply in zip(groups, replies, strict=True):
+            again = isinstance(reply, DelayBoxError)
+            result += [(item, again) for item in done_items]
+            if again:
+                continue
+            if isinstance(reply, BaseException):
+                log.error("results were refused by the server: %r; tasks run again when their lease expires", reply)
+            elif reply:
+                metrics.stale_ack(len(reply))
+            self._settled([d for d, _ in done_items])
+        return result
 
     async def _release(
         self, partition: int, lease_id: bytes, items: list[tuple[Delivery, HandBack]], delay_ms: int

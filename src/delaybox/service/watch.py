@@ -2,7 +2,8 @@
 
 An id is looked at when somebody begins to wait for it, soon after a script said that it has ended, and every now and
 then: 20 ms after the last look, then after twice as long, up to half a second while nothing changes. Looks are batched,
-and those of the last kind are bounded a second, so that waiting for very many tasks makes looks rarer, not more.
+and those of the last kind are bounded a second, so that waiting for very many tasks makes looks rarer, not more. They
+are the safety net: while they find hardly anything that was not announced, their bound falls.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ log = logging.getLogger("delaybox.service")
 
 PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
 LOOKS_A_SECOND = 10_000
-"""Of those that nothing asked for."""
+"""Of those that nothing asked for, while they find ends; LEAST_A_SECOND while they find none."""
+LEAST_A_SECOND = 1_000
+_FEW = 100
+"""So many are told at once that they run, or are gone; where only the ends of more are waited for, only looks that
+nothing asked for search the leases."""
 _AT_ONCE = 1_024
 _REST_AFTER_S = 10.0
 """Without anybody who waits, the connection that listens for ends is given up."""
@@ -58,7 +63,7 @@ class Watch:
     def __init__(self, watcher: Watcher, wanted: Sequence[bytes], *, ends_only: bool) -> None:
         self._watcher = watcher
         self._left = set(wanted)
-        self._ends_only = ends_only
+        self.ends_only = ends_only
         self._news: dict[bytes, Standing] = {}
         self._bytes = 0
         self._again: list[bytes] = []
@@ -97,7 +102,7 @@ class Watch:
                 return False
             self._bytes += size
             self._left.discard(task_id)
-        elif self._ends_only:
+        elif self.ends_only:
             return False
         self._news[task_id] = standing
         self._event.set()
@@ -122,6 +127,8 @@ class Watcher:
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._looked_from = 0.0
+        self._looks_a_second = LOOKS_A_SECOND
+        self._idle: set[bytes] = set()
 
     def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
         """Begins to look at those tasks."""
@@ -198,7 +205,7 @@ class Watcher:
                         return self._rest()
                 continue
             try:
-                found = await states(self._store, taken)
+                found = await self._standings(taken)
             except Exception as error:
                 away += 1
                 if away == 1:
@@ -209,8 +216,39 @@ class Watcher:
                 continue
             away = 0
             now = asyncio.get_running_loop().time()
+            self._weigh(taken, found)
             for task_id, standing in zip(taken, found, strict=True):
                 self._tell(task_id, standing, now)
+
+    async def _standings(self, taken: list[bytes]) -> list[Standing | None]:
+        idle = self._idle
+        asked = [task_id for task_id in taken if task_id not in idle]
+        if len(asked) <= _FEW or not all(self._ends_only(task_id) for task_id in asked):
+            return await states(self._store, taken)
+        # Just stored or just ended, nearly all of them: neither lies in a lease.
+        found = dict(zip(asked, await states(self._store, asked, leased=False), strict=True))
+        polled = [task_id for task_id in taken if task_id in idle]
+        if polled:
+            found |= zip(polled, await states(self._store, polled), strict=True)
+        return [found[task_id] for task_id in taken]
+
+    def _ends_only(self, task_id: bytes) -> bool:
+        entry = self._watched.get(task_id)
+        return entry is None or all(watch.ends_only for watch in entry.watches)
+
+    def _weigh(self, taken: list[bytes], found: list[Standing | None]) -> None:
+        """Looks that nothing asked for are worth what they find."""
+        if not self._idle:
+            return
+        ended = sum(
+            1
+            for task_id, standing in zip(taken, found, strict=True)
+            if task_id in self._idle and standing is not None and standing.ended
+        )
+        if ended * 4 >= len(self._idle):
+            self._looks_a_second = LOOKS_A_SECOND
+        else:
+            self._looks_a_second = max(self._looks_a_second // 2, LEAST_A_SECOND)
 
     def _tell(self, task_id: bytes, standing: Standing | None, now: float) -> None:
         entry = self._watched.get(task_id)
@@ -246,18 +284,18 @@ class Watcher:
         for task_id in taken:
             del self._soon[task_id]
         now = asyncio.get_running_loop().time()
-        room = min(_AT_ONCE - len(taken), int((now - self._looked_from) * LOOKS_A_SECOND))
-        looked = 0
+        room = min(_AT_ONCE - len(taken), int((now - self._looked_from) * self._looks_a_second))
+        self._idle = set()
         for queue in self._later:
-            while queue and looked < room and queue[0][0] <= now:
+            while queue and len(self._idle) < room and queue[0][0] <= now:
                 look_at, task_id = queue.popleft()
                 entry = self._watched.get(task_id)
                 # Another time: it was looked at meanwhile, and stands in a queue again.
                 if entry is not None and entry.look_at == look_at and task_id not in taken:
                     taken[task_id] = None
-                    looked += 1
+                    self._idle.add(task_id)
         # What was not used is kept for a moment only: a second's worth at once would be a burst.
-        self._looked_from = max(self._looked_from + looked / LOOKS_A_SECOND, now - 0.1)
+        self._looked_from = max(self._looked_from + len(self._idle) / self._looks_a_second, now - 0.1)
         return list(taken)
 
     def _pause_s(self) -> float:

@@ -164,12 +164,16 @@ class Store:
     async def complete(self, partition: int, lease_id: bytes, items: Sequence[tuple[bytes, int, bytes]]) -> list[bytes]:
         """Completes tasks and keeps their results (id, how long ms, stored result); returns the stale ids."""
         stale: list[bytes] = []
-        for group in _by_bytes(items, lambda item: len(item[2])):
-            args: list[Any] = [lease_id, IDEM_TTL_MS, self.ended_channel]
-            for item in group:
-                args += (item[0], item[1], item[2])
-            stale += await self.runner.run(Call("complete", self.tags[partition], args))
+        for group in by_bytes(items, lambda item: len(item[2])):
+            stale += await self.runner.run(self.complete_call(partition, lease_id, group))
         return stale
+
+    def complete_call(self, partition: int, lease_id: bytes, items: Sequence[tuple[bytes, int, bytes]]) -> Call:
+        """As `complete`, one group of `by_bytes`; the reply lists the stale ids."""
+        args: list[Any] = [lease_id, IDEM_TTL_MS, self.ended_channel]
+        for item in items:
+            args += item
+        return Call("complete", self.tags[partition], args)
 
     async def fail(
         self,
@@ -182,7 +186,7 @@ class Store:
         """Reports failures; returns (stale ids, dead letters that the cap dropped)."""
         stale: list[bytes] = []
         dropped = 0
-        for group in _by_bytes([Verdict(*item) for item in items], lambda v: len(v.result)):
+        for group in by_bytes([Verdict(*item) for item in items], lambda v: len(v.result)):
             args: list[Any] = [lease_id, self.bucket_ms, self.wake_channel, dead_cap, IDEM_TTL_MS, self.ended_channel]
             for v in group:
                 delay = -1 if v.delay_ms is None else v.delay_ms
@@ -365,7 +369,7 @@ class Store:
         return p
 
 
-def _by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
+def by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
     """Groups of at most MAX_ITEMS items and about MAX_BODY_BYTES."""
     group: list[_T] = []
     total = 0

@@ -10,26 +10,36 @@
 --@include lib/keys.lua
 --@include lib/record.lua
 --@include lib/guard.lua
+--@include lib/gather.lua
 --@include lib/finish.lua
---@include lib/settle.lua
 local now = now_ms()
 local lid, idem_ttl = ARGV[1], ARGV[2]
 local lease = k_lease(lid)
 local err = guard({ lease, K_LEASES, K_RESULTS, K_RESULTS_AT })
 if err then return err end
-local stale, ended = {}, {}
-for i = 4, #ARGV, 3 do
-  local id, keep, result = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
-  local rec = redis.call('HGET', lease, id)
-  if not rec then
+local stale, ended, kept, until_ms = {}, {}, gather(), gather()
+local ids, taken = {}, {}
+for i = 4, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+local records = redis.call('HMGET', lease, unpack(ids))
+for n, id in ipairs(ids) do
+  local i = 1 + 3 * n
+  local rec = records[n]
+  if not rec or taken[id] then
     stale[#stale + 1] = id
   else
-    keep_result(id, result, rec, now + keep)
+    taken[id] = true
+    add2(kept, K_RESULTS, id, result_value(ARGV[i + 2], rec))
+    add2(until_ms, K_RESULTS_AT, int(now + tonumber(ARGV[i + 1])), id)
     local kind, flags, _, at = rec_head(id, rec)
     if kind == 'ok' then forget(id, rec, flags, at, idem_ttl) end
-    leave(lease, lid, id)
     ended[#ended + 1] = id
   end
+end
+if #ended > 0 then
+  flush(kept, 'HSET')
+  flush(until_ms, 'ZADD')
+  redis.call('HDEL', lease, unpack(ended))
+  if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, lid) end
 end
 announce(ended, ARGV[3])
 return stale

@@ -1,7 +1,7 @@
 #!lua flags=no-writes,allow-oom
 -- Where each of many tasks stands, without their bodies: what those ask who wait for them.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 most leases to look through, then ids
+-- ARGV  1 bucket width ms, 2 most leases to look through (0: none), then ids
 -- REPLY now ms, then for each id one of
 --       'h' + head of its record (16 bytes at most): pending        'l' + head: leased
 --       'd' + resultLen:u32 result + start of its dead letter (died, reason, head)
@@ -62,6 +62,10 @@ for j, i in ipairs(who) do
 end
 if #gone == 0 then return out end
 
+if most == 0 then
+  for _, i in ipairs(gone_who) do out[i + 1] = '?' end
+  return out
+end
 local leases = redis.call('ZRANGE', K_LEASES, 0, most)
 for n, lid in ipairs(leases) do
   if n > most then break end

@@ -29,8 +29,12 @@ local function bury(id, rec, now, reason, cap, idem_ttl)
 end
 
 -- Results: value = resultLen:u32 result record; the record is empty while the task itself stands somewhere else.
+local function result_value(result, rec)
+  return struct.pack('>I4', #result) .. result .. rec
+end
+
 local function keep_result(id, result, rec, until_ms)
-  redis.call('HSET', K_RESULTS, id, struct.pack('>I4', #result) .. result .. rec)
+  redis.call('HSET', K_RESULTS, id, result_value(result, rec))
   redis.call('ZADD', K_RESULTS_AT, int(until_ms), id)
 end
 
