@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from heapq import nlargest
 from operator import itemgetter
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Pausing, Report, Target
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.lane import split
 from delaybox.core.rates import Rates
 from delaybox.core.task import TaskType
 from delaybox.engine.clock import RedisClock
@@ -58,6 +60,7 @@ class Dispatcher:
         self._freed = freed
         self._settler = Settler(store, options, self._on_settled)
         self._fired = Rates(time.monotonic())
+        self._uncounted: list[bytes] = []
         self._running: set[asyncio.Task[None]] = set()
         self._leases: dict[tuple[int, bytes], int] = {}
         self._suspects: set[tuple[int, bytes]] = set()
@@ -97,6 +100,7 @@ class Dispatcher:
 
     def fired_per_s(self) -> dict[str, float]:
         """Deliveries that were carried out, a second over the last minute, by type letter and queue."""
+        self._count_all()
         sums: dict[str, float] = {}
         for lane, rate in self._fired.per_second(time.monotonic()).items():
             # A queue is asked after as a whole, whatever function its tasks name.
@@ -196,6 +200,21 @@ class Dispatcher:
                 )
         return self._options.heartbeat_ms / 1000
 
+    def _count(self, fresh: Sequence[Delivery]) -> None:
+        """Once a turn of the loop: targets that have a result for each task report one by one."""
+        if not self._uncounted:
+            asyncio.get_running_loop().call_soon(self._count_all)
+        self._uncounted += [d.lane for d in fresh]
+
+    def _count_all(self) -> None:
+        lanes, self._uncounted = Counter(self._uncounted), []
+        self._fired.add(lanes, time.monotonic())
+        by_type: Counter[str] = Counter()
+        for lane, count in lanes.items():
+            by_type[split(lane).type.name] += count
+        for name, count in by_type.items():
+            metrics.fired(name, "leased", count)
+
     async def _deliver(self, letter: str, batch: list[Delivery], target: Target | None) -> None:
         left = {d.task_id: d for d in batch}
         count = len(batch)
@@ -205,8 +224,7 @@ class Dispatcher:
             if fresh:
                 self._settler.report(fresh, outcome)
                 if isinstance(outcome, Done):
-                    metrics.fired(fresh[0].type.name, "leased", len(fresh))
-                    self._fired.add([d.lane for d in fresh], time.monotonic())
+                    self._count(fresh)
 
         if target is None:
             target = self._targets.get(letter)
