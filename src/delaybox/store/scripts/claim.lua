@@ -70,7 +70,7 @@ if backlog then
     take_ready(candidates, free, served, now, false, most - #candidates.ids)
   end
 elseif not guest then
-  used = take_near(candidates, from, now, how, served, slots, most)
+  used, promoted = take_near(candidates, from, now, how, served, slots, most)
 end
 local unseen = false
 if guest then unseen = take_served(candidates, from, now, how, served, math.min(slots, most), most) end

@@ -175,8 +175,8 @@ end
 -- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
 -- What cannot be taken becomes ready.
--- Returns how many entries of each near index, counted from the first that is due after from, are used up; the caller removes
--- them last.
+-- Returns how many entries of each near index, counted from the first that is due after from, are used up (the caller removes
+-- them last), and how many of them were made ready.
 local function take_near(out, from, now, how, served, slots, limit)
   local members, dues, used, left = {}, {}, { [0] = 0, 0, 0, 0 }, {}
   local total, only = 0, nil
@@ -230,12 +230,14 @@ local function take_near(out, from, now, how, served, slots, limit)
       use(best, members[best][used[best]])
     end
   end
+  local moved = 0
   for p, l in pairs(left) do
     local scores = {}
+    moved = moved + #l
     for i, score in ipairs(redis.call('ZMSCORE', K_NEAR[p], unpack(l))) do scores[i] = tonumber(score) end
     make_ready(p, l, scores)
   end
-  return used
+  return used, moved
 end
 
 -- For a guest: due entries of near that it serves, critical first, up to slots in all with what was taken already; what it
