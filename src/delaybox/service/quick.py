@@ -9,11 +9,14 @@ from google.protobuf.message import DecodeError
 from delaybox.core.errors import InvalidTask
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store.record import STUB_OVER, Draft, head
+from delaybox.wire.body import varint
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.grpc.bulk import is_kind, plain
 
 _MOST_KINDS = 4_096
 _LONGEST_KIND = 256
+_NO_PAYLOAD = b"\x1a\x00"
+_KEEP_RESULT_TAG = b"\x50"
 
 Read = Callable[[pb.NewTask], NewTask]
 """Makes the task of a message, checked."""
@@ -29,7 +32,7 @@ class QuickDrafts:
     def __init__(self, draft: Callable[[NewTask], Draft], limit: int) -> None:
         self._draft = draft
         self._longest = min(limit, STUB_OVER)
-        self._heads: dict[bytes, bytes] = {}
+        self._heads: dict[bytes, tuple[bytes, bytes]] = {}
 
     def of(self, raw: bytes, at: int, stop: int, read: Read) -> Draft:
         """The draft of the task that lies there. What ``read`` and ``draft`` raise, InvalidTask for what is no task."""
@@ -38,7 +41,11 @@ class QuickDrafts:
             due48, body, kind = found
             known = self._heads.get(kind)
             if known is not None:
-                return Draft(due48, known + body, None, b"", None)
+                start, tail = known
+                if not tail:
+                    return Draft(due48, start + body, None, b"", None)
+                if len(body) + len(tail) <= STUB_OVER:
+                    return Draft(due48, start + (b"" if body == _NO_PAYLOAD else body) + tail, None, b"", None)
         try:
             message = pb.NewTask.FromString(raw[at:stop])
         except DecodeError:
@@ -48,5 +55,7 @@ class QuickDrafts:
         if found is not None and task.type is not TaskType.SHELL_CMD and len(kind) <= _LONGEST_KIND and is_kind(kind):
             if len(self._heads) >= _MOST_KINDS:
                 self._heads.clear()
-            self._heads[kind] = head(task.type, task.queue, task.name, int(task.priority))
+            start = head(task.type, task.queue, task.name, int(task.priority))
+            tail = _KEEP_RESULT_TAG + varint(task.keep_result_ms) if task.keep_result_ms else b""
+            self._heads[kind] = (start, tail)
         return self._draft(task)

@@ -1,7 +1,8 @@
 """A serialized batch taken apart without a message for each task: 80 % of the time went into making and reading those.
 
 Only what bulk consists of is read here: payload, then due_ms or delay_ms, as every protobuf library writes them. The
-rest of a task (its type, queue, priority and name) is compared as it stands, so it is read once for all that have it
+rest of a task (its type, queue, priority, name, and how long its result is kept) is compared as it stands, so it is
+read once for all that have it
 in common. Whatever looks otherwise is left to the real parser.
 """
 
@@ -23,12 +24,12 @@ _DELAY = 0x18
 _TIMES = (_DUE, _DELAY)
 _STORED_PAYLOAD = b"\x1a"
 """The tag of Task.payload: a stored body is this and what follows the tag of NewTask.payload."""
-_KIND_FIELDS = frozenset({4, 5, 6, 7})
+_KIND_FIELDS = frozenset({4, 5, 6, 7, 14})
 
 
 class Plain(NamedTuple):
-    """A task without anything unusual. ``due48``: see store.record.Draft; ``kind``: its type, queue, priority and name,
-    serialized."""
+    """A task without anything unusual. ``due48``: see store.record.Draft; ``kind``: its type, queue, priority, name and
+    how long its result is kept, serialized."""
 
     due48: int
     body: bytes
@@ -139,7 +140,7 @@ def plain(raw: bytes, at: int, stop: int, longest: int) -> Plain | None:
 
 
 def is_kind(raw: bytes) -> bool:
-    """Whether these bytes hold type, queue, priority and name and nothing else."""
+    """Whether these bytes hold type, queue, priority, name and keep_result_ms and nothing else."""
     try:
         message = pb.NewTask.FromString(raw)
     except DecodeError:
