@@ -110,6 +110,27 @@ def test_a_message_that_the_broker_finds_too_large_is_a_dead_letter_at_once(tmp_
         assert dead[0].get("attempts", 1) <= 1
 
 
+def test_messages_that_only_together_are_too_large_all_arrive(tmp_path: Path, kafka: Kafka):
+    """A broker refuses a whole batch for its size, or for one message in it; the others are no dead letters."""
+    topic = kafka.topic(partitions=1, max_message_bytes="20000")
+    arguments = serve(kafka.bootstrap, topic, "kafka.compression=none", "partitions=1")
+    with node(*arguments, folder=tmp_path) as ours:
+        start = time.time_ns() // 1_000_000 + 1_000
+        payloads = ["x" * 30_000, *(f"{n} " + "y" * 500 for n in range(200))]
+        tasks = [{"type": "pub_sub", "payload": payload, "at": start} for payload in payloads]
+        status, _, answer = ours.call("POST", "/v1/tasks/batch", {"tasks": tasks})
+        assert status in (200, 201, 207), answer
+        large, *good = [str(item["task"]["id"] if "task" in item else item["id"]) for item in answer["items"]]
+        got = [headers(m)["delaybox-task-id"].decode() for m in kafka.read(topic, len(good))]
+        assert sorted(got) == sorted(good)
+        give_up = time.monotonic() + 10
+        while not (dead := ours.call("GET", "/v1/dead")[2]["tasks"]):
+            assert time.monotonic() < give_up, ours.said()
+            time.sleep(0.05)
+        assert [letter["id"] for letter in dead] == [large]
+        assert "its messages are sent one by one" in ours.said()
+
+
 def test_tasks_of_one_key_keep_the_order_of_their_due_times(tmp_path: Path, kafka: Kafka):
     topic = kafka.topic()
     with node(*serve(kafka.bootstrap, topic, "kafka.value=payload"), folder=tmp_path) as ours:

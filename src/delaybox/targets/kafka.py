@@ -7,6 +7,7 @@ order in which they were claimed, and the producer is idempotent.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +25,8 @@ from delaybox.targets.kafka_message import composer
 from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.topics import TopicRules
 
+log = logging.getLogger("delaybox.kafka")
+
 _HEADROOM = 64 << 10
 """Beside the payload: header, id, key and what the protocol adds."""
 _SOON = HandBack(delay_ms=1_000)
@@ -34,7 +37,8 @@ _HOPELESS = {
     KafkaError.INVALID_MSG_SIZE: "message_too_large",
     KafkaError._INVALID_ARG: "invalid_message",
 }
-"""What no repeat can mend: dead letters at once."""
+"""What no repeat can mend: dead letters at once. Of a message that shared its batch with others only when it is refused
+alone as well, for brokers refuse whole batches."""
 _TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -64,6 +68,7 @@ class KafkaTarget:
     ) -> None:
         self._rules = rules
         self._partitions = partitions
+        self._warned = False
         self._compose = composer(rules, value=value, source=source)
         self._link = KafkaLink(
             settings,
@@ -104,6 +109,8 @@ class KafkaTarget:
             sent = await self._produce(batch, group, report)
             self._link.sent()
             await group.all_of(len(sent))
+            if group.failed:
+                await self._alone(sent, group)
         except asyncio.CancelledError:
             # The node stops and its grace is over: what was not sent yet must not be, for others will.
             self._link.purge()
@@ -155,6 +162,41 @@ class KafkaTarget:
             return batch
         gone = {d.task_id for d in refused}
         return [d for d in batch if d.task_id not in gone]
+
+    async def _alone(self, sent: Sequence[Delivery], group: _Group) -> None:
+        """Sends once more, each in a batch of its own, what was refused for good, and keeps what comes of it."""
+        by_id = {d.id.encode(): d for d in sent}
+        judged = [failure for failure in group.failed if failure[1].code() in _HOPELESS]
+        group.failed = [failure for failure in group.failed if failure[1].code() not in _HOPELESS]
+        if not judged:
+            return
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "topic %s refused a batch (%s): its messages are sent one by one. If that goes on, raise the topic's "
+                "max.message.bytes above 256 KiB",
+                judged[0][2],
+                judged[0][1].name(),
+            )
+        again = _Group(self._link, asyncio.get_running_loop().create_future())
+        count = 0
+        for who, error, topic in judged:
+            d = who if isinstance(who, Delivery) else by_id[who]
+            named, value, key, headers = self._compose(d)
+            tell = partial(again.on_named, d)
+            while True:
+                try:
+                    self._link.produce_alone(named, value, key, -1, tell, tell, 0, headers)
+                    count += 1
+                except BufferError:
+                    await self._link.room()
+                    continue
+                except KafkaException:
+                    group.failed.append((d, error, topic))
+                break
+        self._link.sent()
+        await again.all_of(count)
+        group.failed += again.failed
 
     def _report(self, sent: Sequence[Delivery], group: _Group, report: Report) -> None:
         if not group.failed:

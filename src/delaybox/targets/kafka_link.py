@@ -7,7 +7,8 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -66,7 +67,7 @@ class KafkaLink:
             "socket.timeout.ms": min(max(delivery_timeout_ms, 1_000), 60_000),
             # The broker says what is too large, for it knows; ours is only to be above it.
             "message.max.bytes": max_message_bytes,
-            # Far below what brokers take for one request, or one message too large would fail its neighbours.
+            # Far below what brokers take for a batch unless a topic says less: then its messages are sent alone.
             "batch.size": 256 << 10,
             "batch.num.messages": 10_000,
             "queue.buffering.max.messages": 100_000,
@@ -92,6 +93,7 @@ class KafkaLink:
             said = error.args[0].str()
             raise ConfigError(f"Kafka's client cannot use its settings ({said}); mend what is under kafka") from None
         self.produce = self._producer.produce
+        self._alone: Producer | None = None
 
     @property
     def trouble(self) -> str:
@@ -120,9 +122,15 @@ class KafkaLink:
         """Messages were produced: their reports are to be asked for."""
         self._serving.set()
 
+    def produce_alone(self, *message: Any) -> None:
+        """As ``produce``, but in a batch of its own: brokers judge batches, and refuse all of one for a part of it."""
+        if self._alone is None:
+            self._alone = self._made({"batch.num.messages": 1, "linger.ms": 0})
+        self._alone.produce(*message)
+
     async def room(self) -> None:
         """Returns when reports may have made room in the full queue."""
-        self._producer.poll(0)
+        self._poll()
         await asyncio.sleep(_BUSY_S)
 
     def doubt(self) -> None:
@@ -132,7 +140,8 @@ class KafkaLink:
 
     def purge(self) -> None:
         """Drops what was not sent yet; each message is reported."""
-        self._producer.purge(in_queue=True, in_flight=False, blocking=False)
+        for producer in self._producers():
+            producer.purge(in_queue=True, in_flight=False, blocking=False)
 
     async def stop(self) -> None:
         """Drops what is still under way. Twice is harmless."""
@@ -142,22 +151,31 @@ class KafkaLink:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        self._producer.purge(blocking=False)
-        self._producer.poll(0)
+        for producer in self._producers():
+            producer.purge(blocking=False)
+        self._poll()
         metrics.kafka_up(False)
 
-    def _made(self) -> Producer:
-        return Producer({**self._options, **self._settings.client(), "error_cb": self._on_error}, logger=_Quiet())
+    def _made(self, other: Mapping[str, Any] = MappingProxyType({})) -> Producer:
+        options = {**self._options, **other, **self._settings.client(), "error_cb": self._on_error}
+        return Producer(options, logger=_Quiet())
+
+    def _producers(self) -> list[Producer]:
+        return [self._producer] if self._alone is None else [self._producer, self._alone]
+
+    def _poll(self) -> None:
+        for producer in self._producers():
+            producer.poll(0)
 
     async def _serve(self) -> None:
         while True:
-            if len(self._producer):
-                self._producer.poll(0)
+            if any(map(len, self._producers())):
+                self._poll()
                 await asyncio.sleep(_BUSY_S)
             else:
                 # Errors of connections come by the same way, and are not in such a hurry.
                 self._serving.clear()
-                self._producer.poll(0)
+                self._poll()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._serving.wait(), _IDLE_S)
             if self._fatal:
@@ -197,10 +215,12 @@ class KafkaLink:
         """A new producer for one that can do nothing more; what that one held is reported as failed."""
         log.error("the Kafka producer failed for good and is made anew: %s", self._fatal)
         self._fatal = ""
-        old, self._producer = self._producer, self._made()
+        old = self._producers()
+        self._producer, self._alone = self._made(), None
         self.produce = self._producer.produce
-        old.purge()
-        old.poll(0)
+        for producer in old:
+            producer.purge()
+            producer.poll(0)
 
     def _on_error(self, error: KafkaError) -> None:
         code = error.code()
