@@ -43,6 +43,15 @@ kinds = st.fixed_dictionaries(
         "retry": st.just({"max_attempts": 2}),
     },
 )
+# What every item of a map has.
+calls = st.fixed_dictionaries(
+    {
+        "type": st.just(3),
+        "name": st.sampled_from(["f", "g"]),
+        "keep_result_ms": st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 300), st.just(60_000)),
+    },
+    optional={"queue": st.sampled_from(["a", "default"]), "priority": st.integers(0, 3)},
+)
 payloads = st.one_of(
     st.binary(max_size=20), st.sampled_from([b"x" * n for n in (127, 128, 1_018, 1_022, 1_025, 2_001)])
 )
@@ -51,7 +60,7 @@ payloads = st.one_of(
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
     """A serialized NewTask, at times one that no library would write like that."""
-    known: Any = draw(kinds)
+    known: Any = draw(st.one_of(kinds, calls))
     parts = [pb.NewTask(payload=draw(payloads)), pb.NewTask(**draw(whens)), pb.NewTask(**known)]
     raw = [part.SerializeToString() for part in parts]
     if draw(st.booleans()):
