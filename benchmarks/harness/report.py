@@ -125,9 +125,14 @@ def _flat(value: Any) -> str:
 
 
 def write(rows: Sequence[Row], about: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Keep the run as ``<date>-<commit>.json`` and ``.md``."""
+    """Keep the run as ``<date>-<commit>.json`` and ``.md``; a further run of that commit gets a number."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{str(about['date'])[:10]}-{about['commit']}{'-quick' if about['quick'] else ''}"
+    name, again = stem, 1
+    while (folder / f"{name}.json").exists():
+        again += 1
+        name = f"{stem}-{again}"
+    stem = name
     records = [
         {**asdict(row), "target": [b.text(row.unit) for b in row.bounds], "verdict": verdict_text(row)} for row in rows
     ]
