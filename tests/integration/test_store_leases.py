@@ -108,7 +108,7 @@ async def test_a_retry_past_the_horizon_is_found_through_its_pointer(lab: Lab) -
 
 
 async def test_a_task_that_lost_its_node_three_times_is_dead(lab: Lab) -> None:
-    (task_id,) = await lab.add(NewTask(payload=bytes(3_000)))
+    (task_id,) = await lab.add(NewTask(type=TaskType.SHELL_CMD, payload=bytes(3_000)))
     for n in range(3):
         assert task_id in await lab.lease(bytes([n]))
         await lab.move(LEASE_MS)
@@ -120,6 +120,17 @@ async def test_a_task_that_lost_its_node_three_times_is_dead(lab: Lab) -> None:
     assert (record.losses, record.attempt, record.deliveries) == (3, 0, 3)
     assert len(found.body) > 3_000, "whole, with its body"
     assert (await lab.claim()).leased == []
+
+
+async def test_a_message_is_not_blamed_for_the_nodes_that_die_with_it(lab: Lab) -> None:
+    (task_id,) = await lab.add(NewTask())
+    for n in range(20):
+        assert (await lab.find(task_id)).place == "home"
+        assert (await lab.lease(bytes([n])))[task_id].losses == n
+        await lab.move(LEASE_MS)
+        await reap(lab)
+    found = await lab.find(task_id)
+    assert found.place == "dead" and b"lost with its node 20 times" in found.value
 
 
 async def test_a_replayed_task_starts_again_but_its_token_only_rises(lab: Lab) -> None:

@@ -10,6 +10,7 @@ from delaybox.store.record import Draft, Record
 
 SLACK_MS = {Priority.CRITICAL: 0, Priority.HIGH: 2_000, Priority.NORMAL: 10_000, Priority.LOW: 60_000}
 LOSSES_CAP = 3
+MESSAGE_LOSSES = 20
 
 
 class State(Enum):
@@ -122,7 +123,7 @@ class Model:
     def charge_loss(self, lease_id: bytes, task_id: bytes) -> bool:
         """Whoever had it went away; False when it is not in that lease (stale)."""
         t = self.tasks[task_id]
-        lost = t.losses + 1 >= LOSSES_CAP
+        lost = t.losses + 1 >= (MESSAGE_LOSSES if t.letter == "p" else LOSSES_CAP)
         if not self.leave(lease_id, task_id, State.DEAD if lost else State.PENDING):
             return False
         t.losses += 1
