@@ -85,9 +85,9 @@ class Lab:
         assert found.place in ("home", "lease"), found
         return read(task_id, found.value)
 
-    async def near(self, priority: int = 2) -> dict[bytes, int]:
-        """id + lane -> score."""
-        entries = await self.client.zrange(keys.near(self.tag, priority), 0, -1, withscores=True)
+    async def near(self, priority: int = 2, letter: str = "") -> dict[bytes, int]:
+        """id + lane -> score; ``letter`` w: of WORKER tasks."""
+        entries = await self.client.zrange(keys.near(self.tag, priority, letter), 0, -1, withscores=True)
         return {member: int(score) for member, score in entries}
 
     async def ready(self, lane: str) -> list[bytes]:

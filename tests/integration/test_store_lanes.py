@@ -9,6 +9,7 @@ import pytest
 from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
+from delaybox.store.lanes import queues
 from tests.lab import Lab, leased
 
 SEND = lane_of(TaskType.WORKER, "mail", "send")
@@ -50,8 +51,74 @@ async def test_a_guest_leaves_what_is_not_its_own_where_it_lies(lab: Lab) -> Non
     claimed = await lab.claim(types="w", lanes=(SEND,), guest=True)
     assert set(leased(claimed)) == {mine} and claimed.promoted == 0
     assert set(await lab.near()) == {published + b"p"}
-    # What it left is due: it looks again before long, for behind that more of its own may stand.
-    assert claimed.next_due_ms == lab.now
+    assert claimed.next_due_ms == -1, "what it left is not for it to wait for"
+
+
+async def test_a_time_keeper_leaves_worker_tasks_to_those_who_serve_them(lab: Lab) -> None:
+    (task_id,) = await lab.add(call(priority=Priority.HIGH))
+    claimed = await lab.claim(types="s", channel="c")
+    assert (claimed.promoted, claimed.next_due_ms) == (0, -1)
+    assert set(await lab.near(Priority.HIGH, "w")) == {task_id + SEND} and await lab.near(Priority.HIGH) == {}
+    assert set(leased(await lab.claim(types="w", lanes=(SEND,), guest=True))) == {task_id}
+
+
+async def test_whoever_serves_all_types_takes_by_virtual_deadline_from_both(lab: Lab) -> None:
+    low, high = await lab.add(NewTask(priority=Priority.LOW), call(priority=Priority.HIGH))
+    await lab.move(1)
+    critical, other = await lab.add(call(priority=Priority.CRITICAL), NewTask(priority=Priority.CRITICAL))
+    await lab.move(1)
+    (normal,) = await lab.add(NewTask())
+    got = list(leased(await lab.claim(slots=20)))
+    assert set(got[:2]) == {critical, other} and got[2:] == [high, normal, low]
+
+
+async def test_what_lay_in_near_before_workers_had_their_own_is_found(lab: Lab) -> None:
+    """Left there by a node of before."""
+    (task_id,) = await lab.add(call())
+    await lab.client.rename(keys.near(lab.tag, 2, "w"), keys.near(lab.tag, 2))
+    assert (await lab.claim(types="s", channel="c")).promoted == 1
+    assert set(leased(await lab.claim(types="w", lanes=(SEND,), guest=True))) == {task_id}
+    assert await lab.problems() == []
+
+
+async def test_a_guest_leaves_others_calls_for_a_second_and_then_they_are_ready(lab: Lab) -> None:
+    mine, others = await lab.add(call(), call("other"))
+    claimed = await lab.claim(types="w", lanes=(SEND,), guest=True)
+    assert set(leased(claimed)) == {mine} and claimed.promoted == 0
+    assert (claimed.next_due_ms, claimed.more) == (lab.now + 1_000, False)
+    assert set(await lab.near(2, "w")) == {others + b"wmail:other"}
+    clock = await lab.client.hgetall(keys.clock(lab.tag))
+    assert int(clock[b"wake:w"]) == lab.now + 1_000, "its poll, not the second look of its own"
+    await lab.move(1_000)
+    claimed = await lab.claim(types="w", lanes=(SEND,), guest=True)
+    assert (claimed.leased, claimed.promoted, await lab.near(2, "w")) == ([], 1, {})
+    assert await lab.ready("wmail:other") == [others]
+    assert set(leased(await lab.claim(types="w", lanes=(b"wmail:other",), guest=True))) == {others}
+
+
+async def test_a_herd_of_others_calls_does_not_hide_a_guests_own(lab: Lab) -> None:
+    await lab.add(*(call("other") for _ in range(60)))
+    await lab.move(1)
+    (mine,) = await lab.add(call())
+    claimed = await lab.claim(types="w", lanes=(SEND,), guest=True, slots=1)
+    assert (claimed.leased, claimed.more, claimed.next_due_ms) == ([], False, lab.now + 20)
+    await lab.move(1_000)
+    claimed = await lab.claim(types="w", lanes=(SEND,), guest=True, slots=1)
+    assert (claimed.leased, claimed.promoted, claimed.next_due_ms) == ([], 34, lab.now), "it looks on at once"
+    assert set(leased(await lab.claim(types="w", lanes=(SEND,), guest=True, slots=1))) == {mine}
+
+
+async def test_what_a_full_guest_leaves_stays_in_near(lab: Lab) -> None:
+    added = await lab.add(*(call() for _ in range(5)))
+    got = leased(await lab.claim(types="w", lanes=(SEND,), guest=True, slots=2))
+    assert {m[:16] for m in await lab.near(2, "w")} == set(added) - set(got) and len(got) == 2
+    assert await lab.names("ready:*") == []
+
+
+async def test_what_waits_for_a_worker_is_shown_as_ready(lab: Lab) -> None:
+    await lab.add(call(), call("later", delay_ms=20_000))
+    (q,) = await queues(lab.store)
+    assert (q.pending, q.ready, q.ready_lanes) == (2, 1, (SEND,))
 
 
 async def test_a_guest_that_is_full_is_told_that_there_may_be_more(lab: Lab) -> None:
@@ -113,7 +180,7 @@ async def test_a_hint_of_a_guest_that_names_nothing_goes(lab: Lab) -> None:
 
 async def test_making_ready_what_is_not_served_is_progress(lab: Lab) -> None:
     """Or the owner would pause before it comes to what stands behind a herd of others' tasks."""
-    await lab.add(*(call() for _ in range(200)))
+    await lab.add(*(shell() for _ in range(200)))
     await lab.move(1)
     await lab.add(NewTask())
     first = await lab.claim(types="", channel="c", items=150)

@@ -169,6 +169,20 @@ async def test_it_wakes_the_owner_only_for_something_earlier(lab: Lab) -> None:
     await channel.aclose()
 
 
+async def test_those_who_serve_workers_are_woken_apart(lab: Lab) -> None:
+    channel = lab.client.pubsub()
+    await channel.subscribe(lab.store.wake_channel)
+    assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+    await lab.claim(types="", channel="c")
+    await lab.claim(types="w", guest=True)
+    await lab.add(NewTask(type=TaskType.WORKER, name="f", delay_ms=300), NewTask(delay_ms=400))
+    await lab.add(NewTask(type=TaskType.WORKER, name="f", delay_ms=350), NewTask(delay_ms=200))
+    said = {(await channel.get_message(timeout=5))["data"].decode() for _ in range(3)}
+    assert said == {f"{lab.tag} {lab.now + 300} w", f"{lab.tag} {lab.now + 400}", f"{lab.tag} {lab.now + 200}"}
+    assert await channel.get_message(timeout=0.05) is None
+    await channel.aclose()
+
+
 async def test_batches_of_several_partitions_share_a_round_trip(client: Any, prefix: str) -> None:
     store = await Store.open(client, prefix=prefix, partitions=4)
     batches = [Batch(p, [draft(NewTask(delay_ms=60_000)) for _ in range(p + 1)]) for p in range(4)]

@@ -205,8 +205,8 @@ class Sequence_:  # noqa: N801 - typing's name is taken
         """Ids that near or a ready set names, of tasks that live."""
         tag = self.store.tags[p]
         found: set[bytes] = set()
-        for priority in range(4):
-            found |= {m[:16] for m in await self.client.zrange(keys.near(tag, priority), 0, -1)}
+        for near in keys.nears(tag):
+            found |= {m[:16] for m in await self.client.zrange(near, 0, -1)}
         for letter in LETTERS:
             for ending in ("", ":critical"):
                 for lane in await self.client.zrange(f"{tag}:active:{letter}{ending}", 0, -1):
@@ -415,7 +415,7 @@ class Sequence_:  # noqa: N801 - typing's name is taken
         tag = self.store.tags[self.partition()]
         match self.rng.randrange(3):
             case 0:
-                key = keys.near(tag, self.rng.randrange(4))
+                key = self.rng.choice(keys.nears(tag))
                 await self.client.zpopmin(key, self.rng.randint(1, 3))
             case 1:
                 key = f"{tag}:active:{self.rng.choice(LETTERS)}{self.rng.choice(['', ':critical'])}"

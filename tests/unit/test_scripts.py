@@ -116,7 +116,7 @@ def test_python_and_lua_spell_the_same_keys() -> None:
     tag = keys.tag("x", 3)
     assert tag == "{x:3}"
     for spelled in (
-        keys.bucket(tag, 5)[: -len("5")], keys.buckets(tag), keys.near(tag, 0), keys.clock(tag), keys.leases(tag),
+        keys.bucket(tag, 5)[: -len("5")], keys.buckets(tag), *keys.nears(tag), keys.clock(tag), keys.leases(tag),
         keys.lease(tag, b"").decode(), keys.body(tag, b"").decode(), keys.dead(tag), keys.dead_at(tag),
         keys.kafka(tag),
     ):  # fmt: skip

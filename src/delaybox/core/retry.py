@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LOSSES_CAP = 3
-"""A task that lost its node this many times is dead-lettered ("lost with its node"); a PUB_SUB task, which cannot be what
-killed it, after 20 (scripts/lib/loss.lua)."""
+"""A task that lost its node this many times is dead-lettered ("lost with its node"); a PUB_SUB task, which cannot
+be what killed it, after 20 (scripts/lib/loss.lua)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,7 +129,7 @@ class Engine:
         target: Target,
         room: Callable[[], int],
     ) -> Guest:
-        """Claims for ``target`` from now on: tasks of ``lanes``, at most ``room()`` more at any moment."""
+        """Claims for ``target`` from now on: WORKER tasks of ``lanes``, at most ``room()`` more at any moment."""
         guest = Guest(
             self._store,
             self._dispatcher,
@@ -148,11 +148,12 @@ class Engine:
         self._guests.discard(guest)
         await guest.stop()
 
-    def _kick(self, partition: int | None, due_ms: float) -> None:
-        if self._claims:
+    def _kick(self, partition: int | None, due_ms: float, for_workers: bool) -> None:
+        if self._claims and (not for_workers or TaskType.WORKER.value in self._dispatcher.serves):
             self._tracker.kick(partition, due_ms)
-        for guest in self._guests:
-            guest.tracker.kick(partition, due_ms)
+        if for_workers:
+            for guest in self._guests:
+                guest.tracker.kick(partition, due_ms)
 
     def _slots_freed(self) -> None:
         self._tracker.slots_freed()

@@ -48,16 +48,22 @@ class Listener:
 class Wakeups(Listener):
     """Scripts say on the wake channel when something is due earlier than the owner waits for.
 
-    Calls ``kick(partition, due ms)`` for each message, and ``kick(None, 0)`` after every (re)subscription, so that the
-    first claim comes after it. A message lost in between is covered by that, and by the tracker's own poll.
+    Calls ``kick(partition, due ms, whether it is for those who serve WORKER tasks, else for those who keep time)`` for
+    each message, and ``kick(None, 0, either)`` after every (re)subscription, so that the first claim comes after it. A
+    message lost in between is covered by that, and by the tracker's own poll.
     """
 
-    def __init__(self, store: Store, kick: Callable[[int | None, float], None]) -> None:
+    def __init__(self, store: Store, kick: Callable[[int | None, float, bool], None]) -> None:
         by_tag = {tag.encode(): p for p, tag in enumerate(store.tags)}
 
         def heard(message: bytes) -> None:
-            tag, _, due = message.partition(b" ")
+            tag, _, rest = message.partition(b" ")
+            due, _, who = rest.partition(b" ")
             if tag in by_tag and due.isdigit():
-                kick(by_tag[tag], float(due))
+                kick(by_tag[tag], float(due), who == b"w")
 
-        super().__init__(store, store.wake_channel, heard, lambda: kick(None, 0.0))
+        def subscribed() -> None:
+            kick(None, 0.0, False)
+            kick(None, 0.0, True)
+
+        super().__init__(store, store.wake_channel, heard, subscribed)

@@ -314,12 +314,12 @@ class _Check:
         """Suspects those that neither near nor a bucket still to be expanded names."""
         width, tag = self.store.bucket_ms, self.store.tags[p]
         named = [r for r in records if number < expanded or r.due_ms // width < number]
-        by_priority: dict[int, list[Record]] = defaultdict(list)
+        by_index: dict[str, list[Record]] = defaultdict(list)
         for r in named:
-            by_priority[r.priority].append(r)
-        for priority, those in by_priority.items():
+            by_index[keys.near(tag, r.priority, chr(r.lane[0]))].append(r)
+        for index, those in by_index.items():
             members: list[Any] = [r.task_id + r.lane for r in those]
-            scores = await self.client.zmscore(keys.near(tag, priority), members)
+            scores = await self.client.zmscore(index, members)
             for r, score in zip(those, scores, strict=True):
                 if score is None or score > r.due_ms:
                     self._suspect(p, r.task_id)

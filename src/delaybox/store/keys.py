@@ -21,13 +21,18 @@ def buckets(tag_: str) -> str:
     return f"{tag_}:buckets"
 
 
-def near(tag_: str, priority: int) -> str:
-    """Zset id + lane -> due ms of the tasks due before the horizon."""
-    return f"{tag_}:near:{priority}"
+def near(tag_: str, priority: int, letter: str = "") -> str:
+    """Zset id + lane -> due ms of the tasks due before the horizon; WORKER tasks (``letter`` w) have their own."""
+    return f"{tag_}:near:w:{priority}" if letter == "w" else f"{tag_}:near:{priority}"
+
+
+def nears(tag_: str) -> list[str]:
+    """All near indexes of a partition: those of time keepers, then those of WORKER tasks."""
+    return [near(tag_, priority, letter) for letter in ("", "w") for priority in range(4)]
 
 
 def clock(tag_: str) -> str:
-    """Hash: horizon, expanded, wake."""
+    """Hash: horizon, expanded, wake, wake:w."""
     return f"{tag_}:clock"
 
 

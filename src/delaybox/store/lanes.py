@@ -25,21 +25,26 @@ _ALL_UP_TO = 10_000
 
 async def queues(store: Store) -> list[QueueStats]:
     """Every queue that has tasks pending (in a large store: due before the horizon) or in flight."""
-    complete = sum(c.pending for c in await store.counts()) <= _ALL_UP_TO
+    counts = await store.counts()
+    complete = sum(c.pending for c in counts) <= _ALL_UP_TO
     try:
-        return await _queues(store, complete)
+        return await _queues(store, complete, counts[0].now_ms)
     except (RedisError, OSError) as error:
         raise translate(error) from error
 
 
-async def _queues(store: Store, complete: bool) -> list[QueueStats]:
+async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]:
     pending: Counter[bytes] = Counter()
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
     for tag in store.tags:
         pipe = store.client.pipeline(transaction=False)
+        for near in keys.nears(tag):
+            pipe.zrange(near, 0, _SAMPLE - 1)
+        # What waits for a worker stays in near for a while; time keepers leave nothing there.
         for priority in range(4):
-            pipe.zrange(keys.near(tag, priority), 0, _SAMPLE - 1)
+            due = keys.near(tag, priority, "w")
+            pipe.zrange(due, "-inf", now_ms, byscore=True, offset=0, num=_SAMPLE)  # type: ignore[arg-type]
         pipe.zrange(keys.leases(tag), 0, 99)
         for letter in "pshw":
             pipe.zrange(f"{tag}:active:{letter}", 0, -1)
@@ -49,20 +54,22 @@ async def _queues(store: Store, complete: bool) -> list[QueueStats]:
         buckets = replies.pop() if complete else []
         if not complete:
             replies.pop()
-            for members in replies[:4]:
+            for members in replies[:8]:
                 pending.update(member[16:] for member in members)
+        for members in replies[8:12]:
+            ready.update(member[16:] for member in members)
         pipe = store.client.pipeline(transaction=False)
-        for lease_id in replies[4]:
+        for lease_id in replies[12]:
             pipe.hgetall(keys.lease(tag, lease_id))
         for number in buckets:
             pipe.hgetall(keys.bucket(tag, int(number)))
         lanes: list[bytes] = []
-        for i, active in enumerate(replies[5:]):
+        for i, active in enumerate(replies[13:]):
             for lane in active:
                 lanes.append(lane)
                 pipe.zcard(f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else ""))
         more: list[Any] = await pipe.execute()
-        leased = len(replies[4])
+        leased = len(replies[12])
         hashes = leased + len(buckets)
         for held in more[:leased]:
             in_flight.update(_lanes_of(held))

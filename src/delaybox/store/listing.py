@@ -89,8 +89,8 @@ async def _indexed(store: Store, count: int) -> list[tuple[int, bytes]]:
     """(partition, id) of what near indexes and ready sets name: the first ``count`` of each."""
     pipe = store.client.pipeline(transaction=False)
     for tag in store.tags:
-        for priority in range(4):
-            pipe.zrange(keys.near(tag, priority), 0, count - 1)
+        for near in keys.nears(tag):
+            pipe.zrange(near, 0, count - 1)
         for letter in "pshw":
             pipe.zrange(f"{tag}:active:{letter}", 0, -1)
             pipe.zrange(f"{tag}:active:{letter}:critical", 0, -1)
@@ -98,10 +98,10 @@ async def _indexed(store: Store, count: int) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
     ready: list[tuple[int, str]] = []
     for p, tag in enumerate(store.tags):
-        mine = replies[p * 12 : p * 12 + 12]
-        for members in mine[:4]:
+        mine = replies[p * 16 : p * 16 + 16]
+        for members in mine[:8]:
             found += [(p, member[:16]) for member in members]
-        for i, lanes in enumerate(mine[4:]):
+        for i, lanes in enumerate(mine[8:]):
             ready += [(p, f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else "")) for lane in lanes]
     if ready:
         pipe = store.client.pipeline(transaction=False)

@@ -19,10 +19,13 @@ for i, id in ipairs(ids) do
   if not rec then
     stale[#stale + 1] = id
   else
-    local kind, flags, _, at = rec_head(id, rec)
-    if kind == 'ok' and flags >= 4 then
-      special[#special + 1] = { id, rec, flags, at }
-      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+    -- A plain record, and most are, has nothing elsewhere.
+    if byte(rec, 2) >= 4 then
+      local kind, flags, _, at = rec_head(id, rec)
+      if kind == 'ok' then
+        special[#special + 1] = { id, rec, flags, at }
+        if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+      end
     end
   end
 end

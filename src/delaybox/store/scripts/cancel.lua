@@ -28,11 +28,11 @@ for i = 5, #ARGV do
     local kind, flags, due, at = rec_head(id, rec)
     if kind == 'ok' then
       local home, lane = math.floor(id_due(id) / W), rec_lane(rec, at)
-      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[flags % 4], k_ready(lane, flags % 4 == 0) })
+      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)], k_ready(lane, flags % 4 == 0) })
       if err then return err end
       forget(id, rec, flags, at, idem_ttl)
       redis.call('HDEL', k_bucket(home), id)
-      if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, int(home)) end
+      if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, home) end
       unhint(id, flags, lane, due, W)
       reply[#reply + 1] = 'cancelled'
       cancelled = true

@@ -20,7 +20,7 @@ for _, lid in ipairs(lids) do listed[lid] = true end
 for i = 5, first - 1 do
   if not listed[ARGV[i]] then lids[#lids + 1] = ARGV[i] end
 end
-local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) }
 for i = first, #ARGV, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
@@ -30,7 +30,7 @@ local function say(kind) bad[#bad + 1] = kind end
 
 -- A bucketed record is found in time: by near, by a ready set whose lane is active, or by a bucket still to be expanded.
 local function hinted(id, flags, lane, due)
-  local score = redis.call('ZSCORE', K_NEAR[flags % 4], id .. lane)
+  local score = redis.call('ZSCORE', K_NEAR[near_of(flags, lane)], id .. lane)
   if score and tonumber(score) <= due then return true end
   local critical = flags % 4 == 0
   if redis.call('ZSCORE', k_ready(lane, critical), id)
@@ -40,7 +40,7 @@ local function hinted(id, flags, lane, due)
   local home, n = math.floor(id_due(id) / W), math.floor(due / W)
   if home >= expanded and n >= home then return true end
   return n ~= home and n >= expanded and redis.call('HEXISTS', k_bucket(n), id) == 1
-    and redis.call('ZSCORE', K_BUCKETS, int(n)) ~= false, score
+    and redis.call('ZSCORE', K_BUCKETS, n) ~= false, score
 end
 
 -- A hash of values beside a zset of times.
@@ -48,7 +48,7 @@ local function paired(id, hash, times, without_time, without_value)
   local value, at = redis.call('HGET', hash, id), redis.call('ZSCORE', times, id)
   if value and not at then
     say(without_time)
-    if repair then redis.call('ZADD', times, int(now), id) end
+    if repair then redis.call('ZADD', times, now, id) end
   elseif at and not value then
     say(without_value)
     if repair then redis.call('ZREM', times, id) end
@@ -87,7 +87,7 @@ local function judge(id, key)
         say(score and 'late-hint' or 'no-hint')
         if repair then
           -- near is right for any due time, whatever the clock's hash says
-          redis.call('ZADD', K_NEAR[flags % 4], int(due), id .. lane)
+          redis.call('ZADD', K_NEAR[near_of(flags, lane)], due, id .. lane)
           local ready = k_ready(lane, flags % 4 == 0)
           if redis.call('ZSCORE', ready, id) then
             redis.call('ZADD', k_active(string.sub(lane, 1, 1), flags % 4 == 0), 'NX', 0, lane)

@@ -8,7 +8,7 @@
 --       12 0, or: take only what is late by less than this (ms) and not ready yet, so that a backlog can wait,
 --       13 1 = a guest, which keeps no time: it takes what it serves and leaves all else where it lies, 14.. lanes: of a
 --       type letter that is named here only these are served; '*' for the queue stands for any
--- REPLY {now ms, next due ms in near (-1 none), leased {id, record, ...}, lateness ms of each fired in place,
+-- REPLY {now ms, when to look next at near (-1 nothing there), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due},
 --        lanes of what was fired in place {lane, how many, ...}}
 -- ERRORS TRYAGAIN (nothing written but hints)
@@ -26,17 +26,24 @@ local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[
 local max_bytes, types, channel, stream = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
 local poll, idem_ttl, fresh, guest = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV[12]), ARGV[13] == '1'
 local from = fresh > 0 and '(' .. int(now - fresh) or '-inf'
+-- A guest that saw others' tasks alone looks again after so many ms: behind them its own may stand.
+local HIDDEN = 20
+-- The near indexes taken from, critical ones first.
+local for_workers = string.find(types, 'w', 1, true) ~= nil
+local workers_alone = guest and types == 'w'
+local own = workers_alone and { 4, 5, 6, 7 } or for_workers and { 0, 4, 1, 5, 2, 6, 3, 7 } or { 0, 1, 2, 3 }
 local lease = k_lease(lid)
 
 -- By letter byte: 1 leased, 2 fired in place.
 local how = {}
-for letter in string.gmatch(types, '.') do how[string.byte(letter)] = 1 end
+for letter in string.gmatch(types, '.') do how[byte(letter)] = 1 end
 if channel ~= '' then how[112] = 2 end
 local served = lane_filter(14)
-local function next_due()
+-- The first due time in near that is left to this taker (ms; -1 none); after: from where on it counts.
+local function next_due(after)
   local best = -1
-  for p = 0, 3 do
-    local head = redis.call('ZRANGE', K_NEAR[p], from, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+  for _, n in ipairs(own) do
+    local head = redis.call('ZRANGE', K_NEAR[n], after, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
     if head[2] then
       local due = tonumber(head[2])
       if best < 0 or due < best then best = due end
@@ -46,19 +53,19 @@ local function next_due()
 end
 
 if redis.call('EXISTS', lease) == 1 then
-  return { now, next_due(), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1 }, {} }
+  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1 }, {} }
 end
-local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], K_QUAR, K_QUAR_AT })
+local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
 
--- 1. Candidates: straight from near while nothing that we serve is ready, else through ready. A guest takes from both.
+-- 1. Candidates: straight from near while nothing that we serve is ready, else through ready.
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
-local candidates = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {}, near = {} }
-local used, promoted = nil, 0
+local candidates = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }
+local gone, promoted, again_at, full = nil, 0, nil, false
 local backlog = has_ready(fresh > 0 and '' or free .. letters, served, now)
-if backlog and not guest then promoted = promote(now, most) end
 if backlog then
+  promoted = promote(own, now, most)
   local taken = free ~= '' and take_ready(candidates, free, served, now, true, most) or 0
   local leased = math.min(slots, most - taken)
   if leased > 0 then
@@ -69,17 +76,15 @@ if backlog then
   if free ~= '' and #candidates.ids < most then
     take_ready(candidates, free, served, now, false, most - #candidates.ids)
   end
-elseif not guest then
-  used, promoted = take_near(candidates, from, now, how, served, slots, most)
+else
+  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest)
 end
-local unseen = false
-if guest then unseen = take_served(candidates, from, now, how, served, math.min(slots, most), most) end
 
 -- 2. Their records, in the order of the candidates.
 local ids = candidates.ids
-local byte, sub = string.byte, string.sub
+local n_ids = #ids
 local groups, group_of, last, group = {}, {}, nil, nil
-for i = 1, #ids do
+for i = 1, n_ids do
   local id = ids[i]
   local prefix = sub(id, 1, 6)
   if prefix ~= last then
@@ -87,14 +92,13 @@ for i = 1, #ids do
     local number = math.floor(id_due(id) / W)
     group = group_of[number]
     if not group then
-      group = { number = number, key = k_bucket(number), ids = {}, at = {}, gone = {} }
+      group = { number = number, key = k_bucket(number), n = 0, ids = {}, at = {}, gone = {} }
       group_of[number] = group
       groups[#groups + 1] = group
     end
   end
-  local n = #group.ids + 1
-  group.ids[n] = id
-  group.at[n] = i
+  local n = group.n + 1
+  group.n, group.ids[n], group.at[n] = n, id, i
 end
 local records, home = {}, {}
 for _, g in ipairs(groups) do
@@ -109,9 +113,10 @@ end
 local leased, fired, again = {}, {}, gather()
 local sour, pointers, put_back, touched = {}, {}, {}, {}
 local bytes, dropped, n_leased = 0, 0, 0
-local horizon = clock(now)
+local c = clock(now)
+local horizon = c.horizon
 local fresh_head, seen = {}, {}
-for i = 1, #ids do
+for i = 1, n_ids do
   local id, rec = ids[i], records[i]
   if not rec or rec == '' or seen[id] then
     -- nothing there, or the second of two hints (another priority's, left by a script that stopped half-way)
@@ -125,9 +130,9 @@ for i = 1, #ids do
       if does == 1 and n_leased < slots and bytes + #rec <= max_bytes then
         bytes = bytes + #rec
         n_leased = n_leased + 1
-        local gone = home[i].gone
-        gone[#gone + 1] = id
-        leased[#leased + 1] = id
+        local from_home = home[i].gone
+        from_home[#from_home + 1] = id
+        leased[2 * n_leased - 1] = id
         if at == 3 then
           -- what rec_build would say of a fresh record's first delivery
           local start = fresh_head[flags]
@@ -135,14 +140,14 @@ for i = 1, #ids do
             start = string.char(FULL, flags, 0, 0, 0, 0, 0, 0, 1)
             fresh_head[flags] = start
           end
-          leased[#leased + 1] = start .. sub(id, 1, 6) .. sub(rec, 3)
+          leased[2 * n_leased] = start .. sub(id, 1, 6) .. sub(rec, 3)
         else
           local attempt, losses, deliveries = rec_counters(rec)
-          leased[#leased + 1] = rec_build(rec, at, flags, attempt, losses, deliveries + 1, due)
+          leased[2 * n_leased] = rec_build(rec, at, flags, attempt, losses, deliveries + 1, due)
         end
       elseif does == 2 then
-        local gone = home[i].gone
-        gone[#gone + 1] = id
+        local from_home = home[i].gone
+        from_home[#from_home + 1] = id
         fired[#fired + 1] = { id, rec, flags, at, now - due }
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
       else
@@ -150,15 +155,16 @@ for i = 1, #ids do
       end
     elseif kind == 'ok' then
       local lane = rec_lane(rec, at)
-      if due < horizon then add2(again, K_NEAR[flags % 4], int(due), id .. lane)
+      if due < horizon then add2(again, K_NEAR[near_of(flags, lane)], due, id .. lane)
       else pointers[#pointers + 1] = { id, flags, lane, due } end
     elseif kind == 'bad' then
       sour[#sour + 1] = { id, rec }
-      local gone = home[i].gone
-      gone[#gone + 1] = id
+      local from_home = home[i].gone
+      from_home[#from_home + 1] = id
     else
       -- a newer node will serve it; looked at again in a minute
-      add2(again, K_NEAR[2], int(now + 60000), candidates.members[i] or id .. candidates.lanes[i])
+      local member = candidates.members[i] or id .. candidates.lanes[i]
+      add2(again, K_NEAR[2 + near_base(byte(member, 17))], now + 60000, member)
     end
   end
 end
@@ -169,20 +175,20 @@ if err then return err end
 
 -- 4. Destinations first, then sources, hints last (rule 1).
 for from = 1, #leased, 1000 do redis.call('HSET', lease, unpack(leased, from, math.min(from + 999, #leased))) end
-if #leased > 0 then redis.call('ZADD', K_LEASES, int(now + lease_ms), lid) end
+if n_leased > 0 then redis.call('ZADD', K_LEASES, now + lease_ms, lid) end
 local lateness, unheard, trimmed = {}, 0, 0
 local by_lane = {}
 for i, f in ipairs(fired) do
   local id, rec, flags, at = f[1], f[2], f[3], f[4]
   local a, b, c, d = struct.unpack('>I4I4I4I4', id)
   b, c = bit.tohex(b), bit.tohex(c)
-  local message = '\10\36' .. bit.tohex(a) .. '-' .. string.sub(b, 1, 4) .. '-' .. string.sub(b, 5) .. '-'
-    .. string.sub(c, 1, 4) .. '-' .. string.sub(c, 5) .. bit.tohex(d) .. string.sub(rec, body_at(rec, at, flags))
+  local message = '\10\36' .. bit.tohex(a) .. '-' .. sub(b, 1, 4) .. '-' .. sub(b, 5) .. '-'
+    .. sub(c, 1, 4) .. '-' .. sub(c, 5) .. bit.tohex(d) .. sub(rec, body_at(rec, at, flags))
   if redis.call('PUBLISH', channel, message) == 0 then unheard = unheard + 1 end
   if stream > 0 then
     local key = T .. ':stream'
     local before = redis.call('XLEN', key)
-    redis.call('XADD', key, 'MAXLEN', '~', int(stream), '*', 'task', message)
+    redis.call('XADD', key, 'MAXLEN', '~', stream, '*', 'task', message)
     trimmed = trimmed + before + 1 - redis.call('XLEN', key)
   end
   forget(id, rec, flags, at, idem_ttl)
@@ -192,44 +198,41 @@ for i, f in ipairs(fired) do
 end
 for _, s in ipairs(sour) do
   redis.call('HSET', K_QUAR, s[1], s[2])
-  redis.call('ZADD', K_QUAR_AT, int(now), s[1])
+  redis.call('ZADD', K_QUAR_AT, now, s[1])
 end
 for _, g in ipairs(groups) do
   if #g.gone > 0 then
     redis.call('HDEL', g.key, unpack(g.gone))
-    if redis.call('EXISTS', g.key) == 0 then redis.call('ZREM', K_BUCKETS, int(g.number)) end
+    if redis.call('EXISTS', g.key) == 0 then redis.call('ZREM', K_BUCKETS, g.number) end
   end
 end
-if used then
-  for p = 0, 3 do
-    if used[p] > 0 then
-      local first = fresh > 0 and redis.call('ZCOUNT', K_NEAR[p], '-inf', int(now - fresh)) or 0
-      redis.call('ZREMRANGEBYRANK', K_NEAR[p], first, first + used[p] - 1)
-    end
-  end
+if gone then
+  take_away(gone, now, fresh)
 else
   local stale = gather()
-  for i, id in ipairs(ids) do
-    if candidates.keys[i] then add1(stale, candidates.keys[i], id)
-    else add1(stale, K_NEAR[candidates.near[i]], candidates.members[i]) end
-  end
+  for i, id in ipairs(ids) do add1(stale, candidates.keys[i], id) end
   flush(stale, 'ZREM')
   take_turns(candidates)
 end
 flush(again, 'ZADD')
 for _, b in ipairs(put_back) do
   -- over the bytes or the slots of this claim: ready for the next one
-  redis.call('ZADD', k_ready(b[2], b[3] == 0), int(b[4] + SLACK[b[3]]), b[1])
+  redis.call('ZADD', k_ready(b[2], b[3] == 0), b[4] + SLACK[b[3]], b[1])
   activate(b[2], b[3] == 0)
 end
-for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, horizon) end
+for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
-local due = next_due()
+-- What is due and still in near is for others where a guest left it, else for this taker's next claim.
+local due = next_due(guest and '(' .. int(now) or from)
 local look = now + poll
 if due >= 0 and due < look then look = due end
-redis.call('HSET', K_CLOCK, 'wake', int(look))
-local more = (#leased > 0 or #fired > 0 or dropped > 0)
-  and (#ids >= most or #put_back > 0 or backlog or unseen or guest and n_leased >= slots)
+if not workers_alone then redis.call('HSET', K_CLOCK, 'wake', look) end
+if for_workers then redis.call('HSET', K_CLOCK, 'wake:w', look) end
+-- When it looks for its own reasons is nobody else's affair: others may wait for later.
+if again_at and (due < 0 or again_at < due) then due = again_at end
+local progress = n_leased > 0 or #fired > 0 or dropped > 0
+if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + HIDDEN end
+local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))
 local lanes = {}
 for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane

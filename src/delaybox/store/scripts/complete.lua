@@ -29,7 +29,7 @@ for n, id in ipairs(ids) do
   else
     taken[id] = true
     add2(kept, K_RESULTS, id, result_value(ARGV[i + 2], rec))
-    add2(until_ms, K_RESULTS_AT, int(now + tonumber(ARGV[i + 1])), id)
+    add2(until_ms, K_RESULTS_AT, now + tonumber(ARGV[i + 1]), id)
     local kind, flags, _, at = rec_head(id, rec)
     if kind == 'ok' then forget(id, rec, flags, at, idem_ttl) end
     ended[#ended + 1] = id

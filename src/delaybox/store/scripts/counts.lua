@@ -16,10 +16,10 @@ end
 local pending = sum(K_BUCKETS, 2000, function(m) return T .. ':b:' .. m end)
 local in_flight = sum(K_LEASES, 1000, k_lease)
 local near, due, oldest = 0, 0, -1
-for p = 0, 3 do
-  near = near + redis.call('ZCARD', K_NEAR[p])
-  due = due + redis.call('ZCOUNT', K_NEAR[p], '-inf', int(now))
-  local head = redis.call('ZRANGE', K_NEAR[p], 0, 0, 'WITHSCORES')
+for n = 0, 7 do
+  near = near + redis.call('ZCARD', K_NEAR[n])
+  due = due + redis.call('ZCOUNT', K_NEAR[n], '-inf', now)
+  local head = redis.call('ZRANGE', K_NEAR[n], 0, 0, 'WITHSCORES')
   if head[2] and (oldest < 0 or tonumber(head[2]) < oldest) then oldest = tonumber(head[2]) end
 end
 for _, letter in ipairs({ 'p', 's', 'h', 'w' }) do

@@ -17,13 +17,13 @@ local c = redis.call('HMGET', K_CLOCK, 'horizon', 'expanded')
 local horizon, expanded = tonumber(c[1]) or 0, tonumber(c[2]) or 0
 if done >= expanded then
   expanded = done + 1
-  redis.call('HSET', K_CLOCK, 'expanded', int(expanded))
+  redis.call('HSET', K_CLOCK, 'expanded', expanded)
 end
-local head = redis.call('ZRANGE', K_BUCKETS, int(expanded), '+inf', 'BYSCORE', 'LIMIT', 0, 1)
+local head = redis.call('ZRANGE', K_BUCKETS, expanded, '+inf', 'BYSCORE', 'LIMIT', 0, 1)
 local number = head[1] and tonumber(head[1]) or -1
 if number >= 0 and number * W <= now + lead then
   -- Rule 3: before a bucket is indexed the horizon is its end, so that what comes meanwhile is indexed at once.
-  if (number + 1) * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', int((number + 1) * W)) end
+  if (number + 1) * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', (number + 1) * W) end
   return { now, number, redis.call('HLEN', k_bucket(number)), now }
 end
 -- The size of what comes next, so that the caller can give a large bucket a longer lead.
@@ -31,5 +31,5 @@ local next_fields, next_look = 0, -1
 if number >= 0 then next_fields, next_look = redis.call('HLEN', k_bucket(number)), number * W - lead end
 local edge = math.floor((now + lead) / W) + 1
 if number >= 0 and number < edge then edge = number end
-if edge * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', int(edge * W), 'expanded', int(edge)) end
+if edge * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', edge * W, 'expanded', edge) end
 return { now, -1, next_fields, next_look }

@@ -6,7 +6,7 @@
 -- BOUND 500 leases
 --@include lib/time.lua
 --@include lib/keys.lua
-local until_ms = int(now_ms() + tonumber(ARGV[1]))
+local until_ms = now_ms() + tonumber(ARGV[1])
 local missing = {}
 for i = 2, #ARGV do
   if redis.call('ZSCORE', K_LEASES, ARGV[i]) then

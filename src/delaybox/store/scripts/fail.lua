@@ -17,12 +17,12 @@
 local now = now_ms()
 local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
 local lease = k_lease(lid)
-local horizon, waits_for = clock(now)
-local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+local c = clock(now)
+local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, unpack(K_NEAR, 0, 7) }
 for i = 7, #ARGV, 5 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
-local reply, earliest, ended = { 0 }, 1e15, {}
+local reply, ended = { 0 }, {}
 for i = 7, #ARGV, 5 do
   local id, delay, reason = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local rec = redis.call('HGET', lease, id)
@@ -37,15 +37,12 @@ for i = 7, #ARGV, 5 do
       ended[#ended + 1] = id
     else
       due = math.min(now + delay, MAX_DUE)
-      if place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, horizon)
-        and due < earliest then
-        earliest = due
-      end
+      place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
     end
     if ARGV[i + 3] ~= '' then keep_result(id, ARGV[i + 3], '', now + tonumber(ARGV[i + 4])) end
     leave(lease, lid, id)
   end
 end
-wake(earliest, waits_for, ARGV[3])
+wake(c, ARGV[3])
 announce(ended, ARGV[6])
 return reply

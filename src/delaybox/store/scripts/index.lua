@@ -16,9 +16,10 @@
 local now = now_ms()
 local number, W = tonumber(ARGV[1]), tonumber(ARGV[4])
 local bucket = k_bucket(number)
-local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
+local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
-local horizon = clock(now)
+local c = clock(now)
+local horizon = c.horizon
 local info = redis.pcall('INFO', 'server')
 local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 local cursor, of_run = string.match(ARGV[2], '^(%d+)@?(.*)$')
@@ -39,7 +40,7 @@ local function look(id, rec)
     if due <= now and redis.call('ZSCORE', k_ready(lane, critical), id) then
       active[lane .. (critical and '!' or '')] = { lane, critical }
     else
-      add2(near, K_NEAR[flags % 4], int(due), id .. lane)
+      add2(near, K_NEAR[near_of(flags, lane)], due, id .. lane)
       hints = hints + 1
     end
   elseif math.floor(due / W) ~= math.floor(id_due(id) / W) then
@@ -53,7 +54,7 @@ for i = 1, #flat, 2 do
   if home == number then
     if look(id, rec) == 'bad' then
       redis.call('HSET', K_QUAR, id, rec)
-      redis.call('ZADD', K_QUAR_AT, int(now), id)
+      redis.call('ZADD', K_QUAR_AT, now, id)
       soured = soured + 1
       add1(gone, bucket, id)
     end
@@ -70,11 +71,11 @@ for i = 1, #flat, 2 do
 end
 flush(near, 'ZADD')
 for _, l in pairs(active) do redis.call('ZADD', k_active(string.sub(l[1], 1, 1), l[2]), 'NX', 0, l[1]) end
-for _, f in ipairs(far) do hint(f[1], f[2], f[3], f[4], W, horizon) end
+for _, f in ipairs(far) do hint(f[1], f[2], f[3], f[4], W, c) end
 drop_fields(gone, { [bucket] = number })
 if #flat > 0 then
-  if redis.call('EXISTS', bucket) == 1 then redis.call('ZADD', K_BUCKETS, int(number), int(number)) end
+  if redis.call('EXISTS', bucket) == 1 then redis.call('ZADD', K_BUCKETS, number, number) end
 else
-  if redis.call('EXISTS', bucket) == 0 then redis.call('ZREM', K_BUCKETS, int(number)) end
+  if redis.call('EXISTS', bucket) == 0 then redis.call('ZREM', K_BUCKETS, number) end
 end
 return { cursor, #flat / 2, hints, dropped, soured }

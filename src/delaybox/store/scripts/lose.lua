@@ -18,12 +18,12 @@
 local now = now_ms()
 local lid, W, losses_cap, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local lease = k_lease(lid)
-local horizon, waits_for = clock(now)
-local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+local c = clock(now)
+local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, unpack(K_NEAR, 0, 7) }
 for i = 7, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
-local reply, earliest = { 0, 0 }, 1e15
+local reply = { 0, 0 }
 for i = 7, #ARGV do
   local id = ARGV[i]
   local rec = redis.call('HGET', lease, id)
@@ -31,14 +31,10 @@ for i = 7, #ARGV do
     reply[#reply + 1] = id
   else
     local _, flags, due, at = rec_head(id, rec)
-    local what, more = charge_loss(id, rec, flags, due, at, now, 'worker', losses_cap, cap, idem_ttl, W, horizon)
-    if what == 'dead' then
-      reply[1], reply[2] = reply[1] + 1, reply[2] + more
-    elseif more and due < earliest then
-      earliest = due
-    end
+    local dropped = charge_loss(id, rec, flags, due, at, now, 'worker', losses_cap, cap, idem_ttl, W, c)
+    if dropped then reply[1], reply[2] = reply[1] + 1, reply[2] + dropped end
     leave(lease, lid, id)
   end
 end
-wake(earliest, waits_for, ARGV[3])
+wake(c, ARGV[3])
 return reply

@@ -18,9 +18,9 @@
 --@include lib/loss.lua
 local now = now_ms()
 local W, longest, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
-local err = guard({ K_RESULTS, K_RESULTS_AT, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] })
+local err = guard({ K_RESULTS, K_RESULTS_AT, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
-local horizon, waits_for = clock(now)
+local c = clock(now)
 -- The clock stepped back: such an expiry would keep a dead node's work for the length of the step.
 local stamped = redis.call('ZRANGE', K_LEASES, '(' .. int(now + longest), '+inf', 'BYSCORE', 'LIMIT', 0, 200)
 local until_ms = now + longest
@@ -28,10 +28,10 @@ local expected, lease_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
 if expected > 0 and now - expected > lease_ms then
   stamped, until_ms = redis.call('ZRANGE', K_LEASES, 0, 4999), now + lease_ms
 end
-for _, lid in ipairs(stamped) do redis.call('ZADD', K_LEASES, 'XX', int(until_ms), lid) end
+for _, lid in ipairs(stamped) do redis.call('ZADD', K_LEASES, 'XX', until_ms, lid) end
 
-local reaped, back, dead, dropped, earliest = 0, 0, 0, 0, 1e15
-for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 100)) do
+local reaped, back, dead, dropped = 0, 0, 0, 0
+for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
   local lease = k_lease(lid)
   if back + dead > 0 and back + dead + redis.call('HLEN', lease) > 500 then break end
   local held = redis.call('HGETALL', lease)
@@ -50,13 +50,12 @@ for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE',
     end
     if kind == 'bad' then
       redis.call('HSET', K_QUAR, id, rec)
-      redis.call('ZADD', K_QUAR_AT, int(now), id)
+      redis.call('ZADD', K_QUAR_AT, now, id)
     elseif kind == 'ok' then
-      local what, more = charge_loss(id, rec, flags, due, at, now, 'node', losses_cap, cap, idem_ttl, W, horizon)
-      if what == 'dead' then
+      local more = charge_loss(id, rec, flags, due, at, now, 'node', losses_cap, cap, idem_ttl, W, c)
+      if more then
         dead, dropped = dead + 1, dropped + more
       else
-        if more and due < earliest then earliest = due end
         back = back + 1
       end
     end
@@ -64,15 +63,15 @@ for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', int(now), 'BYSCORE',
   if kept then
     -- Records of a newer DelayBox: a node of that version will reap what stays of the lease.
     if #handled > 0 then redis.call('HDEL', lease, unpack(handled)) end
-    redis.call('ZADD', K_LEASES, int(now + longest), lid)
+    redis.call('ZADD', K_LEASES, now + longest, lid)
   else
     redis.call('DEL', lease)
     redis.call('ZREM', K_LEASES, lid)
   end
   reaped = reaped + 1
 end
-wake(earliest, waits_for, ARGV[4])
-local old = redis.call('ZRANGE', K_RESULTS_AT, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 200)
+wake(c, ARGV[4])
+local old = redis.call('ZRANGE', K_RESULTS_AT, '-inf', now, 'BYSCORE', 'LIMIT', 0, 200)
 if #old > 0 then
   redis.call('HDEL', K_RESULTS, unpack(old))
   redis.call('ZREM', K_RESULTS_AT, unpack(old))

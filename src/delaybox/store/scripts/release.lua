@@ -15,12 +15,12 @@
 local now = now_ms()
 local lid, W, delay = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local lease = k_lease(lid)
-local horizon, waits_for = clock(now)
-local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+local c = clock(now)
+local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, unpack(K_NEAR, 0, 7) }
 for i = 5, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
-local stale, earliest = {}, 1e15
+local stale = {}
 for i = 5, #ARGV do
   local id = ARGV[i]
   local rec = redis.call('HGET', lease, id)
@@ -33,9 +33,9 @@ for i = 5, #ARGV do
       due = math.min(now + delay, MAX_DUE)
       rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
     end
-    if place(id, rec, flags, rec_lane(rec, at), due, W, horizon) and due < earliest then earliest = due end
+    place(id, rec, flags, rec_lane(rec, at), due, W, c)
     leave(lease, lid, id)
   end
 end
-wake(earliest, waits_for, ARGV[3])
+wake(c, ARGV[3])
 return stale

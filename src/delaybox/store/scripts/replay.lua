@@ -12,11 +12,11 @@
 --@include lib/gather.lua
 --@include lib/place.lua
 local now, W = now_ms(), tonumber(ARGV[1])
-local keys = { K_DEAD, K_DEAD_AT, K_BUCKETS, K_CLOCK, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] }
+local keys = { K_DEAD, K_DEAD_AT, K_BUCKETS, K_CLOCK, unpack(K_NEAR, 0, 7) }
 for i = 3, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
-local horizon, waits_for = clock(now)
+local c = clock(now)
 local reply = {}
 for i = 3, #ARGV do
   local id = ARGV[i]
@@ -28,9 +28,7 @@ for i = 3, #ARGV do
   end
   if kind == 'ok' then
     local _, _, deliveries = rec_counters(rec)
-    if place(id, rec_build(rec, at, flags, 0, 0, deliveries, now), flags, rec_lane(rec, at), now, W, horizon) then
-      wake(now, waits_for, ARGV[2])
-    end
+    place(id, rec_build(rec, at, flags, 0, 0, deliveries, now), flags, rec_lane(rec, at), now, W, c)
     redis.call('HDEL', K_DEAD, id)
     redis.call('ZREM', K_DEAD_AT, id)
     reply[#reply + 1] = 'replayed'
@@ -38,4 +36,5 @@ for i = 3, #ARGV do
     reply[#reply + 1] = kind == 'newer' and 'newer' or 'unknown'
   end
 end
+wake(c, ARGV[2])
 return reply

@@ -15,8 +15,8 @@
 local now = now_ms()
 local W, how, value, priority = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local words = { lease = 'running', dead = 'dead', quarantine = 'quarantined' }
-local horizon, waits_for = clock(now)
-local reply, earliest = {}, 1e15
+local c = clock(now)
+local reply = {}
 for i = 6, #ARGV do
   local id = ARGV[i]
   local where, rec = find(id, W)
@@ -29,15 +29,12 @@ for i = 6, #ARGV do
     if how ~= 'keep' then to = math.min(math.max(to, now), MAX_DUE) end
     local lane, home = rec_lane(rec, at), math.floor(id_due(id) / W)
     local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), K_BUCKETS, K_CLOCK,
-      K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], k_ready(lane, flags % 4 == 0) })
+      k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 7) })
     if err then return err end
     local new_flags = priority >= 0 and flags - flags % 4 + priority or flags
     local attempt, losses, deliveries = rec_counters(rec)
     unhint(id, flags, lane, due, W)
-    if place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, horizon)
-      and to < earliest then
-      earliest = to
-    end
+    place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, c)
     reply[#reply + 1] = to
   elseif kind then
     reply[#reply + 1] = kind == 'newer' and 'newer' or 'quarantined'
@@ -45,5 +42,5 @@ for i = 6, #ARGV do
     reply[#reply + 1] = words[where] or 'unknown'
   end
 end
-wake(earliest, waits_for, ARGV[2])
+wake(c, ARGV[2])
 return reply

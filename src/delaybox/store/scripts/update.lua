@@ -28,13 +28,12 @@ if to ~= due and to < now then to = now end
 local attempt, losses, deliveries = rec_counters(ARGV[5])
 local home = math.floor(id_due(id) / W)
 local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), k_body(id), K_BUCKETS, K_CLOCK,
-  K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3], k_ready(lane, flags % 4 == 0) })
+  k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 7) })
 if err then return err end
-local horizon, waits_for = clock(now)
+local c = clock(now)
 unhint(id, flags, lane, due, W)
 if ARGV[6] ~= '' then redis.call('SET', k_body(id), ARGV[6]) end
-if place(id, rec_build(ARGV[5], new_at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, horizon) then
-  wake(to, waits_for, ARGV[3])
-end
+place(id, rec_build(ARGV[5], new_at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, c)
+wake(c, ARGV[3])
 if is_stub(flags) and not is_stub(new_flags) then redis.call('UNLINK', k_body(id)) end
 return { 'moved', to }

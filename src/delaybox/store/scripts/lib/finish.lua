@@ -11,7 +11,7 @@ end
 local function bury(id, rec, now, reason, cap, idem_ttl)
   local hi = math.floor(now / 4294967296)
   redis.call('HSET', K_DEAD, id, struct.pack('>I4I4I2', hi, now - hi * 4294967296, #reason) .. reason .. rec)
-  redis.call('ZADD', K_DEAD_AT, int(now), id)
+  redis.call('ZADD', K_DEAD_AT, now, id)
   local over = math.min(redis.call('ZCARD', K_DEAD_AT) - cap, 20)
   if over <= 0 then return 0 end
   local old = redis.call('ZRANGE', K_DEAD_AT, 0, over - 1)
@@ -35,7 +35,7 @@ end
 
 local function keep_result(id, result, rec, until_ms)
   redis.call('HSET', K_RESULTS, id, result_value(result, rec))
-  redis.call('ZADD', K_RESULTS_AT, int(until_ms), id)
+  redis.call('ZADD', K_RESULTS_AT, until_ms, id)
 end
 
 -- Tells whoever waits for them that tasks have ended: one message of their ids. A lost one is covered by polling, and one that

@@ -5,7 +5,14 @@ local K_DEAD, K_DEAD_AT = T .. ':dead', T .. ':dead:at'
 local K_RESULTS, K_RESULTS_AT = T .. ':results', T .. ':results:at'
 local K_QUAR, K_QUAR_AT = T .. ':quarantine', T .. ':quarantine:at'
 local K_KAFKA = T .. ':kafka'
-local K_NEAR = { [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3' }
+-- Near by priority: 0 to 3 for those who keep time, 4 to 7 the same of WORKER tasks, which guests take.
+local K_NEAR = {
+  [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3',
+  T .. ':near:w:0', T .. ':near:w:1', T .. ':near:w:2', T .. ':near:w:3',
+}
+-- Where the near indexes of a lane start, by its first byte, which says the type ('w' is 119); and the one of a task.
+local function near_base(letter) return letter == 119 and 4 or 0 end
+local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lane)) end
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end
 local function k_lease(lid) return T .. ':lease:' .. lid end
 local function k_body(id) return T .. ':body:' .. id end

@@ -5,14 +5,15 @@
 local MESSAGE_LOSSES = 20
 
 -- Charges one loss to a record on its way out of a lease: it goes home, or past the cap to the dead letters.
--- Returns 'dead' and how many dead letters the cap dropped, or 'back' and whether a hint in near says that it is due soon.
-local function charge_loss(id, rec, flags, due, at, now, doer, losses_cap, dead_cap, idem_ttl, W, horizon)
+-- Returns nil, or for a dead letter how many others the cap of dead letters dropped.
+local function charge_loss(id, rec, flags, due, at, now, doer, losses_cap, dead_cap, idem_ttl, W, c)
   local attempt, losses, deliveries = rec_counters(rec)
   losses = math.min(losses + 1, 255)
-  if string.byte(rec, at + 1) == 112 then losses_cap = math.max(losses_cap, MESSAGE_LOSSES) end
+  if byte(rec, at + 1) == 112 then losses_cap = math.max(losses_cap, MESSAGE_LOSSES) end
   rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
   if losses >= losses_cap then
-    return 'dead', bury(id, rec, now, 'lost with its ' .. doer .. ' ' .. losses .. ' times', dead_cap, idem_ttl)
+    return bury(id, rec, now, 'lost with its ' .. doer .. ' ' .. losses .. ' times', dead_cap, idem_ttl)
   end
-  return 'back', place(id, rec, flags, rec_lane(rec, at), due, W, horizon)
+  place(id, rec, flags, rec_lane(rec, at), due, W, c)
+  return nil
 end

@@ -1,11 +1,11 @@
 -- New tasks: collected first, so that a script can look at every key before its first write, then written.
 -- Needs time, record, keys, gather, place.
--- W: bucket width in ms. The fields: keys (what write_new will touch, for guard), earliest due ms.
+-- W: bucket width in ms. The fields: keys (what write_new will touch, for guard),
 local function newborn(now, W)
-  local limit, waits_for = clock(now)
+  local c = clock(now)
   return {
-    now = now, W = W, limit = limit, waits_for = waits_for, earliest = 1e15, fields = gather(), near = gather(),
-    numbers = {}, bodies = {}, keys = { K_CLOCK, K_BUCKETS, K_NEAR[0], K_NEAR[1], K_NEAR[2], K_NEAR[3] },
+    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), numbers = {}, bodies = {},
+    keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 7) },
   }
 end
 
@@ -19,7 +19,7 @@ local function add_new(b, id, rec)
   if due < now then due = now end
   if hi >= 32768 or due == now then
     hi = math.floor(due / 4294967296)
-    id = struct.pack('>I2I4', hi, due - hi * 4294967296) .. string.sub(id, 7)
+    id = struct.pack('>I2I4', hi, due - hi * 4294967296) .. sub(id, 7)
   end
   local number = math.floor(due / b.W)
   local key = b.numbers[number]
@@ -30,9 +30,10 @@ local function add_new(b, id, rec)
   end
   add2(b.fields, key, id, rec)
   if due < b.limit then
-    local flags, len = string.byte(rec, 2, 3)
-    add2(b.near, K_NEAR[flags % 4], int(due), id .. string.sub(rec, 4, 3 + len))
-    if due < b.earliest then b.earliest = due end
+    local flags, len, letter = byte(rec, 2, 4)
+    local base, earliest = near_base(letter), b.clock.earliest
+    add2(b.near, K_NEAR[base + flags % 4], due, id .. sub(rec, 4, 3 + len))
+    if due < earliest[base] then earliest[base] = due end
   end
   return id
 end
@@ -50,13 +51,12 @@ local function write_new(b, channel)
   flush(b.fields, 'HSET')
   local index = {}
   for number in pairs(b.numbers) do
-    local text = int(number)
-    index[#index + 1] = text
-    index[#index + 1] = text
+    index[#index + 1] = number
+    index[#index + 1] = number
   end
   for from = 1, #index, 1000 do
     redis.call('ZADD', K_BUCKETS, unpack(index, from, math.min(from + 999, #index)))
   end
   flush(b.near, 'ZADD')
-  wake(b.earliest, b.waits_for, channel)
+  wake(b.clock, channel)
 end

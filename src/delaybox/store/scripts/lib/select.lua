@@ -8,7 +8,7 @@ local SLACK = { [0] = 0, 2000, 10000, 60000 }
 local function lane_filter(from)
   local served = {}
   for i = from, #ARGV do
-    local letter = string.byte(ARGV[i])
+    local letter = byte(ARGV[i])
     served[letter] = served[letter] or {}
     served[letter][ARGV[i]] = true
   end
@@ -17,9 +17,9 @@ end
 
 -- Whether a lane of a served type is among those named. Its parts: letter, queue, and behind a colon a function's name.
 local function serves(served, lane)
-  local set = served[string.byte(lane)]
+  local set = served[byte(lane)]
   if not set or set[lane] then return true end
-  return set[string.sub(lane, 1, 1) .. '*' .. (string.match(lane, ':.*') or '')] == true
+  return set[sub(lane, 1, 1) .. '*' .. (string.match(lane, ':.*') or '')] == true
 end
 
 -- Lane heads of one type that are looked at: beyond this many lanes with ready work, a window that moves with time.
@@ -33,7 +33,7 @@ end
 -- A lane that wakes starts where the others stand, so that it neither waits nor overtakes for its absence: those of its
 -- own type, else of any (a claim takes from the lanes of several types together).
 local function activate(lane, critical)
-  local own = k_active(string.sub(lane, 1, 1), critical)
+  local own = k_active(sub(lane, 1, 1), critical)
   local start = redis.call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
   if not start then
     for letter in string.gmatch('pshw', '.') do
@@ -44,22 +44,26 @@ local function activate(lane, critical)
   redis.call('ZADD', own, 'NX', start or '0', lane)
 end
 
--- Moves due entries that this claim leaves to others into their ready sets, scored by virtual deadline.
-local function make_ready(priority, members, dues)
-  local critical = priority == 0
-  local ready, lanes = gather(), {}
+-- Moves entries of near index n that this claim leaves to others into their ready sets, scored by virtual deadline.
+local function make_ready(n, members, dues)
+  local slack, critical = SLACK[n % 4], n % 4 == 0
+  local ready, key_of = gather(), {}
   for i, member in ipairs(members) do
-    local lane = string.sub(member, 17)
-    lanes[lane] = true
-    add2(ready, k_ready(lane, critical), int(dues[i] + SLACK[priority]), string.sub(member, 1, 16))
+    local lane = sub(member, 17)
+    local key = key_of[lane]
+    if not key then
+      key = k_ready(lane, critical)
+      key_of[lane] = key
+    end
+    add2(ready, key, dues[i] + slack, sub(member, 1, 16))
   end
   flush(ready, 'ZADD')
-  for lane in pairs(lanes) do activate(lane, critical) end
+  for lane in pairs(key_of) do activate(lane, critical) end
 end
 
 -- Members of one near index due between from (as ZRANGE takes it) and now, earliest first: members, dues.
-local function due_members(priority, from, now, limit)
-  local flat = redis.call('ZRANGE', K_NEAR[priority], from, int(now), 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
+local function due_members(n, from, now, limit)
+  local flat = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
   local members, dues = {}, {}
   for i = 1, #flat, 2 do
     members[#members + 1] = flat[i]
@@ -68,15 +72,15 @@ local function due_members(priority, from, now, limit)
   return members, dues
 end
 
--- Moves up to limit due entries from near to ready, critical first. Returns how many.
-local function promote(now, limit)
+-- Moves up to limit due entries of the given near indexes to ready, in their order. Returns how many.
+local function promote(own, now, limit)
   local moved = 0
-  for priority = 0, 3 do
+  for _, n in ipairs(own) do
     if moved < limit then
-      local members, dues = due_members(priority, '-inf', now, limit - moved)
+      local members, dues = due_members(n, '-inf', now, limit - moved)
       if #members > 0 then
-        make_ready(priority, members, dues)
-        redis.call('ZREMRANGEBYRANK', K_NEAR[priority], 0, #members - 1)
+        make_ready(n, members, dues)
+        redis.call('ZREMRANGEBYRANK', K_NEAR[n], 0, #members - 1)
         moved = moved + #members
       end
     end
@@ -89,7 +93,7 @@ local function ready_lanes(types, served, now, critical)
   local lanes = {}
   for letter in string.gmatch(types, '.') do
     local active = k_active(letter, critical)
-    local filtered = served[string.byte(letter)] ~= nil
+    local filtered = served[byte(letter)] ~= nil
     -- Unlimited types take from the first 32 whatever they are.
     local flat = filtered and heads(active, now) or redis.call('ZRANGE', active, 0, 31, 'WITHSCORES')
     for i = 1, #flat, 2 do
@@ -107,7 +111,7 @@ local function has_ready(types, served, now, critical)
   for letter in string.gmatch(types, '.') do
     for _, c in ipairs({ true, false }) do
       if critical == nil or critical == c then
-        if served[string.byte(letter)] then
+        if served[byte(letter)] then
           if #ready_lanes(letter, served, now, c) > 0 then return true end
         elseif redis.call('EXISTS', k_active(letter, c)) == 1 then
           return true
@@ -172,91 +176,135 @@ local function reserve(slots, now)
   return now % 20 == 7 and slots or 0
 end
 
--- Takes due entries straight from near: critical first (the others keep 5 %), the rest by virtual deadline.
+-- How long guests leave due WORKER tasks that they do not serve where they are; past that they wait as ready, where whoever
+-- serves them one day finds them, and no longer lie in the way of what comes behind them. Others' tasks are time keepers' affair.
+local GRACE = 1000
+
+-- Takes due entries straight from the given near indexes: critical first (the others keep 5 %), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
--- What cannot be taken becomes ready.
--- Returns how many entries of each near index, counted from the first that is due after from, are used up (the caller removes
--- them last), and how many of them were made ready.
-local function take_near(out, from, now, how, served, slots, limit)
-  local members, dues, used, left = {}, {}, { [0] = 0, 0, 0, 0 }, {}
-  local total, only = 0, nil
-  for p = 0, 3 do
-    members[p] = redis.call('ZRANGE', K_NEAR[p], from, int(now), 'BYSCORE', 'LIMIT', 0, limit)
-    if #members[p] > 0 then
-      total = total + #members[p]
-      only = total == #members[p] and p or nil
+-- What cannot be taken becomes ready, but a guest stops when its slots are full, and leaves what it does not serve.
+-- Returns what take_away needs and the caller must pass on last, how many entries became ready, when the first that a guest
+-- left is to become ready (ms; nil), and whether an index may hold more than was looked at.
+local function take_near(out, own, from, now, how, served, slots, limit, guest)
+  local members, used, left = {}, {}, {}
+  local total, only, full = 0, nil, false
+  -- Room for others' tasks among its own, and for those whose record is gone.
+  if guest then limit = math.min(limit, 2 * slots + 32) end
+  for _, n in ipairs(own) do
+    local found = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, limit)
+    local count = #found
+    members[n], used[n] = found, 0
+    if count > 0 then
+      total = total + count
+      only = total == count and n or nil
+      full = full or count == limit
     end
   end
-  local ids, byte, sub = out.ids, string.byte, string.sub
-  local function use(p, member)
+  if total == 0 then return {}, 0, nil, false end
+
+  local ids, names, count, kinds = out.ids, out.members, #out.ids, {}
+  local function use(n, member)
     local letter = byte(member, 17)
     local kind = how[letter]
-    if kind and served[letter] and not serves(served, sub(member, 17)) then kind = nil end
+    if kind and served[letter] then
+      local lane = sub(member, 17)
+      local known = kinds[lane]
+      if known == nil then
+        known = serves(served, lane)
+        kinds[lane] = known
+      end
+      if not known then kind = nil end
+    end
     if kind == 1 then
       if slots > 0 then slots = slots - 1 else kind = nil end
     end
     if kind then
-      ids[#ids + 1] = sub(member, 1, 16)
-      out.members[#ids] = member
+      count = count + 1
+      ids[count], names[count] = sub(member, 1, 16), member
     else
-      left[p] = left[p] or {}
-      left[p][#left[p] + 1] = member
+      local l = left[n]
+      if not l then
+        l = {}
+        left[n] = l
+      end
+      l[#l + 1] = member
     end
   end
+
   if only then
     -- The common case: one priority is due. No scores are asked for.
-    for _, member in ipairs(members[only]) do use(only, member) end
-    used[only] = total
-  elseif total > 0 then
-    for p = 0, 3 do
-      if #members[p] > 0 then members[p], dues[p] = due_members(p, from, now, limit) else dues[p] = {} end
+    for i, member in ipairs(members[only]) do
+      if guest and slots == 0 then break end
+      use(only, member)
+      used[only] = i
     end
-    local others = #members[1] + #members[2] + #members[3]
-    local for_critical = math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
+  else
+    local dues, others = {}, 0
+    for _, n in ipairs(own) do
+      if #members[n] > 0 then members[n], dues[n] = due_members(n, from, now, limit) else dues[n] = {} end
+      if n % 4 > 0 then others = others + #members[n] end
+    end
+    -- The earliest virtual deadline of the critical ones, or of the others, up to most times.
+    local function take(critical, most)
+      for i = 1, most do
+        local best, when
+        for _, n in ipairs(own) do
+          local due = (n % 4 == 0) == critical and dues[n][used[n] + 1]
+          if due and (not best or due + SLACK[n % 4] < when) then best, when = n, due + SLACK[n % 4] end
+        end
+        if not best or guest and slots == 0 then return i - 1 end
+        used[best] = used[best] + 1
+        use(best, members[best][used[best]])
+      end
+      return most
+    end
     local kept = others > 0 and reserve(slots, now) or 0
     slots = slots - kept
-    for i = 1, math.min(#members[0], for_critical) do
-      use(0, members[0][i])
-      used[0] = i
-    end
+    local taken = take(true, math.max(limit - math.min(others, math.ceil(limit / 20)), 1))
     slots = slots + kept
-    for _ = 1, math.min(others, limit - used[0]) do
-      local best, when
-      for p = 1, 3 do
-        local due = dues[p][used[p] + 1]
-        if due and (not best or due + SLACK[p] < when) then best, when = p, due + SLACK[p] end
-      end
-      used[best] = used[best] + 1
-      use(best, members[best][used[best]])
-    end
+    take(false, limit - taken)
   end
-  local moved = 0
-  for p, l in pairs(left) do
-    local scores = {}
-    moved = moved + #l
-    for i, score in ipairs(redis.call('ZMSCORE', K_NEAR[p], unpack(l))) do scores[i] = tonumber(score) end
-    make_ready(p, l, scores)
-  end
-  return used, moved
-end
 
--- For a guest: due entries of near that it serves, critical first, up to slots in all with what was taken already; what it
--- does not serve stays. Looks at limit entries of each priority; returns whether there were more.
-local function take_served(out, from, now, how, served, slots, limit)
-  local byte, sub, unseen = string.byte, string.sub, false
-  for p = 0, 3 do
-    if #out.ids < slots then
-      local members = redis.call('ZRANGE', K_NEAR[p], from, int(now), 'BYSCORE', 'LIMIT', 0, limit)
-      unseen = unseen or #members == limit
-      for _, member in ipairs(members) do
-        local letter = byte(member, 17)
-        if #out.ids < slots and how[letter] == 1 and (not served[letter] or serves(served, sub(member, 17))) then
-          out.ids[#out.ids + 1] = sub(member, 1, 16)
-          out.members[#out.ids] = member
-          out.near[#out.ids] = p
+  local gone, moved, again = {}, 0, nil
+  for n, count_ in pairs(used) do
+    local l = left[n]
+    local stays, some = {}, false
+    if l then
+      local ready, dues = {}, {}
+      for i, score in ipairs(redis.call('ZMSCORE', K_NEAR[n], unpack(l))) do
+        local due = tonumber(score)
+        if guest and (n < 4 or due > now - GRACE) then
+          stays[l[i]], some = true, true
+          if n >= 4 then again = math.min(again or due + GRACE, due + GRACE) end
+        else
+          ready[#ready + 1], dues[#dues + 1] = l[i], due
         end
       end
+      moved = moved + #ready
+      if #ready > 0 then make_ready(n, ready, dues) end
+    end
+    if some then
+      local names_ = {}
+      for i = 1, count_ do
+        local member = members[n][i]
+        if not stays[member] then names_[#names_ + 1] = member end
+      end
+      gone[n] = names_
+    elseif count_ > 0 then
+      gone[n] = count_
     end
   end
-  return unseen
+  return gone, moved, again, full
+end
+
+-- Removes from near what take_near used up: by rank from the first entry that is due after from, or by name.
+local function take_away(gone, now, fresh)
+  for n, what in pairs(gone) do
+    if type(what) == 'number' then
+      local first = fresh > 0 and redis.call('ZCOUNT', K_NEAR[n], '-inf', now - fresh) or 0
+      redis.call('ZREMRANGEBYRANK', K_NEAR[n], first, first + what - 1)
+    elseif #what > 0 then
+      redis.call('ZREM', K_NEAR[n], unpack(what))
+    end
+  end
 end
