@@ -44,7 +44,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         # What waits for a worker stays in near for a while; time keepers leave nothing there.
         for priority in range(4):
             due = keys.near(tag, priority, "w")
-            pipe.zrange(due, "-inf", now_ms, byscore=True, offset=0, num=_SAMPLE)  # type: ignore[arg-type]
+            pipe.zrange(due, "-inf", now_ms, byscore=True, offset=0, num=_SAMPLE)
         pipe.zrange(keys.leases(tag), 0, 99)
         for letter in "pshw":
             pipe.zrange(f"{tag}:active:{letter}", 0, -1)
