@@ -33,6 +33,7 @@ from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
+from delaybox.processes import collector
 from delaybox.processes.listening import bracketed
 from delaybox.processes.supervise import ChildProcess, Keeper
 from delaybox.store.connect import ServerSettings, make_client, probe
@@ -132,6 +133,8 @@ class _Node:
             if "clock" in self._config.duties:
                 with contextlib.suppress(DelayBoxError):
                     await self._await_subscribers(store)
+            collector.set_apart()
+            collector.slow_down()
             await engine.start()
             stack.push_async_callback(engine.stop, GRACE_S)
             if self._config.duties != ROLES:

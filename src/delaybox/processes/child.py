@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import gc
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Protocol, TypeVar
 import uvloop
 
 from delaybox.core.errors import DelayBoxError
+from delaybox.processes import collector
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,7 +47,8 @@ def run(read: Callable[[bytes], _Told], serve: Callable[[_Told], Awaitable[int]]
         settings = read(_read_line(0))
         _set_up_logging(settings.log_format)
         _die_with_parent(0)
-        _tune_collector()
+        collector.set_apart()
+        collector.slow_down()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serving(settings))
     except DelayBoxError as error:
@@ -112,10 +113,3 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)
-
-
-def _tune_collector() -> None:
-    """Requests leave no cycles behind, so looking for some after every 700 allocations is work for nothing."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.processes import collector
 from delaybox.worker.line import Refused
 from delaybox.worker.worker import Worker
 
@@ -80,6 +81,7 @@ def _run(launch: Launch, *, until: int | None) -> int:
     try:
         worker = load(launch.worker)
         worker.change(**launch.settings())
+        collector.set_apart()
         return worker.run(until=until, last_exit=True)
     except (DelayBoxError, ValueError) as error:
         return _say(error)
