@@ -26,6 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core.errors import DelayBoxError, StoreFull, StoreUnavailable
+from delaybox.store import roundtrips
 
 _INCLUDE = "--@include "
 _CLOCK = _INCLUDE + "lib/time.lua"
@@ -106,7 +107,7 @@ class ScriptRunner:
     def __init__(
         self, client: Redis, *, repeats: int = 2, observe: Observer | None = None, clock: str | None = None
     ) -> None:
-        self._client = client
+        self._trips = roundtrips.of(client)
         self._clock = clock
         self._repeats = repeats
         self._observe = observe
@@ -156,11 +157,6 @@ class ScriptRunner:
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         try:
-            if len(commands) == 1:
-                return [await self._client.execute_command(*commands[0])]
-            pipe = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
+            return await self._trips.send(commands)
         except (RedisError, OSError) as error:
             return [error] * len(commands)

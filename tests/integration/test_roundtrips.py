@@ -1,0 +1,105 @@
+"""Commands past redis-py's client: what a connection that failed, hung or was cut off leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from delaybox.store import roundtrips
+from delaybox.store.connect import ServerSettings, make_client
+from tests.servers import RealServer
+
+ECHO = ("ECHO", "x")
+
+
+@asynccontextmanager
+async def opened(server: RealServer, **options: Any) -> AsyncIterator[Redis]:
+    client = make_client(ServerSettings.from_url(server.url), **options)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def connections(client: Redis) -> int:
+    return len(await client.client_list())
+
+
+async def test_replies_come_in_order_and_an_error_stands_in_its_place(server: RealServer) -> None:
+    async with opened(server) as client:
+        trips = roundtrips.of(client)
+        assert roundtrips.of(client) is trips
+        first, wrong, last = await trips.send([("ECHO", "a"), ("NOSUCH",), ("ECHO", b"\x00")])
+        assert (first, last) == (b"a", b"\x00") and isinstance(wrong, ResponseError)
+        assert await trips.send([ECHO]) == [b"x"], "and the connection goes on"
+
+
+async def test_a_connection_is_used_again(server: RealServer) -> None:
+    async with opened(server) as client:
+        trips = roundtrips.of(client)
+        ids = {(await trips.send([("CLIENT", "ID")]))[0] for _ in range(5)}
+        assert len(ids) == 1
+
+
+async def test_one_that_the_server_closed_is_not_noticed_by_the_caller(server: RealServer) -> None:
+    async with opened(server) as client, opened(server) as admin:
+        trips = roundtrips.of(client)
+        (mine,) = await trips.send([("CLIENT", "ID")])
+        assert await admin.client_kill_filter(_id=str(mine)) == 1
+        await admin.ping()
+        # Its end has to reach us first, or this would be a cut in the middle of a command.
+        while not await trips._idle[0].can_read():
+            await asyncio.sleep(0)
+        assert await trips.send([ECHO]) == [b"x"]
+
+
+async def test_a_cut_in_the_middle_is_told_and_the_next_command_goes_through(server: RealServer) -> None:
+    async with opened(server) as client, opened(server) as admin:
+        trips = roundtrips.of(client)
+        (mine,) = await trips.send([("CLIENT", "ID")])
+        waiting = asyncio.create_task(trips.send([("BLPOP", "nothing-here", 0)]))
+        while not any(c["id"] == str(mine) and c["cmd"] == "blpop" for c in await admin.client_list()):
+            await asyncio.sleep(0)
+        await admin.client_kill_filter(_id=str(mine))
+        with pytest.raises((RedisConnectionError, OSError)):
+            await waiting
+        assert await trips.send([ECHO]) == [b"x"]
+
+
+async def test_a_server_that_hangs_is_not_waited_for_longer_than_was_said(server: RealServer) -> None:
+    async with opened(server, timeout_s=0.2) as client:
+        trips = roundtrips.of(client)
+        with pytest.raises(RedisTimeoutError, match=r"0\.2 s"):
+            await trips.send([("BLPOP", "nothing-here", 0)])
+        # On a fresh connection: the old one might still be told of the list.
+        assert await trips.send([ECHO]) == [b"x"]
+
+
+async def test_who_is_cancelled_leaves_no_reply_to_the_next(server: RealServer) -> None:
+    async with opened(server) as client, opened(server) as admin:
+        trips = roundtrips.of(client)
+        waiting = asyncio.create_task(trips.send([("BLPOP", "nothing-here", 0)]))
+        while not any(c["cmd"] == "blpop" for c in await admin.client_list()):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await trips.send([ECHO, ECHO]) == [b"x", b"x"]
+
+
+async def test_there_are_never_more_connections_than_the_client_may_have(server: RealServer) -> None:
+    async with opened(server, max_connections=4) as client, opened(server) as admin:
+        before = await connections(admin)
+        trips = roundtrips.of(client)
+        replies = await asyncio.gather(*(trips.send([ECHO]) for _ in range(50)), client.echo("x"))
+        assert replies == [*([[b"x"]] * 50), b"x"]
+        assert await connections(admin) - before <= 4
+        await client.aclose()
