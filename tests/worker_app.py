@@ -17,13 +17,17 @@ from delaybox.worker import Context, Reject, Retry, RetryLater, Worker, current
 
 worker = Worker("oracle", grace="10s")
 _file = -1
+_begun: dict[tuple[str, int], int] = {}
 
 
 def _note(sign: str, ctx: Context) -> None:
     global _file
     if _file < 0:
         _file = os.open(os.environ["ORACLE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(_file, f"{sign} {ctx.id} {ctx.token} {os.getpid()}\n".encode())
+    # Where its beginning stands: a thread that outlives its test would end in the next one's file.
+    attempt = (ctx.id, ctx.token)
+    file = _begun.setdefault(attempt, _file) if sign == "+" else _begun.pop(attempt, _file)
+    os.write(file, f"{sign} {ctx.id} {ctx.token} {os.getpid()}\n".encode())
 
 
 class Oracle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from delaybox.engine.reaper import Reaper
 from delaybox.service import Service
 from delaybox.store import nodes
 from delaybox.store.fsck import fsck
+from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.targets.pubsub import PubSubTarget
 from delaybox.wire import body as wire_body
@@ -332,3 +334,65 @@ async def test_pub_sub_is_fired_in_place_and_a_large_one_is_leased(rig: Rig, cli
     await rig.settled()
     with contextlib.suppress(Exception):
         await pubsub.aclose()
+
+
+class ClaimsSeen(ScriptRunner):
+    """Notes which partitions are being claimed from at once, and how many slots the claims under way ask for."""
+
+    def __init__(self, client: Redis, concurrency: int, in_flight: Callable[[], int]) -> None:
+        super().__init__(client)
+        self.under_way: list[set[str]] = []
+        self.most = 0
+        self._concurrency = concurrency
+        self._in_flight = in_flight
+        self._asked = 0
+
+    async def run_many(self, calls: Sequence[Call]) -> list[object]:
+        if calls[0].script != "claim":
+            return await super().run_many(calls)
+        tags = {call.tag for call in calls}
+        assert len(tags) == len(calls) and not any(tags & others for others in self.under_way)
+        asked = sum(min(int(call.args[3]), int(call.args[4])) for call in calls)
+        self.under_way.append(tags)
+        self.most = max(self.most, len(self.under_way))
+        self._asked += asked
+        assert self._in_flight() + self._asked <= self._concurrency, "more is asked for than there are slots"
+        try:
+            return await super().run_many(calls)
+        finally:
+            self.under_way.remove(tags)
+            self._asked -= asked
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_claims_overlap_when_there_is_much_to_do(client: Redis, prefix: str, stopped: bool) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=16)
+    service = Service(store)
+    count, concurrency = 9_600, 3_000
+    answers = await service.submit_many([NewTask(type=TaskType.WORKER, delay_ms=1) for _ in range(count)])
+    ran: Counter[str] = Counter()
+    some = asyncio.Event()
+
+    class Slow:
+        async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+            await asyncio.sleep(0)
+            ran.update(d.id for d in batch)
+            some.set()
+            report(batch, DONE)
+
+    engine = Engine(store, {TaskType.WORKER: Slow()}, replace(OPTIONS, concurrency=concurrency))
+    seen = store.runner = ClaimsSeen(client, concurrency, lambda: engine.in_flight)
+    await engine.start()
+    async with asyncio.timeout(TIMEOUT_S):
+        if stopped:
+            await some.wait()
+        else:
+            while len(ran) < count:
+                await asyncio.sleep(0)
+    await engine.stop(TIMEOUT_S)
+    assert seen.most == 2 or stopped
+    made = {a.task_id for a in answers if isinstance(a, Submitted)}
+    assert set(ran) <= made and set(ran.values()) == {1}
+    counts = await service.counts()
+    assert counts.in_flight == 0 and counts.pending == count - len(ran), "what was claimed ran, or went back"
+    assert (await fsck(store)).problems == []

@@ -107,6 +107,7 @@ class Engine:
             await self._intake.stop()
         # Cut off, a claim under way would leave its lease to expire: a loss charged, and a lease's time lost.
         await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
+        await self._tracker.finish(_CLAIM_PATIENCE_S)
         self._tracker.close()
         for guest in list(self._guests):
             await self.dismiss(guest)

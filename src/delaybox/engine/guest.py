@@ -75,6 +75,7 @@ class Guest:
         self._stopping = True
         self.tracker.retire()
         await self._loop.stop(patience_s=_CLAIM_PATIENCE_S)
+        await self.tracker.finish(_CLAIM_PATIENCE_S)
         self.tracker.close()
 
 

@@ -1,7 +1,12 @@
-"""The owner loop: sleeps until something is due, then claims it, all partitions that are due in one round trip."""
+"""The owner loop: sleeps until something is due, then claims it, all partitions that are due in one round trip.
+
+While there is more work than one round trip should bring, rounds are smaller and two of them overlap, so that the
+server carries out one while this process hands over what the other brought.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +17,7 @@ from delaybox import failpoints, metrics
 from delaybox.engine.alarm import Alarm
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.clock import RedisClock, local_ms
+from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
 
@@ -23,6 +29,14 @@ _ITEMS_IN_PLACE = 150
 _ITEMS = 250
 """Tasks one claim takes: half of what a script may, for the same reason."""
 _FULL_CLAIM = 150
+_ROUND = 1_000
+"""Tasks of one round when many are due: about 10 ms of the server's time, for which all others wait."""
+_DEEP_ROUND = 4
+"""Partitions with much work that one round claims from: as many tasks as that."""
+_FEW = 64
+"""Tasks asked for from each of many partitions, at least: a claim has a cost of its own."""
+_ROUNDS = 2
+"""Rounds under way at once."""
 _SATURATED_MS = 5.0
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
@@ -85,6 +99,10 @@ class Tracker:
         self._hungry: set[int] = set()
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
+        self._deep: set[int] = set()
+        self._rounds: set[asyncio.Task[None]] = set()
+        self._asked = 0
+        self._trouble: BaseException | None = None
         self._alarm = Alarm()
         self._asleep_until = 0.0
         self._had_slots = 0.0
@@ -115,19 +133,36 @@ class Tracker:
         self._retired = True
         self._alarm.ring()
 
+    async def finish(self, patience_s: float) -> None:
+        """Lets rounds under way end by themselves for so long, then cuts them off, which is always harmless."""
+        if self._rounds:
+            await asyncio.wait(self._rounds, timeout=patience_s)
+        for task in list(self._rounds):
+            await end(task)
+
     async def step(self) -> float:
         """Waits and claims once; for `Loop`."""
         now = self._clock.now_ms()
         nearest = min(self._look)
         if nearest > now:
             self._asleep_until = nearest
-            await self._alarm.wait(self._clock.local_at(nearest) + _AHEAD_MS)
+            # With all partitions under way it is the end of a round that wakes.
+            local = self._clock.local_at(nearest) if nearest < math.inf else local_ms() + self._options.poll_ms
+            await self._alarm.wait(local + _AHEAD_MS)
             self._asleep_until = 0.0
             now = self._clock.now_ms()
         if self._retired:
             return 0.0
+        if self._trouble is not None:
+            problem, self._trouble = self._trouble, None
+            raise problem
         due = [p for p, at in enumerate(self._look) if at <= now]
-        slots = self._taker.free
+        deep = not self._deep.isdisjoint(due)
+        slots = self._taker.free - self._asked
+        if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):
+            # The end of one wakes.
+            await self._alarm.wait(local_ms() + self._options.poll_ms)
+            return 0.0
         if slots:
             self._had_slots = now
         elif self._taker.types:
@@ -141,13 +176,32 @@ class Tracker:
                     self._look[p] = now + self._options.poll_ms
                 return 0.0
         if due:
-            await self._claim(self._turns(due, slots), slots)
+            due = self._turns(due, slots, deep)
+            if deep and not self._catch_up.limited:
+                task = asyncio.create_task(self._round(due, slots))
+                self._rounds.add(task)
+                # It has to say what it asks for before the next one is begun.
+                await asyncio.sleep(0)
+            else:
+                await self._claim(due, slots)
         return 0.0
 
-    def _turns(self, due: list[int], slots: int) -> list[int]:
+    async def _round(self, due: Sequence[int], slots: int) -> None:
+        try:
+            await self._claim(due, slots)
+        except Exception as error:  # noqa: BLE001 - the next step raises it, for `Loop` to say and to back off
+            self._trouble = error
+        finally:
+            # Before the ring, or who it wakes would go on waiting for this one.
+            self._rounds.discard(asyncio.current_task())
+            self._alarm.ring()
+
+    def _turns(self, due: list[int], slots: int, deep: bool) -> list[int]:
         """With few slots free some partitions, in turn, fill a claim each; all would take a few tasks apiece."""
-        most = max(1, slots // _FULL_CLAIM)
-        if slots == 0 or most >= len(due):
+        most = max(1, slots // _FULL_CLAIM) if slots else len(due)
+        if deep:
+            most = min(most, _DEEP_ROUND)
+        if most >= len(due):
             return due
         self._turn += most
         start = self._turn % len(due)
@@ -162,7 +216,8 @@ class Tracker:
             stream=self._options.stream,
             lease_ms=self._options.lease_ms,
             poll_ms=self._options.poll_ms,
-            items=_ITEMS_IN_PLACE if self._options.channel else _ITEMS,
+            # Of many at once it is not known yet which have much; those that have come again, fewer together.
+            items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
             lanes=self._taker.lanes,
             guest=not self._options.clock,
         )
@@ -173,12 +228,17 @@ class Tracker:
         calls = [
             self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)
         ]
+        asked = sum(min(a.limits.slots, a.limits.items) for a in asks)
+        self._asked += asked
         for p in due:
             # Only a wake-up that comes in from here on may put something below what the claim will say.
             self._look[p] = math.inf
         failpoints.hit("before_claim")
         sent = local_ms()
-        replies = await self._store.runner.run_many(calls)
+        try:
+            replies = await self._store.runner.run_many(calls)
+        finally:
+            self._asked -= asked
         received = local_ms()
         failpoints.hit("after_claim_reply")
         problem: BaseException | None = None
@@ -228,6 +288,9 @@ class Tracker:
             look = float(c.next_due_ms)
         if c.more:
             look = 0.0
+            self._deep.add(p)
+        else:
+            self._deep.discard(p)
         if look <= c.now_ms and not progress:
             look = c.now_ms + _NO_PROGRESS_MS
         if len(c.leased) // 2 >= limits.slots and look <= c.now_ms:
