@@ -101,6 +101,7 @@ class Tracker:
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
         self._deep: set[int] = set()
         self._rounds: set[asyncio.Task[None]] = set()
+        self._under_way: set[int] = set()
         self._asked = 0
         self._trouble: BaseException | None = None
         self._alarm = Alarm()
@@ -143,7 +144,7 @@ class Tracker:
     async def step(self) -> float:
         """Waits and claims once; for `Loop`."""
         now = self._clock.now_ms()
-        nearest = min(self._look)
+        nearest = min((at for p, at in enumerate(self._look) if p not in self._under_way), default=math.inf)
         if nearest > now:
             self._asleep_until = nearest
             # With all partitions under way it is the end of a round that wakes.
@@ -156,7 +157,7 @@ class Tracker:
         if self._trouble is not None:
             problem, self._trouble = self._trouble, None
             raise problem
-        due = [p for p, at in enumerate(self._look) if at <= now]
+        due = [p for p, at in enumerate(self._look) if at <= now and p not in self._under_way]
         deep = not self._deep.isdisjoint(due)
         slots = self._taker.free - self._asked
         if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):
@@ -230,6 +231,7 @@ class Tracker:
         ]
         asked = sum(min(a.limits.slots, a.limits.items) for a in asks)
         self._asked += asked
+        self._under_way.update(due)
         for p in due:
             # Only a wake-up that comes in from here on may put something below what the claim will say.
             self._look[p] = math.inf
@@ -239,6 +241,7 @@ class Tracker:
             replies = await self._store.runner.run_many(calls)
         finally:
             self._asked -= asked
+            self._under_way.difference_update(due)
         received = local_ms()
         failpoints.hit("after_claim_reply")
         problem: BaseException | None = None
