@@ -61,6 +61,7 @@ class Pool:
         self.sessions: list[Session] = []
         self.claimer: Claimer | None = None
         self._keep_ms = keep_ms
+        self._kept_of = {lane: keep_ms(split(lane).queue, 0) for lane in lanes}
         self._waiting: deque[Offered] = deque()
         self._suspects: deque[Offered] = deque()
         self._turn = 0
@@ -130,7 +131,10 @@ class Pool:
                 own = wire_body.decode(d.body).keep_result_ms
             except DecodeError:
                 own = 0  # the worker says what is wrong with it
-        return self._keep_ms(split(d.lane).queue, own)
+        # A lane served by its name alone, whatever the queue, is not among those.
+        if own or d.lane not in self._kept_of:
+            return self._keep_ms(split(d.lane).queue, own)
+        return self._kept_of[d.lane]
 
 
 class Gateway:
