@@ -84,12 +84,13 @@ end
 local ids = candidates.ids
 local n_ids = #ids
 local groups, group_of, last, group = {}, {}, nil, nil
+local births, birth = {}, nil
 for i = 1, n_ids do
   local id = ids[i]
   local prefix = sub(id, 1, 6)
   if prefix ~= last then
-    last = prefix
-    local number = math.floor(id_due(id) / W)
+    last, birth = prefix, id_due(id)
+    local number = math.floor(birth / W)
     group = group_of[number]
     if not group then
       group = { number = number, key = k_bucket(number), n = 0, ids = {}, at = {}, gone = {} }
@@ -99,6 +100,7 @@ for i = 1, n_ids do
   end
   local n = group.n + 1
   group.n, group.ids[n], group.at[n] = n, id, i
+  births[i] = birth
 end
 local records, home = {}, {}
 for _, g in ipairs(groups) do
@@ -115,15 +117,22 @@ local sour, pointers, put_back, touched = {}, {}, {}, {}
 local bytes, dropped, n_leased = 0, 0, 0
 local c = clock(now)
 local horizon = c.horizon
-local fresh_head, seen = {}, {}
+local fresh_head, seen = {}, not candidates.once and {} or nil
 for i = 1, n_ids do
   local id, rec = ids[i], records[i]
-  if not rec or rec == '' or seen[id] then
+  if not rec or rec == '' or seen and seen[id] then
     -- nothing there, or the second of two hints (another priority's, left by a script that stopped half-way)
     dropped = dropped + 1
   else
-    seen[id] = true
-    local kind, flags, due, at = rec_head(id, rec)
+    if seen then seen[id] = true end
+    local first, flags, size = byte(rec, 1, 3)
+    local kind, due, at
+    if first == FRESH and size and size > 0 and flags < 8 and #rec >= 3 + size then
+      -- what rec_head would say of it
+      kind, due, at = 'ok', births[i], 3
+    else
+      kind, flags, due, at = rec_head(id, rec)
+    end
     if kind == 'ok' and due <= now then
       local does = how[byte(rec, at + 1)]
       if does == 2 and not may_fire_in_place(flags) then does = 1 end

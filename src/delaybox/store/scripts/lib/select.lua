@@ -1,6 +1,6 @@
 -- What a claim may take. Needs time, keys, record, gather.
 -- Candidates are parallel lists: ids, their near members or lanes, and for those from ready sets the key of the set (near ones
--- are removed by rank).
+-- are removed by rank). once: no id can be among them twice.
 
 local SLACK = { [0] = 0, 2000, 10000, 60000 }
 
@@ -233,11 +233,12 @@ local function take_near(out, own, from, now, how, served, slots, limit, guest)
 
   if only then
     -- The common case: one priority is due. No scores are asked for.
-    for i, member in ipairs(members[only]) do
-      if guest and slots == 0 then break end
-      use(only, member)
-      used[only] = i
+    local found, i = members[only], 0
+    while i < total and not (guest and slots == 0) do
+      i = i + 1
+      use(only, found[i])
     end
+    used[only], out.once = i, true
   else
     local dues, others = {}, 0
     for _, n in ipairs(own) do
