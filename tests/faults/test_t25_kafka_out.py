@@ -1,6 +1,7 @@
 """T25, outwards: the broker is away under load, and nodes are killed.
 
-Every accepted task arrives; what comes twice has the same id, and is no more than what was in flight.
+Every accepted task arrives; what comes twice has the same id, and is no more than what was in flight. What waited for
+the broker comes by priority, and what falls due afterwards is on time again.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 from confluent_kafka import Consumer
@@ -27,13 +29,18 @@ pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(
 AWAY_S = scaled(4.0, 60.0)
 KILLS = scaled(2, 10)
 BATCH = 50
+PRIORITIES = ("critical", "high", "normal", "low")
 
 
 class Load:
-    """Posts batches one after the other, to any node that answers, until stopped. ``accepted``: the ids so far."""
+    """Posts batches of all priorities one after the other, to any node that answers, until stopped.
+
+    ``accepted``: the ids so far; ``priority``: of each.
+    """
 
     def __init__(self, ports: Callable[[], list[Node]], prefix: str) -> None:
         self.accepted: list[str] = []
+        self.priority: dict[str, str] = {}
         self._nodes = ports
         self._prefix = prefix
         self._stop = threading.Event()
@@ -52,7 +59,13 @@ class Load:
             # Sent again with the same keys until a node says that it has them: an answer may be lost with its node.
             keys = [f"{self._prefix}-{n}-{i}" for i in range(BATCH)]
             tasks = [
-                {"type": "pub_sub", "payload": key, "delay": i * 10, "idempotency_key": key}
+                {
+                    "type": "pub_sub",
+                    "payload": key,
+                    "delay": i * 10,
+                    "idempotency_key": key,
+                    "priority": PRIORITIES[i % 4],
+                }
                 for i, key in enumerate(keys)
             ]
             while not self._stop.is_set():
@@ -62,22 +75,47 @@ class Load:
                 except (OSError, IndexError, ValueError):
                     continue
                 if status < 300:
-                    self.accepted += [item["id"] for item in answer["items"]]
+                    ids = [item["id"] for item in answer["items"]]
+                    self.priority |= {task: PRIORITIES[i % 4] for i, task in enumerate(ids)}
+                    self.accepted += ids
                     break
                 assert status in (429, 503), answer
 
 
-def arrivals(consumer: Consumer, wanted: set[str], *, quiet_s: float, timeout_s: float) -> Counter[str]:
-    """How often each id came, until all wanted ones did and nothing more comes for ``quiet_s``."""
-    came: Counter[str] = Counter()
-    deadline, last = time.monotonic() + timeout_s, time.monotonic()
-    while time.monotonic() - last < quiet_s or wanted - came.keys():
-        assert time.monotonic() < deadline, f"{len(wanted - came.keys())} of {len(wanted)} tasks never came"
-        for message in consumer.consume(500, 0.2):
-            if message.error() is None:
-                came[(message.key() or b"").decode()] += 1
-                last = time.monotonic()
-    return came
+class Arrivals:
+    """How often each id came, and when (Unix ms) it was first sent, by the messages' timestamps."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.came: Counter[str] = Counter()
+        self.sent_ms: dict[str, int] = {}
+        self._consumer = consumer
+
+    def until(self, wanted: set[str], *, quiet_s: float, timeout_s: float) -> None:
+        """Returns when all wanted ones came and nothing more comes for ``quiet_s``."""
+        deadline, last = time.monotonic() + timeout_s, time.monotonic()
+        while time.monotonic() - last < quiet_s or wanted - self.came.keys():
+            missing = wanted - self.came.keys()
+            assert time.monotonic() < deadline, f"{len(missing)} of {len(wanted)} tasks never came"
+            for message in self._consumer.consume(500, 0.2):
+                if message.error() is None:
+                    task = (message.key() or b"").decode()
+                    self.came[task] += 1
+                    self.sent_ms.setdefault(task, message.timestamp()[1])
+                    last = time.monotonic()
+
+    def late_p99(self, tasks: Iterable[str]) -> int:
+        """How late 99 % of them were sent at most, in ms."""
+        late = sorted(self.sent_ms[task] - due_ms(task) for task in tasks)
+        return late[len(late) * 99 // 100]
+
+
+def due_ms(task: str) -> int:
+    """The due time in an id."""
+    return int(task[:8] + task[9:13], 16)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def arguments(server: RealServer, prefix: str, broker: Broker, topic: str, *more: str) -> list[str]:
@@ -110,27 +148,47 @@ def test_the_broker_is_away_under_load(
     try:
         node.ready()
         load = Load(lambda: [node], prefix)
-        while not load.accepted:
+        while len(load.accepted) < 1_000:
             time.sleep(0.05)
-        before_mib = resident_mib(node)
+        before_mib, killed_ms = resident_mib(node), now_ms()
         broker.kill()
         node.wait_for("tasks for it wait")
         time.sleep(AWAY_S)
         assert node.call("GET", "/readyz")[2].startswith(b"ready; but PUB_SUB tasks wait")
-        grown_mib = resident_mib(node) - before_mib
+        grown_mib, back_ms = resident_mib(node) - before_mib, now_ms()
         broker.start()
         node.wait_for("Kafka at .* answers after")
         wanted = load.stop()
         with kafka.consumer(topic) as consumer:
-            came = arrivals(consumer, wanted, quiet_s=2.5, timeout_s=60 + AWAY_S)
+            arrivals = Arrivals(consumer)
+            arrivals.until(wanted, quiet_s=2.5, timeout_s=60 + AWAY_S)
+            again = Load(lambda: [node], f"{prefix}-again")
+            while len(again.accepted) < 1_000:
+                time.sleep(0.05)
+            fresh = again.stop()
+            arrivals.until(wanted | fresh, quiet_s=2.5, timeout_s=60)
+        came = arrivals.came
         late = [n for n in came.values() if n > 1]
         # What was under way when the broker was killed may have been written all the same.
         assert len(late) <= 8_000
-        assert set(came) <= wanted
+        assert set(came) <= wanted | fresh
+        waited = [t for t in wanted if killed_ms < due_ms(t) < back_ms and arrivals.sent_ms[t] > back_ms]
+        turn = [
+            int(median(arrivals.sent_ms[t] for t in waited if load.priority[t] == priority)) - back_ms
+            for priority in PRIORITIES
+        ]
+        assert turn == sorted(turn), f"sent so many ms after the broker came back, by priority: {turn}"
+        first = arrivals.late_p99(t for t in wanted if due_ms(t) < killed_ms - 1_000)
+        after = arrivals.late_p99(fresh)
+        # Of a second or a minute of outage, nothing is left; what a busy machine adds is.
+        assert after <= 3 * first + 250, f"p99 was {first} ms before the broker went away, and is {after} ms afterwards"
         assert grown_mib < 64, f"the node grew by {grown_mib:.0f} MiB while tasks waited in the store"
         assert node.call("GET", "/v1/dead")[2]["tasks"] == []
         assert node.call("GET", "/readyz")[2] == b"ready"
-        print(f"T25 away={AWAY_S:.0f}s acked={len(wanted)} lost=0 dups={len(late)} grown={grown_mib:.1f}MiB")
+        print(
+            f"T25 away={AWAY_S:.0f}s acked={len(wanted)} lost=0 dups={len(late)} grown={grown_mib:.1f}MiB "
+            f"waited={len(waited)} sent after, by priority={turn}ms p99 before={first}ms after={after}ms"
+        )
     finally:
         node.stop()
 
@@ -170,7 +228,9 @@ def test_nodes_are_killed_under_load(
             nodes[kill % 2] = start().ready()
         wanted = load.stop()
         with kafka.consumer(topic) as consumer:
-            came = arrivals(consumer, wanted, quiet_s=4.0, timeout_s=90)
+            arrivals = Arrivals(consumer)
+            arrivals.until(wanted, quiet_s=4.0, timeout_s=90)
+    came = arrivals.came
     dups = sum(n - 1 for n in came.values())
     assert set(came) <= wanted
     # A claim of each partition at most is what a killed node had sent and not acked.
