@@ -185,6 +185,31 @@ def slow_second_run() -> Run:
     return run
 
 
+def test_a_task_that_was_lost_twice_may_take_twice_as_long() -> None:
+    """Whoever had it with token 2 was killed before it began."""
+    run = Run(limits=Limits(recovery_ms=1000))
+    run.call()
+    run.run()
+    run.fault("kill", 7, 2, 2)
+    run.fault("kill", 8, 800, 800)
+    run.run(at=1500, token=3, pid=9)
+    run.ack(at=1501, token=3)
+    assert run.broken() == set()
+
+
+def test_a_line_for_each_kill_may_be_torn() -> None:
+    run = Run()
+    run.call()
+    run.run()
+    run.fault("kill", 7, 2, 2)
+    run.run(at=100, token=2, pid=9)
+    run.ack(at=101, token=2)
+    run.history.torn = 1
+    assert run.broken() == set()
+    run.history.torn = 2
+    assert run.broken() == {"oracle"}
+
+
 def unpunctual() -> Run:
     run = Run(limits=Limits(lateness_p99_ms=50))
     run.call()

@@ -32,7 +32,8 @@ async def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
 
         killing = asyncio.create_task(lab.nemesis.strike(kill, times=kills, within_s=(0.1, scaled(0.4, 1.5))))
         due = spread(soon(200), scaled(1_000, 1_000))
-        await lab.produce(service, count, due_ms=due, chunk=200, pause_s=0.05, work={"w": 25})
+        # 2,000 a second at most: what one worker can do while the other starts, or a queue is what is measured.
+        await lab.produce(service, count, due_ms=due, chunk=200, pause_s=0.1, work={"w": 25})
         await killing
         await lab.drained(count, timeout_s=scaled(60, 900))
         # What a dead node held is due again when its lease ends; one second more for the reap and for starting.

@@ -118,8 +118,8 @@ class Writer:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def write(self, *events: Event) -> None:
-        """All of them in one write."""
-        data = b"".join(map(encode, events))
+        """All of them in one write, which ends what somebody who was killed left unfinished."""
+        data = b"\n" + b"".join(map(encode, events))
         if os.write(self._fd, data) != len(data):
             raise OSError("short write to the oracle file")
 
@@ -179,7 +179,8 @@ class Reader:
                     # A last line without its end is still being written, or its writer died: look again next time.
                     if line.endswith(b"\n"):
                         self._offsets[path] += len(line)
-                        yield line[:-1]
+                        if line != b"\n":
+                            yield line[:-1]
         except FileNotFoundError:
             return
 
