@@ -56,3 +56,11 @@ def every(rate: int, start_ms: int) -> Callable[[int], int]:
 def due_of(task_id: bytes) -> int:
     """The due time in an id, ours or a raw one."""
     return ids.due_ms(task_id)
+
+
+def burn(seed: int) -> int:
+    """Some tens of milliseconds of plain Python."""
+    value = seed + 1
+    for _ in range(200_000):
+        value = (value * 1_103_515_245 + 12_345) & 0x7FFFFFFF
+    return value

@@ -202,7 +202,8 @@ class Broker:
 
     def _format(self) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ["format", "--standalone", "--config", str(self._properties), "--cluster-id", cluster]
+        # One argument: every 64th id begins with a hyphen, and would be taken for an option of its own.
+        arguments = ["format", "--standalone", "--config", str(self._properties), f"--cluster-id={cluster}"]
         for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
             for name, password in self._users.items():
                 arguments += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.harness import tally
+from benchmarks.workload import burn
 from delaybox import Worker
 from delaybox.worker import current
 
@@ -32,8 +33,5 @@ async def late(text: str) -> None:
 
 @worker.task(cpu=True)
 def compute(seed: int) -> int:
-    """Some tens of milliseconds of plain Python."""
-    value = seed + 1
-    for _ in range(200_000):
-        value = (value * 1_103_515_245 + 12_345) & 0x7FFFFFFF
-    return value
+    """`workload.burn` as a task."""
+    return burn(seed)

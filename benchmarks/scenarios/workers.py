@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from statistics import median
 
 from benchmarks import ours
@@ -10,6 +13,7 @@ from benchmarks.harness.figures import spread
 from benchmarks.harness.report import OURS, Bound, Row, at_least, at_most
 from benchmarks.peers import bullmq
 from benchmarks.peers import python as others
+from benchmarks.workload import burn
 
 UNIT = "tasks/s"
 NOOP = "no-op tasks to workers"
@@ -20,6 +24,7 @@ LATE_TARGET = (at_most(5.0), at_most(0, part="early"))
 MAP = "map over 2 processes against one, a function that computes"
 MAP_TARGET = (at_least(1.8),)
 BARE = "bare stream worker"
+POOL = "bare process pool"
 
 
 def run(bench: Bench) -> None:
@@ -108,7 +113,19 @@ def _map(bench: Bench) -> None:
         )
         return Row(what=MAP, subject=OURS, value=seconds[1] / seconds[2], unit="×", note=note, bounds=MAP_TARGET)
 
+    def bare() -> Row:
+        seconds: dict[int, float] = {}
+        for processes in (1, 2):
+            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+                list(pool.map(burn, range(4 * processes)))
+                started = time.monotonic()
+                list(pool.map(burn, range(count)))
+                seconds[processes] = time.monotonic() - started
+        note = f"what these cores allow: {seconds[1]:.2f} s in one process, {seconds[2]:.2f} s in two"
+        return Row(what=MAP, subject=POOL, value=seconds[1] / seconds[2], unit="×", note=note)
+
     bench.attempt(MAP, OURS, "×", measure, bounds=MAP_TARGET)
+    bench.attempt(MAP, POOL, "×", bare)
 
 
 SCENARIO = Scenario("workers", "tasks to worker processes, beside other task queues' workers", run)
