@@ -195,6 +195,8 @@ def test_a_task_that_was_lost_twice_may_take_twice_as_long() -> None:
     run.run(at=1500, token=3, pid=9)
     run.ack(at=1501, token=3)
     assert run.broken() == set()
+    run.history.faults.pop()
+    assert run.broken() == {"I7"}, "nobody else died: it was merely late"
 
 
 def test_a_line_for_each_kill_may_be_torn() -> None:

@@ -55,7 +55,7 @@ class _Judge:
         self.figures: dict[str, float] = {}
         self.violations: list[tuple[str, str]] = []
         self.reruns: list[tuple[Fault, int, int]] = []
-        """What broke a run, when the task ran again, and how many times it had been handed out by then."""
+        """What broke a run, when the task ran again, and how many holders in a row were lost until then."""
         self.rollbacks = [f for f in history.faults if f.kind == "rollback"]
         self.starts: dict[str, list[Start]] = defaultdict(list)
         for start in sorted(history.starts, key=lambda s: s.at_us):
@@ -224,7 +224,9 @@ class _Judge:
             return "retry"
         struck = next((f for f in own if before.at_us <= f.to_us and f.from_us <= again.at_us), None)
         if struck is not None:
-            self.reruns.append((struck, again.at_us, max(1, again.token - before.token)))
+            # A holder that was killed before it began left a gap in the tokens, and its own death.
+            more = sum(1 for f in self.h.faults if f.pid and f is not struck and struck.to_us <= f.to_us <= again.at_us)
+            self.reruns.append((struck, again.at_us, 1 + min(max(0, again.token - before.token - 1), more)))
             return struck.kind
         if self.in_doubt(acks):
             return "ack_unknown"
@@ -282,7 +284,7 @@ class _Judge:
         for fault in faults:
             behind = [at for due, at in first if due <= fault.to_us < at]
             drains += [(at - fault.to_us) / 1000 for at in behind]
-            # Who had it next may have been killed before it began: as long again for each time it was handed out.
+            # Who had it next may have been killed before it began: as long again for each that was lost.
             again = [(at, times) for cause, at, times in self.reruns if cause is fault and at > fault.to_us]
             drains += [(at - fault.to_us) / 1000 / times for at, times in again]
             behind += [at for at, _ in again]

@@ -1,6 +1,6 @@
 -- New tasks: collected first, so that a script can look at every key before its first write, then written.
 -- Needs time, record, keys, gather, place.
--- W: bucket width in ms. The fields: keys (what write_new will touch, for guard),
+-- W: bucket width in ms. Of the fields: keys is what write_new will touch, for guard.
 local function newborn(now, W)
   local c = clock(now)
   return {
