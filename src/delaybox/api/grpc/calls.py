@@ -33,6 +33,7 @@ HELD_LIMIT = 256 * 1024 * 1024
 """Bytes of requests that are not answered yet, over all connections."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_OUR_CONTRACT = "delaybox."
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -107,13 +108,19 @@ class Guard:
 def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.GenericRpcHandler:
     """Serves every method of a service, under another full name if one is given.
 
-    LookupError for a method without a rule, AttributeError for one without code.
+    LookupError for a method without a rule, AttributeError for a method of our own contract without code. A contract
+    that is not ours grows with whatever version of its package is installed: what we have no code for is left out, and
+    whoever calls it gets UNIMPLEMENTED.
     """
     described = service.descriptor
     name = name or described.full_name
+    ours = described.full_name.startswith(_OUR_CONTRACT)
     made = {}
     for method in described.methods:
-        call = getattr(service, _CAMEL.sub("_", method.name).lower())
+        attribute = _CAMEL.sub("_", method.name).lower()
+        if not ours and not hasattr(service, attribute):
+            continue
+        call = getattr(service, attribute)
         made[method.name] = _method(f"/{name}/{method.name}", method, call, guard, service)
     return grpc.method_handlers_generic_handler(name, made)
 
