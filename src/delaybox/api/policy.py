@@ -9,8 +9,9 @@ from enum import Enum
 from typing import Final
 
 from delaybox.core.access import Access, Grant
-from delaybox.core.errors import ScopeMissing
-from delaybox.core.task import TaskType
+from delaybox.core.errors import ScopeMissing, TypeDisabled
+from delaybox.core.task import TaskType, TaskView
+from delaybox.wire.shell import ShellRules
 
 
 class Open(Enum):
@@ -119,3 +120,19 @@ def require_type(grant: Grant, task_type: TaskType) -> None:
     """Who puts a command into the store, new or by changing a task, needs the scope shell as well. ScopeMissing."""
     if task_type is TaskType.SHELL_CMD:
         require(grant, Access.SHELL, "a shell task")
+
+
+def require_payload(grant: Grant, before: TaskView, payload: bytes, shell: ShellRules) -> None:
+    """What it takes to give a stored task another payload. ScopeMissing, TypeDisabled, InvalidTask."""
+    require_type(grant, before.type)
+    if before.type is not TaskType.SHELL_CMD:
+        return
+    try:
+        shell.check(payload, before.name)
+    except TypeDisabled:
+        if Access.READ in grant:
+            raise
+        # The words name the task's command, which this caller may not read.
+        raise TypeDisabled(
+            "payload", "this node does not run the command of this task; change it through a node that does"
+        ) from None

@@ -126,7 +126,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as it stands. ``attempt``: failed attempts so far; ``reason``: why it last failed, or why it waits."""
+    """A task as it stands. ``attempt``: failed attempts so far; ``reason``: why it last failed, or why it waits.
+
+    ``brief``: the token lacks the scope read, so only id, state and due are stated.
+    """
 
     id: str
     state: TaskState
@@ -147,6 +150,7 @@ class Task:
     keep_result_ms: int
     result: Result | None
     progress: Progress | None
+    brief: bool = False
 
     @classmethod
     def of(cls, info: pb.TaskInfo) -> Task:
@@ -170,6 +174,7 @@ class Task:
             keep_result_ms=info.keep_result_ms,
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,
+            brief=info.brief,
         )
 
 

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from delaybox import metrics
-from delaybox.api import errors, policy
+from delaybox.api import disclosure, errors, policy
 from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
 from delaybox.api.tokens import Tokens
 from delaybox.core.access import Grant
@@ -131,6 +131,7 @@ def _method(
     rule = policy.grpc_rule(name)
     kind: type[Message] = GetMessageClass(method.input_type)
     unparsed = method.name in getattr(service, "unparsed", ())
+    limits = disclosure.limits(rule, method.output_type.name)
 
     def parsed(raw: bytes) -> Any:
         if unparsed:
@@ -147,7 +148,7 @@ def _method(
         async def answer() -> Any:
             caller = Caller(guard.admit(context, rule), context)
             with guard.hold(len(raw)):
-                return await call(parsed(raw), caller)
+                return _shown(limits, caller, await call(parsed(raw), caller))
 
         return await _ended(name, context, answer())
 
@@ -157,7 +158,7 @@ def _method(
             with guard.hold(len(raw)):
                 request = parsed(raw)
             async for response in call(request, caller):
-                await context.write(response)
+                await context.write(_shown(limits, caller, response))
 
         await _ended(name, context, answer())
 
@@ -165,7 +166,7 @@ def _method(
         async def answer() -> None:
             caller = Caller(guard.admit(context, rule), context)
             async for response in call((parsed(raw) async for raw in requests), caller):
-                await context.write(response)
+                await context.write(_shown(limits, caller, response))
 
         await _ended(name, context, answer())
 
@@ -176,6 +177,18 @@ def _method(
         return grpc.unary_stream_rpc_method_handler(many, None, write)
     assert not method.client_streaming, f"{name} streams requests only, which nothing here serves"
     return grpc.unary_unary_rpc_method_handler(one, None, write)
+
+
+def _shown(limits: disclosure.Fields | None, caller: Caller, response: Any) -> Any:
+    """The response without what this caller may not see; `TaskInfo.brief` says so."""
+    if limits is None or disclosure.whole(caller.grant):
+        return response
+    for field, _ in response.ListFields():
+        if field.name not in limits:
+            response.ClearField(field.name)
+    if "brief" in response.DESCRIPTOR.fields_by_name:
+        response.brief = True
+    return response
 
 
 def _serialize(message: Message | Serialized) -> bytes:

@@ -137,9 +137,7 @@ class Scheduler:
         change = tasks.change(request, self._rules)
         if change.payload is not None:
             before = await self._service.get(request.id)
-            policy.require_type(caller.grant, before.type)
-            if before.type is TaskType.SHELL_CMD:
-                self._rules.shell.check(change.payload, before.name)
+            policy.require_payload(caller.grant, before, change.payload, self._rules.shell)
         return views.info(
             await self._service.update(
                 request.id,

@@ -179,7 +179,8 @@ class SchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Reschedule(self, request, context):
-        """Moves a pending task, and changes its priority, payload or labels where given. Scope schedule.
+        """Moves a pending task, and changes its priority, payload or labels where given. Scope schedule; without read the answer
+        is brief.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -78,6 +78,11 @@ def task(view: TaskView) -> types.Task:
     )
 
 
+def changed(view: TaskView) -> types.ChangedTask:
+    """A task that was just changed."""
+    return types.ChangedTask(**msgspec.structs.asdict(task(view)))
+
+
 def found(view: TaskView) -> types.Scheduled:
     """The task that an idempotency key named already."""
     return types.Scheduled(**msgspec.structs.asdict(task(view)), created=False)

@@ -303,7 +303,15 @@ class Task(Struct, omit_defaults=True, gc=False):
     progress: Progress | None = None
 
 
-class Scheduled(Task, omit_defaults=True, gc=False, kw_only=True):
+class ChangedTask(Task, omit_defaults=True, gc=False, kw_only=True):
+    """A task after a call that wrote it. A token without the scope `read` sees its id, state and due time alone."""
+
+    type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})] = ""
+    queue: str = ""
+    priority: Annotated[str, Meta(extra_json_schema={"enum": list(PRIORITIES)})] = ""
+
+
+class Scheduled(ChangedTask, omit_defaults=True, gc=False, kw_only=True):
     """A task that was just scheduled, or (`created` false) the one that its idempotency key named already."""
 
     created: bool

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from delaybox.api import policy
 from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
-from delaybox.api.rest.routing import Answer
 from delaybox.core.errors import DelayBoxError, InvalidTask, PayloadTooLarge, TaskNotFound
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskType, TaskView
@@ -54,6 +56,18 @@ class V1Service(Protocol):
     def nodes(self) -> Awaitable[list[dict[str, Any]]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call answers. Not encoded yet: `routes` takes out what the caller may not see. ``value`` None: no body."""
+
+    value: Struct | None
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Replier = Callable[[Scope, Headers, Receive], Awaitable[Reply]]
+
+
 class V1:
     """The handlers. ``root``: the context path, for Location. ``keep_ms``: how long results are kept by queue; that of
     no queue's name holds for all others.
@@ -70,7 +84,7 @@ class V1:
 
     # -- schedule -----------------------------------------------------------------------------------------------
 
-    async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         if scope["query_string"]:
             queries.parse_none(scope["query_string"])
         body = await self._edge.json_body(headers, receive)
@@ -80,14 +94,14 @@ class V1:
         stored = await self._service.submit(task)
         location = (b"location", self._location + stored.task_id.encode())
         if stored.created:
-            return Answer(201, rendering.encode(rendering.scheduled(task, stored, _now_ms())), (location,))
+            return Reply(rendering.scheduled(task, stored, _now_ms()), 201, (location,))
         try:
             answer = rendering.found(await self._service.get(stored.task_id))
         except TaskNotFound:
             answer = rendering.gone(task, stored)
-        return Answer(200, rendering.encode(answer), (location,))
+        return Reply(answer, 200, (location,))
 
-    async def batch(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def batch(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         if b"idempotency-key" in headers:
             raise InvalidTask(
@@ -121,29 +135,27 @@ class V1:
         out = [_item(next(answers)) if item is None else item for item in items]
         created = sum(1 for item in out if item.status == 201)
         duplicates = sum(1 for item in out if item.status == 200)
-        return _json(types.BatchAnswer(created, duplicates, len(out) - created - duplicates, out))
+        return Reply(types.BatchAnswer(created, duplicates, len(out) - created - duplicates, out))
 
     # -- one task -----------------------------------------------------------------------------------------------
 
-    async def get(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def get(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        return _json(rendering.task(await self._service.get(scope["params"]["id"])))
+        return Reply(rendering.task(await self._service.get(scope["params"]["id"])))
 
-    async def cancel(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def cancel(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         await self._service.cancel(scope["params"]["id"])
         return _NOTHING
 
-    async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         body = await self._edge.json_body(headers, receive)
         change = tasks.parse_change(body, self._rules)
         task_id = scope["params"]["id"]
         if change.payload is not None:
             before = await self._service.get(task_id)
-            policy.require_type(scope["auth"], before.type)
-            if before.type is TaskType.SHELL_CMD:
-                self._rules.shell.check(change.payload, before.name)
+            policy.require_payload(scope["auth"], before, change.payload, self._rules.shell)
         view = await self._service.update(
             task_id,
             due_ms=change.due_ms,
@@ -152,68 +164,64 @@ class V1:
             payload=change.payload,
             labels=change.labels,
         )
-        return _json(rendering.task(view))
+        return Reply(rendering.changed(view))
 
-    async def run(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def run(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         task_id = scope["params"]["id"]
-        return _json(rendering.moved(task_id, await self._service.run_now(task_id)))
+        return Reply(rendering.moved(task_id, await self._service.run_now(task_id)))
 
     # -- many ---------------------------------------------------------------------------------------------------
 
-    async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = queries.parse_tasks(scope["query_string"])
-        return _json(
+        return Reply(
             rendering.page(await self._service.list_tasks(asked.filter, cursor=asked.cursor, limit=asked.limit))
         )
 
-    async def queues(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def queues(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        return _json(rendering.queues(await self._service.queues()))
+        return Reply(rendering.queues(await self._service.queues()))
 
-    async def queue(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def queue(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         name = tasks.queue_of("queue", scope["params"]["queue"])
         found = await self._service.queues()
-        return _json(rendering.queue(name, found, keep_result_ms=self._keep_ms.get(name, self._keep_ms[""])))
+        return Reply(rendering.queue(name, found, keep_result_ms=self._keep_ms.get(name, self._keep_ms[""])))
 
-    async def forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         start, end, step = queries.parse_forecast(scope["query_string"], _now_ms())
-        return _json(rendering.forecast(await self._service.forecast(start, end, step), step))
+        return Reply(rendering.forecast(await self._service.forecast(start, end, step), step))
 
-    async def nodes(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def nodes(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        return _json(rendering.nodes(await self._service.nodes()))
+        return Reply(rendering.nodes(await self._service.nodes()))
 
     # -- dead letters -------------------------------------------------------------------------------------------
 
-    async def dead(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def dead(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = queries.parse_dead(scope["query_string"])
-        return _json(
+        return Reply(
             rendering.page(await self._service.dead_letters(asked.filter, cursor=asked.cursor, limit=asked.limit))
         )
 
-    async def replay(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def replay(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         await self._service.replay(scope["params"]["id"])
-        return _json(types.Replayed(1))
+        return Reply(types.Replayed(1))
 
-    async def replay_many(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def replay_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         wanted, limit = queries.parse_replay(await self._edge.json_body(headers, receive))
-        return _json(types.Replayed(await self._service.replay_many(wanted, limit=limit)))
+        return Reply(types.Replayed(await self._service.replay_many(wanted, limit=limit)))
 
-    async def discard(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+    async def discard(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         await self._service.discard(scope["params"]["id"])
         return _NOTHING
 
 
-_NOTHING = Answer(204, b"")
-
-
-def _json(value: object) -> Answer:
-    return Answer(200, rendering.encode(value))
+_NOTHING = Reply(None, 204)
 
 
 def _item(answer: Submitted | DelayBoxError) -> types.BatchItem:

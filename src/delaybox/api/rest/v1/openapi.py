@@ -138,7 +138,8 @@ def _tidy(node: Any) -> Any:
         out.pop("anyOf", None)
         out.pop("additionalProperties", None)
         out.update(node["x-is"])
-    if out.get("default", 0) is None:
+    if out.get("default", 0) in (None, ""):
+        # Such a field is left out of answers; for a client "" would be a value of an enum that has none.
         del out["default"]
     if out.get("required") == []:
         del out["required"]

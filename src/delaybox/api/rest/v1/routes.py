@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from delaybox.api.rest.edge import Edge
-from delaybox.api.rest.routing import Handler, Route
+from delaybox.api import disclosure, policy
+from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
+from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.v1.handlers import V1, V1Service
+from delaybox.api.rest.v1.handlers import V1, Replier, V1Service
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.v1 import tasks, types
+from delaybox.wire.v1.rendering import encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,7 @@ class Call:
 
     method: str
     path: str
-    handler: Callable[[V1], Handler]
+    handler: Callable[[V1], Replier]
     summary: str
     about: str = ""
     tag: str
@@ -122,7 +124,7 @@ CALLS: Final[tuple[Call, ...]] = (
         about="What is left out stays. `labels` replaces all labels.",
         tag="tasks",
         body=types.ChangeRequest,
-        answers={200: ("the task as it is now", types.Task)},
+        answers={200: ("the task as it is now", types.ChangedTask)},
         refusals={**_PENDING, **_SIZE},
         examples={"later": {"delay": "1h"}, "more urgent": {"priority": "critical"}},
     ),
@@ -233,7 +235,27 @@ def routes(service: V1Service, edge: Edge, settings: ApiSettings) -> list[Route]
     by: dict[str, dict[str, Handler]] = {}
     for call in CALLS:
         handlers = by.setdefault(call.path, {})
-        handlers[call.method] = call.handler(v1)
+        handlers[call.method] = _answering(call, call.handler(v1))
         if call.method == "GET":
             handlers["HEAD"] = handlers["GET"]
     return [Route(path, handlers) for path, handlers in by.items()]
+
+
+def _answering(call: Call, replier: Replier) -> Handler:
+    """The handler of a call: what its replier tells, as far as the caller may see it. LookupError: see `disclosure`."""
+    rule = policy.rule(call.method, call.path)
+    kinds = [kind for _, kind in call.answers.values() if kind is not None]
+    limits = {kind: disclosure.limits(rule, kind.__name__) for kind in kinds}
+
+    async def answer(scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        reply = await replier(scope, headers, receive)
+        value = reply.value
+        if value is None:
+            return Answer(reply.status, b"", reply.headers)
+        # A type that `answers` does not name is a defect: it must not slip through.
+        shown = limits[type(value)]
+        if shown is not None and not disclosure.whole(scope["auth"]):
+            value = type(value)(**{name: getattr(value, name) for name in shown})
+        return Answer(reply.status, encode(value), reply.headers)
+
+    return answer

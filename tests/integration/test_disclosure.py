@@ -1,0 +1,176 @@
+"""What answers show to a token without the scope read: every call that such a token may make, over REST and gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+
+from delaybox.api import policy
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.rest.supervise import spawn_api
+from delaybox.core.access import Access, Token
+from delaybox.wire.gen import scheduler_pb2 as pb
+from tests.rpc import Rpc, rpc_process
+from tests.servers import RealServer
+
+CANARY = "canary-7f3a"
+WRITER = tuple(access for access in Access if access not in (Access.READ, Access.SHELL))
+TOKENS = (Token.of("reads", tuple(Access)), Token.of("writes", WRITER))
+HOUR_MS = 3_600_000
+TASK = {
+    "delay": HOUR_MS,
+    "type": "worker",
+    "name": CANARY,
+    "queue": CANARY,
+    "payload": CANARY,
+    "headers": {CANARY: CANARY},
+    "labels": {CANARY: CANARY},
+    "priority": "high",
+    "timeout": 5_000,
+    "expire_after": 6_000,
+    "keep_result": 7_000,
+}
+
+
+@dataclass
+class Both:
+    """One store, served over REST and over gRPC."""
+
+    port: int
+    rpc: Rpc
+
+    async def rest(self, method: str, path: str, body: Any = None, token: str = "writes") -> tuple[int, bytes]:
+        return await asyncio.to_thread(self._rest, method, path, body, token)
+
+    def _rest(self, method: str, path: str, body: Any, token: str) -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+            connection.request(method, path, None if body is None else json.dumps(body).encode(), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    async def call(self, method: str, request: Any, token: str = "writes") -> Any:
+        stub = getattr(self.rpc.scheduler, method)
+        metadata = (("authorization", f"Bearer {token}"),)
+        if method == "ScheduleStream":
+            return [answer async for answer in stub(iter([request]), metadata=metadata)]
+        return await stub(request, metadata=metadata)
+
+    async def stored(self, **changes: Any) -> str:
+        """Another task full of canaries; its id."""
+        status, answer = await self.rest("POST", "/v1/tasks", TASK | changes, "reads")
+        assert status == 201, answer
+        assert answer.decode().count(CANARY) == 7
+        return str(json.loads(answer)["id"])
+
+
+@pytest.fixture
+async def both(server: RealServer, prefix: str) -> AsyncIterator[Both]:
+    common: dict[str, Any] = {"server": server.settings, "prefix": prefix, "tokens": TOKENS, "port": 0, "grace_s": 3.0}
+    api = await spawn_api(ApiSettings(**common))
+    try:
+        async with rpc_process(**common) as rpc:
+            yield Both(api.port, rpc)
+    finally:
+        await api.stop()
+
+
+async def test_rest_shows_id_due_and_state_alone(both: Both):
+    task_id = await both.stored(idempotency_key="known")
+    one = f"/v1/tasks/{task_id}"
+    shown = {"id", "state", "due", "due_ms"}
+    calls: dict[tuple[str, str], tuple[str, Any, set[str]]] = {
+        ("POST", "/task"): ("/task", {"pyload": "YQ=="}, {"message", "taskUuid"}),
+        ("POST", "/v1/tasks"): ("/v1/tasks", TASK | {"idempotency_key": "known"}, shown | {"created"}),
+        ("POST", "/v1/tasks/batch"): (
+            "/v1/tasks/batch",
+            {"tasks": [TASK | {"idempotency_key": "known"}, {"payload": "other", "idempotency_key": "known"}]},
+            {"created", "duplicates", "refused", "items"},
+        ),
+        ("PATCH", "/v1/tasks/{id}"): (one, {"priority": "low"}, shown),
+        ("POST", "/v1/tasks/{id}/run"): (f"{one}/run", None, {"id", "due", "due_ms"}),
+        ("DELETE", "/v1/tasks/{id}"): (one, None, set()),
+        ("POST", "/v1/dead/replay"): ("/v1/dead/replay", {}, {"replayed"}),
+        ("POST", "/v1/dead/{id}/replay"): (f"/v1/dead/{task_id}/replay", None, set()),
+        ("DELETE", "/v1/dead/{id}"): (f"/v1/dead/{task_id}", None, set()),
+    }
+    asked = {key for key, rule in policy.RULES.items() if isinstance(rule, Access) and rule is not Access.READ}
+    assert set(calls) == asked, "say of every call what it shows without the scope read"
+    for (method, route), (path, body, fields) in calls.items():
+        status, answer = await both.rest(method, path, body)
+        assert status < 300 or route.startswith("/v1/dead/{id}"), (route, status, answer)
+        assert CANARY.encode() not in answer, (method, route, answer)
+        if status < 300 and fields:
+            assert set(json.loads(answer)) == fields, (route, answer)
+
+
+async def test_rest_shows_as_little_of_what_was_just_stored_and_of_another_payload(both: Both):
+    status, answer = await both.rest("POST", "/v1/tasks", TASK)
+    assert (status, set(json.loads(answer))) == (201, {"id", "state", "due", "due_ms", "created"})
+    task_id = await both.stored()
+    status, answer = await both.rest("PATCH", f"/v1/tasks/{task_id}", {"payload": "x", "labels": {}})
+    assert (status, set(json.loads(answer))) == (200, {"id", "state", "due", "due_ms"})
+    status, answer = await both.rest("PATCH", f"/v1/tasks/{task_id}", {"payload": "y"}, "reads")
+    assert {"queue", "priority", "type", "payload"} <= set(json.loads(answer)), "read sees it whole"
+
+
+async def test_grpc_shows_id_due_and_state_alone(both: Both):
+    task_id = await both.stored(idempotency_key="known")
+    known = pb.NewTask(payload=b"other", idempotency_key="known", delay_ms=HOUR_MS)
+    batch = pb.ScheduleBatchRequest(tasks=[pb.NewTask(payload=b"x", delay_ms=HOUR_MS), known])
+    all_ = pb.Selection(all=True, dry_run=True)
+    one = pb.Selection(filter=pb.TaskFilter(queue=CANARY))
+    later = 2 * HOUR_MS
+    calls: dict[str, list[Any]] = {
+        "Schedule": [pb.ScheduleRequest(task=pb.NewTask(payload=b"x", delay_ms=HOUR_MS))],
+        "ScheduleBatch": [batch],
+        "ScheduleStream": [batch],
+        "Reschedule": [
+            pb.RescheduleRequest(id=task_id, delay_ms=later),
+            pb.RescheduleRequest(id=task_id, payload=b"x"),
+        ],
+        "RescheduleMany": [
+            pb.RescheduleManyRequest(selection=all_, delay_ms=later),
+            pb.RescheduleManyRequest(selection=one, delay_ms=later),
+        ],
+        "RunNowMany": [pb.RunNowManyRequest(selection=all_), pb.RunNowManyRequest(selection=one)],
+        "RunNow": [pb.RunNowRequest(id=task_id)],
+        "CancelMany": [pb.CancelManyRequest(selection=all_), pb.CancelManyRequest(selection=one)],
+        "Cancel": [pb.CancelRequest(id=await both.stored())],
+        "ReplayDeadMany": [pb.ReplayDeadManyRequest(selection=all_)],
+        "ReplayDead": [],
+        "DiscardDead": [pb.DiscardDeadRequest(id=task_id)],
+    }
+    rules = {name.rpartition("/")[2]: rule for name, rule in policy.GRPC_RULES.items() if "v1.Scheduler" in name}
+    asked = {name for name, rule in rules.items() if isinstance(rule, Access) and rule is not Access.READ}
+    assert set(calls) == asked, "say of every call what it shows without the scope read"
+    for method, requests in calls.items():
+        for request in requests:
+            try:
+                answer = await both.call(method, request)
+            except Exception as error:
+                answer = error
+            assert CANARY not in str(answer), (method, answer)
+            if method == "Reschedule":
+                assert {field.name for field, _ in answer.ListFields()} == {"id", "state", "due_ms", "brief"}
+            if method.endswith("Many"):
+                assert not answer.sample_ids and (answer.matched or method == "ReplayDeadMany"), (method, answer)
+
+
+async def test_grpc_shows_the_rest_to_a_token_with_read(both: Both):
+    task_id = await both.stored()
+    moved = await both.call("Reschedule", pb.RescheduleRequest(id=task_id, priority=pb.PRIORITY_LOW), "reads")
+    assert (moved.queue, moved.payload, moved.brief) == (CANARY, CANARY.encode(), False)
+    counted = await both.call(
+        "CancelMany", pb.CancelManyRequest(selection=pb.Selection(all=True, dry_run=True)), "reads"
+    )
+    assert list(counted.sample_ids) == [task_id]
