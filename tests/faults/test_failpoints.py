@@ -2,17 +2,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
-from delaybox import failpoints
+import delaybox.failpoints
+from tests.faults.harness import failpoints
 
 pytestmark = pytest.mark.faults
 
 
-def test_unset_it_is_nothing() -> None:
-    assert not failpoints.ACTIVE
-    failpoints.hit("after_claim_reply")
+HIT = "from delaybox import failpoints; failpoints.hit('here'); print('alive')"
+
+
+def run(environ: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-c", HIT], env=environ, capture_output=True, check=False)
+
+
+def test_the_product_has_none_that_a_user_can_reach() -> None:
+    source = Path(delaybox.failpoints.__file__).read_text()
+    assert "import os" not in source and "environ" not in source
+    done = run({failpoints.VARIABLE: "here=exit"})
+    assert (done.returncode, done.stdout) == (0, b"alive\n")
 
 
 @pytest.mark.parametrize(
@@ -58,8 +70,5 @@ def test_chance_and_nth_choose_the_hits() -> None:
 
 @pytest.mark.parametrize(("action", "code"), [("kill", -9), ("exit", 70)])
 def test_the_process_ends_at_the_place(action: str, code: int) -> None:
-    program = "from delaybox import failpoints; failpoints.hit('here'); print('alive')"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={failpoints.VARIABLE: f"here={action}"}, capture_output=True, check=False
-    )
+    done = run(failpoints.environ(f"here={action}"))
     assert (done.returncode, done.stdout) == (code, b"")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from delaybox import failpoints
+import delaybox
+from tests.faults.harness import failpoints
 from tests.faults.harness.checker import Limits
 from tests.faults.harness.lab import LEASE_MS, Lab
 from tests.faults.harness.scale import scaled
@@ -31,9 +32,7 @@ PLACES = (
 
 
 def test_every_place_is_in_the_product() -> None:
-    source = "".join(
-        p.read_text() for p in Path(failpoints.__file__).parent.rglob("*.py") if "failpoints" not in p.name
-    )
+    source = "".join(p.read_text() for p in Path(delaybox.__file__).parent.rglob("*.py") if "failpoints" not in p.name)
     assert set(PLACES) <= set(re.findall(r'failpoints\.hit\("(\w+)"\)', source))
 
 
@@ -45,7 +44,7 @@ async def test_death_at_a_place_loses_and_doubles_nothing(tmp_path: Path, place:
         for turn in range(scaled(1, 20)):
             # The nth passing, so that some of the work has been done; later in each further turn.
             nth = 1 if place in ("before_extend", "before_fail") else 2 + turn % 5
-            env = {failpoints.VARIABLE: f"{place}=kill#{nth}", failpoints.SEED_VARIABLE: str(lab.seed)}
+            env = failpoints.environ(f"{place}=kill#{nth}", seed=lab.seed)
             doomed = await lab.worker(env=env)
             async with lab.nemesis.during("kill", pid=doomed.pid):
                 for part in range(4):

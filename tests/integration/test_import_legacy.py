@@ -28,6 +28,7 @@ from delaybox.store.record import read
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import task_pb2
+from tests.faults.harness import failpoints
 from tests.servers import RealServer
 
 DUE = 4_000_000_000_000
@@ -170,7 +171,7 @@ async def test_killed_in_the_middle_and_run_again(
     await leave_behind(client, key, [(member(b"%06d" % n), DUE + n) for n in range(count)])
     arguments = ["--redis", server.url, "--key", key, "--set", f"storage.prefix={prefix}", "--json"]
     for nth in (1, 2):
-        code, _, _ = await command(*arguments, env={"DELAYBOX_FAILPOINTS": f"{where}=kill#{nth}"})
+        code, _, _ = await command(*arguments, env=failpoints.environ(f"{where}=kill#{nth}"))
         assert code == -signal.SIGKILL
     left = await client.zcard(key)
     assert 0 < left < count

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from delaybox.wire.gen.task_pb2 import Task
+from tests.faults.harness import failpoints
 from tests.kafka import Kafka
 from tests.nodes import Node, node
 from tests.servers import RealServer
@@ -82,7 +83,7 @@ def test_killed_between_storing_and_committing_every_record_is_one_task(
     topic, out = configured(tmp_path, kafka, server, prefix, partitions=2)
     kafka.produce(topic, [b"%d" % n for n in range(3_000)])
     # Every second round trip is the last of its process; the node starts another one.
-    with node(folder=tmp_path, environ={"DELAYBOX_FAILPOINTS": "after_ingest=kill#2"}) as running:
+    with node(folder=tmp_path, environ=failpoints.environ("after_ingest=kill#2")) as running:
         running.wait_for("the Kafka process ended with exit code -9")
         assert bodies(kafka, out, 3_000) == Counter(b"%d" % n for n in range(3_000))
         assert running.said().count("the Kafka process ended") >= 1

@@ -34,7 +34,8 @@ class Process:
     ) -> None:
         self._arguments, self._ready = list(arguments), ready
         self._log = folder / f"{name}.log"
-        self._env = {**os.environ, "PYTHONPATH": f"{_ROOT / 'src'}{os.pathsep}{_ROOT}", **env}
+        path = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(_ROOT / "src"), str(_ROOT))))
+        self._env = {**os.environ, **env, "PYTHONPATH": path}
         self._process: asyncio.subprocess.Process | None = None
 
     @property
