@@ -144,6 +144,16 @@ async def tells() -> None:
 
 
 @worker.task
+async def shouts(length: int, seconds: float) -> None:
+    """Says more of its progress than anybody wants to read, and waits until it was sent."""
+    ctx = current()
+    _note("+", ctx)
+    ctx.progress(0.5, "x" * length)
+    await asyncio.sleep(seconds)
+    _note("-", ctx)
+
+
+@worker.task
 async def unencodable() -> object:
     return object()
 

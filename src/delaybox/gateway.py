@@ -32,6 +32,7 @@ from delaybox.store import keys, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker import Gateway
 from delaybox.targets.worker_session import Session
+from delaybox.wire import progress as wire_progress
 from delaybox.wire.gen import worker_pb2
 
 log = logging.getLogger("delaybox.workers")
@@ -119,7 +120,7 @@ class Workers:
     def _progress(self, session: Session, said: worker_pb2.TaskProgress) -> None:
         d = session.delivery(said.sequence)
         if d is not None:
-            self._said[d.task_id] = said.progress.SerializeToString()
+            self._said[d.task_id] = wire_progress.encode(wire_progress.checked(said.progress))
 
     async def _note(self) -> float:
         if self._gateway is not None:

@@ -13,7 +13,8 @@ from delaybox import __version__
 from delaybox.client import endpoints as endpoints_module
 from delaybox.core.errors import ConfigError
 
-_MIB: Final = 1024 * 1024
+MAX_MESSAGE: Final = 64 * 1024 * 1024
+"""Bytes of the largest message that is taken or sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ def target(
         credentials,
         () if token is None else (("authorization", f"Bearer {token}"),),
         (
-            ("grpc.max_receive_message_length", 64 * _MIB),
-            ("grpc.max_send_message_length", 64 * _MIB),
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
             # One name may stand for several nodes.
             ("grpc.lb_policy_name", "round_robin"),
             # gRPC's own pauses grow to two minutes: a node that is back would wait for us.

@@ -12,15 +12,18 @@ from delaybox.store.loader import translate
 from delaybox.store.store import Store
 
 KEPT_S = 600
+_AT_ONCE = 500
 
 
 async def note(store: Store, said: Mapping[bytes, bytes]) -> None:
     """Keeps what was said of tasks by id, for 10 minutes or until more is said. StoreUnavailable."""
-    pipe = store.client.pipeline(transaction=False)
-    for task_id, text in said.items():
-        pipe.set(keys.progress(_tag(store, task_id), task_id), text, ex=KEPT_S)
+    entries = list(said.items())
     try:
-        await pipe.execute()
+        for at in range(0, len(entries), _AT_ONCE):
+            pipe = store.client.pipeline(transaction=False)
+            for task_id, text in entries[at : at + _AT_ONCE]:
+                pipe.set(keys.progress(_tag(store, task_id), task_id), text, ex=KEPT_S)
+            await pipe.execute()
     except (RedisError, OSError) as error:
         raise translate(error) from error
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from delaybox import metrics
+from delaybox.core import texts
 from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, Outcome, Report
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
@@ -23,8 +24,18 @@ from delaybox.wire.gen import worker_pb2
 UNSEEN_BYTES = 64 << 20
 """Of messages that a worker did not say it has seen; past that the session cannot be resumed."""
 MESSAGE_BYTES = 1 << 20
-"""A message to a worker is closed when it has grown to this; its last task may be as large. Clients take 4 MiB."""
-REASON_BYTES = 2_000
+"""A message to a worker holds no more than this, or one task."""
+DEFAULT_TAKES = 4 << 20
+"""Largest message that a worker takes which does not say: what gRPC takes unless told otherwise."""
+_BESIDE_TASKS = 512 << 10
+"""Of what a worker takes: for numbers, and whatever else a message holds beside tasks."""
+_NUMBERS_AT_ONCE = 20_000
+"""Sequences of one kind in a message: of ten bytes at most."""
+_ENTRY_BYTES = 200
+"""What a kept message costs beside its bytes."""
+_CONTENT_TYPE_BYTES = 256
+_LONGEST_MS = 1 << 53
+"""Longer than anything runs, and still exact wherever numbers are doubles, as in JavaScript's JSON."""
 
 
 class Run:
@@ -60,6 +71,8 @@ class Profile:
     labels: Mapping[str, str] = field(default_factory=dict)
     identity: str = ""
     concurrency: int = 0
+    takes: int = DEFAULT_TAKES
+    """Bytes of the largest message that it takes."""
 
 
 class Session:
@@ -110,14 +123,19 @@ class Session:
     # -- to the worker ------------------------------------------------------------------------------------------
 
     def assign(self, offered: Iterable[Offered], *, suspect: bool = False) -> int:
-        """Sends tasks, each for one credit; returns how many."""
+        """Sends tasks, each for one credit; returns how many. Those that it cannot take fail."""
         held, tasks, sequence = self._held, self._tasks, self._sequence
+        largest = self.profile.takes - _BESIDE_TASKS
         for o in offered:
+            part = assignment(sequence + 1, o.delivery, want_result=o.keep_ms > 0)
+            if len(part) > largest:
+                o.run.report([o.delivery], self._too_large(len(part)))
+                continue
             sequence += 1
             held[sequence] = o
-            tasks.append(assignment(sequence, o.delivery, want_result=o.keep_ms > 0))
+            tasks.append(part)
         count, self._sequence = sequence - self._sequence, sequence
-        if suspect:
+        if suspect and count:
             self.suspect = self._sequence
         self.credit -= count
         self._changed()
@@ -144,23 +162,26 @@ class Session:
             idle = False
             tasks, size = 0, 0
             for part in self._tasks:
-                tasks += 1
                 size += len(part)
-                if size >= MESSAGE_BYTES:
+                if tasks and size > MESSAGE_BYTES:
                     break
+                tasks += 1
             self._number += 1
             head = worker_pb2.ToWorker(
-                number=self._number, cancel=self._cancel, stale=self._stale, drain=self._leaving, seen=self.heeded
+                number=self._number,
+                cancel=self._cancel[:_NUMBERS_AT_ONCE],
+                stale=self._stale[:_NUMBERS_AT_ONCE],
+                drain=self._leaving,
+                seen=self.heeded,
             )
             raw = b"".join((head.SerializeToString(), *self._tasks[:tasks]))
-            del self._tasks[:tasks]
-            self._cancel, self._stale = [], []
+            del self._tasks[:tasks], self._cancel[:_NUMBERS_AT_ONCE], self._stale[:_NUMBERS_AT_ONCE]
             self._said_leaving = self._leaving
             self._unseen.append((self._number, raw))
-            self._unseen_bytes += len(raw)
+            self._unseen_bytes += len(raw) + _ENTRY_BYTES
             out.append(raw)
         while self._unseen_bytes > UNSEEN_BYTES:
-            self._unseen_bytes -= len(self._unseen.popleft()[1])
+            self._unseen_bytes -= len(self._unseen.popleft()[1]) + _ENTRY_BYTES
         return out
 
     # -- from the worker ----------------------------------------------------------------------------------------
@@ -242,6 +263,12 @@ class Session:
                 outcome = Failed(
                     f"its result holds {size} bytes, more than {self._max_output} (results.maxBytes)", retryable=False
                 )
+            elif len(success.content_type) > _CONTENT_TYPE_BYTES:
+                outcome = Failed(
+                    f"its result's content type has {len(success.content_type)} characters, more than "
+                    f"{_CONTENT_TYPE_BYTES}",
+                    retryable=False,
+                )
             else:
                 result = _result(True, success.duration_ms, success.output, content_type=success.content_type)
                 outcome = Done(result, held.keep_ms)
@@ -252,8 +279,8 @@ class Session:
         if held is None:
             self._too_late(failure.sequence)
             return
-        reason = failure.reason.encode()[:REASON_BYTES].decode(errors="ignore") or "its worker gave no reason"
-        output = failure.output[: self._max_output]
+        reason = texts.head(failure.reason) or "its worker gave no reason"
+        output = texts.tail_bytes(failure.output, self._max_output)
         result = _result(False, failure.duration_ms, output, reason=CANCELLED if failure.cancelled else reason)
         if failure.cancelled:
             self._end(failure.sequence, Done(result, held.keep_ms))
@@ -267,6 +294,13 @@ class Session:
             delay_ms=failure.retry_after_ms if failure.HasField("retry_after_ms") else None,
         )
         self._end(failure.sequence, outcome)
+
+    def _too_large(self, size: int) -> Failed:
+        return Failed(
+            f"the task takes {size} bytes on its way to a worker, and the one that serves it takes messages of "
+            f"{self.profile.takes} bytes; store the data elsewhere and send a reference, or raise the worker's limit",
+            retryable=False,
+        )
 
     def _end(self, sequence: int, outcome: Outcome) -> None:
         held = self._held.pop(sequence, None)
@@ -295,7 +329,7 @@ class Session:
     def _forget_seen(self, seen: int) -> None:
         unseen = self._unseen
         while unseen and unseen[0][0] <= seen:
-            self._unseen_bytes -= len(unseen.popleft()[1])
+            self._unseen_bytes -= len(unseen.popleft()[1]) + _ENTRY_BYTES
 
 
 def _nothing() -> None:
@@ -306,7 +340,7 @@ def _result(ok: bool, duration_ms: int, output: bytes, *, reason: str = "", cont
     return TaskResult(
         ok=ok,
         finished_ms=time.time_ns() // 1_000_000,
-        duration_ms=duration_ms,
+        duration_ms=min(duration_ms, _LONGEST_MS),
         output=output,
         reason=reason,
         content_type=content_type,

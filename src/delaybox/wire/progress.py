@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 from delaybox.core.task import Progress
+from delaybox.core.texts import head
 from delaybox.wire.gen import scheduler_pb2
 
 
 def encode(progress: Progress) -> bytes:
     """The stored form."""
     return message(progress).SerializeToString()
+
+
+def checked(said: scheduler_pb2.Progress) -> Progress:
+    """What a worker said, within its bounds: its words are cut, and a fraction that is no number is not stated."""
+    fraction = said.fraction
+    known = math.isfinite(fraction) and fraction >= 0
+    return Progress(min(fraction, 1.0) if known else -1.0, head(said.message))
 
 
 def decode(raw: bytes) -> Progress:

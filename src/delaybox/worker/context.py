@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from delaybox.core.texts import head
 from delaybox.worker.endings import Stopped
 
 
@@ -162,10 +163,11 @@ class Context:
     def progress(self, fraction: float = -1.0, message: str = "") -> None:
         """Says how far the task is, 0 to 1 (negative: not known), for Get and Watch. Any thread may call it.
 
-        Cheap: of many calls in a moment only the last one is sent. Raises as `heartbeat` when the function should stop.
+        Cheap: of many calls in a moment only the last one is sent. ``message``: for people; past 2,000 bytes it is cut.
+        Raises as `heartbeat` when the function should stop.
         """
         self.heartbeat()
-        self._sink(float(fraction), str(message))
+        self._sink(float(fraction), head(str(message)))
 
     def heartbeat(self) -> None:
         """To be called in long loops of plain functions: raises Stopped when the function should stop.

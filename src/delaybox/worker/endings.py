@@ -6,8 +6,8 @@ import traceback
 from typing import Final
 
 from delaybox.core.errors import NotDecodable, NotEncodable
+from delaybox.core.texts import head
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker.session import REASON_BYTES
 
 TRACEBACK_BYTES: Final = 16_384
 
@@ -58,17 +58,12 @@ def failure(error: BaseException, *, cancelled: bool = False) -> pb.Failed:
 
 def failed(reason: str, *, final: bool = False, cancelled: bool = False) -> pb.Failed:
     """A failure in words, cut where the contract cuts it."""
-    return pb.Failed(reason=_cut(reason), final=final, cancelled=cancelled)
+    return pb.Failed(reason=head(reason), final=final, cancelled=cancelled)
 
 
 def timed_out(timeout_ms: int) -> pb.Failed:
     """The attempt took longer than it may."""
     return failed(f"timed out after {timeout_ms / 1000:g} s")
-
-
-def _cut(text: str) -> str:
-    raw = text.encode("utf-8", "replace")
-    return raw[:REASON_BYTES].decode("utf-8", "ignore")
 
 
 def _details(error: BaseException) -> bytes:

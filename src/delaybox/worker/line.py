@@ -87,6 +87,8 @@ class Line:
         self._heard_at = 0.0
         self._failures = 0
         self._told_down = False
+        self._took_part = False
+        """The last stream got as far as a welcome."""
         self._forgotten: asyncio.TimerHandle | None = None
 
     # Asked from outside
@@ -126,6 +128,8 @@ class Line:
                     why = f"{error.code().name}: {error.details()}"
                     if error.code() in _WONT and not self.session.id and not self._cut:
                         raise Refused(f"{self.server} will not have this worker: {why}") from None
+                    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and self._took_part:
+                        self._too_large(why)
                 except _BROKEN as error:
                     why = f"{type(error).__name__}: {error}"
                 if self._over():
@@ -158,6 +162,10 @@ class Line:
         if not self._told_down:
             self._told_down = True
             log.warning("no session with %s (%s functions): %s; trying on", self.server, self.crew.kind.value, why)
+
+    def _too_large(self, why: str) -> None:
+        if failed := self.session.refused(why):
+            log.error("%s does not take what is sent to it (%s): %d tasks fail for that", self.server, why, failed)
 
     async def _pause(self) -> None:
         """Until the next try."""
@@ -201,6 +209,7 @@ class Line:
     async def _stream(self) -> None:
         """One stream, from hello to its end. Returns when the session ended as it should."""
         channel = self._channel()
+        self._took_part = False
         writer: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         try:
@@ -214,6 +223,7 @@ class Line:
                 await call.write(self.session.hello())
                 await self._read(call)
             self._welcomed()
+            self._took_part = True
             for raw in self.session.resend():
                 await call.write(raw)
             self.up.set()
@@ -280,6 +290,10 @@ class Line:
             await self._say(call)
         except (grpc.RpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader has the reason
+        except Exception:
+            # A defect here must not leave a stream that only listens: its tasks would never be answered.
+            log.exception("what is to be said to %s cannot be written; the stream is opened again", self.server)
+            call.cancel()
 
     async def _say(self, call: Call) -> None:
         session, slots, poked = self.session, self.crew.slots, self._poked

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from delaybox.core.errors import NotEncodable
+from delaybox.core.texts import tail_bytes
 from delaybox.wire.call import Call
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings
@@ -182,7 +183,7 @@ class Run:
         failure.duration_ms = self._duration_ms()
         most = self.session.max_output
         if most and len(failure.output) > most:
-            failure.output = failure.output[-most:]
+            failure.output = tail_bytes(failure.output, most)
         self.session.failed(self.sequence, failure)
         return True
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from delaybox import __version__
+from delaybox.client import channel
 from delaybox.client.channel import Target
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.coroutines import STOP_S, Coroutines
 from delaybox.worker.crew import Crew
@@ -28,6 +29,8 @@ log = logging.getLogger("delaybox.worker")
 
 CREWS: Final[Mapping[Kind, type[Crew]]] = {crew.kind: crew for crew in (Coroutines, Threads, Processes)}
 _HURRY_S: Final = 1.0
+_MOST_HELLO: Final = 1 << 20
+"""Bytes. A node would refuse it, after every pause again."""
 
 
 class Runner:
@@ -61,7 +64,13 @@ class Runner:
                 identity=f"{name} on {socket.gethostname()}, process {os.getpid()}, delaybox {__version__}, "
                 f"Python {platform.python_version()}",
                 concurrency=sizes.of(kind),
+                max_message=channel.MAX_MESSAGE,
             )
+            if hello.ByteSize() > _MOST_HELLO:
+                raise ConfigError(
+                    f"worker {name!r} has {len(names)} functions, and with labels {hello.ByteSize()} bytes to tell a "
+                    f"node; at most {_MOST_HELLO} are taken: use several workers, or shorter labels"
+                )
             self._crews.append((crew, hello))
 
     @property

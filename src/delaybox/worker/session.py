@@ -6,18 +6,23 @@ tasks reports their ends. ``proto/delaybox/v1/worker.proto`` has the rules.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from delaybox.core.texts import head
 from delaybox.wire.gen import worker_pb2 as pb
 
 T = TypeVar("T")
 
 MESSAGE_BYTES = 1 << 20
-"""Outputs in one message, roughly: a gRPC server refuses messages over 4 MiB unless configured."""
-REASON_BYTES = 2_000
+"""A message is closed when it has grown to this; its last part may be as large. A gRPC server refuses messages over
+4 MiB unless configured."""
+NUMBERS_AT_ONCE = 20_000
+"""Sequences of one kind in a message: of ten bytes at most."""
+_SMALL = 64 << 10
+"""A message that is no larger goes through anywhere."""
 _BEFORE_WELCOME_MS = 10_000
 
 
@@ -66,7 +71,10 @@ class Session(Generic[T]):
         self._welcomed = False
         self._sent = self._seen = 0
         self._unheeded: deque[tuple[int, bytes, int]] = deque()
-        """Number, message, ends of tasks in it."""
+        """Number, message, ends of tasks in it. Progress is left out: the last word of each task is enough."""
+        self._told: OrderedDict[int, tuple[int, float, str]] = OrderedDict()
+        """The last progress that was sent of each task, in the order of the numbers of the messages."""
+        self._refused_at = 0
         self._drain_at = 0
         self._forget()
 
@@ -149,9 +157,17 @@ class Session(Generic[T]):
             unheard += sum(ends for _, _, ends in self._unheeded)
             self._forget()
             self._unheeded.clear()
-            self._sent = self._seen = self._drain_at = self.credit = 0
+            self._told.clear()
+            self._sent = self._seen = self._drain_at = self.credit = self._refused_at = 0
             self.refusing = False
             self.id = said.session
+        else:
+            self._progress = {
+                sequence: (fraction, text)
+                for sequence, (_, fraction, text) in self._told.items()
+                if sequence in self.held
+            } | self._progress
+            self._told.clear()
         self.node = said.node
         self.heartbeat_ms = max(1, said.heartbeat_ms)
         self.resume_ms = said.resume_ms
@@ -163,6 +179,9 @@ class Session(Generic[T]):
         unheeded = self._unheeded
         while unheeded and unheeded[0][0] <= number:
             unheeded.popleft()
+        told = self._told
+        while told and next(iter(told.values()))[0] <= number:
+            told.popitem(last=False)
         if 0 < self._drain_at <= number:
             # What the node sent before it forgot the credit has arrived before this.
             self._drain_at = self.credit = 0
@@ -237,6 +256,26 @@ class Session(Generic[T]):
         self.drain()
         return given_up
 
+    def refused(self, why: str) -> int:
+        """A stream broke because of the size of a message: what was not heeded would be sent again as it is, for ever.
+
+        The second time that the same message is the first of these, their large parts are left out, and the tasks
+        whose results these were fail for good. Returns how many tasks that were.
+        """
+        if not self._unheeded:
+            return 0
+        first = self._unheeded[0][0]
+        if first != self._refused_at:
+            self._refused_at = first
+            return 0
+        failed = 0
+        for place, (number, raw, ends) in enumerate(self._unheeded):
+            if len(raw) > _SMALL:
+                message = pb.FromWorker.FromString(raw)
+                failed += _without_outputs(message, why)
+                self._unheeded[place] = (number, message.SerializeToString(), ends)
+        return failed
+
     # Saying it
 
     def flush(self, room: int = 0) -> bytes | None:
@@ -246,23 +285,32 @@ class Session(Generic[T]):
             room = 0
         if not (room or self._done or self._succeeded or self._failed or self._back or self._progress or self._drain):
             return None
-        message = pb.FromWorker(done=self._done, handed_back=self._back, credit=room, drain=self._drain)
-        self._done, self._back = [], []
-        size = 0
-        while self._succeeded and size < MESSAGE_BYTES:
-            size += len(self._succeeded[0].output)
-            message.succeeded.append(self._succeeded.popleft())
-        while self._failed and size < MESSAGE_BYTES:
-            size += len(self._failed[0].output) + REASON_BYTES
-            message.failed.append(self._failed.popleft())
-        if self._succeeded or self._failed:
+        number = self._sent + 1
+        message = pb.FromWorker(
+            done=self._done[:NUMBERS_AT_ONCE], handed_back=self._back[:NUMBERS_AT_ONCE], credit=room, drain=self._drain
+        )
+        del self._done[:NUMBERS_AT_ONCE], self._back[:NUMBERS_AT_ONCE]
+        left = MESSAGE_BYTES
+        while self._succeeded and left > 0:
+            success = self._succeeded.popleft()
+            left -= success.ByteSize()
+            message.succeeded.append(success)
+        while self._failed and left > 0:
+            failure = self._failed.popleft()
+            left -= failure.ByteSize()
+            message.failed.append(failure)
+        for sequence, (fraction, text) in list(self._progress.items()):
+            if left <= 0:
+                break
+            del self._progress[sequence]
+            said = message.progress.add(sequence=sequence)
+            said.progress.fraction = fraction
+            said.progress.message = text
+            left -= said.ByteSize()
+            self._told[sequence] = (number, fraction, text)
+            self._told.move_to_end(sequence)
+        if self._done or self._back or self._succeeded or self._failed or self._progress:
             self._poke()
-        if self._progress:
-            for sequence, (fraction, text) in self._progress.items():
-                said = message.progress.add(sequence=sequence)
-                said.progress.fraction = fraction
-                said.progress.message = text
-            self._progress.clear()
         self.credit += room
         raw = self._numbered(message, len(message.done) + len(message.succeeded) + len(message.failed))
         if self._drain:
@@ -277,11 +325,26 @@ class Session(Generic[T]):
         self._sent += 1
         message.number = self._sent
         message.seen = self._seen
-        raw = message.SerializeToString()
-        self._unheeded.append((self._sent, raw, ends))
+        raw = kept = message.SerializeToString()
+        if message.progress:
+            message.ClearField("progress")
+            kept = message.SerializeToString()
+        self._unheeded.append((self._sent, kept, ends))
         return raw
 
     def _poke(self) -> None:
         if not self._dirty:
             self._dirty = True
             self._changed()
+
+
+def _without_outputs(message: pb.FromWorker, why: str) -> int:
+    """Makes it small; how many tasks fail by that."""
+    for success in message.succeeded:
+        reason = f"its result of {len(success.output)} bytes cannot be sent to the node: {why}; return less"
+        message.failed.add(sequence=success.sequence, reason=head(reason), final=True, duration_ms=success.duration_ms)
+    for failure in message.failed:
+        failure.output = b""
+    count = len(message.succeeded)
+    message.ClearField("succeeded")
+    return count

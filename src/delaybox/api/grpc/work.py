@@ -12,7 +12,7 @@ from delaybox.core.lane import check_name, lane_of
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.targets.worker import RESUME_S, Gateway
-from delaybox.targets.worker_session import Profile, Session
+from delaybox.targets.worker_session import DEFAULT_TAKES, Profile, Session
 from delaybox.wire.gen import worker_pb2
 from delaybox.wire.grpc.tasks import retry_of
 from delaybox.wire.v1.tasks import queue_of
@@ -20,6 +20,7 @@ from delaybox.wire.v1.tasks import queue_of
 HELLO_S = 10.0
 SILENT_BEATS = 3
 MAX_LANES = 1_000
+_LEAST_TAKES = 1 << 20
 _TEXT = 200
 
 
@@ -186,6 +187,12 @@ class NotYet:
 
 def profile_of(hello: worker_pb2.Hello) -> Profile:
     """What a worker says of itself, checked; InvalidTask names the field."""
+    if 0 < hello.max_message < _LEAST_TAKES:
+        raise InvalidTask(
+            "hello.max_message",
+            f"hello.max_message {hello.max_message} is less than {_LEAST_TAKES} bytes; a worker takes messages of at "
+            "least that",
+        )
     if not hello.functions:
         raise InvalidTask("hello.functions", "hello names no functions; a worker serves at least one")
     for queue in hello.queues:
@@ -209,4 +216,5 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         labels=labels,
         identity=hello.identity[:_TEXT],
         concurrency=hello.concurrency,
+        takes=hello.max_message or DEFAULT_TAKES,
     )

@@ -33,7 +33,7 @@ class FromWorker(_message.Message):
     def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., done: _Optional[_Iterable[int]] = ..., succeeded: _Optional[_Iterable[_Union[Succeeded, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[Failed, _Mapping]]] = ..., handed_back: _Optional[_Iterable[int]] = ..., progress: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., credit: _Optional[int] = ..., drain: bool = ..., seen: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("session", "seen", "queues", "functions", "labels", "identity", "concurrency")
+    __slots__ = ("session", "seen", "queues", "functions", "labels", "identity", "concurrency", "max_message")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class Hello(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     session: str
     seen: int
     queues: _containers.RepeatedScalarFieldContainer[str]
@@ -55,7 +56,8 @@ class Hello(_message.Message):
     labels: _containers.ScalarMap[str, str]
     identity: str
     concurrency: int
-    def __init__(self, session: _Optional[str] = ..., seen: _Optional[int] = ..., queues: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., identity: _Optional[str] = ..., concurrency: _Optional[int] = ...) -> None: ...
+    max_message: int
+    def __init__(self, session: _Optional[str] = ..., seen: _Optional[int] = ..., queues: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., identity: _Optional[str] = ..., concurrency: _Optional[int] = ..., max_message: _Optional[int] = ...) -> None: ...
 
 class Function(_message.Message):
     __slots__ = ("name", "retry", "queues")

@@ -139,7 +139,7 @@ def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[pb.WatchRespon
         )
         if standing.result is not None:
             event.result.CopyFrom(standing.result)
-            size += len(standing.result.output)
+        size += event.ByteSize()
         if len(response.events) >= _EVENTS_AT_ONCE or size >= _EVENT_BYTES:
             yield response
             response, size = pb.WatchResponse(), 0

@@ -1,0 +1,37 @@
+"""Text from elsewhere within bounds: what others wrote may be of any length, and need not be valid Unicode."""
+
+from __future__ import annotations
+
+from typing import Final
+
+REASON_BYTES: Final = 2_000
+"""Of the reason of a failure, and of what a function says of its progress."""
+TRACEBACK_BYTES: Final = 8 * 1024
+"""Of the traceback that a dead letter keeps: its end, which names what was raised."""
+_LEFT_OUT: Final = "[...]"
+
+
+def head(text: str, most: int = REASON_BYTES) -> str:
+    """The beginning of ``text``, at most ``most`` bytes of valid UTF-8; the mark ``[...]`` stands where it was cut."""
+    if len(text) * 4 <= most and text.isascii():
+        return text
+    # No more characters than bytes are wanted: the rest of 20 MB need not be encoded.
+    raw = text[: most + 1].encode("utf-8", "replace")
+    if len(raw) <= most:
+        return raw.decode()
+    return raw[: most - len(_LEFT_OUT)].decode("utf-8", "ignore") + _LEFT_OUT
+
+
+def tail(text: str, most: int) -> str:
+    """As `head`, of the end of ``text``: the mark stands in front."""
+    raw = text[-most - 1 :].encode("utf-8", "replace")
+    if len(raw) <= most:
+        return raw.decode()
+    return _LEFT_OUT + raw[len(raw) - most + len(_LEFT_OUT) :].decode("utf-8", "ignore")
+
+
+def tail_bytes(raw: bytes, most: int) -> bytes:
+    """The end of ``raw``, at most ``most`` bytes, with the mark in front where it was cut."""
+    if len(raw) <= most:
+        return raw
+    return _LEFT_OUT.encode()[:most] + raw[len(raw) - max(0, most - len(_LEFT_OUT)) :]
