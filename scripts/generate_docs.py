@@ -100,6 +100,12 @@ MEANING = {
     "pubsub.require_subscriber": "a task that nobody received counts as failed and is tried again",
     "workers.shell.via": "`topic`: due `SHELL_CMD` tasks go to `kafka.taskExecutionTopic`, and workers take them from "
     "there, as the original's do",
+    "workers.shell.signingKeys": "with `via: topic`: the nodes' shared secret, by which workers tell the commands of "
+    "nodes from those of anybody else who can write to the topic. The first key signs, all are accepted (see "
+    "[kafka.md](kafka.md#shell-tasks-by-way-of-the-topic))",
+    "workers.shell.signingKeysFile": "more of them, from a file (a mounted secret)",
+    "workers.shell.acceptUnsigned": "with `via: topic`: run commands without a signature too, as the original's nodes "
+    "send them. Whoever may write to the topic then runs commands as the node's user",
     "workers.shell.enabled": "run the payloads of `SHELL_CMD` tasks with `sh -c`, as the node's own user",
     "workers.shell.commands": "commands that tasks may name; a task's payload is their standard input. Given without "
     "`enabled`, only these are run. A node whose API is to take them needs them too, whoever runs them",

@@ -134,6 +134,13 @@ _kafka_stopped = Gauge(
 _topic_work_failed = Counter(
     "delaybox_topic_work_failed_tasks", "Shell tasks from the execution topic that failed.", registry=_registry
 )
+_topic_work_dropped = Counter(
+    "delaybox_topic_work_dropped_messages",
+    "Shell commands on the execution topic that were not run, by reason: unsigned, bad_signature, or no_command (a "
+    "node sent the task as another type).",
+    ["reason"],
+    registry=_registry,
+)
 _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=_registry)
 _rpcs = Counter("delaybox_grpc_requests", "gRPC calls ended.", ["method", "code"], registry=_registry)
 _store_up = Gauge(
@@ -314,6 +321,11 @@ def kafka_stopped(partitions: int) -> None:
 def topic_work_failed() -> None:
     """A shell task that came by the execution topic failed; it is not tried again."""
     _topic_work_failed.inc()
+
+
+def topic_work_dropped(reason: str) -> None:
+    """A message on the execution topic that calls itself a command was not run."""
+    _topic_work_dropped.labels(reason).inc()
 
 
 def rpc_done(method: str, code: str) -> None:

@@ -248,13 +248,23 @@ class _Node:
             raise ConfigError("workers.shell.via is topic, which needs kafka.enabled: true; set that, or via: direct")
         if shell is None:
             return
+        from delaybox.engine.topic_command import Commands
         from delaybox.engine.topic_work import TopicWork
+        from delaybox.wire.signing import Signing
 
+        rules = self._config.workers.shell
+        if rules.accept_unsigned:
+            log.warning(
+                "workers.shell.acceptUnsigned is true: whoever may write to topic %s can run commands as this node's "
+                "user",
+                kafka.task_execution_topic,
+            )
         work = TopicWork(
             settings,
             kafka.task_execution_topic,
             kafka.group,
             shell,
+            Commands(Signing(rules.keys), accept_unsigned=rules.accept_unsigned),
             slots=self._config.workers.shell.concurrency,
             instance=kafka.instance,
         )
@@ -283,6 +293,7 @@ class _Node:
             delivery_timeout_ms=kafka.delivery_timeout,
             max_payload_bytes=self._config.limits.body,
             partitions=partitions,
+            signing_keys=self._config.workers.shell.keys,
         )
         stack.push_async_callback(target.stop)
         await target.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -123,9 +124,71 @@ def test_a_clean_stop_gives_partitions_back_at_once(
         assert bodies(kafka, out, 1) == Counter([b"after"])
 
 
+KEY = "workers.shell.signingKeys=" + "k" * 40
+BY_TOPIC = ("--enable-shell", "--set", "workers.shell.via=topic")
+UNSIGNED = ("--set", "workers.shell.acceptUnsigned=true")
+
+
+def dropped(running: Node) -> dict[str, float]:
+    """Messages that were not run, by reason."""
+    pattern = r'delaybox_topic_work_dropped_messages_total\{reason="(\w+)"\} (\S+)'
+    found = re.findall(pattern, running.call("GET", "/metrics")[2].decode())
+    return {reason: float(count) for reason, count in found}
+
+
+@pytest.mark.parametrize("form", ["task", "payload"])
+def test_who_may_only_schedule_cannot_have_a_command_run_by_way_of_the_topic(
+    tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str, form: str
+) -> None:
+    _, out = configured(tmp_path, kafka, server, prefix)
+    smuggled = Task(taskUuid="0190f2f4-8f1d-7d4e-8e49-3b8f2d2f6a01", header={"taskType": b"SHELL_CMD"})
+    smuggled.payload = f"echo smuggled >> {tmp_path}/ran".encode()
+    raw = smuggled.SerializeToString()
+    scopes = {"caller-of-the-test": ["schedule"], "admin-of-the-test": ["schedule", "shell"]}
+    tokens = "auth.tokens=" + json.dumps([{"token": token, "scopes": may} for token, may in scopes.items()])
+    arguments = (*BY_TOPIC, "--set", KEY, "--set", f"kafka.value={form}", "--set", tokens)
+    caller = {"Content-Type": "application/json", "Authorization": "Bearer caller-of-the-test"}
+    admin = {**caller, "Authorization": "Bearer admin-of-the-test"}
+    with node(*arguments, folder=tmp_path) as running:
+        command = {"payload": smuggled.payload.decode(), "headers": {"taskType": "SHELL_CMD"}}
+        status, _, told = running.call("POST", "/v1/tasks", command, caller)
+        assert (status, told["field"]) == (400, "headers.taskType")
+        _, _, told = running.call("POST", "/v1/tasks/batch", {"tasks": [command, {"payload": "x"}]}, caller)
+        refused_one, stored_one = told["items"]
+        assert "headers.taskType" in json.dumps(refused_one) and stored_one["id"]
+        posted = {"parameter": {"taskType": "SHELL_CMD"}, "pyload": "aWQ="}
+        assert running.call("POST", "/task", posted, caller)[0] == 403
+        # With `value: payload` this very message stands on the topic; and then one that no node of ours sent.
+        encoded = {"payload_base64": base64.b64encode(raw).decode()}
+        assert running.call("POST", "/v1/tasks", encoded, caller)[0] == 201
+        kafka.produce(out, [raw])
+        kafka.produce(out, [raw], headers={"delaybox-signature": "v1=" + "0" * 64, "delaybox-task-type": "SHELL_CMD"})
+        # What runs after all of these shows that they are dealt with: nodes take them in their order on each partition.
+        for n in range(6):
+            task = {"type": "shell", "payload": f"echo meant{n} >> {tmp_path}/ran"}
+            assert running.call("POST", "/v1/tasks", task, admin)[0] == 201
+        ran(tmp_path, 6)
+        expected = {"unsigned": 2.0 if form == "payload" else 1.0, "bad_signature": 1.0}
+        give_up = time.monotonic() + 20
+        while dropped(running) != expected:
+            assert time.monotonic() < give_up, dropped(running)
+            time.sleep(0.05)
+        assert "shell commands were dropped" in running.said() and "smuggled" not in running.said()
+    assert sorted((tmp_path / "ran").read_text().split()) == [f"meant{n}" for n in range(6)]
+
+
+def test_a_node_without_a_key_refuses_to_take_commands_from_a_topic(
+    tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str
+) -> None:
+    configured(tmp_path, kafka, server, prefix)
+    refused = Node(*BY_TOPIC, folder=tmp_path)
+    assert refused.process.wait(30) != 0
+    assert "there is no key" in refused.said() and "workers.shell.signingKeys" in refused.said()
+
+
 def test_shell_tasks_by_way_of_the_topic(tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str) -> None:
     topic, out = configured(tmp_path, kafka, server, prefix)
-    arguments = ("--enable-shell", "--set", "workers.shell.via=topic")
+    arguments = (*BY_TOPIC, "--set", KEY, *UNSIGNED)
     original = Task(taskUuid="0190f2f4-8f1d-7d4e-8e49-3b8f2d2f6a01", header={"taskType": b"SHELL_CMD"})
     original.payload = f"echo original >> {tmp_path}/ran".encode()
     with node(*arguments, folder=tmp_path) as running:
@@ -135,6 +198,7 @@ def test_shell_tasks_by_way_of_the_topic(tmp_path: Path, kafka: Kafka, server: R
         assert running.call("POST", "/v1/tasks", task)[0] == 201
         kafka.produce(out, [original.SerializeToString(), b"\xffno task", Task(payload=b"pub").SerializeToString()])
         ran(tmp_path, 3)
+        assert "whoever may write to topic" in running.said()
     assert Counter((tmp_path / "ran").read_text().split()) == Counter(["record", "v1", "original"])
     # What was finished is committed: nothing runs again.
     kafka.produce(out, [Task(header=original.header, payload=original.payload).SerializeToString()])
@@ -154,7 +218,7 @@ def test_a_worker_killed_while_a_command_runs_leaves_it_to_be_run_again(
     tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str
 ) -> None:
     _, out = configured(tmp_path, kafka, server, prefix)
-    arguments = ("--enable-shell", "--set", "workers.shell.via=topic", "--set", "kafka.instance=w")
+    arguments = (*BY_TOPIC, *UNSIGNED, "--set", "kafka.instance=w")
     command = f"echo begun >> {tmp_path}/ran; test -e {tmp_path}/go || sleep 60; echo done >> {tmp_path}/ran"
     kafka.produce(out, [Task(header={"taskType": b"SHELL_CMD"}, payload=command.encode()).SerializeToString()])
     killed = Node(*arguments, folder=tmp_path)

@@ -39,6 +39,9 @@ kafka:
 """
 
 
+BY_TOPIC = "kafka: {enabled: true, brokers: 'b:1'}\nworkers: {shell: {via: topic"
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -244,11 +247,41 @@ def test_yaml_does_not_change_what_was_written() -> None:
             "auth: {tokens: [{name: ci, token: 0123456789abcdef, expires: 2030-01-31}]}",
             "entry 1 (ci): expires '2030-01-31' is not a moment; give RFC 3339 with an offset",
         ),
+        (
+            f"{BY_TOPIC}}}}}",
+            "but there is no key to tell commands by: whoever may write to the topic could run commands",
+        ),
+        (
+            f"{BY_TOPIC}, signingKeys: [{'x' * 31}]}}}}",
+            "(config.yaml) has a value that cannot be used; it must be a list",
+        ),
+        (
+            f"{BY_TOPIC}, signingKeysFile: no/such}}}}",
+            "names no/such, which cannot be read (No such file or directory)",
+        ),
         ("auth: {tokens: ['sha256:zzzzzzzzzzzz']}", "entry 1 starts with sha256: but has not 64 hex digits after it"),
     ],
 )
 def test_mistakes_name_key_place_value_and_mend(text: str, says: str) -> None:
     assert says in refused(path=written(text))
+
+
+@pytest.mark.parametrize("roles", ["api", "work", "api,work"])
+def test_only_nodes_that_send_or_take_commands_by_topic_need_a_key(roles: str) -> None:
+    # A node with `work` alone runs none here: shell commands are off.
+    load(path=written(f"roles: {roles}\n{BY_TOPIC}}}}}"), environ={})
+    load(path=written(f"{BY_TOPIC}, enabled: true, acceptUnsigned: true}}}}"), environ={})
+
+
+def test_signing_keys_from_a_file_stand_behind_the_others_and_show_nowhere() -> None:
+    file = written(f"# the old one\n{'b' * 40}\n\n", "keys")
+    text = f"{BY_TOPIC}, signingKeys: {'a' * 32}, signingKeysFile: {file}}}}}"
+    config = load(path=written(text), environ={}).config
+    assert config.workers.shell.keys == ("a" * 32, "b" * 40)
+    assert "aaa" not in repr(config) and "bbb" not in repr(config)
+    environ = {"DELAYBOX_WORKERS_SHELL_SIGNING_KEYS": "c" * 32}
+    assert load(path=written(f"{BY_TOPIC}}}}}"), environ=environ).config.workers.shell.keys == ("c" * 32,)
+    assert "bbb" not in refused(path=written(f"{BY_TOPIC}, signingKeys: [{'b' * 20}]}}}}"))
 
 
 def test_every_mistake_is_told_at_once() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypedDict
 from delaybox.client.models import PRIORITIES, STATES, TYPES, Retry, TaskState
 from delaybox.core.errors import InvalidTask
 from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
+from delaybox.wire import controls
 from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, name_of
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.v1.moments import duration_ms, moment_ms
@@ -48,7 +49,7 @@ class Options(When, total=False):
     timeout: longest time of one attempt.
     expire_after: later than due by more than this it is not run, but a dead letter with the reason "expired".
     labels: up to 16 pairs for filters.
-    headers: travel with the task; text or bytes.
+    headers: travel with the task; text or bytes. Names that say what a task is (taskType, delay, …) are refused.
     keep_result: how long its result is kept; unless given what its queue keeps, which is none unless configured.
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
@@ -293,6 +294,7 @@ def _put_retry(task: pb.NewTask, retry: Retry | int) -> None:
 
 
 def _put_headers(task: pb.NewTask, headers: Mapping[str, str | bytes]) -> None:
+    controls.check_free(headers)
     for name, value in headers.items():
         task.headers[name] = value.encode() if isinstance(value, str) else value
 

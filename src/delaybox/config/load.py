@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from delaybox.config import tokens
 from delaybox.config.model import Config
+from delaybox.config.sections import split
 from delaybox.core.errors import ConfigError
 
 DEFAULT_FILE = Path("config/config.yaml")
@@ -110,6 +111,7 @@ def load(
         raise ConfigError(f"{section} in {place} must be a section with keys under it: {keys}")
     _one_server(settings)
     _add_token_file(settings)
+    _add_key_file(settings)
     config = _validated(settings)
     _refuse_what_cannot_run(config, settings)
     return Loaded(config, tuple(_strange(given, place) for given, place in unknown), file)
@@ -212,6 +214,29 @@ def _add_token_file(settings: dict[str, _Setting]) -> None:
         settings["auth.tokens"] = replace(given, value=[*tokens.parse(given.value), *found])
 
 
+def _add_key_file(settings: dict[str, _Setting]) -> None:
+    """The keys of workers.shell.signingKeysFile stand behind those of signingKeys from here on."""
+    name = "workers.shell.signingKeys"
+    file = settings.get(f"{name}File")
+    if file is None:
+        return
+    path = Path(str(file.value)).expanduser()
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(
+            f"{name}File ({file.place}) names {path}, which cannot be read ({why}); make it readable or name another"
+        ) from None
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise ConfigError(f"{name}File ({file.place}) names {path}, which holds no key; put one a line into it")
+    given = settings.get(name)
+    keys = split(given.value) if given else []
+    if isinstance(keys, list | tuple):  # else the validation tells
+        settings[name] = _Setting([*keys, *found], given.place if given else str(path), file.rank)
+
+
 def _validated(settings: Mapping[str, _Setting]) -> Config:
     nested: dict[str, Any] = {}
     for key, setting in settings.items():
@@ -257,6 +282,8 @@ def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) ->
             f"{key} ({setting.place}) is {setting.value!r}: others could schedule and read tasks without a "
             "credential. Set auth.tokens, or give --insecure if that is meant, or listen on 127.0.0.1"
         )
+    if problem := config.unsigned_commands:
+        raise ConfigError(f"workers.shell.via ({settings['workers.shell.via'].place}) is topic, {problem}")
 
 
 def _strange(given: str, place: str) -> str:

@@ -225,6 +225,20 @@ class Config(Section):
         """The roles that are left when workerEnable has been heard."""
         return tuple(role for role in ROLES if role in self.roles and (role != "work" or self.worker_enable))
 
+    @property
+    def unsigned_commands(self) -> str:
+        """Why this node may not send or take shell commands by topic, with the mend; '' when it may, or has none."""
+        shell = self.workers.shell
+        concerned = "clock" in self.duties or ("work" in self.duties and shell.any)
+        if shell.via != "topic" or not self.kafka.enabled or not concerned or shell.keys or shell.accept_unsigned:
+            return ""
+        return (
+            "but there is no key to tell commands by: whoever may write to the topic could run commands. Set "
+            "workers.shell.signingKeys (or signingKeysFile) to the same secret on every node; `openssl rand -hex 32` "
+            "makes one. Or, where every writer of the topic may run commands, as with nodes of the Go original, set "
+            "workers.shell.acceptUnsigned: true"
+        )
+
     def server(self) -> ServerSettings | None:
         """The configured Redis or Valkey; None: the embedded one."""
         return self.storage.server()

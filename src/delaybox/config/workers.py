@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
-from delaybox.config.sections import Duration, Section, Size
+from delaybox.config.sections import Duration, Section, Size, split
+from delaybox.wire.signing import MIN_KEY
 
 COMMAND_FORMS = (
     "names with an absolute path and arguments each, such as {backup: {path: /usr/bin/rsync, args: [-a, /srv, /mnt]}}, "
@@ -47,6 +48,13 @@ def _argv(command: object) -> tuple[str, ...]:
     return argv
 
 
+def _keys(value: object) -> object:
+    keys = split(value)
+    if not isinstance(keys, list | tuple) or not all(isinstance(key, str) and len(key) >= MIN_KEY for key in keys):
+        raise ValueError("keys")
+    return keys
+
+
 class ShellLimits(Section):
     """Of one command, set by the shell that runs it."""
 
@@ -67,6 +75,13 @@ class Shell(Section):
         default={}, description=COMMAND_FORMS
     )
     via: Literal["direct", "topic"] = Field(default="direct", description="direct or topic")
+    signing_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)] = Field(
+        default=(),
+        description=f"a list of keys of {MIN_KEY} characters or more, or text with commas between them; "
+        "`openssl rand -hex 32` makes one",
+    )
+    signing_keys_file: Path | None = Field(default=None, description="the path of a file with one key a line")
+    accept_unsigned: bool = Field(default=False, description="true or false")
     concurrency: int = Field(default=16, ge=1, le=256, description="a number from 1 to 256")
     timeout: Duration = Field(default=300_000, ge=1, description="a duration with its unit, such as 5m")
     grace: Duration = Field(default=500, ge=0, le=60_000, description="a duration with its unit from 0s to 1m")
@@ -77,6 +92,11 @@ class Shell(Section):
     def any(self) -> bool:
         """Whether there are shell tasks at all."""
         return self.enabled or bool(self.commands)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of shell work that travels by topic, in clear: the first signs."""
+        return tuple(key.get_secret_value() for key in self.signing_keys)
 
 
 class Workers(Section):

@@ -11,26 +11,22 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import UUID
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from google.protobuf.message import DecodeError
 
 from delaybox import metrics
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Target
-from delaybox.core.ids import ID_BYTES
-from delaybox.core.lane import lane_of
-from delaybox.core.task import DEFAULT_QUEUE, TaskType
+from delaybox.core.task import TaskType
+from delaybox.engine.clock import local_ms
+from delaybox.engine.topic_command import Commands, Dropped
 from delaybox.targets.kafka_settings import KafkaSettings
-from delaybox.wire import body as wire_body
 
 log = logging.getLogger("delaybox.kafka")
 _LIBRARY_LOG = logging.getLogger("delaybox.kafka.library")
 _LIBRARY_LOG.setLevel(logging.CRITICAL)
 
 _POLL_S = 0.2
-_SHELL = TaskType.SHELL_CMD.name.encode()
-_LANE = lane_of(TaskType.SHELL_CMD, DEFAULT_QUEUE)
+_QUIET_S = 10.0
 
 Key = tuple[str, int]
 
@@ -56,13 +52,22 @@ class Track:
 
 
 class TopicWork:
-    """``slots``: how many tasks run at once. ``instance``: see `kafka.instance`."""
+    """``commands`` decides what is run. ``slots``: how many tasks run at once. ``instance``: see `kafka.instance`."""
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, group: str, target: Target, *, slots: int, instance: str = ""
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        group: str,
+        target: Target,
+        commands: Commands,
+        *,
+        slots: int,
+        instance: str = "",
     ) -> None:
         self._topic = topic
         self._target = target
+        self._commands = commands
         self._slots = slots
         self._options: dict[str, Any] = {
             "group.id": group,
@@ -86,6 +91,8 @@ class TopicWork:
         self._polling: asyncio.Task[None] | None = None
         self._paused = False
         self._stopping = False
+        self._dropped = 0
+        self._said = -1e9
 
     async def start(self) -> None:
         """Joins the group; the brokers need not be there yet."""
@@ -146,9 +153,12 @@ class TopicWork:
         track = self._tracks.setdefault(key, Track())
         if not track.begin(offset):
             return
-        delivery = delivery_of(message.value() or b"")
+        delivery = self._commands.read(message.topic() or "", message.value() or b"", _pairs(message))
         if delivery is None:
             return  # another type's, or somebody else's message
+        if isinstance(delivery, Dropped):
+            self._drop(delivery, key[1], offset)
+            return
         task = asyncio.create_task(self._work(delivery))
         track.running[offset] = task
         self._running.add(task)
@@ -160,6 +170,19 @@ class TopicWork:
                 track.running.pop(offset, None)
 
         task.add_done_callback(ended)
+
+    def _drop(self, why: Dropped, partition: int, offset: int) -> None:
+        """Counts, and says so now and then; never what the message holds, for whoever wrote it wrote that too."""
+        metrics.topic_work_dropped(why.value)
+        self._dropped += 1
+        now = local_ms()
+        if now - self._said >= _QUIET_S * 1000:
+            log.warning(
+                "topic %s: %d shell commands were dropped, the last one (partition %d, offset %d) as %s. "
+                "docs/kafka.md says what that means",
+                self._topic, self._dropped, partition, offset, why.value,
+            )  # fmt: skip
+            self._said, self._dropped = now, 0
 
     async def _work(self, delivery: Delivery) -> None:
         said: list[Outcome] = []
@@ -223,17 +246,6 @@ class TopicWork:
         self._consumer.close()
 
 
-def delivery_of(value: bytes) -> Delivery | None:
-    """The shell task in a message; None for anything else."""
-    try:
-        message = wire_body.decode(value)
-    except DecodeError:
-        return None
-    if message.header.get("taskType") != _SHELL:
-        return None
-    try:
-        task_id = UUID(message.taskUuid).bytes
-    except ValueError:
-        task_id = bytes(ID_BYTES)
-    lane = lane_of(TaskType.SHELL_CMD, DEFAULT_QUEUE, message.name) if message.name else _LANE
-    return Delivery(task_id, 0, b"", 0, 0, 0, 0, lane, False, value)
+def _pairs(message: Message) -> list[tuple[str, bytes | str | None]]:
+    headers = message.headers()
+    return list(headers.items()) if isinstance(headers, dict) else headers or []

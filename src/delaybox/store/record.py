@@ -12,6 +12,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of, split
 from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
 from delaybox.wire import body as wire_body
+from delaybox.wire import controls
 
 FORMAT = 1
 """Version of the stored format: the high nibble of a record's first byte, and ``format`` in the store's meta."""
@@ -89,8 +90,11 @@ def head(task_type: TaskType, queue: str, name: str, flags: int) -> bytes:
 def draft(task: NewTask) -> Draft:
     """Encodes a new task. The due time goes into the id, so the record does not hold it.
 
-    InvalidTask for a time that an id cannot carry: one such task must not fail the others of its batch.
+    InvalidTask for a time that an id cannot carry, and for a header that contradicts the task's type: one such task
+    must not fail the others of its batch.
     """
+    if task.header:
+        controls.check_type(task.header, shell=task.type is TaskType.SHELL_CMD)
     body = wire_body.encode(task)
     stub = len(body) > STUB_OVER
     delay, due = task.delay_ms, task.due_ms

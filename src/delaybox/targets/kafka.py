@@ -23,6 +23,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.targets.kafka_link import KafkaLink
 from delaybox.targets.kafka_message import composer
 from delaybox.targets.kafka_settings import KafkaSettings
+from delaybox.wire.signing import Signing
 from delaybox.wire.topics import TopicRules
 
 log = logging.getLogger("delaybox.kafka")
@@ -51,7 +52,9 @@ _UNANSWERED = (KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRA
 
 
 class KafkaTarget:
-    """``value``: what a message's value is. ``source``: the CloudEvents source. ``partitions``: of the store."""
+    """``value``: what a message's value is. ``source``: the CloudEvents source. ``partitions``: of the store.
+    ``signing_keys``: the first signs shell tasks; without one they go out unsigned.
+    """
 
     def __init__(
         self,
@@ -65,11 +68,12 @@ class KafkaTarget:
         delivery_timeout_ms: int = 5_000,
         max_payload_bytes: int = 1 << 20,
         partitions: int = 16,
+        signing_keys: Sequence[str] = (),
     ) -> None:
         self._rules = rules
         self._partitions = partitions
         self._warned = False
-        self._compose = composer(rules, value=value, source=source)
+        self._compose = composer(rules, value=value, source=source, signing=Signing(signing_keys))
         self._link = KafkaLink(
             settings,
             topic=rules.default,
@@ -151,7 +155,7 @@ class KafkaTarget:
                     report([d], self._outcome(error.args[0], topic))
                 except InvalidTask as error:
                     refused.append(d)
-                    metrics.kafka_failed("topic_not_allowed")
+                    metrics.kafka_failed("not_allowed" if "taskType" in error.field else "topic_not_allowed")
                     report([d], Failed(str(error), retryable=False))
                 except DecodeError as error:
                     refused.append(d)

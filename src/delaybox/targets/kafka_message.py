@@ -12,8 +12,10 @@ from typing import Literal
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.task import TaskType
 from delaybox.wire import body as wire_body
+from delaybox.wire import controls
+from delaybox.wire.signing import ATTEMPT, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
 from delaybox.wire.topics import TopicRules
 
 Headers = list[tuple[str, str | bytes | None]]
@@ -21,9 +23,6 @@ Headers = list[tuple[str, str | bytes | None]]
 Message = tuple[str, bytes, bytes, Headers]
 """Topic, value, key, headers."""
 
-TASK_ID = "delaybox-task-id"
-ATTEMPT = "delaybox-attempt"
-DUE = "delaybox-due"
 CARRIED = ("traceparent", "tracestate", "baggage")
 """Of the task's own header these become headers of the message; and those of a CloudEvent, where it was one."""
 CE_TYPE = "delaybox.task.due"
@@ -34,18 +33,20 @@ _ID_FIELD = wire_body.published("", b"")
 _NAMED = b":"
 """In a lane: its tasks name a command or a function, which is not in their bodies."""
 _PAYLOAD_FIRST = 0x1A
-_MARKS = (b"key", b"Key", b"opic", b"trace", b"baggage", b"ce_")
+_MARKS = (b"key", b"Key", b"opic", b"trace", b"baggage", b"ce_", controls.SHELL)
 _DUES_KEPT = 4096
 _SHELL = ord(TaskType.SHELL_CMD.value)
-_TASK_TYPE = b"taskType"
-_IS_SHELL = wire_body.encode(NewTask(header={"taskType": TaskType.SHELL_CMD.name.encode()}))
+_UNSIGNED = Signing(())
 
 
-def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: str) -> Callable[[Delivery], Message]:
-    """A function that makes the message of a delivery. It raises InvalidTask for a topic that is not allowed, and
-    ``google.protobuf.message.DecodeError`` for a body that is no task.
+def composer(
+    rules: TopicRules, *, value: Literal["task", "payload"], source: str, signing: Signing = _UNSIGNED
+) -> Callable[[Delivery], Message]:
+    """A function that makes the message of a delivery. It raises InvalidTask for a topic that is not allowed and for a
+    task that only calls itself a command, and ``google.protobuf.message.DecodeError`` for a body that is no task.
 
-    ``source``: the CloudEvents source of tasks that carry none.
+    ``source``: the CloudEvents source of tasks that carry none. ``signing``: of shell tasks; without a key they go out
+    unsigned.
     """
     default = rules.default
     bare = value == "payload"
@@ -68,13 +69,13 @@ def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: st
         attempt = attempts[d.attempt] if d.attempt < 63 else (ATTEMPT, b"%d" % (d.attempt + 1))
         headers: Headers = [(TASK_ID, raw), attempt, due]
         if d.lane[0] == _SHELL:
-            # Workers tell what is theirs by the task's header, as the original's do.
-            named = wire_body.published(raw.decode(), body, split(d.lane).name)
-            return default, named if _TASK_TYPE in body else named + _IS_SHELL, raw, headers
+            return default, *_command(d, raw, headers)
         topic, key = default, raw
         event = False
         if body[:1] == _HAS_HEADER and any(mark in body for mark in _MARKS):
             header = wire_body.decode(body).header
+            # Of a task that was stored when this header was still taken: the original's workers would run it.
+            controls.check_type(header, shell=False)
             topic = rules.topic(header)
             key = rules.key(header) or raw
             event = "ce_id" in header
@@ -89,6 +90,20 @@ def composer(rules: TopicRules, *, value: Literal["task", "payload"], source: st
         if _NAMED in d.lane:
             return topic, wire_body.published(raw.decode(), body, split(d.lane).name), key, headers
         return topic, _ID_FIELD + raw + body, key, headers
+
+    def _command(d: Delivery, raw: bytes, headers: Headers) -> tuple[bytes, bytes, Headers]:
+        """Value, key, headers of a shell task."""
+        message = wire_body.decode(d.body)
+        message.taskUuid = raw.decode()
+        message.name = split(d.lane).name
+        # Workers tell what is theirs by the task's header, as the original's do.
+        message.header[controls.TASK_TYPE] = controls.SHELL
+        headers += ((FENCING, b"%d" % d.token), (TYPE, controls.SHELL))
+        command = message.SerializeToString()
+        if signing:
+            covered: dict[str, bytes] = dict(headers)  # type: ignore[arg-type]  # bytes, all of them
+            headers.append((SIGNATURE, signing.sign(default, covered, command)))
+        return command, raw, headers
 
     return compose
 

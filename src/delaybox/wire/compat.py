@@ -23,7 +23,7 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.ids import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType, TaskView
-from delaybox.wire import shell, strictjson
+from delaybox.wire import controls, shell, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -40,7 +40,7 @@ _DECIMAL = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,9})?")
 _LINE_BREAKS = {ord("\r"): None, ord("\n"): None}
 
 _TOP = ("taskType", "parameter", "pyload", "payload")
-_IN_PARAMETER = ("executionTimestamp", "delay", "queue", "priority", "idempotencyKey")
+_IN_PARAMETER = tuple(name for name in controls.PARAMETERS if name != controls.TASK_TYPE)
 
 HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
     TaskType.SHELL_CMD: shell.HOW_TO_ENABLE,

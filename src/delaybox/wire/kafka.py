@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.task import NewTask, TaskType
-from delaybox.wire import body, compat, original
+from delaybox.wire import body, compat, controls, original
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.topics import TopicRules
 
@@ -26,11 +26,8 @@ TASK_TYPES: Final = frozenset({"application/x-protobuf", "application/protobuf",
 """Content types that say: the value is a serialized Task."""
 
 MAX_NAME: Final = 64
-_EVENT: Final = "ce_"
 _IS_EVENT: Final = "ce_specversion"
-_PARAMETERS: Final = ("executionTimestamp", "delay", "taskType", "queue", "priority", "idempotencyKey", "name")
-# CloudEvents allows lower-case letters and digits alone in an attribute's name.
-_OF_EVENT: Final = {_EVENT + name.lower(): name for name in _PARAMETERS}
+_PARAMETERS: Final = (*controls.PARAMETERS, "name")
 _NAMED: Final = (TaskType.SHELL_CMD, TaskType.WORKER)
 
 
@@ -84,7 +81,10 @@ def of_record(value: bytes | None, headers: Headers | None, at_ms: int, rules: R
     if _IS_EVENT in header:
         _read_event(header)
     elif _says_task(header):
-        return _checked(at_ms, original.of_message(payload, rules.compat), rules)
+        task = original.of_message(payload, rules.compat)
+        if task.type is TaskType.SHELL_CMD:
+            rules.shell.check(task.payload, task.name, payload_field="value")
+        return _checked(at_ms, task, rules)
     if len(payload) > rules.compat.max_payload_bytes:
         raise PayloadTooLarge(
             "value",
@@ -110,7 +110,7 @@ def _says_task(header: Mapping[str, bytes]) -> bool:
 
 def _read_event(header: dict[str, bytes]) -> None:
     """Puts what an event's extension attributes say where the parameters stand; the event's headers travel along."""
-    for given, name in _OF_EVENT.items():
+    for given, name in controls.OF_EVENT.items():
         raw = header.get(given)
         if raw is None:
             continue

@@ -12,12 +12,11 @@ from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.lane import NAMED, check_name
 from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY
 from delaybox.core.task import NewTask, TaskType
-from delaybox.wire import body, compat
+from delaybox.wire import body, compat, controls
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.shell import check_payload
 
 MAX_LABELS = 16
-_SHELL = TaskType.SHELL_CMD.name.encode()
 
 
 def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
@@ -69,7 +68,7 @@ def of_pending(raw: bytes, score: float, *, fold: bool = False) -> tuple[str, Ne
     header = body.pairs(message.header)
     due_ms = max(int(score), 0)
     # In the original only two types exist: every other name is published.
-    shell = header.get("taskType") == _SHELL
+    shell = header.get(controls.TASK_TYPE) == controls.SHELL
     key = f"same:{_digest(message, due_ms)}" if fold else uuid[:200]
     return uuid, NewTask(
         payload=payload,

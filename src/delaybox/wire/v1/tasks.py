@@ -14,6 +14,7 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.lane import check_name
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
+from delaybox.wire import controls
 from delaybox.wire.compat import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
@@ -222,7 +223,8 @@ def check_key(field: str, key: str) -> None:
 
 
 def headers_of(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    """Headers within their limit. PayloadTooLarge."""
+    """Headers within their limit, none with a reserved name. InvalidTask, PayloadTooLarge."""
+    controls.check_free(headers)
     size = sum(map(len, headers)) + sum(map(len, headers.values()))
     if size > MAX_HEADER_BYTES:
         raise PayloadTooLarge(

@@ -167,7 +167,12 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     payload_json: PayloadJson = UNSET
     payload_base64: PayloadBase64 = None
     headers: Annotated[
-        dict[str, str] | None, Meta(description="travels with the task; at most 64 KiB", examples=[{"trace": "4bf9"}])
+        dict[str, str] | None,
+        Meta(
+            description="travels with the task; at most 64 KiB. Reserved names, which are refused: taskType, "
+            "executionTimestamp, delay, queue, priority, idempotencyKey, and these as ce_ attributes",
+            examples=[{"trace": "4bf9"}],
+        ),
     ] = None
     name: Annotated[
         str | None,
