@@ -112,6 +112,48 @@ async def test_lanes_take_turns(lab: Lab) -> None:
         assert len(got & a) == len(got & b) == 5
 
 
+@pytest.mark.parametrize(("slots", "claims"), [(50, 40), (7, 60), (1, 100)])
+@pytest.mark.parametrize("ready", [False, True])
+async def test_the_others_keep_their_floor_whatever_arrives(lab: Lab, slots: int, claims: int, ready: bool) -> None:
+    """More critical tasks fall due before each claim than it has room for; no other came to be ready."""
+    low = set(await lab.add(*(NewTask(type=WORKER, priority=Priority.LOW) for _ in range(slots * claims // 20))))
+    taken, others = 0, 0
+    for _ in range(claims):
+        await lab.add(*(NewTask(type=WORKER, priority=Priority.CRITICAL) for _ in range(slots * 3)))
+        if ready:
+            await lab.claim(slots=0)
+        got = set((await lab.claim(slots=slots, items=max(slots, 20))).leased[0::2])
+        taken, others = taken + len(got), others + len(got & low)
+    assert taken == slots * claims
+    assert others == len(low)
+
+
+@pytest.mark.parametrize(("name", "least"), [("comes", 19), ("comes-{}", 6)])
+async def test_lanes_that_come_and_go_leave_its_turn_to_one_that_waits(lab: Lab, name: str, least: int) -> None:
+    """Each new lane of one task started where the least start stood, and took every turn."""
+    waiting = set(await lab.add(*(NewTask(queue="waits") for _ in range(100))))
+    await promote(lab)
+    turns = 0
+    for turn in range(40):
+        await lab.add(NewTask(queue=name.format(turn)))
+        turns += len(waiting & set((await lab.claim(slots=1)).leased[0::2]))
+    assert turns >= least
+
+
+async def test_a_new_lane_waits_for_no_more_than_one_round(lab: Lab) -> None:
+    for queue in "abcdefgh":
+        await lab.add(*(NewTask(queue=queue) for _ in range(50)))
+    await promote(lab)
+    for _ in range(5):
+        await lab.claim(slots=16)
+    (new,) = await lab.add(NewTask(queue="new"))
+    await promote(lab)
+    got: list[bytes] = []
+    while new not in got:
+        got += (await lab.claim(slots=1)).leased[0::2]
+    assert len(got) <= 16
+
+
 async def test_what_nobody_here_serves_becomes_ready_and_does_not_block(lab: Lab) -> None:
     shell = await lab.add(*(NewTask(type=TaskType.SHELL_CMD) for _ in range(400)))
     await lab.move(1)

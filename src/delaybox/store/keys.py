@@ -32,7 +32,7 @@ def nears(tag_: str) -> list[str]:
 
 
 def clock(tag_: str) -> str:
-    """Hash: horizon, expanded, wake, wake:w."""
+    """Hash: horizon, expanded, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w (lib/select.lua)."""
     return f"{tag_}:clock"
 
 

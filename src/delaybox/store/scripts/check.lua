@@ -11,6 +11,7 @@
 --@include lib/keys.lua
 --@include lib/record.lua
 --@include lib/guard.lua
+--@include lib/turns.lua
 local W, repair, idem_ttl = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 local now = now_ms()
 local expanded = tonumber(redis.call('HGET', K_CLOCK, 'expanded') or '') or 0
@@ -33,9 +34,10 @@ local function hinted(id, flags, lane, due)
   local score = redis.call('ZSCORE', K_NEAR[near_of(flags, lane)], id .. lane)
   if score and tonumber(score) <= due then return true end
   local critical = flags % 4 == 0
-  if redis.call('ZSCORE', k_ready(lane, critical), id)
-    and redis.call('ZSCORE', k_active(string.sub(lane, 1, 1), critical), lane) then
-    return true
+  if redis.call('ZSCORE', k_ready(lane, critical), id) then
+    local active = true
+    for _, set in ipairs(active_sets(lane, critical)) do active = active and redis.call('ZSCORE', set, lane) end
+    if active then return true end
   end
   local home, n = math.floor(id_due(id) / W), math.floor(due / W)
   if home >= expanded and n >= home then return true end
@@ -89,9 +91,7 @@ local function judge(id, key)
           -- near is right for any due time, whatever the clock's hash says
           redis.call('ZADD', K_NEAR[near_of(flags, lane)], due, id .. lane)
           local ready = k_ready(lane, flags % 4 == 0)
-          if redis.call('ZSCORE', ready, id) then
-            redis.call('ZADD', k_active(string.sub(lane, 1, 1), flags % 4 == 0), 'NX', 0, lane)
-          end
+          if redis.call('ZSCORE', ready, id) then activate(lane, flags % 4 == 0) end
         end
       end
     end

@@ -20,6 +20,7 @@
 --@include lib/gather.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/turns.lua
 --@include lib/select.lua
 local now = now_ms()
 local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -28,10 +29,13 @@ local poll, idem_ttl, fresh, guest = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV
 local from = fresh > 0 and '(' .. int(now - fresh) or '-inf'
 -- A guest that saw others' tasks alone looks again after so many ms: behind them its own may stand.
 local HIDDEN = 20
+-- Due tasks that become ready in one claim, at least: with a slot or two the others' twentieth would be half.
+local FEWEST = 100
 -- The near indexes taken from, critical ones first.
 local for_workers = string.find(types, 'w', 1, true) ~= nil
 local workers_alone = guest and types == 'w'
 local own = workers_alone and { 4, 5, 6, 7 } or for_workers and { 0, 4, 1, 5, 2, 6, 3, 7 } or { 0, 1, 2, 3 }
+local floor_field = workers_alone and 'floor:w' or 'floor'
 local lease = k_lease(lid)
 
 -- By letter byte: 1 leased, 2 fired in place.
@@ -65,19 +69,25 @@ local candidates = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }
 local gone, promoted, again_at, full = nil, 0, nil, false
 local backlog = has_ready(fresh > 0 and '' or free .. letters, served, now)
 if backlog then
-  promoted = promote(own, now, most)
-  local taken = free ~= '' and take_ready(candidates, free, served, now, true, most) or 0
+  promoted = promote(own, now, math.max(most, FEWEST))
+  local taken = 0
+  if free ~= '' then taken = take_ready(candidates, open_lanes(candidates, free, served, now, true), most) end
   local leased = math.min(slots, most - taken)
   if leased > 0 then
-    local others = has_ready(letters, served, now, false)
-    local critical = take_ready(candidates, letters, served, now, true, leased - (others and reserve(leased, now) or 0))
-    take_ready(candidates, letters, served, now, false, leased - critical)
+    local critical = open_lanes(candidates, letters, served, now, true)
+    local others = open_lanes(candidates, letters, served, now, false)
+    local floor = #critical > 0 and #others > 0 and floor_of(floor_field) or nil
+    local of_critical = take_ready(candidates, critical, leased - (floor and reserve(floor, leased) or 0))
+    local of_others = take_ready(candidates, others, leased - of_critical)
+    -- what the floor kept and nobody wanted
+    of_critical = of_critical + take_ready(candidates, critical, leased - of_critical - of_others)
+    if floor then settle_floor(floor, of_critical, of_others) end
   end
   if free ~= '' and #candidates.ids < most then
-    take_ready(candidates, free, served, now, false, most - #candidates.ids)
+    take_ready(candidates, open_lanes(candidates, free, served, now, false), most - #candidates.ids)
   end
 else
-  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest)
+  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest, floor_field)
 end
 
 -- 2. Their records, in the order of the candidates.

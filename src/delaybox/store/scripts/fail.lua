@@ -11,6 +11,7 @@
 --@include lib/record.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/settle.lua

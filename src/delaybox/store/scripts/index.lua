@@ -12,6 +12,7 @@
 --@include lib/record.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/turns.lua
 --@include lib/place.lua
 local now = now_ms()
 local number, W = tonumber(ARGV[1]), tonumber(ARGV[4])
@@ -70,7 +71,7 @@ for i = 1, #flat, 2 do
   end
 end
 flush(near, 'ZADD')
-for _, l in pairs(active) do redis.call('ZADD', k_active(string.sub(l[1], 1, 1), l[2]), 'NX', 0, l[1]) end
+for _, l in pairs(active) do activate(l[1], l[2]) end
 for _, f in ipairs(far) do hint(f[1], f[2], f[3], f[4], W, c) end
 drop_fields(gone, { [bucket] = number })
 if #flat > 0 then

@@ -10,6 +10,7 @@
 --@include lib/record.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/settle.lua
 local now = now_ms()

@@ -10,6 +10,7 @@
 --@include lib/record.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/turns.lua
 --@include lib/place.lua
 local now, W = now_ms(), tonumber(ARGV[1])
 local keys = { K_DEAD, K_DEAD_AT, K_BUCKETS, K_CLOCK, unpack(K_NEAR, 0, 7) }

@@ -15,6 +15,7 @@
 --@include lib/record.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/newborn.lua
 local now = now_ms()

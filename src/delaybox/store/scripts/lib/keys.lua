@@ -26,3 +26,7 @@ local function k_active(letter, critical)
   if critical then return T .. ':active:' .. letter .. ':critical' end
   return T .. ':active:' .. letter
 end
+-- The same by the function or command that they name; no name holds a colon, so none can be mistaken for another key.
+local function k_active_named(letter, name, critical)
+  return k_active(letter, critical) .. ':name:' .. name
+end

@@ -1,4 +1,4 @@
--- Putting a record where it belongs, and taking it away. Needs time, record, keys, gather.
+-- Putting a record where it belongs, and taking it away. Needs time, record, keys, gather, turns.
 -- W: bucket width in ms. c: what clock() says. All hints of this file are safe to assert twice.
 
 -- horizon: tasks due before it (ms) get a near hint at once; the lead covers the time in which no owner moves it. By the start
@@ -62,9 +62,7 @@ local function unhint(id, flags, lane, due, W)
   if redis.call('ZREM', K_NEAR[near_of(flags, lane)], id .. lane) == 0 then
     local critical = flags % 4 == 0
     local ready = k_ready(lane, critical)
-    if redis.call('ZREM', ready, id) == 1 and redis.call('EXISTS', ready) == 0 then
-      redis.call('ZREM', k_active(sub(lane, 1, 1), critical), lane)
-    end
+    if redis.call('ZREM', ready, id) == 1 and redis.call('EXISTS', ready) == 0 then retire(lane, critical) end
   end
   local n = math.floor(due / W)
   if n ~= math.floor(id_due(id) / W) then
