@@ -149,6 +149,12 @@ _store_up = Gauge(
     multiprocess_mode="mostrecent",
     registry=_registry,
 )
+_store_lost = Gauge(
+    "delaybox_store_lost",
+    "1 while the server answers without this node's store: it was emptied, or holds another one.",
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
 _stored: Final[dict[str, Gauge]] = {
     name: Gauge(f"delaybox_{name}_tasks", text, multiprocess_mode="mostrecent", registry=_registry)
     for name, text in (
@@ -347,6 +353,11 @@ def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: 
 def store_down() -> None:
     """The store did not answer this scrape; the counts keep their last values."""
     _store_up.set(0)
+
+
+def store_lost(lost: bool) -> None:
+    """Whether the store that this node works for is gone from its server."""
+    _store_lost.set(lost)
 
 
 def render() -> bytes:

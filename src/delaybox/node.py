@@ -123,7 +123,7 @@ class _Node:
             fronts: list[Keeper[Any]] = []
             if "api" in self._config.duties:
                 # First the ports: a node that cannot have them must not fire anything on its way out.
-                fronts = await self._fronts(server, stack)
+                fronts = await self._fronts(server, store, stack)
             shell = await self._shell(stack)
             kafka = await self._kafka(stack, store.partitions)
             if self._config.workers.shell.via == "topic":
@@ -179,6 +179,7 @@ class _Node:
                     prefix=self._config.storage.prefix,
                     partitions=self._config.partitions,
                     observe=metrics.script_took,
+                    on_lost=metrics.store_lost,
                 )
             except StoreUnavailable as error:
                 if asyncio.get_running_loop().time() > deadline:
@@ -357,12 +358,15 @@ class _Node:
         if overdue:
             log.warning("%d tasks are overdue and nobody listens on %s yet; firing them all the same", overdue, channel)
 
-    async def _fronts(self, server: ServerSettings, stack: contextlib.AsyncExitStack) -> list[Keeper[Any]]:
+    async def _fronts(
+        self, server: ServerSettings, store: Store, stack: contextlib.AsyncExitStack
+    ) -> list[Keeper[Any]]:
         """The processes that serve callers, listening, each with what keeps it running."""
         c = self._config
         common: dict[str, Any] = {
             "server": server,
             "prefix": c.storage.prefix,
+            "store_id": store.store_id,
             "payload_limit": c.limits.body,
             "tokens": c.auth.tokens,
             "shell": c.workers.shell.enabled,

@@ -13,6 +13,8 @@ from delaybox.api.settings import ServingSettings
 from delaybox.core.errors import StoreUnavailable
 from delaybox.service import Readiness, Service
 from delaybox.store.connect import make_client
+from delaybox.store.ending import end
+from delaybox.store.presence import keep_looking
 from delaybox.store.store import Store
 
 _REOPEN_S = 0.5
@@ -60,6 +62,7 @@ class Opening:
         self._log = log
         self._on_open = on_open
         self._client = make_client(settings.server)
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> asyncio.Task[None] | None:
         """Opens it; where that is not possible yet, the task that goes on trying.
@@ -76,16 +79,25 @@ class Opening:
 
     async def close(self) -> None:
         """Closes the connections."""
+        if self._looking is not None:
+            await end(self._looking)
         with contextlib.suppress(Exception):
             await self._client.aclose()
 
     async def _open(self) -> None:
         s = self._settings
-        store = await Store.open(self._client, prefix=s.prefix, observe=metrics.script_took)
+        store = await Store.open(
+            self._client,
+            prefix=s.prefix,
+            expected=s.store_id,
+            observe=metrics.script_took,
+            on_lost=metrics.store_lost,
+        )
         service = Service(store, node_id=s.node_id or None, on_scheduled=metrics.scheduled, topics=s.topics)
         if self._on_open is not None:
             await self._on_open(store, service)
         self.service.inner = service
+        self._looking = asyncio.create_task(keep_looking(store.look), name="delaybox-store-look")
 
     async def _keep_opening(self) -> None:
         while True:

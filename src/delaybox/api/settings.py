@@ -22,6 +22,8 @@ class ServingSettings:
 
     server: ServerSettings = field(default_factory=ServerSettings)
     prefix: str = "delaybox"
+    store_id: str = ""
+    """Of the store that the node works for; "" takes whichever is there."""
     host: str = "127.0.0.1"
     port: int = 0
     """0 takes any free port; the ready line says which."""

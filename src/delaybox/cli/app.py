@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+store_app = typer.Typer(help="Which store lies on the server.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
 tasks.register(app)
 app.add_typer(dead.app, name="dead", rich_help_panel="Tasks")
 watch.register(app)
@@ -175,6 +177,23 @@ def fsck(
     flags = _flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
     chosen = load(path=config, flags=flags).config
     raise typer.Exit(_run(lambda: check(chosen, repair=repair, as_json=as_json)))
+
+
+@store_app.command("accept")
+def store_accept(
+    config: ConfigFile = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Say that what is on the server now is meant, empty or not, after nodes found their store gone."""
+    from delaybox.cli.store import accept_store
+    from delaybox.config import load
+
+    flags = _flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
+    chosen = load(path=config, flags=flags).config
+    raise typer.Exit(_run(lambda: accept_store(chosen, as_json=as_json)))
 
 
 @app.command("import-legacy")

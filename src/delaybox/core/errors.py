@@ -108,6 +108,12 @@ class StoreUnavailable(DelayBoxError):
         self.retry_after_s = retry_after_s
 
 
+class StoreLost(StoreUnavailable):
+    """The server answers, but the store that this node works for is not on it any more, or only in part."""
+
+    code = "store_lost"
+
+
 class StoreFull(StoreUnavailable):
     """Redis refuses new data because maxmemory is reached; claim and ack go on."""
 

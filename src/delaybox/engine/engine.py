@@ -167,7 +167,7 @@ class Engine:
                 await nodes.leave(self._store, self._options.node_id)
             return _BEAT_S
         self._known = True
-        now_ms = await self._store.ping()
+        now_ms = await self._store.look()
         self._started_ms = self._started_ms or now_ms
         facts = {
             "seen_ms": now_ms,
@@ -179,6 +179,7 @@ class Engine:
             "in_flight": self._dispatcher.in_flight,
             "types": self._dispatcher.serves,
             "fired_per_s": self._dispatcher.fired_per_s(),
+            "store": self._store.presence.shape.facts(),
             **more,
         }
         await nodes.beat(self._store, self._options.node_id, facts)

@@ -74,7 +74,7 @@ async def ingest(store: Store, spans: Sequence[Span]) -> list[Ingested | BaseExc
 
     Harmless when repeated, by whomever: what lies below the watermark is skipped.
     """
-    replies = await store.runner.run_many([_call(store, span) for span in spans])
+    replies = await store.run_new([_call(store, span) for span in spans])
     return [r if isinstance(r, BaseException) else Ingested(r[1], max(r[2], 0), r[2] < 0) for r in replies]
 
 
@@ -100,7 +100,7 @@ def _call(store: Store, span: Span) -> Call:
         if d.body is not None:
             bodies += (i, d.body)
     head = (
-        span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wake_channel, len(drafts),
-        len(bodies) // 2, pack(f">{len(drafts)}d", *span.offsets),
+        store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wake_channel,
+        len(drafts), len(bodies) // 2, pack(f">{len(drafts)}d", *span.offsets),
     )  # fmt: skip
     return Call("ingest", store.tags[home], (*head, *items, *bodies))

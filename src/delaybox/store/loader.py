@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import (
@@ -25,7 +25,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from delaybox.core.errors import DelayBoxError, StoreFull, StoreUnavailable
+from delaybox.core.errors import DelayBoxError, StoreFull, StoreLost, StoreUnavailable
 from delaybox.store import roundtrips
 
 _INCLUDE = "--@include "
@@ -33,6 +33,18 @@ _CLOCK = _INCLUDE + "lib/time.lua"
 
 Observer = Callable[[str, float], None]
 """Told the name and the round-trip seconds of each script that answered."""
+
+
+class Gate(Protocol):
+    """Why scripts must not be sent: ``refusal``, None while they may. ``again`` looks whether that still holds."""
+
+    refusal: StoreLost | None
+
+    def again(self, runner: ScriptRunner) -> Awaitable[StoreLost | None]: ...
+
+
+_ALWAYS = frozenset({"ping", "beat", "create", "stamp"})
+"""Scripts that run whatever the gate says: they find out which store lies there, and touch no task."""
 
 
 class Script(NamedTuple):
@@ -89,6 +101,11 @@ def translate(error: BaseException) -> BaseException:
         return StoreFull(
             "Redis has reached its maxmemory and takes no new tasks; due ones go on firing. Try again later"
         )
+    if isinstance(error, RedisError) and str(error).startswith("STORELOST"):
+        return StoreLost(
+            f"the server does not hold this node's store any more ({str(error).removeprefix('STORELOST ')}); bring its "
+            "data back, or run `delaybox store accept` if what is there now is meant"
+        )
     if isinstance(error, _UNAVAILABLE):
         return StoreUnavailable(f"Redis is not answering ({type(error).__name__}); try again shortly")
     if isinstance(error, RedisError) and str(error).startswith(
@@ -101,16 +118,24 @@ def translate(error: BaseException) -> BaseException:
 class ScriptRunner:
     """Runs scripts on one client.
 
-    ``repeats``: how often an unknown outcome is asked again before it is reported. ``clock``: see `load`.
+    ``repeats``: how often an unknown outcome is asked again before it is reported. ``clock``: see `load`. ``gate``:
+    keeps the scripts of a store from one that is not it.
     """
 
     def __init__(
-        self, client: Redis, *, repeats: int = 2, observe: Observer | None = None, clock: str | None = None
+        self,
+        client: Redis,
+        *,
+        repeats: int = 2,
+        observe: Observer | None = None,
+        clock: str | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._trips = roundtrips.of(client)
         self._clock = clock
         self._repeats = repeats
         self._observe = observe
+        self._gate = gate
 
     async def run(self, call: Call) -> Any:
         """The reply of one script; StoreUnavailable or StoreFull where the server failed."""
@@ -121,6 +146,11 @@ class ScriptRunner:
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """One round trip for all; per call its reply or its (translated) exception. Nothing is raised."""
+        gate = self._gate
+        if gate is not None and gate.refusal is not None and calls and calls[0].script not in _ALWAYS:
+            refusal = await gate.again(self)
+            if refusal is not None:
+                return [refusal] * len(calls)
         results: list[Any] = [None] * len(calls)
         waiting = list(range(len(calls)))
         for turn in range(self._repeats + 1):

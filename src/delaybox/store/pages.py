@@ -51,6 +51,7 @@ async def page(store: Store, wanted: TaskFilter, *, cursor: str, limit: int) -> 
         phases = phases[phases.index(phase) :]
     items: list[TaskView] = []
     examined = 0
+    store.present()
     try:
         for name in phases:
             walk = _WALKS[name](store, wanted, place if name == phase else [], limit)

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from delaybox.core import ids
-from delaybox.core.errors import StoreRefused
+from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.partition import of_key
-from delaybox.store import keys, record
+from delaybox.store import keys
+from delaybox.store.identity import Shape, open_store
 from delaybox.store.loader import Call, Observer, ScriptRunner, translate
+from delaybox.store.presence import OnLost, Presence
 from delaybox.store.replies import (
     MAX_ITEMS,
     Batch,
@@ -44,18 +46,25 @@ class Store:
     """A store in a server. Made by `Store.open`."""
 
     def __init__(
-        self, client: Redis, *, prefix: str, partitions: int, bucket_ms: int, observe: Observer | None
+        self,
+        client: Redis,
+        *,
+        prefix: str,
+        shape: Shape,
+        observe: Observer | None = None,
+        on_lost: OnLost = lambda _: None,
     ) -> None:
         self.client = client
         self.prefix = prefix
-        self.partitions = partitions
-        self.bucket_ms = bucket_ms
-        self.runner = ScriptRunner(client, observe=observe)
+        self.partitions = shape.partitions
+        self.bucket_ms = shape.bucket_ms
+        self.presence = Presence(client, prefix, shape, on_lost)
+        self.runner = ScriptRunner(client, observe=observe, gate=self.presence)
         self.wake_channel = keys.wake_channel(prefix)
         self.ended_channel = keys.ended_channel(prefix)
         self.clock_offset_ms = 0
         """Redis's clock minus this machine's, as the last schedule or ping saw it: for answers, never for decisions."""
-        self.tags = [keys.tag(prefix, p) for p in range(partitions)]
+        self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
 
     @classmethod
     async def open(
@@ -65,34 +74,26 @@ class Store:
         prefix: str = "delaybox",
         partitions: int = 16,
         bucket_ms: int = 60_000,
+        expected: str = "",
         observe: Observer | None = None,
+        on_lost: OnLost = lambda _: None,
     ) -> Store:
         """Creates the store or takes the one that is there, whose partitions and bucket width then count.
 
-        StoreRefused for a store of a newer format; StoreUnavailable when the server does not answer.
+        ``expected``: the id that it must have; none is created then. ``on_lost``: told after each look whether the
+        store is gone from its server. StoreRefused for a store of a newer format; StoreLost where the one that is
+        expected, or that living nodes work for, is gone; StoreUnavailable when the server does not answer.
         """
         if partitions & (partitions - 1) or not 1 <= partitions <= ids.MAX_PARTITIONS:
             raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {ids.MAX_PARTITIONS}")
-        wanted = ["format", record.FORMAT, "partitions", partitions, "bucket_ms", bucket_ms, "id", os.urandom(8).hex()]
-        try:
-            flat = await ScriptRunner(client).run(Call("create", keys.meta(prefix), wanted))
-        except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise
-            flat = []
-        meta = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
-        try:
-            written, count, width = int(meta["format"]), int(meta["partitions"]), int(meta["bucket_ms"])
-        except (KeyError, ValueError):
-            raise StoreRefused(
-                f"key {keys.meta(prefix)!r} exists but is not a DelayBox store ({meta}); choose another storage.prefix"
-            ) from None
-        if written > record.FORMAT:
-            raise StoreRefused(
-                f"the store under prefix {prefix!r} has format {written}, written by a newer DelayBox; this one knows "
-                f"formats up to {record.FORMAT}. Upgrade this node, or give it another storage.prefix"
-            )
-        return cls(client, prefix=prefix, partitions=count, bucket_ms=width, observe=observe)
+        wanted = Shape(os.urandom(8).hex(), partitions, bucket_ms)
+        shape = await open_store(client, prefix, wanted, expected=expected)
+        return cls(client, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost)
+
+    @property
+    def store_id(self) -> str:
+        """The id of the store that this process works for."""
+        return self.presence.shape.store_id
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -112,7 +113,7 @@ class Store:
             tails = ids.tails(batch.partition, os.urandom(8 * len(batch.drafts)))
             templates.append(tails)
             calls.append(Call("schedule", self.tags[batch.partition], self._schedule_args(batch, tails)))
-        replies = await self.runner.run_many(calls)
+        replies = await self.run_new(calls)
         for reply in replies:
             if not isinstance(reply, BaseException):
                 self.clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
@@ -132,8 +133,21 @@ class Store:
             if d.body is not None:
                 bodies += (i, d.body)
         # A command sent again (its answer was lost) carries the same id and tails, so it creates nothing.
-        head = [os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wake_channel]
+        head = [self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wake_channel]
         return [*head, len(tails), len(keyed) // 3, len(bodies) // 2, *items, *keyed, *bodies]
+
+    async def run_new(self, calls: Sequence[Call]) -> list[Any]:
+        """Runs scripts that store new tasks, whose first argument is the store's id; per call reply or exception.
+
+        Where the server holds another store it is looked at, and asked again if that one was accepted meanwhile.
+        """
+        replies = await self.runner.run_many(calls)
+        refused = [i for i, reply in enumerate(replies) if isinstance(reply, StoreLost)]
+        if refused and await self.presence.again(self.runner) is None:
+            again = [calls[i]._replace(args=(self.store_id, *calls[i].args[1:])) for i in refused]
+            for i, reply in zip(refused, await self.runner.run_many(again), strict=True):
+                replies[i] = reply
+        return replies
 
     # -- firing -------------------------------------------------------------------------------------------------
 
@@ -347,8 +361,19 @@ class Store:
         return [Counts(*reply) for reply in replies]
 
     async def ping(self) -> int:
+        """As `look`; StoreLost where the store is not there any more."""
+        now = await self.look()
+        self.present()
+        return now
+
+    def present(self) -> None:
+        """StoreLost where the last look did not find the store: for those who read with plain commands."""
+        if self.presence.refusal is not None:
+            raise self.presence.refusal
+
+    async def look(self) -> int:
         """Runs one real script; Redis's clock in ms. StoreUnavailable when it does not answer."""
-        now: int = await self.runner.run(Call("ping", self.tags[0], ()))
+        now = await self.presence.look(self.runner)
         self.clock_offset_ms = now - time.time_ns() // 1_000_000
         return now
 

@@ -19,6 +19,8 @@ from delaybox.core.errors import ConfigError, StoreUnavailable
 from delaybox.processes import child
 from delaybox.service import RecordService
 from delaybox.store.connect import make_client
+from delaybox.store.ending import end
+from delaybox.store.presence import keep_looking
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.kafka")
@@ -41,13 +43,23 @@ class IntakeProcess:
         try:
             while not self._stopping.is_set():
                 try:
-                    store = await Store.open(client, prefix=self._settings.prefix, observe=metrics.script_took)
+                    store = await Store.open(
+                        client,
+                        prefix=self._settings.prefix,
+                        expected=self._settings.store_id,
+                        observe=metrics.script_took,
+                        on_lost=metrics.store_lost,
+                    )
                 except StoreUnavailable as error:
                     log.warning("the store cannot be opened yet: %s", error)
                     tell([str(error)])
                     await asyncio.sleep(_REOPEN_S)
                     continue
-                return await self._read(RecordService(store, on_scheduled=metrics.scheduled))
+                looking = asyncio.create_task(keep_looking(store.look), name="delaybox-store-look")
+                try:
+                    return await self._read(RecordService(store, on_scheduled=metrics.scheduled))
+                finally:
+                    await end(looking)
             return 0
         finally:
             await client.aclose()

@@ -29,6 +29,8 @@ class IntakeSettings:
     instance: str = ""
     server: ServerSettings = field(default_factory=ServerSettings)
     prefix: str = "delaybox"
+    store_id: str = ""
+    """Of the store that the node works for; "" takes whichever is there."""
     topics: TopicRules | None = None
     payload_limit: int = 1 << 20
     shell: bool = False

@@ -1,14 +1,14 @@
 #!lua
 -- Stores up to 500 new tasks of one partition (rule 15). Refused by the server itself when memory is full.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 command id (16 bytes), 2 bucket width ms, 3 how long the command is remembered ms, 4 wake channel, 5 n,
---       6 number of keyed tasks m, 7 number of large bodies k,
+-- ARGV  1 id of the store, 2 command id (16 bytes), 3 bucket width ms, 4 how long the command is remembered ms,
+--       5 wake channel, 6 n, 7 number of keyed tasks m, 8 number of large bodies k,
 --       then n x (id template, record), m x (index from 1, idempotency key, fingerprint), k x (index from 1, body)
 --       An id template's 48 bits are a due time, or, with the top bit set, a delay to which this server's clock is added.
 -- REPLY {time of scheduling ms, m x answer}; answer: '' created, id = the key's task (same body), '!' .. id = other body.
 --       Effective due = max(due, time of scheduling), which the id then carries; the caller computes it likewise.
 --       The same command id again gets the same reply and stores nothing.
--- ERRORS TRYAGAIN (nothing written)
+-- ERRORS TRYAGAIN (nothing written), STORELOST (nothing written: another store lies here, or none)
 -- BOUND n <= 500 items, caller keeps records <= 256 KiB and bodies <= 4 MiB a call
 --@include lib/time.lua
 --@include lib/keys.lua
@@ -19,16 +19,18 @@
 --@include lib/place.lua
 --@include lib/newborn.lua
 local now = now_ms()
-local W, n, m, k = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local req = T .. ':req:' .. ARGV[1]
+local W, n, m, k = tonumber(ARGV[3]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local req = T .. ':req:' .. ARGV[2]
 local known = redis.call('GET', req)
 if known then return cmsgpack.unpack(known) end
 
 local reply, new = { now }, newborn(now, W)
+local err = stranger(new, ARGV[1])
+if err then return err end
 local keys = new.keys
 keys[#keys + 1] = req
 local skip, idem = {}, {}
-local at = 8 + 2 * n
+local at = 9 + 2 * n
 for i = 1, m do
   local index, key, print_ = tonumber(ARGV[at]), k_idem(ARGV[at + 1]), ARGV[at + 2]
   at = at + 3
@@ -53,7 +55,7 @@ end
 
 local ids = {}
 for i = 1, n do
-  if not skip[i] then ids[i] = add_new(new, ARGV[6 + 2 * i], ARGV[7 + 2 * i]) end
+  if not skip[i] then ids[i] = add_new(new, ARGV[7 + 2 * i], ARGV[8 + 2 * i]) end
 end
 for i = 1, m do
   local r = reply[i + 1]
@@ -64,10 +66,10 @@ for _ = 1, k do
   if id then add_body(new, id, ARGV[at + 1]) end
   at = at + 2
 end
-local err = guard(keys)
+err = guard(keys)
 if err then return err end
 
 for key, who in pairs(idem) do redis.call('SET', key, ids[who[1]] .. who[2]) end
-redis.call('SET', req, cmsgpack.pack(reply), 'PX', ARGV[3])
-write_new(new, ARGV[4])
+redis.call('SET', req, cmsgpack.pack(reply), 'PX', ARGV[4])
+write_new(new, ARGV[5])
 return reply

@@ -9,6 +9,13 @@ local function newborn(now, W)
   }
 end
 
+-- New tasks go into the store that the caller knows, and nowhere else: a server that lost its data must not begin a second life
+-- unseen. Returns nil, or the error reply to return.
+local function stranger(b, store)
+  if b.clock.store == store then return nil end
+  return redis.error_reply('STORELOST nothing was written: here lies store ' .. (b.clock.store == '' and 'none' or b.clock.store))
+end
+
 -- Adds one task and returns its id. A template's 48 bits are a due time, or, with the top bit set, a delay to which this
 -- server's clock is added; effective due = max(due, now), which the id then carries.
 local function add_new(b, id, rec)

@@ -3,13 +3,15 @@
 
 -- horizon: tasks due before it (ms) get a near hint at once; the lead covers the time in which no owner moves it. By the start
 -- of near indexes: looks, when those who claim there look next (far when nobody has said), and earliest, what was hinted there.
+-- store: the id of the store that lies here.
 local LEAD = 60000
 local function clock(now)
-  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w')
+  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store')
   return {
     horizon = math.max(tonumber(c[1]) or 0, now + LEAD),
     looks = { [0] = tonumber(c[2]) or 1e15, [4] = tonumber(c[3]) or 1e15 },
     earliest = { [0] = 1e15, [4] = 1e15 },
+    store = c[4] or '',
   }
 end
 

@@ -1,0 +1,207 @@
+"""Which store this is. A server that comes back empty, or with another store, must not pass for the one that was there.
+
+A store's id stands in its meta key and in each partition's clock hash, which the scripts that store new tasks read
+anyway: they refuse where another id stands, or none. So nothing is stored in a stranger's place, at no extra cost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from delaybox.core import ids
+from delaybox.core.errors import StoreLost, StoreRefused
+from delaybox.store import keys, record
+from delaybox.store.loader import Call, ScriptRunner, translate
+
+LIVING_MS = 5_000
+"""A node that was heard of no longer ago than this knows which store it works for."""
+
+_MEND = "bring its data back, or run `delaybox store accept` if what is there now is meant"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is fixed for the life of a store, and its id."""
+
+    store_id: str
+    partitions: int
+    bucket_ms: int
+
+    def facts(self) -> dict[str, Any]:
+        """For a node's heartbeat, so that a lost store can be made again as it was."""
+        return {"id": self.store_id, "partitions": self.partitions, "bucket_ms": self.bucket_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a store says of itself. ``marked``: its partitions carry its id.
+
+    ``replaces``: ids of lost stores in whose place this one is meant to be.
+    """
+
+    shape: Shape
+    marked: bool
+    replaces: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What `accept` did. ``lost``: the ids of stores that living nodes still look for; ``made``: it made the store."""
+
+    shape: Shape
+    lost: tuple[str, ...]
+    made: bool
+
+
+async def open_store(client: Redis, prefix: str, wanted: Shape, *, expected: str = "") -> Shape:
+    """Takes the store that is there, or makes one of the ``wanted`` shape where there is none.
+
+    ``expected``: the id of the store that must be there; one that was accepted in its place will do. Without it, none
+    is made while living nodes work for a store that is gone. StoreLost, StoreRefused, StoreUnavailable.
+    """
+    found = await read_meta(client, prefix)
+    if found is None:
+        if expected:
+            raise gone(prefix, expected)
+        if missed := [shape.store_id for shape in await _living(client, prefix)]:
+            raise gone(prefix, missed[0])
+        found = await _make(client, prefix, wanted)
+    if expected not in ("", found.shape.store_id) and expected not in found.replaces:
+        raise another(prefix, expected, found.shape)
+    if not found.marked:
+        await mark(client, prefix, found.shape)
+    return found.shape
+
+
+async def read_meta(client: Redis, prefix: str) -> Meta | None:
+    """What lies in the meta key; None where there is no store. StoreRefused for what this version cannot use."""
+    key = keys.meta(prefix)
+    try:
+        raw: Any = await client.hgetall(key)
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise translate(error) from error
+        raise _no_store(key, "a key of another type") from None
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return _meta(prefix, raw) if raw else None
+
+
+async def mark(client: Redis, prefix: str, shape: Shape) -> None:
+    """Writes the store's id into every partition, and then into meta that this is done."""
+    runner = ScriptRunner(client)
+    tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
+    calls = [Call("stamp", keys.clock(tag), ("store", shape.store_id)) for tag in tags]
+    for reply in await runner.run_many(calls):
+        if isinstance(reply, BaseException):
+            raise reply
+    await runner.run(Call("stamp", keys.meta(prefix), ("marked", 1)))
+
+
+async def accept(client: Redis, prefix: str, wanted: Shape) -> Accepted:
+    """Declares what is on the server now to be meant: nodes that look for a lost store go on with it.
+
+    Where there is nothing, a store is made in the shape that the living nodes know, else in the ``wanted`` one: a
+    second partition count beside theirs would hide tasks from them. Harmless when repeated.
+    """
+    found = await read_meta(client, prefix)
+    known = await _living(client, prefix, 3 * LIVING_MS)
+    made = found is None
+    if found is None:
+        shape = known[0] if known else wanted
+        found = await _make(client, prefix, Shape(os.urandom(8).hex(), shape.partitions, shape.bucket_ms))
+    lost = tuple(sorted({shape.store_id for shape in known} - {found.shape.store_id}))
+    if lost:
+        replaces = " ".join(sorted(found.replaces | set(lost)))
+        await ScriptRunner(client).run(Call("stamp", keys.meta(prefix), ("replaces", replaces)))
+    await mark(client, prefix, found.shape)
+    return Accepted(found.shape, lost, made)
+
+
+def gone(prefix: str, store_id: str) -> StoreLost:
+    """The error for a server that is empty where a store was."""
+    return StoreLost(
+        f"the store {prefix!r} (id {store_id}) is gone: its server answers, and is empty. "
+        f"Nothing is stored until you {_MEND}"
+    )
+
+
+def another(prefix: str, store_id: str, found: Shape) -> StoreLost:
+    """The error for a server that holds another store."""
+    return StoreLost(
+        f"the server holds another store {prefix!r} (id {found.store_id}, {found.partitions} partitions) than the one "
+        f"that this node works for (id {store_id}). Nothing is stored until you {_MEND}"
+    )
+
+
+def damaged(prefix: str, store_id: str) -> StoreLost:
+    """The error for a store of which a part is gone."""
+    return StoreLost(
+        f"a part of the store {prefix!r} (id {store_id}) is gone from its server. Nothing is stored until you {_MEND}"
+    )
+
+
+def other_shape(prefix: str, mine: Shape, found: Shape) -> StoreLost:
+    """The error for a store that was accepted and is built otherwise than the one that was lost."""
+    return StoreLost(
+        f"the accepted store {prefix!r} has {found.partitions} partitions, the one that this node began with had "
+        f"{mine.partitions}; start this node again"
+    )
+
+
+async def _make(client: Redis, prefix: str, wanted: Shape) -> Meta:
+    fields = ["format", record.FORMAT, "partitions", wanted.partitions, "bucket_ms", wanted.bucket_ms]
+    # Two nodes that start together agree on the first one's.
+    flat = await ScriptRunner(client).run(Call("create", keys.meta(prefix), [*fields, "id", wanted.store_id]))
+    return _meta(prefix, dict(zip(flat[0::2], flat[1::2], strict=True)))
+
+
+def _meta(prefix: str, raw: dict[bytes, bytes]) -> Meta:
+    said = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
+    try:
+        written = int(said["format"])
+        shape = Shape(said["id"], int(said["partitions"]), int(said["bucket_ms"]))
+        if not 1 <= shape.partitions <= ids.MAX_PARTITIONS or shape.bucket_ms < 1:
+            raise ValueError
+    except (KeyError, ValueError):
+        raise _no_store(keys.meta(prefix), str(said)) from None
+    if written > record.FORMAT:
+        raise StoreRefused(
+            f"the store under prefix {prefix!r} has format {written}, written by a newer DelayBox; this one knows "
+            f"formats up to {record.FORMAT}. Upgrade this node, or give it another storage.prefix"
+        )
+    return Meta(shape, said.get("marked") == "1", frozenset(said.get("replaces", "").split()))
+
+
+def _no_store(key: str, what: str) -> StoreRefused:
+    return StoreRefused(f"key {key!r} exists but is not a DelayBox store ({what}); choose another storage.prefix")
+
+
+async def _living(client: Redis, prefix: str, within_ms: int = LIVING_MS) -> Sequence[Shape]:
+    """The stores that nodes heard of lately work for, the one of the latest heartbeat first."""
+    try:
+        pipe = client.pipeline(transaction=False)
+        pipe.time()
+        pipe.hgetall(keys.nodes(prefix))
+        (seconds, micros), beats = await pipe.execute()
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    now = int(seconds) * 1000 + int(micros) // 1000
+    found: list[tuple[int, Shape]] = []
+    for raw in beats.values():
+        try:
+            beat = json.loads(raw)
+            told, seen = beat["store"], int(beat["seen_ms"])
+            shape = Shape(str(told["id"]), int(told["partitions"]), int(told["bucket_ms"]))
+        except (ValueError, TypeError, KeyError):
+            continue  # a node of an earlier version does not say
+        if now - seen <= within_ms:
+            found.append((seen, shape))
+    return [shape for _, shape in sorted(found, key=lambda entry: -entry[0])]

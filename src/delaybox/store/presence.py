@@ -1,0 +1,105 @@
+"""Whether the store that this process works for still lies on its server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio import Redis
+
+from delaybox.core.errors import DelayBoxError, StoreLost
+from delaybox.store import identity, keys
+from delaybox.store.identity import Shape
+from delaybox.store.loader import Call, ScriptRunner
+
+log = logging.getLogger("delaybox.store")
+
+WATCH_S = 1.0
+_AGAIN_S = 0.5
+_SAY_AGAIN_S = 60.0
+
+OnLost = Callable[[bool], None]
+"""Told after every look whether the store is lost."""
+
+
+class Presence:
+    """``shape`` is that of the store worked for; ``refusal`` why nothing may be done, None while all is well.
+
+    What lies on the server is compared at every `look`, which costs no more than reading the server's clock.
+    """
+
+    def __init__(self, client: Redis, prefix: str, shape: Shape, on_lost: OnLost = lambda _: None) -> None:
+        self.shape = shape
+        self.refusal: StoreLost | None = None
+        self._client = client
+        self._prefix = prefix
+        self._on_lost = on_lost
+        self._looked = -1e9
+        self._said = -1e9
+
+    async def look(self, runner: ScriptRunner) -> int:
+        """Compares; Redis's clock in ms, whatever store lies there. StoreUnavailable."""
+        self._looked = time.monotonic()
+        reply: Any = await runner.run(Call("ping", keys.tag(self._prefix, 0), ()))
+        now, there = reply
+        if there.decode(errors="replace") == self.shape.store_id:
+            self._found()
+        else:
+            await self._compare(there)
+        self._on_lost(self.refusal is not None)
+        return int(now)
+
+    async def again(self, runner: ScriptRunner) -> StoreLost | None:
+        """The refusal, after another look where the last one is not fresh."""
+        if time.monotonic() - self._looked >= _AGAIN_S:
+            try:
+                await self.look(runner)
+            except DelayBoxError as error:
+                log.debug("no look at the store: %s", error)
+        return self.refusal
+
+    async def _compare(self, there: bytes) -> None:
+        meta = await identity.read_meta(self._client, self._prefix)
+        mine = self.shape
+        if meta is None:
+            self._lost(identity.gone(self._prefix, mine.store_id))
+        elif meta.shape.store_id == mine.store_id:
+            if meta.marked:
+                self._lost(identity.damaged(self._prefix, mine.store_id))
+            else:
+                # A copy of the time when partitions did not carry the id yet.
+                await identity.mark(self._client, self._prefix, mine)
+                self._found()
+        elif mine.store_id not in meta.replaces:
+            self._lost(identity.another(self._prefix, mine.store_id, meta.shape))
+        elif (meta.shape.partitions, meta.shape.bucket_ms) != (mine.partitions, mine.bucket_ms):
+            self._lost(identity.other_shape(self._prefix, mine, meta.shape))
+        elif there.decode(errors="replace") == meta.shape.store_id:
+            log.warning("store %s was accepted in the place of %s; going on", meta.shape.store_id, mine.store_id)
+            self.shape = meta.shape
+            self._found()
+
+    def _lost(self, refusal: StoreLost) -> None:
+        now = time.monotonic()
+        if self.refusal is None or str(self.refusal) != str(refusal) or now - self._said >= _SAY_AGAIN_S:
+            log.critical("%s", refusal)
+            self._said = now
+        self.refusal = refusal
+
+    def _found(self) -> None:
+        if self.refusal is not None:
+            log.warning("the store %r is there again; going on", self._prefix)
+        self.refusal = None
+
+
+async def keep_looking(look: Callable[[], Any]) -> None:
+    """Looks once a second, for ever: a process without an engine has no other reason to ask so often."""
+    while True:
+        await asyncio.sleep(WATCH_S)
+        try:
+            await look()
+        except DelayBoxError as error:
+            log.debug("no look at the store: %s", error)
