@@ -60,7 +60,7 @@ class Encoded(NamedTuple):
 
 
 class Codec(NamedTuple):
-    """A form of values as bytes. Either function may raise ValueError or TypeError with what is wrong."""
+    """A form of values as bytes. Whatever either function raises says what is wrong; MemoryError alone is raised on."""
 
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
@@ -151,10 +151,17 @@ class Codecs:
             raise NotEncodable(f"{what} cannot be sent as {BYTES}: it is {type(value).__name__}, not bytes")
         codec = self._codec(kind, NotEncodable, f"{what} cannot be sent")
         try:
-            return Encoded(codec.encode(value), "" if kind == JSON else kind)
-        except (TypeError, ValueError, RecursionError) as error:
+            data = codec.encode(value)
+        except MemoryError:
+            raise
+        except Exception as error:
             mend = "pass plain JSON values or bytes, or add a codec" if kind == JSON else "give what its codec takes"
-            raise NotEncodable(f"{what} cannot be sent as {kind} ({error}); {mend}") from error
+            raise NotEncodable(f"{what} cannot be sent as {kind} ({_why(error)}); {mend}") from error
+        if type(data) is not bytes:
+            if not isinstance(data, bytes | bytearray | memoryview):
+                raise NotEncodable(f"{what} cannot be sent as {kind}: its codec made {type(data).__name__}, not bytes")
+            data = bytes(data)
+        return Encoded(data, "" if kind == JSON else kind)
 
     def _decode(self, what: str, data: bytes, content_type: str) -> Any:
         kind = _kind(content_type) if content_type else JSON
@@ -163,9 +170,11 @@ class Codecs:
         codec = self._codec(kind, NotDecodable, f"{what} cannot be read")
         try:
             return codec.decode(data)
-        except (TypeError, ValueError, RecursionError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             mend = f"; bytes travel with {CONTENT_TYPE} {BYTES}" if kind == JSON else ""
-            raise NotDecodable(f"{what} is not {kind}: {str(error) or 'it is nested too deep'}{mend}") from error
+            raise NotDecodable(f"{what} is not {kind}: {_why(error)}{mend}") from error
 
     def _codec(self, kind: str, error: type[NotEncodable] | type[NotDecodable], what: str) -> Codec:
         found = self._named.get(kind)
@@ -215,6 +224,19 @@ def _keywords(kwargs: dict[str, Any]) -> dict[str, Any]:
             )
     # A function with a parameter called `args` would be misread otherwise.
     return {"kwargs": kwargs} if kwargs.keys() <= _FORM else kwargs
+
+
+def _why(error: Exception) -> str:
+    """What a codec says is wrong. Its words are foreign code, too."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    try:
+        words = str(error)
+    except Exception as worse:  # noqa: BLE001 - whatever it is, the value cannot be sent or read
+        words = f"its words cannot be read, {type(worse).__name__}"
+    if isinstance(error, TypeError | ValueError):
+        return words or type(error).__name__
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _kind(content_type: str) -> str:

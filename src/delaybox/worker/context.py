@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -40,7 +41,9 @@ class CancelSignal:
             self._flag.set()
             waiters, self._waiters = self._waiters, []
         for wake in waiters:
-            wake()
+            # One whose loop ended meanwhile must not keep the others, nor whoever stops the task.
+            with contextlib.suppress(RuntimeError):
+                wake()
 
     async def wait(self) -> None:
         """Returns when it is set."""

@@ -153,7 +153,7 @@ class Coroutines(Crew):
         try:
             run.succeed(await rest)
         except BaseException as error:  # noqa: BLE001 - as above
-            run.conclude(error)
+            run.conclude(endings.failure(error))
         finally:
             self._left(run)
 
@@ -167,7 +167,7 @@ class Coroutines(Crew):
 
     def _skip(self, run: Run) -> None:
         """It was ended before it began."""
-        run.conclude(None)
+        run.give_up()
         self._left(run)
 
     def _blocked(self, run: Run, seconds: float) -> None:

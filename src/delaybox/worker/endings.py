@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import traceback
+from datetime import timedelta
 from typing import Final
 
-from delaybox.core.errors import NotDecodable, NotEncodable
-from delaybox.core.texts import head
+from delaybox.client.tasks import seconds
+from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
+from delaybox.core.texts import head, tail
 from delaybox.wire.gen import worker_pb2 as pb
 
 TRACEBACK_BYTES: Final = 16_384
+LONGEST_WAIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
+"""Of `RetryLater`."""
 
 
 class Reject(Exception):
@@ -17,16 +21,33 @@ class Reject(Exception):
 
 
 class RetryLater(Exception):
-    """Raised by a function: this attempt failed, try again in ``after`` seconds (the back-off when not given).
+    """Raised by a function: this attempt failed, try again in ``after`` (the back-off when not given).
 
+    after: seconds, a timedelta, or text such as "30s". ValueError for what is no such time.
     An attempt is charged as for any failure.
     """
 
-    def __init__(self, reason: str = "the function asked to be tried again", *, after: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str = "the function asked to be tried again",
+        *,
+        after: float | timedelta | str | None = None,
+    ) -> None:
         super().__init__(reason)
-        if after is not None and after < 0:
-            raise ValueError(f"after={after} is negative; give the seconds to wait, 0 or more")
-        self.after = after
+        self.after = None if after is None else _wait_s(after)
+
+
+def _wait_s(after: float | timedelta | str) -> float:
+    try:
+        found = seconds("after", after)
+    except (InvalidTask, TypeError):
+        found = None
+    # Written so that nan, which is neither less nor more than anything, is refused as well.
+    if found is None or not 0 <= found <= LONGEST_WAIT_MS / 1000:
+        raise ValueError(
+            f'after={after!r} is not a time to wait; give seconds, a timedelta, or text such as "30s", at most 10 years'
+        )
+    return found
 
 
 class Stopped(Exception):
@@ -41,19 +62,62 @@ FINAL: Final = (Reject, NotDecodable, NotEncodable, MisfitArguments)
 
 
 def failure(error: BaseException, *, cancelled: bool = False) -> pb.Failed:
-    """What is said of an attempt that ended with ``error``."""
+    """What is said of an attempt that ended with ``error``. Raises nothing, whatever the error does when it is asked.
+
+    The reason says what could not be read of it.
+    """
+    try:
+        return _failure(error, cancelled=cancelled)
+    except BaseException as worse:  # noqa: BLE001 - the attempt must end, whatever this was
+        return failed(f"{_name(error)} (nothing more of it can be read: {_name(worse)})", cancelled=cancelled)
+
+
+def _failure(error: BaseException, *, cancelled: bool) -> pb.Failed:
+    name = _name(error)
+    words = words_of(error)
     if isinstance(error, Stopped):
-        return failed(str(error) or "cancelled", cancelled=cancelled)
-    words = str(error)
-    if isinstance(error, Reject | RetryLater):
-        reason = words or type(error).__name__
-    else:
-        reason = f"{type(error).__name__}: {words}" if words else type(error).__name__
+        return failed(words or "cancelled", cancelled=cancelled)
+    own = isinstance(error, Reject | RetryLater)
+    reason = (words if own else f"{name}: {words}") if words else name
+    after_ms = None
+    if isinstance(error, RetryLater):
+        after_ms, unusable = _after_ms(error)
+        reason += unusable
     said = failed(reason, final=isinstance(error, FINAL), cancelled=cancelled)
-    if isinstance(error, RetryLater) and error.after is not None:
-        said.retry_after_ms = round(error.after * 1000)
-    said.output = _details(error)
+    if after_ms is not None:
+        said.retry_after_ms = after_ms
+    said.output = _details(error, name)
     return said
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says, or that it cannot be read. Foreign code runs here: a ``__str__`` may raise anything."""
+    try:
+        # What `__str__` returns may be a kind of text with methods of its own.
+        return str.__str__(str(error))
+    except BaseException as worse:  # noqa: BLE001 - the attempt must end with a failure, whatever this raises
+        return f"(what it says cannot be read: its __str__ raised {_name(worse)})"
+
+
+def _name(error: BaseException) -> str:
+    try:
+        return str.__str__(type(error).__name__)
+    except BaseException:  # noqa: BLE001 - a metaclass may do anything
+        return "an exception whose class has no readable name"
+
+
+def _after_ms(error: RetryLater) -> tuple[int | None, str]:
+    """When to try again, or None and why not then."""
+    try:
+        after = error.after
+        if after is None:
+            return None, ""
+        ms = round(float(after) * 1000)
+        if 0 <= ms <= LONGEST_WAIT_MS:
+            return ms, ""
+        return None, f" (after={after!r} is more than 10 years or less than nothing: the usual back-off counts)"
+    except BaseException as worse:  # noqa: BLE001 - a subclass may hold anything there
+        return None, f" (its `after` is no number of seconds, {_name(worse)}: the usual back-off counts)"
 
 
 def failed(reason: str, *, final: bool = False, cancelled: bool = False) -> pb.Failed:
@@ -66,13 +130,13 @@ def timed_out(timeout_ms: int) -> pb.Failed:
     return failed(f"timed out after {timeout_ms / 1000:g} s")
 
 
-def _details(error: BaseException) -> bytes:
+def _details(error: BaseException, name: str) -> bytes:
     """The traceback from the user's first frame on; its end where it is long."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__package__") == __package__ and frames.tb_next:
-        frames = frames.tb_next
     try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_globals.get("__package__") == __package__ and frames.tb_next:
+            frames = frames.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames))
-    except Exception as worse:  # noqa: BLE001 - an exception whose __str__ raises must not take the worker along
-        text = f"{type(error).__name__} (its traceback cannot be shown: {type(worse).__name__})"
-    return text.encode("utf-8", "replace")[-TRACEBACK_BYTES:]
+    except BaseException as worse:  # noqa: BLE001 - as above
+        text = f"{name} (its traceback cannot be shown: {_name(worse)})"
+    return tail(text, TRACEBACK_BYTES).encode()

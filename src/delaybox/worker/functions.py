@@ -14,6 +14,7 @@ from delaybox.client.models import Retry
 from delaybox.client.tasks import CODECS, span_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import RetryPolicy
+from delaybox.core.texts import head
 from delaybox.wire.call import Call, Codecs, check_name
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.context import Context, Running
@@ -87,6 +88,9 @@ class TaskFunction(Generic[P, R]):
             if error.__traceback__ is None or error.__traceback__.tb_next is None:
                 raise self._misfit(call, error) from None
             raise
+        except StopIteration as error:
+            # To whoever steps through coroutines it would be the end of one that ended well.
+            raise RuntimeError(f"{self.name} raised StopIteration") from error
 
     def _misfit(self, call: Call, error: TypeError) -> TypeError:
         try:
@@ -96,7 +100,7 @@ class TaskFunction(Generic[P, R]):
         try:
             signature.bind(*call.args, **call.kwargs)
         except TypeError as why:
-            return MisfitArguments(f"the arguments do not fit {self.name}{signature}: {why}")
+            return MisfitArguments(f"the arguments do not fit {self.name}{_shown(signature)}: {why}")
         return error
 
     def described(self, queues: list[str]) -> pb.Function:
@@ -160,6 +164,14 @@ def policy(retries: int | Retry | None) -> RetryPolicy | None:
         max_ms=span_ms("retries.maximum", retries.maximum),
         jitter=retries.jitter,
     )
+
+
+def _shown(signature: inspect.Signature) -> str:
+    """As people read it. Defaults are foreign objects: what they say of themselves may be long, or not be readable."""
+    try:
+        return head(str(signature), 500)
+    except Exception:  # noqa: BLE001 - whatever a default's __repr__ raises
+        return head(f"({', '.join(signature.parameters)})", 500)
 
 
 def _context_parameter(function: Callable[..., Any]) -> str:

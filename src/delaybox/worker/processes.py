@@ -97,7 +97,7 @@ class Processes(Crew):
             process.kill("")
         elif run in self._waiting:
             self._waiting.remove(run)
-            run.conclude(None)
+            run.give_up()
             self._left(run)
 
     def _feed(self) -> None:
@@ -202,7 +202,7 @@ class Processes(Crew):
                 log.warning("task %s (%s): %s", run.assignment.id, run.function.name, words)
                 run.fail(endings.failed(words))
             else:
-                run.conclude(None)
+                run.give_up()
             self._left(run)
         elif not self._stopping:
             self._failures += 1

@@ -8,9 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from delaybox.core.errors import NotEncodable
 from delaybox.core.texts import tail_bytes
-from delaybox.wire.call import Call
+from delaybox.wire.call import Call, Encoded
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings
 from delaybox.worker.context import CancelSignal, Context, Facts
@@ -143,15 +142,19 @@ class Run:
 
     def succeed(self, value: object) -> bool:
         """Its code returned ``value``."""
-        if self.settled:
-            return False
+        return not self.settled and self.conclude(self.evaluated(value))
+
+    def evaluated(self, value: object) -> Encoded | pb.Failed | None:
+        """What is to be said of what its code returned; None where nobody wants the result. Any thread may ask.
+
+        Foreign code runs here, that of codecs and of the value itself: it may raise anything, and take long.
+        """
         if not self.assignment.want_result:
-            return self._done()
+            return None
         try:
-            encoded = self.function.codecs.result(value, self.function.result_type)
-        except NotEncodable as error:
-            return self.fail(endings.failure(error))
-        return self.succeed_encoded(encoded.data, encoded.content_type)
+            return self.function.codecs.result(value, self.function.result_type)
+        except BaseException as error:  # noqa: BLE001 - the attempt must end, whatever the value does
+            return endings.failure(error)
 
     def succeed_encoded(self, output: bytes, content_type: str) -> bool:
         """Its code returned, and this is its result."""
@@ -187,13 +190,20 @@ class Run:
         self.session.failed(self.sequence, failure)
         return True
 
-    def conclude(self, error: BaseException | None) -> bool:
-        """Its code ended with ``error``, or never began (None): says what was decided before, else that error."""
-        if self.over is HAND_BACK:
-            return self.hand_back()
-        if self.over is not None:
-            return self.fail(self.over)
-        return self.fail(endings.failure(error)) if error is not None else False
+    def conclude(self, ending: Encoded | pb.Failed | None) -> bool:
+        """Its code ended so; None: it returned, and nobody wants the result.
+
+        What was decided before counts more than a failure, and less than a success.
+        """
+        if not isinstance(ending, pb.Failed):
+            return self.succeed_encoded(*ending) if ending is not None else self.succeed_encoded(b"", "")
+        return self.give_up() if self.over is not None else self.fail(ending)
+
+    def give_up(self) -> bool:
+        """Says what was decided before its code ended, or began."""
+        if self.over is None:
+            return False
+        return self.hand_back() if self.over is HAND_BACK else self.fail(self.over)
 
     def hand_back(self) -> bool:
         """Others shall do it; nothing is charged."""

@@ -209,10 +209,10 @@ class Session(Generic[T]):
 
     def succeeded(self, sequence: int, output: bytes, content_type: str, duration_ms: int) -> None:
         """It ended well, with a result to keep."""
+        # Made first: what it refuses must not lose the task.
+        said = pb.Succeeded(sequence=sequence, output=output, content_type=content_type, duration_ms=duration_ms)
         if self.held.pop(sequence, None) is not None:
-            self._succeeded.append(
-                pb.Succeeded(sequence=sequence, output=output, content_type=content_type, duration_ms=duration_ms)
-            )
+            self._succeeded.append(said)
             self._poke()
 
     def failed(self, sequence: int, failure: pb.Failed) -> None:

@@ -10,6 +10,9 @@ from collections import deque
 from contextvars import copy_context
 from typing import Any
 
+from delaybox.wire.call import Encoded
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker import endings
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
 from delaybox.worker.endings import Stopped
@@ -31,7 +34,7 @@ class Threads(Crew):
         self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._ended: deque[tuple[Run, BaseException | None, Any]] = deque()
+        self._ended: deque[tuple[Run, Encoded | pb.Failed | None]] = deque()
         self._told = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -64,7 +67,7 @@ class Threads(Crew):
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while (run := self._jobs.get()) is not None:
-            self._ended.append((run, *copy_context().run(self._call, run)))
+            self._ended.append((run, copy_context().run(self._call, run)))
             # The order counts: who empties `_ended` clears the flag first.
             if not self._told:
                 self._told = True
@@ -73,24 +76,22 @@ class Threads(Crew):
                 except RuntimeError:  # the loop is closed: the process is ending
                     return
 
-    def _call(self, run: Run) -> tuple[BaseException | None, Any]:
+    def _call(self, run: Run) -> Encoded | pb.Failed | None:
+        """Its ending. Evaluated here: foreign code that hangs in it must keep this thread, not the loop."""
         if run.settled or run.over is not None:
-            return Stopped(run.signal.reason), None
+            return endings.failure(Stopped(run.signal.reason))
         running.set(run)
         try:
-            return None, run.function.started(run.arguments(), run)
+            return run.evaluated(run.function.started(run.arguments(), run))
         except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
-            return error, None
+            return endings.failure(error)
 
     # In the loop
 
     def _collect(self) -> None:
         self._told = False
         while self._ended:
-            run, error, value = self._ended.popleft()
+            run, ending = self._ended.popleft()
             self._busy -= 1
-            if error is None:
-                run.succeed(value)
-            else:
-                run.conclude(error)
+            run.conclude(ending)
             self._left(run)
