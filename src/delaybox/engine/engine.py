@@ -64,9 +64,10 @@ class Engine:
             Loop("lease heartbeat", self._dispatcher.heartbeat),
             Loop("node heartbeat", self._beat),
         ]
+        self._expander = Expander(store, options, self._clock)
         if options.clock:
             self._others += [
-                Loop("expander", Expander(store, options).step),
+                Loop("expander", self._expander.step),
                 Loop("reaper", Reaper(store, options).step),
             ]
             if options.scrub:
@@ -150,6 +151,8 @@ class Engine:
         await guest.stop()
 
     def _kick(self, partition: int | None, due_ms: float, for_workers: bool) -> None:
+        if partition is None:
+            self._expander.kick()
         if self._claims and (not for_workers or TaskType.WORKER.value in self._dispatcher.serves):
             self._tracker.kick(partition, due_ms)
         if for_workers:

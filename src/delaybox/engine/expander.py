@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from delaybox.engine.clock import RedisClock
 from delaybox.engine.options import EngineOptions
 from delaybox.store.store import Store
 
@@ -18,15 +19,23 @@ class Expander:
     """One step = look at every partition and index at most one chunk of each.
 
     The scan's cursor is kept here and nowhere else (rule 4): after a restart of either side a bucket starts at 0 again,
-    because the server's hash seed changes. Doing a chunk twice is harmless.
+    because the server's hash seed changes. Doing a chunk twice is harmless. What is remembered here holds only for the
+    server that it was done on: the scripts check that, and `kick` says that it may be another one.
     """
 
-    def __init__(self, store: Store, options: EngineOptions) -> None:
+    def __init__(self, store: Store, options: EngineOptions, clock: RedisClock) -> None:
         self._store = store
         self._options = options
+        self._clock = clock
         self._cursors: dict[int, tuple[int, bytes]] = {}
         self._done = dict.fromkeys(range(store.partitions), -1)
         self._look = [0.0] * store.partitions
+        self._look_ms = [0.0] * store.partitions
+
+    def kick(self) -> None:
+        """The server was away: it may have come back with an earlier state, so every partition is looked at anew."""
+        self._cursors.clear()
+        self._look = [0.0] * self._store.partitions
 
     async def step(self) -> float:
         """For `Loop`."""
@@ -37,8 +46,7 @@ class Expander:
             for p in range(self._store.partitions):
                 busy = await self._advance(p, loop.time()) or busy
         except BaseException:
-            # The server may have restarted meanwhile, and a cursor of before means nothing to it.
-            self._cursors.clear()
+            self.kick()
             raise
         if not busy:
             return 0.25
@@ -47,10 +55,13 @@ class Expander:
     async def _advance(self, p: int, now_s: float) -> bool:
         at = self._cursors.get(p)
         if at is None:
-            if now_s < self._look[p]:
+            # By both clocks: Redis's can be set ahead, and then what was far away is due at once.
+            if now_s < self._look[p] and self._clock.now_ms() < self._look_ms[p]:
                 return False
             lead = self._options.lead_ms
             horizon = await self._store.expand(p, lead_ms=lead, done=self._done[p])
+            # Told once: a server that is set back later must not hear of it again.
+            self._done[p] = -1
             if horizon.bucket < 0 and horizon.fields:
                 # The next bucket is large: it needs a longer lead than others.
                 extra = int(horizon.fields * self._store.partitions * _US_A_FIELD / 1000)
@@ -58,7 +69,8 @@ class Expander:
                     horizon = await self._store.expand(p, lead_ms=lead + extra)
             if horizon.bucket < 0:
                 # The horizon also moves over empty time, so it is looked at well before it is reached.
-                self._look[p] = now_s + min(self._store.bucket_ms, self._options.lead_ms) / 4000
+                pause_ms = min(self._store.bucket_ms, self._options.lead_ms) / 4
+                self._look[p], self._look_ms[p] = now_s + pause_ms / 1000, horizon.now_ms + pause_ms
                 return False
             at = (horizon.bucket, b"0")
         bucket, cursor = at

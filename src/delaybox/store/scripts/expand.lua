@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Moves the horizon: over empty time, or over the next bucket, which the caller then indexes chunk by chunk (index.lua).
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 lead ms, 3 bucket that was indexed to its end (-1 none)
+-- ARGV  1 bucket width ms, 2 lead ms, 3 bucket that was indexed to its end (-1 none); it counts only where this very server,
+--       since it started, has handed that bucket out last: one that was set back to an earlier state knows nothing of the index
 -- REPLY {now ms, bucket to index (-1 none yet), fields of that or of the next bucket, when the next look is due ms (-1: nothing
 --        waits)}
 -- ERRORS TRYAGAIN (nothing written)
@@ -9,13 +10,15 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/guard.lua
+--@include lib/run.lua
 local err = guard({ K_CLOCK, K_BUCKETS })
 if err then return err end
 local now = now_ms()
 local W, lead, done = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local c = redis.call('HMGET', K_CLOCK, 'horizon', 'expanded')
+local c = redis.call('HMGET', K_CLOCK, 'horizon', 'expanded', 'expanding')
 local horizon, expanded = tonumber(c[1]) or 0, tonumber(c[2]) or 0
-if done >= expanded then
+local function handed_out(number) return string.format('%.0f', number) .. '@' .. run_id() end
+if done >= expanded and c[3] == handed_out(done) then
   expanded = done + 1
   redis.call('HSET', K_CLOCK, 'expanded', expanded)
 end
@@ -23,7 +26,7 @@ local head = redis.call('ZRANGE', K_BUCKETS, expanded, '+inf', 'BYSCORE', 'LIMIT
 local number = head[1] and tonumber(head[1]) or -1
 if number >= 0 and number * W <= now + lead then
   -- Rule 3: before a bucket is indexed the horizon is its end, so that what comes meanwhile is indexed at once.
-  if (number + 1) * W > horizon then redis.call('HSET', K_CLOCK, 'horizon', (number + 1) * W) end
+  redis.call('HSET', K_CLOCK, 'horizon', math.max(horizon, (number + 1) * W), 'expanding', handed_out(number))
   return { now, number, redis.call('HLEN', k_bucket(number)), now }
 end
 -- The size of what comes next, so that the caller can give a large bucket a longer lead.

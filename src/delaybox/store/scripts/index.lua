@@ -14,6 +14,7 @@
 --@include lib/gather.lua
 --@include lib/turns.lua
 --@include lib/place.lua
+--@include lib/run.lua
 local now = now_ms()
 local number, W = tonumber(ARGV[1]), tonumber(ARGV[4])
 local bucket = k_bucket(number)
@@ -21,12 +22,11 @@ local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, unpack(K_NEAR
 if err then return err end
 local c = clock(now)
 local horizon = c.horizon
-local info = redis.pcall('INFO', 'server')
-local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+local run = run_id()
 local cursor, of_run = string.match(ARGV[2], '^(%d+)@?(.*)$')
-if of_run ~= run_id then cursor = '0' end
+if of_run ~= run then cursor = '0' end
 local scan = redis.call('HSCAN', bucket, cursor, 'COUNT', ARGV[3])
-cursor = scan[1] == '0' and '0' or scan[1] .. '@' .. run_id
+cursor = scan[1] == '0' and '0' or scan[1] .. '@' .. run
 local flat = scan[2]
 local near, far, active, gone, dropped, soured = gather(), {}, {}, gather(), 0, 0
 local hints = 0
