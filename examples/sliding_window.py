@@ -67,7 +67,7 @@ async def send(events: int, over_s: float) -> None:
             for start in windows_of(at_ms):
                 if start not in known:
                     known.add(start)
-                    await client.schedule(close, [start], at=start + LENGTH_MS + GRACE_MS, key=f"window-{start}")
+                    await client.schedule(close, [start], at_ms=start + LENGTH_MS + GRACE_MS, key=f"window-{start}")
             await asyncio.sleep(random.random() * 2 * over_s / events)
     rows.close()
     print(f"{events} events sent, in {len(known)} windows")

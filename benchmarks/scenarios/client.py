@@ -26,7 +26,7 @@ def run(bench: Bench) -> None:
             start = workload.now_ms() + workload.HOUR_MS
             payload = b"x" * workload.PAYLOAD_BYTES
             # Made beforehand: what is measured is sending and storing.
-            tasks = [NewTask.publish(payload, at=start + i * workload.DAY_MS // count) for i in range(count)]
+            tasks = [NewTask.publish(payload, at_ms=start + i * workload.DAY_MS // count) for i in range(count)]
             rows = []
             for what, safe, bounds in ((CHUNKS, False, CHUNKS_TARGET), (KEYED, True, ())):
                 client.schedule_many(tasks[:1000])

@@ -65,7 +65,7 @@ def test_what_a_function_returned(client: Client):
 
 def test_why_a_function_failed(client: Client):
     with pytest.raises(TaskFailed, match="ValueError: unlucky") as caught:
-        client.schedule("double", [13], retry=1, keep_result="1m").result(60)
+        client.schedule("double", [13], retry=0, keep_result="1m").result(60)
     assert b"Traceback" in caught.value.output
 
 
@@ -101,10 +101,10 @@ def test_as_they_end_in_a_small_window(client: Client):
 def test_failed_items_are_raised_or_yielded(client: Client):
     got = []
     with pytest.raises(TaskFailed, match="unlucky"):
-        for value in client.map("double", range(11, 16), retry=1):
+        for value in client.map("double", range(11, 16), retry=0):
             got.append(value)
     assert got == [22, 24]
-    outcomes = list(client.map("double", range(11, 16), retry=1, return_exceptions=True))
+    outcomes = list(client.map("double", range(11, 16), retry=0, return_exceptions=True))
     assert [isinstance(one, TaskFailed) for one in outcomes] == [False, False, True, False, False]
 
 
@@ -126,7 +126,7 @@ async def test_asynchronously_from_an_asynchronous_source(served: Node):
             2 * n for n in range(20, 90)
         ]
         with pytest.raises(TaskFailed):
-            _ = [value async for value in client.map("double", [13], retry=1)]
+            _ = [value async for value in client.map("double", [13], retry=0)]
         results = client.map("double", range(20, 10_000), window=1_000)
         assert await anext(results) == 40
         await results.aclose()  # type: ignore[attr-defined]

@@ -38,8 +38,10 @@ def test_a_result_that_is_there_already_comes_at_once(client: Client):
 
 
 def test_a_task_that_failed_for_good_says_why(client: Client):
+    handle = client.shell("exit 3", retry=0)
     with pytest.raises(TaskFailed, match="3"):
-        client.shell("exit 3", retry=1).result(30)
+        handle.result(30)
+    assert handle.get().attempt == 1, "0 further attempts means a single one"
 
 
 def test_nothing_is_waited_for_that_cannot_come(client: Client):

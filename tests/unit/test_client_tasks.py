@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from delaybox.client import NewTask, Retry
-from delaybox.client.tasks import calls_of, filter_of, seconds, selection_of, unix_ms
+from delaybox.client import Client, NewTask, Retry, calls
+from delaybox.client.tasks import calls_of, filter_of, selection_of
+from delaybox.client.values import unix_ms
 from delaybox.core.errors import InvalidTask
+from delaybox.core.spans import span_ms, span_s
 from delaybox.wire.call import BYTES, CONTENT_TYPE, Call, Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.worker import RetryLater, TaskFunction, Worker
 
 MS = 1_893_456_000_123
+
+
+def _function() -> None: ...
+
+
+def _initial(function: TaskFunction[..., Any]) -> int:
+    assert function.retry is not None
+    return function.retry.initial_ms
+
+
+DUE = datetime(2030, 1, 1, 0, 0, 0, 123_000, UTC)
 
 
 def test_what_is_left_out_is_left_to_the_node():
@@ -32,7 +48,7 @@ def test_every_option_reaches_the_wire():
         priority="high",
         key="order-17",
         retry=Retry(3, initial="2s", factor=3, maximum=timedelta(minutes=1), jitter=0.5),
-        timeout=30_000,
+        timeout=30,
         expire_after="1d",
         labels={"customer": "c-17"},
         headers={"trace": "4bf9", "raw": b"\xff"},
@@ -55,7 +71,6 @@ def test_every_option_reaches_the_wire():
         keep_result_ms=3_600_000,
         reject_past=True,
     )
-    assert NewTask.publish(retry=1).message.retry.max_attempts == 1
     assert NewTask.publish(key=None, at=None, timeout=None).message == pb.NewTask()
 
 
@@ -74,8 +89,6 @@ def test_bytes_for_a_function_say_so():
 @pytest.mark.parametrize(
     "at",
     [
-        MS,
-        str(MS),
         "2030-01-01T01:00:00.123+01:00",
         datetime(2030, 1, 1, 0, 0, 0, 123_000, UTC),
         datetime(2030, 1, 1, 0, 0, 0, 122_001, UTC),
@@ -85,6 +98,58 @@ def test_bytes_for_a_function_say_so():
 def test_moments(at: Any):
     assert unix_ms("at", at) == MS
     assert NewTask.publish(at=at).message.due_ms == MS
+    assert NewTask.publish(at_ms=MS).message.due_ms == MS
+
+
+LONG = [30, 30.0, timedelta(seconds=30), "30s", "PT30S"]
+
+
+@pytest.mark.parametrize("span", LONG)
+def test_a_number_is_seconds_wherever_a_length_of_time_is_asked_for(span: Any):
+    options = {"delay": span, "timeout": span, "expire_after": span, "keep_result": span}
+    message = NewTask.call("f", **options, retry=Retry(initial=span, maximum=span)).message
+    assert {message.delay_ms, message.timeout_ms, message.expire_after_ms, message.keep_result_ms} == {30_000}
+    assert (message.retry.initial_ms, message.retry.max_ms) == (30_000, 30_000)
+    for request in (
+        calls.reschedule("id", {"delay": span}, priority=None, payload=None, labels=None).request,
+        calls.reschedule_many({}, {"delay": span}, everything=True, limit=0, dry_run=False).request,
+    ):
+        assert request.delay_ms == 30_000  # type: ignore[attr-defined]
+    assert calls.forecast(None, None, span).request.step_ms == 30_000  # type: ignore[attr-defined]
+    worker = Worker("w", grace=span)
+    made = worker.task(timeout=span, keep_result=span, retries=Retry(initial=span))(_function)
+    assert (worker.grace_s, made.timeout_ms, made.keep_result_ms, _initial(made)) == (30, 30_000, 30_000, 30_000)
+    assert NewTask.call(made).message.keep_result_ms == 30_000
+    assert RetryLater(after=span).after == 30
+    assert Client(timeout=span)._session.timeout_s == 30
+
+
+def test_parts_of_a_millisecond_are_rounded_up_and_a_floats_dust_is_not_counted():
+    spans = (0.3, 0.1 + 0.2, 1.001, 0.0001, Fraction(1, 3), Decimal("0.0015"))
+    assert [span_ms("delay", span) for span in spans] == [300, 300, 1001, 1, 334, 2]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("retry", [0, 3])
+def test_a_number_of_retries_is_further_attempts_on_both_sides(retry: int):
+    scheduled = NewTask.call("f", retry=retry).message.retry
+    decorated = Worker("w").task(retries=retry)(_function).described([]).retry
+    assert scheduled == decorated
+    assert scheduled.max_attempts == retry + 1
+    assert scheduled == NewTask.call("f", retry=Retry(retry + 1)).message.retry
+
+
+def test_waits_that_are_not_given_fit_the_other():
+    long = NewTask.call("f", retry=Retry(initial="2h")).message.retry
+    short = NewTask.call("f", retry=Retry(maximum=0.5)).message.retry
+    assert (long.initial_ms, long.max_ms, short.initial_ms, short.max_ms) == (7_200_000, 7_200_000, 500, 500)
+
+
+def test_a_bare_delay_above_a_day_is_warned_of():
+    with pytest.warns(FutureWarning, match=r"delay=90000 is 1 day, 1:00:00 .* a number is seconds") as seen:
+        assert NewTask.publish(delay=90_000).message.delay_ms == 90_000_000
+    assert seen[0].filename == __file__, "at the caller's line"
+    for quiet in (86_400, "25h", timedelta(hours=25)):
+        NewTask.publish(delay=quiet)  # warnings are errors here
 
 
 @pytest.mark.parametrize(
@@ -92,24 +157,67 @@ def test_moments(at: Any):
     [
         ({"at": datetime(2030, 1, 1)}, r"no time zone; use datetime\.now\(UTC\)"),  # noqa: DTZ001
         ({"at": datetime(1970, 1, 1, tzinfo=UTC)}, "before 1973"),
-        ({"at": 1_893_456_000}, "looks like seconds"),
+        ({"at": MS}, "is a number, not a moment; .* or Unix milliseconds as at_ms"),
+        ({"at": str(MS)}, "is text, not a moment; .* or Unix milliseconds as at_ms"),
+        ({"at": 1.9e9}, "is a number, not a moment"),
         ({"at": "tomorrow"}, "not a moment"),
-        ({"at": MS, "delay": 5}, "at and delay are both given"),
+        ({"at_ms": 1_893_456_000}, "looks like seconds"),
+        ({"at_ms": 1.5e12}, "give whole Unix milliseconds"),
+        ({"at_ms": MS, "delay": 5}, "at_ms and delay are both given"),
         ({"delay": timedelta(seconds=-1)}, "negative"),
-        ({"delay": 1.5}, "neither text nor a whole number"),
-        ({"delay": True}, "neither text nor a whole number"),
-        ({"timeout": 0}, "less than 1 ms"),
+        ({"delay": True}, "True is not a duration; give seconds"),
+        ({"delay": float("nan")}, "nan is not a length of time"),
+        ({"delay": float("inf")}, "inf is not a length of time"),
+        ({"delay": 1e11}, "more than 10"),
+        ({"delay": "30"}, "'30' has no unit; write '30s' for seconds"),
+        ({"delay": b"30s"}, "is not a duration; give seconds, a timedelta"),
+        ({"timeout": 0}, "less than 1 ms; give seconds"),
         ({"delay": "15 minutes"}, "not a duration"),
         ({"priority": "urgent"}, "not a priority; .* critical"),
+        ({"priority": 3}, "'3' is not a priority"),
+        ({"retry": "x"}, "retry 'x' is text; give how many further attempts"),
+        ({"retry": True}, "retry True is a truth value"),
+        ({"retry": -1}, "retry -1 is not in range; .* 0 to 999"),
+        ({"retry": Retry(0)}, r"retry\.attempts 0 is not in range; give 1 \(no retry\)"),
+        ({"retry": Retry(jitter=2)}, r"retry\.jitter 2 is not in range"),
+        ({"retry": Retry(factor=float("nan"))}, r"retry\.factor nan is not in range"),
+        ({"retry": Retry(initial="2h", maximum="1h")}, r"retry\.initial \(7200000 ms\) is more than retry\.maximum"),
+        ({"labels": {"n": 5}}, r"labels: the value of 'n' is 5 \(a number\), not text; write '5'"),
+        ({"labels": {5: "n"}}, r"labels: a name is 5 \(a number\), not text"),
+        ({"labels": ["a"]}, "labels .* give"),
+        ({"headers": {"n": 5}}, "headers: the value of 'n' is 5 .*; give text or bytes"),
+        ({"queue": 5}, "queue 5 is a number, not text"),
+        ({"key": b"k"}, "key .* is bytes, not text"),
+        ({"queue": "\ud800"}, "half a character"),
+        ({"reject_past": "yes"}, "reject_past 'yes' is neither True nor False"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], words: str):
-    with pytest.raises(InvalidTask, match=words):
+    with pytest.raises(InvalidTask, match=words) as caught:
         NewTask.publish(b"", **options)
+    assert caught.value.field.partition(".")[0] in options
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"retries": "x"}, "retries 'x' is text"),
+        ({"retries": Retry(factor=0)}, r"retries\.factor 0 is not in range"),
+        ({"timeout": "10"}, "no unit"),
+    ],
+)
+def test_a_workers_decorator_checks_by_the_same_rules(options: dict[str, Any], words: str):
+    with pytest.raises(InvalidTask, match=words):
+        Worker("w").task(**options)(_function)
+
+
+def test_ids_are_text():
+    with pytest.raises(InvalidTask, match="id 5 is a number"):
+        calls.get(5)  # type: ignore[arg-type]
 
 
 def test_an_option_that_does_not_exist_is_named():
-    with pytest.raises(TypeError, match="'dealy' is not an option of a task; there are at, delay"):
+    with pytest.raises(TypeError, match="'dealy' is not an option of a task; there are at, at_ms, delay"):
         NewTask.publish(b"", dealy=5)
     with pytest.raises(TypeError, match="'colour' is no part of a filter"):
         filter_of({"colour": "red"})
@@ -127,7 +235,7 @@ def test_items_of_a_map_are_calls_with_one_argument():
 
 
 def test_filters():
-    wanted = filter_of({"state": "ready", "queue": "q", "type": "worker", "labels": {"a": "b"}, "due_from": MS})
+    wanted = filter_of({"state": "ready", "queue": "q", "type": "worker", "labels": {"a": "b"}, "due_from": DUE})
     assert wanted == pb.TaskFilter(
         state=pb.TASK_STATE_READY, queue="q", type=pb.TASK_TYPE_WORKER, labels={"a": "b"}, due_from_ms=MS
     )
@@ -137,6 +245,7 @@ def test_filters():
 
 
 def test_waiting_here_is_in_seconds():
-    assert [seconds("timeout", value) for value in (None, 2, 0.5, "1m", timedelta(minutes=1))] == [None, 2, 0.5, 60, 60]
-    with pytest.raises(InvalidTask, match="not a time to wait"):
-        seconds("timeout", -1)
+    assert [span_s("timeout", value) for value in (None, 2, 0.5, "1m", timedelta(minutes=1))] == [None, 2, 0.5, 60, 60]
+    for wrong in (-1, float("nan"), "5"):
+        with pytest.raises(InvalidTask, match="timeout"):
+            span_s("timeout", wrong)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core.errors import InvalidTask
-from delaybox.wire.v1.moments import duration_ms, moment_ms, render_moment
+from delaybox.core.spans import duration_ms
+from delaybox.wire.v1.moments import moment_ms, render_moment
 
 
 @pytest.mark.parametrize(

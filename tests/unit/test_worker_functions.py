@@ -95,7 +95,7 @@ async def _async() -> None: ...
         ({}, lambda: None, InvalidTask, "'<lambda>' is not a function's name"),
         ({}, functools.partial(_async), InvalidTask, "'' is not a function's name"),
         ({"queue": "No Queue"}, _async, InvalidTask, "queue 'No Queue' is not a name"),
-        ({"retries": -1}, _async, InvalidTask, "retries=-1 is negative"),
+        ({"retries": -1}, _async, InvalidTask, "retries -1 is not in range"),
         ({"timeout": 0}, _async, InvalidTask, "timeout"),
         ({"timeout": "soon"}, _async, InvalidTask, "timeout 'soon'"),
         ({"retry": 3}, _async, TypeError, "unexpected keyword argument 'retry'"),

@@ -90,7 +90,7 @@ def test_failures_are_retried_at_virtual_moments(inline: Inline) -> None:
 
 
 def test_attempts_run_out(inline: Inline) -> None:
-    task, own = inline.schedule(fails, [9]), inline.schedule(fails, [9], retry=1)
+    task, own = inline.schedule(fails, [9]), inline.schedule(fails, [9], retry=0)
     inline.run_all()
     assert (task.state, task.attempts, task.reason) == ("failed", 3, "ConnectionError: no answer")
     assert (own.state, own.attempts) == ("failed", 1)
@@ -116,12 +116,12 @@ def test_plain_and_cpu_functions_run_here_and_time_outs_are_real(inline: Inline)
 
 
 def test_keys_cancels_and_moments(inline: Inline) -> None:
-    first = inline.schedule(NewTask.call(send, ["ann"], key="k", at=START_MS + 5_000))
+    first = inline.schedule(NewTask.call(send, ["ann"], key="k", at_ms=START_MS + 5_000))
     assert inline.schedule(send, ["bob"], key="k") is first
     inline.cancel(first)
     inline.run_all()
     assert (first.state, SENT) == ("cancelled", [])
-    assert inline.schedule(send, ["x"], at=START_MS - 1).due_ms == inline.now_ms
+    assert inline.schedule(send, ["x"], at_ms=START_MS - 1).due_ms == inline.now_ms
 
 
 async def test_inside_a_running_loop(inline: Inline) -> None:

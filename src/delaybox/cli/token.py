@@ -11,7 +11,8 @@ import typer
 
 from delaybox.core.access import DEFAULT_SCOPES, Access, Token
 from delaybox.core.errors import ConfigError, InvalidTask
-from delaybox.wire.v1.moments import duration_ms, moment_ms, render_moment
+from delaybox.core.spans import duration_ms
+from delaybox.wire.v1.moments import moment_ms, render_moment
 
 PREFIX = "dbx_"
 """Lets scanners for leaked secrets know one."""

@@ -29,7 +29,8 @@ def worker(
         int | None, typer.Option(min=1, help="Cpu functions at once, each in a process of its own.")
     ] = None,
     grace: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="For what runs on SIGTERM, before it is handed back.")
+        str | None,
+        typer.Option(metavar="DURATION", help="For what runs on SIGTERM (10s, 1m), before it is handed back."),
     ] = None,
     token: Annotated[
         str, typer.Option(envvar="DELAYBOX_TOKEN", show_default=False, help="Bearer token with scope worker.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -16,15 +16,14 @@ from delaybox.client.progress import Report
 from delaybox.client.tasked import Carrier
 from delaybox.client.tasks import (
     CallOptions,
-    Duration,
     Filter,
-    Moment,
     NewTask,
     Options,
     When,
     new_publish,
     new_shell,
 )
+from delaybox.client.values import Duration, Moment
 from delaybox.core.errors import DelayBoxError
 
 
@@ -42,7 +41,7 @@ class AsyncHandle:
         """When it is due, in UTC."""
         return moment(self.due_ms)
 
-    async def result(self, timeout: float | timedelta | str | None = None) -> Any:
+    async def result(self, timeout: Duration | None = None) -> Any:
         """See `Client.result`."""
         return await self.client.result(self.id, timeout)
 
@@ -176,7 +175,7 @@ class AsyncClient(Base):
         """See `Client.get`."""
         return await self._carrier.run(self._session.unary(calls.get(task_id)))
 
-    async def result(self, task_id: str, /, timeout: float | timedelta | str | None = None) -> Any:
+    async def result(self, task_id: str, /, timeout: Duration | None = None) -> Any:
         """See `Client.result`."""
         return await self._carrier.run(self._result(task_id, timeout))
 
@@ -186,7 +185,7 @@ class AsyncClient(Base):
         /,
         *,
         ends_only: bool = False,
-        timeout: float | timedelta | str | None = None,
+        timeout: Duration | None = None,
     ) -> AsyncIterator[Event]:
         """See `Client.watch`."""
         return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
@@ -230,6 +229,7 @@ class AsyncClient(Base):
         self,
         *,
         at: Moment | None = None,
+        at_ms: int | None = None,
         delay: Duration | None = None,
         everything: bool = False,
         limit: int = 0,
@@ -238,7 +238,7 @@ class AsyncClient(Base):
     ) -> BulkDone:
         """See `Client.reschedule_many`."""
         call = calls.reschedule_many(
-            wanted, {"at": at, "delay": delay}, everything=everything, limit=limit, dry_run=dry_run
+            wanted, {"at": at, "at_ms": at_ms, "delay": delay}, everything=everything, limit=limit, dry_run=dry_run
         )
         return await self._carrier.run(self._session.unary(call))
 

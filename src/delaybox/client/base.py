@@ -15,8 +15,9 @@ from delaybox.client.endpoints import Endpoints
 from delaybox.client.models import Event, Stored
 from delaybox.client.progress import Report, reported, shown
 from delaybox.client.steps import Session, Steps, each
-from delaybox.client.tasks import CODECS, NewTask, calls_of, new_call, seconds
+from delaybox.client.tasks import CODECS, NewTask, calls_of, new_call
 from delaybox.core.errors import InvalidTask
+from delaybox.core.spans import span_s
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 
@@ -48,7 +49,7 @@ class Base:
             Endpoints(self._target.endpoints, random.random),
             clock=time.monotonic,
             draw=random.random,
-            timeout_s=seconds("timeout", timeout),
+            timeout_s=span_s("timeout", timeout),
             retries=retries,
             safe=safe,
         )
@@ -113,11 +114,11 @@ class Base:
 
     def _watch(self, ids: str | Iterable[str], *, ends_only: bool, timeout: Any) -> Steps[Any]:
         wanted = [ids] if isinstance(ids, str) else list(ids)
-        steps = streams.watched(self._session, wanted, ends_only=ends_only, limit_s=seconds("timeout", timeout))
+        steps = streams.watched(self._session, wanted, ends_only=ends_only, limit_s=span_s("timeout", timeout))
         return each(steps, Event.of)
 
     def _result(self, task_id: str, timeout: Any) -> Steps[Any]:
-        return streams.result(self._session, task_id, limit_s=seconds("timeout", timeout), codecs=self._codecs)
+        return streams.result(self._session, task_id, limit_s=span_s("timeout", timeout), codecs=self._codecs)
 
 
 def iterator(source: Any) -> Any:

@@ -8,17 +8,10 @@ from typing import Any
 
 from delaybox.client.models import BulkDone, ForecastStep, Queue, Stored, Task, moment, nodes_of
 from delaybox.client.steps import Call, Kind
-from delaybox.client.tasks import (
-    Duration,
-    Moment,
-    priority_number,
-    put_when,
-    raw_of,
-    selection_of,
-    span_ms,
-    unix_ms,
-)
+from delaybox.client.tasks import selection_of
+from delaybox.client.values import Duration, Moment, id_of, labels_of, priority_number, put_when, raw_of, unix_ms
 from delaybox.core.errors import InvalidTask
+from delaybox.core.spans import span_ms
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 
@@ -33,11 +26,13 @@ def schedule(task: pb.NewTask, *, own_key: bool = False) -> Call[Stored]:
 
 
 def get(task_id: str) -> Call[Task]:
-    return Call("Get", pb.GetRequest(id=task_id), Kind.READ, Task.of)
+    return Call("Get", pb.GetRequest(id=id_of(task_id)), Kind.READ, Task.of)
 
 
 def cancel(task_id: str, *, running: bool) -> Call[bool]:
-    return Call("Cancel", pb.CancelRequest(id=task_id, running=running), Kind.ONCE, lambda said: bool(said.signalled))
+    return Call(
+        "Cancel", pb.CancelRequest(id=id_of(task_id), running=running), Kind.ONCE, lambda said: bool(said.signalled)
+    )
 
 
 def reschedule(
@@ -48,20 +43,20 @@ def reschedule(
     payload: object,
     labels: Mapping[str, str] | None,
 ) -> Call[Task]:
-    request = pb.RescheduleRequest(id=task_id)
+    request = pb.RescheduleRequest(id=id_of(task_id))
     put_when(request, when)
     if priority is not None:
         request.priority = priority_number(priority)  # type: ignore[assignment]
     if payload is not None:
         request.payload = raw_of(payload)
     if labels is not None:
-        request.labels.values.update(labels)
+        request.labels.values.update(labels_of("labels", labels))
         request.labels.SetInParent()
     return Call("Reschedule", request, Kind.REPEATABLE, Task.of)
 
 
 def run_now(task_id: str) -> Call[datetime]:
-    return Call("RunNow", pb.RunNowRequest(id=task_id), Kind.ONCE, lambda said: moment(said.due_ms))
+    return Call("RunNow", pb.RunNowRequest(id=id_of(task_id)), Kind.ONCE, lambda said: moment(said.due_ms))
 
 
 def _selecting(method: str, request: Any, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> Call[BulkDone]:
@@ -78,7 +73,7 @@ def reschedule_many(wanted: Mapping[str, Any], when: Mapping[str, Any], **option
     request = pb.RescheduleManyRequest()
     put_when(request, when)
     if request.WhichOneof("when") is None:
-        raise InvalidTask("at", "neither at nor delay is given; say where to move the tasks")
+        raise InvalidTask("at", "neither at, at_ms nor delay is given; say when the tasks are to be due")
     return _selecting("RescheduleMany", request, wanted, options)
 
 
@@ -91,11 +86,11 @@ def replay_dead_many(wanted: Mapping[str, Any], **options: Any) -> Call[BulkDone
 
 
 def replay_dead(task_id: str) -> Call[None]:
-    return Call("ReplayDead", pb.ReplayDeadRequest(id=task_id), Kind.ONCE, _nothing)
+    return Call("ReplayDead", pb.ReplayDeadRequest(id=id_of(task_id)), Kind.ONCE, _nothing)
 
 
 def discard_dead(task_id: str) -> Call[None]:
-    return Call("DiscardDead", pb.DiscardDeadRequest(id=task_id), Kind.ONCE, _nothing)
+    return Call("DiscardDead", pb.DiscardDeadRequest(id=id_of(task_id)), Kind.ONCE, _nothing)
 
 
 def queues(queue: str | None) -> Call[tuple[Queue, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -15,9 +15,7 @@ from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Schedul
 from delaybox.client.progress import Report
 from delaybox.client.tasks import (
     CallOptions,
-    Duration,
     Filter,
-    Moment,
     NewTask,
     Options,
     When,
@@ -25,6 +23,7 @@ from delaybox.client.tasks import (
     new_shell,
 )
 from delaybox.client.threads import Carrier
+from delaybox.client.values import Duration, Moment
 from delaybox.core.errors import DelayBoxError
 
 
@@ -42,7 +41,7 @@ class Handle:
         """When it is due, in UTC."""
         return moment(self.due_ms)
 
-    def result(self, timeout: float | timedelta | str | None = None) -> Any:
+    def result(self, timeout: Duration | None = None) -> Any:
         """See `Client.result`."""
         return self.client.result(self.id, timeout)
 
@@ -202,7 +201,7 @@ class Client(Base):
         """The task, wherever it stands. TaskNotFound, TaskFinished where nothing of it is kept."""
         return self._carrier.run(self._session.unary(calls.get(task_id)))
 
-    def result(self, task_id: str, /, timeout: float | timedelta | str | None = None) -> Any:
+    def result(self, task_id: str, /, timeout: Duration | None = None) -> Any:
         """Waits until the task has ended, and returns what its function returned (of a command: what it printed).
 
         ``timeout``: seconds, a timedelta, or text such as "30s"; None: as long as it takes. Needs a result that is kept
@@ -216,7 +215,7 @@ class Client(Base):
         /,
         *,
         ends_only: bool = False,
-        timeout: float | timedelta | str | None = None,
+        timeout: Duration | None = None,
     ) -> Iterator[Event]:
         """The state changes of up to 10,000 tasks, the present state first, until all have ended or the time is over.
 
@@ -265,6 +264,7 @@ class Client(Base):
         self,
         *,
         at: Moment | None = None,
+        at_ms: int | None = None,
         delay: Duration | None = None,
         everything: bool = False,
         limit: int = 0,
@@ -273,7 +273,7 @@ class Client(Base):
     ) -> BulkDone:
         """Moves the pending tasks that match. As `cancel_many`."""
         call = calls.reschedule_many(
-            wanted, {"at": at, "delay": delay}, everything=everything, limit=limit, dry_run=dry_run
+            wanted, {"at": at, "at_ms": at_ms, "delay": delay}, everything=everything, limit=limit, dry_run=dry_run
         )
         return self._carrier.run(self._session.unary(call))
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Final, NamedTuple
 
+from delaybox.core.retry import DEFAULT_RETRY
+from delaybox.core.spans import Span
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 
@@ -76,13 +78,21 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How failed attempts are tried again. Waits as ``delay``; ``jitter``: the share of each drawn at random."""
+    """How failed attempts are tried again.
 
-    attempts: int = 5
-    initial: timedelta | str | int = "1s"
-    factor: float = 2.0
-    maximum: timedelta | str | int = "1h"
-    jitter: float = 1.0
+    attempts: in all, the first one included: ``Retry(4)`` tries as often as ``retry=3``.
+    initial: the wait after the first failure; 1 s, or ``maximum`` where that is shorter, unless given. Waits are
+        seconds, a timedelta, or text such as "10s".
+    factor: what each further wait is multiplied by.
+    maximum: the longest wait; 1 h, or ``initial`` where that is longer, unless given.
+    jitter: the share of each wait that is drawn at random, 0 (none) to 1.
+    """
+
+    attempts: int = DEFAULT_RETRY.max_attempts
+    initial: Span | None = None
+    factor: float = DEFAULT_RETRY.factor
+    maximum: Span | None = None
+    jitter: float = DEFAULT_RETRY.jitter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,50 +2,55 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any, Final, TypedDict
 
-from delaybox.client.models import PRIORITIES, STATES, TYPES, Retry, TaskState
+from delaybox.client.models import STATES, TYPES, Retry, TaskState
+from delaybox.client.values import (
+    Duration,
+    Moment,
+    headers_of,
+    labels_of,
+    number_of,
+    policy_of,
+    priority_number,
+    put_policy,
+    put_when,
+    raw_of,
+    text_of,
+    unix_ms,
+)
 from delaybox.core.errors import InvalidTask
-from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.spans import span_ms
+from delaybox.core.words import show
 from delaybox.wire import controls
 from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, name_of
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.v1.moments import duration_ms, moment_ms
-from delaybox.wire.v1.words import unknown
-
-Moment = datetime | str | int
-"""When: an aware datetime, RFC 3339 text with an offset, or Unix ms."""
-Duration = timedelta | str | int
-"""How long: a timedelta, text such as "15m", "1h30m" or "PT15M", or whole milliseconds."""
 
 CODECS: Final = Codecs()
 """The forms of arguments and results that this process knows; add your own here, on both sides."""
 
 _TYPE_NUMBERS: Final = {str(kind): number for number, kind in TYPES.items()}
 _STATE_NUMBERS: Final = {str(state): number for number, state in STATES.items()}
-_PRIORITY_NUMBERS: Final = {str(priority): number for number, priority in PRIORITIES.items()}
-_EPOCH_ORDINAL: Final = datetime(1970, 1, 1).toordinal()  # noqa: DTZ001 - the calendar alone is asked
 
 
 class When(TypedDict, total=False):
-    """``at`` or ``delay`` (from the moment it is stored, by the store's clock), not both; neither: at once."""
+    """``at``, ``at_ms`` (Unix ms) or ``delay`` (from the moment it is stored, by the store's clock); none: at once."""
 
     at: Moment | None
+    at_ms: int | None
     delay: Duration | None
 
 
 class Options(When, total=False):
-    """What every task may say.
+    """What every task may say. A number that is a length of time is seconds.
 
     queue: a queue's name; "default" unless given.
     priority: "low", "normal" (unless given), "high" or "critical".
     key: idempotency key, at most 256 bytes: the same key and task again answers with the first one's id and
         ``created`` False, for the task's life and 24 h more. Another task with it is an IdempotencyConflict.
-    retry: attempts in all, or a Retry; unless given the function's own policy, else 5 with exponential back-off.
+    retry: how many further attempts a failed one may have (0: none), or a Retry; unless given the function's own
+        policy, else 4 further ones (5 in all) with exponential back-off.
     timeout: longest time of one attempt.
     expire_after: later than due by more than this it is not run, but a dead letter with the reason "expired".
     labels: up to 16 pairs for filters.
@@ -173,25 +178,6 @@ def new_shell(command: str | bytes, name: str, options: Mapping[str, Any]) -> pb
     return _with(task, options) if options else task
 
 
-def raw_of(payload: object) -> bytes:
-    """Bytes as they stand, text as UTF-8, anything else as JSON. InvalidTask."""
-    if isinstance(payload, bytes | bytearray | memoryview):
-        return bytes(payload)
-    if isinstance(payload, str):
-        return payload.encode()
-    return json_of("payload", payload)
-
-
-def json_of(what: str, value: object) -> bytes:
-    """Compact JSON. InvalidTask."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidTask(
-            what, f"{what} cannot be made JSON ({error}); give bytes, text or plain JSON values"
-        ) from None
-
-
 def _with(task: pb.NewTask, options: Mapping[str, Any]) -> pb.NewTask:
     for name, value in options.items():
         put = _PUT.get(name)
@@ -199,127 +185,49 @@ def _with(task: pb.NewTask, options: Mapping[str, Any]) -> pb.NewTask:
             raise TypeError(f"{name!r} is not an option of a task; there are {', '.join(_PUT)}")
         if value is not None:
             put(task, value)
-    if options.get("at") is not None and options.get("delay") is not None:
-        raise InvalidTask("delay", "at and delay are both given; give one of them")
+    put_when(task, options)
     return task
 
 
-def unix_ms(field: str, value: Moment) -> int:
-    """Unix ms of a moment; rounded up, so that nothing is early. InvalidTask."""
-    if isinstance(value, datetime):
-        offset = value.utcoffset()
-        if offset is None:
-            raise InvalidTask(
-                field,
-                f"{field} {value.isoformat()} has no time zone; use datetime.now(UTC), or .astimezone() for local time",
-            )
-        day = value.toordinal() - _EPOCH_ORDINAL
-        second = (day * 24 + value.hour) * 3600 + value.minute * 60 + value.second
-        micros = second * 1_000_000 + value.microsecond - offset // timedelta(microseconds=1)
-        ms = -(-micros // 1000)
-        if not MIN_DUE_MS <= ms <= MAX_DUE_MS:
-            raise InvalidTask(field, f"{field} {value.isoformat()} is before 1973-03-03 or after 5138-11-16")
-        return ms
-    return moment_ms(field, _number(field, value))
+def _put_headers(task: pb.NewTask, headers: object) -> None:
+    given = headers_of(headers)
+    controls.check_free(given)
+    for name, value in given.items():
+        task.headers[name] = value
 
 
-def span_ms(field: str, value: Duration, *, least: int = 1) -> int:
-    """Milliseconds of a duration. InvalidTask."""
-    if type(value) is str:
-        return _spelled_ms(field, value, least)
-    if isinstance(value, timedelta):
-        # Rounded up, so that nothing is early.
-        value = -(-value // timedelta(milliseconds=1))
-    return duration_ms(field, _number(field, value), least=least)
+def _put_flag(task: pb.NewTask, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidTask("reject_past", f"reject_past {show(value)} is neither True nor False; give one of them")
+    task.reject_past = value
 
 
-@lru_cache(1024)
-def _spelled_ms(field: str, text: str, least: int) -> int:
-    # A hundred thousand tasks with the same "15m" are usual, and reading it takes longer than all the rest of a task.
-    return duration_ms(field, text, least=least)
+def _text(name: str, field: str = "") -> Callable[[pb.NewTask, Any], None]:
+    return lambda task, value: setattr(task, field or name, text_of(name, value))
 
 
-def _number(field: str, value: object) -> str | int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidTask(field, f"{field} {value!r} is neither text nor a whole number of milliseconds")
-    return value
+def _span(option: str) -> Callable[[pb.NewTask, Any], None]:
+    return lambda task, value: setattr(task, f"{option}_ms", span_ms(option, value))
 
 
-def _number_of(field: str, value: str, numbers: Mapping[str, int], what: str) -> int:
-    found = numbers.get(value)
-    if found is None:
-        raise InvalidTask(field, f"{field} " + unknown(str(value), numbers, {}, where=what))
-    return found
-
-
-def seconds(field: str, value: float | timedelta | str | None) -> float | None:
-    """A time that is waited here: a number of seconds, a timedelta, or text such as "30s". InvalidTask."""
-    if isinstance(value, str):
-        value = timedelta(milliseconds=span_ms(field, value, least=0))
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if value is None or value >= 0:
-        return value
-    raise InvalidTask(
-        field, f'{field} {value!r} is not a time to wait; give seconds, a timedelta, or text such as "30s"'
-    )
-
-
-def put_when(message: Any, when: Mapping[str, Any]) -> None:
-    """Sets due_ms or delay_ms of a message that has them. InvalidTask when both are given."""
-    at, delay = when.get("at"), when.get("delay")
-    if at is not None and delay is not None:
-        raise InvalidTask("delay", "at and delay are both given; give one of them")
-    if at is not None:
-        message.due_ms = unix_ms("at", at)
-    if delay is not None:
-        message.delay_ms = span_ms("delay", delay, least=0)
-
-
-def priority_number(value: str) -> int:
-    """The wire's number of a priority. InvalidTask."""
-    return _number_of("priority", value, _PRIORITY_NUMBERS, "a priority")
-
-
-def _put_retry(task: pb.NewTask, retry: Retry | int) -> None:
-    if isinstance(retry, int):
-        retry = Retry(retry)
-    task.retry.max_attempts = retry.attempts
-    task.retry.initial_ms = span_ms("retry.initial", retry.initial)
-    task.retry.factor = retry.factor
-    task.retry.max_ms = span_ms("retry.maximum", retry.maximum)
-    task.retry.jitter = retry.jitter
-
-
-def _put_headers(task: pb.NewTask, headers: Mapping[str, str | bytes]) -> None:
-    controls.check_free(headers)
-    for name, value in headers.items():
-        task.headers[name] = value.encode() if isinstance(value, str) else value
-
-
-def _text(name: str) -> Callable[[pb.NewTask, Any], None]:
-    return lambda task, value: setattr(task, name, value)
-
-
-def _span(option: str, least: int = 1) -> Callable[[pb.NewTask, Any], None]:
-    return lambda task, value: setattr(task, f"{option}_ms", span_ms(option, value, least=least))
+def _put_later(task: pb.NewTask, value: object) -> None:
+    """`put_when` looks at all three together."""
 
 
 _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
-    "at": lambda task, value: setattr(task, "due_ms", unix_ms("at", value)),
-    "delay": _span("delay", 0),
+    "at": _put_later,
+    "at_ms": _put_later,
+    "delay": _put_later,
     "queue": _text("queue"),
     "priority": lambda task, value: setattr(task, "priority", priority_number(value)),
-    "key": _text("idempotency_key"),
-    "retry": _put_retry,
+    "key": _text("key", "idempotency_key"),
+    "retry": lambda task, value: put_policy(task.retry, policy_of("retry", value)),
     "timeout": _span("timeout"),
     "expire_after": _span("expire_after"),
-    "labels": lambda task, value: task.labels.update(value),
+    "labels": lambda task, value: task.labels.update(labels_of("labels", value)),
     "headers": _put_headers,
     "keep_result": _span("keep_result"),
-    "reject_past": _text("reject_past"),
+    "reject_past": _put_flag,
 }
 
 
@@ -327,11 +235,15 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
     """The wire's filter. InvalidTask, TypeError for an unknown part."""
     if strange := wanted.keys() - Filter.__annotations__.keys():
         raise TypeError(f"{min(strange)!r} is no part of a filter; there are {', '.join(Filter.__annotations__)}")
-    out = pb.TaskFilter(queue=wanted.get("queue") or "", labels=wanted.get("labels") or {})
+    out = pb.TaskFilter()
+    if (queue := wanted.get("queue")) is not None:
+        out.queue = text_of("queue", queue)
+    if (labels := wanted.get("labels")) is not None:
+        out.labels.update(labels_of("labels", labels))
     if (state := wanted.get("state")) is not None:
-        out.state = _number_of("state", state, _STATE_NUMBERS, "a state")  # type: ignore[assignment]
+        out.state = number_of("state", state, _STATE_NUMBERS, "a state")  # type: ignore[assignment]
     if (kind := wanted.get("type")) is not None:
-        out.type = _number_of("type", kind, _TYPE_NUMBERS, "a task type")  # type: ignore[assignment]
+        out.type = number_of("type", kind, _TYPE_NUMBERS, "a task type")  # type: ignore[assignment]
     if (moment := wanted.get("due_from")) is not None:
         out.due_from_ms = unix_ms("due_from", moment)
     if (moment := wanted.get("due_to")) is not None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from delaybox.core.errors import InvalidTask
+
+MAX_ATTEMPTS: Final = 1000
+MAX_FACTOR: Final = 100
 
 LOSSES_CAP = 3
 """A task that lost its node this many times is dead-lettered ("lost with its node"); a PUB_SUB task, which cannot
@@ -30,3 +36,48 @@ class RetryPolicy:
 
 DEFAULT_RETRY = RetryPolicy()
 NO_RETRY = RetryPolicy(max_attempts=1)
+
+
+class RetryFields(NamedTuple):
+    """What a front end calls the parts of a policy, for its refusals."""
+
+    attempts: str
+    initial: str
+    factor: str
+    maximum: str
+    jitter: str
+
+
+def checked_policy(
+    fields: RetryFields,
+    *,
+    attempts: int | None = None,
+    initial_ms: int | None = None,
+    factor: float | None = None,
+    max_ms: int | None = None,
+    jitter: float | None = None,
+) -> RetryPolicy:
+    """The policy that a caller asks for, None being the default, by the rules of every front end. InvalidTask.
+
+    A wait that is not given fits the other one: the first is at most the longest.
+    """
+    attempts = DEFAULT_RETRY.max_attempts if attempts is None else attempts
+    if not 1 <= attempts <= MAX_ATTEMPTS:
+        raise InvalidTask(
+            fields.attempts, f"{fields.attempts} {attempts} is not in range; give 1 (no retry) to {MAX_ATTEMPTS}"
+        )
+    longest = max(initial_ms or 0, DEFAULT_RETRY.max_ms) if max_ms is None else max_ms
+    initial = min(DEFAULT_RETRY.initial_ms, longest) if initial_ms is None else initial_ms
+    if initial > longest:
+        raise InvalidTask(
+            fields.initial,
+            f"{fields.initial} ({initial} ms) is more than {fields.maximum} ({longest} ms); lower it, or raise "
+            f"{fields.maximum}",
+        )
+    factor = DEFAULT_RETRY.factor if factor is None else factor
+    if not 1 <= factor <= MAX_FACTOR:
+        raise InvalidTask(fields.factor, f"{fields.factor} {factor:g} is not in range; give 1 to {MAX_FACTOR}")
+    jitter = DEFAULT_RETRY.jitter if jitter is None else jitter
+    if not 0 <= jitter <= 1:
+        raise InvalidTask(fields.jitter, f"{fields.jitter} {jitter:g} is not in range; give 0 to 1")
+    return RetryPolicy(max_attempts=attempts, initial_ms=initial, factor=factor, max_ms=longest, jitter=jitter)

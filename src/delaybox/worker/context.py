@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from delaybox.core.spans import Span, span_s
 from delaybox.core.texts import head
 from delaybox.worker.endings import Stopped
 
@@ -60,9 +61,10 @@ class CancelSignal:
             self._waiters.append(wake)
         await waiter
 
-    def wait_blocking(self, timeout: float | None = None) -> bool:
-        """Returns True when it is set, False after ``timeout`` seconds. For threads; in a coroutine await `wait`."""
-        return self._flag.wait(timeout)
+    def wait_blocking(self, timeout: Span | None = None) -> bool:
+        """Returns True when it is set, False after ``timeout``: seconds, a timedelta, or text such as "30s"; None: no
+        limit. For threads; in a coroutine await `wait`."""
+        return self._flag.wait(span_s("timeout", timeout))
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from datetime import timedelta
 from typing import Final
 
-from delaybox.client.tasks import seconds
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
+from delaybox.core.spans import Span, span_s
 from delaybox.core.texts import head, tail
 from delaybox.wire.gen import worker_pb2 as pb
 
@@ -31,16 +30,16 @@ class RetryLater(Exception):
         self,
         reason: str = "the function asked to be tried again",
         *,
-        after: float | timedelta | str | None = None,
+        after: Span | None = None,
     ) -> None:
         super().__init__(reason)
         self.after = None if after is None else _wait_s(after)
 
 
-def _wait_s(after: float | timedelta | str) -> float:
+def _wait_s(after: Span) -> float:
     try:
-        found = seconds("after", after)
-    except (InvalidTask, TypeError):
+        found = span_s("after", after)
+    except InvalidTask:
         found = None
     # Written so that nan, which is neither less nor more than anything, is refused as well.
     if found is None or not 0 <= found <= LONGEST_WAIT_MS / 1000:

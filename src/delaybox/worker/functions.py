@@ -7,12 +7,13 @@ import os
 import sys
 import typing
 from collections.abc import Callable
+from datetime import timedelta
 from enum import Enum
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from delaybox.client.models import Retry
-from delaybox.client.tasks import CODECS, span_ms
-from delaybox.core.errors import InvalidTask
+from delaybox.client.tasks import CODECS
+from delaybox.client.values import policy_of, put_policy
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.texts import head
 from delaybox.wire.call import Call, Codecs, check_name
@@ -63,7 +64,7 @@ class TaskFunction(Generic[P, R]):
         self.context_parameter = _context_parameter(function)
         # wire.call.NAME_ATTRIBUTE and OPTIONS_ATTRIBUTE: what a client finds here.
         self.delaybox_name = self.name
-        options = {"queue": queue, "keep_result": keep_result_ms}
+        options = {"queue": queue, "keep_result": timedelta(milliseconds=keep_result_ms)}
         self.delaybox_options = {option: value for option, value in options.items() if value}
         self.__wrapped__ = function
         self.__name__ = getattr(function, "__name__", self.name)
@@ -107,11 +108,7 @@ class TaskFunction(Generic[P, R]):
         """As `Hello` lists it."""
         said = pb.Function(name=self.name, queues=queues)
         if self.retry is not None:
-            said.retry.max_attempts = self.retry.max_attempts
-            said.retry.initial_ms = self.retry.initial_ms
-            said.retry.factor = self.retry.factor
-            said.retry.max_ms = self.retry.max_ms
-            said.retry.jitter = self.retry.jitter
+            put_policy(said.retry, self.retry)
         return said
 
     def home(self) -> tuple[str, str, str]:
@@ -151,19 +148,7 @@ def kind_of(function: Callable[..., Any], *, cpu: bool) -> Kind:
 
 def policy(retries: int | Retry | None) -> RetryPolicy | None:
     """``retries``: attempts after the first, or a whole policy. None: the task's own counts, else the node's."""
-    if retries is None:
-        return None
-    if isinstance(retries, int):
-        if retries < 0:
-            raise InvalidTask("retries", f"retries={retries} is negative; 0 means a single attempt")
-        retries = Retry(retries + 1)
-    return RetryPolicy(
-        max_attempts=retries.attempts,
-        initial_ms=span_ms("retries.initial", retries.initial),
-        factor=retries.factor,
-        max_ms=span_ms("retries.maximum", retries.maximum),
-        jitter=retries.jitter,
-    )
+    return None if retries is None else policy_of("retries", retries)
 
 
 def _shown(signature: inspect.Signature) -> str:

@@ -22,9 +22,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from delaybox.client.models import TaskState
-from delaybox.client.tasks import Duration, NewTask, new_call, span_ms
+from delaybox.client.tasks import NewTask, new_call
+from delaybox.client.values import Duration
 from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
+from delaybox.core.spans import span_ms
 from delaybox.wire.gen import scheduler_pb2
 from delaybox.worker import endings
 from delaybox.worker.context import CancelSignal, Context, Facts, running
@@ -108,7 +110,8 @@ class Inline:
             task.state = TaskState.CANCELLED
 
     def advance(self, by: Duration = 0) -> list[InlineTask]:
-        """Moves the clock and runs what falls due on the way, retries included; what ran, in order.
+        """Moves the clock (by seconds, a timedelta, or text such as "1h") and runs what falls due on the way, retries
+        included; what ran, in order.
 
         Inside a running event loop await `advance_async`.
         """
@@ -116,7 +119,9 @@ class Inline:
 
     async def advance_async(self, by: Duration = 0) -> list[InlineTask]:
         """As `advance`."""
-        end = self.now_ms + span_ms("by", by, least=0)
+        return await self._until(self.now_ms + span_ms("by", by, least=0))
+
+    async def _until(self, end: int) -> list[InlineTask]:
         ran: list[InlineTask] = []
         while self._waiting and self._waiting[0][0] <= end:
             due_ms, _, task, message = heapq.heappop(self._waiting)
@@ -134,7 +139,7 @@ class Inline:
         while self._waiting:
             if len(ran) >= most:
                 raise RuntimeError(f"{most} attempts and tasks still wait: does one schedule itself again for ever?")
-            ran += self.advance(max(0, self._waiting[0][0] - self.now_ms))
+            ran += _run(self._until(max(self.now_ms, self._waiting[0][0])))
         return ran
 
     def _put(self, task: InlineTask, message: scheduler_pb2.NewTask) -> None:

@@ -15,8 +15,10 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from delaybox.client import channel
 from delaybox.client.models import Retry
-from delaybox.client.tasks import CODECS, Duration, span_ms
+from delaybox.client.tasks import CODECS
+from delaybox.client.values import Duration
 from delaybox.core.errors import ConfigError, InvalidTask
+from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.call import Codecs
 from delaybox.worker.functions import Kind, TaskFunction, kind_of, policy
@@ -50,7 +52,8 @@ class Worker:
         whose own queue is not among them are not served.
     concurrency: async functions at once; threads: plain ones (unless given 4 more than there are processors, at most
         32); cpu_processes: cpu functions (unless given one for each processor).
-    grace: how long what runs may take to end when the worker is told to stop; what is left is handed back.
+    grace: how long what runs may take to end when the worker is told to stop; what is left is handed back. Seconds, a
+        timedelta, or text such as "30s", as every length of time here.
     token, tls, ca_file, cert_file, key_file: as the client's. Environment of the token: DELAYBOX_TOKEN.
     codecs: forms of arguments and results beside JSON and bytes.
     """

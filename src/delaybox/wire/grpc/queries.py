@@ -7,11 +7,12 @@ from typing import Final
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.query import TaskFilter
+from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.grpc.tasks import type_of
 from delaybox.wire.grpc.views import STATES
-from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.moments import moment_ms
 from delaybox.wire.v1.queries import DAY_MS, HOUR_MS, MAX_CURSOR
 from delaybox.wire.v1.tasks import labels_of, queue_of
 

@@ -9,12 +9,13 @@ from typing import Final
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import check_name
-from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
+from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
+from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.v1 import tasks as v1
-from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.moments import moment_ms
 from delaybox.wire.v1.tasks import Change, Rules
 
 TYPES: Final[Mapping[pb.TaskType, TaskType]] = MappingProxyType(
@@ -122,20 +123,19 @@ def priority_of(field: str, number: pb.Priority) -> Priority:
     return found
 
 
+_RETRY: Final = RetryFields("retry.max_attempts", "retry.initial_ms", "retry.factor", "retry.max_ms", "retry.jitter")
+
+
 def retry_of(asked: task_pb2.Retry) -> RetryPolicy:
     """The policy that is asked for: 0 is the default of its field, but for jitter, where it is none. InvalidTask."""
-    attempts = asked.max_attempts or DEFAULT_RETRY.max_attempts
-    v1.check_attempts("retry.max_attempts", attempts)
-    initial = _span("retry.initial_ms", asked.initial_ms) or DEFAULT_RETRY.initial_ms
-    longest = _span("retry.max_ms", asked.max_ms) or max(initial, DEFAULT_RETRY.max_ms)
-    if asked.initial_ms and initial > longest:
-        raise InvalidTask(
-            "retry.initial_ms", f"retry.initial_ms {initial} is more than retry.max_ms {longest}; lower it"
-        )
-    factor = asked.factor or DEFAULT_RETRY.factor
-    v1.check_factor("retry.factor", factor)
-    v1.check_jitter("retry.jitter", asked.jitter)
-    return RetryPolicy(max_attempts=attempts, initial_ms=initial, factor=factor, max_ms=longest, jitter=asked.jitter)
+    return checked_policy(
+        _RETRY,
+        attempts=asked.max_attempts or None,
+        initial_ms=_span(_RETRY.initial, asked.initial_ms) or None,
+        factor=asked.factor or None,
+        max_ms=_span(_RETRY.maximum, asked.max_ms) or None,
+        jitter=asked.jitter,
+    )
 
 
 def _span(field: str, ms: int) -> int:

@@ -1,38 +1,24 @@
-"""Moments and durations as callers of ``/v1`` write them, in whole milliseconds. Exact, or refused with words."""
+"""Moments as callers of ``/v1`` write them, in whole milliseconds. Exact, or refused with words."""
 
 from __future__ import annotations
 
 import re
 from datetime import date, datetime, timedelta
-from decimal import Decimal
-from fractions import Fraction
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.ids import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
-from delaybox.wire.v1.words import show
+from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.words import show
 
 _SECONDS_FROM = 10**8
 _MICROSECONDS_TO = 10**17
 _NANOSECONDS_TO = 10**20
 _MOMENT_MEND = "give RFC 3339 with an offset such as 2030-01-31T09:00:00+01:00, or Unix milliseconds"
-_DURATION_MEND = 'give milliseconds, or text such as "15m", "1h30m" or "PT15M"'
 
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:([Zz])|([+-])(\d\d):(\d\d))?", re.ASCII
 )
 _WHOLE = re.compile(r"-?\d{1,400}", re.ASCII)
 _EPOCH = date(1970, 1, 1).toordinal()
-
-_UNITS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
-_ORDER = tuple(_UNITS)
-_PART = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(ms|[wdhms])", re.ASCII)
-_PARTS = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
-_NUMBER = r"(\d{1,20}(?:[.,]\d{1,20})?)"
-_ISO = re.compile(
-    rf"P(?:{_NUMBER}W|(?=[\dT])(?:{_NUMBER}D)?(?:T(?=\d)(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?)", re.ASCII
-)
-_CALENDAR = re.compile(r"P[\d.,WD]*[\d.,]+[YM]", re.ASCII | re.IGNORECASE)
-_ISO_UNITS = (_UNITS["w"], _UNITS["d"], _UNITS["h"], _UNITS["m"], _UNITS["s"])
 
 
 def moment_ms(field: str, value: str | int) -> int:
@@ -99,40 +85,3 @@ def render_moment(ms: int) -> str:
 
 
 _ZERO = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC without saying so, for its shorter text
-
-
-def duration_ms(field: str, value: str | int, *, least: int = 0) -> int:
-    """Milliseconds of a duration from ``least`` to 10^13. InvalidTask."""
-    if isinstance(value, str):
-        value = int(value) if _WHOLE.fullmatch(value) else _spelled_ms(field, value)
-    if value < least:
-        why = "is negative" if value < 0 else f"is less than {least} ms"
-        mend = "" if least == 0 else ", or leave it out"
-        raise InvalidTask(field, f"{field} {show(value)} {why}; {_DURATION_MEND}{mend}")
-    if value > MAX_DELAY_MS:
-        raise InvalidTask(field, f"{field} {show(value)} is more than 10^13 ms (317 years); {_DURATION_MEND}")
-    return value
-
-
-def _spelled_ms(field: str, text: str) -> int:
-    total = Fraction(0)
-    if _PARTS.fullmatch(text):
-        last = -1
-        for number, unit in _PART.findall(text):
-            place = _ORDER.index(unit)
-            if place <= last:
-                raise InvalidTask(field, f"{field} {show(text)} names its units out of order; {_DURATION_MEND}")
-            last = place
-            total += Fraction(Decimal(number)) * _UNITS[unit]
-    elif match := _ISO.fullmatch(text.upper()):
-        for part, size in zip(match.groups(), _ISO_UNITS, strict=True):
-            if part:
-                total += Fraction(Decimal(part.replace(",", "."))) * size
-    else:
-        why = "is not a duration"
-        if _CALENDAR.match(text):
-            why = "counts years or months, which have no fixed length"
-        raise InvalidTask(field, f"{field} {show(text)} {why}; {_DURATION_MEND}")
-    if total.denominator != 1:
-        raise InvalidTask(field, f"{field} {show(text)} is not a whole number of milliseconds; round it")
-    return total.numerator

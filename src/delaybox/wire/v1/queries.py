@@ -9,12 +9,13 @@ from urllib.parse import parse_qsl
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.query import TaskFilter
+from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
+from delaybox.core.words import show, unknown
 from delaybox.wire.v1 import types
-from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.moments import moment_ms
 from delaybox.wire.v1.reading import Reader
 from delaybox.wire.v1.tasks import check_label, labels_of, queue_of, type_of, whole
-from delaybox.wire.v1.words import show, unknown
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000

@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.words import unknown
 from delaybox.wire import strictjson
 from delaybox.wire.strictjson import Number, has_escapes
-from delaybox.wire.v1.words import unknown
 
 T = TypeVar("T", bound=Struct)
 

@@ -12,16 +12,17 @@ from msgspec import UNSET, Raw, UnsetType
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.lane import check_name
-from delaybox.core.retry import RetryPolicy
+from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
+from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
+from delaybox.core.words import show, unknown
 from delaybox.wire import controls
 from delaybox.wire.compat import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
 from delaybox.wire.v1 import types
-from delaybox.wire.v1.moments import duration_ms, moment_ms
+from delaybox.wire.v1.moments import moment_ms
 from delaybox.wire.v1.reading import Reader, check_json
-from delaybox.wire.v1.words import show, unknown
 
 TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
     {
@@ -278,40 +279,25 @@ def check_type(task_type: TaskType) -> None:
         raise TypeDisabled("type", f"type http is not there yet: {HOW_TO_ENABLE[task_type]}")
 
 
-def check_attempts(field: str, attempts: int) -> None:
-    """A number of attempts within its limits. InvalidTask."""
-    if not 1 <= attempts <= types.MAX_ATTEMPTS:
-        raise InvalidTask(field, f"{field} {attempts} is not in range; give 1 (no retry) to {types.MAX_ATTEMPTS}")
-
-
-def check_factor(field: str, factor: float) -> None:
-    """A back-off's factor within its limits. InvalidTask."""
-    if not 1 <= factor <= types.MAX_FACTOR:
-        raise InvalidTask(field, f"{field} {factor:g} is not in range; give 1 to {types.MAX_FACTOR}")
-
-
-def check_jitter(field: str, jitter: float) -> None:
-    """A back-off's jitter within its limits. InvalidTask."""
-    if not 0 <= jitter <= 1:
-        raise InvalidTask(field, f"{field} {jitter:g} is not in range; give 0 to 1")
+_RETRY: Final = RetryFields(
+    "retry.max_attempts",
+    "retry.backoff.initial",
+    "retry.backoff.factor",
+    "retry.backoff.max",
+    "retry.backoff.jitter",
+)
 
 
 def _retry(asked: types.Retry, body: bytes) -> RetryPolicy:
-    default = RetryPolicy()
-    attempts = default.max_attempts if asked.max_attempts is None else whole("retry.max_attempts", asked.max_attempts)
-    check_attempts("retry.max_attempts", attempts)
+    def span(field: str, value: str | float | None) -> int | None:
+        return None if value is None else _duration(_read_task, body, field, value)
+
     b = asked.backoff or types.Backoff()
-    initial = (
-        default.initial_ms if b.initial is None else _duration(_read_task, body, "retry.backoff.initial", b.initial)
+    return checked_policy(
+        _RETRY,
+        attempts=None if asked.max_attempts is None else whole(_RETRY.attempts, asked.max_attempts),
+        initial_ms=span(_RETRY.initial, b.initial),
+        factor=b.factor,
+        max_ms=span(_RETRY.maximum, b.max),
+        jitter=b.jitter,
     )
-    longest = max(initial, default.max_ms) if b.max is None else _duration(_read_task, body, "retry.backoff.max", b.max)
-    if b.max is not None and b.initial is not None and initial > longest:
-        raise InvalidTask(
-            "retry.backoff.initial",
-            f"retry.backoff.initial {show(b.initial)} is more than retry.backoff.max {show(b.max)}; lower it",
-        )
-    factor = default.factor if b.factor is None else b.factor
-    check_factor("retry.backoff.factor", factor)
-    jitter = default.jitter if b.jitter is None else b.jitter
-    check_jitter("retry.backoff.jitter", jitter)
-    return RetryPolicy(max_attempts=attempts, initial_ms=initial, factor=factor, max_ms=longest, jitter=jitter)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from delaybox.core.retry import MAX_ATTEMPTS, MAX_FACTOR
+
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
 PRIORITIES: Final = ("low", "normal", "high", "critical")
 STATES: Final = ("scheduled", "ready", "running", "succeeded", "failed", "cancelled")
@@ -17,8 +19,6 @@ MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 MAX_REPLAY: Final = 10_000
 MAX_LABELS: Final = 16
 MAX_KEY_BYTES: Final = 256
-MAX_ATTEMPTS: Final = 1000
-MAX_FACTOR: Final = 100
 QUEUE_PATTERN: Final = r"^[a-z0-9._-]{1,64}$"
 LABEL_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}$"
 ID_PATTERN: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-8[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"

@@ -1,0 +1,246 @@
+"""Single values as a caller writes them in Python -> what the wire has. The node checks the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from delaybox.client.models import PRIORITIES, Retry
+from delaybox.core.errors import InvalidTask
+from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.retry import MAX_ATTEMPTS, RetryFields, RetryPolicy, checked_policy
+from delaybox.core.spans import Span, span_ms
+from delaybox.core.words import show, unknown
+from delaybox.wire.gen import task_pb2
+from delaybox.wire.v1.moments import moment_ms
+
+Moment = datetime | str
+"""When: an aware datetime, or RFC 3339 text with an offset."""
+Duration = Span
+"""How long: seconds, a timedelta, or text such as "15m", "1h30m" or "PT15M"."""
+
+DAY_S: Final = 86_400
+_EPOCH_ORDINAL: Final = datetime(1970, 1, 1).toordinal()  # noqa: DTZ001 - the calendar alone is asked
+_PRIORITY_NUMBERS: Final = {str(priority): number for number, priority in PRIORITIES.items()}
+_NUMBER = re.compile(r"\s*[-+]?[\d_]+(?:\.\d*)?\s*", re.ASCII)
+
+
+def text_of(field: str, value: object) -> str:
+    """``value`` when it is text that can be sent. InvalidTask."""
+    if not isinstance(value, str):
+        raise InvalidTask(field, f"{field} {show(value)} is {_kind(value)}, not text; give text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidTask(
+                field,
+                f"{field} {value[:40]!a} holds half a character (a surrogate), which cannot be sent",
+            ) from None
+    return value
+
+
+def id_of(task_id: object) -> str:
+    """A task's id. InvalidTask."""
+    if not isinstance(task_id, str):
+        raise InvalidTask(
+            "id", f"id {show(task_id)} is {_kind(task_id)}, not text; give the id that scheduling answered"
+        )
+    return text_of("id", task_id)
+
+
+def labels_of(field: str, labels: object) -> Mapping[str, str]:
+    """Labels, which are text. InvalidTask."""
+    if not isinstance(labels, Mapping):
+        raise InvalidTask(
+            field, f'{field} {show(labels)} is {_kind(labels)}; give pairs such as {{"customer": "c-17"}}'
+        )
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            wrong, what = (value, f"the value of {name!r}") if isinstance(name, str) else (name, "a name")
+            raise InvalidTask(
+                field, f"{field}: {what} is {show(wrong)} ({_kind(wrong)}), not text; write {str(wrong)[:40]!r}"
+            )
+        text_of(field, name)
+        text_of(field, value)
+    return labels
+
+
+def headers_of(headers: object) -> dict[str, bytes]:
+    """Headers as bytes. InvalidTask."""
+    if not isinstance(headers, Mapping):
+        raise InvalidTask(
+            "headers", f'headers {show(headers)} is {_kind(headers)}; give pairs such as {{"trace": "4bf9"}}'
+        )
+    found = {}
+    for name, value in headers.items():
+        if isinstance(value, str):
+            value = text_of("headers", value).encode()
+        elif not isinstance(value, bytes):
+            raise InvalidTask(
+                "headers",
+                f"headers: the value of {show(name)} is {show(value)} ({_kind(value)}); give text or bytes",
+            )
+        found[text_of("headers", name)] = value
+    return found
+
+
+def priority_number(value: object) -> int:
+    """The wire's number of a priority. InvalidTask."""
+    return number_of("priority", value, _PRIORITY_NUMBERS, "a priority")
+
+
+def number_of(field: str, value: object, numbers: Mapping[str, int], what: str) -> int:
+    """The wire's number of a name. InvalidTask."""
+    found = numbers.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise InvalidTask(field, f"{field} " + unknown(str(value), numbers, {}, where=what))
+    return found
+
+
+def unix_ms(field: str, value: Moment, *, ms_field: str = "") -> int:
+    """Unix ms of a moment; rounded up, so that nothing is early. InvalidTask.
+
+    ``ms_field``: the option that takes Unix ms instead, where there is one.
+    """
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return moment_ms(field, value)
+    if not isinstance(value, datetime):
+        instead = f", or Unix milliseconds as {ms_field}" if ms_field else ""
+        raise InvalidTask(
+            field,
+            f"{field} {show(value)} is {_kind(value)}, not a moment; give an aware datetime such as "
+            f"datetime.now(UTC) + timedelta(hours=1), RFC 3339 text such as 2030-01-31T09:00:00+01:00{instead}",
+        )
+    offset = value.utcoffset()
+    if offset is None:
+        raise InvalidTask(
+            field,
+            f"{field} {value.isoformat()} has no time zone; use datetime.now(UTC), or .astimezone() for local time",
+        )
+    day = value.toordinal() - _EPOCH_ORDINAL
+    second = (day * 24 + value.hour) * 3600 + value.minute * 60 + value.second
+    micros = second * 1_000_000 + value.microsecond - offset // timedelta(microseconds=1)
+    ms = -(-micros // 1000)
+    if not MIN_DUE_MS <= ms <= MAX_DUE_MS:
+        raise InvalidTask(field, f"{field} {value.isoformat()} is before 1973-03-03 or after 5138-11-16")
+    return ms
+
+
+def put_when(message: Any, when: Mapping[str, Any]) -> None:
+    """Sets due_ms or delay_ms of a message that has them. InvalidTask when more than one of the options is given."""
+    at, at_ms, delay = when.get("at"), when.get("at_ms"), when.get("delay")
+    given = [name for name, value in (("at", at), ("at_ms", at_ms), ("delay", delay)) if value is not None]
+    if len(given) > 1:
+        raise InvalidTask(given[-1], f"{' and '.join(given)} are both given; give one of them")
+    if at is not None:
+        message.due_ms = unix_ms("at", at, ms_field="at_ms")
+    elif at_ms is not None:
+        if isinstance(at_ms, bool) or not isinstance(at_ms, int):
+            raise InvalidTask("at_ms", f"at_ms {show(at_ms)} is {_kind(at_ms)}; give whole Unix milliseconds")
+        message.due_ms = moment_ms("at_ms", at_ms)
+    elif delay is not None:
+        message.delay_ms = span_ms("delay", delay, least=0)
+        if isinstance(delay, int | float) and delay > DAY_S:
+            _warn_of_seconds(delay)
+
+
+def _warn_of_seconds(delay: float) -> None:
+    """A number was milliseconds until 0.1: who still means those gets a task that is a thousand times too late."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("delaybox."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"delay={delay!r} is {timedelta(seconds=delay)} (h:mm:ss): a number is seconds, where it was milliseconds in "
+        'earlier versions; a timedelta, or text such as "2d" or "90000ms", says what is meant without this warning',
+        FutureWarning,
+        stacklevel=level,
+    )
+
+
+def policy_of(field: str, retry: object) -> RetryPolicy:
+    """The policy of a `Retry`, or of a number of further attempts. InvalidTask."""
+    fields = RetryFields(*(f"{field}.{part}" for part in ("attempts", "initial", "factor", "maximum", "jitter")))
+    if isinstance(retry, Retry):
+        initial, maximum = retry.initial, retry.maximum
+        return checked_policy(
+            fields,
+            attempts=_count(fields.attempts, retry.attempts),
+            initial_ms=None if initial is None else span_ms(fields.initial, initial),
+            factor=_real(fields.factor, retry.factor),
+            max_ms=None if maximum is None else span_ms(fields.maximum, maximum),
+            jitter=_real(fields.jitter, retry.jitter),
+        )
+    if isinstance(retry, bool) or not isinstance(retry, int):
+        raise InvalidTask(
+            field,
+            f"{field} {show(retry)} is {_kind(retry)}; give how many further attempts a failed one may have (0 for "
+            f'none), or a Retry such as Retry(attempts=5, initial="10s")',
+        )
+    if not 0 <= retry < MAX_ATTEMPTS:
+        raise InvalidTask(
+            field, f"{field} {retry} is not in range; give how many further attempts there are, 0 to {MAX_ATTEMPTS - 1}"
+        )
+    return checked_policy(fields, attempts=retry + 1)
+
+
+def put_policy(message: task_pb2.Retry, policy: RetryPolicy) -> None:
+    """Writes a policy as the wire has it."""
+    message.max_attempts = policy.max_attempts
+    message.initial_ms = policy.initial_ms
+    message.factor = policy.factor
+    message.max_ms = policy.max_ms
+    message.jitter = policy.jitter
+
+
+def _count(field: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTask(field, f"{field} {show(value)} is {_kind(value)}; give a whole number")
+    return value
+
+
+def _real(field: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidTask(field, f"{field} {show(value)} is {_kind(value)}; give a number")
+    return value
+
+
+def raw_of(payload: object) -> bytes:
+    """Bytes as they stand, text as UTF-8, anything else as JSON. InvalidTask."""
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    if isinstance(payload, str):
+        return text_of("payload", payload).encode()
+    return json_of("payload", payload)
+
+
+def json_of(what: str, value: object) -> bytes:
+    """Compact JSON. InvalidTask."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidTask(
+            what, f"{what} cannot be made JSON ({error}); give bytes, text or plain JSON values"
+        ) from None
+
+
+def _kind(value: object) -> str:
+    """What a caller's value is, in words."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "a truth value"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case bytes() | bytearray():
+            return "bytes"
+        case _:
+            return f"of the type {type(value).__name__}"
