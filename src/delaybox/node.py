@@ -160,7 +160,7 @@ class _Node:
         stack.push_async_callback(embedded.stop)
         how = "attached to the server of another node" if embedded.attached else "embedded server runs"
         log.info("%s, data in %s", how, embedded.data_dir)
-        return ServerSettings(unix_path=str(embedded.unix_path))
+        return ServerSettings(unix_path=str(embedded.unix_path), password=embedded.password)
 
     async def _open(self, client: object, server: ServerSettings) -> Store | None:
         """The store; None when told to stop meanwhile. A server that does not answer yet is waited for."""

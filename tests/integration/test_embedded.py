@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from delaybox.embedded import EmbeddedServer, EmbeddedServerError, default_data_dir, find_binary
-from delaybox.embedded.folder import LOCK_FILE
 from delaybox.embedded.process import LAUNCHER
+from delaybox.embedded.trust import LOCK_FILE
 from delaybox.store.connect import ServerSettings, make_client
 from tests.servers import server_binary
 
@@ -34,7 +34,7 @@ from delaybox.embedded import EmbeddedServer
 async def main():
     server = EmbeddedServer(Path(sys.argv[1]), binary=Path(sys.argv[2]), watcher=sys.argv[3] == "watcher" or None)
     await server.start()
-    print(json.dumps([server.pid, str(server.unix_path)]), flush=True)
+    print(json.dumps([server.pid, str(server.unix_path), server.password]), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop()
 
@@ -73,7 +73,7 @@ class Node:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the node did not start"
-        self.server_pid, self.socket = json.loads(line)
+        self.server_pid, self.unix_path, self.password = json.loads(line)
         self.pid = self._process.pid
 
     def kill(self) -> None:
@@ -115,8 +115,8 @@ async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 
 
 @contextlib.asynccontextmanager
-async def client_of(path: Path | str) -> AsyncIterator[Redis]:
-    client = make_client(ServerSettings(unix_path=str(path)))
+async def client_of(server: EmbeddedServer | Node) -> AsyncIterator[Redis]:
+    client = make_client(ServerSettings(unix_path=str(server.unix_path), password=server.password))
     yield client
     await client.aclose()
 
@@ -139,7 +139,7 @@ async def test_it_runs_with_the_settings_that_keep_tasks(embedded: EmbeddedServe
         "port": "0",
         "dir": str(embedded.data_dir),
     }
-    async with client_of(embedded.unix_path) as client:
+    async with client_of(embedded) as client:
         found = await client.config_get(*wanted)
     assert found == wanted
     assert embedded.pid is not None
@@ -153,7 +153,7 @@ async def test_data_survives_a_stop_and_a_start(tmp_path: Path) -> None:
     for expected in (None, b"1"):
         server = EmbeddedServer(tmp_path, binary=server_binary())
         await server.start()
-        async with client_of(server.unix_path) as client:
+        async with client_of(server) as client:
             assert await client.get("k") == expected
             await client.set("k", 1)
         await server.stop()
@@ -162,7 +162,7 @@ async def test_data_survives_a_stop_and_a_start(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_dies_comes_back_with_its_data_and_clients_recover(embedded: EmbeddedServer) -> None:
-    async with client_of(embedded.unix_path) as client:
+    async with client_of(embedded) as client:
         await client.set("k", "kept")
         first = embedded.pid
         assert first is not None
@@ -176,7 +176,7 @@ async def test_a_server_killed_while_it_rewrites_its_file_comes_back_at_once(tmp
     # The rewriting child needs 100 s, and inherited the lock.
     embedded = EmbeddedServer(tmp_path, binary=server_binary(), arguments=["--rdb-key-save-delay", "1000000"])
     await embedded.start()
-    async with client_of(embedded.unix_path) as client:
+    async with client_of(embedded) as client:
         await client.mset({f"k{n}": n for n in range(100)})
         await client.bgrewriteaof()
         assert (await client.info("persistence"))["aof_rewrite_in_progress"]
@@ -197,7 +197,7 @@ async def test_a_path_too_long_for_a_socket_is_served_from_a_short_one(tmp_path:
     assert second.unix_path == first.unix_path
     assert second.attached
     assert first.unix_path.parent.stat().st_mode & 0o077 == 0
-    async with client_of(second.unix_path) as client:
+    async with client_of(second) as client:
         assert (await client.config_get("dir"))["dir"] == str(folder)
     await second.stop()
     await first.stop()
@@ -207,19 +207,19 @@ async def test_a_path_too_long_for_a_socket_is_served_from_a_short_one(tmp_path:
 @pytest.mark.parametrize("guard", ["default", "watcher"])
 async def test_no_orphan_after_the_node_is_killed(tmp_path: Path, start_node: Callable[..., Node], guard: str) -> None:
     node = start_node(tmp_path, guard)
-    async with client_of(node.socket) as client:
+    async with client_of(node) as client:
         await client.set("k", "written just before")
     node.kill()
     await until(lambda: not locked(tmp_path), "the server ends")
     again = start_node(tmp_path)
-    async with client_of(again.socket) as client:
+    async with client_of(again) as client:
         assert await client.get("k") == b"written just before", "the server flushed before it ended"
 
 
 async def test_a_killed_watcher_group_leaves_no_lock_behind(tmp_path: Path, start_node: Callable[..., Node]) -> None:
     node = start_node(tmp_path, "watcher")
     os.killpg(node.server_pid, signal.SIGKILL)
-    async with client_of(node.socket) as client:
+    async with client_of(node) as client:
         await ping_until_it_answers(client)
     assert locked(tmp_path)
 
@@ -231,7 +231,7 @@ async def test_a_second_node_attaches_and_ends_nothing_when_it_leaves(embedded: 
     assert second.pid is None
     assert second.unix_path == embedded.unix_path
     await second.stop()
-    async with client_of(embedded.unix_path) as client:
+    async with client_of(embedded) as client:
         assert await client.ping()
 
 
@@ -243,7 +243,7 @@ async def test_the_second_node_takes_over_when_the_first_goes(
     second = EmbeddedServer(tmp_path, binary=server_binary())
     await second.start()
     assert second.attached
-    async with client_of(second.unix_path) as client:
+    async with client_of(second) as client:
         await client.set("k", "of the first")
         getattr(first, how)()
         await until(lambda: second.restarts == 1, "taken over")

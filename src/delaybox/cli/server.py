@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from delaybox.core.errors import StoreUnavailable
-from delaybox.embedded import EmbeddedServer, recorded_socket
-from delaybox.embedded.folder import LOCK_FILE
+from delaybox.embedded import EmbeddedServer, has_run, reach
 from delaybox.store.connect import ServerSettings, make_client, probe
 
 if TYPE_CHECKING:
@@ -22,10 +21,10 @@ async def running_server(config: Config) -> AsyncIterator[tuple[Redis, str]]:
     """A client of the configured server, or of the node that runs on the data folder; and the server in words."""
     settings = config.server()
     if settings is None:
-        socket = recorded_socket(config.data_folder)
-        if socket is None:
+        found = await reach(config.data_folder)
+        if found is None:
             raise _no_node(config)
-        settings = ServerSettings(unix_path=str(socket))
+        settings = ServerSettings(unix_path=str(found[0]), password=found[1])
     async with _client(settings) as client:
         yield client, settings.describe()
 
@@ -37,12 +36,12 @@ async def any_server(config: Config) -> AsyncIterator[Redis]:
     async with contextlib.AsyncExitStack() as stack:
         if settings is None:
             # Starting one would make a folder wherever a path was mistyped.
-            if not (config.data_folder / LOCK_FILE).exists():
+            if not has_run(config.data_folder):
                 raise _no_node(config)
             embedded = EmbeddedServer(config.data_folder)
             await embedded.start()
             stack.push_async_callback(embedded.stop)
-            settings = ServerSettings(unix_path=str(embedded.unix_path))
+            settings = ServerSettings(unix_path=str(embedded.unix_path), password=embedded.password)
         yield await stack.enter_async_context(_client(settings))
 
 

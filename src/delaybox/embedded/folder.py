@@ -1,29 +1,38 @@
-"""The data folder: where it is, who holds its lock, and where its server's socket is."""
+"""The data folder: where it is, who holds its lock, and where its server's socket and password are."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import re
+import secrets
 import sys
 import tempfile
 from pathlib import Path
 
-from delaybox.core.errors import DelayBoxError
-
-LOCK_FILE = "server.lock"
-SOCKET_FILE = "server.sock"
-SOCKET_REFERENCE = "server.sock.path"
-LOG_FILE = "server.log"
+from delaybox.embedded import trust
+from delaybox.embedded.trust import (
+    LOCK_FILE,
+    SERVER_CONFIG,
+    SOCKET_FILE,
+    SOCKET_REFERENCE,
+    EmbeddedServerError,
+    is_ours_alone,
+    open_own,
+    read_own,
+    write_own,
+)
 
 # A unix socket's path ends at 103 bytes on macOS and 107 on Linux, and the server only logs it when it is longer.
 LONGEST_SOCKET_PATH = 100
 
-
-class EmbeddedServerError(DelayBoxError):
-    """The embedded server cannot be had: no binary, no folder, or it ends at once (its last words are told)."""
-
-    code = "embedded_server"
+_PASSWORD = re.compile(r"^requirepass ([0-9a-f]{64})$", re.MULTILINE)
+_CONFIG_TEXT = """\
+# Made by DelayBox, which gives this file to the server that it starts and reads the password here. Of this folder's
+# server alone; to have a new one, stop every node on this folder and remove the file.
+requirepass {}
+"""
 
 
 def default_data_dir() -> Path:
@@ -36,9 +45,13 @@ def default_data_dir() -> Path:
 
 def prepare(data_dir: Path) -> None:
     """Make the folder, for this user alone, and its lock file; EmbeddedServerError when it cannot be used."""
+    trust.make(data_dir)
+    os.close(_lock_file(data_dir))
+
+
+def _lock_file(data_dir: Path) -> int:
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (data_dir / LOCK_FILE).touch(mode=0o600)
+        return open_own(data_dir / LOCK_FILE, os.O_RDWR)
     except OSError as error:
         raise EmbeddedServerError(
             f"cannot use the data folder {data_dir} ({error.strerror}); name a writable one with --data-dir"
@@ -47,7 +60,7 @@ def prepare(data_dir: Path) -> None:
 
 def try_lock(data_dir: Path) -> int | None:
     """The locked file, or None where a server (or its starter) holds it."""
-    fd = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _lock_file(data_dir)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -61,6 +74,12 @@ def try_lock(data_dir: Path) -> int | None:
     return fd
 
 
+def has_run(data_dir: Path) -> bool:
+    """Whether a server ever ran on the folder. EmbeddedServerError for a folder that is not ours."""
+    trust.check(data_dir)
+    return (data_dir / LOCK_FILE).exists()
+
+
 def choose_socket(data_dir: Path) -> Path:
     """The socket's path, recorded in the folder for nodes that attach; the same one again after a restart."""
     inside = data_dir / SOCKET_FILE
@@ -71,14 +90,11 @@ def choose_socket(data_dir: Path) -> Path:
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             path = Path("/tmp") / _short_name(data_dir) / SOCKET_FILE  # noqa: S108 - checked to be ours just below
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        if not _is_ours_alone(path.parent):
+        if not is_ours_alone(path.parent):
             raise EmbeddedServerError(
                 f"{path.parent} belongs to somebody else; remove it, or use a data folder with a shorter path"
             )
-    reference = data_dir / SOCKET_REFERENCE
-    scratch = reference.with_suffix(f".{os.getpid()}")
-    scratch.write_text(f"{path}\n")
-    scratch.replace(reference)
+    write_own(data_dir / SOCKET_REFERENCE, f"{path}\n")
     return path
 
 
@@ -88,20 +104,36 @@ def recorded_socket(data_dir: Path) -> Path | None:
     A folder that was moved or copied has a stale one.
     """
     try:
-        path = Path((data_dir / SOCKET_REFERENCE).read_text().rstrip("\n"))
-    except (OSError, UnicodeDecodeError):
+        path = Path(read_own(data_dir / SOCKET_REFERENCE).rstrip("\n"))
+    except OSError:
         return None
     inside = path == data_dir / SOCKET_FILE
-    return path if inside or (path.parent.name == _short_name(data_dir) and _is_ours_alone(path.parent)) else None
+    return path if inside or (path.parent.name == _short_name(data_dir) and is_ours_alone(path.parent)) else None
+
+
+def password(data_dir: Path) -> str | None:
+    """The password of the folder's server; None where none was made: an older version ran it last, or nobody did."""
+    try:
+        found = _PASSWORD.search(read_own(data_dir / SERVER_CONFIG))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EmbeddedServerError(f"cannot read {data_dir / SERVER_CONFIG} ({error.strerror}); remove it") from None
+    if found is None:
+        raise EmbeddedServerError(
+            f"{data_dir / SERVER_CONFIG} holds no password of DelayBox's; stop the nodes on this folder and remove it"
+        )
+    return found[1]
+
+
+def make_password(data_dir: Path) -> str:
+    """The password of the folder's server, made at random where there is none yet. For who holds the lock."""
+    found = password(data_dir)
+    if found is None:
+        found = secrets.token_hex(32)
+        write_own(data_dir / SERVER_CONFIG, _CONFIG_TEXT.format(found))
+    return found
 
 
 def _short_name(data_dir: Path) -> str:
     return f"delaybox-{os.getuid()}-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]}"
-
-
-def _is_ours_alone(folder: Path) -> bool:
-    try:
-        status = folder.lstat()
-    except OSError:
-        return False
-    return folder.is_dir() and not folder.is_symlink() and status.st_uid == os.getuid() and not status.st_mode & 0o077

@@ -53,6 +53,8 @@ def watch(server: int, pipe: int) -> None:
 
 def main(arguments: list[str]) -> None:
     parent, pipe, command = int(arguments[0]), int(arguments[1]), arguments[2:]
+    # Whatever the server writes is for its user alone.
+    os.umask(0o077)
     if pipe >= 0:
         server = os.getpid()
         if os.fork() == 0:

@@ -9,14 +9,19 @@ import os
 import platform
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from delaybox.embedded.folder import EmbeddedServerError
+from delaybox.embedded import trust
+from delaybox.embedded.folder import password as recorded_password
+from delaybox.embedded.folder import recorded_socket
+from delaybox.embedded.trust import EmbeddedServerError
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
@@ -160,21 +165,69 @@ class NotReadyError(Exception):
         self.loading = loading
 
 
-async def connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """An open connection to a server that serves. Raises NotReadyError."""
+class Connection(NamedTuple):
+    """An open connection to a server that serves. ``password``: the one that it asked for, None where it asks none."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    password: str | None
+
+
+async def connect(path: Path, password: str | None) -> Connection:
+    """Connects to the server of this user that serves there. Raises NotReadyError; EmbeddedServerError for another's.
+
+    A server that an older DelayBox started knows no password.
+    """
     try:
         reader, writer = await asyncio.open_unix_connection(str(path))
     except (OSError, ValueError):
         raise NotReadyError(loading=False) from None
     try:
-        writer.write(b"PING\r\n")
-        answer = await asyncio.wait_for(reader.readline(), 2.0)
+        uid = _user_behind(writer.get_extra_info("socket"))
+        if uid not in (None, os.geteuid()):
+            raise EmbeddedServerError(
+                f"the server at {path} runs as user {uid}, not as this one ({os.geteuid()}): it is somebody else's. "
+                "Remove the socket, or name another folder with --data-dir"
+            )
+        writer.write(f"AUTH {password}\r\nPING\r\n".encode() if password else b"PING\r\n")
+        async with asyncio.timeout(2.0):
+            known = await reader.readline() if password else b""
+            answer = await reader.readline()
     except (OSError, TimeoutError):
-        answer = b""
+        known = answer = b""
+    except EmbeddedServerError:
+        writer.close()
+        raise
     if answer == b"+PONG\r\n":
-        return reader, writer
+        return Connection(reader, writer, password if known == b"+OK\r\n" else None)
     writer.close()
     raise NotReadyError(loading=answer.startswith(b"-LOADING"))
+
+
+async def reach(data_dir: Path) -> tuple[Path, str | None] | None:
+    """Socket and password of the folder's server, which may be down; None where none ran on the folder.
+
+    EmbeddedServerError for a folder that is not this user's alone.
+    """
+    trust.check(data_dir)
+    path = recorded_socket(data_dir)
+    if path is None:
+        return None
+    password = recorded_password(data_dir)
+    try:
+        connection = await connect(path, password)
+    except NotReadyError:
+        return path, password
+    connection.writer.close()
+    return path, connection.password
+
+
+def _user_behind(connected: socket.socket) -> int | None:
+    """The user whose process listens at the other end; None where the system does not say."""
+    if sys.platform != "linux":
+        return None
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
 
 
 def last_words(log_path: Path, start: int) -> str:

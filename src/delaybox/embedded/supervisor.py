@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from delaybox.embedded import folder
-from delaybox.embedded.folder import EmbeddedServerError
 from delaybox.embedded.process import (
     NotReadyError,
     OthersServer,
@@ -21,6 +20,7 @@ from delaybox.embedded.process import (
     last_words,
     launch,
 )
+from delaybox.embedded.trust import LOCK_FILE, LOG_FILE, SERVER_CONFIG, EmbeddedServerError, open_own
 
 log = logging.getLogger("delaybox.embedded")
 
@@ -34,8 +34,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.1, 5.0, 10.0
 class EmbeddedServer:
     """Keeps the folder's server running, as its starter or attached to another node's.
 
-    `start` returns when it answers and has loaded its data; `unix_path` then stays the same for good. While running, a
-    server that ends is started again on the same data with back-off. `stop` may be called twice.
+    `start` returns when it answers and has loaded its data; `unix_path` and `password` then stay the same for good.
+    While running, a server that ends is started again on the same data with back-off. `stop` may be called twice.
     """
 
     def __init__(
@@ -52,7 +52,10 @@ class EmbeddedServer:
         self._watcher = watcher
         self._server: Server | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._reached = False
         self.unix_path = Path()
+        self.password: str | None = None
+        """None: an older version started the server that this node found."""
         self.restarts = 0
 
     @property
@@ -117,30 +120,44 @@ class EmbeddedServer:
                 return await self._start_own(lock)
             self.unix_path = folder.recorded_socket(self._dir) or self.unix_path
             try:
-                connection = await connect(self.unix_path)
+                connection = await connect(self.unix_path, folder.password(self._dir))
             except NotReadyError as state:
                 if state.loading:
                     deadline = loop.time() + SILENCE_S
                 elif loop.time() > deadline:
-                    lock_file = self._dir / folder.LOCK_FILE
+                    lock_file = self._dir / LOCK_FILE
                     raise EmbeddedServerError(
                         f"another process holds {lock_file}, but no server answers at {self.unix_path}; "
                         f"end that process (`fuser {lock_file}` names it), or use another --data-dir"
                     ) from None
                 await asyncio.sleep(POLL_S)
                 continue
+            if not self._reached:
+                self.password = connection.password
+            elif self.password != connection.password:
+                connection.writer.close()
+                raise EmbeddedServerError(
+                    f"the server on {self._dir} has another password than when this node started; restart this node"
+                )
+            self._reached = True
             log.info("attached to the server that another node runs on %s", self._dir)
-            return OthersServer(*connection)
+            return OthersServer(connection.reader, connection.writer)
 
     async def _start_own(self, lock: int) -> Server:
         try:
             self.unix_path = folder.choose_socket(self._dir)
-            command = [str(self._binary), *self._settings(), *self._arguments]
-            log_path = self._dir / folder.LOG_FILE
+            if not self._reached:
+                # Later it stays as it is, for this node's processes know it. Nodes of an older version that ran the
+                # server had none: the next one that finds none running makes one.
+                self.password = folder.make_password(self._dir)
+            # In a file: what stands on a command line is seen by everybody on the machine.
+            file = [str(self._dir / SERVER_CONFIG)] if self.password else []
+            command = [str(self._binary), *file, *self._settings(), *self._arguments]
+            log_path = self._dir / LOG_FILE
             with contextlib.suppress(FileNotFoundError):
                 if log_path.stat().st_size > LONGEST_LOG_BYTES:
                     log_path.replace(log_path.with_suffix(".log.1"))
-            output = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            output = open_own(log_path, os.O_WRONLY | os.O_APPEND)
             try:
                 log_start = os.fstat(output).st_size
                 process, pipe = launch(command, output=output, keep=(lock,), watcher=self._watcher)
@@ -157,6 +174,7 @@ class EmbeddedServer:
         except BaseException:
             await server.close(1.0)
             raise
+        self._reached = True
         return server
 
     async def _wait_until_serving(self, server: OwnServer, log_path: Path, log_start: int) -> None:
@@ -170,7 +188,7 @@ class EmbeddedServer:
                     f"{last_words(log_path, log_start)} (all of it is in {log_path})"
                 )
             try:
-                _, writer = await connect(self.unix_path)
+                connection = await connect(self.unix_path, self.password)
             except NotReadyError as state:
                 if state.loading:
                     deadline = loop.time() + SILENCE_S
@@ -183,7 +201,7 @@ class EmbeddedServer:
                     ) from None
                 await asyncio.sleep(POLL_S)
             else:
-                writer.close()
+                connection.writer.close()
                 return
 
     def _settings(self) -> list[str]:
