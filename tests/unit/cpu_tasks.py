@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -70,3 +71,12 @@ class Holder:
     @WORKER.task(cpu=True, name="held")
     def held() -> str:
         return "held"
+
+
+@WORKER.task(cpu=True)
+def logs(words: str) -> None:
+    log = logging.getLogger("app.cpu")
+    log.debug("not wanted")
+    log.info("from afar: %s", words, extra={"order": 7})
+    logging.getLogger("app.verbose").debug("wanted")
+    raise KeyError(words)

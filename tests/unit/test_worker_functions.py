@@ -28,6 +28,7 @@ def test_the_public_door() -> None:
         "RetryLater",
         "Runner",
         "Stopped",
+        "TaskFilter",
         "TaskFunction",
         "Worker",
         "current",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from delaybox.core.errors import ConfigError
-from delaybox.worker import launch
+from delaybox.worker import launch, logs
 from tests.command import Command
 
 GOOD = "from delaybox import Worker\nworker = Worker('w')\nmailer = Worker('m')\nother = 7\n"
@@ -62,7 +62,7 @@ def test_what_names_no_worker_is_told_clearly(place: Path, spec: str, words: str
 def test_the_command_ends_with_the_words_and_code_2(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch, "set_up_logging", lambda log_format: None)
+    monkeypatch.setattr(logs, "set_up", lambda log_format: None)
     command = Command(monkeypatch, capsys)
     done = command("worker", "launch_good:wrong")
     assert (done.code, done.err) == (2, "error: module 'launch_good' has no 'wrong'; it has mailer, worker\n")

@@ -138,6 +138,9 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
     lines += [(said, str(task[name])) for name, said in _COUNTED.items() if task.get(name)]
     if result := task.get("result"):
         lines += _result(result, zone)
+    output = str((result or {}).get("output") or "")
+    if (last := str(task.get("traceback") or "")) and last.strip() not in output:
+        lines += [("traceback" if at == 0 else "", line) for at, line in enumerate(last.splitlines())]
     size = max(len(name) for name, _ in lines)
     return "\n".join(f"{name.ljust(size)}{_GAP}{clean(value)}" for name, value in lines)
 

@@ -138,7 +138,8 @@ class Result:
 class Task:
     """A task as it stands. ``attempt``: failed attempts so far; ``reason``: why it last failed, or why it waits.
 
-    ``brief``: the token lacks the scope read, so only id, state and due are stated.
+    ``brief``: the token lacks the scope read, so only id, state and due are stated. ``traceback``: of a worker's dead
+    letter, the last one; lists leave it out.
     """
 
     id: str
@@ -161,6 +162,7 @@ class Task:
     result: Result | None
     progress: Progress | None
     brief: bool = False
+    traceback: str = ""
 
     @classmethod
     def of(cls, info: pb.TaskInfo) -> Task:
@@ -185,6 +187,7 @@ class Task:
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,
             brief=info.brief,
+            traceback=info.traceback,
         )
 
 

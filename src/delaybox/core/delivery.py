@@ -62,7 +62,7 @@ class Failed:
     """It was tried and failed; one attempt is charged. Not ``retryable``: dead-lettered at once.
 
     ``retry``: of what carried it out, for a task that brings no policy of its own. ``delay_ms``: when to try again, in
-    place of the policy's back-off.
+    place of the policy's back-off. ``traceback``: for people; kept with the dead letter that this may make of the task.
     """
 
     reason: str
@@ -71,6 +71,7 @@ class Failed:
     keep_ms: int = 0
     retry: RetryPolicy | None = None
     delay_ms: int | None = None
+    traceback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

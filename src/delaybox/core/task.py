@@ -116,7 +116,7 @@ class Progress(Struct, frozen=True, gc=False):
 
 
 class TaskView(Struct, frozen=True, kw_only=True, gc=False):
-    """A stored task as a reader sees it."""
+    """A stored task as a reader sees it. ``traceback``: of a dead letter that is looked at alone, its last one."""
 
     task_id: str
     state: TaskState
@@ -137,3 +137,4 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     keep_result_ms: int = 0
     result: TaskResult | None = None
     progress: Progress | None = None
+    traceback: str = ""

@@ -255,8 +255,9 @@ class Settler:
             # The draw spreads retries; nothing secret hangs on it.
             delay = policy.delay_ms(attempt, random.random()) if outcome.delay_ms is None else outcome.delay_ms
         if outcome.result is None:
-            return Verdict(d.task_id, delay, outcome.reason)
-        return Verdict(d.task_id, delay, outcome.reason, wire_result.encode(outcome.result), self._keep_ms(d, outcome))
+            return Verdict(d.task_id, delay, outcome.reason, traceback=outcome.traceback)
+        result = wire_result.encode(outcome.result)
+        return Verdict(d.task_id, delay, outcome.reason, result, self._keep_ms(d, outcome), outcome.traceback)
 
     def _keep_ms(self, d: Delivery, outcome: Done | Failed) -> int:
         """The task's own wish, else its target's; at least a minute, so that a caller can see it."""

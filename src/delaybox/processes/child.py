@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import uvloop
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.processes import collector
+from delaybox.processes import collector, logs
 
 _PR_SET_PDEATHSIG = 1
 
@@ -96,20 +96,6 @@ def _die_with_parent(fd: int) -> None:
 
 
 def _set_up_logging(log_format: str) -> None:
-    pattern = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter(pattern))
+    handler.setFormatter(logs.formatter(log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "timestamp": self.formatTime(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)

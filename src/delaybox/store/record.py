@@ -7,7 +7,7 @@ from struct import Struct
 
 import msgspec
 
-from delaybox.core import ids
+from delaybox.core import ids, texts
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of, split
 from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
@@ -185,4 +185,25 @@ def read_dead(task_id: bytes, value: bytes) -> tuple[int, str, Record]:
         raise UnreadableRecord(f"dead letter of {len(value)} bytes")
     died, size = _DEAD_HEAD.unpack_from(value)
     at = _DEAD_HEAD.size
-    return died, value[at : at + size].decode("utf-8", "replace"), read(task_id, value[at + size :])
+    return died, reason_of(value[at : at + size])[0], read(task_id, value[at + size :])
+
+
+def stored_reason(reason: str, traceback: str = "") -> bytes:
+    """The reason of a dead letter as it is stored. Behind a NUL byte stands its last traceback, where there is one; who
+    does not know of that, as nodes of earlier versions, shows it as a part of the reason."""
+    words = texts.head(reason).replace("\0", " ").encode("utf-8", "replace")
+    return words + b"\0" + texts.tail(traceback, texts.TRACEBACK_BYTES).encode() if traceback else words
+
+
+def reason_of(stored: bytes) -> tuple[str, str]:
+    """(reason, traceback or "") of a dead letter."""
+    words, _, traceback = stored.partition(b"\0")
+    return words.decode("utf-8", "replace"), traceback.decode("utf-8", "replace")
+
+
+def traceback_of(value: bytes) -> str:
+    """The last traceback that a dead letter keeps; "" where it keeps none."""
+    if len(value) < _DEAD_HEAD.size:
+        return ""
+    _, size = _DEAD_HEAD.unpack_from(value)
+    return reason_of(value[_DEAD_HEAD.size : _DEAD_HEAD.size + size])[1]

@@ -121,13 +121,17 @@ class Counts:
 
 
 class Verdict(NamedTuple):
-    """One failure: retried after ``delay_ms``, or dead-lettered (None). ``result``, stored form, stays ``keep_ms``."""
+    """One failure: retried after ``delay_ms``, or dead-lettered (None), and then with its ``traceback``.
+
+    ``result``, stored form, stays ``keep_ms``.
+    """
 
     task_id: bytes
     delay_ms: int | None
     reason: str
     result: bytes = b""
     keep_ms: int = 0
+    traceback: str = ""
 
 
 def read_claim(reply: list[Any]) -> Claimed:

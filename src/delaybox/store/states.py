@@ -11,7 +11,7 @@ from msgspec import Struct as Made
 from delaybox.core import ids
 from delaybox.core.task import CANCELLED, TaskState
 from delaybox.store.loader import Call
-from delaybox.store.record import head_of
+from delaybox.store.record import head_of, reason_of
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
 
@@ -88,7 +88,7 @@ def _standing(task_id: bytes, value: bytes, now_ms: int) -> Standing:
         _, length = _DEAD_HEAD.unpack_from(rest)
         at = _DEAD_HEAD.size + length
         attempt, due = head_of(task_id, rest[at:])
-        return Standing(TaskState.FAILED, due, attempt, rest[_DEAD_HEAD.size : at].decode("utf-8", "replace"), result)
+        return Standing(TaskState.FAILED, due, attempt, reason_of(rest[_DEAD_HEAD.size : at])[0], result)
     attempt, due = head_of(task_id, rest)
     if result is None or result.ok:
         return Standing(TaskState.SUCCEEDED, due, attempt, "", result)

@@ -17,6 +17,7 @@ from delaybox.store import keys
 from delaybox.store.identity import Shape, open_store
 from delaybox.store.loader import Call, Observer, ScriptRunner, translate
 from delaybox.store.presence import OnLost, Presence
+from delaybox.store.record import stored_reason
 from delaybox.store.replies import (
     MAX_ITEMS,
     Batch,
@@ -200,11 +201,12 @@ class Store:
         """Reports failures; returns (stale ids, dead letters that the cap dropped)."""
         stale: list[bytes] = []
         dropped = 0
-        for group in by_bytes([Verdict(*item) for item in items], lambda v: len(v.result)):
+        for group in by_bytes([Verdict(*item) for item in items], lambda v: len(v.result) + len(v.traceback)):
             args: list[Any] = [lease_id, self.bucket_ms, self.wake_channel, dead_cap, IDEM_TTL_MS, self.ended_channel]
             for v in group:
                 delay = -1 if v.delay_ms is None else v.delay_ms
-                args += (v.task_id, delay, v.reason.encode()[:2000], v.result, v.keep_ms)
+                reason = stored_reason(v.reason, v.traceback if v.delay_ms is None else "")
+                args += (v.task_id, delay, reason, v.result, v.keep_ms)
             reply = await self.runner.run(Call("fail", self.tags[partition], args))
             dropped += reply[0]
             stale += reply[1:]

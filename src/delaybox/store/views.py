@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.task import CANCELLED, Priority, TaskState, TaskView
-from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rewrite
+from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rewrite, traceback_of
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
@@ -58,7 +58,8 @@ def of_found(task_id: bytes, found: Found) -> TaskView | None:
     try:
         if found.place == "dead":
             _, reason, record = read_dead(task_id, found.value)
-            return of_record(record, TaskState.FAILED, body=found.body, reason=reason, result=found.result)
+            view = of_record(record, TaskState.FAILED, body=found.body, reason=reason, result=found.result)
+            return replace(view, traceback=traceback_of(found.value))
         if found.place in ("home", "lease", "finished"):
             record = read(task_id, found.value)
             state = TaskState.RUNNING if found.place == "lease" else pending_state(record, found.now_ms)

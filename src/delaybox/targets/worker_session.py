@@ -292,6 +292,9 @@ class Session:
             keep_ms=held.keep_ms,
             retry=self.profile.retry.get(held.delivery.name),
             delay_ms=failure.retry_after_ms if failure.HasField("retry_after_ms") else None,
+            traceback=texts.tail(
+                failure.output[-texts.TRACEBACK_BYTES :].decode("utf-8", "replace"), texts.TRACEBACK_BYTES
+            ),
         )
         self._end(failure.sequence, outcome)
 

@@ -6,6 +6,7 @@ from delaybox.client.models import Retry
 from delaybox.worker.context import CancelSignal, Context, current
 from delaybox.worker.endings import Reject, RetryLater, Stopped
 from delaybox.worker.functions import TaskFunction
+from delaybox.worker.logs import TaskFilter
 from delaybox.worker.runner import Runner
 from delaybox.worker.worker import Worker
 
@@ -17,6 +18,7 @@ __all__ = [
     "RetryLater",
     "Runner",
     "Stopped",
+    "TaskFilter",
     "TaskFunction",
     "Worker",
     "current",

@@ -13,6 +13,10 @@ PREFIX: Final = struct.Struct("!II")
 # Kinds of frames; the head's "is".
 HELLO: Final = "hello"
 """From the process: it can take jobs; ``missing``: the import error that keeps it from that."""
+SETTINGS: Final = "settings"
+"""To the process, before anything else; ``levels``: of the loggers."""
+LOG: Final = "log"
+"""From the process; ``record``: of its log, see `logs.again`."""
 JOB: Final = "job"
 """To the process: which function, the facts of the task; body: the payload."""
 PROGRESS: Final = "progress"

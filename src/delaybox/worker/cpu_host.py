@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import logging
 import os
 import queue
 import runpy
@@ -20,7 +21,7 @@ from functools import reduce
 from typing import Any
 
 from delaybox.worker import cpu_frames as frames
-from delaybox.worker import endings
+from delaybox.worker import endings, logs
 from delaybox.worker.context import CancelSignal, Context, Facts, running
 from delaybox.worker.functions import TaskFunction
 
@@ -40,6 +41,7 @@ class _Host:
         self.context: Context
 
     def run(self) -> None:
+        logging.basicConfig(handlers=[logs.Forward(self._log)], force=True)
         threading.Thread(target=self._listen, daemon=True).start()
         self._say(frames.frame(frames.HELLO, pid=os.getpid()))
         while True:
@@ -52,6 +54,8 @@ class _Host:
                 head, body = frames.read(self._exactly)
                 if head["is"] == frames.JOB:
                     self._jobs.put((head, body))
+                elif head["is"] == frames.SETTINGS:
+                    logs.set_levels(head["levels"])
         except (OSError, EOFError):
             os._exit(0)  # the worker is gone, or wants this process gone: whatever runs here runs for nobody
 
@@ -70,6 +74,9 @@ class _Host:
                 self._connection.sendall(frame)
         except OSError:
             os._exit(0)
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        self._say(frames.frame(frames.LOG, record=record))
 
     def _progress(self, fraction: float, message: str) -> None:
         self._say(frames.frame(frames.PROGRESS, fraction=fraction, message=message))

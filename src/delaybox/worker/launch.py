@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.processes import collector
+from delaybox.worker import logs
 from delaybox.worker.line import Refused
 from delaybox.worker.worker import Worker
 
@@ -62,7 +63,7 @@ class Launch:
 
 def run(launch: Launch) -> int:
     """Runs until it is told to stop; the exit code. Mistakes are told in a line on stderr."""
-    set_up_logging(launch.log_format)
+    logs.set_up(launch.log_format)
     if launch.processes < 1:
         return _say(ConfigError(f"--processes {launch.processes}: at least 1"))
     if launch.processes > 1:
@@ -73,7 +74,7 @@ def run(launch: Launch) -> int:
 def child(settings: str) -> int:
     """One of several processes, as `_Supervisor` starts it: its end of stdin means that the supervisor is gone."""
     launch = Launch(**json.loads(settings))
-    set_up_logging(launch.log_format)
+    logs.set_up(launch.log_format)
     return _run(launch, until=0)
 
 
@@ -192,30 +193,6 @@ class _Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._told.wait(), pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-
-def set_up_logging(log_format: str) -> None:
-    """Lines on stderr; JSON objects with ``json``."""
-    handler = logging.StreamHandler()
-    if log_format == "json":
-        handler.setFormatter(_JsonLines())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(process)d] %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "timestamp": self.formatTime(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "process": record.process,
-            "event": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
 
 
 def arguments_of(arguments: Sequence[str]) -> Launch:

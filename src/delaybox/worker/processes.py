@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import cpu_frames as frames
-from delaybox.worker import endings
+from delaybox.worker import endings, logs
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import Kind
 from delaybox.worker.run import Run
@@ -169,6 +169,9 @@ class Processes(Crew):
     def _hear(self, process: _Process, head: Mapping[str, Any], body: bytes) -> None:
         run = process.run
         match head["is"]:
+            case frames.LOG:
+                logs.again(head["record"])
+                return
             case frames.HELLO:
                 self._failures = 0
                 self._idle.append(process)
@@ -199,7 +202,6 @@ class Processes(Crew):
             if run.over is None and not run.settled:
                 self.common.stats.cpu_deaths += 1
                 words = f"its process died: {_how(code)}"
-                log.warning("task %s (%s): %s", run.assignment.id, run.function.name, words)
                 run.fail(endings.failed(words))
             else:
                 run.give_up()
@@ -251,4 +253,5 @@ async def _spawned() -> _Process:
     finally:
         theirs.close()
     reader, writer = await asyncio.open_connection(sock=ours)
+    writer.write(frames.frame(frames.SETTINGS, levels=logs.levels()))
     return _Process(process, reader, writer)

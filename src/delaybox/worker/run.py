@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from typing import Any, Final
 from delaybox.core.texts import tail_bytes
 from delaybox.wire.call import Call, Encoded
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import endings
+from delaybox.worker import endings, logs
 from delaybox.worker.context import CancelSignal, Context, Facts
 from delaybox.worker.functions import TaskFunction
 from delaybox.worker.session import Session
+
+log = logging.getLogger("delaybox.worker")
 
 HAND_BACK: Final = pb.Failed(reason="the worker stops")
 """In the place of a verdict: what is stopped is given to others, nothing is charged."""
@@ -184,11 +187,30 @@ class Run:
         self.settled = True
         self.common.stats.failed += 1
         failure.duration_ms = self._duration_ms()
+        self._log(failure)
         most = self.session.max_output
         if most and len(failure.output) > most:
             failure.output = tail_bytes(failure.output, most)
         self.session.failed(self.sequence, failure)
         return True
+
+    def _log(self, failure: pb.Failed) -> None:
+        """Whatever becomes of the task, the attempt leaves a trace where it ran."""
+        a = self.assignment
+        if failure.cancelled:
+            logs.about(log, logging.INFO, a, "task %s (%s) was cancelled in attempt %d", a.id, a.name, a.attempt + 1)
+            return
+        logs.about(
+            log,
+            logging.ERROR if failure.final else logging.WARNING,
+            a,
+            "task %s (%s) failed in attempt %d: %s",
+            a.id,
+            a.name,
+            a.attempt + 1,
+            failure.reason + ("; there will be no other" if failure.final else ""),
+            traceback=failure.output.decode("utf-8", "replace"),
+        )
 
     def conclude(self, ending: Encoded | pb.Failed | None) -> bool:
         """Its code ended so; None: it returned, and nobody wants the result.

@@ -52,9 +52,12 @@ local gone, gone_who = {}, {}
 for j, i in ipairs(who) do
   if dead[j] then
     local reason = struct.unpack('>I2', dead[j], 9)
+    -- The traceback behind the reason's words is for who looks at one task.
+    local words = (string.find(string.sub(dead[j], 11, 10 + reason), '\0', 1, true) or reason + 1) - 1
     local n = kept[i] and struct.unpack('>I4', kept[i]) or 0
     local result = kept[i] and string.sub(kept[i], 1, 4 + n) or struct.pack('>I4', 0)
-    out[i + 1] = 'd' .. result .. string.sub(dead[j], 1, 10 + reason + HEAD)
+    out[i + 1] = 'd' .. result .. string.sub(dead[j], 1, 8) .. struct.pack('>I2', words)
+      .. string.sub(dead[j], 11, 10 + words) .. string.sub(dead[j], 11 + reason, 10 + reason + HEAD)
   else
     gone[#gone + 1] = missing[j]
     gone_who[#gone_who + 1] = i

@@ -156,7 +156,7 @@ class GetRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
-    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief")
+    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,7 @@ class TaskInfo(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     BRIEF_FIELD_NUMBER: _ClassVar[int]
+    TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: TaskState
     due_ms: int
@@ -211,7 +212,8 @@ class TaskInfo(_message.Message):
     result: _task_pb2.Result
     progress: Progress
     brief: bool
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ...) -> None: ...
+    traceback: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("fraction", "message")

@@ -50,6 +50,7 @@ def info(view: TaskView) -> pb.TaskInfo:
         expire_after_ms=view.expire_after_ms,
         timeout_ms=view.timeout_ms,
         keep_result_ms=view.keep_result_ms,
+        traceback=view.traceback,
     )
     if view.result is not None:
         out.result.CopyFrom(wire_result.message(view.result))

@@ -75,6 +75,7 @@ def task(view: TaskView) -> types.Task:
         reason=view.reason,
         result=None if view.result is None else _result(view.result),
         progress=None if view.progress is None else _progress(view.progress),
+        traceback=view.traceback,
     )
 
 

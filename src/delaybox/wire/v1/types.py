@@ -306,6 +306,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     reason: Annotated[str, Meta(description="why it is a dead letter, or why a ready task still waits")] = ""
     result: Result | None = None
     progress: Progress | None = None
+    traceback: Annotated[str, Meta(description="of a worker's dead letter: its last 8 KiB; not in lists")] = ""
 
 
 class ChangedTask(Task, omit_defaults=True, gc=False, kw_only=True):

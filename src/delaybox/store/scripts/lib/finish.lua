@@ -6,7 +6,7 @@ local function forget(id, rec, flags, at, idem_ttl)
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
 end
 
--- Dead letters: value = died:u64 reasonLen:u16 reason record. Past the cap the oldest go, at most 20 a call.
+-- Dead letters: value = died:u64 reasonLen:u16 reason record; the reason may hold a NUL byte and a traceback behind it. Past the cap the oldest go, at most 20 a call.
 -- Returns how many were dropped by the cap.
 local function bury(id, rec, now, reason, cap, idem_ttl)
   local hi = math.floor(now / 4294967296)

@@ -1,0 +1,64 @@
+"""How processes that are not the node itself log: a line a record on stderr, as text or as JSON, UTC, as the node does.
+
+A record that knows for which task it was written (``task_id``, ``task_name``, ``task_attempt``) says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def formatter(log_format: str) -> logging.Formatter:
+    """Of the form ``text`` or ``json``."""
+    return JsonLines() if log_format == "json" else TextLines()
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class TextLines(logging.Formatter):
+    """A record is a line; further lines of what others wrote are indented, so that none looks like a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        for more in (exception_of(self, record), self.formatStack(record.stack_info) if record.stack_info else ""):
+            text += f"\n{more}" if more else ""
+        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text).replace("\n", "\n    ")
+        task = ""
+        if getattr(record, "task_id", ""):
+            task = f" task={record.task_id} function={record.task_name} attempt={record.task_attempt}"  # type: ignore[attr-defined]
+        first, line, rest = text.partition("\n")
+        level = record.levelname.lower()
+        return f"{_moment(record)} [{level:<9}] {first} [{record.name}] process={record.process}{task}{line}{rest}"
+
+
+class JsonLines(logging.Formatter):
+    """A record is an object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "timestamp": _moment(record),
+            "process": record.process,
+        }
+        if getattr(record, "task_id", ""):
+            line |= {"task": record.task_id, "function": record.task_name, "attempt": record.task_attempt}  # type: ignore[attr-defined]
+        if exception := exception_of(self, record):
+            line["exception"] = exception
+        return json.dumps(line)
+
+
+def exception_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """The traceback of a record as text; "" when it has none."""
+    if record.exc_text:
+        return record.exc_text
+    return formatter.formatException(record.exc_info) if record.exc_info else ""

@@ -1,0 +1,120 @@
+"""How a worker's processes log: a line a record on stderr, text or JSON, UTC, with the task that the record is about.
+
+The form is that of a node's log. What cpu functions log in their processes goes to the worker's process, and through
+whatever is set up there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from delaybox.core.texts import head, tail
+from delaybox.processes.logs import exception_of, formatter
+from delaybox.worker.context import running
+
+_TASK: Final = ("task_id", "task_name", "task_attempt")
+_PASSED: Final = ("name", "levelno", "levelname", "created", "process", "pathname", "lineno", "funcName")
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", *_TASK}
+_MOST_BYTES: Final = 64 << 10
+"""Of one message, and of one traceback, that a cpu function's process passes on."""
+_MOST_EXTRAS: Final = 32
+_MOST_LOGGERS: Final = 500
+
+
+class TaskFilter(logging.Filter):
+    """Puts ``task_id``, ``task_name`` and ``task_attempt`` on every record: of the task for which the code that logs
+    runs, "" and 0 outside of one. For handlers of your own; those of ``delaybox worker`` have it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drops nothing."""
+        if not hasattr(record, "task_id"):
+            found = running.get(None)
+            about = ("", "", 0) if found is None else (found.context.id, found.context.name, found.context.attempt + 1)
+            for name, value in zip(_TASK, about, strict=True):
+                setattr(record, name, value)
+        return True
+
+
+def set_up(log_format: str) -> None:
+    """Lines on stderr; JSON objects with ``json``."""
+    handler = logging.StreamHandler()
+    handler.addFilter(TaskFilter())
+    handler.setFormatter(formatter(log_format))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def about(logger: logging.Logger, level: int, context: Any, words: str, *args: object, traceback: str = "") -> None:
+    """Logs of a task, from wherever. ``context``: what knows its id, name and attempt; see `Facts`."""
+    if not logger.isEnabledFor(level):
+        return
+    record = logger.makeRecord(logger.name, level, __file__, 0, words, args, None, "about")
+    record.task_id, record.task_name, record.task_attempt = context.id, context.name, context.attempt + 1
+    # As a formatter leaves it there that has formatted an exception: every formatter shows it.
+    record.exc_text = traceback.rstrip() or None
+    logger.handle(record)
+
+
+# From a cpu function's process to the worker's
+
+
+class Forward(logging.Handler):
+    """Passes records on; ``send`` gets what `again` makes a record of."""
+
+    def __init__(self, send: Callable[[Mapping[str, Any]], None]) -> None:
+        super().__init__()
+        self.addFilter(TaskFilter())
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Foreign code may run here, in the arguments of a message."""
+        try:
+            said = {
+                name: getattr(record, name)
+                for name in (
+                    "name",
+                    "levelno",
+                    "levelname",
+                    "created",
+                    "process",
+                    "pathname",
+                    "lineno",
+                    "funcName",
+                    *_TASK,
+                )
+            }
+            said["msg"] = head(record.getMessage(), _MOST_BYTES)
+            said["exc_text"] = tail(exception_of(logging.Formatter(), record), _MOST_BYTES) or None
+            extras = {
+                name: head(value, _MOST_BYTES) if isinstance(value, str) else value
+                for name, value in vars(record).items()
+                if name not in _STANDARD and isinstance(value, str | int | float | bool | None)
+            }
+            self._send(said | {name: extras[name] for name in list(extras)[:_MOST_EXTRAS]})
+        except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be shown is not the task's fault
+            self.handleError(record)
+
+
+def again(said: Mapping[str, Any]) -> None:
+    """A record of another process, into this one's log."""
+    record = logging.makeLogRecord(dict(said))
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+def levels() -> dict[str, int]:
+    """The levels that are set here, by logger; "" is the root."""
+    found = {"": logging.getLogger().getEffectiveLevel()}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level and len(found) < _MOST_LOGGERS:
+            found[name] = logger.level
+    return found
+
+
+def set_levels(wanted: Mapping[str, int]) -> None:
+    """As `levels` gave them."""
+    for name, level in wanted.items():
+        logging.getLogger(name).setLevel(level)
