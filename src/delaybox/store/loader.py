@@ -106,6 +106,8 @@ def translate(error: BaseException) -> BaseException:
             f"the server does not hold this node's store any more ({str(error).removeprefix('STORELOST ')}); bring its "
             "data back, or run `delaybox store accept` if what is there now is meant"
         )
+    if isinstance(error, ResponseError) and str(error).startswith("TOOLATE"):
+        return _too_late()
     if isinstance(error, _UNAVAILABLE):
         return StoreUnavailable(f"Redis is not answering ({type(error).__name__}); try again shortly")
     if isinstance(error, RedisError) and str(error).startswith(
@@ -115,11 +117,38 @@ def translate(error: BaseException) -> BaseException:
     return error
 
 
+REPEATED_WITHIN_MS = 30_000
+"""No command is repeated later than this after it was sent first: half the time for which the server remembers it."""
+
+_NOT_AFTER = """
+do
+  local time = redis.call('TIME')
+  if time[1] * 1000 + time[2] / 1000 > tonumber(table.remove(ARGV)) then
+    return redis.error_reply('TOOLATE this was sent first so long ago that the server may have forgotten it')
+  end
+end
+"""
+"""Stands before a script that is repeated; its last argument is the latest moment (ms of the server's clock)."""
+
+
+def _too_late() -> StoreUnavailable:
+    return StoreUnavailable(
+        "Redis gave no answer in time, so whether this was carried out is unknown; look before you send it again"
+    )
+
+
+def _with_prelude(source: str, prelude: str) -> str:
+    """``source`` with Lua put before its first statement, behind the line that names its flags."""
+    first, newline, rest = source.partition("\n")
+    return first + newline + prelude + rest if first.startswith("#!") else prelude + source
+
+
 class ScriptRunner:
     """Runs scripts on one client.
 
-    ``repeats``: how often an unknown outcome is asked again before it is reported. ``clock``: see `load`. ``gate``:
-    keeps the scripts of a store from one that is not it.
+    ``repeats``: how often an unknown outcome is asked again before it is reported. ``within_ms``: how long
+    after the first time at most: a process that was frozen reports the outcome as unknown. ``clock``: see `load`.
+    ``gate``: keeps the scripts of a store from one that is not it.
     """
 
     def __init__(
@@ -127,6 +156,7 @@ class ScriptRunner:
         client: Redis,
         *,
         repeats: int = 2,
+        within_ms: int = REPEATED_WITHIN_MS,
         observe: Observer | None = None,
         clock: str | None = None,
         gate: Gate | None = None,
@@ -134,6 +164,7 @@ class ScriptRunner:
         self._trips = roundtrips.of(client)
         self._clock = clock
         self._repeats = repeats
+        self._within_ms = within_ms
         self._observe = observe
         self._gate = gate
 
@@ -153,10 +184,13 @@ class ScriptRunner:
                 return [refusal] * len(calls)
         results: list[Any] = [None] * len(calls)
         waiting = list(range(len(calls)))
+        first_sent = time.monotonic()
         for turn in range(self._repeats + 1):
             if turn:
                 await asyncio.sleep(0.02 * 4**turn)
-            replies = await self._round([calls[i] for i in waiting])
+                replies = await self._again([calls[i] for i in waiting], first_sent)
+            else:
+                replies = await self._round(calls)
             again: list[int] = []
             for i, reply in zip(waiting, replies, strict=True):
                 results[i] = reply
@@ -169,7 +203,7 @@ class ScriptRunner:
                 break
         return [translate(r) if isinstance(r, BaseException) else r for r in results]
 
-    async def _round(self, calls: list[Call]) -> list[Any]:
+    async def _round(self, calls: Sequence[Call]) -> list[Any]:
         started = time.perf_counter()
         scripts = [load(call.script, self._clock) for call in calls]
         replies = await self._send([("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)])
@@ -184,6 +218,29 @@ class ScriptRunner:
             for call in calls:
                 self._observe(call.script, took)
         return replies
+
+    async def _again(self, calls: Sequence[Call], first_sent: float) -> list[Any]:
+        """Sends commands once more that may have been carried out.
+
+        The server itself refuses what comes too late, for this process can be frozen right before it sends, too.
+        """
+
+        def left_ms() -> int:
+            return self._within_ms - int((time.monotonic() - first_sent) * 1000)
+
+        if left_ms() <= 0:
+            return [_too_late()] * len(calls)
+        now = (await self._send([("TIME",)]))[0]
+        if isinstance(now, BaseException):
+            return [now] * len(calls)
+        latest = int(now[0]) * 1000 + int(now[1]) // 1000 + left_ms()
+        sources = [load(call.script, self._clock).source for call in calls]
+        return await self._send(
+            [
+                ("EVAL", _with_prelude(source, _NOT_AFTER), 1, c.tag, *c.args, latest)
+                for source, c in zip(sources, calls, strict=True)
+            ]
+        )
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         try:

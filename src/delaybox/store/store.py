@@ -15,7 +15,7 @@ from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.partition import of_key
 from delaybox.store import keys
 from delaybox.store.identity import Shape, open_store
-from delaybox.store.loader import Call, Observer, ScriptRunner, translate
+from delaybox.store.loader import REPEATED_WITHIN_MS, Call, Observer, ScriptRunner, translate
 from delaybox.store.presence import OnLost, Presence
 from delaybox.store.record import stored_reason
 from delaybox.store.replies import (
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 MAX_RECORD_BYTES = 256 * 1024
 MAX_BODY_BYTES = 4 * 1024 * 1024
 IDEM_TTL_MS = 24 * 3600 * 1000
-COMMAND_TTL_MS = 60_000
+COMMAND_TTL_MS = 2 * REPEATED_WITHIN_MS
 DEAD_CAP = 100_000
 LONGEST_LEASES = 4
 """A lease further ahead than this many of our own cannot be honest: the clock stepped back (rule 11)."""
