@@ -1,7 +1,7 @@
 # Two commands to know: `make demo` and `make test`. Both set up .venv by themselves on their first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
+.PHONY: help setup check check-install format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-faults  the fault tests at full size (slow)'
 	@echo 'make bench        benchmarks: a table, and JSON under benchmarks/results/'
 	@echo 'make check        lint, format, types, import layers, generated code and tables are current'
+	@echo 'make check-install  what users get: built, installed with the newest and the lowest versions, used'
 	@echo 'make format       let ruff rewrite what it can'
 	@echo 'make proto        regenerate $(GEN) from proto/'
 	@echo 'make docs         fill the tables in docs/ from the code'
@@ -38,6 +39,10 @@ $(STAMP): requirements/dev.txt
 	@touch $@
 
 check: lint types layout proto-check docs-check
+
+# On each Python that the machine has; the network is asked for packages only, where pip is set up to take them from.
+check-install: $(STAMP)
+	$(PY) scripts/check_install.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -131,6 +132,11 @@ def serve(
     say.as_json = chosen.log_format == "json"
     for warning in loaded.warnings:
         say.warning(warning)
+    if (system := platform.system()) != "Linux":
+        say.warning(
+            f"DelayBox is tested on Linux only, and this is {system}. Shell commands do not run here, and "
+            "without Linux's timer tasks can fire some milliseconds later."
+        )
     if chosen.exposed and "api" in chosen.duties and not chosen.auth.tokens:
         say.warning(
             f"INSECURE: everybody who reaches {_exposed(chosen)} can schedule, read and cancel tasks, without any "
