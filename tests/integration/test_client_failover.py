@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -113,3 +115,28 @@ def test_a_node_that_comes_back_is_used_again(nodes: list[Node], tmp_path: Path,
             other.queues()
         with _node(tmp_path, store, "--grpc-port", str(nodes[0].grpc_port)):
             assert client.publish("x", delay=LATER, key=uuid4().hex).created
+
+
+def test_what_can_be_repeated_outlives_a_restart(tmp_path: Path, store: RealServer):
+    with _node(tmp_path, store, "--enable-shell") as first, ThreadPoolExecutor() as pool:
+        address = f"127.0.0.1:{first.grpc_port}"
+        with Client(address) as client:
+            handle = client.shell("echo later", delay=LATER, keep_result="1m")
+            events = client.watch(handle.id, timeout=60)
+            assert next(events).state == "scheduled"
+            calls = [pool.submit(list, events), pool.submit(handle.result, 60)]
+            _kill(first)
+            key = uuid4().hex
+            calls.append(pool.submit(client.publish, "x", delay=LATER, key=key))
+            calls.append(pool.submit(client.schedule_many, [NewTask.publish("y", delay=LATER, key=f"{key}-y")]))
+            failures = client._session.endpoints._failures
+            deadline = time.monotonic() + 50
+            while failures[0] < 8 + len(calls):
+                assert time.monotonic() < deadline and not any(call.done() for call in calls), calls
+                time.sleep(0.02)
+            with _node(tmp_path, store, "--enable-shell", "--grpc-port", str(first.grpc_port)):
+                seen, output, stored, many = calls
+                assert stored.result(60).created and many.result(60).created == 1
+                handle.run_now()
+                assert output.result(60) == b"later\n"
+                assert seen.result(60)[-1].state == "succeeded"

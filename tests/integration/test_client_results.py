@@ -6,11 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from delaybox import AsyncClient, Client
-from delaybox.client import NotFinished, ResultGone, TaskCancelled, TaskFailed
+from delaybox.client import NotFinished, ResultGone, TaskCancelled, TaskFailed, Unreachable
 from tests.nodes import Node, node
 
 
@@ -34,7 +35,8 @@ def test_what_a_command_printed_is_waited_for(client: Client):
 
 def test_a_result_that_is_there_already_comes_at_once(client: Client):
     handle = client.shell("echo done", keep_result="1m")
-    assert handle.result(30) == handle.result(5) == b"done\n"
+    assert handle.result(30) == handle.result(5) == handle.result(0) == b"done\n"
+    assert [event.state for event in client.watch(handle.id.upper(), timeout=0)] == ["succeeded"]
 
 
 def test_a_task_that_failed_for_good_says_why(client: Client):
@@ -59,8 +61,11 @@ def test_a_task_that_is_cancelled_meanwhile(client: Client):
 def test_waiting_ends_in_time(client: Client):
     handle = client.shell("echo never", delay="1h")
     began = time.monotonic()
-    with pytest.raises(NotFinished):
-        handle.result(0.5)
+    for limit in (0.5, 0):
+        with pytest.raises(NotFinished):
+            handle.result(limit)
+    assert [event.state for event in client.watch(handle.id, timeout=0)] == ["scheduled"]
+    assert list(client.watch(handle.id, timeout=0, ends_only=True)) == []
     assert time.monotonic() - began < 10
     handle.cancel()
 
@@ -80,3 +85,33 @@ async def test_many_are_awaited_at_once(served: Node):
         assert results == [f"{n}\n".encode() for n in range(8)]
         events = [event async for event in client.watch([handle.id for handle in handles], ends_only=True)]
         assert sorted(event.id for event in events) == sorted(handle.id for handle in handles)
+
+
+def test_a_client_that_was_closed_says_so_at_once(served: Node):
+    client = Client(f"127.0.0.1:{served.grpc_port}")
+    handle = client.shell("echo never", delay="1h")
+    events = client.watch(handle.id)
+    next(events)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(list, events)
+        client.close()
+        with pytest.raises(Unreachable, match="has been closed"):
+            waiting.result(20)
+    for call in (handle.get, handle.result, lambda: list(client.list()), lambda: list(client.map("f", [1]))):
+        with pytest.raises(Unreachable, match="has been closed"):
+            call()
+
+
+async def test_and_so_does_an_asynchronous_one(served: Node):
+    client = AsyncClient(f"127.0.0.1:{served.grpc_port}")
+    handle = await client.shell("echo never", delay="1h")
+    events = client.watch(handle.id)
+    await anext(events)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(Unreachable, match="has been closed"):
+        await asyncio.wait_for(waiting, 20)
+    for call in (handle.get(), handle.result(), anext(client.list()), anext(client.map("f", [1]))):
+        with pytest.raises(Unreachable, match="has been closed"):
+            await call

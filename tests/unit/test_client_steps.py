@@ -20,6 +20,7 @@ from delaybox.client.errors import (
     TaskCancelled,
     TaskFailed,
     Unreachable,
+    closed,
 )
 from delaybox.client.mapping import Window, mapped
 from delaybox.client.models import Scheduled, Stored
@@ -43,7 +44,9 @@ Answer = Any
 class World:
     """Carries steps out as a script says: ``script`` answers each effect that needs an answer, in turn."""
 
-    def __init__(self, *script: Answer, nodes: int = 1, retries: int = 5, timeout_s: float | None = 30.0, safe=False):
+    def __init__(
+        self, *script: Answer, nodes: int = 1, retries: int | None = 5, timeout_s: float | None = 30.0, safe=False
+    ):
         self.now = 1000.0
         self.script = list(script)
         self.did: list[Any] = []
@@ -163,6 +166,34 @@ def test_a_node_that_says_no_is_believed():
     world = World(Failure(Refused("internal", "broken"), "INTERNAL"))
     with pytest.raises(Refused):
         _schedule()(world)
+
+
+def test_unless_a_number_is_given_the_time_bounds_the_tries():
+    world = World(*[NEVER_SENT] * 100, retries=None)
+    with pytest.raises(Unreachable) as caught:
+        _get(world)
+    assert 29 < sum(world.pauses) < 30 and len(world.invoked()) > 6
+    assert any(f"{len(world.invoked())} attempts" in note for note in caught.value.__notes__)
+    world = World(*[BROKE] * 100, retries=None, timeout_s=5)
+    with pytest.raises(OutcomeUnknown):
+        _schedule("k")(world)
+    world = World(BROKE, retries=None)
+    with pytest.raises(OutcomeUnknown):
+        _schedule()(world)
+
+
+def test_a_program_that_waits_for_a_node_says_so_once(caplog: pytest.LogCaptureFixture):
+    with pytest.raises(Unreachable):
+        _get(World(*[NEVER_SENT] * 100, retries=None))
+    (said,) = caplog.messages
+    assert said.startswith("no connection; trying again for up to 30 s")
+
+
+def test_a_call_on_a_closed_client_is_not_tried_again():
+    world = World(closed())
+    with pytest.raises(Unreachable, match="closed"):
+        _get(world)
+    assert world.pauses == []
 
 
 def test_pauses_grow_and_heed_the_nodes_wish():
@@ -404,6 +435,32 @@ def test_a_result_is_waited_for_no_longer_than_asked():
     with pytest.raises(NotFinished, match="within 5 s") as caught:
         world.run(streams.result(world.session, "t", limit_s=5, codecs=CODECS))
     assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_watch_that_stood_for_long_is_opened_again():
+    world = World()
+
+    def after_a_while(_: Any) -> Failure:
+        world.now += 50
+        return BROKE
+
+    done = task_pb2.Result(ok=True, output=b"1")
+    world.script = [after_a_while, NEVER_SENT, _end("t", pb.TASK_STATE_SUCCEEDED, result=done)]
+    assert world.run(streams.result(world.session, "t", limit_s=None, codecs=CODECS)) == 1
+
+
+def test_the_time_that_a_result_is_waited_for_bounds_the_tries():
+    world = World(*[NEVER_SENT] * 100, retries=None)
+    with pytest.raises(Unreachable):
+        world.run(streams.result(world.session, "t", limit_s=120, codecs=CODECS))
+    assert 118 < sum(world.pauses) < 120
+
+
+def test_without_any_time_what_is_there_is_told():
+    done = task_pb2.Result(ok=True, output=b"1")
+    assert _result(_end("t", pb.TASK_STATE_SUCCEEDED, result=done), limit_s=0) == 1
+    with pytest.raises(NotFinished, match="has not finished yet"):
+        _result(_end("t", pb.TASK_STATE_RUNNING), limit_s=0)
 
 
 # -- map ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from delaybox.client.models import Event, Stored
 from delaybox.client.progress import Report, reported, shown
 from delaybox.client.steps import Session, Steps, each
 from delaybox.client.tasks import CODECS, NewTask, calls_of, new_call
-from delaybox.core.errors import InvalidTask
+from delaybox.client.values import watched_id
+from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.spans import span_s
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -37,7 +38,7 @@ class Base:
         cert_file: str | Path | None = None,
         key_file: str | Path | None = None,
         timeout: float | timedelta | str | None = 30.0,
-        retries: int = 5,
+        retries: int | None = None,
         safe: bool = False,
         codecs: Codecs = CODECS,
     ) -> None:
@@ -50,7 +51,7 @@ class Base:
             clock=time.monotonic,
             draw=random.random,
             timeout_s=span_s("timeout", timeout),
-            retries=retries,
+            retries=retries_of(retries),
             safe=safe,
         )
         self._open()
@@ -114,11 +115,22 @@ class Base:
 
     def _watch(self, ids: str | Iterable[str], *, ends_only: bool, timeout: Any) -> Steps[Any]:
         wanted = [ids] if isinstance(ids, str) else list(ids)
-        steps = streams.watched(self._session, wanted, ends_only=ends_only, limit_s=span_s("timeout", timeout))
+        steps = streams.watched(
+            self._session, map(watched_id, wanted), ends_only=ends_only, limit_s=span_s("timeout", timeout)
+        )
         return each(steps, Event.of)
 
     def _result(self, task_id: str, timeout: Any) -> Steps[Any]:
-        return streams.result(self._session, task_id, limit_s=span_s("timeout", timeout), codecs=self._codecs)
+        return streams.result(
+            self._session, watched_id(task_id), limit_s=span_s("timeout", timeout), codecs=self._codecs
+        )
+
+
+def retries_of(retries: object) -> int | None:
+    """How many further attempts a call may take. ConfigError."""
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+        raise ConfigError(f"retries {retries!r} is not a number of further attempts; give 0 or more, or leave it out")
+    return retries
 
 
 def iterator(source: Any) -> Any:

@@ -71,8 +71,9 @@ class Client(Base):
     tls: TLS with the authorities that gRPC trusts; ``ca_file`` names others, ``cert_file`` and ``key_file`` this
         client's own certificate (PEM). Any of them means TLS.
     timeout: of one call with all its attempts: seconds, a timedelta, or text such as "30s"; None: no limit.
-    retries: how many further attempts a call may take, with growing pauses. Only what cannot do harm is repeated:
-        what only reads, what certainly never reached a node or was refused by one that is busy, and what has a key.
+    retries: how many further attempts a call may take; unless given as many as fit into its time, with growing pauses,
+        so that a node may restart meanwhile. Only what cannot do harm is repeated: what only reads, what certainly
+        never reached a node or was refused by one that is busy, and what has a key.
     safe: gives every task without key one of its own, so that scheduling can be repeated after a broken connection and
         creates it once. Costs the store an entry for each until 24 h after the task has ended; without it such a call
         ends with OutcomeUnknown.
@@ -204,8 +205,9 @@ class Client(Base):
     def result(self, task_id: str, /, timeout: Duration | None = None) -> Any:
         """Waits until the task has ended, and returns what its function returned (of a command: what it printed).
 
-        ``timeout``: seconds, a timedelta, or text such as "30s"; None: as long as it takes. Needs a result that is kept
-        (``keep_result``). NotFinished (a TimeoutError), TaskFailed, TaskCancelled, ResultGone.
+        ``timeout``: seconds, a timedelta, or text such as "30s"; 0: what is there already; None: as long as it takes,
+        but without any node no longer than the client's time-out. Needs a result that is kept (``keep_result``).
+        NotFinished (a TimeoutError), TaskFailed, TaskCancelled, ResultGone.
         """
         return self._carrier.run(self._result(task_id, timeout))
 

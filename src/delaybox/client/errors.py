@@ -98,7 +98,7 @@ class Failure:
     """How one attempt of a call failed.
 
     ``refused``: the node said no before it did anything; ``sent``: False when no node can have got it.
-    ``retry_after_s``: the node's wish, or None.
+    ``retry_after_s``: the node's wish, or None. ``final``: no other attempt can end otherwise.
     """
 
     error: DelayBoxError
@@ -106,6 +106,13 @@ class Failure:
     sent: bool = True
     refused: bool = False
     retry_after_s: float | None = None
+    final: bool = False
+
+
+def closed(*, sent: bool = False) -> Failure:
+    """A call on a client that was closed, before it or (``sent``) while it was under way."""
+    error = Unreachable("this client has been closed; make another one")
+    return Failure(error, "CANCELLED", sent=sent, refused=not sent, final=True)
 
 
 _SAID_NO: Final = frozenset(

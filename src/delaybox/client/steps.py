@@ -6,6 +6,7 @@ retries, endpoints, chunks and streams are decided here once. See `Effect` for w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +20,11 @@ from delaybox.core.errors import DelayBoxError, Overloaded, StoreFull, StoreUnav
 
 T = TypeVar("T")
 
+log = logging.getLogger("delaybox.client")
+
 _LEAST_ATTEMPT_S: Final = 0.5
+_TELL_AFTER: Final = 3
+_TELL_EVERY_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,10 @@ class Call(Generic[T]):
 
 
 class Session:
-    """How one client calls: its nodes, its patience. ``retries``: further attempts; ``timeout_s``: of all together."""
+    """How one client calls: its nodes, its patience.
+
+    ``timeout_s``: of all attempts of a call; ``retries``: how many further ones, None: as many as fit into that time.
+    """
 
     def __init__(
         self,
@@ -140,7 +148,7 @@ class Session:
         clock: Callable[[], float],
         draw: Callable[[], float],
         timeout_s: float | None,
-        retries: int,
+        retries: int | None,
         safe: bool,
     ) -> None:
         self.endpoints = endpoints
@@ -149,6 +157,15 @@ class Session:
         self.timeout_s = timeout_s
         self.retries = retries
         self.safe = safe
+        self._quiet_until = 0.0
+
+    def tell(self, error: DelayBoxError, count: int, left_s: float | None) -> None:
+        """Logs that calls wait for a node, so that nobody looks at a silent program; once in a while."""
+        if count < _TELL_AFTER or self.clock() < self._quiet_until:
+            return
+        self._quiet_until = self.clock() + _TELL_EVERY_S
+        rest = "without a time limit" if left_s is None else f"for up to {left_s:.0f} s"
+        log.warning("%s; trying again %s", error, rest)
 
     def unary(self, call: Call[T], *, timeout_s: float | None = None) -> Steps[T]:
         """Until a node answers. Its error, Unreachable, OutcomeUnknown, CallTimeout."""
@@ -165,15 +182,22 @@ class Session:
 
 
 class Tries:
-    """The attempts of one call: which node, how long, whether once more."""
+    """The attempts of one call: which node, how long, whether once more.
 
-    __slots__ = ("_count", "_deadline", "_kind", "_maybe_done", "_session")
+    What can be repeated without harm is tried until the time is over, and until ``session.retries`` are used up where a
+    number is set. ``timeout_s``: of all attempts together; unless given the session's, counted from when something last
+    worked.
+    """
+
+    __slots__ = ("_count", "_deadline", "_fixed", "_kind", "_maybe_done", "_session", "_since")
 
     def __init__(self, session: Session, kind: Kind, timeout_s: float | None = None) -> None:
         self._session = session
         self._kind = kind
+        self._fixed = timeout_s is not None
         limit = session.timeout_s if timeout_s is None else timeout_s
-        self._deadline = None if limit is None else session.clock() + limit
+        self._since = session.clock()
+        self._deadline = None if limit is None else self._since + limit
         self._count = 0
         self._maybe_done = False
 
@@ -192,8 +216,9 @@ class Tries:
     def went_on(self) -> None:
         """A stream brought something: its attempts begin anew."""
         self._count = 0
-        if self._deadline is not None and self._session.timeout_s is not None:
-            self._deadline = self._session.clock() + self._session.timeout_s
+        self._since = self._session.clock()
+        if not self._fixed and self._session.timeout_s is not None:
+            self._deadline = self._since + self._session.timeout_s
 
     def pause_after(self, failure: Failure, which: int) -> float:
         """How long to wait before the next attempt; raises what the caller gets when there is none."""
@@ -207,18 +232,27 @@ class Tries:
             session.endpoints.worked(which)
         certain = not failure.sent or failure.refused
         self._maybe_done = self._maybe_done or not certain
-        if not (elsewhere and (certain or self._kind is not Kind.ONCE)) or self._count >= session.retries:
+        used_up = session.retries is not None and self._count >= session.retries
+        if not (elsewhere and (certain or self._kind is not Kind.ONCE)) or used_up or failure.final:
             raise self._end(failure)
-        self._count += 1
         pause = 0.0
         if not session.endpoints.healthy(now):
-            pause = max(wish_s, pause_s(self._count, session.draw()))
-        if self._deadline is not None and now + pause >= self._deadline:
-            raise self._end(failure)
+            pause = max(wish_s, pause_s(self._count + 1, session.draw()))
+        if self._deadline is not None:
+            left = self._deadline - now
+            if pause > wish_s and left > _LEAST_ATTEMPT_S:
+                # A pause of our own is shortened, so that the last attempt comes when the time is nearly over.
+                pause = max(wish_s, min(pause, left - _LEAST_ATTEMPT_S))
+            if pause >= left:
+                raise self._end(failure)
+        self._count += 1
+        session.tell(failure.error, self._count, None if self._deadline is None else self._deadline - now)
         return pause
 
     def _end(self, failure: Failure) -> DelayBoxError:
         error = failure.error
+        if self._count:
+            error.add_note(f"{self._count + 1} attempts were made within {self._session.clock() - self._since:.1f} s")
         known = not isinstance(error, Unreachable | CallTimeout | StoreUnavailable) or isinstance(error, StoreFull)
         if self._kind is Kind.READ or not self._maybe_done or (known and not isinstance(error, Overloaded)):
             return error

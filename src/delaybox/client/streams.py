@@ -50,6 +50,12 @@ UNDER_WAY: Final = 4
 _PAGE: Final = 1_000
 _WATCH_S: Final = 60.0
 """One watch lasts so long: a cut that nobody reports is noticed then."""
+_HELD_S: Final = 1.0
+"""A stream that stood so long had worked."""
+_SHORT_S: Final = 1.0
+"""Less may be over before a node was reached at all."""
+_LOOK_S: Final = 5.0
+"""What a look may take where the caller wants to wait less."""
 
 Outcome = Stored | DelayBoxError
 
@@ -261,15 +267,21 @@ def listed(session: Session, method: str, wanted: Mapping[str, Any], limit: int 
 def watched(
     session: Session, ids: Iterable[str], *, ends_only: bool, limit_s: float | None = None
 ) -> Steps[dict[str, None]]:
-    """Emits the wire's events until all have ended or the time is over; returns the ids that have not ended."""
+    """Emits the wire's events until all have ended or the time is over; returns the ids that have not ended.
+
+    However short the time is, where each stands now is looked at.
+    """
     open_ = dict.fromkeys(ids)
     until = None if limit_s is None else session.clock() + limit_s
-    tries = Tries(session, Kind.READ)
+    if limit_s is not None and limit_s < _SHORT_S:
+        yield from _looked(session, open_, ends_only=ends_only)
+    tries = Tries(session, Kind.READ, limit_s)
     while open_:
-        which = tries.pick()
-        left = _WATCH_S if until is None else min(_WATCH_S, until - session.clock())
+        opened = session.clock()
+        left = _WATCH_S if until is None else min(_WATCH_S, until - opened)
         if left <= 0:
             return open_
+        which = tries.pick()
         stream = yield Open(which, "Watch", pb.WatchRequest(ids=list(open_), ends_only=ends_only), left)
         while isinstance(answer := (yield Receive(stream)), pb.WatchResponse):
             tries.went_on()
@@ -288,8 +300,34 @@ def watched(
             continue
         if answer is None:
             answer = Failure(Unreachable(f"{session.endpoints.names[which]} ended the watch"), "UNAVAILABLE")
+        if answer.sent and session.clock() - opened >= _HELD_S:
+            tries.went_on()  # it stood, without news: what broke it is new
         yield Pause(tries.pause_after(answer, which))
     return open_
+
+
+def _looked(session: Session, open_: dict[str, None], *, ends_only: bool) -> Steps[None]:
+    """Emits where each stands now; takes out of ``open_`` what has ended."""
+    unseen = dict(open_)
+    tries = Tries(session, Kind.READ, _LOOK_S)
+    while unseen:
+        which = tries.pick()
+        stream = yield Open(which, "Watch", pb.WatchRequest(ids=list(unseen)), tries.attempt_s())
+        while isinstance(answer := (yield Receive(stream)), pb.WatchResponse):
+            for event in answer.events:
+                unseen.pop(event.id, None)
+                if STATES[event.state].is_end:
+                    open_.pop(event.id, None)
+            yield Emit([event for event in answer.events if not ends_only or STATES[event.state].is_end])
+            if not unseen:
+                break
+        yield Drop(stream)
+        if not unseen:
+            session.endpoints.worked(which)
+            return
+        if answer is None:
+            answer = Failure(Unreachable(f"{session.endpoints.names[which]} ended the watch"), "UNAVAILABLE")
+        yield Pause(tries.pause_after(answer, which))
 
 
 def result(session: Session, task_id: str, *, limit_s: float | None, codecs: Codecs) -> Steps[Any]:
@@ -299,7 +337,8 @@ def result(session: Session, task_id: str, *, limit_s: float | None, codecs: Cod
     for event in found:
         if STATES[event.state].is_end:
             return returned(event, codecs)
-    raise NotFinished(f"task {task_id} has not finished within {limit_s:g} s; it goes on all the same")
+    within = f" within {limit_s:g} s" if limit_s else " yet"
+    raise NotFinished(f"task {task_id} has not finished{within}; it goes on all the same")
 
 
 def returned(event: pb.TaskEvent, codecs: Codecs) -> Any:

@@ -10,18 +10,25 @@ import grpc
 from google.protobuf.message import Message
 
 from delaybox.client.channel import Target
-from delaybox.client.errors import Failure, Unreachable, failure_of
+from delaybox.client.errors import Failure, closed, failure_of
 from delaybox.client.steps import Drop, Effect, Emit, Invoke, Open, Pause, Pull, Receive, Send, Start, Steps, Wait
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 
 T = TypeVar("T")
 
 
+def _told_to_stop() -> bool:
+    """Whether somebody cancels the task that runs here; a call is cancelled too where its channel is closed."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class _Stream:
     """A stream of responses. Requests are written by a task: two sides that both wait to write would wait for ever."""
 
-    def __init__(self, method: Any, request: Message | None, where: str, **options: Any) -> None:
-        self._where = where
+    def __init__(self, carrier: Carrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
+        self._carrier = carrier
+        self._which = which
         self._call = method(**options) if request is None else method(request, **options)
         self._requests: asyncio.Queue[Message] = asyncio.Queue()
         self._writer = asyncio.create_task(self._write()) if request is None else None
@@ -40,7 +47,11 @@ class _Stream:
         try:
             message = await self._call.read()
         except grpc.RpcError as error:
-            return failure_of(error, self._where)
+            return self._carrier.failed(error, self._which)
+        except asyncio.CancelledError:
+            if self._carrier.is_open() or _told_to_stop():
+                raise
+            return closed(sent=True)
         return None if message is grpc.aio.EOF else message
 
     def drop(self) -> None:
@@ -160,29 +171,35 @@ class Carrier:
             await drive.stop()
 
     async def invoke(self, effect: Invoke) -> Message | Failure:
+        if not self.is_open():
+            return closed()
         try:
             method = getattr(self._stub(effect.which), effect.method)
             answer: Message = await method(effect.request, timeout=effect.timeout_s, metadata=self._target.metadata)
         except grpc.RpcError as error:
-            return failure_of(error, self._target.endpoints[effect.which])
-        except grpc.aio.UsageError as error:
-            return self._not_open(error)
+            return self.failed(error, effect.which)
+        except (grpc.aio.UsageError, asyncio.CancelledError):
+            if self.is_open() or _told_to_stop():
+                raise
+            return closed(sent=True)
         return answer
 
     def open(self, effect: Open) -> _Stream:
-        method = getattr(self._stub(effect.which), effect.method)
-        return _Stream(
-            method,
-            effect.request,
-            self._target.endpoints[effect.which],
-            timeout=effect.timeout_s,
-            metadata=self._target.metadata,
-        )
+        """Unreachable on a client that was closed."""
+        options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
+        try:
+            method = getattr(self._stub(effect.which), effect.method)
+            return _Stream(self, method, effect.request, effect.which, **options)
+        except grpc.aio.UsageError:
+            if self.is_open():
+                raise
+            raise closed().error from None
 
-    def _not_open(self, error: Exception) -> Failure:
-        if not self._closed:
-            raise error
-        return Failure(Unreachable("the client has been closed"), "CANCELLED", sent=False, refused=True)
+    def failed(self, error: grpc.RpcError, which: int) -> Failure:
+        return failure_of(error, self._target.endpoints[which]) if self.is_open() else closed(sent=True)
+
+    def is_open(self) -> bool:
+        return not self._closed
 
     def _stub(self, which: int) -> Any:
         if self._closed:

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from delaybox.client.channel import Target
-from delaybox.client.errors import Failure, Unreachable, failure_of
+from delaybox.client.errors import Failure, closed, failure_of
 from delaybox.client.steps import Drop, Effect, Emit, Invoke, Open, Pause, Pull, Receive, Send, Start, Steps, Wait
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 
@@ -26,8 +26,9 @@ class Stopped(Exception):
 class _Stream:
     """A stream of responses; its requests are taken by a thread of gRPC's as it can send them."""
 
-    def __init__(self, method: Any, request: Message | None, where: str, **options: Any) -> None:
-        self._where = where
+    def __init__(self, carrier: Carrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
+        self._carrier = carrier
+        self._which = which
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._call = method(iter(self._requests.get, None) if request is None else request, **options)
 
@@ -38,7 +39,7 @@ class _Stream:
         try:
             message: Message | None = next(self._call, None)
         except grpc.RpcError as error:
-            return failure_of(error, self._where)
+            return self._carrier.failed(error, self._which)
         return message
 
     def drop(self) -> None:
@@ -51,7 +52,7 @@ class _Drive:
 
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
-        self._streams: set[_Stream | _Dead] = set()
+        self._streams: set[_Stream] = set()
         self._branches: list[_Drive] = []
         self._stopped = threading.Event()
 
@@ -114,22 +115,6 @@ class _Drive:
             branch.stop()
 
 
-class _Dead:
-    """A stream that never was: its channel had been closed."""
-
-    def __init__(self, failure: Failure) -> None:
-        self._failure = failure
-
-    def send(self, message: Message) -> None:
-        pass
-
-    def receive(self) -> Failure:
-        return self._failure
-
-    def drop(self) -> None:
-        pass
-
-
 class Carrier:
     """Channels to the nodes, and what is carried out over them. For several threads."""
 
@@ -178,29 +163,31 @@ class Carrier:
             drive.stop()
 
     def invoke(self, effect: Invoke) -> Message | Failure:
-        where = self._target.endpoints[effect.which]
         try:
             method = getattr(self._stub(effect.which), effect.method)
             answer: Message = method(effect.request, timeout=effect.timeout_s, metadata=self._target.metadata)
         except grpc.RpcError as error:
-            return failure_of(error, where)
-        except ValueError as error:
-            return self._not_open(error)
+            return self.failed(error, effect.which)
+        except ValueError:
+            # How gRPC says that a channel was closed, perhaps by another thread.
+            if not self._closed:
+                raise
+            return closed()
         return answer
 
-    def open(self, effect: Open) -> _Stream | _Dead:
+    def open(self, effect: Open) -> _Stream:
+        """Unreachable on a client that was closed."""
         options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
         try:
             method = getattr(self._stub(effect.which), effect.method)
-            return _Stream(method, effect.request, self._target.endpoints[effect.which], **options)
-        except ValueError as error:
-            return _Dead(self._not_open(error))
+            return _Stream(self, method, effect.request, effect.which, **options)
+        except ValueError:
+            if not self._closed:
+                raise
+            raise closed().error from None
 
-    def _not_open(self, error: ValueError) -> Failure:
-        # How gRPC says that a channel was closed, perhaps by another thread.
-        if not self._closed:
-            raise error
-        return Failure(Unreachable("the client has been closed"), "CANCELLED", sent=False, refused=True)
+    def failed(self, error: grpc.RpcError, which: int) -> Failure:
+        return closed(sent=True) if self._closed else failure_of(error, self._target.endpoints[which])
 
     def _stub(self, which: int) -> Any:
         if (stub := self._stubs[which]) is not None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from delaybox.client.models import PRIORITIES, Retry
 from delaybox.core.errors import InvalidTask
@@ -52,6 +53,15 @@ def id_of(task_id: object) -> str:
             "id", f"id {show(task_id)} is {_kind(task_id)}, not text; give the id that scheduling answered"
         )
     return text_of("id", task_id)
+
+
+def watched_id(task_id: object) -> str:
+    """A task's id as the node spells it, by which events are told apart. InvalidTask."""
+    text = id_of(task_id)
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return text  # the node refuses it, in its words
 
 
 def labels_of(field: str, labels: object) -> Mapping[str, str]:
