@@ -61,6 +61,12 @@ _input = Counter(
     registry=_registry,
 )  # fmt: skip
 _lost_leases = Counter("delaybox_lost_leases", "Leases that expired before their tasks were done.", registry=_registry)
+_graces = Counter(
+    "delaybox_lease_graces",
+    "Partitions in which no lease was taken back for a while, because nobody could extend before: the server was away, "
+    "restarted or had its clock set.",
+    registry=_registry,
+)
 _stale_acks = Counter(
     "delaybox_stale_acks_refused",
     "Acks and failures refused: the task was no longer leased to them.",
@@ -228,6 +234,11 @@ def input_messages(outcome: Literal["accepted", "refused"], n: int = 1) -> None:
 def lease_lost(n: int = 1) -> None:
     """``n`` leases expired with work in them."""
     _lost_leases.inc(n)
+
+
+def lease_graces(n: int) -> None:
+    """In ``n`` partitions no expired lease is taken back for a while."""
+    _graces.inc(n)
 
 
 def stale_ack(n: int = 1) -> None:

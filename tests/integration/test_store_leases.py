@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
+from delaybox.store.leases import new_lease
 from delaybox.store.loader import Call
 from delaybox.store.record import read_dead
 from delaybox.store.store import Reaped
@@ -16,10 +18,18 @@ from tests.lab import Lab
 LEASE_MS = 15_000
 
 
-async def reap(lab: Lab, *, losses_cap: int = 3, expected_now_ms: int = 0, dead_cap: int = 100_000) -> Reaped:
-    return await lab.store.reap(
-        0, lease_ms=LEASE_MS, losses_cap=losses_cap, expected_now_ms=expected_now_ms, dead_cap=dead_cap
-    )
+async def reap(lab: Lab, **how: Any) -> Reaped:
+    return await lab.store.reap(0, **{"lease_ms": LEASE_MS, "losses_cap": 3, **how})
+
+
+async def watched(lab: Lab, by_ms: int = LEASE_MS, **how: Any) -> Reaped:
+    """So much time goes by while a reaper looks now and then; its last look."""
+    seen = await reap(lab, **how)
+    while by_ms > 0:
+        await lab.move(min(by_ms, LEASE_MS // 4))
+        by_ms -= LEASE_MS // 4
+        seen = await reap(lab, **how)
+    return seen
 
 
 async def test_an_ack_completes_and_leaves_nothing(lab: Lab) -> None:
@@ -57,8 +67,7 @@ async def test_what_is_not_in_the_lease_is_refused(lab: Lab, settle: str) -> Non
 async def test_a_zombie_is_refused_after_its_lease_was_reaped(lab: Lab) -> None:
     (task_id,) = await lab.add(NewTask())
     await lab.lease(b"zombie")
-    await lab.move(LEASE_MS)
-    assert (await reap(lab)).back == 1
+    assert (await watched(lab)).back == 1
     got = await lab.lease(b"next")
     assert (got[task_id].losses, got[task_id].attempt, got[task_id].deliveries) == (1, 0, 2)
     assert await lab.store.ack(0, b"zombie", [task_id]) == [task_id]
@@ -70,11 +79,9 @@ async def test_a_heartbeat_keeps_a_lease(lab: Lab) -> None:
     await lab.add(NewTask())
     await lab.lease(b"L")
     for _ in range(5):
-        await lab.move(LEASE_MS - 1)
+        assert (await watched(lab, LEASE_MS - 1)).leases == 0
         assert await lab.store.extend(0, [b"L"], LEASE_MS) == []
-        assert (await reap(lab)).leases == 0
-    await lab.move(LEASE_MS)
-    assert (await reap(lab)).leases == 1
+    assert (await watched(lab)).leases == 1
 
 
 async def test_a_failure_charges_an_attempt_and_a_hand_back_nothing(lab: Lab) -> None:
@@ -111,8 +118,7 @@ async def test_a_task_that_lost_its_node_three_times_is_dead(lab: Lab) -> None:
     (task_id,) = await lab.add(NewTask(type=TaskType.SHELL_CMD, payload=bytes(3_000)))
     for n in range(3):
         assert task_id in await lab.lease(bytes([n]))
-        await lab.move(LEASE_MS)
-        reaped = await reap(lab)
+        reaped = await watched(lab)
     assert (reaped.back, reaped.dead) == (0, 1)
     found = await lab.find(task_id)
     died, reason, record = read_dead(task_id, found.value)
@@ -122,15 +128,37 @@ async def test_a_task_that_lost_its_node_three_times_is_dead(lab: Lab) -> None:
     assert (await lab.claim()).leased == []
 
 
-async def test_a_message_is_not_blamed_for_the_nodes_that_die_with_it(lab: Lab) -> None:
-    (task_id,) = await lab.add(NewTask())
+@pytest.mark.parametrize("carried", [NewTask(), NewTask(type=TaskType.WORKER, name="f")], ids=["message", "call"])
+async def test_what_a_node_only_carries_is_not_blamed_for_the_nodes_that_die_with_it(
+    lab: Lab, carried: NewTask
+) -> None:
+    (task_id,) = await lab.add(carried)
     for n in range(20):
         assert (await lab.find(task_id)).place == "home"
         assert (await lab.lease(bytes([n])))[task_id].losses == n
-        await lab.move(LEASE_MS)
-        await reap(lab)
+        await watched(lab)
     found = await lab.find(task_id)
     assert found.place == "dead" and b"lost with its node 20 times" in found.value
+    assert read_dead(task_id, found.value)[2].losses == 20
+
+
+async def test_losses_of_a_call_with_nodes_and_with_workers_are_counted_apart(lab: Lab) -> None:
+    (task_id,) = await lab.add(NewTask(type=TaskType.WORKER, name="f"))
+    for n in range(3):
+        await lab.lease(bytes([n]))
+        await watched(lab)
+    for n in range(2):
+        await lab.lease(bytes([8, n]))
+        assert await lab.store.lose(0, bytes([8, n]), [task_id], losses_cap=3) == ([], 0, 0)
+    record = (await lab.lease(b"last"))[task_id]
+    assert (record.losses, record.blamed) == (5, 2)
+    assert await lab.store.release(0, b"last", [task_id]) == []
+    assert (await lab.record(task_id)).losses == 5, "a hand-back charges nothing"
+    await lab.lease(b"last")
+    assert await lab.store.lose(0, b"last", [task_id], losses_cap=3) == ([], 1, 0)
+    found = await lab.find(task_id)
+    assert b"lost with its worker 3 times" in found.value
+    assert read_dead(task_id, found.value)[2].losses == 6
 
 
 async def test_a_replayed_task_starts_again_but_its_token_only_rises(lab: Lab) -> None:
@@ -179,7 +207,8 @@ async def test_more_than_500_leases(lab: Lab) -> None:
     assert await lab.store.extend(0, [*lease_ids, gone], LEASE_MS) == [gone]
     (task_id,) = await lab.add(NewTask())
     assert await lab.store.cancel([task_id]) == ["cancelled"]
-    await lab.move(LEASE_MS)
+    await watched(lab, LEASE_MS - 1)
+    await lab.move(1)
     back, calls = 0, 0
     while (reaped := await reap(lab)).leases:
         assert reaped.back <= 500
@@ -188,29 +217,114 @@ async def test_more_than_500_leases(lab: Lab) -> None:
     assert len((await lab.claim()).leased) == 1_000
 
 
-async def test_an_expiry_from_before_the_clock_stepped_back_is_restamped(lab: Lab) -> None:
-    await lab.add(NewTask())
-    await lab.lease(b"L", lease_ms=LEASE_MS)
-    await lab.move(-3_600_000)
-    assert (await reap(lab)).stamped == 1
-    assert int(await lab.client.zscore(keys.leases(lab.tag), b"L")) <= lab.now + 4 * LEASE_MS
+async def note(lab: Lab, field: str) -> int:
+    return int(await lab.client.hget(keys.clock(lab.tag), field))
 
 
-async def test_a_jump_forward_extends_every_lease_once(lab: Lab) -> None:
+async def test_every_look_at_leases_is_noted_and_one_at_nothing_writes_nothing(lab: Lab) -> None:
+    await reap(lab)
+    assert await lab.client.hget(keys.clock(lab.tag), "reaped") is None
     await lab.add(NewTask())
     await lab.lease(b"L")
-    expected = lab.now + 10
-    await lab.move(3_600_000)
-    assert (await reap(lab, expected_now_ms=expected)).leases == 0
-    await lab.move(LEASE_MS)
-    assert (await reap(lab, expected_now_ms=lab.now)).leases == 1
+    for _ in range(3):
+        await lab.move(1_000)
+        await reap(lab)
+        assert await note(lab, "reaped") == lab.now
+    assert await note(lab, "grace") == lab.now - 2_000 + LEASE_MS, "only the first look came after a gap"
+
+
+@pytest.mark.parametrize("away_ms", [4_500, LEASE_MS, 3_600_000], ids=["short", "a lease", "an hour"])
+async def test_after_an_outage_nothing_is_reaped_for_a_lease_and_nothing_is_stamped_anew(
+    lab: Lab, away_ms: int
+) -> None:
+    lives, lost = await lab.add(NewTask(), NewTask())
+    for lease_id in (b"one", b"two"):
+        await lab.lease(lease_id, slots=1)
+    held = {(await lab.find(i)).lease_id: i for i in (lives, lost)}
+    await watched(lab, LEASE_MS - 1_000)
+    expiry = await lab.client.zscore(keys.leases(lab.tag), b"one")
+    # Whatever comes first on the server that is back, the reaper or a heartbeat.
+    await lab.move(away_ms + LEASE_MS // 3)
+    back = lab.now
+    for other in (0, 300_000):
+        seen = await reap(lab, lease_ms=LEASE_MS + other)
+        assert (seen.leases, seen.grace_ms) == (0, 0 if other else back + LEASE_MS)
+    assert await note(lab, "grace") == back + LEASE_MS
+    assert await lab.client.zscore(keys.leases(lab.tag), b"one") == expiry
+    assert await lab.store.extend(0, [b"one"], LEASE_MS) == []
+    assert (await watched(lab, LEASE_MS - 1)).leases == 0
+    assert await lab.store.extend(0, [b"one"], LEASE_MS) == []
+    assert (await watched(lab, 1)).leases == 1, "a real loss costs one lease more"
+    assert await lab.store.ack(0, b"one", [held[b"one"]]) == []
+    assert (await lab.record(held[b"two"])).losses == 1
+
+
+async def test_another_server_is_an_outage_even_without_a_gap(lab: Lab) -> None:
+    await lab.add(NewTask())
+    await lab.lease(b"L")
+    await watched(lab, LEASE_MS - 1)
+    await lab.client.hset(keys.clock(lab.tag), "run", "0123456789abcdef")
+    await lab.move(1)
+    assert (await reap(lab)).grace_ms == lab.now + LEASE_MS
+    assert (await watched(lab)).leases == 1
+
+
+async def test_a_step_back_sets_a_grace_and_then_only_who_did_not_extend_is_reaped(lab: Lab) -> None:
+    lease_ids = [new_lease(LEASE_MS), new_lease(LEASE_MS), new_lease(40 * LEASE_MS)]
+    lives, lost, long = lease_ids
+    for lease_id in lease_ids:
+        await lab.add(NewTask())
+        await lab.lease(lease_id, lease_ms=40 * LEASE_MS if lease_id == long else LEASE_MS)
+    await watched(lab, 1_000)
+    await lab.move(-3_600_000)
+    seen = await reap(lab)
+    assert (seen.leases, seen.grace_ms) == (0, lab.now + LEASE_MS)
+    assert await lab.store.extend(0, [lives], LEASE_MS) == []
+    assert (await watched(lab, LEASE_MS - 1)).leases == 0
+    assert await lab.store.extend(0, [lives], LEASE_MS) == []
+    assert (await watched(lab, 1)).leases == 1, "its expiry lies an hour ahead, and nobody moved it"
+    assert set(await lab.client.zrange(keys.leases(lab.tag), 0, -1)) == {lives, long}
+    assert await lab.store.extend(0, [lost, lives, long], LEASE_MS) == [lost]
+    assert int(await lab.client.zscore(keys.leases(lab.tag), long)) == lab.now + 40 * LEASE_MS, "its own length"
+
+
+async def test_the_length_belongs_to_the_lease(lab: Lab) -> None:
+    long = new_lease(40 * LEASE_MS)
+    await lab.add(NewTask())
+    await lab.lease(long, lease_ms=40 * LEASE_MS)
+    for lease_ms in (1_000, LEASE_MS):
+        assert (await reap(lab, lease_ms=lease_ms)).leases == 0
+        assert int(await lab.client.zscore(keys.leases(lab.tag), long)) == lab.now + 40 * LEASE_MS
+    # After an outage its holder, whose heartbeats are as far apart, has its own length and not the reaper's.
+    await lab.move(50 * LEASE_MS)
+    for _ in range(3):
+        assert (await watched(lab, 12 * LEASE_MS)).leases == 0
+    assert (await watched(lab, 4 * LEASE_MS)).leases == 1
+
+
+async def test_dead_letters_for_losses_are_held_for_two_leases(lab: Lab) -> None:
+    shell = NewTask(type=TaskType.SHELL_CMD)
+    tasks = await lab.add(shell, shell)
+    for n in range(5):
+        await lab.lease(bytes([n]), slots=2)
+        seen = await watched(lab, failing=n >= 2)
+        assert (seen.back, seen.dead) == (2, 0)
+        assert (await lab.record(tasks[0])).losses == min(n + 1, 2), "charged, but one short of the cap"
+    await lab.lease(b"last", slots=2)
+    assert (await watched(lab, failing=True)).dead == 2, "or a poisonous task would live for ever"
+    assert await lab.store.replay(tasks) == ["replayed", "replayed"]
+    for n in range(3):
+        await lab.lease(bytes([9, n]), slots=2)
+        seen = await watched(lab, failing=n == 2)
+    assert seen.back == 2, "two leases later it may be held again"
 
 
 async def test_a_lease_with_a_newer_record_is_kept_for_newer_nodes(lab: Lab) -> None:
     ok, newer, bad = await lab.add(NewTask(), NewTask(), NewTask())
     await lab.lease(b"L")
     await lab.client.hset(keys.lease(lab.tag, b"L"), mapping={newer: b"\x2anew", bad: b"\x01bad"})
-    await lab.move(LEASE_MS)
+    await watched(lab, LEASE_MS - 1)
+    await lab.move(1)
     for turn in range(2):
         reaped = await reap(lab)
         assert (reaped.leases, reaped.back) == ((1, 1) if turn == 0 else (0, 0))

@@ -57,14 +57,14 @@ async def test_lua_reads_what_python_writes_and_the_other_way_round(client: Redi
         for _ in range(2):
             r = read(task_id, raw)
             assert await lua(client, HEAD, task_id, raw) == [
-                b"ok", raw[1], r.due_ms, r.lane, r.attempt, r.losses, r.deliveries, r.key or b"", int(r.stub), r.body,
+                b"ok", raw[1], r.due_ms, r.lane, r.attempt, r.lost, r.deliveries, r.key or b"", int(r.stub), r.body,
             ]  # fmt: skip
             # The same record with other counters: everything behind them stays byte for byte.
             want = (rng.randrange(2**16), rng.randrange(256), rng.randrange(2**32), rng.choice([0, 2**32, 2**47 - 1]))
             flags = raw[1] & ~3 | rng.randrange(4)
             raw = await lua(client, BUILD, task_id, raw, flags, *want)
             again = read(task_id, raw)
-            assert (again.attempt, again.losses, again.deliveries, again.due_ms) == want
+            assert (again.attempt, again.lost, again.deliveries, again.due_ms) == want
             assert (again.priority, again.lane, again.key, again.stub, again.body) == (
                 flags & 3, r.lane, r.key, r.stub, r.body,
             )  # fmt: skip

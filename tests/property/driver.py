@@ -12,15 +12,17 @@ from uuid import UUID
 from delaybox.core import ids
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
-from delaybox.store.fsck import fsck
-from delaybox.store.record import draft, read, read_dead
+from delaybox.store.record import draft, read
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK_KEY
-from tests.property.model import LOSSES_CAP, REFUSALS, Model, State, Task
+from tests.property.checks import Checks
+from tests.property.model import LOSSES_CAP, REFUSALS, Model, Notes, State, Task
 from tests.property.twice import pairs
 
 LONGEST_MS = 15_000
+DRAIN: Any = {"lease_ms": LONGEST_MS, "every_ms": 10_000}
+"""A gap between looks of up to three times `every_ms` is no outage."""
 CHANNEL = "property:executions"
 LETTERS = "pshw"
 NAMES = {
@@ -32,7 +34,7 @@ NAMES = {
 LANES = [b"w:f", b"wmail:f", b"w*:g", b"s*:backup", b"s*", b"smail"]
 
 
-class Sequence_:  # noqa: N801 - typing's name is taken
+class Sequence_(Checks):  # noqa: N801 - typing's name is taken
     """One sequence: `step` does something at random and checks it; `finish` drains and checks the rest."""
 
     def __init__(self, client: Any, store: Store, rng: random.Random) -> None:
@@ -134,7 +136,9 @@ class Sequence_:  # noqa: N801 - typing's name is taken
     async def claim(self) -> None:
         rng = self.rng
         p = self.partition()
-        lease_id = rng.randbytes(16)
+        lease_ms = rng.choice([1_000, 5_000, LONGEST_MS])
+        # Its id says how long a lease is, but for those of older versions.
+        lease_id = lease_ms.to_bytes(4, "big") + rng.randbytes(16) if rng.random() < 0.8 else rng.randbytes(16)
         if rng.random() < 0.15 and (old := [*self.model.leases, *self.gone_leases]):
             lease_id = rng.choice(old)
             lease = self.model.leases.get(lease_id)
@@ -144,7 +148,7 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             types="".join(rng.sample(LETTERS, rng.randint(0, 4))) if rng.random() < 0.5 else LETTERS,
             channel=rng.choice(["", CHANNEL]),
             stream=1_000_000,
-            lease_ms=rng.choice([1_000, 5_000, LONGEST_MS]),
+            lease_ms=lease_ms,
             items=rng.choice([1, 3, 20, 500, 500]),
             lanes=tuple(rng.sample(LANES, rng.randint(1, 4))) if rng.random() < 0.3 else (),
         )
@@ -285,9 +289,18 @@ class Sequence_:  # noqa: N801 - typing's name is taken
         if not tasks:
             return
         self.note("lose", p, lease_id.hex(), [t.task_id.hex() for t in tasks])
-        stale, dead, dropped = await self.store.lose(p, lease_id, [t.task_id for t in tasks], losses_cap=LOSSES_CAP)
+        failing = self.rng.random() < 0.2
+        stale, dead, dropped = await self.store.lose(
+            p,
+            lease_id,
+            [t.task_id for t in tasks],
+            losses_cap=LOSSES_CAP,
+            lease_ms=LONGEST_MS,
+            failing=failing,
+        )
         before = len(self.model.of(State.DEAD))
-        want = [t.task_id for t in tasks if not self.model.charge_loss(lease_id, t.task_id)]
+        hold = self.model.notes.setdefault(p, Notes()).hold(failing, self.now, LONGEST_MS)
+        want = [t.task_id for t in tasks if not self.model.charge_loss(lease_id, t.task_id, "worker", hold=hold)]
         assert (stale, dead, dropped) == (want, len(self.model.of(State.DEAD)) - before, 0)
 
     async def extend(self) -> None:
@@ -302,19 +315,23 @@ class Sequence_:  # noqa: N801 - typing's name is taken
         mine = {i for i, lease in self.model.leases.items() if lease.partition == p}
         assert missing == [i for i in lease_ids if i not in mine]
         for i in mine & set(lease_ids):
-            self.model.leases[i].expiry = self.now + 5_000
+            self.model.leases[i].expiry = self.now + (self.model.leases[i].length or 5_000)
 
     async def reap(self) -> None:
-        p, jumped = self.partition(), self.rng.random() < 0.05
-        self.note("reap", p, jumped)
-        before = set(self.model.leases)
-        expected = self.now - LONGEST_MS - 1 if jumped else self.rng.choice([0, self.now, self.now - 10])
-        reply = await self.store.reap(
-            p, longest_ms=LONGEST_MS, losses_cap=LOSSES_CAP, lease_ms=LONGEST_MS, expected_now_ms=expected
-        )
-        want = self.model.reap(p, self.now, LONGEST_MS, jumped)
-        self.gone_leases += sorted(before - set(self.model.leases))
-        assert (reply.leases, reply.back, reply.dead) == want, (reply, want)
+        """One look, or several in a row as of a reaper that lives."""
+        p, every_ms = self.partition(), self.rng.choice([1, 500, 10_000])
+        for _ in range(self.rng.choice([1, 1, 4])):
+            failing = self.rng.random() < 0.2
+            self.note("reap", p, every_ms, failing)
+            before = set(self.model.leases)
+            reply = await self.store.reap(
+                p, losses_cap=LOSSES_CAP, lease_ms=LONGEST_MS, every_ms=every_ms, failing=failing
+            )
+            want = self.model.reap(p, self.now, lease_ms=LONGEST_MS, every_ms=every_ms, failing=failing)
+            self.gone_leases += sorted(before - set(self.model.leases))
+            assert (reply.leases, reply.back, reply.dead, reply.grace_ms) == want, (reply, want)
+            self.now += every_ms
+            await self.client.set(CLOCK_KEY, self.now)
 
     async def expand(self) -> None:
         """Expands, and is killed in the middle now and then: the next one starts at cursor 0 again."""
@@ -397,7 +414,7 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             words = await self.store.replay([t.task_id])
             assert words == ["replayed" if t.state is State.DEAD else "unknown"], (t, words)
             if t.state is State.DEAD:
-                t.state, t.due, t.attempt, t.losses = State.PENDING, self.now, 0, 0
+                t.state, t.due, t.attempt, t.blamed, t.carried = State.PENDING, self.now, 0, 0, 0
 
     async def discard(self) -> None:
         for t in self.some(self.model.of(State.DEAD, State.PENDING), 2):
@@ -426,36 +443,7 @@ class Sequence_:  # noqa: N801 - typing's name is taken
                 await self.client.delete(key)
         self.note("lost", key)
 
-    # -- what must hold -----------------------------------------------------------------------------------------
-
-    async def compare(self) -> None:
-        """Every task in exactly one state, the model's, and nothing else stored."""
-        where: dict[bytes, list[tuple[State, bytes | None, Any]]] = {}
-        width = self.store.bucket_ms
-        for tag in self.store.tags:
-            for name in await self.client.keys(f"{tag}:b:*"):
-                for task_id, raw in (await self.client.hgetall(name)).items():
-                    if raw:
-                        assert int(name.rsplit(b":", 1)[1]) == ids.due_ms(task_id) // width, "wrong bucket"
-                        where.setdefault(task_id, []).append((State.PENDING, None, read(task_id, raw)))
-            for name in await self.client.keys(f"{tag}:lease:*"):
-                for task_id, raw in (await self.client.hgetall(name)).items():
-                    lease_id = name[len(tag) + 7 :]
-                    where.setdefault(task_id, []).append((State.LEASED, lease_id, read(task_id, raw)))
-            for task_id, value in (await self.client.hgetall(keys.dead(tag))).items():
-                where.setdefault(task_id, []).append((State.DEAD, None, read_dead(task_id, value)[2]))
-        for task_id, places in where.items():
-            assert len(places) == 1, f"{task_id.hex()} lies in {len(places)} places"
-            t = self.model.tasks[task_id]
-            state, lease_id, record = places[0]
-            assert (state, lease_id) == (t.state, t.lease), f"stored as {state} {lease_id!r}, but {t}"
-            assert not (why := t.differs(record)), f"{t}: {why}"
-        live = {t.task_id for t in self.model.of(State.PENDING, State.LEASED, State.DEAD)}
-        assert not (lost := live - where.keys()), f"lost: {[self.model.tasks[i] for i in lost]}"
-
-    async def clean(self) -> None:
-        report = await fsck(self.store)
-        assert report.problems == [], "\n".join(report.problems)
+    # -- the end ------------------------------------------------------------------------------------------------
 
     async def finish(self) -> None:
         """Drains everything: each task is completed, dead, or was cancelled, and nothing is left behind."""
@@ -465,10 +453,11 @@ class Sequence_:  # noqa: N801 - typing's name is taken
         await self.compare()
         await self.clean()
         for _ in range(100):
-            self.now += 100_000
-            await self.client.set(CLOCK_KEY, self.now)
-            for p in range(self.store.partitions):
-                await self.drain_turn(p)
+            for by in (80_000, 20_000):
+                self.now += by
+                await self.client.set(CLOCK_KEY, self.now)
+                for p in range(self.store.partitions):
+                    await self.drain_turn(p)
             if not self.model.of(State.PENDING, State.LEASED):
                 break
         else:
@@ -481,8 +470,8 @@ class Sequence_:  # noqa: N801 - typing's name is taken
         }  # fmt: skip
 
     async def drain_turn(self, p: int) -> None:
-        await self.store.reap(p, longest_ms=LONGEST_MS, losses_cap=LOSSES_CAP, lease_ms=LONGEST_MS)
-        self.model.reap(p, self.now, LONGEST_MS, False)
+        await self.store.reap(p, losses_cap=LOSSES_CAP, **DRAIN)
+        self.model.reap(p, self.now, **DRAIN)
         await self.expand_all(p, 60_000, 10_000)
         limits = ClaimLimits(slots=500, types=LETTERS, channel=self.rng.choice(["", CHANNEL]), stream=1_000_000)
         for _ in range(20):
@@ -493,14 +482,3 @@ class Sequence_:  # noqa: N801 - typing's name is taken
             assert await self.store.ack(p, lease_id, got) == []
             for task_id in got:
                 assert self.model.leave(lease_id, task_id, State.DONE)
-
-    async def check_leftovers(self) -> None:
-        dead = {t.task_id for t in self.model.of(State.DEAD)}
-        for tag in self.store.tags:
-            for name in await self.client.keys(f"{tag}:*"):
-                kind, _, rest = name[len(tag) + 1 :].partition(b":")
-                fine = kind in (b"clock", b"dead", b"req", b"stream", b"active") or (kind == b"body" and rest in dead)
-                if kind == b"idem":
-                    task_id = self.model.keys[rest][0]
-                    fine = (await self.client.ttl(name) == -1) == (task_id in dead)
-                assert fine, f"{name!r} is left behind"

@@ -10,7 +10,8 @@ from delaybox.store.record import Draft, Record
 
 SLACK_MS = {Priority.CRITICAL: 0, Priority.HIGH: 2_000, Priority.NORMAL: 10_000, Priority.LOW: 60_000}
 LOSSES_CAP = 3
-MESSAGE_LOSSES = 20
+CARRIED_LOSSES = 20
+"""Of what a node only carries: messages, and calls that its workers run."""
 
 
 class State(Enum):
@@ -41,7 +42,10 @@ class Task:
     state: State = State.PENDING
     lease: bytes | None = None
     attempt: int = 0
-    losses: int = 0
+    blamed: int = 0
+    """Losses with who ran it."""
+    carried: int = 0
+    """Losses of a WORKER task with a node."""
     deliveries: int = 0
 
     @property
@@ -65,7 +69,8 @@ class Task:
             "key": (self.key, r.key),
             "stub": (self.stub, r.stub),
             "attempt": (self.attempt, r.attempt),
-            "losses": (self.losses, r.losses),
+            "losses": (self.blamed + self.carried, r.losses),
+            "blamed": (self.blamed, r.blamed),
             "deliveries": (self.deliveries, r.deliveries),
             "body": (b"" if self.stub else self.body, r.body),
         }
@@ -76,7 +81,27 @@ class Task:
 class Lease:
     partition: int
     expiry: int
+    length: int | None
+    """What its id says; None: an id of an older version."""
     held: set[bytes]
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a partition notes of its reapers."""
+
+    reaped: int | None = None
+    grace: int = 0
+    outage: int = 0
+    held: int | None = None
+
+    def hold(self, failing: bool, now: int, lease_ms: int) -> bool:
+        """Whether dead-lettering is held: for two leases, and then not for two."""
+        if not failing:
+            return False
+        if self.held is None or not self.held <= now <= self.held + 4 * lease_ms:
+            self.held = now
+        return now <= self.held + 2 * lease_ms
 
 
 @dataclass(slots=True)
@@ -86,6 +111,7 @@ class Model:
     tasks: dict[bytes, Task] = field(default_factory=dict)
     leases: dict[bytes, Lease] = field(default_factory=dict)
     keys: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    notes: dict[int, Notes] = field(default_factory=dict)
 
     def of(self, *states: State) -> list[Task]:
         return [t for t in self.tasks.values() if t.state in states]
@@ -106,7 +132,8 @@ class Model:
             t.state, t.lease = State.LEASED, lease_id
             t.deliveries += 1
         if task_ids:
-            self.leases[lease_id] = Lease(partition, expiry, set(task_ids))
+            length = int.from_bytes(lease_id[:4], "big") if len(lease_id) == 20 else None
+            self.leases[lease_id] = Lease(partition, expiry, length, set(task_ids))
 
     def leave(self, lease_id: bytes, task_id: bytes, state: State) -> bool:
         """Takes one task out of a lease; False when it is not in it (stale)."""
@@ -120,28 +147,48 @@ class Model:
         t.state, t.lease = state, None
         return True
 
-    def charge_loss(self, lease_id: bytes, task_id: bytes) -> bool:
+    def charge_loss(self, lease_id: bytes, task_id: bytes, doer: str, *, hold: bool) -> bool:
         """Whoever had it went away; False when it is not in that lease (stale)."""
         t = self.tasks[task_id]
-        lost = t.losses + 1 >= (MESSAGE_LOSSES if t.letter == "p" else LOSSES_CAP)
-        if not self.leave(lease_id, task_id, State.DEAD if lost else State.PENDING):
+        carried = t.letter == "w" and doer == "node"
+        cap = CARRIED_LOSSES if carried or t.letter == "p" else LOSSES_CAP
+        count = (t.carried if carried else t.blamed) + 1
+        if hold:
+            count = min(count, cap - 1)
+        if not self.leave(lease_id, task_id, State.DEAD if count >= cap else State.PENDING):
             return False
-        t.losses += 1
+        if carried:
+            t.carried = count
+        else:
+            t.blamed = count
         return True
 
-    def reap(self, partition: int, now: int, longest: int, jumped: bool) -> tuple[int, int, int]:
-        """(leases reaped, tasks back, tasks dead)."""
+    def reap(
+        self, partition: int, now: int, *, lease_ms: int, every_ms: int, failing: bool = False
+    ) -> tuple[int, int, int, int]:
+        """(leases reaped, tasks back, tasks dead, until when nothing is reaped if that is new)."""
+        notes = self.notes.setdefault(partition, Notes())
         mine = {i: lease for i, lease in self.leases.items() if lease.partition == partition}
-        for lease in mine.values():
-            if jumped or lease.expiry > now + longest:
-                lease.expiry = now + longest
-        reaped = back = dead = 0
+        if not mine:
+            return 0, 0, 0, 0
+        lengths = {i: lease_ms if lease.length is None else lease.length for i, lease in mine.items()}
+        shortest = min(lease_ms, *lengths.values())
+        graced, gap = 0, now - notes.reaped if notes.reaped is not None else -1
+        if gap < 0 or gap > max(shortest / 3, 3 * every_ms):
+            graced = notes.grace = now + shortest
+            notes.outage = now
+        notes.reaped = now
+        over = []
         for lease_id, lease in mine.items():
-            if lease.expiry > now:
-                continue
-            reaped += 1
-            for task_id in list(lease.held):
-                self.charge_loss(lease_id, task_id)
+            length = lengths[lease_id]
+            stuck = lease.length is not None and lease.expiry > now + max(lease_ms, length) * 4 / 3
+            if now >= notes.grace and now >= notes.outage + length and (lease.expiry <= now or stuck):
+                over.append(lease_id)
+        hold = bool(over) and notes.hold(failing, now, lease_ms)
+        back = dead = 0
+        for lease_id in over:
+            for task_id in list(mine[lease_id].held):
+                self.charge_loss(lease_id, task_id, "node", hold=hold)
                 lost = self.tasks[task_id].state is State.DEAD
                 dead, back = dead + lost, back + (not lost)
-        return reaped, back, dead
+        return len(over), back, dead, graced

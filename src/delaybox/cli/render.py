@@ -147,7 +147,7 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
 
 _COUNTED = {
     "attempt": "failed attempts",
-    "losses": "lost with a node",
+    "losses": "lost with a node or worker",
     "deliveries": "deliveries",
     "reason": "reason",
 }

@@ -17,8 +17,8 @@ from delaybox.core.task import TaskResult, TaskType
 class Delivery(Struct, gc=False):
     """A leased task on its way to a target. ``token`` rises with every delivery and goes along to fence stale doers.
 
-    ``attempt`` counts failed attempts before this one, ``losses`` leases that expired. ``body`` is the protobuf task;
-    ``look``: it says until when the task may be delivered.
+    ``attempt`` counts failed attempts before this one, ``losses`` how often who ran it was lost: of a WORKER task its
+    worker, else its node. ``body`` is the protobuf task; ``look``: it says until when the task may be delivered.
     """
 
     task_id: bytes

@@ -11,8 +11,8 @@ MAX_ATTEMPTS: Final = 1000
 MAX_FACTOR: Final = 100
 
 LOSSES_CAP = 3
-"""A task that lost its node this many times is dead-lettered ("lost with its node"); a PUB_SUB task, which cannot
-be what killed it, after 20 (scripts/lib/loss.lua)."""
+"""A task that was lost this many times with who ran it is dead-lettered: a WORKER task with its worker, others with
+their node. What a node only carried, PUB_SUB and WORKER tasks, is after 20 lost nodes (scripts/lib/loss.lua)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

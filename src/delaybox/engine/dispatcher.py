@@ -22,7 +22,7 @@ from delaybox.engine.clock import RedisClock
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.settler import Settler
 from delaybox.store.record import UnreadableRecord, read
-from delaybox.store.store import Store
+from delaybox.store.store import MAX_ITEMS, Store
 from delaybox.wire import body as wire_body
 
 log = logging.getLogger("delaybox.engine")
@@ -155,7 +155,7 @@ class Dispatcher:
                     lease_id,
                     r.deliveries,
                     r.attempt,
-                    r.losses,
+                    r.blamed,
                     r.due_ms,
                     r.lane,
                     r.stub,
@@ -183,21 +183,40 @@ class Dispatcher:
         by: dict[int, list[bytes]] = {}
         for partition, lease_id in self._leases:
             by.setdefault(partition, []).append(lease_id)
-        for partition, lease_ids in by.items():
-            failpoints.hit("before_extend")
-            missing = await self._store.extend(partition, lease_ids, self._options.lease_ms)
+        groups = [
+            (partition, lease_ids[at : at + MAX_ITEMS])
+            for partition, lease_ids in by.items()
+            for at in range(0, len(lease_ids), MAX_ITEMS)
+        ]
+        if not groups:
+            return self._options.heartbeat_ms / 1000
+        failpoints.hit("before_extend")
+        # All in one round trip: after an outage they have no more than a lease's time.
+        replies = await self._store.runner.run_many(
+            [self._store.extend_call(partition, lease_ids, self._options.lease_ms) for partition, lease_ids in groups]
+        )
+        problem: BaseException | None = None
+        suspects: set[tuple[int, bytes]] = set()
+        gone = 0
+        for (partition, lease_ids), reply in zip(groups, replies, strict=True):
+            if isinstance(reply, BaseException):
+                suspects |= self._suspects & {(partition, lease_id) for lease_id in lease_ids}
+                problem = reply
+                continue
             # A lease may be gone because its last ack was just carried out and the answer is on its way: only one that
             # is missing twice was lost.
-            again = {(partition, lid) for lid in missing if (partition, lid) in self._leases}
-            lost = again & self._suspects
-            self._suspects = {key for key in self._suspects if key[0] != partition} | (again - lost)
-            for key in lost:
-                del self._leases[key]
-            if lost:
-                metrics.lease_lost(len(lost))
-                log.warning(
-                    "%d leases expired before their tasks were done; those tasks run again elsewhere", len(lost)
-                )
+            for key in {(partition, lease_id) for lease_id in reply} & self._leases.keys():
+                if key in self._suspects:
+                    del self._leases[key]
+                    gone += 1
+                else:
+                    suspects.add(key)
+        self._suspects = suspects
+        if gone:
+            metrics.lease_lost(gone)
+            log.warning("%d leases expired before their tasks were done; those tasks run again elsewhere", gone)
+        if problem is not None:
+            raise problem
         return self._options.heartbeat_ms / 1000
 
     def _count(self, fresh: Sequence[Delivery]) -> None:

@@ -61,7 +61,8 @@ class Engine:
         self._wakeups = Wakeups(store, self._kick)
         self._tracking = Loop("tracker", self._tracker.step)
         self._others = [
-            Loop("lease heartbeat", self._dispatcher.heartbeat),
+            # After an outage a lease is left alone for its own length: the first heartbeat must come well within it.
+            Loop("lease heartbeat", self._dispatcher.heartbeat, away_s=min(1.0, options.lease_ms / 6000)),
             Loop("node heartbeat", self._beat),
         ]
         self._expander = Expander(store, options, self._clock)

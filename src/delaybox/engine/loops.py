@@ -15,13 +15,15 @@ log = logging.getLogger("delaybox.engine")
 class Loop:
     """Repeats ``step`` until stopped. Stopping twice is harmless.
 
-    ``step`` returns the seconds to wait until the next one. While the store is away it is tried again with back-off,
-    said once when that begins and once when it ends; any other error is logged and does not end the loop.
+    ``step`` returns the seconds to wait until the next one. While the store is away it is tried again with back-off, of
+    at most ``away_s``, said once when that begins and once when it ends; any other error is logged and does not end
+    the loop.
     """
 
-    def __init__(self, name: str, step: Callable[[], Awaitable[float]]) -> None:
+    def __init__(self, name: str, step: Callable[[], Awaitable[float]], *, away_s: float = 1.0) -> None:
         self._name = name
         self._step = step
+        self._away_s = away_s
         self._task: asyncio.Task[None] | None = None
         self._ending = False
 
@@ -49,7 +51,7 @@ class Loop:
                 if not away:
                     log.warning("%s: %s", self._name, error)
                 away += 1
-                pause = min(0.05 * 2 ** min(away, 6), 1.0)
+                pause = min(0.05 * 2 ** min(away, 6), self._away_s)
             except Exception:
                 log.exception("%s: a step failed; going on", self._name)
                 pause = 1.0

@@ -3,71 +3,103 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from delaybox import metrics
-from delaybox.engine.clock import local_ms
+from delaybox.core.fleet import holders, most_left
 from delaybox.engine.options import EngineOptions
-from delaybox.store.expiry import ends
-from delaybox.store.store import LONGEST_LEASES, Store
+from delaybox.store import nodes
+from delaybox.store.expiry import Ends, ends
+from delaybox.store.store import Reaped, Store
 
 log = logging.getLogger("delaybox.engine")
 
 
 class Reaper:
-    """One step = a look at all partitions in one round trip, then one script after the other where something is over.
+    """One step = a look at all partitions in one round trip, then a script for each that has leases, together.
 
     Most partitions have nothing to reap most of the time: a script for each of them twice a second was more than half
-    of what an idle node did. ``clock``: a steady one, in ms.
+    of what an idle node did. Where there are leases the script notes that it looked. It is the partition that tells an
+    outage from a loss by these notes; nothing is remembered here, for what nodes remember differs.
     """
 
-    def __init__(self, store: Store, options: EngineOptions, clock: Callable[[], float] = local_ms) -> None:
+    def __init__(self, store: Store, options: EngineOptions) -> None:
         self._store = store
         self._options = options
-        self._clock = clock
-        self._seen: tuple[float, int] | None = None
+        # An outage is a gap of a third of a lease between looks.
+        self._every_ms = max(1, min(options.reap_ms, options.lease_ms // 6))
 
     async def step(self) -> float:
         """For `Loop`."""
         o = self._options
-        asked = self._clock()
         now, partitions = await ends(self._store)
-        expected = self._expected_now(asked)
-        jumped = expected > 0 and now - expected > o.lease_ms
-        longest = now + LONGEST_LEASES * o.lease_ms
+        due = [p for p, end in enumerate(partitions) if self._has_work(end, now)]
+        failing = any(0 <= partitions[p].lease <= now for p in due) and await self._failing(now)
+        while due:
+            due = await self._reap(due, failing=failing)
         for p, end in enumerate(partitions):
-            set_back, over = end.last_lease > longest, 0 <= end.lease <= now or 0 <= end.result <= now
-            if over or set_back or (jumped and end.lease >= 0):
-                await self._reap(p)
             if o.dead_age_ms and 0 <= end.dead < now - o.dead_age_ms:
                 await self._store.discard(p, died_before_ms=now - o.dead_age_ms)
-        # Only now: a set clock is told to every partition that has leases.
-        self._seen = (asked, now)
-        return o.reap_ms / 1000
+        return self._every_ms / 1000
 
-    async def _reap(self, partition: int) -> None:
+    def _has_work(self, end: Ends, now: int) -> bool:
+        if 0 <= end.result <= now or 0 <= end.lease <= now >= end.grace:
+            return True
+        # Somebody must look where there are leases; once is enough when several nodes do.
+        return end.lease >= 0 and not 0 <= now - end.reaped < self._every_ms / 2
+
+    async def _failing(self, now: int) -> bool:
+        """Whether most nodes went away within one lease, which says nothing against the tasks that they held."""
+        lease_ms = self._options.lease_ms
+        lives = holders(await nodes.live(self._store))
+        return most_left(lives, now, lease_ms, quiet_ms=max(1_500, min(2_500, lease_ms)))
+
+    async def _reap(self, due: Sequence[int], *, failing: bool) -> list[int]:
+        """One script for each; those that have more to reap."""
         o = self._options
-        while True:
-            r = await self._store.reap(
-                partition,
+        calls = [
+            self._store.reap_call(
+                p,
                 lease_ms=o.lease_ms,
                 losses_cap=o.losses_cap,
                 dead_cap=o.dead_cap,
-                expected_now_ms=self._expected_now(self._clock()),
+                every_ms=self._every_ms,
+                failing=failing,
             )
-            if r.leases:
-                metrics.lease_lost(r.leases)
-                log.warning("%d leases expired: %d tasks run again, %d dead-lettered", r.leases, r.back, r.dead)
-            if r.dead:
-                metrics.dead_lettered(r.dead)
-            if r.stamped:
-                log.warning("Redis's clock was set: %d leases were given a new expiry", r.stamped)
-            if not r.leases or not 0 <= r.next_expiry_ms <= r.now_ms:
-                return
+            for p in due
+        ]
+        more: list[int] = []
+        graces: list[int] = []
+        problem: BaseException | None = None
+        for p, reply in zip(due, await self._store.runner.run_many(calls), strict=True):
+            if isinstance(reply, BaseException):
+                problem = reply
+                continue
+            r = Reaped(*reply)
+            _say(r, failing=failing)
+            over = 0 <= r.next_expiry_ms <= r.now_ms
+            if r.leases and over:
+                more.append(p)
+            if r.grace_ms and over:
+                graces.append(r.grace_ms - r.now_ms)
+        if graces:
+            metrics.lease_graces(len(graces))
+            log.warning(
+                "nobody could extend leases for a while, because the server was away, restarted or had its clock set: "
+                "in %d partitions none is taken back for %.1f s, so that living nodes extend theirs",
+                len(graces),
+                max(graces) / 1000,
+            )
+        if problem is not None:
+            raise problem
+        return more
 
-    def _expected_now(self, local: float) -> int:
-        """What Redis's clock should say when ours says ``local``; 0 while that is unknown."""
-        if self._seen is None:
-            return 0
-        before, redis = self._seen
-        return int(redis + local - before)
+
+def _say(r: Reaped, *, failing: bool) -> None:
+    if r.leases:
+        metrics.lease_lost(r.leases)
+        log.warning("%d leases expired: %d tasks run again, %d dead-lettered", r.leases, r.back, r.dead)
+        if failing:
+            log.warning("most nodes went away within one lease: tasks are not dead-lettered for being lost with them")
+    if r.dead:
+        metrics.dead_lettered(r.dead)

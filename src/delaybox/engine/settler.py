@@ -208,7 +208,12 @@ class Settler:
         try:
             failpoints.hit("before_release")
             stale, dead, dropped = await self._store.lose(
-                partition, lease_id, [d.task_id for d, _ in items], losses_cap=o.losses_cap, dead_cap=o.dead_cap
+                partition,
+                lease_id,
+                [d.task_id for d, _ in items],
+                losses_cap=o.losses_cap,
+                dead_cap=o.dead_cap,
+                lease_ms=o.lease_ms,
             )
         except DelayBoxError:
             return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -19,6 +18,7 @@ from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
+from delaybox.store.leases import new_lease
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
 
 _AHEAD_MS = 0.02
@@ -225,7 +225,9 @@ class Tracker:
         due = due[: slots or None]
         asks = self._ramped(due, limits) if self._catch_up.limited else [_Ask(p, limits) for p in due]
         # A claim whose answer never came is asked again under its own lease id and gets the same content.
-        leases = [self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") or os.urandom(16) for a in asks]
+        leases = [
+            self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") or new_lease(a.limits.lease_ms) for a in asks
+        ]
         calls = [
             self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)
         ]

@@ -17,14 +17,17 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Of one partition, ms by Redis's clock; -1 where there is none. ``lease``: the first expiry, ``last_lease``: the
-    last, ``result``: until when the first need be kept, ``dead``: when the oldest dead letter died.
+    """Of one partition, ms by Redis's clock; -1 where there is none.
+
+    ``lease``: the first expiry, ``result``: until when the first need be kept, ``dead``: when the oldest dead letter
+    died, ``reaped``: when a reaper looked last, ``grace``: until when nothing is reaped.
     """
 
     lease: int
-    last_lease: int
     result: int
     dead: int
+    reaped: int
+    grace: int
 
 
 async def ends(store: Store) -> tuple[int, list[Ends]]:
@@ -36,17 +39,15 @@ async def ends(store: Store) -> tuple[int, list[Ends]]:
             pipe = store.client.pipeline(transaction=False)
             pipe.time()
             for tag in store.tags[at : at + _AT_ONCE]:
-                for key, place in (
-                    (keys.leases(tag), 0),
-                    (keys.leases(tag), -1),
-                    (keys.results_at(tag), 0),
-                    (keys.dead_at(tag), 0),
-                ):
-                    pipe.zrange(key, place, place, withscores=True)
+                for key in (keys.leases(tag), keys.results_at(tag), keys.dead_at(tag)):
+                    pipe.zrange(key, 0, 0, withscores=True)
+                pipe.hmget(keys.clock(tag), "reaped", "grace")
             (seconds, micros), *replies = await pipe.execute()
             now = now or int(seconds) * 1000 + int(micros) // 1000
-            scores = [_score(reply) for reply in replies]
-            found += [Ends(*scores[i : i + 4]) for i in range(0, len(scores), 4)]
+            for i in range(0, len(replies), 4):
+                lease, result, dead, noted = replies[i : i + 4]
+                reaped, grace = (-1 if value is None else int(value) for value in noted)
+                found.append(Ends(_score(lease), _score(result), _score(dead), reaped, grace))
     except (RedisError, OSError) as error:
         raise translate(error) from error
     return now, found

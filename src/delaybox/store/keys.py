@@ -32,7 +32,8 @@ def nears(tag_: str) -> list[str]:
 
 
 def clock(tag_: str) -> str:
-    """Hash: horizon, expanded, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w (lib/select.lua)."""
+    """Hash: horizon, expanded, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w (lib/select.lua), and
+    of reapers: reaped, run, outage, grace, held (reap.lua)."""
     return f"{tag_}:clock"
 
 

@@ -26,6 +26,9 @@ _STUB = 4
 _KEYED = 8
 _LOOK = 16
 """Delivered only after a look at the body, which scripts cannot read: never fired in place."""
+_WORKER = TaskType.WORKER.value.encode()
+_WITH_NODE = 8
+"""A loss of a WORKER task with a node adds as much to the byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
 _DEAD_HEAD = Struct(">QH")
 
@@ -45,13 +48,16 @@ class Draft(msgspec.Struct, gc=False):
 
 
 class Record(msgspec.Struct, gc=False):
-    """A stored record, read. ``body`` is empty for a stub; ``due_ms`` is the current due time."""
+    """A stored record, read. ``body`` is empty for a stub; ``due_ms`` is the current due time.
+
+    ``lost``: the stored byte. Of WORKER tasks it holds losses with a worker and, in its high bits, with a node.
+    """
 
     task_id: bytes
     priority: int
     stub: bool
     attempt: int
-    losses: int
+    lost: int
     deliveries: int
     due_ms: int
     lane: bytes
@@ -63,6 +69,16 @@ class Record(msgspec.Struct, gc=False):
     def look(self) -> bool:
         """Whether its body is to be looked at before it is delivered."""
         return bool(self.flags & _LOOK)
+
+    @property
+    def losses(self) -> int:
+        """How often whoever had it was lost, a node or a worker."""
+        return self.blamed + (self.lost // _WITH_NODE if self.lane[:1] == _WORKER else 0)
+
+    @property
+    def blamed(self) -> int:
+        """How often whoever *ran* it was lost: of a WORKER task, which nodes only carry, workers alone."""
+        return self.lost % _WITH_NODE if self.lane[:1] == _WORKER else self.lost
 
     @property
     def type(self) -> TaskType:
@@ -136,7 +152,7 @@ def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[by
     stub = len(body) > STUB_OVER
     flags = old.flags & ~(3 | _STUB) | priority | (_STUB if stub else 0)
     head = _FULL_HEAD.pack(
-        _FULL, flags, old.attempt, old.losses, old.deliveries, due_ms >> 32, due_ms & 0xFFFFFFFF, len(old.lane)
+        _FULL, flags, old.attempt, old.lost, old.deliveries, due_ms >> 32, due_ms & 0xFFFFFFFF, len(old.lane)
     )
     key = b"" if old.key is None else len(old.key).to_bytes(2, "big") + old.key
     raw = head + old.lane + key
@@ -151,11 +167,11 @@ def read(task_id: bytes, raw: bytes) -> Record:
     """Decodes a record of any shape; UnreadableRecord for what is none (or of a newer format)."""
     kind = raw[0] if raw else 0
     if kind == _FULL and len(raw) > 16:
-        _, flags, attempt, losses, deliveries, hi, lo, size = _FULL_HEAD.unpack_from(raw)
+        _, flags, attempt, lost, deliveries, hi, lo, size = _FULL_HEAD.unpack_from(raw)
         due, at = hi << 32 | lo, 16
     elif kind == _FRESH and len(raw) > 3:
         flags, size = raw[1], raw[2]
-        attempt = losses = deliveries = 0
+        attempt = lost = deliveries = 0
         due, at = ids.due_ms(task_id), 3
     else:
         raise UnreadableRecord(f"record starts with byte {kind:#04x}, {len(raw)} bytes")
@@ -168,7 +184,7 @@ def read(task_id: bytes, raw: bytes) -> Record:
         at += 2 + length
     if len(lane) != size or at > len(raw):
         raise UnreadableRecord(f"record of {len(raw)} bytes is cut off")
-    return Record(task_id, flags & 3, bool(flags & _STUB), attempt, losses, deliveries, due, lane, key, raw[at:], flags)
+    return Record(task_id, flags & 3, bool(flags & _STUB), attempt, lost, deliveries, due, lane, key, raw[at:], flags)
 
 
 def head_of(task_id: bytes, raw: bytes) -> tuple[int, int]:

@@ -73,7 +73,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What one reap did."""
+    """What one reap did. ``grace_ms``: until when nothing is reaped, if this look decided so; else 0."""
 
     now_ms: int
     leases: int
@@ -81,7 +81,7 @@ class Reaped:
     dead: int
     next_expiry_ms: int
     dropped: int
-    stamped: int
+    grace_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,6 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 IDEM_TTL_MS = 24 * 3600 * 1000
 COMMAND_TTL_MS = 2 * REPEATED_WITHIN_MS
 DEAD_CAP = 100_000
-LONGEST_LEASES = 4
-"""A lease further ahead than this many of our own cannot be honest: the clock stepped back (rule 11)."""
 
 
 class Store:
@@ -223,14 +221,25 @@ class Store:
         return stale
 
     async def lose(
-        self, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, losses_cap: int, dead_cap: int = DEAD_CAP
+        self,
+        partition: int,
+        lease_id: bytes,
+        task_ids: Sequence[bytes],
+        *,
+        losses_cap: int,
+        dead_cap: int = DEAD_CAP,
+        lease_ms: int = 15_000,
+        failing: bool = False,
     ) -> tuple[list[bytes], int, int]:
-        """Takes tasks back from a doer that went away; (stale ids, dead-lettered, dropped by their cap)."""
+        """Takes tasks back from a doer that went away; (stale ids, dead-lettered, dropped by their cap).
+
+        ``failing``: most doers of the store went away within one lease (`core.fleet`).
+        """
         stale: list[bytes] = []
         dead = dropped = 0
         for at in range(0, len(task_ids), MAX_ITEMS):
             args = (
-                lease_id, self.bucket_ms, self.wake_channel, losses_cap, dead_cap, IDEM_TTL_MS,
+                lease_id, self.bucket_ms, self.wake_channel, losses_cap, dead_cap, IDEM_TTL_MS, lease_ms, int(failing),
                 *task_ids[at : at + MAX_ITEMS],
             )  # fmt: skip
             reply = await self.runner.run(Call("lose", self.tags[partition], args))
@@ -239,34 +248,42 @@ class Store:
             stale += reply[2:]
         return stale, dead, dropped
 
+    def extend_call(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> Call:
+        """Heartbeat of at most MAX_ITEMS leases; the reply lists those that are gone. ``lease_ms``: of those whose id
+        does not say it."""
+        return Call("extend", self.tags[partition], (lease_ms, *lease_ids))
+
     async def extend(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> list[bytes]:
-        """Heartbeat; returns the leases that are gone."""
+        """As `extend_call`, any number of leases."""
         missing: list[bytes] = []
         for at in range(0, len(lease_ids), MAX_ITEMS):
-            args = (lease_ms, *lease_ids[at : at + MAX_ITEMS])
-            missing += await self.runner.run(Call("extend", self.tags[partition], args))
+            missing += await self.runner.run(self.extend_call(partition, lease_ids[at : at + MAX_ITEMS], lease_ms))
         return missing
 
-    async def reap(
+    def reap_call(
         self,
         partition: int,
         *,
         lease_ms: int,
         losses_cap: int,
-        longest_ms: int | None = None,
         dead_cap: int = DEAD_CAP,
-        expected_now_ms: int = 0,
-    ) -> Reaped:
-        """Puts back what expired leases hold, or dead-letters it past the cap of losses.
+        every_ms: int = 500,
+        failing: bool = False,
+    ) -> Call:
+        """A look for expired leases, to send with others in one round trip; the reply is for `Reaped`.
 
-        ``longest_ms``: no honest lease ends later than this from now (default: four leases). ``expected_now_ms``: what
-        Redis's clock should say by the caller's; further ahead than a lease, every lease is extended instead.
+        What they hold is put back, or dead-lettered past the cap of losses. After an outage nothing is reaped for one
+        lease. ``every_ms``: how often the caller looks. ``failing``: most holders went away within one lease, so
+        dead-lettering is held (`core.fleet`).
         """
-        longest = LONGEST_LEASES * lease_ms if longest_ms is None else longest_ms
         args = (
-            self.bucket_ms, longest, losses_cap, self.wake_channel, dead_cap, IDEM_TTL_MS, expected_now_ms, lease_ms
+            self.bucket_ms, lease_ms, losses_cap, self.wake_channel, dead_cap, IDEM_TTL_MS, every_ms, int(failing)
         )  # fmt: skip
-        return Reaped(*await self.runner.run(Call("reap", self.tags[partition], args)))
+        return Call("reap", self.tags[partition], args)
+
+    async def reap(self, partition: int, **how: Any) -> Reaped:
+        """One `reap_call`, which takes the same."""
+        return Reaped(*await self.runner.run(self.reap_call(partition, **how)))
 
     async def expand(self, partition: int, *, lead_ms: int, done: int = -1) -> Horizon:
         """Moves the horizon; ``done`` is the bucket whose indexing just ended."""

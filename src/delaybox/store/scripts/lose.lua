@@ -2,7 +2,8 @@
 -- Takes tasks of one lease back from a doer that went away: each is charged one loss, and dead-lettered past the cap.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 lease id, 2 bucket width ms, 3 wake channel, 4 cap of losses, 5 cap of dead letters,
---       6 how long idempotency keys outlive their task ms, then ids
+--       6 how long idempotency keys outlive their task ms, 7 lease ms, 8 '1' = most doers went away within one lease, so
+--       dead-lettering for losses is held, then ids
 -- REPLY {dead-lettered, dead letters dropped by the cap, ids that were not in the lease (stale) ...}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids
@@ -21,18 +22,19 @@ local lid, W, losses_cap, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(A
 local lease = k_lease(lid)
 local c = clock(now)
 local keys = { lease, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, unpack(K_NEAR, 0, 7) }
-for i = 7, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
+for i = 9, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
 local reply = { 0, 0 }
-for i = 7, #ARGV do
+local hold = held(ARGV[8] == '1', now, tonumber(ARGV[7]))
+for i = 9, #ARGV do
   local id = ARGV[i]
   local rec = redis.call('HGET', lease, id)
   if not rec then
     reply[#reply + 1] = id
   else
     local _, flags, due, at = rec_head(id, rec)
-    local dropped = charge_loss(id, rec, flags, due, at, now, 'worker', losses_cap, cap, idem_ttl, W, c)
+    local dropped = charge_loss(id, rec, flags, due, at, now, 'worker', losses_cap, hold, cap, idem_ttl, W, c)
     if dropped then reply[1], reply[2] = reply[1] + 1, reply[2] + dropped end
     leave(lease, lid, id)
   end

@@ -1,13 +1,15 @@
 #!lua flags=allow-oom
--- Puts back what expired leases hold, and deletes results whose time is over; each task is charged one loss, and dead-lettered past the cap.
+-- Puts back what expired leases hold, and deletes results whose time is over; each task is charged one loss, and dead-lettered past the
+-- cap. The partition notes each look. After a gap, on another server, or when the clock went back, nobody could extend, or who did
+-- is forgotten: then nothing is reaped for one lease, in which living holders extend.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 longest lease ms, 3 cap of losses, 4 wake channel, 5 cap of dead letters,
---       6 how long idempotency keys outlive their task ms, 7 what the caller's own clock says this server's is (0 unknown),
---       8 lease ms: when this clock ran ahead of 7 by more, it was set, and every lease is extended instead of reaped
+-- ARGV  1 bucket width ms, 2 lease ms: of the caller, and of leases that do not say their own, 3 cap of losses, 4 wake channel,
+--       5 cap of dead letters, 6 how long idempotency keys outlive their task ms, 7 ms between two looks of the caller,
+--       8 '1' = most holders went away within one lease, so dead-lettering for losses is held
 -- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
---        leases re-stamped}
+--        until when nothing is reaped (ms) if this look decided so, else 0}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND whole leases until 500 tasks; 200 results whose time is over; 5,000 re-stamps after a jump, else 200
+-- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100; 200 results whose time is over
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -16,33 +18,73 @@
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/lease.lua
 --@include lib/loss.lua
 local now = now_ms()
-local W, longest, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
+local W, lease_ms, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
+local between, failing = tonumber(ARGV[7]), ARGV[8] == '1'
 local err = guard({ K_RESULTS, K_RESULTS_AT, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
-local c = clock(now)
--- The clock stepped back: such an expiry would keep a dead node's work for the length of the step.
-local stamped = redis.call('ZRANGE', K_LEASES, '(' .. int(now + longest), '+inf', 'BYSCORE', 'LIMIT', 0, 200)
-local until_ms = now + longest
-local expected, lease_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
-if expected > 0 and now - expected > lease_ms then
-  stamped, until_ms = redis.call('ZRANGE', K_LEASES, 0, 4999), now + lease_ms
-end
-for _, lid in ipairs(stamped) do redis.call('ZADD', K_LEASES, 'XX', until_ms, lid) end
 
+-- 1. Whether the holders had their chance. Those that end first are looked at: among them are the shortest, which need it soonest.
+local ending = redis.call('ZRANGE', K_LEASES, 0, 499, 'WITHSCORES')
+local graced = 0
+local before = redis.call('HMGET', K_CLOCK, 'reaped', 'grace', 'outage', 'run')
+local reaped_at, grace, outage = tonumber(before[1] or ''), tonumber(before[2] or '') or 0, tonumber(before[3] or '') or 0
+if #ending > 0 then
+  local shortest = lease_ms
+  for i = 1, #ending, 2 do
+    local length = lease_length(ending[i], lease_ms)
+    if length < shortest then shortest = length end
+  end
+  -- Where an access list forbids INFO a restart shows as a gap all the same.
+  local info = redis.pcall('INFO', 'server')
+  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or before[4] or ''
+  -- A look that is late by a few times its own pace is a busy node, not an outage.
+  local most = math.max(shortest / 3, 3 * between)
+  if not reaped_at or now < reaped_at or now - reaped_at > most or run ~= (before[4] or '') then
+    graced = now + shortest
+    grace, outage = graced, now
+    redis.call('HSET', K_CLOCK, 'reaped', now, 'grace', grace, 'outage', outage, 'run', run)
+  else
+    redis.call('HSET', K_CLOCK, 'reaped', now)
+  end
+end
+
+-- 2. Which are over: those past their expiry, and those whose expiry nobody moved since the clock went back.
+local over = {}
+if now >= grace then
+  for i = 1, #ending, 2 do
+    if tonumber(ending[i + 1]) > now then break end
+    -- One that is longer than the grace has its own.
+    if now >= outage + lease_length(ending[i], lease_ms) then over[#over + 1] = ending[i] end
+  end
+  local far = '(' .. int(now + lease_ms + lease_ms / 3)
+  local many = redis.call('ZCOUNT', K_LEASES, far, '+inf')
+  if many > 0 then
+    local from = many > 100 and now % (many - 99) or 0
+    local flat = redis.call('ZRANGE', K_LEASES, far, '+inf', 'BYSCORE', 'LIMIT', from, 100, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      local length = lease_length(flat[i], 1e14)
+      if tonumber(flat[i + 1]) > now + length + length / 3 and now >= outage + length then over[#over + 1] = flat[i] end
+    end
+  end
+end
+
+local c = clock(now)
 local reaped, back, dead, dropped = 0, 0, 0, 0
-for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
+local hold = #over > 0 and held(failing, now, lease_ms)
+for _, lid in ipairs(over) do
   local lease = k_lease(lid)
-  if back + dead > 0 and back + dead + redis.call('HLEN', lease) > 500 then break end
-  local held = redis.call('HGETALL', lease)
+  if reaped >= 100 or back + dead > 0 and back + dead + redis.call('HLEN', lease) > 500 then break end
+  local holds = redis.call('HGETALL', lease)
   local keys = { lease }
-  for i = 1, #held, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(held[i]) / W)) end
+  for i = 1, #holds, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(holds[i]) / W)) end
   err = guard(keys)
   if err then return err end
   local handled, kept = {}, false
-  for i = 1, #held, 2 do
-    local id, rec = held[i], held[i + 1]
+  for i = 1, #holds, 2 do
+    local id, rec = holds[i], holds[i + 1]
     local kind, flags, due, at = rec_head(id, rec)
     if kind == 'newer' then
       kept = true
@@ -53,7 +95,7 @@ for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', now, 'BYSCORE', 'LIM
       redis.call('HSET', K_QUAR, id, rec)
       redis.call('ZADD', K_QUAR_AT, now, id)
     elseif kind == 'ok' then
-      local more = charge_loss(id, rec, flags, due, at, now, 'node', losses_cap, cap, idem_ttl, W, c)
+      local more = charge_loss(id, rec, flags, due, at, now, 'node', losses_cap, hold, cap, idem_ttl, W, c)
       if more then
         dead, dropped = dead + 1, dropped + more
       else
@@ -64,7 +106,7 @@ for _, lid in ipairs(redis.call('ZRANGE', K_LEASES, '-inf', now, 'BYSCORE', 'LIM
   if kept then
     -- Records of a newer DelayBox: a node of that version will reap what stays of the lease.
     if #handled > 0 then redis.call('HDEL', lease, unpack(handled)) end
-    redis.call('ZADD', K_LEASES, now + longest, lid)
+    redis.call('ZADD', K_LEASES, now + lease_length(lid, lease_ms), lid)
   else
     redis.call('DEL', lease)
     redis.call('ZREM', K_LEASES, lid)
@@ -78,4 +120,4 @@ if #old > 0 then
   redis.call('ZREM', K_RESULTS_AT, unpack(old))
 end
 local head = redis.call('ZRANGE', K_LEASES, 0, 0, 'WITHSCORES')
-return { now, reaped, back, dead, head[2] and tonumber(head[2]) or -1, dropped, #stamped }
+return { now, reaped, back, dead, head[2] and tonumber(head[2]) or -1, dropped, graced }

@@ -301,7 +301,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     timeout_ms: Count = 0
     expire_after_ms: Count = 0
     attempt: Annotated[int, Meta(description="failed attempts")] = 0
-    losses: Annotated[int, Meta(description="times the node that ran it was lost")] = 0
+    losses: Annotated[int, Meta(description="times the node or worker that had it was lost")] = 0
     deliveries: Annotated[int, Meta(description="times it was handed out")] = 0
     reason: Annotated[str, Meta(description="why it is a dead letter, or why a ready task still waits")] = ""
     result: Result | None = None

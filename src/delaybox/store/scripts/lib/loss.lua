@@ -1,18 +1,49 @@
 -- A doer that went away in the middle of a task (rule 9). Needs time, record, keys, gather, place, finish.
 
--- A message does nothing to the node that sends it, so a lost node says nothing against it: where nodes die often, whole claims of
--- healthy messages would become dead letters. Past this many even a message is looked at.
-local MESSAGE_LOSSES = 20
+-- A node carries messages, and calls that its workers run, without running them: that it is lost says nothing against them, and where
+-- nodes die often, whole claims of healthy tasks would become dead letters. Past this many even these are looked at.
+local CARRIED_LOSSES = 20
 
--- Charges one loss to a record on its way out of a lease: it goes home, or past the cap to the dead letters.
+-- The losses of a record are one byte. For WORKER tasks its low 3 bits count losses with a worker, the high 5 bits those with a node.
+local WORKER = 119
+local function losses_by(letter, losses)
+  if letter ~= WORKER then return losses, 0 end
+  return losses % 8, math.floor(losses / 8)
+end
+
+-- Whether dead-lettering for losses is held now. failing: whether the caller saw most of all holders go away within a lease. Held for
+-- two leases at most, and then not for two, or a poisonous task would live for ever.
+local function held(failing, now, lease_ms)
+  if not failing then return false end
+  local since = tonumber(redis.call('HGET', K_CLOCK, 'held') or '')
+  if not since or now < since or now > since + 4 * lease_ms then
+    redis.call('HSET', K_CLOCK, 'held', now)
+    return true
+  end
+  return now <= since + 2 * lease_ms
+end
+
+-- Charges one loss to a record on its way out of a lease: it goes home, or past the cap to the dead letters. doer: 'node' or
+-- 'worker'; hold: it goes home all the same, one short of the cap.
 -- Returns nil, or for a dead letter how many others the cap of dead letters dropped.
-local function charge_loss(id, rec, flags, due, at, now, doer, losses_cap, dead_cap, idem_ttl, W, c)
+local function charge_loss(id, rec, flags, due, at, now, doer, losses_cap, hold, dead_cap, idem_ttl, W, c)
   local attempt, losses, deliveries = rec_counters(rec)
-  losses = math.min(losses + 1, 255)
-  if byte(rec, at + 1) == 112 then losses_cap = math.max(losses_cap, MESSAGE_LOSSES) end
-  rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
-  if losses >= losses_cap then
-    return bury(id, rec, now, 'lost with its ' .. doer .. ' ' .. losses .. ' times', dead_cap, idem_ttl)
+  local letter = byte(rec, at + 1)
+  local mine, carried = losses_by(letter, losses)
+  local cap, count = losses_cap, nil
+  if letter == WORKER and doer == 'node' then
+    cap = math.max(cap, CARRIED_LOSSES)
+    carried = math.min(carried + 1, hold and cap - 1 or 31)
+    count = carried
+  else
+    if letter == WORKER then cap = math.min(cap, 7) end
+    if letter == 112 then cap = math.max(cap, CARRIED_LOSSES) end
+    mine = math.min(mine + 1, hold and cap - 1 or letter == WORKER and 7 or 255)
+    count = mine
+  end
+  rec = rec_build(rec, at, flags, attempt, letter == WORKER and mine + 8 * carried or mine, deliveries, due)
+  if count >= cap then
+    return bury(id, rec, now, 'lost with its ' .. doer .. ' ' .. count .. ' times', dead_cap, idem_ttl)
   end
   place(id, rec, flags, rec_lane(rec, at), due, W, c)
   return nil

@@ -1,6 +1,7 @@
 -- The stored record. Python's side is store/record.py; change both or neither.
 --   fresh  0x10 flags                                                       laneLen lane [keyLen key] body
 --   full   0x11 flags attempt:u16 losses:u8 deliveries:u32 due:u48           laneLen lane [keyLen key] body
+-- losses: of WORKER tasks in two parts (lib/loss.lua).
 -- fresh is a record that was never delivered, failed or moved: its due time is the one in its id, its counters are 0.
 -- flags: bits 0-1 priority (0 critical .. 3 low), bit 2 stub (body lies apart), bit 3 keyed (keyLen:u16 key follow the lane),
 --   bit 4 look (the body, which Lua cannot read, decides whether it is still delivered, so it is never fired in place).

@@ -1,0 +1,60 @@
+"""What must hold after any step, on a real server beside the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from delaybox.core import ids
+from delaybox.store import keys
+from delaybox.store.fsck import fsck
+from delaybox.store.record import read, read_dead
+from delaybox.store.store import Store
+from tests.property.model import Model, State
+
+
+class Checks:
+    """Compares the store with the model."""
+
+    client: Any
+    store: Store
+    model: Model
+
+    async def compare(self) -> None:
+        """Every task in exactly one state, the model's, and nothing else stored."""
+        where: dict[bytes, list[tuple[State, bytes | None, Any]]] = {}
+        width = self.store.bucket_ms
+        for tag in self.store.tags:
+            for name in await self.client.keys(f"{tag}:b:*"):
+                for task_id, raw in (await self.client.hgetall(name)).items():
+                    if raw:
+                        assert int(name.rsplit(b":", 1)[1]) == ids.due_ms(task_id) // width, "wrong bucket"
+                        where.setdefault(task_id, []).append((State.PENDING, None, read(task_id, raw)))
+            for name in await self.client.keys(f"{tag}:lease:*"):
+                for task_id, raw in (await self.client.hgetall(name)).items():
+                    lease_id = name[len(tag) + 7 :]
+                    where.setdefault(task_id, []).append((State.LEASED, lease_id, read(task_id, raw)))
+            for task_id, value in (await self.client.hgetall(keys.dead(tag))).items():
+                where.setdefault(task_id, []).append((State.DEAD, None, read_dead(task_id, value)[2]))
+        for task_id, places in where.items():
+            assert len(places) == 1, f"{task_id.hex()} lies in {len(places)} places"
+            t = self.model.tasks[task_id]
+            state, lease_id, record = places[0]
+            assert (state, lease_id) == (t.state, t.lease), f"stored as {state} {lease_id!r}, but {t}"
+            assert not (why := t.differs(record)), f"{t}: {why}"
+        live = {t.task_id for t in self.model.of(State.PENDING, State.LEASED, State.DEAD)}
+        assert not (lost := live - where.keys()), f"lost: {[self.model.tasks[i] for i in lost]}"
+
+    async def clean(self) -> None:
+        report = await fsck(self.store)
+        assert report.problems == [], "\n".join(report.problems)
+
+    async def check_leftovers(self) -> None:
+        dead = {t.task_id for t in self.model.of(State.DEAD)}
+        for tag in self.store.tags:
+            for name in await self.client.keys(f"{tag}:*"):
+                kind, _, rest = name[len(tag) + 1 :].partition(b":")
+                fine = kind in (b"clock", b"dead", b"req", b"stream", b"active") or (kind == b"body" and rest in dead)
+                if kind == b"idem":
+                    task_id = self.model.keys[rest][0]
+                    fine = (await self.client.ttl(name) == -1) == (task_id in dead)
+                assert fine, f"{name!r} is left behind"
