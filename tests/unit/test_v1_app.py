@@ -308,7 +308,7 @@ async def test_a_batch_answers_each_task():
     ("body", "status", "words"),
     [
         ({"tasks": []}, 400, "tasks is empty; send 1 to 10000"),
-        ({"tasks": [{}] * 10_001}, 413, "tasks holds 10001 tasks"),
+        ({"tasks": [{}] * 10_001}, 413, "tasks holds more than 10000 tasks"),
         ({}, 400, "tasks is missing; add it"),
         ([{}], 400, "body must be an object, not a list"),
         ({"task": []}, 400, "'task' is not a field of a batch; did you mean tasks?"),

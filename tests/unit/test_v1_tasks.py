@@ -213,7 +213,7 @@ def test_a_number_that_no_float_holds_is_refused_inside_a_payload_too():
 def test_sizes():
     assert len(parse_task(body(payload="x" * 1024 * 1024), RULES).payload) == 1024 * 1024
     for raw in (
-        body(payload="é" * (512 * 1024 + 1)),
+        b'{"payload":"%b"}' % ("é" * (512 * 1024 + 1)).encode(),
         body(payload_json=["x" * 1024 * 1024]),
         body(payload_base64="AAAA" * (350 * 1024)),
     ):

@@ -20,6 +20,9 @@ MAX_DELAY_MS = 10**13
 RELATIVE = 1 << 47
 """Set in the 48 bits of a template: they are a delay, and the script adds Redis's clock. 10^14 stays below it."""
 
+_LONGEST_UUID = 60
+"""Characters: more than any way of writing one has."""
+
 # What the first of the eight random bytes becomes: the variant, and six bits of its own.
 _VARIANT = bytes(0x80 | (byte & 0x3F) for byte in range(256))
 
@@ -52,11 +55,17 @@ def render(task_id: bytes) -> str:
 def parse(text: str) -> bytes:
     """The 16 bytes of an id in UUID form; refuses what DelayBox cannot have made."""
     try:
+        if len(text) > _LONGEST_UUID:
+            raise ValueError
         raw = _usual(text) or UUID(text).bytes
     except ValueError:
-        raise InvalidTask("id", f"id {text!r} is not a UUID; use the taskUuid that scheduling answered") from None
+        raise InvalidTask(
+            "id", f"id {text[:_LONGEST_UUID]!r} is not a UUID; use the taskUuid that scheduling answered"
+        ) from None
     if raw[6] >> 4 != 8:
-        raise InvalidTask("id", f"id {text!r} is not one of DelayBox's (UUID version 8); use the taskUuid as answered")
+        raise InvalidTask(
+            "id", f"id {text[:_LONGEST_UUID]!r} is not one of DelayBox's (UUID version 8); use the taskUuid as answered"
+        )
     return raw
 
 

@@ -23,6 +23,8 @@ Span = timedelta | str | float
 
 _MS_MEND = 'give milliseconds, or text such as "15m", "1h30m" or "PT15M"'
 _PYTHON_MEND = 'give seconds, a timedelta, or text such as "15m", "1h30m" or "PT15M"'
+_LONGEST = 64
+"""Characters of a time. The longest that means something, in ISO 8601 with fractions, is shorter."""
 _MILLISECOND = timedelta(milliseconds=1)
 
 _WHOLE = re.compile(r"-?\d{1,400}", re.ASCII)
@@ -39,10 +41,17 @@ _CALENDAR = re.compile(r"P[\d.,WD]*[\d.,]+[YM]", re.ASCII | re.IGNORECASE)
 _ISO_UNITS = (_UNITS["w"], _UNITS["d"], _UNITS["h"], _UNITS["m"], _UNITS["s"])
 
 
+def check_length(field: str, text: str, what: str, mend: str) -> None:
+    """InvalidTask for a text that is too long for a time. To be asked first: reading one of 15 MB took 15 s."""
+    if len(text) > _LONGEST:
+        raise InvalidTask(field, f"{field} {show(text)} has {len(text)} characters, which is not {what}; {mend}")
+
+
 def duration_ms(field: str, value: str | int, *, least: int = 0) -> int:
     """Milliseconds of a duration from ``least`` to 10^13; a bare number is milliseconds. InvalidTask."""
     ms = value
     if isinstance(ms, str):
+        check_length(field, ms, "a duration", _MS_MEND)
         ms = int(ms) if _WHOLE.fullmatch(ms) else _spelled_ms(field, ms, _MS_MEND)
     return _in_range(field, value, ms, least, _MS_MEND)
 
@@ -77,6 +86,7 @@ def span_s(field: str, value: Span | None) -> float | None:
 
 @lru_cache(1024)
 def _span_of_text(field: str, text: str, least: int) -> int:
+    check_length(field, text, "a duration", _PYTHON_MEND)
     # A hundred thousand tasks with the same "15m" are usual, and reading it takes longer than all the rest of a task.
     if _BARE.fullmatch(text):
         raise InvalidTask(field, f"{field} {show(text)} has no unit; write {show(text.strip() + 's')} for seconds")

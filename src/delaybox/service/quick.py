@@ -10,6 +10,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store.record import STUB_OVER, Draft, head
 from delaybox.wire.body import varint
+from delaybox.wire.bounds import check_items
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.grpc.bulk import is_kind, plain
 
@@ -46,8 +47,10 @@ class QuickDrafts:
                     return Draft(due48, start + body, None, b"", None)
                 if len(body) + len(tail) <= STUB_OVER:
                     return Draft(due48, start + (b"" if body == _NO_PAYLOAD else body) + tail, None, b"", None)
+        whole = raw[at:stop]
+        check_items(whole, pb.NewTask, field="task")
         try:
-            message = pb.NewTask.FromString(raw[at:stop])
+            message = pb.NewTask.FromString(whole)
         except DecodeError:
             raise InvalidTask("tasks", "this is not a delaybox.v1.NewTask; see the contract") from None
         task = read(message)

@@ -17,7 +17,6 @@ from delaybox.core.errors import (
     InvalidTask,
     Overloaded,
     PastDue,
-    PayloadTooLarge,
     StoreUnavailable,
 )
 from delaybox.core.task import NewTask, Submitted, TaskType
@@ -118,15 +117,13 @@ class Submitter:
         if self._quick is None:
             self._quick = QuickDrafts(self._draft, payload_limit)
         try:
-            raw, places = frames(raw)
+            raw, places = frames(raw, most)
         except DecodeError:
             raise InvalidTask(
                 "request", "the request is not a delaybox.v1.ScheduleBatchRequest; see the contract"
             ) from None
-        if not 1 <= len(places) <= most:
-            if not places:
-                raise InvalidTask("tasks", f"tasks is empty; send 1 to {most}")
-            raise PayloadTooLarge("tasks", f"tasks holds {len(places)} tasks; send 1 to {most}", limit=most)
+        if not places:
+            raise InvalidTask("tasks", f"tasks is empty; send 1 to {most}")
         quick = self._quick.of
         return await self._store_many(places, lambda place: quick(raw, place[0], place[1], read))
 

@@ -16,9 +16,11 @@ from msgspec import Struct
 from delaybox import metrics
 from delaybox.core import texts
 from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, Outcome, Report
+from delaybox.core.ids import MAX_DELAY_MS
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.wire.assignment import assignment
+from delaybox.wire.bounds import MAX_CREDIT
 from delaybox.wire.gen import worker_pb2
 
 UNSEEN_BYTES = 64 << 20
@@ -217,7 +219,7 @@ class Session:
             self.credit = 0
             self.draining = True
         elif message.credit:
-            self.credit += message.credit
+            self.credit = min(self.credit + message.credit, max(0, MAX_CREDIT - len(self._held)))
             self.draining = False
 
     def lose(self) -> None:
@@ -241,14 +243,17 @@ class Session:
     def _done(self, sequences: Sequence[int]) -> None:
         pop = self._held.pop
         by: dict[Run, list[Delivery]] = {}
+        late: list[int] = []
         for sequence in sequences:
             o = pop(sequence, None)
             if o is None:
-                self._too_late(sequence)
+                late.append(sequence)
             elif o.run in by:
                 by[o.run].append(o.delivery)
             else:
                 by[o.run] = [o.delivery]
+        if late:
+            self._too_late(*late)
         if self.suspect is not None and self.suspect not in self._held:
             self.suspect = None
         for run, deliveries in by.items():
@@ -291,7 +296,7 @@ class Session:
             result=result if held.keep_ms else None,
             keep_ms=held.keep_ms,
             retry=self.profile.retry.get(held.delivery.name),
-            delay_ms=failure.retry_after_ms if failure.HasField("retry_after_ms") else None,
+            delay_ms=min(failure.retry_after_ms, MAX_DELAY_MS) if failure.HasField("retry_after_ms") else None,
             traceback=texts.tail(
                 failure.output[-texts.TRACEBACK_BYTES :].decode("utf-8", "replace"), texts.TRACEBACK_BYTES
             ),
@@ -314,9 +319,9 @@ class Session:
         else:
             held.run.report([held.delivery], outcome)
 
-    def _too_late(self, sequence: int) -> None:
-        metrics.stale_ack()
-        self._stale.append(sequence)
+    def _too_late(self, *sequences: int) -> None:
+        metrics.stale_ack(len(sequences))
+        self._stale += sequences
         self._changed()
 
     def _give_up(self, outcome: Outcome) -> None:

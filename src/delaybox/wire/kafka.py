@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.ids import MAX_DUE_MS
+from delaybox.core.lane import check_name
 from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, compat, controls, original
 from delaybox.wire.shell import ShellRules
@@ -25,7 +26,6 @@ CONTENT_TYPE: Final = "content-type"
 TASK_TYPES: Final = frozenset({"application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf"})
 """Content types that say: the value is a serialized Task."""
 
-MAX_NAME: Final = 64
 _IS_EVENT: Final = "ce_specversion"
 _PARAMETERS: Final = (*controls.PARAMETERS, "name")
 _NAMED: Final = (TaskType.SHELL_CMD, TaskType.WORKER)
@@ -95,7 +95,7 @@ def of_record(value: bytes | None, headers: Headers | None, at_ms: int, rules: R
     task = compat.of_header(header, rules.compat)
     name = ""
     if task.type in _NAMED:
-        name = _name(header.get("name", b""))
+        name = _name(task.type, header.get("name", b""))
     if task.type is TaskType.SHELL_CMD:
         rules.shell.check(payload, name, payload_field="value")
     return _checked(at_ms, replace(task, payload=payload, name=name), rules)
@@ -119,13 +119,12 @@ def _read_event(header: dict[str, bytes]) -> None:
         header[name] = raw
 
 
-def _name(raw: bytes) -> str:
+def _name(task_type: TaskType, raw: bytes) -> str:
     try:
         name = raw.decode()
     except UnicodeDecodeError:
         raise InvalidTask("name", "the header name is not UTF-8 text; send text") from None
-    if len(name) > MAX_NAME:
-        raise InvalidTask("name", f"the header name has {len(name)} characters, more than {MAX_NAME}; shorten it")
+    check_name(task_type, name)
     return name
 
 

@@ -10,13 +10,15 @@ from msgspec.structs import replace
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.lane import NAMED, check_name
-from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY
+from delaybox.core.retry import NO_RETRY
+from delaybox.core.spans import duration_ms
 from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, compat, controls
+from delaybox.wire.bounds import check_items, message_bytes
 from delaybox.wire.gen import task_pb2
+from delaybox.wire.grpc.tasks import retry_of
 from delaybox.wire.shell import check_payload
-
-MAX_LABELS = 16
+from delaybox.wire.v1.tasks import labels_of
 
 
 def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
@@ -25,6 +27,9 @@ def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
     Its header is the ``parameter``; its own uuid and status count for nothing: a task gets its id here. Fields from 5
     on, which are ours, are heeded. InvalidTask and its kin for what cannot be accepted.
     """
+    longest = message_bytes(rules.max_payload_bytes)
+    if len(raw) > longest:
+        raise PayloadTooLarge("body", f"the message holds {len(raw)} bytes, more than {longest}", limit=longest)
     message = _read(raw)
     payload = message.payload
     if len(payload) > rules.max_payload_bytes:
@@ -33,22 +38,20 @@ def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
             f"payload holds {len(payload)} bytes, more than {rules.max_payload_bytes}",
             limit=rules.max_payload_bytes,
         )
-    if len(message.labels) > MAX_LABELS:
-        raise InvalidTask("labels", f"the message has {len(message.labels)} labels, more than {MAX_LABELS}")
     task = compat.of_header(message.header, rules)
     if task.type is TaskType.SHELL_CMD:
         check_payload(payload)
-    if task.type in NAMED:
+    if task.type in NAMED or message.name:
         check_name(task.type, message.name)
     return replace(
         task,
         payload=payload,
         name=message.name,
-        retry=body.retry_of(message, DEFAULT_RETRY) if message.HasField("retry") else task.retry,
-        timeout_ms=message.timeout_ms,
-        expire_after_ms=message.expire_after_ms,
-        keep_result_ms=message.keep_result_ms,
-        labels=body.pairs(message.labels),
+        retry=retry_of(message.retry) if message.HasField("retry") else task.retry,
+        timeout_ms=duration_ms("timeout_ms", message.timeout_ms),
+        expire_after_ms=duration_ms("expire_after_ms", message.expire_after_ms),
+        keep_result_ms=duration_ms("keep_result_ms", message.keep_result_ms),
+        labels=labels_of(body.pairs(message.labels)),
     )
 
 
@@ -81,6 +84,7 @@ def of_pending(raw: bytes, score: float, *, fold: bool = False) -> tuple[str, Ne
 
 
 def _read(raw: bytes) -> task_pb2.Task:
+    check_items(raw, task_pb2.Task, field="body")
     try:
         return task_pb2.Task.FromString(raw)
     except DecodeError:

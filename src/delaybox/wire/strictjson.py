@@ -7,6 +7,7 @@ Every refusal is ``InvalidTask("body", ...)``.
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal, InvalidOperation
 from typing import NoReturn
 
@@ -15,6 +16,9 @@ from delaybox.core.errors import InvalidTask
 MAX_DEPTH = 32
 _MAX_CONTAINERS = 20_000
 """A task has two objects. 460,000 empty lists in one body would hold the event loop for 0.1 s."""
+MAX_VALUES = 600_000
+"""More than a payload of 1 MiB can hold. 8 million numbers in a batch would take a gigabyte."""
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _MAX_LITERAL = 400
 _MAX_EXPONENT = 307
 """The largest power of ten that every float holds: beyond it other JSON readers see Infinity."""
@@ -40,6 +44,8 @@ def loads(body: bytes, *, max_containers: int = _MAX_CONTAINERS) -> object:
         raise _invalid('body is empty; send a JSON object such as {"payload":"VGVzdA=="}')
     if body.count(b"[") + body.count(b"{") > max_containers:
         raise _invalid(f"body holds more than {max_containers} lists and objects; a task needs a few")
+    if body.count(b",") > MAX_VALUES and _STRING.sub(b"", body).count(b",") > MAX_VALUES:
+        raise _invalid(f"body holds more than {MAX_VALUES} values; a task needs a few")
     try:
         value: object = json.loads(
             text, object_pairs_hook=_object, parse_int=Number, parse_float=Number, parse_constant=_constant

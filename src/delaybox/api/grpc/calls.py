@@ -26,6 +26,7 @@ from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
 from delaybox.api.tokens import Tokens
 from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded
+from delaybox.wire.bounds import check_items
 
 _log = logging.getLogger("delaybox.grpc")
 
@@ -137,6 +138,7 @@ def _method(
         if unparsed:
             return raw
         try:
+            check_items(raw, kind)
             return kind.FromString(raw)
         except DecodeError:
             # Our own words: left to grpc it would be INTERNAL, as if we were to blame.

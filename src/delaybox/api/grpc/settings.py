@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from delaybox.api.settings import ServingSettings
-from delaybox.wire.v1.types import MAX_BATCH_BYTES
-
-_ROOM_BYTES = 128 * 1024
-"""For what stands around the payloads of a message."""
+from delaybox.wire.bounds import MAX_BATCH_BYTES, message_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,4 +33,4 @@ class GrpcSettings(ServingSettings):
     @property
     def receive_limit(self) -> int:
         """Bytes one message from a caller may have: those of a batch, or of one task with the largest payload."""
-        return max(MAX_BATCH_BYTES, self.payload_limit) + _ROOM_BYTES
+        return message_bytes(max(MAX_BATCH_BYTES, self.payload_limit))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 
 from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.core.errors import InvalidTask, Overloaded, StoreUnavailable
@@ -195,6 +196,13 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         )
     if not hello.functions:
         raise InvalidTask("hello.functions", "hello names no functions; a worker serves at least one")
+    # Counted before anything is looked at: 2,500 functions of 2,500 queues took 18 s.
+    shared = len(hello.queues) or 1
+    pairs = sum(len(function.queues) or shared for function in hello.functions)
+    if max(pairs, shared) > MAX_LANES:
+        raise Overloaded(
+            f"hello names {max(pairs, shared)} pairs of function and queue, more than {MAX_LANES}; use several workers"
+        )
     for queue in hello.queues:
         queue_of("hello.queues", queue)
     lanes: set[bytes] = set()
@@ -207,9 +215,7 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         lanes.update(lane_of(TaskType.WORKER, queue, function.name) for queue in queues)
         if function.HasField("retry"):
             retry[function.name] = retry_of(function.retry)
-    if len(lanes) > MAX_LANES:
-        raise Overloaded(f"{len(lanes)} pairs of function and queue, more than {MAX_LANES}; use several workers")
-    labels = {name[:_TEXT]: value[:_TEXT] for name, value in list(hello.labels.items())[:16]}
+    labels = {name[:_TEXT]: hello.labels[name][:_TEXT] for name in islice(hello.labels, 16)}
     return Profile(
         lanes=frozenset(lanes),
         retry=retry,

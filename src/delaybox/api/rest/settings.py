@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from delaybox.api.settings import DEFAULT_PAYLOAD_LIMIT, ServingSettings
+from delaybox.wire.bounds import task_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,8 @@ class ApiSettings(ServingSettings):
 
     @property
     def body_limit(self) -> int:
-        """Bytes a request body may have: base64 with escaped line breaks, and room for the parameters."""
-        return self.payload_limit * 3 // 2 + 128 * 1024
+        """Bytes a request body may have."""
+        return task_bytes(self.payload_limit)
 
     @property
     def root(self) -> str:

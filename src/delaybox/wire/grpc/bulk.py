@@ -13,8 +13,10 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
+from delaybox.core.errors import PayloadTooLarge
 from delaybox.core.ids import MAX_DELAY_MS, MIN_DUE_MS
 from delaybox.wire.body import varint
+from delaybox.wire.bounds import MAX_BATCH, check_items
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 _TASKS = 0x0A
@@ -36,24 +38,25 @@ class Plain(NamedTuple):
     kind: bytes
 
 
-def frames(raw: bytes) -> tuple[bytes, list[tuple[int, int]]]:
+def frames(raw: bytes, most: int = MAX_BATCH) -> tuple[bytes, list[tuple[int, int]]]:
     """Where in a serialized ScheduleBatchRequest each task lies; with it the bytes that the places are in.
 
-    ``google.protobuf.message.DecodeError`` for what is no such message.
+    PayloadTooLarge for more than ``most``; ``google.protobuf.message.DecodeError`` for what is no such message.
     """
-    found = _frames(raw)
+    found = _frames(raw, most)
     if found is None:
         # Written strangely, or with fields of a later version.
+        check_items(raw, pb.ScheduleBatchRequest)
         message = pb.ScheduleBatchRequest.FromString(raw)
         message.DiscardUnknownFields()
         raw = message.SerializeToString()
-        found = _frames(raw)
+        found = _frames(raw, most)
         if found is None:
             raise DecodeError("not a batch")
     return raw, found
 
 
-def _frames(raw: bytes) -> list[tuple[int, int]] | None:
+def _frames(raw: bytes, most: int) -> list[tuple[int, int]] | None:
     out: list[tuple[int, int]] = []
     at, end = 0, len(raw)
     try:
@@ -76,6 +79,8 @@ def _frames(raw: bytes) -> list[tuple[int, int]] | None:
                 return None
             out.append((at, stop))
             at = stop
+            if len(out) > most:
+                raise PayloadTooLarge("tasks", f"tasks holds more than {most} tasks; send 1 to {most}", limit=most)
     except IndexError:
         return None
     return out

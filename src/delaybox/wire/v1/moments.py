@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.spans import check_length
 from delaybox.core.words import show
 
 _SECONDS_FROM = 10**8
@@ -24,6 +25,7 @@ _EPOCH = date(1970, 1, 1).toordinal()
 def moment_ms(field: str, value: str | int) -> int:
     """Unix ms of a moment; a fraction below a millisecond is rounded up, so that nothing is early. InvalidTask."""
     if isinstance(value, str):
+        check_length(field, value, "a moment", _MOMENT_MEND)
         if not _WHOLE.fullmatch(value):
             return _in_range(field, value, _rfc3339_ms(field, value))
         value = int(value)

@@ -17,6 +17,7 @@ from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
+from delaybox.wire.bounds import task_bytes
 from delaybox.wire.compat import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
@@ -69,8 +70,16 @@ class Change:
 
 def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> NewTask:
     """The task in a body. ``key``: the Idempotency-Key header. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
-    asked = _read_task(body)
     raw = bytes(body)
+    longest = task_bytes(rules.max_payload_bytes)
+    if len(raw) > longest:
+        raise PayloadTooLarge(
+            "body",
+            f"the task holds {len(raw)} bytes, more than {longest}; a payload may have {rules.max_payload_bytes} bytes "
+            "before it is encoded",
+            limit=longest,
+        )
+    asked = _read_task(body)
     _read_task.check_names(raw, asked)
 
     task_type = _PUB_SUB
@@ -258,6 +267,7 @@ def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit:
     else:
         assert isinstance(raw, Raw)
         data, field = bytes(raw), "payload_json"
+        check_size(field, data, limit)
         check_json(field, data)
     check_size(field, data, limit)
     return data

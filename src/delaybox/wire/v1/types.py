@@ -10,12 +10,11 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from delaybox.core.retry import MAX_ATTEMPTS, MAX_FACTOR
+from delaybox.wire.bounds import MAX_BATCH
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
 PRIORITIES: Final = ("low", "normal", "high", "critical")
 STATES: Final = ("scheduled", "ready", "running", "succeeded", "failed", "cancelled")
-MAX_BATCH: Final = 10_000
-MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 MAX_REPLAY: Final = 10_000
 MAX_LABELS: Final = 16
 MAX_KEY_BYTES: Final = 256

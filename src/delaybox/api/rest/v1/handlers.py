@@ -13,9 +13,10 @@ from msgspec import Struct
 from delaybox.api import policy
 from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
-from delaybox.core.errors import DelayBoxError, InvalidTask, PayloadTooLarge, TaskNotFound
+from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskType, TaskView
+from delaybox.wire import bounds
 from delaybox.wire.v1 import queries, rendering, tasks, types
 from delaybox.wire.v1.reading import Reader
 
@@ -107,16 +108,11 @@ class V1:
             raise InvalidTask(
                 "Idempotency-Key", "the header Idempotency-Key names one task; give each task its idempotency_key"
             )
-        body = await self._edge.json_body(headers, receive, limit=types.MAX_BATCH_BYTES)
+        body = await self._edge.json_body(headers, receive, limit=bounds.MAX_BATCH_BYTES)
+        bounds.check_batch_count(body)
         asked = _read_batch(body).tasks
-        if not 1 <= len(asked) <= types.MAX_BATCH:
-            raise (
-                PayloadTooLarge(
-                    "tasks", f"tasks holds {len(asked)} tasks; send 1 to {types.MAX_BATCH}", limit=types.MAX_BATCH
-                )
-                if asked
-                else InvalidTask("tasks", f"tasks is empty; send 1 to {types.MAX_BATCH}")
-            )
+        if not asked:
+            raise InvalidTask("tasks", f"tasks is empty; send 1 to {bounds.MAX_BATCH}")
         items: list[types.BatchItem | None] = []
         good: list[NewTask] = []
         for at, raw in enumerate(asked):
