@@ -33,7 +33,7 @@ from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
-from delaybox.processes import collector
+from delaybox.processes import collector, files
 from delaybox.processes.listening import bracketed
 from delaybox.processes.supervise import ChildProcess, Keeper
 from delaybox.store.connect import ServerSettings, make_client, probe
@@ -58,6 +58,7 @@ _METRICS_PREFIX = "delaybox-metrics-"
 def run(config: Config) -> int:
     """Runs a node until it is told to stop (SIGTERM or SIGINT: graceful; again: at once). Returns the exit code."""
     logs.set_up(config.log_format)
+    files.raise_limit()
     with _metrics_folder() as metrics_dir, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Node(config, metrics_dir).run())
 

@@ -18,4 +18,6 @@ def main() -> None:
         if (error.name or "").startswith("delaybox"):
             raise
         sys.exit(f"error: {error.name} is not installed: the command line needs `pip install 'delaybox[all]'`")
-    sys.exit(run())
+    from delaybox.processes.init import as_init
+
+    sys.exit(as_init(run))

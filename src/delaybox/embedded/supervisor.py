@@ -21,6 +21,7 @@ from delaybox.embedded.process import (
     launch,
 )
 from delaybox.embedded.trust import LOCK_FILE, LOG_FILE, SERVER_CONFIG, EmbeddedServerError, open_own
+from delaybox.processes.backoff import Backoff
 
 log = logging.getLogger("delaybox.embedded")
 
@@ -92,22 +93,21 @@ class EmbeddedServer:
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = FIRST_PAUSE_S
+        backoff = Backoff(first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S, steady_s=STEADY_S)
         while True:
             assert self._server is not None
             up_since = loop.time()
             why = await self._server.gone()
-            if loop.time() - up_since > STEADY_S:
-                pause = FIRST_PAUSE_S
+            pause = backoff.pause_s(loop.time() - up_since)
             log.warning("the embedded server is gone (%s); bringing it back", why)
             await self._server.close(0)
             while True:
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_S)
                 try:
                     self._server = await self._come_up()
                     break
                 except (EmbeddedServerError, OSError) as error:
+                    pause = backoff.pause_s()
                     log.error("%s; trying again in %.1f s", error, pause)
             self.restarts += 1
 

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import uvloop
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.processes import collector, logs
+from delaybox.processes import collector, files, logs
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +47,7 @@ def run(read: Callable[[bytes], _Told], serve: Callable[[_Told], Awaitable[int]]
         settings = read(_read_line(0))
         _set_up_logging(settings.log_format)
         _die_with_parent(0)
+        files.raise_limit()
         collector.set_apart()
         collector.slow_down()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from delaybox.core.errors import DelayBoxError
+from delaybox.processes.backoff import Backoff
 
 READY_TIMEOUT_S = 20.0
 _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.5, 10.0, 30.0
 
 Listener = Callable[[Mapping[str, Any]], None]
 """Told what a child says after its ready line."""
@@ -156,9 +157,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 class Keeper(Generic[Child]):
-    """Keeps one child running: `again` starts it anew, after a growing pause, whenever it died.
+    """Keeps one child running: ``again`` starts it anew, after a pause, whenever it died.
 
-    ``child``: the one that runs now.
+    Pauses grow while it dies early, and begin anew after a steady life. ``child``: the one that runs now.
     """
 
     def __init__(
@@ -172,23 +173,27 @@ class Keeper(Generic[Child]):
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set; then the child is stopped."""
         stopping = asyncio.create_task(stop.wait())
-        pause_s = _FIRST_PAUSE_S
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S, steady_s=STEADY_S)
         try:
             while not stopping.done():
+                up_since = loop.time()
                 died = asyncio.create_task(self.child.died.wait())
                 await asyncio.wait({stopping, died}, return_when=asyncio.FIRST_COMPLETED)
                 died.cancel()
                 if not stopping.done():
+                    lived_s = loop.time() - up_since
+                    pause_s = backoff.pause_s(lived_s)
                     self._log.error(
-                        "the %s ended with exit code %s; starting it again", self._what, self.child.exit_code
-                    )
-                    await self._replace(stopping, pause_s)
-                    pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                        "the %s ended with exit code %s after %.0f s; starting it again in %.1f s",
+                        self._what, self.child.exit_code, lived_s, pause_s,
+                    )  # fmt: skip
+                    await self._replace(stopping, pause_s, backoff)
         finally:
             stopping.cancel()
             await self.child.stop()
 
-    async def _replace(self, stopping: asyncio.Task[Any], pause_s: float) -> None:
+    async def _replace(self, stopping: asyncio.Task[Any], pause_s: float, backoff: Backoff) -> None:
         while True:
             await asyncio.wait({stopping}, timeout=pause_s)
             if stopping.done():
@@ -197,5 +202,5 @@ class Keeper(Generic[Child]):
                 self.child = await self._again(self.child)
                 return
             except DelayBoxError as error:
-                self._log.error("the %s did not start: %s", self._what, error)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                pause_s = backoff.pause_s()
+                self._log.error("the %s did not start: %s; trying again in %.1f s", self._what, error, pause_s)

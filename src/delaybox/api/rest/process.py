@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import socket
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from delaybox.api.opening import Opening
 from delaybox.api.rest.app import AsgiApp, TaskService, build_app
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.processes import child
+from delaybox.processes import child, files
 from delaybox.processes.listening import bind
 
 _log = logging.getLogger("delaybox.api")
@@ -113,14 +112,7 @@ class ApiServer:
 
 def _connections() -> int:
     """How many connections to serve at once; the rest wait in the backlog. Raises the limit of open files for it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MAX_CONNECTIONS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(MAX_CONNECTIONS, soft // 2))
+    return max(16, min(MAX_CONNECTIONS, files.raise_limit(2 * MAX_CONNECTIONS) // 2))
 
 
 async def _serve(settings: ApiSettings) -> int:

@@ -1,0 +1,156 @@
+"""Processes where they are started: as the first of a container, with a low limit of open files, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from delaybox.processes import supervise
+from delaybox.processes.supervise import ChildProcess, Keeper
+from tests.nodes import node
+from tests.servers import RealServer
+
+IN_A_CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+FIRST_PROCESS = """
+import os, signal, subprocess, sys, time
+from delaybox.processes.init import as_init
+
+def zombies():
+    states = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                states.append(open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[0])
+            except OSError:
+                pass
+    return states.count("Z")
+
+def main():
+    # Each leaves a process behind whose parent is gone; it ends a moment later.
+    for _ in range(20):
+        subprocess.run(["sh", "-c", "sleep 0.05 &"])
+    give_up = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) and subprocess.run(["pgrep", "-x", "sleep"], capture_output=True).stdout:
+        assert time.monotonic() < give_up
+    print("pid", os.getpid(), "zombies", zombies(), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    while True:
+        time.sleep(10)
+
+sys.exit(as_init(main))
+"""
+
+
+def can_make_containers() -> bool:
+    return subprocess.run([*IN_A_CONTAINER, "true"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def first_process() -> Iterator[subprocess.Popen[str]]:
+    if not can_make_containers():
+        assert not os.environ.get("CI"), "unshare --pid does not work here"
+        pytest.skip("making a process namespace needs root")
+    process = subprocess.Popen(
+        [*IN_A_CONTAINER, sys.executable, "-c", FIRST_PROCESS], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def test_the_first_process_of_a_container_reaps_orphans_and_hands_on_signals(
+    first_process: subprocess.Popen[str],
+) -> None:
+    assert first_process.stdout is not None
+    said = first_process.stdout.readline().split()
+    assert said[0::2] == ["pid", "zombies"] and said[1] != "1" and said[3] == "0"
+    # unshare waits for it, and ends with its exit code.
+    os.kill(child_of(first_process.pid), signal.SIGTERM)
+    assert first_process.wait(10) == 7
+
+
+def limit_of(pid: int) -> int:
+    found = re.search(r"Max open files\s+(\d+)", Path(f"/proc/{pid}/limits").read_text())
+    assert found
+    return int(found[1])
+
+
+def test_every_process_of_a_node_raises_its_limit_of_open_files(
+    server: RealServer, prefix: str, tmp_path: Path
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, hard))
+    try:
+        with node(
+            "--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0", folder=tmp_path
+        ) as made:
+            pid = made.process.pid
+            children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            assert len(children) >= 2
+            assert all(limit_of(p) > 1_024 for p in [pid, *children])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def sleeper() -> ChildProcess:
+    return ChildProcess(await asyncio.create_subprocess_exec("sleep", "60", stdin=asyncio.subprocess.PIPE), {}, 1.0)
+
+
+async def test_the_pause_before_a_restart_begins_anew_after_a_steady_life(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervise, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervise, "LONGEST_PAUSE_S", 10.0)
+    monkeypatch.setattr(supervise, "STEADY_S", 0.3)
+    back = asyncio.Event()
+
+    async def again(_: ChildProcess) -> ChildProcess:
+        back.set()
+        return await sleeper()
+
+    caplog.set_level(logging.ERROR)
+    keeper = Keeper("sleeper", await sleeper(), again, logging.getLogger("test"))
+    stop = asyncio.Event()
+    running = asyncio.create_task(keeper.run(stop))
+
+    async def dies() -> None:
+        back.clear()
+        keeper.child.kill()
+        await asyncio.wait_for(back.wait(), 20)
+        # The keeper goes on in this turn of the loop or the next.
+        while keeper.child.exit_code is not None:
+            await asyncio.sleep(0)
+
+    for _ in range(4):
+        await dies()
+    began = time.monotonic()
+    while time.monotonic() - began < 0.4:
+        await asyncio.sleep(0.05)
+    await dies()
+    stop.set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait_for(running, 20)
+    pauses = [float(m[1]) for r in caplog.records if (m := re.search(r"in ([\d.]+) s$", r.getMessage()))]
+    assert len(pauses) == 5 and pauses[4] <= 0.01
+    assert all("exit code -9 after" in r.getMessage() for r in caplog.records)
