@@ -151,7 +151,7 @@ _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route
 _rpcs = Counter("delaybox_grpc_requests", "gRPC calls ended.", ["method", "code"], registry=_registry)
 _store_up = Gauge(
     "delaybox_store_up",
-    "1 when the store answered the last scrape.",
+    "1 when the store answered the last scrape, and took new tasks.",
     multiprocess_mode="mostrecent",
     registry=_registry,
 )
@@ -362,7 +362,7 @@ def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: 
 
 
 def store_down() -> None:
-    """The store did not answer this scrape; the counts keep their last values."""
+    """The store did not answer this scrape, and the counts keep their last values; or it takes no new tasks."""
     _store_up.set(0)
 
 

@@ -50,7 +50,7 @@ class _NoStore:
         return self
 
     async def check(self) -> Readiness:
-        return Readiness(False, self._reason)
+        return Readiness(False, self._reason, store=False)
 
 
 class Opening:

@@ -14,12 +14,14 @@ _GOOD_FOR_S = 0.2
 
 
 class Ready(Protocol):
-    """Whether the node can do its work; ``reason`` when it cannot."""
+    """Whether the node can do its work; ``reason`` when it cannot. ``store``: whether the store takes new tasks."""
 
     @property
     def ok(self) -> bool: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def store(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class NotInTime:
 
     ok: bool = False
     reason: str = f"the store did not answer within {PROBE_TIMEOUT_S:g} s"
+    store: bool = False
 
 
 class Checked(Protocol):

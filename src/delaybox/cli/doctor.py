@@ -90,10 +90,9 @@ def _node(client: Client) -> list[Finding]:
     ready = client.probe("/readyz")
     words = ready.body[:300].decode("utf-8", "replace")
     if ready.status != 200:
-        mend = "the node's log says more; the server's checks below too, where they can be made"
-        found.append(Finding("readiness", "problem", words, mend))
-    elif "but" in words:
-        found.append(Finding("readiness", "warning", words, "the node's log says more"))
+        found.append(not_ready(words))
+    elif words.startswith("ready; but "):
+        found += [_trouble(words.removeprefix("ready; but "))]
     else:
         found.append(Finding("readiness", "ok", "the store runs scripts, and the node's engine lives"))
     try:
@@ -104,6 +103,23 @@ def _node(client: Client) -> list[Finding]:
         found += of_nodes(nodes)
     found += of_numbers(client)
     return found
+
+
+def not_ready(words: str) -> Finding:
+    """What readiness says, and the mend that stands in it."""
+    # "cause; mend" or "cause. Mend", as errors are worded here.
+    text, _, mend = words.partition("; " if "; " in words else ". ")
+    mend = mend or "the node's log says more; the server's checks below too, where they can be made"
+    return Finding("readiness", "problem", text, mend)
+
+
+def _trouble(words: str) -> Finding:
+    mend = "the node's log says more"
+    if "no connected worker serves" in words:
+        mend = "start a worker with these functions and queues; `delaybox queues` shows what waits"
+    elif "no living node" in words:
+        mend = "start a node with the role and the commands that these tasks need; `delaybox queues` shows what waits"
+    return Finding("readiness", "warning", words, mend)
 
 
 def _refused(error: Refused) -> Finding:

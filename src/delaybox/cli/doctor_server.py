@@ -157,11 +157,17 @@ def server_clock(offset_ms: float) -> Finding:
 
 
 async def _opened(client: Redis, prefix: str) -> list[Finding]:
-    from delaybox.store import keys
+    from delaybox.store.identity import another, gone, living_shapes, read_meta
     from delaybox.store.store import Store
 
+    known = {shape.store_id for shape in await living_shapes(client, prefix)}
+    meta = await read_meta(client, prefix)
+    if lost := sorted(known - ({meta.shape.store_id, *meta.replaces} if meta else set())):
+        error = another(prefix, lost[0], meta.shape) if meta else gone(prefix, lost[0])
+        text, _, mend = str(error).partition(". ")
+        return [Finding("store", "problem", text, mend)]
     # Opening would create it.
-    if not await client.exists(keys.meta(prefix)):
+    if meta is None:
         return [
             Finding(
                 "store",
@@ -172,7 +178,11 @@ async def _opened(client: Redis, prefix: str) -> list[Finding]:
         ]
     store = await Store.open(client, prefix=prefix)
     sent = time.perf_counter()
-    now_ms = await store.ping()
+    try:
+        now_ms = await store.writable()
+    except DelayBoxError as error:
+        text, _, mend = str(error).partition("; ")
+        return [Finding("store", "problem", text, mend or _mend(text, error))]
     took_ms = (time.perf_counter() - sent) * 1000
     at = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [

@@ -182,6 +182,7 @@ class Engine:
             "pid": os.getpid(),
             "in_flight": self._dispatcher.in_flight,
             "types": self._dispatcher.serves,
+            "limits": [lane.decode() for lane in self._options.lanes],
             "fired_per_s": self._dispatcher.fired_per_s(),
             "store": self._store.presence.shape.facts(),
             **more,

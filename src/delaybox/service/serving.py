@@ -4,42 +4,86 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
-from delaybox.core.lane import lane_of, split
+from delaybox.core.lane import ANY_QUEUE, Lane, lane_of, split
 from delaybox.core.task import TaskState, TaskType, TaskView
 from delaybox.store import nodes, progress
+from delaybox.store.lanes import waiting
 from delaybox.store.store import Store
 from delaybox.wire import progress as wire_progress
 
 LIVE_NODE_MS = 15_000
+SERVING_MS = 5_000
+"""Who was not heard of for so long serves nothing any more: heartbeats come once a second."""
 _FRESH_S = 1.0
+_WAITS_FRESH_S = 5.0
+_LANES_NAMED = 5
 
 
-async def live_nodes(store: Store) -> list[dict[str, Any]]:
+async def living(store: Store) -> list[dict[str, Any]]:
+    """As `live_nodes`, only those that carry out what they say."""
+    return await live_nodes(store, SERVING_MS)
+
+
+async def live_nodes(store: Store, within_ms: int = LIVE_NODE_MS) -> list[dict[str, Any]]:
     """The nodes heard of lately, each with what it said of itself."""
     now = await store.ping()
     seen = await nodes.live(store)
     return [
         {"id": node_id, **facts}
         for node_id, facts in sorted(seen.items())
-        if now - int(facts.get("seen_ms", 0)) <= LIVE_NODE_MS
+        if now - int(facts.get("seen_ms", 0)) <= within_ms
     ]
 
 
-def served_lanes(found: Sequence[Mapping[str, Any]]) -> frozenset[bytes] | None:
-    """The lanes that connected workers serve; None where some are so many that their node does not tell them all."""
-    lanes: set[bytes] = set()
-    for node in found:
-        told = node.get("lanes", ())
-        if len(told) < int(node.get("lane_count", len(told))):
-            return None
-        lanes.update(lane.encode() for lane in told)
-    return frozenset(lanes)
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What living nodes and connected workers carry out. ``workers`` None: some serve too many lanes to tell them all.
+
+    ``others``: by the letter of a type, the lanes that its nodes are limited to (ANY_QUEUE for the queue); None: all.
+    """
+
+    workers: frozenset[bytes] | None
+    others: Mapping[str, frozenset[bytes] | None]
+
+    @classmethod
+    def by(cls, found: Sequence[Mapping[str, Any]]) -> Served:
+        """From heartbeats."""
+        lanes: set[bytes] = set()
+        complete = True
+        others: dict[str, frozenset[bytes] | None] = {}
+        for node in found:
+            told = node.get("lanes", ())
+            complete = complete and len(told) >= int(node.get("lane_count", len(told)))
+            lanes.update(lane.encode() for lane in told)
+            for letter in node.get("types", ()):
+                own = frozenset(lane.encode() for lane in node.get("limits", ()) if lane.startswith(letter))
+                known = others.get(letter, frozenset())
+                others[letter] = known | own if own and known is not None else None
+        return cls(frozenset(lanes) if complete else None, others)
+
+    def has(self, lane: bytes) -> bool:
+        """Whether somebody carries out tasks of this lane, as far as known."""
+        letter = chr(lane[0])
+        if letter == TaskType.WORKER.value:
+            among = self.workers
+        elif letter in self.others:
+            among = self.others[letter]
+        else:
+            return False
+        if among is None or lane in among:
+            return True
+        try:
+            parts = split(lane)
+        except ValueError:
+            return True  # a newer node's task type
+        return lane_of(parts.type, ANY_QUEUE, parts.name) in among
 
 
 class Serving:
@@ -47,16 +91,18 @@ class Serving:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lanes: frozenset[bytes] | None = None
+        self._served = Served(None, {})
         self._until = 0.0
+        self._waits: list[str] = []
+        self._waits_until = 0.0
+        self._turn = 0
 
     async def completed(self, view: TaskView) -> TaskView:
         """A READY task's reason to wait, a RUNNING one's progress. StoreUnavailable."""
         if view.type is not TaskType.WORKER:
             return view
         if view.state is TaskState.READY:
-            served = await self._served()
-            if served is not None and lane_of(view.type, view.queue, view.name) not in served:
+            if not (await self._known()).has(lane_of(view.type, view.queue, view.name)):
                 return replace(view, reason=unserved(view.name, view.queue))
         elif view.state is TaskState.RUNNING:
             (said,) = await progress.of(self._store, [ids.parse(view.task_id)])
@@ -67,11 +113,24 @@ class Serving:
                     return view
         return view
 
-    async def _served(self) -> frozenset[bytes] | None:
+    async def unserved(self) -> list[str]:
+        """Sentences on due tasks that nobody can carry out, by type, function and queue; some seconds old."""
+        if time.monotonic() >= self._waits_until:
+            self._turn += 1
+            lanes = await waiting(self._store, await self._store.ping(), self._turn)
+            served = await self._known()
+            left = [(lane, count) for lane, count in sorted(lanes.items()) if not served.has(lane)]
+            self._waits = [_waits(split(lane), count) for lane, count in left[:_LANES_NAMED]]
+            if len(left) > _LANES_NAMED:
+                self._waits.append(f"{len(left) - _LANES_NAMED} more kinds of tasks wait likewise")
+            self._waits_until = time.monotonic() + _WAITS_FRESH_S
+        return self._waits
+
+    async def _known(self) -> Served:
         if time.monotonic() >= self._until:
-            self._lanes = served_lanes(await live_nodes(self._store))
+            self._served = Served.by(await living(self._store))
             self._until = time.monotonic() + _FRESH_S
-        return self._lanes
+        return self._served
 
 
 def unserved(name: str, queue: str) -> str:
@@ -79,8 +138,16 @@ def unserved(name: str, queue: str) -> str:
     return f"waits: no connected worker serves function {name!r} of queue {queue!r}"
 
 
-def functions_unserved(lanes: Sequence[bytes], served: frozenset[bytes] | None) -> tuple[str, ...]:
-    """The functions of worker lanes that nobody serves."""
-    if served is None:
-        return ()
-    return tuple(sorted({split(lane).name for lane in lanes if lane not in served}))
+def functions_unserved(lanes: Sequence[bytes], served: Served) -> tuple[str, ...]:
+    """The functions and commands of lanes that nobody carries out."""
+    return tuple(sorted({name for lane in lanes if not served.has(lane) and (name := split(lane).name)}))
+
+
+def _waits(lane: Lane, count: int) -> str:
+    many = f"{count:,} {lane.type.name} " + ("task" if count == 1 else "tasks")
+    where = f"in queue {lane.queue!r}"
+    if lane.type is TaskType.WORKER:
+        return f"{many} of function {lane.name!r} {where} wait: no connected worker serves it"
+    if lane.name:
+        return f"{many} of command {lane.name!r} {where} wait: no living node runs it"
+    return f"{many} {where} wait: no living node carries them out"

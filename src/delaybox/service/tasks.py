@@ -19,7 +19,7 @@ from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk
-from delaybox.service.serving import Serving, functions_unserved, live_nodes, served_lanes
+from delaybox.service.serving import Served, Serving, functions_unserved, live_nodes, living
 from delaybox.service.submit import Submitter
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
@@ -37,10 +37,14 @@ _UPDATE_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether this node can take and fire tasks, and if not, why; or what it cannot do all the same."""
+    """Whether this node can take and fire tasks, and if not, why; or what it cannot do all the same.
+
+    ``store``: whether the store answers, and takes new tasks.
+    """
 
     ok: bool
     reason: str = ""
+    store: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +123,9 @@ class Service(Submitter):
         found = {(q.type, q.queue): q for q in await lanes.queues(self._store)}
         rates: dict[tuple[TaskType, str], float] = {}
         complete = all(q.complete for q in found.values())
-        living = await self.nodes()
-        served = served_lanes(living)
-        for node in living:
+        here = await living(self._store)
+        served = Served.by(here)
+        for node in here:
             for key, rate in node.get("fired_per_s", {}).items():
                 with suppress(ValueError):  # a newer node's task type
                     lane = split(key.encode())
@@ -134,7 +138,7 @@ class Service(Submitter):
             replace(
                 q,
                 fired_per_s=round(rates.get(at, 0.0), 3),
-                unserved=functions_unserved(q.ready_lanes, served) if q.type is TaskType.WORKER else (),
+                unserved=functions_unserved(q.ready_lanes, served),
             )
             for at, q in sorted(found.items(), key=lambda item: (item[0][0].value, item[0][1]))
         ]
@@ -177,19 +181,22 @@ class Service(Submitter):
         )
 
     async def check(self) -> Readiness:
-        """Runs a real script, and asks whether this node's engine still says it lives."""
+        """Runs a real script, which is refused where a new task would be; asks whether this node's engine still lives,
+        and whether due tasks wait that nobody can carry out.
+        """
         try:
-            now = await self._store.ping()
+            now = await self._store.writable()
+            waits = await self._serving.unserved()
             if self._node_id is None:
-                return Readiness(True)
+                return Readiness(True, "; ".join(waits))
             facts = await nodes.facts(self._store, self._node_id)
         except DelayBoxError as error:
-            return Readiness(False, str(error))
+            return Readiness(False, str(error), store=False)
         if facts is None:
             return Readiness(False, "the engine of this node has not reported yet")
         if (ago := now - int(facts["seen_ms"])) > STALE_HEARTBEAT_MS:
             return Readiness(False, f"the engine of this node was last heard of {ago / 1000:.1f} s ago")
-        return Readiness(True, "; ".join(facts.get("troubles", ())))
+        return Readiness(True, "; ".join([*facts.get("troubles", ()), *waits]))
 
     # -- control ------------------------------------------------------------------------------------------------
 

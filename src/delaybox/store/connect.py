@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from delaybox.core.errors import ConfigError, StoreRefused, StoreUnavailable
+from delaybox.store.loader import translate
 
 URL_FORMS = "redis://[user:password@]host[:6379][/db], rediss://... for TLS, or unix:///path/to/socket[?db=0]"
 
@@ -238,6 +239,8 @@ async def probe(client: Redis) -> ServerFeatures:
     except RedisError as error:
         if isinstance(error, BusyLoadingError) or str(error).startswith(("LOADING", "BUSY")):
             raise StoreUnavailable(f"the server is not ready: {error}") from None
+        if isinstance(known := translate(error), StoreUnavailable):
+            raise known from None
         raise StoreRefused(f"the server refuses DelayBox: {error}") from None
     valkey = info.get("valkey_version")
     return ServerFeatures(

@@ -70,7 +70,7 @@ async def open_store(client: Redis, prefix: str, wanted: Shape, *, expected: str
     if found is None:
         if expected:
             raise gone(prefix, expected)
-        if missed := [shape.store_id for shape in await _living(client, prefix)]:
+        if missed := [shape.store_id for shape in await living_shapes(client, prefix)]:
             raise gone(prefix, missed[0])
         found = await _make(client, prefix, wanted)
     if expected not in ("", found.shape.store_id) and expected not in found.replaces:
@@ -112,7 +112,7 @@ async def accept(client: Redis, prefix: str, wanted: Shape) -> Accepted:
     second partition count beside theirs would hide tasks from them. Harmless when repeated.
     """
     found = await read_meta(client, prefix)
-    known = await _living(client, prefix, 3 * LIVING_MS)
+    known = await living_shapes(client, prefix, 3 * LIVING_MS)
     made = found is None
     if found is None:
         shape = known[0] if known else wanted
@@ -184,7 +184,7 @@ def _no_store(key: str, what: str) -> StoreRefused:
     return StoreRefused(f"key {key!r} exists but is not a DelayBox store ({what}); choose another storage.prefix")
 
 
-async def _living(client: Redis, prefix: str, within_ms: int = LIVING_MS) -> Sequence[Shape]:
+async def living_shapes(client: Redis, prefix: str, within_ms: int = LIVING_MS) -> Sequence[Shape]:
     """The stores that nodes heard of lately work for, the one of the latest heartbeat first."""
     try:
         pipe = client.pipeline(transaction=False)

@@ -23,6 +23,48 @@ _ALL_UP_TO = 10_000
 """While the whole store holds no more than this, every pending task is looked at."""
 
 
+_HEADS = 256
+"""Lanes with ready work, and entries of each near index, that `waiting` looks at in one partition."""
+_PARTITIONS = 64
+"""Partitions that `waiting` looks at in one call; of a store with more, others the next time."""
+
+
+async def waiting(store: Store, now_ms: int, turn: int = 0) -> dict[bytes, int]:
+    """Lanes with due tasks that nobody has taken yet, and how many of them were seen; StoreUnavailable.
+
+    Bounded, so a lane behind hundreds of others may be missing. ``turn`` says which partitions of very many.
+    """
+    first = turn * _PARTITIONS % store.partitions
+    tags = store.tags[first : first + _PARTITIONS]
+    actives = [(letter, kind) for letter in "pshw" for kind in ("", ":critical")]
+    pipe = store.client.pipeline(transaction=False)
+    for tag in tags:
+        for near in keys.nears(tag):
+            pipe.zrange(near, "-inf", now_ms, byscore=True, offset=0, num=_HEADS)
+        for letter, kind in actives:
+            pipe.zrange(f"{tag}:active:{letter}{kind}", 0, _HEADS - 1)
+    found: Counter[bytes] = Counter()
+    try:
+        replies: list[Any] = await pipe.execute()
+        ready: list[tuple[bytes, str]] = []
+        each = 8 + len(actives)
+        for i, tag in enumerate(tags):
+            mine = replies[i * each : (i + 1) * each]
+            for members in mine[:8]:
+                found.update(member[16:] for member in members)
+            for (_, kind), lanes in zip(actives, mine[8:], strict=True):
+                ready += [(lane, f"{tag}:ready:{lane.decode()}{kind}") for lane in lanes]
+        for at in range(0, len(ready), 1_000):
+            pipe = store.client.pipeline(transaction=False)
+            for _, key in ready[at : at + 1_000]:
+                pipe.zcard(key)
+            for (lane, _), count in zip(ready[at : at + 1_000], await pipe.execute(), strict=True):
+                found[lane] += count
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return {lane: count for lane, count in found.items() if count}
+
+
 async def queues(store: Store) -> list[QueueStats]:
     """Every queue that has tasks pending (in a large store: due before the horizon) or in flight."""
     counts = await store.counts()

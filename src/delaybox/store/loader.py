@@ -43,7 +43,7 @@ class Gate(Protocol):
     def again(self, runner: ScriptRunner) -> Awaitable[StoreLost | None]: ...
 
 
-_ALWAYS = frozenset({"ping", "beat", "create", "stamp"})
+_ALWAYS = frozenset({"ping", "ready", "beat", "create", "stamp"})
 """Scripts that run whatever the gate says: they find out which store lies there, and touch no task."""
 
 
@@ -99,7 +99,24 @@ def translate(error: BaseException) -> BaseException:
         return error
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and str(error).startswith("OOM")):
         return StoreFull(
-            "Redis has reached its maxmemory and takes no new tasks; due ones go on firing. Try again later"
+            "the server has reached its maxmemory: it takes no new tasks, while due ones go on firing; raise "
+            "maxmemory, or try again later"
+        )
+    if isinstance(error, ReadOnlyError):
+        return StoreUnavailable(
+            "the server is a read-only replica of another one, so nothing can be stored; after a fail-over wait until "
+            "the primary is reached again, else point storage.redisHost at the primary"
+        )
+    if isinstance(error, RedisError) and str(error).startswith("MISCONF"):
+        why = str(error).removeprefix("MISCONF ").rstrip(".")
+        return StoreUnavailable(
+            f"the server cannot write to its disk and refuses all writes ({why}); free space on its disk, or look at "
+            "the server's log"
+        )
+    if isinstance(error, RedisError) and str(error).startswith("NOREPLICAS"):
+        return StoreUnavailable(
+            "the server has fewer replicas than its min-replicas-to-write asks for, and refuses all writes; bring the "
+            "replicas back"
         )
     if isinstance(error, RedisError) and str(error).startswith("STORELOST"):
         return StoreLost(
@@ -110,9 +127,7 @@ def translate(error: BaseException) -> BaseException:
         return _too_late()
     if isinstance(error, _UNAVAILABLE):
         return StoreUnavailable(f"Redis is not answering ({type(error).__name__}); try again shortly")
-    if isinstance(error, RedisError) and str(error).startswith(
-        ("MISCONF", "BUSY", "NOREPLICAS", "LOADING", "UNKILLABLE")
-    ):
+    if isinstance(error, RedisError) and str(error).startswith(("BUSY", "LOADING", "UNKILLABLE")):
         return StoreUnavailable(f"Redis refuses writes at the moment: {error}")
     return error
 

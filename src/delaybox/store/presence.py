@@ -40,10 +40,10 @@ class Presence:
         self._looked = -1e9
         self._said = -1e9
 
-    async def look(self, runner: ScriptRunner) -> int:
-        """Compares; Redis's clock in ms, whatever store lies there. StoreUnavailable."""
+    async def look(self, runner: ScriptRunner, script: str = "ping") -> int:
+        """Compares; Redis's clock in ms, whatever store lies there. StoreUnavailable. ``script``: ping or ready."""
         self._looked = time.monotonic()
-        reply: Any = await runner.run(Call("ping", keys.tag(self._prefix, 0), ()))
+        reply: Any = await runner.run(Call(script, keys.tag(self._prefix, 0), ()))
         now, there = reply
         if there.decode(errors="replace") == self.shape.store_id:
             self._found()

@@ -385,6 +385,12 @@ class Store:
         self.present()
         return now
 
+    async def writable(self) -> int:
+        """As `ping`, by a script that is refused where a new task would be: StoreFull, or StoreUnavailable with why."""
+        now = await self.presence.look(self.runner, "ready")
+        self.present()
+        return now
+
     def present(self) -> None:
         """StoreLost where the last look did not find the store: for those who read with plain commands."""
         if self.presence.refusal is not None:

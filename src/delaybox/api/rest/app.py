@@ -234,6 +234,9 @@ class _Api:
                 dead=counts.dead,
                 quarantined=counts.quarantined,
             )
+            if not (await self._probe.ask()).store:
+                # It tells its counts, but takes no new tasks.
+                metrics.store_down()
         self._answered.add()
         return Answer(200, metrics.render(), content_type=metrics.CONTENT_TYPE.encode())
 

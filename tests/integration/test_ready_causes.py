@@ -1,0 +1,145 @@
+"""Readiness, `store_up` and the doctor name the cause: what the server refuses, and what nobody can carry out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from delaybox.core.task import NewTask, TaskType
+from delaybox.store.connect import make_client
+from delaybox.store.record import draft
+from delaybox.store.store import Batch, Store
+from tests.nodes import Node, node
+from tests.servers import RealServer
+
+
+class Bench:
+    """A node on a server of its own. ``redis`` says things to the server."""
+
+    def __init__(self, own: Node, server: RealServer) -> None:
+        self.node = own
+        self.server = server
+        self.redis: Any = Redis(unix_socket_path=server.unix_path)
+
+    def ready(self) -> tuple[int, str]:
+        status, _, words = self.node.call("GET", "/readyz")
+        return status, words.decode()
+
+    def until(self, words: str, *, within_s: float = 10.0) -> None:
+        give_up = time.monotonic() + within_s
+        while words not in (said := self.ready()[1]):
+            assert time.monotonic() < give_up, said
+            time.sleep(0.05)
+
+    def store_up(self) -> bool:
+        return "delaybox_store_up 1.0" in self.node.call("GET", "/metrics")[2].decode()
+
+    def doctor(self) -> dict[str, dict[str, str]]:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "delaybox", "doctor", "--json", "--redis", self.server.url),
+                *("--server", f"http://127.0.0.1:{self.node.port}"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return {found["name"]: found for found in json.loads(done.stdout)["findings"]}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    server = RealServer(["--appendonly", "yes", "--maxmemory-policy", "noeviction"])
+    server.start()
+    with node("--redis", server.url, "--http-port", "0", folder=tmp_path_factory.mktemp("node")) as own:
+        made = Bench(own, server)
+        yield made
+        made.redis.close()
+    server.close()
+
+
+def _full_disk(b: Bench) -> None:
+    # A snapshot that cannot be written stops writes just as an append-only file on a full disk does.
+    (b.server.folder / "dump.rdb").mkdir()
+    b.redis.config_set("save", "3600 1000000")
+    b.redis.execute_command("BGSAVE")
+    while b.redis.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        time.sleep(0.01)
+
+
+def _space_again(b: Bench) -> None:
+    b.redis.config_set("save", "")
+
+
+def _replica(b: Bench) -> None:
+    b.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+
+def _primary(b: Bench) -> None:
+    b.redis.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def _full(b: Bench) -> None:
+    b.redis.config_set("maxmemory", "1mb")
+
+
+def _room(b: Bench) -> None:
+    b.redis.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "says", "name", "do"),
+    [
+        (_full_disk, _space_again, "cannot write to its disk", "server", "free space on its disk"),
+        (_replica, _primary, "read-only replica", "server", "primary"),
+        (_full, _room, "maxmemory", "memory", "raise maxmemory"),
+    ],
+    ids=["disk", "read-only", "memory"],
+)
+def test_the_cause_is_told_at_once(
+    bench: Bench, begin: Callable[[Bench], None], end: Callable[[Bench], None], says: str, name: str, do: str
+) -> None:
+    begin(bench)
+    # An answer is used again for 0.2 s.
+    time.sleep(0.25)
+    try:
+        status, words = bench.ready()
+        assert (status, says in words) == (503, True), words
+        assert not bench.store_up()
+        found = bench.doctor()
+        assert says in found["readiness"]["says"]
+        assert do in found[name]["do"]
+        assert found[name]["word"] == "problem"
+    finally:
+        end(bench)
+    give_up = time.monotonic() + 10
+    while bench.ready()[0] != 200:
+        assert time.monotonic() < give_up, bench.ready()
+        time.sleep(0.05)
+    assert bench.store_up()
+
+
+async def test_what_nobody_can_carry_out_is_named(bench: Bench) -> None:
+    client = make_client(bench.server.settings)
+    store = await Store.open(client)
+    drafts = [
+        draft(NewTask(type=TaskType.WORKER, name="resize", queue="images")),
+        draft(NewTask(type=TaskType.WORKER, name="resize", queue="images")),
+        draft(NewTask(type=TaskType.SHELL_CMD, name="backup")),
+    ]
+    await store.schedule([Batch(0, drafts)])
+    await client.aclose()
+    bench.until("2 WORKER tasks of function 'resize' in queue 'images' wait: no connected worker serves it")
+    bench.until("1 SHELL_CMD task of command 'backup' in queue 'default' wait: no living node runs it")
+    assert bench.ready()[0] == 200, "tasks of other kinds are taken and fired"
+    found = bench.doctor()["readiness"]
+    assert found["word"] == "warning"
+    assert "resize" in found["says"]
+    assert "start a worker" in found["do"]
