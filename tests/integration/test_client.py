@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,6 +117,54 @@ def test_many_tasks_of_which_some_are_wrong(client: Client, queue: str):
     assert told[-1] == (2_500, None) and len(told) > 1
     assert len(list(client.list(queue=queue))) == 2_497
     assert len(list(client.list(queue=queue, limit=1_234))) == 1_234
+
+
+def test_what_a_source_gave_is_sent_though_it_pauses(client: Client, queue: str):
+    def tasks() -> Iterator[NewTask]:
+        for n in range(3):
+            yield NewTask.publish(str(n), delay=SOON, queue=queue)
+        give_up = time.monotonic() + 20
+        while len(list(client.list(queue=queue))) < 3:
+            assert time.monotonic() < give_up, "the source pauses, and its tasks were not sent"
+            time.sleep(0.02)
+        yield NewTask.publish("3", delay=SOON, queue=queue)
+
+    assert client.schedule_many(tasks()).created == 4
+
+
+def test_a_source_that_raises_says_how_many_were_stored(client: Client, queue: str):
+    def tasks() -> Iterator[NewTask]:
+        for n in range(1_234):
+            yield NewTask.publish(str(n), delay=SOON, queue=queue if n else "Wrong Queue")
+        raise OSError("the file ends here")
+
+    with pytest.raises(OSError, match="ends here") as caught:
+        client.schedule_many(tasks())
+    assert "1234 tasks had been answered: 1233 created, 0 there already, 1 refused" in caught.value.__notes__[0]
+    assert len(list(client.list(queue=queue))) == 1_233
+
+
+async def test_an_asynchronous_source_may_pause_and_raise_too(served: Node, queue: str):
+    async with AsyncClient(f"127.0.0.1:{served.grpc_port}") as client:
+
+        async def tasks() -> AsyncIterator[NewTask]:
+            yield NewTask.publish("0", delay=SOON, queue=queue)
+            async with asyncio.timeout(20):
+                while not [task async for task in client.list(queue=queue)]:
+                    await asyncio.sleep(0.02)
+            yield NewTask.publish("1", delay=SOON, queue=queue)
+            raise OSError("the file ends here")
+
+        with pytest.raises(OSError, match="ends here") as caught:
+            await client.schedule_many(tasks())
+        assert "2 tasks had been answered: 2 created" in caught.value.__notes__[0]
+
+
+def test_a_source_without_a_length_is_shown_with_its_total(client: Client, queue: str):
+    told: list[tuple[int, int | None]] = []
+    tasks = (NewTask.publish(str(n), delay=SOON, queue=queue) for n in range(10))
+    client.schedule_many(tasks, total=10, progress=lambda at, of: told.append((at, of)))
+    assert told[-1] == (10, 10)
 
 
 def test_each_outcome_comes_in_the_order_of_the_tasks(client: Client, queue: str):

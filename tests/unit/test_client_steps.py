@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from delaybox.client import calls, streams
+from delaybox.client import calls, chunks, streams
 from delaybox.client.endpoints import Endpoints, parse, pause_s
 from delaybox.client.errors import (
     CallTimeout,
@@ -41,6 +41,23 @@ NO = Failure(TaskNotFound("no"), "NOT_FOUND", refused=True)
 Answer = Any
 
 
+class _Routine:
+    """Steps under way. ``waits``: for what."""
+
+    def __init__(self, steps: Steps[Any]) -> None:
+        self._steps = steps
+        self.answer: Any = None
+        self.raised: Exception | None = None
+        self.waits: Wait | None = None
+        self.ended = False
+        self.result: Any = None
+
+    def next(self) -> Any:
+        raised, self.raised = self.raised, None
+        answer, self.answer = self.answer, None
+        return self._steps.send(answer) if raised is None else self._steps.throw(raised)
+
+
 class World:
     """Carries steps out as a script says: ``script`` answers each effect that needs an answer, in turn."""
 
@@ -63,14 +80,48 @@ class World:
         )
 
     def run(self, steps: Steps[Any]) -> Any:
-        answer: Any = None
+        """What the steps return. Those that are started beside them go on when these wait."""
+        main = _Routine(steps)
+        routines = [main]
+        while True:
+            before = len(self.did)
+            for routine in list(routines):
+                self._on(routine, routines)
+            if main.ended:
+                return main.result
+            routines = [routine for routine in routines if not routine.ended]
+            if len(self.did) == before and not any(
+                routine.waits.flag.is_set() for routine in routines if routine.waits
+            ):
+                times = [one.waits.timeout_s for one in routines if one.waits and one.waits.timeout_s is not None]
+                assert times, "it would wait for ever"
+                self.now += min(times)
+                for routine in routines:
+                    routine.waits = None
+
+    def _on(self, routine: _Routine, routines: list[_Routine]) -> None:
+        """Carries one on until it waits, or ends."""
+        if routine.waits is not None:
+            if not routine.waits.flag.is_set():
+                return
+            routine.waits.flag.clear()
+            routine.waits = None
         try:
             while True:
-                effect = steps.send(answer)
+                effect = routine.next()
                 self.did.append(effect)
-                answer = self._do(effect)
+                if isinstance(effect, Start):
+                    routines.append(_Routine(effect.steps))
+                elif isinstance(effect, Wait) and not effect.flag.is_set():
+                    routine.waits = effect
+                    return
+                else:
+                    try:
+                        routine.answer = self._do(effect)
+                    except Exception as error:
+                        routine.raised = error
         except StopIteration as end:
-            return end.value
+            routine.ended, routine.result = True, end.value
 
     def _do(self, effect: Any) -> Any:
         match effect:
@@ -86,10 +137,7 @@ class World:
             case Invoke() | Receive():
                 answer = self.script.pop(0)
                 return answer(effect) if callable(answer) else answer
-            case Start():
-                self.run(effect.steps)
             case Wait():
-                assert effect.flag.is_set(), "it would wait for ever"
                 effect.flag.clear()
         return None
 
@@ -132,7 +180,7 @@ def test_with_a_key_it_is_sent_again(failure: Failure):
 
 def test_a_key_of_our_own_hides_that_the_first_attempt_was_stored():
     found = pb.ScheduleResponse(id="id", due_ms=5, created=False)
-    task = streams.with_key(NewTask.publish(b"x").message, "own")
+    task = chunks.with_key(NewTask.publish(b"x").message, "own")
     world = World(BROKE, found)
     assert world.run(world.session.unary(calls.schedule(task, own_key=True))).created
     assert not _schedule("k")(World(found)).created
@@ -273,7 +321,8 @@ def _tasks(count: int, key: bool = False) -> Any:
 
 
 def _each(world: World, tasks: Any, *, chunk: int = 2, safe: bool = False) -> list[Any]:
-    world.run(streams.schedule_each(world.session, tasks, chunk=chunk, safe=safe))
+    line = chunks.Line(chunk, lambda: world.now, safe=safe, filled=threading.Event(), answered=threading.Event())
+    world.run(chunks.schedule_each(world.session, tasks, line))
     return [outcome.id if isinstance(outcome, Stored) else type(outcome) for outcome in world.emitted]
 
 
@@ -281,7 +330,7 @@ def test_chunks_are_sent_ahead_and_answered_in_order():
     world = World(*[_results(n, n + 1) for n in range(0, 20, 2)])
     assert _each(world, _tasks(20)) == [str(n) for n in range(20)]
     kinds = [type(effect) for effect in world.did if isinstance(effect, Send | Receive)]
-    assert kinds[: streams.UNDER_WAY + 1] == [Send] * streams.UNDER_WAY + [Receive]
+    assert kinds[: chunks.UNDER_WAY + 1] == [Send] * chunks.UNDER_WAY + [Receive]
 
 
 def test_nothing_to_do_opens_nothing():
@@ -290,9 +339,9 @@ def test_nothing_to_do_opens_nothing():
 
 
 def test_a_broken_stream_leaves_unknown_what_was_sent_and_goes_on():
-    world = World(_results(0, 1), BROKE, _results(10, 11), nodes=2)
-    unknown = [OutcomeUnknown] * 2 * streams.UNDER_WAY
-    assert _each(world, _tasks(2 + 2 * streams.UNDER_WAY + 2)) == ["0", "1", *unknown, "10", "11"]
+    world = World(_results(0, 1), BROKE, _results(8, 9), _results(10, 11), nodes=2)
+    unknown = [OutcomeUnknown] * 2 * (chunks.UNDER_WAY - 1)
+    assert _each(world, _tasks(2 + 2 * chunks.UNDER_WAY + 2)) == ["0", "1", *unknown, "8", "9", "10", "11"]
     first, second = (effect.which for effect in world.did if isinstance(effect, Open))
     assert first != second
 
@@ -343,17 +392,26 @@ def test_a_store_that_did_not_answer_leaves_the_task_unknown_unless_it_has_a_key
     assert _each(World(away, _answer), _tasks(1, key=True)) == ["0"]
 
 
-def test_a_slow_source_is_not_waited_for_with_tasks_at_hand():
-    world = World(_results(0, 1), _results(2, 3))
+def test_a_chunk_leaves_when_it_is_old_enough():
+    filled = threading.Event()
+    line = chunks.Line(1000, lambda: now[0], safe=False, filled=filled, answered=threading.Event())
+    now = [0.0]
+    line.add(NewTask.publish("0"))
+    assert line.next() is None and line.linger_s() == chunks.LINGER_S and filled.is_set()
+    now[0] = chunks.LINGER_S
+    chunk = line.next()
+    assert chunk is not None and len(chunk.tasks) == 1 and line.linger_s() is None
 
-    def slowly() -> Any:
-        for n in range(4):
-            world.now += 1
-            yield NewTask.publish(str(n))
 
-    assert _each(world, slowly(), chunk=1000) == ["0", "1", "2", "3"]
-    order = [type(effect) for effect in world.did if isinstance(effect, Send | Emit)]
-    assert order == [Send, Emit, Send, Emit]
+def test_what_a_source_raises_comes_after_all_that_it_gave():
+    def breaks_off() -> Any:
+        yield from _tasks(3)
+        raise OSError("the file ends here")
+
+    world = World(_results(0, 1), _results(2))
+    with pytest.raises(OSError, match="ends here"):
+        _each(world, breaks_off())
+    assert [outcome.id for outcome in world.emitted] == ["0", "1", "2"]
 
 
 def test_only_tasks_are_taken():

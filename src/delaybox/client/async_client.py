@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
-from delaybox.client import calls, streams
+from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
 from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Scheduled, Stored, Task, moment
 from delaybox.client.progress import Report
@@ -83,6 +83,9 @@ class AsyncClient(Base):
         """See `Client.close`."""
         await self._carrier.close()
 
+    def _flag(self) -> Any:
+        return asyncio.Event()
+
     def _handle(self, outcome: Stored | DelayBoxError) -> Any:
         return (
             AsyncHandle(outcome.id, outcome.due_ms, outcome.created, client=self)
@@ -117,18 +120,19 @@ class AsyncClient(Base):
         self,
         tasks: Iterable[NewTask] | AsyncIterable[NewTask],
         *,
-        chunk: int = streams.CHUNK,
+        chunk: int = chunks.CHUNK,
         safe: bool | None = None,
+        total: int | None = None,
         progress: bool | Report = False,
     ) -> Scheduled:
         """See `Client.schedule_many`."""
         done = Scheduled()
-        steps = self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=done.add)
+        steps = self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, make=done.add)
         try:
             async for _ in self._carrier.iterate(steps):
                 pass
-        except DelayBoxError as error:
-            error.add_note(f"{done.total} tasks had been answered: {done.created} created, {done.refused} refused")
+        except BaseException as error:
+            error.add_note(f"before that {done}")
             raise
         return done
 
@@ -136,12 +140,15 @@ class AsyncClient(Base):
         self,
         tasks: Iterable[NewTask] | AsyncIterable[NewTask],
         *,
-        chunk: int = streams.CHUNK,
+        chunk: int = chunks.CHUNK,
         safe: bool | None = None,
+        total: int | None = None,
         progress: bool | Report = False,
     ) -> AsyncIterator[AsyncHandle | DelayBoxError]:
         """See `Client.schedule_each`."""
-        return self._carrier.iterate(self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=self._handle))
+        return self._carrier.iterate(
+            self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, make=self._handle)
+        )
 
     def map(
         self,

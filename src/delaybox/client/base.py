@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from delaybox.client import calls, channel, mapping, streams
+from delaybox.client import calls, channel, chunks, mapping, streams
 from delaybox.client.endpoints import Endpoints
 from delaybox.client.models import Event, Stored
 from delaybox.client.progress import Report, reported, shown
@@ -60,6 +60,10 @@ class Base:
         """Makes what carries steps out."""
         raise NotImplementedError
 
+    def _flag(self) -> Any:
+        """What one of two sides waits for: `steps.Wait`."""
+        raise NotImplementedError
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {','.join(self._target.endpoints)}>"
 
@@ -75,17 +79,25 @@ class Base:
     def _stored(self, task: pb.NewTask) -> Steps[Stored]:
         own_key = self._session.safe and not task.idempotency_key
         if own_key:
-            task = streams.with_key(task, uuid4().hex)
+            task = chunks.with_key(task, uuid4().hex)
         return self._session.unary(calls.schedule(task, own_key=own_key))
 
     def _many(
-        self, tasks: Any, *, chunk: int, safe: bool | None, progress: bool | Report, make: Callable[[Any], Any]
+        self,
+        tasks: Any,
+        *,
+        chunk: int,
+        safe: bool | None,
+        total: int | None,
+        progress: bool | Report,
+        make: Callable[[Any], Any],
     ) -> Steps[None]:
         if not 1 <= chunk <= 10_000:
             raise InvalidTask("chunk", f"chunk {chunk} is not in range; give 1 to 10000")
         safe = self._session.safe if safe is None else safe
-        steps = streams.schedule_each(self._session, iterator(tasks), chunk=chunk, safe=safe)
-        return reported(each(steps, make), shown(progress, tasks, "scheduled"))
+        line = chunks.Line(chunk, self._session.clock, safe=safe, filled=self._flag(), answered=self._flag())
+        steps = chunks.schedule_each(self._session, iterator(tasks), line)
+        return reported(each(steps, make), shown(progress, tasks, "scheduled", total))
 
     def _map(
         self,
@@ -107,7 +119,7 @@ class Base:
             calls_of(function, options, self._codecs, keep_result_ms=mapping.KEEP_MS),
             window=mapping.Window(window, flag, ordered=ordered),
             flag=flag,
-            chunk=max(1, min(streams.CHUNK, window // 4)),
+            chunk=max(1, min(chunks.CHUNK, window // 4)),
             codecs=self._codecs,
             return_exceptions=return_exceptions,
         )

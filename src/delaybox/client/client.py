@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
-from delaybox.client import calls, streams
+from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
 from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Scheduled, Stored, Task, moment
 from delaybox.client.progress import Report
@@ -96,6 +96,9 @@ class Client(Base):
         """Ends the connections; calls under way end with Unreachable. Harmless when repeated."""
         self._carrier.close()
 
+    def _flag(self) -> Any:
+        return threading.Event()
+
     def _handle(self, outcome: Stored | DelayBoxError) -> Any:
         return (
             Handle(outcome.id, outcome.due_ms, outcome.created, client=self) if isinstance(outcome, Stored) else outcome
@@ -133,23 +136,26 @@ class Client(Base):
         self,
         tasks: Iterable[NewTask],
         *,
-        chunk: int = streams.CHUNK,
+        chunk: int = chunks.CHUNK,
         safe: bool | None = None,
+        total: int | None = None,
         progress: bool | Report = False,
     ) -> Scheduled:
         """Schedules as many tasks as the iterable has, in chunks, and counts what became of them.
 
         ``safe``: as the client's, for this call. ``progress``: True for a bar on stderr, or a function that is told how
-        many are done and of how many. In bounded memory; what concerns the call as a whole is raised (and says how many
-        were done before), what concerns one task is counted and kept, the first thousand.
+        many are done and of how many (``total``, where the iterable has no length). In bounded memory. A chunk leaves
+        when it is full or 50 ms old, however long the iterable pauses. What concerns one task is counted and kept, the
+        first thousand. What concerns the call as a whole is raised. What the iterable itself raises is raised when all
+        that it gave has been answered. A note of the exception says how many were done before.
         """
         done = Scheduled()
-        steps = self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=done.add)
+        steps = self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, make=done.add)
         try:
             for _ in self._carrier.iterate(steps):
                 pass
-        except DelayBoxError as error:
-            error.add_note(f"{done.total} tasks had been answered: {done.created} created, {done.refused} refused")
+        except BaseException as error:
+            error.add_note(f"before that {done}")
             raise
         return done
 
@@ -157,12 +163,15 @@ class Client(Base):
         self,
         tasks: Iterable[NewTask],
         *,
-        chunk: int = streams.CHUNK,
+        chunk: int = chunks.CHUNK,
         safe: bool | None = None,
+        total: int | None = None,
         progress: bool | Report = False,
     ) -> Iterator[Handle | DelayBoxError]:
         """As `schedule_many`, but yields each task's handle or its error, in order. Nothing happens before that."""
-        return self._carrier.iterate(self._many(tasks, chunk=chunk, safe=safe, progress=progress, make=self._handle))
+        return self._carrier.iterate(
+            self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, make=self._handle)
+        )
 
     def map(
         self,

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from delaybox.client.chunks import LINGER_S, Chunk, store
 from delaybox.client.models import STATES, Stored
 from delaybox.client.steps import Emit, Kind, Pull, Session, Start, Steps, Wait, feed
-from delaybox.client.streams import Broken, Chunk, store, value_of, watched
+from delaybox.client.streams import Broken, value_of, watched
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 
@@ -78,14 +79,15 @@ class Window:
 class Items:
     """Items of the caller as tasks of one chunk."""
 
-    __slots__ = ("_make", "chunk")
+    __slots__ = ("_clock", "_make", "chunk")
 
-    def __init__(self, chunk: Chunk, make: Callable[[Any], pb.NewTask]) -> None:
+    def __init__(self, chunk: Chunk, make: Callable[[Any], pb.NewTask], clock: Callable[[], float]) -> None:
         self.chunk = chunk
         self._make = make
+        self._clock = clock
 
     def add(self, item: Any, /) -> bool:
-        return self.chunk.take(self._make(item))
+        return self.chunk.take(self._make(item)) or self._clock() - self.chunk.since > LINGER_S
 
 
 def mapped(
@@ -107,7 +109,7 @@ def mapped(
             raise window.broken
         # New work before old results: the workers must not run dry while the caller handles what it got.
         if not ended and window.room >= chunk:
-            items = Items(Chunk(chunk, session.clock, safe=session.safe), make)
+            items = Items(Chunk(chunk, session.clock(), safe=session.safe), make, session.clock)
             ended = yield Pull(source, items)
             if tasks := items.chunk.tasks:
                 yield Start(_run(session, items.chunk, window.admit(len(tasks)), window, codecs))

@@ -278,6 +278,12 @@ class Scheduled:
     def total(self) -> int:
         return self.created + self.existing + self.refused
 
+    def __str__(self) -> str:
+        return (
+            f"{self.total} tasks had been answered: {self.created} created, {self.existing} there already, "
+            f"{self.refused} refused"
+        )
+
     def add(self, outcome: Stored | Exception) -> None:
         """Counts one more."""
         if isinstance(outcome, Stored):

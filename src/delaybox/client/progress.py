@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from delaybox.client.steps import Emit, Steps
+from delaybox.client.steps import Emit, Steps, through
+from delaybox.core.errors import InvalidTask
 
 T = TypeVar("T")
 Report = Callable[[int, int | None], object]
@@ -21,11 +22,17 @@ class Shown(Protocol):
     def close(self) -> None: ...
 
 
-def shown(progress: bool | Report, source: Any, words: str) -> Shown | None:
-    """``progress``: False for none, True for a bar or lines on stderr, or what is to be told."""
+def shown(progress: bool | Report, source: Any, words: str, total: int | None = None) -> Shown | None:
+    """``progress``: False for none, True for a bar or lines on stderr, or what is to be told.
+
+    ``total``: of how many; unless given what the source itself knows.
+    """
+    if total is not None and total < 0:
+        raise InvalidTask("total", f"total {total} is negative; give how many items there are, or leave it out")
     if progress is False:
         return None
-    total = len(source) if hasattr(source, "__len__") else None
+    if total is None and hasattr(source, "__len__"):
+        total = len(source)
     if callable(progress):
         return _Told(progress, total)
     try:
@@ -42,19 +49,17 @@ def reported(steps: Steps[T], show: Shown | None) -> Steps[T]:
 
 
 def _counted(steps: Steps[T], show: Shown) -> Steps[T]:
-    done, answer = 0, None
+    done = 0
+
+    def counted(effect: Emit) -> Emit:
+        nonlocal done
+        done += len(effect.items)
+        show.at(done)
+        return effect
+
     try:
-        while True:
-            effect = steps.send(answer)
-            answer = yield effect
-            if isinstance(effect, Emit):
-                done += len(effect.items)
-                show.at(done)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        return (yield from through(steps, counted))
     finally:
-        steps.close()
         show.close()
 
 

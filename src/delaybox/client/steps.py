@@ -108,9 +108,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """-> None, once the flag (of threads or of asyncio) is set; it is cleared then."""
+    """-> None, once the flag (of threads or of asyncio) is set, or after so long; it is cleared then."""
 
     flag: Any
+    timeout_s: float | None = None
 
 
 Effect = Invoke | Open | Send | Receive | Drop | Pause | Pull | Emit | Start | Wait
@@ -268,33 +269,37 @@ def outcome_unknown(error: DelayBoxError) -> OutcomeUnknown:
     return unknown
 
 
-def each(steps: Steps[T], make: Callable[[Any], Any]) -> Steps[T]:
-    """The same steps; what they emit goes through ``make``."""
+def through(steps: Steps[T], emit: Callable[[Emit], Emit | None]) -> Steps[T]:
+    """The same steps; what they emit goes through ``emit``, which may keep it (None)."""
+    advance: Callable[[Any], Effect] = steps.send
     answer: Any = None
     try:
         while True:
-            effect = steps.send(answer)
-            answer = yield Emit([make(item) for item in effect.items]) if isinstance(effect, Emit) else effect
+            effect: Effect | None = advance(answer)
+            advance, answer = steps.send, None
+            if isinstance(effect, Emit):
+                effect = emit(effect)
+            if effect is not None:
+                try:
+                    answer = yield effect
+                except Exception as error:  # noqa: BLE001 - what an effect raised is raised where it was asked for
+                    advance, answer = steps.throw, error
     except StopIteration as end:
         result: T = end.value
         return result
     finally:
         steps.close()
+
+
+def each(steps: Steps[T], make: Callable[[Any], Any]) -> Steps[T]:
+    """The same steps; each item that they emit goes through ``make``."""
+    return through(steps, lambda effect: Emit([make(item) for item in effect.items]))
 
 
 def feed(steps: Steps[T], take: Callable[[Sequence[Any]], object]) -> Steps[T]:
     """The same steps, but what they emit is given to ``take``, here and now."""
-    answer: Any = None
-    try:
-        while True:
-            effect = steps.send(answer)
-            if isinstance(effect, Emit):
-                take(effect.items)
-                answer = None
-            else:
-                answer = yield effect
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    finally:
-        steps.close()
+
+    def kept(effect: Emit) -> None:
+        take(effect.items)
+
+    return through(steps, kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -95,11 +96,13 @@ class _Drive:
             case Pause():
                 await asyncio.sleep(effect.seconds)
             case Start():
-                branch = asyncio.create_task(self._carrier.run(effect.steps), name="delaybox-map")
+                branch = asyncio.create_task(self._carrier.run(effect.steps), name="delaybox-client")
                 self._branches.add(branch)
                 branch.add_done_callback(self._branches.discard)
             case Wait():
-                await effect.flag.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(effect.timeout_s):
+                        await effect.flag.wait()
                 effect.flag.clear()
             case Emit():
                 raise AssertionError("only an iteration emits")

@@ -55,6 +55,7 @@ class _Drive:
         self._streams: set[_Stream] = set()
         self._branches: list[_Drive] = []
         self._stopped = threading.Event()
+        self._waits_for: Any = None
 
     def carry(self, steps: Steps[Any], effect: Effect) -> tuple[Callable[[Any], Effect], Any]:
         """Carries one effect out; how the steps go on. What it raises is raised in them."""
@@ -89,9 +90,12 @@ class _Drive:
                 branch = _Drive(self._carrier)
                 self._branches = [one for one in self._branches if not one._stopped.is_set()]
                 self._branches.append(branch)
-                threading.Thread(target=branch.run, args=(effect.steps,), name="delaybox-map", daemon=True).start()
+                threading.Thread(target=branch.run, args=(effect.steps,), name="delaybox-client", daemon=True).start()
             case Wait():
-                effect.flag.wait()
+                self._waits_for = effect.flag
+                self._check()
+                effect.flag.wait(effect.timeout_s)
+                self._check()
                 effect.flag.clear()
             case Emit():
                 raise AssertionError("only an iteration emits")
@@ -109,6 +113,8 @@ class _Drive:
     def stop(self) -> None:
         """Harmless when repeated."""
         self._stopped.set()
+        if self._waits_for is not None:
+            self._waits_for.set()
         for stream in list(self._streams):
             stream.drop()
         for branch in self._branches:

@@ -1,0 +1,339 @@
+"""Very many tasks in chunks: filled from the caller's iterable, sent ahead, answered in order.
+
+Two kinds of steps share a `Line`: those of the caller fill chunks and take outcomes out, those beside them send. So a
+source may pause for as long as it likes: what it gave leaves all the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Final, Protocol
+from uuid import uuid4
+
+from delaybox.client.errors import Failure, Unreachable, item_error
+from delaybox.client.models import Stored
+from delaybox.client.steps import (
+    Drop,
+    Emit,
+    Invoke,
+    Kind,
+    Open,
+    Pause,
+    Pull,
+    Receive,
+    Send,
+    Session,
+    Start,
+    Steps,
+    Tries,
+    Wait,
+    outcome_unknown,
+)
+from delaybox.client.tasks import NewTask
+from delaybox.core.errors import DelayBoxError, Overloaded, StoreFull, StoreUnavailable
+from delaybox.wire.gen import scheduler_pb2 as pb
+
+CHUNK: Final = 1_000
+CHUNK_BYTES: Final = 2 * 1024 * 1024
+"""With one task more, of at most 1 MiB, it stays below what any node takes."""
+LINGER_S: Final = 0.05
+"""A chunk that fills slowly leaves after so long."""
+UNDER_WAY: Final = 4
+"""Chunks that a node may have before the first is answered; and so many full ones may wait for that."""
+_STREAM_S: Final = 60.0
+
+Outcome = Stored | DelayBoxError
+
+
+class Flag(Protocol):
+    """Of threads or of asyncio."""
+
+    def set(self) -> None: ...
+
+
+def with_key(task: pb.NewTask, key: str) -> pb.NewTask:
+    """A copy: the caller's own task may be scheduled again, as another one."""
+    keyed = pb.NewTask()
+    keyed.CopyFrom(task)
+    keyed.idempotency_key = key
+    return keyed
+
+
+class Chunk:
+    """Tasks for one request; takes them until there are enough, or too many bytes."""
+
+    __slots__ = ("_keys", "_limit", "_room", "since", "tasks")
+
+    def __init__(self, limit: int, now: float, *, safe: bool) -> None:
+        self.tasks: list[pb.NewTask] = []
+        self.since = now
+        # How the keys begin that are given only so that the request can be repeated.
+        self._keys = f"{uuid4().hex}-" if safe else ""
+        self._limit = limit
+        self._room = CHUNK_BYTES
+
+    def take(self, task: pb.NewTask) -> bool:
+        """Adds a task; True when the chunk is full."""
+        if self._keys and not task.idempotency_key:
+            task = with_key(task, f"{self._keys}{len(self.tasks)}")
+        self.tasks.append(task)
+        self._room -= len(task.payload) + 200
+        return len(self.tasks) >= self._limit or self._room <= 0
+
+    @property
+    def kind(self) -> Kind:
+        """Whether sending it again would create its tasks again."""
+        return Kind.REPEATABLE if all(task.idempotency_key for task in self.tasks) else Kind.ONCE
+
+    def stored(self, task: pb.NewTask, result: pb.ScheduleResult) -> Stored:
+        # Under a key of our own only this chunk can have been stored.
+        created = result.created or (self._keys != "" and task.idempotency_key.startswith(self._keys))
+        return Stored(result.id, result.due_ms, created)
+
+
+def store(
+    session: Session, chunk: Chunk, kind: Kind, known: Sequence[pb.ScheduleResult] | None = None
+) -> Steps[list[Outcome]]:
+    """Stores one chunk by unary calls. ``known``: the answers that a stream gave already; those that can be mended are
+    asked for again. Raises what concerns the call as a whole, unless it is OutcomeUnknown, which is each task's."""
+    outcomes: list[Outcome] = [_UNANSWERED] * len(chunk.tasks)
+    left: Sequence[int] = range(len(chunk.tasks))
+    tries = Tries(session, kind)
+    which = 0
+    while True:
+        if known is None:
+            which = tries.pick()
+            request = pb.ScheduleBatchRequest(tasks=[chunk.tasks[i] for i in left])
+            answer = yield Invoke(which, "ScheduleBatch", request, tries.attempt_s())
+        else:
+            answer, known = pb.ScheduleBatchResponse(results=known), None
+        if isinstance(answer, Failure):
+            failure = answer
+            try:
+                pause = tries.pause_after(failure, which)
+            except DelayBoxError as error:
+                if error.code != "outcome_unknown":
+                    raise
+                for i in left:
+                    outcomes[i] = error
+                return outcomes
+        else:
+            session.endpoints.worked(which)
+            left, worst = _settle(chunk, kind, left, answer.results, outcomes)
+            if worst is None:
+                return outcomes
+            try:
+                pause = tries.pause_after(worst, which)
+            except DelayBoxError:
+                return outcomes
+        if pause > 0:
+            yield Pause(pause)
+
+
+def _settle(
+    chunk: Chunk, kind: Kind, places: Sequence[int], results: Sequence[pb.ScheduleResult], outcomes: list[Outcome]
+) -> tuple[list[int], Failure | None]:
+    """Puts answers into ``outcomes``; the places that are worth another attempt, and why they are."""
+    again: list[int] = []
+    worst: Failure | None = None
+    for i, result in zip(places, results, strict=True):
+        if not result.HasField("error"):
+            outcomes[i] = chunk.stored(chunk.tasks[i], result)
+            continue
+        error = item_error(result)
+        refused = isinstance(error, Overloaded | StoreFull)
+        if isinstance(error, StoreUnavailable) and not refused:
+            outcomes[i] = outcome_unknown(error)
+        else:
+            outcomes[i] = error
+        if refused or (kind is not Kind.ONCE and isinstance(error, StoreUnavailable)):
+            again.append(i)
+            if worst is None or not refused:
+                worst = Failure(error, "UNAVAILABLE", refused=refused, retry_after_s=result.error.retry_after_ms / 1000)
+    return again, worst
+
+
+_UNANSWERED: Final = DelayBoxError("the node's answer did not cover this task")
+
+
+class Line:
+    """Chunks on their way, and what came of them. One side fills it (as the sink of `Pull`), another sends.
+
+    For threads. ``filled`` wakes the side that sends, ``answered`` the side that fills.
+    """
+
+    __slots__ = (
+        "_clock", "_closed", "_limit", "_lock", "_open", "_outcomes", "_ready", "_safe", "_unanswered", "answered",
+        "broken", "filled",
+    )  # fmt: skip
+
+    def __init__(self, limit: int, clock: Callable[[], float], *, safe: bool, filled: Flag, answered: Flag) -> None:
+        self.filled = filled
+        self.answered = answered
+        self.broken: Exception | None = None
+        self._limit = limit
+        self._clock = clock
+        self._safe = safe
+        self._lock = Lock()
+        self._open: Chunk | None = None
+        self._ready: deque[Chunk] = deque()
+        self._unanswered = 0
+        self._outcomes: deque[Sequence[Outcome]] = deque()
+        self._closed = False
+
+    # -- the side that fills ------------------------------------------------------------------------------------
+
+    def add(self, item: NewTask, /) -> bool:
+        """One task more; True when enough wait, or there is something to take out."""
+        if not isinstance(item, NewTask):
+            raise TypeError(f"{item!r} is not a task; make them with NewTask.call, NewTask.publish or NewTask.shell")
+        with self._lock:
+            chunk = self._open
+            if chunk is None:
+                chunk = self._open = Chunk(self._limit, self._clock(), safe=self._safe)
+                self._unanswered += 1
+                self.filled.set()
+            if chunk.take(item.message):
+                self._ready.append(chunk)
+                self._open = None
+                self.filled.set()
+        return bool(self._outcomes) or self.broken is not None or len(self._ready) >= UNDER_WAY
+
+    @property
+    def wants(self) -> bool:
+        """Whether more may be added."""
+        return len(self._ready) < UNDER_WAY and not self._closed
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self._closed and self._unanswered == 0 and not self._outcomes
+
+    def close(self) -> None:
+        """Nothing will be added any more."""
+        self._closed = True
+        self.filled.set()
+
+    def take(self) -> Sequence[Outcome]:
+        """The outcomes of the next chunk; empty when it is not answered yet."""
+        return self._outcomes.popleft() if self._outcomes else ()
+
+    # -- the side that sends ------------------------------------------------------------------------------------
+
+    def next(self) -> Chunk | None:
+        """A chunk that is to leave: full, old enough, or the last one."""
+        with self._lock:
+            if self._ready:
+                return self._ready.popleft()
+            chunk = self._open
+            if chunk is None or not (self._closed or self._clock() - chunk.since >= LINGER_S):
+                return None
+            self._open = None
+            return chunk
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further chunk will leave."""
+        return self._closed and self._open is None and not self._ready
+
+    def linger_s(self) -> float | None:
+        """How long until the chunk that is being filled is old enough."""
+        chunk = self._open
+        return None if chunk is None else max(0.001, chunk.since + LINGER_S - self._clock())
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """What came of the chunk that left first and is not answered yet."""
+        self._outcomes.append(outcomes)
+        with self._lock:
+            self._unanswered -= 1
+        self.answered.set()
+
+    def fail(self, error: Exception) -> None:
+        """What concerns all of it: nothing more is sent."""
+        self.broken = error
+        self.answered.set()
+
+
+def schedule_each(session: Session, source: Any, line: Line) -> Steps[None]:
+    """Emits an outcome for each task of ``source``, in order, while a few chunks more are under way.
+
+    What concerns the call as a whole is raised (no node, no right to do it): the tasks from there on were not sent.
+    What the source raises is raised after everything that it gave has been answered.
+    """
+    raised: Exception | None = None
+    yield Start(_sent(session, line))
+    while True:
+        if outcomes := line.take():
+            yield Emit(outcomes)
+        elif line.broken is not None:
+            raise line.broken
+        elif line.wants:
+            try:
+                ended = yield Pull(source, line)
+            except Exception as error:  # noqa: BLE001 - raised again at the end
+                raised, ended = error, True
+            if ended:
+                line.close()
+        elif line.done:
+            break
+        else:
+            yield Wait(line.answered)
+    if raised is not None:
+        raise raised
+
+
+def _sent(session: Session, line: Line) -> Steps[None]:
+    """Sends what stands in the line until it is closed and answered."""
+    waiting: deque[Chunk] = deque()
+    stream: Any = None
+    which, fresh_until = 0, 0.0
+    tries = Tries(session, Kind.ONCE)
+    try:
+        while True:
+            stale = stream is not None and session.clock() > fresh_until
+            if stale and not waiting:
+                yield Drop(stream)
+                stream = None
+            elif len(waiting) < UNDER_WAY and not stale and (chunk := line.next()) is not None:
+                if stream is None:
+                    which = tries.pick()
+                    stream = yield Open(which, "ScheduleStream", None, session.timeout_s)
+                    # Half its time for sending, half for the answers.
+                    fresh_until = session.clock() + (session.timeout_s or _STREAM_S) / 2
+                yield Send(stream, pb.ScheduleBatchRequest(tasks=chunk.tasks))
+                waiting.append(chunk)
+            elif waiting:
+                answer = yield Receive(stream)
+                if isinstance(answer, pb.ScheduleBatchResponse):
+                    session.endpoints.worked(which)
+                    done = waiting.popleft()
+                    line.settle((yield from store(session, done, done.kind, answer.results)))
+                    continue
+                yield Drop(stream)
+                stream = None
+                if not isinstance(answer, Failure):
+                    answer = Failure(Unreachable(f"{session.endpoints.names[which]} ended the stream"), "UNAVAILABLE")
+                yield from _after_a_break(session, answer, which, waiting, line)
+            elif line.exhausted:
+                return
+            else:
+                yield Wait(line.filled, line.linger_s())
+    except Exception as error:  # noqa: BLE001 - raised where the caller iterates
+        line.fail(error)
+
+
+def _after_a_break(session: Session, failure: Failure, which: int, waiting: deque[Chunk], line: Line) -> Steps[None]:
+    """Settles what a broken stream left unanswered."""
+    certain = not failure.sent or failure.refused
+    if failure.final or (certain and not isinstance(failure.error, Unreachable | Overloaded | StoreFull)):
+        raise failure.error
+    session.endpoints.failed(which, session.clock(), least_s=failure.retry_after_s or 0)
+    while waiting:
+        chunk = waiting.popleft()
+        kind = chunk.kind
+        if certain or kind is Kind.REPEATABLE:
+            line.settle((yield from store(session, chunk, kind)))
+        else:
+            line.settle([outcome_unknown(failure.error)] * len(chunk.tasks))
