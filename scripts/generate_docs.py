@@ -109,6 +109,7 @@ MEANING = {
     "workers.shell.enabled": "run the payloads of `SHELL_CMD` tasks with `sh -c`, as the node's own user",
     "workers.shell.commands": "commands that tasks may name; a task's payload is their standard input. Given without "
     "`enabled`, only these are run. A node whose API is to take them needs them too, whoever runs them",
+    "workers.shell.user": "whose rights commands have, where the node runs as root; without it the node's user's",
     "workers.shell.concurrency": "commands at once on this node; each slot is a process of about 10 MiB, mostly shared",
     "workers.shell.timeout": "for tasks that state none; then SIGTERM, `grace`, SIGKILL for all that it started",
     "workers.shell.grace": "between SIGTERM and SIGKILL",

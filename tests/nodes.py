@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ _OURS = re.compile(r"DELAYBOX_|APP_|REDIS_|BROKERS$|WORKER_ENABLE$|SERVER_CONTEX
 
 
 class Node:
-    """`delaybox serve` in a folder of its own. ``log`` is all that it says."""
+    """`delaybox serve` in a folder of its own. ``log`` is all that it says. ``under``: a command that runs the node."""
 
-    def __init__(self, *arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, folder: Path, environ: Mapping[str, str] | None = None, under: Sequence[str] = ()
+    ) -> None:
         self.log = folder / f"node-{time.monotonic_ns()}.log"
         # Somebody's settings for another node must not reach this one.
         inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "delaybox", "serve", *_ANY_GRPC_PORT, *arguments],
+                [*under, sys.executable, "-m", "delaybox", "serve", *_ANY_GRPC_PORT, *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
-from delaybox.processes import collector, files
+from delaybox.processes import collector, files, hardening
 from delaybox.processes.listening import bracketed
 from delaybox.processes.supervise import ChildProcess, Keeper
 from delaybox.store.connect import ServerSettings, make_client, probe
@@ -213,6 +213,7 @@ class _Node:
 
         options = ShellOptions(
             payloads=shell.enabled,
+            user=shell.user,
             commands=shell.commands,
             concurrency=shell.concurrency,
             timeout_ms=shell.timeout,
@@ -228,18 +229,23 @@ class _Node:
         )
         if problem := why_not(options):
             raise ConfigError(problem)
+        # Commands run as this user: they must not read this process's environment and memory.
+        hardening.not_dumpable()
         target = ShellTarget(options)
         await target.start()
         stack.push_async_callback(target.stop)
         what = "payloads and named commands" if shell.enabled and shell.commands else "payloads"
         log.info(
-            "shell commands: %s, %d at once, as user %d",
+            "shell commands: %s, %d at once, as user %s",
             what if shell.enabled else f"only those named {', '.join(shell.commands)}",
             shell.concurrency,
-            os.getuid(),
+            shell.user or os.getuid(),
         )
-        if os.getuid() == 0:
-            log.warning("shell commands run as root, whom the limit on processes does not bind; use another user")
+        if os.getuid() == 0 and shell.user in ("", "root"):
+            log.warning(
+                "shell commands run as root, whom nothing binds: they can read every secret of the node. Set "
+                "workers.shell.user, or run the node as another user"
+            )
         return target
 
     async def _shell_from_topic(self, shell: Target | None, stack: contextlib.AsyncExitStack) -> None:

@@ -58,7 +58,7 @@ async def test_the_environment_is_made_from_nothing(monkeypatch: pytest.MonkeyPa
             b"LANG": b"C.UTF-8",
             b"DELAYBOX_TASK_ID": one.id.encode(),
             b"DELAYBOX_ATTEMPT": b"3",
-            b"DELAYBOX_TOKEN": b"9",
+            b"DELAYBOX_FENCING": b"9",
         }
         # 3 is ls's own.
         assert (await d.result("ls /proc/self/fd")).output.split() == [b"0", b"1", b"2", b"3"]

@@ -113,7 +113,7 @@ def test_a_compatible_command_that_fails_is_not_run_again(tmp_path: Path, redis:
 
 def test_a_node_killed_leaves_no_command_and_another_runs_it_again(tmp_path: Path, redis: tuple[str, ...]):
     ran, word = tmp_path / "ran", mark()
-    script = f"export MARK={word}; echo $DELAYBOX_TOKEN >> {ran}; [ $DELAYBOX_TOKEN -gt 1 ] && exit; "
+    script = f"export MARK={word}; echo $DELAYBOX_FENCING >> {ran}; [ $DELAYBOX_FENCING -gt 1 ] && exit; "
     script += "setsid sleep 99 & sleep 99"
     short = ("--set", "lease=1s", "--set", "heartbeat=300ms")
     with node(*redis, *short, "--enable-shell", folder=tmp_path) as first:

@@ -47,9 +47,11 @@ FLAGS = {
 }
 """Keys that `delaybox serve` has a flag of its own for; each is also ``DELAYBOX_<FLAG>``."""
 
-# Variables of the command line, of tests and of Kubernetes (some for every service named delaybox) are none of ours.
+# Variables of the command line, of commands that we run, of tests and of Kubernetes (some for every service named
+# delaybox) are none of ours.
 _FOREIGN_VARIABLE = re.compile(
-    r"DELAYBOX_(CONFIG$|SERVER$|TOKEN$|TEST_|FAULTS|FAILPOINTS|(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
+    r"DELAYBOX_((CONFIG|SERVER|TOKEN|TASK_ID|ATTEMPT|FENCING)$|TEST_|FAULTS|FAILPOINTS|"
+    r"(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
 )
 _FLAG_RANK = 9
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -82,6 +82,7 @@ class Shell(Section):
     )
     signing_keys_file: Path | None = Field(default=None, description="the path of a file with one key a line")
     accept_unsigned: bool = Field(default=False, description="true or false")
+    user: str = Field(default="", description="the name of a user of this machine")
     concurrency: int = Field(default=16, ge=1, le=256, description="a number from 1 to 256")
     timeout: Duration = Field(default=300_000, ge=1, description="a duration with its unit, such as 5m")
     grace: Duration = Field(default=500, ge=0, le=60_000, description="a duration with its unit from 0s to 1m")

@@ -22,6 +22,7 @@ from delaybox.embedded import trust
 from delaybox.embedded.folder import password as recorded_password
 from delaybox.embedded.folder import recorded_socket
 from delaybox.embedded.trust import EmbeddedServerError
+from delaybox.processes.hardening import minimal_environment
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
@@ -61,6 +62,7 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            env=minimal_environment(),
             start_new_session=True,
             pass_fds=(*keep, *(() if theirs is None else (theirs,))),
         )

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import uvloop
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.processes import collector, files, logs
+from delaybox.processes import collector, files, hardening, logs
 
 _PR_SET_PDEATHSIG = 1
 
@@ -31,6 +31,16 @@ class Settings(Protocol):
     @property
     def log_format(self) -> str:
         """``text`` or ``json``."""
+        ...
+
+    @property
+    def shell(self) -> bool:
+        """Whether there are shell commands, which run as the node's user,"""
+        ...
+
+    @property
+    def shell_commands(self) -> tuple[str, ...]:
+        """or named ones."""
         ...
 
 
@@ -45,6 +55,8 @@ def run(read: Callable[[bytes], _Told], serve: Callable[[_Told], Awaitable[int]]
 
     try:
         settings = read(_read_line(0))
+        if settings.shell or settings.shell_commands:
+            hardening.not_dumpable()
         _set_up_logging(settings.log_format)
         _die_with_parent(0)
         files.raise_limit()

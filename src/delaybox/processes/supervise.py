@@ -7,12 +7,12 @@ import contextlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.processes.backoff import Backoff
+from delaybox.processes.hardening import python_module
 
 READY_TIMEOUT_S = 20.0
 _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
@@ -116,9 +116,7 @@ async def spawn(
         # Read when prometheus-client is imported, so it can not travel in the settings line.
         environment[_MULTIPROCESS] = metrics_dir
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
+        *python_module(module, environment),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=environment,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pwd
 import signal
 import sys
 import time
@@ -47,9 +48,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShellOptions:
-    """``payloads``: payloads are run by ``sh -c``. ``commands``: name -> absolute path and arguments."""
+    """``payloads``: payloads are run by ``sh -c``. ``commands``: name -> absolute path and arguments.
+
+    ``user``: whose rights commands have; '' those of this process's user. Another one can only be had as root.
+    """
 
     payloads: bool = False
+    user: str = ""
     commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
     concurrency: int = 16
     timeout_ms: int = 300_000
@@ -62,6 +67,18 @@ def why_not(options: ShellOptions) -> str:
     """Why these cannot be run on this machine, and what mends it; empty when they can."""
     if sys.platform != "linux":
         return "shell commands are run on Linux only; leave workers.shell out, or run the workers on Linux"
+    if options.user:
+        try:
+            user = pwd.getpwnam(options.user)
+        except KeyError:
+            return (
+                f"workers.shell.user is {options.user!r}, whom this machine does not know; correct it, or add the user"
+            )
+        if os.geteuid() not in (0, user.pw_uid):
+            return (
+                f"workers.shell.user is {options.user!r}, but this node runs as user {os.geteuid()}, who may not run "
+                "commands as somebody else; start the node as root, or leave workers.shell.user out"
+            )
     for name, (path, *_) in options.commands.items():
         if not os.access(path, os.X_OK) or not Path(path).is_file():
             return f"workers.shell.commands: {name} is {path}, which this user cannot run; correct path or permissions"
@@ -81,7 +98,9 @@ class ShellTarget:
                 "grace_ms": options.grace_ms,
                 "output_bytes": OUTPUT_BYTES,
                 "limits": asdict(options.limits),
+                "user": options.user,
             },
+            _ids(options.user),
         )
         self._pace_s = _FIRST_GUESS_S
         self._foreign: set[str] = set()
@@ -139,7 +158,7 @@ class ShellTarget:
         if name:
             command = self._options.commands.get(name)
             if command is None:
-                self._not_here(f"command {name!r} is not in workers.shell.commands here")
+                self._not_here(f"command {name[:64]!r} is not in workers.shell.commands here")
                 return None
             head["argv"] = list(command)
         elif not self._options.payloads:
@@ -185,6 +204,13 @@ class _Batch:
     def _check(self) -> None:
         if not self.jobs and self._all is not None and not self._all.done():
             self._all.set_result(None)
+
+
+def _ids(user: str) -> tuple[int, int] | None:
+    if not user:
+        return None
+    found = pwd.getpwnam(user)
+    return found.pw_uid, found.pw_gid
 
 
 def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: int | None = None) -> Outcome:

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import os
+import pwd
 import resource
 import shutil
 import signal
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from delaybox.processes.hardening import no_new_privileges, not_dumpable
 from delaybox.targets import shell_frames as frames
 from delaybox.targets.shell_slot import Slot, SlotSettings, become_subreaper, kill_children
 
@@ -131,6 +133,16 @@ def _running(uid: int) -> int:
     return count
 
 
+def _become(name: str) -> None:
+    """Gives up all that the node's user may do beyond what this one may."""
+    user = pwd.getpwnam(name)
+    if (os.getuid(), os.geteuid()) == (user.pw_uid, user.pw_uid):
+        return
+    os.initgroups(name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+
+
 def _close_others(kept: set[int]) -> None:
     """What the node's own parent left open for it is nothing for commands."""
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are all that is wanted
@@ -143,6 +155,11 @@ def main(argv: list[str]) -> int:
     """Runs the host; the exit code."""
     settings: dict[str, Any] = json.loads(argv[1])
     numbers = [int(number) for number in argv[2:]]
+    if user := settings.pop("user"):
+        _become(user)
+    # Slots are copies of this process, and commands children of theirs: what is refused here nobody below gets.
+    no_new_privileges()
+    not_dumpable()
     _close_others({0, 1, 2, *numbers})
     for number in numbers:
         os.set_inheritable(number, False)

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import shutil
 import socket
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from delaybox.processes.hardening import minimal_environment, python_module
 from delaybox.targets import shell_frames as frames
 
 log = logging.getLogger("delaybox.shell")
@@ -57,11 +58,15 @@ class _Slot:
 
 
 class Pool:
-    """``slots`` commands run at once, the rest waits in order. ``settings`` are the host's, as it reads them."""
+    """``slots`` commands run at once, the rest waits in order. ``settings`` are the host's, as it reads them.
 
-    def __init__(self, slots: int, settings: Mapping[str, Any]) -> None:
+    ``owner``: user and group of the commands' folders, where they are not this process's.
+    """
+
+    def __init__(self, slots: int, settings: Mapping[str, Any], owner: tuple[int, int] | None = None) -> None:
         self._size = slots
         self._settings = settings
+        self._owner = owner
         self._folder = ""
         self._waiting: deque[Job] = deque()
         self._slots: list[_Slot] = []
@@ -115,14 +120,16 @@ class Pool:
         self._folder = tempfile.mkdtemp(prefix="delaybox-shell-")
         numbers = [theirs.fileno() for _, theirs in pairs]
         try:
+            if self._owner is not None:
+                os.chown(self._folder, *self._owner)
+            environment = minimal_environment()
             self._host = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "delaybox.targets.shell_host",
+                *python_module("delaybox.targets.shell_host", environment),
                 json.dumps({**self._settings, "folder": self._folder}),
                 *map(str, numbers),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
+                env=environment,
                 pass_fds=numbers,
                 start_new_session=True,
             )

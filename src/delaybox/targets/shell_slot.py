@@ -187,7 +187,7 @@ class _Run:
             "LANG": s.lang,
             "DELAYBOX_TASK_ID": head["id"],
             "DELAYBOX_ATTEMPT": str(head["attempt"]),
-            "DELAYBOX_TOKEN": str(head["token"]),
+            "DELAYBOX_FENCING": str(head["token"]),
         }
         reading, writing = os.pipe()
         try:
