@@ -124,6 +124,8 @@ MEANING = {
     "(`keep_result`) and whose queue says nothing. What nobody keeps costs nothing",
     "results.queues": "the same for the tasks of one queue",
     "results.maxBytes": "largest result; a function that returns more has failed, and is not tried again",
+    "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
+    "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",
     "insecure": "listen on more than loopback without any credential",
     "partitions": "parts of the store; fixed when the store is created",
     "lease": "how long a node that died keeps what it had taken",
@@ -146,6 +148,8 @@ _TIMES = {
     "workers.shell.keepResult",
     "workers.shell.limits.cpu",
     "results.keep",
+    "deadLetters.age",
+    "quarantine.age",
 }
 
 

@@ -343,6 +343,8 @@ class _Node:
             heartbeat_ms=c.heartbeat_ms,
             poll_ms=c.frequency_ms,
             catch_up_rate=c.catch_up.rate,
+            dead_age_ms=c.dead_letters.age,
+            quarantine_age_ms=c.quarantine.age,
         )
         return Engine(store, targets, options, facts=partial(self._facts, kafka))
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from delaybox import __version__
-from delaybox.cli import dead, say, tasks, watch
+from delaybox.cli import dead, quarantine, say, tasks, watch
 from delaybox.cli import worker as worker_command
 from delaybox.cli.client import Refused
 from delaybox.cli.exits import Exit, of_error
+from delaybox.cli.local import ConfigFile, DataDir, Redis, Settings, assignments, flags_of, run_to_end
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect, disconnect
 from delaybox.core.errors import ConfigError, DelayBoxError
 
@@ -31,24 +30,13 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Tasks")
 store_app = typer.Typer(help="Which store lies on the server.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 tasks.register(app)
 app.add_typer(dead.app, name="dead", rich_help_panel="Tasks")
 watch.register(app)
 app.command("worker")(worker_command.worker)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default ./config/config.yaml or $APP_CONF_PATH.")
-]
-Redis = Annotated[
-    str | None,
-    typer.Option("--redis", help="redis://, rediss:// or unix:// URL of a server of yours; default: the embedded one."),
-]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded server.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration file; repeatable.")
-]
 
 
 def run() -> int:
@@ -126,7 +114,7 @@ def serve(
         "workers.shell.enabled": enable_shell or None,
         "insecure": insecure or None,
     }
-    flags = _flags(settings, named)
+    flags = flags_of(settings, named)
     loaded = load(path=config, flags=flags)
     chosen = loaded.config
     say.as_json = chosen.log_format == "json"
@@ -164,7 +152,7 @@ def listen(
     from delaybox.config import load
 
     chosen = load(path=config, flags={"storage.redisUrl": redis, "dataDir": data_dir}).config
-    _run(lambda: listening(chosen, channel=channel, count=count, as_json=as_json))
+    run_to_end(lambda: listening(chosen, channel=channel, count=count, as_json=as_json))
 
 
 @app.command()
@@ -180,9 +168,9 @@ def fsck(
     from delaybox.cli.fsck import check
     from delaybox.config import load
 
-    flags = _flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
+    flags = flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
     chosen = load(path=config, flags=flags).config
-    raise typer.Exit(_run(lambda: check(chosen, repair=repair, as_json=as_json)))
+    raise typer.Exit(run_to_end(lambda: check(chosen, repair=repair, as_json=as_json)))
 
 
 @store_app.command("accept")
@@ -197,9 +185,9 @@ def store_accept(
     from delaybox.cli.store import accept_store
     from delaybox.config import load
 
-    flags = _flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
+    flags = flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
     chosen = load(path=config, flags=flags).config
-    raise typer.Exit(_run(lambda: accept_store(chosen, as_json=as_json)))
+    raise typer.Exit(run_to_end(lambda: accept_store(chosen, as_json=as_json)))
 
 
 @app.command("import-legacy")
@@ -225,10 +213,10 @@ def import_legacy(
     from delaybox.cli.import_legacy import take_over
     from delaybox.config import load
 
-    flags = _flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
+    flags = flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
     chosen = load(path=config, flags=flags).config
     raise typer.Exit(
-        _run(lambda: take_over(chosen, source=source, key=key, dedupe=dedupe, dry_run=dry_run, as_json=as_json))
+        run_to_end(lambda: take_over(chosen, source=source, key=key, dedupe=dedupe, dry_run=dry_run, as_json=as_json))
     )
 
 
@@ -248,7 +236,7 @@ def doctor(
     def chosen() -> Config:
         from delaybox.config import load
 
-        return load(path=config, flags=_flags(settings, {"storage.redisUrl": redis, "dataDir": data_dir})).config
+        return load(path=config, flags=flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})).config
 
     raise typer.Exit(examine(connect(server, token, as_json), chosen, as_json=as_json))
 
@@ -278,7 +266,7 @@ def config_check(config: ConfigFile = None, settings: Settings = None) -> None:
     """Check file and environment as `serve` would read them; unknown keys are errors here."""
     from delaybox.config import load
 
-    loaded = load(path=config, flags=_assignments(settings))
+    loaded = load(path=config, flags=assignments(settings))
     if loaded.warnings:
         raise ConfigError("\n".join(loaded.warnings))
     typer.echo(f"{loaded.path or 'no configuration file'}: no mistakes")
@@ -290,27 +278,3 @@ def _exposed(config: Config) -> str:
     if "httpServer.host" in config.exposed and grpc.enabled and grpc.host is None:
         where["httpServer.host"] += f" or port {grpc.port}"
     return " or ".join(where[key] for key in config.exposed)
-
-
-def _flags(settings: list[str] | None, named: Mapping[str, object]) -> dict[str, object]:
-    """What --set says, and the flags that have names of their own where they are given."""
-    return _assignments(settings) | {key: value for key, value in named.items() if value is not None}
-
-
-def _assignments(settings: list[str] | None) -> dict[str, object]:
-    pairs: dict[str, object] = {}
-    for setting in settings or ():
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting}: write KEY=VALUE, such as --set storage.prefix=staging")
-        pairs[key.strip()] = value
-    return pairs
-
-
-def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    import asyncio
-
-    try:
-        return asyncio.run(work())
-    except KeyboardInterrupt:
-        raise typer.Exit(Exit.INTERRUPTED) from None

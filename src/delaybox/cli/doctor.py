@@ -167,7 +167,7 @@ def of_nodes(nodes: list[dict[str, Any]]) -> list[Finding]:
             Finding(
                 "nodes",
                 "problem",
-                "no node's engine has reported within 15 s",
+                "no node's engine has reported within 10 s",
                 "nothing fires; start a node with the roles clock and work, or look at its log",
             )
         ]

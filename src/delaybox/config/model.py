@@ -143,6 +143,12 @@ class Limits(Section):
     body: Size = Field(default=1 << 20, ge=1, le=512 << 20, description="a size such as 1MiB or 1048576 (bytes)")
 
 
+class Kept(Section):
+    """How long something is kept that waits for a person."""
+
+    age: Duration = Field(default=0, ge=0, description="a duration with its unit such as 90d, or 0s to keep all")
+
+
 class CatchUp(Section):
     rate: int = Field(default=0, ge=0, le=10_000_000, description="overdue tasks a second, or 0 for no limit")
 
@@ -180,6 +186,8 @@ class Config(Section):
     pubsub: PubSub = PubSub()
     workers: Workers = Workers()
     results: Results = Results()
+    dead_letters: Kept = Kept()
+    quarantine: Kept = Kept()
     insecure: bool = Field(default=False, description="true or false")
     partitions: int = Field(default=16, ge=1, le=4096, description="a power of two from 1 to 4096")
     lease_ms: Duration = Field(

@@ -12,6 +12,7 @@ from delaybox import __version__
 from delaybox.core.delivery import Pausing, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import TaskType
+from delaybox.engine.ager import Ager
 from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.expander import Expander
@@ -69,6 +70,7 @@ class Engine:
         if options.clock:
             self._others += [
                 Loop("expander", self._expander.step),
+                Loop("ager", Ager(store, options).step),
                 Loop("reaper", Reaper(store, options).step),
             ]
             if options.scrub:

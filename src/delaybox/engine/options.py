@@ -38,5 +38,8 @@ class EngineOptions:
     losses_cap: int = LOSSES_CAP
     dead_cap: int = 100_000
     dead_age_ms: int = 0
+    """Dead letters older than this are deleted; 0: none is."""
+    quarantine_age_ms: int = 0
+    """As ``dead_age_ms``, of records that cannot be read."""
     retry: RetryPolicy = DEFAULT_RETRY
     scrub: bool = True

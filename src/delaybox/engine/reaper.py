@@ -1,4 +1,4 @@
-"""Takes work back from leases that expired, and deletes dead letters that grew too old."""
+"""Takes work back from leases that expired."""
 
 from __future__ import annotations
 
@@ -31,19 +31,15 @@ class Reaper:
 
     async def step(self) -> float:
         """For `Loop`."""
-        o = self._options
         now, partitions = await ends(self._store)
         due = [p for p, end in enumerate(partitions) if self._has_work(end, now)]
         failing = any(0 <= partitions[p].lease <= now for p in due) and await self._failing(now)
         while due:
             due = await self._reap(due, failing=failing)
-        for p, end in enumerate(partitions):
-            if o.dead_age_ms and 0 <= end.dead < now - o.dead_age_ms:
-                await self._store.discard(p, died_before_ms=now - o.dead_age_ms)
         return self._every_ms / 1000
 
     def _has_work(self, end: Ends, now: int) -> bool:
-        if 0 <= end.result <= now or 0 <= end.lease <= now >= end.grace:
+        if 0 <= end.lease <= now >= end.grace:
             return True
         # Somebody must look where there are leases; once is enough when several nodes do.
         return end.lease >= 0 and not 0 <= now - end.reaped < self._every_ms / 2

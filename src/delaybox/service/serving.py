@@ -18,7 +18,7 @@ from delaybox.store.lanes import waiting
 from delaybox.store.store import Store
 from delaybox.wire import progress as wire_progress
 
-LIVE_NODE_MS = 15_000
+LIVE_NODE_MS = 10_000
 SERVING_MS = 5_000
 """Who was not heard of for so long serves nothing any more: heartbeats come once a second."""
 _FRESH_S = 1.0
@@ -38,7 +38,7 @@ async def live_nodes(store: Store, within_ms: int = LIVE_NODE_MS) -> list[dict[s
     return [
         {"id": node_id, **facts}
         for node_id, facts in sorted(seen.items())
-        if now - int(facts.get("seen_ms", 0)) <= within_ms
+        if abs(now - int(facts.get("seen_ms", 0))) <= within_ms
     ]
 
 

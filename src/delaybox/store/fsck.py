@@ -184,11 +184,11 @@ class _Check:
                 await self._apart(p, elsewhere, [(i, _readable(i, raw)) for i, raw in page], "in flight")
         async for page in self._hash(keys.dead(tag)):
             await self._apart(p, elsewhere, [(i, _readable_dead(i, value)) for i, value in page], "dead")
-        async for page in self._hash(f"{tag}:quarantine"):
+        async for page in self._hash(keys.quarantine(tag)):
             await self._apart(p, elsewhere, [(i, None) for i, _ in page], "quarantined")
         for name, of in (
             ("dead", keys.dead_at(tag)),
-            ("quarantine", f"{tag}:quarantine:at"),
+            ("quarantine", keys.quarantine_at(tag)),
             ("results", keys.results_at(tag)),
         ):
             hash_ids = {i async for page in self._hash(f"{tag}:{name}") for i, _ in page}

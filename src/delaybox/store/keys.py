@@ -62,6 +62,16 @@ def dead_at(tag_: str) -> str:
     return f"{tag_}:dead:at"
 
 
+def quarantine(tag_: str) -> str:
+    """Hash id -> record that could not be read."""
+    return f"{tag_}:quarantine"
+
+
+def quarantine_at(tag_: str) -> str:
+    """Zset id -> ms it was put into quarantine."""
+    return f"{tag_}:quarantine:at"
+
+
 def results(tag_: str) -> str:
     """Hash id -> result and record of a finished task."""
     return f"{tag_}:results"

@@ -29,6 +29,27 @@ async def live(store: Store) -> dict[str, dict[str, Any]]:
     return {k.decode(): json.loads(v) for k, v in flat.items()}
 
 
+async def forget(store: Store, now_ms: int, after_ms: int) -> int:
+    """Deletes the heartbeats of nodes that were not heard of for so long; how many."""
+    flat = await _call(store, "HGETALL", keys.nodes(store.prefix))
+    old: list[bytes] = []
+    for node_id, raw in flat.items():
+        # One ahead of the clock was written before that was set back; a living node has written anew since.
+        if abs(now_ms - _seen_ms(raw)) > after_ms:
+            old += (node_id, raw)
+    gone = 0
+    for at in range(0, len(old), 1_000):
+        gone += int(await store.runner.run(Call("sweep", keys.nodes(store.prefix), old[at : at + 1_000])))
+    return gone
+
+
+def _seen_ms(raw: bytes) -> int:
+    try:
+        return int(json.loads(raw)["seen_ms"])
+    except (ValueError, TypeError, KeyError):
+        return 0
+
+
 async def facts(store: Store, node_id: str) -> dict[str, Any] | None:
     """This node's last heartbeat; None if its engine never wrote one."""
     raw = await _call(store, "HGET", keys.nodes(store.prefix), node_id)

@@ -371,6 +371,10 @@ class Store:
         deleted: int = await self.runner.run(Call("discard", self.tags[partition], args))
         return deleted
 
+    async def expire(self, partition: int) -> int:
+        """Deletes the first MAX_ITEMS results whose time is over; how many there were."""
+        return int(await self.runner.run(Call("expire", self.tags[partition], (MAX_ITEMS,))))
+
     async def counts(self) -> list[Counts]:
         """One entry a partition."""
         replies = await self.runner.run_many([Call("counts", tag, ()) for tag in self.tags])

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Puts back what expired leases hold, and deletes results whose time is over; each task is charged one loss, and dead-lettered past the
--- cap. The partition notes each look. After a gap, on another server, or when the clock went back, nobody could extend, or who did
--- is forgotten: then nothing is reaped for one lease, in which living holders extend.
+-- Puts back what expired leases hold; each task is charged one loss, and dead-lettered past the cap. The partition notes
+-- each look. After a gap, on another server, or when the clock went back, nobody could extend, or who did is forgotten: then
+-- nothing is reaped for one lease, in which living holders extend.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket width ms, 2 lease ms: of the caller, and of leases that do not say their own, 3 cap of losses, 4 wake channel,
 --       5 cap of dead letters, 6 how long idempotency keys outlive their task ms, 7 ms between two looks of the caller,
@@ -9,7 +9,7 @@
 -- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
 --        until when nothing is reaped (ms) if this look decided so, else 0}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100; 200 results whose time is over
+-- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -114,10 +114,5 @@ for _, lid in ipairs(over) do
   reaped = reaped + 1
 end
 wake(c, ARGV[4])
-local old = redis.call('ZRANGE', K_RESULTS_AT, '-inf', now, 'BYSCORE', 'LIMIT', 0, 200)
-if #old > 0 then
-  redis.call('HDEL', K_RESULTS, unpack(old))
-  redis.call('ZREM', K_RESULTS_AT, unpack(old))
-end
 local head = redis.call('ZRANGE', K_LEASES, 0, 0, 'WITHSCORES')
 return { now, reaped, back, dead, head[2] and tonumber(head[2]) or -1, dropped, graced }

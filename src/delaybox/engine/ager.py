@@ -1,0 +1,84 @@
+"""Deletes what need not be kept any longer: results, dead letters, quarantined records, dead nodes' heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from delaybox.engine.options import EngineOptions
+from delaybox.store import nodes, quarantine
+from delaybox.store.expiry import Ages, ages
+from delaybox.store.store import MAX_ITEMS, Store
+
+log = logging.getLogger("delaybox.engine")
+
+_PAUSE_S = 0.5
+_STEP_S = 0.2
+"""Time that one step takes at most; what is left is gone on with in the next."""
+_SHARE = 0.5
+"""Share of time that deleting may take: a call of 500 holds the server for about half a millisecond."""
+_SWEEP_S = 2.0
+_GONE_MS = 10_000
+_GONE_LEASES = 5
+"""The reaper judges by the heartbeats of the dead whether most nodes went away at once, for up to four leases."""
+
+
+class Ager:
+    """One step = a look at all partitions in one round trip, then deletions in calls of bounded size."""
+
+    def __init__(self, store: Store, options: EngineOptions) -> None:
+        self._store = store
+        self._options = options
+        self._swept = -1e9
+        self._turn = 0
+
+    async def step(self) -> float:
+        """For `Loop`."""
+        loop = asyncio.get_running_loop()
+        now, partitions = await ages(self._store)
+        give_up = loop.time() + _STEP_S
+        # Each time another partition is the first, or the last ones would never have their turn in a flood.
+        self._turn += 1
+        more = False
+        for i in range(len(partitions)):
+            p = (self._turn + i) % len(partitions)
+            more = await self._partition(p, partitions[p], now, give_up) or more
+        if time.monotonic() - self._swept >= _SWEEP_S:
+            self._swept = time.monotonic()
+            await self._sweep(now)
+        return 0.0 if more else _PAUSE_S
+
+    async def _partition(self, p: int, oldest: Ages, now: int, give_up: float) -> bool:
+        """Whether more is left than the time allowed."""
+        o = self._options
+        more = False
+        if 0 <= oldest.result <= now:
+            more = await _all(lambda: self._store.expire(p), give_up)
+        if o.dead_age_ms and 0 <= oldest.dead < now - o.dead_age_ms:
+            before = now - o.dead_age_ms
+            more = await _all(lambda: self._store.discard(p, died_before_ms=before), give_up) or more
+        if o.quarantine_age_ms and 0 <= oldest.quarantined < now - o.quarantine_age_ms:
+            until = now - o.quarantine_age_ms
+            more = await _all(lambda: quarantine.evict_older(self._store, p, until), give_up) or more
+        return more
+
+    async def _sweep(self, now: int) -> None:
+        """Who was not heard of for so long lives no more; one that only stood still is back with its next heartbeat."""
+        after = max(_GONE_MS, _GONE_LEASES * self._options.lease_ms)
+        gone = await nodes.forget(self._store, now, after)
+        if gone:
+            log.warning("nodes that were not heard of for %d s are taken off the list: %d", after // 1000, gone)
+
+
+async def _all(delete: Callable[[], Awaitable[int]], give_up: float) -> bool:
+    """Deletes while a call finds its fill; whether the time was up before."""
+    loop = asyncio.get_running_loop()
+    while True:
+        started = loop.time()
+        if await delete() < MAX_ITEMS:
+            return False
+        if loop.time() >= give_up:
+            return True
+        await asyncio.sleep((loop.time() - started) * (1 - _SHARE) / _SHARE)

@@ -1,0 +1,150 @@
+"""What is deleted by age: results, dead letters, records that cannot be read, heartbeats of nodes that died."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from delaybox.core import ids
+from delaybox.core.task import NewTask, TaskType
+from delaybox.service import Service
+from delaybox.store import keys, nodes
+from delaybox.store.connect import make_client
+from delaybox.store.fsck import fsck
+from delaybox.store.record import draft
+from delaybox.store.store import Batch, ClaimLimits, Store
+from tests.engines import running, until
+from tests.nodes import node
+from tests.servers import RealServer
+
+HOUR = 3_600_000
+MANY = 8_000
+
+
+async def bury(store: Store) -> bytes:
+    """A dead letter."""
+    answers = (await store.schedule([Batch(0, [draft(NewTask(type=TaskType.WORKER, name="f"))])]))[0]
+    assert not isinstance(answers, BaseException)
+    (raw,) = [answer.task_id for answer in answers]
+    await store.claim(0, raw, ClaimLimits(slots=1, types="w"))
+    await store.fail(0, raw, [(raw, None, "no")])
+    return raw
+
+
+async def sour(store: Store, task_id: bytes, record: bytes, since_ms: int) -> None:
+    await store.client.hset(keys.quarantine(store.tags[0]), task_id, record)
+    await store.client.zadd(keys.quarantine_at(store.tags[0]), {task_id: since_ms})
+
+
+async def test_a_flood_of_results_goes_as_fast_as_it_came(client: Redis, prefix: str) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    tag = store.tags[0]
+    names = [ids.tails(0, (n).to_bytes(8, "big"))[0].rjust(16, b"\0") for n in range(MANY)]
+    await client.hset(keys.results(tag), mapping=dict.fromkeys(names, b"\0\0\0\0"))
+    await client.zadd(keys.results_at(tag), dict.fromkeys(names, 1))
+    async with running(store, {}, scrub=False):
+        # At 200 for each look, two looks a second, this took 20 s.
+        await until(lambda: _none(client, keys.results_at(tag)), timeout_s=5.0)
+    assert not await client.exists(keys.results(tag))
+
+
+async def _none(client: Redis, key: str) -> bool:
+    return not await client.exists(key)
+
+
+async def test_a_node_deletes_by_age_what_its_configuration_says(
+    make_server: Callable[..., RealServer], tmp_path: Path
+) -> None:
+    server = make_server()
+    client: Any = make_client(server.settings)
+    store = await Store.open(client)
+    tag = store.tags[0]
+    old, young = await bury(store), await bury(store)
+    now = await store.ping()
+    await client.zadd(keys.dead_at(tag), {old: now - 2 * HOUR})
+    await sour(store, b"o" * 16, b"?", now - 2 * HOUR)
+    await sour(store, b"y" * 16, b"?", now)
+    await nodes.beat(store, "gone", {"seen_ms": now - HOUR, "lanes": ["wq:f"]})
+    ages = ("--set", "deadLetters.age=1h", "--set", "quarantine.age=1h")
+    with node("--redis", server.url, "--http-port", "0", *ages, folder=tmp_path) as one:
+
+        async def left() -> bool:
+            dead = await client.zrange(keys.dead_at(tag), 0, -1)
+            quarantined = await client.zrange(keys.quarantine_at(tag), 0, -1)
+            named = await client.hkeys(keys.nodes(store.prefix))
+            return bool(dead == [young] and quarantined == [b"y" * 16] and b"gone" not in named)
+
+        await until(left)
+        assert one.call("GET", "/readyz")[0] == 200
+    assert await client.hlen(keys.dead(tag)) == await client.hlen(keys.quarantine(tag)) == 1
+    await client.aclose()
+
+
+async def test_what_only_a_dead_node_served_is_unserved(client: Redis, prefix: str) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    await store.schedule([Batch(0, [draft(NewTask(type=TaskType.WORKER, name="f", queue="q"))])])
+    service = Service(store)
+    now = await store.ping()
+    await nodes.beat(store, "here", {"seen_ms": now, "lanes": ["wq:f"]})
+    assert (await service.queues())[0].unserved == ()
+    await nodes.beat(store, "here", {"seen_ms": now - 6_000, "lanes": ["wq:f"]})
+    await until(lambda: _unserved(service, ("f",)))
+    await service.close()
+
+
+async def _unserved(service: Service, functions: tuple[str, ...]) -> bool:
+    return (await service.queues())[0].unserved == functions
+
+
+async def test_a_heartbeat_that_came_meanwhile_stays(client: Redis, prefix: str) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    now = await store.ping()
+    await nodes.beat(store, "n", {"seen_ms": now - 60_000})
+    await nodes.beat(store, "ahead", {"seen_ms": now + 60_000})
+    await nodes.beat(store, "living", {"seen_ms": now})
+    assert await nodes.forget(store, now, 10_000) == 2
+    assert set(await nodes.live(store)) == {"living"}
+
+
+async def test_quarantine_is_listed_retried_and_discarded(server: RealServer, client: Redis, prefix: str) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    now = await store.ping()
+    answers = (await store.schedule([Batch(0, [draft(NewTask(due_ms=now + HOUR, payload=b"p"))])]))[0]
+    assert not isinstance(answers, BaseException)
+    good = answers[0].task_id
+    bucket = keys.bucket(store.tags[0], ids.due_ms(good) // store.bucket_ms)
+    record = await client.hget(bucket, good)
+    await client.unlink(bucket)
+    await client.zrem(keys.buckets(store.tags[0]), ids.due_ms(good) // store.bucket_ms)
+    bad = good[:15] + b"!"
+    assert isinstance(record, bytes)
+    await sour(store, good, record, now - 1)
+    await sour(store, bad, b"\x10", now)
+
+    def said(*words: str) -> tuple[int, Any]:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "delaybox", "quarantine", *words, "--json"),
+                *("--redis", server.url, "--set", f"storage.prefix={prefix}"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    _, shown = said("list")
+    assert [(r["id"], bool(r["problem"])) for r in shown["records"]] == [
+        (ids.render(good), False),
+        (ids.render(bad), True),
+    ]
+    assert said("retry", "--all") == (1, {"restored": 1, "left": 1})
+    assert (await store.get(good)).place == "home"
+    assert said("discard", ids.render(bad)) == (0, {"discarded": 1, "unknown": 0})
+    assert (await fsck(store)).problems == []
