@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -151,6 +154,20 @@ async def shouts(length: int, seconds: float) -> None:
     ctx.progress(0.5, "x" * length)
     await asyncio.sleep(seconds)
     _note("-", ctx)
+
+
+@worker.task
+def forks() -> list[int]:
+    """A program with a hook, for which Python forks in full; and a fork that is told to end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = subprocess.run(["true"], preexec_fn=os.getpid, check=True)
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    return [program.returncode, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
 
 
 @worker.task

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from delaybox.worker import Worker
+from delaybox.worker import Worker, processes
 from delaybox.worker.functions import Kind
 from tests.crews import Shift, shift
+from tests.unit import slow_import
 from tests.unit.cpu_tasks import WORKER
 
 
@@ -142,3 +143,31 @@ async def test_a_nested_name_is_found() -> None:
     async with crew(size=1) as s:
         (given,) = s.give(("held", []), want_result=True)
         assert (await s.until(given)).succeeded[given].output == b'"held"'
+
+
+async def test_what_the_import_takes_is_not_the_tasks_time() -> None:
+    """Its module takes 1.5 s to import, the function may take 1 s."""
+    async with shift(slow_import.WORKER, Kind.CPU, size=1) as s:
+        for _ in range(2):
+            (given,) = s.give(("quick", []), want_result=True)
+            said = await s.until(given)
+            assert given in said.succeeded, said.failed[given].reason
+            assert float(said.succeeded[given].output) > 0.5
+            assert said.succeeded[given].duration_ms < 1_000
+
+
+async def test_an_import_that_never_ends_fails_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "IMPORT_MS", 300)
+    async with shift(slow_import.WORKER, Kind.CPU, size=1) as s:
+        (given,) = s.give(("quick", []), want_result=True)
+        said = await s.until(given)
+        assert said.failed[given].reason == "its module was not imported within 0.3 s"
+
+
+async def test_what_a_cpu_function_starts_can_be_told_to_end() -> None:
+    """It does not inherit that its parent leaves SIGTERM to the worker."""
+    async with crew(1) as s:
+        (given,) = s.give(("starts", []), want_result=True)
+        said = await s.until(given)
+        assert given in said.succeeded, said.failed[given].reason
+        assert said.succeeded[given].output == b"[-15,-15]"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -80,3 +82,22 @@ def logs(words: str) -> None:
     log.info("from afar: %s", words, extra={"order": 7})
     logging.getLogger("app.verbose").debug("wanted")
     raise KeyError(words)
+
+
+@WORKER.task(cpu=True)
+def starts() -> list[int | None]:
+    """How a program and a fork end that it tells to, with SIGTERM."""
+    program = subprocess.Popen(["sleep", "30"])
+    program.terminate()
+    began, begins = multiprocessing.Pipe(duplex=False)
+
+    def sleeps() -> None:
+        begins.send(1)
+        time.sleep(30)
+
+    fork = multiprocessing.get_context("fork").Process(target=sleeps)
+    fork.start()
+    began.recv()
+    fork.terminate()
+    fork.join(10)
+    return [program.wait(10), fork.exitcode]

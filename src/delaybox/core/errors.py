@@ -11,6 +11,18 @@ class DelayBoxError(Exception):
 
     code = "internal"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it is, whatever its class is made from: pickle would call the class with the words alone, fail, and take
+        a pool of processes along."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[DelayBoxError], args: tuple[object, ...], attributes: dict[str, object]) -> DelayBoxError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class InvalidTask(DelayBoxError):
     """A caller's task cannot be accepted. ``field`` names the part that was wrong."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from delaybox.worker import forks  # noqa: F401 - before anything that imports gRPC
+
+# isort: split
 from delaybox.client.models import Retry
 from delaybox.worker.context import CancelSignal, Context, current
 from delaybox.worker.endings import Reject, RetryLater, Stopped

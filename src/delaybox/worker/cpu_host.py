@@ -21,7 +21,7 @@ from functools import reduce
 from typing import Any
 
 from delaybox.worker import cpu_frames as frames
-from delaybox.worker import endings, logs
+from delaybox.worker import endings, forks, logs
 from delaybox.worker.context import CancelSignal, Context, Facts, running
 from delaybox.worker.functions import TaskFunction
 
@@ -88,6 +88,10 @@ class _Host:
         running.set(self)
         try:
             function = self._function(*head["home"])
+            if head["first"]:
+                # What the import took is not the task's time.
+                self.context = Context(Facts(**facts), CancelSignal(), self._progress)
+                self._say(frames.frame(frames.BEGUN))
             value = function.started(function.codecs.arguments(payload, self.context.headers), self)
             if not head["want"]:
                 return frames.frame(frames.DONE)
@@ -117,11 +121,17 @@ class _Host:
         return self._modules[file]
 
 
+def _left_to_the_worker(number: int, frame: object) -> None:
+    """Nothing."""
+
+
 def main(number: int) -> None:
     """Serves jobs until the other end is closed."""
-    # Ctrl-C and a service manager's SIGTERM to the group are the worker's business: it drains first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and a service manager's SIGTERM to the group are the worker's business: it drains first. Handlers that do
+    # nothing, not SIG_IGN: that would go over to every program that a function starts.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, _left_to_the_worker)
+    forks.set_free()
     _Host(socket.socket(fileno=number)).run()
 
 

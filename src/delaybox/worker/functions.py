@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
+from types import MethodType, UnionType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from delaybox.client.models import Retry
@@ -21,6 +24,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.context import Context, Running
 from delaybox.worker.endings import MisfitArguments
 
+_WORD = re.compile(r"[\w.]+")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -61,7 +65,7 @@ class TaskFunction(Generic[P, R]):
         self.keep_result_ms = keep_result_ms
         self.result_type = result_type
         self.codecs = codecs or CODECS
-        self.context_parameter = _context_parameter(function)
+        self.context_parameter, self._context_at = _context_parameter(function)
         # wire.call.NAME_ATTRIBUTE and OPTIONS_ATTRIBUTE: what a client finds here.
         self.delaybox_name = self.name
         options = {"queue": queue, "keep_result": timedelta(milliseconds=keep_result_ms)}
@@ -71,17 +75,45 @@ class TaskFunction(Generic[P, R]):
         self.__qualname__ = getattr(function, "__qualname__", self.name)
         self.__module__ = getattr(function, "__module__", "")
         self.__doc__ = function.__doc__
+        if kind is Kind.ASYNC:
+            self._looks_async()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """As a function in a class: of an instance it is a method."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self) -> str:
+        """Pickled as functions are: by where it stands."""
+        return self.__qualname__
+
     def __repr__(self) -> str:
         return f"<task {self.name!r}>"
+
+    def _looks_async(self) -> None:
+        """For `inspect.iscoroutinefunction` and asyncio's, which frameworks and test runners ask."""
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(self)
+            return
+        inner = inspect.unwrap(self.function)
+        # Until 3.12 they take for a function what has all that a function has.
+        for name in ("__code__", "__defaults__", "__kwdefaults__", "__annotations__"):
+            if hasattr(inner, name):
+                setattr(self, name, getattr(inner, name))
+        self._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
     def started(self, call: Call, run: Running) -> R:
         """Calls the function with what a task brought. MisfitArguments when that is not what it takes."""
         if self.context_parameter:
-            call.kwargs[self.context_parameter] = run.context
+            at = self._context_at
+            # Where it stands among the positional ones: those behind it would be taken for it otherwise.
+            if at is not None and len(call.args) >= at:
+                call.args = (*call.args[:at], run.context, *call.args[at:])
+                call.kwargs.pop(self.context_parameter, None)
+            else:
+                call.kwargs[self.context_parameter] = run.context
         try:
             return self.function(*call.args, **call.kwargs)
         except TypeError as error:
@@ -101,7 +133,13 @@ class TaskFunction(Generic[P, R]):
         try:
             signature.bind(*call.args, **call.kwargs)
         except TypeError as why:
-            return MisfitArguments(f"the arguments do not fit {self.name}{_shown(signature)}: {why}")
+            hint = ""
+            if "." in self.__qualname__.rpartition("<locals>.")[2] and next(iter(signature.parameters), "") == "self":
+                hint = (
+                    "; it is a method, and a worker has no object to call it on: make it a staticmethod, or a function "
+                    "of the module"
+                )
+            return MisfitArguments(f"the arguments do not fit {self.name}{_shown(signature)}: {why}{hint}")
         return error
 
     def described(self, queues: list[str]) -> pb.Function:
@@ -159,20 +197,44 @@ def _shown(signature: inspect.Signature) -> str:
         return head(f"({', '.join(signature.parameters)})", 500)
 
 
-def _context_parameter(function: Callable[..., Any]) -> str:
-    """The name of the parameter that is annotated as `Context`; "" when there is none."""
+def _context_parameter(function: Callable[..., Any]) -> tuple[str, int | None]:
+    """(name, place) of the parameter that is annotated as `Context`, be it an optional one; ("", None): there is none.
+
+    place: how many positional ones stand before it; None when it can be given by name alone.
+    """
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return ""
+        return "", None
     if not any(parameter.annotation is not parameter.empty for parameter in parameters):
-        return ""
+        return "", None
     try:
-        hints = typing.get_type_hints(function)
+        hints = typing.get_type_hints(function, include_extras=True)
     except Exception:  # noqa: BLE001 - an annotation that only a type checker can resolve: go by the words
         hints = {}
-    for parameter in parameters:
-        hint = hints.get(parameter.name, parameter.annotation)
-        if hint is Context or (isinstance(hint, str) and hint.rpartition(".")[2] == Context.__name__):
-            return parameter.name
-    return ""
+    for at, parameter in enumerate(parameters):
+        if _is_context(hints.get(parameter.name, parameter.annotation)):
+            positional = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            return parameter.name, at if positional else None
+    return "", None
+
+
+def _is_context(hint: object) -> bool:
+    """`Context`, or a choice that includes it, as a type or in words."""
+    if hint is Context:
+        return True
+    if isinstance(hint, str):
+        return any(word.rpartition(".")[2] == Context.__name__ for word in _WORD.findall(_no_arguments(hint)))
+    if typing.get_origin(hint) is typing.Annotated:
+        return _is_context(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        return any(_is_context(one) for one in typing.get_args(hint))
+    return False
+
+
+def _no_arguments(words: str) -> str:
+    """``Optional[Context]`` and ``Annotated[Context, ...]`` are about a context, ``list[Context]`` is not."""
+    outer, bracket, inner = words.strip().partition("[")
+    if not bracket:
+        return words
+    return inner if outer.rpartition(".")[2] in ("Optional", "Union", "Annotated") else outer

@@ -26,6 +26,8 @@ from delaybox.worker.run import Run
 
 log = logging.getLogger("delaybox.worker")
 
+IMPORT_MS: Final = 300_000
+"""Longest time in which a process imports a function's module; it does not count as the task's."""
 _AGAIN_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 """Waits before a process that ended before it could take a job is started again."""
 
@@ -33,7 +35,7 @@ _AGAIN_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 class _Process:
     """One process and the job that it has."""
 
-    __slots__ = ("process", "reader", "run", "watch", "why", "writer")
+    __slots__ = ("imported", "process", "reader", "run", "watch", "why", "writer")
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -42,6 +44,8 @@ class _Process:
         self.reader = reader
         self.writer = writer
         self.run: Run | None = None
+        self.imported: set[str] = set()
+        """Names of functions that it can begin at once."""
         self.watch: asyncio.Task[None] | None = None
         self.why = ""
 
@@ -110,15 +114,39 @@ class Processes(Crew):
 
     def _give(self, process: _Process, run: Run) -> None:
         run.task = process
-        run.began = time.monotonic()
         process.run = run
+        first = run.function.name not in process.imported
         facts = asdict(run.facts())
         facts["headers"] = {name: base64.b64encode(value).decode() for name, value in facts["headers"].items()}
         payload = run.assignment.task.payload
         process.writer.write(
-            frames.frame(frames.JOB, payload, home=run.function.home(), facts=facts, want=run.assignment.want_result)
+            frames.frame(
+                frames.JOB,
+                payload,
+                home=run.function.home(),
+                facts=facts,
+                want=run.assignment.want_result,
+                first=first,
+            )
         )
-        self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
+        if first:
+            self._limit(run, self._import_hangs, timeout_ms=IMPORT_MS)
+        else:
+            self._begun(process, run)
+
+    def _begun(self, process: _Process, run: Run) -> None:
+        """Its time runs from now on."""
+        process.imported.add(run.function.name)
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer = None
+        run.began = time.monotonic()
+        if run.over is None:
+            self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
+
+    def _import_hangs(self, run: Run) -> None:
+        run.timer = None
+        self.end_early(run, endings.failed(f"its module was not imported within {IMPORT_MS / 1000:g} s"))
 
     def _out_of_time(self, run: Run) -> None:
         run.timer = None
@@ -176,6 +204,9 @@ class Processes(Crew):
                 self._failures = 0
                 self._idle.append(process)
                 self._feed()
+                return
+            case frames.BEGUN if run is not None:
+                self._begun(process, run)
                 return
             case frames.PROGRESS if run is not None:
                 run.progress(head["fraction"], head["message"])

@@ -16,6 +16,7 @@ from delaybox.client import channel
 from delaybox.client.channel import Target
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker import forks
 from delaybox.worker.coroutines import STOP_S, Coroutines
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import Kind, TaskFunction
@@ -113,6 +114,7 @@ class Runner:
             loop.add_reader(watched, on_word)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.tell)
+        forks.set_free()
         try:
             await self.start()
             await self._told.wait()
