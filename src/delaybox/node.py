@@ -423,6 +423,7 @@ class _Node:
                 sources=c.kafka.scheduler_topics,
                 group=c.kafka.group,
                 instance=c.kafka.instance,
+                pass_through=c.kafka.value == "payload",
             )
             starting.append(self._intake(intake, stack))
         # Each is awaited even where another failed, so that all that started is on the stack and ends with it.

@@ -449,3 +449,34 @@ async def test_while_nothing_can_be_stored_what_waits_is_bounded(one: Bench, mon
         away = False
         once_each(await one.has(8_000), 8_000)
         assert intake._records == intake._bytes == 0
+
+
+async def test_the_lag_is_0_when_all_is_read_though_the_log_ends_with_an_aborted_transaction(
+    one: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its 50 records and its end have offsets of their own, and nobody ever reads them."""
+    lags: list[int] = []
+    monkeypatch.setattr(metrics, "kafka_lag", lambda topic, partition, records: lags.append(records))
+
+    def produce() -> None:
+        producer = one.kafka.producer(transactional_id=one.topic)
+        producer.init_transactions(30)
+        for count, end in ((3, producer.commit_transaction), (50, producer.abort_transaction)):
+            producer.begin_transaction()
+            for n in range(count):
+                producer.produce(one.topic, b"%d" % n, headers=dict(LATER))
+            producer.flush(30)
+            end(30)
+
+    async with one.reading():
+        await asyncio.to_thread(produce)
+        once_each(await one.has(3), 3)
+        lags.clear()
+        await one.until(lambda: 0 in lags, f"a lag of 0 among {lags}", 10.0)
+
+    def committed() -> int:
+        asked = [ConsumerGroupTopicPartitions(one.group, [TopicPartition(one.topic, 0)])]
+        found = one.admin.list_consumer_group_offsets(asked)[one.group].result(10)
+        return int(found.topic_partitions[0].offset)
+
+    assert await asyncio.to_thread(committed) >= 54, "tools that ask the brokers see no lag either"

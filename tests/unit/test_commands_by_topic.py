@@ -37,6 +37,7 @@ def sent(task: NewTask, *, keys: tuple[str, ...] = (KEY,), value: str = "task") 
     d = Delivery(ID, 1, b"lease", 7, 2, 0, 1_721_672_590_913, lane, False, wire_body.encode(task))
     compose = composer(TopicRules("out"), value=value, source="/x", signing=Signing(keys))  # type: ignore[arg-type]
     topic, raw, _, headers = compose(d)
+    assert raw is not None
     return topic, raw, headers
 
 

@@ -165,7 +165,7 @@ def test_unknown_top_level_fields_are_ignored_as_in_go():
         (b'{"parameter":{"idempotencyKey":""}}', "parameter.idempotencyKey", "1 to 256"),
         (b'{"parameter":{"idempotencyKey":"' + "é".encode() * 129 + b'"}}', "parameter.idempotencyKey", "258 bytes"),
         (b'{"parameter":{"delay":-1}}', "parameter.delay", "negative"),
-        (b'{"parameter":{"delay":"15m"}}', "parameter.delay", "milliseconds such as 1500"),
+        (b'{"parameter":{"delay":"15 parsecs"}}', "parameter.delay", "15m"),
         (b'{"parameter":{"delay":1.5}}', "parameter.delay", "not a whole number"),
         (b'{"parameter":{"delay":true}}', "parameter.delay", "is true"),
         (b'{"parameter":{"delay":10000000000001}}', "parameter.delay", "317 years"),
@@ -402,3 +402,9 @@ def test_render():
     assert render_tasks([]) == b"[]"
     assert json.loads(render_created("abc")) == {"message": "task created", "taskUuid": "abc"}
     assert json.loads(render_error('say "x"')) == {"error": 'say "x"'}
+
+
+@pytest.mark.parametrize(("text", "ms"), [("3s", 3_000), ("1h30m", 5_400_000), ("PT2S", 2_000), ("250ms", 250)])
+def test_a_delay_may_have_a_unit_and_leaves_as_the_originals_subscribers_read_it(text: str, ms: int) -> None:
+    task = compat.of_header({"delay": text.encode(), "tag": b"a"})
+    assert (task.delay_ms, task.header) == (ms, {"delay": b"%d" % ms, "tag": b"a"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -179,3 +180,40 @@ def test_the_short_way_stores_the_same(value: bytes | None, headers: Headers | N
 @pytest.mark.parametrize("headers", [None, [("executionTimestamp", b"1900000000000")], [("delay", b"0")]])
 def test_what_is_common_goes_the_short_way(headers: Headers | None) -> None:
     assert plain(b"pay", headers, AT, LIMIT) is not None
+
+
+STRUCTURED = ("content-type", b"application/cloudevents+json")
+
+
+def event(**attributes: object) -> bytes:
+    return json.dumps(
+        {"specversion": "1.0", "id": "7", "source": "/orders", "type": "order.made", **attributes}
+    ).encode()
+
+
+def test_an_event_in_structured_mode() -> None:
+    value = event(executiontimestamp="1900000000000", queue="mail", priority="low", idempotencykey="o7", data={"a": 1})
+    task = read(value, STRUCTURED)
+    assert (task.due_ms, task.queue, task.priority) == (1_900_000_000_000, "mail", Priority.LOW)
+    assert (task.idempotency_key, task.payload) == ("o7", value)
+    assert read(event(delay=1500), STRUCTURED).due_ms == AT + 1_500
+    assert read(event(delay="3s", partitionkey="p"), STRUCTURED).header["kafkaKey"] == b"p"
+
+
+@pytest.mark.parametrize(
+    ("value", "header", "words"),
+    [
+        (b"no json", STRUCTURED, "no JSON object"),
+        (b"[]", STRUCTURED, "no JSON object"),
+        (event(specversion="0.3"), STRUCTURED, "only 1.0"),
+        (event(id=""), STRUCTURED, "has no id"),
+        (event(source=None), STRUCTURED, "has no source"),
+        (event(delay=[1]), STRUCTURED, "delay is no string, integer or boolean"),
+        (event(delay="soon"), STRUCTURED, "delay"),
+        (b"[]", ("content-type", b"application/cloudevents-batch+json"), "one by one"),
+        (b"", ("content-type", b"application/cloudevents+avro"), "application/cloudevents\\+json"),
+    ],
+)
+def test_structured_events_that_cannot_be_read(value: bytes, header: tuple[str, bytes], words: str) -> None:
+    with pytest.raises(InvalidTask, match=words):
+        read(value, header)

@@ -14,14 +14,14 @@ from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
 from delaybox.core.task import TaskType
 from delaybox.wire import body as wire_body
-from delaybox.wire import controls
+from delaybox.wire import cloudevents, controls
 from delaybox.wire.signing import ATTEMPT, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
-from delaybox.wire.topics import TopicRules
+from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
 Headers = list[tuple[str, str | bytes | None]]
 """As the client's library has them; the values are bytes."""
-Message = tuple[str, bytes, bytes, Headers]
-"""Topic, value, key, headers."""
+Message = tuple[str, bytes | None, bytes, Headers]
+"""Topic, value (None: a tombstone), key, headers."""
 
 CARRIED = ("traceparent", "tracestate", "baggage")
 """Of the task's own header these become headers of the message; and those of a CloudEvent, where it was one."""
@@ -33,6 +33,11 @@ _ID_FIELD = wire_body.published("", b"")
 _NAMED = b":"
 """In a lane: its tasks name a command or a function, which is not in their bodies."""
 _PAYLOAD_FIRST = 0x1A
+_OURS = frozenset((*controls.PARAMETERS, KEY, TOMBSTONE, "kafkaTopic"))
+"""Headers that told DelayBox what to do. Where messages pass through, all but these and ``delaybox-`` ones go along."""
+_TIME_ALONE = b"\x12\x23\x0a\x12executionTimestamp"
+_TIME_SIZE = 37
+_PROTOBUF = ("content-type", b"application/protobuf")
 _MARKS = (b"key", b"Key", b"opic", b"trace", b"baggage", b"ce_", controls.SHELL)
 _DUES_KEPT = 4096
 _SHELL = ord(TaskType.SHELL_CMD.value)
@@ -72,16 +77,36 @@ def composer(
             return default, *_command(d, raw, headers)
         topic, key = default, raw
         event = False
-        if body[:1] == _HAS_HEADER and any(mark in body for mark in _MARKS):
-            header = wire_body.decode(body).header
+        if body[:1] == _HAS_HEADER and (_says_more(body) if bare else any(mark in body for mark in _MARKS)):
+            message = wire_body.decode(body)
+            header = message.header
             # Of a task that was stored when this header was still taken: the original's workers would run it.
             controls.check_type(header, shell=False)
             topic = rules.topic(header)
             key = rules.key(header) or raw
             event = "ce_id" in header
-            headers += [
-                (name, one) for name, one in header.items() if name in CARRIED or (event and name.startswith("ce_"))
-            ]
+            if bare:
+                headers += [
+                    (name, one)
+                    for name, one in header.items()
+                    if name not in _OURS
+                    and not name.startswith("delaybox-")
+                    and (event or not name.startswith(controls.EVENT))
+                ]
+                if cloudevents.media_type(header) == cloudevents.STRUCTURED:
+                    # The value is the event; a message cannot be one in both modes.
+                    return topic, message.payload, key, headers
+                if not message.payload and TOMBSTONE in header:
+                    return topic, None, key, headers
+            else:
+                headers += [
+                    (name, one)
+                    for name, one in header.items()
+                    if name in CARRIED or (event and name.startswith(controls.EVENT))
+                ]
+                if event:
+                    # What the event said of its data is not so of this value, which is the Task.
+                    headers.append(_PROTOBUF)
         if not event:
             headers += constant
             headers += (("ce_id", raw), time)
@@ -106,6 +131,11 @@ def composer(
         return command, raw, headers
 
     return compose
+
+
+def _says_more(body: bytes) -> bool:
+    """Whether a header holds more than a time, which most records have and which ends here."""
+    return not body.startswith(_TIME_ALONE) or body[_TIME_SIZE : _TIME_SIZE + 1] == _HAS_HEADER
 
 
 def payload_of(body: bytes) -> bytes:

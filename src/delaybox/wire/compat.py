@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.ids import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.core.retry import NO_RETRY, RetryPolicy
+from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType, TaskView
 from delaybox.wire import controls, shell, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes
@@ -232,6 +233,8 @@ def _build(
                 header["executionTimestamp"] = b"%d" % (due_ms or 0)
             elif delay_ms is not None and type(delay) is not str:
                 header["delay"] = b"%d" % delay_ms
+        if type(delay) is str and delay[-1:].isalpha():
+            header["delay"] = b"%d" % (delay_ms or 0)
 
     data = _payload(pyload, payload, rules.max_payload_bytes)
     if task_type is not _PUB_SUB and task_type is TaskType.SHELL_CMD:
@@ -305,7 +308,11 @@ def _due_ms(value: str | int) -> int | None:
 
 def _delay_ms(value: str | int) -> int:
     field = "parameter.delay"
-    delay = value if type(value) is int else _whole(field, value, "give milliseconds such as 1500")
+    if type(value) is str and value[-1:].isalpha():
+        return duration_ms(field, value)
+    delay = (
+        value if type(value) is int else _whole(field, value, 'give milliseconds such as 1500, or text such as "3s"')
+    )
     if delay < 0:
         raise InvalidTask(field, f"{field} {_show(value)} is negative; give milliseconds from now, 0 or more")
     if delay > MAX_DELAY_MS:

@@ -1,7 +1,7 @@
 """A Kafka record -> the task that it asks for. Pure: no I/O, no clock.
 
 The value is the payload and the headers are the ``parameter`` of ``POST /task``, so the rules are those of wire.compat.
-A record may also be a serialized Task (by its content-type), or a CloudEvent in binary mode (``ce_`` headers).
+A record may also be a serialized Task (by its content-type), or a CloudEvent (wire.cloudevents).
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.lane import check_name
 from delaybox.core.task import NewTask, TaskType
-from delaybox.wire import body, compat, controls, original
+from delaybox.wire import body, cloudevents, compat, controls, original
 from delaybox.wire.shell import ShellRules
-from delaybox.wire.topics import TopicRules
+from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
 Headers = Sequence[tuple[str, bytes | str | None]]
 
-CONTENT_TYPE: Final = "content-type"
 TASK_TYPES: Final = frozenset({"application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf"})
 """Content types that say: the value is a serialized Task."""
 
-_IS_EVENT: Final = "ce_specversion"
 _PARAMETERS: Final = (*controls.PARAMETERS, "name")
 _NAMED: Final = (TaskType.SHELL_CMD, TaskType.WORKER)
 
@@ -36,11 +34,15 @@ NO_SHELL: Final = ShellRules()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What records this node accepts. ``topics``: what execution topics they may name; None: not looked at."""
+    """What records this node accepts. ``topics``: what execution topics they may name; None: not looked at.
+
+    ``pass_through``: a message is to leave as its record came, so key and tombstones are kept with the task.
+    """
 
     compat: compat.Rules = compat.DEFAULT_RULES
     shell: ShellRules = NO_SHELL
     topics: TopicRules | None = None
+    pass_through: bool = False
 
 
 def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) -> tuple[int, bytes] | None:
@@ -70,20 +72,30 @@ def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) 
     return None
 
 
-def of_record(value: bytes | None, headers: Headers | None, at_ms: int, rules: Rules) -> NewTask:
+def of_record(
+    value: bytes | None, headers: Headers | None, at_ms: int, rules: Rules, key: bytes | None = None
+) -> NewTask:
     """The task a record asks for. InvalidTask and its kin for what cannot be accepted.
 
     The same record always gives the same task: a delay counts from ``at_ms``, the record's timestamp, where it has one
-    (0: it has none).
+    (0: it has none). ``key``: the record's; it counts where messages pass through.
     """
     payload = b"" if value is None else value
     header = {name: raw.encode() if isinstance(raw, str) else raw for name, raw in headers or () if raw is not None}
-    if _IS_EVENT in header:
-        _read_event(header)
+    event = cloudevents.attributes(payload, header)
+    if rules.pass_through:
+        if key and not TopicRules.key(header):
+            header[KEY] = key
+        if value is None:
+            header[TOMBSTONE] = b"true"
+    if event is not None:
+        _heed_event(header, event)
     elif _says_task(header):
         task = original.of_message(payload, rules.compat)
         if task.type is TaskType.SHELL_CMD:
             rules.shell.check(task.payload, task.name, payload_field="value")
+        if KEY in header and not TopicRules.key(task.header):
+            task = replace(task, header={**task.header, KEY: header[KEY]})
         return _checked(at_ms, task, rules)
     if len(payload) > rules.compat.max_payload_bytes:
         raise PayloadTooLarge(
@@ -103,17 +115,17 @@ def of_record(value: bytes | None, headers: Headers | None, at_ms: int, rules: R
 
 def _says_task(header: Mapping[str, bytes]) -> bool:
     """A payload of protobuf that somebody times by headers is no Task of ours."""
-    said = next((raw for name, raw in header.items() if name.lower() == CONTENT_TYPE), b"")
-    kind = said.decode("ascii", "replace").partition(";")[0].strip().lower()
-    return kind in TASK_TYPES and not any(name in header for name in _PARAMETERS)
+    return cloudevents.media_type(header) in TASK_TYPES and not any(name in header for name in _PARAMETERS)
 
 
-def _read_event(header: dict[str, bytes]) -> None:
+def _heed_event(header: dict[str, bytes], event: Mapping[str, bytes]) -> None:
     """Puts what an event's extension attributes say where the parameters stand; the event's headers travel along."""
-    for given, name in controls.OF_EVENT.items():
-        raw = header.get(given)
-        if raw is None:
+    for given, raw in event.items():
+        if given == cloudevents.PARTITION_KEY:
+            if not TopicRules.key(header):
+                header[KEY] = raw
             continue
+        name = controls.OF_EVENT[given]
         if header.get(name, raw) != raw:
             raise InvalidTask(given, f"the headers {given} and {name} are both given and differ; give one of them")
         header[name] = raw

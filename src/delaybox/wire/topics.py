@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from delaybox.core.errors import InvalidTask
 
+KEY = "kafkaKey"
+"""The header that names the message's key."""
+TOMBSTONE = "kafkaTombstone"
+"""The header of a task whose message is to have no value at all, which deletes its key from a compacted topic."""
+
 _NOTHING = b""
 
 
@@ -37,4 +42,4 @@ class TopicRules:
     @staticmethod
     def key(header: Mapping[str, bytes]) -> bytes | None:
         """The key that the task wants its message to have."""
-        return header.get("kafkaKey") or header.get("key") or None
+        return header.get(KEY) or header.get("key") or header.get("ce_partitionkey") or None

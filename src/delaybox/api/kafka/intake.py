@@ -52,6 +52,7 @@ class Intake:
         self._tell = tell
         self._rules = settings.rules
         self._limit = settings.payload_limit
+        self._pass_through = settings.pass_through
         self._loop = asyncio.get_running_loop()
         self._cluster = Cluster(settings.kafka)
         self._reader = Reader(settings, self._cluster, self)
@@ -129,7 +130,7 @@ class Intake:
             self._clear(f"partition {key}")
             metrics.kafka_lag(*key, 0)
             if not part.stopped and not part.first:
-                offsets[key] = (part.stored, part.stream.topic_id)
+                offsets[key] = (part.position, part.stream.topic_id)
         if mine:
             log.info("gave up %s", ", ".join(f"{t} [{n}] at {mine[t, n].stored}" for t, n in sorted(mine)))
         return offsets
@@ -172,6 +173,7 @@ class Intake:
     def _take(self, messages: Sequence[Message]) -> None:
         """Parses a batch into the queues. Holes in the offsets are the log's own: compaction, transactions."""
         parts, limit, several = self._partitions, self._limit, len(self._settings.sources) > 1
+        pass_through = self._pass_through
         part: Partition | None = None
         topic: str | None = None
         number: int | None = None
@@ -192,7 +194,8 @@ class Intake:
                 continue
             headers, value = m.headers(), m.value()
             at_ms = _at_ms(m) if headers and headers[0][0] == "delay" else 0  # type: ignore[index]
-            short = plain(value, headers, at_ms, limit)  # type: ignore[arg-type]
+            passing = pass_through and (value is None or m.key())
+            short = None if passing else plain(value, headers, at_ms, limit)  # type: ignore[arg-type]
             if short is not None:
                 bytes_ += part.add(offset, plain_draft(*short))  # type: ignore[arg-type]
             else:
@@ -207,7 +210,7 @@ class Intake:
             m.topic() or "", m.partition() or 0, m.offset() or 0, at_ms, m.key(), m.value(), m.headers() or ()  # type: ignore[arg-type]
         )  # fmt: skip
         try:
-            task = of_record(letter.value, letter.headers, at_ms, self._rules)
+            task = of_record(letter.value, letter.headers, at_ms, self._rules, letter.key)
             if task.idempotency_key is not None:
                 return part.add_keyed(letter.offset, task, letter)
             return part.add(letter.offset, draft(task))
@@ -222,7 +225,10 @@ class Intake:
         key = (m.topic() or "", -1 if m.partition() is None else int(m.partition() or 0))
         if error.fatal():
             raise KafkaException(error)
-        if error.code() == KafkaError._AUTO_OFFSET_RESET and key in self._partitions:
+        if error.code() == KafkaError._PARTITION_EOF:
+            if key in self._partitions and not self._partitions[key].deaf:
+                self._partitions[key].seen = m.offset() or 0
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET and key in self._partitions:
             # Before the log's start, past its end, or the topic was created again.
             self._place_later(key)
         elif error.code() in (
@@ -405,9 +411,9 @@ class Intake:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             offsets = {
-                key: (part.stored, part.stream.topic_id)
+                key: (part.position, part.stream.topic_id)
                 for key, part in self._partitions.items()
-                if part.stored != part.committed and not part.first and not part.stopped
+                if part.position != part.committed and not part.first and not part.stopped
             }
             failpoints.hit("before_offset_commit")
             await self._reader.commit(offsets)
@@ -416,7 +422,7 @@ class Intake:
                     self._partitions[key].committed = offset
             for key, end in (await self._reader.ends(list(self._partitions))).items():
                 if (part := self._partitions.get(key)) is not None and not part.stopped:
-                    metrics.kafka_lag(*key, max(end - part.stored, 0))
+                    metrics.kafka_lag(*key, max(end - part.position, 0))
 
     async def _watch(self) -> None:
         """Notices brokers that are away, topics that are created again, and stopped partitions that may go on."""

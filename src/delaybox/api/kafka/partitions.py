@@ -88,10 +88,11 @@ def place(stream: Stream, mark: int | None, committed: int | None, low: int, hig
 class Partition:
     """An assigned topic-partition. ``read``: the next offset expected. ``stored``: the watermark as far as known.
 
-    ``deaf``: what arrives is dropped until it was placed anew. ``poll``: the poll in which it was assigned.
+    ``deaf``: what arrives is dropped until it was placed anew. ``poll``: the poll in which it was assigned. ``seen``:
+    where the log ended when all of it had been read; its last offsets can be no records, such as ends of transactions.
     """
 
-    __slots__ = ("committed", "deaf", "first", "missed", "poll", "queue", "read", "stopped", "stored", "stream")
+    __slots__ = ("committed", "deaf", "first", "missed", "poll", "queue", "read", "seen", "stopped", "stored", "stream")
 
     def __init__(self, at: Place, poll: int) -> None:
         self.queue: deque[Piece] = deque()
@@ -101,12 +102,18 @@ class Partition:
     def settle(self, at: Place, poll: int) -> None:
         """Begins anew at a place; what waits is forgotten."""
         self.queue.clear()
+        self.seen = -1
         self.stream = at.stream
         self.read = self.stored = at.read
         self.first = at.first
         self.stopped = at.stopped
         self.deaf = bool(at.stopped)
         self.poll = poll
+
+    @property
+    def position(self) -> int:
+        """Up to here all that is in the log is stored, or is no record."""
+        return self.stored if self.queue else max(self.stored, self.seen)
 
     def piece(self, size: int, apart: int) -> Piece:
         """The piece that takes the next record, whose draft has ``size`` bytes and a body of ``apart`` bytes."""

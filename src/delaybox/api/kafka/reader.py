@@ -51,6 +51,8 @@ def consumer_settings(settings: IntakeSettings) -> dict[str, Any]:
         "auto.offset.reset": "error",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
+        # Tells where a log ends that ends with offsets which are no records, or the lag would never be 0.
+        "enable.partition.eof": True,
         # A topic that was deleted on purpose is not to come back because we read it.
         "allow.auto.create.topics": False,
         # Not the library's cooperative one: members of other programs may share the group.

@@ -32,6 +32,8 @@ class IntakeSettings:
     store_id: str = ""
     """Of the store that the node works for; "" takes whichever is there."""
     topics: TopicRules | None = None
+    pass_through: bool = False
+    """Messages leave as their records came (``kafka.value: payload``)."""
     payload_limit: int = 1 << 20
     shell: bool = False
     """Payloads may be shell commands."""
@@ -51,6 +53,7 @@ class IntakeSettings:
             compat=compat.Rules(max_payload_bytes=self.payload_limit, types=frozenset(types)),
             shell=shell,
             topics=self.topics,
+            pass_through=self.pass_through,
         )
 
     def to_json(self) -> str:
