@@ -91,9 +91,11 @@ class Node:
 
 
 @contextlib.contextmanager
-def node(*arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> Iterator[Node]:
+def node(
+    *arguments: str, folder: Path, environ: Mapping[str, str] | None = None, under: Sequence[str] = ()
+) -> Iterator[Node]:
     """A node that is ready, stopped at the end."""
-    started = Node(*arguments, folder=folder, environ=environ)
+    started = Node(*arguments, folder=folder, environ=environ, under=under)
     try:
         yield started.ready()
     finally:

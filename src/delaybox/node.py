@@ -33,6 +33,7 @@ from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
+from delaybox.embedded.temporary import find_room
 from delaybox.processes import collector, files, hardening
 from delaybox.processes.listening import bracketed
 from delaybox.processes.supervise import ChildProcess, Keeper
@@ -59,6 +60,13 @@ def run(config: Config) -> int:
     """Runs a node until it is told to stop (SIGTERM or SIGINT: graceful; again: at once). Returns the exit code."""
     logs.set_up(config.log_format)
     files.raise_limit()
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")  # parts of the node ask for the folder, and cannot start without one
+        log.warning("the folder that this node was started in was removed; it works in / now")
+    if room := find_room(lambda: config.data_folder):
+        log.info("this machine has no folder for temporary files that can be written to; they go to %s", room)
     with _metrics_folder() as metrics_dir, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Node(config, metrics_dir).run())
 

@@ -86,16 +86,30 @@ def choose_socket(data_dir: Path) -> Path:
     if len(os.fsencode(inside)) <= LONGEST_SOCKET_PATH:
         path = inside
     else:
-        path = recorded_socket(data_dir) or Path(tempfile.gettempdir()) / _short_name(data_dir) / SOCKET_FILE
+        path = recorded_socket(data_dir) or _outside(data_dir)
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             path = Path("/tmp") / _short_name(data_dir) / SOCKET_FILE  # noqa: S108 - checked to be ours just below
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"{inside} is too long a path for a socket (at most {LONGEST_SOCKET_PATH} bytes), and {path.parent} "
+                f"cannot be made in its place ({error.strerror}); use a data folder with a shorter path"
+            ) from None
         if not is_ours_alone(path.parent):
             raise EmbeddedServerError(
                 f"{path.parent} belongs to somebody else; remove it, or use a data folder with a shorter path"
             )
     write_own(data_dir / SOCKET_REFERENCE, f"{path}\n")
     return path
+
+
+def _outside(data_dir: Path) -> Path:
+    try:
+        base = tempfile.gettempdir()
+    except FileNotFoundError:
+        base = "/tmp"  # noqa: S108 - it cannot be written to, and whoever makes the folder there says so
+    return Path(base) / _short_name(data_dir) / SOCKET_FILE
 
 
 def recorded_socket(data_dir: Path) -> Path | None:
