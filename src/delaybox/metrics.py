@@ -61,6 +61,18 @@ _input = Counter(
     registry=_registry,
 )  # fmt: skip
 _lost_leases = Counter("delaybox_lost_leases", "Leases that expired before their tasks were done.", registry=_registry)
+_doubts = Counter(
+    "delaybox_store_doubts",
+    "Times the connections to the server were given up, because it was a read-only replica, still loading, or silent.",
+    registry=_registry,
+)
+_wakeups = Gauge(
+    "delaybox_wakeups_heard",
+    "1 while an engine (node, workers) is subscribed to wake-ups; without, tasks due at once are up to a second late.",
+    ["engine"],
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
 _graces = Counter(
     "delaybox_lease_graces",
     "Partitions in which no lease was taken back for a while, because nobody could extend before: the server was away, "
@@ -234,6 +246,16 @@ def input_messages(outcome: Literal["accepted", "refused"], n: int = 1) -> None:
 def lease_lost(n: int = 1) -> None:
     """``n`` leases expired with work in them."""
     _lost_leases.inc(n)
+
+
+def store_doubted() -> None:
+    """All connections to the server are opened anew."""
+    _doubts.inc()
+
+
+def wakeups_heard(engine: Literal["node", "workers"], heard: bool) -> None:
+    """Whether the engine of this process is subscribed to wake-ups."""
+    _wakeups.labels(engine).set(heard)
 
 
 def lease_graces(n: int) -> None:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from delaybox import __version__
+from delaybox import __version__, metrics
 from delaybox.core.delivery import Pausing, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import TaskType
@@ -30,6 +30,8 @@ from delaybox.store.store import Store
 log = logging.getLogger("delaybox.engine")
 
 _BEAT_S = 1.0
+DEAF = "new tasks that are due at once can be up to a second late: no subscription to wake-ups"
+"""What readiness says then; tasks are found by polling."""
 _CLAIM_PATIENCE_S = 2.0
 
 
@@ -79,6 +81,7 @@ class Engine:
         if options.clock and options.input_channel:
             self._intake = Intake(store, self._dispatcher.serves, options)
         self._claims = options.clock or bool(targets)
+        self._hosts = hosts
         self._listens = self._claims or hosts
         self._started_ms = 0
         self._known = False
@@ -175,7 +178,7 @@ class Engine:
         self._known = True
         now_ms = await self._store.look()
         self._started_ms = self._started_ms or now_ms
-        facts = {
+        facts: dict[str, Any] = {
             "seen_ms": now_ms,
             "started_ms": self._started_ms,
             "version": __version__,
@@ -189,5 +192,9 @@ class Engine:
             "store": self._store.presence.shape.facts(),
             **more,
         }
+        if self._listens:
+            metrics.wakeups_heard("workers" if self._hosts else "node", self._wakeups.listening)
+            if not self._wakeups.listening:
+                facts["troubles"] = [*facts.get("troubles", ()), DEAF]
         await nodes.beat(self._store, self._options.node_id, facts)
         return _BEAT_S

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -17,6 +16,7 @@ from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.service import Service
 from delaybox.store import keys, nodes
+from delaybox.store.listening import Subscription
 from delaybox.store.loader import Call
 from delaybox.store.store import Store
 from delaybox.wire import original
@@ -104,14 +104,14 @@ class Intake:
 
     async def _listen(self) -> None:
         """While the role is held."""
-        pubsub: Any = self._store.client.pubsub()
+        subscription = Subscription(self._store, self._channel)
         keeping: asyncio.Task[None] | None = None
         try:
-            await pubsub.subscribe(self._channel)
+            await subscription.open()
             keeping = asyncio.create_task(self._keep_on(), name="delaybox-intake-role")
             while True:
                 await self._room.wait()
-                message = await pubsub.get_message(timeout=KEEP_S)
+                message = await subscription.next(KEEP_S)
                 if local_ms() >= self._until:
                     # Another node may have heard this one.
                     log.warning("channel %s: the role ran out, another node may listen now", self._channel)
@@ -126,7 +126,7 @@ class Intake:
         finally:
             if keeping is not None:
                 await end(keeping)
-            await pubsub.aclose()
+            await subscription.close()
 
     async def _keep_on(self) -> None:
         while True:

@@ -22,11 +22,13 @@ class Listener:
         self._heard = heard
         self._subscribed = subscribed
         self._ready = asyncio.Event()
+        self.listening = False
+        """Whether it is subscribed now."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, *, timeout_s: float = 5.0) -> None:
         """Returns when subscribed; gives up waiting after ``timeout_s``."""
-        listening = listen(self._store, self._channel, self._heard, self._on_subscribed)
+        listening = listen(self._store, self._channel, self._heard, self._on_subscribed, self._on_lost)
         self._task = asyncio.create_task(listening, name=f"delaybox-listens-{self._channel}")
         try:
             await asyncio.wait_for(self._ready.wait(), timeout_s)
@@ -39,8 +41,12 @@ class Listener:
         if task is not None:
             await end(task)
 
+    def _on_lost(self) -> None:
+        self.listening = False
+
     def _on_subscribed(self) -> None:
         self._ready.set()
+        self.listening = True
         if self._subscribed is not None:
             self._subscribed()
 

@@ -89,8 +89,11 @@ def names() -> list[str]:
 
 
 # What a repeat can mend: every script re-runs harmlessly (rule 15), so an unknown outcome is simply asked again.
-_PASSING = (RedisConnectionError, RedisTimeoutError, TryAgainError, ClusterDownError, OSError)
-_UNAVAILABLE = (*_PASSING, MasterDownError, ReadOnlyError, BusyLoadingError)
+# After a fail-over one answer may come from a server that is a replica now, the next from the primary (`connections`).
+_PASSING = (
+    RedisConnectionError, RedisTimeoutError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, OSError
+)  # fmt: skip
+_UNAVAILABLE = (*_PASSING, BusyLoadingError)
 
 
 def translate(error: BaseException) -> BaseException:

@@ -52,6 +52,8 @@ class RoundTrips:
             await connection.disconnect(nowait=True)
             await self._give_back(connection)
             if isinstance(error, TimeoutError):
+                # Others that lead to the same server would each take as long to find out.
+                connection.distrust()
                 raise RedisTimeoutError(f"no answer within {self._timeout_s} s") from None
             raise
         if self._waiting or len(self._idle) >= self._kept:

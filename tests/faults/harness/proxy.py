@@ -49,6 +49,11 @@ class Link:
         self._proxy = proxy
         self._from_client, self._to_client = client
         self._fate = ""
+        self.subscribes = False
+        """It carries a subscription."""
+        self.gate = asyncio.Event()
+        """As the proxy's, of this connection alone."""
+        self.gate.set()
 
     async def run(self) -> None:
         try:
@@ -82,7 +87,9 @@ class Link:
             self._fate = self._fate or self._proxy.draw()
             if self._fate == "rst":
                 return
+            self.subscribes = self.subscribes or b"SUBSCRIBE" in data
             await self._proxy.gate.wait()
+            await self.gate.wait()
             upstream.write(data)
             await upstream.drain()
             if self._fate == "half_close":
@@ -102,6 +109,7 @@ class Link:
                 await self._to_client.drain()
                 return
             await self._proxy.gate.wait()
+            await self.gate.wait()
             if plan.latency_s or plan.jitter_s:
                 await asyncio.sleep(plan.latency_s + plan.jitter_s * self._proxy.random.random())
             step = 7 if plan.split else len(data)
@@ -155,6 +163,18 @@ class Proxy:
                 return name
             x -= chance
         return ""
+
+    def lead_to(self, upstream: str | tuple[str, int]) -> None:
+        """Where new connections go; those that are open stay where they are (a fail-over)."""
+        self._upstream = upstream
+
+    def silence(self, *, subscriptions: bool = False) -> int:
+        """Holds back everything on connections that are open now (half-open ones), or on those that carry
+        ``subscriptions`` alone; how many there were."""
+        chosen = [link for link in self._links if link.subscribes or not subscriptions]
+        for link in chosen:
+            link.gate.clear()
+        return len(chosen)
 
     def reset_all(self) -> int:
         """RST to every client; how many there were."""

@@ -1,0 +1,147 @@
+"""What becomes of connections that are kept when the server behind the address changes, or goes without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.engine import DEAF
+from delaybox.store import listening, nodes
+from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.record import draft
+from delaybox.store.store import Batch, Store
+from tests.engines import Recorder, running, until
+from tests.faults.harness.proxy import Proxy
+from tests.servers import RealServer
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def proxy(server: RealServer) -> AsyncIterator[Proxy]:
+    made = Proxy(server.unix_path, seed=1)
+    await made.listen_tcp()
+    yield made
+    await made.close()
+
+
+async def through(proxy: Proxy, *, timeout_s: float = 2.0) -> Redis:
+    return make_client(ServerSettings(port=proxy.port), timeout_s=timeout_s)
+
+
+async def warm(client: Redis, count: int) -> None:
+    """So many connections are open and idle."""
+    await asyncio.gather(*(client.execute_command("CLIENT", "ID") for _ in range(count)))
+
+
+async def add(store: Store) -> None:
+    (answers,) = await store.schedule([Batch(0, [draft(NewTask(type=TaskType.SHELL_CMD))])])
+    if isinstance(answers, BaseException):
+        raise answers
+
+
+async def test_after_a_failover_kept_connections_find_the_new_primary(
+    make_server: Callable[..., RealServer], proxy: Proxy, prefix: str
+) -> None:
+    ports = free_port(), free_port()
+    old, new = (make_server("--port", str(port), "--repl-diskless-sync-delay", "0") for port in ports)
+    admins = old_admin, new_admin = make_client(old.settings), make_client(new.settings)
+    await new_admin.execute_command("REPLICAOF", "127.0.0.1", str(ports[0]))
+    proxy.lead_to(old.unix_path)
+    client = await through(proxy)
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    target = Recorder()
+    async with running(store, {TaskType.SHELL_CMD: target}, channel=""):
+        await warm(client, 8)
+        await add(store)
+        await until(lambda: len(target.got) == 1)
+
+        async def in_step() -> bool:
+            info = await new_admin.info("replication")
+            return bool(info["master_link_status"] == "up")
+
+        await until(in_step)
+        assert await old_admin.wait(1, 5_000) == 1
+        await new_admin.execute_command("REPLICAOF", "NO", "ONE")
+        await old_admin.execute_command("REPLICAOF", "127.0.0.1", str(ports[1]))
+        proxy.lead_to(new.unix_path)
+        await add(store)
+        await until(lambda: len(target.got) == 2)
+
+        async def listens_there() -> bool:
+            (_, heard) = (await new_admin.pubsub_numsub(store.wake_channel))[0]
+            return heard >= 1
+
+        await until(listens_there)
+    for each in (client, *admins):
+        await each.aclose()
+
+
+async def test_the_first_connection_that_is_silent_speaks_for_all(proxy: Proxy, prefix: str) -> None:
+    client = await through(proxy, timeout_s=0.4)
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    await asyncio.gather(*(store.ping() for _ in range(6)))
+    await warm(client, 6)
+    assert proxy.silence() >= 6
+    began = time.monotonic()
+    await store.ping()
+    assert await client.ping()
+    assert time.monotonic() - began < 2.0, "each of them was waited for"
+    await client.aclose()
+
+
+async def test_a_half_open_subscription_is_noticed_and_made_anew(
+    proxy: Proxy, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "QUIET_S", 0.2)
+    monkeypatch.setattr(listening, "ANSWER_S", 0.3)
+    client = await through(proxy)
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    target = Recorder()
+    # Without a wake-up it is found by the next poll, half a minute later.
+    async with running(store, {TaskType.SHELL_CMD: target}, channel="", poll_ms=30_000):
+        await add(store)
+        await until(lambda: len(target.got) == 1)
+        assert proxy.silence(subscriptions=True) == 1
+        await add(store)
+        await until(lambda: len(target.got) == 2, timeout_s=15)
+    await client.aclose()
+
+
+async def test_readiness_says_when_wakeups_are_not_heard(make_server: Callable[..., RealServer], prefix: str) -> None:
+    server = make_server()
+    admin = make_client(server.settings)
+    await admin.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
+    client = make_client(ServerSettings(unix_path=server.unix_path, username="deaf", password="secret"))
+    store = await Store.open(client, prefix=prefix, partitions=1)
+
+    async def troubles() -> list[str]:
+        facts = await nodes.facts(store, "test")
+        return [] if facts is None else facts.get("troubles", [])
+
+    async with running(store, {TaskType.SHELL_CMD: Recorder()}, channel=""):
+
+        async def says_so() -> bool:
+            return DEAF in await troubles()
+
+        async def says_so_no_more() -> bool:
+            return await troubles() == []
+
+        await until(says_so)
+        await admin.execute_command("ACL", "SETUSER", "deaf", "allchannels")
+        await until(says_so_no_more)
+    await client.aclose()
+    await admin.aclose()
