@@ -143,12 +143,13 @@ class Dispatcher:
             task_id = leased[at]
             try:
                 r = read(task_id, leased[at + 1])
-            except UnreadableRecord as error:
+                batch = by.setdefault(chr(r.lane[0]), [])
+            except (UnreadableRecord, LookupError, ValueError) as error:
                 # The claim script reads the same header, so this is a defect; the lease expires and says it again.
                 log.error("task %s was leased but cannot be read: %s", task_id.hex(), error)
                 continue
             late.append(max(0.0, now - r.due_ms))
-            by.setdefault(chr(r.lane[0]), []).append(
+            batch.append(
                 Delivery(
                     task_id,
                     partition,
@@ -167,9 +168,10 @@ class Dispatcher:
             if over is not None:
                 over()
             return late
+        metrics.observe_lateness(late)
+        # Nothing below can fail: what is counted here is delivered, and its lease kept alive until it is.
         self._leases[partition, lease_id] = len(late)
         self._in_flight += len(late)
-        metrics.observe_lateness(late)
         for letter, batch in by.items():
             task = asyncio.create_task(self._deliver(letter, batch, target))
             self._running.add(task)

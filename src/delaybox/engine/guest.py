@@ -56,7 +56,11 @@ class Guest:
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Starts delivering what was claimed."""
         claim = _Claim(self, self._target, len(leased) // 2)
-        return self._dispatcher.accept(partition, lease_id, leased, claim, claim.over)
+        try:
+            return self._dispatcher.accept(partition, lease_id, leased, claim, claim.over)
+        except BaseException:
+            claim.over()
+            raise
 
     def expect(self, change: int) -> None:
         """So many more, or fewer, are on their way to the target."""

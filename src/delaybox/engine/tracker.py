@@ -19,6 +19,7 @@ from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.leases import new_lease
+from delaybox.store.loader import Call
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
 
 _AHEAD_MS = 0.02
@@ -240,10 +241,25 @@ class Tracker:
         failpoints.hit("before_claim")
         sent = local_ms()
         try:
-            replies = await self._store.runner.run_many(calls)
+            await self._send(asks, leases, calls, sent)
         finally:
             self._asked -= asked
             self._under_way.difference_update(due)
+            for p in due:
+                if self._look[p] == math.inf:
+                    # Something failed before its claim was dealt with; nothing else would look there again.
+                    self._look[p] = self._clock.now_ms() + self._options.poll_ms
+
+    async def _send(self, asks: Sequence[_Ask], leases: Sequence[bytes], calls: Sequence[Call], sent: float) -> None:
+        """Claims, and hands over what came."""
+        try:
+            replies = await self._store.runner.run_many(calls)
+        except BaseException:
+            # What came of them is not known: the same leases are asked for again.
+            self._unanswered |= {
+                (ask.partition, ask.limits.fresh_ms): lease for ask, lease in zip(asks, leases, strict=True)
+            }
+            raise
         received = local_ms()
         failpoints.hit("after_claim_reply")
         problem: BaseException | None = None
@@ -254,9 +270,14 @@ class Tracker:
                 self._catch_up.suspect(ask.partition)
                 problem = reply
                 continue
-            claimed = read_claim(reply)
-            self._clock.observe(sent, received, claimed.now_ms)
-            self._take(ask, lease_id, claimed)
+            try:
+                claimed = read_claim(reply)
+                self._clock.observe(sent, received, claimed.now_ms)
+                self._take(ask, lease_id, claimed)
+            except Exception as error:  # noqa: BLE001 - raised below, when the other partitions have theirs
+                # Asked again it would fail again: what it leased comes back when its lease ends.
+                self._look[ask.partition] = self._clock.now_ms() + self._options.poll_ms
+                problem = error
         if problem is not None:
             raise problem
 

@@ -15,7 +15,8 @@ from delaybox.store.store import Store
 async def publish(store: Store, channel: str, messages: Sequence[tuple[int, bytes]], *, stream: int = 0) -> list[Any]:
     """Publishes (partition, message) in one round trip; per message the number of listeners, or the error.
 
-    ``stream``: also added to the partition's stream, capped at about this length; 0 = no stream.
+    ``stream``: also added to the partition's stream, capped at about this length; 0 = no stream. An error of either is
+    the message's: it was not delivered as it is to be.
     StoreUnavailable when the server did not answer (what was published then is unknown).
     """
     pipe = store.client.pipeline(transaction=False)
@@ -27,7 +28,12 @@ async def publish(store: Store, channel: str, messages: Sequence[tuple[int, byte
         replies: list[Any] = await pipe.execute(raise_on_error=False)
     except (RedisError, OSError) as error:
         raise translate(error) from error
-    return replies[1::2] if stream else replies
+    if not stream:
+        return replies
+    return [
+        added if isinstance(added, BaseException) else heard
+        for added, heard in zip(replies[0::2], replies[1::2], strict=True)
+    ]
 
 
 async def listeners(store: Store, channel: str) -> int:

@@ -42,6 +42,11 @@ local lease = k_lease(lid)
 local how = {}
 for letter in string.gmatch(types, '.') do how[byte(letter)] = 1 end
 if channel ~= '' then how[112] = 2 end
+-- A stream that takes nothing (another type of key stands there): who serves these by lease says so, task by task.
+if how[112] == 2 and stream > 0 and type(redis.pcall('XLEN', T .. ':stream')) ~= 'number' then
+  how[112] = string.find(types, 'p', 1, true) and 1 or nil
+  channel = ''
+end
 local served = lane_filter(14)
 -- The first due time in near that is left to this taker (ms; -1 none); after: from where on it counts.
 local function next_due(after)
@@ -203,13 +208,14 @@ for i, f in ipairs(fired) do
   b, c = bit.tohex(b), bit.tohex(c)
   local message = '\10\36' .. bit.tohex(a) .. '-' .. sub(b, 1, 4) .. '-' .. sub(b, 5) .. '-'
     .. sub(c, 1, 4) .. '-' .. sub(c, 5) .. bit.tohex(d) .. sub(rec, body_at(rec, at, flags))
-  if redis.call('PUBLISH', channel, message) == 0 then unheard = unheard + 1 end
+  -- Before the channel: if this fails, and the script with it, nobody has heard of the task.
   if stream > 0 then
     local key = T .. ':stream'
     local before = redis.call('XLEN', key)
     redis.call('XADD', key, 'MAXLEN', '~', stream, '*', 'task', message)
     trimmed = trimmed + before + 1 - redis.call('XLEN', key)
   end
+  if redis.call('PUBLISH', channel, message) == 0 then unheard = unheard + 1 end
   forget(id, rec, flags, at, idem_ttl)
   lateness[i] = f[5]
   local lane = rec_lane(rec, at)

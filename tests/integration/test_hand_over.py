@@ -1,0 +1,90 @@
+"""From a claim to those who carry tasks out: what fails on the way must cost no more than itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.clock import RedisClock
+from delaybox.engine.loops import Loop
+from delaybox.engine.options import EngineOptions
+from delaybox.engine.tracker import Tracker
+from delaybox.store import keys
+from delaybox.store.record import draft, read_dead
+from delaybox.store.store import Batch, Store
+from delaybox.targets.pubsub import PubSubTarget
+from tests.engines import running, until
+
+
+class Clumsy:
+    """Takes tasks for a tracker, and fails at the first hand-over of each partition."""
+
+    types, lanes, free, in_flight = "s", (), 100, 0
+
+    def __init__(self) -> None:
+        self.tried: set[int] = set()
+        self.got: list[bytes] = []
+
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
+        if partition not in self.tried:
+            self.tried.add(partition)
+            raise ZeroDivisionError("a defect")
+        self.got += leased[::2]
+        return [0.0] * (len(leased) // 2)
+
+
+async def add(store: Store, partition: int, task: NewTask) -> bytes:
+    (answers,) = await store.schedule([Batch(partition, [draft(task)])])
+    assert not isinstance(answers, BaseException), answers
+    return answers[0].task_id
+
+
+async def test_a_hand_over_that_fails_makes_no_partition_deaf(client: Redis, prefix: str) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=4)
+    taker = Clumsy()
+    options = EngineOptions(node_id="test", channel="", poll_ms=50)
+    tracker = Tracker(store, taker, options, RedisClock())
+    loop = Loop("tracker", tracker.step)
+    command = NewTask(type=TaskType.SHELL_CMD)
+    for p in range(4):
+        await add(store, p, command)
+    loop.start()
+    try:
+        await until(lambda: len(taker.tried) == 4)
+        made = {await add(store, p, command) for p in range(4)}
+        await until(lambda: set(taker.got) == made)
+    finally:
+        await loop.stop()
+        await tracker.finish(1.0)
+        tracker.close()
+
+
+@pytest.mark.parametrize("size", [10, 5_000], ids=["in place", "leased"])
+async def test_a_message_that_its_stream_did_not_take_is_not_delivered(client: Redis, prefix: str, size: int) -> None:
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    await client.set(keys.stream(store.tags[0]), "somebody else's")
+    target = PubSubTarget(store, channel=f"{prefix}:out", stream=100)
+    retry = RetryPolicy(max_attempts=2, initial_ms=1, max_ms=5)
+    options: Any = {"channel": f"{prefix}:out", "stream": 100, "retry": retry, "poll_ms": 50}
+    async with running(store, {TaskType.PUB_SUB: target}, **options):
+        task_id = await add(store, 0, NewTask(payload=bytes(size)))
+
+        async def dead() -> bool:
+            return (await store.get(task_id)).place == "dead"
+
+        await until(dead)
+        died, reason, record = read_dead(task_id, (await store.get(task_id)).value)[:3]
+        assert died and record.attempt == 2 and "WRONGTYPE" in reason
+        # The stream is there again, and what comes now is fired in place.
+        await client.delete(keys.stream(store.tags[0]))
+        await add(store, 0, NewTask(payload=bytes(size)))
+
+        async def streamed() -> bool:
+            return bool(await client.xlen(keys.stream(store.tags[0])) == 1)
+
+        await until(streamed)
