@@ -120,6 +120,11 @@ _worker_tasks = Gauge(
 _lost_workers = Counter(
     "delaybox_lost_workers", "Workers that went away with tasks in hand, which went to others.", registry=_registry
 )
+_enforced = Counter(
+    "delaybox_enforced_timeouts",
+    "Attempts that the node ended, because their workers did not.",
+    registry=_registry,
+)
 _kafka_records = Counter(
     "delaybox_kafka_records",
     "Records of scheduler topics dealt with: stored, keyed (stored by idempotency key), known (stored before) or dead "
@@ -256,6 +261,11 @@ def store_doubted() -> None:
 def wakeups_heard(engine: Literal["node", "workers"], heard: bool) -> None:
     """Whether the engine of this process is subscribed to wake-ups."""
     _wakeups.labels(engine).set(heard)
+
+
+def timeout_enforced() -> None:
+    """A worker did not end a task that was out of time."""
+    _enforced.inc()
 
 
 def lease_graces(n: int) -> None:

@@ -136,6 +136,21 @@ async def test_a_task_waits_for_who_serves_it_and_for_its_time(rpc: Rpc, store: 
     assert got.id == task_id and got.token == 1, "nobody else had it"
 
 
+async def test_a_task_that_its_worker_never_ends_is_ended_by_the_node(rpc: Rpc, store: Store) -> None:
+    worker = Worker(rpc)
+    await worker.connect()
+    await worker.say(credit=2)
+    (task_id,) = await call(rpc, timeout_ms=200)
+    (stuck,) = await worker.tasks(1)
+    await worker.say()  # it beats, and does nothing else
+    assert list((await worker.hear()).cancel) == [stuck.sequence]
+    (again,) = await worker.tasks(1)
+    assert (again.id, again.attempt, again.token) == (task_id, 1, 2)
+    await worker.say(done=[stuck.sequence, again.sequence])
+    assert list((await worker.hear()).stale) == [stuck.sequence], "what it says of the first attempt is too late"
+    await sound(store)
+
+
 async def test_a_worker_is_sent_no_more_than_its_credit(rpc: Rpc, store: Store) -> None:
     worker = Worker(rpc)
     await worker.connect()

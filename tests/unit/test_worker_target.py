@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core import ids
-from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, Outcome
+from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, HandBack, Outcome
 from delaybox.core.lane import lane_of
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, NewTask, TaskType
@@ -258,6 +258,7 @@ async def test_a_session_that_is_not_resumed_loses_its_tasks(monkeypatch: pytest
     session = desk.open(credit=1)
     over = await desk.deliver(delivery(), delivery())
     assert session.held == 1
+    said(session)
     desk.gateway.broken(session)
     await over
     # The one that it held is charged a loss, the one that waited for room is not.
@@ -270,6 +271,7 @@ async def test_others_take_what_waits_when_a_worker_goes() -> None:
     desk = Desk()
     gone, stays = desk.open(credit=1), desk.open()
     over = await desk.deliver(delivery(), delivery())
+    said(gone)
     desk.gateway.end(gone)
     desk.hear(stays, number=1, credit=5)
     (task,) = tasks_of(said(stays))
@@ -278,20 +280,110 @@ async def test_others_take_what_waits_when_a_worker_goes() -> None:
     assert sorted(map(repr, desk.engine.outcomes.values())) == [repr(DONE), repr(LOST)]
 
 
-async def test_tasks_that_workers_died_with_are_given_out_one_a_worker() -> None:
+async def test_tasks_that_workers_died_with_go_out_one_a_worker_and_more_as_they_end() -> None:
     desk = Desk()
     session = desk.open(credit=10)
-    suspects = [delivery(losses=2) for _ in range(3)]
+    suspects = [delivery(losses=2) for _ in range(7)]
     over = await desk.deliver(delivery(losses=1), *suspects, delivery())
     first = tasks_of(said(session))
     assert [t.id in {d.id for d in suspects} for t in first] == [False, False, True]
-    for at, number in enumerate((2, 3, 4)):
-        (held,) = [t for t in first if t.id == suspects[at].id] if at == 0 else tasks_of(said(session))
-        assert held.id == suspects[at].id
-        desk.hear(session, number=number, done=[held.sequence])
-    desk.hear(session, number=5, done=[t.sequence for t in first[:2]])
+    out, number = [first.pop()], 1
+    for together in (1, 2, 4):
+        assert len(out) == together
+        number += 1
+        desk.hear(session, number=number, done=[t.sequence for t in out])
+        out = tasks_of(said(session))
+    desk.hear(session, number=9, done=[t.sequence for t in first])
     await over
     assert set(desk.engine.outcomes.values()) == {DONE}
+
+
+async def test_a_thousand_healthy_suspects_neither_wait_for_each_other_nor_stand_in_the_way() -> None:
+    desk = Desk()
+    session = desk.open(credit=1_200)
+    over = await desk.deliver(*[delivery(losses=2) for _ in range(1_000)])
+    assert desk.pool.room() == 1_199, "what waits for its turn takes no room from others"
+    refused = [delivery(losses=2) for _ in range(5)]
+    later = await desk.deliver(*refused)
+    rounds, number = 0, 1
+    while not over.done():
+        rounds, number = rounds + 1, number + 1
+        tasks = tasks_of(said(session))
+        desk.hear(session, number=number, credit=len(tasks), done=[t.sequence for t in tasks])
+        await asyncio.sleep(0)
+    assert rounds < 20, "one after the other it would be a thousand"
+    await later
+    outcomes = [desk.engine.outcomes[d.task_id] for d in refused]
+    assert outcomes[1:] == [HandBack(delay_ms=1_000)] * 4, "no more than a thousand wait in a node"
+
+
+async def test_what_dies_in_company_is_not_blamed_and_runs_alone_the_next_time() -> None:
+    desk = Desk()
+    session = desk.open(credit=10)
+    suspects = [delivery(losses=2) for _ in range(3)]
+    over = await desk.deliver(*suspects)
+    (first,) = tasks_of(said(session))
+    desk.hear(session, number=2, done=[first.sequence])
+    assert len(tasks_of(said(session))) == 2
+    desk.gateway.end(session)
+    await over
+    company = [d for d in suspects if d.id != first.id]
+    assert [desk.engine.outcomes.pop(d.task_id) for d in company] == [HAND_BACK] * 2
+    # Another one comes, and with it another suspect: still none of the two has company.
+    session = desk.open(credit=10)
+    over = await desk.deliver(*company, delivery(losses=2))
+    for number in (2, 3, 4):
+        (alone,) = tasks_of(said(session))
+        if number < 4:
+            desk.hear(session, number=number, done=[alone.sequence])
+    desk.gateway.end(session)
+    await over
+    assert sorted(map(repr, desk.engine.outcomes.values())) == [repr(DONE)] * 3 + [repr(LOST)]
+
+
+async def test_what_was_never_sent_to_a_lost_worker_is_not_charged() -> None:
+    desk = Desk()
+    session = desk.open(credit=2)
+    sent = delivery()
+    first = await desk.deliver(sent)
+    assert len(tasks_of(said(session))) == 1
+    second = await desk.deliver(delivery())
+    assert session.held == 2
+    desk.gateway.end(session)
+    await asyncio.gather(first, second)
+    assert desk.engine.outcomes.pop(sent.task_id) == LOST
+    assert list(desk.engine.outcomes.values()) == [HAND_BACK]
+
+
+async def test_the_node_ends_what_a_worker_that_only_beats_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_session, "OVERTIME_S", 0.05)
+    desk = Desk()
+    session = desk.open(credit=3)
+    over = await desk.deliver(delivery(timeout_ms=40, keep_result_ms=60_000), delivery(timeout_ms=60_000), delivery())
+    sent = tasks_of(said(session))
+    assert len(sent) == 3
+    async with asyncio.timeout(10):
+        while not desk.engine.outcomes:
+            await asyncio.sleep(0.01)
+    (outcome,) = desk.engine.outcomes.values()
+    assert isinstance(outcome, Failed) and outcome.retryable and outcome.result is not None
+    assert outcome.reason == "timed out after 0.04 s; its worker did not end it"
+    assert [number for message in said(session) for number in message.cancel] == [sent[0].sequence]
+    # Its late word is refused, and the others are in time.
+    desk.hear(session, number=2, done=[t.sequence for t in sent])
+    await over
+    assert [list(message.stale) for message in said(session)] == [[sent[0].sequence]]
+    assert len(desk.engine.outcomes) == 3
+
+
+async def test_limits_of_tasks_that_have_ended_are_forgotten() -> None:
+    desk = Desk()
+    session = desk.open(credit=20_000)
+    for number in range(2, 8):
+        over = await desk.deliver(*[delivery(timeout_ms=3_600_000) for _ in range(1_000)])
+        desk.hear(session, number=number, done=[t.sequence for t in tasks_of(said(session))])
+        await over
+    assert len(session._limits) <= 4_000
 
 
 async def test_a_draining_worker_gets_nothing_and_answers_what_it_has() -> None:

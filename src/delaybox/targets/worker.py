@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,11 +15,12 @@ from typing import Any, Protocol
 from google.protobuf.message import DecodeError
 
 from delaybox import metrics
-from delaybox.core.delivery import HAND_BACK, Delivery, Report, Target
+from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report, Target
 from delaybox.core.lane import split
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_session import Offered, Profile, Run, Session
+from delaybox.targets.worker_suspects import Suspects
 from delaybox.wire import body as wire_body
 from delaybox.wire.assignment import has_only_payload
 
@@ -25,6 +28,7 @@ log = logging.getLogger("delaybox.workers")
 
 RESUME_S = 2.0
 """For so long a session whose stream broke is kept for its worker to come back."""
+_LATER = HandBack(delay_ms=1_000)
 _LANES_SHOWN = 2_000
 _WORKERS_SHOWN = 200
 
@@ -52,41 +56,45 @@ class Host(Protocol):
 class Pool:
     """The sessions that serve the same lanes, and what was claimed for them.
 
-    A task that workers died with, once too often to be chance, is given to a worker that holds no other such task: of
-    those that die together with a poisonous one the others are then told apart from it.
+    Tasks that workers died with, once too often to be chance, are handed out with care (`worker_suspects`).
     """
 
-    def __init__(self, lanes: frozenset[bytes], keep_ms: KeepMs) -> None:
+    def __init__(self, lanes: frozenset[bytes], keep_ms: KeepMs, alone: set[bytes]) -> None:
         self.lanes = lanes
         self.sessions: list[Session] = []
         self.claimer: Claimer | None = None
         self._keep_ms = keep_ms
         self._kept_of = {lane: keep_ms(split(lane).queue, 0) for lane in lanes}
         self._waiting: deque[Offered] = deque()
-        self._suspects: deque[Offered] = deque()
+        self._suspects = Suspects(alone)
         self._turn = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"workers of {len(self.lanes)} functions"
 
     def room(self) -> int:
         """Tasks that can be claimed now."""
-        return sum(s.room for s in self.sessions) - len(self._waiting) - len(self._suspects)
+        # Those that wait for their turn, and not for room, are in nobody's way.
+        return sum(s.room for s in self.sessions) - len(self._waiting) - self._suspects.places(self.sessions)
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
         """Returns when all are reported."""
         run = Run(report, len(batch))
         for d in batch:
-            offered = Offered(d, run, self._kept(d))
-            (self._suspects if d.losses >= LOSSES_CAP - 1 else self._waiting).append(offered)
+            offered = Offered(d, run, *self._wishes(d))
+            if d.losses < LOSSES_CAP - 1:
+                self._waiting.append(offered)
+            elif not self._suspects.full:
+                self._suspects.add(offered)
+            else:
+                run.report([d], _LATER)
         self.hand_out()
         try:
             await run.over
         except asyncio.CancelledError:
-            for waiting in (self._waiting, self._suspects):
-                kept = [o for o in waiting if o.run is not run]
-                waiting.clear()
-                waiting.extend(kept)
+            self._waiting = deque(o for o in self._waiting if o.run is not run)
+            self._suspects.forget(run)
             for session in self.sessions:
                 session.forget(run)
             raise
@@ -94,10 +102,10 @@ class Pool:
     def hand_out(self) -> None:
         """Gives what waits to sessions with room, evenly; without any session, back."""
         if not self.sessions:
-            for waiting in (self._waiting, self._suspects):
-                while waiting:
-                    o = waiting.popleft()
-                    o.run.report([o.delivery], HAND_BACK)
+            back = [*self._waiting, *self._suspects.take()]
+            self._waiting.clear()
+            for o in back:
+                o.run.report([o.delivery], HAND_BACK)
             return
         waiting = self._waiting
         while waiting:
@@ -111,30 +119,61 @@ class Pool:
             for session in open_[first:] + open_[:first]:
                 count = min(share, session.room, len(waiting))
                 session.assign(waiting.popleft() for _ in range(count))
-        while self._suspects:
-            alone = next((s for s in self.sessions if s.room > 0 and s.suspect is None), None)
-            if alone is None:
-                break
-            alone.assign([self._suspects.popleft()], suspect=True)
+        self._suspects.hand_out(self.sessions)
+        self._watch()
+
+    def enforce(self) -> None:
+        """Ends what workers were to end, and did not."""
+        self._timer = None
+        for session in self.sessions:
+            session.enforce()
+        self.more_room()
+        self._watch()
+
+    def lose(self, session: Session) -> None:
+        """A session's worker is gone: what it held goes to others."""
+        self.sessions.remove(session)
+        if session.suspects:
+            self._suspects.lost(session.lose())
+        else:
+            session.lose()
+        self.hand_out()
+
+    def _watch(self) -> None:
+        """Sets the timer to the first limit of all sessions."""
+        first = min((s.next_limit for s in self.sessions), default=math.inf)
+        if first == math.inf:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, first - time.monotonic())
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self.enforce)
 
     def more_room(self) -> None:
-        """A session granted credit, or holds no suspect any more."""
+        """A session granted credit, or tasks of it came to an end."""
+        for session in self.sessions:
+            if ended := session.suspects_ended():
+                self._suspects.ended(ended)
         if self._waiting or self._suspects:
             self.hand_out()
         if self.claimer is not None and self.room() > 0:
             self.claimer.more_room()
 
-    def _kept(self, d: Delivery) -> int:
-        own = 0
+    def _wishes(self, d: Delivery) -> tuple[int, int]:
+        """How long its result is kept, and how long it may take; ms."""
+        own = timeout_ms = 0
         if not has_only_payload(d.body):
-            try:
-                own = wire_body.decode(d.body).keep_result_ms
-            except DecodeError:
-                own = 0  # the worker says what is wrong with it
+            # Else the worker says what is wrong with it.
+            with contextlib.suppress(DecodeError):
+                task = wire_body.decode(d.body)
+                own, timeout_ms = task.keep_result_ms, task.timeout_ms
         # A lane served by its name alone, whatever the queue, is not among those.
         if own or d.lane not in self._kept_of:
-            return self._keep_ms(split(d.lane).queue, own)
-        return self._kept_of[d.lane]
+            return self._keep_ms(split(d.lane).queue, own), timeout_ms
+        return self._kept_of[d.lane], timeout_ms
 
 
 class Gateway:
@@ -147,6 +186,7 @@ class Gateway:
         self._pools: dict[frozenset[bytes], Pool] = {}
         self._guests: dict[frozenset[bytes], Any] = {}
         self._sessions: dict[str, Session] = {}
+        self._alone: set[bytes] = set()
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._answered = asyncio.Event()
@@ -157,7 +197,7 @@ class Gateway:
         self._sessions[session.id] = session
         pool = self._pools.get(profile.lanes)
         if pool is None:
-            pool = self._pools[profile.lanes] = Pool(profile.lanes, self._keep_ms)
+            pool = self._pools[profile.lanes] = Pool(profile.lanes, self._keep_ms, self._alone)
             guest = self._host.admit(lanes=sorted(profile.lanes), target=pool, room=pool.room)
             self._guests[profile.lanes] = pool.claimer = guest
         pool.sessions.append(session)
@@ -197,9 +237,7 @@ class Gateway:
             metrics.worker_lost()
             log.warning("worker %s went away with %d tasks; they go to others", session.profile.identity, session.held)
         pool = self._pools[session.profile.lanes]
-        pool.sessions.remove(session)
-        session.lose()
-        pool.hand_out()
+        pool.lose(session)
         if not pool.sessions:
             del self._pools[pool.lanes]
             task = asyncio.ensure_future(self._host.dismiss(self._guests.pop(pool.lanes)))

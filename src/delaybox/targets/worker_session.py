@@ -6,10 +6,14 @@ No I/O here: bytes and messages in, bytes and outcomes out. proto/delaybox/v1/wo
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import Any
 
 from msgspec import Struct
 
@@ -23,6 +27,10 @@ from delaybox.wire.assignment import assignment
 from delaybox.wire.bounds import MAX_CREDIT
 from delaybox.wire.gen import worker_pb2
 
+log = logging.getLogger("delaybox.workers")
+
+OVERTIME_S = 3.0
+"""A worker ends what is out of time itself, and its word of that takes a while: so much later the node does."""
 UNSEEN_BYTES = 64 << 20
 """Of messages that a worker did not say it has seen; past that the session cannot be resumed."""
 MESSAGE_BYTES = 1 << 20
@@ -57,11 +65,13 @@ class Run:
 
 
 class Offered(Struct, eq=False, gc=False):
-    """A task that waits for a worker, or that one has. ``keep_ms``: how long its result is kept; 0 = not at all."""
+    """A task that waits for a worker, or that one has. ``keep_ms``: how long its result is kept; 0 = not at all.
+    ``timeout_ms``: how long an attempt may take; 0: the task does not say."""
 
     delivery: Delivery
     run: Run
     keep_ms: int
+    timeout_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +96,12 @@ class Session:
         self.credit = 0
         self.connected = False
         self.draining = False
-        self.suspect: int | None = None
-        """The sequence of the one task that it holds of those that others died with."""
+        self.suspects: set[int] = set()
+        """The sequences of tasks that it holds and others died with (`worker_suspects`)."""
+        self.alone = False
+        """The only one of these is to stay the only one."""
+        self._suspects_ended: list[bytes] = []
+        self._limits: list[tuple[float, int]] = []
         self._max_output = max_output
         self._changed: Callable[[], None] = _nothing
         self._replaced: Callable[[], None] = _nothing
@@ -124,7 +138,7 @@ class Session:
 
     # -- to the worker ------------------------------------------------------------------------------------------
 
-    def assign(self, offered: Iterable[Offered], *, suspect: bool = False) -> int:
+    def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False) -> int:
         """Sends tasks, each for one credit; returns how many. Those that it cannot take fail."""
         held, tasks, sequence = self._held, self._tasks, self._sequence
         largest = self.profile.takes - _BESIDE_TASKS
@@ -136,9 +150,16 @@ class Session:
             sequence += 1
             held[sequence] = o
             tasks.append(part)
+            if o.timeout_ms:
+                heappush(self._limits, (time.monotonic() + o.timeout_ms / 1000 + OVERTIME_S, sequence))
+        if len(self._limits) > 2 * len(held) + 1_000:
+            # Those of tasks that have ended; what may take an hour mostly takes a moment.
+            self._limits = [limit for limit in self._limits if limit[1] in held]
+            heapify(self._limits)
         count, self._sequence = sequence - self._sequence, sequence
         if suspect and count:
-            self.suspect = self._sequence
+            self.suspects.add(self._sequence)
+            self.alone = alone
         self.credit -= count
         self._changed()
         return count
@@ -151,6 +172,30 @@ class Session:
                 self._changed()
                 return True
         return False
+
+    @property
+    def next_limit(self) -> float:
+        """When the next of its tasks is out of time (``time.monotonic``); inf: none will be."""
+        while self._limits and self._limits[0][1] not in self._held:
+            heappop(self._limits)
+        return self._limits[0][0] if self._limits else math.inf
+
+    def enforce(self) -> None:
+        """Ends what is out of time: its worker beats, but has not ended it.
+
+        The attempt has failed, and is tried again as any that failed. The worker is asked to stop, and what it says of
+        this attempt later is stale.
+        """
+        while self.next_limit <= time.monotonic():
+            _, sequence = heappop(self._limits)
+            held = self._held[sequence]
+            reason = f"timed out after {held.timeout_ms / 1000:g} s; its worker did not end it"
+            metrics.timeout_enforced()
+            log.warning("task %s: %s", held.delivery.id, reason)
+            self._cancel.append(sequence)
+            outcome = self._failure(held, reason, _result(False, held.timeout_ms, b"", reason=reason))
+            self._end(sequence, outcome)
+            self._changed()
 
     def leave(self) -> None:
         """Tells the worker that no more will come from here."""
@@ -222,9 +267,23 @@ class Session:
             self.credit = min(self.credit + message.credit, max(0, MAX_CREDIT - len(self._held)))
             self.draining = False
 
-    def lose(self) -> None:
-        """The worker is gone: what it held goes to others, each charged one loss."""
+    def suspects_ended(self) -> list[bytes]:
+        """Ids of those of `suspects` that came to an end since this was asked last."""
+        ended, self._suspects_ended = self._suspects_ended, []
+        return ended
+
+    def lose(self) -> list[bytes]:
+        """The worker is gone: what it held goes to others, each charged one loss; not what was never sent to it, nor
+        several tasks that workers died with before, for none of them was alone: their ids."""
+        unsent = self._sequence - len(self._tasks)
+        company = self.suspects if len(self.suspects) > 1 else set()
+        blameless = {s for s in self._held if s > unsent or s in company}
+        ids = [self._held[s].delivery.task_id for s in company if s in self._held]
+        free = {s: self._held.pop(s) for s in blameless}
         self._give_up(LOST)
+        self._held = free
+        self._give_up(HAND_BACK)
+        return ids
 
     def hand_back(self) -> None:
         """The node ends: what the worker still holds goes to others uncharged."""
@@ -239,6 +298,8 @@ class Session:
         """What came with a claim is dealt with already; answers to it are stale."""
         for sequence in [s for s, o in self._held.items() if o.run is run]:
             del self._held[sequence]
+            self.suspects.discard(sequence)
+        self.alone = self.alone and bool(self.suspects)
 
     def _done(self, sequences: Sequence[int]) -> None:
         pop = self._held.pop
@@ -248,14 +309,15 @@ class Session:
             o = pop(sequence, None)
             if o is None:
                 late.append(sequence)
-            elif o.run in by:
+                continue
+            if sequence in self.suspects:
+                self._cleared(sequence, o)
+            if o.run in by:
                 by[o.run].append(o.delivery)
             else:
                 by[o.run] = [o.delivery]
         if late:
             self._too_late(*late)
-        if self.suspect is not None and self.suspect not in self._held:
-            self.suspect = None
         for run, deliveries in by.items():
             run.report(deliveries, DONE)
 
@@ -290,18 +352,26 @@ class Session:
         if failure.cancelled:
             self._end(failure.sequence, Done(result, held.keep_ms))
             return
-        outcome = Failed(
+        outcome = self._failure(
+            held,
             reason,
+            result,
             retryable=not failure.final,
-            result=result if held.keep_ms else None,
-            keep_ms=held.keep_ms,
-            retry=self.profile.retry.get(held.delivery.name),
             delay_ms=min(failure.retry_after_ms, MAX_DELAY_MS) if failure.HasField("retry_after_ms") else None,
             traceback=texts.tail(
                 failure.output[-texts.TRACEBACK_BYTES :].decode("utf-8", "replace"), texts.TRACEBACK_BYTES
             ),
         )
         self._end(failure.sequence, outcome)
+
+    def _failure(self, held: Offered, reason: str, result: TaskResult, **parts: Any) -> Failed:
+        return Failed(
+            reason,
+            result=result if held.keep_ms else None,
+            keep_ms=held.keep_ms,
+            retry=self.profile.retry.get(held.delivery.name),
+            **parts,
+        )
 
     def _too_large(self, size: int) -> Failed:
         return Failed(
@@ -312,12 +382,17 @@ class Session:
 
     def _end(self, sequence: int, outcome: Outcome) -> None:
         held = self._held.pop(sequence, None)
-        if sequence == self.suspect:
-            self.suspect = None
         if held is None:
             self._too_late(sequence)
-        else:
-            held.run.report([held.delivery], outcome)
+            return
+        if sequence in self.suspects:
+            self._cleared(sequence, held)
+        held.run.report([held.delivery], outcome)
+
+    def _cleared(self, sequence: int, held: Offered) -> None:
+        self.suspects.discard(sequence)
+        self.alone = self.alone and bool(self.suspects)
+        self._suspects_ended.append(held.delivery.task_id)
 
     def _too_late(self, *sequences: int) -> None:
         metrics.stale_ack(len(sequences))
@@ -327,7 +402,8 @@ class Session:
     def _give_up(self, outcome: Outcome) -> None:
         self.connected = False
         held, self._held = self._held, {}
-        self.suspect = None
+        self.suspects = set()
+        self.alone = False
         by: dict[Run, list[Delivery]] = {}
         for o in held.values():
             by.setdefault(o.run, []).append(o.delivery)
