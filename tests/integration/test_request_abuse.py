@@ -258,3 +258,27 @@ async def test_requests_in_a_pipeline_are_answered_in_order_and_once(api: ApiPro
     last = one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     _, answer = await asyncio.to_thread(send, api.port, [one * 50 + last])
     assert statuses(answer) == [200] * 51
+
+
+async def test_what_is_counted_and_chunked_is_refused_in_words(api: ApiProcess):
+    for path in (b"/task", b"/v1/tasks"):
+        for lines in (b"Content-Length: 2\r\n" + CHUNKED, CHUNKED + b"Content-Length: 2\r\n"):
+            head = b"POST " + path + HEAD + lines + b"\r\n"
+            _, answer = await asyncio.to_thread(send, api.port, [head + b"2\r\n{}\r\n0\r\n\r\n" + SMUGGLED])
+            assert statuses(answer) == [400], answer
+            assert b"exclude each other" in answer and b"connection: close" in answer
+            assert b"nosniff" in answer and (b"problem+json" in answer) == (path == b"/v1/tasks")
+
+
+async def test_two_keys_or_tokens_are_refused(api: ApiProcess):
+    for name in (b"Idempotency-Key", b"Authorization"):
+        twice = name + b": Bearer a\r\n" + name + b": Bearer b\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
+        _, answer = await asyncio.to_thread(send, api.port, [b"POST /v1/tasks" + HEAD + twice])
+        assert statuses(answer) == [400] and b"more than once" in answer
+
+
+async def test_a_path_is_decoded_once(api: ApiProcess):
+    for path, status in ((b"/v1/queues/%6dail", 200), (b"/v1/queues/%256dail", 400), (b"/v1%2Fqueues", 404)):
+        ask = b"GET " + path + HEAD + b"Connection: close\r\n\r\n"
+        _, answer = await asyncio.to_thread(send, api.port, [ask])
+        assert statuses(answer) == [status], (path, answer)

@@ -66,7 +66,7 @@ def test_the_version_is_told_without_loading_anything_heavy() -> None:
 def test_help_loads_no_server_parts() -> None:
     code = "import sys; from delaybox.cli import app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"redis", "pydantic", "granian", "msgspec", "rich", "asyncio", "ssl", "http.client"}
+    heavy = {"redis", "pydantic", "msgspec", "rich", "asyncio", "ssl", "http.client"}
     assert not heavy & set(done.stdout.split())
 
 

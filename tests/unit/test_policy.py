@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import combinations
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -87,7 +88,8 @@ async def call(
     scope = {
         "type": "http",
         "method": method,
-        "path": path,
+        "path": unquote(path),
+        "raw_path": path.encode(),
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }

@@ -381,11 +381,18 @@ def _payload(pyload: str | None, payload: str | None, limit: int) -> bytes:
 _BASE64 = frozenset(string.ascii_letters + string.digits + "+/=\r\n")
 
 
-def decode_base64(field: str, text: str, limit: int) -> bytes:
-    """Standard base64 as Go's StdEncoding reads it, line breaks anywhere. InvalidTask, PayloadTooLarge."""
+def decode_base64(field: str, text: str, limit: int, *, as_go: bool = True) -> bytes:
+    """Standard base64, padded. InvalidTask, PayloadTooLarge.
+
+    ``as_go``: as Go's StdEncoding reads it, with line breaks anywhere and any bits after the last byte. Without it
+    bytes have one spelling: no line breaks, and those bits are 0.
+    """
     data = _decode(text)
-    if data is None and ("\n" in text or "\r" in text):
-        data = _decode(text.translate(_LINE_BREAKS))
+    if as_go:
+        if data is None and ("\n" in text or "\r" in text):
+            data = _decode(text.translate(_LINE_BREAKS))
+    elif data is not None and text.endswith("=") and b64encode(data[-(len(data) % 3) :]).decode() != text[-4:]:
+        data = None
     if data is None:
         mend = "use the alphabet with + and / and pad with ="
         if text and not text.translate(_LINE_BREAKS).strip("="):

@@ -25,7 +25,7 @@ from delaybox.api import disclosure, errors, policy
 from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
 from delaybox.api.tokens import Tokens
 from delaybox.core.access import Grant
-from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded
+from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, Unauthenticated
 from delaybox.wire.bounds import check_items
 
 _log = logging.getLogger("delaybox.grpc")
@@ -89,6 +89,11 @@ class Guard:
         given = b""
         for name, value in context.invocation_metadata() or ():
             if name == "authorization":
+                if given:
+                    # Which of the two a proxy looked at, nobody here can know.
+                    raise Unauthenticated(
+                        "the metadata authorization is given more than once; send it once", given=True
+                    )
                 given = value.encode() if isinstance(value, str) else value
         grant = self._tokens.grant(given)
         policy.admit(grant, rule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
 from delaybox import metrics
@@ -13,6 +13,9 @@ from delaybox.api import policy
 from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe, Ready
 from delaybox.api.rest import problems
 from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
+from delaybox.api.rest.http1.answers import GUARDS
+from delaybox.api.rest.http1.head import BadHead
+from delaybox.api.rest.http1.server import Refused
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.docs import pages
@@ -103,36 +106,53 @@ def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None 
             answer = _family(path, v1).error(error)
             unread = isinstance(error, Denied)
         except Disconnected:
-            # granian says the same of chunks that it cannot read: there the caller is, and learns why.
+            # Chunks that cannot be read look the same: there the caller is, and learns why.
             answer = _family(path, v1).refusal(Refusal(400, _BROKEN, CLOSE))
         except Exception:  # noqa: BLE001 - whatever it was, the caller gets an answer
             # The body is not logged: payloads are the callers' secrets.
             _log.exception("%s %s failed", scope["method"], name)
             answer = _family(path, v1).defect()
-        body = answer.body
-        size = len(body)
-        if answer.headers or answer.content_type != b"application/json":
-            response_headers = [
-                (b"content-type", answer.content_type),
-                (b"content-length", b"%d" % size),
-                *answer.headers,
-            ]
+        size = len(answer.body)
+        if answer.headers or answer.status == 204 or answer.content_type != b"application/json":
+            response_headers = _headers_of(answer)
         else:
             known = length_headers.get(size)
             if known is None:
-                known = [(b"content-type", b"application/json"), (b"content-length", b"%d" % size)]
+                known = _headers_of(answer)
                 if len(length_headers) < 1024:
                     length_headers[size] = known
             response_headers = known
         answered.one(name, answer.status)
-        if answer.status == 204:
-            response_headers = []
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": answer.body})
         if unread:
             await edge.drain(receive)
 
     return app
+
+
+def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
+    if answer.status == 204:
+        return [*GUARDS, *answer.headers]
+    size = b"%d" % len(answer.body)
+    return [(b"content-type", answer.content_type), (b"content-length", size), *GUARDS, *answer.headers]
+
+
+def refusals(settings: ApiSettings) -> Callable[[BadHead], Refused]:
+    """How what is no request is answered: as the routes under its path answer, where that is known."""
+    v1 = f"{settings.root}/v1"
+
+    def refuse(error: BadHead) -> Refused:
+        refusal = Refusal(error.status, error.message)
+        answer = _family(error.path or v1, v1).refusal(refusal, _BAD_HEADS.get(error.status, ""))
+        return answer.status, tuple(_headers_of(answer)), answer.body
+
+    return refuse
+
+
+_BAD_HEADS: Final = {408: "head_too_slow", 431: "head_too_large", 503: "too_many_connections"}
+PROBES: Final = frozenset(route.encode() for (_, route), rule in policy.RULES.items() if rule is policy.Open.PROBE)
+"""The paths that are answered when callers hold every connection."""
 
 
 class _Answered:

@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[bytes, bytes]
 
-_ONCE = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"origin", b"transfer-encoding"})
+_ONCE = frozenset({b"host", b"content-type", b"content-encoding", b"authorization", b"origin", b"idempotency-key"})
 _CACHE_CAP = 1024
 _HELD_LIMIT = 256 * 1024 * 1024
 """Bytes of bodies that came in parts and are not complete, over all connections."""
@@ -128,8 +128,6 @@ class Edge:
         length = -1
         declared = headers.get(b"content-length")
         if declared is not None:
-            if b"transfer-encoding" in headers:
-                raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other; send one of them", CLOSE)
             length = int(declared)
             if length > limit:
                 raise self._too_large(limit)
@@ -141,7 +139,6 @@ class Edge:
             if message["type"] != "http.request":
                 raise Disconnected
             body: bytes = message["body"]
-            # granian says more_body even with the last byte; asking again would cost a turn of the loop.
             if len(body) == length or not message.get("more_body"):
                 return body
             return await self._rest(body, receive, limit)

@@ -63,9 +63,9 @@ class Problems:
     def __init__(self, *, rfc9457: bool) -> None:
         self._rfc9457 = rfc9457
 
-    def refusal(self, refusal: Refusal) -> Answer:
-        """What was refused before the service was asked."""
-        code = _BY_STATUS.get(refusal.status, "bad_request")
+    def refusal(self, refusal: Refusal, code: str = "") -> Answer:
+        """What was refused before the service was asked. ``code``: unless it goes by the status."""
+        code = code or _BY_STATUS.get(refusal.status, "bad_request")
         return self._answer(_problem(refusal.status, code, refusal.message), refusal.headers)
 
     def error(self, error: DelayBoxError) -> Answer:

@@ -9,50 +9,17 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
-from typing import Any, cast
-
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
+from typing import cast
 
 from delaybox.api.opening import Opening
-from delaybox.api.rest.app import AsgiApp, TaskService, build_app
+from delaybox.api.rest.app import PROBES, TaskService, build_app, refusals
 from delaybox.api.rest.edge import Edge
+from delaybox.api.rest.http1.server import RESERVE, Server
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.processes import child, files
 from delaybox.processes.listening import bind
 
 _log = logging.getLogger("delaybox.api")
-
-MAX_CONNECTIONS = 8_192
-
-
-class _Server(Server):
-    """granian on a socket that is bound already: its own binding shares the port with whoever asks for it too."""
-
-    def __init__(self, app: AsgiApp, bound: socket.socket, settings: ApiSettings) -> None:
-        # granian closes the descriptor when it stops.
-        self._descriptor = bound.detach()
-        super().__init__(
-            target=app,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=settings.backlog,
-            backpressure=_connections(),
-            http1_settings=HTTP1Settings(
-                header_read_timeout=int(settings.header_timeout_s * 1000), max_buffer_size=256 * 1024
-            ),
-            log_enabled=False,
-        )
-
-    def _init_shared_socket(self) -> None:
-        # The constructor takes what unpickling gives it, which granian's stubs leave out.
-        make_holder: Any = SocketHolder
-        self._shd: Any = make_holder(self._descriptor, False, self.backlog)
-        self._sfd: Any = self._descriptor
 
 
 class ApiServer:
@@ -73,28 +40,26 @@ class ApiServer:
         try:
             opening = await self._opening.start()
             service = cast(TaskService, self._opening.service)
-            server = _Server(build_app(service, settings, edge=edge), bound, settings)
+            app = build_app(service, settings, edge=edge)
+            server = Server(
+                app,
+                refusals(settings),
+                probes=PROBES,
+                most=_connections(settings.max_connections),
+                head_s=settings.header_timeout_s,
+                idle_s=settings.idle_timeout_s,
+            )
             edge.start()
-            serving = asyncio.create_task(server.serve())
-            for _ in range(5):
-                await asyncio.sleep(0)
-            if not serving.done():
-                child.say({"ready": True, "port": port})
+            await server.start(bound, settings.backlog)
+            child.say({"ready": True, "port": port})
             stop = asyncio.create_task(self._stopping.wait())
-            waiting: set[asyncio.Task[Any]] = {serving, stop} | ({opening} if opening else set())
-            while not serving.done() and not stop.done():
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if opening is not None and opening in done and opening.exception():
-                    # The store is there now, and is not one that this version may touch.
-                    _log.critical("%s", opening.exception())
-                    return 1
-            if serving.done():
-                _log.critical("the HTTP server ended by itself: %s", serving.exception())
+            await asyncio.wait({stop, opening} if opening else {stop}, return_when=asyncio.FIRST_COMPLETED)
+            if opening is not None and opening.done() and opening.exception():
+                # The store is there now, and is not one that this version may touch.
+                _log.critical("%s", opening.exception())
                 return 1
-            server.stop()  # type: ignore[no-untyped-call]
-            with contextlib.suppress(TimeoutError):
-                # granian lets requests in flight finish, but also waits for a caller that stopped in mid-header.
-                await asyncio.wait_for(serving, settings.grace_s)
+            await stop
+            await server.stop(settings.grace_s)
             return 0
         finally:
             if opening is not None:
@@ -110,9 +75,13 @@ class ApiServer:
         self._stopping.set()
 
 
-def _connections() -> int:
-    """How many connections to serve at once; the rest wait in the backlog. Raises the limit of open files for it."""
-    return max(16, min(MAX_CONNECTIONS, files.raise_limit(2 * MAX_CONNECTIONS) // 2))
+def _connections(most: int) -> int:
+    """How many connections to serve at once. Raises the limit of open files for them, the reserve and the store's."""
+    beside = RESERVE + _OTHER_FILES
+    return max(16, min(most, files.raise_limit(most + beside) - beside))
+
+
+_OTHER_FILES = 256
 
 
 async def _serve(settings: ApiSettings) -> int:
@@ -124,5 +93,4 @@ async def _serve(settings: ApiSettings) -> int:
 if __name__ == "__main__":
     code = child.run(ApiSettings.from_json, _serve)
     logging.shutdown()
-    # granian's threads may still hold a connection that never finished; nothing here waits for them.
     os._exit(code)

@@ -61,11 +61,17 @@ class Router:
 
     def find(self, scope: Scope) -> Route | None:
         """The route of a request; puts its parameters into ``scope["params"]``."""
-        path: str = scope["path"]
-        found = self._fixed.get(path)
-        if found is not None:
-            return found
-        parts = path.split("/")
+        raw: bytes = scope["raw_path"]
+        if b"%" not in raw:
+            found = self._fixed.get(scope["path"])
+            if found is not None:
+                return found
+            parts = scope["path"].split("/")
+        else:
+            # Decoded once, and after it was taken apart: %2F is a character of a name, and %252F stands for %2F.
+            parts = [unquote(part) for part in raw.decode("ascii").split("/")]
+            if not any("/" in part for part in parts) and (found := self._fixed.get("/".join(parts))) is not None:
+                return found
         for pattern, route in self._patterns.get(len(parts), ()):
             params: dict[str, str] = {}
             for want, part in zip(pattern, parts, strict=True):
@@ -75,6 +81,6 @@ class Router:
                     break
                 params[want[1:-1]] = part
             else:
-                scope["params"] = {name: unquote(part) for name, part in params.items()}
+                scope["params"] = params
                 return route
         return None

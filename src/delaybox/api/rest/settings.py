@@ -22,8 +22,12 @@ class ApiSettings(ServingSettings):
     """How long workers' answers are kept where `queue_keep_result_ms` says nothing of their queue."""
     queue_keep_result_ms: Mapping[str, int] = field(default_factory=dict)
     body_timeout_s: float = 30.0
-    header_timeout_s: float = 30.0
-    """For slow headers and, as granian counts them the same, connections that idle between requests."""
+    header_timeout_s: float = 10.0
+    """From the opening of a connection, or the first byte of a further request, to the end of its headers."""
+    idle_timeout_s: float = 75.0
+    """Between requests: longer than proxies keep a connection to use it again (60 s)."""
+    max_connections: int = 8_192
+    """Beside them stands a reserve for probes. Fewer where the limit of open files says so."""
     backlog: int = 2048
 
     @property

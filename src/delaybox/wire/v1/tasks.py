@@ -261,7 +261,7 @@ def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit:
     if text is not None:
         data, field = text.encode(), "payload"
     elif encoded is not None:
-        data, field = decode_base64("payload_base64", encoded, limit), "payload_base64"
+        data, field = decode_base64("payload_base64", encoded, limit, as_go=False), "payload_base64"
     elif raw is UNSET:
         return None
     else:

@@ -18,9 +18,7 @@ _POLICY: Final = (
 )
 _GUARDS: Final = (
     (b"content-security-policy", _POLICY),
-    (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-cache"),
 )
 _FILES: Final = {
     "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",

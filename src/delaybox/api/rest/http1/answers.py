@@ -1,0 +1,26 @@
+"""Answers as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final
+
+GUARDS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""On every answer: it is what it says it is, is kept by nobody on the way, and no page elsewhere may embed it."""
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+def encode(status: int, headers: Iterable[tuple[bytes, bytes]], date: bytes, body: bytes) -> bytes:
+    """One answer. ``date``: the line Date; ``body``: empty for what has none, whatever its length says."""
+    out = [_LINES[status], date]
+    for name, value in headers:
+        out += (name, b": ", value, b"\r\n")
+    out += (b"\r\n", body)
+    return b"".join(out)

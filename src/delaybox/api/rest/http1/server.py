@@ -1,0 +1,154 @@
+"""The listening socket and all its connections: how many, for how long, and which goes when there are too many.
+
+A connection is *waiting* until its first head is complete and from the first byte of each further one, then *under
+way*, then *idle*. Past the limit the one that has waited longest is closed for a new one, else the one that was idle
+longest. Where all are under way, new ones are *reserved*: on these a probe is answered, and everything else gets 503 at
+once. So callers who hold every connection hold up no probe, and while they send nothing no other caller either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Final
+
+from delaybox.api.rest.edge import Receive, Scope, Send
+from delaybox.api.rest.http1.connection import Connection
+from delaybox.api.rest.http1.head import BadHead
+
+RESERVE: Final = 256
+_RESERVED_S: Final = 2.0
+_TICK_S: Final = 1.0
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Refused = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
+"""Status, headers and body."""
+
+
+class Server:
+    """``app``: the ASGI callable. ``refuse`` makes the answer to what is no request. ``probes``: paths as they come.
+
+    ``most``: connections, beside the RESERVE. ``head_s``: from the opening, or the first byte of a further head, to its
+    end. ``idle_s``: between requests. ``write_timeout_s``: for a caller to take an answer.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        refuse: Callable[[BadHead], Refused],
+        *,
+        probes: frozenset[bytes],
+        most: int,
+        head_s: float,
+        idle_s: float,
+        write_timeout_s: float = 30.0,
+    ) -> None:
+        self.app = app
+        self.refuse = refuse
+        self.probes = probes
+        self.write_timeout_s = write_timeout_s
+        self.stopping = False
+        self.date = b""
+        self._most = most
+        self._head_s = head_s
+        self._idle_s = idle_s
+        self._open: set[Connection] = set()
+        # By when each must have gone on. All of one kind get the same time, so each is in the order of these moments.
+        self._waiting: dict[Connection, float] = {}
+        self._idle: dict[Connection, float] = {}
+        self._reserved: dict[Connection, float] = {}
+        self._tick_s = min(_TICK_S, head_s / 4)
+        self._ticking: asyncio.TimerHandle | None = None
+        self._server: asyncio.Server | None = None
+        self._empty = asyncio.Event()
+
+    async def start(self, listening: socket.socket, backlog: int) -> None:
+        """Serves a socket that is bound."""
+        self._tick()
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self), sock=listening, backlog=backlog
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no more connections; returns when the requests under way are answered, at most after the grace."""
+        self.stopping = True
+        if self._server is not None:
+            self._server.close()
+        for connection in (*self._waiting, *self._idle, *self._reserved):
+            connection.end()
+        if self._open:
+            try:
+                await asyncio.wait_for(self._empty.wait(), grace_s)
+            except TimeoutError:
+                for connection in tuple(self._open):
+                    connection.abort()
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+    # -- what connections say of themselves ---------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """A new one. Where there are too many, another goes or this one is reserved."""
+        now = time.monotonic()
+        self._open.add(connection)
+        if len(self._open) - len(self._reserved) <= self._most:
+            self._waiting[connection] = now + self._head_s
+            return
+        victim = next(iter(self._waiting), None) or next(iter(self._idle), None)
+        if victim is not None:
+            self._forget(victim)
+            victim.abort()
+            self._waiting[connection] = now + self._head_s
+            return
+        connection.reserved = True
+        self._reserved[connection] = now + _RESERVED_S
+        if len(self._reserved) > RESERVE:
+            oldest = next(iter(self._reserved))
+            self._forget(oldest)
+            oldest.abort()
+
+    def closed(self, connection: Connection) -> None:
+        """It is gone."""
+        self._forget(connection)
+        self._open.discard(connection)
+        if self.stopping and not self._open:
+            self._empty.set()
+
+    def head_begun(self, connection: Connection) -> None:
+        """Bytes of a further head have come, and not all."""
+        self._idle.pop(connection, None)
+        if connection not in self._waiting and not connection.reserved:
+            self._waiting[connection] = time.monotonic() + self._head_s
+
+    def head_complete(self, connection: Connection) -> None:
+        """A request is under way."""
+        if self._idle.pop(connection, None) is None:
+            self._waiting.pop(connection, None)
+
+    def idle(self, connection: Connection) -> None:
+        """Its request is answered."""
+        self._idle[connection] = time.monotonic() + self._idle_s
+
+    def _forget(self, connection: Connection) -> None:
+        self._waiting.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._reserved.pop(connection, None)
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        now = time.monotonic()
+        for group in (self._waiting, self._idle, self._reserved):
+            late = []
+            for connection, until in group.items():
+                if until > now:
+                    break
+                late.append(connection)
+            for connection in late:
+                group.pop(connection, None)
+                connection.late()
+        self._ticking = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
