@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ from delaybox import AsyncClient, Client, NewTask
 from delaybox.client import (
     IdempotencyConflict,
     InvalidTask,
+    KeyCancelled,
     PastDue,
     Retry,
     TaskNotFound,
@@ -292,3 +295,43 @@ def test_both_clients_have_the_same_calls():
         ], name
         assert get_type_hints(call).keys() == get_type_hints(asynchronous[name]).keys()
         assert call.__doc__ and asynchronous[name].__doc__ == f"See `Client.{name}`."
+
+
+def test_the_key_of_a_cancelled_task_is_free_again_when_the_cancel_says_so(client: Client, served: Node, queue: str):
+    """The same over REST, the command, the client, and the client by filter; gRPC carries the last two."""
+
+    def over_rest(task_id: str) -> None:
+        assert served.call("DELETE", f"/v1/tasks/{task_id}?free_key=true")[0] == 204
+
+    def by_command(task_id: str) -> None:
+        arguments = ("cancel", task_id, "--free-key", "--server", f"http://127.0.0.1:{served.port}")
+        subprocess.run([sys.executable, "-m", "delaybox", *arguments], check=True, timeout=60)
+
+    def by_client(task_id: str) -> None:
+        assert client.cancel(task_id, free_key=True) is False
+
+    def by_filter(task_id: str) -> None:
+        # It is cancelled already, and a filter finds only what is pending.
+        client.cancel(task_id, free_key=True)
+        assert client.schedule(task).created
+        assert client.cancel_many(queue=queue, free_keys=True).changed == 1
+
+    task = NewTask.publish("x", delay=SOON, queue=queue, key=queue)
+    body = {"delay": SOON, "payload": "x", "queue": queue, "idempotency_key": queue}
+    for free in (over_rest, by_command, by_client, by_filter):
+        first = client.schedule(task)
+        assert first.created, free
+        first.cancel()
+        with pytest.raises(KeyCancelled, match=f"{first.id}, which was cancelled.*free_key") as refused:
+            client.schedule(task)
+        assert refused.value.task_id == first.id
+        (outcome,) = client.schedule_each([task])
+        assert isinstance(outcome, KeyCancelled) and outcome.task_id == first.id
+        status, _, problem = served.call("POST", "/v1/tasks", body)
+        assert (status, problem["code"], problem["task_id"]) == (409, "key_cancelled", first.id)
+        free(first.id)
+    last = client.schedule(task)
+    assert last.created
+    last.cancel(free_key=True)
+    status, _, problem = served.call("DELETE", f"/v1/tasks/{last.id}?free_key=maybe")
+    assert (status, problem["field"]) == (400, "free_key")

@@ -57,4 +57,6 @@ class Checks:
                 if kind == b"idem":
                     task_id = self.model.keys[rest][0]
                     fine = (await self.client.ttl(name) == -1) == (task_id in dead)
+                if kind == b"cancelled":
+                    fine = self.model.tasks[rest].state is State.CANCELLED and await self.client.ttl(name) > 0
                 assert fine, f"{name!r} is left behind"

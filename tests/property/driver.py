@@ -118,8 +118,9 @@ class Sequence_(Checks):  # noqa: N801 - typing's name is taken
         for t, d, got in zip(new, drafts, answers, strict=True):
             held = self.model.keys.get(d.key) if d.key is not None else None
             if held is not None:
-                want = (held[0], False, held[1] != d.fingerprint)
-                assert (got.task_id, got.created, got.conflict) == want, f"key {d.key!r}: {got}, want {want}"
+                gone = self.model.tasks[held[0]].state is State.CANCELLED
+                want = (held[0], False, not gone and held[1] != d.fingerprint, gone)
+                assert (got.task_id, got.created, got.conflict, got.cancelled) == want, f"key {d.key!r}: {got}"
                 continue
             due = self.now + t.delay_ms if t.delay_ms is not None else max(t.due_ms or 0, self.now)
             assert got.created and not got.conflict and got.due_ms == due == ids.due_ms(got.task_id), (got, due)
@@ -373,13 +374,18 @@ class Sequence_(Checks):  # noqa: N801 - typing's name is taken
         tasks = self.some(list(self.model.tasks.values()), 5)
         for p in {t.partition for t in tasks}:
             mine = [t for t in tasks if t.partition == p]
-            self.note("cancel", [t.task_id.hex() for t in mine])
-            words = await self.store.cancel([t.task_id for t in mine])
+            free = self.rng.random() < 0.3
+            self.note("cancel", [t.task_id.hex() for t in mine], free)
+            words = await self.store.cancel([t.task_id for t in mine], free_key=free)
             for t, word in zip(mine, words, strict=True):
                 pending = t.state is State.PENDING
-                want = "cancelled" if pending else REFUSALS.get(t.state, "unknown")
+                named = t.key is not None and self.model.keys.get(t.key, (b"",))[0] == t.task_id
+                freed = free and named and t.state is State.CANCELLED
+                want = "cancelled" if pending or freed else REFUSALS.get(t.state, "unknown")
                 assert word == want, f"cancel of {t}: {word}"
                 t.state = State.CANCELLED if pending else t.state
+                if (pending or freed) and free and named and t.key is not None:
+                    del self.model.keys[t.key]
 
     async def reschedule(self) -> None:
         rng = self.rng

@@ -83,8 +83,8 @@ class FakeService:
         self._note("dead", wanted, cursor, limit)
         return Page([view(state=TaskState.FAILED, reason="no")])
 
-    async def cancel(self, task_id: str) -> None:
-        self._note("cancel", task_id)
+    async def cancel(self, task_id: str, *, free_key: bool = False) -> None:
+        self._note("cancel", task_id, free_key)
 
     async def update(self, task_id: str, **what: Any) -> TaskView:
         self._note("update", task_id, {k: v for k, v in what.items() if v is not None})
@@ -359,7 +359,8 @@ async def test_one_task():
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "asked", "answered"),
     [
-        ("DELETE", f"/v1/tasks/{ID}", b"", 204, ("cancel", ID), None),
+        ("DELETE", f"/v1/tasks/{ID}", b"", 204, ("cancel", ID, False), None),
+        ("DELETE", f"/v1/tasks/{ID}?free_key=true", b"", 204, ("cancel", ID, True), None),
         ("POST", f"/v1/tasks/{ID}/run", b"", 200, ("run", ID), {"due_ms": DUE}),
         ("PATCH", f"/v1/tasks/{ID}", {"delay": 5, "priority": "low"}, 200,
          ("update", ID, {"delay_ms": 5, "priority": Priority.LOW}), {"id": ID}),

@@ -223,10 +223,20 @@ def list_tasks(
     return tell_more(more)
 
 
-def cancel(task_ids: TaskIds, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+def cancel(
+    task_ids: TaskIds,
+    free_key: Annotated[
+        bool,
+        typer.Option("--free-key", help="Their idempotency keys may be used again; also of tasks cancelled already."),
+    ] = False,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
     """Cancel pending tasks."""
     client = connect(server, token, as_json)
-    each(task_ids, lambda one: client.call("DELETE", f"/v1/tasks/{segment(one)}"), "cancelled", as_json=as_json)
+    query = "?free_key=true" if free_key else ""
+    each(task_ids, lambda one: client.call("DELETE", f"/v1/tasks/{segment(one)}{query}"), "cancelled", as_json=as_json)
 
 
 def run_now(task_ids: TaskIds, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:

@@ -49,9 +49,9 @@ class AsyncHandle:
         """See `Client.get`."""
         return await self.client.get(self.id)
 
-    async def cancel(self, *, running: bool = False) -> bool:
+    async def cancel(self, *, running: bool = False, free_key: bool = False) -> bool:
         """See `Client.cancel`."""
-        return await self.client.cancel(self.id, running=running)
+        return await self.client.cancel(self.id, running=running, free_key=free_key)
 
     async def reschedule(self, **when: Unpack[When]) -> Task:
         """See `Client.reschedule`."""
@@ -197,9 +197,9 @@ class AsyncClient(Base):
         """See `Client.watch`."""
         return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
 
-    async def cancel(self, task_id: str, /, *, running: bool = False) -> bool:
+    async def cancel(self, task_id: str, /, *, running: bool = False, free_key: bool = False) -> bool:
         """See `Client.cancel`."""
-        return await self._carrier.run(self._session.unary(calls.cancel(task_id, running=running)))
+        return await self._carrier.run(self._session.unary(calls.cancel(task_id, running=running, free_key=free_key)))
 
     async def reschedule(
         self,
@@ -227,10 +227,18 @@ class AsyncClient(Base):
         return self._carrier.iterate(streams.listed(self._session, "List", wanted, limit))
 
     async def cancel_many(
-        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+        self,
+        *,
+        free_keys: bool = False,
+        everything: bool = False,
+        limit: int = 0,
+        dry_run: bool = False,
+        **wanted: Unpack[Filter],
     ) -> BulkDone:
         """See `Client.cancel_many`."""
-        return await self._bulk(calls.cancel_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+        return await self._bulk(
+            calls.cancel_many, wanted, free_keys=free_keys, everything=everything, limit=limit, dry_run=dry_run
+        )
 
     async def reschedule_many(
         self,

@@ -29,10 +29,9 @@ def get(task_id: str) -> Call[Task]:
     return Call("Get", pb.GetRequest(id=id_of(task_id)), Kind.READ, Task.of)
 
 
-def cancel(task_id: str, *, running: bool) -> Call[bool]:
-    return Call(
-        "Cancel", pb.CancelRequest(id=id_of(task_id), running=running), Kind.ONCE, lambda said: bool(said.signalled)
-    )
+def cancel(task_id: str, *, running: bool, free_key: bool) -> Call[bool]:
+    request = pb.CancelRequest(id=id_of(task_id), running=running, free_key=free_key)
+    return Call("Cancel", request, Kind.ONCE, lambda said: bool(said.signalled))
 
 
 def reschedule(
@@ -65,8 +64,8 @@ def _selecting(method: str, request: Any, wanted: Mapping[str, Any], options: Ma
     return Call(method, request, kind, BulkDone.of)
 
 
-def cancel_many(wanted: Mapping[str, Any], **options: Any) -> Call[BulkDone]:
-    return _selecting("CancelMany", pb.CancelManyRequest(), wanted, options)
+def cancel_many(wanted: Mapping[str, Any], *, free_keys: bool, **options: Any) -> Call[BulkDone]:
+    return _selecting("CancelMany", pb.CancelManyRequest(free_keys=free_keys), wanted, options)
 
 
 def reschedule_many(wanted: Mapping[str, Any], when: Mapping[str, Any], **options: Any) -> Call[BulkDone]:

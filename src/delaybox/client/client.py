@@ -49,9 +49,9 @@ class Handle:
         """See `Client.get`."""
         return self.client.get(self.id)
 
-    def cancel(self, *, running: bool = False) -> bool:
+    def cancel(self, *, running: bool = False, free_key: bool = False) -> bool:
         """See `Client.cancel`."""
-        return self.client.cancel(self.id, running=running)
+        return self.client.cancel(self.id, running=running, free_key=free_key)
 
     def reschedule(self, **when: Unpack[When]) -> Task:
         """See `Client.reschedule`."""
@@ -234,10 +234,14 @@ class Client(Base):
         """
         return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
 
-    def cancel(self, task_id: str, /, *, running: bool = False) -> bool:
+    def cancel(self, task_id: str, /, *, running: bool = False, free_key: bool = False) -> bool:
         """Cancels a task that waits. TaskRunning for one that runs, unless ``running``: then its worker is told to stop
-        it, and the answer is True."""
-        return self._carrier.run(self._session.unary(calls.cancel(task_id, running=running)))
+        it, and the answer is True.
+
+        ``free_key``: its key may be used again at once, and does not answer KeyCancelled. May be given later, for a
+        task that is cancelled already.
+        """
+        return self._carrier.run(self._session.unary(calls.cancel(task_id, running=running, free_key=free_key)))
 
     def reschedule(
         self,
@@ -265,11 +269,19 @@ class Client(Base):
         return self._carrier.iterate(streams.listed(self._session, "List", wanted, limit))
 
     def cancel_many(
-        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+        self,
+        *,
+        free_keys: bool = False,
+        everything: bool = False,
+        limit: int = 0,
+        dry_run: bool = False,
+        **wanted: Unpack[Filter],
     ) -> BulkDone:
         """Cancels the pending tasks that match. ``everything``: without a filter; ``limit`` 0: no limit;
-        ``dry_run``: only counts."""
-        return self._bulk(calls.cancel_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+        ``dry_run``: only counts; ``free_keys``: as `cancel`'s free_key."""
+        return self._bulk(
+            calls.cancel_many, wanted, free_keys=free_keys, everything=everything, limit=limit, dry_run=dry_run
+        )
 
     def reschedule_many(
         self,

@@ -82,6 +82,20 @@ class IdempotencyConflict(DelayBoxError):
         self.task_id = task_id
 
 
+class KeyCancelled(IdempotencyConflict):
+    """The idempotency key names a task that was cancelled, so nothing would run."""
+
+    code = "key_cancelled"
+
+    def __init__(self, key: str, task_id: str) -> None:
+        super().__init__(key, task_id)
+        text = (
+            f"the idempotency key {key!r} belongs to task {task_id}, which was cancelled; use a new key, or free this "
+            "one by cancelling that task once more with free_key"
+        )
+        self.args = (text,)
+
+
 class TaskNotFound(DelayBoxError):
     """No record of this id."""
 

@@ -43,11 +43,14 @@ class Bulk:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def cancel(self, selection: Selection) -> Changed:
-        """Cancels the pending tasks that match. InvalidTask for a filter by a state that is not pending."""
+    async def cancel(self, selection: Selection, *, free_keys: bool = False) -> Changed:
+        """Cancels the pending tasks that match. InvalidTask for a filter by a state that is not pending.
+
+        ``free_keys``: their idempotency keys may be used again at once.
+        """
 
         async def change(task_ids: Sequence[bytes]) -> int:
-            return (await self._store.cancel(task_ids)).count("cancelled")
+            return (await self._store.cancel(task_ids, free_key=free_keys)).count("cancelled")
 
         return await _apply(self._waiting(selection.wanted), selection, change)
 

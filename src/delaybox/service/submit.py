@@ -15,6 +15,7 @@ from delaybox.core.errors import (
     DelayBoxError,
     IdempotencyConflict,
     InvalidTask,
+    KeyCancelled,
     Overloaded,
     PastDue,
     StoreUnavailable,
@@ -223,6 +224,12 @@ def _submitted(task: NewTask, stored: Stored | DelayBoxError) -> Submitted | Del
     if isinstance(stored, DelayBoxError):
         return stored
     task_id = ids.render(stored.task_id)
-    if stored.conflict:
-        return IdempotencyConflict(task.idempotency_key or "", task_id)
+    if stored.refused:
+        return key_error(stored, task.idempotency_key or "")
     return Submitted(task_id, stored.due_ms, stored.created)
+
+
+def key_error(stored: Stored, key: str) -> IdempotencyConflict:
+    """Why the key stands in the way of a task."""
+    kind = KeyCancelled if stored.cancelled else IdempotencyConflict
+    return kind(key, ids.render(stored.task_id))

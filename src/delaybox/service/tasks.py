@@ -200,13 +200,14 @@ class Service(Submitter):
 
     # -- control ------------------------------------------------------------------------------------------------
 
-    async def cancel(self, task_id: str, *, running: bool = False) -> bool:
+    async def cancel(self, task_id: str, *, running: bool = False, free_key: bool = False) -> bool:
         """Cancels a pending task; TaskRunning while it is leased, TaskNotFound where nothing is pending.
 
         ``running``: of one that a worker runs that worker is told to stop it, and the answer is True.
+        ``free_key``: its idempotency key may be used again at once; also of one that is cancelled already.
         """
         raw = ids.parse(task_id)
-        word = (await self._store.cancel([raw]))[0]
+        word = (await self._store.cancel([raw], free_key=free_key))[0]
         if word == "running" and running:
             found = await self._store.get(raw)
             if found.place == "lease" and read(raw, found.value).type is TaskType.WORKER:

@@ -82,6 +82,11 @@ def results_at(tag_: str) -> str:
     return f"{tag_}:results:at"
 
 
+def cancelled(tag_: str, task_id: bytes) -> bytes:
+    """String: the idempotency key that a cancelled task had; it expires with the key's entry."""
+    return f"{tag_}:cancelled:".encode() + task_id
+
+
 def kafka(tag_: str) -> str:
     """Hash topic id/Kafka partition -> the offset up to which its records are stored here."""
     return f"{tag_}:kafka"

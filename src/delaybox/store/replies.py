@@ -15,12 +15,19 @@ MAX_ITEMS = 500
 
 
 class Stored(Struct, frozen=True, gc=False):
-    """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body."""
+    """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body; ``cancelled``: or
+    which was cancelled."""
 
     task_id: bytes
     due_ms: int
     created: bool = True
     conflict: bool = False
+    cancelled: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether the key stands in the way, so that nothing was stored."""
+        return self.conflict or self.cancelled
 
 
 @dataclass(slots=True)

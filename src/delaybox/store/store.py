@@ -298,9 +298,12 @@ class Store:
 
     # -- control ------------------------------------------------------------------------------------------------
 
-    async def cancel(self, task_ids: Sequence[bytes]) -> list[str]:
-        """Per id: cancelled, running, dead, quarantined, newer or unknown. All must be of one partition."""
-        args = (os.urandom(16), self.bucket_ms, IDEM_TTL_MS, COMMAND_TTL_MS, *task_ids)
+    async def cancel(self, task_ids: Sequence[bytes], *, free_key: bool = False) -> list[str]:
+        """Per id: cancelled, running, dead, quarantined, newer or unknown. All must be of one partition.
+
+        ``free_key``: their idempotency keys name no task from now on; of a task that is cancelled already too.
+        """
+        args = (os.urandom(16), self.bucket_ms, IDEM_TTL_MS, COMMAND_TTL_MS, int(free_key), *task_ids)
         reply = await self.runner.run(Call("cancel", self.tags[self._partition(task_ids[0])], args))
         return [word.decode() for word in reply]
 
@@ -451,9 +454,9 @@ def _answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]
             keyed += 1
             held: bytes = reply[keyed]
             if held:
-                conflict = held[:1] == b"!" and len(held) == 17
+                why = held[:-16]
                 first = held[-16:]
-                out.append(Stored(first, ids.due_ms(first), False, conflict))
+                out.append(Stored(first, ids.due_ms(first), False, why == b"!", why == b"~"))
                 continue
         out.append(Stored(due.to_bytes(6, "big") + tail, due))
     return out

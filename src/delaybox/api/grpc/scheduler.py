@@ -13,10 +13,10 @@ from delaybox.api import policy
 from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
-from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
+from delaybox.core.errors import DelayBoxError, InvalidTask, StoreUnavailable
 from delaybox.core.ids import render
 from delaybox.core.task import NewTask, TaskType
-from delaybox.service import Selection, Service
+from delaybox.service import Selection, Service, key_error
 from delaybox.store.store import Store
 from delaybox.wire.bounds import MAX_BATCH
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -80,7 +80,7 @@ class Scheduler:
         keys: list[str] = []
         results: list[bytes] = []
         for at, answer in enumerate(answers):
-            if not isinstance(answer, DelayBoxError) and not answer.conflict:
+            if not isinstance(answer, DelayBoxError) and not answer.refused:
                 results.append(stored_entry(answer.task_id, answer.due_ms, created=answer.created))
                 continue
             refused = pb.ScheduleResult()
@@ -90,7 +90,7 @@ class Scheduler:
                 refused.id = render(answer.task_id)
                 # Read once for all of them: 10,000 conflicts would take a minute otherwise.
                 keys = keys or [task.idempotency_key for task in pb.ScheduleBatchRequest.FromString(request).tasks]
-                refused.error.CopyFrom(error_of(IdempotencyConflict(keys[at], refused.id)))
+                refused.error.CopyFrom(error_of(key_error(answer, keys[at])))
             results.append(pb.ScheduleBatchResponse(results=[refused]).SerializeToString())
         return Serialized(b"".join(results))
 
@@ -133,7 +133,9 @@ class Scheduler:
         return views.info(await self._service.get(request.id))
 
     async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
-        return pb.CancelResponse(signalled=await self._service.cancel(request.id, running=request.running))
+        return pb.CancelResponse(
+            signalled=await self._service.cancel(request.id, running=request.running, free_key=request.free_key)
+        )
 
     async def reschedule(self, request: pb.RescheduleRequest, caller: Caller) -> pb.TaskInfo:
         change = tasks.change(request, self._rules)
@@ -157,7 +159,9 @@ class Scheduler:
     # -- many ---------------------------------------------------------------------------------------------------
 
     async def cancel_many(self, request: pb.CancelManyRequest, caller: Caller) -> pb.BulkResponse:
-        return views.changed(await self._service.bulk.cancel(_selection(request.selection)))
+        return views.changed(
+            await self._service.bulk.cancel(_selection(request.selection), free_keys=request.free_keys)
+        )
 
     async def reschedule_many(self, request: pb.RescheduleManyRequest, caller: Caller) -> pb.BulkResponse:
         when = tasks.when_of(request)

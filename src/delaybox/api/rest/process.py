@@ -6,7 +6,6 @@ Its ready line names the ``port``; delaybox.processes.child says how it lives wi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from typing import cast

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- Cancels tasks that are not running.
+-- Cancels tasks that are not running. The idempotency key of each is marked (a further byte behind the fingerprint), so that it
+-- never answers as if its task would run, or is freed; `cancelled:<id>` says which key that was, for who wants to free it later.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 command id (16 bytes), 2 bucket width ms, 3 how long idempotency keys outlive their task ms, 4 how long the command is
---       remembered ms, then ids
--- REPLY for each id: cancelled, running, dead, quarantined, newer or unknown. The same command id again gets the same reply: a
+--       remembered ms, 5 '1' = free the keys, also those of tasks that are cancelled already, then ids
+-- REPLY for each id: cancelled, running, dead, quarantined, newer or unknown. One whose key is freed now is cancelled. The same command id again gets the same reply: a
 --       caller whose answer was lost must not be told that there was nothing to cancel.
 -- ERRORS TRYAGAIN (what was answered before stays cancelled: asking again answers unknown for it)
 -- BOUND 500 ids; an id that is not pending looks through at most 5,000 leases
@@ -16,22 +17,33 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/find.lua
-local W, idem_ttl = tonumber(ARGV[2]), ARGV[3]
+local W, idem_ttl, free = tonumber(ARGV[2]), ARGV[3], ARGV[5] == '1'
 local req = T .. ':req:' .. ARGV[1]
 local known = redis.call('GET', req)
 if known then return cmsgpack.unpack(known) end
 local reply, cancelled = {}, false
 local words = { lease = 'running', dead = 'dead', quarantine = 'quarantined' }
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   local id = ARGV[i]
   local where, rec = find(id, W)
   if where == 'home' then
     local kind, flags, due, at = rec_head(id, rec)
     if kind == 'ok' then
       local home, lane = math.floor(id_due(id) / W), rec_lane(rec, at)
-      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)], k_ready(lane, flags % 4 == 0) })
+      local key = is_keyed(flags) and rec_key(rec, at)
+      local entry = key and k_idem(key) or req
+      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)],
+        k_ready(lane, flags % 4 == 0), entry, k_cancelled(id), k_body(id) })
       if err then return err end
       forget(id, rec, flags, at, idem_ttl)
+      if key and names(entry, id) then
+        if free then
+          redis.call('UNLINK', entry)
+        else
+          redis.call('APPEND', entry, 'c')
+          redis.call('SET', k_cancelled(id), key, 'PX', idem_ttl)
+        end
+      end
       redis.call('HDEL', k_bucket(home), id)
       if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, home) end
       unhint(id, flags, lane, due, W)
@@ -41,7 +53,17 @@ for i = 5, #ARGV do
       reply[#reply + 1] = kind == 'newer' and 'newer' or 'quarantined'
     end
   else
-    reply[#reply + 1] = words[where] or 'unknown'
+    local key = free and not where and redis.call('GET', k_cancelled(id))
+    if key then
+      local err = guard({ req, k_idem(key), k_cancelled(id) })
+      if err then return err end
+      if names(k_idem(key), id) then redis.call('UNLINK', k_idem(key)) end
+      redis.call('UNLINK', k_cancelled(id))
+      reply[#reply + 1] = 'cancelled'
+      cancelled = true
+    else
+      reply[#reply + 1] = words[where] or 'unknown'
+    end
   end
 end
 if cancelled then redis.call('SET', req, cmsgpack.pack(reply), 'PX', ARGV[4]) end

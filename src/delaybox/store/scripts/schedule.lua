@@ -5,7 +5,8 @@
 --       5 wake channel, 6 n, 7 number of keyed tasks m, 8 number of large bodies k,
 --       then n x (id template, record), m x (index from 1, idempotency key, fingerprint), k x (index from 1, body)
 --       An id template's 48 bits are a due time, or, with the top bit set, a delay to which this server's clock is added.
--- REPLY {time of scheduling ms, m x answer}; answer: '' created, id = the key's task (same body), '!' .. id = other body.
+-- REPLY {time of scheduling ms, m x answer}; answer: '' created, id = the key's task (same body), '!' .. id = other body,
+--       '~' .. id = its task was cancelled.
 --       Effective due = max(due, time of scheduling), which the id then carries; the caller computes it likewise.
 --       The same command id again gets the same reply and stores nothing.
 -- ERRORS TRYAGAIN (nothing written), STORELOST (nothing written: another store lies here, or none)
@@ -44,7 +45,11 @@ for i = 1, m do
     if held then
       skip[index] = true
       local id = string.sub(held, 1, 16)
-      reply[i + 1] = string.sub(held, 17) == print_ and id or '!' .. id
+      if #held > 16 + #print_ then
+        reply[i + 1] = '~' .. id
+      else
+        reply[i + 1] = string.sub(held, 17) == print_ and id or '!' .. id
+      end
     else
       idem[key] = { index, print_ }
       reply[i + 1] = ''

@@ -265,12 +265,14 @@ class ListResponse(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[TaskInfo, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
-    __slots__ = ("id", "running")
+    __slots__ = ("id", "running", "free_key")
     ID_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    FREE_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
     running: bool
-    def __init__(self, id: _Optional[str] = ..., running: bool = ...) -> None: ...
+    free_key: bool
+    def __init__(self, id: _Optional[str] = ..., running: bool = ..., free_key: bool = ...) -> None: ...
 
 class CancelResponse(_message.Message):
     __slots__ = ("signalled",)
@@ -332,10 +334,12 @@ class Selection(_message.Message):
     def __init__(self, filter: _Optional[_Union[TaskFilter, _Mapping]] = ..., all: bool = ..., limit: _Optional[int] = ..., dry_run: bool = ...) -> None: ...
 
 class CancelManyRequest(_message.Message):
-    __slots__ = ("selection",)
+    __slots__ = ("selection", "free_keys")
     SELECTION_FIELD_NUMBER: _ClassVar[int]
+    FREE_KEYS_FIELD_NUMBER: _ClassVar[int]
     selection: Selection
-    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
+    free_keys: bool
+    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ..., free_keys: bool = ...) -> None: ...
 
 class RescheduleManyRequest(_message.Message):
     __slots__ = ("selection", "due_ms", "delay_ms")

@@ -29,6 +29,8 @@ _STATES: Final = {s.value: s for s in TaskState}
 _DEAD = ("queue", "type", "label", "due_from", "due_to", "cursor", "limit")
 _TASKS = ("state", *_DEAD)
 _FORECAST = ("from", "to", "step")
+_CANCEL = ("free_key",)
+_BOOLS: Final = {"true": True, "false": False}
 _MEANT = {
     "status": "state",
     "labels": "label",
@@ -66,6 +68,15 @@ def parse_forecast(query: bytes, now_ms: int) -> tuple[int, int, int]:
     start = moment_ms("from", given["from"]) if "from" in given else now_ms
     end = moment_ms("to", given["to"]) if "to" in given else start + DAY_MS
     return start, end, duration_ms("step", given["step"], least=1) if "step" in given else HOUR_MS
+
+
+def parse_cancel(query: bytes) -> bool:
+    """free_key of ``DELETE /v1/tasks/{id}``. InvalidTask."""
+    given, _ = _fields(query, _CANCEL, {"free": "free_key", "freekey": "free_key"})
+    text = given.get("free_key", "false")
+    if text not in _BOOLS:
+        raise InvalidTask("free_key", f"free_key {show(text)} is neither true nor false; give one of them")
+    return _BOOLS[text]
 
 
 def parse_none(query: bytes) -> None:

@@ -36,7 +36,7 @@ class V1Service(Protocol):
     def submit_many(self, tasks: Sequence[NewTask]) -> Awaitable[list[Submitted | DelayBoxError]]: ...
     def get(self, task_id: str) -> Awaitable[TaskView]: ...
     def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Awaitable[Page]: ...
-    def cancel(self, task_id: str) -> Awaitable[None]: ...
+    def cancel(self, task_id: str, *, free_key: bool = False) -> Awaitable[object]: ...
     def update(
         self,
         task_id: str,
@@ -140,8 +140,8 @@ class V1:
         return Reply(rendering.task(await self._service.get(scope["params"]["id"])))
 
     async def cancel(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        queries.parse_none(scope["query_string"])
-        await self._service.cancel(scope["params"]["id"])
+        free_key = queries.parse_cancel(scope["query_string"])
+        await self._service.cancel(scope["params"]["id"], free_key=free_key)
         return _NOTHING
 
     async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:

@@ -50,6 +50,10 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     ),
     "due_from": (f"only tasks due at or after: {_MOMENT_TEXT}", _MOMENT),
     "due_to": (f"only tasks due before: {_MOMENT_TEXT}", _MOMENT),
+    "free_key": (
+        "true: the task's idempotency key may be used again at once",
+        {"type": "boolean", "default": False},
+    ),
     "cursor": ("the last page's cursor", {"type": "string", "maxLength": queries.MAX_CURSOR}),
     "limit": (
         "tasks in a page",

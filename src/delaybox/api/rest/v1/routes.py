@@ -61,7 +61,8 @@ CALLS: Final[tuple[Call, ...]] = (
         },
         refusals={
             **_SIZE,
-            409: "the idempotency key belongs to a task with another body",
+            409: "the idempotency key belongs to a task with another body (`idempotency_conflict`), or to one that was "
+            "cancelled (`key_cancelled`); `task_id` names it",
             422: "`reject_past` and the time is past",
         },
         examples={
@@ -133,7 +134,11 @@ CALLS: Final[tuple[Call, ...]] = (
         path="/v1/tasks/{id}",
         handler=lambda v1: v1.cancel,
         summary="Cancel a pending task",
+        about="Its idempotency key is kept for 24 h and answers 409 `key_cancelled` meanwhile, so that nobody takes it "
+        "for a task that will run; with `free_key` it may be used again at once. `free_key` may also be given later, "
+        "for a task that is cancelled already.",
         tag="tasks",
+        query=("free_key",),
         answers={204: ("cancelled; it will not run", None)},
         refusals=_PENDING,
     ),

@@ -1,8 +1,16 @@
 -- Ends of a task's life. Needs record, keys, time.
 
+-- Whether the entry of an idempotency key names this task. One that was freed may name another by now.
+local function names(entry, id)
+  return redis.call('GETRANGE', entry, 0, 15) == id
+end
+
 -- What goes with a record that leaves for good: its body apart, and the clock on its idempotency key.
 local function forget(id, rec, flags, at, idem_ttl)
-  if is_keyed(flags) then redis.call('PEXPIRE', k_idem(rec_key(rec, at)), idem_ttl) end
+  if is_keyed(flags) then
+    local entry = k_idem(rec_key(rec, at))
+    if names(entry, id) then redis.call('PEXPIRE', entry, idem_ttl) end
+  end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
 end
 

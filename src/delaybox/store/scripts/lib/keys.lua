@@ -17,6 +17,7 @@ local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end
 local function k_lease(lid) return T .. ':lease:' .. lid end
 local function k_body(id) return T .. ':body:' .. id end
 local function k_idem(key) return T .. ':idem:' .. key end
+local function k_cancelled(id) return T .. ':cancelled:' .. id end
 local function k_ready(lane, critical)
   if critical then return T .. ':ready:' .. lane .. ':critical' end
   return T .. ':ready:' .. lane
