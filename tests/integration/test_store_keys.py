@@ -81,3 +81,13 @@ async def test_tasks_without_keys_leave_nothing_behind(lab: Lab) -> None:
     assert await lab.store.cancel([task]) == ["cancelled"]
     assert await lab.store.cancel([task], free_key=True) == ["unknown"]
     assert await lab.names("*:cancelled:*") == []
+
+
+async def test_the_same_task_in_another_trace_is_the_same_task(lab: Lab) -> None:
+    def in_trace(span: bytes, **more: bytes) -> NewTask:
+        return NewTask(due_ms=10**13, idempotency_key="k", header={"traceparent": span, "x": b"y"} | more)
+
+    (first,) = await lab.add(in_trace(b"1"))
+    assert (await again(lab, in_trace(b"2"))).task_id == first
+    assert (await again(lab, in_trace(b"3", tracestate=b"a=b"))).task_id == first
+    assert (await again(lab, in_trace(b"1", other=b"z"))).conflict

@@ -10,6 +10,7 @@ from typing import TypeVar
 from delaybox.core.lane import NAMED
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, TaskType
+from delaybox.wire import trace
 from delaybox.wire.gen import task_pb2
 
 _T = TypeVar("_T")
@@ -117,8 +118,12 @@ def fingerprint(task: NewTask) -> bytes:
     else:
         parts.append(_NO_LIMITS)
     # Without the number a header and a label of the same name would be one.
-    parts.append(_sized(b"%d" % len(task.header)))
-    for key, value in sorted(task.header.items()):
+    header = task.header
+    if trace.PARENT in header:
+        # A request that is sent again is another span of the same wish.
+        header = {key: value for key, value in header.items() if key not in trace.NAMES}
+    parts.append(_sized(b"%d" % len(header)))
+    for key, value in sorted(header.items()):
         raw = key.encode()
         parts.append(b"%d:%b%d:%b" % (len(raw), raw, len(value), value))
     for name, text in sorted(task.labels.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -23,6 +23,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.grpc import queries, tasks, views
 from delaybox.wire.grpc.bulk import stored as stored_entry
 from delaybox.wire.shell import ShellRules
+from delaybox.wire.trace import NAMES, PARENT, STATE, trace_of, with_trace
 from delaybox.wire.v1.queries import MAX_LIMIT
 from delaybox.wire.v1.tasks import Rules, queue_of
 
@@ -67,7 +68,7 @@ class Scheduler:
     async def schedule(self, request: pb.ScheduleRequest, caller: Caller) -> pb.ScheduleResponse:
         if not request.HasField("task"):
             raise InvalidTask("task", "task is missing; say what is to be scheduled")
-        stored = await self._service.submit(self._new(request.task, caller))
+        stored = await self._service.submit(with_trace(self._new(request.task, caller), _trace(caller)))
         return pb.ScheduleResponse(id=stored.task_id, due_ms=stored.due_ms, created=stored.created)
 
     async def schedule_batch(self, request: bytes, caller: Caller) -> Serialized:
@@ -238,3 +239,12 @@ class Scheduler:
 
 def _selection(asked: pb.Selection) -> Selection:
     return Selection(wanted=queries.selected(asked), limit=asked.limit, dry_run=asked.dry_run)
+
+
+def _trace(caller: Caller) -> Mapping[str, bytes]:
+    given = {
+        name: value.encode("latin-1", "replace") if isinstance(value, str) else value
+        for name, value in caller.context.invocation_metadata() or ()
+        if name in NAMES
+    }
+    return trace_of(given.get(PARENT, b""), given.get(STATE, b""))
