@@ -282,3 +282,21 @@ async def test_a_path_is_decoded_once(api: ApiProcess):
         ask = b"GET " + path + HEAD + b"Connection: close\r\n\r\n"
         _, answer = await asyncio.to_thread(send, api.port, [ask])
         assert statuses(answer) == [status], (path, answer)
+
+
+async def test_a_caller_who_has_sent_all_gets_the_answer_and_the_end(api: ApiProcess):
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", api.port), timeout=5) as one:
+            one.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            one.shutdown(socket.SHUT_WR)
+            out = b""
+            while received := one.recv(4096):
+                out += received
+            return out
+
+    assert statuses(await asyncio.to_thread(ask)) == [200]
+
+
+async def test_tls_on_the_plain_port_is_told_so(api: ApiProcess):
+    _, answer = await asyncio.to_thread(send, api.port, [b"\x16\x03\x01\x02\x00\x01\x00"])
+    assert statuses(answer) == [400] and b"does not speak TLS" in answer

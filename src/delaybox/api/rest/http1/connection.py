@@ -20,6 +20,7 @@ _UNREAD: Final = 64 * 1024
 """Bytes of a body that wait for the callable, or of further requests; then the caller is held back."""
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 1024 * 1024
+_TLS_HELLO: Final = 0x16
 _CLOSE: Final = (b"connection", b"close")
 _KEEP: Final = (b"connection", b"keep-alive")
 
@@ -106,6 +107,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A caller that has sent all it has still wants its answer.
         self._broken = self._broken or not self._body_over
+        self._last = True
         self._wake()
         return self._task is not None and not self._closing
 
@@ -147,8 +149,10 @@ class Connection(asyncio.Protocol):
                 self._buffer = b""
                 return False
         if not 0x41 <= buffer[0] <= 0x5A:
-            tls = " in TLS, which this port does not speak" if buffer[0] == 0x16 else ""
-            self._refuse(BadHead(400, f"this is no HTTP request{tls}; send METHOD /path HTTP/1.1"))
+            words = "this is no HTTP/1.1 request; send METHOD /path HTTP/1.1"
+            if buffer[0] == _TLS_HELLO:
+                words = "this port does not speak TLS; use http:// here, or the proxy that ends TLS"
+            self._refuse(BadHead(400, words))
             return True
         end = buffer.find(END, searched, MAX_HEAD + len(END))
         if end < 0:
@@ -190,7 +194,9 @@ class Connection(asyncio.Protocol):
 
     def _body(self, data: bytes) -> None:
         """Takes bytes of the body, and keeps those behind it."""
-        if self._broken or self._body_over:
+        if self._broken:
+            return  # nobody knows what they are; the connection ends with the answer
+        if self._body_over:
             self._buffer += data
         elif self._chunks is None:
             if len(data) > self._left:
