@@ -155,7 +155,8 @@ def _payload(text: str | None, as_json: str | None, file: Path | None) -> dict[s
             json.loads(as_json)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--payload-json is no JSON ({error}); quote it for the shell: '{{\"a\": 1}}'") from None
-        return {"payload_json": as_json}
+        # Over REST a null is a field that was left out.
+        return {"payload": "null"} if as_json.strip() == "null" else {"payload_json": as_json}
     if file is not None:
         try:
             return _bytes(file.read_bytes())

@@ -246,6 +246,9 @@ def headers_of(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
 
 
 def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit: int) -> bytes | None:
+    if raw is not UNSET and bytes(raw) == b"null":
+        # As in every field: generated clients send null for what their caller left out.
+        raw = UNSET
     if raw is UNSET and encoded is None:
         # The usual ones, first: this runs once a task of a batch.
         if text is None:

@@ -85,7 +85,8 @@ PriorityIn = Annotated[
 ]
 Payload = Annotated[str | None, Meta(description="the payload as text; at most 1 MiB as UTF-8", examples=["hello"])]
 PayloadJson = Annotated[
-    Raw | UnsetType, Meta(description="the payload as JSON, kept as it is written", examples=[{"order": 17}])
+    Raw | UnsetType,
+    Meta(description="the payload as JSON, kept as it is written; null is no payload", examples=[{"order": 17}]),
 ]
 PayloadBase64 = Annotated[
     str | None,
@@ -242,18 +243,6 @@ class ReplayRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=F
         int | float | None,
         Meta(description="at most this many; 1,000 unless given", extra_json_schema=_whole(1, MAX_REPLAY)),
     ] = None
-
-
-EXCLUSIVE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    kind.__name__: (
-        ("at", "delay"),
-        ("payload", "payload_json"),
-        ("payload", "payload_base64"),
-        ("payload_json", "payload_base64"),
-    )
-    for kind in (TaskRequest, ChangeRequest)
-}
-"""Pairs of fields of which a body may give one."""
 
 
 class Result(Struct, omit_defaults=True, gc=False):

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of calls and from the types that parse and render."""
+"""The OpenAPI document, made from the table of calls and from the types that parse and render."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 
 import delaybox
-from delaybox.api.rest.v1 import others
+from delaybox.api import policy
+from delaybox.api.rest.v1 import dialect, others
 from delaybox.api.rest.v1.routes import CALLS, Call
 from delaybox.wire.v1 import queries, types
 
@@ -30,12 +31,7 @@ _ABOUT = """Schedules one-time tasks that fire on the millisecond.
 Unknown fields and parameters are refused by name. Errors are RFC 9457 problems with a stable `code`.
 Send an idempotency key when you schedule, and a request that got no answer, or 503, can be sent again."""
 
-_MOMENT = {
-    "anyOf": [
-        {"type": "string", "format": "date-time"},
-        {"type": "integer", "minimum": 10**11, "maximum": 10**14},
-    ]
-}
+_MOMENT = {"type": "string", "example": "2030-01-31T09:00:00+01:00"}
 _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "state": ("only tasks in this state", {"type": "string", "enum": list(types.STATES)}),
     "queue": ("only tasks of this queue", {"type": "string", "pattern": types.QUEUE_PATTERN}),
@@ -63,12 +59,7 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "to": (f"{_MOMENT_TEXT}; a day after `from` unless given", _MOMENT),
     "step": (
         "whole buckets of the store (a minute), in ms or as `15m`; `1h` unless given",
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": 10**13},
-                {"type": "string", "format": "delaybox-duration"},
-            ]
-        },
+        {"type": "string", "format": "delaybox-duration", "example": "15m"},
     ),
 }
 _PATH: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
@@ -80,8 +71,12 @@ _HEADER: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         "as `idempotency_key` in the body, give one of them; visible ASCII, bare or in double quotes",
         {"type": "string", "minLength": 1, "maxLength": types.MAX_KEY_BYTES + 2, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
     ),
+    "traceparent": (
+        "the trace of this request (W3C Trace Context), which travels with the task; what is no trace is passed over",
+        {"type": "string", "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+    ),
 }
-_RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+_RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "format": "int64"}}}
 _ID_EXAMPLE = "01a2b3c4-d5e6-8001-9f00-112233445566"
 
 
@@ -95,22 +90,44 @@ def build(root: str, *, tokens: bool) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for call in CALLS:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    paths |= others.PATHS
+    schemas = {name: dialect.translate(one) for name, one in (_schemas() | others.SCHEMAS).items()}
     doc: dict[str, Any] = {
-        "openapi": "3.1.0",
-        "info": {"title": "DelayBox", "version": delaybox.__version__, "description": _ABOUT},
+        "openapi": dialect.VERSION,
+        "info": {
+            "title": "DelayBox",
+            "version": semantic(delaybox.__version__),
+            "description": _ABOUT,
+            "license": {"name": "MIT"},
+        },
         "servers": [{"url": root or "/"}],
         "tags": [{"name": name} for name in dict.fromkeys((*(call.tag for call in CALLS), *others.TAGS))],
-        "paths": paths | others.PATHS,
+        "paths": paths,
         "components": {
-            "schemas": _schemas() | others.SCHEMAS,
+            "schemas": schemas | {name: dialect.NAMED[name] for name in sorted(_names(paths, schemas))},
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "one of the node's `auth.tokens`"}
             },
         },
     }
-    if tokens:
-        doc["security"] = [{"token": []}]
+    # Also without tokens: a client that was generated from this node may meet one that asks for them.
+    doc["security"] = [{"token": []}] if tokens else [{}, {"token": []}]
     return doc
+
+
+def semantic(version: str) -> str:
+    """A Python version as semver: ``0.1.0.dev0`` -> ``0.1.0-dev.0``, ``1.2.0rc1`` -> ``1.2.0-rc.1``."""
+    found = re.fullmatch(r"(\d+\.\d+\.\d+)(?:\.?(dev|a|b|rc|post)(\d+))?(?:\+(.*))?", version)
+    if found is None:
+        return version
+    base, kind, number, local = found.groups()
+    return base + (f"-{kind}.{number}" if kind else "") + (f"+{local}" if local else "")
+
+
+def _names(*parts: Any) -> set[str]:
+    """The named schemas that these refer to."""
+    used = set(re.findall(r"#/components/schemas/(\w+)", msgspec.json.encode(parts).decode()))
+    return used & dialect.NAMED.keys()
 
 
 def _schemas() -> dict[str, Any]:
@@ -119,15 +136,7 @@ def _schemas() -> dict[str, Any]:
     )
     _, components = msgspec.json.schema_components((*bodies, types.Problem), ref_template=_REF)
     tidy: dict[str, Any] = {name: _tidy(schema) for name, schema in sorted(components.items())}
-    for name, pairs in types.EXCLUSIVE.items():
-        tidy[name]["allOf"] = [{"not": _both(pair)} for pair in pairs]
     return tidy
-
-
-def _both(pair: tuple[str, str]) -> dict[str, Any]:
-    """Holds when both fields are given. A null is not given, but for payload_json, where it is the payload."""
-    given = {name: {} if name == "payload_json" else {"not": {"type": "null"}} for name in pair}
-    return {"required": list(pair), "properties": given}
 
 
 def _tidy(node: Any) -> Any:
@@ -136,7 +145,14 @@ def _tidy(node: Any) -> Any:
         return [_tidy(item) for item in node]
     if not isinstance(node, dict):
         return node
-    out = {name: _tidy(item) for name, item in node.items() if name not in ("x-is", "title")}
+    if "properties" in node:
+        # Beside this one a name is a field's, whatever it says.
+        node = {**node, "properties": {name: _tidy(one) for name, one in node["properties"].items()}}
+    out = {
+        name: item if name == "properties" else _tidy(item)
+        for name, item in node.items()
+        if name not in ("x-is", "title")
+    }
     if "x-is" in node:
         out.pop("type", None)
         out.pop("anyOf", None)
@@ -152,13 +168,15 @@ def _tidy(node: Any) -> Any:
 
 def _operation(call: Call) -> dict[str, Any]:
     out: dict[str, Any] = {
-        "operationId": _operation_id(call),
+        "operationId": call.name,
         "summary": call.summary,
         "tags": [call.tag],
         "responses": _responses(call),
     }
-    if call.about:
-        out["description"] = call.about
+    rule = policy.rule(call.method, call.path)
+    assert not isinstance(rule, policy.Open)
+    scope = f"Where the node asks for tokens it takes the scope `{rule.value}`."
+    out["description"] = f"{call.about} {scope}".lstrip()
     parameters = [
         {"name": name, "in": "path", "required": True, **_parameter(_PATH[name]), "example": _example(name)}
         for name in re.findall(r"{(\w+)}", call.path)
@@ -176,17 +194,11 @@ def _operation(call: Call) -> dict[str, Any]:
 
 
 def _parameter(described: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"description": described[0], "schema": described[1]}
+    return {"description": described[0], "schema": dialect.translate(described[1])}
 
 
 def _example(name: str) -> str:
     return _ID_EXAMPLE if name == "id" else "mail"
-
-
-def _operation_id(call: Call) -> str:
-    """``POST /v1/dead/{id}/replay`` → ``post_dead_id_replay``."""
-    words = re.findall(r"\w+", call.path.removeprefix("/v1"))
-    return "_".join((call.method.lower(), *words))
 
 
 def _responses(call: Call) -> dict[str, Any]:

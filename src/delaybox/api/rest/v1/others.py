@@ -96,7 +96,7 @@ def _probe(name: str, about: str, answers: dict[str, Any]) -> dict[str, Any]:
         # At the root, whatever the context path, and without a token: machines ask.
         "servers": [{"url": "/"}],
         "get": {
-            "operationId": f"get_{name}",
+            "operationId": f"get{name.capitalize()}",
             "summary": about,
             "tags": [_PROBES],
             "security": [],
@@ -109,7 +109,7 @@ TAGS: Final = (_COMPATIBLE, _PROBES)
 PATHS: Final[dict[str, Any]] = {
     "/task": {
         "post": {
-            "operationId": "post_task",
+            "operationId": "originalSchedule",
             "summary": "Schedule a task as the original did",
             "description": "Answered after the task is stored.",
             "tags": [_COMPATIBLE],
@@ -128,7 +128,7 @@ PATHS: Final[dict[str, Any]] = {
             },
         },
         "get": {
-            "operationId": "get_task",
+            "operationId": "originalList",
             "summary": "List pending tasks as the original did",
             "description": "Soonest due first.",
             "tags": [_COMPATIBLE],
@@ -137,13 +137,13 @@ PATHS: Final[dict[str, Any]] = {
                     "name": "limit",
                     "in": "query",
                     "description": "tasks in a page",
-                    "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+                    "schema": {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1000, "default": 100},
                 },
                 {
                     "name": "offset",
                     "in": "query",
                     "description": "the page, from 1; what is no page is the first",
-                    "schema": {"type": "integer", "default": 1},
+                    "schema": {"type": "integer", "format": "int64", "default": 1},
                 },
             ],
             "responses": {
@@ -154,7 +154,7 @@ PATHS: Final[dict[str, Any]] = {
     },
     "/ping": {
         "get": {
-            "operationId": "get_ping",
+            "operationId": "ping",
             "summary": "Answers pong",
             "tags": [_COMPATIBLE],
             "responses": {"200": {"description": "pong", "content": _TEXT}, **_refusals(**_GUARDED)},

@@ -20,11 +20,14 @@ from delaybox.wire.v1.rendering import encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call. ``answers``: by status, what it means and the type of its body (None: no body).
+    """One call. ``name``: what generated clients call it.
+
+    ``answers``: by status, what it means and the type of its body (None: no body).
 
     ``refusals``: the statuses of problems beside those that every call has.
     """
 
+    name: str
     method: str
     path: str
     handler: Callable[[V1], Replier]
@@ -49,11 +52,12 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="POST",
         path="/v1/tasks",
+        name="scheduleTask",
         handler=lambda v1: v1.create,
         summary="Schedule a task",
         about="Answered after the task is stored.",
         tag="tasks",
-        headers=("Idempotency-Key",),
+        headers=("Idempotency-Key", "traceparent"),
         body=types.TaskRequest,
         answers={
             201: ("stored; Location is its address", types.Scheduled),
@@ -86,6 +90,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="POST",
         path="/v1/tasks/batch",
+        name="scheduleTasks",
         handler=lambda v1: v1.batch,
         summary="Schedule many tasks",
         about="Up to 10,000 tasks and 16 MiB. Tasks stand alone: each gets its own answer, in the same order, and "
@@ -99,6 +104,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="GET",
         path="/v1/tasks",
+        name="listTasks",
         handler=lambda v1: v1.list,
         summary="List tasks",
         about="Soonest minute first; inside one minute that holds thousands in no stated order. A page examines a "
@@ -110,6 +116,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="GET",
         path="/v1/tasks/{id}",
+        name="getTask",
         handler=lambda v1: v1.get,
         summary="Get a task",
         about="Its state, attempts, and its result while that is kept.",
@@ -120,6 +127,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="PATCH",
         path="/v1/tasks/{id}",
+        name="changeTask",
         handler=lambda v1: v1.change,
         summary="Change a pending task",
         about="What is left out stays. `labels` replaces all labels.",
@@ -132,6 +140,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="DELETE",
         path="/v1/tasks/{id}",
+        name="cancelTask",
         handler=lambda v1: v1.cancel,
         summary="Cancel a pending task",
         about="Its idempotency key is kept for 24 h and answers 409 `key_cancelled` meanwhile, so that nobody takes it "
@@ -145,6 +154,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="POST",
         path="/v1/tasks/{id}/run",
+        name="runTask",
         handler=lambda v1: v1.run,
         summary="Run a pending task now",
         tag="tasks",
@@ -154,6 +164,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="GET",
         path="/v1/queues",
+        name="listQueues",
         handler=lambda v1: v1.queues,
         summary="List queues",
         about="Those with tasks due soon, ready or in flight.",
@@ -163,6 +174,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="GET",
         path="/v1/queues/{queue}",
+        name="getQueue",
         handler=lambda v1: v1.queue,
         summary="Get a queue",
         about="A queue exists by being used: one that holds nothing is all zeros.",
@@ -172,6 +184,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="GET",
         path="/v1/dead",
+        name="listDeadLetters",
         handler=lambda v1: v1.dead,
         summary="List dead letters",
         about="Tasks that failed for good, each with its reason.",
@@ -182,6 +195,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="POST",
         path="/v1/dead/replay",
+        name="replayDeadLetters",
         handler=lambda v1: v1.replay_many,
         summary="Replay dead letters by filter",
         about="Due at once, their attempts forgotten. `{}` takes all, as far as `limit`.",
@@ -194,6 +208,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="POST",
         path="/v1/dead/{id}/replay",
+        name="replayDeadLetter",
         handler=lambda v1: v1.replay,
         summary="Replay a dead letter",
         about="Due at once, its attempts forgotten.",
@@ -204,6 +219,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="DELETE",
         path="/v1/dead/{id}",
+        name="discardDeadLetter",
         handler=lambda v1: v1.discard,
         summary="Discard a dead letter",
         about="Deletes it for good.",
@@ -214,6 +230,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="GET",
         path="/v1/forecast",
+        name="getForecast",
         handler=lambda v1: v1.forecast,
         summary="How many tasks are due when",
         about="In whole buckets of the store (a minute): the first step begins at or before `from`.",
@@ -224,6 +241,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         method="GET",
         path="/v1/nodes",
+        name="listNodes",
         handler=lambda v1: v1.nodes,
         summary="List living nodes",
         tag="cluster",
