@@ -28,7 +28,7 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.wakeups import Listener
 from delaybox.processes import child
 from delaybox.service import Service
-from delaybox.store import keys, progress
+from delaybox.store import functions, keys, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker import Gateway
 from delaybox.targets.worker_session import Session
@@ -54,6 +54,7 @@ class Workers:
         self._noting: Loop | None = None
         self._store: Store | None = None
         self._said: dict[bytes, bytes] = {}
+        self._announced: dict[str, str] = {}
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -84,7 +85,13 @@ class Workers:
         await engine.start()
         await self._listener.start()
         self._noting.start()
-        self._streams = Streams(gateway, node=s.node_id, heartbeat_ms=s.heartbeat_ms, said_progress=self._progress)
+        self._streams = Streams(
+            gateway,
+            node=s.node_id,
+            heartbeat_ms=s.heartbeat_ms,
+            said_progress=self._progress,
+            announce=self._announce,
+        )
 
     async def stop(self) -> None:
         """Workers are told to go elsewhere and may finish what they have, within the grace."""
@@ -122,7 +129,31 @@ class Workers:
         if d is not None:
             self._said[d.task_id] = wire_progress.encode(wire_progress.checked(said.progress))
 
+    async def _announce(self, own: Mapping[str, str]) -> None:
+        self._announced |= own
+        try:
+            await self._keep_announced()
+        except DelayBoxError as error:
+            log.warning("the queues that functions have of their own are not kept yet: %s", error)
+
+    async def _keep_announced(self) -> None:
+        """What could not be kept is kept later."""
+        if self._announced and self._store is not None:
+            now, self._announced = self._announced, {}
+            try:
+                left_out = await functions.announce(self._store, now)
+            except BaseException:
+                self._announced = now | self._announced
+                raise
+            if left_out:
+                log.warning(
+                    "%d functions have a queue of their own already: that of %s is not kept, callers must name it",
+                    functions.MOST,
+                    ", ".join(left_out[:5]),
+                )
+
     async def _note(self) -> float:
+        await self._keep_announced()
         if self._gateway is not None:
             metrics.workers(self._gateway.connected, self._gateway.held)
         if self._said and self._store is not None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import NewTask
+from delaybox.service.functions import OwnQueues
 from delaybox.service.quick import QuickDrafts
 from delaybox.store.record import Draft, draft
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -20,6 +21,7 @@ from delaybox.wire.grpc.bulk import frames, plain, stored
 from delaybox.wire.grpc.tasks import new_task
 from delaybox.wire.v1.tasks import Rules
 
+NO_OWN: Any = OwnQueues(None)  # type: ignore[arg-type]
 RULES = Rules(max_payload_bytes=2_000)
 NOW = time.time_ns() // 1_000_000
 
@@ -86,7 +88,7 @@ def test_the_quick_way_gives_what_the_slow_one_does(raws: list[bytes]):
     )
     whole, places = frames(batch)
     assert len(places) == len(raws)
-    quick = QuickDrafts(draft, RULES.max_payload_bytes)
+    quick = QuickDrafts(draft, RULES.max_payload_bytes, NO_OWN)
     for _ in range(2):  # the second time the kinds are known
         for raw, (at, stop) in zip(raws, places, strict=True):
             slow = outcome(lambda raw=raw: draft(read(pb.NewTask.FromString(raw))))
@@ -128,7 +130,7 @@ def test_what_is_usual_is_read_the_quick_way():
     found = plain(whole, at, stop, 1_000)
     assert found is not None
     assert (found.due48, len(found.body)) == (NOW, 203)
-    quick = QuickDrafts(draft, 1_000)
+    quick = QuickDrafts(draft, 1_000, NO_OWN)
     first = quick.of(whole, at, stop, read)
 
     def never(_: pb.NewTask) -> NewTask:
@@ -141,7 +143,7 @@ def test_a_shell_task_is_asked_about_each_time():
     asked: list[pb.NewTask] = []
     task = pb.NewTask(payload=b"date", type=pb.TASK_TYPE_SHELL_CMD)
     whole, ((at, stop),) = frames(pb.ScheduleBatchRequest(tasks=[task]).SerializeToString())
-    quick = QuickDrafts(draft, 1_000)
+    quick = QuickDrafts(draft, 1_000, NO_OWN)
 
     def ask(message: pb.NewTask) -> NewTask:
         asked.append(message)

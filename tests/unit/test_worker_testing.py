@@ -149,3 +149,22 @@ def test_tasks_that_schedule_tasks_for_ever_are_noticed() -> None:
     with pytest.raises(RuntimeError, match="for ever"):
         inline.run_all(most=50)
     assert inline.advance("10s")
+
+
+def test_a_task_that_no_worker_would_take_is_refused_and_not_run_all_the_same() -> None:
+    worker = Worker("shop", queues=["mail"])
+
+    @worker.task(queue="mail")
+    def remind() -> None:
+        pass
+
+    @worker.task
+    def any_queue() -> None:
+        pass
+
+    tasks = Inline(worker)
+    assert tasks.schedule("remind").name == "remind"
+    with pytest.raises(InvalidTask, match="serves 'remind' from mail, not from 'default'"):
+        tasks.schedule(remind, queue="default")
+    with pytest.raises(InvalidTask, match="serves 'any_queue' from mail, not from 'default'"):
+        tasks.schedule(any_queue)

@@ -143,6 +143,8 @@ def schedule(
         ) from None
     if as_json:
         return say.out_json(task)
+    if task.get("warning"):
+        say.warning(task["warning"])
     there = "" if task.get("created", True) else "  (there already: same key)"
     return say.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{there}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from delaybox.client.models import BulkDone, ForecastStep, Queue, Stored, Task, moment, nodes_of
 from delaybox.client.steps import Call, Kind
 from delaybox.client.tasks import selection_of
-from delaybox.client.values import Duration, Moment, id_of, labels_of, priority_number, put_when, raw_of, unix_ms
+from delaybox.client.values import Duration, Moment, id_of, labels_of, priority_number, put_when, raw_of, unix_ms, warn
 from delaybox.core.errors import InvalidTask
 from delaybox.core.spans import span_ms
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -20,6 +20,8 @@ def schedule(task: pb.NewTask, *, own_key: bool = False) -> Call[Stored]:
     kind = Kind.REPEATABLE if task.idempotency_key else Kind.ONCE
 
     def stored(said: pb.ScheduleResponse) -> Stored:
+        if said.warning:
+            warn(said.warning, RuntimeWarning)
         return Stored(said.id, said.due_ms, said.created or own_key)
 
     return Call("Schedule", pb.ScheduleRequest(task=task), kind, stored)

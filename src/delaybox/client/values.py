@@ -162,15 +162,19 @@ def put_when(message: Any, when: Mapping[str, Any]) -> None:
 
 def _warn_of_seconds(delay: float) -> None:
     """A number was milliseconds until 0.1: who still means those gets a task that is a thousand times too late."""
-    frame, level = sys._getframe(), 1
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("delaybox."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(
+    warn(
         f"delay={delay!r} is {timedelta(seconds=delay)} (h:mm:ss): a number is seconds, where it was milliseconds in "
         'earlier versions; a timedelta, or text such as "2d" or "90000ms", says what is meant without this warning',
         FutureWarning,
-        stacklevel=level,
     )
+
+
+def warn(words: str, category: type[Warning]) -> None:
+    """A warning at the line of the caller's that is nearest."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("delaybox."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(words, category, stacklevel=level)
 
 
 def policy_of(field: str, retry: object) -> RetryPolicy:

@@ -62,6 +62,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``expire_after_ms``: later than due by more than this it is dead-lettered as expired; 0 = never too late.
     ``keep_result_ms``: how long its result is kept; 0 = the target's default.
     ``reject_past``: refused when it is already due.
+    ``queue_unsaid``: of a WORKER task whose caller named no queue: its function's own counts, where it has one.
     """
 
     payload: bytes = b""
@@ -79,17 +80,21 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     labels: Mapping[str, str] = _NO_TEXT
     keep_result_ms: int = 0
     reject_past: bool = False
+    queue_unsaid: bool = False
 
 
 class Submitted(Struct, frozen=True, gc=False):
     """The answer to one scheduled task.
 
-    ``created`` is False when the idempotency key already named this task: the id is the first one's.
+    ``created`` is False when the idempotency key already named this task: the id is the first one's. ``queue``: where a
+    new one went. ``warning``: why it will hardly be run there, in words; '' = nothing is known against it.
     """
 
     task_id: str
     due_ms: int
     created: bool = True
+    queue: str = ""
+    warning: str = ""
 
 
 class TaskResult(Struct, frozen=True, kw_only=True, gc=False):

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.task import NewTask, TaskType
+from delaybox.service.functions import OwnQueues
 from delaybox.store.record import STUB_OVER, Draft, head
 from delaybox.wire.body import varint
 from delaybox.wire.bounds import check_items
@@ -30,14 +31,20 @@ class QuickDrafts:
     then.
     """
 
-    def __init__(self, draft: Callable[[NewTask], Draft], limit: int) -> None:
+    def __init__(self, draft: Callable[[NewTask], Draft], limit: int, own: OwnQueues) -> None:
         self._draft = draft
+        self._own = own
+        self._version = own.version
         self._longest = min(limit, STUB_OVER)
         self._heads: dict[bytes, tuple[bytes, bytes]] = {}
 
     def of(self, raw: bytes, at: int, stop: int, read: Read) -> Draft:
         """The draft of the task that lies there. What ``read`` and ``draft`` raise, InvalidTask for what is no task."""
         found = plain(raw, at, stop, self._longest)
+        if self._version != self._own.version:
+            # Where tasks of a function go may be another queue now.
+            self._version = self._own.version
+            self._heads.clear()
         if found is not None:
             due48, body, kind = found
             known = self._heads.get(kind)
@@ -58,7 +65,7 @@ class QuickDrafts:
         if found is not None and task.type is not TaskType.SHELL_CMD and len(kind) <= _LONGEST_KIND and is_kind(kind):
             if len(self._heads) >= _MOST_KINDS:
                 self._heads.clear()
-            start = head(task.type, task.queue, task.name, int(task.priority))
+            start = head(task.type, self._own.resolved(task).queue, task.name, int(task.priority))
             tail = _KEEP_RESULT_TAG + varint(task.keep_result_ms) if task.keep_result_ms else b""
             self._heads[kind] = (start, tail)
         return self._draft(task)

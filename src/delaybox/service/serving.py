@@ -86,6 +86,14 @@ class Served:
         return lane_of(parts.type, ANY_QUEUE, parts.name) in among
 
 
+def _by_function(lanes: frozenset[bytes]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for lane in sorted(lanes):
+        _, queue, name = split(lane)
+        found.setdefault(name, []).append(queue)
+    return found
+
+
 class Serving:
     """Completes views of worker tasks. What heartbeats say is remembered for a second."""
 
@@ -93,6 +101,8 @@ class Serving:
         self._store = store
         self._served = Served(None, {})
         self._until = 0.0
+        self._queues_known: Served | None = None
+        self._queues_of: dict[str, list[str]] = {}
         self._waits: list[str] = []
         self._waits_until = 0.0
         self._turn = 0
@@ -112,6 +122,23 @@ class Serving:
                 except DecodeError:
                     return view
         return view
+
+    async def elsewhere(self, name: str, queue: str) -> str:
+        """Why a task of that function and queue will hardly be run: workers serve it from other queues only. '' where
+        they serve it, or none is known that does. StoreUnavailable."""
+        served = await self._known()
+        if served.workers is None or served.has(lane_of(TaskType.WORKER, queue, name)):
+            return ""
+        if self._queues_known is not served:
+            self._queues_known, self._queues_of = served, _by_function(served.workers)
+        queues = self._queues_of.get(name)
+        if not queues:
+            return ""
+        shown = ", ".join(queues[:_LANES_NAMED])
+        return (
+            f"connected workers serve function {name!r} from queue {shown}, none from {queue!r}: the task waits until "
+            "one does; name the queue, or none where the function has its own"
+        )
 
     async def unserved(self) -> list[str]:
         """Sentences on due tasks that nobody can carry out, by type, function and queue; some seconds old."""

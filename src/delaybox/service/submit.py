@@ -21,9 +21,11 @@ from delaybox.core.errors import (
     StoreUnavailable,
 )
 from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.service.functions import OwnQueues
 from delaybox.service.quick import QuickDrafts, Read
 from delaybox.store.record import Draft, draft
 from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
+from delaybox.wire import body as wire_body
 from delaybox.wire.grpc.bulk import frames
 from delaybox.wire.topics import TopicRules
 
@@ -56,13 +58,16 @@ class Submitter:
         self._on_scheduled = on_scheduled
         self._topics = topics
         self._quick: QuickDrafts | None = None
+        self._own = OwnQueues(store)
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
 
     async def submit(self, task: NewTask) -> Submitted:
         """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
-        answer = _submitted(task, await self._enqueue(self._draft(task)))
+        if task.queue_unsaid:
+            await self._own.fresh()
+        answer = _submitted(task, await self._enqueue(self._draft(task)), self._own)
         if isinstance(answer, DelayBoxError):
             raise answer
         return answer
@@ -106,7 +111,13 @@ class Submitter:
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         """Stores many; per task, in order, its answer or its error. One chunk is encoded while others are stored."""
-        return list(map(_submitted, tasks, await self._store_many(tasks, self._draft)))
+        if any(task.queue_unsaid for task in tasks):
+            try:
+                await self._own.fresh()
+            except DelayBoxError as error:
+                return [error] * len(tasks)
+        answers = await self._store_many(tasks, self._draft)
+        return [_submitted(task, answer, self._own) for task, answer in zip(tasks, answers, strict=True)]
 
     async def submit_batch(
         self, raw: bytes, read: Read, *, payload_limit: int, most: int
@@ -116,7 +127,7 @@ class Submitter:
         InvalidTask for what is no batch or has no task, PayloadTooLarge for one with more than ``most``.
         """
         if self._quick is None:
-            self._quick = QuickDrafts(self._draft, payload_limit)
+            self._quick = QuickDrafts(self._draft, payload_limit, self._own)
         try:
             raw, places = frames(raw, most)
         except DecodeError:
@@ -125,6 +136,10 @@ class Submitter:
             ) from None
         if not places:
             raise InvalidTask("tasks", f"tasks is empty; send 1 to {most}")
+        try:
+            await self._own.fresh()
+        except DelayBoxError as error:
+            return [error] * len(places)
         quick = self._quick.of
         return await self._store_many(places, lambda place: quick(raw, place[0], place[1], read))
 
@@ -163,7 +178,11 @@ class Submitter:
                 raise PastDue(
                     "at", f"the due time {task.due_ms} is {now - (task.due_ms or 0)} ms in the past; give a later one"
                 )
+        asked, task = task, self._own.resolved(task)
         new = draft(task)
+        if task is not asked and new.key is not None:
+            # The same request again is the same task, whatever was announced meanwhile.
+            new.fingerprint = wire_body.fingerprint(asked)
         if self._topics is not None and task.header and task.type is TaskType.PUB_SUB:
             self._topics.topic(task.header)
             new.group = self._topics.key(task.header)
@@ -220,13 +239,13 @@ class Submitter:
 _NO_ANSWER = StoreUnavailable("the store gave no answer for this task")
 
 
-def _submitted(task: NewTask, stored: Stored | DelayBoxError) -> Submitted | DelayBoxError:
+def _submitted(task: NewTask, stored: Stored | DelayBoxError, own: OwnQueues) -> Submitted | DelayBoxError:
     if isinstance(stored, DelayBoxError):
         return stored
     task_id = ids.render(stored.task_id)
     if stored.refused:
         return key_error(stored, task.idempotency_key or "")
-    return Submitted(task_id, stored.due_ms, stored.created)
+    return Submitted(task_id, stored.due_ms, stored.created, own.resolved(task).queue if stored.created else "")
 
 
 def key_error(stored: Stored, key: str) -> IdempotencyConflict:

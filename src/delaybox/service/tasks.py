@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from delaybox.core import ids
 from delaybox.core.errors import (
     DelayBoxError,
@@ -17,7 +19,7 @@ from delaybox.core.errors import (
 )
 from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
-from delaybox.core.task import Priority, TaskState, TaskType, TaskView
+from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk
 from delaybox.service.serving import Served, Serving, functions_unserved, live_nodes, living
 from delaybox.service.submit import Submitter
@@ -81,6 +83,15 @@ class Service(Submitter):
         self.bulk = Bulk(store)
         """Changes of every task that a filter matches."""
         self._serving = Serving(store)
+
+    async def submit(self, task: NewTask) -> Submitted:
+        """As the `Submitter`'s; the answer warns where workers serve its function from other queues only."""
+        stored = await super().submit(task)
+        if task.type is TaskType.WORKER and stored.created:
+            # It is stored: that this cannot be looked up now is no reason to say anything else.
+            with suppress(DelayBoxError):
+                return structs.replace(stored, warning=await self._serving.elsewhere(task.name, stored.queue))
+        return stored
 
     # -- query --------------------------------------------------------------------------------------------------
 

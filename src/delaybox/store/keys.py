@@ -107,6 +107,11 @@ def nodes(prefix: str) -> str:
     return f"{prefix}:nodes"
 
 
+def functions(prefix: str) -> str:
+    """Hash function -> the queue that it has of its own; the empty field holds the version."""
+    return f"{prefix}:functions"
+
+
 def wake_channel(prefix: str) -> str:
     """Channel on which a script says that something is due earlier than the owner waits for."""
     return f"{prefix}:wake"

@@ -64,7 +64,8 @@ class Pool:
         self.sessions: list[Session] = []
         self.claimer: Claimer | None = None
         self._keep_ms = keep_ms
-        self._kept_of = {lane: keep_ms(split(lane).queue, 0) for lane in lanes}
+        self._kept_of: dict[bytes, int] = {}
+        self.announced({})
         self._waiting: deque[Offered] = deque()
         self._suspects = Suspects(alone)
         self._turn = 0
@@ -72,6 +73,13 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"workers of {len(self.lanes)} functions"
+
+    def announced(self, keep_ms: Mapping[str, int]) -> None:
+        """How long results are kept, by function; who said it last counts."""
+        self._of_function = keep_ms
+        self._kept_of = {
+            lane: self._keep_ms(split(lane).queue, keep_ms.get(split(lane).name, 0)) for lane in self.lanes
+        }
 
     def room(self) -> int:
         """Tasks that can be claimed now."""
@@ -172,7 +180,7 @@ class Pool:
                 own, timeout_ms = task.keep_result_ms, task.timeout_ms
         # A lane served by its name alone, whatever the queue, is not among those.
         if own or d.lane not in self._kept_of:
-            return self._keep_ms(split(d.lane).queue, own), timeout_ms
+            return self._keep_ms(split(d.lane).queue, own or self._of_function.get(d.name, 0)), timeout_ms
         return self._kept_of[d.lane], timeout_ms
 
 
@@ -200,6 +208,7 @@ class Gateway:
             pool = self._pools[profile.lanes] = Pool(profile.lanes, self._keep_ms, self._alone)
             guest = self._host.admit(lanes=sorted(profile.lanes), target=pool, room=pool.room)
             self._guests[profile.lanes] = pool.claimer = guest
+        pool.announced(profile.keep_ms)
         pool.sessions.append(session)
         session.connect(0)
         return session

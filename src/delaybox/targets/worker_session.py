@@ -80,6 +80,10 @@ class Profile:
 
     lanes: frozenset[bytes]
     retry: Mapping[str, RetryPolicy] = field(default_factory=dict)
+    keep_ms: Mapping[str, int] = field(default_factory=dict)
+    """How long results are kept, by function, of tasks that do not say."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Its functions' own queues, where it says that they have one ("": none)."""
     labels: Mapping[str, str] = field(default_factory=dict)
     identity: str = ""
     concurrency: int = 0

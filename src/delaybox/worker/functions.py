@@ -144,7 +144,7 @@ class TaskFunction(Generic[P, R]):
 
     def described(self, queues: list[str]) -> pb.Function:
         """As `Hello` lists it."""
-        said = pb.Function(name=self.name, queues=queues)
+        said = pb.Function(name=self.name, queues=queues, queue=self.queue, keep_result_ms=self.keep_result_ms)
         if self.retry is not None:
             put_policy(said.retry, self.retry)
         return said

@@ -27,6 +27,7 @@ from delaybox.client.values import Duration
 from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.spans import span_ms
+from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.gen import scheduler_pb2
 from delaybox.worker import endings
 from delaybox.worker.context import CancelSignal, Context, Facts, running
@@ -87,11 +88,20 @@ class Inline:
     def schedule(
         self, task: NewTask | str | Callable[..., Any], arguments: object = None, /, **options: Any
     ) -> InlineTask:
-        """As a client's ``schedule``. InvalidTask also for a function that the worker does not have."""
+        """As a client's ``schedule``. InvalidTask also for a function that the worker does not have, or does not serve
+        from the task's queue."""
         message = task.message if isinstance(task, NewTask) else new_call(task, arguments, options)
         if message.name not in self._worker.functions:
             known = ", ".join(sorted(self._worker.functions)) or "none"
             raise InvalidTask("name", f"worker {self._worker.name!r} has no task {message.name!r}; it has {known}")
+        queue = message.queue or self._worker.functions[message.name].queue or DEFAULT_QUEUE
+        served = next((names[message.name] for names in self._worker.served().values() if message.name in names), ())
+        if queue not in served:
+            raise InvalidTask(
+                "queue",
+                f"worker {self._worker.name!r} serves {message.name!r} from {', '.join(served) or 'no queue'}, not "
+                f"from {queue!r}: a node would keep the task until some worker does",
+            )
         if message.idempotency_key in self._keys:
             return self._keys[message.idempotency_key]
         due_ms = self.now_ms + message.delay_ms
@@ -168,7 +178,7 @@ class Inline:
         facts = Facts(
             id=task.id,
             name=task.name,
-            queue=message.queue or function.queue or "default",
+            queue=message.queue or function.queue or DEFAULT_QUEUE,
             due_ms=task.due_ms,
             attempt=task.attempts - 1,
             token=task.attempts,

@@ -69,7 +69,13 @@ class Scheduler:
         if not request.HasField("task"):
             raise InvalidTask("task", "task is missing; say what is to be scheduled")
         stored = await self._service.submit(with_trace(self._new(request.task, caller), _trace(caller)))
-        return pb.ScheduleResponse(id=stored.task_id, due_ms=stored.due_ms, created=stored.created)
+        return pb.ScheduleResponse(
+            id=stored.task_id,
+            due_ms=stored.due_ms,
+            created=stored.created,
+            queue=stored.queue,
+            warning=stored.warning,
+        )
 
     async def schedule_batch(self, request: bytes, caller: Caller) -> Serialized:
         def read(asked: pb.NewTask) -> NewTask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from itertools import islice
 
 from delaybox.api.grpc.calls import Caller, Serialized
@@ -22,11 +22,13 @@ HELLO_S = 10.0
 SILENT_BEATS = 3
 MAX_LANES = 1_000
 _LEAST_TAKES = 1 << 20
+_LONGEST_MS = 10 * 365 * 24 * 3600 * 1000
 _TEXT = 200
 
 
 class Streams:
-    """Serves Work over a gateway. ``said_progress`` is told what a worker says of a task that it runs."""
+    """Serves Work over a gateway. ``said_progress`` is told what a worker says of a task that it runs, ``announce`` its
+    functions' own queues."""
 
     def __init__(
         self,
@@ -35,11 +37,13 @@ class Streams:
         node: str,
         heartbeat_ms: int,
         said_progress: Callable[[Session, worker_pb2.TaskProgress], None],
+        announce: Callable[[Mapping[str, str]], Awaitable[None]],
     ) -> None:
         self._gateway = gateway
         self._node = node
         self._heartbeat_ms = heartbeat_ms
         self._said_progress = said_progress
+        self._announce = announce
         self._open: set[_Stream] = set()
 
     def end(self) -> None:
@@ -56,6 +60,7 @@ class Streams:
         if not first.HasField("hello"):
             raise InvalidTask("hello", "the first message has no hello; say what this worker serves")
         profile = profile_of(first.hello)
+        await self._announce(profile.own)
         stream = _Stream(self._heartbeat_ms / 1000)
         session, resumed = self._session(first.hello, profile, stream)
         self._open.add(stream)
@@ -207,6 +212,8 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         queue_of("hello.queues", queue)
     lanes: set[bytes] = set()
     retry: dict[str, RetryPolicy] = {}
+    own: dict[str, str] = {}
+    keep_ms: dict[str, int] = {}
     for function in hello.functions:
         check_name(TaskType.WORKER, function.name)
         for queue in function.queues:
@@ -215,10 +222,16 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         lanes.update(lane_of(TaskType.WORKER, queue, function.name) for queue in queues)
         if function.HasField("retry"):
             retry[function.name] = retry_of(function.retry)
+        if function.HasField("queue"):
+            own[function.name] = function.queue and queue_of("hello.functions.queue", function.queue)
+        if function.keep_result_ms:
+            keep_ms[function.name] = min(function.keep_result_ms, _LONGEST_MS)
     labels = {name[:_TEXT]: hello.labels[name][:_TEXT] for name in islice(hello.labels, 16)}
     return Profile(
         lanes=frozenset(lanes),
         retry=retry,
+        keep_ms=keep_ms,
+        own=own,
         labels=labels,
         identity=hello.identity[:_TEXT],
         concurrency=hello.concurrency,

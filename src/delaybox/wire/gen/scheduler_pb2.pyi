@@ -116,14 +116,18 @@ class ScheduleRequest(_message.Message):
     def __init__(self, task: _Optional[_Union[NewTask, _Mapping]] = ...) -> None: ...
 
 class ScheduleResponse(_message.Message):
-    __slots__ = ("id", "due_ms", "created")
+    __slots__ = ("id", "due_ms", "created", "queue", "warning")
     ID_FIELD_NUMBER: _ClassVar[int]
     DUE_MS_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
     id: str
     due_ms: int
     created: bool
-    def __init__(self, id: _Optional[str] = ..., due_ms: _Optional[int] = ..., created: bool = ...) -> None: ...
+    queue: str
+    warning: str
+    def __init__(self, id: _Optional[str] = ..., due_ms: _Optional[int] = ..., created: bool = ..., queue: _Optional[str] = ..., warning: _Optional[str] = ...) -> None: ...
 
 class ScheduleBatchRequest(_message.Message):
     __slots__ = ("tasks",)

@@ -60,14 +60,18 @@ class Hello(_message.Message):
     def __init__(self, session: _Optional[str] = ..., seen: _Optional[int] = ..., queues: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., identity: _Optional[str] = ..., concurrency: _Optional[int] = ..., max_message: _Optional[int] = ...) -> None: ...
 
 class Function(_message.Message):
-    __slots__ = ("name", "retry", "queues")
+    __slots__ = ("name", "retry", "queues", "queue", "keep_result_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     QUEUES_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     retry: _task_pb2.Retry
     queues: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., queues: _Optional[_Iterable[str]] = ...) -> None: ...
+    queue: str
+    keep_result_ms: int
+    def __init__(self, name: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., queues: _Optional[_Iterable[str]] = ..., queue: _Optional[str] = ..., keep_result_ms: _Optional[int] = ...) -> None: ...
 
 class Succeeded(_message.Message):
     __slots__ = ("sequence", "output", "duration_ms", "content_type")

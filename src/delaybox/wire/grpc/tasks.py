@@ -76,6 +76,7 @@ def new_task(asked: pb.NewTask, rules: Rules) -> NewTask:
         labels=v1.labels_of(dict(asked.labels)) if asked.labels else _NO_LABELS,
         keep_result_ms=_span("keep_result_ms", asked.keep_result_ms),
         reject_past=asked.reject_past,
+        queue_unsaid=task_type is TaskType.WORKER and not asked.queue,
     )
 
 

@@ -37,7 +37,7 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         state="ready" if stored.due_ms <= now_ms else "scheduled",
         due=render_moment(stored.due_ms),
         due_ms=stored.due_ms,
-        queue=new.queue,
+        queue=stored.queue or new.queue,
         priority=NAME_OF_PRIORITY[new.priority],
         payload=text,
         payload_base64=encoded,
@@ -47,6 +47,7 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         timeout_ms=new.timeout_ms,
         expire_after_ms=new.expire_after_ms,
         created=stored.created,
+        warning=stored.warning,
     )
 
 

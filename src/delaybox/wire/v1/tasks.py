@@ -121,6 +121,7 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
         labels=_NO_LABELS if not asked.labels else labels_of(asked.labels),
         keep_result_ms=0 if asked.keep_result is None else _duration(_read_task, raw, "keep_result", asked.keep_result),
         reject_past=bool(asked.reject_past),
+        queue_unsaid=task_type is TaskType.WORKER and asked.queue is None,
     )
 
 

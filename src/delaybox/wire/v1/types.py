@@ -309,6 +309,7 @@ class Scheduled(ChangedTask, omit_defaults=True, gc=False, kw_only=True):
     """A task that was just scheduled, or (`created` false) the one that its idempotency key named already."""
 
     created: bool
+    warning: Annotated[str, Meta(description="why it will hardly be run where it is; the task is stored")] = ""
 
 
 class TaskPage(Struct, gc=False):

@@ -1,0 +1,44 @@
+"""Where a task goes that names a function and no queue: to the function's own, as a worker announced it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from msgspec.structs import replace
+
+from delaybox.core.task import NewTask
+from delaybox.store import functions
+from delaybox.store.store import Store
+
+_FRESH_S = 1.0
+
+
+class OwnQueues:
+    """What was announced in one store, at most a second old after `fresh`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._queues: dict[str, str] = {}
+        self._until = 0.0
+        self._looking = asyncio.Lock()
+        self.version = -1
+        """Another one when something was announced."""
+
+    async def fresh(self) -> None:
+        """Looks, unless somebody did within the last second. StoreUnavailable."""
+        if time.monotonic() < self._until:
+            return
+        async with self._looking:
+            if time.monotonic() < self._until:
+                return
+            if await functions.version(self._store) != self.version:
+                self.version, self._queues = await functions.own_queues(self._store)
+            self._until = time.monotonic() + _FRESH_S
+
+    def resolved(self, task: NewTask) -> NewTask:
+        """The task with its function's own queue, where its caller named none and the function has one."""
+        if not task.queue_unsaid:
+            return task
+        queue = self._queues.get(task.name)
+        return task if queue is None else replace(task, queue=queue)

@@ -1,0 +1,81 @@
+"""The queues that functions have of their own, as workers announced them: where a task goes whose caller names none.
+
+One hash of name -> queue, with a version that changes with it. It outlives the workers: tasks are scheduled before they
+are started and after they are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from delaybox.store import keys
+from delaybox.store.loader import translate
+from delaybox.store.store import Store
+
+MOST = 10_000
+"""Functions with a queue of their own; of further ones none is kept."""
+_VERSION = ""
+"""The field that no function is named by."""
+
+
+async def announce(store: Store, queues: Mapping[str, str]) -> list[str]:
+    """Keeps functions' own queues; "" = it has none any more. Returns those for which there was no room.
+
+    StoreUnavailable. Repeated it changes nothing.
+    """
+    if not queues:
+        return []
+    key = keys.functions(store.prefix)
+    names = list(queues)
+    try:
+        known: list[bytes | None] = await _call(store, "HMGET", key, *names)
+        changed = {
+            name: queues[name]
+            for name, queue in zip(names, known, strict=True)
+            if (queue or b"").decode("utf-8", "replace") != queues[name]
+        }
+        if not changed:
+            return []
+        fields = int(await _call(store, "HLEN", key))
+        room = MOST - max(0, fields - 1)  # one of them is the version
+        new = [name for name, queue in zip(names, known, strict=True) if queue is None and name in changed]
+        left_out = new[max(0, room) :]
+        for name in left_out:
+            del changed[name]
+        pipe = store.client.pipeline(transaction=True)
+        for name, queue in changed.items():
+            if queue:
+                pipe.hset(key, name, queue)
+            else:
+                pipe.hdel(key, name)
+        pipe.hincrby(key, _VERSION, 1)
+        await pipe.execute()
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return left_out
+
+
+async def version(store: Store) -> int:
+    """Another number than before when something was announced. StoreUnavailable."""
+    try:
+        raw: bytes | None = await _call(store, "HGET", keys.functions(store.prefix), _VERSION)
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    return int(raw or 0)
+
+
+async def own_queues(store: Store) -> tuple[int, dict[str, str]]:
+    """The version, and the own queue of each function that has one. StoreUnavailable."""
+    try:
+        flat: dict[bytes, bytes] = await _call(store, "HGETALL", keys.functions(store.prefix))
+    except (RedisError, OSError) as error:
+        raise translate(error) from error
+    number = int(flat.pop(_VERSION.encode(), 0))
+    return number, {name.decode("utf-8", "replace"): queue.decode("utf-8", "replace") for name, queue in flat.items()}
+
+
+async def _call(store: Store, *command: str) -> Any:
+    return await store.client.execute_command(*command)
