@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,8 @@ from delaybox.client import (
     TaskType,
     Unreachable,
 )
-from delaybox.core.errors import ConfigError
+from delaybox.client.chunks import Line
+from delaybox.core.errors import ConfigError, PayloadTooLarge
 from tests.nodes import Node, node
 from tests.tls import Certificates
 
@@ -50,6 +52,28 @@ def client(served: Node) -> Iterator[Client]:
 @pytest.fixture
 def queue() -> str:
     return f"q-{uuid4().hex[:12]}"
+
+
+def test_a_task_that_no_node_takes_is_refused_alone(client: Client, queue: str):
+    """20 MB in one of many: the stream that they share must not break, again and again, for all of them."""
+
+    def tasks() -> Iterator[NewTask]:
+        for n in range(2_500):
+            yield NewTask.publish(b"x" * (20_000_000 if n == 1_200 else 10), delay=SOON, queue=queue)
+
+    outcomes = list(client.schedule_each(tasks()))
+    refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, Exception)}
+    assert list(refused) == [1_200] and len(outcomes) == 2_500
+    assert isinstance(refused[1_200], PayloadTooLarge) and "the task has 200000" in str(refused[1_200])
+
+
+def test_headers_count_as_bytes_of_a_chunk():
+    line = Line(1_000, time.monotonic, safe=False, filled=threading.Event(), answered=threading.Event())
+    for _ in range(12):
+        line.add(NewTask.publish("x", headers={"h": b"x" * 500_000}))
+    line.close()
+    sizes = [sum(task.ByteSize() for task in chunk.tasks) for chunk in iter(line.next, None)]
+    assert len(sizes) > 1 and max(sizes) < 3_000_000
 
 
 def test_a_task_is_scheduled_and_seen_as_it_was_asked_for(client: Client, queue: str):

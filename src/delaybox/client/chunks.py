@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
-from delaybox.client.errors import Failure, Unreachable, item_error
+from delaybox.client.errors import Failure, Refused, Unreachable, item_error
 from delaybox.client.models import Stored
 from delaybox.client.steps import (
     Drop,
@@ -32,17 +32,22 @@ from delaybox.client.steps import (
     outcome_unknown,
 )
 from delaybox.client.tasks import NewTask
-from delaybox.core.errors import DelayBoxError, Overloaded, StoreFull, StoreUnavailable
+from delaybox.core.errors import DelayBoxError, Overloaded, PayloadTooLarge, StoreFull, StoreUnavailable
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 CHUNK: Final = 1_000
 CHUNK_BYTES: Final = 2 * 1024 * 1024
-"""With one task more, of at most 1 MiB, it stays below what any node takes."""
+"""Closed when it has grown to this: with the largest of the tasks that share a request it is below what any node takes.
+A larger task goes alone: only it is refused where a node does not take it."""
+_BESIDE: Final = 64
+"""Bytes of a request beside each task, a key of ours included."""
 LINGER_S: Final = 0.05
 """A chunk that fills slowly leaves after so long."""
 UNDER_WAY: Final = 4
 """Chunks that a node may have before the first is answered; and so many full ones may wait for that."""
 _STREAM_S: Final = 60.0
+_TOO_LARGE: Final = "resource_exhausted"
+"""What gRPC says of a message over a limit, where no node says anything."""
 
 Outcome = Stored | DelayBoxError
 
@@ -64,22 +69,26 @@ def with_key(task: pb.NewTask, key: str) -> pb.NewTask:
 class Chunk:
     """Tasks for one request; takes them until there are enough, or too many bytes."""
 
-    __slots__ = ("_keys", "_limit", "_room", "since", "tasks")
+    __slots__ = ("_keys", "_limit", "_room", "alone", "since", "tasks")
 
     def __init__(self, limit: int, now: float, *, safe: bool) -> None:
         self.tasks: list[pb.NewTask] = []
+        self.alone = False
+        """Holds one large task."""
         self.since = now
         # How the keys begin that are given only so that the request can be repeated.
         self._keys = f"{uuid4().hex}-" if safe else ""
         self._limit = limit
         self._room = CHUNK_BYTES
 
-    def take(self, task: pb.NewTask) -> bool:
-        """Adds a task; True when the chunk is full."""
+    def take(self, task: pb.NewTask, size: int = 0) -> bool:
+        """Adds a task, of ``size`` bytes where that is known; True when the chunk is full."""
         if self._keys and not task.idempotency_key:
             task = with_key(task, f"{self._keys}{len(self.tasks)}")
         self.tasks.append(task)
-        self._room -= len(task.payload) + 200
+        size = size or task.ByteSize()
+        self.alone = size > CHUNK_BYTES
+        self._room -= size + _BESIDE
         return len(self.tasks) >= self._limit or self._room <= 0
 
     @property
@@ -190,12 +199,15 @@ class Line:
         if not isinstance(item, NewTask):
             raise TypeError(f"{item!r} is not a task; make them with NewTask.call, NewTask.publish or NewTask.shell")
         with self._lock:
-            chunk = self._open
+            chunk, size = self._open, item.message.ByteSize()
+            if chunk is not None and size > CHUNK_BYTES:
+                self._ready.append(chunk)
+                chunk = None
             if chunk is None:
                 chunk = self._open = Chunk(self._limit, self._clock(), safe=self._safe)
                 self._unanswered += 1
                 self.filled.set()
-            if chunk.take(item.message):
+            if chunk.take(item.message, size):
                 self._ready.append(chunk)
                 self._open = None
                 self.filled.set()
@@ -297,13 +309,17 @@ def _sent(session: Session, line: Line) -> Steps[None]:
                 yield Drop(stream)
                 stream = None
             elif len(waiting) < UNDER_WAY and not stale and (chunk := line.next()) is not None:
+                waiting.append(chunk)
+                if chunk.alone:
+                    continue  # not over the stream: it would break for the others as well
                 if stream is None:
                     which = tries.pick()
                     stream = yield Open(which, "ScheduleStream", None, session.timeout_s)
                     # Half its time for sending, half for the answers.
                     fresh_until = session.clock() + (session.timeout_s or _STREAM_S) / 2
                 yield Send(stream, pb.ScheduleBatchRequest(tasks=chunk.tasks))
-                waiting.append(chunk)
+            elif waiting and waiting[0].alone:
+                line.settle((yield from _alone(session, waiting.popleft())))
             elif waiting:
                 answer = yield Receive(stream)
                 if isinstance(answer, pb.ScheduleBatchResponse):
@@ -333,7 +349,23 @@ def _after_a_break(session: Session, failure: Failure, which: int, waiting: dequ
     while waiting:
         chunk = waiting.popleft()
         kind = chunk.kind
-        if certain or kind is Kind.REPEATABLE:
+        if chunk.alone:
+            line.settle((yield from _alone(session, chunk)))
+        elif certain or kind is Kind.REPEATABLE:
             line.settle((yield from store(session, chunk, kind)))
         else:
             line.settle([outcome_unknown(failure.error)] * len(chunk.tasks))
+
+
+def _alone(session: Session, chunk: Chunk) -> Steps[list[Outcome]]:
+    """Stores a chunk of one large task; that a node does not take a message of its size is that task's error alone."""
+    try:
+        return (yield from store(session, chunk, chunk.kind))
+    except Refused as error:
+        if error.code != _TOO_LARGE:
+            raise
+        size = chunk.tasks[0].ByteSize()
+        words = (
+            f"the task has {size} bytes, more than the node takes ({error}); store the data elsewhere and refer to it"
+        )
+        return [PayloadTooLarge("task", words, limit=0)]
