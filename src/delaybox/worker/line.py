@@ -128,7 +128,8 @@ class Line:
                     why = f"{error.code().name}: {error.details()}"
                     if error.code() in _WONT and not self.session.id and not self._cut:
                         raise Refused(f"{self.server} will not have this worker: {why}") from None
-                    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and self._took_part:
+                    # A node that is overloaded answers with the same code, and that passes.
+                    if self._took_part and "larger than max" in why:
                         self._too_large(why)
                 except _BROKEN as error:
                     why = f"{type(error).__name__}: {error}"
