@@ -12,6 +12,7 @@ from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.texts import head, tail, tail_bytes
 from delaybox.targets.worker_session import DEFAULT_TAKES
 from delaybox.wire import progress as wire_progress
+from delaybox.wire.bounds import check_items
 from delaybox.wire.gen import scheduler_pb2
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import Worker
@@ -86,6 +87,26 @@ def test_very_many_ends_travel_in_several_messages() -> None:
         done += said(raw).done
         back += said(raw).handed_back
     assert (len(done), len(back)) == (100_000, 50_000)
+
+
+def test_no_message_has_more_parts_than_a_node_takes() -> None:
+    """Small ones count as well: 20,000 tasks at once is what a node gives."""
+    session = opened()
+    session.flush(100_000)
+    take(session, tasks(1, *range(1, 100_001)))
+    for sequence in range(1, 20_001):
+        session.succeeded(sequence, b"1", "a/b", 7)
+        session.failed(
+            sequence + 20_000, pb.Failed(reason="r", final=True, output=b"o", duration_ms=7, retry_after_ms=1)
+        )
+        session.done(sequence + 40_000)
+        session.progress(sequence + 80_000, 0.5, "half")
+    session.hand_back(range(60_001, 80_001))
+    ends = 0
+    while (raw := session.flush()) is not None:
+        check_items(raw, pb.FromWorker)
+        ends += len(said(raw).succeeded) + len(said(raw).failed) + len(said(raw).done) + len(said(raw).progress)
+    assert ends == 80_000
 
 
 def test_progress_is_not_kept_for_repeating_but_for_the_last_of_each_task() -> None:

@@ -19,8 +19,10 @@ T = TypeVar("T")
 MESSAGE_BYTES = 1 << 20
 """A message is closed when it has grown to this; its last part may be as large. A gRPC server refuses messages over
 4 MiB unless configured."""
-NUMBERS_AT_ONCE = 20_000
+NUMBERS_AT_ONCE = 10_000
 """Sequences of one kind in a message: of ten bytes at most."""
+ENTRIES_AT_ONCE = 3_000
+"""Results, failures and progress in a message, of eight fields at most: a node takes 50,000 fields and numbers."""
 _SMALL = 64 << 10
 """A message that is no larger goes through anywhere."""
 _BEFORE_WELCOME_MS = 10_000
@@ -290,18 +292,21 @@ class Session(Generic[T]):
             done=self._done[:NUMBERS_AT_ONCE], handed_back=self._back[:NUMBERS_AT_ONCE], credit=room, drain=self._drain
         )
         del self._done[:NUMBERS_AT_ONCE], self._back[:NUMBERS_AT_ONCE]
-        left = MESSAGE_BYTES
-        while self._succeeded and left > 0:
+        left, entries = MESSAGE_BYTES, ENTRIES_AT_ONCE
+        while self._succeeded and left > 0 and entries > 0:
             success = self._succeeded.popleft()
             left -= success.ByteSize()
+            entries -= 1
             message.succeeded.append(success)
-        while self._failed and left > 0:
+        while self._failed and left > 0 and entries > 0:
             failure = self._failed.popleft()
             left -= failure.ByteSize()
+            entries -= 1
             message.failed.append(failure)
         for sequence, (fraction, text) in list(self._progress.items()):
-            if left <= 0:
+            if left <= 0 or entries <= 0:
                 break
+            entries -= 1
             del self._progress[sequence]
             said = message.progress.add(sequence=sequence)
             said.progress.fraction = fraction
