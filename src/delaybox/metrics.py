@@ -172,6 +172,12 @@ _store_up = Gauge(
     multiprocess_mode="mostrecent",
     registry=_registry,
 )
+_estimated = Gauge(
+    "delaybox_task_counts_estimated",
+    "1 while pending and ready tasks are estimated: a partition's lie in over 500 minutes, or in over 200 ready lanes.",
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
 _store_lost = Gauge(
     "delaybox_store_lost",
     "1 while the server answers without this node's store: it was emptied, or holds another one.",
@@ -181,8 +187,11 @@ _store_lost = Gauge(
 _stored: Final[dict[str, Gauge]] = {
     name: Gauge(f"delaybox_{name}_tasks", text, multiprocess_mode="mostrecent", registry=_registry)
     for name, text in (
-        ("pending", "Tasks stored and not yet due or not yet taken."),
-        ("ready", "Tasks due that no node had room for."),
+        (
+            "pending",
+            "Tasks stored and not yet due or not yet taken; see delaybox_task_counts_estimated.",
+        ),
+        ("ready", "Tasks due that no node had room for; see delaybox_task_counts_estimated."),
         ("in_flight", "Tasks leased right now."),
         ("dead", "Dead letters kept."),
         ("quarantined", "Records that could not be read."),
@@ -385,9 +394,10 @@ def rpc_done(method: str, code: str) -> None:
     child.inc()
 
 
-def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: int) -> None:
-    """The store's counts at this scrape."""
+def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: int, estimated: bool = False) -> None:
+    """The store's counts at this scrape. ``estimated``: pending and ready are about that many."""
     _store_up.set(1)
+    _estimated.set(estimated)
     counts = {"pending": pending, "ready": ready, "in_flight": in_flight, "dead": dead, "quarantined": quarantined}
     for name, value in counts.items():
         _stored[name].set(value)

@@ -20,6 +20,8 @@ from tests.lab import Lab
 
 HOUR = 3_600_000
 MENDABLE = {
+    "leased-not-indexed",
+    "leased-dangling",
     "no-hint", "late-hint", "bucket-not-listed", "bucket-empty", "lease-without-expiry", "expiry-without-lease",
     "dead-without-time", "time-without-dead", "quarantine-without-time", "time-without-quarantine", "key-expires",
     "key-orphan", "result-without-time", "time-without-result",
@@ -53,6 +55,7 @@ class Full:
         await lab.client.hset(keys.lease(lab.tag, b"L"), self.sour, b"\x01bad")
         await lab.store.release(0, b"L", [])
         await lab.client.hdel(keys.lease(lab.tag, b"L"), self.sour)
+        await lab.client.hdel(keys.leased(lab.tag), self.sour)
         await lab.client.hset(f"{lab.tag}:quarantine", self.sour, b"\x01bad")
         await lab.client.zadd(f"{lab.tag}:quarantine:at", {self.sour: lab.now})
         self.soon, self.large, self.keyed = await lab.add(
@@ -148,6 +151,14 @@ async def listed_empty(f: Full) -> None:
     await f.client.zadd(keys.buckets(f.tag), {"99": 99})
 
 
+async def leased_unindexed(full: Full) -> None:
+    await full.client.hdel(keys.leased(full.tag), full.leased)
+
+
+async def leased_dangling(full: Full) -> None:
+    await full.client.hset(keys.leased(full.tag), full.soon, b"L")
+
+
 async def no_expiry(f: Full) -> None:
     await f.client.zrem(keys.leases(f.tag), b"L")
 
@@ -234,6 +245,8 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (unlisted, ["bucket-not-listed"]),
     (listed_empty, ["bucket-empty"]),
     (no_expiry, ["lease-without-expiry"]),
+    (leased_unindexed, ["leased-not-indexed"]),
+    (leased_dangling, ["leased-dangling"]),
     (no_lease, ["expiry-without-lease"]),
     (dead_no_time, ["dead-without-time"]),
     (time_no_dead, ["time-without-dead"]),

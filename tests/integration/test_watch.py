@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from delaybox.core import ids
 from delaybox.core.task import TaskResult, TaskState
 from delaybox.service.watch import Watcher
+from delaybox.store import keys
 from delaybox.store.states import states
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire import result as wire_result
@@ -165,7 +166,7 @@ async def test_hundreds_that_leave_nothing_end_too(rpc: Rpc, store: Store):
     assert {event.state for event in events} == {pb.TASK_STATE_FINISHED_OR_UNKNOWN}
 
 
-async def test_without_the_leases_what_runs_is_not_known_and_what_ended_is(store: Store):
+async def test_without_looking_everywhere_what_is_gone_is_not_known(store: Store):
     from delaybox.core.task import NewTask, TaskType
     from delaybox.service import Service
 
@@ -175,7 +176,7 @@ async def test_without_the_leases_what_runs_is_not_known_and_what_ended_is(store
     lease = held[ended]
     assert await store.complete(*lease, [(ended, 60_000, result()), (ended, 60_000, result())]) == [ended]
     found = await states(store, [ended, running, os.urandom(16)], leased=False)
-    assert [standing and standing.state for standing in found] == [TaskState.SUCCEEDED, None, None]
+    assert [standing and standing.state for standing in found] == [TaskState.SUCCEEDED, TaskState.RUNNING, None]
 
 
 async def test_wrong_ids_are_refused_by_name(rpc: Rpc):
@@ -219,15 +220,12 @@ async def test_results_that_nobody_fetches_are_not_all_held(store: Store, monkey
     await watcher.close()
 
 
-async def test_what_lies_in_none_of_the_leases_looked_through_is_looked_up_by_itself(
-    rpc: Rpc, store: Store, monkeypatch: pytest.MonkeyPatch
-):
-    from delaybox.store import states as module
-
-    monkeypatch.setattr(module, "MOST_LEASES", 1)
+async def test_what_a_node_of_an_earlier_version_leased_is_found(rpc: Rpc, store: Store):
     wanted = []
     for _ in range(6):
         wanted += [ids.parse(task_id) for task_id in await schedule(rpc, WORKER)]
         await claim(store)
+    # It writes no index.
+    await store.client.unlink(*map(keys.leased, store.tags))
     found = await states(store, wanted)
     assert [standing and standing.state for standing in found] == [TaskState.RUNNING] * 6

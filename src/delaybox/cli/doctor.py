@@ -202,7 +202,8 @@ def of_numbers(client: Client) -> list[Finding]:
     except Refused as error:
         return [Finding("tasks", "skipped", f"/metrics answers {error.status}")]
     counts = {name: numbers.get(f"{name}_tasks") for name in ("pending", "ready", "in_flight", "dead", "quarantined")}
-    found = [Finding("tasks", "ok", ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()))]
+    about = " (pending and ready are estimates)" if numbers.get("task_counts_estimated") else ""
+    found = [Finding("tasks", "ok", ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()) + about)]
     if counts["quarantined"]:
         found.append(
             Finding(

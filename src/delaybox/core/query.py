@@ -32,7 +32,8 @@ class Page:
 class QueueStats:
     """One queue of one task type now. ``pending`` counts those that wait, the ``ready`` ones (due, without a slot) too.
 
-    ``complete``: all that wait were counted; else only those known as due soon, for the store holds too many.
+    ``complete``: all were counted; else ``pending`` is what is known as due soon, or ``in_flight`` an estimate, for
+    the store holds too many.
     ``fired_per_s``: over the last minute, by what the living nodes say.
     ``ready_lanes``: the lanes with ready tasks; ``unserved``: the functions among them that no connected worker serves.
     """

@@ -1,4 +1,4 @@
-"""Slowly and for ever asserts the hint of every record again, so that any lost hint heals (rule 6)."""
+"""Slowly and for ever asserts again what names each record, so that any lost hint heals (rule 6)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from delaybox.store.store import Store
 _CHUNK = 250
 _PAUSE_S = 0.1
 _BUCKETS_AT_ONCE = 100
+_LEASES_AT_ONCE = 100
+_MOST_LEASES = 20_000
+"""Of one partition in one round."""
 
 
 class Scrubber:
@@ -61,3 +64,22 @@ class Scrubber:
                 if len(numbers) < _BUCKETS_AT_ONCE:
                     break
                 after = f"({int(numbers[-1])}"
+            async for _ in self._leases(p, tag):
+                yield
+
+    async def _leases(self, p: int, tag: str) -> AsyncIterator[None]:
+        """The index of what is leased, both ways: nodes of an earlier version lease, and settle, without it."""
+        cursor = b"0"
+        while True:
+            cursor, _, _, _ = await self._store.reindex(p, cursor, ())
+            yield
+            if cursor == b"0":
+                break
+        try:
+            lease_ids: Any = await self._store.client.zrange(keys.leases(tag), 0, _MOST_LEASES - 1)
+        except (RedisError, OSError) as error:
+            raise translate(error) from error
+        while lease_ids:
+            _, _, _, looked = await self._store.reindex(p, b"", lease_ids[:_LEASES_AT_ONCE])
+            lease_ids = lease_ids[max(looked, 1) :]
+            yield

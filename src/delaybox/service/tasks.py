@@ -51,13 +51,14 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """Sums over all partitions."""
+    """Sums over all partitions. ``estimated``: pending and ready are about so many, for all would take too long."""
 
     pending: int
     ready: int
     in_flight: int
     dead: int
     quarantined: int
+    estimated: bool = False
 
 
 class Service(Submitter):
@@ -189,6 +190,7 @@ class Service(Submitter):
             sum(c.in_flight for c in all_),
             sum(c.dead for c in all_),
             sum(c.quarantined for c in all_),
+            any(c.pending_guessed or c.due_guessed for c in all_),
         )
 
     async def check(self) -> Readiness:

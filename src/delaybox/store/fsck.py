@@ -22,6 +22,8 @@ from delaybox.store.store import IDEM_TTL_MS, Store
 
 PAGE = 500
 CHECKED_AT_ONCE = 100
+MOST_SEEN = 10
+"""Leases named with one suspect; it is seen in more than one only where something is broken."""
 
 KINDS: dict[str, str] = {
     "two-places": "the id lies in more than one of bucket, lease, dead letters, quarantine",
@@ -35,6 +37,8 @@ KINDS: dict[str, str] = {
     "bucket-empty": "the list of buckets names one that does not exist",
     "lease-without-expiry": "nothing will reap this lease",
     "expiry-without-lease": "an expiry names a lease that does not exist",
+    "leased-not-indexed": "the index does not name this task's lease, as when a node of an earlier version leased it",
+    "leased-dangling": "the index of leases names a lease that does not hold this task",
     "dead-without-time": "a dead letter has no time of death, so it never ages out",
     "time-without-dead": "a time of death names no dead letter",
     "quarantine-without-time": "a quarantined record has no time",
@@ -84,6 +88,8 @@ class _Check:
         self.buckets: dict[int, set[int]] = defaultdict(set)
         self.leases: dict[int, set[bytes]] = defaultdict(set)
         self.suspects: dict[int, set[tuple[bytes, bytes]]] = defaultdict(set)
+        self.seen_in: dict[bytes, list[bytes]] = {}
+        """Of the partition at hand: the leases in which each leased task was seen."""
 
     async def run(self) -> None:
         await self._keyspace()
@@ -175,13 +181,21 @@ class _Check:
     async def _partition(self, p: int) -> None:
         tag = self.store.tags[p]
         elsewhere: set[bytes] = set()
+        self.seen_in = {}
         listed = {lease_id async for lease_id, _ in self._zset(keys.leases(tag))}
         self.leases[p] |= listed
         await self._pairs(p, listed)
         for lease_id in self.leases[p]:
             self.counts["leases"] += 1
             async for page in self._hash(keys.lease(tag, lease_id)):
+                for task_id, _ in page:
+                    self.seen_in.setdefault(task_id, []).append(lease_id)
+                await self._indexed(p, lease_id, [task_id for task_id, _ in page])
                 await self._apart(p, elsewhere, [(i, _readable(i, raw)) for i, raw in page], "in flight")
+        async for page in self._hash(keys.leased(tag)):
+            for task_id, lease_id in page:
+                if lease_id not in self.seen_in.get(task_id, ()):
+                    self._suspect(p, task_id)
         async for page in self._hash(keys.dead(tag)):
             await self._apart(p, elsewhere, [(i, _readable_dead(i, value)) for i, value in page], "dead")
         async for page in self._hash(keys.quarantine(tag)):
@@ -252,6 +266,13 @@ class _Check:
                 self._suspect(p, task_id)
             elsewhere.add(task_id)
         await self._belongings(p, [record for _, record in found if record is not None])
+
+    async def _indexed(self, p: int, lease_id: bytes, task_ids: list[bytes]) -> None:
+        """Suspects those of a lease that the index does not name as its own."""
+        named: Any = await self.client.hmget(keys.leased(self.store.tags[p]), task_ids)
+        for task_id, lease in zip(task_ids, named, strict=True):
+            if lease != lease_id:
+                self._suspect(p, task_id)
 
     def _right_partition(self, p: int, task_id: bytes) -> None:
         if len(task_id) != ids.ID_BYTES or ids.partition(task_id) != p:
@@ -329,11 +350,13 @@ class _Check:
     async def _judge(self, p: int) -> None:
         suspects = sorted(self.suspects.pop(p, ()))
         self.counts["looked at twice"] += len(suspects)
-        lease_ids = sorted(self.leases[p])[:5000]
-        head: list[Any] = [self.store.bucket_ms, int(self.repair), IDEM_TTL_MS, len(lease_ids), *lease_ids]
+        head: list[Any] = [self.store.bucket_ms, int(self.repair), IDEM_TTL_MS]
         for at in range(0, len(suspects), CHECKED_AT_ONCE):
             some = suspects[at : at + CHECKED_AT_ONCE]
-            args = [*head, *(part for pair in some for part in pair)]
+            args = [*head]
+            for task_id, key in some:
+                seen = self.seen_in.get(task_id, [])[:MOST_SEEN]
+                args += (task_id, key, len(seen), *seen)
             replies = await self.store.runner.run(Call("check", self.store.tags[p], args))
             for (task_id, key), kinds in zip(some, replies, strict=True):
                 for kind in map(bytes.decode, kinds):

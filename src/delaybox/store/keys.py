@@ -47,6 +47,11 @@ def lease(tag_: str, lease_id: bytes) -> bytes:
     return f"{tag_}:lease:".encode() + lease_id
 
 
+def leased(tag_: str) -> str:
+    """Hash id -> lease id of what is leased: a hint, see scripts/lib/leased.lua."""
+    return f"{tag_}:leased"
+
+
 def body(tag_: str, task_id: bytes) -> bytes:
     """String: the body of a task whose record is a stub."""
     return f"{tag_}:body:".encode() + task_id

@@ -19,6 +19,8 @@ _SAMPLE = 20_000
 """Near entries and leased tasks looked at in one partition, at most; a queue deeper than that is shown with less."""
 
 
+_LEASES = 100
+"""Leases read of one partition; where there are more, what is in flight is estimated by them."""
 _ALL_UP_TO = 10_000
 """While the whole store holds no more than this, every pending task is looked at."""
 
@@ -79,6 +81,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
     pending: Counter[bytes] = Counter()
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
+    guessed = False
     for tag in store.tags:
         pipe = store.client.pipeline(transaction=False)
         for near in keys.nears(tag):
@@ -87,15 +90,18 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         for priority in range(4):
             due = keys.near(tag, priority, "w")
             pipe.zrange(due, "-inf", now_ms, byscore=True, offset=0, num=_SAMPLE)
-        pipe.zrange(keys.leases(tag), 0, 99)
+        pipe.zrange(keys.leases(tag), 0, _LEASES - 1)
         for letter in "pshw":
             pipe.zrange(f"{tag}:active:{letter}", 0, -1)
             pipe.zrange(f"{tag}:active:{letter}:critical", 0, -1)
+        pipe.hlen(keys.leased(tag))
         pipe.zrange(keys.buckets(tag), 0, -1 if complete else 0)
         replies: list[Any] = await pipe.execute()
         buckets = replies.pop() if complete else []
         if not complete:
             replies.pop()
+        running = replies.pop()
+        if not complete:
             for members in replies[:8]:
                 pending.update(member[16:] for member in members)
         for members in replies[8:12]:
@@ -113,8 +119,11 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         more: list[Any] = await pipe.execute()
         leased = len(replies[12])
         hashes = leased + len(buckets)
-        for held in more[:leased]:
-            in_flight.update(_lanes_of(held))
+        here = Counter(lane for held in more[:leased] for lane in _lanes_of(held))
+        # Of more leases than are read these stand for all.
+        share = running / here.total() if leased >= _LEASES and here else 1.0
+        guessed = guessed or share > 1.0
+        in_flight.update({lane: round(count * max(share, 1.0)) for lane, count in here.items()})
         for held in more[leased:hashes]:
             pending.update(_lanes_of(held))
         for lane, count in zip(lanes, more[hashes:], strict=True):
@@ -135,7 +144,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
             pending=sum(pending[lane] for lane in lanes_),
             ready=sum(ready[lane] for lane in lanes_),
             in_flight=sum(in_flight[lane] for lane in lanes_),
-            complete=complete,
+            complete=complete and not guessed,
             ready_lanes=tuple(lane for lane in lanes_ if ready[lane]),
         )
         for (task_type, queue), lanes_ in sums.items()

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from delaybox.core.errors import InvalidTask
 from delaybox.core.task import TaskView
 from delaybox.store import keys
 from delaybox.store.loader import translate
+from delaybox.store.pages import buckets
 from delaybox.store.record import Record, UnreadableRecord, read
 from delaybox.store.store import Store
 from delaybox.store.views import of_record, pending_state
 
 _Entry = tuple[int, bytes, Record]
 """due ms, id, record"""
+
+MOST_REACHED = 100_000
+"""Pages go no further: what a page passes over must be counted each time."""
+_LAST = 10**15
+_MINUTES_AT_ONCE = 200
+_NAMED_AT_ONCE = 5_000
+_SETS_AT_ONCE = 500
 
 SORTED_UP_TO = 50_000
 """Inside one minute that holds more than this, tasks come in no stated order."""
@@ -26,8 +35,14 @@ async def pending(store: Store, *, limit: int, skip: int) -> list[TaskView]:
     """Waiting tasks, soonest due first.
 
     Before the lowest horizon the near indexes and ready sets give the order; from there on the buckets do, minute by
-    minute, of which those that ``skip`` passes over are only counted.
+    minute, of which those that ``skip`` passes over are only counted. InvalidTask past the first MOST_REACHED.
     """
+    if skip + limit > MOST_REACHED:
+        raise InvalidTask(
+            "offset",
+            f"offset reaches past the first {MOST_REACHED:,} tasks, which is as far as pages go here; "
+            "GET /v1/tasks goes on from cursor to cursor, however many there are",
+        )
     try:
         return await _pending(store, limit, skip)
     except (RedisError, OSError) as error:
@@ -35,93 +50,156 @@ async def pending(store: Store, *, limit: int, skip: int) -> list[TaskView]:
 
 
 async def _pending(store: Store, limit: int, skip: int) -> list[TaskView]:
-    client, width = store.client, store.bucket_ms
+    width = store.bucket_ms
     now = await store.ping()
-    pipe = client.pipeline(transaction=False)
+    pipe = store.client.pipeline(transaction=False)
     for tag in store.tags:
         pipe.hget(keys.clock(tag), "horizon")
-        pipe.zrange(keys.buckets(tag), 0, -1)
-    replies = await pipe.execute()
-    horizons = [int(h or 0) for h in replies[0::2]]
-    edge = min(horizons) // width
-    out: list[_Entry] = []
-    passed = skip
+    edge = min(int(horizon or 0) for horizon in await pipe.execute()) // width
 
+    named = await _indexed(store, skip + limit)
+    before = sorted((due, task_id) for task_id, (_, due) in named.items() if due < edge * width)
+    here = [(named[task_id][0], task_id) for _, task_id in before[skip : skip + limit]]
+    out = sorted(await _records(store, here), key=_order)
+    passed = max(0, skip - len(before))
     # What is indexed past the edge may have its record in a bucket of another minute (rescheduled, retried).
+    moved = [
+        (p, task_id)
+        for task_id, (p, due) in named.items()
+        if due >= edge * width and due // width != _home(store, task_id)
+    ]
     extra: dict[int, list[_Entry]] = {}
-    for entry in await _records(store, await _indexed(store, skip + limit)):
-        if entry[0] < edge * width:
-            out.append(entry)
-        else:
+    for entry in await _records(store, moved):
+        if entry[0] >= edge * width:
             extra.setdefault(entry[0] // width, []).append(entry)
-    out.sort(key=lambda r: (r[0], r[1]))
-    if len(out) <= passed:
-        passed -= len(out)
-        out = []
-    else:
-        out = out[passed : passed + limit]
-        passed = 0
 
-    minutes: dict[int, list[int]] = {number: [] for number in extra}
-    for p, numbers in enumerate(replies[1::2]):
-        for number in map(int, numbers):
-            if number >= edge:
-                minutes.setdefault(number, []).append(p)
-    for number in sorted(minutes):
+    async for minutes in _minutes(store, edge, extra):
+        left = minutes
+        while left and len(out) < limit:
+            over, chosen, left = await _choose(store, left, extra, passed, limit - len(out))
+            passed -= over
+            for found in await _read_minutes(store, chosen, extra, passed + limit - len(out)):
+                out += found[passed : passed + limit - len(out)]
+                passed = max(0, passed - len(found))
         if len(out) >= limit:
             break
-        places = [(p, keys.bucket(store.tags[p], number)) for p in minutes[number]]
-        if passed and places:
-            pipe = client.pipeline(transaction=False)
-            for _, key in places:
-                pipe.hlen(key)
-            total = sum(await pipe.execute())
-            if total <= passed:
-                passed -= total
-                continue
-        found = await _minute(store, number, places, extra.get(number, []), passed + limit - len(out))
-        out += found[passed : passed + limit - len(out)]
-        passed = max(0, passed - len(found))
     return await _views(store, out[:limit], now)
 
 
-async def _indexed(store: Store, count: int) -> list[tuple[int, bytes]]:
-    """(partition, id) of what near indexes and ready sets name: the first ``count`` of each."""
+def _order(entry: _Entry) -> tuple[int, bytes]:
+    return entry[0], entry[1]
+
+
+def _home(store: Store, task_id: bytes) -> int:
+    return int.from_bytes(task_id[:6], "big") // store.bucket_ms
+
+
+_Minute = tuple[int, list[tuple[int, str]]]
+"""Number, and (partition, bucket's key) of those that have one."""
+
+
+async def _minutes(store: Store, edge: int, extra: Mapping[int, object]) -> AsyncIterator[list[_Minute]]:
+    """The minutes from ``edge`` on in order, those of ``extra`` among them, some hundred at a time."""
+    others = sorted(extra)
+    group: list[_Minute] = []
+    async for number, p in buckets(store, edge, _LAST):
+        while others and others[0] < number:
+            group.append((others.pop(0), []))
+        if others and others[0] == number:
+            others.pop(0)
+        if not group or group[-1][0] != number:
+            if len(group) >= _MINUTES_AT_ONCE:
+                yield group
+                group = []
+            group.append((number, []))
+        group[-1][1].append((p, keys.bucket(store.tags[p], number)))
+    yield group + [(number, []) for number in others]
+
+
+async def _choose(
+    store: Store, minutes: list[_Minute], extra: Mapping[int, list[_Entry]], passed: int, count: int
+) -> tuple[int, list[_Minute], list[_Minute]]:
+    """How many tasks the first minutes hold that are passed over, the minutes to read, and those that are left."""
+    pipe = store.client.pipeline(transaction=False)
+    for _, places in minutes:
+        for _, key in places:
+            pipe.hlen(key)
+    sizes = iter(await pipe.execute() if any(places for _, places in minutes) else ())
+    totals = [sum(next(sizes) for _ in places) + len(extra.get(number, ())) for number, places in minutes]
+    over = first = 0
+    while first < len(minutes) and over + totals[first] <= passed:
+        over += totals[first]
+        first += 1
+    last, taken = first, 0
+    while last < len(minutes) and taken < passed - over + count:
+        taken += totals[last]
+        last += 1
+    return over, minutes[first:last], minutes[last:]
+
+
+async def _read_minutes(
+    store: Store, minutes: Sequence[_Minute], extra: Mapping[int, list[_Entry]], count: int
+) -> list[list[_Entry]]:
+    """The tasks of each minute; the first chunks of all their buckets come in one round trip."""
+    pipe = store.client.pipeline(transaction=False)
+    for _, places in minutes:
+        for _, key in places:
+            pipe.hscan(key, 0, count=1000)
+    firsts: Any = iter(await pipe.execute() if any(places for _, places in minutes) else ())
+    out: list[list[_Entry]] = []
+    for number, places in minutes:
+        buckets_ = [(*place, next(firsts)) for place in places]
+        out.append(await _minute(store, number, buckets_, extra.get(number, []), count))
+    return out
+
+
+async def _indexed(store: Store, count: int) -> dict[bytes, tuple[int, int]]:
+    """Id -> (partition, due ms) of what near indexes and ready sets name: the first ``count`` of each.
+
+    Of a ready task only about when it was due: its set is in order of virtual deadlines.
+    """
     pipe = store.client.pipeline(transaction=False)
     for tag in store.tags:
-        for near in keys.nears(tag):
-            pipe.zrange(near, 0, count - 1)
         for letter in "pshw":
             pipe.zrange(f"{tag}:active:{letter}", 0, -1)
             pipe.zrange(f"{tag}:active:{letter}:critical", 0, -1)
     replies = await pipe.execute()
-    found: list[tuple[int, bytes]] = []
-    ready: list[tuple[int, str]] = []
+    sets: list[tuple[int, str]] = []
     for p, tag in enumerate(store.tags):
-        mine = replies[p * 16 : p * 16 + 16]
-        for members in mine[:8]:
-            found += [(p, member[:16]) for member in members]
-        for i, lanes in enumerate(mine[8:]):
-            ready += [(p, f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else "")) for lane in lanes]
-    if ready:
-        pipe = store.client.pipeline(transaction=False)
-        for _, key in ready:
-            pipe.zrange(key, 0, count - 1)
-        for (p, _), members in zip(ready, await pipe.execute(), strict=True):
-            found += [(p, member) for member in members]
-    return list(dict.fromkeys(found))
+        sets += [(p, near) for near in keys.nears(tag)]
+        for i, lanes in enumerate(replies[p * 8 : p * 8 + 8]):
+            sets += [(p, f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else "")) for lane in lanes]
+    found: dict[bytes, tuple[int, int]] = {}
+    at = 0
+    while sets and at < count:
+        most = min(_NAMED_AT_ONCE, count - at)
+        more: list[tuple[int, str]] = []
+        for from_ in range(0, len(sets), _SETS_AT_ONCE):
+            some = sets[from_ : from_ + _SETS_AT_ONCE]
+            pipe = store.client.pipeline(transaction=False)
+            for _, key in some:
+                pipe.zrange(key, at, at + most - 1, withscores=True)
+            for (p, key), members in zip(some, await pipe.execute(), strict=True):
+                for member, score in members:
+                    found.setdefault(member[:16], (p, int(score)))
+                if len(members) == most:
+                    more.append((p, key))
+        sets, at = more, at + most
+    return found
 
 
 async def _minute(
-    store: Store, number: int, places: Sequence[tuple[int, str]], extra: list[_Entry], count: int
+    store: Store, number: int, places: Sequence[tuple[int, str, Any]], extra: list[_Entry], count: int
 ) -> list[_Entry]:
-    """The tasks due in one bucket's time over all partitions, sorted by due time, pointers followed."""
+    """The tasks due in one bucket's time over all partitions, sorted by due time, pointers followed.
+
+    ``places``: partition, key and the reply to its first HSCAN.
+    """
     here = list(extra)
     pointers: list[tuple[int, bytes]] = []
-    for p, key in places:
-        cursor = 0
+    for p, key, first in places:
+        reply = first
         while True:
-            reply: Any = await store.client.hscan(key, cursor, count=1000)
             cursor = reply[0]
             for task_id, raw in reply[1].items():
                 if raw == b"":
@@ -130,6 +208,7 @@ async def _minute(
                     here += _read(task_id, raw)
             if cursor == 0 or len(here) > max(SORTED_UP_TO, count):
                 break
+            reply = await store.client.hscan(key, cursor, count=1000)
     here += await _records(store, pointers)
     width = store.bucket_ms
     unique = {entry[1]: entry for entry in here if entry[0] // width == number}

@@ -26,6 +26,8 @@ from delaybox.store.views import of_record, pending_state
 EXAMINED = 5_000
 """Records one page looks at, at most; past that it ends with a cursor, however few matched."""
 
+_LEASES_AT_ONCE = 20
+"""Leases read in one round trip: each may hold 500 tasks."""
 _PHASES = ("running", "waiting", "failed", "succeeded")
 _OF_STATE = {
     None: ("running", "waiting"),
@@ -86,15 +88,18 @@ async def _running(store: Store, wanted: TaskFilter, place: list[Any], limit: in
     for partition in range(p, store.partitions):
         tag = store.tags[partition]
         leases: Any = await store.client.zrange(keys.leases(tag), 0, -1)
-        for lease_id in sorted(leases):
-            text = lease_id.hex()
-            if partition == p and text < after:
-                continue
-            held: Any = await store.client.hgetall(keys.lease(tag, lease_id))
-            done = skip if partition == p and text == after else 0
-            for i, (task_id, raw) in enumerate(sorted(held.items())):
-                if i >= done:
-                    yield [partition, text, i + 1], await _view(store, tag, task_id, raw, TaskState.RUNNING)
+        left = sorted(lid for lid in leases if partition > p or lid.hex() >= after)
+        for at in range(0, len(left), _LEASES_AT_ONCE):
+            some = left[at : at + _LEASES_AT_ONCE]
+            pipe = store.client.pipeline(transaction=False)
+            for lease_id in some:
+                pipe.hgetall(keys.lease(tag, lease_id))
+            for lease_id, held in zip(some, await pipe.execute(), strict=True):
+                text = lease_id.hex()
+                done = skip if partition == p and text == after else 0
+                for i, (task_id, raw) in enumerate(sorted(held.items())):
+                    if i >= done:
+                        yield [partition, text, i + 1], await _view(store, tag, task_id, raw, TaskState.RUNNING)
 
 
 async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
@@ -106,13 +111,11 @@ async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: in
     # Before the horizon a task may be due in another minute than it lies in, so those few buckets are all looked at.
     edge = max(horizons) // width + 1
     spans = ((number, edge - 1), (max(number, edge, first), last))
-    async for bucket, partition in _spans(store, spans):
-        if bucket == number and partition < p:
-            continue
+    count = max(10, min(limit, 500))
+    async for bucket, partition, at, reply in _first_chunks(store, spans, (number, p, cursor), count):
         tag = store.tags[partition]
-        at, done = (cursor, skip) if (bucket, partition) == (number, p) else (0, 0)
+        done = skip if (bucket, partition, at) == (number, p, cursor) else 0
         while True:
-            reply: Any = await store.client.hscan(keys.bucket(tag, bucket), at, count=max(10, min(limit, 500)))
             views = await _chunk(store, tag, bucket, reply[1], horizons[partition], now)
             for i, view in enumerate(views):
                 if i >= done:
@@ -122,6 +125,38 @@ async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: in
                 break
             # A chunk that showed nothing must still move the cursor on.
             yield [bucket, partition, at, 0], None
+            reply = await store.client.hscan(keys.bucket(tag, bucket), at, count=count)
+
+
+async def _first_chunks(
+    store: Store, spans: Sequence[tuple[int, int]], start: tuple[int, int, int], count: int
+) -> AsyncIterator[tuple[int, int, int, Any]]:
+    """(number, partition, cursor, HSCAN's reply) of each bucket, those of many small ones in one round trip.
+
+    ``start``: the bucket, partition and cursor to begin with. A round trip for each bucket would make a page of a
+    thousand thin ones last a second.
+    """
+    waiting: list[tuple[int, int, int]] = []
+    # First few, for a page may be full with them; more and more after that.
+    together = min(count, 8)
+
+    async def fetch() -> list[tuple[int, int, int, Any]]:
+        pipe = store.client.pipeline(transaction=False)
+        for bucket, partition, at in waiting:
+            pipe.hscan(keys.bucket(store.tags[partition], bucket), at, count=count)
+        replies: list[Any] = await pipe.execute()
+        return [(*entry, reply) for entry, reply in zip(waiting, replies, strict=True)]
+
+    async for bucket, partition in _spans(store, spans):
+        if bucket == start[0] and partition < start[1]:
+            continue
+        waiting.append((bucket, partition, start[2] if (bucket, partition) == start[:2] else 0))
+        if len(waiting) >= together:
+            for found in await fetch():
+                yield found
+            waiting, together = [], min(2 * together, 64)
+    for found in await fetch() if waiting else ():
+        yield found
 
 
 async def waiting_chunks(store: Store, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
@@ -157,11 +192,11 @@ async def _horizons(store: Store) -> list[int]:
 
 async def _spans(store: Store, spans: Sequence[tuple[int, int]]) -> AsyncIterator[tuple[int, int]]:
     for first, last in spans:
-        async for entry in _buckets(store, first, last):
+        async for entry in buckets(store, first, last):
             yield entry
 
 
-async def _buckets(store: Store, first: int, last: int) -> AsyncIterator[tuple[int, int]]:
+async def buckets(store: Store, first: int, last: int) -> AsyncIterator[tuple[int, int]]:
     """(number, partition) of the buckets from first to last in order of time, read some at a time."""
     at = first
     while at <= last:

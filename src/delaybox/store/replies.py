@@ -114,7 +114,7 @@ class Found(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much lies where in one partition, or in all of them."""
+    """How much lies where in one partition. ``pending_guessed``, ``due_guessed``: that figure is an estimate."""
 
     now_ms: int
     pending: int
@@ -125,6 +125,8 @@ class Counts:
     dead: int
     quarantined: int
     oldest_due_ms: int
+    pending_guessed: int = 0
+    due_guessed: int = 0
 
 
 class Verdict(NamedTuple):

@@ -17,7 +17,6 @@ from delaybox.wire.gen import task_pb2
 
 MOST_IDS = 128
 """Ids in one call of ``states``; its bound."""
-MOST_LEASES = 200
 _DEAD_HEAD = Struct(">QH")
 
 
@@ -44,7 +43,7 @@ _QUARANTINED = Standing(TaskState.FAILED, reason="its record cannot be read; it 
 async def states(store: Store, wanted: Sequence[bytes], *, leased: bool = True) -> list[Standing | None]:
     """Per id where it stands, or None where that is not known now (ask again). StoreUnavailable.
 
-    Not ``leased``: leases are not looked through, which is most of the cost; what runs, or is gone, is not known then.
+    Not ``leased``: leases of nodes of earlier versions are not looked through, so what is gone is not known then.
     """
     groups: dict[int, list[int]] = {}
     for i, task_id in enumerate(wanted):
@@ -54,7 +53,7 @@ async def states(store: Store, wanted: Sequence[bytes], *, leased: bool = True) 
     for partition, group in groups.items():
         for at in range(0, len(group), MOST_IDS):
             part = group[at : at + MOST_IDS]
-            args = (store.bucket_ms, MOST_LEASES if leased else 0, *(wanted[i] for i in part))
+            args = (store.bucket_ms, int(leased), *(wanted[i] for i in part))
             calls.append(Call("states", store.tags[partition], args))
             places.append(part)
     out: list[Standing | None] = [None] * len(wanted)

@@ -296,6 +296,16 @@ class Store:
         reply = await self.runner.run(call)
         return reply[0], reply[1], reply[4]
 
+    async def reindex(
+        self, partition: int, cursor: bytes, lease_ids: Sequence[bytes], *, count: int = 250
+    ) -> tuple[bytes, int, int, int]:
+        """Asserts the index of what is leased; (next cursor, entries dropped, added, leases looked at).
+
+        ``cursor``: b"" leaves alone what the index names, and only the leases' tasks are looked at.
+        """
+        reply = await self.runner.run(Call("reindex", self.tags[partition], (cursor, count, *lease_ids)))
+        return reply[0], reply[1], reply[2], reply[3]
+
     # -- control ------------------------------------------------------------------------------------------------
 
     async def cancel(self, task_ids: Sequence[bytes], *, free_key: bool = False) -> list[str]:

@@ -44,6 +44,8 @@ class Counts(Protocol):
     def dead(self) -> int: ...
     @property
     def quarantined(self) -> int: ...
+    @property
+    def estimated(self) -> bool: ...
 
 
 class TaskService(V1Service, Protocol):
@@ -253,6 +255,7 @@ class _Api:
                 in_flight=counts.in_flight,
                 dead=counts.dead,
                 quarantined=counts.quarantined,
+                estimated=counts.estimated,
             )
             if not (await self._probe.ask()).store:
                 # It tells its counts, but takes no new tasks.

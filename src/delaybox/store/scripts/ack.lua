@@ -13,12 +13,13 @@
 local lease, idem_ttl = k_lease(ARGV[1]), ARGV[2]
 local ids = { unpack(ARGV, 3) }
 local records = redis.call('HMGET', lease, unpack(ids))
-local stale, special, touched = {}, {}, { lease, K_LEASES }
+local stale, special, mine, touched = {}, {}, {}, { lease, K_LEASES, K_LEASED }
 for i, id in ipairs(ids) do
   local rec = records[i]
   if not rec then
     stale[#stale + 1] = id
   else
+    mine[#mine + 1] = id
     -- A plain record, and most are, has nothing elsewhere.
     if byte(rec, 2) >= 4 then
       local kind, flags, _, at = rec_head(id, rec)
@@ -32,6 +33,9 @@ end
 local err = guard(touched)
 if err then return err end
 for _, s in ipairs(special) do forget(s[1], s[2], s[3], s[4], idem_ttl) end
-redis.call('HDEL', lease, unpack(ids))
-if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
+if #mine > 0 then
+  redis.call('HDEL', lease, unpack(mine))
+  if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
+  redis.call('HDEL', K_LEASED, unpack(mine))
+end
 return stale

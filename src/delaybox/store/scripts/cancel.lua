@@ -7,7 +7,7 @@
 -- REPLY for each id: cancelled, running, dead, quarantined, newer or unknown. One whose key is freed now is cancelled. The same command id again gets the same reply: a
 --       caller whose answer was lost must not be told that there was nothing to cancel.
 -- ERRORS TRYAGAIN (what was answered before stays cancelled: asking again answers unknown for it)
--- BOUND 500 ids; an id that is not pending looks through at most 5,000 leases
+-- BOUND 500 ids; all together look 1,000 times into leases that an earlier version made
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -16,6 +16,7 @@
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/leased.lua
 --@include lib/find.lua
 local W, idem_ttl, free = tonumber(ARGV[2]), ARGV[3], ARGV[5] == '1'
 local req = T .. ':req:' .. ARGV[1]

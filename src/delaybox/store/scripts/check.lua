@@ -2,27 +2,31 @@
 -- Judges ids at one moment (fsck's second look, so that a store at work gives no false alarm). With repair, asserts hints and
 -- index entries again; it never removes a record, a body or a key's entry.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 '1' = repair, 3 how long idempotency keys outlive their task ms, 4 number of leases l to look
---       at beside those that `leases` lists, l x lease id, then (id, idempotency key that names it or '') ...
+-- ARGV  1 bucket width ms, 2 '1' = repair, 3 how long idempotency keys outlive their task ms,
+--       then (id, idempotency key that names it or '', number of leases l in which it was seen, l x lease id) ...
 -- REPLY for each id its problems: a list of kinds, as store/fsck.py explains them
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 100 ids; each looks through at most 5,000 leases
+-- BOUND 100 ids, each looked for in the leases that are named with it and in the one that the index names;
+--       all together look 1,000 times into leases that an earlier version made
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
 --@include lib/guard.lua
+--@include lib/leased.lua
 --@include lib/turns.lua
 local W, repair, idem_ttl = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 local now = now_ms()
 local expanded = tonumber(redis.call('HGET', K_CLOCK, 'expanded') or '') or 0
-local first = 5 + tonumber(ARGV[4])
-local lids, listed = redis.call('ZRANGE', K_LEASES, 0, 4999), {}
-for _, lid in ipairs(lids) do listed[lid] = true end
-for i = 5, first - 1 do
-  if not listed[ARGV[i]] then lids[#lids + 1] = ARGV[i] end
+local suspects = {}
+local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_LEASED, unpack(K_NEAR, 0, 7) }
+local from = 4
+while from <= #ARGV do
+  local n = tonumber(ARGV[from + 2])
+  local one = { id = ARGV[from], key = ARGV[from + 1], lids = { unpack(ARGV, from + 3, from + 2 + n) } }
+  suspects[#suspects + 1] = one
+  keys[#keys + 1] = k_bucket(math.floor(id_due(one.id) / W))
+  from = from + 3 + n
 end
-local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) }
-for i = first, #ARGV, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
 
@@ -58,15 +62,34 @@ local function paired(id, hash, times, without_time, without_value)
   return value
 end
 
-local function judge(id, key)
+-- In how many leases it lies, the record there, one of them, and the one that the index names.
+local function in_leases(id, lids)
+  local named, places, rec, right = redis.call('HGET', K_LEASED, id), 0, nil, nil
+  local seen = {}
+  local function look(lid)
+    if seen[lid] then return end
+    seen[lid] = true
+    local r = redis.call('HGET', k_lease(lid), id)
+    if r then
+      places, rec, right = places + 1, rec or r, right or lid
+    end
+  end
+  if named then look(named) end
+  for _, lid in ipairs(lids) do look(lid) end
+  if not right then
+    local _, lid = leased_unindexed(id)
+    if lid then look(lid) end
+  end
+  return places, rec, right, named
+end
+
+local function judge(id, key, lids)
   local home = math.floor(id_due(id) / W)
   local at_home, places = redis.call('HGET', k_bucket(home), id), 0
   local rec = at_home
   if at_home then places = 1 end
-  for _, lid in ipairs(lids) do
-    local r = redis.call('HGET', k_lease(lid), id)
-    if r then places = places + 1 rec = rec or r end
-  end
+  local in_lease, leased, lease, named = in_leases(id, lids)
+  places, rec = places + in_lease, rec or leased
   local dead = paired(id, K_DEAD, K_DEAD_AT, 'dead-without-time', 'time-without-dead')
   if dead then
     places = places + 1
@@ -75,7 +98,16 @@ local function judge(id, key)
   local sour = paired(id, K_QUAR, K_QUAR_AT, 'quarantine-without-time', 'time-without-quarantine')
   if sour then places = places + 1 end
   paired(id, K_RESULTS, K_RESULTS_AT, 'result-without-time', 'time-without-result')
-  if places > 1 then say('two-places') end
+  if places > 1 then
+    say('two-places')
+  elseif lease and lease ~= named then
+    say('leased-not-indexed')
+    if repair then redis.call('HSET', K_LEASED, id, lease) end
+  end
+  if named and not lease then
+    say('leased-dangling')
+    if repair then redis.call('HDEL', K_LEASED, id) end
+  end
 
   local kind, flags, due, at
   if rec then kind, flags, due, at = rec_head(id, rec) end
@@ -125,9 +157,9 @@ local function judge(id, key)
 end
 
 local reply = {}
-for i = first, #ARGV, 2 do
+for _, one in ipairs(suspects) do
   bad = {}
-  judge(ARGV[i], ARGV[i + 1])
+  judge(one.id, one.key, one.lids)
   reply[#reply + 1] = bad
 end
 return reply

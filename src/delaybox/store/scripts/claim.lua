@@ -64,7 +64,7 @@ end
 if redis.call('EXISTS', lease) == 1 then
   return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1 }, {} }
 end
-local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
+local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
 
 -- 1. Candidates: straight from near while nothing that we serve is ready, else through ready.
@@ -199,7 +199,12 @@ if err then return err end
 
 -- 4. Destinations first, then sources, hints last (rule 1).
 for from = 1, #leased, 1000 do redis.call('HSET', lease, unpack(leased, from, math.min(from + 999, #leased))) end
-if n_leased > 0 then redis.call('ZADD', K_LEASES, now + lease_ms, lid) end
+if n_leased > 0 then
+  redis.call('ZADD', K_LEASES, now + lease_ms, lid)
+  local named = {}
+  for i = 1, 2 * n_leased, 2 do named[i], named[i + 1] = leased[i], lid end
+  for from = 1, #named, 1000 do redis.call('HSET', K_LEASED, unpack(named, from, math.min(from + 999, #named))) end
+end
 local lateness, unheard, trimmed = {}, 0, 0
 local by_lane = {}
 for i, f in ipairs(fired) do

@@ -4,10 +4,11 @@
 -- ARGV  1 id, 2 bucket width ms
 -- REPLY {now ms} when unknown, else {now ms, home | lease | dead | quarantine | finished, value, body or '', lease id or '', result
 --       or ''}; finished: value is the record it had, known while its result is kept
--- BOUND one task; one that is not pending looks through at most 5,000 leases
+-- BOUND one task; 1,000 looks into leases that an earlier version made
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/leased.lua
 --@include lib/find.lua
 local id = ARGV[1]
 local where, value, lid = find(id, tonumber(ARGV[2]))

@@ -23,7 +23,7 @@
 local now = now_ms()
 local W, lease_ms, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
 local between, failing = tonumber(ARGV[7]), ARGV[8] == '1'
-local err = guard({ K_RESULTS, K_RESULTS_AT, K_LEASES, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
+local err = guard({ K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
 
 -- 1. Whether the holders had their chance. Those that end first are looked at: among them are the shortest, which need it soonest.
@@ -102,6 +102,9 @@ for _, lid in ipairs(over) do
         back = back + 1
       end
     end
+  end
+  for from = 1, #handled, 1000 do
+    redis.call('HDEL', K_LEASED, unpack(handled, from, math.min(from + 999, #handled)))
   end
   if kept then
     -- Records of a newer DelayBox: a node of that version will reap what stays of the lease.

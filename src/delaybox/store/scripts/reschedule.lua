@@ -4,7 +4,7 @@
 -- ARGV  1 bucket width ms, 2 wake channel, 3 'at', 'delay' or 'keep', 4 Unix ms or ms, 5 priority 0..3 or -1 to keep, then ids
 -- REPLY for each id: its due ms now, or running, dead, quarantined, newer or unknown
 -- ERRORS TRYAGAIN (what was moved before stays moved; asking again moves it to the same place)
--- BOUND 500 ids; an id that is not pending looks through at most 5,000 leases
+-- BOUND 500 ids; all together look 1,000 times into leases that an earlier version made
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -12,6 +12,7 @@
 --@include lib/gather.lua
 --@include lib/turns.lua
 --@include lib/place.lua
+--@include lib/leased.lua
 --@include lib/find.lua
 local now = now_ms()
 local W, how, value, priority = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -1,19 +1,20 @@
 #!lua flags=no-writes,allow-oom
 -- Where each of many tasks stands, without their bodies: what those ask who wait for them.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 most leases to look through (0: none), then ids
+-- ARGV  1 bucket width ms, 2 '1' = what the index of leases does not name is looked for in leases of earlier versions, then ids
 -- REPLY now ms, then for each id one of
 --       'h' + head of its record (16 bytes at most): pending        'l' + head: leased
 --       'd' + resultLen:u32 result + start of its dead letter (died, reason, head)
 --       'f' + resultLen:u32 result + head: finished, its result is kept
---       'q' in quarantine    '' nothing of it is kept    '?' not found in as many leases as were looked through
--- BOUND 128 ids; those found nowhere else are looked for in at most ARGV[2] leases
+--       'q' in quarantine    '' nothing of it is kept    '?' not found, and not looked for everywhere
+-- BOUND 128 ids; all together look 1,000 times into leases that an earlier version made
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
 --@include lib/gather.lua
+--@include lib/leased.lua
 local HEAD = 16
-local W, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local W, deep = tonumber(ARGV[1]), ARGV[2] == '1'
 local ids = { unpack(ARGV, 3) }
 local out = { now_ms() }
 if #ids == 0 then return out end
@@ -65,22 +66,16 @@ for j, i in ipairs(who) do
 end
 if #gone == 0 then return out end
 
-if most == 0 then
-  for _, i in ipairs(gone_who) do out[i + 1] = '?' end
-  return out
-end
-local leases = redis.call('ZRANGE', K_LEASES, 0, most)
-for n, lid in ipairs(leases) do
-  if n > most then break end
-  local records = redis.call('HMGET', k_lease(lid), unpack(gone))
-  for j, i in ipairs(gone_who) do
-    if records[j] then out[i + 1] = 'l' .. string.sub(records[j], 1, HEAD) end
-  end
-end
 local quarantined = redis.call('HMGET', K_QUAR, unpack(gone))
 for j, i in ipairs(gone_who) do
-  if not out[i + 1] then
-    out[i + 1] = quarantined[j] and 'q' or #leases > most and '?' or ''
+  local rec = leased_by_index(gone[j])
+  if not rec and not quarantined[j] and deep then rec = leased_unindexed(gone[j]) end
+  if rec then
+    out[i + 1] = 'l' .. string.sub(rec, 1, HEAD)
+  elseif quarantined[j] then
+    out[i + 1] = 'q'
+  else
+    out[i + 1] = deep and looks < UNINDEXED_LOOKS and '' or '?'
   end
 end
 return out

@@ -5,7 +5,7 @@
 --       becomes now), 6 body to lie apart or ''
 -- REPLY {'moved', due ms} or {changed | running | dead | quarantined | unknown}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND one task of at most 1 MiB; one that is not pending looks through at most 5,000 leases
+-- BOUND one task of at most 1 MiB; 1,000 looks into leases that an earlier version made
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -13,6 +13,7 @@
 --@include lib/gather.lua
 --@include lib/turns.lua
 --@include lib/place.lua
+--@include lib/leased.lua
 --@include lib/find.lua
 local now = now_ms()
 local id, W = ARGV[1], tonumber(ARGV[2])

@@ -1,6 +1,8 @@
 -- Keys of one partition; store/keys.py spells the same. T is the hash tag, {prefix:p}.
 local T = KEYS[1]
 local K_BUCKETS, K_CLOCK, K_LEASES = T .. ':buckets', T .. ':clock', T .. ':leases'
+-- id -> lease id of what is leased: a hint, for those who ask where a task is.
+local K_LEASED = T .. ':leased'
 local K_DEAD, K_DEAD_AT = T .. ':dead', T .. ':dead:at'
 local K_RESULTS, K_RESULTS_AT = T .. ':results', T .. ':results:at'
 local K_QUAR, K_QUAR_AT = T .. ':quarantine', T .. ':quarantine:at'

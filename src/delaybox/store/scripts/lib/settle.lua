@@ -3,4 +3,5 @@
 local function leave(lease, lid, id)
   redis.call('HDEL', lease, id)
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, lid) end
+  redis.call('HDEL', K_LEASED, id)
 end
