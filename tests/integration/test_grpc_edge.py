@@ -123,7 +123,7 @@ async def test_reflection_can_be_turned_off(server: RealServer, prefix: str):
 
 
 async def test_health_tells_when_redis_is_away_and_back(make_server: Callable[..., RealServer]):
-    own = make_server()
+    own = make_server("--appendonly", "yes")
     async with rpc_process(server=own.settings) as rpc:
         check: Any = rpc.channel.unary_unary(
             "/grpc.health.v1.Health/Check",

@@ -290,7 +290,7 @@ async def eventually(what: Callable[[], Awaitable[bool]], *, within_s: float = 2
 
 
 async def test_redis_away_and_back(start: Start, make_server: Callable[..., RealServer]):
-    own = make_server()
+    own = make_server("--appendonly", "yes", "--appendfsync", "always")
     rest = await start(server=own.settings)
     assert (await rest.post(FIRST_CURL))[0] == 200
     own.kill()
