@@ -14,7 +14,7 @@ from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
 
-_PAUSE_S = 0.5
+_PAUSE_S = 1.0
 _STEP_S = 0.2
 """Time that one step takes at most; what is left is gone on with in the next."""
 _SHARE = 0.5

@@ -22,7 +22,7 @@ LIVE_NODE_MS = 10_000
 SERVING_MS = 5_000
 """Who was not heard of for so long serves nothing any more: heartbeats come once a second."""
 _FRESH_S = 1.0
-_WAITS_FRESH_S = 5.0
+_WAITS_FRESH_S = 2.0
 _LANES_NAMED = 5
 
 

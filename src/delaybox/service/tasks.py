@@ -199,12 +199,13 @@ class Service(Submitter):
         """
         try:
             now = await self._store.writable()
-            waits = await self._serving.unserved()
-            if self._node_id is None:
-                return Readiness(True, "; ".join(waits))
-            facts = await nodes.facts(self._store, self._node_id)
+            facts = None if self._node_id is None else await nodes.facts(self._store, self._node_id)
+            # Not before its own engine has told what it carries out.
+            waits = await self._serving.unserved() if self._node_id is None or facts else []
         except DelayBoxError as error:
             return Readiness(False, str(error), store=False)
+        if self._node_id is None:
+            return Readiness(True, "; ".join(waits))
         if facts is None:
             return Readiness(False, "the engine of this node has not reported yet")
         if (ago := now - int(facts["seen_ms"])) > STALE_HEARTBEAT_MS:

@@ -79,8 +79,7 @@ class Presence:
             self._lost(identity.other_shape(self._prefix, mine, meta.shape))
         elif there.decode(errors="replace") == meta.shape.store_id:
             log.warning("store %s was accepted in the place of %s; going on", meta.shape.store_id, mine.store_id)
-            self.shape = meta.shape
-            self._found()
+            self.shape, self.refusal = meta.shape, None
 
     def _lost(self, refusal: StoreLost) -> None:
         now = time.monotonic()
