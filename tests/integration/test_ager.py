@@ -115,7 +115,9 @@ async def test_a_heartbeat_that_came_meanwhile_stays(client: Redis, prefix: str)
 async def test_quarantine_is_listed_retried_and_discarded(server: RealServer, client: Redis, prefix: str) -> None:
     store = await Store.open(client, prefix=prefix, partitions=1)
     now = await store.ping()
-    answers = (await store.schedule([Batch(0, [draft(NewTask(due_ms=now + HOUR, payload=b"p"))])]))[0]
+    answers = (
+        await store.schedule([Batch(0, [draft(NewTask(due_ms=now + HOUR, payload=bytes(2_000), idempotency_key="k"))])])
+    )[0]
     assert not isinstance(answers, BaseException)
     good = answers[0].task_id
     bucket = keys.bucket(store.tags[0], ids.due_ms(good) // store.bucket_ms)
@@ -145,6 +147,10 @@ async def test_quarantine_is_listed_retried_and_discarded(server: RealServer, cl
         (ids.render(bad), True),
     ]
     assert said("retry", "--all") == (1, {"restored": 1, "left": 1})
+    assert (await store.get(good)).place == "home"
+    await sour(store, good, record, now)
+    assert said("retry", ids.render(good)) == (1, {"restored": 0, "left": 1}), "what is there is not written over"
+    assert said("discard", ids.render(good)) == (0, {"discarded": 1, "unknown": 0})
     assert (await store.get(good)).place == "home"
     assert said("discard", ids.render(bad)) == (0, {"discarded": 1, "unknown": 0})
     assert (await fsck(store)).problems == []

@@ -130,6 +130,7 @@ def discard(
 _WHY = {
     "unreadable": "this version cannot read it either; try a newer one, or discard it",
     "newer": "a newer DelayBox wrote it; run the command of that version",
+    "elsewhere": "the task stands elsewhere already, see `delaybox get`; discard this copy",
     "unknown": "it does not lie in quarantine; see `delaybox quarantine list`",
 }
 

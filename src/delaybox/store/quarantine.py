@@ -51,7 +51,7 @@ def _problem(task_id: bytes, raw: bytes) -> str:
 
 
 async def restore(store: Store, task_ids: Sequence[bytes]) -> list[str]:
-    """Per id: restored (it is pending again), unreadable, newer or unknown."""
+    """Per id: restored (it is pending again), unreadable, newer, elsewhere (it is there already) or unknown."""
     return await _each(store, "restore", (store.bucket_ms, store.wake_channel), task_ids)
 
 
@@ -59,14 +59,14 @@ async def evict(store: Store, task_ids: Sequence[bytes]) -> int:
     """Deletes the named records for good; how many there were."""
     deleted = 0
     for partition, group in _groups(store, task_ids):
-        call = Call("evict", store.tags[partition], (IDEM_TTL_MS, 0, *group))
+        call = Call("evict", store.tags[partition], (IDEM_TTL_MS, 0, store.bucket_ms, *group))
         deleted += int(await store.runner.run(call))
     return deleted
 
 
 async def evict_older(store: Store, partition: int, before_ms: int) -> int:
     """Deletes the 500 oldest of what was put there before a moment; how many there were."""
-    return int(await store.runner.run(Call("evict", store.tags[partition], (IDEM_TTL_MS, before_ms))))
+    return int(await store.runner.run(Call("evict", store.tags[partition], (IDEM_TTL_MS, before_ms, store.bucket_ms))))
 
 
 async def _each(store: Store, script: str, head: tuple[Any, ...], task_ids: Sequence[bytes]) -> list[str]:
