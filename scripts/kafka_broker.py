@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from delaybox.embedded import launch
@@ -194,6 +194,22 @@ class Broker:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """As long as the block lasts it holds its connections and answers nothing."""
+        assert self._process is not None
+        if self._container:
+            subprocess.run([_docker(), "pause", self._container], check=True, capture_output=True)
+        else:
+            self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if self._container:
+                subprocess.run([_docker(), "unpause", self._container], check=True, capture_output=True)
+            else:
+                self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End it and remove its folder."""

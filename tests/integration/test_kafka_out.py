@@ -200,3 +200,28 @@ def test_the_channel_is_used_when_kafka_is_off(tmp_path: Path, kafka: Kafka):
         with kafka.consumer(topic) as consumer:
             assert consumer.consume(1, 1.0) == []
         assert metric(ours, "delaybox_fired_tasks_total") == 1
+
+
+def test_a_broker_that_hangs_for_seconds_gets_each_message_once(tmp_path: Path, make_kafka: Callable[..., Broker]):
+    """After five seconds messages were given up, handed back and sent again, though the broker had taken them."""
+    broker = make_kafka()
+    kafka = Kafka(broker.bootstrap)
+    topic = kafka.topic(partitions=1)
+    with node(*serve(broker.bootstrap, topic, "kafka.value=payload"), folder=tmp_path) as ours:
+        post(ours, "before")
+        assert kafka.read(topic, 1)[0].value() == b"before"
+        with broker.frozen():
+            batch = [{"type": "pub_sub", "payload": f"{n}"} for n in range(500)]
+            assert ours.call("POST", "/v1/tasks/batch", {"tasks": batch})[0] < 300
+            ours.wait_for("no Kafka broker at .* tasks for it wait")
+            # Time itself is what is tested: longer than messages used to live.
+            time.sleep(3.0)
+        with kafka.consumer(topic) as consumer:
+            got = [(m.value() or b"").decode() for m in take(consumer, 501)]
+            give_up = time.monotonic() + 20
+            while metric(ours, "delaybox_in_flight_tasks"):
+                assert time.monotonic() < give_up
+                time.sleep(0.05)
+            assert consumer.consume(1, 0.5) == [], "nothing comes twice"
+        assert sorted(got) == sorted(["before", *map(str, range(500))])
+        assert metric(ours, "delaybox_kafka_out_errors_total") == 0

@@ -65,7 +65,7 @@ class Kafka(Section):
     )
     linger: Duration = Field(default=2, ge=0, le=1_000, description="a duration with its unit from 0ms to 1s")
     delivery_timeout: Duration = Field(
-        default=5_000, ge=1_000, le=300_000, description="a duration with its unit from 1s to 5m"
+        default=120_000, ge=1_000, le=300_000, description="a duration with its unit from 1s to 5m"
     )
     properties: Annotated[Mapping[str, str], BeforeValidator(_properties)] = Field(
         default={},

@@ -109,6 +109,15 @@ class Target(Protocol):
 
 
 @runtime_checkable
+class Limited(Protocol):
+    """A target that can tell how many more tasks it has room for, which changes with how fast it is rid of them."""
+
+    @property
+    def room(self) -> int:
+        """So many more may be handed over now; looked at whenever tasks end."""
+
+
+@runtime_checkable
 class Pausing(Protocol):
     """A target that can be unable to carry anything out for a while; meanwhile nothing is claimed for it."""
 

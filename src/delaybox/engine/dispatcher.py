@@ -13,7 +13,18 @@ from operator import itemgetter
 from google.protobuf.message import DecodeError
 
 from delaybox import failpoints, metrics
-from delaybox.core.delivery import HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Pausing, Report, Target
+from delaybox.core.delivery import (
+    HAND_BACK,
+    Delivery,
+    Done,
+    Failed,
+    HandBack,
+    Limited,
+    Outcome,
+    Pausing,
+    Report,
+    Target,
+)
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.lane import split
 from delaybox.core.rates import Rates
@@ -54,6 +65,7 @@ class Dispatcher:
         self._store = store
         self._targets = {t.value: target for t, target in targets.items()}
         self._pausing = {letter: target for letter, target in self._targets.items() if isinstance(target, Pausing)}
+        self._limited = list({id(t): t for t in self._targets.values() if isinstance(t, Limited)}.values())
         self._serves = "".join(sorted(self._targets))
         self._options = options
         self._clock = clock
@@ -87,7 +99,10 @@ class Dispatcher:
     @property
     def free(self) -> int:
         """Slots free."""
-        return 0 if self._stopping else max(0, self._options.concurrency - self._in_flight)
+        if self._stopping:
+            return 0
+        own = max(0, self._options.concurrency - self._in_flight)
+        return min([own, *(target.room for target in self._limited)]) if self._limited else own
 
     @property
     def in_flight(self) -> int:

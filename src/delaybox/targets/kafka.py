@@ -23,6 +23,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.targets.kafka_link import KafkaLink
 from delaybox.targets.kafka_message import composer
 from delaybox.targets.kafka_settings import KafkaSettings
+from delaybox.targets.kafka_window import Window
 from delaybox.wire.signing import Signing
 from delaybox.wire.topics import TopicRules
 
@@ -65,7 +66,7 @@ class KafkaTarget:
         source: str = "/delaybox",
         compression: str = "lz4",
         linger_ms: int = 2,
-        delivery_timeout_ms: int = 5_000,
+        delivery_timeout_ms: int = 120_000,
         max_payload_bytes: int = 1 << 20,
         partitions: int = 16,
         signing_keys: Sequence[str] = (),
@@ -73,6 +74,7 @@ class KafkaTarget:
         self._rules = rules
         self._partitions = partitions
         self._warned = False
+        self._window = Window()
         self._compose = composer(rules, value=value, source=source, signing=Signing(signing_keys))
         self._link = KafkaLink(
             settings,
@@ -87,6 +89,11 @@ class KafkaTarget:
     def trouble(self) -> str:
         """Why nothing can be delivered now; '' when it can."""
         return self._link.trouble
+
+    @property
+    def room(self) -> int:
+        """How many more tasks may be handed over: brokers that are slow get fewer at once."""
+        return self._window.room
 
     def on_change(self, call: Callable[[], None]) -> None:
         """``call`` is called when `trouble` begins or ends."""
@@ -108,6 +115,8 @@ class KafkaTarget:
             report(batch, HAND_BACK)
             return
         failpoints.hit("before_publish")
+        self._window.on_way += len(batch)
+        on_way, began_s = self._window.on_way, time.monotonic()
         group = _Group(self._link, asyncio.get_running_loop().create_future())
         try:
             sent = await self._produce(batch, group, report)
@@ -121,6 +130,8 @@ class KafkaTarget:
             raise
         finally:
             metrics.kafka_in_flight(-group.counted)
+            self._window.on_way -= len(batch)
+        self._window.confirmed(began_s, time.monotonic() - began_s, on_way)
         failpoints.hit("after_publish_reply")
         self._report(sent, group, report)
 

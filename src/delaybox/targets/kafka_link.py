@@ -26,6 +26,8 @@ _IDLE_S = 0.1
 _PROBE_S = 1.0
 _BETWEEN_PROBES_S = 0.25
 _ASK_AGAIN_S = 60.0
+_SILENCE_S = 3.0
+"""When messages wait and none was confirmed for so long, it is looked whether a broker still answers."""
 _REFUSALS = (
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
@@ -64,7 +66,7 @@ class KafkaLink:
             "linger.ms": linger_ms,
             "message.timeout.ms": delivery_timeout_ms,
             # A request that is lost in a hanging broker must not take longer to be missed than its messages live.
-            "socket.timeout.ms": min(max(delivery_timeout_ms, 1_000), 60_000),
+            "socket.timeout.ms": min(max(delivery_timeout_ms, 1_000), 30_000),
             # The broker says what is too large, for it knows; ours is only to be above it.
             "message.max.bytes": max_message_bytes,
             # Far below what brokers take for a batch unless a topic says less: then its messages are sent alone.
@@ -163,16 +165,23 @@ class KafkaLink:
     def _producers(self) -> list[Producer]:
         return [self._producer] if self._alone is None else [self._producer, self._alone]
 
-    def _poll(self) -> None:
-        for producer in self._producers():
-            producer.poll(0)
+    def _poll(self) -> int:
+        """Serves reports; how many came."""
+        return sum(producer.poll(0) for producer in self._producers())
 
     async def _serve(self) -> None:
+        heard_s = time.monotonic()
         while True:
-            if any(map(len, self._producers())):
-                self._poll()
+            if waiting := sum(map(len, self._producers())):
+                now_s = time.monotonic()
+                if self._poll() or sum(map(len, self._producers())) < waiting:
+                    heard_s = now_s
+                elif now_s - heard_s > _SILENCE_S:
+                    heard_s = now_s
+                    self._lost.set()
                 await asyncio.sleep(_BUSY_S)
             else:
+                heard_s = time.monotonic()
                 # Errors of connections come by the same way, and are not in such a hurry.
                 self._serving.clear()
                 self._poll()
