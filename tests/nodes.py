@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,14 @@ class Node:
             return answer.status, found, json.loads(out) if "json" in found.get("content-type", "") and out else out
         finally:
             connection.close()
+
+    def until(self, true: Callable[[], Any], *, within_s: float = _READY_S) -> Any:
+        """What ``true`` answers, once that is true; AssertionError with the log when it takes too long."""
+        give_up = time.monotonic() + within_s
+        while not (found := true()):
+            assert time.monotonic() < give_up, self.said()
+            time.sleep(0.02)
+        return found
 
     def stop(self) -> int:
         """SIGTERM, and its exit code."""
