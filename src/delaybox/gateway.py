@@ -22,6 +22,7 @@ from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.work import NotYet, Streams
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.fleet import HELPER
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -69,7 +70,7 @@ class Workers:
         """The store is open."""
         s = self._settings
         options = EngineOptions(
-            node_id=f"{s.node_id}.workers",
+            node_id=f"{s.node_id}{HELPER}",
             clock=False,
             roles=("workers",),
             channel="",

@@ -125,3 +125,16 @@ def test_a_range_is_cut_into_some_thirty_rows(hours: float) -> None:
     step = render.step_for(range_ms)
     assert step % 60_000 == 0
     assert range_ms / step <= 30
+
+
+def test_a_narrow_terminal_still_shows_functions_and_reasons() -> None:
+    worker = {**TASK, "type": "worker", "name": "remind", "attempt": 3, "reason": "ValueError: no such customer"}
+    later = {**worker, "due_ms": NOW + 90_000, "id": "later"}
+    listed = render.tasks([later, worker], NOW, width=80).splitlines()
+    assert [line.split()[0] for line in listed] == ["id", TASK["id"], "later"]
+    assert "remind" in listed[1] and "scheduled" in listed[1]
+    died = render.dead([worker], width=80).splitlines()
+    assert "remind" in died[1] and "no such customer" in died[1]
+    assert all(len(line) <= 80 for line in (*listed, *died))
+    whole = render.tasks([worker], NOW, zone=UTC)
+    assert "2030-03-17 17:47:41.000+0000" in whole and "mail" in whole and "high" in whole

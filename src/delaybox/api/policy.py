@@ -50,6 +50,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("DELETE", "/v1/dead/{id}"): Access.ADMIN,
     ("GET", "/v1/forecast"): Access.READ,
     ("GET", "/v1/nodes"): Access.READ,
+    ("GET", "/v1/workers"): Access.READ,
 }
 """Method and route (without the context path) → what it takes. HEAD is GET. Names in braces do not matter."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from delaybox import __version__
@@ -10,8 +11,9 @@ from delaybox import __version__
 def main() -> None:
     """The entry point. A mistake is told in a line or two on stderr, without a traceback."""
     if sys.argv[1:] == ["--version"]:
-        print(f"delaybox {__version__}")  # noqa: T201
-        return
+        with contextlib.suppress(OSError):  # which `run` meets again, and has words for
+            print(f"delaybox {__version__}", flush=True)  # noqa: T201
+            return
     try:
         from delaybox.cli.app import run
     except ModuleNotFoundError as error:

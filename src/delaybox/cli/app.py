@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delaybox import __version__
-from delaybox.cli import dead, quarantine, say, tasks, watch
+from delaybox.cli import dead, quarantine, say, tasks, usage, watch
 from delaybox.cli import worker as worker_command
 from delaybox.cli.client import Refused
 from delaybox.cli.exits import Exit, of_error
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="delaybox",
     help="One-time tasks that fire on the millisecond, kept in Redis or Valkey.",
+    # Boxes are for eyes: what is piped or logged is plain text.
+    rich_markup_mode="rich" if sys.stdout is not None and sys.stdout.isatty() else None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,24 +43,35 @@ app.command("worker")(worker_command.worker)
 
 def run() -> int:
     """Run the command that sys.argv names; its exit code."""
+    usage.have_streams()
+    # Before the options are read, for what is wrong with them is to be told in JSON as well.
+    say.as_json = usage.asks_for_json(sys.argv[1:])
     try:
-        app()
+        ended = app(standalone_mode=False)
+        return ended if isinstance(ended, int) else Exit.DONE
+    except usage.ClickError as error:
+        return usage.tell(error)
     except SystemExit as end:
         # typer's end for a pipe that nobody reads on (`delaybox listen | head`), which is no failure.
         if isinstance(end.__context__, BrokenPipeError):
             return _unread()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED
     except BrokenPipeError:
         return _unread()
+    except OSError as error:
+        if error.errno not in usage.NO_ROOM:
+            raise
+        say.error(f"the answer could not be written: {error.strerror}")
+        _unread()
+        return Exit.FAILED
     except DelayBoxError as error:
         facts = {"code": error.code, **({"status": error.status} if isinstance(error, Refused) else {})}
         say.error(str(error), **facts)
         return of_error(error)
     finally:
         disconnect()
-    return 0
 
 
 def _unread() -> int:
@@ -118,6 +131,8 @@ def serve(
     loaded = load(path=config, flags=flags)
     chosen = loaded.config
     say.as_json = chosen.log_format == "json"
+    if loaded.path is not None:
+        say.note(f"configuration file: {loaded.path}")
     for warning in loaded.warnings:
         say.warning(warning)
     if (system := platform.system()) != "Linux":

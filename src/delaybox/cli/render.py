@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _GAP = "  "
 _LONGEST_PAYLOAD = 60
-
-Shown = Callable[[dict[str, Any]], str]
 
 
 def clean(text: str) -> str:
@@ -21,10 +19,31 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: int = 0) -> str:
-    """Aligned columns, those in ``right`` to the right; lines are cut at ``width`` (0: never)."""
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    width: int = 0,
+    drop: Sequence[str] = (),
+    room: int = 0,
+) -> str:
+    """Aligned columns, those in ``right`` to the right; lines are cut at ``width`` (0: never).
+
+    Where they are wider, the columns named in ``drop`` go first, in that order, until only the last column would be
+    cut, and no shorter than ``room``.
+    """
     lines = [list(map(clean, row)) for row in (header, *rows)]
     sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    kept = [at for at in range(len(sizes)) if any(line[at] for line in lines[1:]) or not drop]
+    for name in drop:
+        last = min(room, sizes[kept[-1]]) if room else sizes[kept[-1]]
+        if not width or sum(sizes[at] + len(_GAP) for at in kept[:-1]) + last <= width:
+            break
+        kept = [at for at in kept if header[at] != name]
+    lines = [[line[at] for at in kept] for line in lines]
+    sizes = [sizes[at] for at in kept]
+    right = [kept.index(at) for at in right if at in kept]
     out: list[str] = []
     for line in lines:
         cells = [
@@ -80,43 +99,46 @@ def payload(task: Mapping[str, Any], longest: int = 0) -> str:
     return cut(json.dumps(text[: longest * 2 or None], ensure_ascii=False), longest) if text else ""
 
 
-_COLUMNS: dict[str, Shown] = {
-    "state": lambda task: str(task.get("state") or "gone"),
-    "type": lambda task: str(task["type"]),
-    "queue": lambda task: str(task["queue"]),
-    "priority": lambda task: str(task["priority"]),
-}
+_NEEDED = 24
+"""Characters of the last column that are worth a column's place."""
 
 
 def tasks(found: Sequence[dict[str, Any]], now_ms: int, *, width: int = 0, zone: tzinfo | None = None) -> str:
-    """A list of tasks, one a line."""
+    """A list of tasks, one a line, the earliest first. What a narrow terminal has no room for is left out."""
     rows = [
         [
             str(task["id"]),
             moment(task["due_ms"], zone),
             due_in(task["due_ms"], now_ms),
-            *(show(task) for show in _COLUMNS.values()),
-            payload(task, _LONGEST_PAYLOAD),
+            str(task.get("state") or "gone"),
+            str(task["type"]),
+            str(task.get("name") or ""),
+            str(task["queue"]),
+            str(task["priority"]),
+            "; ".join(filter(None, (str(task.get("reason") or ""), payload(task, _LONGEST_PAYLOAD)))),
         ]
-        for task in found
+        for task in sorted(found, key=lambda task: int(task["due_ms"]))
     ]
-    return table(["id", "due", "", *_COLUMNS, "payload"], rows, width=width)
+    header = ["id", "due", "in", "state", "type", "function", "queue", "priority", "payload"]
+    return table(header, rows, width=width, drop=["due", "priority", "queue", "type"], room=_NEEDED)
 
 
 def dead(found: Sequence[dict[str, Any]], *, width: int = 0, zone: tzinfo | None = None) -> str:
-    """A list of dead letters, one a line."""
+    """A list of dead letters, one a line, in the order given."""
     rows = [
         [
             str(task["id"]),
             moment(task["due_ms"], zone),
             str(task["type"]),
+            str(task.get("name") or ""),
             str(task["queue"]),
             str(task.get("attempt", 0)),
             str(task.get("reason", "")),
         ]
         for task in found
     ]
-    return table(["id", "was due", "type", "queue", "attempts", "reason"], rows, right=[4], width=width)
+    header = ["id", "was due", "type", "function", "queue", "attempts", "reason"]
+    return table(header, rows, right=[5], width=width, drop=["was due", "queue", "type", "attempts"], room=_NEEDED)
 
 
 def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> str:

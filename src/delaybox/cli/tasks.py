@@ -220,6 +220,7 @@ def list_tasks(
         "due_to": due_to,
     }
     found, more = pages(client, "/v1/tasks", query, limit=limit, cursor=cursor)
+    found.sort(key=lambda task: int(task["due_ms"]))
     if as_json:
         return say.out_json({"tasks": found, "cursor": more})
     say.out(render.tasks(found, time.time_ns() // 1_000_000, width=say.width()) if found else "no tasks")

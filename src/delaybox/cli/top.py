@@ -13,7 +13,7 @@ from typing import Any
 from delaybox.cli import render, say, scrape
 from delaybox.cli.client import Client, Refused, Unreachable
 from delaybox.cli.exits import Exit
-from delaybox.cli.watch import BUCKET_MS, late_ms, queue_table, read_metrics, said_ms
+from delaybox.cli.watch import BUCKET_MS, late_ms, node_table, queue_table, read_metrics, said_ms
 from delaybox.core.errors import DelayBoxError
 
 _COMING = 10
@@ -99,28 +99,13 @@ def screen(now: Look, before: Look | None, url: str, *, width: int, height: int)
         "",
         *render.histogram(now.coming, BUCKET_MS, width=width, blocks=say.blocks()).splitlines(),
         "",
-        *_nodes(now.nodes).splitlines(),
+        *node_table(now.nodes).splitlines(),
         "",
         *queue_table(now.lanes).splitlines(),
     ]
     if len(lines) > height:
         lines = [*lines[: height - 1], f"… {len(lines) - height + 1} more lines"]
     return [render.cut(text, width) for text in lines]
-
-
-def _nodes(nodes: list[dict[str, Any]]) -> str:
-    rows = [
-        [
-            str(n.get("host", "")),
-            str(n.get("pid", "")),
-            str(n.get("version", "")),
-            ",".join(n.get("roles") or []),
-            ",".join(n.get("types") or []),
-            f"{n.get('in_flight', 0):,}",
-        ]
-        for n in nodes
-    ]
-    return render.table(["node", "pid", "version", "roles", "types", "in flight"], rows, right=[1, 5])
 
 
 def watch(client: Client, *, every: float, count: int, as_json: bool) -> int:

@@ -20,7 +20,14 @@ _COUNTS = ("pending", "ready", "in_flight", "dead", "quarantined")
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for name, command in (("queues", queues), ("stats", stats), ("forecast", forecast), ("top", top)):
+    for name, command in (
+        ("queues", queues),
+        ("nodes", nodes),
+        ("workers", workers),
+        ("stats", stats),
+        ("forecast", forecast),
+        ("top", top),
+    ):
         app.command(name, rich_help_panel="Watching")(command)
 
 
@@ -36,6 +43,60 @@ def queues(
     if as_json:
         return say.out_json(answer)
     return say.out(queue_table(answer["types"] if queue else answer["queues"], say.width()))
+
+
+def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Show the living nodes: what each is for, its version, and the tasks it has in hand."""
+    answer = connect(server, token, as_json).get("/v1/nodes")
+    if as_json:
+        return say.out_json(answer)
+    found = answer["nodes"]
+    return say.out(node_table(found, say.width()) if found else "no node's engine has reported within 15 s")
+
+
+def node_table(found: list[dict[str, Any]], width: int = 0) -> str:
+    """Nodes, one a line."""
+    rows = [
+        [
+            str(node.get("host", "")),
+            str(node.get("pid", "")),
+            str(node.get("version", "")),
+            ",".join(node.get("roles") or []),
+            ",".join(node.get("types") or []),
+            f"{node.get('in_flight', 0):,}",
+        ]
+        for node in found
+    ]
+    return render.table(["node", "pid", "version", "roles", "types", "in flight"], rows, right=[1, 5], width=width)
+
+
+def workers(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Show the connected workers: a line for each session, with what it runs just now."""
+    answer = connect(server, token, as_json).get("/v1/workers")
+    if as_json:
+        return say.out_json(answer)
+    found = answer["workers"]
+    say.out(_worker_table(found, say.width()) if found else "no worker is connected to a living node")
+    if answer["count"] > len(found):
+        say.note(f"{answer['count'] - len(found):,} more are connected; a node tells of 100")
+    return None
+
+
+def _worker_table(found: list[dict[str, Any]], width: int) -> str:
+    rows = [
+        [
+            f"{worker['running']:,}",
+            f"{worker['concurrency']:,}" if worker["concurrency"] else "-",
+            f"{worker['functions']:,}",
+            "connected" if worker["connected"] else "away",
+            worker["identity"],
+            worker["node"],
+            ",".join(f"{name}={value}" for name, value in sorted(worker["labels"].items())),
+        ]
+        for worker in sorted(found, key=lambda worker: (worker["identity"], worker["node"]))
+    ]
+    header = ["running", "of", "functions", "", "worker", "node", "labels"]
+    return render.table(header, rows, right=[0, 1, 2], width=width, drop=["labels", "node"])
 
 
 def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:

@@ -18,7 +18,10 @@ def worker(
     processes: Annotated[int, typer.Option(min=1, help="Processes of it, each with sessions of its own.")] = 1,
     server: Annotated[
         Repeated,
-        typer.Option(metavar="HOST:PORT", help="A node's gRPC address; repeatable. Default: as the worker says."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A node's gRPC address; repeatable. Default: as the worker says, else DELAYBOX_GRPC_SERVERS.",
+        ),
     ] = None,
     queues: Annotated[
         Repeated, typer.Option(metavar="NAMES", help="Queues to take tasks from, separated by commas; repeatable.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from delaybox.client import calls, channel, chunks, mapping, streams
-from delaybox.client.endpoints import Endpoints
+from delaybox.client.endpoints import Endpoints, named
 from delaybox.client.models import Event, Stored
 from delaybox.client.progress import Report, reported, shown
 from delaybox.client.steps import Session, Steps, each
@@ -22,15 +23,13 @@ from delaybox.core.spans import span_s
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 
-DEFAULT_ENDPOINT = "localhost:9088"
-
 
 class Base:
     """See `Client`."""
 
     def __init__(
         self,
-        endpoints: str | Iterable[str] = DEFAULT_ENDPOINT,
+        endpoints: str | Iterable[str] | None = None,
         *,
         token: str | None = None,
         tls: bool = False,
@@ -43,7 +42,7 @@ class Base:
         codecs: Codecs = CODECS,
     ) -> None:
         self._target = channel.target(
-            endpoints, token=token, tls=tls, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+            named(endpoints, os.environ), token=token, tls=tls, ca_file=ca_file, cert_file=cert_file, key_file=key_file
         )
         self._codecs = codecs
         self._session = Session(

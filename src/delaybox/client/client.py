@@ -65,8 +65,9 @@ class Handle:
 class Client(Base):
     """Calls to DelayBox nodes over gRPC. For several threads; make it once and keep it, `close` it at the end.
 
-    endpoints: one address or several, ``host:port`` each (port 9088 unless given): calls take turns among the nodes
-        that work, and go on with the others when one is lost.
+    endpoints: one address or several, ``host:port`` each (port 9088 unless given). Without any, those of the variable
+        DELAYBOX_GRPC_SERVERS, else localhost:9088. Calls take turns among the nodes that work, and go on with the
+        others when one is lost.
     token: sent as a bearer token. Over networks use it with TLS only.
     tls: TLS with the authorities that gRPC trusts; ``ca_file`` names others, ``cert_file`` and ``key_file`` this
         client's own certificate (PEM). Any of them means TLS.

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from delaybox.core.errors import ConfigError
 
 DEFAULT_PORT: Final = 9088
+DEFAULT_ENDPOINT: Final = "localhost:9088"
+VARIABLE: Final = "DELAYBOX_GRPC_SERVERS"
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
+
+
+def named(given: str | Iterable[str] | None, environ: Mapping[str, str]) -> str | Iterable[str]:
+    """Which nodes are meant: those given, else those of the environment, else the one on this machine."""
+    return given or environ.get(VARIABLE) or DEFAULT_ENDPOINT
 
 
 def parse(endpoints: str | Iterable[str]) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ FLAGS = {
 # Variables of the command line, of commands that we run, of tests and of Kubernetes (some for every service named
 # delaybox) are none of ours.
 _FOREIGN_VARIABLE = re.compile(
-    r"DELAYBOX_((CONFIG|SERVER|TOKEN|TASK_ID|ATTEMPT|FENCING)$|TEST_|FAULTS|FAILPOINTS|"
+    r"DELAYBOX_((CONFIG|SERVER|GRPC_SERVERS|TOKEN|TASK_ID|ATTEMPT|FENCING)$|TEST_|FAULTS|FAILPOINTS|"
     r"(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
 )
 _FLAG_RANK = 9

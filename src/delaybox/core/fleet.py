@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+HELPER = ".workers"
+"""What a node's process that serves workers appends to the node's id, for a heartbeat of its own."""
+
 LEAST = 3
 """Fewer that go away together may be chance, or the work of one task."""
 _QUIET_MS = 2_500
@@ -18,7 +21,7 @@ def holders(beats: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, int]]:
         started, seen = facts.get("started_ms", 0), facts.get("seen_ms", 0)
         if not isinstance(started, int) or not isinstance(seen, int):
             continue
-        node = name.removesuffix(".workers")
+        node = name.removesuffix(HELPER)
         first, last = found.get(node, (started, seen))
         found[node] = (min(first, started), max(last, seen))
     return list(found.values())

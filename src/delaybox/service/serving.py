@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
+from delaybox.core.fleet import HELPER
 from delaybox.core.lane import ANY_QUEUE, Lane, lane_of, split
 from delaybox.core.task import TaskState, TaskType, TaskView
 from delaybox.store import nodes, progress
@@ -40,6 +41,24 @@ async def live_nodes(store: Store, within_ms: int = LIVE_NODE_MS) -> list[dict[s
         for node_id, facts in sorted(seen.items())
         if abs(now - int(facts.get("seen_ms", 0))) <= within_ms
     ]
+
+
+def merged(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Nodes from heartbeats: what the process that serves a node's workers says goes into its node's.
+
+    Of a process whose node is not heard of any more nothing is told.
+    """
+    whole = {str(facts["id"]): dict(facts) for facts in found if not _is_helper(facts)}
+    for facts in filter(_is_helper, found):
+        if node := whole.get(str(facts["id"]).removesuffix(HELPER)):
+            node["in_flight"] = int(node.get("in_flight", 0)) + int(facts.get("in_flight", 0))
+            node["types"] = [*node.get("types", ()), *facts.get("types", ())]
+            node |= {name: facts[name] for name in ("workers", "worker_count") if name in facts}
+    return list(whole.values())
+
+
+def _is_helper(facts: Mapping[str, Any]) -> bool:
+    return str(facts["id"]).endswith(HELPER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk
-from delaybox.service.serving import Served, Serving, functions_unserved, live_nodes, living
+from delaybox.service.serving import Served, Serving, functions_unserved, live_nodes, living, merged
 from delaybox.service.submit import Submitter
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
@@ -156,8 +156,8 @@ class Service(Submitter):
         ]
 
     async def nodes(self) -> list[dict[str, Any]]:
-        """The nodes heard of lately, each with what it said of itself."""
-        return await live_nodes(self._store)
+        """The nodes heard of lately, each with what it and its processes said of themselves."""
+        return merged(await live_nodes(self._store))
 
     async def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> list[ForecastStep]:
         """Tasks due per step, in steps of whole buckets from the bucket that holds ``from_ms``.

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from delaybox.client import channel
+from delaybox.client.endpoints import named
 from delaybox.client.models import Retry
 from delaybox.client.tasks import CODECS
 from delaybox.client.values import Duration
@@ -28,7 +29,6 @@ from delaybox.worker.sizes import Sizes
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFAULT_SERVER: Final = "localhost:9088"
 EXIT_S: Final = 3.0
 _QUEUE = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 
@@ -105,7 +105,7 @@ class Worker:
         )
         grace_s = span_ms("grace", given["grace"], least=0) / 1000
         self.target = channel.target(
-            given["servers"] or os.environ.get("DELAYBOX_GRPC_SERVERS") or DEFAULT_SERVER,
+            named(given["servers"], os.environ),
             token=given["token"] or os.environ.get("DELAYBOX_TOKEN") or None,
             tls=given["tls"],
             ca_file=given["ca_file"],

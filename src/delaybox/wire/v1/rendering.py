@@ -180,10 +180,28 @@ def _node(facts: Mapping[str, Any]) -> types.Node:
         pid=int(facts.get("pid", 0)),
         version=str(facts.get("version", "")),
         roles=[str(role) for role in facts.get("roles", ())],
-        types=[_type_name(str(name)) for name in facts.get("types", ())],
+        types=list(dict.fromkeys(_type_name(str(name)) for name in facts.get("types", ()))),
         in_flight=int(facts.get("in_flight", 0)),
         seen=render_moment(int(facts.get("seen_ms", 0))),
         started=render_moment(int(facts.get("started_ms", 0))),
+    )
+
+
+def workers(nodes: Sequence[Mapping[str, Any]]) -> types.Workers:
+    """The sessions that living nodes tell of."""
+    found = [_worker(str(node["id"]), told) for node in nodes for told in node.get("workers", ())]
+    return types.Workers(found, max(len(found), sum(int(node.get("worker_count", 0)) for node in nodes)))
+
+
+def _worker(node: str, told: Mapping[str, Any]) -> types.Worker:
+    return types.Worker(
+        node=node,
+        identity=str(told.get("identity", "")),
+        labels={str(name): str(value) for name, value in dict(told.get("labels") or {}).items()},
+        functions=int(told.get("functions", 0)),
+        concurrency=int(told.get("concurrency", 0)),
+        running=int(told.get("running", 0)),
+        connected=bool(told.get("connected", True)),
     )
 
 

@@ -454,3 +454,22 @@ class Nodes(Struct, gc=False):
     """All nodes that live."""
 
     nodes: list[Node]
+
+
+class Worker(Struct, gc=False):
+    """A session of a worker with a node."""
+
+    node: Annotated[str, Meta(description="the id of the node it is connected to")]
+    identity: Annotated[str, Meta(description="as the worker names itself: name, host, process, versions")]
+    labels: dict[str, str]
+    functions: Annotated[int, Meta(ge=0, description="pairs of a function and a queue that it serves")]
+    concurrency: Annotated[int, Meta(ge=0, description="tasks that it can run at once; 0 = it did not say")]
+    running: Annotated[int, Meta(ge=0, description="tasks that it has just now")]
+    connected: Annotated[bool, Meta(description="false: its connection broke, and it may still come back")]
+
+
+class Workers(Struct, gc=False):
+    """Workers that are connected. ``count``: all of them, also those that are not told."""
+
+    workers: list[Worker]
+    count: Annotated[int, Meta(ge=0)]

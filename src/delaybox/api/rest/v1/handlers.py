@@ -198,6 +198,10 @@ class V1:
         queries.parse_none(scope["query_string"])
         return Reply(rendering.nodes(await self._service.nodes()))
 
+    async def workers(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        queries.parse_none(scope["query_string"])
+        return Reply(rendering.workers(await self._service.nodes()))
+
     # -- dead letters -------------------------------------------------------------------------------------------
 
     async def dead(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:

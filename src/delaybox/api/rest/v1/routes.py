@@ -247,6 +247,16 @@ CALLS: Final[tuple[Call, ...]] = (
         tag="cluster",
         answers={200: ("the nodes heard of lately", types.Nodes)},
     ),
+    Call(
+        method="GET",
+        path="/v1/workers",
+        name="listWorkers",
+        handler=lambda v1: v1.workers,
+        summary="List connected workers",
+        about="A session with each node, for each kind of function. At most 100 of a node are told.",
+        tag="cluster",
+        answers={200: ("the sessions of workers with living nodes", types.Workers)},
+    ),
 )
 
 

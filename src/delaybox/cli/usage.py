@@ -1,0 +1,46 @@
+"""What is told of a command that cannot be understood, and where stdout takes nothing."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from delaybox.cli import say
+
+ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""typer brings a copy of click, or uses the installed one: one of its errors leads to the others."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of writing that are no mistake of the program."""
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether what is told is to be JSON, as far as arguments say that may be wrong."""
+    before = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    return "--json" in before or "--log-format=json" in before or ("--log-format", "json") in itertools.pairwise(before)
+
+
+def tell(error: Exception) -> int:
+    """Tells of wrong usage in a line, and where the right one stands. Returns the exit code."""
+    told: Any = error
+    context = getattr(error, "ctx", None)
+    text = " ".join(str(told.format_message()).split())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        told.show()
+    else:
+        mend = f" (see `{context.command_path} --help`)" if context is not None else ""
+        say.error(f"{text.rstrip('.')}{mend}", code="usage")
+    return int(told.exit_code)
+
+
+def have_streams() -> None:
+    """Where stdout or stderr is closed, what is written there goes nowhere, as it would by itself."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for the rest of the process

@@ -1,0 +1,60 @@
+"""`delaybox nodes` and `delaybox workers` on a whole node with a worker process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.nodes import Node, node
+
+APP = """
+from delaybox import Worker
+
+worker = Worker("shop")
+
+
+@worker.task
+async def remind(customer: str) -> None: ...
+"""
+
+
+def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    with node("--data-dir", str(tmp_path / "d"), "--http-port", "0", folder=tmp_path) as running:
+        assert "no worker is connected" in shown(running, "workers")
+        environ = {"DELAYBOX_GRPC_SERVERS": f"127.0.0.1:{running.grpc_port}", "PATH": "/usr/bin:/bin"}
+        command = [sys.executable, "-m", "delaybox", "worker", "shop:worker"]
+        worker = subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL)
+        try:
+            give_up = time.monotonic() + 30
+            while not (told := asked(running, "workers")["workers"]):
+                assert time.monotonic() < give_up, running.said()
+                time.sleep(0.05)
+            (one,) = asked(running, "nodes")["nodes"]
+            assert one["roles"] == ["api", "clock", "work"] and "worker" in one["types"]
+            assert {session["node"] for session in told} == {one["id"]}
+            assert all("shop on " in session["identity"] and session["connected"] for session in told)
+            assert asked(running, "workers")["count"] == len(told)
+            assert "shop on " in shown(running, "workers")
+            assert str(one["pid"]) in shown(running, "nodes")
+            # By the variable that workers know a Python client finds the node as well.
+            client = "from delaybox import Client\nwith Client() as client: print(client.publish('x', delay='1h').id)"
+            done = subprocess.run([sys.executable, "-c", client], env=environ, capture_output=True, timeout=30)
+            assert done.returncode == 0 and len(done.stdout.strip()) == 36, done.stderr
+        finally:
+            worker.terminate()
+            assert worker.wait(20) == 0
+
+
+def shown(running: Node, *arguments: str) -> str:
+    server = f"http://127.0.0.1:{running.port}"
+    command = [sys.executable, "-m", "delaybox", *arguments, "--server", server]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def asked(running: Node, command: str) -> Any:
+    return json.loads(shown(running, command, "--json"))
