@@ -248,7 +248,9 @@ def exit_codes() -> Iterator[str]:
 
 
 EVERYWHERE = {"server", "token", "as_json", "help"}
-"""Options told once, above the commands."""
+"""Options told once, above the commands, where they mean what is said there."""
+OWN = {("delaybox worker", "server"), ("delaybox worker", "token")}
+"""Options of the same name that mean something else."""
 
 
 def commands() -> Iterator[str]:
@@ -267,7 +269,7 @@ def _group(group: Any, path: str) -> Iterator[str]:
         yield ""
         yield " ".join(command.help.split())
         yield ""
-        rows = [param for param in command.params if param.name not in EVERYWHERE]
+        rows = [param for param in command.params if param.name not in EVERYWHERE or (full, param.name) in OWN]
         if not rows:
             continue
         yield "| option | |"

@@ -46,7 +46,7 @@ _IN_PARAMETER = tuple(name for name in controls.PARAMETERS if name != controls.T
 HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
     TaskType.SHELL_CMD: shell.HOW_TO_ENABLE,
     TaskType.HTTP: "this version does not call webhooks yet; use PUB_SUB and call the URL from a subscriber",
-    TaskType.WORKER: "this version does not serve SDK workers yet; use PUB_SUB and do the work in a subscriber",
+    TaskType.WORKER: "this call cannot name a function; schedule tasks for workers over POST /v1/tasks, gRPC or Python",
 }
 
 # Python 3.11 looks an enum's member up in 0.2 us.

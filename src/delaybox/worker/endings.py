@@ -50,7 +50,7 @@ def _wait_s(after: Span) -> float:
 
 
 class Stopped(Exception):
-    """Raised by `Context.check`: somebody cancelled the task, its time is over, or others have it now."""
+    """Raised by `Context.heartbeat`: somebody cancelled the task, its time is over, or others have it now."""
 
 
 class MisfitArguments(TypeError):

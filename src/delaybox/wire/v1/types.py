@@ -152,7 +152,7 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
         Meta(
             description=(
                 '"pub_sub" unless given. "shell" needs a node with shell commands enabled; "http" is not there yet; '
-                '"worker" is stored and waits for an SDK worker, of which this version serves none'
+                '"worker" calls the function `name` of a connected worker'
             ),
             extra_json_schema={"enum": [*TYPES, None]},
         ),
