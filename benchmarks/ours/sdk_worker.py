@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.harness import tally
-from benchmarks.workload import burn
+from benchmarks.workload import burn, burn_little
 from delaybox import Worker
 from delaybox.worker import current
 
@@ -35,3 +35,9 @@ async def late(text: str) -> None:
 def compute(seed: int) -> int:
     """`workload.burn` as a task."""
     return burn(seed)
+
+
+@worker.task(cpu=True)
+def compute_little(seed: int) -> int:
+    """`workload.burn_little` as a task."""
+    return burn_little(seed)

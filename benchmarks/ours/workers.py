@@ -143,12 +143,12 @@ async def worker_lateness(crew: Crew, *, count: int, rate: int, lead_ms: int) ->
     return found
 
 
-def worker_map(crew: Crew, count: int, *, processes: int) -> float:
+def worker_map(crew: Crew, count: int, *, processes: int, function: str = "compute", chunksize: int = 1) -> float:
     """Seconds for a map of ``count`` calls of a function that computes; its processes are up before."""
     with Client(crew.node.grpc) as client:
-        list(client.map("compute", range(4 * processes)))
+        list(client.map(function, range(4 * processes)))
         started = time.monotonic()
-        found = list(client.map("compute", range(count)))
+        found = list(client.map(function, range(count), chunksize=chunksize))
         seconds = time.monotonic() - started
     if len(set(found)) < count:
         raise RuntimeError(f"{len(set(found))} different answers to {count} calls")

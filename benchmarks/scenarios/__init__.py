@@ -16,6 +16,7 @@ from benchmarks.scenarios import (
     memory,
     post,
     shell,
+    small_map,
     v1,
     workers,
 )
@@ -32,6 +33,7 @@ ALL: tuple[Scenario, ...] = (
     kafka.SCENARIO,
     shell.SCENARIO,
     workers.SCENARIO,
+    small_map.SCENARIO,
     longest_script.SCENARIO,
     memory.SCENARIO,
     cost.SCENARIO,

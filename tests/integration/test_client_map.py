@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import queue
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from delaybox import AsyncClient, Call, Client
-from delaybox.client import ResultGone, TaskFailed
+from delaybox.client import InvalidTask, ResultGone, TaskFailed
+from delaybox.client.chunks import LINGER_S
 from tests.nodes import Node, node
 
 APP = """
-from delaybox import Worker
+import asyncio
+import os
+import uuid
+
+from delaybox import Retry, Worker
+from delaybox.worker import Reject
 
 worker = Worker("mapper")
 
@@ -30,6 +44,48 @@ def size(data):
 @worker.task
 async def echo(value):
     return value
+
+@worker.task
+def blob(data):
+    return data * 2
+
+begun = 0
+
+@worker.task
+async def position(n):
+    global begun
+    begun += 1
+    return begun
+
+@worker.task
+async def once(n):
+    return uuid.uuid4().hex
+
+@worker.task
+async def held(path):
+    while not os.path.exists(path):
+        await asyncio.sleep(0.05)
+    return path
+
+tried = {}
+
+@worker.task(retries=Retry(3, initial=0.01, maximum=0.01))
+def flaky(n):
+    tried[n] = tried.get(n, 0) + 1
+    if n % 10 == 3 and tried[n] < 3:
+        raise ValueError(f"{n} failed")
+    if n == 7:
+        raise Reject("seven is no number")
+    return n
+"""
+
+LEFT = """
+import sys
+from delaybox import Client
+
+client = Client(sys.argv[1])
+for value in client.map("nobody", range(2_000), queue=sys.argv[2]):
+    pass
 """
 
 
@@ -113,6 +169,121 @@ def test_it_can_be_left_early_and_the_client_goes_on(client: Client):
     assert next(results) == 40
     results.close()  # type: ignore[attr-defined]
     assert list(client.map("double", [20])) == [40]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_source_may_need_results(client: Client, ordered: bool):
+    results: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def items() -> Iterator[int]:
+        yield 20
+        for _ in range(5):
+            yield results.get(timeout=30) + 1
+
+    seen = []
+    for value in client.map("double", items(), ordered=ordered):
+        seen.append(value)
+        results.put(value)
+    assert seen == [40, 82, 166, 334, 670, 1342]
+
+
+def test_a_slow_source_costs_few_threads_and_streams(client: Client, tmp_path: Path):
+    before = threading.active_count()
+    most = 0
+
+    def items() -> Iterator[str]:
+        nonlocal most
+        for _ in range(20):
+            yield str(tmp_path / "go")
+            # Longer than a chunk waits for more.
+            time.sleep(LINGER_S * 1.5)
+            most = max(most, threading.active_count() - before)
+        (tmp_path / "go").touch()
+
+    assert len(list(client.map("held", items()))) == 20
+    assert most <= 12, "one who reads, one who stores, six who watch, and gRPC's own"
+
+
+def test_tasks_run_in_the_order_of_the_items(client: Client):
+    positions = list(client.map("position", range(400)))
+    assert positions == sorted(positions)
+
+
+def test_many_items_make_one_task(client: Client):
+    assert list(client.map("double", range(20, 1_020), chunksize=100)) == [2 * n for n in range(20, 1_020)]
+    data = [b"\x00", "a", [1], b"\xff"]
+    assert list(client.map("blob", data, chunksize=3)) == [b"\x00\x00", "aa", [1, 1], b"\xff\xff"]
+    calls = [Call(n, times=3) for n in range(20, 30)]
+    assert list(client.map("double", calls, chunksize=4, ordered=True)) == [3 * n for n in range(20, 30)]
+
+
+def test_an_item_that_fails_in_a_chunk_is_tried_again_alone(client: Client):
+    outcomes = list(client.map("flaky", range(40), chunksize=10, return_exceptions=True))
+    assert isinstance(outcomes[7], TaskFailed) and "seven is no number" in str(outcomes[7])
+    assert [one for n, one in enumerate(outcomes) if n != 7] == [n for n in range(40) if n != 7]
+    with pytest.raises(TaskFailed, match="unlucky"):
+        list(client.map("double", range(10, 20), chunksize=5, retry=0))
+
+
+def test_with_keys_a_map_goes_on_where_another_ended(client: Client):
+    run = uuid4().hex
+
+    def key(n: int) -> str:
+        return f"{run}-{n}"
+
+    first = client.map("once", range(30), key=key)
+    done = [next(first) for _ in range(10)]
+    first.close()  # type: ignore[attr-defined]
+    again = list(client.map("once", range(30), key=key))
+    assert again[:10] == done and len(set(again)) == 30
+    assert list(client.map("once", range(30), key=key)) == again
+
+
+def test_what_a_map_that_is_left_had_scheduled_is_cancelled(served: Node, client: Client):
+    name = f"q-{uuid4().hex[:12]}"
+    for left in (True, False):
+        command = [sys.executable, "-c", LEFT, f"127.0.0.1:{served.grpc_port}", name]
+        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: len(list(client.list(queue=name))) == 2_000)
+        program.send_signal(signal.SIGINT if left else signal.SIGKILL)
+        _, said = program.communicate(timeout=30)
+        assert len(list(client.list(queue=name))) == (0 if left else 2_000), said
+        assert not left or "KeyboardInterrupt" in said
+
+
+async def test_and_so_is_what_an_asynchronous_one_had_scheduled(served: Node):
+    name = f"q-{uuid4().hex[:12]}"
+    async with AsyncClient(f"127.0.0.1:{served.grpc_port}") as client:
+        for leave in (True, False):
+            results = client.map("nobody", range(500), queue=name, cancel_on_exit=leave)
+            waiting = asyncio.ensure_future(anext(results))
+            async with asyncio.timeout(30):
+                while len([task async for task in client.list(queue=name)]) < 500:
+                    await asyncio.sleep(0.02)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert len([task async for task in client.list(queue=name)]) == (0 if leave else 500)
+
+
+def test_mistakes_of_a_map_are_named(client: Client):
+    wrong: Any
+    for wrong, words in (
+        ({"chunksize": 0}, "chunksize 0 is not in range"),
+        ({"window": 0}, "window 0 is not in range"),
+        ({"chunksize": 2, "key": str}, "give key or chunksize"),
+        ({"key": "k"}, "give a function that says the key"),
+        ({"total": -1}, "total -1 is negative"),
+    ):
+        with pytest.raises(InvalidTask, match=words):
+            client.map("double", [1], **wrong)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 40
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
 
 
 async def test_asynchronously_from_an_asynchronous_source(served: Node):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
-from delaybox.wire.call import BYTES, CONTENT_TYPE, NAME_ATTRIBUTE, Call, Codecs, Encoded, check_name, name_of
+from delaybox.wire.call import BYTES, CONTENT_TYPE, NAME_ATTRIBUTE, Call, Calls, Codecs, Encoded, check_name, name_of
+from delaybox.wire.calls import CALLS, Part, join
 
 CODECS = Codecs()
 
@@ -20,7 +21,9 @@ def _headers(encoded: Encoded) -> dict[str, bytes]:
 
 def _there_and_back(arguments: object) -> Call:
     encoded = CODECS.call(arguments)
-    return CODECS.arguments(encoded.data, _headers(encoded))
+    found = CODECS.arguments(encoded.data, _headers(encoded))
+    assert isinstance(found, Call)
+    return found
 
 
 _json = st.recursive(
@@ -149,3 +152,37 @@ def test_functions_are_scheduled_by_name():
 
 def test_a_call_shows_what_it_is():
     assert repr(Call(1, x="y")) == "Call(1, x='y')"
+
+
+def test_several_calls_in_one_payload():
+    given = [Call(1, b=2), Call(b"\x00"), Call(), Call("é")]
+    encoded = CODECS.several([CODECS.call(call) for call in given])
+    found = CODECS.arguments(encoded.data, _headers(encoded))
+    assert isinstance(found, Calls) and found.calls == given
+    for broken in (encoded.data[:-1], encoded.data + b"\x00", b"\x00\xff\xff\xff\xff"):
+        with pytest.raises(NotDecodable, match="breaks off"):
+            CODECS.arguments(broken, _headers(encoded))
+    with pytest.raises(NotDecodable, match="is not application/json"):
+        CODECS.arguments(join([Part(0, b"{")]), {CONTENT_TYPE: CALLS.encode()})
+
+
+def test_several_calls_in_a_form_of_ones_own():
+    codecs = Codecs()
+    codecs.add("application/x-repr", lambda value: repr(value).encode(), lambda data: eval(data))
+    encoded = codecs.several([codecs.call(Call({1, 2}), "application/x-repr"), codecs.call(Call(b"x"))])
+    found = codecs.arguments(encoded.data, _headers(encoded))
+    assert isinstance(found, Calls) and found.calls == [Call({1, 2}), Call(b"x")]
+    with pytest.raises(ValueError, match="one form"):
+        codecs.several([codecs.call(Call(1), "application/x-repr"), codecs.call(Call(2))])
+
+
+class _Array:
+    """As numpy's, which cannot be asked whether it equals a list."""
+
+    def __eq__(self, other: object) -> Any:
+        raise ValueError("the truth value of an array is ambiguous")
+
+
+def test_an_array_is_refused_in_words():
+    with pytest.raises(NotEncodable, match=r"_Array is not JSON serializable.*tolist\(\)"):
+        CODECS.call(_Array())

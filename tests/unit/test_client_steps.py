@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from delaybox.client import calls, chunks, streams
+from delaybox.client.chunks import LINGER_S
 from delaybox.client.endpoints import Endpoints, parse, pause_s
 from delaybox.client.errors import (
     CallTimeout,
@@ -22,11 +23,19 @@ from delaybox.client.errors import (
     Unreachable,
     closed,
 )
-from delaybox.client.mapping import Window, mapped
+from delaybox.client.mapping import Map, Window
 from delaybox.client.models import Scheduled, Stored
-from delaybox.client.steps import Drop, Emit, Invoke, Open, Pause, Pull, Receive, Send, Session, Start, Steps, Wait
-from delaybox.client.tasks import CODECS, NewTask, calls_of
-from delaybox.core.errors import ConfigError, DelayBoxError, Overloaded, StoreFull, StoreUnavailable, TaskNotFound
+from delaybox.client.steps import Emit, Invoke, Open, Pause, Pull, Receive, Send, Session, Start, Steps, Wait
+from delaybox.client.tasks import CODECS, MapCalls, NewTask
+from delaybox.core.errors import (
+    ConfigError,
+    DelayBoxError,
+    NotEncodable,
+    Overloaded,
+    StoreFull,
+    StoreUnavailable,
+    TaskNotFound,
+)
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 
@@ -133,7 +142,7 @@ class World:
             case Pull():
                 return all(not effect.sink.add(item) for item in effect.source)
             case Open():
-                return object()
+                return effect
             case Invoke() | Receive():
                 answer = self.script.pop(0)
                 return answer(effect) if callable(answer) else answer
@@ -524,50 +533,103 @@ def test_without_any_time_what_is_there_is_told():
 # -- map ----------------------------------------------------------------------------------------------------------
 
 
+def _window(size: int, *, ordered: bool = True, clock: Callable[[], float] = lambda: 0.0) -> Window:
+    flags = (threading.Event() for _ in range(3))
+    return Window(size, ordered=ordered, clock=clock, results=next(flags), room=next(flags), work=next(flags))
+
+
+MAKE = MapCalls("double", {}, CODECS, keep_result_ms=1)
+
+
 def test_a_window_gives_in_order_or_as_they_come():
     for ordered, first, then in ((True, [], ["a", "b"]), (False, ["b"], ["a"])):
-        flag = threading.Event()
-        window = Window(4, flag, ordered=ordered)
-        assert window.admit(2) == 0 and window.room == 2
+        window = _window(2, ordered=ordered)
+        for item in (1, 2):
+            assert not window.full
+            window.put(item, MAKE, 1)
+        assert window.full
         window.finish([(1, "b")])
-        assert flag.is_set() and window.take() == first
+        assert window.take() == first
         window.finish([(0, "a")])
-        assert window.take() == then and window.empty and window.room == 4
+        assert window.take() == then and window.empty and not window.full
+
+
+def test_tasks_of_a_map_leave_together():
+    now = [0.0]
+    window = _window(100, clock=lambda: now[0])
+    assert window.linger_s() is None
+    for item in range(5):
+        window.put(item, MAKE, 2)
+    assert window.next(3, MAKE, safe=False) is None and window.linger_s() == LINGER_S
+    now[0] = LINGER_S
+    found = window.next(3, MAKE, safe=False)
+    assert found is not None
+    assert [unit.numbers for unit in found[0]] == [(0, 1), (2, 3), (4,)]
+    for item in range(6):
+        window.put(item, MAKE, 1)
+    found = window.next(3, MAKE, safe=False)
+    assert found is not None and len(found[0]) == 3, "enough are there"
+    window.end()
+    found = window.next(10, MAKE, safe=False)
+    assert found is not None and len(found[0]) == 3, "nothing more comes"
+
+
+def test_an_item_that_cannot_be_sent_has_that_for_its_outcome():
+    window = _window(100)
+    for item in (1, object(), 2):
+        window.put(item, MAKE, 5)
+    window.end()
+    found = window.next(10, MAKE, safe=False)
+    assert found is not None and [unit.numbers for unit in found[0]] == [(0, 2)]
+    window.finish([(0, "a"), (2, "c")])
+    first, broken, third = window.take()
+    assert (first, third) == ("a", "c") and isinstance(broken.error, NotEncodable)
+
+
+def test_a_map_has_few_watches_however_slowly_its_items_come():
+    window = _window(10_000)
+    looked = 0
+    for n in range(2_000):
+        before = {id(watch): watch.changed for watch in window.watches}
+        new, _ = window.watch([str(n)])
+        for watch in window.watches:
+            if watch is new or watch.changed != before.get(id(watch), False):
+                looked += len(watch.ids)
+                watch.changed = False
+        assert len(window.watches) <= 6
+    assert {task_id for watch in window.watches for task_id in watch.ids} == {str(n) for n in range(2_000)}
+    assert looked < 100 * 2_000
 
 
 def _mapped(world: World, count: int, *, fails: frozenset[int] = frozenset(), **options: Any) -> None:
-    flag = threading.Event()
-    steps = mapped(
+    steps = Map(
         world.session,
         iter(range(count)),
-        calls_of("double", {}, CODECS, keep_result_ms=1),
-        window=Window(4, flag, ordered=True),
-        flag=flag,
+        MAKE,
+        _window(4, clock=lambda: world.now),
         chunk=2,
         codecs=CODECS,
-        **{"return_exceptions": False, **options},
+        **{"return_exceptions": False, "chunksize": 1, "cancel_on_exit": True, **options},
     )
 
     def ends(effect: Any) -> pb.WatchResponse:
         out = pb.WatchResponse()
-        for n in reversed(range(count)):
-            if n in fails:
-                out.events.add(id=f"[{n}]", state=pb.TASK_STATE_FAILED, reason="odd")
+        for task_id in reversed(effect.stream.request.ids):
+            if int(task_id[1:-1]) in fails:
+                out.events.add(id=task_id, state=pb.TASK_STATE_FAILED, reason="odd")
             else:
-                out.events.add(
-                    id=f"[{n}]", state=pb.TASK_STATE_SUCCEEDED, result={"ok": True, "output": b"%d" % (2 * n)}
-                )
+                value = b"%d" % (2 * int(task_id[1:-1]))
+                out.events.add(id=task_id, state=pb.TASK_STATE_SUCCEEDED, result={"ok": True, "output": value})
         return out
 
-    world.script = [_answer, ends] * (count // 2)
-    world.run(steps)
+    world.script = [lambda effect: _answer(effect) if isinstance(effect, Invoke) else ends(effect)] * 3 * count
+    world.run(steps.steps())
 
 
 def test_a_map_yields_in_order_in_windows():
     world = World()
     _mapped(world, 12)
     assert world.emitted == [2 * n for n in range(12)]
-    assert not [effect for effect in world.did if isinstance(effect, Drop) and effect.stream is None]
 
 
 def test_an_item_that_failed_is_raised_after_those_before_it():
@@ -585,16 +647,16 @@ def test_or_it_is_yielded_as_its_error():
 
 def test_what_concerns_all_of_a_map_is_raised():
     world = World(*[NEVER_SENT] * 6)
-    flag = threading.Event()
-    steps = mapped(
+    steps = Map(
         world.session,
         iter(range(2)),
-        calls_of("f", {}, CODECS, keep_result_ms=1),
-        window=Window(4, flag, ordered=True),
-        flag=flag,
+        MAKE,
+        _window(4, clock=lambda: world.now),
         chunk=2,
+        chunksize=1,
         codecs=CODECS,
         return_exceptions=True,
+        cancel_on_exit=True,
     )
     with pytest.raises(Unreachable):
-        world.run(steps)
+        world.run(steps.steps())

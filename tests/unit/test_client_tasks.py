@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from delaybox.client import Client, NewTask, Retry, calls
-from delaybox.client.tasks import calls_of, filter_of, selection_of
+from delaybox.client.tasks import MapCalls, filter_of, selection_of
 from delaybox.client.values import unix_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.spans import span_ms, span_s
@@ -224,14 +224,16 @@ def test_an_option_that_does_not_exist_is_named():
 
 
 def test_items_of_a_map_are_calls_with_one_argument():
-    make = calls_of("f", {"queue": "q"}, Codecs(), keep_result_ms=5)
-    payloads = [make(item).payload for item in ([1, 2], {"a": 1}, None, Call(1, x=2))]
+    make = MapCalls("f", {"queue": "q"}, Codecs(), keep_result_ms=5)
+    payloads = [make.one(item).payload for item in ([1, 2], {"a": 1}, None, Call(1, x=2))]
     assert payloads == [b"[[1,2]]", b'[{"a":1}]', b"[null]", b'{"args":[1],"kwargs":{"x":2}}']
-    assert make(b"x").headers[CONTENT_TYPE] == BYTES.encode() and CONTENT_TYPE not in make(1).headers
-    assert (make(1).queue, make(1).keep_result_ms) == ("q", 5)
-    assert calls_of("f", {"keep_result": "1s"}, Codecs(), keep_result_ms=5)(1).keep_result_ms == 1_000
+    assert make.one(b"x").headers[CONTENT_TYPE] == BYTES.encode() and CONTENT_TYPE not in make.one(1).headers
+    assert (make.one(1).queue, make.one(1).keep_result_ms) == ("q", 5)
+    assert MapCalls("f", {"keep_result": "1s"}, Codecs(), keep_result_ms=5).one(1).keep_result_ms == 1_000
     with pytest.raises(InvalidTask, match="one key"):
-        calls_of("f", {"key": "k"}, Codecs(), keep_result_ms=5)
+        MapCalls("f", {"key": "k"}, Codecs(), keep_result_ms=5)
+    assert MapCalls("f", {}, Codecs(), keep_result_ms=5, key=str).one(7).idempotency_key == "7"
+    assert (make.again, MapCalls("f", {"retry": 0}, Codecs(), keep_result_ms=5).again) == (True, False)
 
 
 def test_filters():

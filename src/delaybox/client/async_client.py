@@ -17,6 +17,7 @@ from delaybox.client.tasked import Carrier
 from delaybox.client.tasks import (
     CallOptions,
     Filter,
+    MapOptions,
     NewTask,
     Options,
     When,
@@ -158,19 +159,25 @@ class AsyncClient(Base):
         *,
         ordered: bool = True,
         window: int = 10_000,
+        chunksize: int = 1,
+        key: Callable[[Any], str] | None = None,
+        total: int | None = None,
+        cancel_on_exit: bool | None = None,
         return_exceptions: bool = False,
         progress: bool | Report = False,
-        **options: Unpack[CallOptions],
+        **options: Unpack[MapOptions],
     ) -> AsyncIterator[Any]:
         """See `Client.map`."""
-        flag = asyncio.Event()
         steps = self._map(
             function,
             items,
-            flag,
             options,
             ordered=ordered,
             window=window,
+            chunksize=chunksize,
+            key=key,
+            total=total,
+            cancel_on_exit=cancel_on_exit,
             return_exceptions=return_exceptions,
             progress=progress,
         )

@@ -16,7 +16,7 @@ from delaybox.client.endpoints import Endpoints, named
 from delaybox.client.models import Event, Stored
 from delaybox.client.progress import Report, reported, shown
 from delaybox.client.steps import Session, Steps, each
-from delaybox.client.tasks import CODECS, NewTask, calls_of, new_call
+from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.values import watched_id
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.spans import span_s
@@ -102,27 +102,46 @@ class Base:
         self,
         function: str | Callable[..., Any],
         items: Any,
-        flag: mapping.Flag,
         options: Mapping[str, Any],
         *,
         ordered: bool,
         window: int,
+        chunksize: int,
+        key: Callable[[Any], str] | None,
+        total: int | None,
+        cancel_on_exit: bool | None,
         return_exceptions: bool,
         progress: bool | Report,
     ) -> Steps[None]:
         if window < 1:
             raise InvalidTask("window", f"window {window} is not in range; give 1 or more")
-        steps = mapping.mapped(
+        if not 1 <= chunksize <= mapping.MAX_CHUNKSIZE:
+            raise InvalidTask("chunksize", f"chunksize {chunksize} is not in range; give 1 to {mapping.MAX_CHUNKSIZE}")
+        if key is not None and chunksize > 1:
+            raise InvalidTask(
+                "chunksize", "a key names one task, and a chunk of items is one; give key or chunksize, not both"
+            )
+        keep_ms = mapping.KEEP_MS if key is None else mapping.KEEP_KEYED_MS
+        steps = mapping.Map(
             self._session,
             iterator(items),
-            calls_of(function, options, self._codecs, keep_result_ms=mapping.KEEP_MS),
-            window=mapping.Window(window, flag, ordered=ordered),
-            flag=flag,
-            chunk=max(1, min(chunks.CHUNK, window // 4)),
+            MapCalls(function, options, self._codecs, keep_result_ms=keep_ms, key=key),
+            mapping.Window(
+                window,
+                ordered=ordered,
+                clock=self._session.clock,
+                results=self._flag(),
+                room=self._flag(),
+                work=self._flag(),
+            ),
+            chunk=max(1, min(chunks.CHUNK, window // chunksize // 4)),
+            chunksize=min(chunksize, window),
             codecs=self._codecs,
             return_exceptions=return_exceptions,
+            # Keys are for going on later: then what was scheduled stays.
+            cancel_on_exit=key is None if cancel_on_exit is None else cancel_on_exit,
         )
-        return reported(steps, shown(progress, items, "done"))
+        return reported(steps.steps(), shown(progress, items, "done", total))
 
     def _watch(self, ids: str | Iterable[str], *, ends_only: bool, timeout: Any) -> Steps[Any]:
         wanted = [ids] if isinstance(ids, str) else list(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -68,6 +68,11 @@ def _selecting(method: str, request: Any, wanted: Mapping[str, Any], options: Ma
 
 def cancel_many(wanted: Mapping[str, Any], *, free_keys: bool, **options: Any) -> Call[BulkDone]:
     return _selecting("CancelMany", pb.CancelManyRequest(free_keys=free_keys), wanted, options)
+
+
+def cancel_ids(ids: Sequence[str]) -> Call[BulkDone]:
+    """Those of these that are pending, and their keys go with them; harmless when repeated."""
+    return Call("CancelMany", pb.CancelManyRequest(ids=ids, free_keys=True), Kind.REPEATABLE, BulkDone.of)
 
 
 def reschedule_many(wanted: Mapping[str, Any], when: Mapping[str, Any], **options: Any) -> Call[BulkDone]:

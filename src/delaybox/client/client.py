@@ -16,6 +16,7 @@ from delaybox.client.progress import Report
 from delaybox.client.tasks import (
     CallOptions,
     Filter,
+    MapOptions,
     NewTask,
     Options,
     When,
@@ -182,25 +183,41 @@ class Client(Base):
         *,
         ordered: bool = True,
         window: int = 10_000,
+        chunksize: int = 1,
+        key: Callable[[Any], str] | None = None,
+        total: int | None = None,
+        cancel_on_exit: bool | None = None,
         return_exceptions: bool = False,
         progress: bool | Report = False,
-        **options: Unpack[CallOptions],
+        **options: Unpack[MapOptions],
     ) -> Iterator[Any]:
         """Runs a worker's function over the items, on all workers, and yields what it returned.
 
         Each item is the only argument, or a Call. At most ``window`` items are under way or waiting to be taken, so
-        millions need no more memory than that. In the items' order, or with ``ordered=False`` as they end. An item that
-        failed for good is raised and ends the iteration, or is yielded as its error (``return_exceptions``). Items run
-        at least once. Results are kept for a minute unless ``keep_result`` says otherwise.
+        millions need no more memory than that. In the items' order, or with ``ordered=False`` as they end; they are run
+        in their order, as far as several workers allow. An item that failed for good is raised and ends the iteration,
+        or is yielded as its error (``return_exceptions``). Items run at least once. Results are kept for a minute
+        unless ``keep_result`` says otherwise. The items are read in a thread of their own: results come while their
+        source pauses, and it may wait for results.
+
+        chunksize: so many items make one task, run one after the other, or what has come within 50 ms. For calls of a
+            few milliseconds. A time-out covers the chunk. An item that fails in it is tried again alone.
+        key: says what an item is known by. A later map with the same keys does not run again what an earlier one did;
+            results are then kept for a day unless ``keep_result`` says otherwise.
+        total: how many items there are, for ``progress``, where the iterable has no length.
+        cancel_on_exit: whether what has not begun is cancelled when the iteration is left early, by an error, Ctrl-C,
+            or the client's `close`; unless given True without ``key``.
         """
-        flag = threading.Event()
         steps = self._map(
             function,
             items,
-            flag,
             options,
             ordered=ordered,
             window=window,
+            chunksize=chunksize,
+            key=key,
+            total=total,
+            cancel_on_exit=cancel_on_exit,
             return_exceptions=return_exceptions,
             progress=progress,
         )

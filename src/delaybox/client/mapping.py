@@ -1,66 +1,175 @@
-"""A function over very many items: scheduled in chunks, awaited chunk by chunk, yielded in bounded memory."""
+"""A function over very many items: scheduled in chunks, awaited together, yielded in bounded memory.
+
+Four kinds of steps share a `Window`: one reads the caller's items, one stores their tasks, a few watch for their ends,
+and those of the caller take results out. So none of them waits for another: results come while the source is slow, and
+a source may wait for results.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from threading import Lock
+from typing import Any, Final, NamedTuple
 
-from delaybox.client.chunks import LINGER_S, Chunk, store
-from delaybox.client.models import STATES, Stored
-from delaybox.client.steps import Emit, Kind, Pull, Session, Start, Steps, Wait, feed
-from delaybox.client.streams import Broken, value_of, watched
-from delaybox.wire.call import Codecs
+from delaybox.client import calls
+from delaybox.client.chunks import CHUNK_BYTES, LINGER_S, Chunk, Flag, store
+from delaybox.client.errors import TaskFailed
+from delaybox.client.models import STATES, Stored, TaskState
+from delaybox.client.steps import AtExit, Drop, Emit, Kind, Pull, Session, Start, Steps, Wait, feed
+from delaybox.client.streams import Broken, Watching, value_of, watched
+from delaybox.client.tasks import MapCalls
+from delaybox.core.errors import DelayBoxError, NotDecodable
+from delaybox.wire import calls as many
+from delaybox.wire.call import Codecs, Encoded
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.gen import worker_pb2
 
 WINDOW: Final = 10_000
 KEEP_MS: Final = 60_000
 """A result is fetched as soon as it is there; so long a break can be lived through."""
+KEEP_KEYED_MS: Final = 86_400_000
+"""With keys a later map shall find what an earlier one has done."""
+MAX_CHUNKSIZE: Final = 10_000
+_WATCHES: Final = 6
+_LEAVE_S: Final = 5.0
+"""What a map that is left may take to cancel what it scheduled."""
 
 
-class Flag(Protocol):
-    """Of threads or of asyncio."""
+class Unit(NamedTuple):
+    """The items of one task, by their numbers. ``items``: kept where there are several: they may have to run alone."""
 
-    def set(self) -> None: ...
+    numbers: tuple[int, ...]
+    items: tuple[Any, ...] = ()
 
 
 class Window:
-    """What is under way: admitted, not yet taken out. Several threads may finish items; one takes them."""
+    """What is under way: admitted, not yet taken out. For threads; each side is woken by a flag of its own.
 
-    __slots__ = ("_admitted", "_done", "_flag", "_ordered", "_size", "_taken", "broken")
+    ``size`` items at most. ``results`` wakes those who take results out, ``room`` the reader, ``work`` who stores.
+    """
 
-    def __init__(self, size: int, flag: Flag, *, ordered: bool) -> None:
+    def __init__(
+        self, size: int, *, ordered: bool, clock: Callable[[], float], results: Flag, room: Flag, work: Flag
+    ) -> None:
+        self.results = results
+        self.room = room
+        self.work = work
+        self.broken: Exception | None = None
+        self.source_error: Exception | None = None
+        self.ended = False
+        self.leaving = False
+        self.storing = False
+        self.open: dict[str, list[Unit]] = {}
+        """Tasks that are stored and, as far as is known here, have not ended."""
+        self.watches: list[Watching] = []
         self._size = size
-        self._flag = flag
         self._ordered = ordered
+        self._clock = clock
+        self._lock = Lock()
         self._admitted = 0
         self._taken = 0
         self._done: dict[int, Any] = {}
-        self.broken: Exception | None = None
+        self._group: list[tuple[int, Any, Encoded]] = []
+        self._group_bytes = 0
+        self._ready: deque[tuple[Unit, pb.NewTask]] = deque()
+        self._since = 0.0
 
     @property
-    def room(self) -> int:
-        return self._size - (self._admitted - self._taken)
+    def full(self) -> bool:
+        return self._admitted - self._taken >= self._size
 
     @property
     def empty(self) -> bool:
         return self._admitted == self._taken
 
-    def admit(self, count: int) -> int:
-        """The number of the first of so many more items."""
-        start = self._admitted
-        self._admitted += count
-        return start
+    # -- items in -----------------------------------------------------------------------------------------------
+
+    def put(self, item: Any, make: MapCalls, chunksize: int) -> None:
+        """One item more; what cannot be sent has that for its outcome."""
+        number = self._admitted
+        self._admitted += 1
+        try:
+            if chunksize == 1:
+                self._push(Unit((number,)), make.one(item))
+                return
+            encoded = make.encoded(item)
+            with self._lock:
+                if self._group_bytes + len(encoded.data) > CHUNK_BYTES // 4:
+                    self._close_group(make)
+                self._age()
+                self._group.append((number, item, encoded))
+                self._group_bytes += len(encoded.data)
+                if len(self._group) >= chunksize:
+                    self._close_group(make)
+            self.work.set()
+        except DelayBoxError as error:
+            self.finish([(number, Broken(error))])
+
+    def alone(self, number: int, item: Any, make: MapCalls) -> None:
+        """An item again, whose group failed."""
+        self._push(Unit((number,)), make.one(item))
+
+    def end(self, error: Exception | None = None) -> None:
+        """The source gives no more, or broke off."""
+        self.source_error = error
+        self.ended = True
+        self.work.set()
+        self.results.set()
+
+    def _push(self, unit: Unit, task: pb.NewTask) -> None:
+        with self._lock:
+            self._age()
+            self._ready.append((unit, task))
+        self.work.set()
+
+    def _age(self) -> None:
+        if not self._ready and not self._group:
+            self._since = self._clock()
+
+    def _close_group(self, make: MapCalls) -> None:
+        group, self._group, self._group_bytes = self._group, [], 0
+        if group:
+            unit = Unit(tuple(number for number, _, _ in group), tuple(item for _, item, _ in group))
+            self._ready.append((unit, make.several([encoded for _, _, encoded in group])))
+
+    # -- tasks out ----------------------------------------------------------------------------------------------
+
+    def next(self, most: int, make: MapCalls, *, safe: bool) -> tuple[list[Unit], Chunk] | None:
+        """Tasks that are to leave together: enough of them, old enough ones, or all where nothing is added."""
+        with self._lock:
+            if self.ended or self._clock() - self._since >= LINGER_S:
+                self._close_group(make)
+            elif len(self._ready) < most:
+                return None
+            if not self._ready:
+                return None
+            chunk, units = Chunk(most, self._since, safe=safe), []
+            while self._ready:
+                unit, task = self._ready.popleft()
+                units.append(unit)
+                if chunk.take(task):
+                    break
+            self._since = self._clock()
+            return units, chunk
+
+    def linger_s(self) -> float | None:
+        """How long until what waits is old enough."""
+        if not self._ready and not self._group:
+            return None
+        return max(0.001, self._since + LINGER_S - self._clock())
+
+    # -- results ------------------------------------------------------------------------------------------------
 
     def finish(self, outcomes: Sequence[tuple[int, Any]]) -> None:
         """Outcomes of items, by number."""
         self._done.update(outcomes)
-        self._flag.set()
+        self.results.set()
 
     def fail(self, error: Exception) -> None:
         """What concerns all of it."""
         self.broken = self.broken or error
-        self._flag.set()
+        self.results.set()
 
     def take(self) -> list[Any]:
         """The outcomes that are next: in order, or as they came."""
@@ -70,60 +179,245 @@ class Window:
             while self._taken in done:
                 out.append(done.pop(self._taken))
                 self._taken += 1
-            return out
-        out += [done.pop(number) for number in list(done)]
-        self._taken += len(out)
+        else:
+            out += [done.pop(number) for number in list(done)]
+            self._taken += len(out)
+        if out:
+            self.room.set()
+            self.work.set()
         return out
 
+    def opened(self, task_id: str, unit: Unit) -> None:
+        """A task that is stored; several items may have one, by their keys."""
+        with self._lock:
+            self.open.setdefault(task_id, []).append(unit)
 
-class Items:
-    """Items of the caller as tasks of one chunk."""
+    def closed(self, task_id: str) -> Sequence[Unit]:
+        """The items of a task that has ended; none where that was known."""
+        with self._lock:
+            return self.open.pop(task_id, ())
 
-    __slots__ = ("_clock", "_make", "chunk")
+    # -- watches ------------------------------------------------------------------------------------------------
 
-    def __init__(self, chunk: Chunk, make: Callable[[Any], pb.NewTask], clock: Callable[[], float]) -> None:
-        self.chunk = chunk
+    def watch(self, ids: Sequence[str]) -> tuple[Watching | None, list[Any]]:
+        """Puts ids under a watch: a new one to start, or None; and the streams to drop of those that changed."""
+        new = Watching(ids)
+        with self._lock:
+            self.watches = [watch for watch in self.watches if watch.ids]
+            self.watches.append(new)
+            if len(self.watches) <= _WATCHES:
+                return new, []
+            # Those of the most equal size become one: so a watch is opened anew the more rarely, the more it holds.
+            order = sorted(self.watches, key=lambda watch: len(watch.ids))
+            at = min(range(len(order) - 1), key=lambda i: len(order[i + 1].ids) / max(1, len(order[i].ids)))
+            small, large = order[at], order[at + 1]
+            if large is new:
+                small, large = large, small
+            large.ids.update(small.ids)
+            small.ids.clear()
+            self.watches.remove(small)
+            for watch in (small, large):
+                watch.changed = True
+            streams = [watch.stream for watch in (small, large) if watch.stream is not None]
+            return (None if small is new else new), streams
+
+
+class _Items:
+    """The caller's items on their way into the window."""
+
+    __slots__ = ("_chunksize", "_make", "_window")
+
+    def __init__(self, window: Window, make: MapCalls, chunksize: int) -> None:
+        self._window = window
         self._make = make
-        self._clock = clock
+        self._chunksize = chunksize
 
     def add(self, item: Any, /) -> bool:
-        return self.chunk.take(self._make(item)) or self._clock() - self.chunk.since > LINGER_S
+        window = self._window
+        window.put(item, self._make, self._chunksize)
+        return window.full or window.leaving or window.broken is not None
 
 
-def mapped(
-    session: Session,
-    source: Any,
-    make: Callable[[Any], pb.NewTask],
-    *,
-    window: Window,
-    flag: Any,
-    chunk: int,
-    codecs: Codecs,
-    return_exceptions: bool,
-) -> Steps[None]:
-    """Emits what the function returned for each item. An item that failed is raised, or emitted as its error."""
-    ended = False
-    ready: deque[Any] = deque()
-    while True:
-        if window.broken is not None:
-            raise window.broken
-        # New work before old results: the workers must not run dry while the caller handles what it got.
-        if not ended and window.room >= chunk:
-            items = Items(Chunk(chunk, session.clock(), safe=session.safe), make, session.clock)
-            ended = yield Pull(source, items)
-            if tasks := items.chunk.tasks:
-                yield Start(_run(session, items.chunk, window.admit(len(tasks)), window, codecs))
-            continue
-        ready.extend(window.take())
-        if ready:
-            yield Emit(_values(ready, return_exceptions=return_exceptions))
+class Map:
+    """One call of `Client.map`, as steps."""
+
+    def __init__(
+        self,
+        session: Session,
+        source: Any,
+        make: MapCalls,
+        window: Window,
+        *,
+        chunk: int,
+        chunksize: int,
+        codecs: Codecs,
+        return_exceptions: bool,
+        cancel_on_exit: bool,
+    ) -> None:
+        self._session = session
+        self._source = source
+        self._make = make
+        self._window = window
+        self._chunk = chunk
+        self._chunksize = chunksize
+        self._codecs = codecs
+        self._return_exceptions = return_exceptions
+        self._cancel_on_exit = cancel_on_exit
+
+    def steps(self) -> Steps[None]:
+        """Emits what the function returned for each item. An item that failed is raised, or emitted as its error."""
+        window = self._window
+        if self._cancel_on_exit:
+            yield AtExit(self._left())
+        yield Start(self._read())
+        yield Start(self._store())
+        ready: deque[Any] = deque()
+        while True:
+            if window.broken is not None:
+                raise window.broken
+            ready.extend(window.take())
             if ready:
-                broken: Broken = ready.popleft()
-                raise broken.error
-            continue
-        if ended and window.empty:
-            return
-        yield Wait(flag)
+                yield Emit(_values(ready, return_exceptions=self._return_exceptions))
+                if ready:
+                    broken: Broken = ready.popleft()
+                    raise broken.error
+            elif window.ended and window.empty:
+                if window.source_error is not None:
+                    raise window.source_error
+                return
+            else:
+                yield Wait(window.results)
+
+    def _read(self) -> Steps[None]:
+        window, items = self._window, _Items(self._window, self._make, self._chunksize)
+        try:
+            while not (window.leaving or window.broken):
+                if window.full:
+                    yield Wait(window.room)
+                elif (yield Pull(self._source, items)):
+                    break
+            window.end()
+        except Exception as error:  # noqa: BLE001 - raised where the caller iterates, after what came before it
+            window.end(error)
+
+    def _store(self) -> Steps[None]:
+        """Stores tasks. They run at least once anyway, so an unknown outcome is asked again."""
+        window, session = self._window, self._session
+        try:
+            while not window.leaving:
+                found = window.next(self._chunk, self._make, safe=session.safe)
+                if found is None:
+                    if window.ended and window.empty:
+                        return
+                    yield Wait(window.work, window.linger_s())
+                    continue
+                units, chunk = found
+                window.storing = True
+                try:
+                    outcomes = yield from store(session, chunk, Kind.REPEATABLE)
+                finally:
+                    window.storing = False
+                ids: list[str] = []
+                for unit, outcome in zip(units, outcomes, strict=True):
+                    if isinstance(outcome, Stored):
+                        window.opened(outcome.id, unit)
+                        ids.append(outcome.id)
+                    else:
+                        window.finish([(number, Broken(outcome)) for number in unit.numbers])
+                window.room.set()
+                if ids and not window.leaving:
+                    new, stale = window.watch(ids)
+                    for stream in stale:
+                        yield Drop(stream)
+                    if new is not None:
+                        yield Start(self._watch(new))
+        except Exception as error:  # noqa: BLE001 - as above
+            window.fail(error)
+
+    def _watch(self, watching: Watching) -> Steps[None]:
+        try:
+            yield from feed(watched(self._session, watching, ends_only=True), self._ends)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._window.fail(error)
+
+    def _ends(self, events: Sequence[pb.TaskEvent]) -> None:
+        for event in events:
+            if STATES[event.state].is_end:
+                for unit in self._window.closed(event.id):
+                    if unit.items:
+                        self._several(unit, event)
+                    else:
+                        self._window.finish([(unit.numbers[0], value_of(event, self._codecs))])
+
+    def _several(self, unit: Unit, event: pb.TaskEvent) -> None:
+        """What came of each item of a group; those of a group that failed as a whole run alone."""
+        outcomes = _outcomes(event, len(unit.numbers), self._codecs)
+        finished: list[tuple[int, Any]] = []
+        for number, item, outcome in zip(unit.numbers, unit.items, outcomes, strict=True):
+            if outcome is None and not self._window.leaving:
+                self._window.alone(number, item, self._make)
+            elif isinstance(outcome, _Again):
+                if self._make.again:
+                    self._window.alone(number, item, self._make)
+                else:
+                    finished.append((number, Broken(outcome.error)))
+            else:
+                finished.append((number, outcome))
+        self._window.finish(finished)
+
+    def _left(self) -> Steps[None]:
+        """Cancels what has not begun."""
+        window, session = self._window, self._session
+        window.leaving = True
+        for flag in (window.work, window.room):
+            flag.set()
+        until = session.clock() + _LEAVE_S
+        while window.storing and session.clock() < until:
+            yield Wait(window.room, 0.05)
+        ids = list(window.open)
+        for at in range(0, len(ids), WINDOW):
+            yield from session.unary(calls.cancel_ids(ids[at : at + WINDOW]), timeout_s=_LEAVE_S)
+
+
+class _Again(NamedTuple):
+    """An item that failed in a group, and may be tried again alone."""
+
+    error: DelayBoxError
+
+
+def _outcomes(event: pb.TaskEvent, count: int, codecs: Codecs) -> list[Any]:
+    """Per item of a group its value, a Broken or an _Again; None: the group as a whole failed, which says nothing."""
+    state = STATES[event.state]
+    if state is TaskState.FAILED:
+        return [None] * count
+    if state is not TaskState.SUCCEEDED or not event.HasField("result"):
+        return [value_of(event, codecs)] * count
+    result = event.result
+    try:
+        if not result.content_type.startswith(many.RESULTS):
+            raise NotDecodable(
+                f"task {event.id} was {count} calls in one, and its worker does not know of that; use chunksize=1"
+            )
+        parts = many.split("the result", result.output)
+        if len(parts) != count:
+            raise NotDecodable(f"task {event.id} was {count} calls in one, and answered {len(parts)}")
+    except NotDecodable as error:
+        return [Broken(error)] * count
+    form = many.form(result.content_type)
+    return [_outcome(event.id, part, form, codecs) for part in parts]
+
+
+def _outcome(task_id: str, part: many.Part, form: str, codecs: Codecs) -> Any:
+    if part.kind == many.BYTES:
+        return part.data
+    if part.kind == many.FAILED:
+        failed = worker_pb2.Failed.FromString(part.data)
+        error = TaskFailed(task_id, failed.reason, failed.output)
+        return Broken(error) if failed.final else _Again(error)
+    try:
+        return codecs.returned(part.data, form)
+    except DelayBoxError as error:
+        return Broken(error)
 
 
 def _values(ready: deque[Any], *, return_exceptions: bool) -> list[Any]:
@@ -138,31 +432,3 @@ def _values(ready: deque[Any], *, return_exceptions: bool) -> list[Any]:
         out.append(value)
         ready.popleft()
     return out
-
-
-def _run(session: Session, chunk: Chunk, start: int, window: Window, codecs: Codecs) -> Steps[None]:
-    """Schedules one chunk and awaits it. Tasks run at least once anyway, so an unknown outcome is asked again."""
-    try:
-        numbers: dict[str, int] = {}
-        refused: list[tuple[int, Any]] = []
-        for number, outcome in enumerate((yield from store(session, chunk, Kind.REPEATABLE)), start):
-            if isinstance(outcome, Stored):
-                numbers[outcome.id] = number
-            else:
-                refused.append((number, Broken(outcome)))
-        if refused:
-            window.finish(refused)
-        ids = list(numbers)
-
-        def ends(events: Sequence[pb.TaskEvent]) -> None:
-            window.finish(
-                [
-                    (numbers.pop(event.id), value_of(event, codecs))
-                    for event in events
-                    if event.id in numbers and STATES[event.state].is_end
-                ]
-            )
-
-        yield from feed(watched(session, ids, ends_only=True), ends)
-    except Exception as error:  # noqa: BLE001 - raised where the caller iterates
-        window.fail(error)

@@ -114,7 +114,14 @@ class Wait:
     timeout_s: float | None = None
 
 
-Effect = Invoke | Open | Send | Receive | Drop | Pause | Pull | Emit | Start | Wait
+@dataclass(frozen=True, slots=True)
+class AtExit:
+    """-> None. These steps are carried out first when the others are left early: by an error, or by their caller."""
+
+    steps: Steps[None]
+
+
+Effect = Invoke | Open | Send | Receive | Drop | Pause | Pull | Emit | Start | Wait | AtExit
 Steps = Generator[Effect, Any, T]
 
 

@@ -72,14 +72,27 @@ def listed(session: Session, method: str, wanted: Mapping[str, Any], limit: int 
             return
 
 
+class Watching:
+    """The ids that one watch is open for. Another thread may give it more, or take all away: see `changed`."""
+
+    __slots__ = ("changed", "ids", "stream")
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids = dict.fromkeys(ids)
+        self.changed = False
+        """The stream is to be opened anew, with the ids of now. Whoever sets it drops the stream after that."""
+        self.stream: Any = None
+
+
 def watched(
-    session: Session, ids: Iterable[str], *, ends_only: bool, limit_s: float | None = None
+    session: Session, wanted: Iterable[str] | Watching, *, ends_only: bool, limit_s: float | None = None
 ) -> Steps[dict[str, None]]:
     """Emits the wire's events until all have ended or the time is over; returns the ids that have not ended.
 
     However short the time is, where each stands now is looked at.
     """
-    open_ = dict.fromkeys(ids)
+    watching = wanted if isinstance(wanted, Watching) else Watching(wanted)
+    open_ = watching.ids
     until = None if limit_s is None else session.clock() + limit_s
     if limit_s is not None and limit_s < _SHORT_S:
         yield from _looked(session, open_, ends_only=ends_only)
@@ -90,8 +103,10 @@ def watched(
         if left <= 0:
             return open_
         which = tries.pick()
+        watching.changed = False
         stream = yield Open(which, "Watch", pb.WatchRequest(ids=list(open_), ends_only=ends_only), left)
-        while isinstance(answer := (yield Receive(stream)), pb.WatchResponse):
+        watching.stream = stream
+        while not watching.changed and isinstance(answer := (yield Receive(stream)), pb.WatchResponse):
             tries.went_on()
             for event in answer.events:
                 if STATES[event.state].is_end:
@@ -99,10 +114,13 @@ def watched(
             yield Emit(answer.events)
             if not open_:
                 break
+        watching.stream = None
         yield Drop(stream)
         if not open_:
             session.endpoints.worked(which)
             return open_
+        if watching.changed:
+            continue
         if isinstance(answer, Failure) and isinstance(answer.error, CallTimeout):
             tries.went_on()  # its own time was over
             continue

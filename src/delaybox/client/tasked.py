@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -12,10 +14,26 @@ from google.protobuf.message import Message
 
 from delaybox.client.channel import Target
 from delaybox.client.errors import Failure, closed, failure_of
-from delaybox.client.steps import Drop, Effect, Emit, Invoke, Open, Pause, Pull, Receive, Send, Start, Steps, Wait
+from delaybox.client.steps import (
+    AtExit,
+    Drop,
+    Effect,
+    Emit,
+    Invoke,
+    Open,
+    Pause,
+    Pull,
+    Receive,
+    Send,
+    Start,
+    Steps,
+    Wait,
+)
+from delaybox.core.errors import DelayBoxError
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 
 T = TypeVar("T")
+log = logging.getLogger("delaybox.client")
 
 
 def _told_to_stop() -> bool:
@@ -30,6 +48,7 @@ class _Stream:
     def __init__(self, carrier: Carrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
         self._carrier = carrier
         self._which = which
+        self._dropped = False
         self._call = method(**options) if request is None else method(request, **options)
         self._requests: asyncio.Queue[Message] = asyncio.Queue()
         self._writer = asyncio.create_task(self._write()) if request is None else None
@@ -50,12 +69,13 @@ class _Stream:
         except grpc.RpcError as error:
             return self._carrier.failed(error, self._which)
         except asyncio.CancelledError:
-            if self._carrier.is_open() or _told_to_stop():
+            if _told_to_stop() or not (self._dropped or not self._carrier.is_open()):
                 raise
             return closed(sent=True)
         return None if message is grpc.aio.EOF else message
 
     def drop(self) -> None:
+        self._dropped = True
         if self._writer is not None:
             self._writer.cancel()
         self._call.cancel()
@@ -68,6 +88,7 @@ class _Drive:
         self._carrier = carrier
         self._streams: set[_Stream] = set()
         self._branches: set[asyncio.Task[None]] = set()
+        self._exit: Steps[None] | None = None
 
     async def carry(self, steps: Steps[Any], effect: Effect) -> tuple[Callable[[Any], Effect], Any]:
         """Carries one effect out; how the steps go on. What it raises is raised in them."""
@@ -104,9 +125,25 @@ class _Drive:
                     async with asyncio.timeout(effect.timeout_s):
                         await effect.flag.wait()
                 effect.flag.clear()
+            case AtExit():
+                self._exit = effect.steps
+                self._carrier.to_leave.add(self)
             case Emit():
                 raise AssertionError("only an iteration emits")
         return result
+
+    def done(self) -> None:
+        """Nothing is left to do where it is left."""
+        self._exit = None
+
+    async def leave(self) -> None:
+        """Its steps are left early: what they want done then. Harmless when repeated."""
+        steps, self._exit = self._exit, None
+        if steps is not None:
+            try:
+                await self._carrier.run(steps)
+            except DelayBoxError as error:
+                log.warning("what a map had scheduled could not be cancelled: %s", error)
 
     async def stop(self) -> None:
         """Harmless when repeated."""
@@ -125,6 +162,8 @@ async def _pull(effect: Pull) -> bool:
             if effect.sink.add(item):
                 return False
         return True
+    # Whoever else runs here gets a turn now and then.
+    await asyncio.sleep(0)
     return all(not effect.sink.add(item) for item in effect.source)
 
 
@@ -136,6 +175,7 @@ class Carrier:
         self._channels: list[grpc.aio.Channel | None] = [None] * len(target.endpoints)
         self._stubs: list[Any] = [None] * len(target.endpoints)
         self._closed = False
+        self.to_leave: weakref.WeakSet[_Drive] = weakref.WeakSet()
 
     async def run(self, steps: Steps[T]) -> T:
         """What the steps return."""
@@ -162,6 +202,7 @@ class Carrier:
                 try:
                     effect = advance(answer)
                 except StopIteration:
+                    drive.done()
                     return
                 if isinstance(effect, Emit):
                     for item in effect.items:
@@ -170,6 +211,7 @@ class Carrier:
                 else:
                     advance, answer = await drive.carry(steps, effect)
         finally:
+            await drive.leave()
             steps.close()
             await drive.stop()
 
@@ -220,6 +262,8 @@ class Carrier:
 
     async def close(self) -> None:
         """Harmless when repeated."""
+        for drive in list(self.to_leave):
+            await drive.leave()
         self._closed = True
         for channel in self._channels:
             if channel is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
 from delaybox.client.models import STATES, TYPES, Retry, TaskState
@@ -24,7 +24,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.spans import span_ms
 from delaybox.core.words import show
 from delaybox.wire import controls
-from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, name_of
+from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, Encoded, name_of
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 CODECS: Final = Codecs()
@@ -40,6 +40,21 @@ class When(TypedDict, total=False):
     at: Moment | None
     at_ms: int | None
     delay: Duration | None
+
+
+class MapOptions(When, total=False):
+    """What the tasks of a map may say: as `Options`, without a key."""
+
+    queue: str
+    priority: str
+    retry: Retry | int | None
+    timeout: Duration | None
+    expire_after: Duration | None
+    labels: Mapping[str, str] | None
+    headers: Mapping[str, str | bytes] | None
+    keep_result: Duration | None
+    reject_past: bool
+    content_type: str
 
 
 class Options(When, total=False):
@@ -141,29 +156,55 @@ def _own_and(function: object, options: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**own, **options} if own else options
 
 
-def calls_of(
-    function: str | Callable[..., Any], options: Mapping[str, Any], codecs: Codecs, *, keep_result_ms: int
-) -> Callable[[Any], pb.NewTask]:
-    """Makes items into calls of one function: each item is its only argument, unless it is a Call.
+class MapCalls:
+    """Makes items of a map into tasks of one function: an item is its only argument, unless it is a Call. InvalidTask.
 
-    ``keep_result_ms``: unless the options say. InvalidTask.
+    ``keep_result_ms``: unless the options say. ``key``: what an item is known by, so that a later map finds its task.
     """
-    if options.get("key") is not None:
-        raise InvalidTask("key", "one key names one task; a set of tasks cannot share it")
-    pattern = new_call(function, None, options, codecs)
-    pattern.keep_result_ms = pattern.keep_result_ms or keep_result_ms
-    content_type = _own_and(function, options).get("content_type") or ""
 
-    def make(item: Any) -> pb.NewTask:
-        encoded = codecs.call(item if isinstance(item, Call) else Call(item), content_type)
+    __slots__ = ("_codecs", "_content_type", "_key", "_pattern", "again")
+
+    def __init__(
+        self,
+        function: str | Callable[..., Any],
+        options: Mapping[str, Any],
+        codecs: Codecs,
+        *,
+        keep_result_ms: int,
+        key: Callable[[Any], str] | None = None,
+    ) -> None:
+        if "key" in options or (key is not None and not callable(key)):
+            raise InvalidTask("key", "one key names one task; give a function that says the key of an item")
+        self._codecs = codecs
+        self._key = key
+        self._pattern = new_call(function, None, options, codecs)
+        self._pattern.keep_result_ms = self._pattern.keep_result_ms or keep_result_ms
+        self._content_type = str(_own_and(function, options).get("content_type") or "")
+        self.again = self._pattern.retry.max_attempts != 1
+        """Whether an item that failed may be tried again."""
+
+    def one(self, item: Any) -> pb.NewTask:
+        """NotEncodable, InvalidTask."""
+        task = self._task(self.encoded(item))
+        if self._key is not None:
+            task.idempotency_key = text_of("key", self._key(item))
+        return task
+
+    def several(self, items: Sequence[Encoded]) -> pb.NewTask:
+        """One task of several calls."""
+        return self._task(self._codecs.several(items))
+
+    def encoded(self, item: Any) -> Encoded:
+        """The call of an item. NotEncodable."""
+        return self._codecs.call(item if isinstance(item, Call) else Call(item), self._content_type)
+
+    def _task(self, encoded: Encoded) -> pb.NewTask:
         task = pb.NewTask()
-        task.CopyFrom(pattern)
+        task.CopyFrom(self._pattern)
         task.payload = encoded.data
         if encoded.content_type:
             task.headers[CONTENT_TYPE] = encoded.content_type.encode()
         return task
-
-    return make
 
 
 def new_publish(payload: object, options: Mapping[str, Any]) -> pb.NewTask:

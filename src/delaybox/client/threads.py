@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -13,10 +16,35 @@ from google.protobuf.message import Message
 
 from delaybox.client.channel import Target
 from delaybox.client.errors import Failure, closed, failure_of
-from delaybox.client.steps import Drop, Effect, Emit, Invoke, Open, Pause, Pull, Receive, Send, Start, Steps, Wait
+from delaybox.client.steps import (
+    AtExit,
+    Drop,
+    Effect,
+    Emit,
+    Invoke,
+    Open,
+    Pause,
+    Pull,
+    Receive,
+    Send,
+    Start,
+    Steps,
+    Wait,
+)
+from delaybox.core.errors import DelayBoxError
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 
 T = TypeVar("T")
+log = logging.getLogger("delaybox.client")
+
+_open: weakref.WeakSet[Carrier] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave_all() -> None:
+    """A program that ends, by Ctrl-C for example, may still hold an iteration that nobody closed."""
+    for carrier in list(_open):
+        carrier.leave()
 
 
 class Stopped(Exception):
@@ -56,6 +84,8 @@ class _Drive:
         self._branches: list[_Drive] = []
         self._stopped = threading.Event()
         self._waits_for: Any = None
+        self._exit: Steps[None] | None = None
+        self._leaving = threading.Lock()
 
     def carry(self, steps: Steps[Any], effect: Effect) -> tuple[Callable[[Any], Effect], Any]:
         """Carries one effect out; how the steps go on. What it raises is raised in them."""
@@ -97,6 +127,9 @@ class _Drive:
                 effect.flag.wait(effect.timeout_s)
                 self._check()
                 effect.flag.clear()
+            case AtExit():
+                self._exit = effect.steps
+                self._carrier.to_leave.add(self)
             case Emit():
                 raise AssertionError("only an iteration emits")
         return result
@@ -109,6 +142,20 @@ class _Drive:
         """For a branch: nobody waits for what it returns."""
         with contextlib.suppress(Stopped):
             self._carrier.finish(steps, self)
+
+    def done(self) -> None:
+        """Nothing is left to do where it is left."""
+        self._exit = None
+
+    def leave(self) -> None:
+        """Its steps are left early: what they want done then. Harmless when repeated."""
+        with self._leaving:
+            steps, self._exit = self._exit, None
+            if steps is not None:
+                try:
+                    self._carrier.run(steps)
+                except DelayBoxError as error:
+                    log.warning("what a map had scheduled could not be cancelled: %s", error)
 
     def stop(self) -> None:
         """Harmless when repeated."""
@@ -130,6 +177,8 @@ class Carrier:
         self._channels: list[grpc.Channel | None] = [None] * len(target.endpoints)
         self._stubs: list[Any] = [None] * len(target.endpoints)
         self._closed = False
+        self.to_leave: weakref.WeakSet[_Drive] = weakref.WeakSet()
+        _open.add(self)
 
     def run(self, steps: Steps[T]) -> T:
         """What the steps return."""
@@ -158,6 +207,7 @@ class Carrier:
                 try:
                     effect = advance(answer)
                 except StopIteration:
+                    drive.done()
                     return
                 if isinstance(effect, Emit):
                     yield from effect.items
@@ -165,6 +215,7 @@ class Carrier:
                 else:
                     advance, answer = drive.carry(steps, effect)
         finally:
+            drive.leave()
             steps.close()
             drive.stop()
 
@@ -212,8 +263,14 @@ class Carrier:
                 self._stubs[which] = SchedulerStub(channel)  # type: ignore[no-untyped-call]
             return self._stubs[which]
 
+    def leave(self) -> None:
+        """Ends what is being iterated over."""
+        for drive in list(self.to_leave):
+            drive.leave()
+
     def close(self) -> None:
         """Harmless when repeated."""
+        self.leave()
         with self._lock:
             self._closed = True
             for channel in self._channels:

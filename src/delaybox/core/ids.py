@@ -28,12 +28,15 @@ _VARIANT = bytes(0x80 | (byte & 0x3F) for byte in range(256))
 
 
 def tails(partition: int, randomness: bytes) -> list[bytes]:
-    """Ten-byte id endings for ``partition``, one for each 8 bytes of ``randomness``."""
+    """Ten-byte id endings for ``partition``, one for each 8 bytes of ``randomness``, ascending.
+
+    So tasks that are stored together and due at the same moment run in the order in which they were given.
+    """
     head = (0x8000 | partition).to_bytes(2, "big")
     words = bytearray(randomness)
     words[::8] = words[::8].translate(_VARIANT)
     raw = bytes(words)
-    return [head + raw[at : at + 8] for at in range(0, len(raw), 8)]
+    return sorted([head + raw[at : at + 8] for at in range(0, len(raw), 8)])
 
 
 def due_ms(task_id: bytes) -> int:

@@ -49,10 +49,19 @@ class Bulk:
         ``free_keys``: their idempotency keys may be used again at once.
         """
 
+        return await _apply(self._waiting(selection.wanted), selection, self._cancelling(free_keys))
+
+    async def cancel_ids(self, task_ids: Sequence[str], *, free_keys: bool = False) -> Changed:
+        """Cancels those of these that are pending. InvalidTask for what is no id."""
+        wanted = list(dict.fromkeys(ids.parse(task_id) for task_id in task_ids))
+        changed = await _by_partition(wanted, self._cancelling(free_keys))
+        return Changed(matched=len(wanted), changed=changed, skipped=len(wanted) - changed)
+
+    def _cancelling(self, free_keys: bool) -> _Change:
         async def change(task_ids: Sequence[bytes]) -> int:
             return (await self._store.cancel(task_ids, free_key=free_keys)).count("cancelled")
 
-        return await _apply(self._waiting(selection.wanted), selection, change)
+        return change
 
     async def reschedule(
         self, selection: Selection, *, due_ms: int | None = None, delay_ms: int | None = None

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
+from delaybox.wire import calls as many
+from delaybox.wire.calls import Part
 
 CONTENT_TYPE: Final = "content-type"
 """The header that names a payload's form."""
@@ -50,6 +52,25 @@ class Call:
     def __repr__(self) -> str:
         parts = [repr(value) for value in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
         return f"Call({', '.join(parts)})"
+
+
+class Calls:
+    """Several calls of one function, one after the other: `delaybox.wire.calls`."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, calls: list[Call]) -> None:
+        self.calls = calls
+
+
+class Outcomes:
+    """What came of each of several calls, encoded."""
+
+    __slots__ = ("form", "parts")
+
+    def __init__(self, parts: list[Part], form: str = "") -> None:
+        self.parts = parts
+        self.form = form
 
 
 class Encoded(NamedTuple):
@@ -102,15 +123,34 @@ class Codecs:
                 value = list(arguments)
             case _:
                 value = arguments
-        if value == [] and type(value) is list:
+        if type(value) is list and not value:
             return Encoded(b"")
         return self._encode("the arguments", value, content_type)
 
-    def arguments(self, payload: bytes, headers: Mapping[str, bytes]) -> Call:
-        """The call in a payload. NotDecodable."""
+    def several(self, calls: Sequence[Encoded]) -> Encoded:
+        """One payload of several calls, all of one form or bytes. ValueError."""
+        forms = {call.content_type for call in calls} - {BYTES}
+        if len(forms) > 1:
+            raise ValueError(f"calls in one payload have one form, not {sorted(forms)}")
+        parts = [Part(many.BYTES if call.content_type == BYTES else many.VALUE, call.data) for call in calls]
+        return Encoded(many.join(parts), many.typed(many.CALLS, "".join(forms)))
+
+    def arguments(self, payload: bytes, headers: Mapping[str, bytes]) -> Call | Calls:
+        """The call in a payload, or the calls. NotDecodable."""
         kind = ""
         if headers and (said := headers.get(CONTENT_TYPE)):
             kind = said.decode("utf-8", "replace")
+            if kind.startswith(many.CALLS):
+                form = many.form(kind)
+                return Calls(
+                    [
+                        Call(part.data) if part.kind == many.BYTES else self._call(part.data, form)
+                        for part in many.split("the payload", payload)
+                    ]
+                )
+        return self._call(payload, kind)
+
+    def _call(self, payload: bytes, kind: str) -> Call:
         if not payload and (not kind or _kind(kind) == JSON):
             return Call()
         if kind:
@@ -133,6 +173,8 @@ class Codecs:
 
     def result(self, value: object, content_type: str = "") -> Encoded:
         """What a function returned, to be kept. NotEncodable."""
+        if isinstance(value, Outcomes):
+            return Encoded(many.join(value.parts), many.typed(many.RESULTS, value.form))
         if value is None:
             return Encoded(b"")
         if isinstance(value, bytes | bytearray | memoryview):
@@ -155,7 +197,11 @@ class Codecs:
         except MemoryError:
             raise
         except Exception as error:
-            mend = "pass plain JSON values or bytes, or add a codec" if kind == JSON else "give what its codec takes"
+            mend = (
+                "pass plain JSON values (of an array its tolist()) or bytes, or add a codec"
+                if kind == JSON
+                else "give what its codec takes"
+            )
             raise NotEncodable(f"{what} cannot be sent as {kind} ({_why(error)}); {mend}") from error
         if type(data) is not bytes:
             if not isinstance(data, bytes | bytearray | memoryview):

@@ -7,26 +7,32 @@ import inspect
 import os
 import re
 import sys
+import time
 import typing
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
 from types import MethodType, UnionType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from delaybox.client.models import Retry
 from delaybox.client.tasks import CODECS
 from delaybox.client.values import policy_of, put_policy
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.texts import head
-from delaybox.wire.call import Call, Codecs, check_name
+from delaybox.wire import calls as many
+from delaybox.wire.call import BYTES, Call, Calls, Codecs, Outcomes, check_name
+from delaybox.wire.calls import Part
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.context import Context, Running
-from delaybox.worker.endings import MisfitArguments
+from delaybox.worker.endings import MisfitArguments, Stopped, failure
 
 _WORD = re.compile(r"[\w.]+")
 P = ParamSpec("P")
 R = TypeVar("R")
+
+TURN_S: Final = 0.005
+"""So long several calls of an async function may keep the event loop."""
 
 
 class Kind(Enum):
@@ -104,8 +110,46 @@ class TaskFunction(Generic[P, R]):
                 setattr(self, name, getattr(inner, name))
         self._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
-    def started(self, call: Call, run: Running) -> R:
-        """Calls the function with what a task brought. MisfitArguments when that is not what it takes."""
+    def started(self, call: Call | Calls, run: Running) -> Any:
+        """Calls the function with what a task brought. MisfitArguments when that is not what it takes.
+
+        Of several calls: their Outcomes, or a coroutine that returns them.
+        """
+        if isinstance(call, Calls):
+            return self._awaited(call, run) if self.kind is Kind.ASYNC else self._each(call, run)
+        return self._one(call, run)
+
+    def _each(self, calls: Calls, run: Running) -> Outcomes:
+        parts: list[Part] = []
+        for call in calls.calls:
+            run.context.heartbeat()
+            try:
+                parts.append(self._part(self._one(call, run)))
+            except Exception as error:  # noqa: BLE001 - one call that fails leaves the others alone
+                parts.append(_failed(error))
+        return Outcomes(parts, self.result_type)
+
+    async def _awaited(self, calls: Calls, run: Running) -> Outcomes:
+        parts: list[Part] = []
+        since = time.monotonic()
+        for call in calls.calls:
+            if time.monotonic() - since > TURN_S:
+                # Others wait for the event loop, too.
+                await asyncio.sleep(0)
+                since = time.monotonic()
+            run.context.heartbeat()
+            try:
+                value: Any = self._one(call, run)
+                parts.append(self._part(await value))
+            except Exception as error:  # noqa: BLE001 - as above
+                parts.append(_failed(error))
+        return Outcomes(parts, self.result_type)
+
+    def _part(self, value: object) -> Part:
+        encoded = self.codecs.result(value, self.result_type)
+        return Part(many.BYTES if encoded.content_type == BYTES else many.VALUE, encoded.data)
+
+    def _one(self, call: Call, run: Running) -> R:
         if self.context_parameter:
             at = self._context_at
             # Where it stands among the positional ones: those behind it would be taken for it otherwise.
@@ -166,6 +210,12 @@ class TaskFunction(Generic[P, R]):
         if not file:
             raise ValueError(f"task {self.name!r} runs in processes of its own, which import it; put it into a file")
         return "", os.path.abspath(file), self.__qualname__  # noqa: PTH100 - links stay as they are
+
+
+def _failed(error: Exception) -> Part:
+    if isinstance(error, Stopped):
+        raise error
+    return Part(many.FAILED, failure(error).SerializeToString())
 
 
 def kind_of(function: Callable[..., Any], *, cpu: bool) -> Kind:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from delaybox.core.texts import tail_bytes
-from delaybox.wire.call import Call, Encoded
+from delaybox.wire.call import Call, Calls, Encoded
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings, logs
 from delaybox.worker.context import CancelSignal, Context, Facts
@@ -93,7 +93,7 @@ class Run:
         """Longest time of the attempt; 0 = none."""
         return self.assignment.task.timeout_ms or self.function.timeout_ms
 
-    def arguments(self) -> Call:
+    def arguments(self) -> Call | Calls:
         """What the task brought. NotDecodable."""
         task = self.assignment.task
         payload, headers = task.payload, task.header

@@ -166,9 +166,14 @@ class Scheduler:
     # -- many ---------------------------------------------------------------------------------------------------
 
     async def cancel_many(self, request: pb.CancelManyRequest, caller: Caller) -> pb.BulkResponse:
-        return views.changed(
-            await self._service.bulk.cancel(_selection(request.selection), free_keys=request.free_keys)
-        )
+        if not request.ids:
+            selection = _selection(request.selection)
+            return views.changed(await self._service.bulk.cancel(selection, free_keys=request.free_keys))
+        if request.HasField("selection"):
+            raise InvalidTask("ids", "ids and selection are both given; give one of them")
+        if len(request.ids) > MAX_WATCHED:
+            raise InvalidTask("ids", f"ids holds {len(request.ids)} ids; send at most {MAX_WATCHED}")
+        return views.changed(await self._service.bulk.cancel_ids(request.ids, free_keys=request.free_keys))
 
     async def reschedule_many(self, request: pb.RescheduleManyRequest, caller: Caller) -> pb.BulkResponse:
         when = tasks.when_of(request)

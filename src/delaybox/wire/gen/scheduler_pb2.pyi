@@ -338,12 +338,14 @@ class Selection(_message.Message):
     def __init__(self, filter: _Optional[_Union[TaskFilter, _Mapping]] = ..., all: bool = ..., limit: _Optional[int] = ..., dry_run: bool = ...) -> None: ...
 
 class CancelManyRequest(_message.Message):
-    __slots__ = ("selection", "free_keys")
+    __slots__ = ("selection", "free_keys", "ids")
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     FREE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
     selection: Selection
     free_keys: bool
-    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ..., free_keys: bool = ...) -> None: ...
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ..., free_keys: bool = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RescheduleManyRequest(_message.Message):
     __slots__ = ("selection", "due_ms", "delay_ms")

@@ -1,0 +1,63 @@
+"""Many calls of one function in one payload, and what came of each in one result: what `Client.map` sends in chunks.
+
+Both are parts one after the other: a byte that says what the part is, its length in four bytes (big endian), its bytes.
+A call is written as the payload of a single one would be; the content type's parameter ``of`` names a form other than
+JSON. Whoever does not know these content types refuses the task as one that it cannot read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import Struct
+from typing import Final, NamedTuple
+
+from delaybox.core.errors import NotDecodable
+
+CALLS: Final = "application/vnd.delaybox.calls"
+RESULTS: Final = "application/vnd.delaybox.results"
+
+VALUE: Final = 0
+"""In the form that the content type names; JSON unless it names one."""
+BYTES: Final = 1
+FAILED: Final = 2
+"""A serialized delaybox.v1.Failed: the call raised, and may be tried again."""
+
+_HEAD = Struct(">BI")
+
+
+class Part(NamedTuple):
+    """One call, or what came of one."""
+
+    kind: int
+    data: bytes
+
+
+def join(parts: Iterable[Part]) -> bytes:
+    """One payload of many parts."""
+    return b"".join(_HEAD.pack(part.kind, len(part.data)) + part.data for part in parts)
+
+
+def split(what: str, data: bytes) -> list[Part]:
+    """The parts of a payload. NotDecodable."""
+    found: list[Part] = []
+    at, size = 0, len(data)
+    while at < size:
+        if size - at < _HEAD.size:
+            raise NotDecodable(f"{what} breaks off after {len(found)} parts")
+        kind, length = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        if length > size - at:
+            raise NotDecodable(f"{what} breaks off after {len(found)} parts")
+        found.append(Part(kind, data[at : at + length]))
+        at += length
+    return found
+
+
+def typed(content_type: str, of: str) -> str:
+    """``content_type`` with the form of its values, where that is not JSON."""
+    return f"{content_type};of={of}" if of else content_type
+
+
+def form(content_type: str) -> str:
+    """The form of the values; empty for JSON."""
+    return content_type.partition(";of=")[2]
