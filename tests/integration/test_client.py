@@ -106,7 +106,7 @@ def test_a_task_is_moved_changed_run_and_cancelled(client: Client, queue: str):
     changed = client.reschedule(handle.id, priority="low", payload={"now": 2}, labels={"a": "b"})
     assert (changed.priority, changed.payload, changed.labels) == ("low", b'{"now":2}', {"a": "b"})
     assert client.reschedule(handle.id, labels={}).labels == {}
-    assert handle.cancel() is False
+    assert handle.cancel() is True
     with pytest.raises(TaskNotFound):
         handle.get()
     assert client.publish("two", delay=SOON, queue=queue).run_now() <= datetime.now(UTC) + timedelta(seconds=5)
@@ -126,8 +126,9 @@ def test_what_a_node_refuses_is_an_error_with_its_field(client: Client):
     with pytest.raises(InvalidTask) as caught:
         client.publish("x", queue="Not A Queue")
     assert caught.value.field == "queue"
-    with pytest.raises(PastDue):
+    with pytest.raises(PastDue, match=r"at 2020-01-01T00:00:00\.000Z is \d+ days, .* in the past; give a later moment"):
         client.publish("x", at="2020-01-01T00:00:00Z", reject_past=True)
+    assert client.publish("x", reject_past=True).created, "at once is not past"
     with pytest.raises(InvalidTask, match="not a UUID"):
         client.get("nonsense")
 

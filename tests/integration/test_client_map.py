@@ -27,7 +27,7 @@ import os
 import uuid
 
 from delaybox import Retry, Worker
-from delaybox.worker import Reject
+from delaybox.worker import Context, Reject
 
 worker = Worker("mapper")
 
@@ -66,6 +66,13 @@ async def held(path):
     while not os.path.exists(path):
         await asyncio.sleep(0.05)
     return path
+
+@worker.task(keep_result="1m")
+async def told(path, ctx: Context):
+    ctx.progress(0.25, "a quarter")
+    while not os.path.exists(path):
+        await asyncio.sleep(0.05)
+    ctx.progress(1.0, "all of it")
 
 tried = {}
 
@@ -284,6 +291,17 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < give_up
         time.sleep(0.05)
+
+
+def test_a_watch_carries_progress(client: Client, tmp_path: Path):
+    handle = client.schedule("told", [str(tmp_path / "go")], keep_result="1m")
+    shown = []
+    for event in client.watch(handle.id, timeout=60):
+        if event.progress is not None:
+            assert event.state == "running"
+            shown.append((event.progress.fraction, event.progress.message))
+            (tmp_path / "go").touch()
+    assert shown[0] == (0.25, "a quarter") and event.state == "succeeded"
 
 
 async def test_asynchronously_from_an_asynchronous_source(served: Node):

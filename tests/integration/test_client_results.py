@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,22 @@ def test_a_result_that_is_there_already_comes_at_once(client: Client):
     handle = client.shell("echo done", keep_result="1m")
     assert handle.result(30) == handle.result(5) == handle.result(0) == b"done\n"
     assert [event.state for event in client.watch(handle.id.upper(), timeout=0)] == ["succeeded"]
+
+
+@pytest.mark.parametrize("nothing", [0, "0s"])
+def test_a_result_that_is_switched_off_is_not_kept(client: Client, nothing: Any):
+    handle = client.shell("echo done", keep_result=nothing)
+    with pytest.raises(ResultGone):
+        handle.result(30)
+    assert client.shell("echo done").result(30) == b"done\n", "commands keep theirs for a day"
+
+
+def test_and_so_it_is_over_rest(served: Node, client: Client):
+    body = {"type": "shell", "payload": "echo done", "keep_result": "0s"}
+    status, _, task = served.call("POST", "/v1/tasks", body)
+    assert status == 201, task
+    with pytest.raises(ResultGone):
+        client.result(task["id"], 30)
 
 
 def test_a_task_that_failed_for_good_says_why(client: Client):

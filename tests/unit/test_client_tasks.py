@@ -236,6 +236,15 @@ def test_items_of_a_map_are_calls_with_one_argument():
     assert (make.again, MapCalls("f", {"retry": 0}, Codecs(), keep_result_ms=5).again) == (True, False)
 
 
+def test_a_result_can_be_switched_off():
+    for nothing in (0, "0s", timedelta()):
+        message = NewTask.call("f", keep_result=nothing).message
+        assert (message.keep_result_ms, message.no_result) == (0, True)
+    assert not NewTask.call("f", keep_result=1).message.no_result
+    with pytest.raises(InvalidTask, match="leaves a map without results"):
+        MapCalls("f", {"keep_result": 0}, Codecs(), keep_result_ms=5)
+
+
 def test_filters():
     wanted = filter_of({"state": "ready", "queue": "q", "type": "worker", "labels": {"a": "b"}, "due_from": DUE})
     assert wanted == pb.TaskFilter(

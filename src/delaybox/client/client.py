@@ -253,9 +253,9 @@ class Client(Base):
         return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
 
     def cancel(self, task_id: str, /, *, running: bool = False, free_key: bool = False) -> bool:
-        """Cancels a task that waits. TaskRunning for one that runs, unless ``running``: then its worker is told to stop
-        it, and the answer is True.
+        """Cancels a task that waits; True when that is done. TaskNotFound, TaskFinished.
 
+        TaskRunning for one that runs, unless ``running``: then True says that its worker was told to stop it.
         ``free_key``: its key may be used again at once, and does not answer KeyCancelled. May be given later, for a
         task that is cancelled already.
         """

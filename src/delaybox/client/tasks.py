@@ -70,7 +70,8 @@ class Options(When, total=False):
     expire_after: later than due by more than this it is not run, but a dead letter with the reason "expired".
     labels: up to 16 pairs for filters.
     headers: travel with the task; text or bytes. Names that say what a task is (taskType, delay, …) are refused.
-    keep_result: how long its result is kept; unless given what its queue keeps, which is none unless configured.
+    keep_result: how long its result is kept, 0 for not at all; unless given what its queue keeps, which is none unless
+        configured.
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
 
@@ -178,6 +179,8 @@ class MapCalls:
         self._codecs = codecs
         self._key = key
         self._pattern = new_call(function, None, options, codecs)
+        if self._pattern.no_result:
+            raise InvalidTask("keep_result", "keep_result 0 leaves a map without results; leave it out")
         self._pattern.keep_result_ms = self._pattern.keep_result_ms or keep_result_ms
         self._content_type = str(_own_and(function, options).get("content_type") or "")
         self.again = self._pattern.retry.max_attempts != 1
@@ -251,6 +254,11 @@ def _span(option: str) -> Callable[[pb.NewTask, Any], None]:
     return lambda task, value: setattr(task, f"{option}_ms", span_ms(option, value))
 
 
+def _put_keep_result(task: pb.NewTask, value: Any) -> None:
+    ms = span_ms("keep_result", value, least=0)
+    task.keep_result_ms, task.no_result = ms, ms == 0
+
+
 def _put_later(task: pb.NewTask, value: object) -> None:
     """`put_when` looks at all three together."""
 
@@ -267,7 +275,7 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "expire_after": _span("expire_after"),
     "labels": lambda task, value: task.labels.update(labels_of("labels", value)),
     "headers": _put_headers,
-    "keep_result": _span("keep_result"),
+    "keep_result": _put_keep_result,
     "reject_past": _put_flag,
 }
 

@@ -15,6 +15,8 @@ from msgspec import Struct
 from delaybox.core.retry import RetryPolicy
 
 DEFAULT_QUEUE = "default"
+NO_RESULT = -1
+"""In place of a time for which a result is kept: it leaves none."""
 CANCELLED = "cancelled"
 """The reason in the result of a task that was cancelled while it ran."""
 _NO_BYTES: Mapping[str, bytes] = MappingProxyType({})
@@ -60,7 +62,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``delay_ms``: ms from the moment Redis stores it (Redis's clock); wins over ``due_ms``.
     ``header``: travels with the task, on the original's wire field ``header``.
     ``expire_after_ms``: later than due by more than this it is dead-lettered as expired; 0 = never too late.
-    ``keep_result_ms``: how long its result is kept; 0 = the target's default.
+    ``keep_result_ms``: how long its result is kept; 0 = the target's default, NO_RESULT = not at all.
     ``reject_past``: refused when it is already due.
     ``queue_unsaid``: of a WORKER task whose caller named no queue: its function's own counts, where it has one.
     """

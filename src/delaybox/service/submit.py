@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -28,6 +29,7 @@ from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Ba
 from delaybox.wire import body as wire_body
 from delaybox.wire.grpc.bulk import frames
 from delaybox.wire.topics import TopicRules
+from delaybox.wire.v1.moments import render_moment
 
 _CHUNKS_UNDER_WAY = 2
 _MOST_TURNS = 16
@@ -174,9 +176,12 @@ class Submitter:
     def _draft(self, task: NewTask) -> Draft:
         if task.reject_past and task.delay_ms is None:
             now = time.time_ns() // 1_000_000 + self._store.clock_offset_ms
-            if (task.due_ms or 0) < now:
+            due_ms = now if task.due_ms is None else task.due_ms
+            if due_ms < now:
                 raise PastDue(
-                    "at", f"the due time {task.due_ms} is {now - (task.due_ms or 0)} ms in the past; give a later one"
+                    "at",
+                    f"at {render_moment(due_ms)} is {timedelta(milliseconds=now - due_ms)} (h:mm:ss) in the past; "
+                    "give a later moment, or leave reject_past out to run it at once",
                 )
         asked, task = task, self._own.resolved(task)
         new = draft(task)

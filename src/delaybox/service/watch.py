@@ -15,8 +15,11 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 
+from msgspec.structs import replace
+
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.task import TaskState
+from delaybox.store import progress
 from delaybox.store.ending import end
 from delaybox.store.listening import listen
 from delaybox.store.states import Standing, states
@@ -206,6 +209,7 @@ class Watcher:
                 continue
             try:
                 found = await self._standings(taken)
+                await self._add_progress(taken, found)
             except Exception as error:
                 away += 1
                 if away == 1:
@@ -232,6 +236,19 @@ class Watcher:
             found |= zip(polled, await states(self._store, polled), strict=True)
         return [found[task_id] for task_id in taken]
 
+    async def _add_progress(self, taken: list[bytes], found: list[Standing | None]) -> None:
+        """Completes what is known of tasks that run, for those who wait for more than ends."""
+        running = [
+            i
+            for i, (task_id, standing) in enumerate(zip(taken, found, strict=True))
+            if standing is not None and standing.state is TaskState.RUNNING and not self._ends_only(task_id)
+        ]
+        if running:
+            for i, said in zip(running, await progress.of(self._store, [taken[i] for i in running]), strict=True):
+                standing = found[i]
+                if said and standing is not None:
+                    found[i] = replace(standing, progress=said)
+
     def _ends_only(self, task_id: bytes) -> bool:
         entry = self._watched.get(task_id)
         return entry is None or all(watch.ends_only for watch in entry.watches)
@@ -256,7 +273,7 @@ class Watcher:
             return
         if standing is not None:
             told = entry.watches if _differs(standing, entry.known) else entry.fresh
-            if told is entry.watches:
+            if told is entry.watches and not _same_state(standing, entry.known):
                 entry.level = self._first_level(standing)
             entry.known = standing
             entry.fresh = []
@@ -309,7 +326,11 @@ class Watcher:
 
 def _differs(standing: Standing, known: Standing | None) -> bool:
     """Whether it is a change to whoever waits; another due time alone is none."""
-    return known is None or (standing.state, standing.attempt, standing.reason) != (
+    return not _same_state(standing, known) or (known is not None and standing.progress != known.progress)
+
+
+def _same_state(standing: Standing, known: Standing | None) -> bool:
+    return known is not None and (standing.state, standing.attempt, standing.reason) == (
         known.state,
         known.attempt,
         known.reason,

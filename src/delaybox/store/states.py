@@ -21,13 +21,17 @@ _DEAD_HEAD = Struct(">QH")
 
 
 class Standing(Made, frozen=True, gc=False):
-    """One look at a task. ``state`` None: nothing of it is kept. ``result``: of a finished task, where it is kept."""
+    """One look at a task. ``state`` None: nothing of it is kept. ``result``: of a finished task, where it is kept.
+
+    ``progress``: what a running task's worker said last, serialized, where it was looked for.
+    """
 
     state: TaskState | None
     due_ms: int = 0
     attempt: int = 0
     reason: str = ""
     result: task_pb2.Result | None = None
+    progress: bytes = b""
 
     @property
     def ended(self) -> bool:

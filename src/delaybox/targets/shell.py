@@ -169,6 +169,8 @@ class ShellTarget:
         def done(job: Job, ended: Ended) -> None:
             self._pace_s += (ended.said.get("ms", 0) / 1000 - self._pace_s) / 16
             outcome = outcome_of(ended, keep_ms, cancelled=job.cancelled)
+            if message.no_result and isinstance(outcome, Done):
+                outcome = Done()
             run.ended(job, d, outcome)
 
         return Job(head, message.payload, done)

@@ -178,6 +178,8 @@ class Pool:
             with contextlib.suppress(DecodeError):
                 task = wire_body.decode(d.body)
                 own, timeout_ms = task.keep_result_ms, task.timeout_ms
+                if task.no_result:
+                    return 0, timeout_ms
         # A lane served by its name alone, whatever the queue, is not among those.
         if own or d.lane not in self._kept_of:
             return self._keep_ms(split(d.lane).queue, own or self._of_function.get(d.name, 0)), timeout_ms

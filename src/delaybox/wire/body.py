@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from delaybox.core.lane import NAMED
 from delaybox.core.retry import RetryPolicy
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.task import NO_RESULT, NewTask, TaskType
 from delaybox.wire import trace
 from delaybox.wire.gen import task_pb2
 
@@ -49,7 +49,9 @@ def encode(task: NewTask) -> bytes:
         message.timeout_ms = task.timeout_ms
     if task.expire_after_ms:
         message.expire_after_ms = task.expire_after_ms
-    if task.keep_result_ms:
+    if task.keep_result_ms == NO_RESULT:
+        message.no_result = True
+    elif task.keep_result_ms:
         message.keep_result_ms = task.keep_result_ms
     if task.labels:
         message.labels.update(task.labels)

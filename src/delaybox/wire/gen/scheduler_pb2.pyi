@@ -50,7 +50,7 @@ TASK_STATE_CANCELLED: TaskState
 TASK_STATE_FINISHED_OR_UNKNOWN: TaskState
 
 class NewTask(_message.Message):
-    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past")
+    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class NewTask(_message.Message):
     EXPIRE_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     REJECT_PAST_FIELD_NUMBER: _ClassVar[int]
+    NO_RESULT_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
     due_ms: int
     delay_ms: int
@@ -95,7 +96,8 @@ class NewTask(_message.Message):
     expire_after_ms: int
     keep_result_ms: int
     reject_past: bool
-    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ...) -> None: ...
+    no_result: bool
+    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "field", "retry_after_ms")

@@ -11,7 +11,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import check_name
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
+from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, NewTask, Priority, TaskType
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.v1 import tasks as v1
@@ -74,7 +74,7 @@ def new_task(asked: pb.NewTask, rules: Rules) -> NewTask:
         timeout_ms=_span("timeout_ms", asked.timeout_ms),
         expire_after_ms=_span("expire_after_ms", asked.expire_after_ms),
         labels=v1.labels_of(dict(asked.labels)) if asked.labels else _NO_LABELS,
-        keep_result_ms=_span("keep_result_ms", asked.keep_result_ms),
+        keep_result_ms=_keep(asked),
         reject_past=asked.reject_past,
         queue_unsaid=task_type is TaskType.WORKER and not asked.queue,
     )
@@ -137,6 +137,14 @@ def retry_of(asked: task_pb2.Retry) -> RetryPolicy:
         max_ms=_span(_RETRY.maximum, asked.max_ms) or None,
         jitter=asked.jitter,
     )
+
+
+def _keep(asked: pb.NewTask) -> int:
+    if not asked.no_result:
+        return _span("keep_result_ms", asked.keep_result_ms)
+    if asked.keep_result_ms:
+        raise InvalidTask("no_result", "no_result and keep_result_ms are both given; give one of them")
+    return NO_RESULT
 
 
 def _span(field: str, ms: int) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Protocol
+
+from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
 from delaybox.core.query import ForecastStep, Page, QueueStats
@@ -125,6 +128,8 @@ class Standing(Protocol):
     def reason(self) -> str: ...
     @property
     def result(self) -> task_pb2.Result | None: ...
+    @property
+    def progress(self) -> bytes: ...
 
 
 def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[pb.WatchResponse]:
@@ -140,6 +145,9 @@ def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[pb.WatchRespon
         )
         if standing.result is not None:
             event.result.CopyFrom(standing.result)
+        if standing.progress:
+            with contextlib.suppress(DecodeError):  # it is lost, as it may be
+                event.progress.MergeFromString(standing.progress)
         size += event.ByteSize()
         if len(response.events) >= _EVENTS_AT_ONCE or size >= _EVENT_BYTES:
             yield response

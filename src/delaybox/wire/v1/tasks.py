@@ -14,7 +14,7 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.lane import check_name
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
+from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
 from delaybox.wire.bounds import task_bytes
@@ -119,7 +119,9 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
         if asked.expire_after is None
         else _duration(_read_task, raw, "expire_after", asked.expire_after),
         labels=_NO_LABELS if not asked.labels else labels_of(asked.labels),
-        keep_result_ms=0 if asked.keep_result is None else _duration(_read_task, raw, "keep_result", asked.keep_result),
+        keep_result_ms=0
+        if asked.keep_result is None
+        else _duration(_read_task, raw, "keep_result", asked.keep_result, least=0) or NO_RESULT,
         reject_past=bool(asked.reject_past),
         queue_unsaid=task_type is TaskType.WORKER and asked.queue is None,
     )

@@ -76,8 +76,8 @@ Delay = Annotated[
 ]
 
 
-def _duration(text: str, example: str) -> Meta:
-    return Meta(description=f"{text}; ms or as `delay`", examples=[example], extra_json_schema=_span(1))
+def _duration(text: str, example: str, least: int = 1) -> Meta:
+    return Meta(description=f"{text}; ms or as `delay`", examples=[example], extra_json_schema=_span(least))
 
 
 PriorityIn = Annotated[
@@ -196,7 +196,7 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
         ),
     ] = None
     labels: Labels = None
-    keep_result: Annotated[Number, _duration("how long its result is kept", "1d")] = None
+    keep_result: Annotated[Number, _duration("how long its result is kept, 0 for not at all", "1d", 0)] = None
     reject_past: Annotated[bool | None, Meta(description="true: a past `at` is 422 and not run at once")] = None
 
 
