@@ -162,6 +162,8 @@ def test_several_calls_in_one_payload():
     for broken in (encoded.data[:-1], encoded.data + b"\x00", b"\x00\xff\xff\xff\xff"):
         with pytest.raises(NotDecodable, match="breaks off"):
             CODECS.arguments(broken, _headers(encoded))
+    with pytest.raises(NotDecodable, match="holds more than 10000 parts"):
+        CODECS.arguments(join([Part(0, b"")] * 10_001), _headers(encoded))
     with pytest.raises(NotDecodable, match="is not application/json"):
         CODECS.arguments(join([Part(0, b"{")]), {CONTENT_TYPE: CALLS.encode()})
 

@@ -30,7 +30,7 @@ KEEP_MS: Final = 60_000
 """A result is fetched as soon as it is there; so long a break can be lived through."""
 KEEP_KEYED_MS: Final = 86_400_000
 """With keys a later map shall find what an earlier one has done."""
-MAX_CHUNKSIZE: Final = 10_000
+MAX_CHUNKSIZE: Final = many.MAX_PARTS
 _WATCHES: Final = 6
 _LEAVE_S: Final = 5.0
 """What a map that is left may take to cancel what it scheduled."""

@@ -22,6 +22,7 @@ BYTES: Final = 1
 FAILED: Final = 2
 """A serialized delaybox.v1.Failed: the call raised, and may be tried again."""
 
+MAX_PARTS: Final = 10_000
 _HEAD = Struct(">BI")
 
 
@@ -42,6 +43,8 @@ def split(what: str, data: bytes) -> list[Part]:
     found: list[Part] = []
     at, size = 0, len(data)
     while at < size:
+        if len(found) >= MAX_PARTS:
+            raise NotDecodable(f"{what} holds more than {MAX_PARTS} parts")
         if size - at < _HEAD.size:
             raise NotDecodable(f"{what} breaks off after {len(found)} parts")
         kind, length = _HEAD.unpack_from(data, at)
