@@ -1,4 +1,4 @@
-"""What a client decides, without a node: retries, endpoints, chunks, streams, the window of a map."""
+"""What a client decides, without a node: retries, endpoints, chunks, streams."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from delaybox.client import calls, chunks, streams
-from delaybox.client.chunks import LINGER_S
-from delaybox.client.endpoints import Endpoints, parse, pause_s
+from delaybox.client.endpoints import parse, pause_s
 from delaybox.client.errors import (
     CallTimeout,
     Failure,
@@ -23,135 +22,19 @@ from delaybox.client.errors import (
     Unreachable,
     closed,
 )
-from delaybox.client.mapping import Map, Window
 from delaybox.client.models import Scheduled, Stored
-from delaybox.client.steps import Emit, Invoke, Open, Pause, Pull, Receive, Send, Session, Start, Steps, Wait
-from delaybox.client.tasks import CODECS, MapCalls, NewTask
+from delaybox.client.steps import Invoke, Open, Receive, Send
+from delaybox.client.tasks import CODECS, NewTask
 from delaybox.core.errors import (
     ConfigError,
     DelayBoxError,
-    NotEncodable,
     Overloaded,
-    StoreFull,
     StoreUnavailable,
     TaskNotFound,
 )
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
-
-NEVER_SENT = Failure(Unreachable("no connection"), "UNAVAILABLE", sent=False)
-BROKE = Failure(Unreachable("the connection broke"), "UNAVAILABLE")
-TIMED_OUT = Failure(CallTimeout("too slow"), "DEADLINE_EXCEEDED")
-STORE_AWAY = Failure(StoreUnavailable("no store"), "UNAVAILABLE", retry_after_s=1)
-BUSY = Failure(Overloaded("busy"), "RESOURCE_EXHAUSTED", refused=True, retry_after_s=2)
-FULL = Failure(StoreFull("full"), "UNAVAILABLE", refused=True, retry_after_s=1)
-NO = Failure(TaskNotFound("no"), "NOT_FOUND", refused=True)
-
-Answer = Any
-
-
-class _Routine:
-    """Steps under way. ``waits``: for what."""
-
-    def __init__(self, steps: Steps[Any]) -> None:
-        self._steps = steps
-        self.answer: Any = None
-        self.raised: Exception | None = None
-        self.waits: Wait | None = None
-        self.ended = False
-        self.result: Any = None
-
-    def next(self) -> Any:
-        raised, self.raised = self.raised, None
-        answer, self.answer = self.answer, None
-        return self._steps.send(answer) if raised is None else self._steps.throw(raised)
-
-
-class World:
-    """Carries steps out as a script says: ``script`` answers each effect that needs an answer, in turn."""
-
-    def __init__(
-        self, *script: Answer, nodes: int = 1, retries: int | None = 5, timeout_s: float | None = 30.0, safe=False
-    ):
-        self.now = 1000.0
-        self.script = list(script)
-        self.did: list[Any] = []
-        self.emitted: list[Any] = []
-        self.pauses: list[float] = []
-        names = tuple(f"n{i}" for i in range(nodes))
-        self.session = Session(
-            Endpoints(names, lambda: 0.0),
-            clock=lambda: self.now,
-            draw=lambda: 0.0,
-            timeout_s=timeout_s,
-            retries=retries,
-            safe=safe,
-        )
-
-    def run(self, steps: Steps[Any]) -> Any:
-        """What the steps return. Those that are started beside them go on when these wait."""
-        main = _Routine(steps)
-        routines = [main]
-        while True:
-            before = len(self.did)
-            for routine in list(routines):
-                self._on(routine, routines)
-            if main.ended:
-                return main.result
-            routines = [routine for routine in routines if not routine.ended]
-            if len(self.did) == before and not any(
-                routine.waits.flag.is_set() for routine in routines if routine.waits
-            ):
-                times = [one.waits.timeout_s for one in routines if one.waits and one.waits.timeout_s is not None]
-                assert times, "it would wait for ever"
-                self.now += min(times)
-                for routine in routines:
-                    routine.waits = None
-
-    def _on(self, routine: _Routine, routines: list[_Routine]) -> None:
-        """Carries one on until it waits, or ends."""
-        if routine.waits is not None:
-            if not routine.waits.flag.is_set():
-                return
-            routine.waits.flag.clear()
-            routine.waits = None
-        try:
-            while True:
-                effect = routine.next()
-                self.did.append(effect)
-                if isinstance(effect, Start):
-                    routines.append(_Routine(effect.steps))
-                elif isinstance(effect, Wait) and not effect.flag.is_set():
-                    routine.waits = effect
-                    return
-                else:
-                    try:
-                        routine.answer = self._do(effect)
-                    except Exception as error:
-                        routine.raised = error
-        except StopIteration as end:
-            routine.ended, routine.result = True, end.value
-
-    def _do(self, effect: Any) -> Any:
-        match effect:
-            case Pause():
-                self.pauses.append(effect.seconds)
-                self.now += effect.seconds
-            case Emit():
-                self.emitted += effect.items
-            case Pull():
-                return all(not effect.sink.add(item) for item in effect.source)
-            case Open():
-                return effect
-            case Invoke() | Receive():
-                answer = self.script.pop(0)
-                return answer(effect) if callable(answer) else answer
-            case Wait():
-                effect.flag.clear()
-        return None
-
-    def invoked(self) -> list[int]:
-        return [effect.which for effect in self.did if isinstance(effect, Invoke)]
+from tests.client_world import BROKE, BUSY, FULL, NEVER_SENT, NO, STORE_AWAY, TIMED_OUT, World, answer_of
 
 
 def _schedule(key: str = "") -> Callable[[World], Any]:
@@ -315,12 +198,6 @@ def test_addresses():
 # -- many ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(effect: Any) -> pb.ScheduleBatchResponse:
-    return pb.ScheduleBatchResponse(
-        results=[pb.ScheduleResult(id=task.payload.decode(), created=True) for task in effect.request.tasks]
-    )
-
-
 def _results(*payloads: int, **errors: str) -> pb.ScheduleBatchResponse:
     return pb.ScheduleBatchResponse(results=[pb.ScheduleResult(id=str(n), created=True) for n in payloads])
 
@@ -357,7 +234,7 @@ def test_a_broken_stream_leaves_unknown_what_was_sent_and_goes_on():
 
 @pytest.mark.parametrize("safe", [False, True])
 def test_with_keys_a_broken_stream_loses_nothing(safe: bool):
-    world = World(BROKE, *[_answer] * 2)
+    world = World(BROKE, *[answer_of] * 2)
     assert _each(world, _tasks(4, key=not safe), safe=safe) == ["0", "1", "2", "3"]
     repeated = [effect.request for effect in world.did if isinstance(effect, Invoke)]
     assert repeated == [effect.message for effect in world.did if isinstance(effect, Send)], "under the same keys"
@@ -389,7 +266,7 @@ def test_tasks_of_a_batch_that_were_refused_for_now_are_sent_again_alone():
     mixed = pb.ScheduleBatchResponse(
         results=[pb.ScheduleResult(id="0", created=True), _error("overloaded", 500), _error("invalid_task")]
     )
-    world = World(mixed, _answer)
+    world = World(mixed, answer_of)
     assert _each(world, _tasks(3), chunk=3)[:2] == ["0", "1"]
     (again,) = (effect.request for effect in world.did if isinstance(effect, Invoke))
     assert again == pb.ScheduleBatchRequest(tasks=[NewTask.publish("1").message]) and world.pauses == [0.5]
@@ -398,7 +275,7 @@ def test_tasks_of_a_batch_that_were_refused_for_now_are_sent_again_alone():
 def test_a_store_that_did_not_answer_leaves_the_task_unknown_unless_it_has_a_key():
     away = pb.ScheduleBatchResponse(results=[_error("store_unavailable", 1000)])
     assert _each(World(away), _tasks(1)) == [OutcomeUnknown]
-    assert _each(World(away, _answer), _tasks(1, key=True)) == ["0"]
+    assert _each(World(away, answer_of), _tasks(1, key=True)) == ["0"]
 
 
 def test_a_chunk_leaves_when_it_is_old_enough():
@@ -528,135 +405,3 @@ def test_without_any_time_what_is_there_is_told():
     assert _result(_end("t", pb.TASK_STATE_SUCCEEDED, result=done), limit_s=0) == 1
     with pytest.raises(NotFinished, match="has not finished yet"):
         _result(_end("t", pb.TASK_STATE_RUNNING), limit_s=0)
-
-
-# -- map ----------------------------------------------------------------------------------------------------------
-
-
-def _window(size: int, *, ordered: bool = True, clock: Callable[[], float] = lambda: 0.0) -> Window:
-    flags = (threading.Event() for _ in range(3))
-    return Window(size, ordered=ordered, clock=clock, results=next(flags), room=next(flags), work=next(flags))
-
-
-MAKE = MapCalls("double", {}, CODECS, keep_result_ms=1)
-
-
-def test_a_window_gives_in_order_or_as_they_come():
-    for ordered, first, then in ((True, [], ["a", "b"]), (False, ["b"], ["a"])):
-        window = _window(2, ordered=ordered)
-        for item in (1, 2):
-            assert not window.full
-            window.put(item, MAKE, 1)
-        assert window.full
-        window.finish([(1, "b")])
-        assert window.take() == first
-        window.finish([(0, "a")])
-        assert window.take() == then and window.empty and not window.full
-
-
-def test_tasks_of_a_map_leave_together():
-    now = [0.0]
-    window = _window(100, clock=lambda: now[0])
-    assert window.linger_s() is None
-    for item in range(5):
-        window.put(item, MAKE, 2)
-    assert window.next(3, MAKE, safe=False) is None and window.linger_s() == LINGER_S
-    now[0] = LINGER_S
-    found = window.next(3, MAKE, safe=False)
-    assert found is not None
-    assert [unit.numbers for unit in found[0]] == [(0, 1), (2, 3), (4,)]
-    for item in range(6):
-        window.put(item, MAKE, 1)
-    found = window.next(3, MAKE, safe=False)
-    assert found is not None and len(found[0]) == 3, "enough are there"
-    window.end()
-    found = window.next(10, MAKE, safe=False)
-    assert found is not None and len(found[0]) == 3, "nothing more comes"
-
-
-def test_an_item_that_cannot_be_sent_has_that_for_its_outcome():
-    window = _window(100)
-    for item in (1, object(), 2):
-        window.put(item, MAKE, 5)
-    window.end()
-    found = window.next(10, MAKE, safe=False)
-    assert found is not None and [unit.numbers for unit in found[0]] == [(0, 2)]
-    window.finish([(0, "a"), (2, "c")])
-    first, broken, third = window.take()
-    assert (first, third) == ("a", "c") and isinstance(broken.error, NotEncodable)
-
-
-def test_a_map_has_few_watches_however_slowly_its_items_come():
-    window = _window(10_000)
-    looked = 0
-    for n in range(2_000):
-        before = {id(watch): watch.changed for watch in window.watches}
-        new, _ = window.watch([str(n)])
-        for watch in window.watches:
-            if watch is new or watch.changed != before.get(id(watch), False):
-                looked += len(watch.ids)
-                watch.changed = False
-        assert len(window.watches) <= 6
-    assert {task_id for watch in window.watches for task_id in watch.ids} == {str(n) for n in range(2_000)}
-    assert looked < 100 * 2_000
-
-
-def _mapped(world: World, count: int, *, fails: frozenset[int] = frozenset(), **options: Any) -> None:
-    steps = Map(
-        world.session,
-        iter(range(count)),
-        MAKE,
-        _window(4, clock=lambda: world.now),
-        chunk=2,
-        codecs=CODECS,
-        **{"return_exceptions": False, "chunksize": 1, "cancel_on_exit": True, **options},
-    )
-
-    def ends(effect: Any) -> pb.WatchResponse:
-        out = pb.WatchResponse()
-        for task_id in reversed(effect.stream.request.ids):
-            if int(task_id[1:-1]) in fails:
-                out.events.add(id=task_id, state=pb.TASK_STATE_FAILED, reason="odd")
-            else:
-                value = b"%d" % (2 * int(task_id[1:-1]))
-                out.events.add(id=task_id, state=pb.TASK_STATE_SUCCEEDED, result={"ok": True, "output": value})
-        return out
-
-    world.script = [lambda effect: _answer(effect) if isinstance(effect, Invoke) else ends(effect)] * 3 * count
-    world.run(steps.steps())
-
-
-def test_a_map_yields_in_order_in_windows():
-    world = World()
-    _mapped(world, 12)
-    assert world.emitted == [2 * n for n in range(12)]
-
-
-def test_an_item_that_failed_is_raised_after_those_before_it():
-    world = World()
-    with pytest.raises(TaskFailed, match="odd"):
-        _mapped(world, 6, fails=frozenset({3}))
-    assert world.emitted == [0, 2, 4]
-
-
-def test_or_it_is_yielded_as_its_error():
-    world = World()
-    _mapped(world, 6, fails=frozenset({3}), return_exceptions=True)
-    assert isinstance(world.emitted[3], TaskFailed) and world.emitted[4:] == [8, 10]
-
-
-def test_what_concerns_all_of_a_map_is_raised():
-    world = World(*[NEVER_SENT] * 6)
-    steps = Map(
-        world.session,
-        iter(range(2)),
-        MAKE,
-        _window(4, clock=lambda: world.now),
-        chunk=2,
-        chunksize=1,
-        codecs=CODECS,
-        return_exceptions=True,
-        cancel_on_exit=True,
-    )
-    with pytest.raises(Unreachable):
-        world.run(steps.steps())
