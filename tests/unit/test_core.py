@@ -40,6 +40,12 @@ def test_ids_sort_by_due_time(a: int, b: int, noise: bytes) -> None:
         assert a.to_bytes(6, "big") + first < b.to_bytes(6, "big") + second
 
 
+@given(st.binary(min_size=80, max_size=80))
+def test_ids_of_one_batch_ascend(noise: bytes) -> None:
+    tails = ids.tails(7, noise)
+    assert tails == sorted(tails) and len(tails) == 10
+
+
 def test_a_delay_in_a_template_cannot_be_a_due_time() -> None:
     assert ids.MAX_DUE_MS < ids.RELATIVE < 2**48
     # A delay past the last due time still leaves room below 48 bits once the clock is added.
