@@ -141,12 +141,16 @@ def test_or_it_is_yielded_as_its_error():
 
 
 def test_a_group_that_failed_or_was_not_understood_is_taken_apart_or_named():
-    """Two items a task: one group fails as a whole, one has an item that failed, one came from a stranger."""
+    """Two items a task: one group fails as a whole, one has an item that failed, one comes from a stranger, one is too
+    large for a node."""
     odd = worker_pb2.Failed(reason="odd").SerializeToString()
 
     def stored(effect: Any) -> pb.ScheduleBatchResponse:
         out = pb.ScheduleBatchResponse()
         for task in effect.request.tasks:
+            if b"[6]" in task.payload and task.headers.get(CONTENT_TYPE):
+                out.results.add(error=pb.Error(code="too_large", message="too large for this node"))
+                continue
             out.results.add(id=f"{len(given)}", created=True)
             given.append(task)
         return out
@@ -173,7 +177,7 @@ def test_a_group_that_failed_or_was_not_understood_is_taken_apart_or_named():
     world = World(*[lambda effect: stored(effect) if isinstance(effect, Invoke) else ends(effect)] * 30)
     steps = Map(
         world.session,
-        iter(range(6)),
+        iter(range(8)),
         MAKE,
         _window(100, clock=lambda: world.now),
         chunk=10,
@@ -183,8 +187,8 @@ def test_a_group_that_failed_or_was_not_understood_is_taken_apart_or_named():
         cancel_on_exit=False,
     )
     world.run(steps.steps())
-    zero, one, two, three, *strange = world.emitted
-    assert (zero, one, two, three) == ([0], [1], "two", [3])
+    zero, one, two, three, *strange, six, seven = world.emitted
+    assert (zero, one, two, three, six, seven) == ([0], [1], "two", [3], [6], [7])
     assert all(isinstance(one, NotDecodable) and "use chunksize=1" in str(one) for one in strange) and len(strange) == 2
 
 

@@ -19,7 +19,7 @@ from delaybox.client.models import STATES, Stored, TaskState
 from delaybox.client.steps import AtExit, Drop, Emit, Kind, Pull, Session, Start, Steps, Wait, feed
 from delaybox.client.streams import Broken, Watching, value_of, watched
 from delaybox.client.tasks import MapCalls
-from delaybox.core.errors import DelayBoxError, NotDecodable
+from delaybox.core.errors import DelayBoxError, NotDecodable, PayloadTooLarge
 from delaybox.wire import calls as many
 from delaybox.wire.call import Codecs, Encoded
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -322,6 +322,9 @@ class Map:
                     if isinstance(outcome, Stored):
                         window.opened(outcome.id, unit)
                         ids.append(outcome.id)
+                    elif unit.items and isinstance(outcome, PayloadTooLarge):
+                        for number, item in zip(unit.numbers, unit.items, strict=True):
+                            window.alone(number, item, self._make)
                     else:
                         window.finish([(number, Broken(outcome)) for number in unit.numbers])
                 window.room.set()
