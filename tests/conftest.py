@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 
 from delaybox.store.connect import make_client
@@ -16,6 +17,10 @@ from scripts.kafka_broker import Broker
 from tests.kafka import Kafka, need_broker
 from tests.kafka import shared as shared_kafka
 from tests.servers import RealServer
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
