@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from delaybox.api.rest.http1.chunks import MOST_CHUNKS, BadChunk, Chunks
 from delaybox.api.rest.http1.head import MAX_HEADERS, BadHead, read_head
+from delaybox.api.rest.process import shares
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost"
 
@@ -136,3 +137,11 @@ def test_chunks_however_they_are_cut(step: int):
 def test_what_is_no_chunk_is_refused(body: bytes):
     with pytest.raises(BadChunk):
         Chunks().feed(body)
+
+
+@pytest.mark.parametrize("limit", [16, 64, 128, 256, 1_024, 4_096, 8_704, 65_536])
+def test_callers_and_the_reserve_leave_files_for_the_rest(limit: int):
+    most, reserve = shares(limit, 8_192)
+    assert most >= 1 and reserve >= min(256, limit // 4)
+    assert most + reserve <= limit - min(256, limit // 4)
+    assert shares(1 << 20, 8_192) == (8_192, 256)

@@ -40,11 +40,14 @@ class ApiServer:
             opening = await self._opening.start()
             service = cast(TaskService, self._opening.service)
             app = build_app(service, settings, edge=edge)
+            wanted = settings.max_connections
+            most, reserve = shares(files.raise_limit(wanted + RESERVE + _OTHER_FILES), wanted)
             server = Server(
                 app,
                 refusals(settings),
                 probes=PROBES,
-                most=_connections(settings.max_connections),
+                most=most,
+                reserve=reserve,
                 head_s=settings.header_timeout_s,
                 idle_s=settings.idle_timeout_s,
             )
@@ -74,13 +77,14 @@ class ApiServer:
         self._stopping.set()
 
 
-def _connections(most: int) -> int:
-    """How many connections to serve at once. Raises the limit of open files for them, the reserve and the store's."""
-    beside = RESERVE + _OTHER_FILES
-    return max(16, min(most, files.raise_limit(most + beside) - beside))
+def shares(limit: int, most: int) -> tuple[int, int]:
+    """How many callers' connections, and how many in reserve for probes, where ``limit`` files may be open."""
+    reserve, others = min(RESERVE, limit // 4), min(_OTHER_FILES, limit // 4)
+    return max(1, min(most, limit - reserve - others)), reserve
 
 
 _OTHER_FILES = 256
+"""Those of the store, of logs and of the process itself."""
 
 
 async def _serve(settings: ApiSettings) -> int:

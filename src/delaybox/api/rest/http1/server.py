@@ -31,8 +31,8 @@ Refused = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
 class Server:
     """``app``: the ASGI callable. ``refuse`` makes the answer to what is no request. ``probes``: paths as they come.
 
-    ``most``: connections, beside the RESERVE. ``head_s``: from the opening, or the first byte of a further head, to its
-    end. ``idle_s``: between requests. ``write_timeout_s``: for a caller to take an answer.
+    ``most``: connections, beside the ``reserve``. ``head_s``: from the opening, or the first byte of a further head, to
+    its end. ``idle_s``: between requests. ``write_timeout_s``: for a caller to take an answer.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Server:
         *,
         probes: frozenset[bytes],
         most: int,
+        reserve: int = RESERVE,
         head_s: float,
         idle_s: float,
         write_timeout_s: float = 30.0,
@@ -53,6 +54,7 @@ class Server:
         self.stopping = False
         self.date = b""
         self._most = most
+        self._reserve = reserve
         self._head_s = head_s
         self._idle_s = idle_s
         self._open: set[Connection] = set()
@@ -105,7 +107,7 @@ class Server:
             return
         connection.reserved = True
         self._reserved[connection] = now + _RESERVED_S
-        if len(self._reserved) > RESERVE:
+        if len(self._reserved) > self._reserve:
             oldest = next(iter(self._reserved))
             self._forget(oldest)
             oldest.abort()
