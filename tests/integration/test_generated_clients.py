@@ -1,7 +1,7 @@
 """Clients that three generators make of /openapi.json: each compiles, schedules, gets and cancels. None is kept.
 
 What the generators need is fetched once by the package clients (pip, npm, go), in the versions that tests/clients pins,
-into the user's cache folder. Without Node or Go a test is skipped, and fails where CI=true.
+into the user's cache folder. Without Node, Go or a registry a test is skipped, and fails where CI=true.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 from urllib.request import urlopen
 
 import pytest
@@ -30,13 +31,25 @@ CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 TOKEN = "clients-of-nobody-here"
 
 
+def missing(words: str) -> NoReturn:
+    """Skips the test; in CI it is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(words)
+    pytest.skip(words)
+
+
 def need(tool: str) -> None:
-    """Skips without it; in CI that is a failure."""
+    """Without that tool the client is not generated."""
     if shutil.which(tool) is None:
-        words = f"no {tool} on the PATH: the client that needs it is not generated"
-        if os.environ.get("CI") == "true":
-            pytest.fail(words)
-        pytest.skip(words)
+        missing(f"no {tool} on the PATH: the client that needs it is not generated")
+
+
+async def fetch(*words: str | Path, cwd: Path, **environ: str) -> None:
+    """A command that needs a package registry."""
+    try:
+        await run(*words, cwd=cwd, **environ)
+    except AssertionError as error:
+        missing(f"what the generator needs cannot be fetched: {error}")
 
 
 @contextmanager
@@ -105,7 +118,7 @@ async def test_python(address: str, document: Path, tmp_path: Path):
         if not packages.exists():
             half = folder / "half"
             pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", half)
-            await run(sys.executable, *pip, "-r", CLIENTS / "python" / "requirements.txt", cwd=folder)
+            await fetch(sys.executable, *pip, "-r", CLIENTS / "python" / "requirements.txt", cwd=folder)
             half.rename(packages)
         path = {"PYTHONPATH": str(packages), "PATH": f"{packages / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         out = place / "delaybox_client"
@@ -124,7 +137,7 @@ async def test_typescript(address: str, document: Path, tmp_path: Path):
         if not (folder / "whole").exists():
             for name in pins:
                 shutil.copy(CLIENTS / "typescript" / name, folder)
-            await run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder)
+            await fetch("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder)
             (folder / "whole").touch()
         (place / "node_modules").symlink_to(modules)
         tools = modules / ".bin"
@@ -138,6 +151,7 @@ async def test_go(address: str, document: Path, tmp_path: Path):
     place = copied("go", tmp_path, "main.go", "go.mod", "go.sum", "oapi-codegen.yaml")
     (place / "made").mkdir()
     flags = {"GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
+    await fetch("go", "mod", "download", cwd=place, **flags)
     await run("go", "tool", "oapi-codegen", "-config", "oapi-codegen.yaml", document, cwd=place, **flags)
     await run("go", "build", "-o", "use", ".", cwd=place, **flags)
     assert "done" in await run(place / "use", address, TOKEN, cwd=place)
