@@ -44,6 +44,17 @@ async def test_a_cancel_can_free_the_key_at_once_or_later(lab: Lab) -> None:
     assert await lab.names("*:cancelled:*") == []
 
 
+async def test_the_key_of_a_task_that_was_cancelled_while_it_ran_says_so_too(lab: Lab) -> None:
+    first, second = await lab.add(NewTask(idempotency_key="k"), NewTask(idempotency_key="other"))
+    await lab.lease(b"L")
+    kept = [(first, 60_000, b"r"), (second, 60_000, b"r")]
+    assert await lab.store.complete(0, b"L", kept, cancelled={first}) == []
+    assert (await again(lab, NewTask(idempotency_key="k"))).cancelled
+    assert not (await again(lab, NewTask(idempotency_key="other"))).refused
+    assert await lab.store.cancel([first, second], free_key=True) == ["cancelled", "unknown"]
+    assert (await again(lab, NewTask(idempotency_key="k"))).created
+
+
 async def test_a_key_is_freed_only_for_the_task_that_it_names(lab: Lab) -> None:
     (first, other) = await lab.add(TASK, NewTask(due_ms=10**13))
     await lab.store.cancel([first])

@@ -308,7 +308,8 @@ async def test_a_running_task_is_cancelled_by_its_worker(rpc: Rpc, store: Store)
     worker = Worker(rpc)
     await worker.connect()
     await worker.say(credit=1)
-    (task_id,) = await call(rpc)
+    task = pb.NewTask(type=pb.TASK_TYPE_WORKER, name="f", idempotency_key=f"{store.prefix}-key")
+    task_id = (await rpc.scheduler.Schedule(pb.ScheduleRequest(task=task))).id
     (got,) = await worker.tasks(1)
     await store.client.publish(keys.control(store.prefix), f"cancel {task_id}")
     assert list((await worker.hear()).cancel) == [got.sequence]
@@ -318,6 +319,8 @@ async def test_a_running_task_is_cancelled_by_its_worker(rpc: Rpc, store: Store)
         return bool((await rpc.scheduler.Get(pb.GetRequest(id=task_id))).state == pb.TASK_STATE_CANCELLED)
 
     await until(cancelled)
+    again = await refused(rpc.scheduler.Schedule(pb.ScheduleRequest(task=task)))
+    assert (again.code, again.metadata["task_id"]) == ("key_cancelled", task_id)
     await sound(store)
 
 

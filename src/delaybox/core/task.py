@@ -114,6 +114,11 @@ class TaskResult(Struct, frozen=True, kw_only=True, gc=False):
     reason: str = ""
     content_type: str = ""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled while it ran."""
+        return not self.ok and self.reason == CANCELLED
+
 
 class Progress(Struct, frozen=True, gc=False):
     """How far a running task is, as its worker said last. ``fraction``: 0 to 1; negative where it is not stated."""

@@ -168,9 +168,11 @@ class Settler:
                 log.exception("results cannot be stored; their tasks run again when their lease expires")
                 self._settled([d for d, _ in items])
                 continue
+            cancelled = {d.task_id for d, o in items if o.result is not None and o.result.cancelled}
             for group in by_bytes(stored, lambda pair: len(pair[1][2])):
                 groups.append([item for item, _ in group])
-                calls.append(self._store.complete_call(partition, lease_id, [kept for _, kept in group]))
+                kept = [kept for _, kept in group]
+                calls.append(self._store.complete_call(partition, lease_id, kept, cancelled))
         if not calls:
             return []
         failpoints.hit("before_ack")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -174,16 +174,32 @@ class Store:
             stale += await self.runner.run(self.ack_call(partition, lease_id, task_ids[at : at + MAX_ITEMS]))
         return stale
 
-    async def complete(self, partition: int, lease_id: bytes, items: Sequence[tuple[bytes, int, bytes]]) -> list[bytes]:
-        """Completes tasks and keeps their results (id, how long ms, stored result); returns the stale ids."""
+    async def complete(
+        self,
+        partition: int,
+        lease_id: bytes,
+        items: Sequence[tuple[bytes, int, bytes]],
+        cancelled: Collection[bytes] = (),
+    ) -> list[bytes]:
+        """Completes tasks and keeps their results (id, how long ms, stored result); returns the stale ids.
+
+        ``cancelled``: those that ended so while they ran; their idempotency keys answer as `cancel` says.
+        """
         stale: list[bytes] = []
         for group in by_bytes(items, lambda item: len(item[2])):
-            stale += await self.runner.run(self.complete_call(partition, lease_id, group))
+            stale += await self.runner.run(self.complete_call(partition, lease_id, group, cancelled))
         return stale
 
-    def complete_call(self, partition: int, lease_id: bytes, items: Sequence[tuple[bytes, int, bytes]]) -> Call:
+    def complete_call(
+        self,
+        partition: int,
+        lease_id: bytes,
+        items: Sequence[tuple[bytes, int, bytes]],
+        cancelled: Collection[bytes] = (),
+    ) -> Call:
         """As `complete`, one group of `by_bytes`; the reply lists the stale ids."""
-        args: list[Any] = [lease_id, IDEM_TTL_MS, self.ended_channel]
+        gone = [item[0] for item in items if item[0] in cancelled] if cancelled else []
+        args: list[Any] = [lease_id, IDEM_TTL_MS, self.ended_channel, len(gone), *gone]
         for item in items:
             args += item
         return Call("complete", self.tags[partition], args)

@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- Cancels tasks that are not running. The idempotency key of each is marked (a further byte behind the fingerprint), so that it
--- never answers as if its task would run, or is freed; `cancelled:<id>` says which key that was, for who wants to free it later.
+-- Cancels tasks that are not running. The idempotency key of each is marked or freed: see retire.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 command id (16 bytes), 2 bucket width ms, 3 how long idempotency keys outlive their task ms, 4 how long the command is
 --       remembered ms, 5 '1' = free the keys, also those of tasks that are cancelled already, then ids
@@ -32,19 +31,11 @@ for i = 6, #ARGV do
     if kind == 'ok' then
       local home, lane = math.floor(id_due(id) / W), rec_lane(rec, at)
       local key = is_keyed(flags) and rec_key(rec, at)
-      local entry = key and k_idem(key) or req
       local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)],
-        k_ready(lane, flags % 4 == 0), entry, k_cancelled(id), k_body(id) })
+        k_ready(lane, flags % 4 == 0), k_idem(key or ''), k_cancelled(id), k_body(id) })
       if err then return err end
       forget(id, rec, flags, at, idem_ttl)
-      if key and names(entry, id) then
-        if free then
-          redis.call('UNLINK', entry)
-        else
-          redis.call('APPEND', entry, 'c')
-          redis.call('SET', k_cancelled(id), key, 'PX', idem_ttl)
-        end
-      end
+      if key then retire(id, key, idem_ttl, free) end
       redis.call('HDEL', k_bucket(home), id)
       if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, home) end
       unhint(id, flags, lane, due, W)

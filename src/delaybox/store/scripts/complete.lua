@@ -2,7 +2,7 @@
 -- Completes tasks of one lease and keeps their results for a while. Without a result `ack` does it, which is cheaper.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, 3 channel for those who wait for ends,
---       then (id, how long to keep ms, result) ...
+--       4 number of tasks k that were cancelled while they ran, k x id, then (id, how long to keep ms, result) ...
 -- REPLY ids that were not in the lease (stale)
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids; the caller keeps results <= 4 MiB a call
@@ -18,11 +18,13 @@ local lease = k_lease(lid)
 local err = guard({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT })
 if err then return err end
 local stale, ended, kept, until_ms = {}, {}, gather(), gather()
-local ids, taken = {}, {}
-for i = 4, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+local ids, taken, cancelled = {}, {}, {}
+local first = 5 + tonumber(ARGV[4])
+for i = 5, first - 1 do cancelled[ARGV[i]] = true end
+for i = first, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
 local records = redis.call('HMGET', lease, unpack(ids))
 for n, id in ipairs(ids) do
-  local i = 1 + 3 * n
+  local i = first + 3 * (n - 1)
   local rec = records[n]
   if not rec or taken[id] then
     stale[#stale + 1] = id
@@ -31,7 +33,10 @@ for n, id in ipairs(ids) do
     add2(kept, K_RESULTS, id, result_value(ARGV[i + 2], rec))
     add2(until_ms, K_RESULTS_AT, now + tonumber(ARGV[i + 1]), id)
     local kind, flags, _, at = rec_head(id, rec)
-    if kind == 'ok' then forget(id, rec, flags, at, idem_ttl) end
+    if kind == 'ok' then
+      forget(id, rec, flags, at, idem_ttl)
+      if cancelled[id] and is_keyed(flags) then retire(id, rec_key(rec, at), idem_ttl) end
+    end
     ended[#ended + 1] = id
   end
 end

@@ -5,6 +5,19 @@ local function names(entry, id)
   return redis.call('GETRANGE', entry, 0, 15) == id
 end
 
+-- The idempotency key of a task that was cancelled: marked (a further byte behind the fingerprint), so that it never answers as if
+-- its task would run; `cancelled:<id>` says which key that was, for who wants to free it later. Or freed at once. After forget.
+local function retire(id, key, idem_ttl, free)
+  local entry = k_idem(key)
+  if not names(entry, id) then return end
+  if free then
+    redis.call('UNLINK', entry)
+  else
+    redis.call('APPEND', entry, 'c')
+    redis.call('SET', k_cancelled(id), key, 'PX', idem_ttl)
+  end
+end
+
 -- What goes with a record that leaves for good: its body apart, and the clock on its idempotency key.
 local function forget(id, rec, flags, at, idem_ttl)
   if is_keyed(flags) then
