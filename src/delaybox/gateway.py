@@ -80,7 +80,7 @@ class Workers:
         )
         self._store = store
         self._engine = engine = Engine(store, {}, options, hosts=True, facts=self._facts)
-        self._gateway = gateway = Gateway(engine, keep_ms=self._keep_ms, max_output=s.max_output)
+        self._gateway = gateway = Gateway(engine, keep_ms=self._keep_ms, max_output=s.max_output, lease_ms=s.lease_ms)
         self._listener = Listener(store, keys.control(store.prefix), self._asked)
         self._noting = Loop("progress of tasks", self._note)
         await engine.start()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core import ids
-from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, HandBack, Outcome
+from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, HandBack, Lost, Outcome
 from delaybox.core.lane import lane_of
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, NewTask, TaskType
@@ -262,7 +262,7 @@ async def test_a_session_that_is_not_resumed_loses_its_tasks(monkeypatch: pytest
     desk.gateway.broken(session)
     await over
     # The one that it held is charged a loss, the one that waited for room is not.
-    assert sorted(map(repr, desk.engine.outcomes.values())) == ["HandBack(delay_ms=0)", "Lost()"]
+    assert sorted(map(repr, desk.engine.outcomes.values())) == ["HandBack(delay_ms=0)", repr(LOST)]
     assert desk.gateway.resume(session.id, 0, session.profile) is None
     assert desk.gateway.connected == 0
 
@@ -339,6 +339,44 @@ async def test_what_dies_in_company_is_not_blamed_and_runs_alone_the_next_time()
     desk.gateway.end(session)
     await over
     assert sorted(map(repr, desk.engine.outcomes.values())) == [repr(DONE)] * 3 + [repr(LOST)]
+
+
+@pytest.mark.parametrize(("workers", "killed", "together"), [(3, 3, True), (3, 2, False), (6, 3, False), (5, 3, True)])
+async def test_when_most_workers_go_at_once_it_is_said_of_what_they_held(
+    monkeypatch: pytest.MonkeyPatch, workers: int, killed: int, together: bool
+) -> None:
+    monkeypatch.setattr("delaybox.targets.worker.RESUME_S", 0.05)
+    desk = Desk()
+    sessions = [desk.open(credit=1, identity=f"w{n}") for n in range(workers)]
+    # A second session of the same worker is no second worker.
+    others = [desk.gateway.open(Profile(lanes=LANES, identity=f"w{n}")) for n in range(workers)]
+    over = await desk.deliver(*[delivery() for _ in range(workers)])
+    assert all(len(tasks_of(said(session))) == 1 for session in sessions)
+    for session in [*sessions[:killed], *others[:killed]]:
+        desk.gateway.broken(session)
+    # They are started again before what they held is given up.
+    for n in range(killed):
+        desk.open(identity=f"again-{n}")
+    async with asyncio.timeout(10):
+        while len(desk.engine.outcomes) < killed:
+            await asyncio.sleep(0.01)
+    assert list(desk.engine.outcomes.values()) == [Lost(together=together)] * killed
+    for session in sessions[killed:]:
+        desk.gateway.end(session)
+    await over
+
+
+async def test_a_worker_whose_stream_breaks_often_is_still_one_worker() -> None:
+    desk = Desk()
+    session = desk.open(credit=1, identity="w")
+    over = await desk.deliver(delivery())
+    seen = said(session)[-1].number
+    for _ in range(4):
+        desk.gateway.broken(session)
+        assert desk.gateway.resume(session.id, seen, session.profile) is session
+    desk.gateway.end(session)
+    await over
+    assert list(desk.engine.outcomes.values()) == [LOST]
 
 
 async def test_what_was_never_sent_to_a_lost_worker_is_not_charged() -> None:

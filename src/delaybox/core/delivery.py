@@ -83,7 +83,9 @@ class HandBack:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Who carried it out went away in the middle; one loss is charged."""
+    """Who carried it out went away in the middle; one loss is charged. ``together``: with most others like it."""
+
+    together: bool = False
 
 
 Outcome = Done | Failed | HandBack | Lost

@@ -30,14 +30,15 @@ def holders(beats: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, int]]:
 def most_left(lives: Sequence[tuple[int, int]], now_ms: int, lease_ms: int, *, quiet_ms: int = _QUIET_MS) -> bool:
     """Whether at least three, and more than half of all that lived then, went away within one lease, not long ago.
 
-    ``lives``: (began ms, last seen ms). Who has not been seen for ``quiet_ms`` went away then. What they held is judged
-    when its lease is over and a grace has passed, so four leases are not long ago.
+    ``lives``: (began ms, last seen ms); any unit will do that all times share. Who has not been seen for ``quiet_ms``
+    went away then. What they held is judged when its lease is over and a grace has passed, so four leases are not long
+    ago.
     """
     gone = sorted(seen for _, seen in lives if now_ms - quiet_ms > seen >= now_ms - 4 * lease_ms - quiet_ms)
     for first in range(len(gone)):
         together = [seen for seen in gone[first:] if seen <= gone[first] + lease_ms]
         # Those that began only afterwards, in the place of those that went, count on neither side.
-        alive = sum(began <= together[-1] and seen > together[-1] for began, seen in lives)
+        alive = sum(began < together[-1] and seen > together[-1] for began, seen in lives)
         if len(together) >= LEAST and len(together) > alive:
             return True
     return False

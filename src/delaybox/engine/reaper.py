@@ -15,8 +15,11 @@ from delaybox.store.store import Reaped, Store
 log = logging.getLogger("delaybox.engine")
 
 
+_AT_ONCE = 4
+
+
 class Reaper:
-    """One step = a look at all partitions in one round trip, then a script for each that has leases, together.
+    """One step = a look at all partitions in one round trip, then a script for each that has leases, a few together.
 
     Most partitions have nothing to reap most of the time: a script for each of them twice a second was more than half
     of what an idle node did. Where there are leases the script notes that it looked. It is the partition that tells an
@@ -28,6 +31,7 @@ class Reaper:
         self._options = options
         # An outage is a gap of a third of a lease between looks.
         self._every_ms = max(1, min(options.reap_ms, options.lease_ms // 6))
+        self._note_ms = max(self._every_ms, min(1_000, options.lease_ms // 9))
 
     async def step(self) -> float:
         """For `Loop`."""
@@ -35,14 +39,16 @@ class Reaper:
         due = [p for p, end in enumerate(partitions) if self._has_work(end, now)]
         failing = any(0 <= partitions[p].lease <= now for p in due) and await self._failing(now)
         while due:
-            due = await self._reap(due, failing=failing)
+            # A few at a time: all others wait while the server carries out what came in one round trip.
+            few = [due[at : at + _AT_ONCE] for at in range(0, len(due), _AT_ONCE)]
+            due = [p for group in few for p in await self._reap(group, failing=failing)]
         return self._every_ms / 1000
 
     def _has_work(self, end: Ends, now: int) -> bool:
         if 0 <= end.lease <= now >= end.grace:
             return True
         # Somebody must look where there are leases; once is enough when several nodes do.
-        return end.lease >= 0 and not 0 <= now - end.reaped < self._every_ms / 2
+        return end.lease >= 0 and not 0 <= now - end.reaped < self._note_ms - self._every_ms / 2
 
     async def _failing(self, now: int) -> bool:
         """Whether most nodes went away within one lease, which says nothing against the tasks that they held."""
@@ -59,7 +65,7 @@ class Reaper:
                 lease_ms=o.lease_ms,
                 losses_cap=o.losses_cap,
                 dead_cap=o.dead_cap,
-                every_ms=self._every_ms,
+                every_ms=self._note_ms,
                 failing=failing,
             )
             for p in due

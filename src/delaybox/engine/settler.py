@@ -120,14 +120,14 @@ class Settler:
         done: defaultdict[_Lease, list[tuple[Delivery, Done]]] = defaultdict(list)
         failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
         back: defaultdict[tuple[int, bytes, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
-        lost: defaultdict[_Lease, list[tuple[Delivery, Lost]]] = defaultdict(list)
+        lost: defaultdict[tuple[int, bytes, bool], list[tuple[Delivery, Lost]]] = defaultdict(list)
         for d, outcome in others:
             if isinstance(outcome, Done):
                 done[d.partition, d.lease_id].append((d, outcome))
             elif isinstance(outcome, Failed):
                 failed[d.partition, d.lease_id].append((d, outcome))
             elif isinstance(outcome, Lost):
-                lost[d.partition, d.lease_id].append((d, outcome))
+                lost[d.partition, d.lease_id, outcome.together].append((d, outcome))
             else:
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
         result: list[tuple[_Item, bool]] = []
@@ -135,8 +135,8 @@ class Settler:
         for (partition, lease_id), items in failed.items():
             again = await self._again(self._fail(partition, lease_id, items), items)
             result += [(item, again) for item in items]
-        for (partition, lease_id), gone in lost.items():
-            again = await self._again(self._lose(partition, lease_id, gone), gone)
+        for (partition, lease_id, together), gone in lost.items():
+            again = await self._again(self._lose(partition, lease_id, gone, failing=together), gone)
             result += [(item, again) for item in gone]
         for (partition, lease_id, delay_ms), handed in back.items():
             again = await self._again(self._release(partition, lease_id, handed, delay_ms), handed)
@@ -205,7 +205,9 @@ class Settler:
         self._settled([d for d, _ in items])
         return True
 
-    async def _lose(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Lost]]) -> bool:
+    async def _lose(
+        self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Lost]], *, failing: bool
+    ) -> bool:
         o = self._options
         try:
             failpoints.hit("before_release")
@@ -216,6 +218,7 @@ class Settler:
                 losses_cap=o.losses_cap,
                 dead_cap=o.dead_cap,
                 lease_ms=o.lease_ms,
+                failing=failing,
             )
         except DelayBoxError:
             return False

@@ -19,6 +19,7 @@ from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report, Target
 from delaybox.core.lane import split
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
+from delaybox.targets.worker_lives import Lives
 from delaybox.targets.worker_session import Offered, Profile, Run, Session
 from delaybox.targets.worker_suspects import Suspects
 from delaybox.wire import body as wire_body
@@ -138,13 +139,13 @@ class Pool:
         self.more_room()
         self._watch()
 
-    def lose(self, session: Session) -> None:
-        """A session's worker is gone: what it held goes to others."""
+    def lose(self, session: Session, *, together: bool) -> None:
+        """A session's worker is gone, ``together`` with most others: what it held goes to others."""
         self.sessions.remove(session)
-        if session.suspects:
-            self._suspects.lost(session.lose())
-        else:
-            session.lose()
+        suspects = bool(session.suspects)
+        company = session.lose(together=together)
+        if suspects:
+            self._suspects.lost(company)
         self.hand_out()
 
     def _watch(self) -> None:
@@ -189,8 +190,9 @@ class Pool:
 class Gateway:
     """All sessions of this process. ``max_output``: bytes of a result."""
 
-    def __init__(self, host: Host, *, keep_ms: KeepMs, max_output: int) -> None:
+    def __init__(self, host: Host, *, keep_ms: KeepMs, max_output: int, lease_ms: int = 15_000) -> None:
         self._host = host
+        self._lives = Lives(lease_ms)
         self._keep_ms = keep_ms
         self.max_output = max_output
         self._pools: dict[frozenset[bytes], Pool] = {}
@@ -213,6 +215,7 @@ class Gateway:
         pool.announced(profile.keep_ms)
         pool.sessions.append(session)
         session.connect(0)
+        self._lives.came(profile.identity, session.id)
         return session
 
     def resume(self, session_id: str, seen: int, profile: Profile) -> Session | None:
@@ -226,6 +229,7 @@ class Gateway:
         if not session.connect(seen):
             self.end(session)
             return None
+        self._lives.returned(session.profile.identity, session.id)
         return session
 
     def broken(self, session: Session) -> None:
@@ -233,6 +237,7 @@ class Gateway:
         if self._sessions.get(session.id) is not session:
             return
         session.connected = False
+        self._lives.went(session.profile.identity, session.id, with_tasks=session.held > 0)
         if not session.held:
             self.end(session)
             return
@@ -247,8 +252,9 @@ class Gateway:
         if session.held:
             metrics.worker_lost()
             log.warning("worker %s went away with %d tasks; they go to others", session.profile.identity, session.held)
+        self._lives.went(session.profile.identity, session.id, with_tasks=session.held > 0)
         pool = self._pools[session.profile.lanes]
-        pool.lose(session)
+        pool.lose(session, together=self._lives.most_left())
         if not pool.sessions:
             del self._pools[pool.lanes]
             task = asyncio.ensure_future(self._host.dismiss(self._guests.pop(pool.lanes)))

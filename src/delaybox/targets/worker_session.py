@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from delaybox import metrics
 from delaybox.core import texts
-from delaybox.core.delivery import DONE, HAND_BACK, LOST, Delivery, Done, Failed, Outcome, Report
+from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Report
 from delaybox.core.ids import MAX_DELAY_MS
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
@@ -276,15 +276,18 @@ class Session:
         ended, self._suspects_ended = self._suspects_ended, []
         return ended
 
-    def lose(self) -> list[bytes]:
-        """The worker is gone: what it held goes to others, each charged one loss; not what was never sent to it, nor
-        several tasks that workers died with before, for none of them was alone: their ids."""
+    def lose(self, *, together: bool = False) -> list[bytes]:
+        """The worker is gone, ``together`` with most others: what it held goes to others, each charged one loss.
+
+        Not what was never sent to it, nor several tasks that workers died with before, for none of them was alone:
+        their ids.
+        """
         unsent = self._sequence - len(self._tasks)
         company = self.suspects if len(self.suspects) > 1 else set()
         blameless = {s for s in self._held if s > unsent or s in company}
         ids = [self._held[s].delivery.task_id for s in company if s in self._held]
         free = {s: self._held.pop(s) for s in blameless}
-        self._give_up(LOST)
+        self._give_up(Lost(together=together))
         self._held = free
         self._give_up(HAND_BACK)
         return ids
