@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.cli.listen import Source
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.engine import DEAF
 from delaybox.store import listening, nodes
@@ -119,6 +120,22 @@ async def test_a_half_open_subscription_is_noticed_and_made_anew(
         await add(store)
         await until(lambda: len(target.got) == 2, timeout_s=15)
     await client.aclose()
+
+
+async def test_the_listen_command_subscribes_again_when_its_connection_is_half_open(
+    proxy: Proxy, prefix: str, monkeypatch: pytest.MonkeyPatch, client: Redis
+) -> None:
+    monkeypatch.setattr(listening, "QUIET_S", 0.2)
+    monkeypatch.setattr(listening, "ANSWER_S", 0.3)
+    over = await through(proxy)
+    source = Source(over, prefix)
+    assert await source.next() is None, "it listens"
+    assert proxy.silence(subscriptions=True) == 1
+    assert await source.next() is None, "it listens again"
+    await client.publish(prefix, b"heard")
+    assert await source.next() == b"heard"
+    await source.close()
+    await over.aclose()
 
 
 async def test_readiness_says_when_wakeups_are_not_heard(make_server: Callable[..., RealServer], prefix: str) -> None:

@@ -20,11 +20,11 @@ from delaybox.cli import say
 from delaybox.cli.server import running_server
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
+from delaybox.store.listening import Subscription
 from delaybox.wire.gen.task_pb2 import Task
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
-    from redis.asyncio.client import PubSub
 
     from delaybox.config import Config
 
@@ -46,11 +46,11 @@ async def listen(config: Config, *, channel: str | None, count: int, as_json: bo
     name = channel or config.storage.task_execution_chanel
     async with running_server(config) as (client, place):
         offset_ms = await clock_offset_ms(client)
-        async with client.pubsub() as subscription:
-            await subscription.subscribe(name)
-            seen = 0
+        source = Source(client, name)
+        seen = 0
+        try:
             while True:
-                data = await _next(subscription)
+                data = await source.next()
                 now_ms = time.time() * 1000 + offset_ms
                 if data is None:
                     say.note(f"listening on channel {name} of {place}")
@@ -60,26 +60,46 @@ async def listen(config: Config, *, channel: str | None, count: int, as_json: bo
                 seen += 1
                 if seen == count:
                     break
+        finally:
+            await source.close()
     return 0
 
 
-async def _next(subscription: PubSub) -> bytes | None:
-    """The next message's bytes; None when listening (again)."""
-    lost = False
-    while True:
-        try:
-            # Not listen(): it gives up after the socket's time-out when nothing arrives.
-            message = await subscription.get_message(timeout=1.0)
-        except (RedisConnectionError, RedisTimeoutError, OSError):
-            if not lost:
-                say.warning("the server went away; what is published until it is back is not shown")
-            lost = True
-            await asyncio.sleep(RETRY_S)
-            continue
-        if message is not None and message["type"] == "subscribe":
-            return None
-        if message is not None and message["type"] == "message":
-            return bytes(message["data"])
+class Source:
+    """The channel, subscribed to again whenever the server goes away, with or without a word."""
+
+    def __init__(self, client: Redis, channel: str) -> None:
+        self._client = client
+        self._channel = channel
+        self._subscription: Subscription | None = None
+        self._away = False
+
+    async def next(self) -> bytes | None:
+        """The next message's bytes; None when listening (again)."""
+        while True:
+            try:
+                if self._subscription is None:
+                    self._subscription = Subscription(self._client, self._channel)
+                    await self._subscription.open()
+                message = await self._subscription.next(1.0)
+            except (RedisConnectionError, RedisTimeoutError, OSError):
+                if not self._away:
+                    say.warning("the server went away; what is published until it is back is not shown")
+                self._away = True
+                await self.close()
+                await asyncio.sleep(RETRY_S)
+                continue
+            if message is not None and message["type"] == "subscribe":
+                self._away = False
+                return None
+            if message is not None and message["type"] == "message":
+                return bytes(message["data"])
+
+    async def close(self) -> None:
+        """Ends the subscription. Twice is harmless."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.close()
 
 
 async def clock_offset_ms(client: Redis) -> float:

@@ -104,7 +104,7 @@ class Intake:
 
     async def _listen(self) -> None:
         """While the role is held."""
-        subscription = Subscription(self._store, self._channel)
+        subscription = Subscription(self._store.client, self._channel)
         keeping: asyncio.Task[None] | None = None
         try:
             await subscription.open()

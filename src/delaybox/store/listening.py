@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -30,11 +31,9 @@ def _nothing() -> None:
 class Subscription:
     """One channel. A quiet one looks the same as one whose server is gone without a word, so the server is asked."""
 
-    def __init__(self, store: Store, channel: str, *, quiet_s: float = QUIET_S, answer_s: float = ANSWER_S) -> None:
-        self._pubsub: Any = store.client.pubsub()
+    def __init__(self, client: Redis, channel: str) -> None:
+        self._pubsub: Any = client.pubsub()
         self._channel = channel
-        self._quiet_s = quiet_s
-        self._answer_s = answer_s
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
         self._asked_at: float | None = None
@@ -45,7 +44,7 @@ class Subscription:
 
     async def next(self, timeout_s: float) -> dict[str, Any] | None:
         """The next message; None: none came in time. RedisError, OSError: it is over, open another one."""
-        message: dict[str, Any] | None = await self._pubsub.get_message(timeout=min(timeout_s, self._quiet_s))
+        message: dict[str, Any] | None = await self._pubsub.get_message(timeout=min(timeout_s, QUIET_S))
         now = self._loop.time()
         if message is not None:
             self._heard_at, self._asked_at = now, None
@@ -53,12 +52,12 @@ class Subscription:
         if self._pubsub.connection.doubted:
             raise RedisConnectionError("the server was another one, or silent, on other connections")
         if self._asked_at is None:
-            if now - self._heard_at >= self._quiet_s:
+            if now - self._heard_at >= QUIET_S:
                 await self._pubsub.ping()
                 self._asked_at = now
-        elif now - self._asked_at >= self._answer_s:
+        elif now - self._asked_at >= ANSWER_S:
             self._pubsub.connection.distrust()
-            raise RedisTimeoutError(f"no answer within {self._answer_s:g} s")
+            raise RedisTimeoutError(f"no answer within {ANSWER_S:g} s")
         return None
 
     async def close(self) -> None:
@@ -80,7 +79,7 @@ async def listen(
     """
     away = 0
     while True:
-        subscription = Subscription(store, channel, quiet_s=QUIET_S, answer_s=ANSWER_S)
+        subscription = Subscription(store.client, channel)
         try:
             await subscription.open()
             while True:
