@@ -9,7 +9,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
 from delaybox.api import policy
-from delaybox.api.grpc.calls import Guard, handler_of
+from delaybox.api.grpc.calls import handler_of
+from delaybox.api.grpc.guard import Guard
 from delaybox.api.tokens import Tokens
 
 
@@ -41,8 +42,12 @@ def described(package: str) -> ServiceDescriptor:
     return cast(ServiceDescriptor, pool.FindServiceByName(f"{package}.Health"))
 
 
+def guard() -> Guard:
+    return Guard(Tokens(()), limit=1_000, message_s=1.0, know=lambda peer: None)
+
+
 def test_of_a_foreign_contract_only_what_has_code_is_served() -> None:
-    handler = handler_of(Service(described("grpc.health.v1")), Guard(Tokens(())))
+    handler = handler_of(Service(described("grpc.health.v1")), guard())
     assert handler.service(cast(Any, Details("/grpc.health.v1.Health/Check"))) is not None
     assert handler.service(cast(Any, Details("/grpc.health.v1.Health/List"))) is None
 
@@ -51,4 +56,4 @@ def test_our_own_contract_is_served_whole_or_not_at_all(monkeypatch: pytest.Monk
     rules = {f"/delaybox.v9.Health/{name}": policy.Open.PROBE for name in ("Check", "List")}
     monkeypatch.setattr(policy, "GRPC_RULES", rules)
     with pytest.raises(AttributeError, match="list"):
-        handler_of(Service(described("delaybox.v9")), Guard(Tokens(())))
+        handler_of(Service(described("delaybox.v9")), guard())

@@ -1,4 +1,4 @@
-"""What stands in front of every method: the token, the rule, the deadline, the bound on bytes; and errors as statuses.
+"""The methods of a service as grpc calls them: what stands in front of each (guard.py), and errors as statuses.
 
 A service is an object with one method a gRPC method, in snake case. It gets the parsed request (of a stream: an
 iterator of them) and the `Caller`; methods that the service names as ``unparsed`` get bytes. It returns the response,
@@ -8,10 +8,10 @@ or yields responses. DelayBoxErrors become statuses.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,27 +19,21 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import status_pb2
 
 from delaybox import metrics
 from delaybox.api import disclosure, errors, policy
+from delaybox.api.grpc.guard import Context, DeadlinePassed, Guard, MessageTooLong, TooSlow
 from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
-from delaybox.api.tokens import Tokens
 from delaybox.core.access import Grant
-from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, Unauthenticated
+from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.wire.bounds import check_items
 
 _log = logging.getLogger("delaybox.grpc")
 
-HELD_LIMIT = 256 * 1024 * 1024
-"""Bytes of requests that are not answered yet, over all connections."""
-
-Context = grpc.aio.ServicerContext[Any, Any]
 _OUR_CONTRACT = "delaybox."
+_LATE = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-
-
-class DeadlinePassed(Exception):
-    """Nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +42,8 @@ class Caller:
 
     grant: Grant
     context: Context
+    hold: Callable[[int], AbstractContextManager[None]]
+    """Counts bytes that the call keeps; Overloaded."""
 
 
 class Serialized:
@@ -70,45 +66,6 @@ class Service(Protocol):
     def descriptor(self) -> ServiceDescriptor:
         """Of the service in the contract."""
         ...
-
-
-class Guard:
-    """What all services of a process share."""
-
-    def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
-        self._held = 0
-
-    def admit(self, context: Context, rule: policy.Rule) -> Grant:
-        """What the caller may do. Unauthenticated, ScopeMissing, DeadlinePassed."""
-        left: float | None = context.time_remaining()  # None, whatever its stubs say, where there is no deadline
-        if left is not None and left <= 0:
-            raise DeadlinePassed
-        if isinstance(rule, policy.Open):
-            return frozenset()
-        given = b""
-        for name, value in context.invocation_metadata() or ():
-            if name == "authorization":
-                if given:
-                    # Which of the two a proxy looked at, nobody here can know.
-                    raise Unauthenticated(
-                        "the metadata authorization is given more than once; send it once", given=True
-                    )
-                given = value.encode() if isinstance(value, str) else value
-        grant = self._tokens.grant(given)
-        policy.admit(grant, rule)
-        return grant
-
-    @contextlib.contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Counts bytes that a call keeps in memory; Overloaded when all calls together keep too many."""
-        if self._held + size > HELD_LIMIT:
-            raise Overloaded("too many large requests at once; send it again later")
-        self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
 
 
 def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.GenericRpcHandler:
@@ -151,39 +108,46 @@ def _method(
                 "request", f"the request is not a {method.input_type.full_name}; see the contract"
             ) from None
 
-    async def one(raw: bytes, context: Context) -> Any:
+    async def one(requests: AsyncIterator[bytes], context: Context) -> Any:
         async def answer() -> Any:
-            caller = Caller(guard.admit(context, rule), context)
-            with guard.hold(len(raw)):
-                return _shown(limits, caller, await call(parsed(raw), caller))
+            with guard.admitted(context, rule) as grant:
+                raw = await guard.only(requests, rule)
+                with guard.hold(len(raw)):
+                    request = parsed(raw)
+                    del raw
+                    caller = Caller(grant, context, guard.hold)
+                    return _shown(limits, caller, await call(request, caller))
 
         return await _ended(name, context, answer())
 
-    async def many(raw: bytes, context: Context) -> None:
+    async def many(requests: AsyncIterator[bytes], context: Context) -> None:
         async def answer() -> None:
-            caller = Caller(guard.admit(context, rule), context)
-            with guard.hold(len(raw)):
-                request = parsed(raw)
-            async for response in call(request, caller):
-                await context.write(_shown(limits, caller, response))
+            with guard.admitted(context, rule) as grant:
+                raw = await guard.only(requests, rule)
+                with guard.hold(len(raw)):
+                    request = parsed(raw)
+                del raw
+                caller = Caller(grant, context, guard.hold)
+                async for response in call(request, caller):
+                    await context.write(_shown(limits, caller, response))
 
         await _ended(name, context, answer())
 
     async def both(requests: AsyncIterator[bytes], context: Context) -> None:
         async def answer() -> None:
-            caller = Caller(guard.admit(context, rule), context)
-            async for response in call((parsed(raw) async for raw in requests), caller):
-                await context.write(_shown(limits, caller, response))
+            with guard.admitted(context, rule) as grant:
+                caller = Caller(grant, context, guard.hold)
+                messages = (parsed(guard.plain(raw, rule)) async for raw in requests)
+                async for response in call(messages, caller):
+                    await context.write(_shown(limits, caller, response))
 
         await _ended(name, context, answer())
 
-    write = _serialize
-    if method.client_streaming and method.server_streaming:
-        return grpc.stream_stream_rpc_method_handler(both, None, write)
+    # To grpc all of them stream their requests: that of a unary call it would take in before it asks us.
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(many, None, write)
+        return grpc.stream_stream_rpc_method_handler(both if method.client_streaming else many, None, _serialize)
     assert not method.client_streaming, f"{name} streams requests only, which nothing here serves"
-    return grpc.unary_unary_rpc_method_handler(one, None, write)
+    return grpc.stream_unary_rpc_method_handler(one, None, _serialize)
 
 
 def _shown(limits: disclosure.Fields | None, caller: Caller, response: Any) -> Any:
@@ -205,16 +169,20 @@ def _serialize(message: Message | Serialized) -> bytes:
 async def _ended(name: str, context: Context, answer: Awaitable[Any]) -> Any:
     """The answer, or a status that says why there is none; counted either way."""
     code = "OK"
+    status: status_pb2.Status
     try:
         return await answer
     except DelayBoxError as error:
         status = status_of(error)
+        if isinstance(error, MessageTooLong):
+            status.code = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         code = BY_NUMBER[status.code].name
-        trailer = ((DETAILS, status.SerializeToString()),)
-        await context.abort(BY_NUMBER[status.code], status.message, trailing_metadata=trailer)
     except DeadlinePassed:
         code = "DEADLINE_EXCEEDED"
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call began")
+        status = status_pb2.Status(code=_LATE, message="the deadline passed before the call began")
+    except TooSlow as error:
+        code = "DEADLINE_EXCEEDED"
+        status = status_pb2.Status(code=_LATE, message=str(error))
     except asyncio.CancelledError:
         code = "CANCELLED"
         raise
@@ -226,6 +194,9 @@ async def _ended(name: str, context: Context, answer: Awaitable[Any]) -> Any:
             return None
         # The request is not logged: payloads are the callers' secrets.
         _log.exception("%s failed", name)
-        await context.abort(grpc.StatusCode.INTERNAL, errors.DEFECT_TEXT)
+        status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=errors.DEFECT_TEXT)
     finally:
         metrics.rpc_done(name, code)
+    # Only here, where the error is gone: it holds the frames that it came through, and these hold the request.
+    trailer = ((DETAILS, status.SerializeToString()),) if status.details else ()
+    return await context.abort(BY_NUMBER[status.code], status.message, trailing_metadata=trailer)

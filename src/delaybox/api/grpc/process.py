@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from delaybox.api.grpc.calls import Guard
+from delaybox.api.grpc.front import Front
+from delaybox.api.grpc.guard import Guard
 from delaybox.api.grpc.health import Health
-from delaybox.api.grpc.server import listen, make_server
+from delaybox.api.grpc.server import front_of, listen, make_server
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.opening import Opening
 from delaybox.api.readiness import Probe
@@ -56,12 +58,16 @@ class GrpcServer:
         """Serves until `stop`; returns the exit code. ConfigError when the address cannot be bound."""
         names = [part.descriptor.full_name for part in self._parts]
         health = Health(Probe(self._opening.service), names)
-        server = make_server(self._settings, [*self._parts, health], Guard(Tokens(self._settings.tokens)))
-        port = listen(server, self._settings)
+        with front_of(self._settings) as front:
+            guard = Guard(Tokens(self._settings.tokens), limit=front.limit, message_s=front.message_s, know=front.know)
+            return await self._serve(make_server(self._settings, [*self._parts, health], guard), front, health)
+
+    async def _serve(self, server: grpc.aio.Server, front: Front, health: Health) -> int:
         opening: asyncio.Task[None] | None = None
+        # First, so that a port that is taken ends the start; calls get UNAVAILABLE until the store is open.
+        port = await listen(server, front, self._settings)
         try:
             opening = await self._opening.start()
-            await server.start()
             child.say({"ready": True, "port": port})
             stop = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({stop, opening} if opening else {stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,6 +76,7 @@ class GrpcServer:
                 _log.critical("%s", error)
                 return 1
             await stop
+            front.refuse()
             health.stop()
             ending = asyncio.create_task(server.stop(self._settings.grace_s))
             await asyncio.gather(*(part.stop() for part in self._parts))
@@ -79,6 +86,7 @@ class GrpcServer:
             if opening is not None:
                 opening.cancel()
             await server.stop(0)
+            front.stop()
             await self._opening.close()
 
     def stop(self) -> None:

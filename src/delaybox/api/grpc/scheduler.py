@@ -107,7 +107,7 @@ class Scheduler:
 
         async def take() -> None:
             async for request in requests:
-                batches.put_nowait(asyncio.create_task(self.schedule_batch(request, caller)))
+                batches.put_nowait(asyncio.create_task(self._of_stream(request, caller)))
                 await room.acquire()
 
         taking = asyncio.create_task(take())
@@ -127,6 +127,10 @@ class Scheduler:
             while not batches.empty():
                 if (batch := batches.get_nowait()) is not None:
                     batch.cancel()
+
+    async def _of_stream(self, request: bytes, caller: Caller) -> Serialized:
+        with caller.hold(len(request)):
+            return await self.schedule_batch(request, caller)
 
     def _new(self, asked: pb.NewTask, caller: Caller) -> NewTask:
         task = tasks.new_task(asked, self._rules)

@@ -1,28 +1,49 @@
-"""The grpc.aio server of a process: its services, health, reflection, limits and TLS."""
+"""The grpc.aio server of a process: its services, health, reflection, limits; and the front that listens for it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import shutil
+import ssl
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
 
-from delaybox.api.grpc.calls import Guard, Service, handler_of
+from delaybox.api.grpc.calls import Service, handler_of
+from delaybox.api.grpc.front import GREETING_S, MAX_CONNECTIONS, Front
+from delaybox.api.grpc.guard import Guard
 from delaybox.api.grpc.reflection import V1, Reflection
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.core.errors import ConfigError
-from delaybox.processes.listening import bind, bracketed
+from delaybox.processes import files
+from delaybox.processes.listening import bind
 
-MAX_CALLS = 10_000
-"""Calls under way, streams included; further ones get RESOURCE_EXHAUSTED."""
+MAX_STREAMS = 100
+"""Calls at once on one connection; the caller's library keeps further ones back."""
+WINDOW_BYTES = 256 * 1024
+"""Of a stream, before its message is asked for. It does not grow, as it would by grpc's own measure of the line."""
+_FILES_EACH = 3
+"""The caller's socket, and both ends of the one to the core."""
+_OTHER_FILES = 200
+_SOCKET = "grpc.sock"
+_GZIP_ONLY = 0b101
+"""Compression that callers may use: none (bit 0) and gzip (bit 2)."""
 
 
 def make_server(settings: GrpcSettings, services: Sequence[Service], guard: Guard) -> grpc.aio.Server:
     """A server that is not listening yet. LookupError for a method without a rule."""
     options = [
-        ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.receive_limit),
         ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        # A message is inflated here, where its caller was allowed to call and its size is counted.
+        ("grpc.per_message_decompression", 0),
+        ("grpc.compression_enabled_algorithms_bitset", _GZIP_ONLY),
+        ("grpc.server_handshake_timeout_ms", int(GREETING_S * 1000)),
         # Callers may ask whether the node is still there, also between calls; one that is gone is noticed.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -35,30 +56,65 @@ def make_server(settings: GrpcSettings, services: Sequence[Service], guard: Guar
         names = [service.descriptor.full_name for service in services]
         reflection = Reflection(names)
         handlers += [handler_of(reflection, guard), handler_of(reflection, guard, name=V1)]
-    return grpc.aio.server(handlers=handlers, options=options, maximum_concurrent_rpcs=MAX_CALLS)
+    return grpc.aio.server(handlers=handlers, options=options)
 
 
-def listen(server: grpc.aio.Server, settings: GrpcSettings) -> int:
-    """Opens the port and returns it; ConfigError says how to mend what is in the way."""
-    # grpc would say only that it failed.
-    bind(settings.host, settings.port, 1, option="--grpc-port").close()
-    address = f"{bracketed(settings.host)}:{settings.port}"
+@contextlib.contextmanager
+def front_of(settings: GrpcSettings) -> Iterator[Front]:
+    """A front that is not listening yet, with a place for the socket between it and the core. ConfigError."""
+    tls = _context(settings) if settings.cert_file else None
+    connections = (files.raise_limit(_FILES_EACH * MAX_CONNECTIONS + _OTHER_FILES) - _OTHER_FILES) // _FILES_EACH
+    # Only this user may enter it: whoever could connect there would pass by the certificates and the counting.
+    folder = tempfile.mkdtemp(prefix="delaybox-grpc-", dir=settings.metrics_dir or None)
     try:
-        if settings.cert_file:
-            return server.add_secure_port(address, _credentials(settings))
-        return server.add_insecure_port(address)
-    except RuntimeError:
-        why = ", or the certificate and key do not fit each other" if settings.cert_file else ""
-        raise ConfigError(f"cannot listen on {address}: another program was faster{why}") from None
+        yield Front(
+            f"{folder}/{_SOCKET}",
+            settings.receive_limit,
+            settings.message_timeout_s,
+            tls=tls,
+            connections=max(16, connections),
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _credentials(settings: GrpcSettings) -> grpc.ServerCredentials:
-    pair = (_read("keyFile", settings.key_file), _read("certFile", settings.cert_file))
-    authority = _read("clientCaFile", settings.client_ca_file) if settings.client_ca_file else None
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+async def listen(server: grpc.aio.Server, front: Front, settings: GrpcSettings) -> int:
+    """Opens the port, starts the server and returns the port; ConfigError says how to mend what is in the way."""
+    sock = bind(settings.host, settings.port, 1_024, option="--grpc-port")
+    port: int = sock.getsockname()[1]
+    server.add_insecure_port(f"unix:{front.path}")
+    await server.start()
+    await front.start(sock)
+    return port
 
 
-def _read(key: str, path: str) -> bytes:
+def _context(settings: GrpcSettings) -> ssl.SSLContext:
+    for key, path in (("certFile", settings.cert_file), ("keyFile", settings.key_file)):
+        _check(key, path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        # Without a password of its own it would ask on the terminal for that of an encrypted key.
+        context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            f"grpcServer.certFile {settings.cert_file} and keyFile {settings.key_file} cannot be used together: "
+            f"{error}; the key must be that of the certificate, and not encrypted"
+        ) from None
+    if settings.client_ca_file:
+        _check("clientCaFile", settings.client_ca_file)
+        try:
+            context.load_verify_locations(settings.client_ca_file)
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"grpcServer.clientCaFile {settings.client_ca_file} holds no certificate that can be used: {error}"
+            ) from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _check(key: str, path: str) -> None:
     try:
         found = Path(path).read_bytes()
     except OSError as error:
@@ -67,4 +123,3 @@ def _read(key: str, path: str) -> bytes:
         ) from None
     if b"-----BEGIN" not in found:
         raise ConfigError(f"grpcServer.{key} names {path}, which is no PEM file; convert it, or name another")
-    return found

@@ -29,6 +29,8 @@ class GrpcSettings(ServingSettings):
     """The same by queue."""
     max_output: int = 64 << 10
     """Bytes of a result."""
+    message_timeout_s: float = 10.0
+    """In which a message must be complete once it has begun, and the request of a call once it is there."""
 
     @property
     def receive_limit(self) -> int:

@@ -1,0 +1,291 @@
+"""What passes between a caller and grpc's core on one HTTP/2 connection, counted. No I/O: bytes in, bytes out.
+
+grpc's core takes any message in whole, whatever it is and as large as its caller says, before Python hears of it. So
+the frames are looked at on their way: their heads, and the five bytes before each message, which say its length. A
+message that is too long, or that comes while too much is under way, is not let through: in its place the core gets a
+few bytes that nobody else can know, by which `refusal` tells the call that it came for; what follows of it is dropped.
+
+RFC 9113 has the frames, gRPC's "PROTOCOL-HTTP2" the messages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+MOST_STREAMS = 10_000
+"""Streams that a caller may open before it knows how many are served at once; the core refuses most of them."""
+BUSY_BYTES = 192 << 20
+"""Of unfinished messages, over all connections; a message that would exceed it is refused before it comes."""
+
+_DATA, _HEADERS, _RST_STREAM, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 8, 9
+_END_STREAM, _END_HEADERS, _PADDED = 1, 4, 8
+_HEAD = 9
+_TOO_LONG, _BUSY = b"l", b"b"
+_SECRET = os.urandom(16)
+_MARK = len(_SECRET) + 5
+
+
+class Violation(Exception):
+    """The caller does what no gRPC client does: the connection is to be closed."""
+
+
+class Totals:
+    """Of all connections. ``unfinished``: bytes of messages that have arrived in part."""
+
+    __slots__ = ("unfinished",)
+
+    def __init__(self) -> None:
+        self.unfinished = 0
+
+
+def refusal(raw: bytes) -> tuple[bool, int] | None:
+    """What stands in place of a message that was refused: (it was too long, its bytes). None for any other message."""
+    if len(raw) < _MARK or raw[-_MARK:-5] != _SECRET:
+        return None
+    return raw[-5:-4] == _TOO_LONG, int.from_bytes(raw[-4:], "big")
+
+
+class _Stream:
+    __slots__ = ("got", "left", "prefix", "refused", "since", "total")
+
+    def __init__(self) -> None:
+        self.left = 0
+        """Bytes of the message under way that are still missing."""
+        self.got = 0
+        self.prefix = b""
+        self.since = 0.0
+        self.total = 0
+        """All bytes of the stream."""
+        self.refused = False
+
+
+class Traffic:
+    """One connection. ``limit``: bytes that a message may have; ``now``: a clock in seconds."""
+
+    def __init__(self, totals: Totals, limit: int, now: Callable[[], float]) -> None:
+        self._totals = totals
+        self._limit = limit
+        self._now = now
+        self._streams: dict[int, _Stream] = {}
+        self._highest = 0
+        self.greeted = False
+        """It began as HTTP/2 does."""
+        self.unfinished = 0
+        self.held = 0
+        """Bytes of all streams that are open."""
+        # From the caller
+        self._tail = b""
+        self._left = 0
+        self._stream: _Stream | None = None
+        self._skip = False
+        self._last = False
+        self._mark = b""
+        # From the core
+        self._core_head = b""
+        self._core_left = 0
+        self._in_headers = False
+        self._credit = 0
+
+    def oldest(self) -> float:
+        """When the oldest unfinished message began; infinity where there is none."""
+        if not self.unfinished:
+            return float("inf")
+        return min((s.since for s in self._streams.values() if s.left), default=float("inf"))
+
+    def close(self) -> None:
+        """The connection is gone."""
+        for stream in list(self._streams):
+            self._end(stream)
+
+    # -- from the caller ------------------------------------------------------------------------------------------
+
+    def from_caller(self, data: bytes) -> bytes:
+        """What goes on to the core. Violation."""
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        at = 0
+        if not self.greeted:
+            if data[: len(PREFACE)] != PREFACE[: len(data)]:
+                raise Violation("it does not speak HTTP/2")
+            if len(data) < len(PREFACE):
+                self._tail = data
+                return b""
+            self.greeted = True
+            at = len(PREFACE)
+        out: list[bytes] = []
+        start, end = 0, len(data)
+        while at < end:
+            if not self._left:
+                if end - at < _HEAD:
+                    self._tail = data[at:]
+                    end = at
+                    break
+                replaced = self._frame(data, at)
+                if replaced is not None:
+                    out += (data[start:at], replaced)
+                    start = at + _HEAD
+                at += _HEAD
+            else:
+                stop = min(end, at + self._left)
+                if self._skip:
+                    self._left -= stop - at
+                    start = at = stop
+                elif self._stream is None:
+                    self._left -= stop - at
+                    at = stop
+                else:
+                    at, start = self._payload(self._stream, data, at, stop, start, out)
+                    if at < stop and self._left:
+                        # The first bytes of a prefix: the rest of it must be seen before they go on.
+                        self._tail = data[at:]
+                        end = at
+                        break
+            if not self._left and self._mark:
+                out += (data[start:at], self._mark)
+                start, self._mark = at, b""
+        if not out and start == 0 and end == len(data):
+            return data
+        out.append(data[start:end])
+        return b"".join(out)
+
+    def _frame(self, data: bytes, at: int) -> bytes | None:
+        """Takes a frame's head in; what takes its place, where it does not go on as it is."""
+        self._left = size = int.from_bytes(data[at : at + 3], "big")
+        kind, flags = data[at + 3], data[at + 4]
+        number = int.from_bytes(data[at + 5 : at + _HEAD], "big") & 0x7FFFFFFF
+        self._stream, self._skip = None, False
+        if kind == _DATA:
+            stream = self._streams.get(number)
+            if stream is None:
+                return None
+            if flags & _PADDED:
+                raise Violation("it pads its data, which no gRPC client does")
+            stream.total += size
+            self.held += size
+            self._last = bool(flags & _END_STREAM)
+            if not stream.refused:
+                self._stream = stream
+                return None
+            # The core does not see these bytes, so it will not give the caller's window back what they took of it.
+            self._skip = True
+            self._credit += size
+            return _frame(_DATA, _END_STREAM, number, b"") if self._last else b""
+        if kind == _HEADERS:
+            if number > self._highest:
+                self._highest = number
+                self._streams[number] = _Stream()
+                if len(self._streams) > MOST_STREAMS:
+                    raise Violation("it opens streams without end")
+        elif kind == _RST_STREAM:
+            self._end(number)
+        return None
+
+    def _payload(self, s: _Stream, data: bytes, at: int, stop: int, start: int, out: list[bytes]) -> tuple[int, int]:
+        """Takes part of a DATA frame in: how far it came, and from where bytes are still to be passed on."""
+        while at < stop:
+            if s.left:
+                size = min(s.left, stop - at)
+                s.left -= size
+                at += size
+                self._left -= size
+                if s.left:
+                    self._count(s, size)
+                else:
+                    self._count(s, -s.got)
+                continue
+            need = 5 - len(s.prefix)
+            if stop - at < need:
+                if self._left > stop - at:
+                    break
+                s.prefix += data[at:stop]
+                self._left -= stop - at
+                at = stop
+                continue
+            head = s.prefix + data[at : at + need]
+            at += need
+            self._left -= need
+            size = int.from_bytes(head[1:], "big")
+            busy = self._totals.unfinished + size > BUSY_BYTES
+            if size > self._left and not self._last and (size > self._limit or busy):
+                if s.prefix:
+                    raise Violation("it sends the length of a message that is refused in pieces")
+                why = _TOO_LONG if size > self._limit else _BUSY
+                mark = _SECRET + why + size.to_bytes(4, "big")
+                out += (data[start : at - 5], b"\0" + (self._left + _MARK).to_bytes(4, "big"))
+                s.refused = True
+                number = next(n for n, found in self._streams.items() if found is s)
+                self._mark = _frame(_DATA, 0, number, mark)
+                self._stream = None
+                self._credit -= _MARK
+                return self._pass(at, stop), at
+            s.prefix = b""
+            s.left = size
+            s.since = self._now()
+        return at, start
+
+    def _pass(self, at: int, stop: int) -> int:
+        """The rest of the frame that a refused message began in goes on: its head has promised it."""
+        self._left -= stop - at
+        return stop
+
+    def _count(self, s: _Stream, size: int) -> None:
+        s.got += size
+        self.unfinished += size
+        self._totals.unfinished += size
+
+    def _end(self, number: int) -> None:
+        stream = self._streams.pop(number, None)
+        if stream is not None:
+            self._count(stream, -stream.got)
+            self.held -= stream.total
+            if stream is self._stream:
+                self._stream = None
+
+    # -- from the core --------------------------------------------------------------------------------------------
+
+    def from_core(self, data: bytes) -> bytes:
+        """What goes on to the caller."""
+        at, end = 0, len(data)
+        boundary = -1
+        while at < end:
+            if self._core_left:
+                step = min(self._core_left, end - at)
+                self._core_left -= step
+                at += step
+                continue
+            if not self._core_head and not self._in_headers:
+                boundary = at
+            step = min(_HEAD - len(self._core_head), end - at)
+            self._core_head += data[at : at + step]
+            at += step
+            if len(self._core_head) == _HEAD:
+                self._core_frame(self._core_head)
+                self._core_head = b""
+        if self._credit > 0 and boundary >= 0:
+            return data[:boundary] + self._take_credit() + data[boundary:]
+        return data
+
+    def _core_frame(self, head: bytes) -> None:
+        self._core_left = int.from_bytes(head[:3], "big")
+        kind, flags = head[3], head[4]
+        if kind in (_HEADERS, _CONTINUATION):
+            self._in_headers = not flags & _END_HEADERS
+        if kind == _RST_STREAM or (kind in (_DATA, _HEADERS) and flags & _END_STREAM):
+            self._end(int.from_bytes(head[5:], "big") & 0x7FFFFFFF)
+
+    def give_back(self) -> bytes:
+        """A frame for the caller, to be sent between what comes from the core; empty where there is none now."""
+        if self._credit <= 0 or self._core_left or self._core_head or self._in_headers:
+            return b""
+        return self._take_credit()
+
+    def _take_credit(self) -> bytes:
+        credit, self._credit = self._credit, 0
+        return _frame(_WINDOW_UPDATE, 0, 0, credit.to_bytes(4, "big"))
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload

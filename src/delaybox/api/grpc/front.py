@@ -1,0 +1,307 @@
+"""What stands in front of grpc's core: it takes connections (and TLS), and counts what comes on its way to the core.
+
+Each connection is passed on to the core's socket in a folder that nobody else may enter. A connection is *known* as
+soon as one of its calls was allowed by its token; until then it may hold little, and the oldest unknown ones make room
+for new ones. So whoever has no token can neither fill the memory nor lock others out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from delaybox.api.grpc.frames import Totals, Traffic, Violation
+
+_log = logging.getLogger("delaybox.grpc")
+
+MAX_CONNECTIONS = 4_000
+MAX_UNKNOWN = 500
+"""Connections of which no call was allowed yet."""
+UNKNOWN_BYTES = 64 * 1024
+"""Of all open streams of an unknown connection. A call with a token makes it known before more has come."""
+UNFINISHED_BYTES = 256 << 20
+"""Of messages that have arrived in part, over all connections; past it the connection with most of them is closed."""
+GREETING_S = 10.0
+_LATER_S = 2.0
+"""A call whose message is not complete in time ends first, with a status; then the connection does."""
+_LOOK_S = 1.0
+_QUIET_S = 10.0
+_CONNECT_TRIES = 200
+
+
+class Front:
+    """``path``: the core's socket; ``limit``: bytes that a message may have; ``message_s``: in which it is complete."""
+
+    def __init__(
+        self, path: str, limit: int, message_s: float, *, tls: ssl.SSLContext | None = None, connections: int
+    ) -> None:
+        self.path = path
+        self.limit = limit
+        self.message_s = message_s
+        self.totals = Totals()
+        self.most = min(connections, MAX_CONNECTIONS)
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._known: set[_Caller] = set()
+        self._unknown: dict[_Caller, None] = {}
+        self._by_name: dict[str, _Caller] = {}
+        self._looking: asyncio.TimerHandle | None = None
+        self._closed: dict[str, int] = {}
+        self._told = 0.0
+
+    async def start(self, sock: socket.socket) -> None:
+        """Takes connections from a listening socket."""
+        loop = asyncio.get_running_loop()
+        timeouts: dict[str, Any] = {} if self._tls is None else {"ssl_handshake_timeout": GREETING_S}
+        self._server = await loop.create_server(
+            lambda: _Caller(self), sock=sock, backlog=1_024, ssl=self._tls, **timeouts
+        )
+        self._look()
+
+    def refuse(self) -> None:
+        """Takes no more connections. Harmless when repeated."""
+        if self._server is not None:
+            self._server.close()
+
+    def stop(self) -> None:
+        """Ends all connections. Harmless when repeated."""
+        self.refuse()
+        if self._looking is not None:
+            self._looking.cancel()
+        for caller in (*self._known, *self._unknown):
+            caller.abort()
+
+    def know(self, peer: str) -> None:
+        """A call of the connection that the core calls so was allowed."""
+        caller = self._by_name.get(peer)
+        if caller is not None and caller in self._unknown:
+            del self._unknown[caller]
+            self._known.add(caller)
+            caller.known = True
+            caller.heed()
+
+    # -- for the connections --------------------------------------------------------------------------------------
+
+    def enter(self, caller: _Caller) -> bool:
+        """Counts one in; False where there are too many."""
+        if len(self._unknown) >= min(MAX_UNKNOWN, self.most):
+            self.end(next(iter(self._unknown)), "to make room, before any call of theirs was allowed")
+        if len(self._known) + len(self._unknown) >= self.most:
+            return False
+        self._unknown[caller] = None
+        return True
+
+    def name(self, caller: _Caller, name: str) -> None:
+        """What the core calls the connection; empty where it has no name for it."""
+        if name:
+            self._by_name[name] = caller
+        else:
+            self._unknown.pop(caller, None)
+            self._known.add(caller)
+            caller.known = True
+
+    def leave(self, caller: _Caller) -> None:
+        """It is gone."""
+        self._unknown.pop(caller, None)
+        self._known.discard(caller)
+        if self._by_name.get(caller.name) is caller:
+            del self._by_name[caller.name]
+
+    def heed_totals(self) -> None:
+        """Closes the connection that holds most when all hold too much."""
+        if self.totals.unfinished > UNFINISHED_BYTES:
+            most = max((*self._known, *self._unknown), key=lambda caller: caller.traffic.unfinished)
+            self.end(most, f"for unfinished messages of more than {UNFINISHED_BYTES >> 20} MiB in all")
+
+    def end(self, caller: _Caller, why: str) -> None:
+        """Closes a connection for what its caller does."""
+        self._closed[why] = self._closed.get(why, 0) + 1
+        caller.abort()
+        now = time.monotonic()
+        if now - self._told >= _QUIET_S:
+            self._told = now
+            for reason, count in self._closed.items():
+                _log.warning("closed %d connections %s", count, reason)
+            self._closed.clear()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for caller in (*self._known, *self._unknown):
+            why = caller.overdue(now)
+            if why:
+                self.end(caller, why)
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+
+class _Caller(asyncio.Protocol):
+    """A connection from outside."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self.traffic = Traffic(front.totals, front.limit, time.monotonic)
+        self.known = False
+        self.name = ""
+        self._transport: Any = None
+        self._core: _Core | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._since = time.monotonic()
+        self._still = True
+        self._slow_core = False
+        self._over_since = 0.0
+        self._early = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        if not self._front.enter(self):
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        self._transport.pause_reading()
+        self._connecting = asyncio.ensure_future(self._connect())
+
+    async def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if sys.platform == "linux":
+                sock.bind("")  # the kernel makes a name, by which the core tells connections apart
+                self.name = "unix-abstract:" + sock.getsockname()[1:].decode()
+            for _ in range(_CONNECT_TRIES):
+                try:
+                    sock.connect(self._front.path)
+                    break
+                except BlockingIOError:  # the core has not taken the last ones yet
+                    await asyncio.sleep(0.02)
+            loop = asyncio.get_running_loop()
+            self._front.name(self, self.name)
+            _, self._core = await loop.create_unix_connection(lambda: _Core(self), sock=sock)
+        except OSError as error:
+            sock.close()
+            _log.warning("a connection could not be passed on: %s", error)
+            self.abort()
+            return
+        if self._transport.is_closing():
+            self._core.abort()
+            return
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+        self.heed()
+
+    def data_received(self, data: bytes) -> None:
+        core = self._core
+        if core is None:
+            self._early += data  # uvloop reads once more after it is told not to
+            return
+        try:
+            onward = self.traffic.from_caller(data)
+        except Violation as error:
+            self._front.end(self, f"whose caller is no gRPC client: {error}")
+            return
+        if onward:
+            core.write(onward)
+        back = self.traffic.give_back()
+        if back:
+            self._transport.write(back)
+        if not self.known and self.traffic.held > UNKNOWN_BYTES:
+            self.heed()
+        if self.traffic.unfinished:
+            self._front.heed_totals()
+
+    def from_core(self, data: bytes) -> None:
+        """Passes on what the core says."""
+        self._transport.write(self.traffic.from_core(data))
+        if self._over_since:
+            self.heed()
+
+    def heed(self) -> None:
+        """Reads on, or does not: the core must keep up, and an unknown caller's calls must end first."""
+        over = not self.known and self.traffic.held > UNKNOWN_BYTES
+        if over != bool(self._over_since):
+            self._over_since = time.monotonic() if over else 0.0
+        still = over or self._slow_core or self._core is None
+        if still != self._still and not self._transport.is_closing():
+            self._still = still
+            if still:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def overdue(self, now: float) -> str:
+        """Why it is to be closed; empty where it is not."""
+        if not self.traffic.greeted and now - self._since > GREETING_S:
+            return f"that did not begin within {GREETING_S:.0f} s"
+        if now - self.traffic.oldest() > self._front.message_s + _LATER_S:
+            return f"whose messages were not complete within {self._front.message_s:g} s"
+        if self._over_since and now - self._over_since > self._front.message_s:
+            return f"that sent more than {UNKNOWN_BYTES >> 10} KiB before any call of theirs was allowed"
+        return ""
+
+    def core_is_slow(self, slow: bool) -> None:
+        self._slow_core = slow
+        self.heed()
+
+    def pause_writing(self) -> None:
+        if self._core is not None:
+            self._core.read_on(False)
+
+    def resume_writing(self) -> None:
+        if self._core is not None:
+            self._core.read_on(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.traffic.close()
+        self._front.leave(self)
+        if self._core is not None:
+            self._core.close()
+
+    def close(self) -> None:
+        """After what is still to be written."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """At once: also what it held is forgotten."""
+        self._front.leave(self)
+        self.traffic.close()
+        self._transport.abort()
+
+
+class _Core(asyncio.Protocol):
+    """The connection to the core that belongs to one from outside."""
+
+    def __init__(self, caller: _Caller) -> None:
+        self._caller = caller
+        self._transport: Any = None
+        self.data_received = caller.from_core  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self.write: Callable[[bytes], None] = self._transport.write
+
+    def read_on(self, on: bool) -> None:
+        with contextlib.suppress(RuntimeError):
+            if on:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._caller.core_is_slow(True)
+
+    def resume_writing(self) -> None:
+        self._caller.core_is_slow(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._caller.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()

@@ -1,0 +1,176 @@
+"""What stands in front of every call: the token and the rule, on its headers alone; how many there are; its bytes.
+
+The core gives a call to Python as soon as its headers are there. Its message is asked for only afterwards, so that
+nothing is read or inflated for a caller who may not call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
+
+import grpc
+
+from delaybox.api import policy
+from delaybox.api.grpc.frames import refusal
+from delaybox.api.tokens import Tokens
+from delaybox.core.access import Grant
+from delaybox.core.errors import InvalidTask, Overloaded, PayloadTooLarge, Unauthenticated
+
+HELD_LIMIT: Final = 256 * 1024 * 1024
+"""Bytes of requests that are not answered yet, over all connections."""
+MAX_CALLS: Final = 10_000
+"""Calls under way, streams included."""
+MAX_OPEN_CALLS: Final = 1_000
+"""Calls under way that ask for no token; of the connection with most of them the oldest makes room for a new one."""
+OPEN_BYTES: Final = 64 * 1024
+"""Of a message of a call that asks for no token."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_GZIP = b"\x1f\x8b\x08"
+"""No protobuf message begins so: the first byte would name a kind of field that there is not."""
+
+
+class DeadlinePassed(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class MessageTooLong(PayloadTooLarge):
+    """A message of more bytes than one may have: gRPC has a status of its own for it."""
+
+
+class TooSlow(Exception):
+    """The request was not complete in time."""
+
+
+class Guard:
+    """What all services of a process share. ``limit``: bytes of a message; ``know``: told whose call was allowed."""
+
+    def __init__(self, tokens: Tokens, *, limit: int, message_s: float, know: Callable[[str], None]) -> None:
+        self._tokens = tokens
+        self._limit = limit
+        self._message_s = message_s
+        self._know = know
+        self._held = 0
+        self._calls = 0
+        self._open: dict[str, dict[asyncio.Task[Any], None]] = {}
+        self._open_count = 0
+
+    @contextlib.contextmanager
+    def admitted(self, context: Context, rule: policy.Rule) -> Iterator[Grant]:
+        """What the caller may do, while the call goes on.
+
+        Unauthenticated, ScopeMissing, Overloaded, DeadlinePassed.
+        """
+        left: float | None = context.time_remaining()  # None, whatever its stubs say, where there is no deadline
+        if left is not None and left <= 0:
+            raise DeadlinePassed
+        if isinstance(rule, policy.Open):
+            with self._opened(context.peer()):
+                yield frozenset()
+            return
+        given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
+        if len(given) > 1:
+            raise Unauthenticated("the metadata authorization is given more than once; send it once", given=True)
+        token = given[0] if given else b""
+        grant = self._tokens.grant(token.encode() if isinstance(token, str) else token)
+        policy.admit(grant, rule)
+        self._know(context.peer())
+        if self._calls >= MAX_CALLS:
+            raise Overloaded(f"{MAX_CALLS} calls are under way; try again in a moment")
+        self._calls += 1
+        try:
+            yield grant
+        finally:
+            self._calls -= 1
+
+    @contextlib.contextmanager
+    def _opened(self, peer: str) -> Iterator[None]:
+        """Whoever asks for the node's health is answered, however many such calls somebody leaves open."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self._open_count >= MAX_OPEN_CALLS:
+            crowded = max(self._open, key=lambda name: len(self._open[name]))
+            oldest = next(iter(self._open[crowded]))
+            self._close(crowded, oldest)
+            oldest.cancel()
+        mine = self._open.setdefault(peer, {})
+        mine[task] = None
+        self._open_count += 1
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task in mine or task.cancelling() > 1:
+                raise
+            task.uncancel()
+            raise Overloaded("newer calls took the place of this one; call again") from None
+        finally:
+            if task in mine:
+                self._close(peer, task)
+
+    def _close(self, peer: str, task: asyncio.Task[Any]) -> None:
+        mine = self._open[peer]
+        del mine[task]
+        self._open_count -= 1
+        if not mine:
+            del self._open[peer]
+
+    async def only(self, requests: AsyncIterator[bytes], rule: policy.Rule) -> bytes:
+        """The one message of a call. InvalidTask, Overloaded, MessageTooLong, TooSlow."""
+        try:
+            async with asyncio.timeout(self._message_s):
+                raw = await anext(requests)
+        except TimeoutError:
+            raise TooSlow(f"the request was not complete within {self._message_s:g} s; send it faster") from None
+        except StopAsyncIteration:
+            raise InvalidTask("request", "the call has no request; send one message") from None
+        return self.plain(raw, rule)
+
+    def plain(self, raw: bytes, rule: policy.Rule) -> bytes:
+        """A message as it was before it was compressed. InvalidTask, Overloaded, MessageTooLong."""
+        limit = OPEN_BYTES if isinstance(rule, policy.Open) else self._limit
+        refused = refusal(raw)
+        if refused is not None:
+            too_long, size = refused
+            raise _too_long(size, limit) if too_long else _busy()
+        if raw.startswith(_GZIP):
+            raw = _inflated(raw, limit)
+        if len(raw) > limit:
+            raise _too_long(len(raw), limit)
+        return raw
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Counts bytes that a call keeps in memory; Overloaded when all calls together keep too many."""
+        if self._held + size > HELD_LIMIT:
+            raise _busy()
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+
+def _inflated(raw: bytes, limit: int) -> bytes:
+    inflating = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        found = inflating.decompress(raw, limit + 1)
+    except zlib.error:
+        raise InvalidTask("request", "the request is not gzip as its first bytes say; send it again") from None
+    if len(found) <= limit and not inflating.eof:
+        raise InvalidTask("request", "the compressed request ends too early; send it again")
+    return found
+
+
+def _too_long(size: int, limit: int) -> MessageTooLong:
+    return MessageTooLong(
+        "request", f"the request holds {size} bytes or more, over {limit}; send it in several calls", limit=limit
+    )
+
+
+def _busy() -> Overloaded:
+    return Overloaded("too many large requests at once; send it again later")
