@@ -293,7 +293,7 @@ async def test_limits(server: RealServer, prefix: str):
     async with rpc_process(server=server.settings, prefix=prefix, payload_limit=1_000) as rpc:
         large = pb.NewTask(payload=b"x" * 1_001)
         answer = await refused(rpc.scheduler.Schedule(pb.ScheduleRequest(task=large)))
-        assert (answer.status, answer.code, answer.field) == (Code.INVALID_ARGUMENT, "too_large", "payload")
+        assert (answer.status, answer.code, answer.field) == (Code.INVALID_ARGUMENT, "too_large", "task.payload")
         assert answer.metadata == {"limit": "1000"}
         (result,) = (await rpc.scheduler.ScheduleBatch(pb.ScheduleBatchRequest(tasks=[large]))).results
         assert (result.error.code, result.error.field) == ("too_large", "payload")
@@ -338,14 +338,14 @@ async def test_every_wrong_field_is_named_alone_and_in_a_batch(rpc: Rpc):
     batch = await rpc.scheduler.ScheduleBatch(pb.ScheduleBatchRequest(tasks=tasks))
     for task, result, (_, field, words) in zip(tasks, batch.results, WRONG, strict=True):
         answer = await refused(rpc.scheduler.Schedule(pb.ScheduleRequest(task=task)))
-        assert (answer.status, answer.field) == (Code.INVALID_ARGUMENT, field), answer.text
+        assert (answer.status, answer.field) == (Code.INVALID_ARGUMENT, f"task.{field}"), answer.text
         assert words in answer.text
         assert (result.error.field, result.error.message.split(" ms in")[1:]) == (
             field,
             answer.text.split(" ms in")[1:],
         )
     http = await refused(rpc.scheduler.Schedule(pb.ScheduleRequest(task=pb.NewTask(type=pb.TASK_TYPE_HTTP))))
-    assert (http.status, http.code, http.field) == (Code.PERMISSION_DENIED, "type_disabled", "type")
+    assert (http.status, http.code, http.field) == (Code.PERMISSION_DENIED, "type_disabled", "task.type")
     for call in (rpc.scheduler.Get(pb.GetRequest(id="x")), rpc.scheduler.Cancel(pb.CancelRequest())):
         answer = await refused(call)
         assert (answer.status, answer.field) == (Code.INVALID_ARGUMENT, "id")

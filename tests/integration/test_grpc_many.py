@@ -100,10 +100,10 @@ async def test_a_selection_must_say_what_it_means(rpc: Rpc):
     wrong = [
         (pb.Selection(), "selection.filter"),
         (selection(everything=True, queue="a"), "selection.all"),
-        (selection(queue="A"), "filter.queue"),
+        (selection(queue="A"), "selection.filter.queue"),
         (selection(state=pb.TASK_STATE_RUNNING), "selection.filter.state"),
-        (selection(state=pb.TASK_STATE_FINISHED_OR_UNKNOWN), "filter.state"),
-        (selection(due_from_ms=5), "filter.due_from_ms"),
+        (selection(state=pb.TASK_STATE_FINISHED_OR_UNKNOWN), "selection.filter.state"),
+        (selection(due_from_ms=5), "selection.filter.due_from_ms"),
     ]
     for asked, field in wrong:
         answer = await refused(rpc.scheduler.CancelMany(pb.CancelManyRequest(selection=asked)))

@@ -190,7 +190,8 @@ def _status_details(metadata: Any) -> tuple[error_details_pb2.ErrorInfo, str, fl
         elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
             wrong = error_details_pb2.BadRequest()
             detail.Unpack(wrong)
-            field = wrong.field_violations[0].field if wrong.field_violations else ""
+            path = wrong.field_violations[0].field if wrong.field_violations else ""
+            field = path.removeprefix("task.")
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)

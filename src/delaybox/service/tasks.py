@@ -312,7 +312,7 @@ class Service(Submitter):
         """Deletes a dead letter for good."""
         raw = ids.parse(task_id)
         if not await self._store.discard(ids.partition(raw) % self._store.partitions, [raw]):
-            raise _refusal(task_id, "unknown")
+            raise TaskNotFound(f"task {task_id} is no dead letter: it was replayed or discarded, or never became one")
 
 
 _WORDS = {"lease": "running", "dead": "dead", "quarantine": "quarantined"}

@@ -94,6 +94,7 @@ def _method(
     rule = policy.grpc_rule(name)
     kind: type[Message] = GetMessageClass(method.input_type)
     unparsed = method.name in getattr(service, "unparsed", ())
+    path = getattr(service, "paths", {}).get(method.name, "")
     limits = disclosure.limits(rule, method.output_type.name)
 
     def parsed(raw: bytes) -> Any:
@@ -118,7 +119,7 @@ def _method(
                     caller = Caller(grant, context, guard.hold)
                     return _shown(limits, caller, await call(request, caller))
 
-        return await _ended(name, context, answer())
+        return await _ended(name, path, context, answer())
 
     async def many(requests: AsyncIterator[bytes], context: Context) -> None:
         async def answer() -> None:
@@ -131,7 +132,7 @@ def _method(
                 async for response in call(request, caller):
                     await context.write(_shown(limits, caller, response))
 
-        await _ended(name, context, answer())
+        await _ended(name, path, context, answer())
 
     async def both(requests: AsyncIterator[bytes], context: Context) -> None:
         async def answer() -> None:
@@ -141,7 +142,7 @@ def _method(
                 async for response in call(messages, caller):
                     await context.write(_shown(limits, caller, response))
 
-        await _ended(name, context, answer())
+        await _ended(name, path, context, answer())
 
     # To grpc all of them stream their requests: that of a unary call it would take in before it asks us.
     if method.server_streaming:
@@ -166,14 +167,14 @@ def _serialize(message: Message | Serialized) -> bytes:
     return message.SerializeToString()
 
 
-async def _ended(name: str, context: Context, answer: Awaitable[Any]) -> Any:
+async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any]) -> Any:
     """The answer, or a status that says why there is none; counted either way."""
     code = "OK"
     status: status_pb2.Status
     try:
         return await answer
     except DelayBoxError as error:
-        status = status_of(error)
+        status = status_of(error, path)
         if isinstance(error, MessageTooLong):
             status.code = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         code = BY_NUMBER[status.code].name

@@ -31,6 +31,10 @@ MAX_WATCHED = 10_000
 BATCHES_UNDER_WAY = 3
 """Of one stream: while one is stored, another is read and a third's answers are written."""
 
+_WORDS_BYTES = 2 << 20
+"""Of all messages of errors in the answer to a batch: clients take 4 MiB unless told otherwise."""
+_NO_MORE_WORDS = "as said of others in this answer"
+
 _Batches = asyncio.Queue[asyncio.Task[Serialized] | None]
 """Of one stream, in order; None: no more are taken."""
 
@@ -60,6 +64,8 @@ class Scheduler:
         if self._opened is not None:
             await self._opened.close()
 
+    paths: Mapping[str, str] = {"Schedule": "task"}
+    """Where in the request of a method the fields stand that the checks name."""
     unparsed = frozenset({"ScheduleBatch", "ScheduleStream"})
     """Their requests are taken as bytes: see wire.grpc.bulk."""
 
@@ -85,6 +91,7 @@ class Scheduler:
             request, read, payload_limit=self._rules.max_payload_bytes, most=MAX_BATCH
         )
         keys: list[str] = []
+        said = 0
         results: list[bytes] = []
         for at, answer in enumerate(answers):
             if not isinstance(answer, DelayBoxError) and not answer.refused:
@@ -98,6 +105,9 @@ class Scheduler:
                 # Read once for all of them: 10,000 conflicts would take a minute otherwise.
                 keys = keys or [task.idempotency_key for task in pb.ScheduleBatchRequest.FromString(request).tasks]
                 refused.error.CopyFrom(error_of(key_error(answer, keys[at])))
+            if said > _WORDS_BYTES:
+                refused.error.message = _NO_MORE_WORDS
+            said += len(refused.error.message)
             results.append(pb.ScheduleBatchResponse(results=[refused]).SerializeToString())
         return Serialized(b"".join(results))
 
@@ -206,12 +216,21 @@ class Scheduler:
 
     @staticmethod
     async def _pages(ask: Any, wanted: Any, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
+        most = MAX_LIMIT
         while True:
-            found = await ask(wanted, cursor=cursor, limit=min(left, MAX_LIMIT))
+            found = await ask(wanted, cursor=cursor, limit=min(left, most))
+            response = views.page(found)
+            fits = views.fitting(response)
+            if fits < len(found.items):
+                # Asked for again, so that the cursor is that of its last task.
+                most = fits
+                continue
+            if response.ByteSize() < views.ANSWER_BYTES // 2:
+                most = min(2 * most, MAX_LIMIT)
             cursor, left = found.cursor, left - len(found.items)
             # A page may hold nothing and go on; whoever waits for the end is told only of the last such one.
             if found.items or not cursor or left <= 0:
-                yield views.page(found)
+                yield response
             if not cursor or left <= 0:
                 return
 

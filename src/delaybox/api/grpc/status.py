@@ -47,8 +47,8 @@ def field_of(error: DelayBoxError) -> str:
     return _FIELDS.get(error.field, error.field) if isinstance(error, InvalidTask) else ""
 
 
-def status_of(error: DelayBoxError) -> status_pb2.Status:
-    """The whole status of one call."""
+def status_of(error: DelayBoxError, path: str = "") -> status_pb2.Status:
+    """The whole status of one call. ``path``: where the fields stand that its checks name."""
     said = error_of(error)
     out = status_pb2.Status(code=errors.outside(error).grpc, message=said.message)
     metadata = {"limit": str(error.limit)} if isinstance(error, PayloadTooLarge) else {}
@@ -56,7 +56,8 @@ def status_of(error: DelayBoxError) -> status_pb2.Status:
         metadata["task_id"] = error.task_id
     out.details.add().Pack(error_details_pb2.ErrorInfo(reason=said.code, domain=DOMAIN, metadata=metadata))
     if said.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=said.field, description=said.message)
+        whole = said.field if not path or said.field in (path, "request") else f"{path}.{said.field}"
+        violation = error_details_pb2.BadRequest.FieldViolation(field=whole, description=said.message)
         out.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if said.retry_after_ms:
         wait = Duration()

@@ -410,10 +410,12 @@ class QueuesRequest(_message.Message):
     def __init__(self, queue: _Optional[str] = ...) -> None: ...
 
 class QueuesResponse(_message.Message):
-    __slots__ = ("queues",)
+    __slots__ = ("queues", "truncated")
     QUEUES_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     queues: _containers.RepeatedCompositeFieldContainer[QueueInfo]
-    def __init__(self, queues: _Optional[_Iterable[_Union[QueueInfo, _Mapping]]] = ...) -> None: ...
+    truncated: bool
+    def __init__(self, queues: _Optional[_Iterable[_Union[QueueInfo, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
 
 class QueueInfo(_message.Message):
     __slots__ = ("queue", "type", "pending", "ready", "in_flight", "unserved")
@@ -460,10 +462,63 @@ class NodesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodesResponse(_message.Message):
-    __slots__ = ("nodes",)
+    __slots__ = ("nodes", "infos", "truncated")
     NODES_FIELD_NUMBER: _ClassVar[int]
+    INFOS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, nodes: _Optional[_Iterable[str]] = ...) -> None: ...
+    infos: _containers.RepeatedCompositeFieldContainer[NodeInfo]
+    truncated: bool
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., infos: _Optional[_Iterable[_Union[NodeInfo, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
+
+class NodeInfo(_message.Message):
+    __slots__ = ("id", "host", "pid", "version", "roles", "types", "in_flight", "seen_ms", "started_ms", "worker_count", "workers")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    SEEN_MS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    host: str
+    pid: int
+    version: str
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    types: _containers.RepeatedScalarFieldContainer[TaskType]
+    in_flight: int
+    seen_ms: int
+    started_ms: int
+    worker_count: int
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
+    def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., worker_count: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ...) -> None: ...
+
+class WorkerInfo(_message.Message):
+    __slots__ = ("identity", "labels", "functions", "concurrency", "running", "connected")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    identity: str
+    labels: _containers.ScalarMap[str, str]
+    functions: int
+    concurrency: int
+    running: int
+    connected: bool
+    def __init__(self, identity: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[int] = ..., concurrency: _Optional[int] = ..., running: _Optional[int] = ..., connected: bool = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("ids", "ends_only")

@@ -235,7 +235,7 @@ class SchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DiscardDead(self, request, context):
-        """Deletes one dead letter for good. Scope admin.
+        """Deletes one dead letter for good; NOT_FOUND where there is none of that id. Scope admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

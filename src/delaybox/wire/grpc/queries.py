@@ -21,23 +21,21 @@ _STATES: Final[Mapping[pb.TaskState, TaskState]] = {number: state for state, num
 _EVERYTHING: Final = TaskFilter()
 
 
-def filter_of(asked: pb.TaskFilter) -> TaskFilter:
-    """Which tasks are meant. InvalidTask."""
+def filter_of(asked: pb.TaskFilter, at: str) -> TaskFilter:
+    """Which tasks are meant. ``at``: where the filter stands in the request. InvalidTask."""
     state = None
     if asked.state != pb.TASK_STATE_UNSPECIFIED:
         state = _STATES.get(asked.state)
         if state is None:
             known = ", ".join(f"{number} ({pb.TaskState.Name(number)})" for number in STATES.values())
-            raise InvalidTask(
-                "filter.state", f"filter.state {asked.state} is not a state to look for; there are {known}"
-            )
+            raise InvalidTask(f"{at}.state", f"{at}.state {asked.state} is not a state to look for; there are {known}")
     return TaskFilter(
         state=state,
-        queue=queue_of("filter.queue", asked.queue) if asked.queue else None,
-        type=type_of("filter.type", asked.type) if asked.HasField("type") else None,
-        labels=labels_of(dict(asked.labels)),
-        due_from_ms=moment_ms("filter.due_from_ms", asked.due_from_ms) if asked.due_from_ms else 0,
-        due_to_ms=moment_ms("filter.due_to_ms", asked.due_to_ms) if asked.due_to_ms else _EVERYTHING.due_to_ms,
+        queue=queue_of(f"{at}.queue", asked.queue) if asked.queue else None,
+        type=type_of(f"{at}.type", asked.type) if asked.HasField("type") else None,
+        labels=labels_of(dict(asked.labels), f"{at}.labels"),
+        due_from_ms=moment_ms(f"{at}.due_from_ms", asked.due_from_ms) if asked.due_from_ms else 0,
+        due_to_ms=moment_ms(f"{at}.due_to_ms", asked.due_to_ms) if asked.due_to_ms else _EVERYTHING.due_to_ms,
     )
 
 
@@ -45,7 +43,7 @@ def listing(asked: pb.ListRequest) -> tuple[TaskFilter, str, int]:
     """Filter, cursor and how many in all. InvalidTask."""
     if len(asked.cursor) > MAX_CURSOR:
         raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
-    return filter_of(asked.filter), asked.cursor, asked.limit or DEFAULT_LIMIT
+    return filter_of(asked.filter, "filter"), asked.cursor, asked.limit or DEFAULT_LIMIT
 
 
 def forecast(asked: pb.ForecastRequest, now_ms: int) -> tuple[int, int, int]:
@@ -57,7 +55,7 @@ def forecast(asked: pb.ForecastRequest, now_ms: int) -> tuple[int, int, int]:
 
 def selected(asked: pb.Selection) -> TaskFilter:
     """Which tasks a bulk change is for. InvalidTask, also for a filter that holds nothing where not all are meant."""
-    found = filter_of(asked.filter)
+    found = filter_of(asked.filter, "selection.filter")
     empty = found == _EVERYTHING
     if empty and not asked.all:
         raise InvalidTask(

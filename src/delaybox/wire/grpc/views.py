@@ -29,6 +29,12 @@ STATES: Final[Mapping[TaskState, pb.TaskState]] = MappingProxyType(
         TaskState.CANCELLED: pb.TASK_STATE_CANCELLED,
     }
 )
+ANSWER_BYTES: Final = 3 * 1024 * 1024
+"""Of a message to a caller, where what is asked for can be divided: clients take 4 MiB unless told otherwise."""
+_ENTRY_BYTES: Final = 8
+"""What stands before each item of a list, at most."""
+_UNSERVED_SHOWN: Final = 100
+_FACTS_BYTES: Final = 64 * 1024
 _TYPE_NUMBERS: Final[Mapping[TaskType, pb.TaskType]] = {kind: number for number, kind in TYPES.items()}
 _PRIORITY_NUMBERS: Final[Mapping[Priority, pb.Priority]] = {p: number for number, p in PRIORITIES.items()}
 
@@ -67,6 +73,19 @@ def page(found: Page) -> pb.ListResponse:
     return pb.ListResponse(tasks=[info(view) for view in found.items], cursor=found.cursor)
 
 
+def fitting(response: pb.ListResponse) -> int:
+    """How many of its tasks a message of `ANSWER_BYTES` holds, at least one."""
+    if response.ByteSize() <= ANSWER_BYTES:
+        return len(response.tasks)
+    count = total = 0
+    for task in response.tasks:
+        total += task.ByteSize() + _ENTRY_BYTES
+        if total > ANSWER_BYTES:
+            break
+        count += 1
+    return max(1, count)
+
+
 class Changed(Protocol):
     """What came of a bulk change."""
 
@@ -86,21 +105,27 @@ def changed(found: Changed) -> pb.BulkResponse:
 
 
 def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
-    """Every queue, or the one of that name."""
-    return pb.QueuesResponse(
-        queues=[
-            pb.QueueInfo(
-                queue=q.queue,
-                type=_TYPE_NUMBERS[q.type],
-                pending=q.pending,
-                ready=q.ready,
-                in_flight=q.in_flight,
-                unserved=q.unserved,
-            )
-            for q in found
-            if not name or q.queue == name
-        ]
-    )
+    """Every queue that fits, or the one of that name."""
+    out = pb.QueuesResponse()
+    size = 0
+    for q in found:
+        if name and q.queue != name:
+            continue
+        shown = pb.QueueInfo(
+            queue=q.queue,
+            type=_TYPE_NUMBERS[q.type],
+            pending=q.pending,
+            ready=q.ready,
+            in_flight=q.in_flight,
+            unserved=q.unserved if name else q.unserved[:_UNSERVED_SHOWN],
+        )
+        size += shown.ByteSize() + _ENTRY_BYTES
+        if size > ANSWER_BYTES:
+            out.truncated = True
+            break
+        out.truncated |= len(shown.unserved) < len(q.unserved)
+        out.queues.append(shown)
+    return out
 
 
 def forecast(steps: Sequence[ForecastStep]) -> pb.ForecastResponse:
@@ -109,8 +134,54 @@ def forecast(steps: Sequence[ForecastStep]) -> pb.ForecastResponse:
 
 
 def nodes(found: Sequence[Mapping[str, Any]]) -> pb.NodesResponse:
-    """Each node's facts as JSON."""
-    return pb.NodesResponse(nodes=[json.dumps(dict(node), separators=(",", ":")) for node in found])
+    """The nodes that fit. What one does not say of itself is empty; what it says strangely is left out."""
+    out = pb.NodesResponse()
+    size = 0
+    for facts in found:
+        shown = _node(facts)
+        as_json = json.dumps(dict(facts), separators=(",", ":"))
+        if len(as_json) > _FACTS_BYTES:
+            as_json = json.dumps({name: value for name, value in facts.items() if not isinstance(value, list | dict)})
+        size += shown.ByteSize() + len(as_json.encode()) + 2 * _ENTRY_BYTES
+        if size > ANSWER_BYTES:
+            out.truncated = True
+            break
+        out.truncated |= len(shown.workers) < shown.worker_count
+        out.infos.append(shown)
+        out.nodes.append(as_json)
+    return out
+
+
+def _node(facts: Mapping[str, Any]) -> pb.NodeInfo:
+    said = {str(name) for name in facts.get("types", ())}  # by letter, or by name
+    workers = [worker for worker in facts.get("workers", ()) if isinstance(worker, Mapping)]
+    return pb.NodeInfo(
+        id=str(facts.get("id", "")),
+        host=str(facts.get("host", "")),
+        pid=_count(facts.get("pid")),
+        version=str(facts.get("version", "")),
+        roles=[str(role) for role in facts.get("roles", ())],
+        types=[number for kind, number in _TYPE_NUMBERS.items() if {kind.value, kind.name} & said],
+        in_flight=_count(facts.get("in_flight")),
+        seen_ms=_count(facts.get("seen_ms"), ids.MAX_DUE_MS),
+        started_ms=_count(facts.get("started_ms"), ids.MAX_DUE_MS),
+        worker_count=_count(facts.get("worker_count", len(workers))),
+        workers=[
+            pb.WorkerInfo(
+                identity=str(worker.get("identity", "")),
+                labels={str(name): str(value) for name, value in dict(worker.get("labels", {})).items()},
+                functions=_count(worker.get("functions")),
+                concurrency=_count(worker.get("concurrency")),
+                running=_count(worker.get("running")),
+                connected=bool(worker.get("connected")),
+            )
+            for worker in workers
+        ],
+    )
+
+
+def _count(value: object, most: int = (1 << 32) - 1) -> int:
+    return value if isinstance(value, int) and 0 <= value <= most else 0
 
 
 _EVENTS_AT_ONCE: Final = 1_000

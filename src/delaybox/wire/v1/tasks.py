@@ -205,12 +205,12 @@ def queue_of(field: str, text: str) -> str:
     return text
 
 
-def labels_of(labels: Mapping[str, str]) -> Mapping[str, str]:
+def labels_of(labels: Mapping[str, str], field: str = "labels") -> Mapping[str, str]:
     """Labels within their limits. InvalidTask."""
     if len(labels) > types.MAX_LABELS:
-        raise InvalidTask("labels", f"labels holds {len(labels)} pairs; give at most {types.MAX_LABELS}")
+        raise InvalidTask(field, f"{field} holds {len(labels)} pairs; give at most {types.MAX_LABELS}")
     for name, value in labels.items():
-        check_label("labels", name, value)
+        check_label(field, name, value)
     return labels
 
 

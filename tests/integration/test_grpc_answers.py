@@ -1,0 +1,98 @@
+"""What the answers hold, and that clients with the limits they come with can take them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.store.store import Store
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.gen import worker_pb2 as wk
+from tests.rpc import Rpc, refused, rpc_process
+from tests.servers import RealServer
+
+Code = grpc.StatusCode
+ID = "018f0000-0000-8000-8000-000000000000"
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def rpc(server: RealServer, prefix: str, client: Redis) -> AsyncIterator[Rpc]:
+    await Store.open(client, prefix=prefix)
+    async with rpc_process(server=server.settings, prefix=prefix) as found:
+        yield found
+
+
+async def test_a_list_of_large_tasks_comes_in_messages_that_clients_take(rpc: Rpc):
+    made = set()
+    for n in range(9):
+        task = pb.NewTask(payload=bytes([n]) * MIB, delay_ms=60_000 + n)
+        made.add((await rpc.scheduler.Schedule(pb.ScheduleRequest(task=task))).id)
+    for n in range(20):
+        made.add((await rpc.scheduler.Schedule(pb.ScheduleRequest(task=pb.NewTask(delay_ms=90_000 + n)))).id)
+    pages = [page async for page in rpc.scheduler.List(pb.ListRequest())]
+    listed = [task.id for page in pages for task in page.tasks]
+    assert len(listed) == len(made) == 29 and set(listed) == made
+    assert max(page.ByteSize() for page in pages) <= 3 * MIB
+    rest = [page async for page in rpc.scheduler.List(pb.ListRequest(cursor=pages[0].cursor))]
+    assert [task.id for page in rest for task in page.tasks] == listed[len(pages[0].tasks) :]
+    (few,) = [page async for page in rpc.scheduler.List(pb.ListRequest(limit=2))]
+    assert [task.id for task in few.tasks] == listed[:2]
+
+
+async def test_ten_thousand_refusals_fit_into_an_answer(rpc: Rpc):
+    key = "k" * 250
+    for text in (b"first", b"other"):
+        tasks = [pb.NewTask(payload=text, delay_ms=60_000, idempotency_key=f"{key}{n}") for n in range(10_000)]
+        answer = await rpc.scheduler.ScheduleBatch(pb.ScheduleBatchRequest(tasks=tasks))
+    assert [r.error.code for r in answer.results] == ["idempotency_conflict"] * 10_000
+    assert all(r.id for r in answer.results)
+    assert answer.results[0].error.message.startswith("idempotencyKey 'kkk")
+    assert answer.results[-1].error.message == "as said of others in this answer"
+    assert answer.ByteSize() < 4 * MIB
+
+
+async def test_a_wrong_field_is_named_by_its_path(rpc: Rpc):
+    s = rpc.scheduler
+    for call, field in (
+        (s.Schedule(pb.ScheduleRequest(task=pb.NewTask(queue="A"))), "task.queue"),
+        (s.Schedule(pb.ScheduleRequest(task=pb.NewTask(labels={"ä": ""}))), "task.labels"),
+        (s.Schedule(pb.ScheduleRequest()), "task"),
+        (s.Reschedule(pb.RescheduleRequest(id=ID, due_ms=5)), "due_ms"),
+        (s.List(pb.ListRequest(filter=pb.TaskFilter(queue="A"))), "filter.queue"),
+        (s.ListDead(pb.ListRequest(filter=pb.TaskFilter(labels={"ä": ""}))), "filter.labels"),
+        (s.CancelMany(pb.CancelManyRequest(selection=pb.Selection(filter=pb.TaskFilter(due_to_ms=5)))),
+         "selection.filter.due_to_ms"),
+        (s.Forecast(pb.ForecastRequest(step_ms=7)), "step_ms"),
+    ):  # fmt: skip
+        said = await refused(call)
+        assert (said.status, said.field) == (Code.INVALID_ARGUMENT, field), said.text
+
+
+async def test_discarding_what_is_no_dead_letter_says_so(rpc: Rpc):
+    task = await rpc.scheduler.Schedule(pb.ScheduleRequest(task=pb.NewTask(delay_ms=60_000)))
+    for task_id in (ID, task.id):
+        said = await refused(rpc.scheduler.DiscardDead(pb.DiscardDeadRequest(id=task_id)))
+        assert (said.status, said.code) == (Code.NOT_FOUND, "not_found")
+        assert said.text.startswith(f"task {task_id} is no dead letter")
+
+
+async def test_nodes_tell_their_workers_in_fields(rpc: Rpc):
+    work = rpc.worker.Work()
+    hello = wk.Hello(identity="w1", labels={"zone": "a"}, concurrency=7, functions=[wk.Function(name="f")])
+    await work.write(wk.FromWorker(hello=hello))
+    assert (await work.read()).HasField("welcome")
+    while True:
+        answer = await rpc.scheduler.Nodes(pb.NodesRequest())
+        if answer.infos and answer.infos[0].workers:
+            break
+    (node,) = answer.infos
+    (worker,) = node.workers
+    assert (worker.identity, dict(worker.labels), worker.concurrency, worker.functions) == ("w1", {"zone": "a"}, 7, 1)
+    assert worker.connected and node.worker_count == 1 and node.pid > 0 and node.host and node.version
+    assert node.types == [pb.TASK_TYPE_WORKER] and node.seen_ms > node.started_ms - 1 > 10**12
+    assert not answer.truncated
+    work.cancel()
