@@ -46,7 +46,9 @@ class Front:
         self.limit = limit
         self.message_s = message_s
         self.totals = Totals()
-        self.most = min(connections, MAX_CONNECTIONS)
+        most = min(connections, MAX_CONNECTIONS)
+        self._most_unknown = min(MAX_UNKNOWN, most // 2)
+        self._most_known = most - self._most_unknown
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._known: set[_Caller] = set()
@@ -82,6 +84,9 @@ class Front:
         """A call of the connection that the core calls so was allowed."""
         caller = self._by_name.get(peer)
         if caller is not None and caller in self._unknown:
+            if len(self._known) >= self._most_known:
+                self.end(caller, f"because {self._most_known} are open whose calls were allowed")
+                return
             del self._unknown[caller]
             self._known.add(caller)
             caller.known = True
@@ -89,14 +94,11 @@ class Front:
 
     # -- for the connections --------------------------------------------------------------------------------------
 
-    def enter(self, caller: _Caller) -> bool:
-        """Counts one in; False where there are too many."""
-        if len(self._unknown) >= min(MAX_UNKNOWN, self.most):
+    def enter(self, caller: _Caller) -> None:
+        """Counts one in. There is always room for one more unknown one: probes come so."""
+        if len(self._unknown) >= self._most_unknown:
             self.end(next(iter(self._unknown)), "to make room, before any call of theirs was allowed")
-        if len(self._known) + len(self._unknown) >= self.most:
-            return False
         self._unknown[caller] = None
-        return True
 
     def name(self, caller: _Caller, name: str) -> None:
         """What the core calls the connection; empty where it has no name for it."""
@@ -159,9 +161,7 @@ class _Caller(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        if not self._front.enter(self):
-            transport.abort()  # type: ignore[attr-defined]
-            return
+        self._front.enter(self)
         self._transport.pause_reading()
         self._connecting = asyncio.ensure_future(self._connect())
 
