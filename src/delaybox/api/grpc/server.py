@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import ssl
 import tempfile
@@ -28,6 +29,8 @@ _FILES_EACH = 3
 """The caller's socket, and both ends of the one to the core."""
 _OTHER_FILES = 200
 _SOCKET = "grpc.sock"
+_LONGEST_PATH = 100
+"""Of a unix socket; where the folder lies deeper it is called by its number in this process."""
 _GZIP_ONLY = 0b101
 """Compression that callers may use: none (bit 0) and gzip (bit 2)."""
 
@@ -66,15 +69,20 @@ def front_of(settings: GrpcSettings) -> Iterator[Front]:
     connections = (files.raise_limit(_FILES_EACH * MAX_CONNECTIONS + _OTHER_FILES) - _OTHER_FILES) // _FILES_EACH
     # Only this user may enter it: whoever could connect there would pass by the certificates and the counting.
     folder = tempfile.mkdtemp(prefix="delaybox-grpc-", dir=settings.metrics_dir or None)
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    path = f"{folder}/{_SOCKET}"
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        path = f"/proc/self/fd/{opened}/{_SOCKET}"
     try:
         yield Front(
-            f"{folder}/{_SOCKET}",
+            path,
             settings.receive_limit,
             settings.message_timeout_s,
             tls=tls,
             connections=max(16, connections),
         )
     finally:
+        os.close(opened)
         shutil.rmtree(folder, ignore_errors=True)
 
 
