@@ -166,8 +166,9 @@ class _Caller(asyncio.Protocol):
         self._connecting = asyncio.ensure_future(self._connect())
 
     async def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.setblocking(False)
             if sys.platform == "linux":
                 sock.bind("")  # the kernel makes a name, by which the core tells connections apart
@@ -182,11 +183,13 @@ class _Caller(asyncio.Protocol):
             self._front.name(self, self.name)
             _, self._core = await loop.create_unix_connection(lambda: _Core(self), sock=sock)
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             _log.warning("a connection could not be passed on: %s", error)
             self.abort()
             return
         if self._transport.is_closing():
+            self._front.leave(self)
             self._core.abort()
             return
         early, self._early = self._early, b""
