@@ -136,12 +136,28 @@ def test_a_message_that_comes_while_too_much_is_under_way_is_refused(monkeypatch
         b"GET / HTTP/1.1\r\n",
         PREFACE + frame(HEADERS, END_HEADERS, 1, b"h") + frame(DATA, 8, 1, b"\1ab\0"),
         PREFACE + frame(HEADERS, END_HEADERS, 1, b"h") + data(1, message(b"x" * 50, claimed=5_000), 3),
-        PREFACE + b"".join(frame(HEADERS, END_HEADERS, n, b"h") for n in range(1, 20_010, 2)),
     ],
 )
 def test_what_no_grpc_client_does_ends_the_connection(wrong: bytes):
     with pytest.raises(Violation):
         traffic()[0].from_caller(wrong)
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_what_opens_too_many_streams_waits_until_one_ends(pieces: list[int]):
+    one, _ = traffic()
+    one.most_streams = 3
+    opened = [frame(HEADERS, END_HEADERS, n, b"h" * n) for n in (1, 3, 5, 7, 9)]
+    sent = PREFACE + opened[0] + data(1, message(b"a")) + b"".join(opened[1:]) + data(9, message(b"b"))
+    came = b"".join(map(one.from_caller, cut(sent, pieces)))
+    assert came == PREFACE + opened[0] + data(1, message(b"a")) + opened[1] + opened[2]
+    assert one.waiting
+    assert one.from_caller(b"") == b"" and one.waiting
+    one.from_core(frame(RST_STREAM, 0, 3, b"\0\0\0\0"))
+    assert one.from_caller(b"") == opened[3] and one.waiting
+    one.most_streams = 100
+    assert one.from_caller(b"") == opened[4] + data(9, message(b"b")) and not one.waiting
 
 
 @given(st.lists(st.binary(max_size=60), max_size=10))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MOST_STREAMS = 10_000
-"""Streams that a caller may open before it knows how many are served at once; the core refuses most of them."""
+"""Streams that a caller may have open, unless it is told otherwise; the core refuses most of them."""
 BUSY_BYTES = 192 << 20
 """Of unfinished messages, over all connections; a message that would exceed it is refused before it comes."""
 
@@ -70,6 +70,9 @@ class Traffic:
         self._now = now
         self._streams: dict[int, _Stream] = {}
         self._highest = 0
+        self.most_streams = MOST_STREAMS
+        """What opens one more waits, with all that comes after it, until one ends."""
+        self.waiting = False
         self.greeted = False
         """It began as HTTP/2 does."""
         self.unfinished = 0
@@ -103,6 +106,7 @@ class Traffic:
 
     def from_caller(self, data: bytes) -> bytes:
         """What goes on to the core. Violation."""
+        self.waiting = False
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -120,6 +124,11 @@ class Traffic:
         while at < end:
             if not self._left:
                 if end - at < _HEAD:
+                    self._tail = data[at:]
+                    end = at
+                    break
+                if data[at + 3] == _HEADERS and len(self._streams) >= self.most_streams:
+                    self.waiting = True
                     self._tail = data[at:]
                     end = at
                     break
@@ -177,8 +186,6 @@ class Traffic:
             if number > self._highest:
                 self._highest = number
                 self._streams[number] = _Stream()
-                if len(self._streams) > MOST_STREAMS:
-                    raise Violation("it opens streams without end")
         elif kind == _RST_STREAM:
             self._end(number)
         return None

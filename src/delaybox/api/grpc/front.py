@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from delaybox.api.grpc.frames import Totals, Traffic, Violation
+from delaybox.api.grpc.frames import MOST_STREAMS, Totals, Traffic, Violation
 
 _log = logging.getLogger("delaybox.grpc")
 
@@ -26,6 +26,8 @@ MAX_UNKNOWN = 500
 """Connections of which no call was allowed yet."""
 UNKNOWN_BYTES = 64 * 1024
 """Of all open streams of an unknown connection. A call with a token makes it known before more has come."""
+UNKNOWN_STREAMS = 10
+"""Open calls of an unknown connection. More would wait in the core, where nobody counts them, before others'."""
 UNFINISHED_BYTES = 256 << 20
 """Of messages that have arrived in part, over all connections; past it the connection with most of them is closed."""
 GREETING_S = 10.0
@@ -89,8 +91,7 @@ class Front:
                 return
             del self._unknown[caller]
             self._known.add(caller)
-            caller.known = True
-            caller.heed()
+            caller.become_known()
 
     # -- for the connections --------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class Front:
         else:
             self._unknown.pop(caller, None)
             self._known.add(caller)
-            caller.known = True
+            caller.become_known()
 
     def leave(self, caller: _Caller) -> None:
         """It is gone."""
@@ -148,6 +149,7 @@ class _Caller(asyncio.Protocol):
     def __init__(self, front: Front) -> None:
         self._front = front
         self.traffic = Traffic(front.totals, front.limit, time.monotonic)
+        self.traffic.most_streams = UNKNOWN_STREAMS
         self.known = False
         self.name = ""
         self._transport: Any = None
@@ -212,7 +214,7 @@ class _Caller(asyncio.Protocol):
         back = self.traffic.give_back()
         if back:
             self._transport.write(back)
-        if not self.known and self.traffic.held > UNKNOWN_BYTES:
+        if self._over() != bool(self._over_since):
             self.heed()
         if self.traffic.unfinished:
             self._front.heed_totals()
@@ -221,11 +223,25 @@ class _Caller(asyncio.Protocol):
         """Passes on what the core says."""
         self._transport.write(self.traffic.from_core(data))
         if self._over_since:
-            self.heed()
+            self._go_on()
+
+    def become_known(self) -> None:
+        """A call of it was allowed."""
+        self.known = True
+        self.traffic.most_streams = MOST_STREAMS
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.traffic.waiting and self._core is not None and not self._transport.is_closing():
+            self.data_received(b"")
+        self.heed()
+
+    def _over(self) -> bool:
+        return self.traffic.waiting or (not self.known and self.traffic.held > UNKNOWN_BYTES)
 
     def heed(self) -> None:
         """Reads on, or does not: the core must keep up, and an unknown caller's calls must end first."""
-        over = not self.known and self.traffic.held > UNKNOWN_BYTES
+        over = self._over()
         if over != bool(self._over_since):
             self._over_since = time.monotonic() if over else 0.0
         still = over or self._slow_core or self._core is None
@@ -243,7 +259,7 @@ class _Caller(asyncio.Protocol):
         if now - self.traffic.oldest() > self._front.message_s + _LATER_S:
             return f"whose messages were not complete within {self._front.message_s:g} s"
         if self._over_since and now - self._over_since > self._front.message_s:
-            return f"that sent more than {UNKNOWN_BYTES >> 10} KiB before any call of theirs was allowed"
+            return f"with more than {UNKNOWN_BYTES >> 10} KiB or {UNKNOWN_STREAMS} calls before any of them was allowed"
         return ""
 
     def core_is_slow(self, slow: bool) -> None:

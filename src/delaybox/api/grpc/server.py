@@ -28,6 +28,7 @@ WINDOW_BYTES = 256 * 1024
 _FILES_EACH = 3
 """The caller's socket, and both ends of the one to the core."""
 _OTHER_FILES = 200
+_PENDING = 100_000
 _SOCKET = "grpc.sock"
 _LONGEST_PATH = 100
 """Of a unix socket; where the folder lies deeper it is called by its number in this process."""
@@ -41,6 +42,9 @@ def make_server(settings: GrpcSettings, services: Sequence[Service], guard: Guar
         ("grpc.max_receive_message_length", settings.receive_limit),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # The core would drop calls at random as soon as 1,000 wait to be looked at; the front keeps these few.
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         # A message is inflated here, where its caller was allowed to call and its size is counted.
