@@ -1,4 +1,4 @@
-"""Heads and chunks: what is read, what is refused, and that another parser reads the same."""
+"""Requests as they are read from a connection: what is taken, what is refused; another parser reads the same."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delaybox.api.rest.http1.chunks import MOST_CHUNKS, BadChunk, Chunks
-from delaybox.api.rest.http1.head import MAX_HEADERS, BadHead, read_head
+from delaybox.api.rest.http1.head import MAX_HEAD, MAX_HEADERS, BadHead
+from delaybox.api.rest.http1.reader import MAX_AT_ONCE, MAX_CHUNKS, Reader, Request
 from delaybox.api.rest.process import shares
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def test_a_head_is_taken_apart():
-    head = read_head(b"POST /v1/a%2Fb?x=%20&y HTTP/1.1\r\nHost:localhost\r\nX-Y: \t a b \t\r\nContent-Length: 12")
+def read(head: bytes) -> Request:
+    """The one request that this head makes."""
+    reader = Reader()
+    reader.feed(head + b"\r\n\r\n")
+    if reader.refusal is not None:
+        raise reader.refusal
+    (request,) = reader.requests
+    return request
+
+
+def test_a_head_is_taken_apart() -> None:
+    head = read(b"POST /v1/a%2Fb?x=%20&y HTTP/1.1\r\nHost:localhost\r\nX-Y: \t a b \t\r\nContent-Length: 12").head
     assert (head.method, head.raw_path, head.path, head.query) == ("POST", b"/v1/a%2Fb", "/v1/a/b", b"x=%20&y")
     assert head.headers == [(b"host", b"localhost"), (b"x-y", b"a b"), (b"content-length", b"12")]
     assert (head.length, head.keep_alive, head.awaits_continue) == (12, True, False)
-    assert read_head(GET + b"\r\nTransfer-Encoding: Chunked").length == -1
-    assert not read_head(GET + b"\r\nConnection: close").keep_alive
-    assert not read_head(b"GET / HTTP/1.0").keep_alive
-    assert read_head(b"GET / HTTP/1.0\r\nConnection: Keep-Alive").keep_alive
-    assert read_head(GET + b"\r\nExpect: 100-continue").awaits_continue
-    assert read_head(b"GET http://localhost/a?b HTTP/1.1\r\nHost: localhost").path == "/a"
+    assert read(GET + b"\r\nTransfer-Encoding: Chunked").head.length == -1
+    assert not read(GET + b"\r\nConnection: close").head.keep_alive
+    assert not read(b"GET / HTTP/1.0").head.keep_alive
+    assert read(b"GET / HTTP/1.0\r\nConnection: Keep-Alive").head.keep_alive
+    assert read(GET + b"\r\nExpect: 100-continue").head.awaits_continue
+    assert read(b"GET http://localhost/a?b HTTP/1.1\r\nHost: localhost").head.path == "/a"
 
 
 @pytest.mark.parametrize(
@@ -33,23 +44,22 @@ def test_a_head_is_taken_apart():
         (b"GET / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked", "exclude each other"),
         (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2", "exclude each other"),
         (GET + b"\r\nContent-Length: 2\r\nContent-Length: 2", "content-length is given more than once"),
-        (GET + b"\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "more than once"),
+        (GET + b"\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "is not served"),
         (GET + b"\r\nTransfer-Encoding: gzip, chunked", "is not served"),
         (b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked", "is not served"),
         *(
             (GET + b"\r\nContent-Length: " + size, "number of bytes")
-            for size in (b"", b"+2", b"-2", b"0x2", b"2, 2", b"2_0")
+            for size in (b"", b"+2", b"-2", b"0x2", b"2, 2", b"2_0", b"9" * 30)
         ),
-        (GET + b"\r\n folded: x", "no name"),
-        (GET + b"\r\nX : x", "no name"),
-        (GET + b"\r\n: x", "no name"),
-        (GET + b"\r\nX", "no name"),
-        (GET + b"\r\nX: a\0b", "control character"),
-        (GET + b"\r\nX: a\nY: b", "control character"),
-        (GET + b"\r\nX: a\rY: b", "control character"),
+        (GET + b"\r\n folded: x", "one way alone"),
+        (GET + b"\r\nX : x", "one way alone"),
+        (GET + b"\r\n: x", "one way alone"),
+        (GET + b"\r\nX", "one way alone"),
+        (GET + b"\r\nX: a\0b", "one way alone"),
+        (GET + b"\r\nX: a\nY: b", "one way alone"),
+        (GET + b"\r\nX: a\rY: b", "one way alone"),
         (b"GET /\xff HTTP/1.1", "no HTTP/1.1 request"),
         (b"GET / HTTP/2.0", "no HTTP/1.1 request"),
-        (b"GET  / HTTP/1.1", "no HTTP/1.1 request"),
         (b"get / HTTP/1.1", "no HTTP/1.1 request"),
         (b"GET * HTTP/1.1", "no path"),
         (b"CONNECT localhost:80 HTTP/1.1", "no path"),
@@ -57,11 +67,30 @@ def test_a_head_is_taken_apart():
         (b"GET /%2 HTTP/1.1", "percent-encoded"),
         (b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost", "another host"),
         (GET + b"\r\nX: y" * MAX_HEADERS, "more than 100 headers"),
+        (GET + b"\r\nX: " + b"y" * MAX_HEAD, "larger than"),
+        (b"GET /" + b"y" * MAX_HEAD + b" HTTP/1.1", "larger than"),
+        (b"\x16\x03\x01", "does not speak TLS"),
+        (b"\xff", "no HTTP/1.1 request"),
     ],
 )
-def test_what_could_be_read_in_two_ways_is_refused(head: bytes, words: str):
+@pytest.mark.parametrize("step", [1, 1_000_000])
+def test_what_could_be_read_in_two_ways_is_refused(head: bytes, words: str, step: int) -> None:
+    reader, data = Reader(), head + b"\r\n\r\n"
+    for at in range(0, len(data), step):
+        reader.feed(data[at : at + step])
+    assert reader.refusal is not None and not reader.requests
     with pytest.raises(BadHead, match=words):
-        read_head(head)
+        raise reader.refusal
+
+
+def test_a_head_that_never_ends_is_not_kept() -> None:
+    for begin in (GET + b"\r\nX: ", b"GET /", GET + b"\r\n"):
+        reader, fed = Reader(), 0
+        while reader.refusal is None:
+            reader.feed(begin if not fed else b"a" * 1_000)
+            fed += 1_000
+            assert fed < 2 * MAX_HEAD
+        assert reader.refusal.status == 431 and reader.waiting == 0
 
 
 LINES = st.lists(
@@ -85,12 +114,12 @@ LINES = st.lists(
 
 
 @given(first=st.sampled_from([b"GET / HTTP/1.1", b"POST /a?b HTTP/1.1", b"PUT /%41 HTTP/1.0"]), lines=LINES)
-def test_whatever_is_taken_h11_takes_and_reads_the_same(first: bytes, lines: list[bytes]):
+def test_whatever_is_taken_h11_takes_and_reads_the_same(first: bytes, lines: list[bytes]) -> None:
     head = b"\r\n".join([first, *lines])
     if b"\r\n\r\n" in head or head.endswith(b"\r\n"):
         return  # it ends earlier
     try:
-        ours = read_head(head)
+        ours = read(head).head
     except BadHead:
         return
     other = h11.Connection(h11.SERVER)
@@ -107,15 +136,18 @@ def test_whatever_is_taken_h11_takes_and_reads_the_same(first: bytes, lines: lis
     ]
 
 
-BODY = b"5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nX: y\r\n\r\nGET"
+BODY = b"5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nX: y\r\n\r\n"
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 7, 100])
-def test_chunks_however_they_are_cut(step: int):
-    chunks, out = Chunks(), b""
-    for at in range(0, len(BODY), step):
-        out += chunks.feed(BODY[at : at + step])
-    assert (out, chunks.over, chunks.rest) == (b"hello world", True, b"GET")
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1_000])
+def test_chunks_however_they_are_cut(step: int) -> None:
+    reader, data = Reader(), CHUNKED + BODY + GET + b"\r\n\r\n"
+    for at in range(0, len(data), step):
+        reader.feed(data[at : at + step])
+    first = reader.requests.popleft()
+    assert (b"".join(first.parts), first.over, first.broken) == (b"hello world", True, False)
+    reader.feed()
+    assert reader.requests.popleft().head.headers == [(b"host", b"localhost")], "and the next one is whole"
 
 
 @pytest.mark.parametrize(
@@ -127,16 +159,43 @@ def test_chunks_however_they_are_cut(step: int):
         b"2\r\nabX",
         b"2\nab\n",
         b"2 \r\n",
-        b"1" * 16 + b"\r\n",
-        b"1;" + b"a" * 300,
+        b"1" * 17 + b"\r\n",
+        b"1;" + b"a" * 20_000,
         b"2\r\nab\r\r\n",
-        b"1\r\na\r\n" * (MOST_CHUNKS + 1),
-        b"0\r\n" + (b"a" * 200 + b"\r\n") * 50,
+        b"1\r\na\r\n" * (MAX_CHUNKS + 1),
+        b"0\r\nX: " + b"a" * 20_000,
+        b"0\r\n" + b"X: a\r\n" * 5_000,
     ],
 )
-def test_what_is_no_chunk_is_refused(body: bytes):
-    with pytest.raises(BadChunk):
-        Chunks().feed(body)
+def test_what_is_no_chunk_is_refused(body: bytes) -> None:
+    reader = Reader()
+    reader.feed(CHUNKED + body)
+    assert reader.requests[0].broken and not reader.requests[0].over
+
+
+def test_one_request_at_a_time_is_read_but_for_what_came_with_it() -> None:
+    reader = Reader()
+    reader.feed((GET + b"\r\n\r\n") * 1_000)
+    assert 1 < len(reader.requests) <= MAX_AT_ONCE and reader.waiting > 0
+    count = 0
+    while reader.requests:
+        reader.requests.popleft()
+        count += 1
+        if not reader.requests:
+            reader.feed()
+    assert (count, reader.refusal) == (1_000, None)
+
+
+def test_thousands_in_a_few_bytes_are_refused() -> None:
+    reader = Reader()
+    reader.feed(b"GET / HTTP/1.1\r\n\r\n" * 1_000)
+    assert len(reader.requests) == MAX_AT_ONCE and reader.refusal is not None
+
+
+def test_who_asks_for_another_protocol_is_answered_in_this_one() -> None:
+    reader = Reader()
+    reader.feed(GET + b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0\r\n\r\n")
+    assert (len(reader.requests), reader.requests[0].over, reader.upgraded, reader.waiting) == (1, True, True, 0)
 
 
 @pytest.mark.parametrize("limit", [16, 64, 128, 256, 1_024, 4_096, 8_704, 65_536])

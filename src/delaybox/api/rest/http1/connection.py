@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from delaybox.api.rest.edge import Message, Scope
 from delaybox.api.rest.http1 import answers
-from delaybox.api.rest.http1.chunks import BadChunk, Chunks
-from delaybox.api.rest.http1.head import END, MAX_HEAD, BadHead, Head, read_head
+from delaybox.api.rest.http1.head import BadHead, Head
+from delaybox.api.rest.http1.reader import Reader, Request
 
 if TYPE_CHECKING:
     from delaybox.api.rest.http1.server import Server
@@ -20,7 +20,6 @@ _UNREAD: Final = 64 * 1024
 """Bytes of a body that wait for the callable, or of further requests; then the caller is held back."""
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 1024 * 1024
-_TLS_HELLO: Final = 0x16
 _CLOSE: Final = (b"connection", b"close")
 _KEEP: Final = (b"connection", b"keep-alive")
 
@@ -29,46 +28,25 @@ class Connection(asyncio.Protocol):
     """``reserved``: one past the limit of connections; a probe is answered on it, whatever else is refused."""
 
     __slots__ = (
-        "_body_over",
-        "_broken",
-        "_buffer",
-        "_chunks",
-        "_closing",
-        "_head",
-        "_last",
-        "_left",
-        "_lost",
-        "_parts",
-        "_reading",
-        "_server",
-        "_size",
-        "_started",
-        "_task",
-        "_transport",
-        "_waiter",
-        "_writable",
-        "reserved",
-    )
+        "_awaits_continue", "_closing", "_last", "_lingered", "_lost", "_reader", "_reading", "_request", "_server",
+        "_started", "_task", "_transport", "_waiter", "_writable", "reserved",
+    )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self.reserved = False
-        self._buffer = b""
-        self._head: Head | None = None
+        self._reader = Reader()
+        self._request: Request | None = None
+        self._awaits_continue = False
         self._task: asyncio.Task[None] | None = None
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._left = 0
-        self._chunks: Chunks | None = None
-        self._body_over = True
-        self._broken = False
         self._started: Message | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._reading = True
         self._last = False
         self._closing = False
+        self._lingered = 0
         self._lost = False
 
     # -- what the event loop calls ------------------------------------------------------------------------------
@@ -87,26 +65,28 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             # Taken so that no reset overtakes the answer, but not for ever.
-            self._size += len(data)
-            if self._size > _LINGER_BYTES:
+            self._lingered += len(data)
+            if self._lingered > _LINGER_BYTES:
                 self._transport.abort()
             return
-        if self._task is None:
-            fresh = not self._buffer
-            searched = max(0, len(self._buffer) - 3)
-            self._buffer = data if fresh else self._buffer + data
-            if not self._next(searched) and fresh and not self._closing:
+        reader = self._reader
+        fresh = not reader.in_head
+        reader.feed(data)
+        request = self._request
+        if request is None:
+            if not self._next() and fresh and reader.in_head:
                 self._server.head_begun(self)
-        elif self._body_over:
-            self._buffer += data
-            self._hold_back(len(self._buffer))
+            request = self._request
         else:
-            self._body(data)
             self._wake()
+        if request is not None and self._reading and request.size + reader.waiting > _UNREAD:
+            self._reading = False
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         # A caller that has sent all it has still wants its answer.
-        self._broken = self._broken or not self._body_over
+        if self._request is not None and not self._request.over:
+            self._request.broken = True
         self._last = True
         self._wake()
         return self._task is not None and not self._closing
@@ -128,7 +108,7 @@ class Connection(asyncio.Protocol):
 
     def late(self) -> None:
         """Its time to send a head is over."""
-        if self._buffer:
+        if self._reader.in_head:
             self._refuse(BadHead(408, "the request's head was not complete in time; send it faster"))
         else:
             self.end()
@@ -138,50 +118,27 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._transport.abort()
 
-    # -- heads --------------------------------------------------------------------------------------------------
+    # -- requests, one after another ----------------------------------------------------------------------------
 
-    def _next(self, searched: int = 0) -> bool:
-        """Begins the next request, if the buffer holds its head; False when more bytes are needed."""
-        buffer = self._buffer
-        if searched == 0 and buffer.startswith(b"\r\n"):
-            buffer = buffer.lstrip(b"\r\n")  # empty lines before a request are harmless
-            if not buffer:
-                self._buffer = b""
+    def _next(self) -> bool:
+        """Begins the next request, or refuses what is none; False when more bytes are needed."""
+        reader = self._reader
+        if not reader.requests:
+            if reader.refusal is None:
                 return False
-        if not 0x41 <= buffer[0] <= 0x5A:
-            words = "this is no HTTP/1.1 request; send METHOD /path HTTP/1.1"
-            if buffer[0] == _TLS_HELLO:
-                words = "this port does not speak TLS; use http:// here, or the proxy that ends TLS"
-            self._refuse(BadHead(400, words))
+            self._refuse(reader.refusal)
             return True
-        end = buffer.find(END, searched, MAX_HEAD + len(END))
-        if end < 0:
-            if len(buffer) > MAX_HEAD:
-                self._refuse(BadHead(431, f"the head is larger than {MAX_HEAD} bytes; send fewer headers"))
-                return True
-            self._buffer = buffer
-            return False
-        try:
-            head = read_head(buffer[:end])
-        except BadHead as error:
-            self._refuse(error)
-            return True
-        if self.reserved and head.raw_path not in self._server.probes:
+        request = reader.requests[0]
+        if self.reserved and request.head.raw_path not in self._server.probes:
             self._refuse(
-                BadHead(503, "every connection of this node is in use; send it again later", head.path),
+                BadHead(503, "every connection of this node is in use; send it again later", request.head.path),
                 ((b"retry-after", b"1"),),
             )
             return True
         self._server.head_complete(self)
-        self._head = head
-        self._parts.clear()
-        self._size = 0
-        self._buffer = b""
-        self._body_over = head.length == 0
-        self._left = head.length
-        self._chunks = Chunks() if head.length < 0 else None
-        self._body(buffer[end + len(END) :])
-        self._task = asyncio.get_running_loop().create_task(self._serve(head))
+        self._request = request
+        self._awaits_continue = request.head.awaits_continue
+        self._task = asyncio.get_running_loop().create_task(self._serve(request))
         return True
 
     def _refuse(self, error: BadHead, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
@@ -190,61 +147,25 @@ class Connection(asyncio.Protocol):
         self._write(status, (*given, *headers, _CLOSE), body)
         self._linger()
 
-    # -- bodies -------------------------------------------------------------------------------------------------
-
-    def _body(self, data: bytes) -> None:
-        """Takes bytes of the body, and keeps those behind it."""
-        if self._broken:
-            return  # nobody knows what they are; the connection ends with the answer
-        if self._body_over:
-            self._buffer += data
-        elif self._chunks is None:
-            if len(data) > self._left:
-                self._buffer = data[self._left :]
-                data = data[: self._left]
-            self._left -= len(data)
-            self._body_over = not self._left
-            self._take(data)
-        else:
-            try:
-                self._take(self._chunks.feed(data))
-            except BadChunk:
-                self._broken = True
-                return
-            if self._chunks.over:
-                self._body_over = True
-                self._buffer = self._chunks.rest
-
-    def _take(self, data: bytes) -> None:
-        if data:
-            self._parts.append(data)
-            self._size += len(data)
-            self._hold_back(self._size)
-
-    def _hold_back(self, size: int) -> None:
-        if size > _UNREAD and self._reading:
-            self._reading = False
-            self._transport.pause_reading()
-
     def _read_on(self) -> None:
         if not self._reading and not self._lost:
             self._reading = True
             self._transport.resume_reading()
 
     async def _receive(self) -> Message:
+        request = self._request
         while True:
-            if self._lost or self._broken:
+            if self._lost or request is None or request.broken:
                 return {"type": "http.disconnect"}
-            if self._parts or self._body_over:
-                body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                self._parts.clear()
-                self._size = 0
-                if not self._body_over:
+            if request.parts or request.over:
+                body = request.parts[0] if len(request.parts) == 1 else b"".join(request.parts)
+                request.parts.clear()
+                request.size = 0
+                if not request.over:
                     self._read_on()
-                return {"type": "http.request", "body": body, "more_body": not self._body_over}
-            head = self._head
-            if head is not None and head.awaits_continue and self._started is None:
-                self._head = head._replace(awaits_continue=False)
+                return {"type": "http.request", "body": body, "more_body": not request.over}
+            if self._awaits_continue and self._started is None:
+                self._awaits_continue = False
                 self._transport.write(answers.CONTINUE)
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -256,9 +177,8 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # -- the request --------------------------------------------------------------------------------------------
-
-    async def _serve(self, head: Head) -> None:
+    async def _serve(self, request: Request) -> None:
+        head = request.head
         scope: Scope = {
             "type": "http",
             "method": head.method,
@@ -274,41 +194,46 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - a defect: the caller must not wait for ever
             _log.exception("a request failed")
         finally:
-            self._task, self._head, self._started = None, None, None
-            self._over(head, whole=whole)
+            self._task, self._request, self._started = None, None, None
+            self._over(request, whole=whole)
 
-    def _over(self, head: Head, *, whole: bool) -> None:
+    def _over(self, request: Request, *, whole: bool) -> None:
         """A request has been answered: the next one, or the end."""
         if self._lost:
             return
+        reader = self._reader
         if not whole:
             self.abort()
-        elif self._broken or not self._body_over:
+        elif not request.over:
             self._linger()
-        elif self._last or not self._stays(head):
+        elif self._last or not self._stays(request.head):
             self._finish()
         else:
+            reader.requests.popleft()
+            if not reader.requests:
+                reader.feed()
             self._read_on()
-            if not self._buffer:
-                self._server.idle(self)
-            elif not self._next():
-                self._server.head_begun(self)
+            if not self._next():
+                if reader.in_head:
+                    self._server.head_begun(self)
+                else:
+                    self._server.idle(self)
 
     def _stays(self, head: Head) -> bool:
-        return head.keep_alive and not self.reserved and not self._server.stopping
+        return head.keep_alive and not self.reserved and not self._server.stopping and not self._reader.upgraded
 
     async def _send(self, message: Any) -> None:
         started = self._started
         if started is None:
             self._started = message
             return
-        head = self._head
-        if self._lost or head is None:
+        request = self._request
+        if self._lost or request is None:
             return
-        headers = started["headers"]
+        head, headers = request.head, started["headers"]
         if _CLOSE in headers:
             self._last = True
-        elif self._broken or not self._body_over or not self._stays(head):
+        elif not request.over or not self._stays(head):
             self._last = True
             headers = [*headers, _CLOSE]
         elif head.is_1_0:
@@ -332,9 +257,7 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Ends the connection when the caller does, or after a moment: a reset would overtake the answer."""
         self._closing = True
-        self._buffer = b""
-        self._parts.clear()
-        self._size = 0
+        self._reader = Reader()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._read_on()

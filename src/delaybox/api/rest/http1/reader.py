@@ -1,0 +1,183 @@
+"""The bytes of one connection -> its requests, by llhttp (the parser of Node.js, through httptools). No I/O.
+
+llhttp is strict: what could be read in two ways is an error. Here are the bounds, and that it reads no further than one
+request at a time, but for what came in the same few kilobytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import httptools
+
+from delaybox.api.rest.http1.head import MAX_HEAD, MAX_HEADERS, BadHead, Head, read_head, unreadable
+
+_SLICE: Final = 4 * 1024
+"""Bytes parsed at once where heads are expected."""
+MAX_AT_ONCE: Final = 128
+"""Requests in one slice. A hundred of the smallest fit into it."""
+MAX_CHUNKS: Final = 10_000
+"""Of one body. Each costs about a microsecond, however small it is."""
+_DRY: Final = 8 * 1024
+"""Bytes of a body in chunks that are none of it: extensions of chunks, and headers behind them."""
+_TLS_HELLO: Final = 0x16
+_LINE: Final = 4
+"""What a header takes beside name and value."""
+
+
+class Request:
+    """``parts``: of the body, not taken yet; ``size``: their bytes. ``over``: complete; ``broken``: never to be."""
+
+    __slots__ = ("broken", "head", "left", "over", "parts", "size")
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.left = head.length
+        self.over = False
+        self.broken = False
+
+
+class Reader:
+    """``requests``: those that have begun and are not answered. ``refusal``: what comes behind them is none."""
+
+    __slots__ = (
+        "_buffer", "_chunks", "_dry", "_fed", "_headers", "_headers_size", "_in_head", "_parser", "_target",
+        "refusal", "requests", "upgraded",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.requests: deque[Request] = deque()
+        self.refusal: BadHead | None = None
+        self.upgraded = False
+        self._buffer = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._target = b""
+        self._in_head = False
+        self._headers_size = 0
+        self._fed = 0
+        self._chunks = 0
+        self._dry = 0
+        self._parser: Any = httptools.HttpRequestParser(self)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait to be parsed."""
+        return len(self._buffer)
+
+    @property
+    def in_head(self) -> bool:
+        """Whether part of a head has come."""
+        return self._in_head or (bool(self._buffer) and not self.requests)
+
+    def feed(self, data: bytes = b"") -> None:
+        """Takes bytes, and parses as long as no request waits that is complete."""
+        data = self._buffer + data if self._buffer else data
+        at, end = 0, len(data)
+        while at < end and self.refusal is None and not self.upgraded:
+            last = self.requests[-1] if self.requests else None
+            if last is not None and (last.over or last.broken):
+                break
+            size = _SLICE if last is None else max(_SLICE, last.left)
+            part = data if at == 0 and size >= end else data[at : at + size]
+            at += len(part)
+            self._parse(part)
+        self._buffer = data[at:] if self.refusal is None and not self.upgraded else b""
+
+    def _parse(self, part: bytes) -> None:
+        if not self._in_head and not self.requests and not 0x41 <= part[0] <= 0x5A and part[:1] not in b"\r\n":
+            words = "this is no HTTP/1.1 request; send METHOD /path HTTP/1.1"
+            if part[0] == _TLS_HELLO:
+                words = "this port does not speak TLS; use http:// here, or the proxy that ends TLS"
+            self.refusal = BadHead(400, words)
+            return
+        last = self.requests[-1] if self.requests else None
+        left = 0 if last is None else last.left
+        try:
+            self._parser.feed_data(part)
+        except httptools.HttpParserUpgrade:
+            # Answered as if it had not asked; what comes behind is another protocol.
+            self.upgraded = True
+            if self.requests:
+                self.requests[-1].over = True
+        except httptools.HttpParserError as error:
+            if self.refusal is None:
+                self._refuse(error)
+        if self._in_head:
+            self._fed += len(part)
+            # A part can have begun before the head did.
+            if self._fed > MAX_HEAD + _SLICE:
+                self._too_large()
+        elif last is not None and last.left < 0 and not last.over:
+            self._dry = self._dry + len(part) if last.left == left else 0
+            if self._dry > _DRY:
+                last.broken = True
+
+    def _refuse(self, error: Exception) -> None:
+        last = self.requests[-1] if self.requests else None
+        if last is not None and not last.over:
+            last.broken = True
+        else:
+            self.refusal = unreadable(str(error), self._target)
+
+    def _too_large(self) -> None:
+        if self.refusal is None:
+            self.refusal = BadHead(431, f"the head is larger than {MAX_HEAD} bytes; send fewer headers")
+
+    # -- what the parser calls ------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._headers, self._target, self._in_head = [], b"", True
+        self._headers_size = self._fed = self._chunks = self._dry = 0
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head or self.refusal is not None:
+            return  # behind the last chunk of a body, where they mean nothing here
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
+        self._headers_size += len(name) + len(value) + _LINE
+        if len(self._headers) > MAX_HEADERS:
+            self.refusal = BadHead(431, f"the request has more than {MAX_HEADERS} headers; send fewer")
+        elif self._headers_size > MAX_HEAD:
+            self._too_large()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self.refusal is not None:
+            return
+        parser = self._parser
+        if len(self._target) + self._headers_size > MAX_HEAD:
+            self._too_large()
+            return
+        if len(self.requests) >= MAX_AT_ONCE:
+            self.refusal = BadHead(400, f"more than {MAX_AT_ONCE} requests came at once; wait for answers in between")
+            return
+        try:
+            head = read_head(
+                parser.get_method(), parser.get_http_version(), self._target, self._headers,
+                keep_alive=parser.should_keep_alive(),
+            )  # fmt: skip
+        except BadHead as error:
+            self.refusal = error
+            return
+        self.requests.append(Request(head))
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            self.requests[-1].broken = True
+
+    def on_body(self, part: bytes) -> None:
+        if self.refusal is None and not self.requests[-1].broken:
+            request = self.requests[-1]
+            request.parts.append(part)
+            request.size += len(part)
+            request.left -= len(part)
+
+    def on_message_complete(self) -> None:
+        if self.refusal is None and not self.requests[-1].broken:
+            self.requests[-1].over = True
