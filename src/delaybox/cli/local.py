@@ -16,7 +16,11 @@ ConfigFile = Annotated[
 ]
 Redis = Annotated[
     str | None,
-    typer.Option("--redis", help="redis://, rediss:// or unix:// URL of a server of yours; default: the embedded one."),
+    typer.Option(
+        "--redis",
+        help="redis://, rediss:// or unix:// URL of a server of yours; default: the embedded one. With a password use "
+        "DELAYBOX_REDIS or the configuration file: the list of processes shows options to everybody on the machine.",
+    ),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded server.")]
 Settings = Annotated[

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
-from delaybox.config.sections import Duration, Section, split
+from delaybox.config.sections import Duration, Section, mapping, split
 from delaybox.core.errors import ConfigError
+from delaybox.store.connect import without_credentials
 from delaybox.targets.kafka_settings import MECHANISMS, KafkaSettings
 from delaybox.wire.topics import TopicRules
 
@@ -26,11 +26,7 @@ _SPELLINGS = {
 
 
 def _properties(value: object) -> object:
-    if isinstance(value, str):
-        value = json.loads(value)
-    if not isinstance(value, Mapping):
-        raise ValueError("properties")
-    return {str(name): str(one) for name, one in value.items()}
+    return {str(name): str(one) for name, one in mapping(value).items()}
 
 
 class Kafka(Section):
@@ -98,7 +94,9 @@ class Kafka(Section):
         if not self.brokers:
             raise ConfigError("kafka.brokers is not set; give host:port, with commas between several (or BROKERS)")
         if odd := next((broker for broker in self.brokers if not _is_address(broker)), None):
-            raise ConfigError(f"kafka.brokers holds {odd!r}; each must be host:port, such as kafka-1:9092")
+            raise ConfigError(
+                f"kafka.brokers holds {without_credentials(odd)!r}; each must be host:port, such as kafka-1:9092"
+            )
         mechanism = self.sasl_mechanism if self.sasl_enabled else ""
         if mechanism and mechanism != "OAUTHBEARER" and not (self.sasl_user and self.sasl_password):
             raise ConfigError(

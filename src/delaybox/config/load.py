@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from delaybox.config import tokens
+from delaybox.config import tokens, yamltext
 from delaybox.config.model import Config
 from delaybox.config.sections import split
 from delaybox.core.errors import ConfigError
+from delaybox.store.connect import without_credentials
 
 DEFAULT_FILE = Path("config/config.yaml")
 FILE_VARIABLE = "APP_CONF_PATH"
@@ -46,6 +46,26 @@ FLAGS = {
     "workers.shell.enabled": "--enable-shell",
 }
 """Keys that `delaybox serve` has a flag of its own for; each is also ``DELAYBOX_<FLAG>``."""
+
+ORIGINAL_KEYS = (
+    "frequency",
+    "workerEnable",
+    *(f"httpServer.{name}" for name in ("port", "mode", "contextPath")),
+    *(
+        f"storage.{name}"
+        for name in ("redisHost", "redisPass", "redisDb", "schedulerChanel", "taskExecutionChanel", "schedulerKeyName")
+    ),
+    *(
+        f"kafka.{name}"
+        for name in (
+            *("enabled", "brokers", "group", "schedulerTopic", "taskExecutionTopic"),
+            *("saslEnabled", "saslUser", "saslPassword", "saslMechanism", "tlsEnable"),
+        )
+    ),
+)
+"""The keys of the original's config.yaml. Each is also ``APP_<KEY>``, as the original reads it: ``APP_FREQUENCY``,
+``APP_HTTPSERVER.PORT``, or ``APP_HTTPSERVER_PORT`` where a name cannot have a dot. APP_ is anybody's prefix, so ours
+go by DELAYBOX_ alone."""
 
 # Variables of the command line, of commands that we run, of tests and of Kubernetes (some for every service named
 # delaybox) are none of ours.
@@ -116,7 +136,9 @@ def load(
     _add_key_file(settings)
     config = _validated(settings)
     _refuse_what_cannot_run(config, settings)
-    return Loaded(config, tuple(_strange(given, place) for given, place in unknown), file)
+    warnings = [_strange(given, place) for given, place in unknown]
+    warnings += [_seen(key, setting) for key, setting in settings.items() if _stands_open(key, setting)]
+    return Loaded(config, tuple(warnings), file)
 
 
 def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -138,15 +160,14 @@ def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 def _from_file(path: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, _Setting]]:
     try:
-        # BaseLoader keeps every scalar as it was written: YAML would make 83 of the password 0123.
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - it constructs no objects
+        content = yamltext.read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); make it readable or name another one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{path}{where} is not valid YAML: {problem}; mend that line") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except yamltext.YamlMistake as mistake:
+        where = f" line {mistake.line}" if mistake.line else ""
+        raise ConfigError(f"{path}{where} is not valid YAML: {mistake}; mend that line") from None
     if content in (None, ""):
         return
     if not isinstance(content, dict):
@@ -179,10 +200,11 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, _Settin
         place = f"environment {name}"
         if key := ORIGINAL_VARIABLES.get(name):
             yield key, _Setting(value, place, 1)
-        elif name.startswith("APP_") and name != FILE_VARIABLE:
-            # Anybody's prefix: what is no key of ours is somebody else's.
-            if key := _VARIABLES.get(_plain(name.removeprefix("APP_"))):
+        elif name.startswith("APP_"):
+            if key := _APP_VARIABLES.get(name):
                 yield key, _Setting(value, place, 2)
+            elif name in _NEVER_APP and value:
+                yield name, _Setting(value, "the environment", 2)
         elif name.startswith("DELAYBOX_") and not value.startswith(("tcp://", "udp://")):
             if key := _VARIABLES.get(_plain(name.removeprefix("DELAYBOX_"))):
                 yield key, _Setting(value, place, 3)
@@ -272,7 +294,9 @@ def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
     value, must = settings[key].value, _FIELDS[key].description
     if isinstance(mistake := error.get("ctx", {}).get("error"), tokens.Mistake):
         return f"{key} ({settings[key].place}) {mistake}"
-    shown = "has a value that cannot be used" if _is_secret(key) else f"is {value!r}"
+    if key == "workers.shell.commands":
+        value = _without_arguments(value)
+    shown = "has a value that cannot be used" if _is_secret(key) else f"is {_shown(value)}"
     return f"{key} ({settings[key].place}) {shown}; it must be {must}"
 
 
@@ -289,6 +313,10 @@ def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) ->
 
 
 def _strange(given: str, place: str) -> str:
+    if given.startswith("APP_"):
+        return (
+            f"{given} in {place} is ignored: under APP_ only the original's keys are read; name it DELAYBOX_{given[4:]}"
+        )
     if given.startswith("DELAYBOX_"):
         near = difflib.get_close_matches(_plain(given.removeprefix("DELAYBOX_")), _VARIABLES, n=1)
         right = f"DELAYBOX_{_VARIABLES[near[0]].replace('.', '_').upper()}" if near else None
@@ -312,7 +340,42 @@ def _fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _is_secret(key: str) -> bool:
-    return key == "auth.tokens" or "SecretStr" in str(_FIELDS[key].annotation)
+    """Whether the key's value may hold one: librdkafka's settings do."""
+    return key in _MAY_HOLD_SECRETS or "SecretStr" in str(_FIELDS[key].annotation)
+
+
+def _stands_open(key: str, setting: _Setting) -> bool:
+    """Whether a secret came by the command line."""
+    secret = _is_secret(key) and key != "kafka.properties"
+    return setting.rank == _FLAG_RANK and secret and (key != "storage.redisUrl" or "@" in str(setting.value))
+
+
+def _seen(key: str, setting: _Setting) -> str:
+    return (
+        f"{key} ({setting.place}) holds a secret, and everybody on this machine can read a command line in the list of "
+        f"processes; set it in the configuration file or in the variable DELAYBOX_{key.replace('.', '_').upper()}"
+    )
+
+
+def _without_arguments(commands: object) -> object:
+    """Commands for an error: their arguments may be passwords."""
+    if not isinstance(commands, Mapping):
+        return f"a {type(commands).__name__}"
+    return {
+        name: {part: one if part == "path" else "…" for part, one in command.items()}
+        if isinstance(command, Mapping)
+        else f"a {type(command).__name__}"
+        for name, command in commands.items()
+    }
+
+
+def _shown(value: object) -> str:
+    """A value for an error: cut, and without what stands before an @."""
+    text = repr(value)
+    return repr(without_credentials(str(value))) if "@" in text else text if len(text) < 400 else f"{text[:400]}…"
+
+
+_MAY_HOLD_SECRETS = frozenset({"auth.tokens", "kafka.properties"})
 
 
 _FIELDS = dict(_fields(Config))
@@ -322,3 +385,6 @@ _WHOLE = {_plain(key) for key, field in _FIELDS.items() if "Mapping" in str(fiel
 _SECTIONS = {_plain(key.partition(".")[0]) for key in _FIELDS if "." in key}
 _VARIABLES = {plain.replace(".", ""): key for plain, key in _KEYS.items()}
 _VARIABLES |= {_plain(flag.removeprefix("--")): key for key, flag in FLAGS.items()}
+_APP_VARIABLES = {f"APP_{key.upper().replace('.', sign)}": key for key in ORIGINAL_KEYS for sign in (".", "_")}
+_NEVER_APP = {f"APP_{key.upper().replace('.', '_')}" for key in _FIELDS if "." in key} - _APP_VARIABLES.keys()
+"""Names that can mean nothing but a key of ours: who set one believes that it counts."""

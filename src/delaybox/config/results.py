@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from delaybox.config.sections import DURATION_UNITS, Duration, Section, Size, quantity
+from delaybox.config.sections import DURATION_UNITS, Duration, Section, Size, mapping, quantity
 
 QUEUE_FORMS = "queues with a duration each, such as {reports: 1d, mail: 0s}, as YAML or (in a variable) as JSON"
 _QUEUE = re.compile(r"[a-z0-9._-]{1,64}")
@@ -17,11 +16,10 @@ _duration = quantity(DURATION_UNITS, bare=None)
 
 
 def _queues(value: object) -> object:
-    if isinstance(value, str):
-        value = json.loads(value)
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) and _QUEUE.fullmatch(name) for name in value):
+    found = mapping(value)
+    if not all(isinstance(name, str) and _QUEUE.fullmatch(name) for name in found):
         raise ValueError("queues")
-    return {name: span if isinstance(span, int) else _duration(span) for name, span in value.items()}
+    return {name: span if isinstance(span, int) else _duration(span) for name, span in found.items()}
 
 
 class Results(Section):

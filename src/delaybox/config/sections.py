@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated
@@ -29,6 +30,18 @@ def quantity(units: Mapping[str, int], *, bare: int | None) -> Callable[[object]
 def split(value: object) -> object:
     """Text with commas as a list; anything else as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def mapping(value: object) -> Mapping[object, object]:
+    """Names with values, as YAML has them or, in text, as JSON. ValueError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except RecursionError:
+            raise ValueError("nested") from None
+    if not isinstance(value, Mapping):
+        raise ValueError("mapping")
+    return value
 
 
 Duration = Annotated[int, BeforeValidator(quantity(DURATION_UNITS, bare=None))]

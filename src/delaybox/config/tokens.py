@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
+from delaybox.config import yamltext
 from delaybox.core.access import DEFAULT_SCOPES, Access, Token
 from delaybox.core.errors import InvalidTask
 from delaybox.wire.v1.moments import moment_ms
@@ -68,11 +67,9 @@ def _parts(text: str) -> object:
 
 def _yaml(text: str) -> object:
     try:
-        # BaseLoader keeps every scalar as it was written.
-        return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - it constructs no objects
-    except yaml.YAMLError:
-        # Its own words would repeat the line, which holds a secret.
-        raise Mistake("is not a YAML list; mind its brackets, quotes and indentation") from None
+        return yamltext.read(text)
+    except yamltext.YamlMistake as mistake:
+        raise Mistake(f"is not a YAML list that can be used: {mistake}") from None
 
 
 def _token(entry: object, at: int) -> Token:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from delaybox.config.sections import Duration, Section, Size, split
+from delaybox.config.sections import Duration, Section, Size, mapping, split
 from delaybox.wire.signing import MIN_KEY
 
 COMMAND_FORMS = (
@@ -21,11 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def _commands(value: object) -> object:
-    if isinstance(value, str):
-        value = json.loads(value)
-    if not isinstance(value, Mapping):
-        raise ValueError("commands")
-    return {_name(name): _argv(command) for name, command in value.items()}
+    return {_name(name): _argv(command) for name, command in mapping(value).items()}
 
 
 def _name(name: object) -> str:

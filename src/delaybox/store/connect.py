@@ -50,8 +50,11 @@ class ServerSettings:
         try:
             parts = urlsplit(url.strip())
             port, host = parts.port, parts.hostname
-        except ValueError as error:
-            raise ConfigError(f"the server's URL has a bad host or port ({error}); write {URL_FORMS}") from None
+        except ValueError:
+            # Its words repeat what stands where the port should be: of a password with a slash, its beginning.
+            raise ConfigError(f"the server's URL has a bad host or port; write {URL_FORMS}. {_ENCODE}") from None
+        if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
+            raise ConfigError(f"the server's URL has an @ behind its host; write {URL_FORMS}. {_ENCODE}")
         query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
         known = {"db"} if parts.scheme == "unix" else {"db", *_TLS_OPTIONS}
         if unknown := query.keys() - known:
@@ -65,7 +68,9 @@ class ServerSettings:
                 unix_path=unquote(parts.path), db=_db(query.get("db", "0")), username=username, password=password
             )
         if parts.scheme not in ("redis", "rediss"):
-            raise ConfigError(f"the server's URL starts with {parts.scheme or 'no scheme'!r}; write {URL_FORMS}")
+            # Without a scheme it can be a user's name or a password.
+            said = repr(parts.scheme) if "://" in url else "no scheme"
+            raise ConfigError(f"the server's URL starts with {said}; write {URL_FORMS}")
         return cls(
             host=host or "127.0.0.1",
             port=6379 if port is None else port,
@@ -85,8 +90,14 @@ class ServerSettings:
             parts = urlsplit(f"//{address.strip()}")
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigError(f"bad server address {address!r} ({error}); write host:port") from None
-        if not host or parts.path or parts.username or parts.query:
+            why = "" if "@" in address else f" ({error})"
+            raise ConfigError(f"bad server address {without_credentials(address)!r}{why}; write host:port") from None
+        if "@" in address:
+            raise ConfigError(
+                f"bad server address {without_credentials(address)!r}: user and password do not stand in it; set "
+                f"storage.redisUser and storage.redisPass, or give a URL: {URL_FORMS}"
+            )
+        if not host or parts.path or parts.query:
             raise ConfigError(f"bad server address {address!r}; write host:port, or give a URL: {URL_FORMS}")
         return cls(host=host, port=6379 if port is None else port, db=db, username=username, password=password)
 
@@ -96,6 +107,14 @@ class ServerSettings:
         tls = f" ({how})" if self.tls else ""
         place = f"unix socket {self.unix_path}" if self.unix_path else f"{self.host}:{self.port}{tls}"
         return f"{place}, db {self.db}" if self.db else place
+
+
+_ENCODE = "In a password / ? # @ and % are written %2F %3F %23 %40 and %25"
+
+
+def without_credentials(address: str) -> str:
+    """An address for an error: what stands before its last @ may be a password."""
+    return f"***@{address.rpartition('@')[2]}" if "@" in address else address
 
 
 _TLS_OPTIONS = {"ssl_ca_certs": "tls_ca_file", "ssl_certfile": "tls_cert_file", "ssl_keyfile": "tls_key_file"}
