@@ -8,6 +8,9 @@ from typing import Literal
 
 import structlog
 
+from delaybox.core import texts
+from delaybox.processes.logs import shown
+
 
 def set_up(log_format: Literal["text", "json"] | str) -> None:
     """Sends the standard library's loggers through structlog; called once at a process's start."""
@@ -20,7 +23,11 @@ def set_up(log_format: Literal["text", "json"] | str) -> None:
     if log_format == "json":
         ending = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        ending = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+        ending = [
+            structlog.processors.format_exc_info,
+            _harmless,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+        ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -28,3 +35,11 @@ def set_up(log_format: Literal["text", "json"] | str) -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _harmless(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Callers have a part in what is logged (a worker's name, an error's words): it must not look like a record."""
+    event["event"] = shown(str(event.get("logger", "")), str(event["event"]))
+    if exception := event.get("exception"):
+        event["exception"] = texts.block(f"    {exception}")
+    return event

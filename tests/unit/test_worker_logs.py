@@ -138,7 +138,7 @@ def test_a_line_of_text_has_utc_level_logger_and_task() -> None:
 def test_foreign_lines_do_not_look_like_records() -> None:
     said = line("text", "a\n1970-01-01T00:00:00Z [error    ] forged\r\x1b[31m", exc_text="Traceback\n  x")
     assert said.splitlines()[1:] == [
-        "    1970-01-01T00:00:00Z [error    ] forged\\x0d\\x1b[31m",
+        "    1970-01-01T00:00:00Z [error    ] forged\\r\\x1b[31m",
         "    Traceback",
         "      x",
     ]

@@ -14,12 +14,13 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from delaybox import __version__
-from delaybox.cli import render, say
+from delaybox.cli import say
 from delaybox.cli.client import Answer, Client, Refused, Unreachable
 from delaybox.cli.doctor_server import at_server
 from delaybox.cli.exits import Exit
 from delaybox.cli.findings import SKEW_MS, Finding, Word
 from delaybox.cli.watch import late_ms, read_metrics, said_ms
+from delaybox.core import texts
 
 if TYPE_CHECKING:
     from delaybox.config import Config
@@ -50,8 +51,8 @@ def _count(number: int, word: str) -> str:
 def _line(found: Finding) -> str:
     word = f"{found.word:<8}"
     colored = f"\x1b[{_COLORS[found.word]}m{word}\x1b[0m" if say.width() else word
-    done = f"\n{'':8} {'':12} → {render.clean(found.do)}" if found.do else ""
-    return f"{colored} {found.name:<12} {render.clean(found.says)}{done}"
+    done = f"\n{'':8} {'':12} → {texts.line(found.do)}" if found.do else ""
+    return f"{colored} {found.name:<12} {texts.line(found.says)}{done}"
 
 
 # -- over REST --------------------------------------------------------------------------------------------------

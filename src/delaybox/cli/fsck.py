@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from delaybox.cli.server import any_server
+from delaybox.core import texts
 from delaybox.core.errors import ConfigError
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
@@ -42,5 +43,5 @@ def _print(problems: list[str], counts: dict[str, int]) -> None:
         table.add_row(name, f"{number:,}")
     console.print(table)
     for problem in problems:
-        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
+        console.print(f"problem: {texts.line(problem)}", style="red", markup=False, soft_wrap=True)
     console.print(f"{len(problems):,} problems" if problems else "clean: every invariant holds", style="bold")

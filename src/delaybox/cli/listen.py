@@ -18,7 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.cli import say
 from delaybox.cli.server import running_server
-from delaybox.core import ids
+from delaybox.core import ids, texts
 from delaybox.core.errors import InvalidTask
 from delaybox.store.listening import Subscription
 from delaybox.wire.gen.task_pb2 import Task
@@ -141,7 +141,7 @@ def text_line(arrival: Arrival) -> str:
     at = datetime.fromtimestamp(arrival.at_ms / 1000).astimezone()
     late = "          ?" if arrival.late_ms is None else f"{arrival.late_ms:+8.1f} ms"
     clock = f"{at:%H:%M:%S}.{int(arrival.at_ms % 1000):03d}"
-    return f"{clock}  {late}  {arrival.task.taskUuid or '-':36}  {_shown(arrival.task.payload)}"
+    return f"{clock}  {late}  {texts.line(arrival.task.taskUuid) or '-':36}  {_shown(arrival.task.payload)}"
 
 
 def _shown(payload: bytes) -> str:
@@ -157,7 +157,7 @@ def _shown(payload: bytes) -> str:
 
 def _json_line(arrival: Arrival) -> str:
     task = arrival.task
-    return json.dumps(
+    shown = json.dumps(
         {
             "taskUuid": task.taskUuid,
             "parameter": {key: value.decode(errors="replace") for key, value in sorted(task.header.items())},
@@ -167,3 +167,5 @@ def _json_line(arrival: Arrival) -> str:
         },
         ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"),
     )
+    # JSON leaves in what some terminals obey: C1 controls, marks that turn the direction of writing.
+    return shown if shown.isprintable() else json.dumps(json.loads(shown))

@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
+from delaybox.core import texts
+
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _GAP = "  "
 _LONGEST_PAYLOAD = 60
-
-
-def clean(text: str) -> str:
-    """The text without what a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def table(
@@ -33,7 +28,7 @@ def table(
     Where they are wider, the columns named in ``drop`` go first, in that order, until only the last column would be
     cut, and no shorter than ``room``.
     """
-    lines = [list(map(clean, row)) for row in (header, *rows)]
+    lines = [list(map(texts.line, row)) for row in (header, *rows)]
     sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
     kept = [at for at in range(len(sizes)) if any(line[at] for line in lines[1:]) or not drop]
     for name in drop:
@@ -93,7 +88,7 @@ def moment(ms: int, zone: tzinfo | None = None) -> str:
 def payload(task: Mapping[str, Any], longest: int = 0) -> str:
     """A task's payload in one line: JSON text, or base64 with its name in front."""
     if encoded := task.get("payload_base64"):
-        return cut(f"base64:{clean(str(encoded))}", longest)
+        return cut(f"base64:{texts.line(str(encoded))}", longest)
     text = str(task.get("payload", ""))
     # A megabyte need not be quoted to show its first line.
     return cut(json.dumps(text[: longest * 2 or None], ensure_ascii=False), longest) if text else ""
@@ -164,7 +159,7 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
     if (last := str(task.get("traceback") or "")) and last.strip() not in output:
         lines += [("traceback" if at == 0 else "", line) for at, line in enumerate(last.splitlines())]
     size = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name.ljust(size)}{_GAP}{clean(value)}" for name, value in lines)
+    return "\n".join(f"{name.ljust(size)}{_GAP}{texts.line(value)}" for name, value in lines)
 
 
 _COUNTED = {

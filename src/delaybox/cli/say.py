@@ -11,6 +11,8 @@ import shutil
 import sys
 from typing import Any
 
+from delaybox.core import texts
+
 as_json = False
 
 
@@ -55,7 +57,8 @@ def _write(level: str, text: str, color: str, facts: dict[str, Any] | None = Non
     if as_json:
         line = json.dumps({"level": level, "event": text, **(facts or {})})
     else:
-        said = text if level == "info" else f"{level}: {text}"
+        # A node's answer or an error can repeat what somebody else wrote.
+        said = texts.line(text if level == "info" else f"{level}: {text}")
         colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
         line = f"\x1b[{color}m{said}\x1b[0m" if colored else said
     print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -7,9 +7,10 @@ from typing import Any
 
 import typer
 
-from delaybox.cli import render, say
+from delaybox.cli import say
 from delaybox.cli.client import Client, Refused
 from delaybox.cli.exits import Exit
+from delaybox.core import texts
 
 PAGE = 1_000
 """What a node gives at once."""
@@ -54,7 +55,7 @@ def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as
             codes.add(Exit.DONE)
             results.append({"id": task_id, "ok": True})
             if not as_json:
-                say.out(f"{render.clean(task_id)}  {done}")
+                say.out(f"{texts.line(task_id)}  {done}")
     if as_json:
         say.out_json({"results": results})
     raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILED)

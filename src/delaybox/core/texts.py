@@ -1,4 +1,6 @@
-"""Text from elsewhere within bounds: what others wrote may be of any length, and need not be valid Unicode."""
+"""Text from elsewhere, within bounds and harmless to show: what others wrote may be of any length, need not be valid
+Unicode, and can hold what a terminal obeys or what makes two lines of a log's one.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,19 @@ REASON_BYTES: Final = 2_000
 TRACEBACK_BYTES: Final = 8 * 1024
 """Of the traceback that a dead letter keeps: its end, which names what was raised."""
 _LEFT_OUT: Final = "[...]"
+
+
+def line(text: str) -> str:
+    """``text`` in one line: what is not printable (line ends, escapes, marks that turn the direction of writing) is
+    written as Python writes it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def block(text: str) -> str:
+    """The lines of ``text``, each as `line`; those behind the first are indented, so that none looks like a record."""
+    return line(text) if "\n" not in text else "\n    ".join(line(one.expandtabs(4)) for one in text.split("\n"))
 
 
 def head(text: str, most: int = REASON_BYTES) -> str:

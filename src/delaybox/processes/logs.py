@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from datetime import UTC, datetime
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+from delaybox.core import texts
 
 
 def formatter(log_format: str) -> logging.Formatter:
@@ -23,14 +22,18 @@ def _moment(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def shown(logger: str, message: str) -> str:
+    """A message in text: one of ours is a line, whatever a caller's part in it holds; others' may have more."""
+    return texts.line(message) if logger.partition(".")[0] == "delaybox" else texts.block(message)
+
+
 class TextLines(logging.Formatter):
     """A record is a line; further lines of what others wrote are indented, so that none looks like a record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        text = shown(record.name, record.getMessage())
         for more in (exception_of(self, record), self.formatStack(record.stack_info) if record.stack_info else ""):
-            text += f"\n{more}" if more else ""
-        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text).replace("\n", "\n    ")
+            text += texts.block(f"\n{more}") if more else ""
         task = ""
         if getattr(record, "task_id", ""):
             task = f" task={record.task_id} function={record.task_name} attempt={record.task_attempt}"  # type: ignore[attr-defined]
