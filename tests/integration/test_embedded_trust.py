@@ -159,6 +159,9 @@ async def test_the_server_asks_for_a_password_that_no_command_line_shows(folder:
         await stranger.ping()
     await stranger.aclose()
     assert stat.S_IMODE((folder / DATA).stat().st_mode) == 0o700
+    known = make_client(ServerSettings(unix_path=str(first.unix_path), password=first.password))
+    await known.config_rewrite()
+    await known.aclose()
     second = server(folder)
     await second.start()
     assert second.attached and second.password == first.password

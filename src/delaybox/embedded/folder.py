@@ -27,7 +27,8 @@ from delaybox.embedded.trust import (
 # A unix socket's path ends at 103 bytes on macOS and 107 on Linux, and the server only logs it when it is longer.
 LONGEST_SOCKET_PATH = 100
 
-_PASSWORD = re.compile(r"^requirepass ([0-9a-f]{64})$", re.MULTILINE)
+_PASSWORD = re.compile(r'^requirepass "?([0-9a-f]{64})"?$', re.MULTILINE)
+"""In quotes where somebody had the server rewrite the file (CONFIG REWRITE)."""
 _CONFIG_TEXT = """\
 # Made by DelayBox, which gives this file to the server that it starts and reads the password here. Of this folder's
 # server alone; to have a new one, stop every node on this folder and remove the file.
