@@ -44,8 +44,6 @@ app.command("worker")(worker_command.worker)
 def run() -> int:
     """Run the command that sys.argv names; its exit code."""
     usage.have_streams()
-    # Before the options are read, for what is wrong with them is to be told in JSON as well.
-    say.as_json = usage.asks_for_json(sys.argv[1:])
     try:
         ended = app(standalone_mode=False)
         return ended if isinstance(ended, int) else Exit.DONE

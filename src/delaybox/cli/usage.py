@@ -29,6 +29,8 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
 def tell(error: Exception) -> int:
     """Tells of wrong usage in a line, and where the right one stands. Returns the exit code."""
     told: Any = error
+    # The command did not come to read it.
+    say.as_json = say.as_json or asks_for_json(sys.argv[1:])
     context = getattr(error, "ctx", None)
     text = " ".join(str(told.format_message()).split())
     if type(error).__name__ == "NoArgsIsHelpError":
