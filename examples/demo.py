@@ -297,7 +297,7 @@ def run(console: Console) -> None:
         with running(folder, "serve", "--http-port", "0", "--grpc-port", "0") as node:
             port = int(node.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
             with running(folder, "listen", "--json") as listener:
-                listener.wait_for(r"^listening on channel")
+                listener.wait_for(r"listening on channel")
                 console.print(f"It listens on http://localhost:{port}")
                 api = Api("127.0.0.1", port)
                 first_task(console, api, port, node, listener)
