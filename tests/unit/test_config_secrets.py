@@ -8,7 +8,7 @@ import pytest
 
 from delaybox.config import load
 from delaybox.config.load import ORIGINAL_KEYS
-from tests.unit.test_config import elsewhere, refused, written
+from tests.configurations import elsewhere, refused, written
 
 __all__ = ["elsewhere"]
 

@@ -16,8 +16,9 @@ from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Lost, Outco
 from delaybox.core.errors import DelayBoxError
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
+from delaybox.store.batches import by_bytes
 from delaybox.store.loader import Call
-from delaybox.store.store import MAX_ITEMS, Store, Verdict, by_bytes
+from delaybox.store.store import MAX_ITEMS, Store, Verdict
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
 

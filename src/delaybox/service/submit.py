@@ -24,8 +24,9 @@ from delaybox.core.errors import (
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service.functions import OwnQueues
 from delaybox.service.quick import QuickDrafts, Read
+from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.record import Draft, draft
-from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
+from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.wire import body as wire_body
 from delaybox.wire.grpc.bulk import frames
 from delaybox.wire.topics import TopicRules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -14,6 +14,7 @@ from delaybox.core import ids
 from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.partition import of_key
 from delaybox.store import keys
+from delaybox.store.batches import answers, by_bytes
 from delaybox.store.identity import Shape, open_store
 from delaybox.store.loader import REPEATED_WITHIN_MS, Call, Observer, ScriptRunner, translate
 from delaybox.store.presence import OnLost, Presence
@@ -35,7 +36,6 @@ from delaybox.store.replies import (
 _T = TypeVar("_T")
 
 MAX_RECORD_BYTES = 256 * 1024
-MAX_BODY_BYTES = 4 * 1024 * 1024
 IDEM_TTL_MS = 24 * 3600 * 1000
 COMMAND_TTL_MS = 2 * REPEATED_WITHIN_MS
 DEAD_CAP = 100_000
@@ -117,7 +117,7 @@ class Store:
             if not isinstance(reply, BaseException):
                 self.clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
         return [
-            reply if isinstance(reply, BaseException) else _answers(batch, tails, reply)
+            reply if isinstance(reply, BaseException) else answers(batch, tails, reply)
             for batch, tails, reply in zip(batches, templates, replies, strict=True)
         ]
 
@@ -450,42 +450,6 @@ class Store:
             # An id of another store: no key of ours can hold it, partition 0 will answer "unknown".
             return 0
         return p
-
-
-def by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """Groups of at most MAX_ITEMS items and about MAX_BODY_BYTES."""
-    group: list[_T] = []
-    total = 0
-    for item in items:
-        if group and (len(group) >= MAX_ITEMS or total + size(item) > MAX_BODY_BYTES):
-            yield group
-            group, total = [], 0
-        group.append(item)
-        total += size(item)
-    if group:
-        yield group
-
-
-def _answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
-    now: int = reply[0]
-    out: list[Stored] = []
-    keyed = 0
-    for d, tail in zip(batch.drafts, tails, strict=True):
-        due = d.due48
-        if due & ids.RELATIVE:
-            due = due - ids.RELATIVE + now
-        elif due < now:
-            due = now
-        if d.key is not None:
-            keyed += 1
-            held: bytes = reply[keyed]
-            if held:
-                why = held[:-16]
-                first = held[-16:]
-                out.append(Stored(first, ids.due_ms(first), False, why == b"!", why == b"~"))
-                continue
-        out.append(Stored(due.to_bytes(6, "big") + tail, due))
-    return out
 
 
 __all__ = [

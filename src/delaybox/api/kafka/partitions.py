@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from delaybox.core.task import NewTask
+from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.kafka import Span, Stream
 from delaybox.store.record import Draft
-from delaybox.store.store import MAX_BODY_BYTES, MAX_ITEMS, MAX_RECORD_BYTES
+from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES
 
 Key = tuple[str, int]
 """Topic and partition number."""

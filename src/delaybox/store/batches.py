@@ -1,0 +1,51 @@
+"""What goes into one call of a script, and what its reply says of each item. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from delaybox.core import ids
+from delaybox.store.replies import MAX_ITEMS, Batch, Stored
+
+_T = TypeVar("_T")
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""Bytes of bodies apart, or of results, in one call."""
+
+
+def by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Groups of at most MAX_ITEMS items and about MAX_BODY_BYTES."""
+    group: list[_T] = []
+    total = 0
+    for item in items:
+        if group and (len(group) >= MAX_ITEMS or total + size(item) > MAX_BODY_BYTES):
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size(item)
+    if group:
+        yield group
+
+
+def answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
+    """Per task of a batch what became of it, by the reply of schedule.lua. ``tails``: the ends of their ids."""
+    now: int = reply[0]
+    out: list[Stored] = []
+    keyed = 0
+    for d, tail in zip(batch.drafts, tails, strict=True):
+        due = d.due48
+        if due & ids.RELATIVE:
+            due = due - ids.RELATIVE + now
+        elif due < now:
+            due = now
+        if d.key is not None:
+            keyed += 1
+            held: bytes = reply[keyed]
+            if held:
+                why = held[:-16]
+                first = held[-16:]
+                out.append(Stored(first, ids.due_ms(first), False, why == b"!", why == b"~"))
+                continue
+        out.append(Stored(due.to_bytes(6, "big") + tail, due))
+    return out
