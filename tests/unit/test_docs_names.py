@@ -92,7 +92,7 @@ def test_settings_and_variables_exist(page: Path) -> None:
             assert key in known, f"{page.name}: there is no setting {key}"
         for name in re.findall(r"\bDELAYBOX_([A-Z_]+)\b(?!…)", piece):
             assert _plain(name) in _VARIABLES or name in FOREIGN_VARIABLES, f"{page.name}: DELAYBOX_{name}"
-        for name in re.findall(r"\b(?:APP_|REDIS_)[A-Z_]+\b", piece):
+        for name in re.findall(r"\b(?:APP_|REDIS_)[A-Z_]+\b(?!\.)", piece):
             there = name in ORIGINAL_VARIABLES or _plain(name.removeprefix("APP_")) in _VARIABLES
             assert there or name == "APP_CONF_PATH", f"{page.name}: {name}"
 
