@@ -253,10 +253,12 @@ async def test_heads_without_end(api: ApiProcess, kind: str, status: set[int]):
     assert memory_kib(api, "VmHWM") - before < 60_000
 
 
+PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = PING.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
 async def test_requests_in_a_pipeline_are_answered_in_order_and_once(api: ApiProcess):
-    one = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    last = one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    _, answer = await asyncio.to_thread(send, api.port, [one * 50 + last])
+    _, answer = await asyncio.to_thread(send, api.port, [PING * 50 + LAST])
     assert statuses(answer) == [200] * 51
 
 
@@ -284,17 +286,34 @@ async def test_a_path_is_decoded_once(api: ApiProcess):
         assert statuses(answer) == [status], (path, answer)
 
 
-async def test_a_caller_who_has_sent_all_gets_the_answer_and_the_end(api: ApiProcess):
+@pytest.mark.parametrize(
+    ("sent", "found"),
+    [
+        (PING, [200]),
+        (PING * 300, [200] * 300),
+        (PING + b"GET /ping HTTP/1.1\r\nHo", [200]),
+        (PING + b"POST /task" + HEAD + b"Content-Length: 9\r\n\r\n{", [200, 400]),
+    ],
+)
+async def test_a_caller_who_has_sent_all_gets_the_answers_and_the_end(api: ApiProcess, sent: bytes, found: list[int]):
     def ask() -> bytes:
         with socket.create_connection(("127.0.0.1", api.port), timeout=5) as one:
-            one.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            one.sendall(sent)
             one.shutdown(socket.SHUT_WR)
             out = b""
             while received := one.recv(4096):
                 out += received
             return out
 
-    assert statuses(await asyncio.to_thread(ask)) == [200]
+    assert statuses(await asyncio.to_thread(ask)) == found
+
+
+async def test_who_asks_for_another_protocol_is_served_in_this_one(api: ApiProcess):
+    asks = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    body = b'{"payload": "x", "delay": "1h", "unheard_of": 1}'
+    one = b"POST /v1/tasks" + HEAD + asks + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    _, answer = await asyncio.to_thread(send, api.port, [one * 2, LAST])
+    assert statuses(answer) == [400, 400, 200] and answer.count(b"unheard_of") >= 2, "both bodies were read"
 
 
 async def test_tls_on_the_plain_port_is_told_so(api: ApiProcess):

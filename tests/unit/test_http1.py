@@ -192,10 +192,37 @@ def test_thousands_in_a_few_bytes_are_refused() -> None:
     assert len(reader.requests) == MAX_AT_ONCE and reader.refusal is not None
 
 
-def test_who_asks_for_another_protocol_is_answered_in_this_one() -> None:
+UPGRADE = b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1_000])
+@pytest.mark.parametrize(
+    ("lines", "body", "found"),
+    [
+        (b"", b"", b""),
+        (b"\r\nContent-Length: 0", b"", b""),
+        (b"\r\nContent-Length: 5", b"hello", b"hello"),
+        (b"\r\nTransfer-Encoding: chunked", BODY, b"hello world"),
+    ],
+)
+def test_who_asks_for_another_protocol_is_answered_in_this_one(lines: bytes, body: bytes, found: bytes, step: int):
+    """Java's HTTP client asks for HTTP/2 with each request, whatever its body."""
     reader = Reader()
-    reader.feed(GET + b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0\r\n\r\n")
-    assert (len(reader.requests), reader.requests[0].over, reader.upgraded, reader.waiting) == (1, True, True, 0)
+    data = (b"POST /a HTTP/1.1\r\nHost: localhost" + UPGRADE + lines + b"\r\n\r\n" + body) * 3 + GET + b"\r\n\r\n"
+    for at in range(0, len(data), step):
+        reader.feed(data[at : at + step])
+    for _ in range(3):
+        first = reader.requests.popleft()
+        assert (first.head.path, b"".join(first.parts), first.over) == ("/a", found, True)
+        if not reader.requests:
+            reader.feed()
+    assert (reader.requests.popleft().head.path, reader.refusal, reader.waiting) == ("/", None, 0)
+
+
+def test_whoever_speaks_another_protocol_unasked_is_refused() -> None:
+    reader = Reader()
+    reader.feed(GET + UPGRADE + b"\r\n\r\n" + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + GET + b"\r\n\r\n")
+    assert len(reader.requests) == 1 and reader.refusal is not None and reader.waiting == 0
 
 
 @pytest.mark.parametrize("limit", [16, 64, 128, 256, 1_024, 4_096, 8_704, 65_536])

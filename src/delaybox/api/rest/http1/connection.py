@@ -28,8 +28,8 @@ class Connection(asyncio.Protocol):
     """``reserved``: one past the limit of connections; a probe is answered on it, whatever else is refused."""
 
     __slots__ = (
-        "_awaits_continue", "_closing", "_last", "_lingered", "_lost", "_reader", "_reading", "_request", "_server",
-        "_started", "_task", "_transport", "_waiter", "_writable", "reserved",
+        "_awaits_continue", "_closing", "_eof", "_last", "_lingered", "_lost", "_reader", "_reading", "_request",
+        "_server", "_started", "_task", "_transport", "_waiter", "_writable", "reserved",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._reading = True
         self._last = False
+        self._eof = False
         self._closing = False
         self._lingered = 0
         self._lost = False
@@ -87,7 +88,7 @@ class Connection(asyncio.Protocol):
         # A caller that has sent all it has still wants its answer.
         if self._request is not None and not self._request.over:
             self._request.broken = True
-        self._last = True
+        self._eof = True
         self._wake()
         return self._task is not None and not self._closing
 
@@ -137,6 +138,8 @@ class Connection(asyncio.Protocol):
             return True
         self._server.head_complete(self)
         self._request = request
+        if self._eof and not request.over:
+            request.broken = True
         self._awaits_continue = request.head.awaits_continue
         self._task = asyncio.get_running_loop().create_task(self._serve(request))
         return True
@@ -214,13 +217,15 @@ class Connection(asyncio.Protocol):
                 reader.feed()
             self._read_on()
             if not self._next():
-                if reader.in_head:
+                if self._eof:
+                    self._finish()
+                elif reader.in_head:
                     self._server.head_begun(self)
                 else:
                     self._server.idle(self)
 
     def _stays(self, head: Head) -> bool:
-        return head.keep_alive and not self.reserved and not self._server.stopping and not self._reader.upgraded
+        return head.keep_alive and not self.reserved and not self._server.stopping
 
     async def _send(self, message: Any) -> None:
         started = self._started

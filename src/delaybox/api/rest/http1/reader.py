@@ -44,14 +44,13 @@ class Reader:
     """``requests``: those that have begun and are not answered. ``refusal``: what comes behind them is none."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_dry", "_fed", "_headers", "_headers_size", "_in_head", "_parser", "_target",
-        "refusal", "requests", "upgraded",
+        "_again", "_buffer", "_chunks", "_dry", "_fed", "_headers", "_headers_size", "_in_head", "_parser", "_target",
+        "_unserved", "refusal", "requests",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.requests: deque[Request] = deque()
         self.refusal: BadHead | None = None
-        self.upgraded = False
         self._buffer = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._target = b""
@@ -60,6 +59,8 @@ class Reader:
         self._fed = 0
         self._chunks = 0
         self._dry = 0
+        self._unserved = False
+        self._again = False
         self._parser: Any = httptools.HttpRequestParser(self)
 
     @property
@@ -76,7 +77,7 @@ class Reader:
         """Takes bytes, and parses as long as no request waits that is complete."""
         data = self._buffer + data if self._buffer else data
         at, end = 0, len(data)
-        while at < end and self.refusal is None and not self.upgraded:
+        while at < end and self.refusal is None:
             last = self.requests[-1] if self.requests else None
             if last is not None and (last.over or last.broken):
                 break
@@ -84,7 +85,7 @@ class Reader:
             part = data if at == 0 and size >= end else data[at : at + size]
             at += len(part)
             self._parse(part)
-        self._buffer = data[at:] if self.refusal is None and not self.upgraded else b""
+        self._buffer = data[at:] if self.refusal is None else b""
 
     def _parse(self, part: bytes) -> None:
         if not self._in_head and not self.requests and not 0x41 <= part[0] <= 0x5A and part[:1] not in b"\r\n":
@@ -97,11 +98,10 @@ class Reader:
         left = 0 if last is None else last.left
         try:
             self._parser.feed_data(part)
-        except httptools.HttpParserUpgrade:
-            # Answered as if it had not asked; what comes behind is another protocol.
-            self.upgraded = True
-            if self.requests:
-                self.requests[-1].over = True
+        except httptools.HttpParserUpgrade as asked:
+            if self.refusal is None:
+                self._stay(part[asked.args[0] :])
+            return
         except httptools.HttpParserError as error:
             if self.refusal is None:
                 self._refuse(error)
@@ -114,6 +114,25 @@ class Reader:
             self._dry = self._dry + len(part) if last.left == left else 0
             if self._dry > _DRY:
                 last.broken = True
+
+    def _stay(self, rest: bytes) -> None:
+        """Goes on behind the head of a request that asks for another protocol as if it had not asked.
+
+        The parser reads no further there, so a new one is told what body comes. Java's HTTP client asks for HTTP/2 with
+        each request, whatever its body.
+        """
+        self._unserved = False
+        self._parser = httptools.HttpRequestParser(self)
+        request = self.requests[-1]
+        if request.head.length:
+            size = b"Transfer-Encoding: chunked" if request.left < 0 else b"Content-Length: %d" % request.left
+            self._again = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % size)
+            self._again = False
+        else:
+            request.over = True
+        if rest:
+            self._parse(rest)
 
     def _refuse(self, error: Exception) -> None:
         last = self.requests[-1] if self.requests else None
@@ -129,6 +148,8 @@ class Reader:
     # -- what the parser calls ------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._again:
+            return
         self._headers, self._target, self._in_head = [], b"", True
         self._headers_size = self._fed = self._chunks = self._dry = 0
 
@@ -147,7 +168,7 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self.refusal is not None:
+        if self.refusal is not None or self._again:
             return
         parser = self._parser
         if len(self._target) + self._headers_size > MAX_HEAD:
@@ -165,6 +186,7 @@ class Reader:
             self.refusal = error
             return
         self.requests.append(Request(head))
+        self._unserved = parser.should_upgrade()
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -179,5 +201,5 @@ class Reader:
             request.left -= len(part)
 
     def on_message_complete(self) -> None:
-        if self.refusal is None and not self.requests[-1].broken:
+        if self.refusal is None and not self._unserved and not self.requests[-1].broken:
             self.requests[-1].over = True
