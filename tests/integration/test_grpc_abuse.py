@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 import pytest
 
+from delaybox.api.grpc.front import FIRST_FRAMES, UNKNOWN_FRAMES
 from delaybox.core.access import Access, Token
 from delaybox.wire.gen import scheduler_pb2 as pb
-from tests.rawgrpc import Raw, message
+from tests.rawgrpc import ACK, PREFACE, SETTINGS, Raw, frame, message
 from tests.rpc import Rpc, refused, rpc_process
 from tests.servers import RealServer
 
@@ -172,6 +173,22 @@ async def test_streams_of_headers_alone_lock_nobody_out(rpc: Rpc):
         assert time.monotonic() - started < 15
         async with asyncio.timeout(20):
             await flood.ended.wait()
+
+
+async def test_frames_of_a_caller_without_a_token_are_few(rpc: Rpc):
+    """Each costs the front and the core time: two connections full of them left health unanswered for seconds."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", rpc.process.port)
+    acknowledged = frame(SETTINGS, ACK, 0)
+    writer.write(PREFACE + frame(SETTINGS, 0, 0) * 50_000)
+    found, started = b"", time.monotonic()
+    async with asyncio.timeout(30):
+        with contextlib.suppress(OSError):
+            while received := await reader.read(65_536):
+                found += received
+    took = time.monotonic() - started
+    writer.close()
+    assert 50 < found.count(acknowledged) < FIRST_FRAMES + UNKNOWN_FRAMES * (took + 2) < 50_000
+    await others_are_served(rpc)
 
 
 async def test_connections_that_say_nothing_make_room_for_new_ones(rpc: Rpc):

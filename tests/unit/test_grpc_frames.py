@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from delaybox.api.grpc import frames
 from delaybox.api.grpc.frames import PREFACE, Totals, Traffic, Violation, refusal
-from tests.rawgrpc import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, message
+from tests.rawgrpc import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    frame,
+    message,
+)
 
 LIMIT = 1_000
 
@@ -158,6 +169,21 @@ def test_what_opens_too_many_streams_waits_until_one_ends(pieces: list[int]):
     assert one.from_caller(b"") == opened[3] and one.waiting
     one.most_streams = 100
     assert one.from_caller(b"") == opened[4] + data(9, message(b"b")) and not one.waiting
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_frames_past_those_that_are_allowed_wait(pieces: list[int]):
+    one, _ = traffic()
+    one.frames = 5
+    small, large = frame(PING, 0, 0, b"12345678"), frame(CONTINUATION, 0, 1, bytes(2_048))
+    sent = PREFACE + small * 2 + large + small * 3
+    assert b"".join(map(one.from_caller, cut(sent, pieces))) == PREFACE + small * 2 + large
+    assert one.waiting
+    one.frames = 2
+    assert one.from_caller(b"") == small * 2 and one.waiting
+    one.frames = 2
+    assert one.from_caller(b"") == small and not one.waiting
 
 
 @given(st.lists(st.binary(max_size=60), max_size=10))

@@ -16,6 +16,8 @@ from collections.abc import Callable
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MOST_STREAMS = 10_000
 """Streams that a caller may have open, unless it is told otherwise; the core refuses most of them."""
+MOST_FRAMES = 1 << 62
+"""No bound."""
 BUSY_BYTES = 192 << 20
 """Of unfinished messages, over all connections; a message that would exceed it is refused before it comes."""
 
@@ -72,6 +74,8 @@ class Traffic:
         self._highest = 0
         self.most_streams = MOST_STREAMS
         """What opens one more waits, with all that comes after it, until one ends."""
+        self.frames = MOST_FRAMES
+        """How many more are taken, one of several KiB as so many; what comes after them waits."""
         self.waiting = False
         self.greeted = False
         """It began as HTTP/2 does."""
@@ -127,7 +131,7 @@ class Traffic:
                     self._tail = data[at:]
                     end = at
                     break
-                if data[at + 3] == _HEADERS and len(self._streams) >= self.most_streams:
+                if self.frames <= 0 or (data[at + 3] == _HEADERS and len(self._streams) >= self.most_streams):
                     self.waiting = True
                     self._tail = data[at:]
                     end = at
@@ -163,6 +167,7 @@ class Traffic:
     def _frame(self, data: bytes, at: int) -> bytes | None:
         """Takes a frame's head in; what takes its place, where it does not go on as it is."""
         self._left = size = int.from_bytes(data[at : at + 3], "big")
+        self.frames -= 1 + (size >> 10)
         kind, flags = data[at + 3], data[at + 4]
         number = int.from_bytes(data[at + 5 : at + _HEAD], "big") & 0x7FFFFFFF
         self._stream, self._skip = None, False

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from delaybox.api.grpc.frames import MOST_STREAMS, Totals, Traffic, Violation
+from delaybox.api.grpc.frames import MOST_FRAMES, MOST_STREAMS, Totals, Traffic, Violation
 
 _log = logging.getLogger("delaybox.grpc")
 
@@ -28,6 +28,11 @@ UNKNOWN_BYTES = 64 * 1024
 """Of all open streams of an unknown connection. A call with a token makes it known before more has come."""
 UNKNOWN_STREAMS = 10
 """Open calls of an unknown connection. More would wait in the core, where nobody counts them, before others'."""
+FIRST_FRAMES = 200
+UNKNOWN_FRAMES = 1_000
+"""A second, of an unknown connection after its first ones. Each takes the time of a core, whatever it says."""
+ALL_UNKNOWN_FRAMES = 20_000
+"""A second, of all unknown connections; they get equal shares."""
 UNFINISHED_BYTES = 256 << 20
 """Of messages that have arrived in part, over all connections; past it the connection with most of them is closed."""
 GREETING_S = 10.0
@@ -140,6 +145,9 @@ class Front:
             why = caller.overdue(now)
             if why:
                 self.end(caller, why)
+        share = min(UNKNOWN_FRAMES, ALL_UNKNOWN_FRAMES // max(1, len(self._unknown)))
+        for caller in tuple(self._unknown):
+            caller.allow(share)
         self._looking = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
 
@@ -150,6 +158,7 @@ class _Caller(asyncio.Protocol):
         self._front = front
         self.traffic = Traffic(front.totals, front.limit, time.monotonic)
         self.traffic.most_streams = UNKNOWN_STREAMS
+        self.traffic.frames = FIRST_FRAMES
         self.known = False
         self.name = ""
         self._transport: Any = None
@@ -229,7 +238,14 @@ class _Caller(asyncio.Protocol):
         """A call of it was allowed."""
         self.known = True
         self.traffic.most_streams = MOST_STREAMS
+        self.traffic.frames = MOST_FRAMES
         self._go_on()
+
+    def allow(self, frames: int) -> None:
+        """It may send so many more."""
+        self.traffic.frames = frames
+        if self.traffic.waiting:
+            self._go_on()
 
     def _go_on(self) -> None:
         if self.traffic.waiting and self._core is not None and not self._transport.is_closing():
@@ -259,7 +275,8 @@ class _Caller(asyncio.Protocol):
         if now - self.traffic.oldest() > self._front.message_s + _LATER_S:
             return f"whose messages were not complete within {self._front.message_s:g} s"
         if self._over_since and now - self._over_since > self._front.message_s:
-            return f"with more than {UNKNOWN_BYTES >> 10} KiB or {UNKNOWN_STREAMS} calls before any of them was allowed"
+            most = f"{UNKNOWN_BYTES >> 10} KiB, {UNKNOWN_STREAMS} calls or {UNKNOWN_FRAMES} frames a second"
+            return f"with more than {most} before any call was allowed"
         return ""
 
     def core_is_slow(self, slow: bool) -> None:
