@@ -203,6 +203,16 @@ async def test_no_result_is_kept_that_nobody_wants() -> None:
     assert [isinstance(o, Done) and o.result is not None for o in desk.engine.outcomes.values()] == [False, True]
 
 
+async def test_what_is_too_late_waits_within_bounds() -> None:
+    """A worker that reads nothing went on saying it, and each said sequence took 36 bytes of the node."""
+    session = Desk().open()
+    for number in range(1, 9):
+        session.hear(worker_pb2.FromWorker(number=number, done=range(1, 20_001)))
+    assert sum(len(message.stale) for message in said(session)) == 100_000
+    session.hear(worker_pb2.FromWorker(number=9, done=[7]))
+    assert [list(message.stale) for message in said(session)] == [[7]], "and there is room again"
+
+
 async def test_a_late_answer_is_refused_and_counted() -> None:
     desk = Desk()
     session = desk.open(credit=1)

@@ -41,6 +41,8 @@ _BESIDE_TASKS = 512 << 10
 """Of what a worker takes: for numbers, and whatever else a message holds beside tasks."""
 _NUMBERS_AT_ONCE = 20_000
 """Sequences of one kind in a message: of ten bytes at most."""
+_MOST_STALE = 100_000
+"""Of sequences whose end came too late, that wait to be told; further ones are counted alone."""
 _ENTRY_BYTES = 200
 """What a kept message costs beside its bytes."""
 _CONTENT_TYPE_BYTES = 256
@@ -403,7 +405,8 @@ class Session:
 
     def _too_late(self, *sequences: int) -> None:
         metrics.stale_ack(len(sequences))
-        self._stale += sequences
+        # A worker that goes on saying what is too late and reads nothing must not fill the memory.
+        self._stale += sequences[: max(0, _MOST_STALE - len(self._stale))]
         self._changed()
 
     def _give_up(self, outcome: Outcome) -> None:
