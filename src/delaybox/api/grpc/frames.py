@@ -105,6 +105,7 @@ class Traffic:
         """The connection is gone."""
         for stream in list(self._streams):
             self._end(stream)
+        self._tail = self._mark = b""
 
     # -- from the caller ------------------------------------------------------------------------------------------
 

@@ -202,6 +202,7 @@ class _Caller(asyncio.Protocol):
         if self._transport.is_closing():
             self._front.leave(self)
             self._core.abort()
+            self._core = None
             return
         early, self._early = self._early, b""
         if early:
@@ -294,8 +295,10 @@ class _Caller(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.traffic.close()
         self._front.leave(self)
-        if self._core is not None:
-            self._core.close()
+        # They hold each other, and what both hold: the collector comes too rarely.
+        core, self._core, self._early = self._core, None, b""
+        if core is not None:
+            core.close()
 
     def close(self) -> None:
         """After what is still to be written."""

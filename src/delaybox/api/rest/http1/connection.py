@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._server.closed(self)
+        self._reader.close()
         self._wake()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
@@ -262,8 +264,9 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Ends the connection when the caller does, or after a moment: a reset would overtake the answer."""
         self._closing = True
-        self._reader = Reader()
+        self._reader.close()
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the caller is gone already
+                self._transport.write_eof()
         self._read_on()
         asyncio.get_running_loop().call_later(_LINGER_S, self._transport.abort)

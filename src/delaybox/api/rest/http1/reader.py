@@ -73,6 +73,13 @@ class Reader:
         """Whether part of a head has come."""
         return self._in_head or (bool(self._buffer) and not self.requests)
 
+    def close(self) -> None:
+        """Lets go of all that it holds. It and its parser hold each other, and the collector comes too rarely."""
+        self._parser = self.refusal = None
+        self._buffer = b""
+        self._headers, self._in_head = [], False
+        self.requests.clear()
+
     def feed(self, data: bytes = b"") -> None:
         """Takes bytes, and parses as long as no request waits that is complete."""
         data = self._buffer + data if self._buffer else data

@@ -1,0 +1,103 @@
+"""What connections held is free as soon as they are gone: the collector, which comes rarely, is not needed for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delaybox.api.grpc import front
+from delaybox.api.grpc.frames import PREFACE, Traffic
+from delaybox.api.rest.http1.connection import Connection
+from delaybox.api.rest.http1.head import BadHead
+from delaybox.api.rest.http1.reader import Reader
+from delaybox.api.rest.http1.server import Refused, Server
+from tests.rawgrpc import HEADERS, frame
+
+PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def gone(*kinds: type) -> None:
+    """Returns when there are no objects of these kinds any more; TimeoutError."""
+    async with asyncio.timeout(10):
+        while any(isinstance(found, kinds) for found in gc.get_objects()):
+            await asyncio.sleep(0.02)
+
+
+async def talk(port: int, said: bytes, *, until: Callable[[], Any] | None = None) -> None:
+    """Says it, and hangs up."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(said)
+    async with asyncio.timeout(10):
+        while until is not None and not until():
+            await asyncio.sleep(0.02)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        PING,
+        PING * 5_000,
+        PING[:20],
+        b"GET http://else/ HTTP/1.1\r\nHost: localhost\r\n\r\n" + PING,
+        b"\x16\x03\x01" + bytes(1_000),
+        b"POST /task HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + bytes(300_000),
+        PING.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n") * 100,
+    ],
+    ids=lambda said: repr(said[:8]) + str(len(said)),
+)
+async def test_of_http(said: bytes):
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def refuse(error: BadHead) -> Refused:
+        return error.status, (), b""
+
+    server = Server(app, refuse, probes=frozenset(), most=10, head_s=5, idle_s=5)
+    listening = socket.create_server(("127.0.0.1", 0))
+    await server.start(listening, 10)
+    try:
+        for _ in range(3):
+            await talk(listening.getsockname()[1], said)
+        await gone(Connection, Reader)
+    finally:
+        await server.stop(1)
+
+
+@pytest.mark.parametrize("said", [PREFACE, PREFACE + frame(HEADERS, 0, 1) * 5_000, b"nothing"], ids=("a", "b", "c"))
+async def test_of_grpc(said: bytes, tmp_path: Path):
+    async def heard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while await reader.read(65_536):
+                pass
+        writer.close()
+
+    core = await asyncio.start_unix_server(heard, tmp_path / "core")
+    standing = front.Front(str(tmp_path / "core"), 1_000, 5, connections=16)
+    listening = socket.create_server(("127.0.0.1", 0))
+    await standing.start(listening)
+    try:
+        for _ in range(3):
+            await talk(listening.getsockname()[1], said)
+        await gone(front._Caller, front._Core, Traffic)
+    finally:
+        standing.stop()
+        core.close()
