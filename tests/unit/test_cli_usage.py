@@ -37,6 +37,18 @@ def test_with_json_wrong_usage_is_json(arguments: str, says: str) -> None:
     assert says in told["event"] and "--help" in told["event"]
 
 
+@pytest.mark.parametrize("option", ["--server", "--token", "--json"])
+def test_an_option_before_the_command_is_told_where_it_stands(option: str) -> None:
+    done = delaybox(option, "list")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{option} stands before the command; write it after it: delaybox list {option}" in done.stderr
+
+
+def test_wrong_choices_are_told_in_plain_words() -> None:
+    told = delaybox("list", "--state", "foo").stderr
+    assert "Invalid value for '--state' / '-s': 'foo' is not one of 'scheduled'" in told
+
+
 def test_boxes_are_for_a_terminal() -> None:
     for arguments in (["--help"], ["list", "--help"], ["list", "--limit", "x"], ["dead", "lst"]):
         done = delaybox(*arguments)

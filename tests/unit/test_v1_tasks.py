@@ -140,7 +140,7 @@ def test_a_float_is_not_rounded_to_a_whole_number():
         ({"queue": "a\n"}, "queue", "is not a queue name"),
         ({"priority": "urgent"}, "priority", "priority 'urgent' is not a priority; did you mean critical?"),
         ({"priority": 1}, "priority", "priority must be a string, not the number 1"),
-        ({"payload": {"a": 1}}, "payload", "payload must be a string, not an object"),
+        ({"payload": {"a": 1}}, "payload", "payload must be a string, not an object; give JSON as payload_json"),
         ({"payload": "a", "payload_json": 1}, "payload_json", "payload and payload_json are both given; give one"),
         ({"payload_json": 1, "payload_base64": ""}, "payload_base64", "are both given"),
         ({"payload_base64": "a"}, "payload_base64", "is not standard base64"),

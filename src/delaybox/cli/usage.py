@@ -18,6 +18,8 @@ ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ i
 """typer brings a copy of click, or uses the installed one: one of its errors leads to the others."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of writing that are no mistake of the program."""
+_AFTER_THE_COMMAND = ("--server", "--token", "--json")
+"""Options that every command on tasks takes, and that other programs take before their commands."""
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
@@ -32,11 +34,13 @@ def tell(error: Exception) -> int:
     # The command did not come to read it.
     say.as_json = say.as_json or asks_for_json(sys.argv[1:])
     context = getattr(error, "ctx", None)
-    text = " ".join(str(told.format_message()).split())
+    text = " ".join(str(told.format_message()).split()).replace(": Value error, ", ": ")
     if type(error).__name__ == "NoArgsIsHelpError":
         told.show()
     else:
         mend = f" (see `{context.command_path} --help`)" if context is not None else ""
+        if context is not None and context.parent is None and getattr(error, "option_name", "") in _AFTER_THE_COMMAND:
+            text = f"{told.option_name} stands before the command; write it after it: delaybox list {told.option_name}"
         say.error(f"{text.rstrip('.')}{mend}", code="usage")
     return int(told.exit_code)
 

@@ -102,7 +102,8 @@ def _worker_table(found: list[dict[str, Any]], width: int) -> str:
 def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
     """The lanes of an answer as a table."""
     if not lanes:
-        return "no queue holds anything that is due soon, or fired in the last minute"
+        said = "nothing is due soon or in flight, and nothing fired in the last minute"
+        return f"{said}; `delaybox list` shows all that waits"
     rows = [
         [
             lane["queue"],

@@ -91,7 +91,7 @@ class KeyCancelled(IdempotencyConflict):
         super().__init__(key, task_id)
         text = (
             f"the idempotency key {key!r} belongs to task {task_id}, which was cancelled; use a new key, or free this "
-            "one by cancelling that task once more with free_key"
+            "one by cancelling that task once more with free_key (`delaybox cancel --free-key`)"
         )
         self.args = (text,)
 

@@ -63,11 +63,11 @@ def parse(text: str) -> bytes:
         raw = _usual(text) or UUID(text).bytes
     except ValueError:
         raise InvalidTask(
-            "id", f"id {text[:_LONGEST_UUID]!r} is not a UUID; use the taskUuid that scheduling answered"
+            "id", f"id {text[:_LONGEST_UUID]!r} is not a UUID; use the id that scheduling answered"
         ) from None
     if raw[6] >> 4 != 8:
         raise InvalidTask(
-            "id", f"id {text[:_LONGEST_UUID]!r} is not one of DelayBox's (UUID version 8); use the taskUuid as answered"
+            "id", f"id {text[:_LONGEST_UUID]!r} is not one of DelayBox's (UUID version 8); use the id as answered"
         )
     return raw
 

@@ -117,7 +117,8 @@ class Reader(Generic[T]):
             if "a number" in wanted and "a whole number" in wanted:
                 wanted.remove("a whole number")
             what = f"a value in {field}" if names and names[-1] == "..." else field or "body"
-            raise InvalidTask(field or "body", f"{what} must be {' or '.join(wanted)}, not {value}")
+            mend = "; give JSON as payload_json" if names and names[-1] == "payload" else ""
+            raise InvalidTask(field or "body", f"{what} must be {' or '.join(wanted)}, not {value}{mend}")
         raise InvalidTask(field or "body", f"{field or 'body'}: {message}")
 
     def _kind_at(self, names: list[str]) -> type[Struct] | None:
