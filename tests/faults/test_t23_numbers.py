@@ -36,7 +36,7 @@ class Case(NamedTuple):
 def _number(text: str) -> int | None:
     """The whole number that a JSON number, or a string of one, spells; None for anything else."""
     try:
-        value = Decimal(text.strip('"'))
+        value = Decimal(text.strip('"').removesuffix("ms"))
     except InvalidOperation:
         return None
     if not value.is_finite() or abs(value.adjusted()) > 40 or value != value.to_integral_value():
@@ -47,6 +47,9 @@ def _number(text: str) -> int | None:
 def _must(field: str, text: str) -> str:
     """What the API's table says of one value; "either" where it leaves the spelling open."""
     bare = text[1:-1] if text.startswith('"') and text.endswith('"') else text
+    if bare.endswith("ms"):
+        # A delay may have its unit, as at every other door; a moment has none.
+        return "accept" if field == "delay" else "refuse"
     plain = bare.isascii() and bare.isdigit() and (bare == "0" or not bare.startswith("0"))
     value = _number(text)
     low, high = (LEAST, MOST) if field == "executionTimestamp" else (0, LONGEST_DELAY)

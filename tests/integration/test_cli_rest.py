@@ -375,7 +375,7 @@ def test_the_doctor_looks_at_the_server(
         (["get", UNKNOWN], 5, f"no task {UNKNOWN}"),
         (["get", ids.render((10**12).to_bytes(6, "big") + ids.tails(3, bytes(8))[0])], 5, "has finished"),
         (["cancel", UNKNOWN], 5, "is not pending"),
-        (["dead", "discard", UNKNOWN], 5, "is not pending"),
+        (["dead", "discard", UNKNOWN], 5, "is no dead letter"),
         (["list", "--cursor", "nonsense"], 2, "cursor 'nonsense'"),
         (["list", "--label", "customer id=1"], 2, "label"),
         (["forecast", "--step", "90s"], 2, "not a multiple"),

@@ -62,7 +62,7 @@ async def test_whatever_is_sent_is_answered_as_the_document_says(server: RealSer
     finally:
         await api.stop()
     # A run that could not read the document, or sent nothing, would pass too.
-    assert "Selected: 21/21" in text, text[-2000:]
+    assert "Selected: 22/22" in text, text[-2000:]
     assert json.loads(report.read_text())
     cases = re.search(r"^ *([\d,]+) generated", text, re.MULTILINE)
     assert cases and int(cases[1].replace(",", "")) > 300, text[-2000:]

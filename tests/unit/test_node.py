@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,3 +32,9 @@ def test_folders_of_killed_nodes_are_removed_and_those_of_living_ones_kept(
             assert {str(path) for path in tmp_path.iterdir()} == {str(young), living, mine}
     assert list(tmp_path.iterdir()) == [young]
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+
+
+def test_nothing_that_a_node_starts_with_imports_the_counters() -> None:
+    """Their library looks for their folder when it is imported: what the node counts would be seen by nobody."""
+    code = "import sys; import delaybox.node; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

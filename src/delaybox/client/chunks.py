@@ -361,8 +361,8 @@ def _alone(session: Session, chunk: Chunk) -> Steps[list[Outcome]]:
     """Stores a chunk of one large task; that a node does not take a message of its size is that task's error alone."""
     try:
         return (yield from store(session, chunk, chunk.kind))
-    except Refused as error:
-        if error.code != _TOO_LARGE:
+    except (Refused, PayloadTooLarge) as error:
+        if isinstance(error, Refused) and error.code != _TOO_LARGE:
             raise
         size = chunk.tasks[0].ByteSize()
         words = (

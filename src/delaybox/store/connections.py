@@ -17,8 +17,6 @@ from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from delaybox import metrics
-
 _WRONG = (ReadOnlyError, MasterDownError, BusyLoadingError)
 """What a server says that is not, or not yet, the one to write to."""
 
@@ -47,6 +45,9 @@ class _Doubted:
         """It met the wrong server, or silence. What was opened since the last doubt is not trusted any more."""
         if not self.doubted:
             self._doubt.count += 1
+            # A node says where its counters lie before anything imports prometheus-client, which looks only then.
+            from delaybox import metrics
+
             metrics.store_doubted()
 
     async def _connect(self) -> None:
