@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -169,7 +170,9 @@ def test_a_source_that_raises_says_how_many_were_stored(client: Client, queue: s
     with pytest.raises(OSError, match="ends here") as caught:
         client.schedule_many(tasks())
     assert "1234 tasks had been answered: 1233 created, 0 there already, 1 refused" in caught.value.__notes__[0]
-    assert len(list(client.list(queue=queue))) == 1_233
+    found = list(client.list(queue=queue))
+    assert len({task.id for task in found}) == len(found), "a task is listed twice"
+    assert Counter(task.payload for task in found) == Counter(str(n).encode() for n in range(1, 1_234))
 
 
 async def test_an_asynchronous_source_may_pause_and_raise_too(served: Node, queue: str):

@@ -117,3 +117,19 @@ async def test_running_tasks_are_listed_whatever_the_number_of_leases(client: Re
             break
     assert len(shown) == len(set(shown)) == 130
     assert await client.hlen(keys.leased(store.tags[0])) == 130
+
+
+async def test_pages_of_changing_length_show_each_task_of_a_crowded_minute_once(client: Redis, prefix: str) -> None:
+    """What a scan of a hash brings depends on how much is asked for; gRPC asks for less where tasks are large."""
+    store = await Store.open(client, prefix=prefix, partitions=1)
+    due = await store.ping() + 60 * MINUTE
+    for _ in range(8):
+        await store.schedule([Batch(0, [draft(NewTask(due_ms=due)) for _ in range(400)])])
+    service, seen, cursor, limits = Service(store), [], "", [300, 20, 1_000, 7, 130]
+    while True:
+        limits = [*limits[1:], limits[0]]
+        page = await service.list_tasks(TaskFilter(), cursor=cursor, limit=limits[0])
+        seen += [task.task_id for task in page.items]
+        if not (cursor := page.cursor):
+            break
+    assert len(seen) == len(set(seen)) == 3_200

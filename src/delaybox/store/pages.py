@@ -105,13 +105,14 @@ async def _running(store: Store, wanted: TaskFilter, place: list[Any], limit: in
 async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     now = await store.ping()
     width = store.bucket_ms
-    number, p, cursor, skip = place or (0, 0, 0, 0)
+    # What one HSCAN brings depends on its COUNT: a chunk that was shown in part is read again with the count of then.
+    number, p, cursor, skip, count = place or (0, 0, 0, 0, limit)
+    count = max(10, min(count, 500))
     horizons = await _horizons(store)
     first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
     # Before the horizon a task may be due in another minute than it lies in, so those few buckets are all looked at.
     edge = max(horizons) // width + 1
     spans = ((number, edge - 1), (max(number, edge, first), last))
-    count = max(10, min(limit, 500))
     async for bucket, partition, at, reply in _first_chunks(store, spans, (number, p, cursor), count):
         tag = store.tags[partition]
         done = skip if (bucket, partition, at) == (number, p, cursor) else 0
@@ -119,12 +120,12 @@ async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: in
             views = await _chunk(store, tag, bucket, reply[1], horizons[partition], now)
             for i, view in enumerate(views):
                 if i >= done:
-                    yield [bucket, partition, at, i + 1], view
+                    yield [bucket, partition, at, i + 1, count], view
             at, done = reply[0], 0
             if at == 0:
                 break
             # A chunk that showed nothing must still move the cursor on.
-            yield [bucket, partition, at, 0], None
+            yield [bucket, partition, at, 0, count], None
             reply = await store.client.hscan(keys.bucket(tag, bucket), at, count=count)
 
 
