@@ -60,7 +60,7 @@ def test_a_delay_in_a_template_cannot_be_a_due_time() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_id_is_refused_in_words(text: str) -> None:
-    with pytest.raises(InvalidTask, match="taskUuid") as caught:
+    with pytest.raises(InvalidTask, match="UUID") as caught:
         ids.parse(text)
     assert caught.value.field == "id" and repr(text) in str(caught.value)
 
