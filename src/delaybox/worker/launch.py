@@ -179,7 +179,8 @@ class _Supervisor:
             code = await process.wait()
             self._children.discard(process)
             if self._told.is_set():
-                self._code = self._code or (FAILED if code else 0)
+                # One that was still importing has no handler yet: it ended as it was told to, and held no task.
+                self._code = self._code or (FAILED if code not in (0, -signal.SIGTERM) else 0)
                 return
             if code in _FINAL:
                 self._code = code
