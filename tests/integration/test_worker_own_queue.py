@@ -17,8 +17,8 @@ from delaybox.store import functions, keys
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
-from delaybox.wire.v1 import rendering
-from delaybox.wire.v1.tasks import Rules, parse_task
+from delaybox.wire.json import rendering
+from delaybox.wire.json.tasks import TaskRules, parse_task
 from delaybox.worker import Worker
 from tests.engines import until
 from tests.integration.test_worker_stream import Worker as Foreign
@@ -59,7 +59,7 @@ async def test_every_way_of_scheduling_by_name_finds_the_functions_queue_and_ret
         assert [await client.result(one.id, timeout=20) for one in many if isinstance(one, AsyncHandle)] == [2, 3]
         # REST's body, parsed and stored as its process does.
         service = Service(store)
-        asked = parse_task(json.dumps({"type": "worker", "name": "remind", "payload_json": [4]}).encode(), Rules())
+        asked = parse_task(json.dumps({"type": "worker", "name": "remind", "payload_json": [4]}).encode(), TaskRules())
         stored = await service.submit(asked)
         answer = rendering.scheduled(asked, stored, 0)
         assert (answer.queue, answer.warning) == ("mail", "")

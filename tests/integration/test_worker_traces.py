@@ -6,7 +6,7 @@ from delaybox.client import AsyncClient, TaskFailed
 from delaybox.core import ids
 from delaybox.service import Service
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.v1 import rendering
+from delaybox.wire.json import rendering
 from tests.yard import Yard, yard
 
 __all__ = ["yard"]  # the fixture

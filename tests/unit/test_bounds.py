@@ -15,16 +15,17 @@ from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, PayloadTooLarge
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskType
-from delaybox.wire import body, compat, kafka, original, strictjson
+from delaybox.wire import body, kafka, strictjson
 from delaybox.wire.bounds import MAX_ITEMS, check_batch_count, check_items
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2, worker_pb2
-from delaybox.wire.grpc.bulk import frames
-from delaybox.wire.v1 import tasks
-from delaybox.wire.v1.moments import moment_ms
+from delaybox.wire.json import tasks
+from delaybox.wire.json.moments import moment_ms
+from delaybox.wire.original import message, request
+from delaybox.wire.proto.bulk import frames
 
 MIB = 1 << 20
-RULES = tasks.Rules()
+RULES = tasks.TaskRules()
 _EMPTY = 3_000_000
 
 
@@ -62,13 +63,13 @@ def test_a_message_of_many_items_is_refused_unparsed(name: str):
 
 
 def test_what_callers_send_is_far_below_the_bound():
-    for message in (
+    for sent in (
         pb.WatchRequest(ids=["018f0000-0000-8000-8000-000000000000"] * 10_000),
         pb.ScheduleRequest(task=pb.NewTask(payload=b"x" * MIB, headers={f"h{n}": b"v" for n in range(5_000)})),
         worker_pb2.FromWorker(done=range(20_000), handed_back=range(20_000)),
         worker_pb2.FromWorker(succeeded=[worker_pb2.Succeeded(sequence=n, output=b"x" * 90) for n in range(10_000)]),
     ):
-        check_items(message.SerializeToString(), type(message))
+        check_items(sent.SerializeToString(), type(sent))
 
 
 @settings(deadline=None, max_examples=50)
@@ -137,7 +138,7 @@ def test_the_length_of_a_time_is_looked_at_first(text: str):
             read("delay", text)
         assert len(str(error.value)) < 300
     with pytest.raises(DelayBoxError):
-        compat.of_header({"delay": text.encode()})
+        request.of_header({"delay": text.encode()})
     assert time.process_time() - started < 0.5
 
 
@@ -182,18 +183,18 @@ WRONG = {
 def test_the_channel_and_kafka_have_the_bounds_of_the_other_doors(field: str):
     raw = WRONG[field].SerializeToString()
     with pytest.raises(InvalidTask) as error:
-        original.of_message(raw, compat.DEFAULT_RULES)
+        message.of_message(raw, request.DEFAULT_RULES)
     assert error.value.field == field.split(" ")[0]
     with pytest.raises(InvalidTask) as error:
-        kafka.of_record(raw, [("content-type", b"application/x-protobuf")], 0, kafka.Rules())
+        kafka.of_record(raw, [("content-type", b"application/x-protobuf")], 0, kafka.RecordRules())
     assert error.value.field == field.split(" ")[0]
     for many in (b"\x12\x00" * 500_000, b"\x4a\x00" * 500_000):
         with pytest.raises(PayloadTooLarge):
-            original.of_message(many, compat.DEFAULT_RULES)
+            message.of_message(many, request.DEFAULT_RULES)
 
 
 def test_a_record_names_a_function_by_the_rules_of_names():
-    rules = kafka.Rules(compat=compat.Rules(types=frozenset(TaskType)))
+    rules = kafka.RecordRules(original=request.OriginalRules(types=frozenset(TaskType)))
     with pytest.raises(InvalidTask, match="not a name"):
         kafka.of_record(b"", [("taskType", b"WORKER"), ("name", b"a:b")], 0, rules)
     assert kafka.of_record(b"", [("taskType", b"WORKER"), ("name", b"f" * 128)], 0, rules).name == "f" * 128

@@ -15,13 +15,14 @@ from delaybox.engine.topic_command import Commands, Dropped
 from delaybox.store.record import draft
 from delaybox.targets.kafka_message import Headers, composer
 from delaybox.wire import body as wire_body
-from delaybox.wire import compat, controls, original
+from delaybox.wire import controls
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen.task_pb2 import Task
-from delaybox.wire.grpc.tasks import new_task
+from delaybox.wire.json import tasks as v1
+from delaybox.wire.original import message, request
+from delaybox.wire.proto.tasks import new_task
 from delaybox.wire.signing import COVERED, SIGNATURE, Signing
 from delaybox.wire.topics import TopicRules
-from delaybox.wire.v1 import tasks as v1
 
 ID = bytes.fromhex("0190d3a8cb918001a123456789abcdef")
 SHOWN = "0190d3a8-cb91-8001-a123-456789abcdef"
@@ -48,8 +49,8 @@ def shell(payload: bytes = b"id", **more: object) -> NewTask:
 @pytest.mark.parametrize("name", sorted(controls.RESERVED))
 def test_free_headers_with_a_reserved_name_are_refused_over_v1_grpc_and_in_the_client(name: str) -> None:
     for ask in (
-        lambda: v1.parse_task(json.dumps({"headers": {name: "SHELL_CMD"}}).encode(), v1.Rules()),
-        lambda: new_task(pb.NewTask(headers={name: b"SHELL_CMD"}), v1.Rules()),
+        lambda: v1.parse_task(json.dumps({"headers": {name: "SHELL_CMD"}}).encode(), v1.TaskRules()),
+        lambda: new_task(pb.NewTask(headers={name: b"SHELL_CMD"}), v1.TaskRules()),
         lambda: ClientTask.publish("x", headers={name: "SHELL_CMD"}),
     ):
         with pytest.raises(InvalidTask, match=f"header name '{name}' is reserved.* or another header name") as caught:
@@ -73,16 +74,16 @@ def test_no_door_stores_a_task_whose_header_contradicts_its_type() -> None:
 
 
 def test_where_the_original_has_control_fields_they_decide_the_type_themselves() -> None:
-    rules = compat.Rules(types=frozenset({TaskType.PUB_SUB}))
-    both = compat.Rules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD}))
+    rules = request.OriginalRules(types=frozenset({TaskType.PUB_SUB}))
+    both = request.OriginalRules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD}))
     posted = b'{"parameter":{"taskType":"SHELL_CMD"},"pyload":"aWQ="}'
-    for read, raw in ((compat.parse_task, posted), (original.of_message, COMMAND)):
+    for read, raw in ((request.parse_task, posted), (message.of_message, COMMAND)):
         with pytest.raises(DelayBoxError, match="switched off"):
             read(raw, rules)
         task = read(raw, both)
         assert task.type is TaskType.SHELL_CMD and task.header == {"taskType": b"SHELL_CMD"}
         draft(task)
-    _, taken_over = original.of_pending(COMMAND, 0.0)
+    _, taken_over = message.of_pending(COMMAND, 0.0)
     assert taken_over.type is TaskType.SHELL_CMD
     draft(taken_over)
 

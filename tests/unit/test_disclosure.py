@@ -8,7 +8,7 @@ from delaybox.api import disclosure, policy
 from delaybox.api.rest.v1.routes import CALLS
 from delaybox.core.access import Access
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
-from delaybox.wire.v1 import types
+from delaybox.wire.json import types
 
 
 def test_an_answer_without_a_line_is_not_served_to_whoever_lacks_read():

@@ -17,12 +17,12 @@ from delaybox.service.functions import OwnQueues
 from delaybox.service.quick import QuickDrafts
 from delaybox.store.record import Draft, draft
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.grpc.bulk import frames, plain, stored
-from delaybox.wire.grpc.tasks import new_task
-from delaybox.wire.v1.tasks import Rules
+from delaybox.wire.json.tasks import TaskRules
+from delaybox.wire.proto.bulk import frames, plain, stored
+from delaybox.wire.proto.tasks import new_task
 
 NO_OWN: Any = OwnQueues(None)  # type: ignore[arg-type]
-RULES = Rules(max_payload_bytes=2_000)
+RULES = TaskRules(max_payload_bytes=2_000)
 NOW = time.time_ns() // 1_000_000
 
 times = st.one_of(st.integers(0, 2**64 - 1), st.integers(NOW - 10, NOW + 10**10), st.integers(0, 200))

@@ -12,7 +12,7 @@ from delaybox.core.query import QueueStats
 from delaybox.core.task import TaskType
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2, worker_pb2
-from delaybox.wire.grpc import views
+from delaybox.wire.proto import views
 
 ROOT = Path(__file__).parents[2]
 FILES: list[FileDescriptor] = [scheduler.DESCRIPTOR for scheduler in (pb, task_pb2, worker_pb2)]

@@ -11,7 +11,7 @@ from delaybox.core.task import NewTask
 from delaybox.targets.kafka_message import Message, composer, payload_of
 from delaybox.wire import body
 from delaybox.wire.gen.task_pb2 import Task
-from delaybox.wire.kafka import Rules, of_record
+from delaybox.wire.kafka import RecordRules, of_record
 from delaybox.wire.topics import TopicRules
 
 ID = bytes.fromhex("0190d3a8cb918001a123456789abcdef")
@@ -58,7 +58,7 @@ def test_what_the_task_names_itself() -> None:
 
 def passed(value: bytes | None, *headers: tuple[str, bytes], key: bytes | None = None) -> Message:
     """What a record comes back as where messages pass through; without the headers that we add."""
-    task = of_record(value, headers, 1_800_000_000_000, Rules(pass_through=True), key)
+    task = of_record(value, headers, 1_800_000_000_000, RecordRules(pass_through=True), key)
     topic, value, key, out = composer(RULES, value="payload", source="/")(delivery(task))
     added = ("delaybox-", "ce_") if not any(name.startswith("ce_") for name, _ in headers) else ("delaybox-",)
     return topic, value, key, [h for h in out if not h[0].startswith(added)]
@@ -86,7 +86,7 @@ def test_without_a_key_the_id_is_the_key() -> None:
 
 def test_what_an_earlier_pass_added_is_added_once() -> None:
     _, _, _, out = composer(RULES, value="payload", source="/")(
-        delivery(of_record(b"x", [("delaybox-attempt", b"9"), ("tag", b"a")], 0, Rules(pass_through=True)))
+        delivery(of_record(b"x", [("delaybox-attempt", b"9"), ("tag", b"a")], 0, RecordRules(pass_through=True)))
     )
     assert [value for name, value in out if name == "delaybox-attempt"] == [b"1"]
 
@@ -104,7 +104,7 @@ def test_an_event_in_binary_mode_keeps_its_attributes_content_type_and_partition
 
 
 def test_an_event_inside_a_task_says_that_the_value_is_protobuf() -> None:
-    task = of_record(b"{}", [("ce_delay", b"3s"), *BINARY], 0, Rules())
+    task = of_record(b"{}", [("ce_delay", b"3s"), *BINARY], 0, RecordRules())
     _, value, key, out = composer(RULES, value="task", source="/")(delivery(task))
     assert value is not None and Task.FromString(value).payload == b"{}"
     assert (key, dict(out)["content-type"], dict(out)["ce_id"]) == (b"order-7", b"application/protobuf", b"7")
@@ -115,7 +115,7 @@ def test_an_event_in_structured_mode_passes_through_whole() -> None:
     kind = ("content-type", b"application/cloudevents+json; charset=utf-8")
     topic, value, key, out = passed(event, kind)
     assert (topic, value, key, out) == ("out", event, b"p", [kind])
-    task = of_record(event, [kind], 1_800_000_000_000, Rules(pass_through=True))
+    task = of_record(event, [kind], 1_800_000_000_000, RecordRules(pass_through=True))
     assert task.due_ms == 1_800_000_001_500, "its delay is heeded"
     all_of_it = composer(RULES, value="payload", source="/")(delivery(task))[3]
     assert not any(name.startswith("ce_") for name, _ in all_of_it), "it is an event in one mode alone"

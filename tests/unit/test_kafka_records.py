@@ -13,20 +13,22 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store.record import draft, plain_draft
-from delaybox.wire import compat
 from delaybox.wire.gen import task_pb2
-from delaybox.wire.kafka import Headers, Rules, of_record, plain
+from delaybox.wire.kafka import Headers, RecordRules, of_record, plain
+from delaybox.wire.original import request
 from delaybox.wire.shell import ShellRules
 
 AT = 1_800_000_000_000
 LIMIT = 1 << 20
-SHELL = Rules(
-    compat=compat.Rules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD})),
+SHELL = RecordRules(
+    original=request.OriginalRules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD})),
     shell=ShellRules(payloads=True, commands=frozenset({"backup"})),
 )
 
 
-def read(value: bytes | None, *headers: tuple[str, bytes | str | None], rules: Rules = SHELL, at: int = AT) -> NewTask:
+def read(
+    value: bytes | None, *headers: tuple[str, bytes | str | None], rules: RecordRules = SHELL, at: int = AT
+) -> NewTask:
     return of_record(value, headers, at, rules)
 
 
@@ -98,8 +100,8 @@ def test_poison(value: bytes, headers: Sequence[tuple[str, bytes]], why: str) ->
 
 def test_types_that_are_off_and_payloads_too_large() -> None:
     with pytest.raises(TypeDisabled):
-        read(b"date", ("taskType", b"SHELL_CMD"), rules=Rules())
-    small = Rules(compat=compat.Rules(max_payload_bytes=3))
+        read(b"date", ("taskType", b"SHELL_CMD"), rules=RecordRules())
+    small = RecordRules(original=request.OriginalRules(max_payload_bytes=3))
     with pytest.raises(PayloadTooLarge):
         read(b"four", rules=small)
     assert plain(b"four", None, AT, 3) is None

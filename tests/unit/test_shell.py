@@ -14,7 +14,7 @@ from delaybox.targets import shell_frames as frames
 from delaybox.targets.shell import ShellOptions, outcome_of, why_not
 from delaybox.targets.shell_output import Output
 from delaybox.targets.shell_pool import Ended
-from delaybox.wire.compat import Rules, parse_task
+from delaybox.wire.original.request import OriginalRules, parse_task
 from delaybox.wire.shell import MAX_COMMAND_BYTES, ShellRules
 
 
@@ -56,7 +56,7 @@ def test_a_payload_that_no_shell_could_be_started_with_is_refused():
 def test_the_compatible_post_says_it_of_pyload():
     from delaybox.core.task import TaskType
 
-    rules = Rules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD}))
+    rules = OriginalRules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD}))
     with pytest.raises(InvalidTask, match=r"^pyload holds a NUL byte") as caught:
         parse_task(b'{"taskType":"SHELL_CMD","pyload":"AGE="}', rules)
     assert caught.value.field == "pyload" and caught.value.code == "invalid_task"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.spans import duration_ms
-from delaybox.wire.v1.moments import moment_ms, render_moment
+from delaybox.wire.json.moments import moment_ms, render_moment
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,19 @@ from delaybox.core.query import TaskFilter
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskState, TaskType
 from delaybox.wire import controls
+from delaybox.wire.json import queries
+from delaybox.wire.json.tasks import Change, TaskRules, parse_change, parse_task
 from delaybox.wire.shell import ShellRules
-from delaybox.wire.v1 import queries
-from delaybox.wire.v1.tasks import Change, Rules, parse_change, parse_task
 
-RULES = Rules()
-SHELL = Rules(shell=ShellRules(payloads=True))
+RULES = TaskRules()
+SHELL = TaskRules(shell=ShellRules(payloads=True))
 
 
 def body(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
-def refusal(raw: bytes, rules: Rules = RULES, **more: Any) -> InvalidTask:
+def refusal(raw: bytes, rules: TaskRules = RULES, **more: Any) -> InvalidTask:
     with pytest.raises(InvalidTask) as caught:
         parse_task(raw, rules, **more)
     message = str(caught.value)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from delaybox.core.access import EVERYTHING, Grant, Token
 from delaybox.core.errors import Unauthenticated
-from delaybox.wire.v1.moments import render_moment
+from delaybox.wire.json.moments import render_moment
 
 _CACHE_CAP = 1024
 

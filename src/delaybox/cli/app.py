@@ -204,7 +204,7 @@ def store_accept(
 
 
 @app.command("import-legacy")
-def import_legacy(
+def import_original(
     config: ConfigFile = None,
     redis: Redis = None,
     data_dir: DataDir = None,
@@ -223,7 +223,7 @@ def import_legacy(
     settings: Settings = None,
 ) -> None:
     """Take over the Go original's pending tasks; stop it first. Run again after a failure, it goes on."""
-    from delaybox.cli.import_legacy import take_over
+    from delaybox.cli.import_original import take_over
     from delaybox.config import load
 
     flags = flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})

@@ -104,7 +104,7 @@ def pairs(option: str, given: list[str] | None) -> dict[str, str]:
 
 def moment_ms(option: str, text: str) -> int:
     """Unix ms of a moment on the command line; InvalidTask."""
-    from delaybox.wire.v1.moments import moment_ms as read
+    from delaybox.wire.json.moments import moment_ms as read
 
     return read(option, text)
 

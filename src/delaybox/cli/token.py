@@ -12,7 +12,7 @@ import typer
 from delaybox.core.access import DEFAULT_SCOPES, Access, Token
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.spans import duration_ms
-from delaybox.wire.v1.moments import moment_ms, render_moment
+from delaybox.wire.json.moments import moment_ms, render_moment
 
 PREFIX = "dbx_"
 """Lets scanners for leaked secrets know one."""

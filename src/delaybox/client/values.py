@@ -18,7 +18,7 @@ from delaybox.core.retry import MAX_ATTEMPTS, RetryFields, RetryPolicy, checked_
 from delaybox.core.spans import Span, span_ms
 from delaybox.core.words import show, unknown
 from delaybox.wire.gen import task_pb2
-from delaybox.wire.v1.moments import moment_ms
+from delaybox.wire.json.moments import moment_ms
 
 Moment = datetime | str
 """When: an aware datetime, or RFC 3339 text with an offset."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from delaybox.config import yamltext
 from delaybox.core.access import DEFAULT_SCOPES, Access, Token
 from delaybox.core.errors import InvalidTask
-from delaybox.wire.v1.moments import moment_ms
+from delaybox.wire.json.moments import moment_ms
 
 MIN_TOKEN = 16
 FORMS = (

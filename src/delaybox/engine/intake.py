@@ -19,8 +19,8 @@ from delaybox.store import keys, nodes
 from delaybox.store.listening import Subscription
 from delaybox.store.loader import Call
 from delaybox.store.store import Store
-from delaybox.wire import original
-from delaybox.wire.compat import Rules
+from delaybox.wire.original import message
+from delaybox.wire.original.request import OriginalRules
 
 log = logging.getLogger("delaybox.engine")
 
@@ -146,14 +146,14 @@ class Intake:
             letters.update(str(facts.get("types", "")))
         self._rules = self._rules_for("".join(letters))
 
-    def _rules_for(self, letters: str) -> Rules:
+    def _rules_for(self, letters: str) -> OriginalRules:
         known = {t.value: t for t in TaskType}
         types = {known[letter] for letter in letters if letter in known}
-        return Rules(max_payload_bytes=self._max_payload_bytes, types=frozenset(types | {TaskType.PUB_SUB}))
+        return OriginalRules(max_payload_bytes=self._max_payload_bytes, types=frozenset(types | {TaskType.PUB_SUB}))
 
     def _hear(self, raw: bytes) -> None:
         try:
-            task = original.of_message(raw, self._rules)
+            task = message.of_message(raw, self._rules)
         except InvalidTask as error:
             self._refuse(1, f"{error.code}, {error.field[:60]}")
             return

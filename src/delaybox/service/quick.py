@@ -13,7 +13,7 @@ from delaybox.store.record import STUB_OVER, Draft, head
 from delaybox.wire.body import varint
 from delaybox.wire.bounds import check_items
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.grpc.bulk import is_kind, plain
+from delaybox.wire.proto.bulk import is_kind, plain
 
 _MOST_KINDS = 4_096
 _LONGEST_KIND = 256

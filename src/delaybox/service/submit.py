@@ -28,9 +28,9 @@ from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.record import Draft, draft
 from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.wire import body as wire_body
-from delaybox.wire.grpc.bulk import frames
+from delaybox.wire.json.moments import render_moment
+from delaybox.wire.proto.bulk import frames
 from delaybox.wire.topics import TopicRules
-from delaybox.wire.v1.moments import render_moment
 
 _CHUNKS_UNDER_WAY = 2
 _MOST_TURNS = 16

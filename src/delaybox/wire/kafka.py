@@ -1,6 +1,6 @@
 """A Kafka record -> the task that it asks for. Pure: no I/O, no clock.
 
-The value is the payload and the headers are the ``parameter`` of ``POST /task``, so the rules are those of wire.compat.
+The value is the payload and the headers are the ``parameter`` of ``POST /task``, by the rules of wire.original.
 A record may also be a serialized Task (by its content-type), or a CloudEvent (wire.cloudevents).
 """
 
@@ -16,7 +16,8 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.lane import check_name
 from delaybox.core.task import NewTask, TaskType
-from delaybox.wire import body, cloudevents, compat, controls, original
+from delaybox.wire import body, cloudevents, controls
+from delaybox.wire.original import message, request
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
@@ -33,13 +34,13 @@ NO_SHELL: Final = ShellRules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class RecordRules:
     """What records this node accepts. ``topics``: what execution topics they may name; None: not looked at.
 
     ``pass_through``: a message is to leave as its record came, so key and tombstones are kept with the task.
     """
 
-    compat: compat.Rules = compat.DEFAULT_RULES
+    original: request.OriginalRules = request.DEFAULT_RULES
     shell: ShellRules = NO_SHELL
     topics: TopicRules | None = None
     pass_through: bool = False
@@ -73,7 +74,7 @@ def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) 
 
 
 def of_record(
-    value: bytes | None, headers: Headers | None, at_ms: int, rules: Rules, key: bytes | None = None
+    value: bytes | None, headers: Headers | None, at_ms: int, rules: RecordRules, key: bytes | None = None
 ) -> NewTask:
     """The task a record asks for. InvalidTask and its kin for what cannot be accepted.
 
@@ -91,20 +92,20 @@ def of_record(
     if event is not None:
         _heed_event(header, event)
     elif _says_task(header):
-        task = original.of_message(payload, rules.compat)
+        task = message.of_message(payload, rules.original)
         if task.type is TaskType.SHELL_CMD:
             rules.shell.check(task.payload, task.name, payload_field="value")
         if KEY in header and not TopicRules.key(task.header):
             task = replace(task, header={**task.header, KEY: header[KEY]})
         return _checked(at_ms, task, rules)
-    if len(payload) > rules.compat.max_payload_bytes:
+    if len(payload) > rules.original.max_payload_bytes:
         raise PayloadTooLarge(
             "value",
-            f"the value holds {len(payload)} bytes, more than {rules.compat.max_payload_bytes}; store it elsewhere and "
-            "send its address",
-            limit=rules.compat.max_payload_bytes,
+            f"the value holds {len(payload)} bytes, more than {rules.original.max_payload_bytes}; store it elsewhere "
+            "and send its address",
+            limit=rules.original.max_payload_bytes,
         )
-    task = compat.of_header(header, rules.compat)
+    task = request.of_header(header, rules.original)
     name = ""
     if task.type in _NAMED:
         name = _name(task.type, header.get("name", b""))
@@ -140,7 +141,7 @@ def _name(task_type: TaskType, raw: bytes) -> str:
     return name
 
 
-def _checked(at_ms: int, task: NewTask, rules: Rules) -> NewTask:
+def _checked(at_ms: int, task: NewTask, rules: RecordRules) -> NewTask:
     """The task with its delay counted from the record's timestamp."""
     if rules.topics is not None and task.type is TaskType.PUB_SUB:
         rules.topics.topic(task.header)

@@ -20,12 +20,12 @@ from delaybox.service import Selection, Service, key_error
 from delaybox.store.store import Store
 from delaybox.wire.bounds import MAX_BATCH
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.grpc import queries, tasks, views
-from delaybox.wire.grpc.bulk import stored as stored_entry
+from delaybox.wire.json.queries import MAX_LIMIT
+from delaybox.wire.json.tasks import TaskRules, queue_of
+from delaybox.wire.proto import queries, tasks, views
+from delaybox.wire.proto.bulk import stored as stored_entry
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.trace import NAMES, PARENT, STATE, trace_of, with_trace
-from delaybox.wire.v1.queries import MAX_LIMIT
-from delaybox.wire.v1.tasks import Rules, queue_of
 
 MAX_WATCHED = 10_000
 BATCHES_UNDER_WAY = 3
@@ -47,7 +47,7 @@ class Scheduler:
         self._opened: Service | None = None
         self._streams: set[_Batches] = set()
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
-        self._rules = Rules(max_payload_bytes=settings.payload_limit, shell=shell)
+        self._rules = TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)
 
     @property
     def descriptor(self) -> ServiceDescriptor:

@@ -15,8 +15,8 @@ from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.targets.worker import RESUME_S, Gateway
 from delaybox.targets.worker_session import DEFAULT_TAKES, Profile, Session
 from delaybox.wire.gen import worker_pb2
-from delaybox.wire.grpc.tasks import retry_of
-from delaybox.wire.v1.tasks import queue_of
+from delaybox.wire.json.tasks import queue_of
+from delaybox.wire.proto.tasks import retry_of
 
 HELLO_S = 10.0
 SILENT_BEATS = 3

@@ -10,8 +10,8 @@ from delaybox.core.task import TaskType
 from delaybox.processes.settings import known_fields, to_line
 from delaybox.store.connect import ServerSettings
 from delaybox.targets.kafka_settings import KafkaSettings
-from delaybox.wire import compat
-from delaybox.wire.kafka import Rules
+from delaybox.wire.kafka import RecordRules
+from delaybox.wire.original import request
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.topics import TopicRules
 
@@ -45,12 +45,12 @@ class IntakeSettings:
     """How long what was read may take to be stored when the process is stopped."""
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> RecordRules:
         """What records are accepted."""
         shell = ShellRules(payloads=self.shell, commands=frozenset(self.shell_commands))
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if shell.any else {TaskType.PUB_SUB}
-        return Rules(
-            compat=compat.Rules(max_payload_bytes=self.payload_limit, types=frozenset(types)),
+        return RecordRules(
+            original=request.OriginalRules(max_payload_bytes=self.payload_limit, types=frozenset(types)),
             shell=shell,
             topics=self.topics,
             pass_through=self.pass_through,

@@ -23,7 +23,7 @@ from delaybox.api.rest.v1.handlers import V1Service
 from delaybox.api.rest.v1.routes import routes
 from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.task import TaskType, TaskView
-from delaybox.wire import compat
+from delaybox.wire.original import answer, request
 
 _log = logging.getLogger("delaybox.api")
 
@@ -213,21 +213,21 @@ class _Api:
         self._answered = answered
         self._edge = edge
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
-        self._rules = compat.Rules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
+        self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
         self._probe = Probe(service)
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         body = await self._edge.json_body(headers, receive)
-        task = compat.parse_task(body, self._rules)
+        task = request.parse_task(body, self._rules)
         policy.require_type(scope["auth"], task.type)
         submitted = await self._service.submit(task)
-        return Answer(200, compat.render_created(submitted.task_id))
+        return Answer(200, answer.render_created(submitted.task_id))
 
     async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         query = dict(_query(scope))
         limit = _limit(query.get("limit"))
         page = _page(query.get("offset"))
-        return Answer(200, compat.render_tasks(await self._service.list_pending(limit=limit, skip=(page - 1) * limit)))
+        return Answer(200, answer.render_tasks(await self._service.list_pending(limit=limit, skip=(page - 1) * limit)))
 
     async def ping(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         return _text(200, "pong")

@@ -18,9 +18,9 @@ from delaybox.core.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from delaybox.wire import compat
-from delaybox.wire.v1 import types
-from delaybox.wire.v1.rendering import encode
+from delaybox.wire.json import types
+from delaybox.wire.json.rendering import encode
+from delaybox.wire.original import answer
 
 _log = logging.getLogger("delaybox.api")
 
@@ -79,7 +79,7 @@ class Problems:
     def _answer(self, problem: types.Problem, headers: tuple[tuple[bytes, bytes], ...]) -> Answer:
         if self._rfc9457:
             return Answer(problem.status, encode(problem), headers, PROBLEM_JSON)
-        return Answer(problem.status, compat.render_error(problem.detail), headers)
+        return Answer(problem.status, answer.render_error(problem.detail), headers)
 
 
 def _headers_of(error: DelayBoxError) -> tuple[tuple[bytes, bytes], ...]:

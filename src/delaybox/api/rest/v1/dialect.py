@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from delaybox.wire.v1 import types
+from delaybox.wire.json import types
 
 VERSION: Final = "3.0.3"
 _NULL: Final = {"type": "null"}

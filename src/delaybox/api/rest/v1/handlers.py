@@ -18,9 +18,9 @@ from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskType, TaskView
 from delaybox.wire import bounds
+from delaybox.wire.json import queries, rendering, tasks, types
+from delaybox.wire.json.reading import Reader
 from delaybox.wire.trace import trace_of, with_trace
-from delaybox.wire.v1 import queries, rendering, tasks, types
-from delaybox.wire.v1.reading import Reader
 
 _PARSED_AT_ONCE = 100
 """Tasks of a batch that are parsed before other requests get their turn (about 1 ms)."""
@@ -79,7 +79,7 @@ class V1:
     """
 
     def __init__(
-        self, service: V1Service, edge: Edge, rules: tasks.Rules, root: str, keep_ms: Mapping[str, int]
+        self, service: V1Service, edge: Edge, rules: tasks.TaskRules, root: str, keep_ms: Mapping[str, int]
     ) -> None:
         self._keep_ms = keep_ms
         self._service = service

@@ -13,7 +13,7 @@ import delaybox
 from delaybox.api import policy
 from delaybox.api.rest.v1 import dialect, others
 from delaybox.api.rest.v1.routes import CALLS, Call
-from delaybox.wire.v1 import queries, types
+from delaybox.wire.json import queries, types
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"

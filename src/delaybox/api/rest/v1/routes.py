@@ -13,9 +13,9 @@ from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier, V1Service
+from delaybox.wire.json import tasks, types
+from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell import ShellRules
-from delaybox.wire.v1 import tasks, types
-from delaybox.wire.v1.rendering import encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +263,7 @@ CALLS: Final[tuple[Call, ...]] = (
 def routes(service: V1Service, edge: Edge, settings: ApiSettings) -> list[Route]:
     """The routes of ``/v1``."""
     shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
-    rules = tasks.Rules(max_payload_bytes=settings.payload_limit, shell=shell)
+    rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)
     v1 = V1(service, edge, rules, settings.root, {"": settings.keep_result_ms, **settings.queue_keep_result_ms})
     by: dict[str, dict[str, Handler]] = {}
     for call in CALLS:

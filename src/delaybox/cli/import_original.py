@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from delaybox.cli import say
 from delaybox.cli.server import any_server
 from delaybox.core.errors import DelayBoxError
-from delaybox.legacy import Import, Progress
+from delaybox.service.import_original import Import, Progress
 from delaybox.store.connect import ServerSettings, make_client
 from delaybox.store.store import Store
 

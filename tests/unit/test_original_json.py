@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.retry import NO_RETRY
 from delaybox.core.task import NewTask, Priority, TaskState, TaskType, TaskView
-from delaybox.wire import compat
-from delaybox.wire.compat import Rules, parse_task, render_created, render_error, render_tasks
+from delaybox.wire.original import request
+from delaybox.wire.original.answer import render_created, render_error, render_tasks
+from delaybox.wire.original.request import OriginalRules, parse_task
 
 FIRST_CURL = b'{"taskType":"PUB_SUB","parameter":{"executionTimestamp":"1721672590913"},"pyload":"VGVzdCBKYXkK"}'
 SECOND_CURL = b'{"parameter":{"executionTimestamp":"1720672590913","taskType":"SHELL_CMD"},"pyload":"ZGF0ZQ=="}'
-WITH_SHELL = Rules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD}))
+WITH_SHELL = OriginalRules(types=frozenset({TaskType.PUB_SUB, TaskType.SHELL_CMD}))
 
 
 def body(**fields: object) -> bytes:
@@ -31,7 +32,7 @@ def with_time(literal: str) -> bytes:
     return b'{"parameter":{"executionTimestamp":' + literal.encode() + b"}}"
 
 
-def refusal(raw: bytes, rules: Rules = compat.DEFAULT_RULES) -> InvalidTask:
+def refusal(raw: bytes, rules: OriginalRules = request.DEFAULT_RULES) -> InvalidTask:
     with pytest.raises(InvalidTask) as caught:
         parse_task(raw, rules)
     message = str(caught.value)
@@ -314,7 +315,7 @@ def test_base64_with_line_breaks_and_either_spelling():
 
 
 def test_sizes():
-    rules = Rules(max_payload_bytes=10)
+    rules = OriginalRules(max_payload_bytes=10)
     assert parse_task(body(pyload=base64.b64encode(b"x" * 10).decode()), rules).payload == b"x" * 10
     error = refusal(body(pyload=base64.b64encode(b"x" * 11).decode()), rules)
     assert isinstance(error, PayloadTooLarge)
@@ -352,13 +353,13 @@ BODIES = st.fixed_dictionaries(
 def test_both_readers_agree(fields, ascii_only):
     raw = json.dumps(fields, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
 
-    def outcome(read: Callable[[bytes, Rules], NewTask]) -> object:
+    def outcome(read: Callable[[bytes, OriginalRules], NewTask]) -> object:
         try:
             return read(raw, WITH_SHELL)
         except InvalidTask as error:
             return type(error), error.field, str(error)
 
-    assert outcome(parse_task) == outcome(compat._parse_strictly)
+    assert outcome(parse_task) == outcome(request._parse_strictly)
 
 
 @given(st.binary(max_size=40))
@@ -406,5 +407,5 @@ def test_render():
 
 @pytest.mark.parametrize(("text", "ms"), [("3s", 3_000), ("1h30m", 5_400_000), ("PT2S", 2_000), ("250ms", 250)])
 def test_a_delay_may_have_a_unit_and_leaves_as_the_originals_subscribers_read_it(text: str, ms: int) -> None:
-    task = compat.of_header({"delay": text.encode(), "tag": b"a"})
+    task = request.of_header({"delay": text.encode(), "tag": b"a"})
     assert (task.delay_ms, task.header) == (ms, {"delay": b"%d" % ms, "tag": b"a"})

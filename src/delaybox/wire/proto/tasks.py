@@ -14,9 +14,9 @@ from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, NewTask, Priority, TaskType
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
-from delaybox.wire.v1 import tasks as v1
-from delaybox.wire.v1.moments import moment_ms
-from delaybox.wire.v1.tasks import Change, Rules
+from delaybox.wire.json import tasks as v1
+from delaybox.wire.json.moments import moment_ms
+from delaybox.wire.json.tasks import Change, TaskRules
 
 TYPES: Final[Mapping[pb.TaskType, TaskType]] = MappingProxyType(
     {
@@ -46,7 +46,7 @@ class When:
     delay_ms: int | None = None
 
 
-def new_task(asked: pb.NewTask, rules: Rules) -> NewTask:
+def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
     """The task that is asked for. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
     task_type = type_of("type", asked.type)
     v1.check_type(task_type)
@@ -80,7 +80,7 @@ def new_task(asked: pb.NewTask, rules: Rules) -> NewTask:
     )
 
 
-def change(asked: pb.RescheduleRequest, rules: Rules) -> Change:
+def change(asked: pb.RescheduleRequest, rules: TaskRules) -> Change:
     """What a Reschedule asks for. Raises InvalidTask or PayloadTooLarge."""
     when = when_of(asked)
     payload = asked.payload if asked.HasField("payload") else None

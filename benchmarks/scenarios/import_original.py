@@ -10,7 +10,7 @@ from benchmarks.harness.bench import Bench, Scenario
 from benchmarks.harness.report import OURS, Row, at_least
 from benchmarks.harness.server import BenchServer
 from benchmarks.ours.storing import opened
-from delaybox.legacy import Import
+from delaybox.service.import_original import Import
 from delaybox.wire.gen import task_pb2
 
 WHAT = "import the original's tasks"

@@ -18,12 +18,12 @@ from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, PRIORITY_NAMES, NewTask
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
 from delaybox.wire.bounds import task_bytes
-from delaybox.wire.compat import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
+from delaybox.wire.json import types
+from delaybox.wire.json.moments import moment_ms
+from delaybox.wire.json.reading import Reader, check_json
+from delaybox.wire.original.request import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
-from delaybox.wire.v1 import types
-from delaybox.wire.v1.moments import moment_ms
-from delaybox.wire.v1.reading import Reader, check_json
 
 TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
     {
@@ -50,7 +50,7 @@ _read_change = Reader(types.ChangeRequest, where="a field that can be changed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class TaskRules:
     """What this node accepts."""
 
     max_payload_bytes: int = 1024 * 1024
@@ -68,7 +68,7 @@ class Change:
     labels: Mapping[str, str] | None = None
 
 
-def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> NewTask:
+def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -> NewTask:
     """The task in a body. ``key``: the Idempotency-Key header. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
     raw = bytes(body)
     longest = task_bytes(rules.max_payload_bytes)
@@ -127,7 +127,7 @@ def parse_task(body: bytes | Raw, rules: Rules, *, key: str | None = None) -> Ne
     )
 
 
-def parse_change(body: bytes, rules: Rules) -> Change:
+def parse_change(body: bytes, rules: TaskRules) -> Change:
     """What a PATCH body asks for. Raises InvalidTask or PayloadTooLarge."""
     asked = _read_change(body)
     _read_change.check_names(body, asked)

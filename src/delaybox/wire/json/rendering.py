@@ -10,9 +10,9 @@ import msgspec
 
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.task import NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
-from delaybox.wire.v1 import types
-from delaybox.wire.v1.moments import render_moment
-from delaybox.wire.v1.tasks import TYPE_NAMES
+from delaybox.wire.json import types
+from delaybox.wire.json.moments import render_moment
+from delaybox.wire.json.tasks import TYPE_NAMES
 
 encode: Final = msgspec.json.Encoder().encode
 NAME_OF_TYPE: Final[Mapping[TaskType, str]] = {kind: name for name, kind in TYPE_NAMES.items()}

@@ -13,15 +13,16 @@ from delaybox.core.lane import NAMED, check_name
 from delaybox.core.retry import NO_RETRY
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import NewTask, TaskType
-from delaybox.wire import body, compat, controls
+from delaybox.wire import body, controls
 from delaybox.wire.bounds import check_items, message_bytes
 from delaybox.wire.gen import task_pb2
-from delaybox.wire.grpc.tasks import retry_of
+from delaybox.wire.json.tasks import labels_of
+from delaybox.wire.original import request
+from delaybox.wire.proto.tasks import retry_of
 from delaybox.wire.shell import check_payload
-from delaybox.wire.v1.tasks import labels_of
 
 
-def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
+def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:
     """The task that a message on the channel asks for, by the rules of ``POST /task``.
 
     Its header is the ``parameter``; its own uuid and status count for nothing: a task gets its id here. Fields from 5
@@ -38,7 +39,7 @@ def of_message(raw: bytes, rules: compat.Rules) -> NewTask:
             f"payload holds {len(payload)} bytes, more than {rules.max_payload_bytes}",
             limit=rules.max_payload_bytes,
         )
-    task = compat.of_header(message.header, rules)
+    task = request.of_header(message.header, rules)
     if task.type is TaskType.SHELL_CMD:
         check_payload(payload)
     if task.type in NAMED or message.name:

@@ -17,7 +17,7 @@ from delaybox.service import Service
 from delaybox.store import keys
 from delaybox.store.loader import translate
 from delaybox.store.store import Store
-from delaybox.wire import original
+from delaybox.wire.original import message
 
 MOST_AT_ONCE = 4_000
 _FIRST = 128
@@ -125,7 +125,7 @@ class Import:
         for raw, score in members:
             p.seen += 1
             try:
-                uuid, task = original.of_pending(raw, score, fold=self._fold)
+                uuid, task = message.of_pending(raw, score, fold=self._fold)
             except InvalidTask as error:
                 p.leave(p.seen, raw, str(error))
                 continue

@@ -1,4 +1,4 @@
-"""The original's REST JSON <-> domain. Pure: no I/O, no clock.
+"""The body of the original's ``POST /task`` -> domain. Pure: no I/O, no clock.
 
 Two readers give the same result. msgspec takes the usual body in about a microsecond; whatever it refuses, and
 whatever it would not notice (duplicate and unknown names, half surrogates), goes to the strict reader, which says what
@@ -23,7 +23,7 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.ids import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType, TaskView
+from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.wire import controls, shell, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes
 
@@ -61,14 +61,14 @@ _BY_NAME: Final[Mapping[bytes, tuple[TaskType, RetryPolicy | None]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class OriginalRules:
     """What this node accepts. ``types``: the task types it can deliver, PUB_SUB always among them."""
 
     max_payload_bytes: int = 1024 * 1024
     types: frozenset[TaskType] = frozenset({TaskType.PUB_SUB})
 
 
-DEFAULT_RULES = Rules()
+DEFAULT_RULES = OriginalRules()
 
 
 class _Usual(msgspec.Struct):
@@ -81,7 +81,7 @@ class _Usual(msgspec.Struct):
 _usual = msgspec.json.Decoder(_Usual)
 
 
-def parse_task(body: bytes, rules: Rules = DEFAULT_RULES) -> NewTask:
+def parse_task(body: bytes, rules: OriginalRules = DEFAULT_RULES) -> NewTask:
     """The task in a ``POST /task`` body. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
     try:
         task = _usual.decode(body)
@@ -108,7 +108,7 @@ def parse_task(body: bytes, rules: Rules = DEFAULT_RULES) -> NewTask:
     )
 
 
-def _parse_strictly(body: bytes, rules: Rules) -> NewTask:
+def _parse_strictly(body: bytes, rules: OriginalRules) -> NewTask:
     value = strictjson.loads(body)
     if not isinstance(value, dict):
         raise InvalidTask("body", f"body must be a JSON object, not {_kind(value)}; send {{...}}")
@@ -158,7 +158,7 @@ def _build(
     parameter: Mapping[str, str | int],
     pyload: str | None,
     payload: str | None,
-    rules: Rules,
+    rules: OriginalRules,
 ) -> NewTask:
     """The rules of the format, the same for both readers."""
     header: dict[str, bytes] = {}
@@ -252,7 +252,7 @@ def _build(
     )
 
 
-def of_header(header: Mapping[str, bytes], rules: Rules = DEFAULT_RULES) -> NewTask:
+def of_header(header: Mapping[str, bytes], rules: OriginalRules = DEFAULT_RULES) -> NewTask:
     """The task, without payload, that a header of bytes asks for, by the rules of ``parameter``."""
     parameter: dict[str, str | int] = {}
     others: dict[str, bytes] = {}
@@ -418,31 +418,6 @@ def _decode(text: str) -> bytes | None:
         return a2b_base64(text, strict_mode=True)
     except ValueError:
         return None
-
-
-def render_tasks(tasks: list[TaskView]) -> bytes:
-    """The body of ``GET /task``."""
-    return msgspec.json.encode([_view(task) for task in tasks])
-
-
-def _view(task: TaskView) -> dict[str, object]:
-    out: dict[str, object] = {"taskUuid": task.task_id}
-    if task.header:
-        # What came over Kafka or the Redis channel need not be UTF-8; JSON must be.
-        out["parameter"] = {name: value.decode("utf-8", "replace") for name, value in task.header.items()}
-    out["pyload"] = b64encode(task.payload).decode()
-    out["status"] = task.state.value
-    return out
-
-
-def render_created(task_id: str) -> bytes:
-    """The body that answers a stored task; ids need no escaping."""
-    return b'{"message":"task created","taskUuid":"%b"}' % task_id.encode()
-
-
-def render_error(message: str) -> bytes:
-    """The body of every refusal on the compatible routes."""
-    return msgspec.json.encode({"error": message})
 
 
 def _kind(value: object) -> str:

@@ -17,7 +17,7 @@ from delaybox.wire import progress as wire_progress
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
-from delaybox.wire.grpc.tasks import PRIORITIES, TYPES
+from delaybox.wire.proto.tasks import PRIORITIES, TYPES
 
 STATES: Final[Mapping[TaskState, pb.TaskState]] = MappingProxyType(
     {

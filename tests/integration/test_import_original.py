@@ -18,8 +18,8 @@ from delaybox.core import ids
 from delaybox.core.errors import StoreRefused
 from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY
 from delaybox.core.task import TaskType
-from delaybox.legacy import Import, Progress
 from delaybox.service import Service
+from delaybox.service.import_original import Import, Progress
 from delaybox.store import keys
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck

@@ -12,10 +12,10 @@ from delaybox.core.query import TaskFilter
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.core.words import show, unknown
-from delaybox.wire.v1 import types
-from delaybox.wire.v1.moments import moment_ms
-from delaybox.wire.v1.reading import Reader
-from delaybox.wire.v1.tasks import check_label, labels_of, queue_of, type_of, whole
+from delaybox.wire.json import types
+from delaybox.wire.json.moments import moment_ms
+from delaybox.wire.json.reading import Reader
+from delaybox.wire.json.tasks import check_label, labels_of, queue_of, type_of, whole
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000

@@ -10,11 +10,11 @@ from delaybox.core.query import TaskFilter
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.grpc.tasks import type_of
-from delaybox.wire.grpc.views import STATES
-from delaybox.wire.v1.moments import moment_ms
-from delaybox.wire.v1.queries import DAY_MS, HOUR_MS, MAX_CURSOR
-from delaybox.wire.v1.tasks import labels_of, queue_of
+from delaybox.wire.json.moments import moment_ms
+from delaybox.wire.json.queries import DAY_MS, HOUR_MS, MAX_CURSOR
+from delaybox.wire.json.tasks import labels_of, queue_of
+from delaybox.wire.proto.tasks import type_of
+from delaybox.wire.proto.views import STATES
 
 DEFAULT_LIMIT: Final = 1_000
 _STATES: Final[Mapping[pb.TaskState, TaskState]] = {number: state for state, number in STATES.items()}
