@@ -18,9 +18,8 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import Worker
 from delaybox.worker.context import CancelSignal, Context, Facts
 from delaybox.worker.session import MESSAGE_BYTES
+from tests.desk import Desk, delivery, messages_of, tasks_of
 from tests.unit.test_worker_session import opened, said, take, tasks, welcome
-from tests.unit.test_worker_target import Desk, delivery, tasks_of
-from tests.unit.test_worker_target import said as told
 
 LARGEST = 2 * MESSAGE_BYTES + 100_000
 """A message is closed when it is full, and its last part may be as large."""
@@ -162,7 +161,7 @@ async def test_a_task_that_its_worker_cannot_take_is_a_dead_letter_and_the_other
     session = desk.open(credit=3, identity="small", takes=DEFAULT_TAKES)
     large, small = delivery(payload=b"x" * (4 << 20)), delivery(payload=b"y")
     delivering = await desk.deliver(large, small)
-    (message,) = told(session)
+    (message,) = messages_of(session)
     assert [t.task.payload for t in message.tasks] == [b"y"]
     outcome = desk.engine.outcomes[large.task_id]
     assert isinstance(outcome, Failed) and not outcome.retryable
@@ -177,7 +176,7 @@ async def test_a_message_holds_one_large_task_or_a_megabyte_of_small_ones() -> N
     desk = Desk()
     session = desk.open(credit=100)
     await desk.deliver(*(delivery(payload=b"x" * 700_000) for _ in range(3)), delivery(payload=b"y" * 3_000_000))
-    sizes = [message.ByteSize() for message in told(session)]
+    sizes = [message.ByteSize() for message in messages_of(session)]
     assert len(sizes) == 4 and max(sizes) < 3_100_000
 
 
@@ -185,7 +184,7 @@ async def test_very_many_late_answers_are_refused_in_several_messages() -> None:
     desk = Desk()
     session = desk.open(credit=1)
     desk.hear(session, number=2, done=range(10**12, 10**12 + 50_000))
-    messages = told(session)
+    messages = messages_of(session)
     assert max(message.ByteSize() for message in messages) < 1 << 20
     assert sum(len(message.stale) for message in messages) == 50_000
     assert tasks_of(messages) == []
@@ -196,7 +195,7 @@ async def test_what_a_foreign_worker_says_is_bounded() -> None:
     session = desk.open(credit=3)
     one, two, three = delivery(), delivery(), delivery()
     await desk.deliver(one, two, three)
-    first, second, third = (t.sequence for t in tasks_of(told(session)))
+    first, second, third = (t.sequence for t in tasks_of(messages_of(session)))
     desk.hear(
         session,
         number=2,
