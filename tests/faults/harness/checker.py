@@ -1,4 +1,4 @@
-"""Judges a run: computes invariants I1 to I8 of the reliability design from the oracle's history and a final look.
+"""Judges a run: computes invariants I1 to I8 (docs/storage.md) from the oracle's history and a final look.
 
 Pure: no I/O, no clock. The history comes from files outside Redis; `Final` is the accused's own last statement (what
 the store lists once traffic has stopped, and fsck). A violation is a sentence; no violations is a pass.
