@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
 
-from delaybox.api.rest.app import TaskService, build_app
+from delaybox.api.rest.app import build_app
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.core.errors import (
     DelayBoxError,
@@ -17,6 +17,7 @@ from delaybox.core.errors import (
 )
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
+from delaybox.service import Service
 
 ID = "01a2b3c4-d5e6-8001-9f00-112233445566"
 JSON = {"content-type": "application/json", "host": "localhost:8088"}
@@ -137,7 +138,7 @@ async def call(
     headers: Mapping[str, str] = JSON,
     **settings: Any,
 ) -> Response:
-    app = build_app(cast(TaskService, service or FakeService()), ApiSettings(**settings))
+    app = build_app(cast(Service, service or FakeService()), ApiSettings(**settings))
     path, _, query = path.partition("?")
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     incoming = [{"type": "http.request", "body": raw, "more_body": False}]

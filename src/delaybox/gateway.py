@@ -66,7 +66,7 @@ class Workers:
         """A worker's stream."""
         return self._streams.work(requests, caller)
 
-    async def start(self, store: Store, service: Service) -> None:
+    async def start(self, store: Store) -> None:
         """The store is open."""
         s = self._settings
         options = EngineOptions(
@@ -163,7 +163,7 @@ class Workers:
         return PROGRESS_S
 
 
-def parts_of(settings: GrpcSettings, service: Any) -> Sequence[Part]:
+def parts_of(settings: GrpcSettings, service: Service) -> Sequence[Part]:
     """Everything that the process serves."""
     return (Scheduler(service, settings), Workers(settings))
 

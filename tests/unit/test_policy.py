@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import pytest
@@ -17,6 +17,7 @@ from delaybox.api.rest.settings import ApiSettings
 from delaybox.core.access import EVERYTHING, Access, Token
 from delaybox.core.errors import TaskNotFound
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
+from delaybox.service import Service
 
 ID = "018f0000-0000-8000-8000-000000000000"
 SUBSETS = [subset for size in range(len(Access) + 1) for subset in combinations(Access, size)]
@@ -112,7 +113,7 @@ def address(route: str) -> str:
 
 async def test_every_route_against_every_caller(routers: list[Router]):
     service = Spy()
-    app = build_app(service, settings())
+    app = build_app(cast(Service, service), settings())
     count = 0
     strangers = [
         None,
@@ -146,7 +147,7 @@ async def test_every_route_against_every_caller(routers: list[Router]):
 
 
 async def test_without_tokens_everything_is_allowed_to_whoever_may_connect(routers: list[Router]):
-    app = build_app(Spy(), ApiSettings())
+    app = build_app(cast(Service, Spy()), ApiSettings())
     for method, route, _ in cells(routers, app):
         status, _, _ = await call(app, method, address(route), None)
         assert status not in (401, 403), (method, route)
@@ -154,7 +155,7 @@ async def test_without_tokens_everything_is_allowed_to_whoever_may_connect(route
 
 async def test_host_and_origin_are_asked_of_every_route_but_the_probes(routers: list[Router]):
     service = Spy()
-    app = build_app(service, settings())
+    app = build_app(cast(Service, service), settings())
     token = "Bearer " + secret(tuple(Access))
     for method, route, rule in cells(routers, app):
         for headers in ({"host": "evil.example"}, {"host": ""}, {"origin": "https://evil.example"}, {"origin": "null"}):
@@ -164,16 +165,16 @@ async def test_host_and_origin_are_asked_of_every_route_but_the_probes(routers: 
                 assert status != 403, (method, route)
             else:
                 assert (status, service.asked) == (403, []), (method, route, headers)
-    elsewhere = build_app(service, settings(host="0.0.0.0"))
+    elsewhere = build_app(cast(Service, service), settings(host="0.0.0.0"))
     assert (await call(elsewhere, "GET", f"/v1/tasks/{ID}", token, host="evil.example"))[0] == 200
-    named = build_app(service, settings(host="0.0.0.0", allowed_hosts=("good.example",)))
+    named = build_app(cast(Service, service), settings(host="0.0.0.0", allowed_hosts=("good.example",)))
     assert (await call(named, "GET", f"/v1/tasks/{ID}", token, host="evil.example"))[0] == 403
     assert (await call(named, "GET", f"/v1/tasks/{ID}", token, host="127.0.0.1"))[0] == 403
     assert (await call(named, "GET", f"/v1/tasks/{ID}", token, host="good.example:8088"))[0] == 200
 
 
 def test_the_table_has_no_line_for_what_is_not_served(routers: list[Router]):
-    app = build_app(Spy(), ApiSettings())
+    app = build_app(cast(Service, Spy()), ApiSettings())
     served = {(method, route) for method, route, _ in cells(routers, app)}
     assert {(method, route) for method, route in policy.RULES if (method, route) not in served} == set()
 
@@ -199,7 +200,7 @@ SHELL = [
 @pytest.mark.parametrize(("method", "path", "body", "asks"), SHELL)
 async def test_a_command_needs_the_scope_shell_as_well(method: str, path: str, body: dict[str, Any], asks: str):
     service = Spy()
-    app = build_app(service, settings(shell=True))
+    app = build_app(cast(Service, service), settings(shell=True))
     text = json.dumps(body).encode()
     for subset in SUBSETS:
         service.asked.clear()

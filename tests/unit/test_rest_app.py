@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from delaybox.api.rest.app import TaskService, build_app
+from delaybox.api.rest.app import build_app
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.tokens import Tokens
@@ -26,7 +26,7 @@ from delaybox.core.errors import (
     Unauthenticated,
 )
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
-from delaybox.service import Readiness, StoreCounts
+from delaybox.service import Readiness, Service, StoreCounts
 
 JSON = {"content-type": "application/json", "host": "localhost:8088"}
 
@@ -82,7 +82,7 @@ async def call(
     edge: Edge | None = None,
     **settings: Any,
 ) -> Response:
-    app = build_app(cast(TaskService, service), ApiSettings(**settings), edge=edge)
+    app = build_app(cast(Service, service), ApiSettings(**settings), edge=edge)
     path, _, query = path.partition("?")
     pairs = headers if isinstance(headers, list) else list((JSON if headers is None else headers).items())
     parts = body if isinstance(body, list) else [body]
@@ -264,7 +264,7 @@ async def test_a_body_that_does_not_become_complete_stores_nothing():
         "query_string": b"",
         "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
     }
-    await build_app(cast(TaskService, service), ApiSettings())(scope, receive, send)
+    await build_app(cast(Service, service), ApiSettings())(scope, receive, send)
     assert not service.stored
     # The connection drops it when nobody is there.
     assert [message.get("status") for message in sent] == [400, None]

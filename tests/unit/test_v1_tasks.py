@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.query import TaskFilter
 from delaybox.core.retry import RetryPolicy
-from delaybox.core.task import NewTask, Priority, TaskState, TaskType
+from delaybox.core.task import NewTask, Priority, TaskChange, TaskState, TaskType
 from delaybox.wire import controls
 from delaybox.wire.json import queries
-from delaybox.wire.json.tasks import Change, TaskRules, parse_change, parse_task
+from delaybox.wire.json.tasks import TaskRules, parse_change, parse_task
 from delaybox.wire.shell import ShellRules
 
 RULES = TaskRules()
@@ -289,7 +289,7 @@ def test_nothing_but_words_comes_of_nonsense(raw):
 
 
 def test_a_change():
-    assert parse_change(body(delay="1h", priority="low", payload="", labels={}), RULES) == Change(
+    assert parse_change(body(delay="1h", priority="low", payload="", labels={}), RULES) == TaskChange(
         delay_ms=3_600_000, priority=Priority.LOW, payload=b"", labels={}
     )
     for raw, words in (

@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from delaybox import metrics
 from delaybox.api.settings import ServingSettings
 from delaybox.core.errors import StoreUnavailable
-from delaybox.service import Readiness, Service
+from delaybox.service import Service
 from delaybox.store.connect import make_client
 from delaybox.store.ending import end
 from delaybox.store.presence import keep_looking
@@ -19,45 +18,15 @@ from delaybox.store.store import Store
 
 _REOPEN_S = 0.5
 
-OnOpen = Callable[[Store, Service], Awaitable[None]]
-"""Told once, when the store is there."""
-
-
-class LateService:
-    """Stands before the service, and refuses for it while the store cannot be opened."""
-
-    def __init__(self) -> None:
-        self.inner: Any = _NoStore("the store is being opened")
-
-    def __getattr__(self, call: str) -> Any:
-        return getattr(self.inner, call)
-
-
-class _NoStore:
-    """Refuses every call."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    def __getattr__(self, call: str) -> Any:
-        async def refuse(*_: object, **__: object) -> None:
-            raise StoreUnavailable(self._reason)
-
-        return refuse
-
-    @property
-    def bulk(self) -> _NoStore:
-        return self
-
-    async def check(self) -> Readiness:
-        return Readiness(False, self._reason, store=False)
+OnOpen = Callable[[Store], Awaitable[None]]
+"""Called once, when the store is there and before the first call is answered."""
 
 
 class Opening:
-    """Opens the store of ``settings`` and puts its service behind ``service``."""
+    """Opens the store of ``settings`` for ``service``, whose calls raise StoreUnavailable until then."""
 
     def __init__(self, settings: ServingSettings, log: logging.Logger, on_open: OnOpen | None = None) -> None:
-        self.service = LateService()
+        self.service = Service(node_id=settings.node_id or None, on_scheduled=metrics.scheduled, topics=settings.topics)
         self._settings = settings
         self._log = log
         self._on_open = on_open
@@ -73,7 +42,7 @@ class Opening:
             await self._open()
         except StoreUnavailable as error:
             self._log.warning("the store cannot be opened yet: %s", error)
-            self.service.inner = _NoStore(str(error))
+            self.service.not_open(str(error))
             return asyncio.create_task(self._keep_opening())
         return None
 
@@ -93,10 +62,9 @@ class Opening:
             observe=metrics.script_took,
             on_lost=metrics.store_lost,
         )
-        service = Service(store, node_id=s.node_id or None, on_scheduled=metrics.scheduled, topics=s.topics)
         if self._on_open is not None:
-            await self._on_open(store, service)
-        self.service.inner = service
+            await self._on_open(store)
+        self.service.open(store)
         self._looking = asyncio.create_task(keep_looking(store.look), name="delaybox-store-look")
 
     async def _keep_opening(self) -> None:
@@ -105,7 +73,7 @@ class Opening:
             try:
                 await self._open()
             except StoreUnavailable as error:
-                self.service.inner = _NoStore(str(error))
+                self.service.not_open(str(error))
             else:
                 self._log.info("the store is open")
                 return

@@ -55,3 +55,16 @@ class ForecastStep:
 
     start_ms: int
     count: int
+
+
+@dataclass(slots=True)
+class BulkResult:
+    """What came of changing many tasks. ``skipped``: matched, but running or gone before they could be changed.
+
+    ``sample``: the ids of the first ones.
+    """
+
+    matched: int = 0
+    changed: int = 0
+    skipped: int = 0
+    sample: list[str] = field(default_factory=list)

@@ -85,6 +85,16 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     queue_unsaid: bool = False
 
 
+class TaskChange(Struct, frozen=True, kw_only=True, gc=False):
+    """What a caller wants to change of a pending task; None stays as it is."""
+
+    due_ms: int | None = None
+    delay_ms: int | None = None
+    priority: Priority | None = None
+    payload: bytes | None = None
+    labels: Mapping[str, str] | None = None
+
+
 class Submitted(Struct, frozen=True, gc=False):
     """The answer to one scheduled task.
 

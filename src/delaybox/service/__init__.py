@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delaybox.service.bulk import Changed, Selection
+from delaybox.service.bulk import Selection
 from delaybox.service.records import RecordService
 from delaybox.service.serving import LIVE_NODE_MS
 from delaybox.service.submit import key_error
@@ -13,7 +13,6 @@ __all__ = [
     "LIVE_NODE_MS",
     "STALE_HEARTBEAT_MS",
     "Change",
-    "Changed",
     "Readiness",
     "RecordService",
     "Selection",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import BulkResult, TaskFilter
 from delaybox.core.task import TaskState, TaskView
 from delaybox.store import pages
 from delaybox.store.store import MAX_ITEMS, Store
@@ -27,23 +27,13 @@ class Selection:
     dry_run: bool = False
 
 
-@dataclass(slots=True)
-class Changed:
-    """What came of it. ``skipped``: they matched, and were running or gone before they could be changed."""
-
-    matched: int = 0
-    changed: int = 0
-    skipped: int = 0
-    sample: list[str] = field(default_factory=list)
-
-
 class Bulk:
     """The bulk changes of one store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def cancel(self, selection: Selection, *, free_keys: bool = False) -> Changed:
+    async def cancel(self, selection: Selection, *, free_keys: bool = False) -> BulkResult:
         """Cancels the pending tasks that match. InvalidTask for a filter by a state that is not pending.
 
         ``free_keys``: their idempotency keys may be used again at once.
@@ -51,11 +41,11 @@ class Bulk:
 
         return await _apply(self._waiting(selection.wanted), selection, self._cancelling(free_keys))
 
-    async def cancel_ids(self, task_ids: Sequence[str], *, free_keys: bool = False) -> Changed:
+    async def cancel_ids(self, task_ids: Sequence[str], *, free_keys: bool = False) -> BulkResult:
         """Cancels those of these that are pending. InvalidTask for what is no id."""
         wanted = list(dict.fromkeys(ids.parse(task_id) for task_id in task_ids))
         changed = await _by_partition(wanted, self._cancelling(free_keys))
-        return Changed(matched=len(wanted), changed=changed, skipped=len(wanted) - changed)
+        return BulkResult(matched=len(wanted), changed=changed, skipped=len(wanted) - changed)
 
     def _cancelling(self, free_keys: bool) -> _Change:
         async def change(task_ids: Sequence[bytes]) -> int:
@@ -65,18 +55,18 @@ class Bulk:
 
     async def reschedule(
         self, selection: Selection, *, due_ms: int | None = None, delay_ms: int | None = None
-    ) -> Changed:
+    ) -> BulkResult:
         """Moves the pending tasks that match to one moment; those that are due then anyway are left out."""
         now = await self._store.ping()
         target = min(max(now, now + (delay_ms or 0) if due_ms is None else due_ms), ids.MAX_DUE_MS)
         # Also what makes one pass of it: what was moved is met again at its new time.
         return await self._move(selection, target, lambda view: view.due_ms != target)
 
-    async def run_now(self, selection: Selection) -> Changed:
+    async def run_now(self, selection: Selection) -> BulkResult:
         """Makes due the tasks that match and still wait for their time."""
         return await self._move(selection, await self._store.ping(), lambda view: view.state is TaskState.SCHEDULED)
 
-    async def replay(self, selection: Selection) -> Changed:
+    async def replay(self, selection: Selection) -> BulkResult:
         """Brings back the dead letters that match, newest first."""
 
         async def change(task_ids: Sequence[bytes]) -> int:
@@ -84,7 +74,7 @@ class Bulk:
 
         return await _apply(self._dead(selection.wanted), selection, change)
 
-    async def _move(self, selection: Selection, target: int, applies: Callable[[TaskView], bool]) -> Changed:
+    async def _move(self, selection: Selection, target: int, applies: Callable[[TaskView], bool]) -> BulkResult:
         async def change(task_ids: Sequence[bytes]) -> int:
             return sum(word == "moved" for word, _ in await self._store.reschedule_many(task_ids, target))
 
@@ -113,8 +103,8 @@ class Bulk:
                 return
 
 
-async def _apply(found: AsyncIterator[list[TaskView]], selection: Selection, change: _Change) -> Changed:
-    out = Changed()
+async def _apply(found: AsyncIterator[list[TaskView]], selection: Selection, change: _Change) -> BulkResult:
+    out = BulkResult()
     async for views in found:
         left = selection.limit - (out.matched if selection.dry_run else out.changed) if selection.limit else len(views)
         taken = views[:left]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from msgspec import structs
@@ -13,6 +14,7 @@ from delaybox.core import ids
 from delaybox.core.errors import (
     DelayBoxError,
     InvalidTask,
+    StoreUnavailable,
     TaskFinished,
     TaskNotFound,
     TaskRunning,
@@ -20,7 +22,8 @@ from delaybox.core.errors import (
 from delaybox.core.lane import split
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
-from delaybox.service.bulk import Bulk
+from delaybox.service.bulk import Bulk, Selection
+from delaybox.service.quick import Read
 from delaybox.service.serving import Served, Serving, functions_unserved, live_nodes, living, merged
 from delaybox.service.submit import Submitter
 from delaybox.service.watch import Watch, Watcher
@@ -28,7 +31,7 @@ from delaybox.store import lanes, listing, nodes, pages
 from delaybox.store.lookup import Lookup
 from delaybox.store.publish import ask_to_stop
 from delaybox.store.record import UnreadableRecord, read
-from delaybox.store.store import MAX_ITEMS, Store
+from delaybox.store.store import Store, Stored
 from delaybox.store.views import changed, of_found
 from delaybox.wire.topics import TopicRules
 
@@ -61,8 +64,22 @@ class StoreCounts:
     estimated: bool = False
 
 
-class Service(Submitter):
-    """Use-cases over one store.
+class _Parts:
+    """What the use-cases work with, once there is a store."""
+
+    __slots__ = ("bulk", "lookup", "serving", "store", "submitter", "watcher")
+
+    def __init__(self, store: Store, submitter: Callable[[Store], Submitter]) -> None:
+        self.store = store
+        self.submitter = submitter(store)
+        self.lookup = Lookup(store)
+        self.watcher = Watcher(store)
+        self.bulk = Bulk(store)
+        self.serving = Serving(store)
+
+
+class Service:
+    """Use-cases over one store, which may come later: until `open` every call raises StoreUnavailable.
 
     ``node_id``: the node whose engine `check` asks after; None where no engine belongs to this process. The rest is the
     `Submitter`'s.
@@ -70,39 +87,70 @@ class Service(Submitter):
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None = None,
         *,
         max_waiting: int = 20_000,
         node_id: str | None = None,
         on_scheduled: Callable[[int, int], None] | None = None,
         topics: TopicRules | None = None,
     ) -> None:
-        super().__init__(store, max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
-        self._lookup = Lookup(store)
+        self._submitter = partial(Submitter, max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
         self._node_id = node_id
-        self._watcher = Watcher(store)
-        self.bulk = Bulk(store)
-        """Changes of every task that a filter matches."""
-        self._serving = Serving(store)
+        self._parts: _Parts | None = None
+        self._why_closed = "the store is being opened"
+        if store is not None:
+            self.open(store)
+
+    def open(self, store: Store) -> None:
+        """Calls are answered from now on."""
+        self._parts = _Parts(store, self._submitter)
+
+    def not_open(self, reason: str) -> None:
+        """Gives the reason with which calls are refused until `open`."""
+        self._why_closed = reason
+
+    @property
+    def _opened(self) -> _Parts:
+        if self._parts is None:
+            raise StoreUnavailable(self._why_closed)
+        return self._parts
+
+    @property
+    def bulk(self) -> Bulk:
+        """Changes of every task that a filter matches. StoreUnavailable before the store is open."""
+        return self._opened.bulk
+
+    # -- schedule -----------------------------------------------------------------------------------------------
 
     async def submit(self, task: NewTask) -> Submitted:
         """As the `Submitter`'s; the answer warns where workers serve its function from other queues only."""
-        stored = await super().submit(task)
+        parts = self._opened
+        stored = await parts.submitter.submit(task)
         if task.type is TaskType.WORKER and stored.created:
-            # It is stored: that this cannot be looked up now is no reason to say anything else.
+            # It is stored: that this cannot be looked up now is no reason to answer anything else.
             with suppress(DelayBoxError):
-                return structs.replace(stored, warning=await self._serving.elsewhere(task.name, stored.queue))
+                return structs.replace(stored, warning=await parts.serving.elsewhere(task.name, stored.queue))
         return stored
+
+    async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
+        """As the `Submitter`'s."""
+        return await self._opened.submitter.submit_many(tasks)
+
+    async def submit_batch(
+        self, raw: bytes, read: Read, *, payload_limit: int, most: int
+    ) -> list[Stored | DelayBoxError]:
+        """As the `Submitter`'s."""
+        return await self._opened.submitter.submit_batch(raw, read, payload_limit=payload_limit, most=most)
 
     # -- query --------------------------------------------------------------------------------------------------
 
     async def list_pending(self, *, limit: int, skip: int = 0) -> list[TaskView]:
         """Tasks that wait, soonest due first, after skipping ``skip`` of them."""
-        return await listing.pending(self._store, limit=limit, skip=skip)
+        return await listing.pending(self._opened.store, limit=limit, skip=skip)
 
     async def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
-        return await pages.page(self._store, wanted, cursor=cursor, limit=limit)
+        return await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit)
 
     async def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
         """Dead letters in pages, newest first."""
@@ -114,28 +162,29 @@ class Service(Submitter):
         InvalidTask for what is no id, TaskNotFound, and TaskFinished where there is no record and its time is past.
         """
         raw = ids.parse(task_id)
-        found = await self._lookup.find(raw)
+        found = await self._opened.lookup.find(raw)
         shown = of_found(raw, found)
         if shown is not None:
-            return await self._serving.completed(shown)
+            return await self._opened.serving.completed(shown)
         if not found.place and ids.due_ms(raw) <= found.now_ms:
             raise TaskFinished(f"task {task_id} has finished, was cancelled, or never was; nothing of it is kept")
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
 
     async def watch(self, task_ids: Sequence[str], *, ends_only: bool = False) -> Watch:
         """Begins to wait for tasks; InvalidTask for what is no id. Close the watch where its end is not awaited."""
-        return self._watcher.watch([ids.parse(task_id) for task_id in task_ids], ends_only=ends_only)
+        return self._opened.watcher.watch([ids.parse(task_id) for task_id in task_ids], ends_only=ends_only)
 
     async def close(self) -> None:
         """Ends every watch. Harmless when repeated."""
-        await self._watcher.close()
+        if self._parts is not None:
+            await self._parts.watcher.close()
 
     async def queues(self) -> list[QueueStats]:
         """Every queue with tasks pending, ready or in flight, or fired in the last minute."""
-        found = {(q.type, q.queue): q for q in await lanes.queues(self._store)}
+        found = {(q.type, q.queue): q for q in await lanes.queues(self._opened.store)}
         rates: dict[tuple[TaskType, str], float] = {}
         complete = all(q.complete for q in found.values())
-        here = await living(self._store)
+        here = await living(self._opened.store)
         served = Served.by(here)
         for node in here:
             for key, rate in node.get("fired_per_s", {}).items():
@@ -157,14 +206,14 @@ class Service(Submitter):
 
     async def nodes(self) -> list[dict[str, Any]]:
         """The nodes heard of lately, each with what it and its processes said of themselves."""
-        return merged(await live_nodes(self._store))
+        return merged(await live_nodes(self._opened.store))
 
     async def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> list[ForecastStep]:
         """Tasks due per step, in steps of whole buckets from the bucket that holds ``from_ms``.
 
         InvalidTask for a step that is no multiple of a bucket, a range that ends before it begins, or too many steps.
         """
-        width = self._store.bucket_ms
+        width = self._opened.store.bucket_ms
         if step_ms <= 0 or step_ms % width:
             raise InvalidTask(
                 "step", f"step {step_ms} ms is not a multiple of {width} ms; give a whole number of those"
@@ -178,12 +227,12 @@ class Service(Submitter):
             raise InvalidTask(
                 "step", f"the range has {steps} steps of {step_ms} ms, over {MAX_STEPS}; give a longer step"
             )
-        sums = await self._store.forecast(first, first + steps * size, size)
+        sums = await self._opened.store.forecast(first, first + steps * size, size)
         return [ForecastStep(first * width + i * step_ms, sums.get(i, 0)) for i in range(steps)]
 
     async def counts(self) -> StoreCounts:
         """How much lies where, over all partitions."""
-        all_ = await self._store.counts()
+        all_ = await self._opened.store.counts()
         return StoreCounts(
             sum(c.pending for c in all_),
             sum(c.due for c in all_),
@@ -198,10 +247,11 @@ class Service(Submitter):
         and whether due tasks wait that nobody can carry out.
         """
         try:
-            now = await self._store.writable()
-            facts = None if self._node_id is None else await nodes.facts(self._store, self._node_id)
-            # Not before its own engine has told what it carries out.
-            waits = await self._serving.unserved() if self._node_id is None or facts else []
+            parts = self._opened
+            now = await parts.store.writable()
+            facts = None if self._node_id is None else await nodes.facts(parts.store, self._node_id)
+            # Not before its own engine has reported what it carries out.
+            waits = await parts.serving.unserved() if self._node_id is None or facts else []
         except DelayBoxError as error:
             return Readiness(False, str(error), store=False)
         if self._node_id is None:
@@ -221,11 +271,11 @@ class Service(Submitter):
         ``free_key``: its idempotency key may be used again at once; also of one that is cancelled already.
         """
         raw = ids.parse(task_id)
-        word = (await self._store.cancel([raw], free_key=free_key))[0]
+        word = (await self._opened.store.cancel([raw], free_key=free_key))[0]
         if word == "running" and running:
-            found = await self._store.get(raw)
+            found = await self._opened.store.get(raw)
             if found.place == "lease" and read(raw, found.value).type is TaskType.WORKER:
-                if await ask_to_stop(self._store, ids.render(raw)):
+                if await ask_to_stop(self._opened.store, ids.render(raw)):
                     return True
                 raise TaskRunning(f"task {task_id} is running and no node with workers hears; wait for it to end")
         if word != "cancelled":
@@ -241,7 +291,7 @@ class Service(Submitter):
         priority: Priority | None = None,
     ) -> int:
         """Moves a pending task; returns its new due time (ms). Errors as `cancel`."""
-        word, due = await self._store.reschedule(
+        word, due = await self._opened.store.reschedule(
             ids.parse(task_id), due_ms=due_ms, delay_ms=delay_ms, priority=priority
         )
         if word != "moved":
@@ -265,7 +315,7 @@ class Service(Submitter):
         raw = ids.parse(task_id)
         word = "changed"
         for _ in range(_UPDATE_TRIES):
-            found = await self._store.get(raw)
+            found = await self._opened.store.get(raw)
             if found.place != "home":
                 raise _refusal(task_id, _WORDS.get(found.place, "unknown"))
             try:
@@ -274,7 +324,7 @@ class Service(Submitter):
                 )
             except UnreadableRecord:
                 raise _refusal(task_id, "newer") from None
-            word, _ = await self._store.update(raw, found.value, new, apart)
+            word, _ = await self._opened.store.update(raw, found.value, new, apart)
             if word == "moved":
                 return await self.get(task_id)
             if word != "changed":
@@ -287,31 +337,18 @@ class Service(Submitter):
 
     async def replay(self, task_id: str) -> None:
         """Brings a dead letter back, due at once, its attempts forgotten."""
-        word = (await self._store.replay([ids.parse(task_id)]))[0]
+        word = (await self._opened.store.replay([ids.parse(task_id)]))[0]
         if word != "replayed":
             raise _refusal(task_id, word)
 
     async def replay_many(self, wanted: TaskFilter, *, limit: int = 1_000) -> int:
         """Brings back the dead letters that match, newest first, at most ``limit``; returns how many."""
-        replayed = 0
-        cursor = ""
-        while replayed < limit:
-            found = await self.dead_letters(wanted, cursor=cursor, limit=min(MAX_ITEMS, limit - replayed))
-            by: dict[int, list[bytes]] = {}
-            for shown in found.items:
-                raw = ids.parse(shown.task_id)
-                by.setdefault(ids.partition(raw), []).append(raw)
-            for group in by.values():
-                replayed += (await self._store.replay(group)).count("replayed")
-            cursor = found.cursor
-            if not cursor:
-                break
-        return replayed
+        return (await self.bulk.replay(Selection(wanted=wanted, limit=limit))).changed
 
     async def discard(self, task_id: str) -> None:
         """Deletes a dead letter for good."""
         raw = ids.parse(task_id)
-        if not await self._store.discard(ids.partition(raw) % self._store.partitions, [raw]):
+        if not await self._opened.store.discard(ids.partition(raw) % self._opened.store.partitions, [raw]):
             raise TaskNotFound(f"task {task_id} is no dead letter: it was replayed or discarded, or never became one")
 
 

@@ -22,8 +22,9 @@ from delaybox.core.task import TaskState
 from delaybox.store import progress
 from delaybox.store.ending import end
 from delaybox.store.listening import listen
-from delaybox.store.states import Standing, states
+from delaybox.store.states import states
 from delaybox.store.store import Store
+from delaybox.wire.standing import Standing
 
 log = logging.getLogger("delaybox.service")
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from struct import Struct
 
 from google.protobuf.message import DecodeError
-from msgspec import Struct as Made
 
 from delaybox.core import ids
 from delaybox.core.task import CANCELLED, TaskState
@@ -14,32 +13,13 @@ from delaybox.store.loader import Call
 from delaybox.store.record import head_of, reason_of
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
+from delaybox.wire.standing import Standing
 
 MOST_IDS = 128
 """Ids in one call of ``states``; its bound."""
 _DEAD_HEAD = Struct(">QH")
 
 
-class Standing(Made, frozen=True, gc=False):
-    """One look at a task. ``state`` None: nothing of it is kept. ``result``: of a finished task, where it is kept.
-
-    ``progress``: what a running task's worker said last, serialized, where it was looked for.
-    """
-
-    state: TaskState | None
-    due_ms: int = 0
-    attempt: int = 0
-    reason: str = ""
-    result: task_pb2.Result | None = None
-    progress: bytes = b""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.state is None or self.state in _ENDS
-
-
-_ENDS = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
 _NOTHING = Standing(None)
 _QUARANTINED = Standing(TaskState.FAILED, reason="its record cannot be read; it lies in quarantine")
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -34,14 +34,14 @@ class Part(Protocol):
         """Of the service in the contract."""
         ...
 
-    async def start(self, store: Store, service: Service) -> None:
+    async def start(self, store: Store) -> None:
         """The store is open. Calls may have come before, and got UNAVAILABLE."""
 
     async def stop(self) -> None:
         """New calls are refused already: ends the streams, so that their callers go elsewhere. At most the grace."""
 
 
-MakeParts = Callable[[GrpcSettings, Any], Sequence[Part]]
+MakeParts = Callable[[GrpcSettings, Service], Sequence[Part]]
 """What a process serves. The service it is given answers from the start, with StoreUnavailable if need be."""
 
 
@@ -95,6 +95,6 @@ class GrpcServer:
             os._exit(1)
         self._stopping.set()
 
-    async def _on_open(self, store: Store, service: Service) -> None:
+    async def _on_open(self, store: Store) -> None:
         for part in self._parts:
-            await part.start(store, service)
+            await part.start(store)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from delaybox.api import policy
+from delaybox.api import changing, policy
 from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
 from delaybox.core.errors import DelayBoxError, InvalidTask, StoreUnavailable
 from delaybox.core.ids import render
+from delaybox.core.query import Page, TaskFilter
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service, key_error
 from delaybox.store.store import Store
@@ -39,12 +40,17 @@ _Batches = asyncio.Queue[asyncio.Task[Serialized] | None]
 """Of one stream, in order; None: no more are taken."""
 
 
-class Scheduler:
-    """The calls. ``service`` is the shared service layer, or what stands before it while Redis is away."""
+class _Ask(Protocol):
+    """A call that lists tasks."""
 
-    def __init__(self, service: Any, settings: GrpcSettings) -> None:
+    def __call__(self, wanted: TaskFilter, *, cursor: str, limit: int) -> Awaitable[Page]: ...
+
+
+class Scheduler:
+    """The calls."""
+
+    def __init__(self, service: Service, settings: GrpcSettings) -> None:
         self._service = service
-        self._opened: Service | None = None
         self._streams: set[_Batches] = set()
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
         self._rules = TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)
@@ -54,15 +60,14 @@ class Scheduler:
         found: ServiceDescriptor = pb.DESCRIPTOR.services_by_name["Scheduler"]
         return found
 
-    async def start(self, store: Store, service: Service) -> None:
-        self._opened = service
+    async def start(self, store: Store) -> None:
+        """Nothing: the service is what is opened."""
 
     async def stop(self) -> None:
         """Whoever watches, or has a stream open, is sent to another node."""
         for batches in self._streams:
             batches.put_nowait(None)
-        if self._opened is not None:
-            await self._opened.close()
+        await self._service.close()
 
     paths: Mapping[str, str] = {"Schedule": "task"}
     """Where in the request of a method the fields stand that the checks name."""
@@ -159,20 +164,8 @@ class Scheduler:
         )
 
     async def reschedule(self, request: pb.RescheduleRequest, caller: Caller) -> pb.TaskInfo:
-        change = tasks.change(request, self._rules)
-        if change.payload is not None:
-            before = await self._service.get(request.id)
-            policy.require_payload(caller.grant, before, change.payload, self._rules.shell)
-        return views.info(
-            await self._service.update(
-                request.id,
-                due_ms=change.due_ms,
-                delay_ms=change.delay_ms,
-                priority=change.priority,
-                payload=change.payload,
-                labels=change.labels,
-            )
-        )
+        wanted = tasks.change(request, self._rules)
+        return views.info(await changing.change(self._service, caller.grant, request.id, wanted, self._rules.shell))
 
     async def run_now(self, request: pb.RunNowRequest, caller: Caller) -> pb.RunNowResponse:
         return pb.RunNowResponse(due_ms=await self._service.run_now(request.id))
@@ -215,7 +208,7 @@ class Scheduler:
             yield response
 
     @staticmethod
-    async def _pages(ask: Any, wanted: Any, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
+    async def _pages(ask: _Ask, wanted: TaskFilter, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
         most = MAX_LIMIT
         while True:
             found = await ask(wanted, cursor=cursor, limit=min(left, most))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import parse_qsl
 
 from delaybox import metrics
 from delaybox.api import policy
-from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe, Ready
+from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe
 from delaybox.api.rest import problems
 from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
 from delaybox.api.rest.http1.answers import GUARDS
@@ -19,41 +19,16 @@ from delaybox.api.rest.http1.server import Refused
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.docs import pages
-from delaybox.api.rest.v1.handlers import V1Service
 from delaybox.api.rest.v1.routes import routes
 from delaybox.core.errors import DelayBoxError, Denied
-from delaybox.core.task import TaskType, TaskView
+from delaybox.core.task import TaskType
+from delaybox.service import Service
 from delaybox.wire.original import answer, request
 
 _log = logging.getLogger("delaybox.api")
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
-
-
-class Counts(Protocol):
-    """How many tasks stand where, over the whole store."""
-
-    @property
-    def pending(self) -> int: ...
-    @property
-    def ready(self) -> int: ...
-    @property
-    def in_flight(self) -> int: ...
-    @property
-    def dead(self) -> int: ...
-    @property
-    def quarantined(self) -> int: ...
-    @property
-    def estimated(self) -> bool: ...
-
-
-class TaskService(V1Service, Protocol):
-    """What all routes ask of the service."""
-
-    def list_pending(self, *, limit: int, skip: int) -> Awaitable[list[TaskView]]: ...
-    def counts(self) -> Awaitable[Counts]: ...
-    def check(self) -> Awaitable[Ready]: ...
 
 
 _COUNTED_EVERY_S = 0.1
@@ -63,7 +38,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _BROKEN = "the body ended before it was complete, or its chunks cannot be read; send it again, whole"
 
 
-def build_app(service: TaskService, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
+def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
     """The ASGI callable over ``service``. Pass ``edge`` to start and stop its clock yourself."""
     edge = edge or Edge(settings)
     answered = _Answered()
@@ -208,7 +183,7 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
 class _Api:
     """The handlers. Each parses, asks the service and renders."""
 
-    def __init__(self, service: TaskService, settings: ApiSettings, edge: Edge, answered: _Answered) -> None:
+    def __init__(self, service: Service, settings: ApiSettings, edge: Edge, answered: _Answered) -> None:
         self._service = service
         self._answered = answered
         self._edge = edge

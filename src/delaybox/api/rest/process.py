@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import cast
 
 from delaybox.api.opening import Opening
-from delaybox.api.rest.app import PROBES, TaskService, build_app, refusals
+from delaybox.api.rest.app import PROBES, build_app, refusals
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.http1.server import RESERVE, Server
 from delaybox.api.rest.settings import ApiSettings
@@ -38,8 +37,7 @@ class ApiServer:
         opening: asyncio.Task[None] | None = None
         try:
             opening = await self._opening.start()
-            service = cast(TaskService, self._opening.service)
-            app = build_app(service, settings, edge=edge)
+            app = build_app(self._opening.service, settings, edge=edge)
             wanted = settings.max_connections
             most, reserve = shares(files.raise_limit(wanted + RESERVE + _OTHER_FILES), wanted)
             server = Server(

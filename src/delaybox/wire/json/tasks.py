@@ -14,7 +14,7 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.lane import check_name
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, PRIORITY_NAMES, NewTask, Priority, TaskType
+from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, PRIORITY_NAMES, NewTask, Priority, TaskChange, TaskType
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
 from delaybox.wire.bounds import task_bytes
@@ -55,17 +55,6 @@ class TaskRules:
 
     max_payload_bytes: int = 1024 * 1024
     shell: ShellRules = field(default_factory=ShellRules)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What a PATCH asks for; None stays as it is."""
-
-    due_ms: int | None = None
-    delay_ms: int | None = None
-    priority: Priority | None = None
-    payload: bytes | None = None
-    labels: Mapping[str, str] | None = None
 
 
 def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -> NewTask:
@@ -127,19 +116,19 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
     )
 
 
-def parse_change(body: bytes, rules: TaskRules) -> Change:
+def parse_change(body: bytes, rules: TaskRules) -> TaskChange:
     """What a PATCH body asks for. Raises InvalidTask or PayloadTooLarge."""
     asked = _read_change(body)
     _read_change.check_names(body, asked)
     due_ms, delay_ms = _when(asked, _read_change, body)
-    change = Change(
+    change = TaskChange(
         due_ms=due_ms,
         delay_ms=delay_ms,
         priority=None if asked.priority is None else priority_of("priority", asked.priority),
         payload=_payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes),
         labels=None if asked.labels is None else labels_of(asked.labels),
     )
-    if change == Change():
+    if change == TaskChange():
         raise InvalidTask("body", "body changes nothing; give at, delay, priority, payload or labels")
     return change
 

@@ -11,12 +11,12 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import check_name
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, NewTask, Priority, TaskType
+from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, NewTask, Priority, TaskChange, TaskType
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.json import tasks as v1
 from delaybox.wire.json.moments import moment_ms
-from delaybox.wire.json.tasks import Change, TaskRules
+from delaybox.wire.json.tasks import TaskRules
 
 TYPES: Final[Mapping[pb.TaskType, TaskType]] = MappingProxyType(
     {
@@ -80,20 +80,20 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
     )
 
 
-def change(asked: pb.RescheduleRequest, rules: TaskRules) -> Change:
+def change(asked: pb.RescheduleRequest, rules: TaskRules) -> TaskChange:
     """What a Reschedule asks for. Raises InvalidTask or PayloadTooLarge."""
     when = when_of(asked)
     payload = asked.payload if asked.HasField("payload") else None
     if payload is not None:
         v1.check_size("payload", payload, rules.max_payload_bytes)
-    found = Change(
+    found = TaskChange(
         due_ms=when.due_ms,
         delay_ms=when.delay_ms,
         priority=priority_of("priority", asked.priority) if asked.HasField("priority") else None,
         payload=payload,
         labels=v1.labels_of(dict(asked.labels.values)) if asked.HasField("labels") else None,
     )
-    if found == Change():
+    if found == TaskChange():
         raise InvalidTask("when", "the request changes nothing; give due_ms, delay_ms, priority, payload or labels")
     return found
 

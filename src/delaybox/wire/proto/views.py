@@ -6,18 +6,18 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
-from delaybox.core.query import ForecastStep, Page, QueueStats
+from delaybox.core.query import BulkResult, ForecastStep, Page, QueueStats
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
 from delaybox.wire import progress as wire_progress
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.gen import task_pb2
 from delaybox.wire.proto.tasks import PRIORITIES, TYPES
+from delaybox.wire.standing import Standing
 
 STATES: Final[Mapping[TaskState, pb.TaskState]] = MappingProxyType(
     {
@@ -86,20 +86,7 @@ def fitting(response: pb.ListResponse) -> int:
     return max(1, count)
 
 
-class Changed(Protocol):
-    """What came of a bulk change."""
-
-    @property
-    def matched(self) -> int: ...
-    @property
-    def changed(self) -> int: ...
-    @property
-    def skipped(self) -> int: ...
-    @property
-    def sample(self) -> Sequence[str]: ...
-
-
-def changed(found: Changed) -> pb.BulkResponse:
+def changed(found: BulkResult) -> pb.BulkResponse:
     """What came of a bulk change."""
     return pb.BulkResponse(matched=found.matched, changed=found.changed, skipped=found.skipped, sample_ids=found.sample)
 
@@ -186,21 +173,6 @@ def _count(value: object, most: int = (1 << 32) - 1) -> int:
 
 _EVENTS_AT_ONCE: Final = 1_000
 _EVENT_BYTES: Final = 1024 * 1024
-
-
-class Standing(Protocol):
-    """One look at a task; ``state`` None: nothing of it is kept."""
-
-    @property
-    def state(self) -> TaskState | None: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def result(self) -> task_pb2.Result | None: ...
-    @property
-    def progress(self) -> bytes: ...
 
 
 def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[pb.WatchResponse]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
 
 from msgspec import Struct
 
-from delaybox.api import policy
+from delaybox.api import changing, policy
 from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
-from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
-from delaybox.core.task import NewTask, Priority, Submitted, TaskType, TaskView
+from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.service import Service
 from delaybox.wire import bounds
 from delaybox.wire.json import queries, rendering, tasks, types
 from delaybox.wire.json.reading import Reader
@@ -31,34 +30,6 @@ _PUB_SUB = TaskType.PUB_SUB
 _NO_TRACE: Mapping[str, bytes] = MappingProxyType({})
 
 _read_batch = Reader(types.BatchRequest, where="a field of a batch", max_containers=200_000)
-
-
-class V1Service(Protocol):
-    """What these calls ask of the service."""
-
-    def submit(self, task: NewTask) -> Awaitable[Submitted]: ...
-    def submit_many(self, tasks: Sequence[NewTask]) -> Awaitable[list[Submitted | DelayBoxError]]: ...
-    def get(self, task_id: str) -> Awaitable[TaskView]: ...
-    def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Awaitable[Page]: ...
-    def cancel(self, task_id: str, *, free_key: bool = False) -> Awaitable[object]: ...
-    def update(
-        self,
-        task_id: str,
-        *,
-        due_ms: int | None = None,
-        delay_ms: int | None = None,
-        priority: Priority | None = None,
-        payload: bytes | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> Awaitable[TaskView]: ...
-    def run_now(self, task_id: str) -> Awaitable[int]: ...
-    def queues(self) -> Awaitable[list[QueueStats]]: ...
-    def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Awaitable[Page]: ...
-    def replay(self, task_id: str) -> Awaitable[None]: ...
-    def replay_many(self, wanted: TaskFilter, *, limit: int = 1_000) -> Awaitable[int]: ...
-    def discard(self, task_id: str) -> Awaitable[None]: ...
-    def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> Awaitable[list[ForecastStep]]: ...
-    def nodes(self) -> Awaitable[list[dict[str, Any]]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +50,7 @@ class V1:
     """
 
     def __init__(
-        self, service: V1Service, edge: Edge, rules: tasks.TaskRules, root: str, keep_ms: Mapping[str, int]
+        self, service: Service, edge: Edge, rules: tasks.TaskRules, root: str, keep_ms: Mapping[str, int]
     ) -> None:
         self._keep_ms = keep_ms
         self._service = service
@@ -152,19 +123,9 @@ class V1:
     async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         body = await self._edge.json_body(headers, receive)
-        change = tasks.parse_change(body, self._rules)
+        wanted = tasks.parse_change(body, self._rules)
         task_id = scope["params"]["id"]
-        if change.payload is not None:
-            before = await self._service.get(task_id)
-            policy.require_payload(scope["auth"], before, change.payload, self._rules.shell)
-        view = await self._service.update(
-            task_id,
-            due_ms=change.due_ms,
-            delay_ms=change.delay_ms,
-            priority=change.priority,
-            payload=change.payload,
-            labels=change.labels,
-        )
+        view = await changing.change(self._service, scope["auth"], task_id, wanted, self._rules.shell)
         return Reply(rendering.changed(view))
 
     async def run(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:

@@ -12,7 +12,8 @@ from delaybox.api import disclosure, policy
 from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.v1.handlers import V1, Replier, V1Service
+from delaybox.api.rest.v1.handlers import V1, Replier
+from delaybox.service import Service
 from delaybox.wire.json import tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell import ShellRules
@@ -260,7 +261,7 @@ CALLS: Final[tuple[Call, ...]] = (
 )
 
 
-def routes(service: V1Service, edge: Edge, settings: ApiSettings) -> list[Route]:
+def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
     """The routes of ``/v1``."""
     shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
     rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)

@@ -1,0 +1,23 @@
+"""Changing a stored task for a caller: REST and gRPC ask the same of those who give it a new payload."""
+
+from __future__ import annotations
+
+from delaybox.api import policy
+from delaybox.core.access import Grant
+from delaybox.core.task import TaskChange, TaskView
+from delaybox.service import Service
+from delaybox.wire.shell import ShellRules
+
+
+async def change(service: Service, grant: Grant, task_id: str, wanted: TaskChange, shell: ShellRules) -> TaskView:
+    """The task as it is then. The service's errors, and those of `policy.require_payload` for another payload."""
+    if wanted.payload is not None:
+        policy.require_payload(grant, await service.get(task_id), wanted.payload, shell)
+    return await service.update(
+        task_id,
+        due_ms=wanted.due_ms,
+        delay_ms=wanted.delay_ms,
+        priority=wanted.priority,
+        payload=wanted.payload,
+        labels=wanted.labels,
+    )

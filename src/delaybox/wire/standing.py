@@ -1,0 +1,30 @@
+"""Where a task stands, as those who watch it are answered."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from delaybox.core.task import TaskState
+from delaybox.wire.gen import task_pb2
+
+
+class Standing(Struct, frozen=True, gc=False):
+    """One look at a task. ``state`` None: nothing of it is kept. ``result``: of a finished task, where it is kept.
+
+    ``progress``: what a running task's worker reported last, serialized, where it was looked for.
+    """
+
+    state: TaskState | None
+    due_ms: int = 0
+    attempt: int = 0
+    reason: str = ""
+    result: task_pb2.Result | None = None
+    progress: bytes = b""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state is None or self.state in _ENDS
+
+
+_ENDS = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
