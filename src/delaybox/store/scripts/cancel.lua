@@ -3,8 +3,8 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 command id (16 bytes), 2 bucket width ms, 3 how long idempotency keys outlive their task ms, 4 how long the command is
 --       remembered ms, 5 '1' = free the keys, also those of tasks that are cancelled already, then ids
--- REPLY for each id: cancelled, running, dead, quarantined, newer or unknown. One whose key is freed now is cancelled. The same command id again gets the same reply: a
---       caller whose answer was lost must not be told that there was nothing to cancel.
+-- REPLY for each id: cancelled, running, dead, quarantined, newer or unknown. One whose key is freed now is cancelled. The same command id again gets the same
+--       reply, so that a caller that lost the first one does not get the answer that there was nothing to cancel.
 -- ERRORS TRYAGAIN (what was answered before stays cancelled: asking again answers unknown for it)
 -- BOUND 500 ids; all together look 1,000 times into leases that an earlier version made
 --@include lib/time.lua

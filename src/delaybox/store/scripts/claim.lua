@@ -6,8 +6,8 @@
 --       8 channel for firing in place ('' = lease PUB_SUB as well, if its letter is in 7), 9 length of the stream (0 = none),
 --       10 poll ms, 11 how long idempotency keys outlive their task ms,
 --       12 0, or: take only what is late by less than this (ms) and not ready yet, so that a backlog can wait,
---       13 1 = a guest, which keeps no time: it takes what it serves and leaves all else where it lies, 14.. lanes: of a
---       type letter that is named here only these are served; '*' for the queue stands for any
+--       13 1 = a guest (not a time keeper): it takes what it serves and leaves everything else where it lies, 14.. lanes: of a
+--       type letter that is named here only these lanes are served; '*' for the queue stands for any queue
 -- REPLY {now ms, when to look next at near (-1 nothing there), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due},
 --        lanes of what was fired in place {lane, how many, ...}}
@@ -27,9 +27,10 @@ local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[
 local max_bytes, types, channel, stream = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
 local poll, idem_ttl, fresh, guest = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV[12]), ARGV[13] == '1'
 local from = fresh > 0 and '(' .. int(now - fresh) or '-inf'
--- A guest that saw others' tasks alone looks again after so many ms: behind them its own may stand.
+-- A guest that found only tasks of others looks again after this many ms, because its own may lie behind them.
 local HIDDEN = 20
--- Due tasks that become ready in one claim, at least: with a slot or two the others' twentieth would be half.
+-- Least number of due tasks that one claim makes ready. With a slot or two, the twentieth that is kept for tasks which are not
+-- critical would be rounded up to a half.
 local FEWEST = 100
 -- The near indexes taken from, critical ones first.
 local for_workers = string.find(types, 'w', 1, true) ~= nil
@@ -42,13 +43,13 @@ local lease = k_lease(lid)
 local how = {}
 for letter in string.gmatch(types, '.') do how[byte(letter)] = 1 end
 if channel ~= '' then how[112] = 2 end
--- A stream that takes nothing (another type of key stands there): who serves these by lease says so, task by task.
+-- A stream whose key holds another type takes nothing. Then tasks are leased, and their target reports the error of each.
 if how[112] == 2 and stream > 0 and type(redis.pcall('XLEN', T .. ':stream')) ~= 'number' then
   how[112] = string.find(types, 'p', 1, true) and 1 or nil
   channel = ''
 end
 local served = lane_filter(14)
--- The first due time in near that is left to this taker (ms; -1 none); after: from where on it counts.
+-- The first due time (ms; -1 none) in the near indexes of this taker, from `after` on.
 local function next_due(after)
   local best = -1
   for _, n in ipairs(own) do
@@ -67,7 +68,7 @@ end
 local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
 
--- 1. Candidates: straight from near while nothing that we serve is ready, else through ready.
+-- 1. Candidates: straight from near while nothing that this taker serves is ready, else through ready.
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
 local candidates = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }
@@ -84,7 +85,7 @@ if backlog then
     local floor = #critical > 0 and #others > 0 and floor_of(floor_field) or nil
     local of_critical = take_ready(candidates, critical, leased - (floor and reserve(floor, leased) or 0))
     local of_others = take_ready(candidates, others, leased - of_critical)
-    -- what the floor kept and nobody wanted
+    -- the slots that were kept for the floor and not used
     of_critical = of_critical + take_ready(candidates, critical, leased - of_critical - of_others)
     if floor then settle_floor(floor, of_critical, of_others) end
   end
@@ -143,7 +144,7 @@ for i = 1, n_ids do
     local first, flags, size = byte(rec, 1, 3)
     local kind, due, at
     if first == FRESH and size and size > 0 and flags < 8 and #rec >= 3 + size then
-      -- what rec_head would say of it
+      -- the same as rec_head returns, without the call
       kind, due, at = 'ok', births[i], 3
     else
       kind, flags, due, at = rec_head(id, rec)
@@ -158,7 +159,7 @@ for i = 1, n_ids do
         from_home[#from_home + 1] = id
         leased[2 * n_leased - 1] = id
         if at == 3 then
-          -- what rec_build would say of a fresh record's first delivery
+          -- the same as rec_build returns for a fresh record's first delivery
           local start = fresh_head[flags]
           if not start then
             start = string.char(FULL, flags, 0, 0, 0, 0, 0, 0, 1)
@@ -213,7 +214,7 @@ for i, f in ipairs(fired) do
   b, c = bit.tohex(b), bit.tohex(c)
   local message = '\10\36' .. bit.tohex(a) .. '-' .. sub(b, 1, 4) .. '-' .. sub(b, 5) .. '-'
     .. sub(c, 1, 4) .. '-' .. sub(c, 5) .. bit.tohex(d) .. sub(rec, body_at(rec, at, flags))
-  -- Before the channel: if this fails, and the script with it, nobody has heard of the task.
+  -- The stream comes before the channel: if XADD fails, the script ends here, and no subscriber has received the task.
   if stream > 0 then
     local key = T .. ':stream'
     local before = redis.call('XLEN', key)
@@ -252,13 +253,14 @@ for _, b in ipairs(put_back) do
 end
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
--- What is due and still in near is for others where a guest left it, else for this taker's next claim.
+-- What is due and still in near: a guest left it to others, so it does not count; any other taker claims it next time.
 local due = next_due(guest and '(' .. int(now) or from)
 local look = now + poll
 if due >= 0 and due < look then look = due end
 if not workers_alone then redis.call('HSET', K_CLOCK, 'wake', look) end
 if for_workers then redis.call('HSET', K_CLOCK, 'wake:w', look) end
--- When it looks for its own reasons is nobody else's affair: others may wait for later.
+-- A guest also looks again when what it left must become ready. That moment stands in its reply alone and not in `wake`,
+-- because nobody else goes by it.
 if again_at and (due < 0 or again_at < due) then due = again_at end
 local progress = n_leased > 0 or #fired > 0 or dropped > 0
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + HIDDEN end

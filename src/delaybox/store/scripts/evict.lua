@@ -21,10 +21,10 @@ local deleted = 0
 for _, id in ipairs(ids) do
   local rec = redis.call('HGET', K_QUAR, id)
   if rec then
-    -- Body and key go with the task, unless that stands somewhere else as well.
+    -- Body and key are removed with the task, unless the task lies somewhere else as well.
     if find(id, W) == 'quarantine' then
       local kind, flags, _, at = rec_head(id, rec)
-      -- Of one that cannot be read the key is not known; `fsck --repair` gives that an end.
+      -- The idempotency key of an unreadable record is not known; `fsck --repair` gives the key's entry an expiry.
       if kind == 'ok' then forget(id, rec, flags, at, ARGV[1]) else redis.call('UNLINK', k_body(id)) end
     end
     deleted = deleted + redis.call('HDEL', K_QUAR, id)

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Moves the horizon: over empty time, or over the next bucket, which the caller then indexes chunk by chunk (index.lua).
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 lead ms, 3 bucket that was indexed to its end (-1 none); it counts only where this very server,
---       since it started, has handed that bucket out last: one that was set back to an earlier state knows nothing of the index
--- REPLY {now ms, bucket to index (-1 none yet), fields of that or of the next bucket, when the next look is due ms (-1: nothing
---        waits)}
+-- ARGV  1 bucket width ms, 2 lead ms, 3 bucket that the caller has indexed to its end (-1 none). It counts only if this very
+--       server, since it started, handed that bucket out last: a server that was set back to an earlier state lacks those hints
+-- REPLY {now ms, bucket to index (-1 none yet), number of fields in that or in the next bucket, when to call again ms (-1: there is
+--        no bucket)}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND constant
 --@include lib/time.lua

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Heartbeat: moves the expiry of leases that still exist.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 lease ms of those that do not say their own, then lease ids
+-- ARGV  1 lease ms, for lease ids that do not carry their length, then lease ids
 -- REPLY lease ids that are gone (their work was taken back)
 -- BOUND 500 leases
 --@include lib/time.lua

@@ -1,6 +1,6 @@
 #!lua
--- Stores the records of one Kafka topic-partition from one offset to another, and moves its watermark (rule 14), so that a
--- record is scheduled once whatever dies when. Refused by the server itself when memory is full.
+-- Stores the records of one Kafka topic-partition from one offset to another, and moves its watermark in the same step (rule 14).
+-- So a record is scheduled exactly once, whichever process dies, and when. Refused by the server itself when memory is full.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 id of the store, 2 the watermark's field (topic id/Kafka partition), 3 first offset, 4 offset after the last one,
 --       5 '1' = there may be no watermark yet, 6 bucket width ms, 7 wake channel, 8 n, 9 number of large bodies k, 10 the

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- Pending tasks without a result, many at once: what most of those that ask for a task ask for.
+-- Reads many pending tasks without a result at once: the common case, without the search that `get` makes.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket width ms, then ids
 -- REPLY now ms, then for each id its record, or '' where `get` has to look; a record whose body lies apart comes without it

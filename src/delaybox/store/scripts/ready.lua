@@ -1,6 +1,6 @@
 #!lua
--- Whether a new task would be stored now: it writes nothing, but may write and is refused when memory is full, so a server that
--- cannot write its disk, is read-only, lacks replicas or is full refuses it at once and says why.
+-- Checks whether a new task could be stored now. It writes nothing, but it is not marked as read-only or as allowed when memory is
+-- full. So a server that cannot write to its disk, is a replica, lacks replicas or is full refuses it, with the reason.
 -- KEYS  1 hash tag of the partition
 -- REPLY {now ms, id of the store that lies here or ''}, as ping
 -- BOUND constant

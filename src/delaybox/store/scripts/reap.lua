@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Puts back what expired leases hold; each task is charged one loss, and dead-lettered past the cap. The partition notes
--- each look. After a gap, on another server, or when the clock went back, nobody could extend, or who did is forgotten: then
--- nothing is reaped for one lease, in which living holders extend.
+-- Puts back what expired leases hold; each task is charged one loss, and dead-lettered past the cap. Each look is noted in the
+-- partition. After a long gap between looks, on another server, or after the clock was set back, holders could not extend their
+-- leases, or the server has lost that they did. Then nothing is reaped for the length of one lease, so that living holders extend first.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 lease ms: of the caller, and of leases that do not say their own, 3 cap of losses, 4 wake channel,
+-- ARGV  1 bucket width ms, 2 lease ms of the caller, also for lease ids that do not carry their length, 3 cap of losses, 4 wake channel,
 --       5 cap of dead letters, 6 how long idempotency keys outlive their task ms, 7 ms between two looks of the caller,
 --       8 '1' = most holders went away within one lease, so dead-lettering for losses is held
 -- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
@@ -26,7 +26,8 @@ local between, failing = tonumber(ARGV[7]), ARGV[8] == '1'
 local err = guard({ K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
 
--- 1. Whether the holders had their chance. Those that end first are looked at: among them are the shortest, which need it soonest.
+-- 1. Could the holders extend? The leases that expire first are looked at, because the shortest ones are among them, and
+-- the shortest lease decides how long a gap is too long.
 local ending = redis.call('ZRANGE', K_LEASES, 0, 499, 'WITHSCORES')
 local graced = 0
 local before = redis.call('HMGET', K_CLOCK, 'reaped', 'grace', 'outage', 'run')
@@ -40,7 +41,7 @@ if #ending > 0 then
   -- Where an access list forbids INFO a restart shows as a gap all the same.
   local info = redis.pcall('INFO', 'server')
   local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or before[4] or ''
-  -- A look that is late by a few times its own pace is a busy node, not an outage.
+  -- A look that comes up to three intervals late is the work of a busy node and no outage.
   local most = math.max(shortest / 3, 3 * between)
   if not reaped_at or now < reaped_at or now - reaped_at > most or run ~= (before[4] or '') then
     graced = now + shortest
@@ -51,12 +52,12 @@ if #ending > 0 then
   end
 end
 
--- 2. Which are over: those past their expiry, and those whose expiry nobody moved since the clock went back.
+-- 2. Which leases are over: those past their expiry, and those whose expiry nobody moved since the clock was set back.
 local over = {}
 if now >= grace then
   for i = 1, #ending, 2 do
     if tonumber(ending[i + 1]) > now then break end
-    -- One that is longer than the grace has its own.
+    -- A lease that is longer than the grace gets a grace of its own length.
     if now >= outage + lease_length(ending[i], lease_ms) then over[#over + 1] = ending[i] end
   end
   local far = '(' .. int(now + lease_ms + lease_ms / 3)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Asserts the index of what is leased: entries that name no lease with that task go, tasks of the named leases get theirs.
+-- Mends the index of leased tasks: drops entries whose lease does not hold the task, adds missing entries for the named leases.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 cursor as last replied ('0' first; '' to leave the index as it is), 2 count, then lease ids
 -- REPLY {cursor ('0' at the end), entries dropped, entries added, leases looked at; go on with those that follow}

@@ -1,7 +1,7 @@
 #!lua flags=no-writes,allow-oom
--- Where each of many tasks stands, without their bodies: what those ask who wait for them.
+-- Reports where each of many tasks stands, without bodies: for callers that wait for tasks to end.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 '1' = what the index of leases does not name is looked for in leases of earlier versions, then ids
+-- ARGV  1 bucket width ms, 2 '1' = tasks that the index of leases does not name are searched for in leases of earlier versions, then ids
 -- REPLY now ms, then for each id one of
 --       'h' + head of its record (16 bytes at most): pending        'l' + head: leased
 --       'd' + resultLen:u32 result + start of its dead letter (died, reason, head)
@@ -37,7 +37,7 @@ local missing, who = {}, {}
 for _, key in ipairs(places.order) do
   local records = redis.call('HMGET', key, unpack(places.by[key]))
   for j, i in ipairs(at[key]) do
-    -- An empty one points to a task of the same id elsewhere, which cannot be: an id has one home.
+    -- An empty field would be a pointer. In the id's own home bucket it names no record, so it counts as nothing.
     if records[j] and records[j] ~= '' then
       out[i + 1] = 'h' .. string.sub(records[j], 1, HEAD)
     else
@@ -53,7 +53,7 @@ local gone, gone_who = {}, {}
 for j, i in ipairs(who) do
   if dead[j] then
     local reason = struct.unpack('>I2', dead[j], 9)
-    -- The traceback behind the reason's words is for who looks at one task.
+    -- The traceback behind the reason's words is left out; `get` replies it.
     local words = (string.find(string.sub(dead[j], 11, 10 + reason), '\0', 1, true) or reason + 1) - 1
     local n = kept[i] and struct.unpack('>I4', kept[i]) or 0
     local result = kept[i] and string.sub(kept[i], 1, 4 + n) or struct.pack('>I4', 0)

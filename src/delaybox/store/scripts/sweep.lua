@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Deletes heartbeats of nodes that live no more: only those that still are as the caller read them.
+-- Deletes heartbeats of dead nodes. One that changed since the caller read it stays: its node is alive.
 -- KEYS  1 nodes hash
 -- ARGV  (node id, its heartbeat as read) ...
 -- REPLY how many were deleted

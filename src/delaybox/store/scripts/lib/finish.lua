@@ -5,8 +5,9 @@ local function names(entry, id)
   return redis.call('GETRANGE', entry, 0, 15) == id
 end
 
--- The idempotency key of a task that was cancelled: marked (a further byte behind the fingerprint), so that it never answers as if
--- its task would run; `cancelled:<id>` says which key that was, for who wants to free it later. Or freed at once. After forget.
+-- Marks or frees the idempotency key of a task that was cancelled. Marked, its entry has one byte more behind the fingerprint, so
+-- that scheduling with the key does not answer as if the task would still run; `cancelled:<id>` then keeps the key, so that
+-- it can be freed later. Call it after forget.
 local function retire(id, key, idem_ttl, free)
   local entry = k_idem(key)
   if not names(entry, id) then return end
@@ -18,7 +19,7 @@ local function retire(id, key, idem_ttl, free)
   end
 end
 
--- What goes with a record that leaves for good: its body apart, and the clock on its idempotency key.
+-- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry.
 local function forget(id, rec, flags, at, idem_ttl)
   if is_keyed(flags) then
     local entry = k_idem(rec_key(rec, at))
@@ -59,8 +60,8 @@ local function keep_result(id, result, rec, until_ms)
   redis.call('ZADD', K_RESULTS_AT, until_ms, id)
 end
 
--- Tells whoever waits for them that tasks have ended: one message of their ids. A lost one is covered by polling, and one that
--- an access list forbids must not undo what is done.
+-- Publishes one message with the ids of tasks that have ended, for those who wait for them. A lost message does no harm, because
+-- they poll as well. pcall: where an access list forbids PUBLISH, the script must not fail after its writes.
 local function announce(ids, channel)
   if #ids > 0 then redis.pcall('PUBLISH', channel, table.concat(ids)) end
 end

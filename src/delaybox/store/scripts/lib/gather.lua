@@ -1,5 +1,5 @@
--- Collects arguments for one many-valued command a key and sends them in calls of at most 1,000 values (rule: never
--- unpack an unbounded list).
+-- Collects arguments, to send one command with many values for each key, at most 1,000 values a call: unpack of an
+-- unbounded list fails.
 local function gather()
   return { order = {}, by = {} }
 end

@@ -1,7 +1,7 @@
 -- Keys of one partition; store/keys.py spells the same. T is the hash tag, {prefix:p}.
 local T = KEYS[1]
 local K_BUCKETS, K_CLOCK, K_LEASES = T .. ':buckets', T .. ':clock', T .. ':leases'
--- id -> lease id of what is leased: a hint, for those who ask where a task is.
+-- id -> lease id of every leased task: a hint, for whoever asks where a task is.
 local K_LEASED = T .. ':leased'
 local K_DEAD, K_DEAD_AT = T .. ':dead', T .. ':dead:at'
 local K_RESULTS, K_RESULTS_AT = T .. ':results', T .. ':results:at'
@@ -12,7 +12,7 @@ local K_NEAR = {
   [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3',
   T .. ':near:w:0', T .. ':near:w:1', T .. ':near:w:2', T .. ':near:w:3',
 }
--- Where the near indexes of a lane start, by its first byte, which says the type ('w' is 119); and the one of a task.
+-- Where the near indexes of a lane start, by its first byte, which is the task type's letter ('w' is 119); and the index of a task.
 local function near_base(letter) return letter == 119 and 4 or 0 end
 local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lane)) end
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end

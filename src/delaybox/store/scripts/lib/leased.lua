@@ -1,5 +1,5 @@
--- Which lease a task lies in. Needs keys. The index says so for what scripts of this version leased; a lease that a node of an
--- earlier version made is not in it, until the scrubber has put it there. Its id then has not the 20 bytes of lib/lease.lua.
+-- Finds the lease that a task lies in. Needs keys. The index names it for tasks that scripts of this version leased. Leases of nodes
+-- of an earlier version are missing there until the scrubber adds them; their ids do not have the 20 bytes of lib/lease.lua.
 local UNINDEXED_LEASES, UNINDEXED_LOOKS = 1000, 1000
 local unindexed, looks = nil, 0
 
@@ -12,7 +12,7 @@ local function leased_by_index(id)
   return nil
 end
 
--- The same by looking: through at most so many leases, and so many times in one script.
+-- The same by searching the leases of earlier versions: at most UNINDEXED_LEASES of them, and UNINDEXED_LOOKS looks in one script.
 local function leased_unindexed(id)
   if not unindexed then
     unindexed = {}

@@ -1,7 +1,8 @@
--- A doer that went away in the middle of a task (rule 9). Needs time, record, keys, gather, place, finish.
+-- What happens to a task whose doer, a node or a worker, went away in the middle of it (rule 9). Needs time, record, keys, gather,
+-- place, finish.
 
--- A node carries messages, and calls that its workers run, without running them: that it is lost says nothing against them, and where
--- nodes die often, whole claims of healthy tasks would become dead letters. Past this many even these are looked at.
+-- A node only carries messages and the calls that its workers run. It does not run them, so its loss is no evidence against them:
+-- where nodes die often, whole claims of healthy tasks would become dead letters. After this many losses they do.
 local CARRIED_LOSSES = 20
 
 -- The losses of a record are one byte. For WORKER tasks its low 3 bits count losses with a worker, the high 5 bits those with a node.
@@ -11,8 +12,8 @@ local function losses_by(letter, losses)
   return losses % 8, math.floor(losses / 8)
 end
 
--- Whether dead-lettering for losses is held now. failing: whether the caller saw most of all holders go away within a lease. Held for
--- two leases at most, and then not for two, or a poisonous task would live for ever.
+-- Whether dead-lettering for losses is held now. failing: the caller saw most holders go away within one lease. It is held for
+-- two leases at most, and not for the two after, because a poisonous task would live for ever otherwise.
 local function held(failing, now, lease_ms)
   if not failing then return false end
   local since = tonumber(redis.call('HGET', K_CLOCK, 'held') or '')

@@ -1,4 +1,4 @@
--- New tasks: collected first, so that a script can look at every key before its first write, then written.
+-- New tasks. They are collected first, so that a script can look at every key before its first write (rule 2), and then written.
 -- Needs time, record, keys, gather, place.
 -- W: bucket width in ms. Of the fields: keys is what write_new will touch, for guard.
 local function newborn(now, W)
@@ -9,8 +9,8 @@ local function newborn(now, W)
   }
 end
 
--- New tasks go into the store that the caller knows, and nowhere else: a server that lost its data must not begin a second life
--- unseen. Returns nil, or the error reply to return.
+-- New tasks go only into the store that the caller works for: a server that lost its data must not be filled again unnoticed.
+-- Returns nil, or the error reply to return.
 local function stranger(b, store)
   if b.clock.store == store then return nil end
   return redis.error_reply('STORELOST nothing was written: here lies store ' .. (b.clock.store == '' and 'none' or b.clock.store))
@@ -52,7 +52,7 @@ local function add_body(b, id, body)
   b.bodies[#b.bodies + 1] = { key, body }
 end
 
--- Writes what was added: bodies, records, the list of buckets, hints last (rule 1); tells the owner of something earlier.
+-- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
 local function write_new(b, channel)
   for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
   flush(b.fields, 'HSET')

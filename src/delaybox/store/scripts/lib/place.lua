@@ -1,9 +1,9 @@
 -- Putting a record where it belongs, and taking it away. Needs time, record, keys, gather, turns.
 -- W: bucket width in ms. c: what clock() says. All hints of this file are safe to assert twice.
 
--- horizon: tasks due before it (ms) get a near hint at once; the lead covers the time in which no owner moves it. By the start
--- of near indexes: looks, when those who claim there look next (far when nobody has said), and earliest, what was hinted there.
--- store: the id of the store that lies here.
+-- Reads the clock's hash. horizon: tasks due before it (ms) get a near hint at once; at least LEAD ahead, for times in which no node
+-- moves it. looks and earliest have an entry for each group of near indexes (0, and 4 for WORKER tasks). looks: when those who
+-- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
 local LEAD = 60000
 local function clock(now)
   local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store')
@@ -15,7 +15,8 @@ local function clock(now)
   }
 end
 
--- They are told only of something earlier than what they wait for; their own look-up every poll covers a lost message.
+-- Publishes a message only if something is due earlier than the next look of those who claim. They also look once every poll
+-- interval, so a lost message costs no more than that.
 local function wake(c, channel)
   for base, due in pairs(c.earliest) do
     if due < c.looks[base] then

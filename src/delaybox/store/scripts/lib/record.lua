@@ -7,7 +7,7 @@
 --   bit 4 look (the body, which Lua cannot read, decides whether it is still delivered, so it is never fired in place).
 -- High nibble of the first byte = format version (1). A higher one was written by a newer DelayBox and is left alone.
 local FRESH, FULL = 0x10, 0x11
--- Locals are found faster than the fields of string, and scripts that handle many tasks ask for these often.
+-- Lua finds locals faster than fields of `string`, and scripts that handle many tasks call these often.
 local byte, sub = string.byte, string.sub
 
 -- The last due time there is (core/ids.py). 48 bits hold it; a larger sum would wrap and fire at once.

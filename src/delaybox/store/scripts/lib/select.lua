@@ -1,11 +1,11 @@
--- What a claim may take. Needs time, keys, record, gather, turns.
--- Candidates are parallel lists: ids, their near members or lanes, and for those from ready sets the key of the set (near ones
--- are removed by rank). once: no id can be among them twice.
+-- Chooses what a claim takes. Needs time, keys, record, gather, turns.
+-- Candidates are parallel lists: ids, their near members or lanes, and the key of the ready set for those that come from one (those
+-- from near are removed by rank). once: no id can be among them twice.
 
 local SLACK = { [0] = 0, 2000, 10000, 60000 }
 
--- Reads the lanes that ARGV names from a place on. By letter byte: lanes, a set of them; names, the functions and commands served
--- in any queue; count. A letter without an entry is not limited.
+-- Reads the lanes that ARGV lists, from index `from` on. Returns by letter byte: lanes, the set of them (list: in order); names, the
+-- set of functions and commands that are served in any queue (any: in order). A letter without an entry is not limited.
 local function lane_filter(from)
   local served = {}
   for i = from, #ARGV do
@@ -32,9 +32,9 @@ local function serves(served, lane)
   return not of or of.lanes[lane] or of.names[string.match(lane, ':(.*)') or ''] or false
 end
 
--- Lanes that are taken from in one claim: those of the least virtual start times.
+-- One claim takes from at most this many lanes: those with the lowest virtual start times.
 local LANES = 32
--- Up to so many lanes with ready work are read whole. Where there are more, those that are served are looked up by name.
+-- Up to this many lanes with ready work are all read. Where there are more, the served ones are looked up by name.
 local HEADS = 256
 -- The served lanes of one type that have ready work: {lane, start, ...}.
 local function served_lanes(letter, of, now, critical)
@@ -66,14 +66,15 @@ local function served_lanes(letter, of, now, critical)
     for i = 1, #flat, 2 do add(flat[i], flat[i + 1]) end
   end
   if #found == 0 and #of.any > 0 then
-    -- What became ready before lanes stood by name as well is found by a window that moves, until the scrubber has been there.
+    -- Lanes that an earlier version made active are not listed by name until the scrubber comes by. A window that moves with
+    -- the clock finds them.
     local first = now % (many - HEADS + 1)
     add_served(redis.call('ZRANGE', active, first, first + HEADS - 1, 'WITHSCORES'))
   end
   return found
 end
 
--- Moves entries of near index n that this claim leaves to others into their ready sets, scored by virtual deadline.
+-- Moves entries of near index n that this claim does not take into their ready sets, scored by virtual deadline.
 local function make_ready(n, members, dues)
   local slack, critical = SLACK[n % 4], n % 4 == 0
   local ready, key_of = gather(), {}
@@ -101,8 +102,8 @@ local function due_members(n, from, now, limit)
   return members, dues
 end
 
--- Which near index of those given stands next: the earliest virtual deadline of the critical ones, or of the others. dues: what is
--- due by index; used: how many of these were taken. nil where nothing is left.
+-- Which of the given near indexes is next: the one with the earliest virtual deadline, among the critical ones or among the others.
+-- dues: due times by index; used: how many of them were taken. nil where nothing is left.
 local function next_index(own, dues, used, critical)
   local best, when
   for _, n in ipairs(own) do
@@ -112,13 +113,13 @@ local function next_index(own, dues, used, critical)
   return best
 end
 
--- How many of limit entries may be critical while so many others are due, which keep a twentieth.
+-- How many of `limit` entries may be critical. While `others` are due, these keep a twentieth.
 local function most_critical(limit, others)
   return math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
 end
 
--- Moves up to limit due entries of the given near indexes to ready: critical first, the others keep a twentieth and go by virtual
--- deadline. (In the order of the indexes, 300 critical tasks a claim left none of the others ready in 300 claims.)
+-- Moves up to limit due entries of the given near indexes to ready: critical ones first, then the others, which keep a twentieth, by
+-- virtual deadline. (Taken index by index, with 300 critical tasks a claim, none of the others became ready in 300 claims.)
 -- Returns how many.
 local function promote(own, now, limit)
   local members, dues, used, total, others = {}, {}, {}, 0, 0
@@ -154,7 +155,7 @@ local function ready_lanes(types, served, now, critical)
   local lanes = {}
   for letter in string.gmatch(types, '.') do
     local of = served[byte(letter)]
-    -- Unlimited types take from the first whatever they are.
+    -- A type without a lane filter takes from the first lanes, whichever they are.
     local flat = of and served_lanes(letter, of, now, critical)
       or redis.call('ZRANGE', k_active(letter, critical), 0, LANES - 1, 'WITHSCORES')
     for i = 1, #flat, 2 do
@@ -188,8 +189,8 @@ local function open_lanes(out, types, served, now, critical)
   return lanes
 end
 
--- Takes up to limit ids from the ready sets of open lanes, and goes on where it was when called again. Lanes take turns by virtual
--- start time, in equal shares; what short lanes leave goes to those that have more.
+-- Takes up to limit ids from the ready sets of open lanes; called again, it goes on where it stopped. Lanes take turns by virtual
+-- start time, in equal shares. What a lane with little work leaves of its share goes to lanes that have more.
 local function take_ready(out, lanes, limit)
   local taken, open = 0, 0
   for _, lane in ipairs(lanes) do
@@ -220,8 +221,8 @@ local function take_ready(out, lanes, limit)
   return taken
 end
 
--- After a claim: dry lanes leave their active sets, the others move back by what was taken. Not before, for a lane whose
--- ready set is not empty must stay active if the claim stops half-way.
+-- After a claim: dry lanes leave their active sets, the others move back by what was taken from them. This comes last, because
+-- a lane whose ready set is not empty must stay active if the claim stops half-way.
 local function take_turns(out)
   local ends = {}
   for _, lane in ipairs(out.turns) do
@@ -239,32 +240,32 @@ local function take_turns(out)
   end
 end
 
--- The others' floor: of each 20 tasks leased while others than critical ones wait, one is theirs. What is short of a whole task
--- is remembered in the clock's hash under field, in twentieths.
+-- The floor of tasks that are not critical: while some wait, one of every 20 leased tasks is theirs. What is owed to them and less
+-- than a whole task is kept in the clock's hash under field, in twentieths.
 local function floor_of(field)
   return { field = field, owed = tonumber(redis.call('HGET', K_CLOCK, field) or '') or 0 }
 end
 -- Slots that critical tasks leave to the others.
 local function reserve(floor, slots) return math.min(slots, math.floor((floor.owed + slots) / 20)) end
--- What was leased of both while both waited.
+-- Notes how many of both kinds were leased while both waited.
 local function settle_floor(floor, critical, others)
   local owed = math.min(math.max(floor.owed + critical - 19 * others, 0), 19)
   if owed ~= floor.owed then redis.call('HSET', K_CLOCK, floor.field, owed) end
 end
 
--- How long guests leave due WORKER tasks that they do not serve where they are; past that they wait as ready, where whoever
--- serves them one day finds them, and no longer lie in the way of what comes behind them. Others' tasks are time keepers' affair.
+-- How long (ms) a guest leaves due WORKER tasks that it does not serve in near. Then it makes them ready: whoever comes to serve
+-- them finds them there, and they no longer stand before what lies behind them. Tasks of other types are left to time keepers.
 local GRACE = 1000
 
 -- Takes due entries straight from the given near indexes: critical first (the others keep their floor), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
--- What cannot be taken becomes ready, but a guest stops when its slots are full, and leaves what it does not serve.
--- Returns what take_away needs and the caller must pass on last, how many entries became ready, when the first that a guest
--- left is to become ready (ms; nil), and whether an index may hold more than was looked at.
+-- What cannot be taken becomes ready; but a guest stops when its slots are full, and leaves what it does not serve.
+-- Returns: what the caller must pass to take_away at the end; how many entries became ready; when the first entry that a guest
+-- left must become ready (ms, or nil); whether an index may hold more than was looked at.
 local function take_near(out, own, from, now, how, served, slots, limit, guest, floor_field)
   local members, used, left = {}, {}, {}
   local total, only, full = 0, nil, false
-  -- Room for others' tasks among its own, and for those whose record is gone.
+  -- A guest reads more entries than it has slots, because some are tasks of others and some have lost their record.
   if guest then limit = math.min(limit, 2 * slots + 32) end
   for _, n in ipairs(own) do
     local found = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, limit)
