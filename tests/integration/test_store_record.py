@@ -10,6 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from delaybox.core import ids
+from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store.record import UnreadableRecord, draft, read
 from delaybox.wire import body as wire_body
@@ -51,7 +52,7 @@ def random_task(rng: random.Random) -> NewTask:
 async def test_lua_reads_what_python_writes_and_the_other_way_round(client: Redis) -> None:
     rng = random.Random(7)
     for _ in range(200):
-        task, due = random_task(rng), rng.choice([0, 1, 2**32 - 1, 2**32, 1_800_000_000_123, ids.MAX_DUE_MS])
+        task, due = random_task(rng), rng.choice([0, 1, 2**32 - 1, 2**32, 1_800_000_000_123, MAX_DUE_MS])
         task_id = due.to_bytes(6, "big") + ids.tails(rng.randrange(4096), rng.randbytes(8))[0]
         raw = draft(task).record
         for _ in range(2):
@@ -86,7 +87,7 @@ async def test_they_agree_on_what_is_no_record(client: Redis) -> None:
 
 
 async def test_lua_reads_the_due_time_of_an_id(client: Redis) -> None:
-    for due in (0, 1, 2**32, 1_800_000_000_123, ids.MAX_DUE_MS, 2**48 - 1):
+    for due in (0, 1, 2**32, 1_800_000_000_123, MAX_DUE_MS, 2**48 - 1):
         task_id = due.to_bytes(6, "big") + bytes(10)
         text = await lua(client, "return string.format('%.0f', id_due(ARGV[1]))", task_id)
         assert int(text) == due == struct.unpack(">Q", b"\0\0" + task_id[:6])[0]

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from delaybox.api.grpc.work import profile_of
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, PayloadTooLarge
+from delaybox.core.limits import MAX_FIELDS
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskType
 from delaybox.wire import body, kafka, strictjson
-from delaybox.wire.bounds import MAX_ITEMS, check_batch_count, check_items
+from delaybox.wire.bounds import check_batch_count, check_items
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2, worker_pb2
 from delaybox.wire.json import tasks
@@ -56,9 +57,9 @@ MANY: dict[str, tuple[Any, bytes]] = {
 def test_a_message_of_many_items_is_refused_unparsed(name: str):
     kind, raw = MANY[name]
     started = time.process_time()
-    with pytest.raises(PayloadTooLarge, match=f"more than {MAX_ITEMS} fields and numbers") as error:
+    with pytest.raises(PayloadTooLarge, match=f"more than {MAX_FIELDS} fields and numbers") as error:
         check_items(raw, kind)
-    assert error.value.limit == MAX_ITEMS
+    assert error.value.limit == MAX_FIELDS
     assert time.process_time() - started < 1.0
 
 

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import NAMED, check_name, lane_of, split
+from delaybox.core.limits import MAX_DUE_MS, MAX_PARTITIONS
 from delaybox.core.partition import of_key
 from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy
 from delaybox.core.task import TaskType
 
 
 @given(
-    due=st.integers(0, ids.MAX_DUE_MS),
-    partition=st.integers(0, ids.MAX_PARTITIONS - 1),
+    due=st.integers(0, MAX_DUE_MS),
+    partition=st.integers(0, MAX_PARTITIONS - 1),
     noise=st.binary(min_size=8, max_size=8),
 )
 def test_an_id_carries_due_time_and_partition(due: int, partition: int, noise: bytes) -> None:
@@ -33,7 +34,7 @@ def test_an_id_carries_due_time_and_partition(due: int, partition: int, noise: b
     assert seen.version == 8 and seen.variant == uuid.RFC_4122
 
 
-@given(a=st.integers(0, ids.MAX_DUE_MS), b=st.integers(0, ids.MAX_DUE_MS), noise=st.binary(min_size=16, max_size=16))
+@given(a=st.integers(0, MAX_DUE_MS), b=st.integers(0, MAX_DUE_MS), noise=st.binary(min_size=16, max_size=16))
 def test_ids_sort_by_due_time(a: int, b: int, noise: bytes) -> None:
     first, second = ids.tails(0, noise)
     if a < b:
@@ -47,7 +48,7 @@ def test_ids_of_one_batch_ascend(noise: bytes) -> None:
 
 
 def test_a_delay_in_a_template_cannot_be_a_due_time() -> None:
-    assert ids.MAX_DUE_MS < ids.RELATIVE < 2**48
+    assert MAX_DUE_MS < ids.RELATIVE < 2**48
     # A delay past the last due time still leaves room below 48 bits once the clock is added.
     assert ids.RELATIVE | 10**13 < 2**48
 

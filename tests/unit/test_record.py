@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import NAMED
+from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store.record import STUB_OVER, UnreadableRecord, draft, read, read_dead
@@ -21,7 +22,7 @@ TASK_ID = (1_800_000_000_000).to_bytes(6, "big") + ids.tails(5, bytes(8))[0]
 tasks = st.builds(
     NewTask,
     payload=st.binary(max_size=2_000),
-    due_ms=st.none() | st.integers(0, ids.MAX_DUE_MS),
+    due_ms=st.none() | st.integers(0, MAX_DUE_MS),
     type=st.sampled_from(TaskType),
     queue=st.sampled_from(["default", "mail", "a" * 64]),
     priority=st.sampled_from(Priority),

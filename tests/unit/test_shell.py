@@ -10,12 +10,13 @@ import pytest
 from delaybox.config import load
 from delaybox.core.delivery import Done, Failed, HandBack
 from delaybox.core.errors import ConfigError, InvalidTask, TypeDisabled
+from delaybox.core.limits import MAX_COMMAND_BYTES
 from delaybox.targets import shell_frames as frames
 from delaybox.targets.shell import ShellOptions, outcome_of, why_not
 from delaybox.targets.shell_output import Output
 from delaybox.targets.shell_pool import Ended
 from delaybox.wire.original.request import OriginalRules, parse_task
-from delaybox.wire.shell import MAX_COMMAND_BYTES, ShellRules
+from delaybox.wire.shell import ShellRules
 
 
 def refused(rules: ShellRules, payload: bytes = b"date", name: str = "") -> tuple[type[InvalidTask], str]:

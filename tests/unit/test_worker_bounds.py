@@ -9,6 +9,7 @@ import pytest
 from delaybox.api.grpc.work import profile_of
 from delaybox.core.delivery import DONE, Failed
 from delaybox.core.errors import ConfigError, InvalidTask
+from delaybox.core.limits import STREAM_MESSAGE_BYTES
 from delaybox.core.texts import head, tail, tail_bytes
 from delaybox.targets.worker_session import DEFAULT_TAKES
 from delaybox.wire import progress as wire_progress
@@ -17,11 +18,10 @@ from delaybox.wire.gen import scheduler_pb2
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import Worker
 from delaybox.worker.context import CancelSignal, Context, Facts
-from delaybox.worker.session import MESSAGE_BYTES
 from tests.desk import Desk, delivery, messages_of, tasks_of
 from tests.unit.test_worker_session import opened, said, take, tasks, welcome
 
-LARGEST = 2 * MESSAGE_BYTES + 100_000
+LARGEST = 2 * STREAM_MESSAGE_BYTES + 100_000
 """A message is closed when it is full, and its last part may be as large."""
 
 

@@ -9,11 +9,10 @@ from typing import Any, Self
 
 from delaybox.core.access import Access, Token
 from delaybox.core.errors import ConfigError
+from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES
 from delaybox.processes.settings import known_fields, to_line
 from delaybox.store.connect import ServerSettings
 from delaybox.wire.topics import TopicRules
-
-DEFAULT_PAYLOAD_LIMIT = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +26,7 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 0
     """0 takes any free port; the ready line says which."""
-    payload_limit: int = DEFAULT_PAYLOAD_LIMIT
+    payload_limit: int = DEFAULT_PAYLOAD_BYTES
     tokens: tuple[Token, ...] = ()
     """Who may call; empty means that no token is asked for."""
     shell: bool = False

@@ -11,6 +11,7 @@ from delaybox.cli.client import segment
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, From, Labels, Queue, Server, TaskIds, To, Token, Type, connect
 from delaybox.cli.several import each, pages, tell_more
 from delaybox.core.errors import ConfigError
+from delaybox.core.limits import DEFAULT_REPLAY, MAX_REPLAY
 
 app = typer.Typer(
     help="Dead letters: tasks that failed for good. List them, bring them back, throw them away.", no_args_is_help=True
@@ -55,7 +56,9 @@ def replay(
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="With --all: at most.")] = 1_000,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=MAX_REPLAY, help="With --all: at most.")
+    ] = DEFAULT_REPLAY,
     server: Server = DEFAULT_SERVER,
     token: Token = "",
     as_json: AsJson = False,

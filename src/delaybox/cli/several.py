@@ -11,8 +11,8 @@ from delaybox.cli import say
 from delaybox.cli.client import Client, Refused
 from delaybox.cli.exits import Exit
 from delaybox.core import texts
+from delaybox.core.limits import MAX_PAGE
 
-PAGE = 1_000
 """What a node gives at once."""
 
 
@@ -29,7 +29,7 @@ def pages(
     found: list[dict[str, Any]] = []
     more: str | None = cursor or None
     while True:
-        page = client.get(path, {**query, "cursor": more, "limit": min(PAGE, limit - len(found))})
+        page = client.get(path, {**query, "cursor": more, "limit": min(MAX_PAGE, limit - len(found))})
         found += page["tasks"]
         more = page.get("cursor")
         if not more or len(found) >= limit:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO, NoReturn
 
+from delaybox.core.limits import MAX_BATCH_BYTES
+
 BATCH = 1_000
-BATCH_BYTES = 8 * 1024 * 1024
-"""Half of what a node takes at once."""
+BATCH_BYTES = MAX_BATCH_BYTES // 2
 MAX_LINE = 4 * 1024 * 1024
 KEY_PREFIX = "cli:"
 _BOM = b"\xef\xbb\xbf"

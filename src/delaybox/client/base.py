@@ -19,6 +19,7 @@ from delaybox.client.steps import Session, Steps, each
 from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.values import watched_id
 from delaybox.core.errors import ConfigError, InvalidTask
+from delaybox.core.limits import MAX_BATCH
 from delaybox.core.spans import span_s
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -91,8 +92,8 @@ class Base:
         progress: bool | Report,
         make: Callable[[Any], Any],
     ) -> Steps[None]:
-        if not 1 <= chunk <= 10_000:
-            raise InvalidTask("chunk", f"chunk {chunk} is not in range; give 1 to 10000")
+        if not 1 <= chunk <= MAX_BATCH:
+            raise InvalidTask("chunk", f"chunk {chunk} is not in range; give 1 to {MAX_BATCH}")
         safe = self._session.safe if safe is None else safe
         line = chunks.Line(chunk, self._session.clock, safe=safe, filled=self._flag(), answered=self._flag())
         steps = chunks.schedule_each(self._session, iterator(tasks), line)

@@ -30,10 +30,10 @@ from delaybox.client.steps import (
 )
 from delaybox.client.tasks import filter_of
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.limits import MAX_PAGE
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 
-_PAGE: Final = 1_000
 _WATCH_S: Final = 60.0
 """One watch lasts so long: a cut that nobody reports is noticed then."""
 _HELD_S: Final = 1.0
@@ -51,7 +51,7 @@ def listed(session: Session, method: str, wanted: Mapping[str, Any], limit: int 
     while left is None or left > 0:
         tries = Tries(session, Kind.READ)
         which = tries.pick()
-        request.limit = _PAGE if left is None else min(left, _PAGE)
+        request.limit = MAX_PAGE if left is None else min(left, MAX_PAGE)
         stream = yield Open(which, method, request, tries.attempt_s())
         while (page := (yield Receive(stream))) is not None:
             if isinstance(page, Failure):
@@ -65,7 +65,7 @@ def listed(session: Session, method: str, wanted: Mapping[str, Any], limit: int 
             if left is not None:
                 tasks = tasks[:left]
                 left -= len(tasks)
-                request.limit = max(min(left, _PAGE), 1)
+                request.limit = max(min(left, MAX_PAGE), 1)
             yield Emit(tasks)
         session.endpoints.worked(which)
         if not request.cursor:

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from delaybox.client.models import PRIORITIES, Retry
 from delaybox.core.errors import InvalidTask
-from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
-from delaybox.core.retry import MAX_ATTEMPTS, RetryFields, RetryPolicy, checked_policy
+from delaybox.core.limits import MAX_ATTEMPTS, MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import Span, span_ms
 from delaybox.core.words import show, unknown
 from delaybox.wire.gen import task_pb2

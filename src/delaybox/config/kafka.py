@@ -9,12 +9,12 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from delaybox.config.sections import Duration, Section, mapping, split
 from delaybox.core.errors import ConfigError
+from delaybox.core.limits import MAX_TOPIC, TOPIC
 from delaybox.store.connect import without_credentials
 from delaybox.targets.kafka_settings import MECHANISMS, KafkaSettings
 from delaybox.wire.topics import TopicRules
 
-_TOPIC = r"^[A-Za-z0-9._-]{1,249}$"
-_A_TOPIC = "a topic's name: up to 249 letters, digits, or . _ - characters"
+_A_TOPIC = f"a topic's name: up to {MAX_TOPIC} letters, digits, or . _ - characters"
 _A_PEM_FILE = "the path of a PEM file"
 # As clients of other languages spell them.
 _SPELLINGS = {
@@ -39,7 +39,7 @@ class Kafka(Section):
     scheduler_topic: str = Field(
         default="Scheduler", min_length=1, description="a topic's name, or several with commas between them"
     )
-    task_execution_topic: str = Field(default="TaskExecution", pattern=_TOPIC, description=_A_TOPIC)
+    task_execution_topic: str = Field(default="TaskExecution", pattern=f"^{TOPIC.pattern}$", description=_A_TOPIC)
     sasl_enabled: bool = Field(default=False, description="true or false")
     sasl_user: str | None = Field(default=None, description="a user name")
     sasl_password: SecretStr | None = Field(default=None, description="a password")

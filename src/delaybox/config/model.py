@@ -26,6 +26,7 @@ from delaybox.config.tokens import parse as parse_tokens
 from delaybox.config.workers import Workers
 from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
+from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES, MAX_PARTITIONS, MAX_PAYLOAD_BYTES, MAX_PREFIX, PREFIX
 from delaybox.embedded import default_data_dir
 from delaybox.store.connect import URL_FORMS, ServerSettings
 
@@ -95,8 +96,8 @@ class Storage(Section):
     scheduler_key_name: str = Field(default="scheduled_tasks", min_length=1, description="a key's name")
     prefix: str = Field(
         default="delaybox",
-        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
-        description="1 to 64 letters, digits, or . _ : - characters",
+        pattern=f"^{PREFIX.pattern}$",
+        description=f"1 to {MAX_PREFIX} letters, digits, or . _ : - characters",
     )
 
     def server(self) -> ServerSettings | None:
@@ -140,7 +141,12 @@ class Auth(Section):
 
 
 class Limits(Section):
-    body: Size = Field(default=1 << 20, ge=1, le=512 << 20, description="a size such as 1MiB or 1048576 (bytes)")
+    body: Size = Field(
+        default=DEFAULT_PAYLOAD_BYTES,
+        ge=1,
+        le=MAX_PAYLOAD_BYTES,
+        description="a size such as 1MiB or 1048576 (bytes)",
+    )
 
 
 class Kept(Section):
@@ -189,7 +195,9 @@ class Config(Section):
     dead_letters: Kept = Kept()
     quarantine: Kept = Kept()
     insecure: bool = Field(default=False, description="true or false")
-    partitions: int = Field(default=16, ge=1, le=4096, description="a power of two from 1 to 4096")
+    partitions: int = Field(
+        default=16, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"
+    )
     lease_ms: Duration = Field(
         default=15_000,
         alias="lease",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 from delaybox.config.sections import DURATION_UNITS, Duration, Section, Size, mapping, quantity
+from delaybox.core.limits import QUEUE
 
 QUEUE_FORMS = "queues with a duration each, such as {reports: 1d, mail: 0s}, as YAML or (in a variable) as JSON"
-_QUEUE = re.compile(r"[a-z0-9._-]{1,64}")
 _duration = quantity(DURATION_UNITS, bare=None)
 
 
 def _queues(value: object) -> object:
     found = mapping(value)
-    if not all(isinstance(name, str) and _QUEUE.fullmatch(name) for name in found):
+    if not all(isinstance(name, str) and QUEUE.fullmatch(name) for name in found):
         raise ValueError("queues")
     return {name: span if isinstance(span, int) else _duration(span) for name, span in found.items()}
 

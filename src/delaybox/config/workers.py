@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -10,13 +9,13 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 
 from delaybox.config.sections import Duration, Section, Size, mapping, split
+from delaybox.core.limits import NAME
 from delaybox.wire.signing import MIN_KEY
 
 COMMAND_FORMS = (
     "names with an absolute path and arguments each, such as {backup: {path: /usr/bin/rsync, args: [-a, /srv, /mnt]}}, "
     "as YAML or (in a variable) as JSON"
 )
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def _commands(value: object) -> object:
@@ -24,7 +23,7 @@ def _commands(value: object) -> object:
 
 
 def _name(name: object) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError("name")
     return name
 

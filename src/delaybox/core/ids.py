@@ -11,12 +11,6 @@ from uuid import UUID
 from delaybox.core.errors import InvalidTask
 
 ID_BYTES = 16
-MAX_PARTITIONS = 4096
-MIN_DUE_MS = 10**11
-"""1973. What is less was meant as seconds."""
-MAX_DUE_MS = 10**14
-MAX_DELAY_MS = 10**13
-"""317 years. With Redis's clock added it stays below the 10^14 that ids can hold."""
 RELATIVE = 1 << 47
 """Set in the 48 bits of a template: they are a delay, and the script adds Redis's clock. 10^14 stays below it."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import NamedTuple
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import NAME, NAME_FORM
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 
 ANY_QUEUE = "*"
@@ -14,10 +14,6 @@ ANY_QUEUE = "*"
 
 NAMED = frozenset({TaskType.WORKER, TaskType.SHELL_CMD})
 """Types whose tasks may name a function or a command: part of their lane, so that only who has it claims them."""
-
-
-MAX_NAME = 128
-_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME}}}")
 
 
 class Lane(NamedTuple):
@@ -47,8 +43,8 @@ def check_name(task_type: TaskType, name: str) -> None:
         raise InvalidTask("name", f"name {name[:64]!r} says nothing to a pub_sub task; use headers, or type worker")
     if task_type is TaskType.WORKER and not name:
         raise InvalidTask("name", "name is missing; a worker task names the function that is to run")
-    if name and _NAME.fullmatch(name) is None:
+    if name and NAME.fullmatch(name) is None:
         raise InvalidTask(
             "name",
-            f"name {name[:64]!r} is not a name; use 1 to {MAX_NAME} of the characters A-Z, a-z, 0-9, '.', '_', '-'",
+            f"name {name[:64]!r} is not a name; use {NAME_FORM}",
         )

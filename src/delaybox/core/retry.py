@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from delaybox.core.errors import InvalidTask
-
-MAX_ATTEMPTS: Final = 1000
-MAX_FACTOR: Final = 100
+from delaybox.core.limits import MAX_ATTEMPTS, MAX_FACTOR
 
 LOSSES_CAP = 3
 """A task that was lost this many times with who ran it is dead-lettered: a WORKER task with its worker, others with

@@ -15,7 +15,7 @@ from functools import lru_cache
 from numbers import Real
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.ids import MAX_DELAY_MS
+from delaybox.core.limits import MAX_DELAY_MS
 from delaybox.core.words import show
 
 Span = timedelta | str | float

@@ -6,10 +6,8 @@ from __future__ import annotations
 
 from typing import Final
 
-REASON_BYTES: Final = 2_000
-"""Of the reason of a failure, and of what a function says of its progress."""
-TRACEBACK_BYTES: Final = 8 * 1024
-"""Of the traceback that a dead letter keeps: its end, which names what was raised."""
+from delaybox.core.limits import REASON_BYTES
+
 _LEFT_OUT: Final = "[...]"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.query import BulkResult, TaskFilter
 from delaybox.core.task import TaskState, TaskView
 from delaybox.store import pages
@@ -58,7 +59,7 @@ class Bulk:
     ) -> BulkResult:
         """Moves the pending tasks that match to one moment; those that are due then anyway are left out."""
         now = await self._store.ping()
-        target = min(max(now, now + (delay_ms or 0) if due_ms is None else due_ms), ids.MAX_DUE_MS)
+        target = min(max(now, now + (delay_ms or 0) if due_ms is None else due_ms), MAX_DUE_MS)
         # Also what makes one pass of it: what was moved is met again at its new time.
         return await self._move(selection, target, lambda view: view.due_ms != target)
 

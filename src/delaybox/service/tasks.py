@@ -20,6 +20,7 @@ from delaybox.core.errors import (
     TaskRunning,
 )
 from delaybox.core.lane import split
+from delaybox.core.limits import DEFAULT_REPLAY
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
@@ -341,7 +342,7 @@ class Service:
         if word != "replayed":
             raise _refusal(task_id, word)
 
-    async def replay_many(self, wanted: TaskFilter, *, limit: int = 1_000) -> int:
+    async def replay_many(self, wanted: TaskFilter, *, limit: int = DEFAULT_REPLAY) -> int:
         """Brings back the dead letters that match, newest first, at most ``limit``; returns how many."""
         return (await self.bulk.replay(Selection(wanted=wanted, limit=limit))).changed
 

@@ -15,8 +15,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from delaybox.core import ids
 from delaybox.core.errors import StoreLost, StoreRefused
+from delaybox.core.limits import MAX_PARTITIONS
 from delaybox.store import keys, record
 from delaybox.store.loader import Call, ScriptRunner, translate
 
@@ -168,7 +168,7 @@ def _meta(prefix: str, raw: dict[bytes, bytes]) -> Meta:
     try:
         written = int(said["format"])
         shape = Shape(said["id"], int(said["partitions"]), int(said["bucket_ms"]))
-        if not 1 <= shape.partitions <= ids.MAX_PARTITIONS or shape.bucket_ms < 1:
+        if not 1 <= shape.partitions <= MAX_PARTITIONS or shape.bucket_ms < 1:
             raise ValueError
     except (KeyError, ValueError):
         raise _no_store(keys.meta(prefix), str(said)) from None

@@ -10,6 +10,7 @@ import msgspec
 from delaybox.core import ids, texts
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of, split
+from delaybox.core.limits import MAX_DUE_MS, TRACEBACK_BYTES
 from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
 from delaybox.wire import body as wire_body
 from delaybox.wire import controls
@@ -115,7 +116,7 @@ def draft(task: NewTask) -> Draft:
     stub = len(body) > STUB_OVER
     delay, due = task.delay_ms, task.due_ms
     due48 = delay if delay is not None else due if due is not None and due > 0 else 0
-    if not 0 <= due48 <= ids.MAX_DUE_MS:
+    if not 0 <= due48 <= MAX_DUE_MS:
         raise InvalidTask(
             "delay_ms" if delay is not None else "due_ms",
             f"due_ms {due} or delay_ms {delay} is out of range; give 0 to 10^14 milliseconds",
@@ -208,7 +209,7 @@ def stored_reason(reason: str, traceback: str = "") -> bytes:
     """The reason of a dead letter as it is stored. Behind a NUL byte stands its last traceback, where there is one; who
     does not know of that, as nodes of earlier versions, shows it as a part of the reason."""
     words = texts.head(reason).replace("\0", " ").encode("utf-8", "replace")
-    return words + b"\0" + texts.tail(traceback, texts.TRACEBACK_BYTES).encode() if traceback else words
+    return words + b"\0" + texts.tail(traceback, TRACEBACK_BYTES).encode() if traceback else words
 
 
 def reason_of(stored: bytes) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from delaybox.core import ids
 from delaybox.core.errors import StoreLost, StoreRefused
+from delaybox.core.limits import MAX_PARTITIONS
 from delaybox.core.partition import of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes
@@ -83,8 +84,8 @@ class Store:
         store is gone from its server. StoreRefused for a store of a newer format; StoreLost where the one that is
         expected, or that living nodes work for, is gone; StoreUnavailable when the server does not answer.
         """
-        if partitions & (partitions - 1) or not 1 <= partitions <= ids.MAX_PARTITIONS:
-            raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {ids.MAX_PARTITIONS}")
+        if partitions & (partitions - 1) or not 1 <= partitions <= MAX_PARTITIONS:
+            raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {MAX_PARTITIONS}")
         wanted = Shape(os.urandom(8).hex(), partitions, bucket_ms)
         shape = await open_store(client, prefix, wanted, expected=expected)
         return cls(client, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost)

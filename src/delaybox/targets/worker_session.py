@@ -20,11 +20,10 @@ from msgspec import Struct
 from delaybox import metrics
 from delaybox.core import texts
 from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Report
-from delaybox.core.ids import MAX_DELAY_MS
+from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.wire.assignment import assignment
-from delaybox.wire.bounds import MAX_CREDIT
 from delaybox.wire.gen import worker_pb2
 
 log = logging.getLogger("delaybox.workers")
@@ -33,8 +32,6 @@ OVERTIME_S = 3.0
 """A worker ends what is out of time itself, and its word of that takes a while: so much later the node does."""
 UNSEEN_BYTES = 64 << 20
 """Of messages that a worker did not say it has seen; past that the session cannot be resumed."""
-MESSAGE_BYTES = 1 << 20
-"""A message to a worker holds no more than this, or one task."""
 DEFAULT_TAKES = 4 << 20
 """Largest message that a worker takes which does not say: what gRPC takes unless told otherwise."""
 _BESIDE_TASKS = 512 << 10
@@ -216,7 +213,7 @@ class Session:
             tasks, size = 0, 0
             for part in self._tasks:
                 size += len(part)
-                if tasks and size > MESSAGE_BYTES:
+                if tasks and size > STREAM_MESSAGE_BYTES:
                     break
                 tasks += 1
             self._number += 1
@@ -367,9 +364,7 @@ class Session:
             result,
             retryable=not failure.final,
             delay_ms=min(failure.retry_after_ms, MAX_DELAY_MS) if failure.HasField("retry_after_ms") else None,
-            traceback=texts.tail(
-                failure.output[-texts.TRACEBACK_BYTES :].decode("utf-8", "replace"), texts.TRACEBACK_BYTES
-            ),
+            traceback=texts.tail(failure.output[-TRACEBACK_BYTES:].decode("utf-8", "replace"), TRACEBACK_BYTES),
         )
         self._end(failure.sequence, outcome)
 

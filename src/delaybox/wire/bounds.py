@@ -1,4 +1,4 @@
-"""Sizes and counts that every door checks before a request costs anything: one set of numbers, and the counting.
+"""Counts what a request holds, within `delaybox.core.limits`, before the request costs anything.
 
 A parsed message takes up to seventy times its bytes: 16 MiB of empty items become 1.1 GiB, and millions of numbers take
 the event loop for seconds. So the items of a large message are counted on the wire before a parser sees it.
@@ -16,14 +16,7 @@ from google.protobuf.message import Message
 from msgspec import UNSET, Raw, UnsetType
 
 from delaybox.core.errors import PayloadTooLarge
-
-MAX_BATCH: Final = 10_000
-"""Tasks in one batch."""
-MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
-MAX_ITEMS: Final = 50_000
-"""Fields and numbers in one protobuf message, those of the messages in it included."""
-MAX_CREDIT: Final = 20_000
-"""Tasks that one worker can have and have asked for."""
+from delaybox.core.limits import MAX_BATCH, MAX_FIELDS
 
 _SMALL: Final = 16 * 1024
 """A message up to this size is parsed without counting: at worst a megabyte."""
@@ -34,16 +27,6 @@ _FIXED: Final = {_FIXED64: 8, _FIXED32: 4, _GROUP: 0, _GROUP_END: 0}
 _HIGH: Final = bytes(range(128, 256))
 _NUMBERS: Final = None
 """In a plan: a repeated field of numbers, which may be packed."""
-
-
-def task_bytes(payload_limit: int) -> int:
-    """Bytes that one task in JSON may have: base64 with escaped line breaks, and room for the parameters."""
-    return payload_limit * 3 // 2 + 128 * 1024
-
-
-def message_bytes(payload_limit: int) -> int:
-    """Bytes that one task in protobuf may have: its payload, and room for what stands around it."""
-    return payload_limit + 128 * 1024
 
 
 def check_batch_count(body: bytes) -> None:
@@ -70,7 +53,7 @@ def _batch_decoder() -> msgspec.json.Decoder[msgspec.Struct]:
     return msgspec.json.Decoder(msgspec.defstruct("Batch", [("tasks", tasks)]))
 
 
-def check_items(raw: bytes, kind: type[Message], *, field: str = "request", most: int = MAX_ITEMS) -> None:
+def check_items(raw: bytes, kind: type[Message], *, field: str = "request", most: int = MAX_FIELDS) -> None:
     """Counts the items of a serialized message of that kind. PayloadTooLarge for more than ``most``.
 
     What is no such message is left to the parser.

@@ -14,11 +14,11 @@ A result is JSON, or bytes when the function returned bytes; its content type sa
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
+from delaybox.core.limits import MAX_NAME, NAME, NAME_FORM
 from delaybox.wire import calls as many
 from delaybox.wire.calls import Part
 
@@ -31,7 +31,6 @@ NAME_ATTRIBUTE: Final = "delaybox_name"
 OPTIONS_ATTRIBUTE: Final = "delaybox_options"
 """What it may carry besides: options of a client's call, for calls that do not say otherwise."""
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _FORM: Final = frozenset(("args", "kwargs"))
 
 
@@ -242,10 +241,10 @@ def name_of(function: object) -> str:
 
 def check_name(name: str) -> str:
     """``name`` when a function can have it. InvalidTask."""
-    if _NAME.fullmatch(name) is None:
+    if NAME.fullmatch(name) is None:
         raise InvalidTask(
             "name",
-            f"name {name[:140]!r} is not a function's name; use 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-'",
+            f"name {name[: MAX_NAME + 12]!r} is not a function's name; use {NAME_FORM}",
         )
     return name
 

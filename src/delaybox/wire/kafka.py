@@ -13,8 +13,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
-from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.lane import check_name
+from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, cloudevents, controls
 from delaybox.wire.original import message, request

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from delaybox.core.errors import InvalidTask, TypeDisabled
-
-MAX_COMMAND_BYTES = 127 * 1024
-"""Linux takes 128 KiB in one argument; the command's limits stand in it too."""
+from delaybox.core.limits import MAX_COMMAND_BYTES
 
 HOW_TO_ENABLE = (
     "a payload is run as a shell command only where a node was started with --enable-shell (config "

@@ -6,13 +6,10 @@ import traceback
 from typing import Final
 
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
+from delaybox.core.limits import MAX_WAIT_MS, TRACEBACK_SENT_BYTES
 from delaybox.core.spans import Span, span_s
 from delaybox.core.texts import head, tail
 from delaybox.wire.gen import worker_pb2 as pb
-
-TRACEBACK_BYTES: Final = 16_384
-LONGEST_WAIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
-"""Of `RetryLater`."""
 
 
 class Reject(Exception):
@@ -42,7 +39,7 @@ def _wait_s(after: Span) -> float:
     except InvalidTask:
         found = None
     # Written so that nan, which is neither less nor more than anything, is refused as well.
-    if found is None or not 0 <= found <= LONGEST_WAIT_MS / 1000:
+    if found is None or not 0 <= found <= MAX_WAIT_MS / 1000:
         raise ValueError(
             f'after={after!r} is not a time to wait; give seconds, a timedelta, or text such as "30s", at most 10 years'
         )
@@ -112,7 +109,7 @@ def _after_ms(error: RetryLater) -> tuple[int | None, str]:
         if after is None:
             return None, ""
         ms = round(float(after) * 1000)
-        if 0 <= ms <= LONGEST_WAIT_MS:
+        if 0 <= ms <= MAX_WAIT_MS:
             return ms, ""
         return None, f" (after={after!r} is more than 10 years or less than nothing: the usual back-off counts)"
     except BaseException as worse:  # noqa: BLE001 - a subclass may hold anything there
@@ -138,4 +135,4 @@ def _details(error: BaseException, name: str) -> bytes:
         text = "".join(traceback.format_exception(type(error), error, frames))
     except BaseException as worse:  # noqa: BLE001 - as above
         text = f"{name} (its traceback cannot be shown: {_name(worse)})"
-    return tail(text, TRACEBACK_BYTES).encode()
+    return tail(text, TRACEBACK_SENT_BYTES).encode()

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from delaybox.core.limits import STREAM_MESSAGE_BYTES
 from delaybox.core.texts import head
 from delaybox.wire.gen import worker_pb2 as pb
 
 T = TypeVar("T")
 
-MESSAGE_BYTES = 1 << 20
-"""A message is closed when it has grown to this; its last part may be as large. A gRPC server refuses messages over
-4 MiB unless configured."""
 NUMBERS_AT_ONCE = 10_000
 """Sequences of one kind in a message: of ten bytes at most."""
 ENTRIES_AT_ONCE = 3_000
@@ -292,7 +290,7 @@ class Session(Generic[T]):
             done=self._done[:NUMBERS_AT_ONCE], handed_back=self._back[:NUMBERS_AT_ONCE], credit=room, drain=self._drain
         )
         del self._done[:NUMBERS_AT_ONCE], self._back[:NUMBERS_AT_ONCE]
-        left, entries = MESSAGE_BYTES, ENTRIES_AT_ONCE
+        left, entries = STREAM_MESSAGE_BYTES, ENTRIES_AT_ONCE
         while self._succeeded and left > 0 and entries > 0:
             success = self._succeeded.popleft()
             left -= success.ByteSize()

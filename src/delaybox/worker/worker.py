@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from delaybox.client.models import Retry
 from delaybox.client.tasks import CODECS
 from delaybox.client.values import Duration
 from delaybox.core.errors import ConfigError, InvalidTask
+from delaybox.core.limits import QUEUE, QUEUE_FORM
 from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.call import Codecs
@@ -30,7 +30,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_S: Final = 3.0
-_QUEUE = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 
 
 class Worker:
@@ -248,6 +247,6 @@ def queue_names(queues: Iterable[str]) -> tuple[str, ...]:
     """``queues`` when they can be names of queues. InvalidTask."""
     given = (queues,) if isinstance(queues, str) else tuple(dict.fromkeys(queues))
     for queue in given:
-        if _QUEUE.fullmatch(queue) is None:
-            raise InvalidTask("queue", f"queue {queue[:80]!r} is not a name; use 1 to 64 of a-z, 0-9, '.', '_', '-'")
+        if QUEUE.fullmatch(queue) is None:
+            raise InvalidTask("queue", f"queue {queue[:80]!r} is not a name; use {QUEUE_FORM}")
     return given

@@ -15,13 +15,12 @@ from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
 from delaybox.core.errors import DelayBoxError, InvalidTask, StoreUnavailable
 from delaybox.core.ids import render
+from delaybox.core.limits import MAX_BATCH, MAX_PAGE
 from delaybox.core.query import Page, TaskFilter
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service, key_error
 from delaybox.store.store import Store
-from delaybox.wire.bounds import MAX_BATCH
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.json.queries import MAX_LIMIT
 from delaybox.wire.json.tasks import TaskRules, queue_of
 from delaybox.wire.proto import queries, tasks, views
 from delaybox.wire.proto.bulk import stored as stored_entry
@@ -209,7 +208,7 @@ class Scheduler:
 
     @staticmethod
     async def _pages(ask: _Ask, wanted: TaskFilter, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
-        most = MAX_LIMIT
+        most = MAX_PAGE
         while True:
             found = await ask(wanted, cursor=cursor, limit=min(left, most))
             response = views.page(found)
@@ -219,7 +218,7 @@ class Scheduler:
                 most = fits
                 continue
             if response.ByteSize() < views.ANSWER_BYTES // 2:
-                most = min(2 * most, MAX_LIMIT)
+                most = min(2 * most, MAX_PAGE)
             cursor, left = found.cursor, left - len(found.items)
             # A page may hold nothing and go on; whoever waits for the end is told only of the last such one.
             if found.items or not cursor or left <= 0:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from delaybox.api.settings import ServingSettings
-from delaybox.wire.bounds import MAX_BATCH_BYTES, message_bytes
+from delaybox.core.limits import MAX_BATCH_BYTES, message_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

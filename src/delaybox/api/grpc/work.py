@@ -10,6 +10,7 @@ from itertools import islice
 from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.core.errors import InvalidTask, Overloaded, StoreUnavailable
 from delaybox.core.lane import check_name, lane_of
+from delaybox.core.limits import MAX_LABELS, MAX_LANES, MAX_WAIT_MS, STREAM_MESSAGE_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.targets.worker import RESUME_S, Gateway
@@ -20,9 +21,6 @@ from delaybox.wire.proto.tasks import retry_of
 
 HELLO_S = 10.0
 SILENT_BEATS = 3
-MAX_LANES = 1_000
-_LEAST_TAKES = 1 << 20
-_LONGEST_MS = 10 * 365 * 24 * 3600 * 1000
 _TEXT = 200
 
 
@@ -193,11 +191,11 @@ class NotYet:
 
 def profile_of(hello: worker_pb2.Hello) -> Profile:
     """What a worker says of itself, checked; InvalidTask names the field."""
-    if 0 < hello.max_message < _LEAST_TAKES:
+    if 0 < hello.max_message < STREAM_MESSAGE_BYTES:
         raise InvalidTask(
             "hello.max_message",
-            f"hello.max_message {hello.max_message} is less than {_LEAST_TAKES} bytes; a worker takes messages of at "
-            "least that",
+            f"hello.max_message {hello.max_message} is less than {STREAM_MESSAGE_BYTES} bytes; a worker takes "
+            "messages of at least that",
         )
     if not hello.functions:
         raise InvalidTask("hello.functions", "hello names no functions; a worker serves at least one")
@@ -225,8 +223,8 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         if function.HasField("queue"):
             own[function.name] = function.queue and queue_of("hello.functions.queue", function.queue)
         if function.keep_result_ms:
-            keep_ms[function.name] = min(function.keep_result_ms, _LONGEST_MS)
-    labels = {name[:_TEXT]: hello.labels[name][:_TEXT] for name in islice(hello.labels, 16)}
+            keep_ms[function.name] = min(function.keep_result_ms, MAX_WAIT_MS)
+    labels = {name[:_TEXT]: hello.labels[name][:_TEXT] for name in islice(hello.labels, MAX_LABELS)}
     return Profile(
         lanes=frozenset(lanes),
         retry=retry,

@@ -21,6 +21,7 @@ from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.routes import routes
 from delaybox.core.errors import DelayBoxError, Denied
+from delaybox.core.limits import MAX_PAGE
 from delaybox.core.task import TaskType
 from delaybox.service import Service
 from delaybox.wire.original import answer, request
@@ -28,7 +29,6 @@ from delaybox.wire.original import answer, request
 _log = logging.getLogger("delaybox.api")
 
 DEFAULT_LIMIT = 100
-MAX_LIMIT = 1_000
 
 
 _COUNTED_EVERY_S = 0.1
@@ -254,8 +254,8 @@ def _limit(text: str | None) -> int:
     if not text:
         return DEFAULT_LIMIT
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
-    if not 1 <= limit <= MAX_LIMIT:
-        raise Refusal(400, f"limit {text[:40]!r} is not in range; give a number from 1 to {MAX_LIMIT}")
+    if not 1 <= limit <= MAX_PAGE:
+        raise Refusal(400, f"limit {text[:40]!r} is not in range; give a number from 1 to {MAX_PAGE}")
     return limit
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from delaybox.api.settings import DEFAULT_PAYLOAD_LIMIT, ServingSettings
-from delaybox.wire.bounds import task_bytes
+from delaybox.api.settings import ServingSettings
+from delaybox.core.limits import task_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,3 @@ class ApiSettings(ServingSettings):
             return ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
-
-
-__all__ = ["DEFAULT_PAYLOAD_LIMIT", "ApiSettings"]

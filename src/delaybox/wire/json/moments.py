@@ -6,7 +6,7 @@ import re
 from datetime import date, datetime, timedelta
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.ids import MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.limits import MAX_DUE_MS, MIN_DUE_MS
 from delaybox.core.spans import check_length
 from delaybox.core.words import show
 

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY, MAX_CURSOR, MAX_PAGE, MAX_REPLAY
 from delaybox.core.query import TaskFilter
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
@@ -17,10 +18,6 @@ from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import Reader
 from delaybox.wire.json.tasks import check_label, labels_of, queue_of, type_of, whole
 
-DEFAULT_LIMIT: Final = 100
-MAX_LIMIT: Final = 1_000
-MAX_CURSOR: Final = 1_024
-REPLAY_LIMIT: Final = 1_000
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 
@@ -88,9 +85,9 @@ def parse_replay(body: bytes) -> tuple[TaskFilter, int]:
     """The body of ``POST /v1/dead/replay``: which, and how many at most. InvalidTask."""
     asked = _read_replay(body)
     _read_replay.check_names(body, asked)
-    limit = REPLAY_LIMIT if asked.limit is None else whole("limit", asked.limit)
-    if not 1 <= limit <= types.MAX_REPLAY:
-        raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {types.MAX_REPLAY}")
+    limit = DEFAULT_REPLAY if asked.limit is None else whole("limit", asked.limit)
+    if not 1 <= limit <= MAX_REPLAY:
+        raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
     found = TaskFilter(
         queue=None if asked.queue is None else queue_of("queue", asked.queue),
         type=None if asked.type is None else type_of("type", asked.type),
@@ -130,11 +127,11 @@ def _listing(query: bytes, known: Sequence[str]) -> Listing:
             due_to_ms=moment_ms("due_to", given["due_to"]) if "due_to" in given else everything.due_to_ms,
         ),
         cursor,
-        _limit(given["limit"]) if "limit" in given else DEFAULT_LIMIT,
+        _limit(given["limit"]) if "limit" in given else DEFAULT_PAGE,
     )
 
 
-_ALL = Listing(TaskFilter(), "", DEFAULT_LIMIT)
+_ALL = Listing(TaskFilter(), "", DEFAULT_PAGE)
 
 
 def _fields(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -171,6 +168,6 @@ def _fields(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tup
 
 def _limit(text: str) -> int:
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidTask("limit", f"limit {show(text)} is not in range; give a number from 1 to {MAX_LIMIT}")
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidTask("limit", f"limit {show(text)} is not in range; give a number from 1 to {MAX_PAGE}")
     return limit

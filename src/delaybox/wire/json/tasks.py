@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,16 +11,27 @@ from msgspec import UNSET, Raw, UnsetType
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.lane import check_name
+from delaybox.core.limits import (
+    DEFAULT_PAYLOAD_BYTES,
+    LABEL,
+    LABEL_FORM,
+    MAX_HEADER_BYTES,
+    MAX_KEY_BYTES,
+    MAX_LABEL_VALUE,
+    MAX_LABELS,
+    QUEUE,
+    QUEUE_FORM,
+    task_bytes,
+)
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, PRIORITY_NAMES, NewTask, Priority, TaskChange, TaskType
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
-from delaybox.wire.bounds import task_bytes
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import Reader, check_json
-from delaybox.wire.original.request import HOW_TO_ENABLE, MAX_HEADER_BYTES, decode_base64
+from delaybox.wire.original.request import HOW_TO_ENABLE, decode_base64
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
 
@@ -33,10 +43,6 @@ TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
         "worker": TaskType.WORKER,
     }
 )
-MAX_LABEL: Final = 256
-
-_QUEUE = re.compile(types.QUEUE_PATTERN[1:-1])
-_LABEL = re.compile(types.LABEL_PATTERN[1:-1])
 _TYPE_MEANT: Final = {"pubsub": "pub_sub", "shell_cmd": "shell", "webhook": "http"}
 _PRIORITY_MEANT: Final = {"medium": "normal", "default": "normal", "urgent": "critical", "highest": "critical"}
 # Python 3.11 looks an enum's member up in 0.2 us.
@@ -53,7 +59,7 @@ _read_change = Reader(types.ChangeRequest, where="a field that can be changed")
 class TaskRules:
     """What this node accepts."""
 
-    max_payload_bytes: int = 1024 * 1024
+    max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES
     shell: ShellRules = field(default_factory=ShellRules)
 
 
@@ -187,17 +193,15 @@ def priority_of(field: str, text: str) -> Priority:
 
 def queue_of(field: str, text: str) -> str:
     """A queue's name. InvalidTask."""
-    if _QUEUE.fullmatch(text) is None:
-        raise InvalidTask(
-            field, f"{field} {show(text)} is not a queue name; use 1 to 64 of the characters a-z, 0-9, '.', '_', '-'"
-        )
+    if QUEUE.fullmatch(text) is None:
+        raise InvalidTask(field, f"{field} {show(text)} is not a queue name; use {QUEUE_FORM}")
     return text
 
 
 def labels_of(labels: Mapping[str, str], field: str = "labels") -> Mapping[str, str]:
     """Labels within their limits. InvalidTask."""
-    if len(labels) > types.MAX_LABELS:
-        raise InvalidTask(field, f"{field} holds {len(labels)} pairs; give at most {types.MAX_LABELS}")
+    if len(labels) > MAX_LABELS:
+        raise InvalidTask(field, f"{field} holds {len(labels)} pairs; give at most {MAX_LABELS}")
     for name, value in labels.items():
         check_label(field, name, value)
     return labels
@@ -205,23 +209,22 @@ def labels_of(labels: Mapping[str, str], field: str = "labels") -> Mapping[str, 
 
 def check_label(field: str, name: str, value: str) -> None:
     """One label within its limits. InvalidTask."""
-    if _LABEL.fullmatch(name) is None:
+    if LABEL.fullmatch(name) is None:
         raise InvalidTask(
             field,
-            f"{field}: {show(name)} is not a label's name; "
-            "use 1 to 64 of the characters A-Z, a-z, 0-9, '.', '_', '-', '/'",
+            f"{field}: {show(name)} is not a label's name; use {LABEL_FORM}",
         )
-    if len(value) > MAX_LABEL:
+    if len(value) > MAX_LABEL_VALUE:
         raise InvalidTask(
-            field, f"{field}: the value of {show(name)} has {len(value)} characters; use at most {MAX_LABEL}"
+            field, f"{field}: the value of {show(name)} has {len(value)} characters; use at most {MAX_LABEL_VALUE}"
         )
 
 
 def check_key(field: str, key: str) -> None:
     """An idempotency key within its limits. InvalidTask."""
     size = len(key.encode())
-    if not 1 <= size <= types.MAX_KEY_BYTES:
-        raise InvalidTask(field, f"{field} has {size} bytes; use 1 to {types.MAX_KEY_BYTES}, or leave it out")
+    if not 1 <= size <= MAX_KEY_BYTES:
+        raise InvalidTask(field, f"{field} has {size} bytes; use 1 to {MAX_KEY_BYTES}, or leave it out")
 
 
 def headers_of(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:

@@ -9,17 +9,29 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from delaybox.core.retry import MAX_ATTEMPTS, MAX_FACTOR
-from delaybox.wire.bounds import MAX_BATCH
+from delaybox.core.limits import (
+    DEFAULT_REPLAY,
+    LABEL,
+    MAX_ATTEMPTS,
+    MAX_BATCH,
+    MAX_DELAY_MS,
+    MAX_DUE_MS,
+    MAX_FACTOR,
+    MAX_HEADER_BYTES,
+    MAX_KEY_BYTES,
+    MAX_LABEL_VALUE,
+    MAX_LABELS,
+    MAX_NAME,
+    MAX_REPLAY,
+    MIN_DUE_MS,
+    QUEUE,
+)
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
 PRIORITIES: Final = ("low", "normal", "high", "critical")
 STATES: Final = ("scheduled", "ready", "running", "succeeded", "failed", "cancelled")
-MAX_REPLAY: Final = 10_000
-MAX_LABELS: Final = 16
-MAX_KEY_BYTES: Final = 256
-QUEUE_PATTERN: Final = r"^[a-z0-9._-]{1,64}$"
-LABEL_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}$"
+QUEUE_PATTERN: Final = f"^{QUEUE.pattern}$"
+LABEL_PATTERN: Final = f"^{LABEL.pattern}$"
 ID_PATTERN: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-8[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 _EXAMPLE_ID: Final = "01a2b3c4-d5e6-8001-9f00-112233445566"
 _EXAMPLE_DUE: Final = "2030-01-31T08:00:00.000Z"
@@ -34,7 +46,7 @@ _MOMENT: dict[str, Any] = {
     "x-is": {
         "anyOf": [
             {"type": "string", "format": "date-time"},
-            {"type": "integer", "minimum": 10**11, "maximum": 10**14},
+            {"type": "integer", "minimum": MIN_DUE_MS, "maximum": MAX_DUE_MS},
             {"type": "null"},
         ]
     }
@@ -45,7 +57,7 @@ _MOMENT: dict[str, Any] = {
 def _span(least: int) -> dict[str, Any]:
     kinds = [
         {"type": "string", "format": "delaybox-duration"},
-        {"type": "integer", "minimum": least, "maximum": 10**13},
+        {"type": "integer", "minimum": least, "maximum": MAX_DELAY_MS},
         {"type": "null"},
     ]
     return {"x-is": {"anyOf": kinds}}
@@ -99,13 +111,13 @@ PayloadBase64 = Annotated[
 Labels = Annotated[
     dict[str, str] | None,
     Meta(
-        description="for filters: at most 16 pairs, values of at most 256 characters",
+        description=f"for filters: at most {MAX_LABELS} pairs, values of at most {MAX_LABEL_VALUE} characters",
         examples=[{"customer": "c-17"}],
         extra_json_schema={
             "maxProperties": MAX_LABELS,
             "propertyNames": {"pattern": LABEL_PATTERN},
             "anyOf": [
-                {"type": "object", "additionalProperties": {"type": "string", "maxLength": 256}},
+                {"type": "object", "additionalProperties": {"type": "string", "maxLength": MAX_LABEL_VALUE}},
                 {"type": "null"},
             ],
         },
@@ -169,8 +181,9 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     headers: Annotated[
         dict[str, str] | None,
         Meta(
-            description="travels with the task; at most 64 KiB. Reserved names, which are refused: taskType, "
-            "executionTimestamp, delay, queue, priority, idempotencyKey, and these as ce_ attributes",
+            description=f"travels with the task; at most {MAX_HEADER_BYTES >> 10} KiB. Reserved names, which "
+            "are refused: taskType, executionTimestamp, delay, queue, priority, idempotencyKey, and these as ce_ "
+            "attributes",
             examples=[{"trace": "4bf9"}],
         ),
     ] = None
@@ -178,7 +191,7 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
         str | None,
         Meta(
             description="function (worker, required) or named command (shell)",
-            extra_json_schema={"maxLength": 256},
+            extra_json_schema={"maxLength": MAX_NAME},
         ),
     ] = None
     retry: Retry | None = None
@@ -241,7 +254,9 @@ class ReplayRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=F
     due_to: Annotated[Number, Meta(description="due before", extra_json_schema=_MOMENT)] = None
     limit: Annotated[
         int | float | None,
-        Meta(description="at most this many; 1,000 unless given", extra_json_schema=_whole(1, MAX_REPLAY)),
+        Meta(
+            description=f"at most this many; {DEFAULT_REPLAY:,} unless given", extra_json_schema=_whole(1, MAX_REPLAY)
+        ),
     ] = None
 
 

@@ -8,13 +8,13 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
-from delaybox.core.ids import MAX_DUE_MS
 from delaybox.core.lane import NAMED, check_name
+from delaybox.core.limits import MAX_DUE_MS, message_bytes
 from delaybox.core.retry import NO_RETRY
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, controls
-from delaybox.wire.bounds import check_items, message_bytes
+from delaybox.wire.bounds import check_items
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.json.tasks import labels_of
 from delaybox.wire.original import request

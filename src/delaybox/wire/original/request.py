@@ -20,22 +20,27 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
-from delaybox.core.ids import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.limits import (
+    DEFAULT_PAYLOAD_BYTES,
+    MAX_DELAY_MS,
+    MAX_DUE_MS,
+    MAX_HEADER_BYTES,
+    MAX_KEY_BYTES,
+    MIN_DUE_MS,
+    QUEUE,
+    QUEUE_FORM,
+)
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.wire import controls, shell, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes
 
-MAX_HEADER_BYTES = 64 * 1024
-MAX_KEY_BYTES = 256
-
 _SECONDS_FROM = 10**8
 _MICROSECONDS_TO = 10**17
 _NANOSECONDS_TO = 10**20
 _EXAMPLE_MS = 1721672590913
 
-_QUEUE = re.compile(r"[a-z0-9._-]{1,64}")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
 _DECIMAL = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,9})?")
 _LINE_BREAKS = {ord("\r"): None, ord("\n"): None}
@@ -64,7 +69,7 @@ _BY_NAME: Final[Mapping[bytes, tuple[TaskType, RetryPolicy | None]]] = {
 class OriginalRules:
     """What this node accepts. ``types``: the task types it can deliver, PUB_SUB always among them."""
 
-    max_payload_bytes: int = 1024 * 1024
+    max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES
     types: frozenset[TaskType] = frozenset({TaskType.PUB_SUB})
 
 
@@ -339,10 +344,10 @@ def _whole(field: str, value: str | int, mend: str) -> int:
 
 
 def _queue(text: str) -> str:
-    if _QUEUE.fullmatch(text) is None:
+    if QUEUE.fullmatch(text) is None:
         raise InvalidTask(
             "parameter.queue",
-            f"parameter.queue {_show(text)} is not a queue name; use 1 to 64 of the characters a-z, 0-9, '.', '_', '-'",
+            f"parameter.queue {_show(text)} is not a queue name; use {QUEUE_FORM}",
         )
     return text
 

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
 from delaybox.core.errors import PayloadTooLarge
-from delaybox.core.ids import MAX_DELAY_MS, MIN_DUE_MS
+from delaybox.core.limits import MAX_BATCH, MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.wire.body import varint
-from delaybox.wire.bounds import MAX_BATCH, check_items
+from delaybox.wire.bounds import check_items
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 _TASKS = 0x0A
@@ -134,7 +134,7 @@ def plain(raw: bytes, at: int, stop: int, longest: int) -> Plain | None:
                     shift += 7
                 at += 1
             if tag == _DUE:
-                if not MIN_DUE_MS <= value <= ids.MAX_DUE_MS:
+                if not MIN_DUE_MS <= value <= MAX_DUE_MS:
                     return None
                 due48 = value
             elif value > MAX_DELAY_MS:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import MAX_CURSOR
 from delaybox.core.query import TaskFilter
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.moments import moment_ms
-from delaybox.wire.json.queries import DAY_MS, HOUR_MS, MAX_CURSOR
+from delaybox.wire.json.queries import DAY_MS, HOUR_MS
 from delaybox.wire.json.tasks import labels_of, queue_of
 from delaybox.wire.proto.tasks import type_of
 from delaybox.wire.proto.views import STATES

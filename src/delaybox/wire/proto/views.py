@@ -11,6 +11,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
+from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.query import BulkResult, ForecastStep, Page, QueueStats
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
 from delaybox.wire import progress as wire_progress
@@ -150,8 +151,8 @@ def _node(facts: Mapping[str, Any]) -> pb.NodeInfo:
         roles=[str(role) for role in facts.get("roles", ())],
         types=[number for kind, number in _TYPE_NUMBERS.items() if {kind.value, kind.name} & said],
         in_flight=_count(facts.get("in_flight")),
-        seen_ms=_count(facts.get("seen_ms"), ids.MAX_DUE_MS),
-        started_ms=_count(facts.get("started_ms"), ids.MAX_DUE_MS),
+        seen_ms=_count(facts.get("seen_ms"), MAX_DUE_MS),
+        started_ms=_count(facts.get("started_ms"), MAX_DUE_MS),
         worker_count=_count(facts.get("worker_count", len(workers))),
         workers=[
             pb.WorkerInfo(

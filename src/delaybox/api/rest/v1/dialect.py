@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from delaybox.core.limits import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.wire.json import types
 
 VERSION: Final = "3.0.3"
@@ -23,14 +24,14 @@ NAMED: Final[Mapping[str, dict[str, Any]]] = {
         "description": "RFC 3339 with an offset, or Unix ms",
         "anyOf": [
             {"type": "string", "format": "date-time"},
-            {"type": "integer", "format": "int64", "minimum": 10**11, "maximum": 10**14},
+            {"type": "integer", "format": "int64", "minimum": MIN_DUE_MS, "maximum": MAX_DUE_MS},
         ],
     },
     "Duration": {
         "description": "ms, or text such as `15m`, `1h30m` or `PT15M`",
         "anyOf": [
             {"type": "string", "format": "delaybox-duration"},
-            {"type": "integer", "format": "int64", "minimum": 0, "maximum": 10**13},
+            {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_DELAY_MS},
         ],
     },
     "ParameterValue": {"anyOf": [{"type": "string"}, {"type": "number"}]},

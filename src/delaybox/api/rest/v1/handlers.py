@@ -14,9 +14,10 @@ from delaybox.api import changing, policy
 from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
+from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
-from delaybox.wire import bounds
+from delaybox.wire.bounds import check_batch_count
 from delaybox.wire.json import queries, rendering, tasks, types
 from delaybox.wire.json.reading import Reader
 from delaybox.wire.trace import trace_of, with_trace
@@ -83,11 +84,11 @@ class V1:
             raise InvalidTask(
                 "Idempotency-Key", "the header Idempotency-Key names one task; give each task its idempotency_key"
             )
-        body = await self._edge.json_body(headers, receive, limit=bounds.MAX_BATCH_BYTES)
-        bounds.check_batch_count(body)
+        body = await self._edge.json_body(headers, receive, limit=MAX_BATCH_BYTES)
+        check_batch_count(body)
         asked = _read_batch(body).tasks
         if not asked:
-            raise InvalidTask("tasks", f"tasks is empty; send 1 to {bounds.MAX_BATCH}")
+            raise InvalidTask("tasks", f"tasks is empty; send 1 to {MAX_BATCH}")
         trace = _trace(headers)
         items: list[types.BatchItem | None] = []
         good: list[NewTask] = []

@@ -13,7 +13,8 @@ import delaybox
 from delaybox.api import policy
 from delaybox.api.rest.v1 import dialect, others
 from delaybox.api.rest.v1.routes import CALLS, Call
-from delaybox.wire.json import queries, types
+from delaybox.core.limits import DEFAULT_PAGE, LABEL, MAX_CURSOR, MAX_KEY_BYTES, MAX_LABEL_VALUE, MAX_LABELS, MAX_PAGE
+from delaybox.wire.json import types
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
@@ -40,8 +41,8 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         "only tasks with this label, as `name=value`; may be given more than once, all must hold",
         {
             "type": "array",
-            "maxItems": types.MAX_LABELS,
-            "items": {"type": "string", "pattern": r"^[A-Za-z0-9._/-]{1,64}=[^\x00-\x1f]{0,256}$"},
+            "maxItems": MAX_LABELS,
+            "items": {"type": "string", "pattern": rf"^{LABEL.pattern}=[^\x00-\x1f]{{0,{MAX_LABEL_VALUE}}}$"},
         },
     ),
     "due_from": (f"only tasks due at or after: {_MOMENT_TEXT}", _MOMENT),
@@ -50,10 +51,10 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         "true: the task's idempotency key may be used again at once",
         {"type": "boolean", "default": False},
     ),
-    "cursor": ("the last page's cursor", {"type": "string", "maxLength": queries.MAX_CURSOR}),
+    "cursor": ("the last page's cursor", {"type": "string", "maxLength": MAX_CURSOR}),
     "limit": (
         "tasks in a page",
-        {"type": "integer", "minimum": 1, "maximum": queries.MAX_LIMIT, "default": queries.DEFAULT_LIMIT},
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
     ),
     "from": (f"{_MOMENT_TEXT}; now unless given", _MOMENT),
     "to": (f"{_MOMENT_TEXT}; a day after `from` unless given", _MOMENT),
@@ -69,7 +70,7 @@ _PATH: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
 _HEADER: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "Idempotency-Key": (
         "as `idempotency_key` in the body, give one of them; visible ASCII, bare or in double quotes",
-        {"type": "string", "minLength": 1, "maxLength": types.MAX_KEY_BYTES + 2, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
+        {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES + 2, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
     ),
     "traceparent": (
         "the trace of this request (W3C Trace Context), which travels with the task; what is no trace is passed over",
