@@ -12,6 +12,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.supervise import GrpcProcess, spawn_grpc
+from delaybox.store.connect import make_client
+from delaybox.store.store import Store
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 from delaybox.wire.gen.worker_pb2_grpc import WorkerStub
 
@@ -31,14 +33,31 @@ class Rpc:
 
 
 @contextlib.asynccontextmanager
-async def rpc_process(**changes: Any) -> AsyncIterator[Rpc]:
-    """One that is stopped at the end. ``changes`` to the settings: at least ``server``."""
-    process = await spawn_grpc(GrpcSettings(**{"port": 0, "grace_s": 3.0, **changes}))
+async def grpc_process(*, partitions: int = 0, **changes: Any) -> AsyncIterator[GrpcProcess]:
+    """One that is stopped at the end. ``changes`` to the settings: at least ``server``. ``partitions``: of the store,
+    where it is not the default."""
+    settings = GrpcSettings(**{"port": 0, "grace_s": 3.0, **changes})
+    if partitions:
+        async with contextlib.aclosing(make_client(settings.server)) as client:
+            await Store.open(client, prefix=settings.prefix, partitions=partitions)
+    process = await spawn_grpc(settings)
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}") as channel:
-            yield Rpc(process, channel)
+        yield process
     finally:
         await process.stop()
+
+
+@contextlib.asynccontextmanager
+async def channel_to(process: GrpcProcess) -> AsyncIterator[Rpc]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}") as channel:
+        yield Rpc(process, channel)
+
+
+@contextlib.asynccontextmanager
+async def rpc_process(**changes: Any) -> AsyncIterator[Rpc]:
+    """`grpc_process` and a channel to it."""
+    async with grpc_process(**changes) as process, channel_to(process) as rpc:
+        yield rpc
 
 
 class Refused:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
 import grpc
 import pytest
+from redis.asyncio import Redis
 
 from delaybox.api import policy
-from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import spawn_api
+from delaybox.api.grpc.supervise import GrpcProcess
+from delaybox.api.rest.supervise import ApiProcess
 from delaybox.core.access import Access, Token
 from delaybox.wire.gen import scheduler_pb2 as pb
-from tests.rpc import Rpc, refused, rpc_process
+from tests.rest import rest_process
+from tests.rpc import Rpc, channel_to, grpc_process, refused
 from tests.servers import RealServer
+from tests.shared import a_prefix, empty, kept
 
 CANARY = "canary-7f3a"
 WRITER = tuple(access for access in Access if access not in (Access.READ, Access.SHELL))
@@ -74,15 +77,25 @@ class Both:
         return str(json.loads(answer)["id"])
 
 
+@pytest.fixture(scope="module")
+def prefix() -> str:
+    """One for the module's tests, which share two processes."""
+    return a_prefix()
+
+
+@pytest.fixture(scope="module")
+def processes(server: RealServer, prefix: str) -> Iterator[tuple[ApiProcess, GrpcProcess]]:
+    common: dict[str, Any] = {"server": server.settings, "prefix": prefix, "tokens": TOKENS}
+    with kept(rest_process(**common)) as api, kept(grpc_process(**common)) as rpc:
+        yield api, rpc
+
+
 @pytest.fixture
-async def both(server: RealServer, prefix: str) -> AsyncIterator[Both]:
-    common: dict[str, Any] = {"server": server.settings, "prefix": prefix, "tokens": TOKENS, "port": 0, "grace_s": 3.0}
-    api = await spawn_api(ApiSettings(**common))
-    try:
-        async with rpc_process(**common) as rpc:
-            yield Both(api.port, rpc)
-    finally:
-        await api.stop()
+async def both(processes: tuple[ApiProcess, GrpcProcess], client: Redis, prefix: str) -> AsyncIterator[Both]:
+    api, rpc = processes
+    async with channel_to(rpc) as found:
+        yield Both(api.port, found)
+    await empty(client, prefix)
 
 
 async def test_rest_shows_id_due_and_state_alone(both: Both):

@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.api.grpc.supervise import GrpcProcess
 from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire.gen import scheduler_pb2 as pb
-from tests.rpc import Rpc, refused, rpc_process
+from tests.rpc import Rpc, channel_to, grpc_process, refused
 from tests.servers import RealServer
+from tests.shared import a_prefix, empty, kept
 
 HOUR_MS = 3_600_000
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.fixture
-async def store(client: Redis, prefix: str) -> Store:
-    return await Store.open(client, prefix=prefix, partitions=2)
+@pytest.fixture(scope="module")
+def prefix() -> str:
+    """One for the module's tests, which share a process."""
+    return a_prefix()
+
+
+@pytest.fixture(scope="module")
+def process(server: RealServer, prefix: str) -> Iterator[GrpcProcess]:
+    with kept(grpc_process(partitions=2, server=server.settings, prefix=prefix)) as shared:
+        yield shared
 
 
 @pytest.fixture
-async def rpc(server: RealServer, prefix: str, store: Store) -> AsyncIterator[Rpc]:
-    async with rpc_process(server=server.settings, prefix=prefix) as found:
+async def rpc(process: GrpcProcess, client: Redis, prefix: str) -> AsyncIterator[Rpc]:
+    async with channel_to(process) as found:
         yield found
+    await empty(client, prefix)
+
+
+@pytest.fixture
+async def store(rpc: Rpc, client: Redis, prefix: str) -> Store:
+    return await Store.open(client, prefix=prefix)
 
 
 async def schedule(rpc: Rpc, count: int, **fields: Any) -> list[str]:

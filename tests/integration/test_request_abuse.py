@@ -6,47 +6,61 @@ import asyncio
 import contextlib
 import re
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
-from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import ApiProcess, spawn_api
+from delaybox.api.rest.supervise import ApiProcess
+from tests.memory import forget_peak, peak_kib, resident_kib
+from tests.rest import rest_process
 from tests.servers import RealServer
+from tests.shared import a_prefix, kept
 
 GIB = 1 << 30
 HEAD = b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 GOOD = b'{"taskType":"PUB_SUB","parameter":{"delay":"60000"},"pyload":"YQ=="}'
 SMUGGLED = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
-Start = Callable[..., Awaitable[ApiProcess]]
+
+class Target:
+    """A process. ``resident_kib``: what it held before any of these requests."""
+
+    def __init__(self, process: ApiProcess) -> None:
+        self.pid, self.port = process.pid, process.port
+        self.resident_kib = resident_kib(process.pid)
+
+    def grown_kib(self) -> int:
+        """The most that it held during this test, over what it held at first."""
+        return peak_kib(self.pid) - self.resident_kib
+
+    def served_and_stored_nothing(self) -> None:
+        assert get(self.port, "/livez") == (200, b"ok")
+        assert get(self.port, "/task") == (200, b"[]")
+
+
+@contextlib.contextmanager
+def target(server: RealServer, **changes: Any) -> Iterator[Target]:
+    """A process with other settings."""
+    with kept(rest_process(server=server.settings, prefix=a_prefix(), **changes)) as process:
+        made = Target(process)
+        yield made
+        made.served_and_stored_nothing()
+
+
+@pytest.fixture(scope="module")
+def shared(server: RealServer) -> Iterator[Target]:
+    with target(server) as made:
+        yield made
 
 
 @pytest.fixture
-async def start(server: RealServer, prefix: str) -> AsyncIterator[Start]:
-    started: list[ApiProcess] = []
-
-    async def spawn(**changes: Any) -> ApiProcess:
-        settings = replace(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=1.0), **changes)
-        started.append(await spawn_api(settings))
-        return started[-1]
-
-    yield spawn
-    for process in started:
-        # It served to the end, and nothing is stored.
-        assert await asyncio.to_thread(get, process.port, "/livez") == (200, b"ok")
-        assert await asyncio.to_thread(get, process.port, "/task") == (200, b"[]")
-        await process.stop()
-
-
-@pytest.fixture
-async def api(start: Start) -> ApiProcess:
-    return await start()
+def api(shared: Target) -> Iterator[Target]:
+    forget_peak(shared.pid)
+    yield shared
+    shared.served_and_stored_nothing()
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:
@@ -77,114 +91,105 @@ def statuses(answer: bytes) -> list[int]:
     return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
-def memory_kib(process: ApiProcess, what: str = "VmRSS") -> int:
-    if sys.platform != "linux":
-        return 0
-    with open(f"/proc/{process.pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(what))
-
-
 @pytest.mark.parametrize("path", ["/task", "/v1/tasks", "/v1/tasks/batch"])
-async def test_a_gibibyte_in_chunks_is_refused_while_it_arrives(api: ApiProcess, path: str):
+async def test_a_gibibyte_in_chunks_is_refused_while_it_arrives(api: Target, path: str):
     chunk = b"%x\r\n%b\r\n" % (1 << 20, b" " * (1 << 20))
     body = (chunk for _ in range(1024))
     head = b"POST " + path.encode() + HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-    before = memory_kib(api)
     taken, answer = await asyncio.to_thread(send, api.port, (head, *body))
     # A reset may overtake the answer.
     assert statuses(answer) in ([413], [])
     assert taken < 64 << 20, "it read on after its answer was given"
-    assert memory_kib(api, "VmHWM") - before < 80_000
+    assert api.grown_kib() < 80_000
 
 
 @pytest.mark.parametrize("length", [b"99999999999", b"18446744073709551616", b"9" * 400])
-async def test_a_body_announced_too_large_is_not_read(api: ApiProcess, length: bytes):
+async def test_a_body_announced_too_large_is_not_read(api: Target, length: bytes):
     _, answer = await asyncio.to_thread(
         send, api.port, [b"POST /task" + HEAD + b"Content-Length: " + length + b"\r\n\r\n"]
     )
     assert statuses(answer) in ([413], [400])
 
 
-async def test_bodies_that_stall_are_held_up_to_a_bound(start: Start):
+async def test_bodies_that_stall_are_held_up_to_a_bound(server: RealServer):
     """40 batches of 15 MiB that never end: the node takes 256 MiB of them together and refuses the others."""
-    api = await start(body_timeout_s=20.0)
-    before = memory_kib(api)
-    head = b"POST /v1/tasks/batch" + HEAD + b"Content-Length: %d\r\n\r\n" % (16 << 20)
-    part = b" " * (15 << 20)
-    connections = [socket.create_connection(("127.0.0.1", api.port), timeout=5) for _ in range(40)]
+    with target(server, body_timeout_s=20.0) as api:
+        head = b"POST /v1/tasks/batch" + HEAD + b"Content-Length: %d\r\n\r\n" % (16 << 20)
+        part = b" " * (15 << 20)
+        connections = [socket.create_connection(("127.0.0.1", api.port), timeout=5) for _ in range(40)]
 
-    def push(connection: socket.socket) -> list[int]:
-        with contextlib.suppress(OSError):
-            connection.sendall(head)
-            connection.sendall(part)
-            connection.settimeout(1.0)
-            return statuses(connection.recv(4096))
-        return []
+        def push(connection: socket.socket) -> list[int]:
+            with contextlib.suppress(OSError):
+                connection.sendall(head)
+                connection.sendall(part)
+                connection.settimeout(1.0)
+                return statuses(connection.recv(4096))
+            return []
 
-    try:
-        answers = await asyncio.gather(*(asyncio.to_thread(push, one) for one in connections))
-        peak = memory_kib(api, "VmHWM") - before
-        assert [429] in answers
-        assert peak < 600_000
-        assert await asyncio.to_thread(get, api.port, "/livez") == (200, b"ok")
-    finally:
-        for one in connections:
-            one.close()
-
-
-async def test_slow_headers_and_bodies_are_ended_and_hold_up_nobody(start: Start):
-    api = await start(header_timeout_s=1.0, body_timeout_s=1.0)
-    fragments = [
-        b"",
-        b"POST /ta",
-        b"POST /task HTTP/1.1\r\nHost: localh",
-        b"POST /task" + HEAD,
-        b"POST /task" + HEAD + b"Content-Length: 50\r\n\r\n",
-        b"POST /task" + HEAD + b"Content-Length: 50\r\n\r\n{",
-        b"POST /task" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
-        b"POST /task" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n5",
-    ]
-    connections = [socket.create_connection(("127.0.0.1", api.port), timeout=8) for _ in range(200)]
-    try:
-        for at, one in enumerate(connections):
-            one.sendall(fragments[at % len(fragments)])
-        begun = time.monotonic()
-        assert await asyncio.to_thread(get, api.port, "/livez") == (200, b"ok")
-        assert time.monotonic() - begun < 1.0
-
-        def rest(one: socket.socket) -> bytes:
-            out = b""
-            with contextlib.suppress(ConnectionError):
-                while received := one.recv(4096):
-                    out += received
-            return out
-
-        # Each is closed by the node: a time-out here is a failure.
-        for one in connections:
-            assert statuses(await asyncio.to_thread(rest, one)) in ([], [408])
-    finally:
-        for one in connections:
-            one.close()
+        try:
+            answers = await asyncio.gather(*(asyncio.to_thread(push, one) for one in connections))
+            peak = api.grown_kib()
+            assert [429] in answers
+            assert peak < 600_000
+            assert await asyncio.to_thread(get, api.port, "/livez") == (200, b"ok")
+        finally:
+            for one in connections:
+                one.close()
 
 
-async def test_a_trickle_does_not_outlive_its_time(start: Start):
+async def test_slow_headers_and_bodies_are_ended_and_hold_up_nobody(server: RealServer):
+    with target(server, header_timeout_s=1.0, body_timeout_s=1.0) as api:
+        fragments = [
+            b"",
+            b"POST /ta",
+            b"POST /task HTTP/1.1\r\nHost: localh",
+            b"POST /task" + HEAD,
+            b"POST /task" + HEAD + b"Content-Length: 50\r\n\r\n",
+            b"POST /task" + HEAD + b"Content-Length: 50\r\n\r\n{",
+            b"POST /task" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+            b"POST /task" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n5",
+        ]
+        connections = [socket.create_connection(("127.0.0.1", api.port), timeout=8) for _ in range(200)]
+        try:
+            for at, one in enumerate(connections):
+                one.sendall(fragments[at % len(fragments)])
+            begun = time.monotonic()
+            assert await asyncio.to_thread(get, api.port, "/livez") == (200, b"ok")
+            assert time.monotonic() - begun < 1.0
+
+            def rest(one: socket.socket) -> bytes:
+                out = b""
+                with contextlib.suppress(ConnectionError):
+                    while received := one.recv(4096):
+                        out += received
+                return out
+
+            # Each is closed by the node: a time-out here is a failure.
+            for one in connections:
+                assert statuses(await asyncio.to_thread(rest, one)) in ([], [408])
+        finally:
+            for one in connections:
+                one.close()
+
+
+async def test_a_trickle_does_not_outlive_its_time(server: RealServer):
     """A byte every 100 ms is progress, and no reason to wait for ever."""
-    api = await start(header_timeout_s=0.5, body_timeout_s=0.5)
+    with target(server, header_timeout_s=0.5, body_timeout_s=0.5) as api:
 
-    def trickle(beginning: bytes) -> float:
-        begun = time.monotonic()
-        with socket.create_connection(("127.0.0.1", api.port), timeout=5) as one, contextlib.suppress(OSError):
-            one.sendall(beginning)
-            one.settimeout(0.1)
-            while time.monotonic() - begun < 10:
-                one.sendall(b" ")
-                with contextlib.suppress(TimeoutError):
-                    if not one.recv(4096):
-                        break
-        return time.monotonic() - begun
+        def trickle(beginning: bytes) -> float:
+            begun = time.monotonic()
+            with socket.create_connection(("127.0.0.1", api.port), timeout=5) as one, contextlib.suppress(OSError):
+                one.sendall(beginning)
+                one.settimeout(0.1)
+                while time.monotonic() - begun < 10:
+                    one.sendall(b" ")
+                    with contextlib.suppress(TimeoutError):
+                        if not one.recv(4096):
+                            break
+            return time.monotonic() - begun
 
-    for beginning in (b"POST /task HTTP/1.1\r\nX-A:", b"POST /task" + HEAD + b"Content-Length: 5000\r\n\r\n"):
-        assert await asyncio.to_thread(trickle, beginning) < 5
+        for beginning in (b"POST /task HTTP/1.1\r\nX-A:", b"POST /task" + HEAD + b"Content-Length: 5000\r\n\r\n"):
+            assert await asyncio.to_thread(trickle, beginning) < 5
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -215,7 +220,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("path", [b"/task", b"/v1/tasks"])
-async def test_what_can_be_read_in_two_ways_is_not_read_at_all(api: ApiProcess, path: bytes):
+async def test_what_can_be_read_in_two_ways_is_not_read_at_all(api: Target, path: bytes):
     """Neither what is sent, nor what is hidden inside it as a second request, is answered with success."""
     begin = b"POST " + path + HEAD
     sent = [asyncio.to_thread(send, api.port, [begin + rest], patience_s=2.0) for rest in AMBIGUOUS.values()]
@@ -235,7 +240,7 @@ async def test_what_can_be_read_in_two_ways_is_not_read_at_all(api: ApiProcess, 
         ("garbage", {400}),
     ],
 )
-async def test_heads_without_end(api: ApiProcess, kind: str, status: set[int]):
+async def test_heads_without_end(api: Target, kind: str, status: set[int]):
     heads = {
         "many headers": [
             b"GET /livez HTTP/1.1\r\nHost: localhost\r\n",
@@ -246,23 +251,22 @@ async def test_heads_without_end(api: ApiProcess, kind: str, status: set[int]):
         "a long path": [b"GET /", *[b"a" * 65536] * 160, b" HTTP/1.1\r\nHost: localhost\r\n\r\n"],
         "garbage": [bytes(range(256)) * 4096],
     }
-    before = memory_kib(api)
     _, answer = await asyncio.to_thread(send, api.port, [b"".join(heads[kind])])
     found = statuses(answer)
     assert not found or set(found) <= status, answer[:200]
-    assert memory_kib(api, "VmHWM") - before < 60_000
+    assert api.grown_kib() < 60_000
 
 
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = PING.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
-async def test_requests_in_a_pipeline_are_answered_in_order_and_once(api: ApiProcess):
+async def test_requests_in_a_pipeline_are_answered_in_order_and_once(api: Target):
     _, answer = await asyncio.to_thread(send, api.port, [PING * 50 + LAST])
     assert statuses(answer) == [200] * 51
 
 
-async def test_what_is_counted_and_chunked_is_refused_in_words(api: ApiProcess):
+async def test_what_is_counted_and_chunked_is_refused_in_words(api: Target):
     for path in (b"/task", b"/v1/tasks"):
         for lines in (b"Content-Length: 2\r\n" + CHUNKED, CHUNKED + b"Content-Length: 2\r\n"):
             head = b"POST " + path + HEAD + lines + b"\r\n"
@@ -272,14 +276,14 @@ async def test_what_is_counted_and_chunked_is_refused_in_words(api: ApiProcess):
             assert b"nosniff" in answer and (b"problem+json" in answer) == (path == b"/v1/tasks")
 
 
-async def test_two_keys_or_tokens_are_refused(api: ApiProcess):
+async def test_two_keys_or_tokens_are_refused(api: Target):
     for name in (b"Idempotency-Key", b"Authorization"):
         twice = name + b": Bearer a\r\n" + name + b": Bearer b\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
         _, answer = await asyncio.to_thread(send, api.port, [b"POST /v1/tasks" + HEAD + twice])
         assert statuses(answer) == [400] and b"more than once" in answer
 
 
-async def test_a_path_is_decoded_once(api: ApiProcess):
+async def test_a_path_is_decoded_once(api: Target):
     for path, status in ((b"/v1/queues/%6dail", 200), (b"/v1/queues/%256dail", 400), (b"/v1%2Fqueues", 404)):
         ask = b"GET " + path + HEAD + b"Connection: close\r\n\r\n"
         _, answer = await asyncio.to_thread(send, api.port, [ask])
@@ -295,7 +299,7 @@ async def test_a_path_is_decoded_once(api: ApiProcess):
         (PING + b"POST /task" + HEAD + b"Content-Length: 9\r\n\r\n{", [200, 400]),
     ],
 )
-async def test_a_caller_who_has_sent_all_gets_the_answers_and_the_end(api: ApiProcess, sent: bytes, found: list[int]):
+async def test_a_caller_who_has_sent_all_gets_the_answers_and_the_end(api: Target, sent: bytes, found: list[int]):
     def ask() -> bytes:
         with socket.create_connection(("127.0.0.1", api.port), timeout=5) as one:
             one.sendall(sent)
@@ -308,7 +312,7 @@ async def test_a_caller_who_has_sent_all_gets_the_answers_and_the_end(api: ApiPr
     assert statuses(await asyncio.to_thread(ask)) == found
 
 
-async def test_who_asks_for_another_protocol_is_served_in_this_one(api: ApiProcess):
+async def test_who_asks_for_another_protocol_is_served_in_this_one(api: Target):
     asks = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
     body = b'{"payload": "x", "delay": "1h", "unheard_of": 1}'
     one = b"POST /v1/tasks" + HEAD + asks + b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -316,6 +320,6 @@ async def test_who_asks_for_another_protocol_is_served_in_this_one(api: ApiProce
     assert statuses(answer) == [400, 400, 200] and answer.count(b"unheard_of") >= 2, "both bodies were read"
 
 
-async def test_tls_on_the_plain_port_is_told_so(api: ApiProcess):
+async def test_tls_on_the_plain_port_is_told_so(api: Target):
     _, answer = await asyncio.to_thread(send, api.port, [b"\x16\x03\x01\x02\x00\x01\x00"])
     assert statuses(answer) == [400] and b"does not speak TLS" in answer

@@ -9,36 +9,33 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from delaybox.api.rest.http1.server import RESERVE
-from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import ApiProcess, spawn_api
+from delaybox.api.rest.supervise import ApiProcess
+from tests.memory import resident_kib
+from tests.rest import rest_process
 from tests.servers import RealServer
+from tests.shared import a_prefix, kept
 
 MOST = 20
 SLOW_BODY = b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
 HALF_A_HEAD = b"GET /v1/tasks HTTP/1.1\r\nHost: localhost\r\nX: "
 
-Start = Callable[..., Awaitable[ApiProcess]]
+
+@pytest.fixture(scope="module")
+def shared(server: RealServer) -> Iterator[ApiProcess]:
+    with kept(rest_process(server=server.settings, prefix=a_prefix(), max_connections=MOST)) as process:
+        yield process
 
 
 @pytest.fixture
-async def start(server: RealServer, prefix: str) -> AsyncIterator[Start]:
-    started: list[ApiProcess] = []
-
-    async def spawn(**changes: Any) -> ApiProcess:
-        settings = replace(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=1.0), **changes)
-        started.append(await spawn_api(settings))
-        return started[-1]
-
-    yield spawn
-    for process in started:
-        await process.stop()
+async def api(shared: ApiProcess) -> ApiProcess:
+    """One that has `MOST` places, all of them free."""
+    await seen(lambda: ask(shared.port, "/v1/tasks")[0] == 200)
+    return shared
 
 
 @contextlib.contextmanager
@@ -75,20 +72,14 @@ def ask(port: int, path: str, method: bytes = b"GET") -> tuple[int, dict[str, st
     return int(status.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
 
 
-def memory_kib(process: ApiProcess) -> int:
-    with open(f"/proc/{process.pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-
-
-async def seen(process: ApiProcess, what: Callable[[], bool]) -> None:
+async def seen(what: Callable[[], bool]) -> None:
     """Returns when it holds; the node has read by then what was sent before."""
     async with asyncio.timeout(20):
         while not await asyncio.to_thread(what):
             await asyncio.sleep(0.01)
 
 
-async def test_whoever_sends_nothing_holds_up_nobody(start: Start):
-    api = await start(max_connections=MOST)
+async def test_whoever_sends_nothing_holds_up_nobody(api: ApiProcess):
     for begin in (b"", HALF_A_HEAD):
         with held(api.port, 5 * MOST, begin):
             for path in ("/livez", "/readyz", "/metrics", "/v1/tasks"):
@@ -96,11 +87,10 @@ async def test_whoever_sends_nothing_holds_up_nobody(start: Start):
                 assert status == 200, (begin, path, body)
 
 
-async def test_probes_are_answered_when_callers_hold_every_connection(start: Start):
-    api = await start(max_connections=MOST)
+async def test_probes_are_answered_when_callers_hold_every_connection(api: ApiProcess):
     with held(api.port, MOST, SLOW_BODY) as callers:
         # From now on the rest of the callers are refused, at once and in words.
-        await seen(api, lambda: ask(api.port, "/v1/tasks")[0] == 503)
+        await seen(lambda: ask(api.port, "/v1/tasks")[0] == 503)
         begun = time.monotonic()
         status, headers, body = await asyncio.to_thread(ask, api.port, "/v1/tasks")
         assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
@@ -116,13 +106,17 @@ async def test_probes_are_answered_when_callers_hold_every_connection(start: Sta
         # Requests that were under way are not harmed.
         callers[0].sendall(b" " * 48 + b"}")
         assert callers[0].recv(4096).startswith(b"HTTP/1.1 200")
-    await seen(api, lambda: ask(api.port, "/v1/tasks")[0] == 200)
+    await seen(lambda: ask(api.port, "/v1/tasks")[0] == 200)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_heads_that_never_end_cost_little(start: Start):
-    api = await start()
-    before = memory_kib(api)
+async def test_heads_that_never_end_cost_little(server: RealServer, prefix: str):
+    async with rest_process(server=server.settings, prefix=prefix) as api:
+        await heads_that_never_end(api)
+
+
+async def heads_that_never_end(api: ApiProcess) -> None:
+    before = resident_kib(api.pid)
     begin = HALF_A_HEAD + b"a" * 200_000
     count = 200
 
@@ -137,14 +131,19 @@ async def test_heads_that_never_end_cost_little(start: Start):
             with contextlib.suppress(OSError):  # past what is taken it hangs up
                 one.sendall(b"a" * 200_000)
         answers = await asyncio.gather(*(asyncio.to_thread(answered, one) for one in opened))
-        grown = memory_kib(api) - before
+        grown = resident_kib(api.pid) - before
     assert {answer[9:12] for answer in answers} <= {b"431", b""}
     assert len(begin) * count / 1024 > 35_000
     assert grown < 12_000, f"{grown} KiB for {count} heads of 200 kB"
 
 
-async def test_a_head_has_its_time_and_an_idle_connection_its_own(start: Start):
-    api = await start(header_timeout_s=0.3, idle_timeout_s=1.5)
+async def test_a_head_has_its_time_and_an_idle_connection_its_own(server: RealServer, prefix: str):
+    limits = {"header_timeout_s": 0.3, "idle_timeout_s": 1.5}
+    async with rest_process(server=server.settings, prefix=prefix, **limits) as api:
+        await each_has_its_time(api)
+
+
+async def each_has_its_time(api: ApiProcess) -> None:
     with held(api.port, 1, HALF_A_HEAD) as (slow,), held(api.port, 1, b"") as (silent,), held(api.port, 1) as (idle,):
         idle.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(4096).startswith(b"HTTP/1.1 200")
@@ -157,10 +156,9 @@ async def test_a_head_has_its_time_and_an_idle_connection_its_own(start: Start):
         assert time.monotonic() - begun > 1.0, "an idle connection was not given its time"
 
 
-async def test_an_answer_that_nobody_reads_is_given_up_with_its_connection(start: Start):
-    api = await start(max_connections=MOST)
+async def test_an_answer_that_nobody_reads_is_given_up_with_its_connection(api: ApiProcess):
     with held(api.port, MOST) as callers:
         for one in callers:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             one.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await seen(api, lambda: ask(api.port, "/livez")[0] == 200)
+        await seen(lambda: ask(api.port, "/livez")[0] == 200)

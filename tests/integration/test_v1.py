@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import ApiProcess, spawn_api
+from delaybox.api.rest.supervise import ApiProcess
 from delaybox.core.delivery import Delivery, Done, Failed, Report
 from delaybox.core.task import TaskResult, TaskType
 from delaybox.engine.engine import Engine
 from delaybox.store.store import Store
 from tests.engines import running
+from tests.rest import rest_process
 from tests.servers import RealServer
+from tests.shared import a_prefix, empty, kept
 
 HOUR_MS = 3_600_000
 
@@ -64,11 +65,22 @@ class V1:
             await asyncio.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def prefix() -> str:
+    """One for the module's tests, which share a process."""
+    return a_prefix()
+
+
+@pytest.fixture(scope="module")
+def process(server: RealServer, prefix: str) -> Iterator[ApiProcess]:
+    with kept(rest_process(server=server.settings, prefix=prefix)) as shared:
+        yield shared
+
+
 @pytest.fixture
-async def v1(server: RealServer, prefix: str) -> AsyncIterator[V1]:
-    process = await spawn_api(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=3.0))
+async def v1(process: ApiProcess, client: Redis, prefix: str) -> AsyncIterator[V1]:
     yield V1(process)
-    await process.stop()
+    await empty(client, prefix)
 
 
 class Worker:

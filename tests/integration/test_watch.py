@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.api.grpc.supervise import GrpcProcess
 from delaybox.core import ids
 from delaybox.core.task import TaskResult, TaskState
 from delaybox.service.watch import Watcher
@@ -18,21 +19,35 @@ from delaybox.store.states import states
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
-from tests.rpc import Rpc, refused, rpc_process
+from tests.rpc import Rpc, channel_to, grpc_process, refused, rpc_process
 from tests.servers import RealServer
+from tests.shared import a_prefix, empty, kept
 
 WORKER = pb.NewTask(type=pb.TASK_TYPE_WORKER, name="f", payload=b"x")
 
 
-@pytest.fixture
-async def store(client: Redis, prefix: str) -> Store:
-    return await Store.open(client, prefix=prefix, partitions=2)
+@pytest.fixture(scope="module")
+def prefix() -> str:
+    """One for the module's tests, which share a process."""
+    return a_prefix()
+
+
+@pytest.fixture(scope="module")
+def process(server: RealServer, prefix: str) -> Iterator[GrpcProcess]:
+    with kept(grpc_process(partitions=2, server=server.settings, prefix=prefix)) as shared:
+        yield shared
 
 
 @pytest.fixture
-async def rpc(server: RealServer, prefix: str, store: Store) -> AsyncIterator[Rpc]:
-    async with rpc_process(server=server.settings, prefix=prefix) as found:
+async def rpc(process: GrpcProcess, client: Redis, prefix: str) -> AsyncIterator[Rpc]:
+    async with channel_to(process) as found:
         yield found
+    await empty(client, prefix)
+
+
+@pytest.fixture
+async def store(rpc: Rpc, client: Redis, prefix: str) -> Store:
+    return await Store.open(client, prefix=prefix)
 
 
 async def schedule(rpc: Rpc, *tasks: pb.NewTask) -> list[str]:
