@@ -146,6 +146,7 @@ class _Node:
             collector.slow_down()
             await engine.start()
             stack.push_async_callback(engine.stop, GRACE_S)
+            self._channel(store, engine, stack)
             if self._config.duties != ROLES:
                 log.info("roles: %s", ", ".join(self._config.duties))
             await asyncio.gather(self._stop.wait(), *(front.run(self._stop) for front in fronts))
@@ -264,8 +265,8 @@ class _Node:
             raise ConfigError("workers.shell.via is topic, which needs kafka.enabled: true; set that, or via: direct")
         if shell is None:
             return
-        from delaybox.engine.topic_command import Commands
-        from delaybox.engine.topic_work import TopicWork
+        from delaybox.api.kafka.topic_command import Commands
+        from delaybox.api.kafka.topic_work import TopicWork
         from delaybox.wire.signing import Signing
 
         rules = self._config.workers.shell
@@ -345,8 +346,6 @@ class _Node:
             lanes=shell_lanes(c.workers.shell) if shell is not None else (),
             channel=channel if in_place and clock else "",
             stream=stream,
-            input_channel=c.storage.scheduler_chanel,
-            max_payload_bytes=c.limits.body,
             lease_ms=c.lease_ms,
             heartbeat_ms=c.heartbeat_ms,
             poll_ms=c.frequency_ms,
@@ -355,6 +354,23 @@ class _Node:
             quarantine_age_ms=c.quarantine.age,
         )
         return Engine(store, targets, options, facts=partial(self._facts, kafka))
+
+    def _channel(self, store: Store, engine: Engine, stack: contextlib.AsyncExitStack) -> None:
+        """Takes tasks from the input channel, where this node keeps time and has one."""
+        c = self._config
+        if "clock" not in c.duties or not c.storage.scheduler_chanel:
+            return
+        from delaybox.api.channel.intake import ChannelIntake, ChannelSettings
+
+        settings = ChannelSettings(
+            channel=c.storage.scheduler_chanel,
+            node_id=self._node_id,
+            types=engine.serves,
+            max_payload_bytes=c.limits.body,
+        )
+        intake = ChannelIntake(store, settings)
+        intake.start()
+        stack.push_async_callback(intake.stop)
 
     async def _await_subscribers(self, store: Store) -> None:
         """Gives the subscribers of an embedded server that has just come back a moment before overdue tasks are fired.

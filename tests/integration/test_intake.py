@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from delaybox import metrics
+from delaybox.api.channel.intake import HOLD_MS, ChannelIntake, ChannelSettings
+from delaybox.core.delivery import Target
 from delaybox.core.task import Priority, TaskType, TaskView
-from delaybox.engine.engine import Engine
-from delaybox.engine.intake import HOLD_MS
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
 from delaybox.store.listing import pending
@@ -44,8 +44,18 @@ class Input:
         self.store = store
         self.channel = channel
 
-    def node(self, node_id: str, **more: Any) -> contextlib.AbstractAsyncContextManager[Engine]:
-        return running(self.store, more.pop("targets", {}), node_id=node_id, input_channel=self.channel, **more)
+    @contextlib.asynccontextmanager
+    async def node(self, node_id: str, targets: Mapping[TaskType, Target] | None = None) -> AsyncIterator[None]:
+        """An engine, and the channel's intake beside it."""
+        async with running(self.store, targets or {}, node_id=node_id) as engine:
+            intake = ChannelIntake(
+                self.store, ChannelSettings(channel=self.channel, node_id=node_id, types=engine.serves)
+            )
+            intake.start()
+            try:
+                yield
+            finally:
+                await intake.stop()
 
     async def listeners(self) -> int:
         flat = await self.client.execute_command("PUBSUB", "NUMSUB", self.channel)
@@ -172,9 +182,3 @@ async def test_a_node_whose_role_was_taken_hears_no_more(given: Input) -> None:
             return await given.listeners() == 0
 
         await until(nobody)
-
-
-async def test_an_engine_without_the_clock_does_not_listen(given: Input) -> None:
-    async with given.node("a", clock=False, targets={TaskType.SHELL_CMD: Recorder()}):
-        await asyncio.sleep(0.2)
-        assert await given.listeners() == 0

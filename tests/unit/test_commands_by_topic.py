@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from delaybox.api.kafka.topic_command import Commands, Dropped
 from delaybox.client import NewTask as ClientTask
 from delaybox.core.delivery import Delivery
 from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine.topic_command import Commands, Dropped
 from delaybox.store.record import draft
 from delaybox.targets.kafka_message import Headers, composer
 from delaybox.wire import body as wire_body

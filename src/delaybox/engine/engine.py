@@ -17,7 +17,6 @@ from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.expander import Expander
 from delaybox.engine.guest import Guest
-from delaybox.engine.intake import Intake
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.reaper import Reaper
@@ -77,9 +76,6 @@ class Engine:
             ]
             if options.scrub:
                 self._others.append(Loop("scrubber", Scrubber(store, options).step))
-        self._intake: Intake | None = None
-        if options.clock and options.input_channel:
-            self._intake = Intake(store, self._dispatcher.serves, options)
         self._claims = options.clock or bool(targets)
         self._hosts = hosts
         self._listens = self._claims or hosts
@@ -92,6 +88,11 @@ class Engine:
         """Deliveries handed out and not settled."""
         return self._dispatcher.in_flight
 
+    @property
+    def serves(self) -> str:
+        """Letters of the task types that its targets serve."""
+        return self._dispatcher.serves
+
     async def start(self) -> None:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
         if self._listens:
@@ -101,8 +102,6 @@ class Engine:
             loop.start()
         if self._claims:
             self._tracking.start()
-        if self._intake is not None:
-            self._intake.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Claims nothing more, lets what runs finish within ``grace_s``, hands the rest back. Twice is harmless."""
@@ -110,8 +109,6 @@ class Engine:
             return
         self._stopped = True
         self._tracker.retire()
-        if self._intake is not None:
-            await self._intake.stop()
         # Cut off, a claim under way would leave its lease to expire: a loss charged, and a lease's time lost.
         await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
         await self._tracker.finish(_CLAIM_PATIENCE_S)

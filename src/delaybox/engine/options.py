@@ -23,10 +23,6 @@ class EngineOptions:
     """Of a task type that has a lane here only these are claimed (`core.lane`; ANY_QUEUE for the queue)."""
     channel: str = "TaskExecution"
     stream: int = 0
-    input_channel: str = ""
-    """Where serialized tasks are taken in; '' takes none. Only an engine that keeps time listens."""
-    max_payload_bytes: int = 1 << 20
-    """Of a task on the input channel."""
     concurrency: int = 8_000
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
 from delaybox import metrics
 from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine.clock import local_ms
-from delaybox.engine.loops import end
-from delaybox.engine.options import EngineOptions
 from delaybox.service import Service
 from delaybox.store import keys, nodes
+from delaybox.store.ending import end
 from delaybox.store.listening import Subscription
 from delaybox.store.loader import Call
 from delaybox.store.store import Store
 from delaybox.wire.original import message
 from delaybox.wire.original.request import OriginalRules
 
-log = logging.getLogger("delaybox.engine")
+log = logging.getLogger("delaybox.channel")
 
 HOLD_MS = 3_000
 """For how long the role is held without a word: what is published while its dead holder still has it goes unheard."""
@@ -32,21 +32,31 @@ _MOST_WAITING = 10_000
 _QUIET_S = 10.0
 
 
-class Intake:
-    """Subscribes to the input channel while this node has the role, and stores what it hears.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSettings:
+    """``types``: letters of the task types that this node serves."""
+
+    channel: str
+    node_id: str
+    types: str = ""
+    max_payload_bytes: int = 1 << 20
+
+
+class ChannelIntake:
+    """Subscribes to the input channel while this node has the role, and stores what is published there.
 
     Only the holder is subscribed, and nothing is taken once the role may have passed on by the local clock, so no two
     nodes ever store one message. What is published while nobody has it is lost, as pub/sub loses it.
-    ``types``: letters of the task types that this node serves; those of the other live nodes are accepted as well.
+    Task types that other live nodes serve are accepted as well.
     """
 
-    def __init__(self, store: Store, types: str, options: EngineOptions) -> None:
+    def __init__(self, store: Store, settings: ChannelSettings) -> None:
         self._store = store
-        self._channel = options.input_channel
-        self._node_id = options.node_id
-        self._types = types
-        self._max_payload_bytes = options.max_payload_bytes
-        self._rules = self._rules_for(types)
+        self._channel = settings.channel
+        self._node_id = settings.node_id
+        self._types = settings.types
+        self._max_payload_bytes = settings.max_payload_bytes
+        self._rules = self._rules_for(settings.types)
         self._service = Service(store, on_scheduled=metrics.scheduled)
         self._role = keys.intake(store.prefix)
         self._until = 0.0
@@ -63,14 +73,14 @@ class Intake:
         self._task = asyncio.create_task(self._run(), name="delaybox-intake")
 
     async def stop(self) -> None:
-        """Stores what was heard, then lets another node listen. Twice is harmless."""
+        """Stores what was received, then lets another node listen. Twice is harmless."""
         task, self._task = self._task, None
         if task is None:
             return
         await end(task)
         if self._storing is not None:
             await asyncio.wait({self._storing}, timeout=5.0)
-        if self._until > local_ms():
+        if self._until > _now_ms():
             self._until = 0.0
             try:
                 await self._hold(0)
@@ -94,7 +104,7 @@ class Intake:
             await asyncio.sleep(TRY_S * min(away + 1, 4))
 
     async def _keep(self) -> bool:
-        sent = local_ms()
+        sent = _now_ms()
         held = await self._hold(HOLD_MS)
         self._until = sent + HOLD_MS if held else 0.0
         return held
@@ -112,7 +122,7 @@ class Intake:
             while True:
                 await self._room.wait()
                 message = await subscription.next(KEEP_S)
-                if local_ms() >= self._until:
+                if _now_ms() >= self._until:
                     # Another node may have heard this one.
                     log.warning("channel %s: the role ran out, another node may listen now", self._channel)
                     return
@@ -122,7 +132,7 @@ class Intake:
                     # Only now: an ACL may refuse the channel, and says so in this place.
                     log.info("this node listens on channel %s for tasks", self._channel)
                 elif message["type"] == "message":
-                    self._hear(message["data"])
+                    self._receive(message["data"])
         finally:
             if keeping is not None:
                 await end(keeping)
@@ -151,7 +161,7 @@ class Intake:
         types = {known[letter] for letter in letters if letter in known}
         return OriginalRules(max_payload_bytes=self._max_payload_bytes, types=frozenset(types | {TaskType.PUB_SUB}))
 
-    def _hear(self, raw: bytes) -> None:
+    def _receive(self, raw: bytes) -> None:
         try:
             task = message.of_message(raw, self._rules)
         except InvalidTask as error:
@@ -187,7 +197,12 @@ class Intake:
         """Counts, and says so now and then; never what the message carried."""
         metrics.input_messages("refused", count)
         self._refused += count
-        now = local_ms()
+        now = _now_ms()
         if now - self._said >= _QUIET_S * 1000:
             log.warning("channel %s: %d messages refused, the last one as %s", self._channel, self._refused, why)
             self._said, self._refused = now, 0
+
+
+def _now_ms() -> float:
+    """This process's monotonic clock in ms."""
+    return time.monotonic_ns() / 1e6

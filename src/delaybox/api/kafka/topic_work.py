@@ -15,10 +15,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from delaybox import metrics
+from delaybox.api.kafka.topic_command import Commands, Dropped
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Target
 from delaybox.core.task import TaskType
-from delaybox.engine.clock import local_ms
-from delaybox.engine.topic_command import Commands, Dropped
 from delaybox.targets.kafka_settings import KafkaSettings
 
 log = logging.getLogger("delaybox.kafka")
@@ -175,8 +174,8 @@ class TopicWork:
         """Counts, and says so now and then; never what the message holds, for whoever wrote it wrote that too."""
         metrics.topic_work_dropped(why.value)
         self._dropped += 1
-        now = local_ms()
-        if now - self._said >= _QUIET_S * 1000:
+        now = self._loop.time()
+        if now - self._said >= _QUIET_S:
             log.warning(
                 "topic %s: %d shell commands were dropped, the last one (partition %d, offset %d) as %s. "
                 "docs/kafka.md says what that means",

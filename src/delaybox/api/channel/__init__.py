@@ -1,0 +1,1 @@
+"""Tasks taken in from a Redis channel."""
