@@ -10,6 +10,7 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.core.delivery import Delivery, Outcome
 from delaybox.core.lane import lane_of
+from delaybox.core.queue import QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
 from delaybox.targets.worker import Gateway, Pool
 from delaybox.targets.worker_session import Profile, Session
@@ -73,7 +74,9 @@ class Desk:
     def __init__(self, keep_ms: int = 0, max_output: int = 100) -> None:
         self.engine = Engine()
         self.host = Host()
-        self.gateway = Gateway(self.host, keep_ms=lambda queue, own: own or keep_ms, max_output=max_output)
+        self.gateway = Gateway(
+            self.host, rules=RuleBook(default=QueueRules(keep_result_ms=keep_ms)), max_output=max_output
+        )
 
     def open(self, credit: int = 0, **profile: Any) -> Session:
         session = self.gateway.open(Profile(lanes=LANES, **profile))

@@ -80,7 +80,7 @@ class Workers:
         )
         self._store = store
         self._engine = engine = Engine(store, {}, options, hosts=True, facts=self._facts)
-        self._gateway = gateway = Gateway(engine, keep_ms=self._keep_ms, max_output=s.max_output, lease_ms=s.lease_ms)
+        self._gateway = gateway = Gateway(engine, rules=s.queues, max_output=s.max_output, lease_ms=s.lease_ms)
         self._listener = Listener(store, keys.control(store.prefix), self._asked)
         self._noting = Loop("progress of tasks", self._note)
         await engine.start()
@@ -110,9 +110,6 @@ class Workers:
         if self._listener is not None:
             await self._listener.stop()
         await self._engine.stop(0.0)
-
-    def _keep_ms(self, queue: str, own_ms: int) -> int:
-        return own_ms or self._settings.keep_ms_of.get(queue, self._settings.keep_ms)
 
     def _facts(self) -> Mapping[str, Any] | None:
         return self._gateway.facts() if self._gateway is not None and self._gateway.connected else None

@@ -404,6 +404,7 @@ class _Node:
             "tokens": c.auth.tokens,
             "shell": c.workers.shell.enabled,
             "shell_commands": tuple(c.workers.shell.commands),
+            "queues": c.results.rules(),
             "topics": c.kafka.rules() if c.kafka.enabled else None,
             "node_id": self._node_id,
             "metrics_dir": self._metrics_dir,
@@ -416,8 +417,6 @@ class _Node:
             port=c.http_server.port,
             context_path=c.http_server.context_path,
             allowed_hosts=c.http_server.allowed_hosts,
-            keep_result_ms=c.results.keep,
-            queue_keep_result_ms=dict(c.results.queues),
         )
         starting: list[Awaitable[Keeper[Any]]] = [self._rest(rest, stack)]
         if c.grpc_server.enabled:
@@ -433,8 +432,6 @@ class _Node:
                 lease_ms=c.lease_ms,
                 heartbeat_ms=c.heartbeat_ms,
                 poll_ms=c.frequency_ms,
-                keep_ms=c.results.keep,
-                keep_ms_of=c.results.queues,
                 max_output=c.results.max_bytes,
             )
             starting.append(self._grpc(grpc, stack))
@@ -442,7 +439,7 @@ class _Node:
             from delaybox.api.kafka.settings import IntakeSettings
 
             intake = IntakeSettings(
-                **{name: value for name, value in common.items() if name not in ("tokens", "node_id")},
+                **{name: value for name, value in common.items() if name not in ("tokens", "node_id", "queues")},
                 kafka=kafka,
                 sources=c.kafka.scheduler_topics,
                 group=c.kafka.group,

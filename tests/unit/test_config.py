@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from delaybox.api.rest.settings import ApiSettings
 from delaybox.config import FLAGS, Config, load
 from delaybox.core.errors import ConfigError
 from delaybox.store.connect import ServerSettings
@@ -354,8 +355,10 @@ def test_sizes(text: str, size: int) -> None:
 )
 def test_how_long_results_are_kept(text: str, environ: dict[str, str]) -> None:
     found = load(path=written(text), environ=environ).config.results
-    assert [found.keep_ms(queue, 0) for queue in ("default", "reports", "mail")] == [3_600_000, 86_400_000, 0]
-    assert found.keep_ms("mail", 5) == 5, "the task's own comes first"
+    rules = found.rules()
+    assert [rules.of(queue).kept_ms(0) for queue in ("default", "reports", "mail")] == [3_600_000, 86_400_000, 0]
+    assert rules.of("mail").kept_ms(5) == 5, "the task's own comes first"
+    assert ApiSettings.from_json(ApiSettings(queues=rules).to_json()).queues == rules, "as the API's processes get them"
     assert found.max_bytes == 64 << 10
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from delaybox.core.access import Access, Token
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES
+from delaybox.core.queue import QueueRules, RuleBook
 from delaybox.processes.settings import known_fields, to_line
 from delaybox.store.connect import ServerSettings
 from delaybox.wire.topics import TopicRules
@@ -33,6 +34,8 @@ class ServingSettings:
     """Payloads may be shell commands."""
     shell_commands: tuple[str, ...] = ()
     """Names of the commands that shell tasks may name."""
+    queues: RuleBook = field(default_factory=RuleBook)
+    """What is set for queues."""
     topics: TopicRules | None = None
     """What Kafka topics tasks may name; None: Kafka is off."""
     node_id: str = ""
@@ -53,11 +56,24 @@ class ServingSettings:
             server = ServerSettings(**known_fields(ServerSettings, raw["server"]))
             tokens = tuple(_token(entry) for entry in raw["tokens"])
             topics = raw["topics"] and TopicRules(raw["topics"]["default"], frozenset(raw["topics"]["allowed"]))
-            return cls(**known_fields(cls, raw) | {"server": server, "tokens": tokens, "topics": topics})
+            return cls(
+                **known_fields(cls, raw)
+                | {
+                    "server": server,
+                    "tokens": tokens,
+                    "topics": topics,
+                    "queues": _rule_book(raw["queues"]),
+                }
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"the API process got settings that it cannot read ({type(error).__name__}); start it through the node"
             ) from None
+
+
+def _rule_book(raw: Mapping[str, Any]) -> RuleBook:
+    named = {name: QueueRules(**known_fields(QueueRules, rules)) for name, rules in raw["named"].items()}
+    return RuleBook(default=QueueRules(**known_fields(QueueRules, raw["default"])), named=named)
 
 
 def _token(raw: Mapping[str, Any]) -> Token:

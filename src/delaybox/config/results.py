@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from delaybox.config.sections import DURATION_UNITS, Duration, Section, Size, mapping, quantity
 from delaybox.core.limits import QUEUE
+from delaybox.core.queue import QueueRules, RuleBook
 
 QUEUE_FORMS = "queues with a duration each, such as {reports: 1d, mail: 0s}, as YAML or (in a variable) as JSON"
 _duration = quantity(DURATION_UNITS, bare=None)
@@ -28,6 +29,9 @@ class Results(Section):
     queues: Annotated[Mapping[str, int], BeforeValidator(_queues)] = Field(default={}, description=QUEUE_FORMS)
     max_bytes: Size = Field(default=64 << 10, ge=1, le=1 << 20, description="a size from 1 byte to 1MiB, such as 64KiB")
 
-    def keep_ms(self, queue: str, own_ms: int) -> int:
-        """How long the result of a task of ``queue`` is kept; 0: not at all. ``own_ms``: what the task says, or 0."""
-        return own_ms or self.queues.get(queue, self.keep)
+    def rules(self) -> RuleBook:
+        """What these settings mean for each queue."""
+        return RuleBook(
+            default=QueueRules(keep_result_ms=self.keep),
+            named={name: QueueRules(keep_result_ms=ms) for name, ms in self.queues.items()},
+        )

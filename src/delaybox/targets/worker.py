@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from delaybox import metrics
 from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report, Target
 from delaybox.core.lane import split
+from delaybox.core.queue import RuleBook
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_lives import Lives
@@ -33,7 +34,6 @@ _LATER = HandBack(delay_ms=1_000)
 _LANES_SHOWN = 2_000
 _WORKERS_SHOWN = 200
 
-KeepMs = Callable[[str, int], int]
 """(queue, what the task itself says or 0) -> how long its result is kept."""
 
 
@@ -60,11 +60,11 @@ class Pool:
     Tasks that workers died with, once too often to be chance, are handed out with care (`worker_suspects`).
     """
 
-    def __init__(self, lanes: frozenset[bytes], keep_ms: KeepMs, alone: set[bytes]) -> None:
+    def __init__(self, lanes: frozenset[bytes], rules: RuleBook, alone: set[bytes]) -> None:
         self.lanes = lanes
         self.sessions: list[Session] = []
         self.claimer: Claimer | None = None
-        self._keep_ms = keep_ms
+        self._rules = rules
         self._kept_of: dict[bytes, int] = {}
         self.announced({})
         self._waiting: deque[Offered] = deque()
@@ -79,7 +79,7 @@ class Pool:
         """How long results are kept, by function; who said it last counts."""
         self._of_function = keep_ms
         self._kept_of = {
-            lane: self._keep_ms(split(lane).queue, keep_ms.get(split(lane).name, 0)) for lane in self.lanes
+            lane: self._rules.of(split(lane).queue).kept_ms(keep_ms.get(split(lane).name, 0)) for lane in self.lanes
         }
 
     def room(self) -> int:
@@ -183,17 +183,17 @@ class Pool:
                     return 0, timeout_ms
         # A lane served by its name alone, whatever the queue, is not among those.
         if own or d.lane not in self._kept_of:
-            return self._keep_ms(split(d.lane).queue, own or self._of_function.get(d.name, 0)), timeout_ms
+            return self._rules.of(split(d.lane).queue).kept_ms(own or self._of_function.get(d.name, 0)), timeout_ms
         return self._kept_of[d.lane], timeout_ms
 
 
 class Gateway:
     """All sessions of this process. ``max_output``: bytes of a result."""
 
-    def __init__(self, host: Host, *, keep_ms: KeepMs, max_output: int, lease_ms: int = 15_000) -> None:
+    def __init__(self, host: Host, *, rules: RuleBook, max_output: int, lease_ms: int = 15_000) -> None:
         self._host = host
         self._lives = Lives(lease_ms)
-        self._keep_ms = keep_ms
+        self._rules = rules
         self.max_output = max_output
         self._pools: dict[frozenset[bytes], Pool] = {}
         self._guests: dict[frozenset[bytes], Any] = {}
@@ -209,7 +209,7 @@ class Gateway:
         self._sessions[session.id] = session
         pool = self._pools.get(profile.lanes)
         if pool is None:
-            pool = self._pools[profile.lanes] = Pool(profile.lanes, self._keep_ms, self._alone)
+            pool = self._pools[profile.lanes] = Pool(profile.lanes, self._rules, self._alone)
             guest = self._host.admit(lanes=sorted(profile.lanes), target=pool, room=pool.room)
             self._guests[profile.lanes] = pool.claimer = guest
         pool.announced(profile.keep_ms)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from delaybox.api.settings import ServingSettings
 from delaybox.core.limits import MAX_BATCH_BYTES, message_bytes
@@ -23,10 +22,6 @@ class GrpcSettings(ServingSettings):
     heartbeat_ms: int = 5_000
     """Also of workers: whoever is silent for three times as long is given up."""
     poll_ms: int = 1_000
-    keep_ms: int = 0
-    """How long results of workers are kept where neither task nor queue says so; 0: not at all."""
-    keep_ms_of: Mapping[str, int] = field(default_factory=dict)
-    """The same by queue."""
     max_output: int = 64 << 10
     """Bytes of a result."""
     message_timeout_s: float = 10.0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from delaybox.api.settings import ServingSettings
@@ -18,9 +17,6 @@ class ApiSettings(ServingSettings):
     context_path: str = "/"
     allowed_hosts: tuple[str, ...] = ()
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
-    keep_result_ms: int = 0
-    """How long workers' answers are kept where `queue_keep_result_ms` says nothing of their queue."""
-    queue_keep_result_ms: Mapping[str, int] = field(default_factory=dict)
     body_timeout_s: float = 30.0
     header_timeout_s: float = 10.0
     """From the opening of a connection, or the first byte of a further request, to the end of its headers."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from delaybox.core.query import ForecastStep, Page, QueueStats
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import render_moment
@@ -144,7 +145,7 @@ def queues(all_: Iterable[QueueStats]) -> types.Queues:
     return types.Queues([_lane(stats) for stats in all_])
 
 
-def queue(name: str, all_: Iterable[QueueStats], *, keep_result_ms: int) -> types.Queue:
+def queue(name: str, all_: Iterable[QueueStats], *, rules: QueueRules) -> types.Queue:
     """One queue; zeros for one that holds nothing."""
     here = [stats for stats in all_ if stats.queue == name]
     return types.Queue(
@@ -154,7 +155,7 @@ def queue(name: str, all_: Iterable[QueueStats], *, keep_result_ms: int) -> type
         sum(s.ready for s in here),
         sum(s.in_flight for s in here),
         round(sum(s.fired_per_s for s in here), 3),
-        types.QueueSettings(keep_result_ms),
+        types.QueueSettings(rules.keep_result_ms),
         [_lane(s) for s in here],
     )
 

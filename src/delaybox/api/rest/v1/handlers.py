@@ -15,6 +15,7 @@ from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
+from delaybox.core.queue import RuleBook
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.wire.bounds import check_batch_count
@@ -46,14 +47,10 @@ Replier = Callable[[Scope, Headers, Receive], Awaitable[Reply]]
 
 
 class V1:
-    """The handlers. ``root``: the context path, for Location. ``keep_ms``: how long results are kept by queue; that of
-    no queue's name holds for all others.
-    """
+    """The handlers. ``root``: the context path, for Location. ``queues``: the rules that are shown of a queue."""
 
-    def __init__(
-        self, service: Service, edge: Edge, rules: tasks.TaskRules, root: str, keep_ms: Mapping[str, int]
-    ) -> None:
-        self._keep_ms = keep_ms
+    def __init__(self, service: Service, edge: Edge, rules: tasks.TaskRules, root: str, queues: RuleBook) -> None:
+        self._queues = queues
         self._service = service
         self._edge = edge
         self._rules = rules
@@ -150,7 +147,7 @@ class V1:
         queries.parse_none(scope["query_string"])
         name = tasks.queue_of("queue", scope["params"]["queue"])
         found = await self._service.queues()
-        return Reply(rendering.queue(name, found, keep_result_ms=self._keep_ms.get(name, self._keep_ms[""])))
+        return Reply(rendering.queue(name, found, rules=self._queues.of(name)))
 
     async def forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         start, end, step = queries.parse_forecast(scope["query_string"], _now_ms())

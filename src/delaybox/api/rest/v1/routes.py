@@ -265,7 +265,7 @@ def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
     """The routes of ``/v1``."""
     shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
     rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)
-    v1 = V1(service, edge, rules, settings.root, {"": settings.keep_result_ms, **settings.queue_keep_result_ms})
+    v1 = V1(service, edge, rules, settings.root, settings.queues)
     by: dict[str, dict[str, Handler]] = {}
     for call in CALLS:
         handlers = by.setdefault(call.path, {})
