@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.client import HTTPConnection
 from typing import Any
 
@@ -20,10 +19,12 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import ApiFailed, ApiProcess, spawn_api
+from delaybox.api.rest.supervise import ApiFailed, ApiProcess
 from delaybox.core.access import Token
 from delaybox.store.store import Store
+from tests.rest import rest_process
 from tests.servers import RealServer
+from tests.shared import a_prefix, empty, kept
 
 JSON = {"Content-Type": "application/json"}
 FIRST_CURL = b'{"taskType":"PUB_SUB","parameter":{"executionTimestamp":"1721672590913"},"pyload":"VGVzdCBKYXkK"}'
@@ -33,9 +34,8 @@ SECOND_CURL = b'{"parameter":{"executionTimestamp":"1720672590913","taskType":"S
 class Rest:
     """One API process and a client of it."""
 
-    def __init__(self, process: ApiProcess, settings: ApiSettings) -> None:
+    def __init__(self, process: ApiProcess) -> None:
         self.process = process
-        self.settings = settings
 
     async def call(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] = JSON
@@ -84,22 +84,37 @@ Start = Callable[..., Awaitable[Rest]]
 
 @pytest.fixture
 async def start(server: RealServer, prefix: str) -> AsyncIterator[Start]:
-    started: list[ApiProcess] = []
+    """Starts processes that are the test's own."""
+    async with contextlib.AsyncExitStack() as stack:
 
-    async def spawn(**changes: Any) -> Rest:
-        settings = replace(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=3.0), **changes)
-        process = await spawn_api(settings)
-        started.append(process)
-        return Rest(process, settings)
+        async def spawn(**changes: Any) -> Rest:
+            settings = {"server": server.settings, "prefix": prefix, **changes}
+            return Rest(await stack.enter_async_context(rest_process(**settings)))
 
-    yield spawn
-    for process in started:
-        await process.stop()
+        yield spawn
 
 
 @pytest.fixture
-async def rest(start: Start) -> Rest:
+async def own(start: Start) -> Rest:
     return await start()
+
+
+@pytest.fixture(scope="module")
+def shared_prefix() -> str:
+    return a_prefix()
+
+
+@pytest.fixture(scope="module")
+def process(server: RealServer, shared_prefix: str) -> Iterator[ApiProcess]:
+    with kept(rest_process(server=server.settings, prefix=shared_prefix)) as shared:
+        yield shared
+
+
+@pytest.fixture
+async def rest(process: ApiProcess, client: Redis, shared_prefix: str) -> AsyncIterator[Rest]:
+    """The module's process, on a store that is empty."""
+    yield Rest(process)
+    await empty(client, shared_prefix)
 
 
 def in_ms(delay_ms: int) -> int:
@@ -261,12 +276,12 @@ async def test_tokens_and_context_path(start: Start):
     assert (await rest.call("GET", "/ping"))[0] == 401
 
 
-async def test_probes_and_metrics(rest: Rest):
-    assert [(await rest.call("GET", path))[2] for path in ("/ping", "/livez", "/readyz")] == [b"pong", b"ok", b"ready"]
-    status, headers, body = await rest.call("HEAD", "/ping")
+async def test_probes_and_metrics(own: Rest):
+    assert [(await own.call("GET", path))[2] for path in ("/ping", "/livez", "/readyz")] == [b"pong", b"ok", b"ready"]
+    status, headers, body = await own.call("HEAD", "/ping")
     assert (status, headers["content-length"], body) == (200, "4", b"")
-    await rest.post(b'{"parameter":{"delay":"60000"}}')
-    text = (await rest.call("GET", "/metrics"))[2].decode()
+    await own.post(b'{"parameter":{"delay":"60000"}}')
+    text = (await own.call("GET", "/metrics"))[2].decode()
     for line in (
         "delaybox_scheduled_tasks_total 1.0",
         "delaybox_pending_tasks 1.0",
@@ -354,17 +369,17 @@ async def test_a_taken_port_says_how_to_mend(rest: Rest, start: Start):
         await start(host="192.0.2.1")
 
 
-async def test_stop_finishes_what_is_under_way(rest: Rest):
-    reader, writer = await asyncio.open_connection("127.0.0.1", rest.process.port)
+async def test_stop_finishes_what_is_under_way(own: Rest):
+    reader, writer = await asyncio.open_connection("127.0.0.1", own.process.port)
     head = b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     writer.write(head % len(FIRST_CURL) + FIRST_CURL[:20])
     await writer.drain()
-    await rest.call("GET", "/livez")  # the other request has reached the process by now
-    stopping = asyncio.create_task(rest.process.stop())
+    await own.call("GET", "/livez")  # the other request has reached the process by now
+    stopping = asyncio.create_task(own.process.stop())
 
     async def refused() -> bool:
         try:
-            _, probe = await asyncio.open_connection("127.0.0.1", rest.process.port)
+            _, probe = await asyncio.open_connection("127.0.0.1", own.process.port)
         except OSError:
             return True
         probe.close()
@@ -376,8 +391,8 @@ async def test_stop_finishes_what_is_under_way(rest: Rest):
     assert (await reader.read()).startswith(b"HTTP/1.1 200")
     writer.close()
     await stopping
-    await rest.process.stop()
-    assert rest.process.exit_code == 0
+    await own.process.stop()
+    assert own.process.exit_code == 0
 
 
 async def test_stop_does_not_wait_for_a_caller_that_stalls(start: Start):
@@ -392,11 +407,11 @@ async def test_stop_does_not_wait_for_a_caller_that_stalls(start: Start):
     writer.close()
 
 
-async def test_death_is_noticed(rest: Rest):
-    os.kill(rest.process.pid, signal.SIGKILL)
-    await asyncio.wait_for(rest.process.died.wait(), 10)
-    assert rest.process.exit_code == -signal.SIGKILL
-    await rest.process.stop()
+async def test_death_is_noticed(own: Rest):
+    os.kill(own.process.pid, signal.SIGKILL)
+    await asyncio.wait_for(own.process.died.wait(), 10)
+    assert own.process.exit_code == -signal.SIGKILL
+    await own.process.stop()
 
 
 PARENT = """
