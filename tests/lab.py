@@ -12,6 +12,7 @@ from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptRunner
 from delaybox.store.record import Record, draft, read
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Claimed, ClaimLimits, Found, Store
 
 CLOCK_KEY = "tests:now"
@@ -37,8 +38,8 @@ class Lab:
 
     @classmethod
     async def open(cls, client: Redis, prefix: str, *, partitions: int = 1, bucket_ms: int = 1_000) -> Lab:
-        store = await Store.open(client, prefix=prefix, partitions=partitions, bucket_ms=bucket_ms)
-        store.runner = ScriptRunner(client, clock=CLOCK)
+        store = await Store.open(Servers(client), prefix=prefix, partitions=partitions, bucket_ms=bucket_ms)
+        store.runner = ScriptRunner(store.servers.send, clock=CLOCK)
         lab = cls(client, store)
         await lab.move(0)
         return lab

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.supervise import GrpcProcess, spawn_grpc
-from delaybox.store.connect import make_client
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 from delaybox.wire.gen.worker_pb2_grpc import WorkerStub
@@ -38,8 +38,8 @@ async def grpc_process(*, partitions: int = 0, **changes: Any) -> AsyncIterator[
     where it is not the default."""
     settings = GrpcSettings(**{"port": 0, "grace_s": 3.0, **changes})
     if partitions:
-        async with contextlib.aclosing(make_client(settings.server)) as client:
-            await Store.open(client, prefix=settings.prefix, partitions=partitions)
+        store = await Store.open(Servers.connect(settings.server), prefix=settings.prefix, partitions=partitions)
+        await store.close()
     process = await spawn_grpc(settings)
     try:
         yield process

@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.store.fsck import fsck
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import Runner
@@ -113,7 +114,7 @@ async def yard(
     oracle = Oracle(tmp_path / "oracle")
     monkeypatch.setenv("ORACLE", str(oracle.file))
     monkeypatch.setattr(worker_app, "_file", -1)
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     async with running(store, {}), contextlib.AsyncExitStack() as stack:
         made = Yard(server, prefix, store, oracle, stack)
         made.rpc = await made.node()

@@ -15,7 +15,8 @@ from benchmarks.harness.server import BenchServer
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.store import keys, loader, record
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.connect import ServerSettings
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 
 T = TypeVar("T")
@@ -30,8 +31,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def opened(server: BenchServer) -> AsyncIterator[Store]:
     """The store in a bench server, over its unix socket."""
     # Our own time-out is long: a fill of ten million keeps the server busy for whole seconds.
-    client = make_client(ServerSettings(unix_path=server.unix), timeout_s=60.0)
-    store = await Store.open(client)
+    servers = Servers.connect(ServerSettings(unix_path=server.unix), timeout_s=60.0)
+    store = await Store.open(servers)
     try:
         yield store
     finally:
@@ -42,12 +43,10 @@ async def _count(store: Store) -> int:
     """Exact: the store's own counts are estimates where buckets are many."""
     total = 0
     for tag in store.tags:
-        numbers = await store.client.execute_command("ZRANGE", keys.buckets(tag), 0, -1)
+        numbers = await store.servers.ask("ZRANGE", keys.buckets(tag), 0, -1)
         for at in range(0, len(numbers), 5_000):
-            pipe = store.client.pipeline(transaction=False)
-            for number in numbers[at : at + 5_000]:
-                pipe.execute_command("HLEN", keys.bucket(tag, int(number)))
-            total += sum(await pipe.execute())
+            some = [("HLEN", keys.bucket(tag, int(number))) for number in numbers[at : at + 5_000]]
+            total += sum(await store.servers.ask_many(some))
     return total
 
 
@@ -87,7 +86,7 @@ async def fill(server: BenchServer, count: int, *, first_ms: int, span_ms: int, 
         for turn, at in enumerate(range(0, count, step)):
             partition = turn % store.partitions
             tail = (0x8000 | partition).to_bytes(2, "big")
-            await store.client.execute_command(
+            await store.servers.ask(
                 "EVAL", _FILL, 1, keys.tag(store.prefix, partition), min(step, count - at), first_ms, span_ms,
                 store.bucket_ms, tail, rec, before + at,
             )  # fmt: skip

@@ -11,6 +11,7 @@ from benchmarks.harness.report import OURS, Row, at_least
 from benchmarks.harness.server import BenchServer
 from benchmarks.ours.storing import opened
 from delaybox.service.import_original import Import
+from delaybox.store.original import OriginalSet
 from delaybox.wire.gen import task_pb2
 
 WHAT = "import the original's tasks"
@@ -31,13 +32,13 @@ async def _leave_behind(server: BenchServer, bench: Bench, count: int) -> None:
                 payload = workload.payload(rng)
                 name = str(uuid.UUID(int=rng.getrandbits(128), version=4))
                 flat += (when, task_pb2.Task(taskUuid=name, header=header, payload=payload).SerializeToString())
-            await store.client.execute_command("ZADD", KEY, *flat)
+            await store.servers.ask("ZADD", KEY, *flat)
 
 
 async def _take_over(server: BenchServer, count: int, *, fold: bool) -> float:
     async with opened(server) as store:
         started = time.perf_counter()
-        done = await Import(store.client, KEY, store, fold=fold).run()
+        done = await Import(OriginalSet(store.servers, KEY), store, fold=fold).run()
         seconds = time.perf_counter() - started
     if done.created != count or done.left:
         raise RuntimeError(f"{count} were left behind, {done.created} imported, {done.left} not")

@@ -37,8 +37,9 @@ from delaybox.embedded.temporary import find_room
 from delaybox.processes import collector, files, hardening
 from delaybox.processes.listening import bracketed
 from delaybox.processes.supervise import ChildProcess, Keeper
-from delaybox.store.connect import ServerSettings, make_client, probe
+from delaybox.store.connect import ServerSettings
 from delaybox.store.publish import listeners
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ class _Node:
             loop.add_signal_handler(number, self._on_signal, number)
         async with contextlib.AsyncExitStack() as stack:
             server = await self._server(stack)
-            client = make_client(server)
-            stack.push_async_callback(client.aclose)
-            store = await self._open(client, server)
+            servers = Servers.connect(server)
+            stack.push_async_callback(servers.close)
+            store = await self._open(servers, server)
             if store is None:
                 return 0
             fronts: list[Keeper[Any]] = []
@@ -172,20 +173,17 @@ class _Node:
         log.info("%s, data in %s", how, embedded.data_dir)
         return ServerSettings(unix_path=str(embedded.unix_path), password=embedded.password)
 
-    async def _open(self, client: object, server: ServerSettings) -> Store | None:
+    async def _open(self, servers: Servers, server: ServerSettings) -> Store | None:
         """The store; None when told to stop meanwhile. A server that does not answer yet is waited for."""
-        from redis.asyncio import Redis
-
         from delaybox import metrics
 
-        assert isinstance(client, Redis)
         deadline = asyncio.get_running_loop().time() + WAIT_FOR_SERVER_S
         said = ""
         while not self._stop.is_set():
             try:
-                features = await probe(client)
+                features = await servers.probe()
                 store = await Store.open(
-                    client,
+                    servers,
                     prefix=self._config.storage.prefix,
                     partitions=self._config.partitions,
                     observe=metrics.script_took,

@@ -18,6 +18,7 @@ from delaybox.store import keys, nodes
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.engines import running, until
 from tests.nodes import node
@@ -38,12 +39,12 @@ async def bury(store: Store) -> bytes:
 
 
 async def sour(store: Store, task_id: bytes, record: bytes, since_ms: int) -> None:
-    await store.client.hset(keys.quarantine(store.tags[0]), task_id, record)
-    await store.client.zadd(keys.quarantine_at(store.tags[0]), {task_id: since_ms})
+    await store.servers.ask("HSET", keys.quarantine(store.tags[0]), task_id, record)
+    await store.servers.ask("ZADD", keys.quarantine_at(store.tags[0]), since_ms, task_id)
 
 
 async def test_a_flood_of_results_goes_as_fast_as_it_came(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     tag = store.tags[0]
     names = [ids.tails(0, (n).to_bytes(8, "big"))[0].rjust(16, b"\0") for n in range(MANY)]
     await client.hset(keys.results(tag), mapping=dict.fromkeys(names, b"\0\0\0\0"))
@@ -63,7 +64,7 @@ async def test_a_node_deletes_by_age_what_its_configuration_says(
 ) -> None:
     server = make_server()
     client: Any = make_client(server.settings)
-    store = await Store.open(client)
+    store = await Store.open(Servers(client))
     tag = store.tags[0]
     old, young = await bury(store), await bury(store)
     now = await store.ping()
@@ -87,7 +88,7 @@ async def test_a_node_deletes_by_age_what_its_configuration_says(
 
 
 async def test_what_only_a_dead_node_served_is_unserved(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     await store.schedule([Batch(0, [draft(NewTask(type=TaskType.WORKER, name="f", queue="q"))])])
     service = Service(store)
     now = await store.ping()
@@ -103,7 +104,7 @@ async def _unserved(service: Service, functions: tuple[str, ...]) -> bool:
 
 
 async def test_a_heartbeat_that_came_meanwhile_stays(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     now = await store.ping()
     await nodes.beat(store, "n", {"seen_ms": now - 60_000})
     await nodes.beat(store, "ahead", {"seen_ms": now + 60_000})
@@ -113,7 +114,7 @@ async def test_a_heartbeat_that_came_meanwhile_stays(client: Redis, prefix: str)
 
 
 async def test_quarantine_is_listed_retried_and_discarded(server: RealServer, client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     now = await store.ping()
     answers = (
         await store.schedule([Batch(0, [draft(NewTask(due_ms=now + HOUR, payload=bytes(2_000), idempotency_key="k"))])])

@@ -15,6 +15,7 @@ from delaybox.service import Service
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptRunner
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import Recorder, running, until
@@ -64,8 +65,8 @@ async def overdue(store: Store, count: int, *, by_ms: int, task_type: TaskType) 
     """A backlog, one in ten critical, as an outage leaves it: scheduled in the past, by moving the server's clock."""
     now = await store.ping()
     key = f"{store.prefix}:{CLOCK_KEY}"
-    runner, store.runner = store.runner, ScriptRunner(store.client, clock=CLOCK.replace(CLOCK_KEY, key))
-    await store.client.set(key, now - by_ms)
+    runner, store.runner = store.runner, ScriptRunner(store.servers.send, clock=CLOCK.replace(CLOCK_KEY, key))
+    await store.servers.ask("SET", key, now - by_ms)
     urgent = NewTask(payload=b"critical", type=task_type, priority=Priority.CRITICAL)
     try:
         for at in range(0, count, 100):
@@ -76,14 +77,14 @@ async def overdue(store: Store, count: int, *, by_ms: int, task_type: TaskType) 
             assert not isinstance(answer, BaseException)
     finally:
         store.runner = runner
-        await store.client.delete(key)
+        await store.servers.ask("DEL", key)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
 async def test_a_backlog_drains_at_the_rate_critical_first_while_fresh_tasks_fire_on_time(
     client: Redis, prefix: str, in_place: bool
 ) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     kind = TaskType.PUB_SUB if in_place else WORKER
     count, rate = 2_000, 1_000
     await overdue(store, count, by_ms=600_000, task_type=kind)
@@ -116,7 +117,7 @@ async def test_a_backlog_drains_at_the_rate_critical_first_while_fresh_tasks_fir
 
 
 async def test_without_a_rate_it_drains_as_fast_as_it_goes(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     await overdue(store, 2_000, by_ms=60_000, task_type=WORKER)
     recorder = Recorder()
     async with running(store, {WORKER: recorder}, channel=""):

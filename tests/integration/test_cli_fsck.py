@@ -9,6 +9,7 @@ import sys
 from redis.asyncio import Redis
 
 from delaybox.store import keys
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.servers import RealServer
 
@@ -34,14 +35,14 @@ async def _fsck(server: RealServer, prefix: str) -> tuple[int | None, str, str]:
 
 
 async def test_a_clean_store_is_exit_code_0(server: RealServer, client: Redis, prefix: str) -> None:
-    await Store.open(client, prefix=prefix)
+    await Store.open(Servers(client), prefix=prefix)
     code, out, err = await _fsck(server, prefix)
     assert (code, err) == (0, "")
     assert json.loads(out)["problems"] == []
 
 
 async def test_a_broken_store_is_exit_code_1_and_the_problem(server: RealServer, client: Redis, prefix: str) -> None:
-    await Store.open(client, prefix=prefix)
+    await Store.open(Servers(client), prefix=prefix)
     await client.zadd(f"{{{prefix}:0}}:buckets", {"12345": 12345})
     code, out, _ = await _fsck(server, prefix)
     assert code == 1

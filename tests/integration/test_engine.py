@@ -24,6 +24,7 @@ from delaybox.service import Service
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.targets.pubsub import PubSubTarget
 from delaybox.wire import body as wire_body
@@ -84,7 +85,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(client: Redis, prefix: str) -> AsyncIterator[Rig]:
-    rig = Rig(await Store.open(client, prefix=prefix, partitions=4))
+    rig = Rig(await Store.open(Servers(client), prefix=prefix, partitions=4))
     yield rig
     if rig.engine is not None:
         await rig.engine.stop(0.0)
@@ -123,7 +124,7 @@ async def test_a_reaper_that_starts_after_an_outage_takes_nothing_back(rig: Rig)
         p = ids.partition(ids.parse(task_id))
         claimed = await rig.store.claim(p, b"L" * 16, ClaimLimits(slots=5, types="w", lease_ms=1))
         assert claimed.leased
-        await rig.store.client.hset(keys.clock(rig.store.tags[p]), "reaped", (await rig.store.ping()) - 60_000)
+        await rig.store.servers.ask("HSET", keys.clock(rig.store.tags[p]), "reaped", (await rig.store.ping()) - 60_000)
     await _clock_past(rig, (await rig.store.ping()) + 1)
     await Reaper(rig.store, replace(OPTIONS, lease_ms=15_000)).step()
     assert {(await rig.service.get(task_id)).state for task_id in due} == {TaskState.RUNNING}
@@ -336,8 +337,8 @@ async def test_pub_sub_is_fired_in_place_and_a_large_one_is_leased(rig: Rig, cli
 class ClaimsSeen(ScriptRunner):
     """Notes which partitions are being claimed from at once, and how many slots the claims under way ask for."""
 
-    def __init__(self, client: Redis, concurrency: int, in_flight: Callable[[], int]) -> None:
-        super().__init__(client)
+    def __init__(self, store: Store, concurrency: int, in_flight: Callable[[], int]) -> None:
+        super().__init__(store.servers.send)
         self.under_way: list[set[str]] = []
         self.most = 0
         self.wrong: list[str] = []
@@ -366,7 +367,7 @@ class ClaimsSeen(ScriptRunner):
 
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_claims_overlap_when_there_is_much_to_do(client: Redis, prefix: str, stopped: bool) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=16)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=16)
     service = Service(store)
     count, concurrency = 9_600, 3_000
     answers = await service.submit_many([NewTask(type=TaskType.WORKER, delay_ms=1) for _ in range(count)])
@@ -383,7 +384,7 @@ async def test_claims_overlap_when_there_is_much_to_do(client: Redis, prefix: st
             report(batch, DONE)
 
     engine = Engine(store, {TaskType.WORKER: Slow()}, replace(OPTIONS, concurrency=concurrency))
-    seen = store.runner = ClaimsSeen(client, concurrency, lambda: engine.in_flight)
+    seen = store.runner = ClaimsSeen(store, concurrency, lambda: engine.in_flight)
     await engine.start()
     async with asyncio.timeout(TIMEOUT_S):
         if stopped:

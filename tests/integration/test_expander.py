@@ -12,6 +12,7 @@ from delaybox.store import keys
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.engines import Recorder, running, until
 from tests.lab import Lab
@@ -27,7 +28,7 @@ async def test_what_it_did_on_a_server_that_lost_it_is_done_again(
 ) -> None:
     server = make_server()
     client = make_client(server.settings)
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     drafts = [draft(NewTask(delay_ms=200_000)) for _ in range(TASKS)]
     await store.schedule([Batch(0, drafts)])
     # The state that the server is set back to: nothing is indexed yet.

@@ -13,9 +13,10 @@ from redis.asyncio import Redis
 from delaybox.cli.listen import Source
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.engine import DEAF
-from delaybox.store import listening, nodes
+from delaybox.store import nodes, subscription
 from delaybox.store.connect import ServerSettings, make_client
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.engines import Recorder, running, until
 from tests.faults.harness.proxy import Proxy
@@ -63,7 +64,7 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
     await new_admin.execute_command("REPLICAOF", "127.0.0.1", str(ports[0]))
     proxy.lead_to(old.unix_path)
     client = await through(proxy)
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     target = Recorder()
     async with running(store, {TaskType.SHELL_CMD: target}, channel=""):
         await warm(client, 8)
@@ -93,7 +94,7 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
 
 async def test_the_first_connection_that_is_silent_speaks_for_all(proxy: Proxy, prefix: str) -> None:
     client = await through(proxy, timeout_s=0.4)
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     await asyncio.gather(*(store.ping() for _ in range(6)))
     await warm(client, 6)
     assert proxy.silence() >= 6
@@ -107,10 +108,10 @@ async def test_the_first_connection_that_is_silent_speaks_for_all(proxy: Proxy, 
 async def test_a_half_open_subscription_is_noticed_and_made_anew(
     proxy: Proxy, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "QUIET_S", 0.2)
-    monkeypatch.setattr(listening, "ANSWER_S", 0.3)
+    monkeypatch.setattr(subscription, "QUIET_S", 0.2)
+    monkeypatch.setattr(subscription, "ANSWER_S", 0.3)
     client = await through(proxy)
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     target = Recorder()
     # Without a wake-up it is found by the next poll, half a minute later.
     async with running(store, {TaskType.SHELL_CMD: target}, channel="", poll_ms=30_000):
@@ -125,10 +126,10 @@ async def test_a_half_open_subscription_is_noticed_and_made_anew(
 async def test_the_listen_command_subscribes_again_when_its_connection_is_half_open(
     proxy: Proxy, prefix: str, monkeypatch: pytest.MonkeyPatch, client: Redis
 ) -> None:
-    monkeypatch.setattr(listening, "QUIET_S", 0.2)
-    monkeypatch.setattr(listening, "ANSWER_S", 0.3)
+    monkeypatch.setattr(subscription, "QUIET_S", 0.2)
+    monkeypatch.setattr(subscription, "ANSWER_S", 0.3)
     over = await through(proxy)
-    source = Source(over, prefix)
+    source = Source(Servers(over), prefix)
     assert await source.next() is None, "it listens"
     assert proxy.silence(subscriptions=True) == 1
     assert await source.next() is None, "it listens again"
@@ -143,7 +144,7 @@ async def test_readiness_says_when_wakeups_are_not_heard(make_server: Callable[.
     admin = make_client(server.settings)
     await admin.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
     client = make_client(ServerSettings(unix_path=server.unix_path, username="deaf", password="secret"))
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
 
     async def troubles() -> list[str]:
         facts = await nodes.facts(store, "test")

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.store import nodes
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
@@ -23,7 +24,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 async def rpc(server: RealServer, prefix: str, client: Redis) -> AsyncIterator[Rpc]:
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     facts = {"started_ms": 1, "pid": 7, "host": "h", "version": "1", "types": "p"}
     async with rpc_process(server=server.settings, prefix=prefix, node_id="n1") as found:
         # What serves a node's workers is told with the node, whose own engine does not run here.

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from delaybox.api.grpc.supervise import GrpcProcess
 from delaybox.core import ids
 from delaybox.store import keys
+from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.rpc import Rpc, channel_to, grpc_process, refused
@@ -45,7 +46,7 @@ async def rpc(process: GrpcProcess, client: Redis, prefix: str) -> AsyncIterator
 
 @pytest.fixture
 async def store(rpc: Rpc, client: Redis, prefix: str) -> Store:
-    return await Store.open(client, prefix=prefix)
+    return await Store.open(Servers(client), prefix=prefix)
 
 
 async def schedule(rpc: Rpc, count: int, **fields: Any) -> list[str]:

@@ -16,6 +16,7 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.tracker import Tracker
 from delaybox.store import keys
 from delaybox.store.record import draft, read_dead
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import running, until
@@ -45,7 +46,7 @@ async def add(store: Store, partition: int, task: NewTask) -> bytes:
 
 
 async def test_a_hand_over_that_fails_makes_no_partition_deaf(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     taker = Clumsy()
     options = EngineOptions(node_id="test", channel="", poll_ms=50)
     tracker = Tracker(store, taker, options, RedisClock())
@@ -66,7 +67,7 @@ async def test_a_hand_over_that_fails_makes_no_partition_deaf(client: Redis, pre
 
 @pytest.mark.parametrize("size", [10, 5_000], ids=["in place", "leased"])
 async def test_a_message_that_its_stream_did_not_take_is_not_delivered(client: Redis, prefix: str, size: int) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     await client.set(keys.stream(store.tags[0]), "somebody else's")
     target = PubSubTarget(store, channel=f"{prefix}:out", stream=100)
     retry = RetryPolicy(max_attempts=2, initial_ms=1, max_ms=5)

@@ -24,7 +24,9 @@ from delaybox.store import keys
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
 from delaybox.store.listing import pending
+from delaybox.store.original import OriginalSet
 from delaybox.store.record import read
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import task_pb2
@@ -54,7 +56,7 @@ async def payloads(store: Store) -> list[bytes]:
 
 @pytest.fixture
 async def store(client: Redis, prefix: str) -> Store:
-    return await Store.open(client, prefix=prefix)
+    return await Store.open(Servers(client), prefix=prefix)
 
 
 async def test_times_headers_and_payloads_come_over_and_the_set_is_emptied(
@@ -66,7 +68,7 @@ async def test_times_headers_and_payloads_come_over_and_the_set_is_emptied(
     members = [(member(b"far", extra=raw), DUE), (member(b"now"), 0), (member(large), DUE + 7), (member(b""), DUE + 9)]
     await leave_behind(client, key, members)
     told: list[int] = []
-    done = await Import(client, key, store).run(lambda p: told.append(p.seen))
+    done = await Import(OriginalSet(Servers(client), key), store).run(lambda p: told.append(p.seen))
     assert (done.seen, done.created, done.left, done.total) == (4, 4, 0, 4) and told[-1] == 4
     assert not await client.exists(key)
     views = {view.payload: view for view in await pending(store, limit=10, skip=0)}
@@ -81,7 +83,7 @@ async def test_commands_stay_commands_that_are_not_retried(client: Redis, prefix
     await leave_behind(
         client, key, [(member(b"date", taskType=b"SHELL_CMD"), DUE), (member(b"x", taskType=b"MAIL"), DUE)]
     )
-    done = await Import(client, key, store).run()
+    done = await Import(OriginalSet(Servers(client), key), store).run()
     assert done.shell == 1
     views = {view.payload: view for view in await pending(store, limit=10, skip=0)}
     assert views[b"date"].type is TaskType.SHELL_CMD and views[b"x"].type is TaskType.PUB_SUB
@@ -99,7 +101,7 @@ async def test_what_is_no_task_stays_and_is_reported_without_its_contents(
     members = [(raw, float(n)) for n, raw in enumerate(bad)] + [(member(b"%d" % n), DUE + n) for n in range(300)]
     await leave_behind(client, key, [*members, (member(b"never"), 1e17)])
     for run in range(2):
-        done = await Import(client, key, store).run()
+        done = await Import(OriginalSet(Servers(client), key), store).run()
         assert (done.left, done.created) == (4, 0 if run else 300)
         assert len(done.reasons) == 4 and "secret" not in str(done.reasons)
     assert set(bad) <= set(await client.zrange(key, 0, -1)) and await client.zcard(key) == 4
@@ -108,7 +110,7 @@ async def test_what_is_no_task_stays_and_is_reported_without_its_contents(
 async def test_one_uuid_with_two_meanings_is_not_lost(client: Redis, prefix: str, store: Store) -> None:
     key = f"{prefix}-old"
     await leave_behind(client, key, [(member(b"a", name="same"), DUE), (member(b"b", name="same"), DUE)])
-    done = await Import(client, key, store).run()
+    done = await Import(OriginalSet(Servers(client), key), store).run()
     assert (done.created, done.left) == (1, 1)
     assert "same" in done.reasons[0]
     assert await payloads(store) == [b"a"] and await client.zcard(key) == 1
@@ -118,7 +120,7 @@ async def test_a_dry_run_changes_nothing(client: Redis, prefix: str, store: Stor
     key = f"{prefix}-old"
     copies = [(member(b"copy"), DUE) for _ in range(3)]
     await leave_behind(client, key, [*copies, *((member(b"%d" % n), DUE + 1) for n in range(200))])
-    done = await Import(client, key, store, fold=True, dry=True).run()
+    done = await Import(OriginalSet(Servers(client), key), store, fold=True, dry=True).run()
     assert (done.seen, done.created, done.folded, done.left) == (203, 201, 2, 0)
     assert await client.zcard(key) == 203 and await payloads(store) == []
 
@@ -129,7 +131,7 @@ async def test_copies_are_folded_only_when_asked_and_remembered(client: Redis, p
     copies = [(member(b"copy", name=name), DUE) for name in names]
     other = [(member(b"copy"), DUE + 1), (member(b"copy", extra=b"1"), DUE), (member(b"copy", extra=b"1"), DUE)]
     await leave_behind(client, key, [*copies, *other])
-    done = await Import(client, key, store, fold=True).run()
+    done = await Import(OriginalSet(Servers(client), key), store, fold=True).run()
     assert (done.created, done.folded, done.left) == (3, 3, 0)
     assert await payloads(store) == [b"copy"] * 3 and not await client.exists(key)
     found: Any = await client.hgetall(keys.folded(prefix))
@@ -139,17 +141,17 @@ async def test_copies_are_folded_only_when_asked_and_remembered(client: Redis, p
         assert (await Service(store).get(task_id)).payload == b"copy"
     # A copy that turns up later is folded into the same task.
     await leave_behind(client, key, copies)
-    again = await Import(client, key, store, fold=True).run()
+    again = await Import(OriginalSet(Servers(client), key), store, fold=True).run()
     assert again.created == 0 and len(await payloads(store)) == 3
     await leave_behind(client, key, copies)
-    assert (await Import(client, key, store).run()).created == 3
+    assert (await Import(OriginalSet(Servers(client), key), store).run()).created == 3
 
 
 async def test_a_key_of_another_kind_is_refused_and_none_is_nothing(client: Redis, prefix: str, store: Store) -> None:
     await client.set(f"{prefix}-old", "x")
     with pytest.raises(StoreRefused, match="is a string"):
-        await Import(client, f"{prefix}-old", store).run()
-    assert await Import(client, f"{prefix}-none", store).run() == Progress()
+        await Import(OriginalSet(Servers(client), f"{prefix}-old"), store).run()
+    assert await Import(OriginalSet(Servers(client), f"{prefix}-none"), store).run() == Progress()
 
 
 async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:

@@ -13,13 +13,13 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox import metrics
-from delaybox.api.channel.intake import HOLD_MS, ChannelIntake, ChannelSettings
+from delaybox.api.channel.intake import HOLD_MS, ROLE, ChannelIntake, ChannelSettings
 from delaybox.core.delivery import Target
 from delaybox.core.task import Priority, TaskType, TaskView
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
 from delaybox.store.listing import pending
-from delaybox.store.loader import Call
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
 from tests.engines import Recorder, running, until
@@ -82,7 +82,7 @@ class Input:
 
 @pytest.fixture
 async def given(client: Redis, prefix: str) -> AsyncIterator[Input]:
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     yield Input(client, store, f"{prefix}-in")
     assert (await fsck(store)).problems == []
 
@@ -156,8 +156,8 @@ async def test_the_next_node_listens_when_one_stops(given: Input) -> None:
         await given.heard()
         async with given.node("b"):
             pass
-        assert await given.client.get(keys.intake(given.store.prefix)) == b"a"
-    assert await given.client.get(keys.intake(given.store.prefix)) is None
+        assert await given.client.get(keys.role(given.store.prefix, ROLE)) == b"a"
+    assert await given.client.get(keys.role(given.store.prefix, ROLE)) is None
     async with given.node("b"):
         await given.heard()
         await given.publish(message(b"1", executionTimestamp=DUE))
@@ -165,9 +165,9 @@ async def test_the_next_node_listens_when_one_stops(given: Input) -> None:
 
 
 async def test_the_role_of_a_node_that_died_runs_out(given: Input) -> None:
-    role = keys.intake(given.store.prefix)
-    assert await given.store.runner.run(Call("hold", role, ("dead", 400))) == 1
-    assert await given.store.runner.run(Call("hold", role, ("other", 400))) == 0
+    role = keys.role(given.store.prefix, ROLE)
+    assert await given.store.hold_role(ROLE, "dead", 400)
+    assert not await given.store.hold_role(ROLE, "other", 400)
     async with given.node("b"):
         await given.heard()
         assert await given.client.get(role) == b"b"
@@ -176,7 +176,7 @@ async def test_the_role_of_a_node_that_died_runs_out(given: Input) -> None:
 async def test_a_node_whose_role_was_taken_hears_no_more(given: Input) -> None:
     async with given.node("a"):
         await given.heard()
-        await given.client.set(keys.intake(given.store.prefix), "z", px=60_000)
+        await given.client.set(keys.role(given.store.prefix, ROLE), "z", px=60_000)
 
         async def nobody() -> bool:
             return await given.listeners() == 0

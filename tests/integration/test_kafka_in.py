@@ -26,6 +26,7 @@ from delaybox.store import keys
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
 from delaybox.store.kafka import Stream
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.gen import task_pb2
@@ -116,8 +117,7 @@ class Bench:
         stream = await asyncio.to_thread(self.stream, partition)
         if offset is not None:
             key = keys.kafka(self.store.tags[stream.home(self.store.partitions)])
-            setting: Any = self.store.client.hset(key, stream.field, str(offset))
-            await setting
+            await self.store.servers.ask("HSET", key, stream.field, offset)
         return (await self.records.watermarks([stream]))[0]
 
 
@@ -131,7 +131,7 @@ def once_each(tasks: Sequence[TaskView], count: int) -> None:
 
 @pytest.fixture
 async def bench(kafka: Kafka, client: Redis, prefix: str) -> AsyncIterator[Bench]:
-    store = await Store.open(client, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     made = Bench(kafka, store, await asyncio.to_thread(kafka.topic, 6))
     yield made
     assert (await fsck(store)).problems == []
@@ -140,7 +140,7 @@ async def bench(kafka: Kafka, client: Redis, prefix: str) -> AsyncIterator[Bench
 @pytest.fixture
 async def one(kafka: Kafka, client: Redis, prefix: str) -> AsyncIterator[Bench]:
     """A topic of one partition."""
-    store = await Store.open(client, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     yield Bench(kafka, store, await asyncio.to_thread(kafka.topic, 1))
     assert (await fsck(store)).problems == []
 
@@ -327,7 +327,7 @@ def counted(outcome: str, topic: str) -> Any:
 
 
 async def test_a_topic_that_does_not_exist_yet_is_waited_for(kafka: Kafka, client: Redis, prefix: str) -> None:
-    bench = Bench(kafka, await Store.open(client, prefix=prefix), f"late-{prefix}")
+    bench = Bench(kafka, await Store.open(Servers(client), prefix=prefix), f"late-{prefix}")
     async with bench.reading(kafka=KafkaSettings(brokers=(kafka.bootstrap,), properties=QUICK)):
         await bench.until(lambda: bench.troubles == [f"Kafka: topic {bench.topic} does not exist"], "it is said")
         await asyncio.to_thread(kafka.topic, 1, bench.topic)
@@ -413,7 +413,7 @@ async def test_a_store_that_lost_its_last_writes_gets_them_again(one: Bench) -> 
 async def test_a_full_store_is_waited_for(kafka: Kafka, prefix: str, make_server: Callable[..., RealServer]) -> None:
     own = make_server()
     client = make_client(own.settings)
-    bench = Bench(kafka, await Store.open(client, prefix=prefix), await asyncio.to_thread(kafka.topic, 2))
+    bench = Bench(kafka, await Store.open(Servers(client), prefix=prefix), await asyncio.to_thread(kafka.topic, 2))
     await bench.put(*numbered(0, 100))
     async with bench.reading():
         await bench.has(100)

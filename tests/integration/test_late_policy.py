@@ -12,6 +12,7 @@ from delaybox.core import ids
 from delaybox.core.task import NewTask, TaskState, TaskType
 from delaybox.service import Service
 from delaybox.store.fsck import fsck
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import Recorder, running, until
@@ -34,7 +35,7 @@ async def reasons(store: Store, task_ids: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("in_place", [True, False])
 async def test_an_expired_pub_sub_task_is_not_published(client: Redis, prefix: str, in_place: bool) -> None:
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     channel = f"{prefix}-out"
     plain, kept, gone, large = await late(
         store, NewTask(payload=b"plain"), KEPT, GONE, NewTask(payload=bytes(5_000), expire_after_ms=20)
@@ -58,7 +59,7 @@ async def _dead(store: Store, count: int) -> bool:
 
 
 async def test_a_leased_type_expires_too_and_a_replayed_one_is_on_time_again(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     (gone,) = await late(store, NewTask(type=TaskType.WORKER, expire_after_ms=400), by_s=0.45)
     recorder = Recorder()
     async with running(store, {TaskType.WORKER: recorder}, channel=""):
@@ -72,7 +73,7 @@ async def test_a_leased_type_expires_too_and_a_replayed_one_is_on_time_again(cli
 
 
 async def test_on_time_is_not_expired(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     recorder = Recorder()
     async with running(store, {TaskType.WORKER: recorder}, channel=""):
         tasks = [NewTask(type=TaskType.WORKER, delay_ms=5 * n, expire_after_ms=1_000) for n in range(40)]

@@ -21,6 +21,7 @@ from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
 from delaybox.store.leases import new_lease
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.engines import running, until
 from tests.servers import RealServer
@@ -49,7 +50,7 @@ class Long:
 @contextlib.asynccontextmanager
 async def opened(server: RealServer, prefix: str) -> AsyncIterator[Store]:
     client = make_client(server.settings, timeout_s=2.0)
-    store = await Store.open(client, prefix=prefix, partitions=PARTITIONS)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
     try:
         yield store
     finally:
@@ -113,7 +114,7 @@ async def _killed(store: Store, node_id: str, *, seen_ms: int) -> None:
 
 @pytest.mark.parametrize("killed", [2, 3], ids=["two nodes", "the fleet"])
 async def test_a_fleet_that_dies_together_makes_no_dead_letters(client: Redis, prefix: str, killed: int) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=PARTITIONS)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
     made = await add(store, *[NewTask(type=TaskType.SHELL_CMD)] * PARTITIONS)
     # Each was lost twice before, so the next loss counts.
     for p in range(PARTITIONS):

@@ -15,6 +15,7 @@ from redis import Redis
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store.connect import make_client
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.nodes import Node, node
 from tests.servers import RealServer
@@ -128,7 +129,7 @@ def test_the_cause_is_told_at_once(
 
 async def test_what_nobody_can_carry_out_is_named(bench: Bench) -> None:
     client = make_client(bench.server.settings)
-    store = await Store.open(client)
+    store = await Store.open(Servers(client))
     drafts = [
         draft(NewTask(type=TaskType.WORKER, name="resize", queue="images")),
         draft(NewTask(type=TaskType.WORKER, name="resize", queue="images")),

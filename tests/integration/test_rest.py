@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.supervise import ApiFailed, ApiProcess
 from delaybox.core.access import Token
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.rest import rest_process
 from tests.servers import RealServer
@@ -356,7 +357,7 @@ async def test_a_full_redis_refuses_and_loses_nothing(start: Start, make_server:
 
 
 async def test_a_store_of_a_newer_format_is_refused(start: Start, client: Redis, prefix: str):
-    await Store.open(client, prefix=prefix)
+    await Store.open(Servers(client), prefix=prefix)
     await client.hset(f"{prefix}:meta", "format", "99")
     with pytest.raises(ApiFailed, match="format"):
         await start()

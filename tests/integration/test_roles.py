@@ -13,6 +13,7 @@ from delaybox.core.delivery import Delivery, Report
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store import nodes
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import Recorder, running, until
@@ -22,7 +23,7 @@ from tests.servers import RealServer
 
 @pytest.fixture
 async def store(client: Redis, prefix: str) -> AsyncIterator[Store]:
-    opened = await Store.open(client, prefix=prefix, partitions=2, bucket_ms=1_000)
+    opened = await Store.open(Servers(client), prefix=prefix, partitions=2, bucket_ms=1_000)
     yield opened
     await client.unlink(*(await client.keys(f"*{prefix}*")))
 
@@ -31,10 +32,10 @@ def command(delay_ms: int = 0) -> NewTask:
     return NewTask(payload=b"date", type=TaskType.SHELL_CMD, delay_ms=delay_ms)
 
 
-async def test_a_clock_and_a_worker_share_what_is_due(store: Store, prefix: str):
+async def test_a_clock_and_a_worker_share_what_is_due(store: Store, client: Redis, prefix: str):
     channel = f"{prefix}:out"
     published: list[bytes] = []
-    pubsub = store.client.pubsub()
+    pubsub = client.pubsub()
     await pubsub.subscribe(channel)
 
     async def listen() -> None:
@@ -57,7 +58,7 @@ async def test_a_clock_and_a_worker_share_what_is_due(store: Store, prefix: str)
     await pubsub.aclose()
 
 
-async def test_a_clock_alone_leases_no_work_and_a_worker_that_comes_gets_it(store: Store, prefix: str):
+async def test_a_clock_alone_leases_no_work_and_a_worker_that_comes_gets_it(store: Store, client: Redis, prefix: str):
     service = Service(store)
     clock = running(store, {TaskType.PUB_SUB: PubSubTarget(store, channel=prefix)}, node_id="clock", channel=prefix)
     async with clock:
@@ -89,7 +90,7 @@ async def test_a_worker_alone_publishes_nothing_and_reaps_nothing(store: Store, 
         assert (counts.pending, counts.in_flight) == (2, 0)
 
 
-async def test_what_a_dead_worker_held_comes_back_through_the_clock(store: Store, prefix: str):
+async def test_what_a_dead_worker_held_comes_back_through_the_clock(store: Store, client: Redis, prefix: str):
     class Stuck:
         async def deliver(self, batch: list[Delivery], report: Report) -> None:
             await asyncio.Event().wait()
@@ -112,7 +113,7 @@ async def test_what_a_dead_worker_held_comes_back_through_the_clock(store: Store
     assert worker.got[0][1].losses == 1
 
 
-async def test_a_node_without_work_and_clock_only_says_that_it_lives(store: Store, prefix: str):
+async def test_a_node_without_work_and_clock_only_says_that_it_lives(store: Store, client: Redis, prefix: str):
     async with running(store, {}, node_id="front", clock=False, channel="", roles=("api",)):
         await Service(store).submit(command())
 

@@ -14,6 +14,7 @@ from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskSta
 from delaybox.service import Service
 from delaybox.store import lanes, nodes
 from delaybox.store.fsck import fsck
+from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire import result as wire_result
 
@@ -21,7 +22,7 @@ LEASE = ClaimLimits(slots=100, types="wsp")
 
 
 async def _open(client: Redis, prefix: str) -> tuple[Store, Service, int]:
-    store = await Store.open(client, prefix=prefix, partitions=2)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
     return store, Service(store), await store.ping()
 
 

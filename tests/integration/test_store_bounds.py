@@ -14,6 +14,7 @@ from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store import keys
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
 
 MINUTE = 60_000
@@ -23,7 +24,7 @@ THIN = 2_400
 @pytest.fixture
 async def thin(client: Redis, prefix: str) -> Store:
     """A store of two partitions with one task in each of very many minutes."""
-    store = await Store.open(client, prefix=prefix, partitions=2)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
     now = await store.ping()
     for p in range(2):
         for at in range(0, THIN, 400):
@@ -46,7 +47,7 @@ async def test_counts_of_a_thin_store_are_quick_and_called_estimates(thin: Store
 
 
 async def test_due_tasks_of_many_lanes_are_all_counted(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     for at in range(0, 600, 300):
         drafts = [draft(NewTask(type=TaskType.WORKER, name=f"f{i}")) for i in range(at, at + 300)]
         await store.schedule([Batch(0, drafts)])
@@ -59,7 +60,7 @@ async def test_due_tasks_of_many_lanes_are_all_counted(client: Redis, prefix: st
 
 
 async def test_tasks_in_flight_of_many_leases_are_counted(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     await store.schedule([Batch(0, [draft(NewTask(type=TaskType.WORKER, name="f")) for _ in range(240)])])
     for _ in range(120):
         await store.claim(0, os.urandom(20), ClaimLimits(slots=2, types="w", items=2))
@@ -102,7 +103,7 @@ async def test_the_pages_of_both_lists_show_the_same(thin: Store) -> None:
 
 
 async def test_running_tasks_are_listed_whatever_the_number_of_leases(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     await store.schedule([Batch(0, [draft(NewTask(type=TaskType.WORKER, name="f")) for _ in range(130)])])
     for _ in range(65):
         await store.claim(0, os.urandom(20), ClaimLimits(slots=2, types="w", items=2))
@@ -121,7 +122,7 @@ async def test_running_tasks_are_listed_whatever_the_number_of_leases(client: Re
 
 async def test_pages_of_changing_length_show_each_task_of_a_crowded_minute_once(client: Redis, prefix: str) -> None:
     """What a scan of a hash brings depends on how much is asked for; gRPC asks for less where tasks are large."""
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     due = await store.ping() + 60 * MINUTE
     for _ in range(8):
         await store.schedule([Batch(0, [draft(NewTask(due_ms=due)) for _ in range(400)])])

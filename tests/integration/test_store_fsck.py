@@ -15,6 +15,7 @@ from delaybox.core.task import NewTask, Priority
 from delaybox.store import keys
 from delaybox.store.fsck import KINDS, fsck
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.lab import Lab
 
@@ -314,7 +315,7 @@ async def test_a_newer_record_is_no_problem(lab: Lab) -> None:
 
 async def test_a_store_at_work_gives_no_false_alarm(client: Redis, prefix: str) -> None:
     """Everything moves while fsck looks: schedule, claim, ack, fail, release, reap, expand, reschedule, cancel."""
-    store = await Store.open(client, prefix=prefix, partitions=2, bucket_ms=100)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2, bucket_ms=100)
     stop = asyncio.Event()
     pending: list[bytes] = []
 

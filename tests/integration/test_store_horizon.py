@@ -9,6 +9,7 @@ import pytest
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store import keys
 from delaybox.store.connect import make_client
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.lab import Lab, leased
 from tests.servers import RealServer
@@ -154,6 +155,6 @@ async def test_expansion_moves_over_empty_time(lab: Lab) -> None:
 
 @pytest.mark.parametrize("width", [100, 60_000])
 async def test_a_store_keeps_the_width_and_partitions_it_was_made_with(client: object, prefix: str, width: int) -> None:
-    made = await Store.open(client, prefix=prefix, partitions=4, bucket_ms=width)  # type: ignore[arg-type]
-    taken = await Store.open(client, prefix=prefix, partitions=16, bucket_ms=1_000)  # type: ignore[arg-type]
+    made = await Store.open(Servers(client), prefix=prefix, partitions=4, bucket_ms=width)  # type: ignore[arg-type]
+    taken = await Store.open(Servers(client), prefix=prefix, partitions=16, bucket_ms=1_000)  # type: ignore[arg-type]
     assert (made.partitions, made.bucket_ms) == (taken.partitions, taken.bucket_ms) == (4, width)

@@ -13,6 +13,7 @@ from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.kafka import Ingested, Span, Stream, ingest, watermarks
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
 from tests.lab import Lab
@@ -106,7 +107,7 @@ async def test_the_owner_is_woken_for_what_is_due_before_its_poll(lab: Lab) -> N
 
 
 async def test_every_stream_has_one_home_and_lives_are_apart(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=8)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=8)
     streams = [Stream(topic, p) for topic in ("first", "again") for p in range(6)]
     spans = [Span(s, 0, 2, [0, 1], [draft(NewTask(delay_ms=60_000))] * 2, True) for s in streams]
     for answer in await ingest(store, spans):
@@ -126,7 +127,7 @@ async def test_every_stream_has_one_home_and_lives_are_apart(client: Redis, pref
 
 
 async def test_ids_say_where_the_task_lives(client: Any, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=16)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=16)
     assert STREAM.home(16) != 0
     await ingest(store, [span(0, 3, first=True)])
     found = [

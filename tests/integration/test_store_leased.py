@@ -14,6 +14,7 @@ from delaybox.engine.scrubber import Scrubber
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.states import states
 from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.lab import Lab
@@ -36,7 +37,7 @@ async def _lease_each(store: Store, count: int) -> list[bytes]:
 
 
 async def test_beyond_5000_leases_running_tasks_are_running_and_cheap_to_ask_for(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     running = await _lease_each(store, LEASES)
     last = running[-1]
     assert (await store.get(last)).place == "lease"

@@ -21,6 +21,7 @@ from delaybox.store import identity, keys, nodes
 from delaybox.store.connect import make_client
 from delaybox.store.kafka import Span, Stream, ingest
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.nodes import JSON, node
 from tests.servers import RealServer
@@ -41,7 +42,7 @@ async def empty(make_server: Callable[..., RealServer]) -> AsyncIterator[Redis]:
 
 
 async def test_nothing_new_is_stored_on_a_server_that_was_emptied(empty: Redis, prefix: str) -> None:
-    store = await Store.open(empty, prefix=prefix)
+    store = await Store.open(Servers(empty), prefix=prefix)
     assert not isinstance(await schedule(store), BaseException)
     await empty.flushall()
     assert isinstance(await schedule(store), StoreLost), "no look was needed to see it"
@@ -53,18 +54,18 @@ async def test_nothing_new_is_stored_on_a_server_that_was_emptied(empty: Redis, 
 
 
 async def test_another_store_in_its_place_is_not_taken_for_it(empty: Redis, prefix: str) -> None:
-    store = await Store.open(empty, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(empty), prefix=prefix, partitions=4)
     await empty.flushall()
-    other = await Store.open(empty, prefix=prefix, partitions=4)
+    other = await Store.open(Servers(empty), prefix=prefix, partitions=4)
     assert isinstance(await schedule(store), StoreLost)
     assert not isinstance(await schedule(other), BaseException)
     # A process that is started again by its node knows what it is to work for.
     with pytest.raises(StoreLost):
-        await Store.open(empty, prefix=prefix, expected=store.store_id)
+        await Store.open(Servers(empty), prefix=prefix, expected=store.store_id)
 
 
 async def test_a_store_that_comes_back_is_gone_on_with(empty: Redis, prefix: str) -> None:
-    store = await Store.open(empty, prefix=prefix)
+    store = await Store.open(Servers(empty), prefix=prefix)
     copy = {key: await empty.dump(key) or b"" for key in await empty.keys("*")}
     await empty.flushall()
     with pytest.raises(StoreLost):
@@ -76,13 +77,13 @@ async def test_a_store_that_comes_back_is_gone_on_with(empty: Redis, prefix: str
 
 
 async def test_an_accepted_store_has_the_partitions_that_nodes_know(empty: Redis, prefix: str) -> None:
-    store = await Store.open(empty, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(empty), prefix=prefix, partitions=4)
     await empty.flushall()
     await nodes.beat(store, "n", {"seen_ms": await store.look(), "store": store.presence.shape.facts()})
     with pytest.raises(StoreLost, match="is gone"):
-        await Store.open(empty, prefix=prefix, partitions=16)
+        await Store.open(Servers(empty), prefix=prefix, partitions=16)
     assert not await empty.exists(keys.meta(prefix)), "no second store beside the living nodes' one"
-    done = await identity.accept(empty, prefix, identity.Shape("other", 16, 60_000))
+    done = await identity.accept(Servers(empty), prefix, identity.Shape("other", 16, 60_000))
     assert (done.made, done.shape.partitions, done.lost) == (True, 4, (store.store_id,))
     # A process that nobody asks goes on with its next task.
     await asyncio.sleep(0.6)
@@ -91,11 +92,11 @@ async def test_an_accepted_store_has_the_partitions_that_nodes_know(empty: Redis
 
 
 async def test_a_store_of_before_is_marked_and_gone_on_with(empty: Redis, prefix: str) -> None:
-    store = await Store.open(empty, prefix=prefix, partitions=2)
+    store = await Store.open(Servers(empty), prefix=prefix, partitions=2)
     await empty.hdel(keys.meta(prefix), "marked")
     for tag in store.tags:
         await empty.hdel(keys.clock(tag), "store")
-    again = await Store.open(empty, prefix=prefix)
+    again = await Store.open(Servers(empty), prefix=prefix)
     assert again.store_id == store.store_id
     assert not isinstance(await schedule(again), BaseException)
 

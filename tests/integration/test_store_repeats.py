@@ -18,6 +18,7 @@ from delaybox.store import store as store_module
 from delaybox.store.connect import ServerSettings, make_client
 from delaybox.store.loader import ScriptRunner
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.faults.harness.proxy import CLEAN, Plan, Proxy
 from tests.servers import RealServer
@@ -34,8 +35,8 @@ async def through_proxy(server: RealServer, prefix: str, timeout_s: float) -> As
     await proxy.listen_tcp()
     client = make_client(ServerSettings.from_url(f"redis://127.0.0.1:{proxy.port}"), timeout_s=timeout_s)
     try:
-        store = await Store.open(client, prefix=prefix, partitions=1)
-        store.runner = ScriptRunner(client, within_ms=MEMORY_MS // 2)
+        store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+        store.runner = ScriptRunner(store.servers.send, within_ms=MEMORY_MS // 2)
         yield store, proxy
     finally:
         await client.aclose()
@@ -82,7 +83,7 @@ async def test_a_freeze_right_before_the_second_sending_is_noticed_by_the_server
 ) -> None:
     async with through_proxy(server, prefix, timeout_s=5.0) as (store, proxy):
         await add(store)
-        real: Send = store.runner._trips.send
+        real: Send = store.runner._send_all
 
         async def send(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
             if commands[0][0] == "EVAL":
@@ -90,7 +91,7 @@ async def test_a_freeze_right_before_the_second_sending_is_noticed_by_the_server
                 time.sleep(2 * MEMORY_MS / 1000)
             return await real(commands)
 
-        monkeypatch.setattr(store.runner._trips, "send", send)
+        monkeypatch.setattr(store.runner, "_send_all", send)
         proxy.plan = Plan(swallow=1.0)
         adding = asyncio.create_task(add(store))
         while not proxy.done["swallow"]:
@@ -102,7 +103,7 @@ async def test_a_freeze_right_before_the_second_sending_is_noticed_by_the_server
 
 async def test_every_script_can_be_sent_again(server: RealServer, client: Redis, prefix: str) -> None:
     """What stands before a repeated script leaves its arguments as they were."""
-    store = await Store.open(client, prefix=prefix, partitions=1)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     call = store.claim_call(0, os.urandom(16), store_module.ClaimLimits(slots=1, types="p", lanes=(b"pmail",)))
     (reply,) = await store.runner._again([call], time.monotonic())
     assert not isinstance(reply, BaseException) and reply[2] == []

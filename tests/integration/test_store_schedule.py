@@ -10,8 +10,8 @@ import pytest
 from delaybox.core import ids
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
-from delaybox.store.loader import Call
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from delaybox.wire import body as wire_body
 from tests.lab import Lab
@@ -49,8 +49,7 @@ async def test_a_command_sent_again_answers_the_same_and_stores_nothing(lab: Lab
     for d in new:
         d.due48 = due48
     batch = Batch(0, new)
-    args = lab.store._schedule_args(batch, ids.tails(0, bytes(range(24))))
-    call = Call("schedule", lab.tag, args)
+    call = lab.store.schedule_call(batch, ids.tails(0, bytes(range(24))))
     first = await lab.store.runner.run(call)
     before = await snapshot(lab)
     await lab.move(2_000)  # the repeat comes later, and still answers with the first one's time
@@ -184,7 +183,7 @@ async def test_those_who_serve_workers_are_woken_apart(lab: Lab) -> None:
 
 
 async def test_batches_of_several_partitions_share_a_round_trip(client: Any, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix, partitions=4)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     batches = [Batch(p, [draft(NewTask(delay_ms=60_000)) for _ in range(p + 1)]) for p in range(4)]
     answers = await store.schedule(batches)
     for p, some in enumerate(answers):

@@ -16,6 +16,7 @@ from delaybox.service import Service
 from delaybox.store import keys, listing, loader, nodes
 from delaybox.store.connect import ServerSettings, make_client
 from delaybox.store.record import draft
+from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.lab import Lab, leased
 from tests.servers import RealServer
@@ -34,7 +35,7 @@ async def test_a_full_server_refuses_new_tasks_and_drains(make_server: Callable[
         assert "maxmemory" in str(answer) and answer.code == "store_full"
 
         # A node that restarts now must open the store, and everything but scheduling goes on.
-        assert (await Store.open(client, prefix=prefix)).bucket_ms == 1_000
+        assert (await Store.open(Servers(client), prefix=prefix)).bucket_ms == 1_000
         await nodes.beat(lab.store, "N", {"seen_ms": 1})
         assert (await nodes.facts(lab.store, "N") or {})["seen_ms"] == 1
         assert await lab.store.reschedule(later, delay_ms=120_000) == ("moved", lab.now + 120_000)
@@ -90,12 +91,12 @@ async def test_scripts_are_forgotten_all_the_time(lab: Lab) -> None:
 
 
 async def test_a_newer_store_is_refused(client: Redis, prefix: str) -> None:
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     await client.hset(keys.meta(prefix), "format", 2)
     with pytest.raises(StoreRefused, match=r"format 2, written by a newer DelayBox.*up to 1.*Upgrade this node"):
-        await Store.open(client, prefix=prefix)
+        await Store.open(Servers(client), prefix=prefix)
     await client.hset(keys.meta(prefix), "format", 1)
-    assert (await Store.open(client, prefix=prefix)).partitions == store.partitions
+    assert (await Store.open(Servers(client), prefix=prefix)).partitions == store.partitions
 
 
 @pytest.mark.parametrize("what", ["hash", "string"])
@@ -105,24 +106,24 @@ async def test_what_is_no_store_is_refused(client: Redis, prefix: str, what: str
     else:
         await client.set(keys.meta(prefix), "somebody else's")
     with pytest.raises(StoreRefused, match=r"not a DelayBox store.*storage\.prefix"):
-        await Store.open(client, prefix=prefix)
+        await Store.open(Servers(client), prefix=prefix)
 
 
 @pytest.mark.parametrize("count", [0, 3, 8_192, -4])
 async def test_partitions_must_be_a_power_of_two(client: Redis, prefix: str, count: int) -> None:
     with pytest.raises(StoreRefused, match="power of two from 1 to 4096"):
-        await Store.open(client, prefix=prefix, partitions=count)
+        await Store.open(Servers(client), prefix=prefix, partitions=count)
 
 
 async def test_two_nodes_that_open_together_agree(client: Redis, prefix: str) -> None:
-    stores = await asyncio.gather(*(Store.open(client, prefix=prefix, partitions=2**i) for i in range(6)))
+    stores = await asyncio.gather(*(Store.open(Servers(client), prefix=prefix, partitions=2**i) for i in range(6)))
     assert len({s.partitions for s in stores}) == 1
 
 
 async def test_a_server_that_is_away_is_said_so() -> None:
     client = make_client(ServerSettings(unix_path="/nowhere/at/all"))
     with pytest.raises(StoreUnavailable) as caught:
-        await Store.open(client)
+        await Store.open(Servers(client))
     assert caught.value.retry_after_s >= 1
     await client.aclose()
 

@@ -19,6 +19,7 @@ from delaybox.core.errors import ConfigError, StoreRefused, StoreUnavailable
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store.connect import ServerFeatures, ServerSettings, make_client, probe
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import running, until
@@ -72,7 +73,7 @@ async def test_a_task_over_tls(port: int, certificates: Certificates, prefix: st
     client = make_client(certificates.settings(port))
     try:
         await probe(client)
-        service = Service(await Store.open(client, prefix=prefix))
+        service = Service(await Store.open(Servers(client), prefix=prefix))
         submitted = await service.submit(NewTask(payload=b"x" * 100_000, delay_ms=60_000))
         assert (await service.get(submitted.task_id)).payload == b"x" * 100_000
         await client.unlink(*(await client.keys(f"*{prefix}*")))
@@ -186,7 +187,7 @@ async def test_a_user_of_the_acl(make_server: Callable[..., RealServer], certifi
         assert settings is not None
         client = make_client(settings)
         await probe(client)
-        store = await Store.open(client, prefix="delaybox")
+        store = await Store.open(Servers(client), prefix="delaybox")
         service = Service(store)
         submitted = await service.submit(NewTask(payload=b"hi", delay_ms=60_000))
         assert (await service.get(submitted.task_id)).payload == b"hi"

@@ -16,6 +16,7 @@ from delaybox.api.rest.supervise import ApiProcess
 from delaybox.core.delivery import Delivery, Done, Failed, Report
 from delaybox.core.task import TaskResult, TaskType
 from delaybox.engine.engine import Engine
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.engines import running
 from tests.rest import rest_process
@@ -97,7 +98,7 @@ class Worker:
 
 @pytest.fixture
 async def engine(client: Redis, prefix: str, v1: V1) -> AsyncIterator[Engine]:
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(Servers(client), prefix=prefix)
     async with running(store, {TaskType.WORKER: Worker()}, node_id="n1", roles=("work",)) as started:
         yield started
 

@@ -15,6 +15,7 @@ from delaybox.core import ids
 from delaybox.core.task import TaskResult, TaskState
 from delaybox.service.watch import Watcher
 from delaybox.store import keys
+from delaybox.store.servers import Servers
 from delaybox.store.states import states
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire import result as wire_result
@@ -47,7 +48,7 @@ async def rpc(process: GrpcProcess, client: Redis, prefix: str) -> AsyncIterator
 
 @pytest.fixture
 async def store(rpc: Rpc, client: Redis, prefix: str) -> Store:
-    return await Store.open(client, prefix=prefix)
+    return await Store.open(Servers(client), prefix=prefix)
 
 
 async def schedule(rpc: Rpc, *tasks: pb.NewTask) -> list[str]:
@@ -241,6 +242,6 @@ async def test_what_a_node_of_an_earlier_version_leased_is_found(rpc: Rpc, store
         wanted += [ids.parse(task_id) for task_id in await schedule(rpc, WORKER)]
         await claim(store)
     # It writes no index.
-    await store.client.unlink(*map(keys.leased, store.tags))
+    await store.servers.ask("UNLINK", *map(keys.leased, store.tags))
     found = await states(store, wanted)
     assert [standing and standing.state for standing in found] == [TaskState.RUNNING] * 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from delaybox.store import keys
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
@@ -29,7 +30,7 @@ async def test_progress_of_any_size_breaks_no_stream(yard: Yard) -> None:
 
     await until(seen, timeout_s=20)
     await until(lambda: all(yard.oracle.ended().get(task) for task in made), timeout_s=20)
-    await yard.store.client.publish(keys.control(yard.store.prefix), f"cancel {largest}")
+    await yard.store.servers.publish(keys.control(yard.store.prefix), f"cancel {largest}")
     await yard.sound()
     assert {task: [1] for task in [largest, *made]} == dict(yard.oracle.begun())
     assert (runner.stats.streams, runner.stats.lost) == (streams, 0)
@@ -38,7 +39,7 @@ async def test_progress_of_any_size_breaks_no_stream(yard: Yard) -> None:
 async def test_a_foreign_worker_gets_what_it_takes_and_says_what_is_kept(
     server: RealServer, prefix: str, client: Redis
 ) -> None:
-    await Store.open(client, prefix=prefix)
+    await Store.open(Servers(client), prefix=prefix)
     async with rpc_process(server=server.settings, prefix=prefix, payload_limit=8 << 20) as rpc:
         worker = Worker(rpc)
         await worker.connect()

@@ -77,7 +77,7 @@ async def test_progress_is_seen_and_a_running_task_can_be_cancelled(yard: Yard) 
     await yard.worker()
     (task,) = await yard.call("tells", **KEEP)
     await yard.begun(task)
-    await yard.store.client.publish(keys.control(yard.store.prefix), f"cancel {task}")
+    await yard.store.servers.publish(keys.control(yard.store.prefix), f"cancel {task}")
 
     async def cancelled() -> bool:
         return (await yard.info(task)).state == pb.TASK_STATE_CANCELLED

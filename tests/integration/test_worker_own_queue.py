@@ -14,6 +14,7 @@ from delaybox.core.task import NewTask as CoreTask
 from delaybox.core.task import TaskType
 from delaybox.service import Service
 from delaybox.store import functions, keys
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
@@ -28,7 +29,7 @@ from tests.servers import RealServer
 
 @pytest.fixture
 async def store(client: Redis, prefix: str) -> Store:
-    return await Store.open(client, prefix=prefix)
+    return await Store.open(Servers(client), prefix=prefix)
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ async def test_no_more_are_kept_than_there_is_room_for(store: Store, monkeypatch
     version, found = await functions.own_queues(store)
     assert found == {"a": "y", "b": "x", "d": "x"}
     assert await functions.announce(store, {"a": "y"}) == [] and (await functions.version(store)) == version
-    await store.client.delete(keys.functions(store.prefix))
+    await store.servers.ask("DEL", keys.functions(store.prefix))
     assert await functions.own_queues(store) == (0, {})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from delaybox.core.access import Token
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.engines import until
 from tests.rpc import rpc_process
@@ -134,7 +135,7 @@ async def test_processes_that_cannot_start_end_the_supervisor(tmp_path: Path) ->
 
 
 async def test_a_wrong_token_ends_it_with_code_4(server: RealServer, prefix: str, client: Redis) -> None:
-    await Store.open(client, prefix=prefix)
+    await Store.open(Servers(client), prefix=prefix)
     async with rpc_process(server=server.settings, prefix=prefix, tokens=(Token.of("right"),)) as rpc:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "delaybox.worker", "tests.worker_app", "--server", rpc.address, "--token", "wrong",

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
@@ -24,7 +25,7 @@ from tests.servers import RealServer
 
 @pytest.fixture
 async def store(client: Redis, prefix: str) -> Store:
-    return await Store.open(client, prefix=prefix)
+    return await Store.open(Servers(client), prefix=prefix)
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ async def test_a_running_task_is_cancelled_by_its_worker(rpc: Rpc, store: Store)
     task = pb.NewTask(type=pb.TASK_TYPE_WORKER, name="f", idempotency_key=f"{store.prefix}-key")
     task_id = (await rpc.scheduler.Schedule(pb.ScheduleRequest(task=task))).id
     (got,) = await worker.tasks(1)
-    await store.client.publish(keys.control(store.prefix), f"cancel {task_id}")
+    await store.servers.publish(keys.control(store.prefix), f"cancel {task_id}")
     assert list((await worker.hear()).cancel) == [got.sequence]
     await worker.say(failed=[wk.Failed(sequence=got.sequence, cancelled=True)])
 

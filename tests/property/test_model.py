@@ -14,6 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 import delaybox.store.store as store_module
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.lab import CLOCK_KEY
 from tests.property.driver import Sequence_
@@ -38,8 +39,10 @@ async def test_random_sequences_agree_with_the_model(
 
 async def run_sequence(client: Redis, prefix: str, seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
-    store = await Store.open(client, prefix=prefix, partitions=2, bucket_ms=rng.choice([100, 1_000, 1_000, 20_000]))
-    store.runner = TwiceRunner(client, rng)
+    store = await Store.open(
+        Servers(client), prefix=prefix, partitions=2, bucket_ms=rng.choice([100, 1_000, 1_000, 20_000])
+    )
+    store.runner = TwiceRunner(store.servers.send, rng)
     # Ids too come from the seed, or a run could not be repeated.
     monkeypatch.setattr(store_module, "os", SimpleNamespace(urandom=rng.randbytes))
     sequence = Sequence_(client, store, rng)

@@ -6,9 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
-
 from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.servers import Send
 from tests.lab import CLOCK
 
 # What a node that never got the first answer counts with: the second one.
@@ -18,8 +17,8 @@ _SECOND_COUNTS = {"claim", "expand", "index", "schedule"}
 class TwiceRunner(ScriptRunner):
     """Sends some calls twice, as a node does whose connection broke before the answer came."""
 
-    def __init__(self, client: Redis, rng: random.Random) -> None:
-        super().__init__(client, clock=CLOCK)
+    def __init__(self, send: Send, rng: random.Random) -> None:
+        super().__init__(send, clock=CLOCK)
         self.rng = rng
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:

@@ -11,9 +11,9 @@ from delaybox import metrics
 from delaybox.api.settings import ServingSettings
 from delaybox.core.errors import StoreUnavailable
 from delaybox.service import Service
-from delaybox.store.connect import make_client
 from delaybox.store.ending import end
 from delaybox.store.presence import keep_looking
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 
 _REOPEN_S = 0.5
@@ -30,7 +30,7 @@ class Opening:
         self._settings = settings
         self._log = log
         self._on_open = on_open
-        self._client = make_client(settings.server)
+        self._servers = Servers.connect(settings.server)
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> asyncio.Task[None] | None:
@@ -51,12 +51,12 @@ class Opening:
         if self._looking is not None:
             await end(self._looking)
         with contextlib.suppress(Exception):
-            await self._client.aclose()
+            await self._servers.close()
 
     async def _open(self) -> None:
         s = self._settings
         store = await Store.open(
-            self._client,
+            self._servers,
             prefix=s.prefix,
             expected=s.store_id,
             observe=metrics.script_took,

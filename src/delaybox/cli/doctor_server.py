@@ -12,9 +12,8 @@ from delaybox.cli.findings import SKEW_MS, Finding
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from delaybox.config import Config
+    from delaybox.store.servers import Servers
 
 
 def at_server(load: Callable[[], Config]) -> list[Finding]:
@@ -46,48 +45,19 @@ def _mend(text: str, error: DelayBoxError) -> str:
 
 async def _asked(config: Config) -> list[Finding]:
     from delaybox.cli.server import running_server
-    from delaybox.store.connect import probe
 
-    async with running_server(config) as (client, place):
-        features = await probe(client)  # refuses another policy, a replica, a server that runs no scripts
+    async with running_server(config) as (servers, place):
+        features = await servers.probe()  # refuses another policy, a replica, a server that runs no scripts
         found = [
             Finding("server", "ok", f"{features.kind} {features.version} at {place}, scripts run"),
             Finding("policy", "ok", "maxmemory-policy noeviction: no task is thrown away"),
         ]
-        info = await _info(client)
-        found += persistence(features.aof, info, await _setting(client, "appendfsync"))
+        info = await servers.info()
+        found += persistence(features.aof, info, await servers.setting("appendfsync"))
         found.append(memory(info))
-        found.append(server_clock(await _offset_ms(client)))
-        found += await _opened(client, config.storage.prefix)
+        found.append(server_clock(await servers.clock_offset_ms()))
+        found += await _opened(servers, config.storage.prefix)
     return found
-
-
-async def _info(client: Redis) -> Mapping[str, Any]:
-    from redis.exceptions import RedisError
-
-    try:
-        info: Mapping[str, Any] = await client.info()
-    except RedisError:
-        return {}
-    return info
-
-
-async def _setting(client: Redis, name: str) -> str:
-    """A setting of the server; empty where an ACL hides it."""
-    from redis.exceptions import RedisError
-
-    try:
-        reply = await client.execute_command("CONFIG GET", name)
-        value = next(iter(reply.values()))
-    except (RedisError, StopIteration, AttributeError):
-        return ""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-async def _offset_ms(client: Redis) -> float:
-    from delaybox.cli.listen import clock_offset_ms
-
-    return await clock_offset_ms(client)
 
 
 def persistence(aof: bool, info: Mapping[str, Any], fsync: str) -> list[Finding]:
@@ -156,12 +126,12 @@ def server_clock(offset_ms: float) -> Finding:
     )
 
 
-async def _opened(client: Redis, prefix: str) -> list[Finding]:
+async def _opened(servers: Servers, prefix: str) -> list[Finding]:
     from delaybox.store.identity import another, gone, living_shapes, read_meta
     from delaybox.store.store import Store
 
-    known = {shape.store_id for shape in await living_shapes(client, prefix)}
-    meta = await read_meta(client, prefix)
+    known = {shape.store_id for shape in await living_shapes(servers, prefix)}
+    meta = await read_meta(servers, prefix)
     if lost := sorted(known - ({meta.shape.store_id, *meta.replaces} if meta else set())):
         error = another(prefix, lost[0], meta.shape) if meta else gone(prefix, lost[0])
         text, _, mend = str(error).partition(". ")
@@ -176,7 +146,7 @@ async def _opened(client: Redis, prefix: str) -> list[Finding]:
                 "name the node's --config, or start a node once",
             )
         ]
-    store = await Store.open(client, prefix=prefix)
+    store = await Store.open(servers, prefix=prefix)
     sent = time.perf_counter()
     try:
         now_ms = await store.writable()

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from delaybox.cli.server import any_server
+from delaybox.cli.server import existing_store
 from delaybox.core import texts
-from delaybox.core.errors import ConfigError
-from delaybox.store import keys
 from delaybox.store.fsck import fsck
-from delaybox.store.store import Store
 
 if TYPE_CHECKING:
     from delaybox.config import Config
@@ -18,12 +15,7 @@ if TYPE_CHECKING:
 
 async def check(config: Config, *, repair: bool, as_json: bool) -> int:
     """Print the report. Exit code 0 when clean, 1 with a problem; ConfigError where there is no store to check."""
-    prefix = config.storage.prefix
-    async with any_server(config) as client:
-        # Opening would create it.
-        if not await client.exists(keys.meta(prefix)):
-            raise ConfigError(f"there is no store with storage.prefix {prefix!r} on this server; name the right one")
-        store = await Store.open(client, prefix=prefix)
+    async with existing_store(config) as store:
         report = await fsck(store, repair=repair)
     if as_json:
         print(json.dumps({"problems": report.problems, "counts": report.counts}))  # noqa: T201

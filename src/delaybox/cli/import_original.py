@@ -13,12 +13,12 @@ from delaybox.cli import say
 from delaybox.cli.server import any_server
 from delaybox.core.errors import DelayBoxError
 from delaybox.service.import_original import Import, Progress
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.connect import ServerSettings
+from delaybox.store.original import OriginalSet
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from delaybox.config import Config
 
 
@@ -27,9 +27,9 @@ async def take_over(
 ) -> int:
     """Imports, says how far it is and what came of it. Exit code 1 when members were left where they are."""
     name = key or config.storage.scheduler_key_name
-    async with any_server(config) as client, _source(source, client) as original:
-        store = await Store.open(client, prefix=config.storage.prefix, partitions=config.partitions)
-        work = Import(original, name, store, fold=dedupe, dry=dry_run)
+    async with any_server(config) as servers, _source(source, servers) as original:
+        store = await Store.open(servers, prefix=config.storage.prefix, partitions=config.partitions)
+        work = Import(OriginalSet(original, name), store, fold=dedupe, dry=dry_run)
         try:
             with _bar(quiet=as_json) as told:
                 await work.run(told)
@@ -47,16 +47,16 @@ async def take_over(
 
 
 @contextlib.asynccontextmanager
-async def _source(url: str | None, same: Redis) -> AsyncIterator[Redis]:
+async def _source(url: str | None, same: Servers) -> AsyncIterator[Servers]:
     if url is None:
         yield same
         return
     # Not probed: it only has to hold a sorted set, and may be too old for a store.
-    client = make_client(ServerSettings.from_url(url))
+    servers = Servers.connect(ServerSettings.from_url(url))
     try:
-        yield client
+        yield servers
     finally:
-        await client.aclose()
+        await servers.close()
 
 
 @contextlib.contextmanager

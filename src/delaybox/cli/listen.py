@@ -13,20 +13,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.cli import say
 from delaybox.cli.server import running_server
 from delaybox.core import ids, texts
-from delaybox.core.errors import InvalidTask
-from delaybox.store.listening import Subscription
+from delaybox.core.errors import InvalidTask, StoreUnavailable
 from delaybox.wire.gen.task_pb2 import Task
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from delaybox.config import Config
+    from delaybox.store.servers import Servers
+    from delaybox.store.subscription import Subscription
 
 SHOWN_BYTES = 500
 RETRY_S = 0.5
@@ -44,9 +41,9 @@ class Arrival:
 async def listen(config: Config, *, channel: str | None, count: int, as_json: bool) -> int:
     """Prints until ``count`` tasks arrived (0: for ever); survives restarts of the server. Exit code 0."""
     name = channel or config.storage.task_execution_chanel
-    async with running_server(config) as (client, place):
-        offset_ms = await clock_offset_ms(client)
-        source = Source(client, name)
+    async with running_server(config) as (servers, place):
+        offset_ms = await servers.clock_offset_ms()
+        source = Source(servers, name)
         seen = 0
         try:
             while True:
@@ -68,8 +65,8 @@ async def listen(config: Config, *, channel: str | None, count: int, as_json: bo
 class Source:
     """The channel, subscribed to again whenever the server goes away, with or without a word."""
 
-    def __init__(self, client: Redis, channel: str) -> None:
-        self._client = client
+    def __init__(self, servers: Servers, channel: str) -> None:
+        self._servers = servers
         self._channel = channel
         self._subscription: Subscription | None = None
         self._away = False
@@ -79,43 +76,27 @@ class Source:
         while True:
             try:
                 if self._subscription is None:
-                    self._subscription = Subscription(self._client, self._channel)
+                    self._subscription = self._servers.subscribe(self._channel)
                     await self._subscription.open()
                 message = await self._subscription.next(1.0)
-            except (RedisConnectionError, RedisTimeoutError, OSError):
+            except StoreUnavailable:
                 if not self._away:
                     say.warning("the server went away; what is published until it is back is not shown")
                 self._away = True
                 await self.close()
                 await asyncio.sleep(RETRY_S)
                 continue
-            if message is not None and message["type"] == "subscribe":
+            if message is not None and message.opened:
                 self._away = False
                 return None
-            if message is not None and message["type"] == "message":
-                return bytes(message["data"])
+            if message is not None:
+                return message.data
 
     async def close(self) -> None:
         """Ends the subscription. Twice is harmless."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.close()
-
-
-async def clock_offset_ms(client: Redis) -> float:
-    """Server's clock minus ours, from the quickest of a few round trips: due times are by the server's clock.
-
-    0 where they differ by less than such a measurement can tell: one clock, and no task that seems early by it.
-    """
-    best, offset = float("inf"), 0.0
-    for _ in range(5):
-        sent = time.time()
-        seconds, micros = await client.time()
-        answered = time.time()
-        if answered - sent < best:
-            best = answered - sent
-            offset = (seconds + micros / 1e6 - (sent + answered) / 2) * 1000
-    return offset if abs(offset) > best * 1000 / 2 else 0.0
 
 
 def read(data: bytes, now_ms: float) -> Arrival:

@@ -153,15 +153,9 @@ def _in_store(
     chosen = load(path=config, flags=flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})).config
 
     async def run() -> int:
-        from delaybox.cli.server import any_server
-        from delaybox.store.identity import read_meta
-        from delaybox.store.store import Store
+        from delaybox.cli.server import existing_store
 
-        prefix = chosen.storage.prefix
-        async with any_server(chosen) as client:
-            # Opening would create it.
-            if await read_meta(client, prefix) is None:
-                raise ConfigError(f"there is no store with storage.prefix {prefix!r} on this server; name another")
-            return await work(await Store.open(client, prefix=prefix))
+        async with existing_store(chosen) as store:
+            return await work(store)
 
     raise typer.Exit(run_to_end(run))

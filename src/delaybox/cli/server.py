@@ -1,4 +1,4 @@
-"""A client for a command that talks to the store of a node."""
+"""The servers and the store of a command that works on them itself, without asking a node."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from delaybox.core.errors import StoreUnavailable
+from delaybox.core.errors import ConfigError, StoreUnavailable
 from delaybox.embedded import EmbeddedServer, has_run, reach
-from delaybox.store.connect import ServerSettings, make_client, probe
+from delaybox.store.connect import ServerSettings
+from delaybox.store.identity import read_meta
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from delaybox.config import Config
 
 
 @contextlib.asynccontextmanager
-async def running_server(config: Config) -> AsyncIterator[tuple[Redis, str]]:
-    """A client of the configured server, or of the node that runs on the data folder; and the server in words."""
+async def running_server(config: Config) -> AsyncIterator[tuple[Servers, str]]:
+    """The configured server, or that of the node that runs on the data folder; and the server in words."""
     settings = config.server()
     if settings is None:
         found = await reach(config.data_folder)
         if found is None:
             raise _no_node(config)
         settings = ServerSettings(unix_path=str(found[0]), password=found[1])
-    async with _client(settings) as client:
-        yield client, settings.describe()
+    async with _probed(settings) as servers:
+        yield servers, settings.describe()
 
 
 @contextlib.asynccontextmanager
-async def any_server(config: Config) -> AsyncIterator[Redis]:
+async def any_server(config: Config) -> AsyncIterator[Servers]:
     """As `running_server`; where no node runs on the data folder, its server is started for the command's time."""
     settings = config.server()
     async with contextlib.AsyncExitStack() as stack:
@@ -42,7 +43,18 @@ async def any_server(config: Config) -> AsyncIterator[Redis]:
             await embedded.start()
             stack.push_async_callback(embedded.stop)
             settings = ServerSettings(unix_path=str(embedded.unix_path), password=embedded.password)
-        yield await stack.enter_async_context(_client(settings))
+        yield await stack.enter_async_context(_probed(settings))
+
+
+@contextlib.asynccontextmanager
+async def existing_store(config: Config) -> AsyncIterator[Store]:
+    """The store that lies on `any_server`; ConfigError where there is none."""
+    prefix = config.storage.prefix
+    async with any_server(config) as servers:
+        # Opening would create it.
+        if await read_meta(servers, prefix) is None:
+            raise ConfigError(f"there is no store with storage.prefix {prefix!r} on this server; name the right one")
+        yield await Store.open(servers, prefix=prefix)
 
 
 def _no_node(config: Config) -> StoreUnavailable:
@@ -53,13 +65,13 @@ def _no_node(config: Config) -> StoreUnavailable:
 
 
 @contextlib.asynccontextmanager
-async def _client(settings: ServerSettings) -> AsyncIterator[Redis]:
-    client = make_client(settings)
+async def _probed(settings: ServerSettings) -> AsyncIterator[Servers]:
+    servers = Servers.connect(settings)
     try:
         try:
-            await probe(client)
+            await servers.probe()
         except StoreUnavailable as error:
             raise StoreUnavailable(f"{error} ({settings.describe()}); is the node running?") from None
-        yield client
+        yield servers
     finally:
-        await client.aclose()
+        await servers.close()

@@ -20,8 +20,8 @@ async def accept_store(config: Config, *, as_json: bool) -> int:
     """Declares what is on the server to be meant, for nodes that look for a store that is gone."""
     prefix = config.storage.prefix
     wanted = Shape(os.urandom(8).hex(), config.partitions, BUCKET_MS)
-    async with any_server(config) as client:
-        done = await accept(client, prefix, wanted)
+    async with any_server(config) as servers:
+        done = await accept(servers, prefix, wanted)
     if as_json:
         say.out_json({"accepted": done.shape.store_id, "partitions": done.shape.partitions, "made": done.made,
                       "instead_of": list(done.lost)})  # fmt: skip

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
-
-from redis.exceptions import RedisError
 
 from delaybox.engine.options import EngineOptions
-from delaybox.store import keys
-from delaybox.store.loader import translate
+from delaybox.store import buckets, leases
 from delaybox.store.store import Store
 
 _CHUNK = 250
 _PAUSE_S = 0.1
-_BUCKETS_AT_ONCE = 100
 _LEASES_AT_ONCE = 100
 _MOST_LEASES = 20_000
 """Of one partition in one round."""
@@ -45,29 +40,18 @@ class Scrubber:
         return _PAUSE_S
 
     async def _round(self) -> AsyncIterator[None]:
-        for p, tag in enumerate(self._store.tags):
-            after = "-inf"
-            while True:
-                try:
-                    numbers: Any = await self._store.client.zrange(
-                        keys.buckets(tag), after, "+inf", byscore=True, offset=0, num=_BUCKETS_AT_ONCE
-                    )
-                except (RedisError, OSError) as error:
-                    raise translate(error) from error
-                for number in numbers:
-                    cursor = b"0"
-                    while True:
-                        cursor, _, _ = await self._store.index(p, int(number), cursor, count=_CHUNK)
-                        yield
-                        if cursor == b"0":
-                            break
-                if len(numbers) < _BUCKETS_AT_ONCE:
-                    break
-                after = f"({int(numbers[-1])}"
-            async for _ in self._leases(p, tag):
+        for p in range(self._store.partitions):
+            async for number in buckets.of_partition(self._store, p):
+                cursor = b"0"
+                while True:
+                    cursor, _, _ = await self._store.index(p, number, cursor, count=_CHUNK)
+                    yield
+                    if cursor == b"0":
+                        break
+            async for _ in self._leases(p):
                 yield
 
-    async def _leases(self, p: int, tag: str) -> AsyncIterator[None]:
+    async def _leases(self, p: int) -> AsyncIterator[None]:
         """The index of what is leased, both ways: nodes of an earlier version lease, and settle, without it."""
         cursor = b"0"
         while True:
@@ -75,10 +59,7 @@ class Scrubber:
             yield
             if cursor == b"0":
                 break
-        try:
-            lease_ids: Any = await self._store.client.zrange(keys.leases(tag), 0, _MOST_LEASES - 1)
-        except (RedisError, OSError) as error:
-            raise translate(error) from error
+        lease_ids = await leases.of_partition(self._store, p, _MOST_LEASES)
         while lease_ids:
             _, _, _, looked = await self._store.reindex(p, b"", lease_ids[:_LEASES_AT_ONCE])
             lease_ids = lease_ids[max(looked, 1) :]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from delaybox.engine.loops import end
-from delaybox.store.listening import Heard, listen
+from delaybox.store.listening import Received, listen
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
@@ -16,10 +16,12 @@ log = logging.getLogger("delaybox.engine")
 class Listener:
     """`store.listening.listen` with a life-cycle."""
 
-    def __init__(self, store: Store, channel: str, heard: Heard, subscribed: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, store: Store, channel: str, received: Received, subscribed: Callable[[], None] | None = None
+    ) -> None:
         self._store = store
         self._channel = channel
-        self._heard = heard
+        self._received = received
         self._subscribed = subscribed
         self._ready = asyncio.Event()
         self.listening = False
@@ -28,7 +30,7 @@ class Listener:
 
     async def start(self, *, timeout_s: float = 5.0) -> None:
         """Returns when subscribed; gives up waiting after ``timeout_s``."""
-        listening = listen(self._store, self._channel, self._heard, self._on_subscribed, self._on_lost)
+        listening = listen(self._store, self._channel, self._received, self._on_subscribed, self._on_lost)
         self._task = asyncio.create_task(listening, name=f"delaybox-listens-{self._channel}")
         try:
             await asyncio.wait_for(self._ready.wait(), timeout_s)
@@ -62,7 +64,7 @@ class Wakeups(Listener):
     def __init__(self, store: Store, kick: Callable[[int | None, float, bool], None]) -> None:
         by_tag = {tag.encode(): p for p, tag in enumerate(store.tags)}
 
-        def heard(message: bytes) -> None:
+        def received(message: bytes) -> None:
             tag, _, rest = message.partition(b" ")
             due, _, who = rest.partition(b" ")
             if tag in by_tag and due.isdigit():
@@ -72,4 +74,4 @@ class Wakeups(Listener):
             kick(None, 0.0, False)
             kick(None, 0.0, True)
 
-        super().__init__(store, store.wake_channel, heard, subscribed)
+        super().__init__(store, store.wake_channel, received, subscribed)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from typing import NamedTuple
 
 from delaybox import failpoints
-from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreRefused
+from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
-from delaybox.store import keys
-from delaybox.store.loader import translate
+from delaybox.store.original import OriginalSet, keep_folded
 from delaybox.store.store import Store
 from delaybox.wire.original import message
 
@@ -23,7 +19,6 @@ MOST_AT_ONCE = 4_000
 _FIRST = 128
 _CHUNK_BYTES = 4 << 20
 _REMOVE_AT_ONCE = 500
-_FOLDED_KEPT_S = 30 * 24 * 3600
 _SHOWN = 20
 
 
@@ -61,19 +56,17 @@ class _Item(NamedTuple):
 
 
 class Import:
-    """One run over the set ``key`` of the server behind ``source``.
+    """One run over the set ``source``.
 
     Each task is stored under an idempotency key made of its old uuid (of its content with ``fold``) before its member
     is removed. So a run that was killed is simply run again: nothing is lost and nothing stored twice, as long as that
     is done within the 24 hours that keys outlive their tasks. The original must be stopped, or it fires some as well.
     """
 
-    def __init__(self, source: Redis, key: str, store: Store, *, fold: bool = False, dry: bool = False) -> None:
-        self._source: Any = source
-        self._key = key
+    def __init__(self, source: OriginalSet, store: Store, *, fold: bool = False, dry: bool = False) -> None:
+        self._source = source
         self._store = store
         self._service = Service(store)
-        self._folded_key = keys.folded(store.prefix)
         self._fold = fold
         self._dry = dry
         self.progress = Progress()
@@ -83,11 +76,8 @@ class Import:
 
     async def run(self, told: Callable[[Progress], None] = lambda _: None) -> Progress:
         """To the end of the set; ``told`` after each chunk. StoreRefused where the key holds something else."""
-        kind = (await self._ask("TYPE", self._key)).decode()
-        if kind not in ("zset", "none"):
-            raise StoreRefused(f"key {self._key!r} is a {kind}, not the original's sorted set; name the right key")
         p = self.progress
-        p.total = await self._ask("ZCARD", self._key)
+        p.total = await self._source.size()
         told(p)
         storing: asyncio.Task[None] | None = None
         members = await self._members(0)
@@ -112,8 +102,7 @@ class Import:
 
     async def _members(self, at: int) -> list[tuple[bytes, float]]:
         """The next ones, soonest due first, so that what is due next is safe first."""
-        flat = await self._ask("ZRANGE", self._key, at, at + self._size - 1, "WITHSCORES")
-        members = [(raw, float(score)) for raw, score in flat]
+        members = await self._source.members(at, self._size)
         # A member may be 1 MiB: a chunk grows only as far as the last one says is safe.
         mean = sum(len(raw) for raw, _ in members) // max(len(members), 1)
         self._size = max(1, min(self._size * 2, MOST_AT_ONCE, _CHUNK_BYTES // max(mean, 1)))
@@ -174,21 +163,9 @@ class Import:
             else:
                 problem = answer
         if folded:
-            pairs = [part for pair in folded.items() for part in pair]
-            await _sent(self._store.client.execute_command("HSET", self._folded_key, *pairs))
-            await _sent(self._store.client.execute_command("EXPIRE", self._folded_key, _FOLDED_KEPT_S))
+            await keep_folded(self._store, folded)
         for at in range(0, len(stored), _REMOVE_AT_ONCE):
-            await self._ask("ZREM", self._key, *stored[at : at + _REMOVE_AT_ONCE])
+            await self._source.remove(stored[at : at + _REMOVE_AT_ONCE])
         failpoints.hit("after_import_remove")
         if problem is not None:
             raise problem
-
-    async def _ask(self, *command: Any) -> Any:
-        return await _sent(self._source.execute_command(*command))
-
-
-async def _sent(reply: Awaitable[Any]) -> Any:
-    try:
-        return await reply
-    except (RedisError, OSError) as error:
-        raise translate(error) from error

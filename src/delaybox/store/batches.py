@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from delaybox.core import ids
@@ -26,6 +26,20 @@ def by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T
         total += size(item)
     if group:
         yield group
+
+
+def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list[Any]:
+    """The arguments of schedule.lua behind ``head``. ``tails``: the ends of the new ids."""
+    keyed: list[Any] = []
+    bodies: list[Any] = []
+    items: list[Any] = []
+    for i, (d, tail) in enumerate(zip(batch.drafts, tails, strict=True), 1):
+        items += (d.due48.to_bytes(6, "big") + tail, d.record)
+        if d.key is not None:
+            keyed += (i, d.key, d.fingerprint)
+        if d.body is not None:
+            bodies += (i, d.body)
+    return [*head, len(tails), len(keyed) // 3, len(bodies) // 2, *items, *keyed, *bodies]
 
 
 def answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:

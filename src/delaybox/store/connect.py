@@ -207,7 +207,7 @@ async def probe(client: Redis) -> ServerFeatures:
     us (password, ACL). StoreUnavailable: it does not answer, or still loads its data; try again.
     """
     try:
-        info = await _info(client)
+        info = await info_of(client)
         if int(info.get("loading", 0)):
             raise StoreUnavailable("the server is still loading its data")
         if info.get("role") not in (None, "master"):
@@ -250,7 +250,7 @@ async def probe(client: Redis) -> ServerFeatures:
     )
 
 
-async def _info(client: Redis) -> Mapping[str, Any]:
+async def info_of(client: Redis) -> Mapping[str, Any]:
     """INFO, or nothing where an ACL forbids it."""
     try:
         reply: Mapping[str, Any] = await client.info()

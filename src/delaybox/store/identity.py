@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.limits import MAX_PARTITIONS
 from delaybox.store import keys, record
-from delaybox.store.loader import Call, ScriptRunner, translate
+from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.servers import Servers, milliseconds
 
 LIVING_MS = 5_000
 """A node that was heard of no longer ago than this knows which store it works for."""
@@ -60,43 +60,41 @@ class Accepted:
     made: bool
 
 
-async def open_store(client: Redis, prefix: str, wanted: Shape, *, expected: str = "") -> Shape:
+async def open_store(servers: Servers, prefix: str, wanted: Shape, *, expected: str = "") -> Shape:
     """Takes the store that is there, or makes one of the ``wanted`` shape where there is none.
 
     ``expected``: the id of the store that must be there; one that was accepted in its place will do. Without it, none
     is made while living nodes work for a store that is gone. StoreLost, StoreRefused, StoreUnavailable.
     """
-    found = await read_meta(client, prefix)
+    found = await read_meta(servers, prefix)
     if found is None:
         if expected:
             raise gone(prefix, expected)
-        if missed := [shape.store_id for shape in await living_shapes(client, prefix)]:
+        if missed := [shape.store_id for shape in await living_shapes(servers, prefix)]:
             raise gone(prefix, missed[0])
-        found = await _make(client, prefix, wanted)
+        found = await _make(servers, prefix, wanted)
     if expected not in ("", found.shape.store_id) and expected not in found.replaces:
         raise another(prefix, expected, found.shape)
     if not found.marked:
-        await mark(client, prefix, found.shape)
+        await mark(servers, prefix, found.shape)
     return found.shape
 
 
-async def read_meta(client: Redis, prefix: str) -> Meta | None:
+async def read_meta(servers: Servers, prefix: str) -> Meta | None:
     """What lies in the meta key; None where there is no store. StoreRefused for what this version cannot use."""
     key = keys.meta(prefix)
     try:
-        raw: Any = await client.hgetall(key)
+        raw: dict[bytes, bytes] = await servers.ask("HGETALL", key)
     except ResponseError as error:
         if "WRONGTYPE" not in str(error):
-            raise translate(error) from error
+            raise
         raise _no_store(key, "a key of another type") from None
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
     return _meta(prefix, raw) if raw else None
 
 
-async def mark(client: Redis, prefix: str, shape: Shape) -> None:
+async def mark(servers: Servers, prefix: str, shape: Shape) -> None:
     """Writes the store's id into every partition, and then into meta that this is done."""
-    runner = ScriptRunner(client)
+    runner = ScriptRunner(servers.send)
     tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
     calls = [Call("stamp", keys.clock(tag), ("store", shape.store_id)) for tag in tags]
     for reply in await runner.run_many(calls):
@@ -105,23 +103,23 @@ async def mark(client: Redis, prefix: str, shape: Shape) -> None:
     await runner.run(Call("stamp", keys.meta(prefix), ("marked", 1)))
 
 
-async def accept(client: Redis, prefix: str, wanted: Shape) -> Accepted:
+async def accept(servers: Servers, prefix: str, wanted: Shape) -> Accepted:
     """Declares what is on the server now to be meant: nodes that look for a lost store go on with it.
 
     Where there is nothing, a store is made in the shape that the living nodes know, else in the ``wanted`` one: a
     second partition count beside theirs would hide tasks from them. Harmless when repeated.
     """
-    found = await read_meta(client, prefix)
-    known = await living_shapes(client, prefix, 3 * LIVING_MS)
+    found = await read_meta(servers, prefix)
+    known = await living_shapes(servers, prefix, 3 * LIVING_MS)
     made = found is None
     if found is None:
         shape = known[0] if known else wanted
-        found = await _make(client, prefix, Shape(os.urandom(8).hex(), shape.partitions, shape.bucket_ms))
+        found = await _make(servers, prefix, Shape(os.urandom(8).hex(), shape.partitions, shape.bucket_ms))
     lost = tuple(sorted({shape.store_id for shape in known} - {found.shape.store_id}))
     if lost:
         replaces = " ".join(sorted(found.replaces | set(lost)))
-        await ScriptRunner(client).run(Call("stamp", keys.meta(prefix), ("replaces", replaces)))
-    await mark(client, prefix, found.shape)
+        await ScriptRunner(servers.send).run(Call("stamp", keys.meta(prefix), ("replaces", replaces)))
+    await mark(servers, prefix, found.shape)
     return Accepted(found.shape, lost, made)
 
 
@@ -156,10 +154,10 @@ def other_shape(prefix: str, mine: Shape, found: Shape) -> StoreLost:
     )
 
 
-async def _make(client: Redis, prefix: str, wanted: Shape) -> Meta:
+async def _make(servers: Servers, prefix: str, wanted: Shape) -> Meta:
     fields = ["format", record.FORMAT, "partitions", wanted.partitions, "bucket_ms", wanted.bucket_ms]
     # Two nodes that start together agree on the first one's.
-    flat = await ScriptRunner(client).run(Call("create", keys.meta(prefix), [*fields, "id", wanted.store_id]))
+    flat = await ScriptRunner(servers.send).run(Call("create", keys.meta(prefix), [*fields, "id", wanted.store_id]))
     return _meta(prefix, dict(zip(flat[0::2], flat[1::2], strict=True)))
 
 
@@ -184,16 +182,10 @@ def _no_store(key: str, what: str) -> StoreRefused:
     return StoreRefused(f"key {key!r} exists but is not a DelayBox store ({what}); choose another storage.prefix")
 
 
-async def living_shapes(client: Redis, prefix: str, within_ms: int = LIVING_MS) -> Sequence[Shape]:
+async def living_shapes(servers: Servers, prefix: str, within_ms: int = LIVING_MS) -> Sequence[Shape]:
     """The stores that nodes heard of lately work for, the one of the latest heartbeat first."""
-    try:
-        pipe = client.pipeline(transaction=False)
-        pipe.time()
-        pipe.hgetall(keys.nodes(prefix))
-        (seconds, micros), beats = await pipe.execute()
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
-    now = int(seconds) * 1000 + int(micros) // 1000
+    clock, beats = await servers.ask_many([("TIME",), ("HGETALL", keys.nodes(prefix))])
+    now = milliseconds(clock)
     found: list[tuple[int, Shape]] = []
     for raw in beats.values():
         try:

@@ -132,9 +132,9 @@ def folded(prefix: str) -> str:
     return f"{prefix}:legacy:folded"
 
 
-def intake(prefix: str) -> str:
-    """String: the node that listens on the input channel; expires unless it says so again."""
-    return f"{prefix}:intake"
+def role(prefix: str, name: str) -> str:
+    """String: the node that has a role which one node has at a time; it expires unless that node says so again."""
+    return f"{prefix}:{name}"
 
 
 def control(prefix: str) -> str:

@@ -10,11 +10,11 @@ from hashlib import sha1
 from importlib import resources
 from typing import Any, NamedTuple, Protocol
 
-from redis.asyncio import Redis
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -25,8 +25,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from delaybox.core.errors import DelayBoxError, StoreFull, StoreLost, StoreUnavailable
-from delaybox.store import roundtrips
+from delaybox.core.errors import DelayBoxError, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 
 _INCLUDE = "--@include "
 _CLOCK = _INCLUDE + "lib/time.lua"
@@ -97,7 +96,7 @@ _UNAVAILABLE = (*_PASSING, BusyLoadingError)
 
 
 def translate(error: BaseException) -> BaseException:
-    """The error as DelayBox says it; what is no failing of the server is returned as it is."""
+    """The error as one of DelayBox's; what is neither the server's failing nor its refusal is returned as it is."""
     if isinstance(error, DelayBoxError):
         return error
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and str(error).startswith("OOM")):
@@ -126,6 +125,8 @@ def translate(error: BaseException) -> BaseException:
             f"the server does not hold this node's store any more ({str(error).removeprefix('STORELOST ')}); bring its "
             "data back, or run `delaybox store accept` if what is there now is meant"
         )
+    if isinstance(error, NoPermissionError):
+        return StoreRefused(f"the server's ACL forbids what DelayBox needs: {error}")
     if isinstance(error, ResponseError) and str(error).startswith("TOOLATE"):
         return _too_late()
     if isinstance(error, _UNAVAILABLE):
@@ -162,16 +163,16 @@ def _with_prelude(source: str, prelude: str) -> str:
 
 
 class ScriptRunner:
-    """Runs scripts on one client.
+    """Runs scripts.
 
-    ``repeats``: how often an unknown outcome is asked again before it is reported. ``within_ms``: how long
-    after the first time at most: a process that was frozen reports the outcome as unknown. ``clock``: see `load`.
-    ``gate``: keeps the scripts of a store from one that is not it.
+    ``send``: see `Servers.send`. ``repeats``: how often an unknown outcome is asked again before it is reported.
+    ``within_ms``: how long after the first time at most: a process that was frozen reports the outcome as unknown.
+    ``clock``: see `load`. ``gate``: keeps the scripts of a store from one that is not it.
     """
 
     def __init__(
         self,
-        client: Redis,
+        send: Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]],
         *,
         repeats: int = 2,
         within_ms: int = REPEATED_WITHIN_MS,
@@ -179,7 +180,7 @@ class ScriptRunner:
         clock: str | None = None,
         gate: Gate | None = None,
     ) -> None:
-        self._trips = roundtrips.of(client)
+        self._send_all = send
         self._clock = clock
         self._repeats = repeats
         self._within_ms = within_ms
@@ -262,6 +263,6 @@ class ScriptRunner:
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         try:
-            return await self._trips.send(commands)
+            return await self._send_all(commands)
         except (RedisError, OSError) as error:
             return [error] * len(commands)

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from redis.asyncio import Redis
-
 from delaybox.core.errors import DelayBoxError, StoreLost
 from delaybox.store import identity, keys
 from delaybox.store.identity import Shape
 from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.servers import Servers
 
 log = logging.getLogger("delaybox.store")
 
@@ -31,10 +30,10 @@ class Presence:
     What lies on the server is compared at every `look`, which costs no more than reading the server's clock.
     """
 
-    def __init__(self, client: Redis, prefix: str, shape: Shape, on_lost: OnLost = lambda _: None) -> None:
+    def __init__(self, servers: Servers, prefix: str, shape: Shape, on_lost: OnLost = lambda _: None) -> None:
         self.shape = shape
         self.refusal: StoreLost | None = None
-        self._client = client
+        self._servers = servers
         self._prefix = prefix
         self._on_lost = on_lost
         self._looked = -1e9
@@ -62,7 +61,7 @@ class Presence:
         return self.refusal
 
     async def _compare(self, there: bytes) -> None:
-        meta = await identity.read_meta(self._client, self._prefix)
+        meta = await identity.read_meta(self._servers, self._prefix)
         mine = self.shape
         if meta is None:
             self._lost(identity.gone(self._prefix, mine.store_id))
@@ -71,7 +70,7 @@ class Presence:
                 self._lost(identity.damaged(self._prefix, mine.store_id))
             else:
                 # A copy of the time when partitions did not carry the id yet.
-                await identity.mark(self._client, self._prefix, mine)
+                await identity.mark(self._servers, self._prefix, mine)
                 self._found()
         elif mine.store_id not in meta.replaces:
             self._lost(identity.another(self._prefix, mine.store_id, meta.shape))

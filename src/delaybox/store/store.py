@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Sequence
-from typing import Any, TypeVar
-
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from typing import Any
 
 from delaybox.core import ids
 from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.limits import MAX_PARTITIONS
 from delaybox.core.partition import of_key
 from delaybox.store import keys
-from delaybox.store.batches import answers, by_bytes
+from delaybox.store.batches import answers, by_bytes, schedule_args
 from delaybox.store.identity import Shape, open_store
-from delaybox.store.loader import REPEATED_WITHIN_MS, Call, Observer, ScriptRunner, translate
+from delaybox.store.loader import REPEATED_WITHIN_MS, Call, Observer, ScriptRunner
 from delaybox.store.presence import OnLost, Presence
 from delaybox.store.record import stored_reason
 from delaybox.store.replies import (
@@ -33,8 +30,8 @@ from delaybox.store.replies import (
     Verdict,
     read_claim,
 )
-
-_T = TypeVar("_T")
+from delaybox.store.servers import Servers
+from delaybox.store.subscription import Subscription
 
 MAX_RECORD_BYTES = 256 * 1024
 IDEM_TTL_MS = 24 * 3600 * 1000
@@ -47,19 +44,21 @@ class Store:
 
     def __init__(
         self,
-        client: Redis,
+        servers: Servers,
         *,
         prefix: str,
         shape: Shape,
         observe: Observer | None = None,
         on_lost: OnLost = lambda _: None,
     ) -> None:
-        self.client = client
+        self.servers = servers
+        """For the modules of `store` that read with plain commands."""
+        self.client: Any = servers._client
         self.prefix = prefix
         self.partitions = shape.partitions
         self.bucket_ms = shape.bucket_ms
-        self.presence = Presence(client, prefix, shape, on_lost)
-        self.runner = ScriptRunner(client, observe=observe, gate=self.presence)
+        self.presence = Presence(servers, prefix, shape, on_lost)
+        self.runner = ScriptRunner(servers.send, observe=observe, gate=self.presence)
         self.wake_channel = keys.wake_channel(prefix)
         self.ended_channel = keys.ended_channel(prefix)
         self.clock_offset_ms = 0
@@ -69,7 +68,7 @@ class Store:
     @classmethod
     async def open(
         cls,
-        client: Redis,
+        servers: Servers,
         *,
         prefix: str = "delaybox",
         partitions: int = 16,
@@ -87,8 +86,8 @@ class Store:
         if partitions & (partitions - 1) or not 1 <= partitions <= MAX_PARTITIONS:
             raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {MAX_PARTITIONS}")
         wanted = Shape(os.urandom(8).hex(), partitions, bucket_ms)
-        shape = await open_store(client, prefix, wanted, expected=expected)
-        return cls(client, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost)
+        shape = await open_store(servers, prefix, wanted, expected=expected)
+        return cls(servers, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost)
 
     @property
     def store_id(self) -> str:
@@ -97,7 +96,18 @@ class Store:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self.client.aclose()
+        await self.servers.close()
+
+    def subscribe(self, channel: str) -> Subscription:
+        """A subscription to a channel of the store's servers, not opened yet."""
+        return self.servers.subscribe(channel)
+
+    async def hold_role(self, role: str, node_id: str, for_ms: int) -> bool:
+        """Takes a role that one node has at a time, or keeps it, for so long; 0 gives it up. Whether the node has it.
+
+        ``role``: one word, which names it in the store.
+        """
+        return bool(await self.runner.run(Call("hold", keys.role(self.prefix, role), (node_id, for_ms))))
 
     # -- scheduling ---------------------------------------------------------------------------------------------
 
@@ -112,7 +122,7 @@ class Store:
         for batch in batches:
             tails = ids.tails(batch.partition, os.urandom(8 * len(batch.drafts)))
             templates.append(tails)
-            calls.append(Call("schedule", self.tags[batch.partition], self._schedule_args(batch, tails)))
+            calls.append(self.schedule_call(batch, tails))
         replies = await self.run_new(calls)
         for reply in replies:
             if not isinstance(reply, BaseException):
@@ -122,19 +132,10 @@ class Store:
             for batch, tails, reply in zip(batches, templates, replies, strict=True)
         ]
 
-    def _schedule_args(self, batch: Batch, tails: list[bytes]) -> list[Any]:
-        keyed: list[Any] = []
-        bodies: list[Any] = []
-        items: list[Any] = []
-        for i, (d, tail) in enumerate(zip(batch.drafts, tails, strict=True), 1):
-            items += (d.due48.to_bytes(6, "big") + tail, d.record)
-            if d.key is not None:
-                keyed += (i, d.key, d.fingerprint)
-            if d.body is not None:
-                bodies += (i, d.body)
-        # A command sent again (its answer was lost) carries the same id and tails, so it creates nothing.
-        head = [self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wake_channel]
-        return [*head, len(tails), len(keyed) // 3, len(bodies) // 2, *items, *keyed, *bodies]
+    def schedule_call(self, batch: Batch, tails: list[bytes]) -> Call:
+        """One batch's call. ``tails``: the ends of the new ids. Sent again it creates nothing, for it carries an id."""
+        head = (self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wake_channel)
+        return Call("schedule", self.tags[batch.partition], schedule_args(head, batch, tails))
 
     async def run_new(self, calls: Sequence[Call]) -> list[Any]:
         """Runs scripts that store new tasks, whose first argument is the store's id; per call reply or exception.
@@ -439,11 +440,8 @@ class Store:
     async def bodies(self, partition: int, task_ids: Sequence[bytes]) -> list[bytes | None]:
         """Bodies that lie apart, fetched outside the claim; None for one that is gone."""
         tag = self.tags[partition]
-        try:
-            reply: Any = await self.client.mget([keys.body(tag, i) for i in task_ids])
-        except (RedisError, OSError) as error:
-            raise translate(error) from error
-        return list(reply)
+        reply: list[bytes | None] = await self.servers.ask("MGET", *[keys.body(tag, i) for i in task_ids])
+        return reply
 
     def _partition(self, task_id: bytes) -> int:
         p = ids.partition(task_id)

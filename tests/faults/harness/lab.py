@@ -14,6 +14,7 @@ from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.store.connect import ServerSettings, make_client
 from delaybox.store.fsck import fsck
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.faults.harness import report
 from tests.faults.harness.checker import Final, Limits, Verdict, check
@@ -94,7 +95,7 @@ class Lab:
     async def store(self, url: str = "", *, timeout_s: float = 5.0) -> Store:
         """A store in this process, through ``url`` (default: straight to the server)."""
         client = make_client(ServerSettings.from_url(url or self.server.url), timeout_s=timeout_s)
-        store = await Store.open(client, prefix=self.prefix, partitions=self.partitions)
+        store = await Store.open(Servers(client), prefix=self.prefix, partitions=self.partitions)
         self._stores.append(store)
         return store
 

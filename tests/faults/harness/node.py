@@ -15,6 +15,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.faults.harness.look import instructions
 from tests.faults.harness.oracle import End, Start, Writer, now_us
@@ -64,7 +65,7 @@ async def _run(settings: dict[str, Any]) -> None:
     log = Writer(Path(settings["oracle"]))
     mutate(settings.get("mutate", {}))
     client = make_client(ServerSettings.from_url(settings["url"]), timeout_s=settings.get("timeout_s", 5.0))
-    store = await Store.open(client, prefix=settings["prefix"])
+    store = await Store.open(Servers(client), prefix=settings["prefix"])
     spy = Spy.on(store, log)
     lease_ms = settings["lease_ms"]
     options = EngineOptions(

@@ -8,22 +8,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError
-
 from delaybox import metrics
 from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
-from delaybox.store import keys, nodes
+from delaybox.store import nodes
 from delaybox.store.ending import end
-from delaybox.store.listening import Subscription
-from delaybox.store.loader import Call
 from delaybox.store.store import Store
 from delaybox.wire.original import message
 from delaybox.wire.original.request import OriginalRules
 
 log = logging.getLogger("delaybox.channel")
 
+ROLE = "intake"
 HOLD_MS = 3_000
 """For how long the role is held without a word: what is published while its dead holder still has it goes unheard."""
 KEEP_S = HOLD_MS / 3000
@@ -58,7 +55,6 @@ class ChannelIntake:
         self._max_payload_bytes = settings.max_payload_bytes
         self._rules = self._rules_for(settings.types)
         self._service = Service(store, on_scheduled=metrics.scheduled)
-        self._role = keys.intake(store.prefix)
         self._until = 0.0
         self._waiting: list[NewTask] = []
         self._room = asyncio.Event()
@@ -94,7 +90,7 @@ class ChannelIntake:
                 if await self._keep():
                     await self._listen()
                 away = 0
-            except (DelayBoxError, RedisError, OSError) as error:
+            except DelayBoxError as error:
                 away += 1
                 if away == 1:
                     log.warning("input channel: %s; trying again", error)
@@ -110,11 +106,11 @@ class ChannelIntake:
         return held
 
     async def _hold(self, ms: int) -> bool:
-        return bool(await self._store.runner.run(Call("hold", self._role, (self._node_id, ms))))
+        return await self._store.hold_role(ROLE, self._node_id, ms)
 
     async def _listen(self) -> None:
         """While the role is held."""
-        subscription = Subscription(self._store.client, self._channel)
+        subscription = self._store.subscribe(self._channel)
         keeping: asyncio.Task[None] | None = None
         try:
             await subscription.open()
@@ -128,11 +124,11 @@ class ChannelIntake:
                     return
                 if message is None:
                     continue
-                if message["type"] == "subscribe":
+                if message.opened:
                     # Only now: an ACL may refuse the channel, and says so in this place.
                     log.info("this node listens on channel %s for tasks", self._channel)
-                elif message["type"] == "message":
-                    self._receive(message["data"])
+                else:
+                    self._receive(message.data)
         finally:
             if keeping is not None:
                 await end(keeping)

@@ -18,9 +18,9 @@ from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.core.errors import ConfigError, StoreUnavailable
 from delaybox.processes import child
 from delaybox.service import RecordService
-from delaybox.store.connect import make_client
 from delaybox.store.ending import end
 from delaybox.store.presence import keep_looking
+from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.kafka")
@@ -38,13 +38,13 @@ class IntakeProcess:
 
     async def run(self) -> int:
         """Until `stop`; the exit code."""
-        client = make_client(self._settings.server)
+        servers = Servers.connect(self._settings.server)
         child.say({"ready": True})
         try:
             while not self._stopping.is_set():
                 try:
                     store = await Store.open(
-                        client,
+                        servers,
                         prefix=self._settings.prefix,
                         expected=self._settings.store_id,
                         observe=metrics.script_took,
@@ -62,7 +62,7 @@ class IntakeProcess:
                     await end(looking)
             return 0
         finally:
-            await client.aclose()
+            await servers.close()
 
     async def _read(self, service: RecordService) -> int:
         try:

@@ -1,0 +1,80 @@
+"""One subscription to one channel."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from delaybox.store.loader import translate
+
+QUIET_S = 3.0
+"""A subscription that has brought nothing for so long is asked whether the server still knows it."""
+ANSWER_S = 3.0
+"""And is over when it does not answer within this."""
+
+
+class Message(NamedTuple):
+    """What a subscription brings. ``opened``: it begins now, or again; ``data`` is empty then."""
+
+    opened: bool
+    data: bytes
+
+
+class Subscription:
+    """One channel. A quiet one looks the same as one whose server is gone without a word, so the server is asked.
+
+    Made by `Servers.subscribe`.
+    """
+
+    def __init__(self, client: Redis, channel: str) -> None:
+        self._pubsub: Any = client.pubsub()
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._came_at = self._loop.time()
+        self._asked_at: float | None = None
+
+    async def open(self) -> None:
+        """Asks for it; the first message says that it is there. StoreUnavailable; StoreRefused: an ACL forbids it."""
+        try:
+            await self._pubsub.subscribe(self._channel)
+        except (RedisError, OSError) as error:
+            raise translate(error) from error
+
+    async def next(self, timeout_s: float) -> Message | None:
+        """The next message; None: none came in time. Errors as of `open`: it is over, open another one."""
+        try:
+            message = await self._next(timeout_s)
+        except (RedisError, OSError) as error:
+            raise translate(error) from error
+        match message:
+            case {"type": "message", "data": bytes(data)}:
+                return Message(False, data)
+            case {"type": "subscribe"}:
+                return Message(True, b"")
+        return None
+
+    async def _next(self, timeout_s: float) -> dict[str, Any] | None:
+        message: dict[str, Any] | None = await self._pubsub.get_message(timeout=min(timeout_s, QUIET_S))
+        now = self._loop.time()
+        if message is not None:
+            self._came_at, self._asked_at = now, None
+            return message
+        if self._pubsub.connection.doubted:
+            raise RedisConnectionError("the server was another one, or silent, on other connections")
+        if self._asked_at is None:
+            if now - self._came_at >= QUIET_S:
+                await self._pubsub.ping()
+                self._asked_at = now
+        elif now - self._asked_at >= ANSWER_S:
+            self._pubsub.connection.distrust()
+            raise RedisTimeoutError(f"no answer within {ANSWER_S:g} s")
+        return None
+
+    async def close(self) -> None:
+        """Ends it. Twice is harmless."""
+        await self._pubsub.aclose()
