@@ -1,4 +1,4 @@
-"""What goes into one call of a script, and what its reply says of each item. Pure."""
+"""Splits items into calls of scripts that are small enough, and reads the reply for each item. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from delaybox.store.replies import MAX_ITEMS, Batch, Stored
 _T = TypeVar("_T")
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
-"""Bytes of bodies apart, or of results, in one call."""
+"""Most bytes of large bodies, or of results, in one call."""
 
 
 def by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
@@ -43,7 +43,7 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
 
 
 def answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
-    """Per task of a batch what became of it, by the reply of schedule.lua. ``tails``: the ends of their ids."""
+    """What became of each task of a batch, read from the reply of schedule.lua. ``tails``: the ends of their ids."""
     now: int = reply[0]
     out: list[Stored] = []
     keyed = 0

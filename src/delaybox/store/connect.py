@@ -1,4 +1,4 @@
-"""How DelayBox reaches a Redis or Valkey server, and what it asks of one before it trusts it with tasks."""
+"""How DelayBox connects to a Redis or Valkey server, and what a server must have before it is trusted with tasks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class ServerSettings:
             parts = urlsplit(url.strip())
             port, host = parts.port, parts.hostname
         except ValueError:
-            # Its words repeat what stands where the port should be: of a password with a slash, its beginning.
+            # The error's text repeats what stands where the port should be, which may be the beginning of a password
+            # with a slash.
             raise ConfigError(f"the server's URL has a bad host or port; write {URL_FORMS}. {_ENCODE}") from None
         if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
             raise ConfigError(f"the server's URL has an @ behind its host; write {URL_FORMS}. {_ENCODE}")
@@ -189,7 +190,8 @@ def _tls_context(settings: ServerSettings) -> ssl.SSLContext:
         raise ConfigError(f"the CA certificates for TLS to the server: {ca} holds no PEM certificate") from None
     if cert is not None:
         try:
-            # An empty password: openssl would ask the terminal for that of a locked key.
+            # An empty password is given, because openssl would otherwise ask for the one of a locked key at the
+            # terminal.
             context.load_cert_chain(cert, key, password="")
         except (ssl.SSLError, ValueError) as error:
             files = cert if key is None else f"{cert} and {key}"
@@ -260,7 +262,7 @@ async def info_of(client: Redis) -> Mapping[str, Any]:
 
 
 async def _policy(client: Redis, info: Mapping[str, Any]) -> str:
-    """The eviction policy. INFO tells it, so that CONFIG, which managed servers forbid, is only the second way."""
+    """The eviction policy. INFO is asked first, because managed servers forbid CONFIG."""
     if policy := info.get("maxmemory_policy"):
         return str(policy)
     try:
@@ -298,7 +300,7 @@ async def _commands(client: Redis, *names: str) -> frozenset[str]:
 def _handshake_refusal(error: BaseException) -> str | None:
     """What the server answered to the handshake (password, database), which redis-py wraps into a ConnectionError.
 
-    Waiting does not mend these; a server that is only loading does get ready.
+    Waiting does not mend these. A server that is only loading its data is another case: it becomes ready.
     """
     link: BaseException | None = error
     while link is not None:

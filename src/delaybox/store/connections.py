@@ -1,8 +1,8 @@
-"""Connections that are not kept when what they lead to is the wrong server, or nothing any more.
+"""Connections that are closed when they lead to the wrong server, or to none any more.
 
-After a fail-over the address leads to another server, but a connection that is kept leads to the old one: it answers
-READONLY to every write for ever, or nothing at all. The first such answer, and the first that does not come, casts
-doubt on all connections of the client that were open then. Each is closed when it would be used next, and opened anew.
+After a fail-over the address leads to another server, but an open connection still leads to the old one, which replies
+READONLY to every write for ever, or nothing at all. The first such reply, or the first reply that does not come, casts
+doubt on all connections of the client that are open then: each is closed before its next use, and opened again.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _WRONG = (ReadOnlyError, MasterDownError, BusyLoadingError)
-"""What a server says that is not, or not yet, the one to write to."""
+"""Errors of a server that is not, or not yet, the one to write to."""
 
 
 class Doubt:
-    """Of all connections of a client. ``count``: how often it was raised."""
+    """The doubt that all connections of a client share. ``count``: how often it was raised."""
 
     def __init__(self) -> None:
         self.count = 0
 
 
 class _Doubted:
-    """Beside redis-py's connection classes, before them in the order of bases."""
+    """Goes before redis-py's connection class in a list of base classes."""
 
     def __init__(self, *, doubt: Doubt | None = None, **options: Any) -> None:
         self._doubt = doubt or Doubt()
@@ -42,10 +42,11 @@ class _Doubted:
         return self._trusted_at != self._doubt.count
 
     def distrust(self) -> None:
-        """It met the wrong server, or silence. What was opened since the last doubt is not trusted any more."""
+        """This connection met the wrong server, or silence: all connections opened since the last doubt lose trust."""
         if not self.doubted:
             self._doubt.count += 1
-            # A node says where its counters lie before anything imports prometheus-client, which looks only then.
+            # Imported late: a node must first set the folder of its counters, which prometheus-client reads when it is
+            # imported.
             from delaybox import metrics
 
             metrics.store_doubted()

@@ -1,4 +1,4 @@
-"""Ending what waits for the server."""
+"""Ends asyncio tasks that may be waiting for the server."""
 
 from __future__ import annotations
 

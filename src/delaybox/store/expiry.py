@@ -1,4 +1,5 @@
-"""When something ends by itself in each partition: read with plain commands, so that idle partitions cost no script."""
+"""When leases, results, dead letters and quarantined records end, per partition: read without scripts, as that is
+cheaper."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from delaybox.store.loader import translate
 from delaybox.store.store import Store
 
 _AT_ONCE = 64
-"""Partitions asked after in one round trip."""
+"""Partitions read in one round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Ages:
 
 
 async def ages(store: Store) -> tuple[int, list[Ages]]:
-    """As `ends`, of what is deleted in time."""
+    """As `ends`, for results, dead letters and quarantined records, which are deleted after a time."""
     now, rows = await _firsts(store, (keys.results_at, keys.dead_at, keys.quarantine_at))
     return now, [Ages(*row) for row in rows]
 
@@ -67,7 +68,7 @@ async def _firsts(store: Store, of: Sequence[Callable[[str], str]]) -> tuple[int
 
 
 async def ends(store: Store) -> tuple[int, list[Ends]]:
-    """Redis's clock (ms) before the first look, and what each partition says; StoreUnavailable."""
+    """Redis's clock (ms) before the first look, and the figures of each partition. StoreUnavailable."""
     now = 0
     found: list[Ends] = []
     try:

@@ -1,7 +1,8 @@
 """Proves the structure of a live store: scans with plain commands, and judges each suspect again in one script.
 
-A store at work moves between two reads, so what a scan sees is only a suspicion; ``scripts/check.lua`` and MULTI see
-one moment. Bounded memory: one partition's leased, dead and quarantined ids, bucket numbers and one page of records.
+A store at work changes between two reads, so what looks wrong in a scan is only a suspect; ``scripts/check.lua`` and
+MULTI then look at one moment. Bounded memory: one partition's leased, dead and quarantined ids, bucket numbers and one
+page of records.
 """
 
 from __future__ import annotations
@@ -268,7 +269,7 @@ class _Check:
         await self._belongings(p, [record for _, record in found if record is not None])
 
     async def _indexed(self, p: int, lease_id: bytes, task_ids: list[bytes]) -> None:
-        """Suspects those of a lease that the index does not name as its own."""
+        """Suspects the tasks of a lease that the index does not name for that lease."""
         named: Any = await self.client.hmget(keys.leased(self.store.tags[p]), task_ids)
         for task_id, lease in zip(task_ids, named, strict=True):
             if lease != lease_id:
@@ -306,7 +307,7 @@ class _Check:
         if raw:
             self._say("wrong-bucket", p, f"id {_name(task_id)} in bucket {number}")
         elif number < expanded:
-            # In a bucket not yet expanded it may name what has ended since: expansion drops it.
+            # A pointer in a bucket that is not expanded yet may name a task that has ended since: expansion drops it.
             pipe = self.client.pipeline(transaction=True)
             pipe.hexists(keys.bucket(self.store.tags[p], number), task_id)
             pipe.hexists(self._home(p, task_id), task_id)
@@ -315,7 +316,7 @@ class _Check:
                 self._say("pointer-dangling", p, f"id {_name(task_id)} in bucket {number}")
 
     async def _belongings(self, p: int, records: Sequence[Record]) -> None:
-        """Suspects those whose key's entry or whose body is not as it must be."""
+        """Suspects records whose idempotency entry or large body is missing or wrong."""
         special = [r for r in records if r.stub or r.key is not None]
         if not special:
             return
@@ -332,7 +333,8 @@ class _Check:
                 self._suspect(p, r.task_id)
 
     async def _hints(self, p: int, number: int, expanded: int, records: Sequence[Record]) -> None:
-        """Suspects those that neither near nor a bucket still to be expanded names."""
+        """Suspects records that will not be found: neither near nor a bucket that is still to be expanded names
+        them."""
         width, tag = self.store.bucket_ms, self.store.tags[p]
         named = [r for r in records if number < expanded or r.due_ms // width < number]
         by_index: dict[str, list[Record]] = defaultdict(list)

@@ -1,4 +1,5 @@
-"""The queues that functions have of their own, as workers announced them: where a task goes whose caller names none.
+"""The queues that functions have of their own, as workers announced them: a task goes there if its caller names no
+queue.
 
 One hash of name -> queue, with a version that changes with it. It outlives the workers: tasks are scheduled before they
 are started and after they are gone.
@@ -16,15 +17,14 @@ from delaybox.store.loader import translate
 from delaybox.store.store import Store
 
 MOST = 10_000
-"""Functions with a queue of their own; of further ones none is kept."""
+"""Most functions with a queue of their own; the queues of further ones are not kept."""
 _VERSION = ""
-"""The field that no function is named by."""
+"""The field that holds the version: no function has an empty name."""
 
 
 async def announce(store: Store, queues: Mapping[str, str]) -> list[str]:
-    """Keeps functions' own queues; "" = it has none any more. Returns those for which there was no room.
-
-    StoreUnavailable. Repeated it changes nothing.
+    """Stores functions' own queues ("": the function has none any more). Returns the functions for which there was no
+    room. Harmless when repeated. StoreUnavailable.
     """
     if not queues:
         return []
@@ -59,7 +59,7 @@ async def announce(store: Store, queues: Mapping[str, str]) -> list[str]:
 
 
 async def version(store: Store) -> int:
-    """Another number than before when something was announced. StoreUnavailable."""
+    """A number that changes whenever a queue is announced or withdrawn. StoreUnavailable."""
     try:
         raw: bytes | None = await _call(store, "HGET", keys.functions(store.prefix), _VERSION)
     except (RedisError, OSError) as error:

@@ -21,7 +21,7 @@ from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.servers import Servers, milliseconds
 
 LIVING_MS = 5_000
-"""A node that was heard of no longer ago than this knows which store it works for."""
+"""A node whose last heartbeat is no older than this is alive, and knows which store it works for."""
 
 _MEND = "bring its data back, or run `delaybox store accept` if what is there now is meant"
 
@@ -41,9 +41,9 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What a store says of itself. ``marked``: its partitions carry its id.
+    """What stands in a store's meta key. ``marked``: its partitions carry its id.
 
-    ``replaces``: ids of lost stores in whose place this one is meant to be.
+    ``replaces``: ids of lost stores whose place this one takes, because somebody accepted it.
     """
 
     shape: Shape
@@ -63,8 +63,9 @@ class Accepted:
 async def open_store(servers: Servers, prefix: str, wanted: Shape, *, expected: str = "") -> Shape:
     """Takes the store that is there, or makes one of the ``wanted`` shape where there is none.
 
-    ``expected``: the id of the store that must be there; one that was accepted in its place will do. Without it, none
-    is made while living nodes work for a store that is gone. StoreLost, StoreRefused, StoreUnavailable.
+    ``expected``: the id of the store that must be there; a store that was accepted in its place is taken as well.
+    Without ``expected`` no store is made while living nodes work for one that is gone. StoreLost, StoreRefused,
+    StoreUnavailable.
     """
     found = await read_meta(servers, prefix)
     if found is None:
@@ -106,8 +107,8 @@ async def mark(servers: Servers, prefix: str, shape: Shape) -> None:
 async def accept(servers: Servers, prefix: str, wanted: Shape) -> Accepted:
     """Declares what is on the server now to be meant: nodes that look for a lost store go on with it.
 
-    Where there is nothing, a store is made in the shape that the living nodes know, else in the ``wanted`` one: a
-    second partition count beside theirs would hide tasks from them. Harmless when repeated.
+    Where there is none, a store is made in the shape that living nodes know, else in the ``wanted`` one. With another
+    number of partitions than theirs, these nodes would not find all tasks. Harmless when repeated.
     """
     found = await read_meta(servers, prefix)
     known = await living_shapes(servers, prefix, 3 * LIVING_MS)
@@ -147,7 +148,7 @@ def damaged(prefix: str, store_id: str) -> StoreLost:
 
 
 def other_shape(prefix: str, mine: Shape, found: Shape) -> StoreLost:
-    """The error for a store that was accepted and is built otherwise than the one that was lost."""
+    """The error for an accepted store that has another number of partitions or bucket width than the lost one."""
     return StoreLost(
         f"the accepted store {prefix!r} has {found.partitions} partitions, the one that this node began with had "
         f"{mine.partitions}; start this node again"
@@ -183,7 +184,7 @@ def _no_store(key: str, what: str) -> StoreRefused:
 
 
 async def living_shapes(servers: Servers, prefix: str, within_ms: int = LIVING_MS) -> Sequence[Shape]:
-    """The stores that nodes heard of lately work for, the one of the latest heartbeat first."""
+    """The stores that living nodes work for, that of the latest heartbeat first."""
     clock, beats = await servers.ask_many([("TIME",), ("HGETALL", keys.nodes(prefix))])
     now = milliseconds(clock)
     found: list[tuple[int, Shape]] = []
@@ -193,7 +194,7 @@ async def living_shapes(servers: Servers, prefix: str, within_ms: int = LIVING_M
             told, seen = beat["store"], int(beat["seen_ms"])
             shape = Shape(str(told["id"]), int(told["partitions"]), int(told["bucket_ms"]))
         except (ValueError, TypeError, KeyError):
-            continue  # a node of an earlier version does not say
+            continue  # a node of an earlier version does not report its store
         if now - seen <= within_ms:
             found.append((seen, shape))
     return [shape for _, shape in sorted(found, key=lambda entry: -entry[0])]

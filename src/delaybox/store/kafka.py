@@ -1,4 +1,5 @@
-"""Records of a Kafka topic-partition: stored together with how far they were read, so that each is scheduled once."""
+"""Stores the records of a Kafka topic-partition together with its watermark, so that each is scheduled once (rule
+14)."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ class Stream:
 class Span:
     """The records of ``stream`` from ``start`` up to, not including, ``end``: at most MAX_ITEMS of them are tasks.
 
-    ``offsets`` are those of ``drafts``, rising; the others in between were dealt with elsewhere. ``first``: there may
-    be no watermark yet. Idempotency keys are not heeded here: a key decides the partition.
+    ``offsets`` are those of ``drafts``, rising; the offsets in between carry no task, or one that was stored by another
+    call. ``first``: there may be no watermark yet. Idempotency keys are ignored
+    here, because a key would decide the partition.
     """
 
     stream: Stream
@@ -61,7 +63,7 @@ class Span:
 class Ingested:
     """``watermark``: the offset up to which everything is stored, -1 when there is none.
 
-    ``refused``: nothing was stored, for the watermark is below the span's start.
+    ``refused``: nothing was stored, because the watermark is below the span's start.
     """
 
     watermark: int
@@ -72,7 +74,7 @@ class Ingested:
 async def ingest(store: Store, spans: Sequence[Span]) -> list[Ingested | BaseException]:
     """Stores spans in one round trip, those of one stream in the order given; per span what came of it.
 
-    Harmless when repeated, by whomever: what lies below the watermark is skipped.
+    Harmless when repeated, by the same or another process: what lies below the watermark is skipped.
     """
     replies = await store.run_new([_call(store, span) for span in spans])
     return [r if isinstance(r, BaseException) else Ingested(r[1], max(r[2], 0), r[2] < 0) for r in replies]

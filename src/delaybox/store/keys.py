@@ -32,8 +32,8 @@ def nears(tag_: str) -> list[str]:
 
 
 def clock(tag_: str) -> str:
-    """Hash: horizon, expanded, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w (lib/select.lua), and
-    of reapers: reaped, run, outage, grace, held (reap.lua)."""
+    """Hash: store, horizon, expanded, expanding, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w
+    (lib/select.lua), and of reapers: reaped, run, outage, grace, held (reap.lua). docs/storage.md explains each."""
     return f"{tag_}:clock"
 
 
@@ -118,12 +118,12 @@ def functions(prefix: str) -> str:
 
 
 def wake_channel(prefix: str) -> str:
-    """Channel on which a script says that something is due earlier than the owner waits for."""
+    """Channel of wake-ups: scripts publish here when something is due before the next look of those who claim."""
     return f"{prefix}:wake"
 
 
 def ended_channel(prefix: str) -> str:
-    """Channel on which a script says which tasks have ended: their ids, one after another."""
+    """Channel of ended tasks: scripts publish their ids here, one after another, for those who wait for results."""
     return f"{prefix}:ended"
 
 
@@ -143,5 +143,5 @@ def control(prefix: str) -> str:
 
 
 def progress(tag_: str, task_id: bytes) -> bytes:
-    """String: what its worker last said of how far a running task is; it expires."""
+    """String: how far a running task is, as its worker reported last; it expires."""
     return f"{tag_}:progress:".encode() + task_id

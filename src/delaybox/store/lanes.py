@@ -16,11 +16,11 @@ from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import Store
 
 _SAMPLE = 20_000
-"""Near entries and leased tasks looked at in one partition, at most; a queue deeper than that is shown with less."""
+"""Most near entries and leased tasks that are read of one partition; a deeper queue is shown with less than it has."""
 
 
 _LEASES = 100
-"""Leases read of one partition; where there are more, what is in flight is estimated by them."""
+"""Most leases read of one partition; where there are more, the number in flight is estimated from these."""
 _ALL_UP_TO = 10_000
 """While the whole store holds no more than this, every pending task is looked at."""
 
@@ -28,13 +28,14 @@ _ALL_UP_TO = 10_000
 _HEADS = 256
 """Lanes with ready work, and entries of each near index, that `waiting` looks at in one partition."""
 _PARTITIONS = 64
-"""Partitions that `waiting` looks at in one call; of a store with more, others the next time."""
+"""Partitions that `waiting` looks at in one call; where there are more, the next call looks at others."""
 
 
 async def waiting(store: Store, now_ms: int, turn: int = 0) -> dict[bytes, int]:
     """Lanes with due tasks that nobody has taken yet, and how many of them were seen; StoreUnavailable.
 
-    Bounded, so a lane behind hundreds of others may be missing. ``turn`` says which partitions of very many.
+    Bounded, so a lane behind hundreds of others may be missing. ``turn``: which partitions to look at, where there are
+    very many; a caller counts it up.
     """
     first = turn * _PARTITIONS % store.partitions
     tags = store.tags[first : first + _PARTITIONS]
@@ -86,7 +87,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         pipe = store.client.pipeline(transaction=False)
         for near in keys.nears(tag):
             pipe.zrange(near, 0, _SAMPLE - 1)
-        # What waits for a worker stays in near for a while; time keepers leave nothing there.
+        # Due tasks that wait for a worker stay in near for a while; of other tasks time keepers leave none there.
         for priority in range(4):
             due = keys.near(tag, priority, "w")
             pipe.zrange(due, "-inf", now_ms, byscore=True, offset=0, num=_SAMPLE)
@@ -120,7 +121,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         leased = len(replies[12])
         hashes = leased + len(buckets)
         here = Counter(lane for held in more[:leased] for lane in _lanes_of(held))
-        # Of more leases than are read these stand for all.
+        # Where there are more leases than were read, these stand for all.
         share = running / here.total() if leased >= _LEASES and here else 1.0
         guessed = guessed or share > 1.0
         in_flight.update({lane: round(count * max(share, 1.0)) for lane, count in here.items()})

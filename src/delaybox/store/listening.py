@@ -1,4 +1,4 @@
-"""Channels of the store, listened to for as long as somebody wants."""
+"""Subscribes to channels of the store, and again whenever the connection was lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ async def listen(
     """Calls ``received`` with each message on a channel, for ever; ``subscribed`` after every (re)subscription, and
     ``lost`` when one is over.
 
-    Messages while the connection is away are lost: whoever listens has another way to learn what they say.
+    Messages that are published while the connection is away are lost, so a listener needs another way to learn the
+    same.
     """
     away = 0
     while True:

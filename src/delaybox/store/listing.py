@@ -21,7 +21,7 @@ _Entry = tuple[int, bytes, Record]
 """due ms, id, record"""
 
 MOST_REACHED = 100_000
-"""Pages go no further: what a page passes over must be counted each time."""
+"""Pages go no further than this many tasks: what a page passes over must be counted each time."""
 _LAST = 10**15
 _MINUTES_AT_ONCE = 200
 _NAMED_AT_ONCE = 5_000
@@ -34,8 +34,8 @@ SORTED_UP_TO = 50_000
 async def pending(store: Store, *, limit: int, skip: int) -> list[TaskView]:
     """Waiting tasks, soonest due first.
 
-    Before the lowest horizon the near indexes and ready sets give the order; from there on the buckets do, minute by
-    minute, of which those that ``skip`` passes over are only counted. InvalidTask past the first MOST_REACHED.
+    Before the lowest horizon the near indexes and ready sets give the order. From there on the buckets do, minute by
+    minute; minutes that ``skip`` passes over are only counted. InvalidTask past the first MOST_REACHED.
     """
     if skip + limit > MOST_REACHED:
         raise InvalidTask(
@@ -95,7 +95,7 @@ def _home(store: Store, task_id: bytes) -> int:
 
 
 _Minute = tuple[int, list[tuple[int, str]]]
-"""Number, and (partition, bucket's key) of those that have one."""
+"""A minute: its bucket number, and (partition, bucket's key) of each partition that has tasks in it."""
 
 
 async def _minutes(store: Store, edge: int, extra: Mapping[int, object]) -> AsyncIterator[list[_Minute]]:
@@ -154,9 +154,9 @@ async def _read_minutes(
 
 
 async def _indexed(store: Store, count: int) -> dict[bytes, tuple[int, int]]:
-    """Id -> (partition, due ms) of what near indexes and ready sets name: the first ``count`` of each.
+    """Id -> (partition, due ms) of the first ``count`` entries of each near index and each ready set.
 
-    Of a ready task only about when it was due: its set is in order of virtual deadlines.
+    The due time of a ready task is only approximate, because its set is ordered by virtual deadline.
     """
     pipe = store.client.pipeline(transaction=False)
     for tag in store.tags:

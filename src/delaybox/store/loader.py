@@ -31,11 +31,12 @@ _INCLUDE = "--@include "
 _CLOCK = _INCLUDE + "lib/time.lua"
 
 Observer = Callable[[str, float], None]
-"""Told the name and the round-trip seconds of each script that answered."""
+"""Called with the name and the round-trip seconds of each script that answered."""
 
 
 class Gate(Protocol):
-    """Why scripts must not be sent: ``refusal``, None while they may. ``again`` looks whether that still holds."""
+    """Decides whether scripts may be sent. ``refusal``: why not, None while they may. ``again``: the refusal after a
+    new look."""
 
     refusal: StoreLost | None
 
@@ -43,7 +44,7 @@ class Gate(Protocol):
 
 
 _ALWAYS = frozenset({"ping", "ready", "beat", "create", "stamp"})
-"""Scripts that run whatever the gate says: they find out which store lies there, and touch no task."""
+"""Scripts that run even while the gate refuses: they find out which store lies there, and touch no task."""
 
 
 class Script(NamedTuple):
@@ -87,8 +88,9 @@ def names() -> list[str]:
     return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".lua"))
 
 
-# What a repeat can mend: every script re-runs harmlessly (rule 15), so an unknown outcome is simply asked again.
-# After a fail-over one answer may come from a server that is a replica now, the next from the primary (`connections`).
+# Errors that a repeat can mend. Every script re-runs harmlessly (rule 15), so after an unknown outcome it is sent
+# again. After a fail-over one answer may come from a server that is a replica now, the next from the primary
+# (`connections`).
 _PASSING = (
     RedisConnectionError, RedisTimeoutError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, OSError
 )  # fmt: skip
@@ -137,7 +139,7 @@ def translate(error: BaseException) -> BaseException:
 
 
 REPEATED_WITHIN_MS = 30_000
-"""No command is repeated later than this after it was sent first: half the time for which the server remembers it."""
+"""A command is repeated only within this time of its first sending: half the time for which the server remembers it."""
 
 _NOT_AFTER = """
 do
@@ -239,9 +241,9 @@ class ScriptRunner:
         return replies
 
     async def _again(self, calls: Sequence[Call], first_sent: float) -> list[Any]:
-        """Sends commands once more that may have been carried out.
+        """Sends commands once more that may have been carried out already.
 
-        The server itself refuses what comes too late, for this process can be frozen right before it sends, too.
+        The script itself refuses to run too late, because this process can be frozen right before it sends.
         """
 
         def left_ms() -> int:

@@ -1,4 +1,5 @@
-"""Finds tasks by id. Calls that arrive together share a round trip: alone each would cost five times as much."""
+"""Finds tasks by id. Calls that arrive together share a round trip, because a round trip each costs five times as
+much."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class Lookup:
         if self._pump_task is None:
             self._pump_task = asyncio.ensure_future(self._pump())
         found = await future
-        # What is not simply pending is rare among those asked for, and one look more is cheap beside it.
+        # Few of the tasks that are asked for are not simply pending; only these cost a second call.
         return found if found.place else await self._store.get(task_id)
 
     async def _pump(self) -> None:

@@ -1,4 +1,4 @@
-"""Heartbeats of nodes: who lives. A hash of one small JSON a node."""
+"""Heartbeats of nodes, which show who is alive: a hash with one small JSON for each node."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ async def live(store: Store) -> dict[str, dict[str, Any]]:
 
 
 async def forget(store: Store, now_ms: int, after_ms: int) -> int:
-    """Deletes the heartbeats of nodes that were not heard of for so long; how many."""
+    """Deletes the heartbeats of nodes that have not beaten for ``after_ms``; returns how many."""
     flat = await _call(store, "HGETALL", keys.nodes(store.prefix))
     old: list[bytes] = []
     for node_id, raw in flat.items():
-        # One ahead of the clock was written before that was set back; a living node has written anew since.
+        # A heartbeat ahead of the clock was written before the clock was set back; a living node has written again
+        # since.
         if abs(now_ms - _seen_ms(raw)) > after_ms:
             old += (node_id, raw)
     gone = 0

@@ -1,7 +1,8 @@
 """Lists in pages with a cursor, for any number of tasks: a page examines a bounded part of the store.
 
-Order: running tasks, then waiting ones soonest minute first (inside a minute as they lie), then failed and succeeded
-ones newest first. A cursor says where the last page ended; tasks that move meanwhile can be met twice or not at all.
+Order: running tasks, then waiting ones by minute (inside a minute in the server's own order), then failed and succeeded
+ones, newest first. A cursor marks where the last page ended. A task that moves meanwhile can appear twice or not at
+all.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from delaybox.store.store import Store
 from delaybox.store.views import of_record, pending_state
 
 EXAMINED = 5_000
-"""Records one page looks at, at most; past that it ends with a cursor, however few matched."""
+"""Most records that one page looks at; then it ends with a cursor, however few matched."""
 
 _LEASES_AT_ONCE = 20
 """Leases read in one round trip: each may hold 500 tasks."""
@@ -105,7 +106,7 @@ async def _running(store: Store, wanted: TaskFilter, place: list[Any], limit: in
 async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     now = await store.ping()
     width = store.bucket_ms
-    # What one HSCAN brings depends on its COUNT: a chunk that was shown in part is read again with the count of then.
+    # What one HSCAN returns depends on COUNT, so a chunk that was shown in part is read again with the same count.
     number, p, cursor, skip, count = place or (0, 0, 0, 0, limit)
     count = max(10, min(count, 500))
     horizons = await _horizons(store)
@@ -138,7 +139,7 @@ async def _first_chunks(
     thousand thin ones last a second.
     """
     waiting: list[tuple[int, int, int]] = []
-    # First few, for a page may be full with them; more and more after that.
+    # A few buckets first, because they may fill the page; then more and more at a time.
     together = min(count, 8)
 
     async def fetch() -> list[tuple[int, int, int, Any]]:
@@ -161,9 +162,10 @@ async def _first_chunks(
 
 
 async def waiting_chunks(store: Store, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
-    """The waiting tasks that match, some hundreds at a time: each is examined once, also while those given are changed.
+    """The waiting tasks that match, some hundreds at a time. Each is examined once, even while the caller changes
+    tasks.
 
-    One that is moved meanwhile can be met again at its new time. StoreUnavailable.
+    A task that is moved meanwhile can appear again at its new time. StoreUnavailable.
     """
     width = store.bucket_ms
     try:
@@ -175,7 +177,7 @@ async def waiting_chunks(store: Store, wanted: TaskFilter) -> AsyncIterator[list
             tag = store.tags[partition]
             cursor = -1
             while cursor:
-                # By the server's own cursor, not by places in a chunk: those shift as tasks go.
+                # Goes by the server's own cursor and not by positions in a chunk, which shift when tasks go.
                 reply: Any = await store.client.hscan(keys.bucket(tag, bucket), max(cursor, 0), count=500)
                 cursor = reply[0]
                 views = await _chunk(store, tag, bucket, reply[1], horizons[partition], now)
@@ -205,7 +207,8 @@ async def buckets(store: Store, first: int, last: int) -> AsyncIterator[tuple[in
         for tag in store.tags:
             pipe.zrange(keys.buckets(tag), at, last, byscore=True, offset=0, num=50)
         replies: list[list[bytes]] = await pipe.execute()
-        # A partition that sent its fill may hold more right after its last: only what all have told is in order.
+        # A partition that sent as many as it may can hold more right after its last one. So only the time up to the
+        # earliest of these last ones is complete.
         full = [int(numbers[-1]) for numbers in replies if len(numbers) == 50]
         edge = min(full) if full else None
         found = [(int(n), p) for p, numbers in enumerate(replies) for n in numbers if edge is None or int(n) <= edge]
@@ -219,7 +222,7 @@ async def buckets(store: Store, first: int, last: int) -> AsyncIterator[tuple[in
 async def _chunk(
     store: Store, tag: str, bucket: int, fields: dict[bytes, bytes], horizon: int, now: int
 ) -> list[TaskView | None]:
-    """One view a field, None where the field is not to be shown here."""
+    """One view for each field, None where the field must not be shown in this bucket."""
     width = store.bucket_ms
     entries = list(fields.items())
     pointers = [task_id for task_id, raw in entries if raw == b""]
@@ -296,7 +299,7 @@ async def _newest(
         if fresh:
             score, after = fresh[-1][0], fresh[-1][1]
         else:
-            # More than a fill at one and the same ms: ask for more of it.
+            # More tasks at one and the same ms than were asked for: ask for more.
             count *= 2
 
 

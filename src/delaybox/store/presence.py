@@ -21,13 +21,14 @@ _AGAIN_S = 0.5
 _SAY_AGAIN_S = 60.0
 
 OnLost = Callable[[bool], None]
-"""Told after every look whether the store is lost."""
+"""Called after every look: whether the store is lost."""
 
 
 class Presence:
-    """``shape`` is that of the store worked for; ``refusal`` why nothing may be done, None while all is well.
+    """``shape`` is that of the store that this process works for; ``refusal``: why nothing may be done, None while the
+    store is there.
 
-    What lies on the server is compared at every `look`, which costs no more than reading the server's clock.
+    Every `look` compares the store on the server with it, and costs no more than reading the server's clock.
     """
 
     def __init__(self, servers: Servers, prefix: str, shape: Shape, on_lost: OnLost = lambda _: None) -> None:
@@ -40,7 +41,10 @@ class Presence:
         self._said = -1e9
 
     async def look(self, runner: ScriptRunner, script: str = "ping") -> int:
-        """Compares; Redis's clock in ms, whatever store lies there. StoreUnavailable. ``script``: ping or ready."""
+        """Compares the stores. Returns Redis's clock in ms, whichever store lies there. ``script``: ping or ready.
+
+        StoreUnavailable.
+        """
         self._looked = time.monotonic()
         reply: Any = await runner.run(Call(script, keys.tag(self._prefix, 0), ()))
         now, there = reply
@@ -52,7 +56,7 @@ class Presence:
         return int(now)
 
     async def again(self, runner: ScriptRunner) -> StoreLost | None:
-        """The refusal, after another look where the last one is not fresh."""
+        """The refusal; looks again first if the last look is older than half a second."""
         if time.monotonic() - self._looked >= _AGAIN_S:
             try:
                 await self.look(runner)
@@ -69,7 +73,7 @@ class Presence:
             if meta.marked:
                 self._lost(identity.damaged(self._prefix, mine.store_id))
             else:
-                # A copy of the time when partitions did not carry the id yet.
+                # A copy from the time when partitions did not carry the id yet.
                 await identity.mark(self._servers, self._prefix, mine)
                 self._found()
         elif mine.store_id not in meta.replaces:
@@ -94,7 +98,8 @@ class Presence:
 
 
 async def keep_looking(look: Callable[[], Any]) -> None:
-    """Looks once a second, for ever: a process without an engine has no other reason to ask so often."""
+    """Looks once a second, for ever: for processes without an engine, which otherwise would ask the server too
+    rarely."""
     while True:
         await asyncio.sleep(WATCH_S)
         try:

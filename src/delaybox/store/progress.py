@@ -1,4 +1,5 @@
-"""What workers say of how far their tasks are. Not part of a task's record: it may be lost, and goes by itself."""
+"""How far running tasks are, as their workers report. It is no part of a task's record: it may be lost, and it
+expires."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _AT_ONCE = 500
 
 
 async def note(store: Store, said: Mapping[bytes, bytes]) -> None:
-    """Keeps what was said of tasks by id, for 10 minutes or until more is said. StoreUnavailable."""
+    """Stores reports by task id, for 10 minutes or until the next report. StoreUnavailable."""
     entries = list(said.items())
     try:
         for at in range(0, len(entries), _AT_ONCE):
@@ -29,7 +30,7 @@ async def note(store: Store, said: Mapping[bytes, bytes]) -> None:
 
 
 async def of(store: Store, task_ids: Sequence[bytes]) -> list[bytes | None]:
-    """What was last said of each. StoreUnavailable."""
+    """The last report of each task, None where there is none. StoreUnavailable."""
     pipe = store.client.pipeline(transaction=False)
     for task_id in task_ids:
         pipe.get(keys.progress(_tag(store, task_id), task_id))

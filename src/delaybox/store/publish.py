@@ -15,8 +15,8 @@ from delaybox.store.store import Store
 async def publish(store: Store, channel: str, messages: Sequence[tuple[int, bytes]], *, stream: int = 0) -> list[Any]:
     """Publishes (partition, message) in one round trip; per message the number of listeners, or the error.
 
-    ``stream``: also added to the partition's stream, capped at about this length; 0 = no stream. An error of either is
-    the message's: it was not delivered as it is to be.
+    ``stream``: also added to the partition's stream, capped at about this length; 0 = no stream. If one of the two
+    fails, the message's result is that error, because it was not delivered in full.
     StoreUnavailable when the server did not answer (what was published then is unknown).
     """
     pipe = store.client.pipeline(transaction=False)
@@ -46,7 +46,7 @@ async def listeners(store: Store, channel: str) -> int:
 
 
 async def ask_to_stop(store: Store, task_id: str) -> int:
-    """Asks whoever runs a task to stop it; the number of nodes that heard. StoreUnavailable."""
+    """Asks whoever runs a task to stop it. Returns how many nodes received the message. StoreUnavailable."""
     try:
         heard: Any = await store.client.publish(keys.control(store.prefix), f"cancel {task_id}")
     except (RedisError, OSError) as error:

@@ -51,7 +51,8 @@ def _problem(task_id: bytes, raw: bytes) -> str:
 
 
 async def restore(store: Store, task_ids: Sequence[bytes]) -> list[str]:
-    """Per id: restored (it is pending again), unreadable, newer, elsewhere (it is there already) or unknown."""
+    """Per id: restored (it is pending again), unreadable, newer, elsewhere (the task lies somewhere else already) or
+    unknown."""
     return await _each(store, "restore", (store.bucket_ms, store.wake_channel), task_ids)
 
 

@@ -29,7 +29,7 @@ _LOOK = 16
 """Delivered only after a look at the body, which scripts cannot read: never fired in place."""
 _WORKER = TaskType.WORKER.value.encode()
 _WITH_NODE = 8
-"""A loss of a WORKER task with a node adds as much to the byte of losses (scripts/lib/loss.lua)."""
+"""A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
 _DEAD_HEAD = Struct(">QH")
 
@@ -73,12 +73,13 @@ class Record(msgspec.Struct, gc=False):
 
     @property
     def losses(self) -> int:
-        """How often whoever had it was lost, a node or a worker."""
+        """How often the node or the worker that had the task was lost."""
         return self.blamed + (self.lost // _WITH_NODE if self.lane[:1] == _WORKER else 0)
 
     @property
     def blamed(self) -> int:
-        """How often whoever *ran* it was lost: of a WORKER task, which nodes only carry, workers alone."""
+        """How often the process that *ran* the task was lost. Nodes only carry WORKER tasks, so for these only workers
+        count."""
         return self.lost % _WITH_NODE if self.lane[:1] == _WORKER else self.lost
 
     @property
@@ -107,8 +108,8 @@ def head(task_type: TaskType, queue: str, name: str, flags: int) -> bytes:
 def draft(task: NewTask) -> Draft:
     """Encodes a new task. The due time goes into the id, so the record does not hold it.
 
-    InvalidTask for a time that an id cannot carry, and for a header that contradicts the task's type: one such task
-    must not fail the others of its batch.
+    InvalidTask for a time that an id cannot carry, and for a header that contradicts the task's type. It is raised
+    here, for this one task, so that the others of its batch do not fail with it.
     """
     if task.header:
         controls.check_type(task.header, shell=task.type is TaskType.SHELL_CMD)
@@ -189,7 +190,7 @@ def read(task_id: bytes, raw: bytes) -> Record:
 
 
 def head_of(task_id: bytes, raw: bytes) -> tuple[int, int]:
-    """(failed attempts, due ms) by the first 16 bytes of a record; as of a new one for what a newer version wrote."""
+    """(failed attempts, due ms) from the first 16 bytes of a record. For a newer format: those of a new task."""
     if len(raw) >= _FULL_HEAD.size and raw[0] == _FULL:
         _, _, attempt, _, _, hi, lo, _ = _FULL_HEAD.unpack_from(raw)
         return attempt, hi << 32 | lo
@@ -206,8 +207,8 @@ def read_dead(task_id: bytes, value: bytes) -> tuple[int, str, Record]:
 
 
 def stored_reason(reason: str, traceback: str = "") -> bytes:
-    """The reason of a dead letter as it is stored. Behind a NUL byte stands its last traceback, where there is one; who
-    does not know of that, as nodes of earlier versions, shows it as a part of the reason."""
+    """The reason of a dead letter as it is stored. Behind a NUL byte stands the last traceback, if there is one. Nodes
+    of earlier versions do not know that and show it as a part of the reason."""
     words = texts.head(reason).replace("\0", " ").encode("utf-8", "replace")
     return words + b"\0" + texts.tail(traceback, TRACEBACK_BYTES).encode() if traceback else words
 

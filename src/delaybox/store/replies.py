@@ -15,8 +15,8 @@ MAX_ITEMS = 500
 
 
 class Stored(Struct, frozen=True, gc=False):
-    """The answer for one draft. ``conflict``: the key belongs to ``task_id``, which has another body; ``cancelled``: or
-    which was cancelled."""
+    """The answer for one draft. ``conflict``: its idempotency key belongs to ``task_id``, which has another body.
+    ``cancelled``: the key belongs to ``task_id``, which was cancelled."""
 
     task_id: bytes
     due_ms: int
@@ -26,7 +26,7 @@ class Stored(Struct, frozen=True, gc=False):
 
     @property
     def refused(self) -> bool:
-        """Whether the key stands in the way, so that nothing was stored."""
+        """Whether the idempotency key belongs to another or a cancelled task, so that nothing was stored."""
         return self.conflict or self.cancelled
 
 
@@ -44,7 +44,7 @@ class ClaimLimits:
 
     ``fresh_ms``: only what is later by less than this, and nothing from the ready sets; 0: everything due.
     ``lanes``: of a type that has a lane here only these are served (`core.lane`; ANY_QUEUE for the queue).
-    ``guest``: keeps no time for the store; leaves where it lies what it does not serve.
+    ``guest``: is no time keeper, and leaves what it does not serve where it lies.
     """
 
     slots: int
@@ -132,7 +132,7 @@ class Counts:
 class Verdict(NamedTuple):
     """One failure: retried after ``delay_ms``, or dead-lettered (None), and then with its ``traceback``.
 
-    ``result``, stored form, stays ``keep_ms``.
+    ``result``, in its stored form, is kept for ``keep_ms``.
     """
 
     task_id: bytes

@@ -1,4 +1,4 @@
-"""Where many tasks stand, in few calls and without their bodies."""
+"""Finds where many tasks stand, in few calls and without their bodies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from delaybox.wire.gen import task_pb2
 from delaybox.wire.standing import Standing
 
 MOST_IDS = 128
-"""Ids in one call of ``states``; its bound."""
+"""Most ids in one call of ``states``."""
 _DEAD_HEAD = Struct(">QH")
 
 
@@ -27,7 +27,8 @@ _QUARANTINED = Standing(TaskState.FAILED, reason="its record cannot be read; it 
 async def states(store: Store, wanted: Sequence[bytes], *, leased: bool = True) -> list[Standing | None]:
     """Per id where it stands, or None where that is not known now (ask again). StoreUnavailable.
 
-    Not ``leased``: leases of nodes of earlier versions are not looked through, so what is gone is not known then.
+    Without ``leased`` the leases of nodes of earlier versions are not searched, so a task that is not found may be
+    there: it gets None.
     """
     groups: dict[int, list[int]] = {}
     for i, task_id in enumerate(wanted):
@@ -87,10 +88,10 @@ def _result(raw: bytes) -> task_pb2.Result | None:
 
 
 async def _elsewhere(store: Store, task_id: bytes) -> Standing | None:
-    """Of a task that lay in none of the leases that were looked through."""
+    """The state of a task that lay in none of the leases that were searched."""
     found = await store.get(task_id)
     letter = {"home": b"h", "lease": b"l"}.get(found.place)
     if letter is not None:
         return _standing(task_id, letter + found.value[:16], found.now_ms)
-    # Between the two looks it has ended, which the next one tells in full.
+    # The task ended between the two looks; the next look reports that in full.
     return None if found.place else _NOTHING

@@ -79,9 +79,9 @@ class Store:
     ) -> Store:
         """Creates the store or takes the one that is there, whose partitions and bucket width then count.
 
-        ``expected``: the id that it must have; none is created then. ``on_lost``: told after each look whether the
-        store is gone from its server. StoreRefused for a store of a newer format; StoreLost where the one that is
-        expected, or that living nodes work for, is gone; StoreUnavailable when the server does not answer.
+        ``expected``: the id that it must have; no store is created then. ``on_lost``: called after each look, with
+        whether the store is gone from its server. StoreRefused for a store of a newer format; StoreLost where the one
+        that is expected, or that living nodes work for, is gone; StoreUnavailable when the server does not answer.
         """
         if partitions & (partitions - 1) or not 1 <= partitions <= MAX_PARTITIONS:
             raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {MAX_PARTITIONS}")
@@ -116,7 +116,8 @@ class Store:
         return of_key(key, self.partitions)
 
     async def schedule(self, batches: Sequence[Batch]) -> list[list[Stored] | BaseException]:
-        """Stores batches in one round trip; per batch the answers in order, or why it is not known to be stored."""
+        """Stores batches in one round trip. Per batch: the answers in order, or the error (whether it was stored is
+        unknown)."""
         calls: list[Call] = []
         templates: list[list[bytes]] = []
         for batch in batches:
@@ -140,7 +141,8 @@ class Store:
     async def run_new(self, calls: Sequence[Call]) -> list[Any]:
         """Runs scripts that store new tasks, whose first argument is the store's id; per call reply or exception.
 
-        Where the server holds another store it is looked at, and asked again if that one was accepted meanwhile.
+        If the server holds another store, `Presence` looks again, and the scripts are sent once more if that store was
+        accepted meanwhile.
         """
         replies = await self.runner.run_many(calls)
         refused = [i for i, reply in enumerate(replies) if isinstance(reply, StoreLost)]
@@ -185,7 +187,8 @@ class Store:
     ) -> list[bytes]:
         """Completes tasks and keeps their results (id, how long ms, stored result); returns the stale ids.
 
-        ``cancelled``: those that ended so while they ran; their idempotency keys answer as `cancel` says.
+        ``cancelled``: ids of tasks that were cancelled while they ran. Their idempotency keys are marked as in
+        `cancel`.
         """
         stale: list[bytes] = []
         for group in by_bytes(items, lambda item: len(item[2])):
@@ -267,8 +270,8 @@ class Store:
         return stale, dead, dropped
 
     def extend_call(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> Call:
-        """Heartbeat of at most MAX_ITEMS leases; the reply lists those that are gone. ``lease_ms``: of those whose id
-        does not say it."""
+        """Heartbeat of at most MAX_ITEMS leases; the reply lists those that are gone. ``lease_ms``: for leases whose id
+        does not carry their length."""
         return Call("extend", self.tags[partition], (lease_ms, *lease_ids))
 
     async def extend(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> list[bytes]:
@@ -329,7 +332,7 @@ class Store:
     async def cancel(self, task_ids: Sequence[bytes], *, free_key: bool = False) -> list[str]:
         """Per id: cancelled, running, dead, quarantined, newer or unknown. All must be of one partition.
 
-        ``free_key``: their idempotency keys name no task from now on; of a task that is cancelled already too.
+        ``free_key``: their idempotency keys name no task from now on. This also works for tasks cancelled before.
         """
         args = (os.urandom(16), self.bucket_ms, IDEM_TTL_MS, COMMAND_TTL_MS, int(free_key), *task_ids)
         reply = await self.runner.run(Call("cancel", self.tags[self._partition(task_ids[0])], args))
@@ -403,7 +406,7 @@ class Store:
         return deleted
 
     async def expire(self, partition: int) -> int:
-        """Deletes the first MAX_ITEMS results whose time is over; how many there were."""
+        """Deletes the first MAX_ITEMS results whose time is over. Returns how many."""
         return int(await self.runner.run(Call("expire", self.tags[partition], (MAX_ITEMS,))))
 
     async def counts(self) -> list[Counts]:
@@ -421,13 +424,14 @@ class Store:
         return now
 
     async def writable(self) -> int:
-        """As `ping`, by a script that is refused where a new task would be: StoreFull, or StoreUnavailable with why."""
+        """As `ping`, with a script that is refused where a new task would be: StoreFull, or StoreUnavailable with the
+        reason."""
         now = await self.presence.look(self.runner, "ready")
         self.present()
         return now
 
     def present(self) -> None:
-        """StoreLost where the last look did not find the store: for those who read with plain commands."""
+        """Raises StoreLost if the last look did not find the store: for those who read without scripts."""
         if self.presence.refusal is not None:
             raise self.presence.refusal
 

@@ -21,7 +21,8 @@ _PRIORITIES: Final = tuple(sorted(Priority))
 def of_record(
     record: Record, state: TaskState, *, body: bytes = b"", reason: str = "", result: bytes = b""
 ) -> TaskView:
-    """The view of one record. ``body``: what lies apart when the record is a stub; ``result``: in its stored form.
+    """The view of one record. ``body``: the body that lies apart when the record is a stub; ``result``: in its stored
+    form.
 
     UnreadableRecord when the body is no task, or the lane names a type that this version does not know.
     """
