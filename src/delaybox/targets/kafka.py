@@ -30,7 +30,7 @@ from delaybox.wire.topics import TopicRules
 log = logging.getLogger("delaybox.kafka")
 
 _HEADROOM = 64 << 10
-"""Beside the payload: header, id, key and what the protocol adds."""
+"""Bytes of a message beside its payload: header, id, key and what the protocol adds."""
 _SOON = HandBack(delay_ms=1_000)
 _HOPELESS = {
     KafkaError.MSG_SIZE_TOO_LARGE: "message_too_large",
@@ -39,8 +39,8 @@ _HOPELESS = {
     KafkaError.INVALID_MSG_SIZE: "message_too_large",
     KafkaError._INVALID_ARG: "invalid_message",
 }
-"""What no repeat can mend: dead letters at once. Of a message that shared its batch with others only when it is refused
-alone as well, for brokers refuse whole batches."""
+"""Errors that no repeat can mend: the task becomes a dead letter at once. Brokers refuse whole batches, so a message
+that shared its batch with others is first sent again alone."""
 _TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -108,7 +108,7 @@ class KafkaTarget:
         await self._link.stop()
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
-        """Produces all, then waits for the brokers' word on each."""
+        """Produces all, then waits until the brokers have confirmed or refused each."""
         if not batch:
             return
         if self._link.trouble:
@@ -125,7 +125,8 @@ class KafkaTarget:
             if group.failed:
                 await self._alone(sent, group)
         except asyncio.CancelledError:
-            # The node stops and its grace is over: what was not sent yet must not be, for others will.
+            # The node stops and its grace is over: what was not sent yet must not be sent now, because another node
+            # will.
             self._link.purge()
             raise
         finally:
@@ -136,10 +137,10 @@ class KafkaTarget:
         self._report(sent, group, report)
 
     async def _produce(self, batch: Sequence[Delivery], group: _Group, report: Report) -> Sequence[Delivery]:
-        """Hands messages to the producer; those that it or we refuse are reported. Returns the others."""
+        """Hands messages to the producer. Reports those that it or this target refuses, and returns the others."""
         compose, on, default = self._compose, group.on, self._rules.default
-        # What was claimed together goes to one partition, and so in one request (a broker then spends a quarter less
-        # on it): which one follows from the id, so that a message sent twice lies in one partition both times.
+        # Messages that were claimed together go to one partition, and so in one request, on which a broker spends a
+        # quarter less. The partition follows from the id, so a message that is sent twice goes to the same one.
         count, spread = self._link.partitions, self._partitions
         turns = max(1, -(-count // spread))
         refused: list[Delivery] = []
@@ -179,7 +180,7 @@ class KafkaTarget:
         return [d for d in batch if d.task_id not in gone]
 
     async def _alone(self, sent: Sequence[Delivery], group: _Group) -> None:
-        """Sends once more, each in a batch of its own, what was refused for good, and keeps what comes of it."""
+        """Sends each message that was refused for good once more, in a batch of its own, and keeps the result."""
         by_id = {d.id.encode(): d for d in sent}
         judged = [failure for failure in group.failed if failure[1].code() in _HOPELESS]
         group.failed = [failure for failure in group.failed if failure[1].code() not in _HOPELESS]
@@ -258,7 +259,7 @@ class _Group:
         self.took_s = 0.0
 
     def on(self, error: KafkaError | None, message: Reported) -> None:
-        """One message was reported."""
+        """The brokers' report on one message."""
         if error is not None:
             self._fail(message.key() or b"", error, message)
         self._done += 1
@@ -266,7 +267,7 @@ class _Group:
             self._future.set_result(None)
 
     def on_named(self, d: Delivery, error: KafkaError | None, message: Reported) -> None:
-        """The same where the message's key does not say whose it is."""
+        """The same for a message whose key is not the task's id."""
         if error is not None:
             self._fail(d, error, message)
         self.on(None, message)
@@ -279,7 +280,7 @@ class _Group:
     async def all_of(self, count: int) -> None:
         """Returns when ``count`` messages are reported."""
         self._expected = count
-        # While the queue was full some of them were reported before it was known how many there are.
+        # While the queue was full, some were reported before their number was known.
         if self._done < count:
             await self._future
         self.took_s = time.perf_counter() - self._started

@@ -20,14 +20,14 @@ from delaybox.targets.kafka_settings import KafkaSettings
 log = logging.getLogger("delaybox.kafka")
 
 _BUSY_S = 0.001
-"""How often reports are asked for while some are awaited. A thread that waits for them takes the interpreter's lock
-once a report, for up to 5 ms each while the event loop works: 8,000 messages a second where this has 50,000."""
+"""How often reports are polled while some are awaited. A thread that waited for them would take the interpreter's lock
+for each report, up to 5 ms while the event loop works: that made 8,000 messages a second, and polling 50,000."""
 _IDLE_S = 0.1
 _PROBE_S = 1.0
 _BETWEEN_PROBES_S = 0.25
 _ASK_AGAIN_S = 60.0
 _SILENCE_S = 3.0
-"""When messages wait and none was confirmed for so long, it is looked whether a broker still answers."""
+"""After this long with messages under way and none confirmed, the link checks whether a broker still answers."""
 _REFUSALS = (
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
@@ -37,14 +37,15 @@ _REFUSALS = (
 )
 
 _NO_CERTIFICATE = re.compile("alert (bad certificate|certificate required|unknown ca)")
-"""With TLS 1.3 a client learns only after its handshake that its certificate was missed or not liked."""
+"""With TLS 1.3 a client learns only after the handshake that its certificate was missing or refused; so wait this
+long."""
 
 
 class KafkaLink:
     """Produces, serves the reports, and knows whether brokers answer. All of it belongs to the event loop.
 
-    ``topic``: asked for when it is looked whether brokers answer; made by that where the cluster makes topics.
-    ``partitions``: of that topic, as the brokers said last; 0 = not known.
+    ``topic``: the check whether brokers answer asks for it; that creates the topic where the cluster creates topics by
+    itself. ``partitions``: of that topic, as the brokers answered last; 0 = not known.
     """
 
     def __init__(
@@ -65,16 +66,17 @@ class KafkaLink:
             "compression.type": compression,
             "linger.ms": linger_ms,
             "message.timeout.ms": delivery_timeout_ms,
-            # A request that is lost in a hanging broker must not take longer to be missed than its messages live.
+            # A request that is lost in a hanging broker must time out before its messages do.
             "socket.timeout.ms": min(max(delivery_timeout_ms, 1_000), 30_000),
-            # The broker says what is too large, for it knows; ours is only to be above it.
+            # The broker decides what is too large; the client's own limit must only be above the broker's.
             "message.max.bytes": max_message_bytes,
-            # Far below what brokers take for a batch unless a topic says less: then its messages are sent alone.
+            # Far below the largest batch that brokers take by default. Where a topic takes less, messages are sent
+            # alone.
             "batch.size": 256 << 10,
             "batch.num.messages": 10_000,
             "queue.buffering.max.messages": 100_000,
             "queue.buffering.max.kbytes": max(256 << 10, 4 * max_message_bytes >> 10),
-            # Keys go where the Java clients send them.
+            # The same partition for a key as the Java clients choose.
             "partitioner": "murmur2_random",
         }
         self.partitions = 0
@@ -121,11 +123,11 @@ class KafkaLink:
             raise ConfigError(f"Kafka at {self._settings.describe()} refused this node: {refusal}")
 
     def sent(self) -> None:
-        """Messages were produced: their reports are to be asked for."""
+        """Messages were produced: their reports are polled from now on."""
         self._serving.set()
 
     def produce_alone(self, *message: Any) -> None:
-        """As ``produce``, but in a batch of its own: brokers judge batches, and refuse all of one for a part of it."""
+        """As ``produce``, but in a batch of its own: brokers refuse a whole batch for one bad message."""
         if self._alone is None:
             self._alone = self._made({"batch.num.messages": 1, "linger.ms": 0})
         self._alone.produce(*message)
@@ -166,7 +168,7 @@ class KafkaLink:
         return [self._producer] if self._alone is None else [self._producer, self._alone]
 
     def _poll(self) -> int:
-        """Serves reports; how many came."""
+        """Polls for reports and handles them. Returns how many came."""
         return sum(producer.poll(0) for producer in self._producers())
 
     async def _serve(self) -> None:
@@ -182,7 +184,7 @@ class KafkaLink:
                 await asyncio.sleep(_BUSY_S)
             else:
                 heard_s = time.monotonic()
-                # Errors of connections come by the same way, and are not in such a hurry.
+                # Errors of connections come by the same poll, which may then be slower.
                 self._serving.clear()
                 self._poll()
                 with contextlib.suppress(TimeoutError):
@@ -191,17 +193,17 @@ class KafkaLink:
                 self._renew()
 
     async def _watch(self) -> None:
-        """Asks for a broker's answer whenever there is none, and now and then for the topic's partitions."""
+        """Checks for a broker while none answers, and now and then reads the number of the topic's partitions."""
         while True:
             if self._up:
                 self._lost.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._lost.wait(), _ASK_AGAIN_S)
             try:
-                # In a thread: it would hold the event loop for as long as it takes.
+                # In a thread, because the call blocks.
                 found = await asyncio.to_thread(self._producer.list_topics, self._topic, timeout=_PROBE_S)
             except KafkaException as error:
-                # What the brokers' connections had to say comes as errors of their own.
+                # The reason comes separately, as an error of a broker's connection.
                 self._producer.poll(0)
                 code = error.args[0]
                 if code.code() in _REFUSALS:
@@ -274,7 +276,7 @@ class KafkaLink:
 
 
 class _Quiet:
-    """Takes what librdkafka logs, which says the same thing again and again; errors come to us apart."""
+    """Takes librdkafka's log lines and drops them: they repeat themselves, and errors also come by a callback."""
 
     def log(self, level: int, words: str, *arguments: object) -> None:
         log.debug(words, *arguments)

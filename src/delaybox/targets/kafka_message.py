@@ -19,22 +19,23 @@ from delaybox.wire.signing import ATTEMPT, DUE, FENCING, SIGNATURE, TASK_ID, TYP
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
 Headers = list[tuple[str, str | bytes | None]]
-"""As the client's library has them; the values are bytes."""
+"""Headers as the client's library returns them; the values are bytes."""
 Message = tuple[str, bytes | None, bytes, Headers]
 """Topic, value (None: a tombstone), key, headers."""
 
 CARRIED = ("traceparent", "tracestate", "baggage")
-"""Of the task's own header these become headers of the message; and those of a CloudEvent, where it was one."""
+"""Entries of the task's own header that become headers of the message, beside those of a CloudEvent."""
 CE_TYPE = "delaybox.task.due"
 
 _HAS_HEADER = b"\x12"
 """A body starts with its header's field when it has one: fields are written in the order of their numbers."""
 _ID_FIELD = wire_body.published("", b"")
 _NAMED = b":"
-"""In a lane: its tasks name a command or a function, which is not in their bodies."""
+"""Stands in a lane whose tasks name a command or a function; their bodies do not hold that name."""
 _PAYLOAD_FIRST = 0x1A
 _OURS = frozenset((*controls.PARAMETERS, KEY, TOMBSTONE, "kafkaTopic"))
-"""Headers that told DelayBox what to do. Where messages pass through, all but these and ``delaybox-`` ones go along."""
+"""Headers that were instructions to DelayBox. Where messages pass through, all others are kept, except ``delaybox-``
+ones."""
 _TIME_ALONE = b"\x12\x23\x0a\x12executionTimestamp"
 _TIME_SIZE = 37
 _PROTOBUF = ("content-type", b"application/protobuf")
@@ -50,8 +51,8 @@ def composer(
     """A function that makes the message of a delivery. It raises InvalidTask for a topic that is not allowed and for a
     task that only calls itself a command, and ``google.protobuf.message.DecodeError`` for a body that is no task.
 
-    ``source``: the CloudEvents source of tasks that carry none. ``signing``: of shell tasks; without a key they go out
-    unsigned.
+    ``source``: the CloudEvents source of tasks that carry none. ``signing``: signs shell tasks; without a key they are
+    sent unsigned.
     """
     default = rules.default
     bare = value == "payload"
@@ -80,7 +81,7 @@ def composer(
         if body[:1] == _HAS_HEADER and (_says_more(body) if bare else any(mark in body for mark in _MARKS)):
             message = wire_body.decode(body)
             header = message.header
-            # Of a task that was stored when this header was still taken: the original's workers would run it.
+            # A task that was stored while this header was still accepted: the Go original's workers would run it.
             controls.check_type(header, shell=False)
             topic = rules.topic(header)
             key = rules.key(header) or raw
@@ -105,7 +106,7 @@ def composer(
                     if name in CARRIED or (event and name.startswith(controls.EVENT))
                 ]
                 if event:
-                    # What the event said of its data is not so of this value, which is the Task.
+                    # The event's description of its data does not describe this value, which is the Task.
                     headers.append(_PROTOBUF)
         if not event:
             headers += constant
@@ -121,7 +122,7 @@ def composer(
         message = wire_body.decode(d.body)
         message.taskUuid = raw.decode()
         message.name = split(d.lane).name
-        # Workers tell what is theirs by the task's header, as the original's do.
+        # Workers recognise shell tasks by the task's header, as those of the Go original do.
         message.header[controls.TASK_TYPE] = controls.SHELL
         headers += ((FENCING, b"%d" % d.token), (TYPE, controls.SHELL))
         command = message.SerializeToString()
@@ -134,12 +135,12 @@ def composer(
 
 
 def _says_more(body: bytes) -> bool:
-    """Whether a header holds more than a time, which most records have and which ends here."""
+    """Whether a header holds more than the time of execution. Most hold only that, and it is not passed on."""
     return not body.startswith(_TIME_ALONE) or body[_TIME_SIZE : _TIME_SIZE + 1] == _HAS_HEADER
 
 
 def payload_of(body: bytes) -> bytes:
-    """A body's payload alone."""
+    """The payload of a body."""
     if not body:
         return body
     if body[0] == _PAYLOAD_FIRST:

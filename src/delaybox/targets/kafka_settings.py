@@ -15,7 +15,8 @@ def _nothing() -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSettings:
-    """Where the brokers are and who asks. ``properties`` are librdkafka's own settings; they win over the others."""
+    """Where the brokers are and how to log in. ``properties`` are librdkafka's own settings; they override the
+    others."""
 
     brokers: tuple[str, ...]
     mechanism: str = ""
@@ -43,7 +44,7 @@ class KafkaSettings:
         out: dict[str, object] = {
             "bootstrap.servers": ",".join(self.brokers),
             "client.id": "delaybox",
-            # A broker that comes back is found again within a second or two, not after the library's ten.
+            # So a broker that comes back is found within a second or two, and not after the library's default of ten.
             "reconnect.backoff.max.ms": 1_000,
             "security.protocol": ("SASL_" if self.mechanism else "") + ("SSL" if self.tls else "PLAINTEXT"),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 MOST = 50_000
 LEAST = 250
 SLOW_S = 1.0
-"""Longer than this for a confirmation is too long: what comes later and is more urgent would stand behind it."""
+"""A confirmation that takes longer than this is too slow: more urgent messages would wait behind those under way."""
 _FAST_S = SLOW_S / 4
 
 
@@ -25,7 +25,7 @@ class Window:
     def confirmed(self, began_s: float, took_s: float, on_way: int) -> None:
         """Messages handed over at ``began_s`` (any clock) took so long; ``on_way`` in all were on their way then."""
         if took_s > SLOW_S:
-            # What was sent before the last cut says nothing of the window since.
+            # Messages that were sent before the last cut say nothing about the present size.
             if began_s >= self._halved_s:
                 self._halved_s = began_s + took_s
                 self.size = max(LEAST, min(self.size, on_way) // 2)

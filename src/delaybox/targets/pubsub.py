@@ -1,7 +1,7 @@
 """PUB_SUB on Redis, leased: publishes on the execution channel, then acks.
 
-Most PUB_SUB tasks never come here, because the claim script publishes them itself; what does: bodies over 1 KiB, tasks
-of a node that asks for subscribers, and all of them where firing in place is switched off.
+Most PUB_SUB tasks never come here, because the claim script publishes them itself. These do: tasks with bodies over
+1 KiB, tasks of a node that requires subscribers, and all of them where firing in place is switched off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PubSubTarget:
         self._require = require_subscriber
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
-        """Publishes in groups of about 1 MiB; StoreUnavailable hands the rest back."""
+        """Publishes in groups of about 1 MiB. When the store is unavailable, the rest is handed back."""
         group: list[Delivery] = []
         size = 0
         for d in batch:

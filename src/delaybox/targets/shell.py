@@ -1,7 +1,7 @@
 """SHELL_CMD: runs the payload with ``sh -c``, or a command that this node's configuration names.
 
-Commands run in slots, which are processes of their own (shell_slot.py says how they get rid of all that a command
-starts), so that neither spawning nor reading output disturbs the punctuality of the node.
+Commands run in slots, which are separate processes, so that neither spawning nor reading output delays the node's other
+tasks. shell_slot.py explains how a slot gets rid of everything that a command started.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ LANG = "C.UTF-8"
 
 _ELSEWHERE = HandBack(delay_ms=1_000)
 _AHEAD_S = 2.0
-"""A node keeps as much as it can start within this time; the rest is handed back for other nodes, or for later."""
+"""A node keeps only as many commands as it can start within this time; the rest is handed back, for other nodes or
+later."""
 _FIRST_GUESS_S = 0.05
 _MOST_WAITING = 4_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Of one command; 0 = none. ``processes`` are those of all commands together, beyond what the user ran before."""
+    """Limits of one command; 0 = none. ``processes`` counts all commands together, on top of what the user ran
+    before."""
 
     cpu_s: int = 300
     memory: int = 2 << 30
@@ -50,7 +52,7 @@ class Limits:
 class ShellOptions:
     """``payloads``: payloads are run by ``sh -c``. ``commands``: name -> absolute path and arguments.
 
-    ``user``: whose rights commands have; '' those of this process's user. Another one can only be had as root.
+    ``user``: the user as whom commands run; '' this process's user. Only root can choose another one.
     """
 
     payloads: bool = False
@@ -64,7 +66,7 @@ class ShellOptions:
 
 
 def why_not(options: ShellOptions) -> str:
-    """Why these cannot be run on this machine, and what mends it; empty when they can."""
+    """Why commands cannot run on this machine with these settings, and how to mend it; empty when they can."""
     if sys.platform != "linux":
         return "shell commands are run on Linux only; leave workers.shell out, or run the workers on Linux"
     if options.user:
@@ -107,7 +109,7 @@ class ShellTarget:
 
     @property
     def host_pid(self) -> int:
-        """The process below which everything runs."""
+        """Process id of the host, below which all commands run."""
         return self._pool.host_pid
 
     async def start(self) -> None:
@@ -119,7 +121,7 @@ class ShellTarget:
         await self._pool.stop()
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
-        """Reports each command when it ends. What this node may not run, or not soon, is handed back."""
+        """Reports each command when it ends. Tasks that this node may not run, or not soon, are handed back."""
         run = _Batch(report)
         room = self._room()
         for d in batch:
@@ -133,7 +135,7 @@ class ShellTarget:
         try:
             await run.wait()
         except asyncio.CancelledError:
-            # The node stops: nothing may run on while its task is handed to another node.
+            # The node stops: a command must not go on running while its task is handed to another node.
             self._pool.cancel([*run.jobs])
             run.drop_waiting()
             grace_s = self._options.grace_ms / 1000 + 2.0
@@ -195,7 +197,7 @@ class _Batch:
         self._check()
 
     def drop_waiting(self) -> None:
-        """Cancelled jobs that no slot had taken never say that they ended."""
+        """Counts off cancelled jobs that no slot had taken: these never report their end."""
         self.jobs = {job for job in self.jobs if job.slot is not None}
 
     async def wait(self) -> None:
@@ -216,7 +218,7 @@ def _ids(user: str) -> tuple[int, int] | None:
 
 
 def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: int | None = None) -> Outcome:
-    """What the engine is told. A command that the node itself cut off was not tried."""
+    """The outcome for the engine. A command that the node itself cut off does not count as an attempt."""
     said = ended.said
     if cancelled and said.get("why", "cancelled") == "cancelled":
         return HandBack()
@@ -229,7 +231,7 @@ def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: i
     elif said["why"]:
         reason = f"{said['why']} after {said['ms']} ms"
     elif code < 0:
-        # As a shell would say it.
+        # The exit code that a shell would give.
         reason, exit_code = f"killed by {_signal_name(-code)}", 128 - code
     else:
         reason, exit_code = f"exit code {code}" if code else "", code

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Folder:
-    """One that a command did not touch serves the next one as well.
+    """A folder that a command did not touch is used for the next one as well.
 
     Making and removing one for every command waits for the file system's journal: it halved the rate on a busy disk.
     """
@@ -32,9 +32,10 @@ class Folder:
         self._as_made = self._look()
 
     def leave(self) -> bool:
-        """After a command. False: `wipe` has to clear up, which may take long."""
+        """Prepares the folder for the next command. False: `wipe` must clear it first, which may take long."""
         with contextlib.suppress(OSError):
-            # Whatever is done to a folder or in it moves its ctime; within one tick of the clock its content tells.
+            # Every change to a folder, or in it, moves its ctime. A change within one tick of the clock shows in its
+            # content.
             if self._path and self._look() == self._as_made and not os.listdir("."):  # noqa: PTH208
                 return True
         os.chdir("/")

@@ -1,8 +1,8 @@
-"""What the node and a shell slot say to each other: datagrams on a SOCK_SEQPACKET pair, one pair a slot.
+"""The messages between a node and a shell slot: datagrams on a SOCK_SEQPACKET pair, one pair for each slot.
 
 Node to slot: `HELLO`, then jobs (head, then payload, in as many datagrams as it takes), and `CANCEL`. Slot to node:
-`END` with its head and output; or, from the host in the slot's name, `LOST` when the slot itself died. A slot heeds
-nothing before `HELLO`: what was meant for a slot that died, and counts as lost, is not run by the next one.
+`END` with its head and output; or `LOST`, which the host sends for a slot that died. A slot ignores everything before
+`HELLO`, so that it does not run a job that was sent to the slot that died before it, and that counts as lost.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ END = b"E"
 LOST = b"L"
 
 DATAGRAM = 128 * 1024
-"""Room for one datagram at either end; what a socket buffer takes by default is half as much again."""
+"""Largest datagram, so that one fits at either end; a socket buffer takes half as much again by default."""
 _CHUNK = 64 * 1024
 _SIZES = struct.Struct("!II")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-"""json.dumps makes an encoder each time: 15 us instead of 11."""
+"""Made once, because json.dumps makes an encoder each time: 15 us instead of 11."""
 
 
 def job(head: Mapping[str, Any], payload: bytes) -> Iterator[bytes]:
@@ -43,7 +43,7 @@ def job_head(datagram: bytes) -> tuple[dict[str, Any], int, bytes]:
 
 
 def end(head: Mapping[str, Any], output: bytes) -> bytes:
-    """The datagram that says how a command ended."""
+    """The datagram that reports how a command ended."""
     raw = _encode(head).encode()
     return END + _SIZES.pack(len(raw), len(output)) + raw + output
 

@@ -1,7 +1,7 @@
 """The shell host: forks the slots, forks them again when they die, and kills what a dead one left behind.
 
 ``python -m delaybox.targets.shell_host SETTINGS FD...``: one slot for each socket. It ends when the node has closed all
-of them, and then leaves no process and no folder. It is small on purpose: a slot is a copy of it.
+of them, and then leaves no process and no folder. It is kept small, because each slot is a forked copy of it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Host:
             pid, status = self._next_end(block=not waiting)
             control = self._slots.pop(pid, None)
             if control is None:
-                # Something a slot left behind; more of it may have come up.
+                # A process that a dead slot left behind; its own children may have become ours by now.
                 kill_children(self._slots.keys())
             elif os.waitstatus_to_exitcode(status):
                 kill_children(self._slots.keys())
@@ -134,7 +134,7 @@ def _running(uid: int) -> int:
 
 
 def _become(name: str) -> None:
-    """Gives up all that the node's user may do beyond what this one may."""
+    """Gives up every right of the node's user that the commands' user does not have."""
     user = pwd.getpwnam(name)
     if (os.getuid(), os.geteuid()) == (user.pw_uid, user.pw_uid):
         return
@@ -144,7 +144,7 @@ def _become(name: str) -> None:
 
 
 def _close_others(kept: set[int]) -> None:
-    """What the node's own parent left open for it is nothing for commands."""
+    """Closes files that the node's own parent left open for the node: commands must not have them."""
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are all that is wanted
         if int(entry) not in kept:
             with contextlib.suppress(OSError):
@@ -157,14 +157,15 @@ def main(argv: list[str]) -> int:
     numbers = [int(number) for number in argv[2:]]
     if user := settings.pop("user"):
         _become(user)
-    # Slots are copies of this process, and commands children of theirs: what is refused here nobody below gets.
+    # Slots are copies of this process and commands are their children, so none of them gets a right that is given up
+    # here.
     no_new_privileges()
     not_dumpable()
     _close_others({0, 1, 2, *numbers})
     for number in numbers:
         os.set_inheritable(number, False)
     controls = [socket.socket(fileno=number) for number in numbers]
-    # A terminal's Ctrl-C and a service manager's SIGTERM are for the node, which then closes the sockets.
+    # A terminal's Ctrl-C and a service manager's SIGTERM are meant for the node, which then closes the sockets.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     try:

@@ -1,4 +1,4 @@
-"""What a command printed, at most so many bytes of it: the start and the end, and a mark where the middle was cut."""
+"""Keeps what a command printed up to a number of bytes: the start and the end, and a mark where the middle was cut."""
 
 from __future__ import annotations
 

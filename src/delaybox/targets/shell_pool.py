@@ -26,7 +26,7 @@ _STOP_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended. ``said`` is the slot's word, empty when slot or host died under it."""
+    """How a command ended. ``said`` is the slot's report, empty when slot or host died during the command."""
 
     said: Mapping[str, Any]
     output: bytes
@@ -106,7 +106,8 @@ class Pool:
         self._feed()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Takes waiting jobs out, asks running ones to end (SIGTERM, grace, SIGKILL). Those still say ``done``."""
+        """Removes waiting jobs and ends running ones (SIGTERM, grace, SIGKILL). For the running ones ``done`` is still
+        called."""
         gone = {id(job) for job in jobs if job.slot is None}
         self._waiting = deque(job for job in self._waiting if id(job) not in gone)
         for job in jobs:
@@ -182,7 +183,8 @@ class Pool:
             try:
                 slot.sock.send(datagrams[0])
             except OSError as error:
-                # The slot is idle, so its buffer is empty: only a dead host gets here, and its watcher mends that.
+                # The slot is idle, so its buffer is empty. Sending can only fail because the host is dead, and its
+                # watcher mends that.
                 log.warning("a shell slot takes no job: %s", error)
                 self._ended(slot, _LOST)
                 return
@@ -211,7 +213,7 @@ class Pool:
         elif datagram.startswith(frames.END):
             ended = Ended(*frames.read_end(datagram))
             self._ended(slot, ended)
-            # One that could not get rid of everything ends as well, and is replaced.
+            # A slot that could not get rid of everything that its command left also ends here, and is replaced.
             if not ended.said.get("survivors"):
                 self._freed(slot)
         else:

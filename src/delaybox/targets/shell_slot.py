@@ -1,7 +1,7 @@
 """A slot: a process that runs one command at a time and is the nearest subreaper of everything that command starts.
 
 Whatever a command leaves behind (background processes, `setsid` escapes, double forks) becomes this process's child
-when its own parent ends, so it is found without guessing, killed and reaped before the slot says that the command
+when its own parent ends. So it is found without guessing, killed and reaped before the slot reports that the command
 ended. A slot has no threads and no event loop; it lives as long as the node holds the other end of its socket.
 """
 
@@ -25,7 +25,7 @@ from delaybox.targets.shell_output import Output
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_S = 0.8
-"""How long leftovers are killed before their slot gives up on them; its parent goes on."""
+"""How long a slot tries to kill leftovers before it gives up and ends; the host then goes on with them."""
 _SHELL = "/bin/sh"
 _NODE_GONE = "its node is gone"
 _PIPE_BYTES = 64 * 1024
@@ -56,7 +56,7 @@ def become_subreaper() -> None:
 
 
 def kill_children(spare: Collection[int] = ()) -> None:
-    """Kills this process's children; what they leave in turn is found the next time."""
+    """Kills this process's children. What these leave in turn is found by the next call."""
     for pid in _children().difference(spare):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -153,7 +153,7 @@ class _Run:
             return {"error": str(error), "errno": getattr(error, "errno", None) or 0, "ms": 0}, b""
         try:
             self._watch(pipe, started + self._head["timeout_ms"] / 1000)
-            # Its process id names the group for as long as it is not reaped.
+            # While the command's process is not reaped, its process id still names the group.
             self._kill(signal.SIGKILL)
             status = os.waitpid(self._pid, 0)[1]
             said["code"] = os.waitstatus_to_exitcode(status)
@@ -218,7 +218,7 @@ class _Run:
         os.lseek(fd, 0, os.SEEK_SET)
 
     def _watch(self, pipe: int, deadline: float) -> None:
-        """Returns when the command's own process has ended; ends it at the deadline, or when the node says so."""
+        """Returns when the command's own process has ended. Ends it at the deadline, or when the node cancels it."""
         pidfd = os.pidfd_open(self._pid)
         control = self._control.fileno()
         poll = select.poll()
@@ -245,7 +245,7 @@ class _Run:
             os.close(pidfd)
 
     def _told(self) -> str:
-        """Why the command has to end before its time, if it has."""
+        """Why the command must be ended now (cancelled, timed out, the node is gone), if it must."""
         try:
             datagram = self._control.recv(frames.DATAGRAM, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -257,7 +257,7 @@ class _Run:
         return "" if datagram else _NODE_GONE
 
     def _end(self, why: str) -> float:
-        """Asks it to end, or, asked before, kills it; the moment until which that may take."""
+        """Asks the command to end; called again, kills it. Returns until when that may take."""
         asked, self._why = self._why, self._why or why
         if asked or why == _NODE_GONE:
             self._kill(signal.SIGKILL)
@@ -278,7 +278,7 @@ class _Run:
             os.killpg(self._pid, number)
 
     def _sweep(self) -> bool:
-        """Ends what left the group; False when something is still there."""
+        """Ends processes that left the command's group; False when some are still there."""
         with contextlib.suppress(ChildProcessError):
             end = time.monotonic() + _SWEEP_S
             while time.monotonic() < end:

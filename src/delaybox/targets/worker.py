@@ -29,35 +29,33 @@ from delaybox.wire.assignment import has_only_payload
 log = logging.getLogger("delaybox.workers")
 
 RESUME_S = 2.0
-"""For so long a session whose stream broke is kept for its worker to come back."""
+"""How long a session whose stream broke is kept, so that its worker can come back to it."""
 _LATER = HandBack(delay_ms=1_000)
 _LANES_SHOWN = 2_000
 _WORKERS_SHOWN = 200
 
-"""(queue, what the task itself says or 0) -> how long its result is kept."""
-
 
 class Claimer(Protocol):
-    """What claims for a pool; the engine's `Guest`."""
+    """Claims tasks for a pool; in a node it is the engine's `Guest`."""
 
     def more_room(self) -> None:
         """The pool can take more than before."""
 
 
 class Host(Protocol):
-    """What makes claimers; the engine."""
+    """Makes claimers; in a node it is the engine."""
 
     def admit(self, *, lanes: Sequence[bytes], target: Target, room: Callable[[], int]) -> Any:
-        """Claims for ``target`` from now on."""
+        """Starts to claim for ``target``."""
 
     def dismiss(self, guest: Any) -> Awaitable[None]:
-        """Claims no more."""
+        """Stops a claimer."""
 
 
 class Pool:
     """The sessions that serve the same lanes, and what was claimed for them.
 
-    Tasks that workers died with, once too often to be chance, are handed out with care (`worker_suspects`).
+    Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspects`).
     """
 
     def __init__(self, lanes: frozenset[bytes], rules: RuleBook, alone: set[bytes]) -> None:
@@ -76,7 +74,7 @@ class Pool:
         return f"workers of {len(self.lanes)} functions"
 
     def announced(self, keep_ms: Mapping[str, int]) -> None:
-        """How long results are kept, by function; who said it last counts."""
+        """How long results are kept, by function; the last announcement counts."""
         self._of_function = keep_ms
         self._kept_of = {
             lane: self._rules.of(split(lane).queue).kept_ms(keep_ms.get(split(lane).name, 0)) for lane in self.lanes
@@ -84,7 +82,7 @@ class Pool:
 
     def room(self) -> int:
         """Tasks that can be claimed now."""
-        # Those that wait for their turn, and not for room, are in nobody's way.
+        # Suspects that wait for their turn, and not for room, take no room from others.
         return sum(s.room for s in self.sessions) - len(self._waiting) - self._suspects.places(self.sessions)
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
@@ -109,7 +107,7 @@ class Pool:
             raise
 
     def hand_out(self) -> None:
-        """Gives what waits to sessions with room, evenly; without any session, back."""
+        """Gives waiting tasks to sessions with room, evenly. Without any session they are handed back."""
         if not self.sessions:
             back = [*self._waiting, *self._suspects.take()]
             self._waiting.clear()
@@ -122,7 +120,7 @@ class Pool:
             if not open_:
                 break
             share = -(-len(waiting) // len(open_))
-            # Whoever is first gets the larger part of what does not divide evenly: in turn.
+            # What does not divide evenly goes to the first session, so sessions take turns at being first.
             self._turn += 1
             first = self._turn % len(open_)
             for session in open_[first:] + open_[:first]:
@@ -132,7 +130,7 @@ class Pool:
         self._watch()
 
     def enforce(self) -> None:
-        """Ends what workers were to end, and did not."""
+        """Ends tasks that are out of time and that their workers have not ended."""
         self._timer = None
         for session in self.sessions:
             session.enforce()
@@ -140,7 +138,8 @@ class Pool:
         self._watch()
 
     def lose(self, session: Session, *, together: bool) -> None:
-        """A session's worker is gone, ``together`` with most others: what it held goes to others."""
+        """A session's worker is gone: its tasks go to others. ``together``: most other workers went at the same
+        time."""
         self.sessions.remove(session)
         suspects = bool(session.suspects)
         company = session.lose(together=together)
@@ -172,16 +171,16 @@ class Pool:
             self.claimer.more_room()
 
     def _wishes(self, d: Delivery) -> tuple[int, int]:
-        """How long its result is kept, and how long it may take; ms."""
+        """How long the task's result is kept, and how long an attempt may take; ms."""
         own = timeout_ms = 0
         if not has_only_payload(d.body):
-            # Else the worker says what is wrong with it.
+            # A body that cannot be read goes out all the same: the worker reports what is wrong with it.
             with contextlib.suppress(DecodeError):
                 task = wire_body.decode(d.body)
                 own, timeout_ms = task.keep_result_ms, task.timeout_ms
                 if task.no_result:
                     return 0, timeout_ms
-        # A lane served by its name alone, whatever the queue, is not among those.
+        # A lane that is served in any queue is not among these.
         if own or d.lane not in self._kept_of:
             return self._rules.of(split(d.lane).queue).kept_ms(own or self._of_function.get(d.name, 0)), timeout_ms
         return self._kept_of[d.lane], timeout_ms
@@ -219,7 +218,7 @@ class Gateway:
         return session
 
     def resume(self, session_id: str, seen: int, profile: Profile) -> Session | None:
-        """The session whose stream broke, as it was. None: unknown, or over."""
+        """The session whose stream broke, unchanged. None: it is unknown, or over."""
         session = self._sessions.get(session_id)
         if session is None or session.profile.lanes != profile.lanes:
             return None
@@ -233,7 +232,8 @@ class Gateway:
         return session
 
     def broken(self, session: Session) -> None:
-        """Its stream ended. It may be resumed for a while; with nothing in hand it is over."""
+        """The session's stream ended. It may be resumed for a while; if the worker holds nothing, the session is
+        over."""
         if self._sessions.get(session.id) is not session:
             return
         session.connected = False
@@ -245,7 +245,7 @@ class Gateway:
         self._lingering[session.id] = loop.call_later(RESUME_S, self.end, session)
 
     def end(self, session: Session) -> None:
-        """Its worker is gone: what it held goes to others. Twice is harmless."""
+        """The session's worker is gone: its tasks go to others. Twice is harmless."""
         if self._sessions.pop(session.id, None) is None:
             return
         self._lingering.pop(session.id, None)
@@ -262,37 +262,37 @@ class Gateway:
             task.add_done_callback(self._ending.discard)
 
     def heard(self, session: Session) -> None:
-        """A message of the worker was heeded: there may be room."""
+        """A message of the worker was handled, so there may be room."""
         self._pools[session.profile.lanes].more_room()
         self._answered.set()
 
     async def wait_for_answer(self, timeout_s: float) -> None:
-        """Returns when a worker said something, at the latest after ``timeout_s``."""
+        """Returns when a worker sent a message, at the latest after ``timeout_s``."""
         self._answered.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._answered.wait(), timeout_s)
 
     def cancel(self, task_id: bytes) -> bool:
-        """Asks the worker that has a task to stop it; False: none here has it."""
+        """Asks the worker that has a task to stop it. False: no worker here has it."""
         return any(session.cancel(task_id) for session in self._sessions.values())
 
     def leave(self) -> None:
-        """Tells every worker to go elsewhere; nothing more is handed out."""
+        """Asks every worker to connect elsewhere; nothing more is handed out."""
         for session in self._sessions.values():
             session.leave()
 
     @property
     def held(self) -> int:
-        """Tasks that workers have."""
+        """How many tasks workers have now."""
         return sum(session.held for session in self._sessions.values())
 
     @property
     def connected(self) -> int:
-        """Workers."""
+        """How many workers are connected."""
         return len(self._sessions)
 
     def facts(self) -> Mapping[str, Any]:
-        """For the heartbeat: who is connected, and which lanes are served."""
+        """Facts for the heartbeat: the connected workers, and the lanes they serve."""
         lanes = sorted({lane.decode() for pool in self._pools.values() for lane in pool.lanes})
         workers = [
             {

@@ -1,6 +1,6 @@
-"""A worker's session, as the node sees it: what it may be sent, what it holds, and what must be said again.
+"""A worker's session, as the node sees it: what it may be sent, what it holds, and which messages must be sent again.
 
-No I/O here: bytes and messages in, bytes and outcomes out. proto/delaybox/v1/worker.proto says how the two sides talk.
+No I/O here: bytes and messages in, bytes and outcomes out. proto/delaybox/v1/worker.proto describes the protocol.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from delaybox.wire.gen import worker_pb2
 log = logging.getLogger("delaybox.workers")
 
 OVERTIME_S = 3.0
-"""A worker ends what is out of time itself, and its word of that takes a while: so much later the node does."""
+"""A worker ends a task that is out of time itself, and its report takes a while. The node waits this much longer."""
 UNSEEN_BYTES = 64 << 20
-"""Of messages that a worker did not say it has seen; past that the session cannot be resumed."""
+"""Most bytes of messages that a worker has not confirmed as seen; with more, the session cannot be resumed."""
 DEFAULT_TAKES = 4 << 20
-"""Largest message that a worker takes which does not say: what gRPC takes unless told otherwise."""
+"""Largest message for a worker that does not announce its own limit: gRPC's default."""
 _BESIDE_TASKS = 512 << 10
-"""Of what a worker takes: for numbers, and whatever else a message holds beside tasks."""
+"""Bytes of a message that are kept free for numbers, and whatever else it holds beside tasks."""
 _NUMBERS_AT_ONCE = 20_000
-"""Sequences of one kind in a message: of ten bytes at most."""
+"""Most sequence numbers of one kind in a message, of ten bytes at most each."""
 _MOST_STALE = 100_000
-"""Of sequences whose end came too late, that wait to be told; further ones are counted alone."""
+"""Most sequence numbers that wait to be reported to the worker as stale; further ones are only counted."""
 _ENTRY_BYTES = 200
-"""What a kept message costs beside its bytes."""
+"""Memory that a kept message costs beside its bytes."""
 _CONTENT_TYPE_BYTES = 256
 _LONGEST_MS = 1 << 53
-"""Longer than anything runs, and still exact wherever numbers are doubles, as in JavaScript's JSON."""
+"""Longer than any task runs, and still exact where numbers are doubles, as in JavaScript's JSON."""
 
 
 class Run:
-    """What one claim brought, until all of it is reported."""
+    """The tasks of one claim, until all of them are reported."""
 
     def __init__(self, report: Report, count: int) -> None:
         self._report = report
@@ -56,7 +56,7 @@ class Run:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
-        """Tells the engine."""
+        """Reports outcomes to the engine."""
         self._report(deliveries, outcome)
         self._left -= len(deliveries)
         if self._left <= 0 and not self.over.done():
@@ -64,8 +64,8 @@ class Run:
 
 
 class Offered(Struct, eq=False, gc=False):
-    """A task that waits for a worker, or that one has. ``keep_ms``: how long its result is kept; 0 = not at all.
-    ``timeout_ms``: how long an attempt may take; 0: the task does not say."""
+    """A task that waits for a worker, or that a worker has. ``keep_ms``: how long its result is kept; 0 = not at all.
+    ``timeout_ms``: how long an attempt may take; 0: the task sets no limit."""
 
     delivery: Delivery
     run: Run
@@ -75,19 +75,19 @@ class Offered(Struct, eq=False, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a worker said of itself. ``lanes``: what it serves; ``retry``: by function, for tasks without a policy."""
+    """What a worker announced. ``lanes``: what it serves; ``retry``: by function, for tasks without a policy."""
 
     lanes: frozenset[bytes]
     retry: Mapping[str, RetryPolicy] = field(default_factory=dict)
     keep_ms: Mapping[str, int] = field(default_factory=dict)
-    """How long results are kept, by function, of tasks that do not say."""
+    """How long results are kept, by function, for tasks that do not set it."""
     own: Mapping[str, str] = field(default_factory=dict)
-    """Its functions' own queues, where it says that they have one ("": none)."""
+    """Its functions' own queues, as far as it announced them ("": none)."""
     labels: Mapping[str, str] = field(default_factory=dict)
     identity: str = ""
     concurrency: int = 0
     takes: int = DEFAULT_TAKES
-    """Bytes of the largest message that it takes."""
+    """The largest message that it takes, bytes."""
 
 
 class Session:
@@ -100,9 +100,9 @@ class Session:
         self.connected = False
         self.draining = False
         self.suspects: set[int] = set()
-        """The sequences of tasks that it holds and others died with (`worker_suspects`)."""
+        """Sequence numbers of the suspects that it holds (`worker_suspects`)."""
         self.alone = False
-        """The only one of these is to stay the only one."""
+        """It holds a suspect that must be its only one."""
         self._suspects_ended: list[bytes] = []
         self._limits: list[tuple[float, int]] = []
         self._max_output = max_output
@@ -120,21 +120,21 @@ class Session:
         self._unseen_bytes = 0
         self._repeat: list[bytes] = []
         self.heeded = 0
-        """The highest number of the worker's messages that counted."""
+        """The highest number of the worker's messages that were handled."""
 
     @property
     def room(self) -> int:
-        """Tasks that it can be sent now."""
+        """How many tasks it can be sent now."""
         return self.credit if self.connected and not self._leaving else 0
 
     @property
     def held(self) -> int:
-        """Tasks that it has and did not answer."""
+        """How many tasks it has and has not reported yet."""
         return len(self._held)
 
     def attach(self, changed: Callable[[], None], replaced: Callable[[], None]) -> None:
-        """A stream carries it from now on: ``changed`` is called when there is something to send, ``replaced`` when
-        another stream does."""
+        """A stream carries this session from now on. ``changed`` is called when there is something to send,
+        ``replaced`` when another stream takes over."""
         self._replaced()
         self._changed, self._replaced = changed, replaced
         changed()
@@ -142,7 +142,7 @@ class Session:
     # -- to the worker ------------------------------------------------------------------------------------------
 
     def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False) -> int:
-        """Sends tasks, each for one credit; returns how many. Those that it cannot take fail."""
+        """Sends tasks, each for one credit; returns how many. Tasks that are too large for the worker fail."""
         held, tasks, sequence = self._held, self._tasks, self._sequence
         largest = self.profile.takes - _BESIDE_TASKS
         for o in offered:
@@ -156,7 +156,7 @@ class Session:
             if o.timeout_ms:
                 heappush(self._limits, (time.monotonic() + o.timeout_ms / 1000 + OVERTIME_S, sequence))
         if len(self._limits) > 2 * len(held) + 1_000:
-            # Those of tasks that have ended; what may take an hour mostly takes a moment.
+            # Limits of tasks that have ended: a task that may take an hour mostly takes a moment.
             self._limits = [limit for limit in self._limits if limit[1] in held]
             heapify(self._limits)
         count, self._sequence = sequence - self._sequence, sequence
@@ -178,16 +178,16 @@ class Session:
 
     @property
     def next_limit(self) -> float:
-        """When the next of its tasks is out of time (``time.monotonic``); inf: none will be."""
+        """When the next of its tasks will be out of time (``time.monotonic``); inf: none will."""
         while self._limits and self._limits[0][1] not in self._held:
             heappop(self._limits)
         return self._limits[0][0] if self._limits else math.inf
 
     def enforce(self) -> None:
-        """Ends what is out of time: its worker beats, but has not ended it.
+        """Ends tasks that are out of time and that the worker, which still beats, has not ended.
 
-        The attempt has failed, and is tried again as any that failed. The worker is asked to stop, and what it says of
-        this attempt later is stale.
+        The attempt has failed and is retried as usual. The worker is asked to stop; its later report on this attempt
+        is stale.
         """
         while self.next_limit <= time.monotonic():
             _, sequence = heappop(self._limits)
@@ -201,12 +201,12 @@ class Session:
             self._changed()
 
     def leave(self) -> None:
-        """Tells the worker that no more will come from here."""
+        """Informs the worker that no more tasks will come from here."""
         self._leaving = True
         self._changed()
 
     def messages(self, *, idle: bool = False) -> list[bytes]:
-        """What is to be sent now, serialized; ``idle``: something, be it only what was heeded."""
+        """The messages to send now, serialized. ``idle``: at least one, even if it only confirms what was received."""
         out, self._repeat = self._repeat, []
         while self._tasks or self._cancel or self._stale or (self._leaving and not self._said_leaving) or idle:
             idle = False
@@ -237,7 +237,8 @@ class Session:
     # -- from the worker ----------------------------------------------------------------------------------------
 
     def connect(self, seen: int) -> bool:
-        """A stream is open; what the worker has not seen goes out first. False: too much of that is forgotten."""
+        """A stream is open; messages that the worker has not seen are sent first. False: too many of them were
+        dropped."""
         self._forget_seen(seen)
         if self._number - len(self._unseen) > seen:
             return False
@@ -246,7 +247,7 @@ class Session:
         return True
 
     def hear(self, message: worker_pb2.FromWorker) -> None:
-        """Heeds a message, but one that was heeded before only for what was seen."""
+        """Handles a message. Of one that was handled before, only the confirmations count."""
         self._forget_seen(message.seen)
         if message.number:
             if message.number <= self.heeded:
@@ -271,15 +272,15 @@ class Session:
             self.draining = False
 
     def suspects_ended(self) -> list[bytes]:
-        """Ids of those of `suspects` that came to an end since this was asked last."""
+        """Ids of `suspects` that came to an end since the last call."""
         ended, self._suspects_ended = self._suspects_ended, []
         return ended
 
     def lose(self, *, together: bool = False) -> list[bytes]:
-        """The worker is gone, ``together`` with most others: what it held goes to others, each charged one loss.
+        """The worker is gone: its tasks go to others, each charged one loss. ``together``: most other workers went too.
 
-        Not what was never sent to it, nor several tasks that workers died with before, for none of them was alone:
-        their ids.
+        Not charged: tasks that were never sent to it, and suspects if it held several, because each may be innocent.
+        Returns the ids of these suspects.
         """
         unsent = self._sequence - len(self._tasks)
         company = self.suspects if len(self.suspects) > 1 else set()
@@ -292,16 +293,16 @@ class Session:
         return ids
 
     def hand_back(self) -> None:
-        """The node ends: what the worker still holds goes to others uncharged."""
+        """The node ends: tasks that the worker still holds go to others, without a loss."""
         self._give_up(HAND_BACK)
 
     def delivery(self, sequence: int) -> Delivery | None:
-        """What the worker calls by that number."""
+        """The task that the worker names by this sequence number."""
         held = self._held.get(sequence)
         return None if held is None else held.delivery
 
     def forget(self, run: Run) -> None:
-        """What came with a claim is dealt with already; answers to it are stale."""
+        """The tasks of this claim are reported already; the worker's reports on them are stale."""
         for sequence in [s for s, o in self._held.items() if o.run is run]:
             del self._held[sequence]
             self.suspects.discard(sequence)
@@ -400,7 +401,7 @@ class Session:
 
     def _too_late(self, *sequences: int) -> None:
         metrics.stale_ack(len(sequences))
-        # A worker that goes on saying what is too late and reads nothing must not fill the memory.
+        # A worker that keeps sending stale reports and reads nothing must not fill the memory.
         self._stale += sequences[: max(0, _MOST_STALE - len(self._stale))]
         self._changed()
 
@@ -422,7 +423,7 @@ class Session:
 
 
 def _nothing() -> None:
-    """No stream."""
+    """The session has no stream any more."""
 
 
 def _result(ok: bool, duration_ms: int, output: bytes, *, reason: str = "", content_type: str = "") -> TaskResult:

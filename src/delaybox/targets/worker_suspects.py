@@ -1,8 +1,9 @@
-"""Tasks that workers died with, once too often to be chance: who may have how many of them at once.
+"""Suspects: tasks that are one loss short of the cap, because workers died with them. Decides which worker gets how
+many.
 
-Among them is what kills its workers, and much that only stood beside it. At first a worker has one of them at a time.
-As they come to an end more run side by side, for a thousand healthy ones must not wait for each other. When a worker
-dies with several, that says nothing against any of them: none is charged, and each of these runs alone the next time.
+A few of them kill their workers; most only ran beside such a task. At first a worker has one suspect at a time. As
+suspects end well, more of them run side by side, so that a thousand healthy ones do not wait for each other. When a
+worker dies with several, it is not known which one killed it: none is charged, and each of them runs alone next time.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Sequence
 from delaybox.targets.worker_session import Offered, Run, Session
 
 MOST_WAITING = 1_000
-"""Further ones are not kept here, or they would fill the node, which then claims nothing else."""
+"""Most suspects that wait here. More would fill the node, which then could claim nothing else."""
 _MOST_TOGETHER = 1_024
 
 
 class Suspects:
-    """Those of one pool. ``alone``: ids of those that must have no company, shared by the pools of a process."""
+    """The suspects of one pool. ``alone``: ids of those that must be a worker's only suspect; all pools of a process
+    share it."""
 
     def __init__(self, alone: set[bytes]) -> None:
         self._waiting: deque[Offered] = deque()
@@ -31,20 +33,20 @@ class Suspects:
 
     @property
     def full(self) -> bool:
-        """Whether no more should wait here."""
+        """Whether as many wait as may."""
         return len(self._waiting) >= MOST_WAITING
 
     def add(self, offered: Offered) -> None:
-        """One more waits."""
+        """Adds one that waits."""
         self._waiting.append(offered)
 
     def places(self, sessions: Sequence[Session]) -> int:
-        """How many of those that wait can go out now, as far as room goes."""
+        """How many waiting suspects can be handed out now, by the room of the sessions."""
         free = sum(min(s.room, max(0, self._together - len(s.suspects))) for s in sessions if not s.alone)
         return min(len(self._waiting), free)
 
     def hand_out(self, sessions: Sequence[Session]) -> None:
-        """Gives what waits to those who may have it, the least burdened first."""
+        """Gives waiting suspects to sessions that may have them, those with the fewest suspects first."""
         while self._waiting:
             alone = self._waiting[0].delivery.task_id in self._alone
             most = 1 if alone else self._together
@@ -55,16 +57,16 @@ class Suspects:
             session.assign([self._waiting.popleft()], suspect=True, alone=alone)
 
     def take(self) -> list[Offered]:
-        """All that wait; none waits then."""
+        """Removes and returns all that wait."""
         taken, self._waiting = list(self._waiting), deque()
         return taken
 
     def forget(self, run: Run) -> None:
-        """What came with a claim is dealt with already."""
+        """Drops the tasks of a claim that are reported already."""
         self._waiting = deque(o for o in self._waiting if o.run is not run)
 
     def ended(self, task_ids: Sequence[bytes]) -> None:
-        """These came to an end in their worker, which lives."""
+        """These suspects came to an end, and their worker lives."""
         self._alone.difference_update(task_ids)
         self._ended += len(task_ids)
         while self._ended >= self._together and self._together < _MOST_TOGETHER:
@@ -72,7 +74,7 @@ class Suspects:
             self._together *= 2
 
     def lost(self, company: Sequence[bytes]) -> None:
-        """A worker died with some of them; ``company``: with these, if they were several."""
+        """A worker died while it had suspects. ``company``: their ids, if it had several."""
         self._together, self._ended = 1, 0
         if len(self._alone) < 10 * MOST_WAITING:
             self._alone.update(company)
