@@ -1,4 +1,4 @@
-"""What a function can know of the task that it runs for, and say while it runs."""
+"""What a function can learn about the task that it runs for, and how it reports progress."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CancelSignal:
         return self._flag.is_set()
 
     def set(self, reason: str) -> None:
-        """Stop, and why. The first reason stays."""
+        """Asks to stop, for a reason. The first reason stays."""
         with self._lock:
             if self._flag.is_set():
                 return
@@ -42,7 +42,7 @@ class CancelSignal:
             self._flag.set()
             waiters, self._waiters = self._waiters, []
         for wake in waiters:
-            # One whose loop ended meanwhile must not keep the others, nor whoever stops the task.
+            # A waiter whose loop has ended raises; that must not keep the others from being woken.
             with contextlib.suppress(RuntimeError):
                 wake()
 
@@ -74,7 +74,7 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the task's assignment says."""
+    """The facts of the task, as its assignment carries them."""
 
     id: str
     name: str
@@ -88,7 +88,7 @@ class Facts:
 
 
 class Sink(Protocol):
-    """Where a function's progress goes."""
+    """Receives a function's progress."""
 
     def __call__(self, fraction: float, message: str) -> None: ...
 
@@ -135,7 +135,8 @@ class Context:
 
     @property
     def token(self) -> int:
-        """Rises with every delivery of the task: hand it to whatever must refuse a doer that is late."""
+        """Rises with every delivery of the task. Pass it to systems that must refuse a writer whose delivery is out of
+        date."""
         return self._facts.token
 
     @property
@@ -150,7 +151,7 @@ class Context:
 
     @property
     def timeout(self) -> float | None:
-        """Longest time of this attempt in seconds; None when none is stated."""
+        """Longest time of this attempt in seconds; None when it has no time-out."""
         return self._facts.timeout_ms / 1000 if self._facts.timeout_ms else None
 
     def remaining(self) -> float | None:
@@ -166,7 +167,7 @@ class Context:
         return None if left is None else datetime.fromtimestamp(time.time() + left, UTC)
 
     def progress(self, fraction: float = -1.0, message: str = "") -> None:
-        """Says how far the task is, 0 to 1 (negative: not known), for Get and Watch. Any thread may call it.
+        """Reports how far the task is, 0 to 1 (negative: not known), for Get and Watch. Any thread may call it.
 
         Cheap: of many calls in a moment only the last one is sent. ``message``: for people; past 2,000 bytes it is cut.
         Raises as `heartbeat` when the function should stop.
@@ -184,7 +185,7 @@ class Context:
 
 
 class Running(Protocol):
-    """Whatever can say for which task code runs."""
+    """Knows for which task code runs."""
 
     @property
     def context(self) -> Context: ...

@@ -1,9 +1,9 @@
 """Runs async functions on the worker's own loop.
 
-Most short ones end without ever waiting, and an asyncio task for each would cost as much as all the rest. So one
-asyncio task steps through what has arrived, one coroutine after the other; where one waits, that asyncio task is its
-own from then on and another goes on with the others. A coroutine thus always runs inside a real task, and one that
-waits has that task for itself. Each has a copy of the context variables.
+Most short coroutines end without ever waiting, and an asyncio task for each would cost as much as everything else
+together. So one asyncio task, the stepper, runs what has arrived, one coroutine after the other. If a coroutine waits,
+the stepper becomes that coroutine's own task, and a new stepper goes on with the queue. So a coroutine always runs
+inside a real asyncio task, and one that waits has it for itself. Each has a copy of the context variables.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from delaybox.worker.run import Run
 log = logging.getLogger("delaybox.worker")
 
 TURN_S: Final = 0.005
-"""How long the loop is kept from other work by coroutines that do not wait."""
+"""How long coroutines that do not wait may keep the loop before other work gets its turn."""
 BLOCKED_S: Final = 1.0
-"""One that keeps the loop this long without waiting is told of: heartbeats stop meanwhile."""
+"""A coroutine that keeps the loop this long without waiting is logged, because heartbeats stop meanwhile."""
 STOP_S: Final = 5.0
-"""What was told to stop and has not within this time counts as going on."""
+"""A run that was asked to stop and has not stopped within this time counts as going on."""
 
 
 class _Rest:
@@ -110,7 +110,7 @@ class Coroutines(Crew):
                     if run.assignment.want_result:
                         run.succeed(end.value)
                     else:
-                        # What `succeed` would do, without two calls: nobody can have ended it meanwhile.
+                        # The same as `succeed`, without two calls: nothing can have ended the run meanwhile.
                         run.settled = True
                         stats.done += 1
                         run.session.done(run.sequence)
@@ -135,7 +135,7 @@ class Coroutines(Crew):
                 self._pass_on()
 
     def _pass_on(self) -> None:
-        """Somebody else goes on with the queue."""
+        """Starts a new stepper for the queue."""
         if self._queue:
             self._walk()
         else:
@@ -144,7 +144,7 @@ class Coroutines(Crew):
     async def _rest(self, run: Run, rest: _Rest) -> None:
         run.task = asyncio.current_task()
         if run.over is not None or run.settled:
-            # It was told to stop in its first step, by its own hand.
+            # The coroutine asked for its own stop, in its first step.
             self._interrupt(run)
         self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
         since = time.monotonic()
@@ -166,7 +166,7 @@ class Coroutines(Crew):
             run.task.cancel()
 
     def _skip(self, run: Run) -> None:
-        """It was ended before it began."""
+        """The run was ended before it began."""
         run.give_up()
         self._left(run)
 

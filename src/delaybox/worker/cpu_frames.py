@@ -1,4 +1,4 @@
-"""What a worker and its processes for cpu functions say to each other: a head in JSON, and bytes that it tells of."""
+"""The messages between a worker and its processes for cpu functions: a head in JSON, and a body of bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PREFIX: Final = struct.Struct("!II")
 
 # Kinds of frames; the head's "is".
 HELLO: Final = "hello"
-"""From the process: it can take jobs; ``missing``: the import error that keeps it from that."""
+"""From the process: it can take jobs. ``missing``: the import error because of which it cannot."""
 SETTINGS: Final = "settings"
-"""To the process, before anything else; ``levels``: of the loggers."""
+"""To the process, before anything else. ``levels``: the levels of the loggers."""
 LOG: Final = "log"
-"""From the process; ``record``: of its log, see `logs.again`."""
+"""From the process. ``record``: one record of its log, see `logs.again`."""
 JOB: Final = "job"
 """To the process: which function, the facts of the task; body: the payload."""
 BEGUN: Final = "begun"
@@ -35,7 +35,7 @@ def frame(kind: str, body: bytes = b"", **head: Any) -> bytes:
 
 
 def head(raw: bytes) -> Mapping[str, Any]:
-    """What a frame says."""
+    """Reads one frame: its head and body."""
     said: Mapping[str, Any] = json.loads(raw)
     return said
 

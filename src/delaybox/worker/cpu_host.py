@@ -57,7 +57,7 @@ class _Host:
                 elif head["is"] == frames.SETTINGS:
                     logs.set_levels(head["levels"])
         except (OSError, EOFError):
-            os._exit(0)  # the worker is gone, or wants this process gone: whatever runs here runs for nobody
+            os._exit(0)  # the worker is gone, or wants this process to end: nobody waits for the result
 
     def _exactly(self, count: int) -> bytes:
         got = bytearray()
@@ -89,7 +89,7 @@ class _Host:
         try:
             function = self._function(*head["home"])
             if head["first"]:
-                # What the import took is not the task's time.
+                # The task's time begins after the import.
                 self.context = Context(Facts(**facts), CancelSignal(), self._progress)
                 self._say(frames.frame(frames.BEGUN))
             value = function.started(function.codecs.arguments(payload, self.context.headers), self)
@@ -114,7 +114,7 @@ class _Host:
         if module:
             return importlib.import_module(module)
         if file not in self._modules:
-            # As multiprocessing's spawn does: the script's definitions without what stands under `if __name__ == ...`.
+            # As multiprocessing's spawn does: runs the script without what stands under `if __name__ == ...`.
             sys.modules[MAIN] = made = type(sys)(MAIN)
             made.__dict__.update(runpy.run_path(file, run_name=MAIN))
             self._modules[file] = made
@@ -127,8 +127,8 @@ def _left_to_the_worker(number: int, frame: object) -> None:
 
 def main(number: int) -> None:
     """Serves jobs until the other end is closed."""
-    # Ctrl-C and a service manager's SIGTERM to the group are the worker's business: it drains first. Handlers that do
-    # nothing, not SIG_IGN: that would go over to every program that a function starts.
+    # Ctrl-C and a service manager's SIGTERM to the group are handled by the worker, which drains first. Handlers that
+    # do nothing are set, and not SIG_IGN, which every program that a function starts would inherit.
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _left_to_the_worker)
     forks.set_free()

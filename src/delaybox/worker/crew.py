@@ -1,4 +1,4 @@
-"""What every way of running functions has in common: taking tasks, ending them early, counting who still works."""
+"""The base of the three ways to run functions: takes tasks, ends them early, counts those that still run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CANCELLED: Final = "cancelled"
 class Crew(ABC):
     """Runs functions of one kind in ``slots.size`` places.
 
-    ``freed`` is called when a place came free in another way than by a session's own end of a task.
+    ``freed`` is called when a place came free that another session may use.
     """
 
     kind: Kind
@@ -49,7 +49,7 @@ class Crew(ABC):
         """Ends whatever is left, at once. Twice is harmless."""
 
     def heard(self, session: Session[Run], heard: Heard[Run]) -> None:
-        """Does what a node's message asks for."""
+        """Carries out what a node's message asks for."""
         for run in heard.lost:
             self.lose(run)
         self.common.stats.lost += heard.unheard
@@ -72,14 +72,15 @@ class Crew(ABC):
 
     @abstractmethod
     def _begin(self, runs: list[Run]) -> None:
-        """Starts them; there is a place for each."""
+        """Starts runs; there is a place for each."""
 
     @abstractmethod
     def _interrupt(self, run: Run) -> None:
-        """Asks the code of a run to end, however this kind can. It may have ended, or not begun."""
+        """Asks the code of a run to end, in the way of this kind. The code may have ended already, or not begun."""
 
     def end_early(self, run: Run, verdict: pb.Failed) -> None:
-        """Asks it to stop; ``verdict`` is what is said when it has, unless it returns all the same."""
+        """Asks the run to stop. ``verdict`` is reported when it has stopped, unless it returned a value all the
+        same."""
         if run.settled or run.over is not None:
             return
         run.over = verdict
@@ -87,14 +88,15 @@ class Crew(ABC):
         self._interrupt(run)
 
     def lose(self, run: Run) -> None:
-        """Others have it: asks it to stop, its place is free when it has."""
+        """Others have the task: asks the run to stop. Its place is free when it has."""
         if run.lose():
             self._linger(run)
             run.signal.set(LOST)
             self._interrupt(run)
 
     def overran(self, run: Run) -> None:
-        """Its time is over. Its attempt fails now, though its code goes on; its place is free when that ends."""
+        """The run's time is over. The attempt fails now, even if the code goes on; the place is free when the code
+        ends."""
         verdict = endings.timed_out(run.timeout_ms)
         if run.fail(verdict):
             self._linger(run)
@@ -112,7 +114,7 @@ class Crew(ABC):
         self.slots.lingering += 1
 
     def _left(self, run: Run) -> None:
-        """The code of a run has ended, whatever was said of it."""
+        """The code of a run has ended, whatever was reported for it."""
         if run.timer is not None:
             run.timer.cancel()
             run.timer = None
@@ -124,7 +126,7 @@ class Crew(ABC):
             self._asked_for_places()
 
     def _asked_for_places(self) -> None:
-        """Places may have come free that another session waits for."""
+        """Calls ``freed`` if a place may have come free that another session waits for."""
         if self.slots.short:
             self.freed()
 

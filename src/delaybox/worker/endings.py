@@ -1,4 +1,4 @@
-"""How a function says that its attempt ended badly, and how any exception becomes a failure."""
+"""The exceptions by which a function reports a bad end, and how any exception becomes a failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reject(Exception):
 class RetryLater(Exception):
     """Raised by a function: this attempt failed, try again in ``after`` (the back-off when not given).
 
-    after: seconds, a timedelta, or text such as "30s". ValueError for what is no such time.
+    after: seconds, a timedelta, or text such as "30s". ValueError for anything else.
     An attempt is charged as for any failure.
     """
 
@@ -38,7 +38,7 @@ def _wait_s(after: Span) -> float:
         found = span_s("after", after)
     except InvalidTask:
         found = None
-    # Written so that nan, which is neither less nor more than anything, is refused as well.
+    # Written so that nan, for which every comparison is false, is refused as well.
     if found is None or not 0 <= found <= MAX_WAIT_MS / 1000:
         raise ValueError(
             f'after={after!r} is not a time to wait; give seconds, a timedelta, or text such as "30s", at most 10 years'
@@ -58,9 +58,10 @@ FINAL: Final = (Reject, NotDecodable, NotEncodable, MisfitArguments)
 
 
 def failure(error: BaseException, *, cancelled: bool = False) -> pb.Failed:
-    """What is said of an attempt that ended with ``error``. Raises nothing, whatever the error does when it is asked.
+    """The failure to report for an attempt that ended with ``error``. Raises nothing, even if the error's own methods
+    do.
 
-    The reason says what could not be read of it.
+    What cannot be read of the error is named in the reason.
     """
     try:
         return _failure(error, cancelled=cancelled)
@@ -87,9 +88,10 @@ def _failure(error: BaseException, *, cancelled: bool) -> pb.Failed:
 
 
 def words_of(error: BaseException) -> str:
-    """What an exception says, or that it cannot be read. Foreign code runs here: a ``__str__`` may raise anything."""
+    """The text of an exception, or a note that it cannot be read. Users' code runs here: a ``__str__`` may raise
+    anything."""
     try:
-        # What `__str__` returns may be a kind of text with methods of its own.
+        # `__str__` may return a subclass of str with methods of its own.
         return str.__str__(str(error))
     except BaseException as worse:  # noqa: BLE001 - the attempt must end with a failure, whatever this raises
         return f"(what it says cannot be read: its __str__ raised {_name(worse)})"
@@ -103,7 +105,7 @@ def _name(error: BaseException) -> str:
 
 
 def _after_ms(error: RetryLater) -> tuple[int | None, str]:
-    """When to try again, or None and why not then."""
+    """When to try again, or None and the reason why not."""
     try:
         after = error.after
         if after is None:
@@ -117,7 +119,7 @@ def _after_ms(error: RetryLater) -> tuple[int | None, str]:
 
 
 def failed(reason: str, *, final: bool = False, cancelled: bool = False) -> pb.Failed:
-    """A failure in words, cut where the contract cuts it."""
+    """A failure message, with texts cut at the lengths that the protocol allows."""
     return pb.Failed(reason=head(reason), final=final, cancelled=cancelled)
 
 
@@ -127,7 +129,7 @@ def timed_out(timeout_ms: int) -> pb.Failed:
 
 
 def _details(error: BaseException, name: str) -> bytes:
-    """The traceback from the user's first frame on; its end where it is long."""
+    """The traceback from the user's first frame on; of a long one only the end."""
     try:
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_globals.get("__package__") == __package__ and frames.tb_next:

@@ -1,8 +1,8 @@
-"""Processes that functions fork off are as they would be in a script. To be imported before gRPC is.
+"""Makes processes that functions fork behave as in a script. Import it before gRPC.
 
-A worker's functions start processes of all sorts. gRPC's handlers around a fork then write frightening lines to stderr
-("Other threads are currently calling into gRPC", "epoll_ctl failed"), and do nothing that a worker needs: no child goes
-on with its streams. gRPC reads this switch while it is imported. Whoever sets it decides.
+Functions of a worker start all sorts of processes. At each fork gRPC's handlers write alarming lines to stderr ("Other
+threads are currently calling into gRPC", "epoll_ctl failed"), and do nothing that a worker needs, because no child
+goes on with its streams. gRPC reads this switch while it is imported; a value that is already set stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if "grpc" not in sys.modules and _SWITCH not in os.environ:
     try:
         import grpc  # noqa: F401 - that it is imported is all
     finally:
-        # The processes that functions start decide for themselves.
+        # Processes that functions start do not inherit the switch.
         del os.environ[_SWITCH]
 
 
@@ -30,9 +30,9 @@ _listening = False
 
 
 def set_free() -> None:
-    """From now on a process that this one forks off can be told to end: it does not keep this one's signal handlers.
+    """From now on forked processes drop this process's signal handlers, so that SIGTERM ends them.
 
-    Else SIGTERM would not end it, but go through a pipe that both share to this one, which would drain.
+    Otherwise SIGTERM to the child would be written into a pipe that both share, and this process would drain instead.
     """
     global _listening
     if not _listening:
@@ -41,7 +41,7 @@ def set_free() -> None:
 
 
 def _hold_back() -> None:
-    """A signal that the child gets before its handlers are gone waits."""
+    """Signals are blocked until the child has dropped the handlers."""
     _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
 
 

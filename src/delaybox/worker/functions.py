@@ -32,7 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TURN_S: Final = 0.005
-"""So long several calls of an async function may keep the event loop."""
+"""How long several calls of an async function may keep the event loop."""
 
 
 class Kind(Enum):
@@ -72,7 +72,7 @@ class TaskFunction(Generic[P, R]):
         self.result_type = result_type
         self.codecs = codecs or CODECS
         self.context_parameter, self._context_at = _context_parameter(function)
-        # wire.call.NAME_ATTRIBUTE and OPTIONS_ATTRIBUTE: what a client finds here.
+        # wire.call.NAME_ATTRIBUTE and OPTIONS_ATTRIBUTE: a client reads these.
         self.delaybox_name = self.name
         options = {"queue": queue, "keep_result": timedelta(milliseconds=keep_result_ms)}
         self.delaybox_options = {option: value for option, value in options.items() if value}
@@ -88,11 +88,11 @@ class TaskFunction(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """As a function in a class: of an instance it is a method."""
+        """Makes it a method where it stands in a class, as a plain function is."""
         return self if instance is None else MethodType(self, instance)
 
     def __reduce__(self) -> str:
-        """Pickled as functions are: by where it stands."""
+        """Pickled as functions are: by module and name."""
         return self.__qualname__
 
     def __repr__(self) -> str:
@@ -104,14 +104,14 @@ class TaskFunction(Generic[P, R]):
             inspect.markcoroutinefunction(self)
             return
         inner = inspect.unwrap(self.function)
-        # Until 3.12 they take for a function what has all that a function has.
+        # Until Python 3.12 they accept as a function whatever has all attributes of one.
         for name in ("__code__", "__defaults__", "__kwdefaults__", "__annotations__"):
             if hasattr(inner, name):
                 setattr(self, name, getattr(inner, name))
         self._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
     def started(self, call: Call | Calls, run: Running) -> Any:
-        """Calls the function with what a task brought. MisfitArguments when that is not what it takes.
+        """Calls the function with a task's arguments. MisfitArguments when they do not fit.
 
         Of several calls: their Outcomes, or a coroutine that returns them.
         """
@@ -134,7 +134,7 @@ class TaskFunction(Generic[P, R]):
         since = time.monotonic()
         for call in calls.calls:
             if time.monotonic() - since > TURN_S:
-                # Others wait for the event loop, too.
+                # Other work waits for the event loop, too.
                 await asyncio.sleep(0)
                 since = time.monotonic()
             run.context.heartbeat()
@@ -152,7 +152,7 @@ class TaskFunction(Generic[P, R]):
     def _one(self, call: Call, run: Running) -> R:
         if self.context_parameter:
             at = self._context_at
-            # Where it stands among the positional ones: those behind it would be taken for it otherwise.
+            # The context is inserted at its position, or the arguments behind it would move up by one.
             if at is not None and len(call.args) >= at:
                 call.args = (*call.args[:at], run.context, *call.args[at:])
                 call.kwargs.pop(self.context_parameter, None)
@@ -161,12 +161,12 @@ class TaskFunction(Generic[P, R]):
         try:
             return self.function(*call.args, **call.kwargs)
         except TypeError as error:
-            # Raised by the call itself, not in the function's body: no frame below this one.
+            # No frame below this one: the call itself raised it, and not the function's body.
             if error.__traceback__ is None or error.__traceback__.tb_next is None:
                 raise self._misfit(call, error) from None
             raise
         except StopIteration as error:
-            # To whoever steps through coroutines it would be the end of one that ended well.
+            # Whoever steps through coroutines would take StopIteration for a normal end.
             raise RuntimeError(f"{self.name} raised StopIteration") from error
 
     def _misfit(self, call: Call, error: TypeError) -> TypeError:
@@ -219,7 +219,7 @@ def _failed(error: Exception) -> Part:
 
 
 def kind_of(function: Callable[..., Any], *, cpu: bool) -> Kind:
-    """Where it runs. TypeError for what cannot be a task."""
+    """The kind of place where a function runs. TypeError for what cannot be a task."""
     if not callable(function):
         raise TypeError(f"{function!r} cannot be a task: it is not callable")
     target = function if inspect.isroutine(function) else type(function).__call__
@@ -240,7 +240,7 @@ def policy(retries: int | Retry | None) -> RetryPolicy | None:
 
 
 def _shown(signature: inspect.Signature) -> str:
-    """As people read it. Defaults are foreign objects: what they say of themselves may be long, or not be readable."""
+    """The signature for people. The repr of defaults may be long, or raise."""
     try:
         return head(str(signature), 500)
     except Exception:  # noqa: BLE001 - whatever a default's __repr__ raises
@@ -283,7 +283,8 @@ def _is_context(hint: object) -> bool:
 
 
 def _no_arguments(words: str) -> str:
-    """``Optional[Context]`` and ``Annotated[Context, ...]`` are about a context, ``list[Context]`` is not."""
+    """Whether an annotation allows a context: ``Optional[Context]`` and ``Annotated[Context, ...]`` do,
+    ``list[Context]`` not."""
     outer, bracket, inner = words.strip().partition("[")
     if not bracket:
         return words

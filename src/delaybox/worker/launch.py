@@ -27,16 +27,16 @@ FAILED: Final = 1
 WRONG_INPUT: Final = 2
 NOT_ALLOWED: Final = 4
 _FINAL: Final = (WRONG_INPUT, NOT_ALLOWED)
-"""Exit codes after which another start would end the same way."""
+"""Exit codes of mistakes that another start would not mend."""
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 10.0
 _WELL_S: Final = 10.0
-"""A process that lived this long started well: the pause begins small again."""
+"""A process that lived this long started well: the pause before a restart begins small again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A command line. None: as the worker itself says. The token is not here: it travels in the environment."""
+    """The options of a command line. None: the worker's own setting. The token is passed in the environment."""
 
     worker: str
     processes: int = 1
@@ -53,7 +53,7 @@ class Launch:
     log_format: str = "text"
 
     def settings(self) -> dict[str, Any]:
-        """What the worker is changed to."""
+        """The settings that change the worker."""
         cpu = self.cpu_processes
         if cpu is None and self.processes > 1:
             cpu = max(1, (os.cpu_count() or 1) // self.processes)
@@ -62,7 +62,7 @@ class Launch:
 
 
 def run(launch: Launch) -> int:
-    """Runs until it is told to stop; the exit code. Mistakes are told in a line on stderr."""
+    """Runs until it is asked to stop. Returns the exit code. Mistakes are reported in a line on stderr."""
     logs.set_up(launch.log_format)
     if launch.processes < 1:
         return _say(ConfigError(f"--processes {launch.processes}: at least 1"))
@@ -135,7 +135,7 @@ def _where(error: BaseException) -> str:
 
 
 class _Supervisor:
-    """Keeps ``launch.processes`` processes running; ends when it is told to, or when none can start."""
+    """Keeps ``launch.processes`` processes running; ends when it is asked to, or when none can start."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -152,7 +152,7 @@ class _Supervisor:
         return self._code
 
     def _tell(self) -> None:
-        """Said again, it is said again to them, who then end at once."""
+        """Called again, it passes the second signal on to the processes, which then end at once."""
         self._told.set()
         for process in self._children:
             with contextlib.suppress(ProcessLookupError):
@@ -169,8 +169,8 @@ class _Supervisor:
                 "delaybox.worker",
                 "--child",
                 settings,
-                stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
-                # Ctrl-C is for us, who tell them once.
+                stdin=asyncio.subprocess.PIPE,  # the child reads its end as a sign that the supervisor is gone
+                # Ctrl-C is for the supervisor, which passes it on once.
                 start_new_session=True,
             )
             self._children.add(process)
@@ -179,7 +179,8 @@ class _Supervisor:
             code = await process.wait()
             self._children.discard(process)
             if self._told.is_set():
-                # One that was still importing has no handler yet: it ended as it was told to, and held no task.
+                # A process that was still importing has no handler yet. It ended because it was asked to, and held no
+                # task.
                 self._code = self._code or (FAILED if code not in (0, -signal.SIGTERM) else 0)
                 return
             if code in _FINAL:

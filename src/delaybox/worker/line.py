@@ -1,4 +1,4 @@
-"""One session with one server, kept up over broken streams: the thin shell around `session.py`."""
+"""Keeps one session with one server over broken streams: the shell with the I/O around `session.py`."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _WONT: Final = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.UNIMPLEMENTED,
 )
-"""What trying again does not mend."""
+"""Errors that another try does not mend."""
 
 
 class Refused(DelayBoxError):
-    """A node refuses this worker: its token, or what it says of itself."""
+    """A node refuses this worker: its token, or what it announces."""
 
     code = "refused"
 
@@ -57,8 +57,8 @@ class _Over(Exception):
 class Line:
     """Keeps one session with one server and hands what comes to its crew.
 
-    `run` ends when the session is over: after `drain` when nothing is held any more, or after `cut`. ``replace`` is
-    called when the node is going away and somebody should begin a new session while this one finishes.
+    `run` ends when the session is over: after `drain` when no task is held any more, or after `cut`. ``replace`` is
+    called when the node is going away, so that a new session begins while this one finishes.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Line:
         self.crew = crew
         self.session: Session[Run] = Session(introduction, self.poke)
         self.up = asyncio.Event()
-        """Set while the node takes part: between a welcome and the stream's end."""
+        """Set while the session is connected: between a welcome and the stream's end."""
         self._target = target
         self._replace = replace
         self._replaced = False
@@ -88,17 +88,17 @@ class Line:
         self._failures = 0
         self._told_down = False
         self._took_part = False
-        """The last stream got as far as a welcome."""
+        """Whether the last stream got as far as a welcome."""
         self._forgotten: asyncio.TimerHandle | None = None
 
     # Asked from outside
 
     def poke(self) -> None:
-        """There may be something to say."""
+        """Wakes the sender: there may be something to send."""
         self._poked.set()
 
     def drain(self) -> None:
-        """Takes no more; ends when what is held has been answered."""
+        """Takes no more tasks; ends when all that are held have been reported."""
         self._closing = True
         self.crew.slots.leave(self.session)
         self.session.refusing = True
@@ -106,7 +106,7 @@ class Line:
         self.poke()
 
     def cut(self) -> None:
-        """Ends now; what was not answered goes to others."""
+        """Ends now; tasks that were not reported go to others."""
         self._closing = self._cut = True
         self.crew.slots.leave(self.session)
         if self._call is not None:
@@ -148,7 +148,7 @@ class Line:
             self.crew.freed()
 
     def _over(self) -> bool:
-        """Nothing is left to be done or said."""
+        """Whether nothing is left to do or to send."""
         session = self.session
         told = self._given_up or not session.id or session.silent
         return self._cut or (self._closing and not session.held and told)
@@ -157,7 +157,7 @@ class Line:
         self.up.clear()
         self._failures += 1
         if self._forgotten is None and self.session.id:
-            # Whatever the tries until then are busy with.
+            # Also ends a try that is under way: the session is over by now, so even a success would come too late.
             resume_s = self.session.resume_ms / 1000
             self._forgotten = asyncio.get_running_loop().call_later(resume_s, self._give_up)
         if not self._told_down:
@@ -169,7 +169,7 @@ class Line:
             log.error("%s does not take what is sent to it (%s): %d tasks fail for that", self.server, why, failed)
 
     async def _pause(self) -> None:
-        """Until the next try."""
+        """Waits until the next try."""
         wait = pause_s(self._failures, random.random())
         if self._failures == 1:
             wait /= 4  # a stream that broke alone is back at once, and the session may be resumed
@@ -186,7 +186,7 @@ class Line:
             self._forgotten = None
 
     def _give_up(self) -> None:
-        """The node has handed to others what we hold."""
+        """The node has given to others the tasks that this session holds."""
         self._given_up = True
         self.crew.slots.leave(self.session)
         given_up = self.session.abandon()
@@ -201,7 +201,7 @@ class Line:
         self.crew.freed()
 
     def _channel(self) -> grpc.aio.Channel:
-        # A connection of its own: streams that fail must not make others wait for a shared one's back-off.
+        # A connection of its own, because streams that fail on a shared one would make others wait for its back-off.
         options = (*self._target.options, ("grpc.use_local_subchannel_pool", 1))
         if self._target.credentials is None:
             return grpc.aio.insecure_channel(self.server, options)
@@ -216,7 +216,8 @@ class Line:
         try:
             method: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
             call = self._call = method(metadata=self._target.metadata)
-            # A session can be resumed for a short time only: rather another try than a long wait.
+            # A session can be resumed for a short time only, so a short wait and another try are better than a long
+            # wait.
             patience_s = (
                 WELCOME_S if self._forgotten is None or self._given_up else max(1.0, self.session.resume_ms / 2_000)
             )
@@ -235,7 +236,8 @@ class Line:
         except TimeoutError:
             raise _Over("it gave no welcome in time") from None
         except asyncio.CancelledError:
-            # Ours, when somebody cancelled this line; the call's own when it was cut.
+            # Raise it if somebody cancelled this task; if only the call was cancelled, by `cut`, the stream has just
+            # ended.
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
@@ -251,7 +253,7 @@ class Line:
             await channel.close()
 
     async def _read(self, call: Call) -> bool:
-        """Takes one message in. False when the stream ended as it should."""
+        """Handles one message. False when the stream ended as it should."""
         raw: Any = await call.read()
         if raw is grpc.aio.EOF:
             code = await call.code()
@@ -286,13 +288,13 @@ class Line:
             self.crew.freed()
 
     async def _write(self, call: Call) -> None:
-        """Says what there is to say, and that we live; cancels the call when the node does not."""
+        """Sends messages and heartbeats; cancels the call when the node is silent for too long."""
         try:
             await self._say(call)
         except (grpc.RpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader has the reason
         except Exception:
-            # A defect here must not leave a stream that only listens: its tasks would never be answered.
+            # An unexpected error here must also end the reader, or tasks would arrive and never be reported.
             log.exception("what is to be said to %s cannot be written; the stream is opened again", self.server)
             call.cancel()
 
@@ -312,7 +314,7 @@ class Line:
                 if session.held:
                     await asyncio.sleep(COALESCE_S)
             elif self._closing and not session.held:
-                # The node closes the stream when it has heeded all of it.
+                # The node closes the stream when it has handled everything.
                 self._goodbye = True
                 await call.done_writing()
                 await asyncio.sleep(GOODBYE_S)
@@ -321,7 +323,7 @@ class Line:
                 await poked.wait()
 
     def _beat(self, call: Call) -> None:
-        """Once in a heartbeat: gives up a node that is silent, says something when nothing else was said."""
+        """Once in a heartbeat: gives up a silent node, and sends a heartbeat if nothing else was sent."""
         beat = self.session.heartbeat_ms / 1000
         silent = time.monotonic() - self._heard_at
         if silent > SILENT_BEATS * beat:

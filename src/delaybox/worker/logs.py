@@ -1,7 +1,7 @@
 """How a worker's processes log: a line a record on stderr, text or JSON, UTC, with the task that the record is about.
 
-The form is that of a node's log. What cpu functions log in their processes goes to the worker's process, and through
-whatever is set up there.
+The form is that of a node's log. What cpu functions log in their processes is sent to the worker's process, and handled
+by the loggers that are set up there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TASK: Final = ("task_id", "task_name", "task_attempt")
 _PASSED: Final = ("name", "levelno", "levelname", "created", "process", "pathname", "lineno", "funcName")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", *_TASK}
 _MOST_BYTES: Final = 64 << 10
-"""Of one message, and of one traceback, that a cpu function's process passes on."""
+"""Most characters of one message, and of one traceback, that a cpu function's process passes on."""
 _MOST_EXTRAS: Final = 32
 _MOST_LOGGERS: Final = 500
 
@@ -47,12 +47,12 @@ def set_up(log_format: str) -> None:
 
 
 def about(logger: logging.Logger, level: int, context: Any, words: str, *args: object, traceback: str = "") -> None:
-    """Logs of a task, from wherever. ``context``: what knows its id, name and attempt; see `Facts`."""
+    """Logs for a task from anywhere. ``context``: has its id, name and attempt; see `Facts`."""
     if not logger.isEnabledFor(level):
         return
     record = logger.makeRecord(logger.name, level, __file__, 0, words, args, None, "about")
     record.task_id, record.task_name, record.task_attempt = context.id, context.name, context.attempt + 1
-    # As a formatter leaves it there that has formatted an exception: every formatter shows it.
+    # Set as a formatter does that has formatted an exception, because every formatter shows it then.
     record.exc_text = traceback.rstrip() or None
     logger.handle(record)
 
@@ -61,7 +61,7 @@ def about(logger: logging.Logger, level: int, context: Any, words: str, *args: o
 
 
 class Forward(logging.Handler):
-    """Passes records on; ``send`` gets what `again` makes a record of."""
+    """A handler that passes records on: ``send`` gets the data from which `again` makes a record."""
 
     def __init__(self, send: Callable[[Mapping[str, Any]], None]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Forward(logging.Handler):
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Foreign code may run here, in the arguments of a message."""
+        """Formats the message. Users' code may run here, in the arguments of the message."""
         try:
             said = {
                 name: getattr(record, name)
@@ -106,7 +106,7 @@ def again(said: Mapping[str, Any]) -> None:
 
 
 def levels() -> dict[str, int]:
-    """The levels that are set here, by logger; "" is the root."""
+    """The levels that are set in this process, by logger; "" is the root."""
     found = {"": logging.getLogger().getEffectiveLevel()}
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and logger.level and len(found) < _MOST_LOGGERS:
@@ -115,6 +115,6 @@ def levels() -> dict[str, int]:
 
 
 def set_levels(wanted: Mapping[str, int]) -> None:
-    """As `levels` gave them."""
+    """Sets levels that `levels` returned."""
     for name, level in wanted.items():
         logging.getLogger(name).setLevel(level)

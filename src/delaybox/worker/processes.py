@@ -29,7 +29,7 @@ log = logging.getLogger("delaybox.worker")
 IMPORT_MS: Final = 300_000
 """Longest time in which a process imports a function's module; it does not count as the task's."""
 _AGAIN_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
-"""Waits before a process that ended before it could take a job is started again."""
+"""Waits before a process is started again that ended before it could take a job."""
 
 
 class _Process:
@@ -50,7 +50,7 @@ class _Process:
         self.why = ""
 
     def kill(self, why: str) -> None:
-        """With all that it started."""
+        """Kills the process with everything that it started."""
         self.why = self.why or why
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -75,7 +75,7 @@ class Processes(Crew):
         self._stopping = False
         for function in self.functions.values():
             function.home()
-        # All at once would make the first jobs wait for the last import.
+        # One after the other: started all at once, the first job would wait for the last import.
         self._launch(1)
 
     async def stop(self) -> None:
@@ -135,7 +135,7 @@ class Processes(Crew):
             self._begun(process, run)
 
     def _begun(self, process: _Process, run: Run) -> None:
-        """Its time runs from now on."""
+        """The job's time runs from now on."""
         process.imported.add(run.function.name)
         if run.timer is not None:
             run.timer.cancel()
@@ -219,7 +219,7 @@ class Processes(Crew):
         else:
             run.fail(pb.Failed.FromString(body))
         if process.why != "" or run.over is not None:
-            # It was told to end a moment before it answered; it is on its way out.
+            # The process was asked to end a moment before it answered, so it is about to end.
             process.kill("")
         else:
             self._idle.append(process)
@@ -240,7 +240,7 @@ class Processes(Crew):
         elif not self._stopping:
             self._failures += 1
         if not self._stopping:
-            # One is kept ready: the next job should not wait for an import.
+            # One process is kept ready, so that the next job does not wait for an import.
             if not self._all and not self._starting:
                 self._launch(1)
             self._feed()
@@ -263,7 +263,7 @@ async def _next(reader: asyncio.StreamReader) -> tuple[Mapping[str, Any], bytes]
 
 
 async def _spawned() -> _Process:
-    # What this process can import, the other must find as well: a script's own folder, say.
+    # The process must find every module that this one finds, such as those in a script's own folder.
     path = os.pathsep.join(dict.fromkeys(entry or str(Path.cwd()) for entry in sys.path))
     ours, theirs = socket.socketpair()
     try:

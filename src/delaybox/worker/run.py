@@ -1,4 +1,4 @@
-"""One attempt at one task, from its arrival to the word that is said of it."""
+"""One attempt at one task, from its arrival to its report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from delaybox.worker.session import Session
 log = logging.getLogger("delaybox.worker")
 
 HAND_BACK: Final = pb.Failed(reason="the worker stops")
-"""In the place of a verdict: what is stopped is given to others, nothing is charged."""
+"""In place of a verdict: the task is handed back for others, and nothing is charged."""
 
 
 @dataclass(slots=True)
@@ -31,11 +31,11 @@ class Stats:
     failed: int = 0
     handed_back: int = 0
     stale: int = 0
-    """Answers that came too late: the tasks had been given to others."""
+    """Reports that came too late: the tasks had been given to others."""
     lost: int = 0
-    """Attempts whose session was over before their end was heard: others were given the tasks."""
+    """Attempts whose session was over before the node received their report: the tasks were given to others."""
     overran: int = 0
-    """Attempts whose time was over and whose code went on: it still takes a place."""
+    """Attempts whose time was over while their code went on, which still takes a place."""
     streams: int = 0
     """Streams that were opened: more than sessions when some were resumed."""
     cpu_deaths: int = 0
@@ -59,10 +59,10 @@ class Common:
 
 
 class Run:
-    """One attempt. Exactly one thing is said of it: by its code's end, or before that (out of time, lost).
+    """One attempt. Exactly one report is sent for it: when its code ends, or before (out of time, lost).
 
-    ``task`` is some way to stop it that its crew knows. ``over`` is what will be said when its code ends, when that is
-    decided already.
+    ``task`` is the crew's own means to stop it. ``over`` is the report to send when the code ends, once that has been
+    decided before the end.
     """
 
     __slots__ = ("_context", "_signal", "assignment", "began", "common", "function", "over", "sequence", "session",
@@ -94,7 +94,7 @@ class Run:
         return self.assignment.task.timeout_ms or self.function.timeout_ms
 
     def arguments(self) -> Call | Calls:
-        """What the task brought. NotDecodable."""
+        """The task's arguments. NotDecodable."""
         task = self.assignment.task
         payload, headers = task.payload, task.header
         if not payload and not headers:
@@ -103,20 +103,20 @@ class Run:
 
     @property
     def context(self) -> Context:
-        """Made when somebody asks: most functions never do."""
+        """Made on first use, because most functions never ask for it."""
         if self._context is None:
             self._context = Context(self.facts(), self.signal, self.progress, since=self.began or None)
         return self._context
 
     @property
     def signal(self) -> CancelSignal:
-        """Told to stop."""
+        """Whether the run was asked to stop."""
         if self._signal is None:
             self._signal = CancelSignal()
         return self._signal
 
     def facts(self) -> Facts:
-        """The assignment in plain words."""
+        """The facts of the assignment, as plain values."""
         a = self.assignment
         return Facts(
             id=a.id,
@@ -131,7 +131,7 @@ class Run:
         )
 
     def progress(self, fraction: float, message: str) -> None:
-        """Sends it along, from any thread."""
+        """Passes progress to the session, from any thread."""
         if threading.get_ident() == self.common.thread:
             self._progress(fraction, message)
         elif (loop := self.common.loop) is not None and not loop.is_closed():
@@ -141,16 +141,16 @@ class Run:
         if not self.settled:
             self.session.progress(self.sequence, fraction, message)
 
-    # What is said of it. Each returns whether it was said now: False when something was said before.
+    # Reports. Each method returns whether it reported now: False when a report was sent before.
 
     def succeed(self, value: object) -> bool:
         """Its code returned ``value``."""
         return not self.settled and self.conclude(self.evaluated(value))
 
     def evaluated(self, value: object) -> Encoded | pb.Failed | None:
-        """What is to be said of what its code returned; None where nobody wants the result. Any thread may ask.
+        """The report for what the code returned; None where nobody wants the result. Any thread may call it.
 
-        Foreign code runs here, that of codecs and of the value itself: it may raise anything, and take long.
+        Users' code runs here, in codecs and in the value itself: it may raise anything, and take long.
         """
         if not self.assignment.want_result:
             return None
@@ -195,7 +195,7 @@ class Run:
         return True
 
     def _log(self, failure: pb.Failed) -> None:
-        """Whatever becomes of the task, the attempt leaves a trace where it ran."""
+        """Logs the failure where the attempt ran, whatever becomes of the task."""
         a = self.assignment
         if failure.cancelled:
             logs.about(log, logging.INFO, a, "task %s (%s) was cancelled in attempt %d", a.id, a.name, a.attempt + 1)
@@ -213,22 +213,22 @@ class Run:
         )
 
     def conclude(self, ending: Encoded | pb.Failed | None) -> bool:
-        """Its code ended so; None: it returned, and nobody wants the result.
+        """The code ended with this report; None: it returned, and nobody wants the result.
 
-        What was decided before counts more than a failure, and less than a success.
+        A report that was decided before replaces a failure, but not a success.
         """
         if not isinstance(ending, pb.Failed):
             return self.succeed_encoded(*ending) if ending is not None else self.succeed_encoded(b"", "")
         return self.give_up() if self.over is not None else self.fail(ending)
 
     def give_up(self) -> bool:
-        """Says what was decided before its code ended, or began."""
+        """Sends the report that was decided before the code ended, or began."""
         if self.over is None:
             return False
         return self.hand_back() if self.over is HAND_BACK else self.fail(self.over)
 
     def hand_back(self) -> bool:
-        """Others shall do it; nothing is charged."""
+        """Hands the task back for others; nothing is charged."""
         if self.settled:
             return False
         self.settled = True
@@ -237,7 +237,7 @@ class Run:
         return True
 
     def lose(self) -> bool:
-        """Others have it: nothing is said of it any more."""
+        """Others have the task: no report is sent any more."""
         if self.settled:
             return False
         self.settled = True

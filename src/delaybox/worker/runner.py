@@ -31,7 +31,7 @@ log = logging.getLogger("delaybox.worker")
 CREWS: Final[Mapping[Kind, type[Crew]]] = {crew.kind: crew for crew in (Coroutines, Threads, Processes)}
 _HURRY_S: Final = 1.0
 _MOST_HELLO: Final = 1 << 20
-"""Bytes. A node would refuse it, after every pause again."""
+"""Most bytes of a worker's hello. A node refuses a larger one, however often it is tried."""
 
 
 class Runner:
@@ -85,7 +85,8 @@ class Runner:
         return sum(len(line.session.held) for line in self._lines.values())
 
     async def start(self) -> None:
-        """Begins; returns before a node was reached. ValueError when a cpu function cannot be run elsewhere."""
+        """Begins; returns before a node was reached. ValueError when a cpu function cannot be run in another
+        process."""
         self._common.bind()
         for crew, _ in self._crews:
             await crew.start()
@@ -127,13 +128,13 @@ class Runner:
         return 0
 
     def tell(self) -> None:
-        """As a signal does: stop; said again: at once."""
+        """What a signal does: asks to stop; the second time at once."""
         if self._told.is_set():
             self._hurry.set()
         self._told.set()
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no more, waits for what runs, hands back what is left. Twice is harmless."""
+        """Takes no more tasks, waits for those that run, hands back those that are left. Twice is harmless."""
         if self._stopping:
             return
         self._stopping = True
@@ -159,7 +160,7 @@ class Runner:
         log.info("stopped: %s", self.stats)
 
     async def _ended(self, within_s: float) -> bool:
-        """Whether all sessions ended within that time, which is over when somebody is in a hurry."""
+        """Whether all sessions ended within that time. A second signal ends the wait."""
         if not self._lines:
             return True
         hurry = asyncio.ensure_future(self._hurry.wait())

@@ -1,7 +1,7 @@
-"""The worker's half of a session, without I/O: message numbers, credit, and what must be said again after a break.
+"""The worker's half of a session, without I/O: message numbers, credit, and which messages to send again after a break.
 
-The shell feeds `receive` with what the node says and writes what `hello`, `resend` and `flush` return; whoever runs
-tasks reports their ends. ``proto/delaybox/v1/worker.proto`` has the rules.
+The shell (`line.py`) passes the node's messages to `receive` and writes what `hello`, `resend` and `flush` return; the
+crews report how tasks end. ``proto/delaybox/v1/worker.proto`` has the rules.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from delaybox.wire.gen import worker_pb2 as pb
 T = TypeVar("T")
 
 NUMBERS_AT_ONCE = 10_000
-"""Sequences of one kind in a message: of ten bytes at most."""
+"""Most sequence numbers of one kind in a message, of ten bytes at most each."""
 ENTRIES_AT_ONCE = 3_000
-"""Results, failures and progress in a message, of eight fields at most: a node takes 50,000 fields and numbers."""
+"""Most results, failures and progress reports in a message, of eight fields at most each: a node takes 50,000
+fields."""
 _SMALL = 64 << 10
-"""A message that is no larger goes through anywhere."""
+"""A message up to this size passes every limit on the way."""
 _BEFORE_WELCOME_MS = 10_000
 
 
 class ContractBroken(Exception):
-    """The node said what the contract does not allow; the stream is opened again."""
+    """The node sent what the protocol does not allow; the stream is opened again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,9 @@ class Heard(Generic[T]):
     tasks: Sequence[pb.Assignment] = ()
     cancel: Sequence[T] = ()
     lost: Sequence[T] = ()
-    """What ran in a session that is no more: others have these tasks now, nothing can be said of them."""
+    """Runs of a session that is over: others have these tasks now, and no report on them is possible."""
     unheard: int = 0
-    """Ends that were said in that session and not heeded: others have those tasks as well."""
+    """How many reports of that session the node has not handled: others have those tasks as well."""
     stale: int = 0
     drain: bool = False
     welcome: bool = False
@@ -51,15 +52,16 @@ _NOTHING: Heard[object] = Heard()
 class Session(Generic[T]):
     """One session with one node, over as many streams as it takes.
 
-    ``held``: what is under way, by sequence; whoever takes a task of `receive` enters it here, before anything else
-    is received. ``changed`` is called when there is something new to flush.
+    ``held``: tasks under way, by sequence number. Whoever takes a task from `receive` enters it here, before anything
+    else is received. ``changed`` is called when there is something new to flush.
     """
 
     def __init__(self, introduction: pb.Hello, changed: Callable[[], None]) -> None:
         self.held: dict[int, T] = {}
         self.credit = 0
         self.refusing = False
-        """What arrives is handed back: the node was given up, and has not yet heard that its credit is taken back."""
+        """Tasks that arrive are handed back: the node was given up, and does not know yet that its credit is taken
+        back."""
         self.id = ""
         self.node = ""
         self.heartbeat_ms = self.resume_ms = _BEFORE_WELCOME_MS
@@ -71,15 +73,16 @@ class Session(Generic[T]):
         self._welcomed = False
         self._sent = self._seen = 0
         self._unheeded: deque[tuple[int, bytes, int]] = deque()
-        """Number, message, ends of tasks in it. Progress is left out: the last word of each task is enough."""
+        """Messages that were sent and not confirmed: number, message, how many ends of tasks it holds. Without
+        progress, of which only each task's last report is sent again."""
         self._told: OrderedDict[int, tuple[int, float, str]] = OrderedDict()
-        """The last progress that was sent of each task, in the order of the numbers of the messages."""
+        """The last progress report that was sent for each task, in the order of the messages' numbers."""
         self._refused_at = 0
         self._drain_at = 0
         self._forget()
 
     def _forget(self) -> None:
-        """Nothing to say."""
+        """Whether there is nothing to send."""
         self._done: list[int] = []
         self._succeeded: deque[pb.Succeeded] = deque()
         self._failed: deque[pb.Failed] = deque()
@@ -89,17 +92,17 @@ class Session(Generic[T]):
 
     @property
     def taken(self) -> int:
-        """Places that this session takes: tasks under way, and those that the node may send."""
+        """Places that this session takes: tasks under way, and tasks that the node may still send."""
         return self.credit + len(self.held)
 
     @property
     def draining(self) -> bool:
-        """The node has not yet confirmed that it forgot our credit."""
+        """Whether the node has not confirmed yet that this session's credit is taken back."""
         return self._drain or self._drain_at > 0
 
     @property
     def silent(self) -> bool:
-        """Nothing is left to be said, and all that was said has been heeded."""
+        """Whether nothing is left to send, and the node has handled everything that was sent."""
         said = self._done or self._succeeded or self._failed or self._back or self._progress
         return not (said or self._unheeded or self._drain)
 
@@ -115,11 +118,11 @@ class Session(Generic[T]):
         return pb.FromWorker(hello=hello).SerializeToString()
 
     def resend(self) -> list[bytes]:
-        """After a welcome: what the node has not heeded yet, to be written before anything new."""
+        """After a welcome: the messages that the node has not handled yet, to be written before anything new."""
         return [raw for _, raw, _ in self._unheeded]
 
     def receive(self, message: pb.ToWorker) -> Heard[T]:
-        """Takes in what the node said. ContractBroken: drop the stream and resume on another."""
+        """Handles a message of the node. ContractBroken: drop the stream and resume on another."""
         lost: Sequence[T] = ()
         unheard = 0
         welcome = message.HasField("welcome")
@@ -183,7 +186,7 @@ class Session(Generic[T]):
         while told and next(iter(told.values()))[0] <= number:
             told.popitem(last=False)
         if 0 < self._drain_at <= number:
-            # What the node sent before it forgot the credit has arrived before this.
+            # Tasks that the node sent before it took the credit back have arrived before this message.
             self._drain_at = self.credit = 0
             self.refusing = False
             self._poke()
@@ -198,42 +201,42 @@ class Session(Generic[T]):
         self._poke()
         return tasks[:fit]
 
-    # Ends of tasks: each is said once, and only of what is held
+    # Ends of tasks: each is reported once, and only if the task is held
 
     def done(self, sequence: int) -> None:
-        """It ended well and nobody wants its result."""
+        """The task ended well and nobody wants its result."""
         if self.held.pop(sequence, None) is not None:
             self._done.append(sequence)
             if not self._dirty:
                 self._poke()
 
     def succeeded(self, sequence: int, output: bytes, content_type: str, duration_ms: int) -> None:
-        """It ended well, with a result to keep."""
-        # Made first: what it refuses must not lose the task.
+        """The task ended well, with a result to keep."""
+        # The message is made first: if that fails, the task must still be held.
         said = pb.Succeeded(sequence=sequence, output=output, content_type=content_type, duration_ms=duration_ms)
         if self.held.pop(sequence, None) is not None:
             self._succeeded.append(said)
             self._poke()
 
     def failed(self, sequence: int, failure: pb.Failed) -> None:
-        """The attempt failed; ``failure`` says all but the sequence."""
+        """The attempt failed; ``failure`` is complete but for the sequence number."""
         if self.held.pop(sequence, None) is not None:
             failure.sequence = sequence
             self._failed.append(failure)
             self._poke()
 
     def hand_back(self, sequences: Iterable[int]) -> None:
-        """Given back untouched."""
+        """The task is handed back, untouched."""
         self._back.extend(sequence for sequence in sequences if self.held.pop(sequence, None) is not None)
         self._poke()
 
     def refuse(self, task: pb.Assignment) -> None:
-        """A task that was received and cannot be run here: handed back, it was never held."""
+        """A received task that cannot be run here is handed back; it was never held."""
         self._back.append(task.sequence)
         self._poke()
 
     def progress(self, sequence: int, fraction: float, message: str) -> None:
-        """How far it is; only the last word before a flush is sent."""
+        """How far a task is; only the last report before a flush is sent."""
         if sequence in self.held:
             self._progress[sequence] = (fraction, message)
             self._poke()
@@ -245,9 +248,9 @@ class Session(Generic[T]):
             self._poke()
 
     def abandon(self) -> list[T]:
-        """The node could not be reached for longer than it keeps the session: what was held, to be stopped.
+        """The node could not be reached for longer than it keeps the session. Returns the runs that must stop.
 
-        Should it come back and still know the session, it is told that all of this is handed back.
+        If the node comes back and still knows the session, it gets the report that all of these are handed back.
         """
         given_up = list(self.held.values())
         self._back.extend(self.held)
@@ -257,10 +260,11 @@ class Session(Generic[T]):
         return given_up
 
     def refused(self, why: str) -> int:
-        """A stream broke because of the size of a message: what was not heeded would be sent again as it is, for ever.
+        """A stream broke because a message was too large. Unconfirmed messages are sent again, so it would break for
+        ever.
 
-        The second time that the same message is the first of these, their large parts are left out, and the tasks
-        whose results these were fail for good. Returns how many tasks that were.
+        When the same message is the first unconfirmed one for the second time, large results are left out of all of
+        them, and their tasks fail for good. Returns how many tasks that were.
         """
         if not self._unheeded:
             return 0
@@ -276,10 +280,10 @@ class Session(Generic[T]):
                 self._unheeded[place] = (number, message.SerializeToString(), ends)
         return failed
 
-    # Saying it
+    # Sending
 
     def flush(self, room: int = 0) -> bytes | None:
-        """The next message: ends, progress, and credit for ``room`` tasks more. None when there is nothing to say."""
+        """The next message: ends, progress, and credit for ``room`` tasks more. None when there is nothing to send."""
         self._dirty = False
         if self.draining:
             room = 0
@@ -321,7 +325,7 @@ class Session(Generic[T]):
         return raw
 
     def beat(self) -> bytes:
-        """A message that says nothing but that we live, and what has arrived."""
+        """A heartbeat: a message that only confirms what has arrived."""
         return self._numbered(pb.FromWorker())
 
     def _numbered(self, message: pb.FromWorker, ends: int = 0) -> bytes:
@@ -342,7 +346,7 @@ class Session(Generic[T]):
 
 
 def _without_outputs(message: pb.FromWorker, why: str) -> int:
-    """Makes it small; how many tasks fail by that."""
+    """Leaves large results out of a message. Returns how many tasks fail because of that."""
     for success in message.succeeded:
         reason = f"its result of {len(success.output)} bytes cannot be sent to the node: {why}; return less"
         message.failed.add(sequence=success.sequence, reason=head(reason), final=True, duration_ms=success.duration_ms)

@@ -22,7 +22,7 @@ class Sizes:
 
     @classmethod
     def checked(cls, *, concurrency: int, threads: int | None, cpu_processes: int | None) -> Sizes:
-        """With what stands for None. ConfigError."""
+        """The same sizes with defaults in place of None. ConfigError."""
         processors = os.cpu_count() or 1
         sizes = cls(
             concurrency,

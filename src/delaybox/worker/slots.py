@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Holder(Protocol):
-    """A session, as far as places go."""
+    """What `Slots` needs of a session."""
 
     @property
     def taken(self) -> int: ...
@@ -15,9 +15,9 @@ class Holder(Protocol):
 
 
 class Slots:
-    """Gives each session an equal share. ``lingering`` places are taken by what belongs to no session any more.
+    """Gives each session an equal share. ``lingering`` places are taken by runs whose session is over.
 
-    A session that comes while others hold all the credit gets its share as soon as they have taken theirs back.
+    A session that joins while others hold all the credit gets its share as soon as they have taken some back.
     """
 
     def __init__(self, size: int) -> None:
@@ -27,7 +27,7 @@ class Slots:
         self._short: set[Holder] = set()
 
     def join(self, holder: Holder) -> None:
-        """Counts a session in; those that have more than their new share take back their credit."""
+        """Adds a session; sessions that have more than their new share take credit back."""
         if holder in self._holders:
             return
         self._holders.append(holder)
@@ -37,7 +37,7 @@ class Slots:
                 other.drain()
 
     def leave(self, holder: Holder) -> None:
-        """Counts a session out. What it still runs must be counted as ``lingering`` by the caller."""
+        """Removes a session. The caller must count what it still runs as ``lingering``."""
         if holder in self._holders:
             self._holders.remove(holder)
             self._short.discard(holder)
@@ -49,12 +49,12 @@ class Slots:
 
     @property
     def share(self) -> int:
-        """Of one session, at least 1: of more sessions than places some wait for a place."""
+        """The share of one session, at least 1. With more sessions than places some wait for a place."""
         return max(1, self.size // max(1, len(self._holders)))
 
     @property
     def taken(self) -> int:
-        """Of all."""
+        """Places that are taken, in all sessions together."""
         return self.lingering + sum(holder.taken for holder in self._holders)
 
     def room(self, holder: Holder) -> int:

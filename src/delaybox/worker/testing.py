@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class InlineTask:
-    """A scheduled task: where it stands, and what came of it.
+    """A scheduled task: its state, and its result.
 
     ``attempts``: attempts begun. ``failures``: the reason of each that failed; ``errors``: what was raised.
     """
@@ -88,8 +88,8 @@ class Inline:
     def schedule(
         self, task: NewTask | str | Callable[..., Any], arguments: object = None, /, **options: Any
     ) -> InlineTask:
-        """As a client's ``schedule``. InvalidTask also for a function that the worker does not have, or does not serve
-        from the task's queue."""
+        """Like a client's ``schedule``. InvalidTask also for a function that the worker does not have, or does not
+        serve from the task's queue."""
         message = task.message if isinstance(task, NewTask) else new_call(task, arguments, options)
         if message.name not in self._worker.functions:
             known = ", ".join(sorted(self._worker.functions)) or "none"
@@ -115,7 +115,7 @@ class Inline:
         return made
 
     def cancel(self, task: InlineTask) -> None:
-        """Cancels a task that waits; nothing for one that has ended."""
+        """Cancels a task that waits. Does nothing for one that has ended."""
         if task.state is TaskState.SCHEDULED:
             task.state = TaskState.CANCELLED
 
@@ -221,7 +221,7 @@ class Inline:
 
 
 class _OutOfTime(Exception):
-    """Said in the words of a worker."""
+    """The failure in the form that a worker reports."""
 
 
 @dataclass(frozen=True, slots=True)

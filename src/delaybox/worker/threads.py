@@ -56,19 +56,19 @@ class Threads(Crew):
                 self._threads.append(thread)
                 thread.start()
             run.began = time.monotonic()
-            _ = run.signal  # made here: later both threads may ask for it at once
+            _ = run.signal  # made now, because later both threads could make it at once
             self._limit(run, self.overran, timeout_ms=run.timeout_ms)
             self._jobs.put(run)
 
     def _interrupt(self, run: Run) -> None:
-        """Its signal is set, and that is all that can be done."""
+        """Only sets the run's signal: a thread cannot be stopped from outside."""
 
     # In the threads
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while (run := self._jobs.get()) is not None:
             self._ended.append((run, copy_context().run(self._call, run)))
-            # The order counts: who empties `_ended` clears the flag first.
+            # The order counts: the reader clears the flag before it empties `_ended`.
             if not self._told:
                 self._told = True
                 try:
@@ -77,7 +77,8 @@ class Threads(Crew):
                     return
 
     def _call(self, run: Run) -> Encoded | pb.Failed | None:
-        """Its ending. Evaluated here: foreign code that hangs in it must keep this thread, not the loop."""
+        """The end to report. Evaluated in this thread, because users' code in it may hang, and must not hang the
+        loop."""
         if run.settled or run.over is not None:
             return endings.failure(Stopped(run.signal.reason))
         running.set(run)

@@ -33,7 +33,7 @@ EXIT_S: Final = 3.0
 
 
 class Worker:
-    """Functions under one roof::
+    """The functions that a process serves::
 
         worker = Worker("mailer", servers=["localhost:9088"])
 
@@ -51,7 +51,7 @@ class Worker:
         whose own queue is not among them are not served.
     concurrency: async functions at once; threads: plain ones (unless given 4 more than there are processors, at most
         32); cpu_processes: cpu functions (unless given one for each processor).
-    grace: how long what runs may take to end when the worker is told to stop; what is left is handed back. Seconds, a
+    grace: how long running tasks may take to end when the worker is asked to stop; the rest is handed back. Seconds, a
         timedelta, or text such as "30s", as every length of time here.
     token, tls, ca_file, cert_file, key_file: as the client's. Environment of the token: DELAYBOX_TOKEN.
     codecs: forms of arguments and results beside JSON and bytes.
@@ -95,7 +95,7 @@ class Worker:
         )
 
     def change(self, **settings: Any) -> None:
-        """Other settings than those it was made with, as a command line gives them; None leaves one as it is."""
+        """Changes settings, as a command line does; None leaves one as it is."""
         given = dict(self._given)
         given |= {name: value for name, value in settings.items() if value is not None or name not in given}
         queues = queue_names(given["queues"])
@@ -111,7 +111,7 @@ class Worker:
             cert_file=given["cert_file"],
             key_file=given["key_file"],
         )
-        # Nothing is changed when something is wrong.
+        # Checked first: nothing is changed when something is wrong.
         self.queues, self.sizes, self.grace_s, self._given = queues, sizes, grace_s, given
         self.labels: Mapping[str, str] = dict(given["labels"] or {})
 
@@ -137,12 +137,12 @@ class Worker:
     ) -> Callable[[Callable[P, R]], TaskFunction[P, R]]: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:  # type: ignore[misc] # mypy loses P here
-        """Makes a function a task that this worker serves. What stays callable as before.
+        """Makes a function a task that this worker serves. The function stays callable as before.
 
         name: what it is scheduled by; the function's own name unless given.
         queue: where its tasks go unless the caller says otherwise, and where this worker takes them from.
         retries: attempts after the first, or a `Retry`, for tasks that bring no policy of their own.
-        timeout: longest time of one attempt, for tasks that bring none.
+        timeout: longest time of one attempt, for tasks without one of their own.
         cpu: a plain function that computes: it runs in a process of its own, not in a thread.
         keep_result: how long its results are kept unless the caller says otherwise.
         result_type: content type of the codec that writes its results; JSON (or bytes) unless given.
@@ -195,7 +195,7 @@ class Worker:
         return found
 
     def runner(self) -> Runner:
-        """What runs it, once. ConfigError when there is nothing to serve."""
+        """Makes the runner, for one run. ConfigError when there is nothing to serve."""
         served = self.served()
         if not served:
             what = f" from the queues {', '.join(self.queues)}" if self.queues and self._functions else ""
@@ -236,7 +236,7 @@ class Worker:
         with asyncio.Runner(loop_factory=factory) as loop:
             code = loop.run(runner.until_told(self.grace_s, until))
             if last_exit:
-                # What a function left behind in `asyncio.to_thread` would be waited for without end.
+                # The loop would wait without end for threads that a function left behind in `asyncio.to_thread`.
                 force = threading.Timer(EXIT_S, os._exit, (code,))
                 force.daemon = True
                 force.start()
