@@ -1,4 +1,4 @@
-"""The client for asyncio. What each call does is said at `Client`."""
+"""The client for asyncio. `Client` describes what each call does."""
 
 from __future__ import annotations
 

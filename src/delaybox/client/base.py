@@ -1,4 +1,4 @@
-"""What both clients are made of: their settings, and the steps of each call. Neither waits for anything here."""
+"""The common base of both clients: their settings, and the steps of each call. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Base:
         self._open()
 
     def _open(self) -> None:
-        """Makes what carries steps out."""
+        """Makes the runner that carries steps out."""
         raise NotImplementedError
 
     def _flag(self) -> Any:
-        """What one of two sides waits for: `steps.Wait`."""
+        """Makes a flag on which one of two sides waits (`steps.Wait`)."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class Base:
             chunksize=min(chunksize, window),
             codecs=self._codecs,
             return_exceptions=return_exceptions,
-            # Keys are for going on later: then what was scheduled stays.
+            # Keys are given so that a later map can go on: so what was scheduled is not cancelled.
             cancel_on_exit=key is None if cancel_on_exit is None else cancel_on_exit,
         )
         return reported(steps.steps(), shown(progress, items, "done", total))

@@ -1,4 +1,4 @@
-"""Each unary call: its request, whether it may be repeated, and what its answer is to the caller."""
+"""Each unary call: its request, whether it may be repeated, and what the caller gets for its response."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 
 
 def schedule(task: pb.NewTask, *, own_key: bool = False) -> Call[Stored]:
-    """``own_key``: the task has a key that was made for this call alone, so one that is found was stored by it."""
+    """``own_key``: the key was made for this call alone, so a task that is found under it was stored by this call."""
     kind = Kind.REPEATABLE if task.idempotency_key else Kind.ONCE
 
     def stored(said: pb.ScheduleResponse) -> Stored:
@@ -32,7 +32,7 @@ def get(task_id: str) -> Call[Task]:
 
 
 def cancel(task_id: str, *, running: bool, free_key: bool) -> Call[bool]:
-    """True, or an error: it was cancelled, or its worker was told to stop it."""
+    """True or an error. True: the task was cancelled, or its worker was asked to stop it."""
     request = pb.CancelRequest(id=id_of(task_id), running=running, free_key=free_key)
     return Call("Cancel", request, Kind.ONCE, lambda _: True)
 
@@ -72,7 +72,7 @@ def cancel_many(wanted: Mapping[str, Any], *, free_keys: bool, **options: Any) -
 
 
 def cancel_ids(ids: Sequence[str]) -> Call[BulkDone]:
-    """Those of these that are pending, and their keys go with them; harmless when repeated."""
+    """Cancels those of these tasks that are pending, and frees their keys. Harmless when repeated."""
     return Call("CancelMany", pb.CancelManyRequest(ids=ids, free_keys=True), Kind.REPEATABLE, BulkDone.of)
 
 

@@ -14,12 +14,12 @@ from delaybox.client import endpoints as endpoints_module
 from delaybox.core.errors import ConfigError
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024
-"""Bytes of the largest message that is taken or sent."""
+"""The largest message that is accepted or sent, bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The nodes and what they are told of the caller."""
+    """The nodes, and the credentials that they get."""
 
     endpoints: tuple[str, ...]
     credentials: grpc.ChannelCredentials | None
@@ -53,13 +53,13 @@ def target(
         (
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_send_message_length", MAX_MESSAGE),
-            # One name may stand for several nodes.
+            # One name may resolve to several nodes.
             ("grpc.lb_policy_name", "round_robin"),
-            # gRPC's own pauses grow to two minutes: a node that is back would wait for us.
+            # gRPC's own pauses grow to two minutes, so a node that is back would long stay unused.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 3_000),
-            # A network that swallows everything is noticed within half a minute; nodes allow a ping every 5 s.
+            # A network that drops everything is noticed within half a minute; nodes allow a ping every 5 s.
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.max_pings_without_data", 0),

@@ -1,7 +1,7 @@
-"""Very many tasks in chunks: filled from the caller's iterable, sent ahead, answered in order.
+"""Schedules very many tasks in chunks: filled from the caller's iterable, sent ahead, answered in order.
 
-Two kinds of steps share a `Line`: those of the caller fill chunks and take outcomes out, those beside them send. So a
-source may pause for as long as it likes: what it gave leaves all the same.
+Two kinds of steps share a `Line`: the caller's steps fill chunks and take outcomes out, other steps beside them send.
+So the source may pause for as long as it likes: tasks that it gave before are sent all the same.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 
 CHUNK: Final = 1_000
 CHUNK_BYTES: Final = 2 * 1024 * 1024
-"""Closed when it has grown to this: with the largest of the tasks that share a request it is below what any node takes.
-A larger task goes alone: only it is refused where a node does not take it."""
+"""A chunk of this many bytes is full: even with one more task of the largest size that shares requests, it is below
+every node's limit. A larger task is sent alone, so that only it is refused where a node does not take its size."""
 _BESIDE: Final = 64
-"""Bytes of a request beside each task, a key of ours included."""
+"""Bytes of a request beside each task, including a key that the client adds."""
 LINGER_S: Final = 0.05
-"""A chunk that fills slowly leaves after so long."""
+"""A chunk that fills slowly is sent after this time."""
 UNDER_WAY: Final = 4
-"""Chunks that a node may have before the first is answered; and so many full ones may wait for that."""
+"""Most chunks that are sent before the first is answered; as many full ones may wait meanwhile."""
 _STREAM_S: Final = 60.0
 _TOO_LARGE: Final = "resource_exhausted"
-"""What gRPC says of a message over a limit, where no node says anything."""
+"""How gRPC itself words that a message is over a limit."""
 
 Outcome = Stored | DelayBoxError
 
 
 class Flag(Protocol):
-    """Of threads or of asyncio."""
+    """A flag, of threads or of asyncio."""
 
     def set(self) -> None: ...
 
 
 def with_key(task: pb.NewTask, key: str) -> pb.NewTask:
-    """A copy: the caller's own task may be scheduled again, as another one."""
+    """A copy, because the caller may schedule the same object again as another task."""
     keyed = pb.NewTask()
     keyed.CopyFrom(task)
     keyed.idempotency_key = key
@@ -74,9 +74,9 @@ class Chunk:
     def __init__(self, limit: int, now: float, *, safe: bool) -> None:
         self.tasks: list[pb.NewTask] = []
         self.alone = False
-        """Holds one large task."""
+        """Whether it holds one large task."""
         self.since = now
-        # How the keys begin that are given only so that the request can be repeated.
+        # Keys that are added only so that the request can be repeated begin with this.
         self._keys = f"{uuid4().hex}-" if safe else ""
         self._limit = limit
         self._room = CHUNK_BYTES
@@ -97,7 +97,7 @@ class Chunk:
         return Kind.REPEATABLE if all(task.idempotency_key for task in self.tasks) else Kind.ONCE
 
     def stored(self, task: pb.NewTask, result: pb.ScheduleResult) -> Stored:
-        # Under a key of our own only this chunk can have been stored.
+        # Nothing but this chunk can have stored a task under a key that the client made.
         created = result.created or (self._keys != "" and task.idempotency_key.startswith(self._keys))
         return Stored(result.id, result.due_ms, created)
 
@@ -105,8 +105,8 @@ class Chunk:
 def store(
     session: Session, chunk: Chunk, kind: Kind, known: Sequence[pb.ScheduleResult] | None = None
 ) -> Steps[list[Outcome]]:
-    """Stores one chunk by unary calls. ``known``: the answers that a stream gave already; those that can be mended are
-    asked for again. Raises what concerns the call as a whole, unless it is OutcomeUnknown, which is each task's."""
+    """Stores one chunk by unary calls. ``known``: the answers that a stream gave already; tasks whose error may pass
+    are sent again. Raises errors of the call as a whole, except OutcomeUnknown, which becomes each task's outcome."""
     outcomes: list[Outcome] = [_UNANSWERED] * len(chunk.tasks)
     left: Sequence[int] = range(len(chunk.tasks))
     tries = Tries(session, kind)
@@ -144,7 +144,7 @@ def store(
 def _settle(
     chunk: Chunk, kind: Kind, places: Sequence[int], results: Sequence[pb.ScheduleResult], outcomes: list[Outcome]
 ) -> tuple[list[int], Failure | None]:
-    """Puts answers into ``outcomes``; the places that are worth another attempt, and why they are."""
+    """Puts answers into ``outcomes``. Returns the places that are worth another attempt, and why."""
     again: list[int] = []
     worst: Failure | None = None
     for i, result in zip(places, results, strict=True):
@@ -168,7 +168,7 @@ _UNANSWERED: Final = DelayBoxError("the node's answer did not cover this task")
 
 
 class Line:
-    """Chunks on their way, and what came of them. One side fills it (as the sink of `Pull`), another sends.
+    """Chunks under way, and their outcomes. One side fills it (as the sink of `Pull`), another sends.
 
     For threads. ``filled`` wakes the side that sends, ``answered`` the side that fills.
     """
@@ -195,7 +195,7 @@ class Line:
     # -- the side that fills ------------------------------------------------------------------------------------
 
     def add(self, item: NewTask, /) -> bool:
-        """One task more; True when enough wait, or there is something to take out."""
+        """Adds a task; True when enough wait, or there is something to take out."""
         if not isinstance(item, NewTask):
             raise TypeError(f"{item!r} is not a task; make them with NewTask.call, NewTask.publish or NewTask.shell")
         with self._lock:
@@ -220,11 +220,11 @@ class Line:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it is closed and every outcome was taken out."""
         return self._closed and self._unanswered == 0 and not self._outcomes
 
     def close(self) -> None:
-        """Nothing will be added any more."""
+        """Closes it: nothing will be added any more."""
         self._closed = True
         self.filled.set()
 
@@ -235,7 +235,7 @@ class Line:
     # -- the side that sends ------------------------------------------------------------------------------------
 
     def next(self) -> Chunk | None:
-        """A chunk that is to leave: full, old enough, or the last one."""
+        """The next chunk to send: full, old enough, or the last one."""
         with self._lock:
             if self._ready:
                 return self._ready.popleft()
@@ -247,7 +247,7 @@ class Line:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no further chunk will leave."""
+        """Whether no further chunk will be sent."""
         return self._closed and self._open is None and not self._ready
 
     def linger_s(self) -> float | None:
@@ -256,14 +256,14 @@ class Line:
         return None if chunk is None else max(0.001, chunk.since + LINGER_S - self._clock())
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """What came of the chunk that left first and is not answered yet."""
+        """Notes the outcome of the first chunk that is not answered yet."""
         self._outcomes.append(outcomes)
         with self._lock:
             self._unanswered -= 1
         self.answered.set()
 
     def fail(self, error: Exception) -> None:
-        """What concerns all of it: nothing more is sent."""
+        """Notes an error of the call as a whole: nothing more is sent."""
         self.broken = error
         self.answered.set()
 
@@ -271,8 +271,8 @@ class Line:
 def schedule_each(session: Session, source: Any, line: Line) -> Steps[None]:
     """Emits an outcome for each task of ``source``, in order, while a few chunks more are under way.
 
-    What concerns the call as a whole is raised (no node, no right to do it): the tasks from there on were not sent.
-    What the source raises is raised after everything that it gave has been answered.
+    Errors of the call as a whole (no node, no right to do it) are raised: the tasks from there on were not sent. What
+    the source raises is raised after everything that it gave has been answered.
     """
     raised: Exception | None = None
     yield Start(_sent(session, line))
@@ -297,7 +297,7 @@ def schedule_each(session: Session, source: Any, line: Line) -> Steps[None]:
 
 
 def _sent(session: Session, line: Line) -> Steps[None]:
-    """Sends what stands in the line until it is closed and answered."""
+    """Sends the chunks of the line until it is closed and all are answered."""
     waiting: deque[Chunk] = deque()
     stream: Any = None
     which, fresh_until = 0, 0.0
@@ -311,11 +311,11 @@ def _sent(session: Session, line: Line) -> Steps[None]:
             elif len(waiting) < UNDER_WAY and not stale and (chunk := line.next()) is not None:
                 waiting.append(chunk)
                 if chunk.alone:
-                    continue  # not over the stream: it would break for the others as well
+                    continue  # not over the stream, which would break for the others as well
                 if stream is None:
                     which = tries.pick()
                     stream = yield Open(which, "ScheduleStream", None, session.timeout_s)
-                    # Half its time for sending, half for the answers.
+                    # Half of the time for sending, half for the answers.
                     fresh_until = session.clock() + (session.timeout_s or _STREAM_S) / 2
                 yield Send(stream, pb.ScheduleBatchRequest(tasks=chunk.tasks))
             elif waiting and waiting[0].alone:
@@ -358,7 +358,8 @@ def _after_a_break(session: Session, failure: Failure, which: int, waiting: dequ
 
 
 def _alone(session: Session, chunk: Chunk) -> Steps[list[Outcome]]:
-    """Stores a chunk of one large task; that a node does not take a message of its size is that task's error alone."""
+    """Stores a chunk of one large task. If a node does not take a message of its size, that is the error of this task
+    alone."""
     try:
         return (yield from store(session, chunk, chunk.kind))
     except (Refused, PayloadTooLarge) as error:

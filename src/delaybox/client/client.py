@@ -74,15 +74,15 @@ class Client(Base):
         client's own certificate (PEM). Any of them means TLS.
     timeout: of one call with all its attempts: seconds, a timedelta, or text such as "30s"; None: no limit.
     retries: how many further attempts a call may take; unless given as many as fit into its time, with growing pauses,
-        so that a node may restart meanwhile. Only what cannot do harm is repeated: what only reads, what certainly
-        never reached a node or was refused by one that is busy, and what has a key.
+        so that a node may restart meanwhile. Only calls that cannot do harm are repeated: those that only read, those
+        that certainly never reached a node or were refused by a busy one, and those with a key.
     safe: gives every task without key one of its own, so that scheduling can be repeated after a broken connection and
         creates it once. Costs the store an entry for each until 24 h after the task has ended; without it such a call
         ends with OutcomeUnknown.
     codecs: forms of arguments and results beside JSON and bytes.
 
     Errors are DelayBoxErrors: those of a node (InvalidTask, TaskNotFound, IdempotencyConflict, ...), Unreachable when
-    no node answered, OutcomeUnknown when something was sent and nobody knows what became of it, CallTimeout.
+    no node answered, OutcomeUnknown when something was sent and it is not known whether it was done, CallTimeout.
     """
 
     def _open(self) -> None:
@@ -117,7 +117,7 @@ class Client(Base):
     ) -> Handle:
         """Schedules a worker's function; answered after the task is stored.
 
-        ``function``: its name, or the function that a worker's decorator returned; or a NewTask, which says all.
+        ``function``: its name, or the function that a worker's decorator returned; or a complete NewTask.
         ``arguments``: a dict (keyword arguments), a list or tuple (positional ones), a Call (both), bytes, or another
         value (the only argument). JSON, unless ``content_type`` names a codec. For the options see `Options`.
         """
@@ -145,11 +145,11 @@ class Client(Base):
     ) -> Scheduled:
         """Schedules as many tasks as the iterable has, in chunks, and counts what became of them.
 
-        ``safe``: as the client's, for this call. ``progress``: True for a bar on stderr, or a function that is told how
-        many are done and of how many (``total``, where the iterable has no length). In bounded memory. A chunk leaves
-        when it is full or 50 ms old, however long the iterable pauses. What concerns one task is counted and kept, the
-        first thousand. What concerns the call as a whole is raised. What the iterable itself raises is raised when all
-        that it gave has been answered. A note of the exception says how many were done before.
+        ``safe``: as the client's, for this call. ``progress``: True for a bar on stderr, or a function that is called
+        with how many are done and of how many (``total``, where the iterable has no length). In bounded memory. A chunk
+        is sent when it is full or 50 ms old, however long the iterable pauses. Errors of single tasks are counted, and
+        the first thousand are kept. Errors of the call as a whole are raised. What the iterable itself raises is raised
+        when all that it gave has been answered. A note on the exception names how many were done before.
         """
         done = Scheduled()
         steps = self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, make=done.add)
@@ -200,13 +200,13 @@ class Client(Base):
         unless ``keep_result`` says otherwise. The items are read in a thread of their own: results come while their
         source pauses, and it may wait for results.
 
-        chunksize: so many items make one task, run one after the other, or what has come within 50 ms. For calls of a
-            few milliseconds. A time-out covers the chunk. An item that fails in it is tried again alone.
-        key: says what an item is known by. A later map with the same keys does not run again what an earlier one did;
-            results are then kept for a day unless ``keep_result`` says otherwise.
+        chunksize: this many items, or as many as come within 50 ms, make one task, and are run one after the other.
+            For calls of a few milliseconds. A time-out covers the chunk. An item that fails in it is tried again alone.
+        key: returns a name for an item. A later map with the same keys does not run again what an earlier one did;
+            results are then kept for a day unless ``keep_result`` is given.
         total: how many items there are, for ``progress``, where the iterable has no length.
-        cancel_on_exit: whether what has not begun is cancelled when the iteration is left early, by an error, Ctrl-C,
-            or the client's `close`; unless given True without ``key``.
+        cancel_on_exit: whether items that have not begun are cancelled when the iteration is left early, by an error,
+            Ctrl-C, or the client's `close`; unless given True without ``key``.
         """
         steps = self._map(
             function,
@@ -248,14 +248,14 @@ class Client(Base):
     ) -> Iterator[Event]:
         """The state changes of up to 10,000 tasks, the present state first, until all have ended or the time is over.
 
-        After a broken connection the present states are told again.
+        After a broken connection the present states come again.
         """
         return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
 
     def cancel(self, task_id: str, /, *, running: bool = False, free_key: bool = False) -> bool:
         """Cancels a task that waits; True when that is done. TaskNotFound, TaskFinished.
 
-        TaskRunning for one that runs, unless ``running``: then True says that its worker was told to stop it.
+        TaskRunning for one that runs, unless ``running``: then True means that its worker was asked to stop it.
         ``free_key``: its key may be used again at once, and does not answer KeyCancelled. May be given later, for a
         task that is cancelled already.
         """
@@ -361,5 +361,5 @@ class Client(Base):
         return self._carrier.run(self._session.unary(calls.forecast(start, end, step)))
 
     def nodes(self) -> tuple[dict[str, Any], ...]:
-        """The nodes and workers heard of lately, each with its facts."""
+        """The living nodes and workers, each with its facts."""
         return self._carrier.run(self._session.unary(calls.nodes()))

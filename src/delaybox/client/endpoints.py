@@ -1,4 +1,4 @@
-"""Where the nodes are, and which one is asked next. Pure: the clock and the random draw are arguments."""
+"""The nodes' addresses, and which node is asked next. Pure: the clock and the random draw are arguments."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 
 
 def named(given: str | Iterable[str] | None, environ: Mapping[str, str]) -> str | Iterable[str]:
-    """Which nodes are meant: those given, else those of the environment, else the one on this machine."""
+    """The nodes to use: those given, else those of the environment, else the one on this machine."""
     return given or environ.get(VARIABLE) or DEFAULT_ENDPOINT
 
 
 def parse(endpoints: str | Iterable[str]) -> tuple[str, ...]:
-    """Addresses as gRPC takes them. ConfigError for what is none, and for none at all."""
+    """Addresses in gRPC's form. ConfigError for a text that is no address, and for an empty list."""
     given = [endpoints] if isinstance(endpoints, str) else list(endpoints)
     found = tuple(dict.fromkeys(_address(one) for text in given for one in text.split(",")))
     if not found:
@@ -47,12 +47,12 @@ class Endpoints:
     __slots__ = ("_draw", "_failures", "_not_before", "_turn", "names")
 
     def __init__(self, names: tuple[str, ...], draw: Callable[[], float]) -> None:
-        """``draw``: a random number in [0, 1): several clients do not come back at the same moment."""
+        """``draw``: a random number in [0, 1), so that several clients do not come back at the same moment."""
         self.names = names
         self._draw = draw
         self._failures = [0] * len(names)
         self._not_before = [0.0] * len(names)
-        # Many short-lived clients must not all begin with the first.
+        # A random start, because many short-lived clients must not all begin with the first node.
         self._turn = int(draw() * len(names))
 
     def pick(self, now: float) -> int:
@@ -74,7 +74,7 @@ class Endpoints:
             self._not_before[which] = 0.0
 
     def failed(self, which: int, now: float, *, least_s: float = 0) -> None:
-        """It was not reached, or cannot do its work for at least so long."""
+        """The node was not reached, or asked to be left alone for at least this time."""
         self._failures[which] += 1
         self._not_before[which] = now + max(least_s, pause_s(self._failures[which], self._draw()))
 

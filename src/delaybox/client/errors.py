@@ -1,4 +1,4 @@
-"""What a call can end with, beside the errors of `delaybox.core.errors` that a node reports; and statuses as errors.
+"""The errors of a client beside those of `delaybox.core.errors`, and how gRPC statuses become errors.
 
 The node's errors come as google.rpc.Status: ErrorInfo names the code, BadRequest the field, RetryInfo when to return.
 """
@@ -20,11 +20,11 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 DOMAIN: Final = "delaybox"
 _DETAILS: Final = "grpc-status-details-bin"
 _NEVER_SENT: Final = ("failed to connect", "Connection refused", "DNS resolution failed", "connections to all backends")
-"""How gRPC words that it had no connection to send anything on. It has no code of its own for that."""
+"""How gRPC words that it had no connection to send on, for which it has no code of its own."""
 
 
 class Unreachable(DelayBoxError):
-    """No node answered, and none was told anything: what was asked has not been done."""
+    """No node answered, and no request reached one: what was asked has not been done."""
 
     code = "unreachable"
 
@@ -32,7 +32,7 @@ class Unreachable(DelayBoxError):
 class OutcomeUnknown(DelayBoxError):
     """The connection broke, or the time was over, after something was sent: it may have been done, or not.
 
-    Where it must not be done twice, ask with a key (or ``safe=True``): a repeated call then finds the first one's task.
+    Where it must not be done twice, use a key (or ``safe=True``): a repeated call then finds the first one's task.
     """
 
     code = "outcome_unknown"
@@ -97,7 +97,7 @@ class ResultGone(DelayBoxError):
 class Failure:
     """How one attempt of a call failed.
 
-    ``refused``: the node said no before it did anything; ``sent``: False when no node can have got it.
+    ``refused``: the node refused before it did anything; ``sent``: False when no node can have received it.
     ``retry_after_s``: the node's wish, or None. ``final``: no other attempt can end otherwise.
     """
 
@@ -126,7 +126,7 @@ _REFUSED_CODES: Final = frozenset((core.StoreFull.code, core.Overloaded.code))
 
 
 def failure_of(error: grpc.RpcError, where: str) -> Failure:
-    """What a gRPC error of either library says. ``where``: the endpoint, for the words."""
+    """The failure that a gRPC error of either library stands for. ``where``: the endpoint, for the message."""
     call: Any = error
     status: str = call.code().name
     details: str = call.details() or ""
@@ -157,7 +157,7 @@ def error_of(code: str, message: str, *, field: str = "", metadata: Mapping[str,
         return kind(field, message)
     if issubclass(kind, core.Unauthenticated):
         return kind(message, given=more.get("given") == "true")
-    # These word themselves from what they are given; the node's words say more.
+    # The message that these classes make is replaced by the node's, which has more detail.
     worded: DelayBoxError
     if issubclass(kind, core.IdempotencyConflict):
         worded = kind("", more.get("task_id", ""))

@@ -1,8 +1,8 @@
-"""A function over very many items: scheduled in chunks, awaited together, yielded in bounded memory.
+"""Runs a function over very many items: scheduled in chunks, awaited together, yielded in bounded memory.
 
-Four kinds of steps share a `Window`: one reads the caller's items, one stores their tasks, a few watch for their ends,
-and those of the caller take results out. So none of them waits for another: results come while the source is slow, and
-a source may wait for results.
+Four kinds of steps share a `Window`: one reads the caller's items, one stores their tasks, a few watch until tasks end,
+and the caller's own take results out. So none of them waits for another: results come while the source is slow, and the
+source may wait for results.
 """
 
 from __future__ import annotations
@@ -27,24 +27,26 @@ from delaybox.wire.gen import worker_pb2
 
 WINDOW: Final = 10_000
 KEEP_MS: Final = 60_000
-"""A result is fetched as soon as it is there; so long a break can be lived through."""
+"""How long results are kept. They are fetched at once, so this only covers a break in the connection."""
 KEEP_KEYED_MS: Final = 86_400_000
-"""With keys a later map shall find what an earlier one has done."""
+"""The same with keys, because a later map must find the results of an earlier one."""
 MAX_CHUNKSIZE: Final = many.MAX_PARTS
 _WATCHES: Final = 6
 _LEAVE_S: Final = 5.0
-"""What a map that is left may take to cancel what it scheduled."""
+"""How long a map that is left early may take to cancel what it scheduled."""
 
 
 class Unit(NamedTuple):
-    """The items of one task, by their numbers. ``items``: kept where there are several: they may have to run alone."""
+    """The items of one task, by their numbers. ``items``: kept where there are several, because they may have to run
+    alone."""
 
     numbers: tuple[int, ...]
     items: tuple[Any, ...] = ()
 
 
 class Window:
-    """What is under way: admitted, not yet taken out. For threads; each side is woken by a flag of its own.
+    """The items under way: read, and their outcomes not yet taken out. For threads; each side is woken by a flag of its
+    own.
 
     ``size`` items at most. ``results`` wakes those who take results out, ``room`` the reader, ``work`` who stores.
     """
@@ -86,7 +88,7 @@ class Window:
     # -- items in -----------------------------------------------------------------------------------------------
 
     def put(self, item: Any, make: MapCalls, chunksize: int) -> None:
-        """One item more; what cannot be sent has that for its outcome."""
+        """Adds an item. One that cannot be sent gets that error as its outcome."""
         number = self._admitted
         self._admitted += 1
         try:
@@ -107,7 +109,7 @@ class Window:
             self.finish([(number, Broken(error))])
 
     def alone(self, number: int, item: Any, make: MapCalls) -> None:
-        """An item again, whose group failed."""
+        """Adds an item again whose group failed."""
         self._push(Unit((number,)), make.one(item))
 
     def end(self, error: Exception | None = None) -> None:
@@ -136,7 +138,8 @@ class Window:
     # -- tasks out ----------------------------------------------------------------------------------------------
 
     def next(self, most: int, make: MapCalls, *, safe: bool) -> tuple[list[Unit], Chunk] | None:
-        """Tasks that are to leave together: enough of them, old enough ones, or all where nothing is added."""
+        """Tasks to send together: when there are enough, when they are old enough, or all when nothing more is
+        added."""
         with self._lock:
             if self.ended or self._clock() - self._since >= LINGER_S:
                 self._close_group(make)
@@ -167,7 +170,7 @@ class Window:
         self.results.set()
 
     def fail(self, error: Exception) -> None:
-        """What concerns all of it."""
+        """Notes an error of the map as a whole."""
         self.broken = self.broken or error
         self.results.set()
 
@@ -188,7 +191,7 @@ class Window:
         return out
 
     def opened(self, task_id: str, unit: Unit) -> None:
-        """A task that is stored; several items may have one, by their keys."""
+        """Notes a stored task. Several items may share one, by their keys."""
         with self._lock:
             self.open.setdefault(task_id, []).append(unit)
 
@@ -200,14 +203,15 @@ class Window:
     # -- watches ------------------------------------------------------------------------------------------------
 
     def watch(self, ids: Sequence[str]) -> tuple[Watching | None, list[Any]]:
-        """Puts ids under a watch: a new one to start, or None; and the streams to drop of those that changed."""
+        """Adds ids to a watch. Returns a new watch to start, or None, and the streams of changed watches to drop."""
         new = Watching(ids)
         with self._lock:
             self.watches = [watch for watch in self.watches if watch.ids]
             self.watches.append(new)
             if len(self.watches) <= _WATCHES:
                 return new, []
-            # Those of the most equal size become one: so a watch is opened anew the more rarely, the more it holds.
+            # The two watches of most similar size are merged, so the more a watch holds, the more rarely it is opened
+            # again.
             order = sorted(self.watches, key=lambda watch: len(watch.ids))
             at = min(range(len(order) - 1), key=lambda i: len(order[i + 1].ids) / max(1, len(order[i].ids)))
             small, large = order[at], order[at + 1]
@@ -301,7 +305,7 @@ class Map:
             window.end(error)
 
     def _store(self) -> Steps[None]:
-        """Stores tasks. They run at least once anyway, so an unknown outcome is asked again."""
+        """Stores tasks. They run at least once anyway, so after an unknown outcome they are sent again."""
         window, session = self._window, self._session
         try:
             while not window.leaving:
@@ -353,7 +357,7 @@ class Map:
                         self._window.finish([(unit.numbers[0], value_of(event, self._codecs))])
 
     def _several(self, unit: Unit, event: pb.TaskEvent) -> None:
-        """What came of each item of a group; those of a group that failed as a whole run alone."""
+        """The outcome of each item of a group. Items of a group that failed as a whole run alone."""
         outcomes = _outcomes(event, len(unit.numbers), self._codecs)
         finished: list[tuple[int, Any]] = []
         for number, item, outcome in zip(unit.numbers, unit.items, outcomes, strict=True):
@@ -389,7 +393,8 @@ class _Again(NamedTuple):
 
 
 def _outcomes(event: pb.TaskEvent, count: int, codecs: Codecs) -> list[Any]:
-    """Per item of a group its value, a Broken or an _Again; None: the group as a whole failed, which says nothing."""
+    """Per item of a group its value, a Broken or an _Again. None: the group as a whole failed, so no item has an
+    outcome."""
     state = STATES[event.state]
     if state is TaskState.FAILED:
         return [None] * count

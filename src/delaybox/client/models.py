@@ -1,4 +1,4 @@
-"""What calls answer: plain frozen values, made of the wire's messages."""
+"""The values that calls return: plain and frozen, made from the wire's messages."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a finished task left. ``output`` in its form ``content_type`` (empty = JSON); ``exit_code`` of a command."""
+    """The result of a finished task. ``output`` in the form ``content_type`` (empty = JSON); ``exit_code`` of a
+    command."""
 
     ok: bool
     finished: datetime
@@ -136,9 +137,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as it stands. ``attempt``: failed attempts so far; ``reason``: why it last failed, or why it waits.
+    """A task as it is now. ``attempt``: failed attempts so far; ``reason``: why it last failed, or why it waits.
 
-    ``brief``: the token lacks the scope read, so only id, state and due are stated. ``traceback``: of a worker's dead
+    ``brief``: the token lacks the scope read, so only id, state and due are given. ``traceback``: of a worker's dead
     letter, the last one; lists leave it out.
     """
 
@@ -265,7 +266,7 @@ class ForecastStep:
 
 @dataclass(slots=True)
 class Scheduled:
-    """What became of many tasks. ``errors``: place in the input and why, of the first thousand refused."""
+    """The outcome of many tasks. ``errors``: place in the input and reason, of the first thousand refused."""
 
     created: int = 0
     existing: int = 0

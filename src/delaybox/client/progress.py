@@ -12,7 +12,7 @@ from delaybox.core.errors import InvalidTask
 
 T = TypeVar("T")
 Report = Callable[[int, int | None], object]
-"""Told how many are done, and of how many; None where nobody knows."""
+"""Called with how many are done, and of how many (None where that is not known)."""
 _EVERY_S = 0.5
 
 
@@ -23,9 +23,9 @@ class Shown(Protocol):
 
 
 def shown(progress: bool | Report, source: Any, words: str, total: int | None = None) -> Shown | None:
-    """``progress``: False for none, True for a bar or lines on stderr, or what is to be told.
+    """``progress``: False for none, True for a bar or lines on stderr, or a function to call.
 
-    ``total``: of how many; unless given what the source itself knows.
+    ``total``: how many there will be; unless given the source's own length.
     """
     if total is not None and total < 0:
         raise InvalidTask("total", f"total {total} is negative; give how many items there are, or leave it out")

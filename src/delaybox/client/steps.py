@@ -1,7 +1,7 @@
 """What a call does, step by step, without doing it: the one core of both clients.
 
-A call is a generator of effects. A shell (blocking or asyncio) carries each out and sends back what came of it, so
-retries, endpoints, chunks and streams are decided here once. See `Effect` for what each is answered with.
+A call is a generator of effects. A shell (blocking or asyncio) carries each out and sends back its result, so retries,
+endpoints, chunks and streams are decided here once. Each effect's docstring names its result behind an arrow.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Queues a request -> None. If it cannot be sent, the next Receive says so."""
+    """Queues a request -> None. If it cannot be sent, the next Receive gets the Failure."""
 
     stream: Any
     message: Message
@@ -71,16 +71,16 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """-> None, after so long."""
+    """Waits -> None, after this time."""
 
     seconds: float
 
 
 class Sink(Protocol):
-    """What `Pull` fills."""
+    """The sink that `Pull` fills."""
 
     def add(self, item: Any, /) -> bool:
-        """Takes one more; True when it wants no more for now."""
+        """Takes one item more; True when it wants no more for now."""
         ...
 
 
@@ -108,7 +108,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """-> None, once the flag (of threads or of asyncio) is set, or after so long; it is cleared then."""
+    """-> None, once the flag (of threads or of asyncio) is set, or after this time; the flag is cleared then."""
 
     flag: Any
     timeout_s: float | None = None
@@ -126,7 +126,7 @@ Steps = Generator[Effect, Any, T]
 
 
 class Kind(Enum):
-    """What a repeated call would do."""
+    """Whether repeating a call may do harm."""
 
     READ = "changes nothing"
     REPEATABLE = "the same again"
@@ -144,7 +144,7 @@ class Call(Generic[T]):
 
 
 class Session:
-    """How one client calls: its nodes, its patience.
+    """How one client calls: its nodes and its time limits.
 
     ``timeout_s``: of all attempts of a call; ``retries``: how many further ones, None: as many as fit into that time.
     """
@@ -168,7 +168,7 @@ class Session:
         self._quiet_until = 0.0
 
     def tell(self, error: DelayBoxError, count: int, left_s: float | None) -> None:
-        """Logs that calls wait for a node, so that nobody looks at a silent program; once in a while."""
+        """Logs once in a while that calls wait for a node, so that the program does not wait in silence."""
         if count < _TELL_AFTER or self.clock() < self._quiet_until:
             return
         self._quiet_until = self.clock() + _TELL_EVERY_S
@@ -192,9 +192,9 @@ class Session:
 class Tries:
     """The attempts of one call: which node, how long, whether once more.
 
-    What can be repeated without harm is tried until the time is over, and until ``session.retries`` are used up where a
-    number is set. ``timeout_s``: of all attempts together; unless given the session's, counted from when something last
-    worked.
+    A call that can be repeated without harm is tried until the time is over, or until ``session.retries`` are used up
+    where a number is set. ``timeout_s``: of all attempts together; unless given the session's, counted from the last
+    success.
     """
 
     __slots__ = ("_count", "_deadline", "_fixed", "_kind", "_maybe_done", "_session", "_since")
@@ -213,7 +213,7 @@ class Tries:
         return self._session.endpoints.pick(self._session.clock())
 
     def attempt_s(self) -> float | None:
-        """The time of the next attempt: where it can be repeated elsewhere, one node must not use up all of it."""
+        """The time for the next attempt. If it can be repeated elsewhere, it is not all of the time that is left."""
         if self._deadline is None:
             return None
         left = max(self._deadline - self._session.clock(), 0.001)
@@ -222,7 +222,7 @@ class Tries:
         return min(left, max(left / 2, _LEAST_ATTEMPT_S))
 
     def went_on(self) -> None:
-        """A stream brought something: its attempts begin anew."""
+        """A stream received something: its attempts are counted from the start again."""
         self._count = 0
         self._since = self._session.clock()
         if not self._fixed and self._session.timeout_s is not None:
@@ -249,7 +249,8 @@ class Tries:
         if self._deadline is not None:
             left = self._deadline - now
             if pause > wish_s and left > _LEAST_ATTEMPT_S:
-                # A pause of our own is shortened, so that the last attempt comes when the time is nearly over.
+                # The client's own pause (not one that a node asked for) is cut, so that a last attempt comes before the
+                # time is over.
                 pause = max(wish_s, min(pause, left - _LEAST_ATTEMPT_S))
             if pause >= left:
                 raise self._end(failure)
@@ -268,7 +269,7 @@ class Tries:
 
 
 def outcome_unknown(error: DelayBoxError) -> OutcomeUnknown:
-    """For a write of which nobody knows whether it happened."""
+    """The error for a write that may or may not have happened."""
     unknown = OutcomeUnknown(
         f"it may have been done, or not: {error}. A call with a key, or safe=True, can be repeated without harm"
     )

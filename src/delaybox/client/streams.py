@@ -35,13 +35,13 @@ from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 _WATCH_S: Final = 60.0
-"""One watch lasts so long: a cut that nobody reports is noticed then."""
+"""Longest life of one watch, so that a cut that is not reported is noticed."""
 _HELD_S: Final = 1.0
-"""A stream that stood so long had worked."""
+"""A stream that lasted this long had worked."""
 _SHORT_S: Final = 1.0
-"""Less may be over before a node was reached at all."""
+"""Least time for one look, because a shorter one may be over before a node is reached."""
 _LOOK_S: Final = 5.0
-"""What a look may take where the caller wants to wait less."""
+"""How long a look may take even if the caller wants to wait less."""
 
 
 def listed(session: Session, method: str, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
@@ -73,14 +73,14 @@ def listed(session: Session, method: str, wanted: Mapping[str, Any], limit: int 
 
 
 class Watching:
-    """The ids that one watch is open for. Another thread may give it more, or take all away: see `changed`."""
+    """The ids of one watch. Another thread may add ids, or remove all of them: see `changed`."""
 
     __slots__ = ("changed", "ids", "stream")
 
     def __init__(self, ids: Iterable[str]) -> None:
         self.ids = dict.fromkeys(ids)
         self.changed = False
-        """The stream is to be opened anew, with the ids of now. Whoever sets it drops the stream after that."""
+        """Set when the stream must be opened again with the present ids. Whoever sets it then drops the stream."""
         self.stream: Any = None
 
 
@@ -89,7 +89,7 @@ def watched(
 ) -> Steps[dict[str, None]]:
     """Emits the wire's events until all have ended or the time is over; returns the ids that have not ended.
 
-    However short the time is, where each stands now is looked at.
+    However short the time is, the present states are looked at once.
     """
     watching = wanted if isinstance(wanted, Watching) else Watching(wanted)
     open_ = watching.ids
@@ -127,13 +127,13 @@ def watched(
         if answer is None:
             answer = Failure(Unreachable(f"{session.endpoints.names[which]} ended the watch"), "UNAVAILABLE")
         if answer.sent and session.clock() - opened >= _HELD_S:
-            tries.went_on()  # it stood, without news: what broke it is new
+            tries.went_on()  # it worked, only without news, so the failure is a new one
         yield Pause(tries.pause_after(answer, which))
     return open_
 
 
 def _looked(session: Session, open_: dict[str, None], *, ends_only: bool) -> Steps[None]:
-    """Emits where each stands now; takes out of ``open_`` what has ended."""
+    """Emits the present state of each; removes from ``open_`` those that have ended."""
     unseen = dict(open_)
     tries = Tries(session, Kind.READ, _LOOK_S)
     while unseen:
@@ -168,11 +168,11 @@ def result(session: Session, task_id: str, *, limit_s: float | None, codecs: Cod
 
 
 def returned(event: pb.TaskEvent, codecs: Codecs) -> Any:
-    """What a finished task left, or why there is nothing. As `result`."""
+    """The result of a finished task, or the error why there is none. As `result`."""
     match STATES[event.state]:
         case TaskState.SUCCEEDED if event.HasField("result"):
             left = event.result
-            # What a command printed has no form.
+            # A command's output has no content type.
             return left.output if left.HasField("exit_code") else codecs.returned(left.output, left.content_type)
         case TaskState.FAILED:
             raise TaskFailed(event.id, event.reason or event.result.reason, event.result.output)
@@ -184,7 +184,7 @@ def returned(event: pb.TaskEvent, codecs: Codecs) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """An outcome that is an error, where a value could be one too."""
+    """Wraps an error that is an outcome, because a function's value could be an exception object as well."""
 
     error: Exception
 

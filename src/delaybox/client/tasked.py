@@ -37,13 +37,14 @@ log = logging.getLogger("delaybox.client")
 
 
 def _told_to_stop() -> bool:
-    """Whether somebody cancels the task that runs here; a call is cancelled too where its channel is closed."""
+    """Whether the running asyncio task is being cancelled. A call is also cancelled when its channel is closed."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 class _Stream:
-    """A stream of responses. Requests are written by a task: two sides that both wait to write would wait for ever."""
+    """A stream of responses. A task writes the requests, because two sides that both wait to write would wait for
+    ever."""
 
     def __init__(self, carrier: Carrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
         self._carrier = carrier
@@ -58,7 +59,7 @@ class _Stream:
             while True:
                 await self._call.write(await self._requests.get())
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-            pass  # the next receive says it
+            pass  # the next receive reports it
 
     def send(self, message: Message) -> None:
         self._requests.put_nowait(message)
@@ -91,7 +92,7 @@ class _Drive:
         self._exit: Steps[None] | None = None
 
     async def carry(self, steps: Steps[Any], effect: Effect) -> tuple[Callable[[Any], Effect], Any]:
-        """Carries one effect out; how the steps go on. What it raises is raised in them."""
+        """Carries one effect out. Returns how the steps go on; what it raises is raised in them."""
         try:
             return steps.send, await self._do(effect)
         except Exception as error:  # noqa: BLE001
@@ -133,11 +134,11 @@ class _Drive:
         return result
 
     def done(self) -> None:
-        """Nothing is left to do where it is left."""
+        """Drops what the steps left open at their end."""
         self._exit = None
 
     async def leave(self) -> None:
-        """Its steps are left early: what they want done then. Harmless when repeated."""
+        """The steps are left early: carries out what they asked for that case. Harmless when repeated."""
         steps, self._exit = self._exit, None
         if steps is not None:
             try:
@@ -162,7 +163,7 @@ async def _pull(effect: Pull) -> bool:
             if effect.sink.add(item):
                 return False
         return True
-    # Whoever else runs here gets a turn now and then.
+    # Other tasks of this loop get a turn now and then.
     await asyncio.sleep(0)
     return all(not effect.sink.add(item) for item in effect.source)
 
@@ -230,7 +231,7 @@ class Carrier:
         return answer
 
     def open(self, effect: Open) -> _Stream:
-        """Unreachable on a client that was closed."""
+        """Raises Unreachable on a client that was closed."""
         options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
         try:
             method = getattr(self._stub(effect.which), effect.method)

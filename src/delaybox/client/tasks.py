@@ -28,7 +28,7 @@ from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, En
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 CODECS: Final = Codecs()
-"""The forms of arguments and results that this process knows; add your own here, on both sides."""
+"""The codecs for arguments and results that this process knows; add your own here, on both sides."""
 
 _TYPE_NUMBERS: Final = {str(kind): number for number, kind in TYPES.items()}
 _STATE_NUMBERS: Final = {str(state): number for number, state in STATES.items()}
@@ -43,7 +43,7 @@ class When(TypedDict, total=False):
 
 
 class MapOptions(When, total=False):
-    """What the tasks of a map may say: as `Options`, without a key."""
+    """The options of a map's tasks: as `Options`, without a key."""
 
     queue: str
     priority: str
@@ -58,7 +58,7 @@ class MapOptions(When, total=False):
 
 
 class Options(When, total=False):
-    """What every task may say. A number that is a length of time is seconds.
+    """The options of every task. A length of time that is a number is seconds.
 
     queue: a queue's name; "default" unless given.
     priority: "low", "normal" (unless given), "high" or "critical".
@@ -67,7 +67,7 @@ class Options(When, total=False):
     retry: how many further attempts a failed one may have (0: none), or a Retry; unless given the function's own
         policy, else 4 further ones (5 in all) with exponential back-off.
     timeout: longest time of one attempt.
-    expire_after: later than due by more than this it is not run, but a dead letter with the reason "expired".
+    expire_after: a task that is late by more than this is not run, but becomes a dead letter with the reason "expired".
     labels: up to 16 pairs for filters.
     headers: travel with the task; text or bytes. Names that say what a task is (taskType, delay, …) are refused.
     keep_result: how long its result is kept, 0 for not at all; unless given what its queue keeps, which is none unless
@@ -105,7 +105,7 @@ class Filter(TypedDict, total=False):
 
 
 class NewTask:
-    """A task to schedule: made by `call`, `publish` or `shell`, which say what it is and take `Options`."""
+    """A task to schedule: made by `call`, `publish` or `shell`, which take `Options`."""
 
     __slots__ = ("message",)
 
@@ -138,7 +138,7 @@ def new_call(
 ) -> pb.NewTask:
     """A WORKER task. ``arguments``: see `Codecs.call`. InvalidTask, NotEncodable, TypeError for an unknown option.
 
-    A function of a worker brings options of its own, such as its queue; those given here count more.
+    A function of a worker has options of its own, such as its queue; options given here override them.
     """
     options = _own_and(function, options)
     if "content_type" in options:
@@ -160,7 +160,7 @@ def _own_and(function: object, options: Mapping[str, Any]) -> Mapping[str, Any]:
 class MapCalls:
     """Makes items of a map into tasks of one function: an item is its only argument, unless it is a Call. InvalidTask.
 
-    ``keep_result_ms``: unless the options say. ``key``: what an item is known by, so that a later map finds its task.
+    ``keep_result_ms``: unless the options set it. ``key``: a name for each item, by which a later map finds its task.
     """
 
     __slots__ = ("_codecs", "_content_type", "_key", "_pattern", "again")
@@ -301,7 +301,7 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
 
 
 def selection_of(wanted: Mapping[str, Any], *, everything: bool, limit: int, dry_run: bool) -> pb.Selection:
-    """What a bulk call works on. InvalidTask when it names nothing."""
+    """The filter of a bulk call. InvalidTask when it is empty and ``everything`` is not given."""
     if not everything and not any(value is not None for value in wanted.values()):
         raise InvalidTask("filter", "no filter is given; give one, or everything=True for every pending task")
     return pb.Selection(filter=filter_of(wanted), all=everything, limit=limit, dry_run=dry_run)

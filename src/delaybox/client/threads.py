@@ -42,17 +42,17 @@ _open: weakref.WeakSet[Carrier] = weakref.WeakSet()
 
 @atexit.register
 def _leave_all() -> None:
-    """A program that ends, by Ctrl-C for example, may still hold an iteration that nobody closed."""
+    """The runs to end at exit: a program that ends, by Ctrl-C for example, may hold an iteration that nobody closed."""
     for carrier in list(_open):
         carrier.leave()
 
 
 class Stopped(Exception):
-    """The steps that these belong to have ended."""
+    """Raised in started steps when the steps that started them have ended."""
 
 
 class _Stream:
-    """A stream of responses; its requests are taken by a thread of gRPC's as it can send them."""
+    """A stream of responses. A thread of gRPC takes the requests when it can send them."""
 
     def __init__(self, carrier: Carrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
         self._carrier = carrier
@@ -88,7 +88,7 @@ class _Drive:
         self._leaving = threading.Lock()
 
     def carry(self, steps: Steps[Any], effect: Effect) -> tuple[Callable[[Any], Effect], Any]:
-        """Carries one effect out; how the steps go on. What it raises is raised in them."""
+        """Carries one effect out. Returns how the steps go on; what it raises is raised in them."""
         try:
             return steps.send, self._do(effect)
         except Exception as error:  # noqa: BLE001
@@ -139,16 +139,16 @@ class _Drive:
             raise Stopped
 
     def run(self, steps: Steps[Any]) -> None:
-        """For a branch: nobody waits for what it returns."""
+        """Runs started steps: nobody waits for what they return."""
         with contextlib.suppress(Stopped):
             self._carrier.finish(steps, self)
 
     def done(self) -> None:
-        """Nothing is left to do where it is left."""
+        """Drops what the steps left open at their end."""
         self._exit = None
 
     def leave(self) -> None:
-        """Its steps are left early: what they want done then. Harmless when repeated."""
+        """The steps are left early: carries out what they asked for that case. Harmless when repeated."""
         with self._leaving:
             steps, self._exit = self._exit, None
             if steps is not None:
@@ -226,14 +226,14 @@ class Carrier:
         except grpc.RpcError as error:
             return self.failed(error, effect.which)
         except ValueError:
-            # How gRPC says that a channel was closed, perhaps by another thread.
+            # gRPC raises this when a channel was closed, perhaps by another thread.
             if not self._closed:
                 raise
             return closed()
         return answer
 
     def open(self, effect: Open) -> _Stream:
-        """Unreachable on a client that was closed."""
+        """Raises Unreachable on a client that was closed."""
         options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
         try:
             method = getattr(self._stub(effect.which), effect.method)
@@ -264,7 +264,7 @@ class Carrier:
             return self._stubs[which]
 
     def leave(self) -> None:
-        """Ends what is being iterated over."""
+        """Ends all iterations that are under way."""
         for drive in list(self.to_leave):
             drive.leave()
 

@@ -1,4 +1,4 @@
-"""Single values as a caller writes them in Python -> what the wire has. The node checks the rest."""
+"""Single values as a caller writes them in Python -> the wire's form. The node checks the rest."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def id_of(task_id: object) -> str:
 
 
 def watched_id(task_id: object) -> str:
-    """A task's id as the node spells it, by which events are told apart. InvalidTask."""
+    """A task's id in the node's own spelling, by which events are matched to tasks. InvalidTask."""
     text = id_of(task_id)
     try:
         return str(UUID(text))
     except ValueError:
-        return text  # the node refuses it, in its words
+        return text  # the node refuses it, with its own message
 
 
 def labels_of(field: str, labels: object) -> Mapping[str, str]:
@@ -161,7 +161,8 @@ def put_when(message: Any, when: Mapping[str, Any]) -> None:
 
 
 def _warn_of_seconds(delay: float) -> None:
-    """A number was milliseconds until 0.1: who still means those gets a task that is a thousand times too late."""
+    """Warns about large numbers: until 0.1 a number was milliseconds, and old code would get a task a thousand times
+    too late."""
     warn(
         f"delay={delay!r} is {timedelta(seconds=delay)} (h:mm:ss): a number is seconds, where it was milliseconds in "
         'earlier versions; a timedelta, or text such as "2d" or "90000ms", says what is meant without this warning',
@@ -170,7 +171,7 @@ def _warn_of_seconds(delay: float) -> None:
 
 
 def warn(words: str, category: type[Warning]) -> None:
-    """A warning at the line of the caller's that is nearest."""
+    """Warns, with the nearest line of the caller's code."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("delaybox."):
         frame, level = frame.f_back, level + 1
@@ -244,7 +245,7 @@ def json_of(what: str, value: object) -> bytes:
 
 
 def _kind(value: object) -> str:
-    """What a caller's value is, in words."""
+    """A caller's value in words, for error messages."""
     match value:
         case None:
             return "nothing"
