@@ -1,4 +1,5 @@
-"""The stored body: a protobuf ``Task`` without what the id (id, status) or the lane (name) already says."""
+"""The stored body: a protobuf ``Task`` without the fields that follow from the id (id, status) or from the lane
+(name)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def encode(task: NewTask) -> bytes:
         or task.expire_after_ms
         or task.keep_result_ms
     ):
-        # Fields 2 and 3 alone, written by hand: bulk scheduling spends a third of its time in the library otherwise.
+        # Fields 2 and 3 alone are written by hand, because bulk scheduling would spend a third of its time in the
+        # library.
         payload = task.payload
         size = len(payload)
         if task.header:
@@ -39,7 +41,7 @@ def encode(task: NewTask) -> bytes:
             return b"".join(parts)
         return of_payload(payload)
     message = task_pb2.Task(payload=task.payload)
-    # A third of the time of giving all of them to the constructor, which copies maps by way of Python.
+    # This takes a third of the time of passing all of them to the constructor, which copies maps in Python.
     fields = message.header
     for key, value in task.header.items():
         fields[key] = value
@@ -66,7 +68,7 @@ def encode(task: NewTask) -> bytes:
 
 
 def of_payload(payload: bytes) -> bytes:
-    """The body of a task that has nothing else."""
+    """The body of a task that has nothing but a payload."""
     size = len(payload)
     if size < 128:
         return b"\x1a%c%b" % (size, payload) if size else b""
@@ -79,7 +81,7 @@ def decode(body: bytes) -> task_pb2.Task:
 
 
 def pairs(field: Mapping[str, _T]) -> dict[str, _T]:
-    """The pairs of a message's map; dict() asks for them by way of Python and takes twice as long."""
+    """The pairs of a message's map; dict() reads them in Python and takes twice as long."""
     return {name: field[name] for name in field}
 
 
@@ -119,10 +121,10 @@ def fingerprint(task: NewTask) -> bytes:
         parts += (_sized(task.name.encode()), _sized(limits), _sized(_retry(task.retry)))
     else:
         parts.append(_NO_LIMITS)
-    # Without the number a header and a label of the same name would be one.
+    # The field's number is included, because a header and a label of the same name would count as the same otherwise.
     header = task.header
     if trace.PARENT in header:
-        # A request that is sent again is another span of the same wish.
+        # Trace headers do not count: a request that is sent again has another span.
         header = {key: value for key, value in header.items() if key not in trace.NAMES}
     parts.append(_sized(b"%d" % len(header)))
     for key, value in sorted(header.items()):
@@ -150,7 +152,7 @@ def _sized(part: bytes) -> bytes:
 
 
 _NO_LIMITS = _sized(b"") + _sized(b"0,0") + _sized(b"")
-"""No name, no times and no retry."""
+"""Whether a task has no name, no times and no retry policy."""
 
 
 def _entry(name: str, value: bytes) -> bytes:

@@ -32,7 +32,7 @@ _NUMBERS: Final = None
 def check_batch_count(body: bytes) -> None:
     """Refuses a JSON batch with more than ``MAX_BATCH`` tasks before anything is made of them. PayloadTooLarge.
 
-    Whatever else is wrong with it is left to its reader.
+    Any other mistake in it is left to its reader.
     """
     if body.count(b",") < _COUNTED_FROM:
         return
@@ -47,7 +47,9 @@ def check_batch_count(body: bytes) -> None:
 
 @lru_cache(maxsize=1)
 def _batch_decoder() -> msgspec.json.Decoder[msgspec.Struct]:
-    # A list's length is checked by msgspec after all of it is decoded, a struct's written as an array while it is.
+    # msgspec checks a list's length after it has decoded all of it; the length of a struct written as an array it
+    # checks
+    # while decoding.
     places = [(f"t{place}", Raw | UnsetType, UNSET) for place in range(MAX_BATCH)]
     tasks = msgspec.defstruct("Tasks", places, array_like=True, forbid_unknown_fields=True, gc=False)
     return msgspec.json.Decoder(msgspec.defstruct("Batch", [("tasks", tasks)]))
@@ -56,7 +58,7 @@ def _batch_decoder() -> msgspec.json.Decoder[msgspec.Struct]:
 def check_items(raw: bytes, kind: type[Message], *, field: str = "request", most: int = MAX_FIELDS) -> None:
     """Counts the items of a serialized message of that kind. PayloadTooLarge for more than ``most``.
 
-    What is no such message is left to the parser.
+    Bytes that are no such message are left to the parser.
     """
     if len(raw) > _SMALL:
         _Count(raw, field, most).message(0, len(raw), _plan(kind.DESCRIPTOR))
@@ -98,7 +100,7 @@ class _Count:
         try:
             self._fields(at, stop, plan)
         except IndexError:
-            return  # it ends inside a field: no message
+            return  # it ends inside a field, so it is no message
 
     def _fields(self, at: int, stop: int, plan: _Plan) -> None:
         raw = self._raw

@@ -2,13 +2,13 @@
 
 A payload is, by the task's header ``content-type``:
 
-* ``application/json``, or no such header: JSON. ``{"args": [...], "kwargs": {...}}`` (either may be missing) is what it
-  says; any other object is keyword arguments; an array is positional ones; another value is the only argument; an empty
-  payload is no arguments. So any language can call with the JSON that it has at hand.
+* ``application/json``, or no such header: JSON. ``{"args": [...], "kwargs": {...}}`` (either may be missing) is both
+  kinds of arguments; any other object is keyword arguments; an array is positional ones; another value is the only
+  argument; an empty payload is no arguments. So any language can call with the JSON that it has at hand.
 * ``application/octet-stream``: the bytes are the only argument.
-* another: what the codec registered for it makes of it.
+* another: decoded by the codec that is registered for it.
 
-A result is JSON, or bytes when the function returned bytes; its content type says which. Nothing is ever pickled.
+A result is JSON, or bytes when the function returned bytes; its content type tells which. Nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ CONTENT_TYPE: Final = "content-type"
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 NAME_ATTRIBUTE: Final = "delaybox_name"
-"""What a function carries that a worker serves: the name it is scheduled by."""
+"""Attribute of a worker's function: the name it is scheduled by."""
 OPTIONS_ATTRIBUTE: Final = "delaybox_options"
-"""What it may carry besides: options of a client's call, for calls that do not say otherwise."""
+"""Optional attribute of a worker's function: options for a client's call, unless the call gives its own."""
 
 _FORM: Final = frozenset(("args", "kwargs"))
 
@@ -63,7 +63,7 @@ class Calls:
 
 
 class Outcomes:
-    """What came of each of several calls, encoded."""
+    """The encoded outcome of each of several calls."""
 
     __slots__ = ("form", "parts")
 
@@ -73,14 +73,15 @@ class Outcomes:
 
 
 class Encoded(NamedTuple):
-    """Bytes and their form; ``content_type`` is empty for JSON, which need not be said."""
+    """Bytes and their form; ``content_type`` is empty for JSON, the default."""
 
     data: bytes
     content_type: str = ""
 
 
 class Codec(NamedTuple):
-    """A form of values as bytes. Whatever either function raises says what is wrong; MemoryError alone is raised on."""
+    """A codec: a form of values as bytes. An exception of either function becomes the reason of a refusal; only
+    MemoryError is raised on."""
 
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
@@ -95,7 +96,8 @@ class Codecs:
         self._named: dict[str, Codec] = {JSON: Codec(_to_json, _from_json)}
 
     def add(self, content_type: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> None:
-        """A form of your own, the same on both sides. It is given what JSON would be: a list, a dict, a value."""
+        """Adds a codec of your own, the same on both sides. It gets the values that JSON would get: a list, a dict, a
+        value."""
         kind = _kind(content_type)
         if kind in (JSON, BYTES) or "/" not in kind:
             raise ValueError(f"content type {content_type!r} cannot be added; name a new one such as application/cbor")
@@ -155,7 +157,7 @@ class Codecs:
         if kind:
             value = self._decode("the payload", payload, kind)
         else:
-            # The common case without the way through the codecs: a worker does this for every task.
+            # The common case, without the codecs, because a worker does this for every task.
             try:
                 value = _from_json(payload)
             except (ValueError, RecursionError):
@@ -171,7 +173,7 @@ class Codecs:
         return Call(**value)
 
     def result(self, value: object, content_type: str = "") -> Encoded:
-        """What a function returned, to be kept. NotEncodable."""
+        """Encodes what a function returned, to be kept. NotEncodable."""
         if isinstance(value, Outcomes):
             return Encoded(many.join(value.parts), many.typed(many.RESULTS, value.form))
         if value is None:
@@ -181,7 +183,7 @@ class Codecs:
         return self._encode("the result", value, content_type)
 
     def returned(self, output: bytes, content_type: str = "") -> Any:
-        """What a function returned, from what was kept. NotDecodable."""
+        """Decodes what a function returned. NotDecodable."""
         if not output and (not content_type or _kind(content_type) == JSON):
             return None
         return self._decode("the result", output, content_type)
@@ -230,7 +232,8 @@ class Codecs:
 
 
 def name_of(function: object) -> str:
-    """The name that a function is scheduled by: itself when it is text, else what its worker gave it. InvalidTask."""
+    """The name that a function is scheduled by: the argument itself if it is text, else the name from its worker.
+    InvalidTask."""
     name = function if isinstance(function, str) else getattr(function, NAME_ATTRIBUTE, None)
     if not isinstance(name, str):
         raise InvalidTask(
@@ -250,7 +253,7 @@ def check_name(name: str) -> str:
 
 
 def _plain(call: Call) -> Any:
-    """The shortest JSON value that reads as this call; bytes when they are all of it."""
+    """The shortest JSON value that reads as this call; bytes when they are the only argument."""
     if not call.kwargs:
         if len(call.args) == 1 and isinstance(call.args[0], bytes | bytearray | memoryview):
             return bytes(call.args[0])
@@ -267,12 +270,12 @@ def _keywords(kwargs: dict[str, Any]) -> dict[str, Any]:
                 f"the arguments have {name!r} for a name; keyword arguments are named by text "
                 "(a mapping that is itself an argument goes into a list)"
             )
-    # A function with a parameter called `args` would be misread otherwise.
+    # Otherwise a call of a function with a parameter called `args` would be misread.
     return {"kwargs": kwargs} if kwargs.keys() <= _FORM else kwargs
 
 
 def _why(error: Exception) -> str:
-    """What a codec says is wrong. Its words are foreign code, too."""
+    """The text of a codec's error. Making it may raise, because it is users' code, too."""
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     try:

@@ -1,8 +1,8 @@
-"""Many calls of one function in one payload, and what came of each in one result: what `Client.map` sends in chunks.
+"""Many calls of one function in one payload, and their outcomes in one result, for the chunks of `Client.map`.
 
-Both are parts one after the other: a byte that says what the part is, its length in four bytes (big endian), its bytes.
-A call is written as the payload of a single one would be; the content type's parameter ``of`` names a form other than
-JSON. Whoever does not know these content types refuses the task as one that it cannot read.
+Both are a sequence of parts: a byte for the kind of part, its length in four bytes (big endian), its bytes.
+A call is written like the payload of a single call; the content type's parameter ``of`` names a form other than
+JSON. A worker that does not know these content types refuses the task, because it cannot read it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CALLS: Final = "application/vnd.delaybox.calls"
 RESULTS: Final = "application/vnd.delaybox.results"
 
 VALUE: Final = 0
-"""In the form that the content type names; JSON unless it names one."""
+"""A value, in the form that the content type names; JSON unless it names one."""
 BYTES: Final = 1
 FAILED: Final = 2
 """A serialized delaybox.v1.Failed: the call raised, and may be tried again."""
@@ -27,7 +27,7 @@ _HEAD = Struct(">BI")
 
 
 class Part(NamedTuple):
-    """One call, or what came of one."""
+    """One call, or the outcome of one."""
 
     kind: int
     data: bytes

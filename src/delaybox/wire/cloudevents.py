@@ -26,7 +26,7 @@ _HEEDED: Final = (*controls.OF_EVENT, PARTITION_KEY)
 
 
 def media_type(header: Mapping[str, bytes]) -> str:
-    """Of the record's content-type, in lower case and without parameters; "" where it has none."""
+    """The record's content type, in lower case and without parameters; "" where it has none."""
     said = next((raw for name, raw in header.items() if name.lower() == CONTENT_TYPE), b"")
     return said.decode("ascii", "replace").partition(";")[0].strip().lower()
 
@@ -34,7 +34,7 @@ def media_type(header: Mapping[str, bytes]) -> str:
 def attributes(value: bytes, header: Mapping[str, bytes]) -> Mapping[str, bytes] | None:
     """Those attributes of an event that mean something here, named as the headers of binary mode.
 
-    None for a record that is no event. InvalidTask for one that says it is an event and cannot be read as one.
+    None for a record that is no event. InvalidTask for a record that claims to be an event and cannot be read as one.
     """
     if _IS_BINARY in header:
         return {name: header[name] for name in _HEEDED if name in header}

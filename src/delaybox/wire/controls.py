@@ -1,8 +1,9 @@
-"""The control headers: names in a task's header that tell whoever reads its message what to do with it.
+"""The control headers: names in a task's header that instruct the reader of its message.
 
-The original's message has no other place for them, so its workers, and ours that take shell commands from a topic, run
-what says ``taskType: SHELL_CMD`` there. A caller may therefore not write them freely. Where the original's callers give
-them (``parameter`` of ``POST /task``, the input channel, Kafka) they are read, and must agree with what was read.
+The Go original's message has no other place for them. Its workers, and ours that take shell commands from a topic, run
+a message with ``taskType: SHELL_CMD``. So a caller may not write these headers freely. Where the original's callers
+give them (``parameter`` of ``POST /task``, the input channel, Kafka) they are read, and must agree with the task's
+type.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PARAMETERS: Final = (TASK_TYPE, "executionTimestamp", "delay", "queue", "priorit
 """Of ``POST /task``."""
 EVENT: Final = "ce_"
 OF_EVENT: Final = {EVENT + name.lower(): name for name in (*PARAMETERS, "name")}
-"""The same as extension attributes of a CloudEvent, which allows lower-case letters and digits alone."""
+"""The same as extension attributes of a CloudEvent, whose names have only lower-case letters and digits."""
 RESERVED: Final = frozenset((*PARAMETERS, *OF_EVENT))
 SHELL: Final = b"SHELL_CMD"
 
@@ -41,7 +42,7 @@ def check_free(names: Iterable[str], field: str = "headers") -> None:
 
 
 def check_type(header: Mapping[str, bytes], *, shell: bool) -> None:
-    """InvalidTask when a header would have a task run as a command that is none (``shell``), or the other way round."""
+    """InvalidTask when a header marks a task as a command that is none (``shell``), or the other way round."""
     said = header.get(TASK_TYPE)
     if said is not None and (said == SHELL) != shell:
         raise InvalidTask(

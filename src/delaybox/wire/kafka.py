@@ -24,7 +24,7 @@ from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 Headers = Sequence[tuple[str, bytes | str | None]]
 
 TASK_TYPES: Final = frozenset({"application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf"})
-"""Content types that say: the value is a serialized Task."""
+"""Content types of a value that is a serialized Task."""
 
 _PARAMETERS: Final = (*controls.PARAMETERS, "name")
 _NAMED: Final = (TaskType.SHELL_CMD, TaskType.WORKER)
@@ -37,7 +37,7 @@ NO_SHELL: Final = ShellRules()
 class RecordRules:
     """What records this node accepts. ``topics``: what execution topics they may name; None: not looked at.
 
-    ``pass_through``: a message is to leave as its record came, so key and tombstones are kept with the task.
+    ``pass_through``: a message leaves as its record came, so key and tombstones are kept with the task.
     """
 
     original: request.OriginalRules = request.DEFAULT_RULES
@@ -49,8 +49,8 @@ class RecordRules:
 def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) -> tuple[int, bytes] | None:
     """(due ms, 0 for at once; encoded body) of a record with a time and nothing else, or without headers.
 
-    None for every other record, and for what `of_record` would refuse: ask it then. ``at_ms`` is the record's
-    timestamp, 0 where it has none. Most records are of this kind, and a NewTask for each would cost more than all else.
+    None for every other record, also one that would be refused: `of_record` decides then. ``at_ms`` is the record's
+    timestamp, 0 where it has none. Most records are of this kind, and a NewTask for each would cost more than the rest.
     """
     payload = b"" if value is None else value
     if len(payload) > limit:
@@ -64,7 +64,7 @@ def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) 
         return None
     size = len(raw)
     if name == "executionTimestamp":
-        # Thirteen digits are some time from the year 2001 to 2286, in milliseconds; a 0 in front is somebody's mistake.
+        # Thirteen digits are a time in ms from the year 2001 to 2286; with a 0 in front they are a mistake.
         if size != 13 or raw[0] == 48:
             return None
         return int(raw), b"\x12\x23\x0a\x12executionTimestamp\x12\x0d" + raw + body.of_payload(payload)
@@ -115,12 +115,12 @@ def of_record(
 
 
 def _says_task(header: Mapping[str, bytes]) -> bool:
-    """A payload of protobuf that somebody times by headers is no Task of ours."""
+    """Refuses a protobuf payload with headers for its time: it is no serialized Task."""
     return cloudevents.media_type(header) in TASK_TYPES and not any(name in header for name in _PARAMETERS)
 
 
 def _heed_event(header: dict[str, bytes], event: Mapping[str, bytes]) -> None:
-    """Puts what an event's extension attributes say where the parameters stand; the event's headers travel along."""
+    """Uses an event's extension attributes as parameters; the event's headers are kept."""
     for given, raw in event.items():
         if given == cloudevents.PARTITION_KEY:
             if not TopicRules.key(header):

@@ -1,4 +1,4 @@
-"""What a worker says of its progress, as it is stored and sent."""
+"""A worker's progress report, as it is stored and sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def encode(progress: Progress) -> bytes:
 
 
 def checked(said: scheduler_pb2.Progress) -> Progress:
-    """What a worker said, within its bounds: its words are cut, and a fraction that is no number is not stated."""
+    """A report within its bounds: a long message is cut, and a fraction that is no number is left out."""
     fraction = said.fraction
     known = math.isfinite(fraction) and fraction >= 0
     return Progress(min(fraction, 1.0) if known else -1.0, head(said.message))

@@ -1,4 +1,4 @@
-"""What a finished attempt left behind, as it is stored."""
+"""The result of a finished attempt, as it is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shell task may ask for. Said at the API, so that nobody waits for a command that can never start."""
+"""What a shell task may ask for. The API checks it, so that nobody waits for a command that can never start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class ShellRules:
         return self.payloads or bool(self.commands)
 
     def check(self, payload: bytes, name: str = "", *, payload_field: str = "payload") -> None:
-        """TypeDisabled for what is switched off here, InvalidTask for what the system would refuse."""
+        """TypeDisabled for kinds of commands that are switched off, InvalidTask for a command that the system would
+        refuse."""
         if name:
             if name not in self.commands:
                 known = f"; there are {', '.join(sorted(self.commands))}" if self.commands else ""

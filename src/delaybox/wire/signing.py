@@ -1,4 +1,4 @@
-"""The signature of shell work that travels through a topic: who may write there must not be able to make commands.
+"""The signature of shell tasks that go through a topic: without it, whoever may write to the topic could run commands.
 
 HMAC-SHA256 with a key that the nodes share. It covers the topic, the headers in `COVERED` and the value, which holds
 the command, its name, its time-out and the task's id: nothing of it can be changed or put under another task's id.
@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 MIN_KEY: Final = 32
-"""Characters. A key of `openssl rand -hex 32` has 64."""
+"""Least length of a key in characters. A key of `openssl rand -hex 32` has 64."""
 SIGNATURE: Final = "delaybox-signature"
 TASK_ID: Final = "delaybox-task-id"
 ATTEMPT: Final = "delaybox-attempt"
 DUE: Final = "delaybox-due"
 FENCING: Final = "delaybox-fencing"
 TYPE: Final = "delaybox-task-type"
-"""Says which type our own node sent a message for; a caller has no way to write it."""
+"""The header by which a node marks the type of a message that it sends; callers cannot write it."""
 COVERED: Final = (TASK_ID, ATTEMPT, DUE, FENCING, TYPE)
 
 _CONTEXT: Final = b"delaybox shell task 1"
@@ -50,6 +50,6 @@ class Signing:
 
 def _digest(key: bytes, topic: str, headers: Mapping[str, bytes], value: bytes) -> bytes:
     parts = [_CONTEXT, topic.encode(), *(headers.get(name, b"") for name in COVERED), value]
-    # With their lengths: no part can take over the end of the one before it.
+    # Each part stands behind its length, so that no bytes can be moved from one part to the next.
     whole = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     return _FORM + hmac.digest(key, whole, "sha256").hex().encode()

@@ -1,4 +1,4 @@
-"""Where a task stands, as those who watch it are answered."""
+"""Where a task stands, for those who watch it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Standing(Struct, frozen=True, gc=False):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the task has ended, so that its state will not change."""
         return self.state is None or self.state in _ENDS
 
 

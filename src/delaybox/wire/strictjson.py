@@ -1,6 +1,6 @@
 """JSON read strictly: exact numbers, no duplicate names, no NaN, bounded depth.
 
-The reader of last resort: it is slower than msgspec, but it loses nothing and can say what was wrong.
+The second reader: it is slower than msgspec, but it loses nothing and reports what is wrong.
 Every refusal is ``InvalidTask("body", ...)``.
 """
 
@@ -15,9 +15,9 @@ from delaybox.core.errors import InvalidTask
 
 MAX_DEPTH = 32
 _MAX_CONTAINERS = 20_000
-"""A task has two objects. 460,000 empty lists in one body would hold the event loop for 0.1 s."""
+"""Most objects and lists in a body. A task has two; 460,000 empty lists would hold the event loop for 0.1 s."""
 MAX_VALUES = 600_000
-"""More than a payload of 1 MiB can hold. 8 million numbers in a batch would take a gigabyte."""
+"""Most values in a body: more than a payload of 1 MiB can hold. 8 million numbers in a batch would take a gigabyte."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _MAX_LITERAL = 400
 _MAX_EXPONENT = 307

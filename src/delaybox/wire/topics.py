@@ -1,4 +1,4 @@
-"""The Kafka topic and message key that a task may name in its header. Said at the API, and again before it is sent."""
+"""The Kafka topic and message key that a task may name in its header. The API checks them, and the target again."""
 
 from __future__ import annotations
 

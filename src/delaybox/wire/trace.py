@@ -1,6 +1,7 @@
-"""The trace that a request belongs to (W3C Trace Context). It travels with the task: whoever does it can go on with it.
+"""The trace that a request belongs to (W3C Trace Context). It is stored with the task, so that its doer can continue
+it.
 
-A task is the same whatever trace it was asked for in: these headers have no part in what an idempotency key stands for.
+Trace headers are no part of what an idempotency key stands for: the same task may be asked for in another trace.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NONE: Mapping[str, bytes] = MappingProxyType({})
 
 
 def trace_of(parent: bytes, state: bytes) -> Mapping[str, bytes]:
-    """The headers of a task asked for in that trace; empty for what is no trace, which the standard passes over."""
+    """The headers of a task in that trace. Empty for an invalid trace, which the standard ignores."""
     if _PARENT.fullmatch(parent) is None:
         return _NONE
     if _STATE.fullmatch(state) is None:

@@ -1,4 +1,4 @@
-"""Moments as callers of ``/v1`` write them, in whole milliseconds. Exact, or refused with words."""
+"""Moments as callers of ``/v1`` write them, in whole milliseconds. Exact, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def parse_forecast(query: bytes, now_ms: int) -> tuple[int, int, int]:
 
 
 def parse_cancel(query: bytes) -> bool:
-    """free_key of ``DELETE /v1/tasks/{id}``. InvalidTask."""
+    """The query of ``DELETE /v1/tasks/{id}``: free_key. InvalidTask."""
     given, _ = _fields(query, _CANCEL, {"free": "free_key", "freekey": "free_key"})
     text = given.get("free_key", "false")
     if text not in _BOOLS:

@@ -1,7 +1,7 @@
-"""Bodies of ``/v1`` decoded into the types, and what was wrong with them in words.
+"""Decodes bodies of ``/v1`` into the types, or reports what is wrong with them.
 
-msgspec decodes in about a microsecond. What it refuses, and what it would not notice (a name twice, half surrogates),
-goes to the strict reader, which says what was wrong.
+msgspec decodes in about a microsecond. Bodies that it refuses, or with mistakes that it would not notice (a name twice,
+half surrogates), go to the strict reader, which reports what is wrong.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _MEANT: Final[dict[str, str]] = {
     "function": "name",
     "timeout_ms": "timeout",
 }
-"""What callers write who come from the compatible API or from another scheduler."""
+"""Names that callers use who come from the compatible API or another scheduler, and the right ones."""
 
 
 class Reader(Generic[T]):
@@ -86,8 +86,9 @@ class Reader(Generic[T]):
     def check_names(self, body: bytes, value: T) -> None:
         """Refuses a name that comes twice and half surrogates: InvalidTask. ``value``: what ``body`` was decoded to.
 
-        Written again, without names that were left out, a body has as many colons as it had: one a name, and those
-        inside its strings, which only an escape could hide. The type must omit defaults; a null costs time only.
+        The value is encoded again and the colons are counted. If no name came twice, their number is the same: one
+        for each name, and those inside strings, which only an escape could hide. The type must omit defaults; a null
+        only costs time.
         """
         if has_escapes(body) or body.count(b":") != _encode(value).count(b":"):
             self.strictly(body)
@@ -154,7 +155,7 @@ def kind_of(value: object) -> str:
         case Number():
             return f"the number {value[:40]}"
         case str():
-            # Not which one: it may be a secret at the wrong place.
+            # The value is not named, because it may be a secret at the wrong place.
             return "a string"
         case list():
             return "a list"
@@ -163,7 +164,7 @@ def kind_of(value: object) -> str:
 
 
 def check_json(field: str, raw: Raw | bytes, max_depth: int = strictjson.MAX_DEPTH) -> None:
-    """Refuses what one JSON reader may take and another not: names twice, numbers no float holds, depth."""
+    """Refuses JSON that readers treat differently: names that come twice, numbers beyond a float, great depth."""
     body = bytes(raw)
     try:
         if not has_escapes(body) and body.count(b":") == _colons(msgspec.json.decode(body), max_depth):

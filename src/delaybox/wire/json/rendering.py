@@ -65,7 +65,7 @@ def task(view: TaskView) -> types.Task:
         priority=NAME_OF_PRIORITY[view.priority],
         payload=text,
         payload_base64=encoded,
-        # What came over the Redis channel need not be UTF-8; JSON must be.
+        # A task from the Redis channel may hold bytes that are no UTF-8; JSON must be UTF-8.
         headers={k: v.decode("utf-8", "replace") for k, v in view.header.items()} if view.header else _NO_HEADERS,
         name=view.name,
         labels=dict(view.labels) if view.labels else _NO_HEADERS,
@@ -92,7 +92,7 @@ def found(view: TaskView) -> types.Scheduled:
 
 
 def gone(new: NewTask, stored: Submitted) -> types.Scheduled:
-    """The same when it has ended and left no record: what its twin asked for, and no state."""
+    """The same when that task has ended and left no record: the fields of the present request, and no state."""
     out = scheduled(new, stored, 0)
     out.state = None
     return out
@@ -170,7 +170,7 @@ def forecast(steps: Sequence[ForecastStep], step_ms: int) -> types.Forecast:
 
 
 def nodes(all_: Iterable[Mapping[str, Any]]) -> types.Nodes:
-    """Living nodes; what an older node does not say of itself is empty."""
+    """Living nodes; facts that an older node does not report are empty."""
     return types.Nodes([_node(facts) for facts in all_])
 
 
@@ -189,7 +189,7 @@ def _node(facts: Mapping[str, Any]) -> types.Node:
 
 
 def workers(nodes: Sequence[Mapping[str, Any]]) -> types.Workers:
-    """The sessions that living nodes tell of."""
+    """The worker sessions that living nodes report."""
     found = [_worker(str(node["id"]), told) for node in nodes for told in node.get("workers", ())]
     return types.Workers(found, max(len(found), sum(int(node.get("worker_count", 0)) for node in nodes)))
 

@@ -140,7 +140,8 @@ def parse_change(body: bytes, rules: TaskRules) -> TaskChange:
 
 
 def _number(reader: Reader[Any], body: bytes, field: str, value: str | float) -> str | int:
-    """A whole number that ``body`` may spell as a float (1.7e12), without a float's rounding; text as it is."""
+    """A whole number, which ``body`` may spell as a float (1.7e12), without a float's rounding; text is returned as it
+    is."""
     if type(value) is not float:
         return value  # type: ignore[return-value]
     found: Any = reader.strictly(body)
@@ -242,10 +243,10 @@ def headers_of(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:
 
 def _payload(text: str | None, raw: Raw | UnsetType, encoded: str | None, limit: int) -> bytes | None:
     if raw is not UNSET and bytes(raw) == b"null":
-        # As in every field: generated clients send null for what their caller left out.
+        # Null counts as missing, as in every field: generated clients send it for fields that their caller left out.
         raw = UNSET
     if raw is UNSET and encoded is None:
-        # The usual ones, first: this runs once a task of a batch.
+        # The usual cases come first, because this runs for each task of a batch.
         if text is None:
             return None
         data = text.encode()

@@ -1,6 +1,6 @@
-"""What travels in the bodies of ``/v1``: these types parse, render, and make the OpenAPI document.
+"""The bodies of ``/v1``: these types parse them, render them, and make the OpenAPI document.
 
-``extra_json_schema`` says what the readers check with words of their own, so msgspec itself checks only the kinds.
+``extra_json_schema`` states what the readers check with messages of their own; msgspec itself checks only the kinds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MOMENT: dict[str, Any] = {
         ]
     }
 }
-"""``x-is`` stands in the document in place of what the Python type says."""
+"""``x-is`` replaces the Python type in the document."""
 
 
 def _span(least: int) -> dict[str, Any]:

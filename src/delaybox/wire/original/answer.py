@@ -17,7 +17,7 @@ def render_tasks(tasks: list[TaskView]) -> bytes:
 def _view(task: TaskView) -> dict[str, object]:
     out: dict[str, object] = {"taskUuid": task.task_id}
     if task.header:
-        # What came over Kafka or the Redis channel need not be UTF-8; JSON must be.
+        # A task from Kafka or the Redis channel may hold bytes that are no UTF-8; JSON must be UTF-8.
         out["parameter"] = {name: value.decode("utf-8", "replace") for name, value in task.header.items()}
     out["pyload"] = b64encode(task.payload).decode()
     out["status"] = task.state.value

@@ -25,8 +25,8 @@ from delaybox.wire.shell import check_payload
 def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:
     """The task that a message on the channel asks for, by the rules of ``POST /task``.
 
-    Its header is the ``parameter``; its own uuid and status count for nothing: a task gets its id here. Fields from 5
-    on, which are ours, are heeded. InvalidTask and its kin for what cannot be accepted.
+    Its header is the ``parameter``. Its uuid and status are ignored, because a task gets its id here. Fields from 5 on,
+    which are DelayBox's own, count. InvalidTask and its kin for what cannot be accepted.
     """
     longest = message_bytes(rules.max_payload_bytes)
     if len(raw) > longest:
@@ -59,7 +59,7 @@ def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:
 def of_pending(raw: bytes, score: float, *, fold: bool = False) -> tuple[str, NewTask]:
     """(its uuid, the task) of a member of the original's sorted set, due at ``score`` (ms; 0 or past: at once).
 
-    The idempotency key is made of the uuid, or, with ``fold``, of what the task says: equal copies then have one key.
+    The idempotency key is made of the uuid, or, with ``fold``, of the task's content: equal copies then have one key.
     InvalidTask for a member that is no task.
     """
     message = _read(raw)
@@ -93,7 +93,7 @@ def _read(raw: bytes) -> task_pb2.Task:
 
 
 def _digest(message: task_pb2.Task, due_ms: int) -> str:
-    """Of all that copies of one task have in common; what they have not is cleared from the message."""
+    """A key of everything that copies of one task have in common; clears the rest from the message."""
     message.ClearField("taskUuid")
     message.ClearField("status")
     return blake2b(b"%d:" % due_ms + message.SerializeToString(deterministic=True), digest_size=16).hexdigest()

@@ -1,8 +1,8 @@
 """The body of the original's ``POST /task`` -> domain. Pure: no I/O, no clock.
 
-Two readers give the same result. msgspec takes the usual body in about a microsecond; whatever it refuses, and
-whatever it would not notice (duplicate and unknown names, half surrogates), goes to the strict reader, which says what
-was wrong.
+Two readers give the same result. msgspec reads the usual body in about a microsecond. Bodies that it refuses, or with
+mistakes that it would not notice (duplicate and unknown names, half surrogates), go to the strict reader, which reports
+what is wrong.
 """
 
 from __future__ import annotations
@@ -195,14 +195,14 @@ def _build(
                 f"taskType {_show(top_type)} and parameter.taskType {_show(type_name.decode())} differ; "
                 "give one of them, or the same twice",
             )
-        # Subscribers see the header only, so a type that was given beside it is put there.
+        # Subscribers see only the header, so a type that was given beside it is put into it.
         header["taskType"] = type_name = top_type.encode()
         if len(type_name) > MAX_HEADER_BYTES:
             raise PayloadTooLarge(
                 "taskType", f"taskType {_show(top_type)} is too long; shorten it", limit=MAX_HEADER_BYTES
             )
     if type_name and type_name != b"PUB_SUB":
-        # A name that nobody knows is published, as the original does.
+        # A task of an unknown type is published, as by the original.
         task_type, retry = _BY_NAME.get(type_name, _OTHER)
         if task_type not in rules.types:
             raise TypeDisabled("taskType", f"taskType {task_type.name} is switched off: {HOW_TO_ENABLE[task_type]}")
@@ -402,7 +402,7 @@ def decode_base64(field: str, text: str, limit: int, *, as_go: bool = True) -> b
         mend = "use the alphabet with + and / and pad with ="
         if text and not text.translate(_LINE_BREAKS).strip("="):
             mend = "leave it out for an empty payload"
-        # Not the text itself: payloads are the callers' secrets, and answers are logged by proxies and clients.
+        # The error does not show the text: payloads may be secrets, and proxies and clients log answers.
         strange = next((at for at, char in enumerate(text) if char not in _BASE64), None)
         where = f"{text[strange]!r} at {strange}" if strange is not None else f"{len(text)} characters"
         raise InvalidTask(field, f"{field} ({where}) is not standard base64; {mend}")

@@ -1,9 +1,8 @@
-"""A serialized batch taken apart without a message for each task: 80 % of the time went into making and reading those.
+"""Reads a serialized batch without a message for each task: making and reading those took 80 % of the time.
 
-Only what bulk consists of is read here: payload, then due_ms or delay_ms, as every protobuf library writes them. The
-rest of a task (its type, queue, priority, name, and how long its result is kept) is compared as it stands, so it is
-read once for all that have it
-in common. Whatever looks otherwise is left to the real parser.
+Only the common fields of bulk are read here: payload, then due_ms or delay_ms, as every protobuf library writes them.
+The rest of a task (its type, queue, priority, name, and how long its result is kept) is compared as bytes, and read
+once for all tasks that have the same. Tasks in any other form are left to the real parser.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def plain(raw: bytes, at: int, stop: int, longest: int) -> Plain | None:
         if tag in _TIMES:
             six = int.from_bytes(raw[at + 1 : at + 7], "little")
             if six & 0x808080808080 == 0x8080808080 and at + 7 <= stop:
-                # Every due time of the next centuries: six bytes of seven bits.
+                # Every due time of the next centuries takes six bytes of seven bits.
                 value = (
                     six & 0x7F
                     | six >> 1 & 0x3F80

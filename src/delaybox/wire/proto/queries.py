@@ -23,7 +23,7 @@ _EVERYTHING: Final = TaskFilter()
 
 
 def filter_of(asked: pb.TaskFilter, at: str) -> TaskFilter:
-    """Which tasks are meant. ``at``: where the filter stands in the request. InvalidTask."""
+    """The filter. ``at``: the field of the request that holds it, for errors. InvalidTask."""
     state = None
     if asked.state != pb.TASK_STATE_UNSPECIFIED:
         state = _STATES.get(asked.state)

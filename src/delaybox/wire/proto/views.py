@@ -31,9 +31,9 @@ STATES: Final[Mapping[TaskState, pb.TaskState]] = MappingProxyType(
     }
 )
 ANSWER_BYTES: Final = 3 * 1024 * 1024
-"""Of a message to a caller, where what is asked for can be divided: clients take 4 MiB unless told otherwise."""
+"""Most bytes of a message to a caller, where the answer can be divided: clients accept 4 MiB by default."""
 _ENTRY_BYTES: Final = 8
-"""What stands before each item of a list, at most."""
+"""Most bytes that stand before each item of a list."""
 _UNSERVED_SHOWN: Final = 100
 _FACTS_BYTES: Final = 64 * 1024
 _TYPE_NUMBERS: Final[Mapping[TaskType, pb.TaskType]] = {kind: number for number, kind in TYPES.items()}
@@ -88,7 +88,7 @@ def fitting(response: pb.ListResponse) -> int:
 
 
 def changed(found: BulkResult) -> pb.BulkResponse:
-    """What came of a bulk change."""
+    """The outcome of a bulk change."""
     return pb.BulkResponse(matched=found.matched, changed=found.changed, skipped=found.skipped, sample_ids=found.sample)
 
 
@@ -122,7 +122,7 @@ def forecast(steps: Sequence[ForecastStep]) -> pb.ForecastResponse:
 
 
 def nodes(found: Sequence[Mapping[str, Any]]) -> pb.NodesResponse:
-    """The nodes that fit. What one does not say of itself is empty; what it says strangely is left out."""
+    """As many nodes as fit. Facts that a node does not report are empty; facts of an unexpected type are left out."""
     out = pb.NodesResponse()
     size = 0
     for facts in found:
@@ -190,7 +190,9 @@ def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[pb.WatchRespon
         if standing.result is not None:
             event.result.CopyFrom(standing.result)
         if standing.progress:
-            with contextlib.suppress(DecodeError):  # it is lost, as it may be
+            with contextlib.suppress(
+                DecodeError
+            ):  # progress that cannot be read is left out, because progress may be lost
                 event.progress.MergeFromString(standing.progress)
         size += event.ByteSize()
         if len(response.events) >= _EVENTS_AT_ONCE or size >= _EVENT_BYTES:
