@@ -16,7 +16,7 @@ from delaybox.store.store import MAX_ITEMS, Store
 SAMPLE = 10
 
 _Change = Callable[[Sequence[bytes]], Awaitable[int]]
-"""Changes tasks of one partition; how many were."""
+"""Changes tasks of one partition. Returns how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Bulk:
         return await _apply(self._waiting(selection.wanted), selection, self._cancelling(free_keys))
 
     async def cancel_ids(self, task_ids: Sequence[str], *, free_keys: bool = False) -> BulkResult:
-        """Cancels those of these that are pending. InvalidTask for what is no id."""
+        """Cancels those of these tasks that are pending. InvalidTask for text that is no id."""
         wanted = list(dict.fromkeys(ids.parse(task_id) for task_id in task_ids))
         changed = await _by_partition(wanted, self._cancelling(free_keys))
         return BulkResult(matched=len(wanted), changed=changed, skipped=len(wanted) - changed)
@@ -60,7 +60,7 @@ class Bulk:
         """Moves the pending tasks that match to one moment; those that are due then anyway are left out."""
         now = await self._store.ping()
         target = min(max(now, now + (delay_ms or 0) if due_ms is None else due_ms), MAX_DUE_MS)
-        # Also what makes one pass of it: what was moved is met again at its new time.
+        # This also keeps it to one pass: a task that was moved is met again at its new time, and is left out then.
         return await self._move(selection, target, lambda view: view.due_ms != target)
 
     async def run_now(self, selection: Selection) -> BulkResult:

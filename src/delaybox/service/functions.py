@@ -1,4 +1,4 @@
-"""Where a task goes that names a function and no queue: to the function's own, as a worker announced it."""
+"""Gives a task that names a function and no queue the function's own queue, as a worker announced it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FRESH_S = 1.0
 
 
 class OwnQueues:
-    """What was announced in one store, at most a second old after `fresh`."""
+    """The functions' own queues in one store, at most a second old after `fresh`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -23,10 +23,10 @@ class OwnQueues:
         self._until = 0.0
         self._looking = asyncio.Lock()
         self.version = -1
-        """Another one when something was announced."""
+        """A number that changes when a queue is announced or withdrawn."""
 
     async def fresh(self) -> None:
-        """Looks, unless somebody did within the last second. StoreUnavailable."""
+        """Reads the announcements again, unless that was done within the last second. StoreUnavailable."""
         if time.monotonic() < self._until:
             return
         async with self._looking:

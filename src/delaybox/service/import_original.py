@@ -60,7 +60,7 @@ class Import:
 
     Each task is stored under an idempotency key made of its old uuid (of its content with ``fold``) before its member
     is removed. So a run that was killed is simply run again: nothing is lost and nothing stored twice, as long as that
-    is done within the 24 hours that keys outlive their tasks. The original must be stopped, or it fires some as well.
+    is done within the 24 hours that keys outlive their tasks. The original must be stopped, or it also fires some.
     """
 
     def __init__(self, source: OriginalSet, store: Store, *, fold: bool = False, dry: bool = False) -> None:
@@ -75,7 +75,7 @@ class Import:
         self._keys: set[str | None] = set()
 
     async def run(self, told: Callable[[Progress], None] = lambda _: None) -> Progress:
-        """To the end of the set; ``told`` after each chunk. StoreRefused where the key holds something else."""
+        """Imports the whole set; calls ``told`` after each chunk. StoreRefused where the key holds something else."""
         p = self.progress
         p.total = await self._source.size()
         told(p)
@@ -88,7 +88,7 @@ class Import:
                 if storing is not None:
                     await storing
                     told(p)
-                # What stays in the set is stepped over; so is the chunk at hand, which has not been removed yet.
+                # Skips members that stay in the set, and the present chunk, which has not been removed yet.
                 members = await self._members(p.seen if self._dry else p.left + len(chunk))
                 storing = asyncio.create_task(self._take(chunk))
                 await asyncio.sleep(0)
@@ -101,9 +101,9 @@ class Import:
         return p
 
     async def _members(self, at: int) -> list[tuple[bytes, float]]:
-        """The next ones, soonest due first, so that what is due next is safe first."""
+        """The next members, soonest due first, so that the most urgent tasks are safe first."""
         members = await self._source.members(at, self._size)
-        # A member may be 1 MiB: a chunk grows only as far as the last one says is safe.
+        # A member may be 1 MiB, so a chunk grows only as far as the size of the last one allows.
         mean = sum(len(raw) for raw, _ in members) // max(len(members), 1)
         self._size = max(1, min(self._size * 2, MOST_AT_ONCE, _CHUNK_BYTES // max(mean, 1)))
         return members
@@ -125,7 +125,7 @@ class Import:
         return chunk
 
     def _is_copy(self, task: NewTask) -> bool:
-        # Copies are due at the same time, so they stand together in the set.
+        # Copies are due at the same time, so they follow each other in the set.
         if task.due_ms != self._due_ms:
             self._due_ms = task.due_ms
             self._keys.clear()
@@ -140,7 +140,8 @@ class Import:
         if self._dry:
             p.created += sum(not item.copy for item in chunk)
             return
-        # Keys decide partitions: in their order a call of the store's carries many tasks, not a sixteenth of them.
+        # Keys decide partitions. Sorted by partition, one call of the store carries many tasks and not a sixteenth of
+        # them.
         chunk.sort(key=lambda item: self._store.partition_of((item.task.idempotency_key or "").encode()))
         answers = await self._service.submit_many([item.task for item in chunk])
         failpoints.hit("after_import_store")

@@ -1,4 +1,5 @@
-"""Serialized tasks of a batch straight to drafts: through messages and `NewTask`s they cost three times as much."""
+"""Makes drafts of a batch's serialized tasks directly: by way of messages and `NewTask`s they cost three times as
+much."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ Read = Callable[[pb.NewTask], NewTask]
 class QuickDrafts:
     """Makes drafts. ``draft`` makes that of a checked task; ``limit``: bytes a payload may have.
 
-    What is unusual is read by whoever asks, and so is the first task of each kind: what was found good of it is known
-    then.
+    Only plain tasks are handled here. An unusual task, and the first task of each kind, goes through the caller's
+    ``read``, which checks it in full; later tasks of the same kind need no second check.
     """
 
     def __init__(self, draft: Callable[[NewTask], Draft], limit: int, own: OwnQueues) -> None:
@@ -39,10 +40,11 @@ class QuickDrafts:
         self._heads: dict[bytes, tuple[bytes, bytes]] = {}
 
     def of(self, raw: bytes, at: int, stop: int, read: Read) -> Draft:
-        """The draft of the task that lies there. What ``read`` and ``draft`` raise, InvalidTask for what is no task."""
+        """The draft of the task at that place. Raises what ``read`` and ``draft`` raise, and InvalidTask for bytes that
+        are no task."""
         found = plain(raw, at, stop, self._longest)
         if self._version != self._own.version:
-            # Where tasks of a function go may be another queue now.
+            # A function's own queue may have changed, so what was checked before does not count any more.
             self._version = self._own.version
             self._heads.clear()
         if found is not None:
@@ -61,7 +63,7 @@ class QuickDrafts:
         except DecodeError:
             raise InvalidTask("tasks", "this is not a delaybox.v1.NewTask; see the contract") from None
         task = read(message)
-        # Whether a command may be put into the store depends on who asks, so it is asked each time.
+        # Whether a command is allowed depends on the caller, so commands are checked each time.
         if found is not None and task.type is not TaskType.SHELL_CMD and len(kind) <= _LONGEST_KIND and is_kind(kind):
             if len(self._heads) >= _MOST_KINDS:
                 self._heads.clear()

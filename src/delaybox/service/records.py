@@ -1,4 +1,4 @@
-"""What the reader of Kafka topics asks of the store."""
+"""What the reader of Kafka topics needs of the store."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from delaybox.store.store import Store
 
 
 class RecordService:
-    """``on_scheduled``: told how many tasks were created and how many were duplicates by key."""
+    """``on_scheduled``: called with how many tasks were created and how many were duplicates by key."""
 
     def __init__(self, store: Store, *, on_scheduled: Callable[[int, int], None] | None = None) -> None:
         self._store = store
         self._on_scheduled = on_scheduled
-        # Records with an idempotency key: it decides where a task is kept (docs/adr/0009).
+        # For records with an idempotency key, which decides the task's partition (docs/adr/0009).
         self._keyed = Service(store, on_scheduled=on_scheduled)
 
     async def ingest(self, spans: Sequence[Span]) -> list[Ingested | DelayBoxError]:
-        """Stores records in one round trip; per span what came of it. See `store.kafka.ingest`."""
+        """Stores records in one round trip. Returns the outcome of each span. See `store.kafka.ingest`."""
         out: list[Ingested | DelayBoxError] = []
         for answer in await kafka.ingest(self._store, spans):
             if isinstance(answer, BaseException) and not isinstance(answer, DelayBoxError):

@@ -1,4 +1,5 @@
-"""Who serves worker tasks just now: why a due one waits, and how far a running one is."""
+"""Which nodes and workers serve which tasks now, so that a reader learns why a due task waits and how far a running one
+is."""
 
 from __future__ import annotations
 
@@ -21,19 +22,19 @@ from delaybox.wire import progress as wire_progress
 
 LIVE_NODE_MS = 10_000
 SERVING_MS = 5_000
-"""Who was not heard of for so long serves nothing any more: heartbeats come once a second."""
+"""A node whose last heartbeat is older than this counts as gone: heartbeats come once a second."""
 _FRESH_S = 1.0
 _WAITS_FRESH_S = 2.0
 _LANES_NAMED = 5
 
 
 async def living(store: Store) -> list[dict[str, Any]]:
-    """As `live_nodes`, only those that carry out what they say."""
+    """As `live_nodes`, but only those that carry out the tasks they announce."""
     return await live_nodes(store, SERVING_MS)
 
 
 async def live_nodes(store: Store, within_ms: int = LIVE_NODE_MS) -> list[dict[str, Any]]:
-    """The nodes heard of lately, each with what it said of itself."""
+    """The living nodes, each with the facts of its last heartbeat."""
     now = await store.ping()
     seen = await nodes.live(store)
     return [
@@ -44,9 +45,9 @@ async def live_nodes(store: Store, within_ms: int = LIVE_NODE_MS) -> list[dict[s
 
 
 def merged(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Nodes from heartbeats: what the process that serves a node's workers says goes into its node's.
+    """Nodes from heartbeats: those of the process that serves a node's workers are merged into the node's.
 
-    Of a process whose node is not heard of any more nothing is told.
+    A process whose node has no heartbeat any more is left out.
     """
     whole = {str(facts["id"]): dict(facts) for facts in found if not _is_helper(facts)}
     for facts in filter(_is_helper, found):
@@ -63,7 +64,8 @@ def _is_helper(facts: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What living nodes and connected workers carry out. ``workers`` None: some serve too many lanes to tell them all.
+    """The lanes that living nodes and connected workers serve. ``workers`` None: some serve too many lanes to list
+    them.
 
     ``others``: by the letter of a type, the lanes that its nodes are limited to (ANY_QUEUE for the queue); None: all.
     """
@@ -73,7 +75,7 @@ class Served:
 
     @classmethod
     def by(cls, found: Sequence[Mapping[str, Any]]) -> Served:
-        """From heartbeats."""
+        """Reads them from heartbeats."""
         lanes: set[bytes] = set()
         complete = True
         others: dict[str, frozenset[bytes] | None] = {}
@@ -88,7 +90,7 @@ class Served:
         return cls(frozenset(lanes) if complete else None, others)
 
     def has(self, lane: bytes) -> bool:
-        """Whether somebody carries out tasks of this lane, as far as known."""
+        """Whether any node or worker serves this lane, as far as known."""
         letter = chr(lane[0])
         if letter == TaskType.WORKER.value:
             among = self.workers
@@ -114,7 +116,7 @@ def _by_function(lanes: frozenset[bytes]) -> dict[str, list[str]]:
 
 
 class Serving:
-    """Completes views of worker tasks. What heartbeats say is remembered for a second."""
+    """Completes views of worker tasks. Heartbeats are read again after a second."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -127,7 +129,7 @@ class Serving:
         self._turn = 0
 
     async def completed(self, view: TaskView) -> TaskView:
-        """A READY task's reason to wait, a RUNNING one's progress. StoreUnavailable."""
+        """Adds the reason why a READY task waits, and the progress of a RUNNING one. StoreUnavailable."""
         if view.type is not TaskType.WORKER:
             return view
         if view.state is TaskState.READY:
@@ -143,8 +145,8 @@ class Serving:
         return view
 
     async def elsewhere(self, name: str, queue: str) -> str:
-        """Why a task of that function and queue will hardly be run: workers serve it from other queues only. '' where
-        they serve it, or none is known that does. StoreUnavailable."""
+        """A warning when workers serve that function, but from other queues only, so that the task will hardly be run.
+        '' where one serves it, or none is known that serves the function at all. StoreUnavailable."""
         served = await self._known()
         if served.workers is None or served.has(lane_of(TaskType.WORKER, queue, name)):
             return ""
@@ -160,7 +162,7 @@ class Serving:
         )
 
     async def unserved(self) -> list[str]:
-        """Sentences on due tasks that nobody can carry out, by type, function and queue; some seconds old."""
+        """Sentences about due tasks that nobody serves, by type, function and queue; some seconds old."""
         if time.monotonic() >= self._waits_until:
             self._turn += 1
             lanes = await waiting(self._store, await self._store.ping(), self._turn)
@@ -180,12 +182,12 @@ class Serving:
 
 
 def unserved(name: str, queue: str) -> str:
-    """Why such a task waits."""
+    """The reason why a task of that lane waits."""
     return f"waits: no connected worker serves function {name!r} of queue {queue!r}"
 
 
 def functions_unserved(lanes: Sequence[bytes], served: Served) -> tuple[str, ...]:
-    """The functions and commands of lanes that nobody carries out."""
+    """The functions and commands of lanes that nobody serves."""
     return tuple(sorted({name for lane in lanes if not served.has(lane) and (name := split(lane).name)}))
 
 

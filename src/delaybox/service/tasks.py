@@ -43,7 +43,7 @@ _UPDATE_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether this node can take and fire tasks, and if not, why; or what it cannot do all the same.
+    """Whether this node can take and fire tasks, and if not, why. Also problems in spite of which it can.
 
     ``store``: whether the store answers, and takes new tasks.
     """
@@ -55,7 +55,8 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """Sums over all partitions. ``estimated``: pending and ready are about so many, for all would take too long."""
+    """Sums over all partitions. ``estimated``: pending and ready are estimates, because counting all would take too
+    long."""
 
     pending: int
     ready: int
@@ -66,7 +67,7 @@ class StoreCounts:
 
 
 class _Parts:
-    """What the use-cases work with, once there is a store."""
+    """The parts that the use-cases need, made once there is a store."""
 
     __slots__ = ("bulk", "lookup", "serving", "store", "submitter", "watcher")
 
@@ -82,8 +83,8 @@ class _Parts:
 class Service:
     """Use-cases over one store, which may come later: until `open` every call raises StoreUnavailable.
 
-    ``node_id``: the node whose engine `check` asks after; None where no engine belongs to this process. The rest is the
-    `Submitter`'s.
+    ``node_id``: the node whose engine `check` looks for; None where no engine belongs to this process. The other
+    arguments are the `Submitter`'s.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Service:
             self.open(store)
 
     def open(self, store: Store) -> None:
-        """Calls are answered from now on."""
+        """Sets the store: calls are answered from now on."""
         self._parts = _Parts(store, self._submitter)
 
     def not_open(self, reason: str) -> None:
@@ -128,7 +129,7 @@ class Service:
         parts = self._opened
         stored = await parts.submitter.submit(task)
         if task.type is TaskType.WORKER and stored.created:
-            # It is stored: that this cannot be looked up now is no reason to answer anything else.
+            # The task is stored. If the warning cannot be looked up now, the answer comes without it.
             with suppress(DelayBoxError):
                 return structs.replace(stored, warning=await parts.serving.elsewhere(task.name, stored.queue))
         return stored
@@ -160,7 +161,8 @@ class Service:
     async def get(self, task_id: str) -> TaskView:
         """One task wherever it stands, finished ones while their result is kept.
 
-        InvalidTask for what is no id, TaskNotFound, and TaskFinished where there is no record and its time is past.
+        InvalidTask for text that is no id, TaskNotFound, and TaskFinished where there is no record and its time is
+        past.
         """
         raw = ids.parse(task_id)
         found = await self._opened.lookup.find(raw)
@@ -172,7 +174,7 @@ class Service:
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
 
     async def watch(self, task_ids: Sequence[str], *, ends_only: bool = False) -> Watch:
-        """Begins to wait for tasks; InvalidTask for what is no id. Close the watch where its end is not awaited."""
+        """Begins to wait for tasks; InvalidTask for text that is no id. Close the watch if its end is not awaited."""
         return self._opened.watcher.watch([ids.parse(task_id) for task_id in task_ids], ends_only=ends_only)
 
     async def close(self) -> None:
@@ -206,7 +208,7 @@ class Service:
         ]
 
     async def nodes(self) -> list[dict[str, Any]]:
-        """The nodes heard of lately, each with what it and its processes said of themselves."""
+        """The living nodes, each with the facts that it and its processes report."""
         return merged(await live_nodes(self._opened.store))
 
     async def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> list[ForecastStep]:
@@ -232,7 +234,7 @@ class Service:
         return [ForecastStep(first * width + i * step_ms, sums.get(i, 0)) for i in range(steps)]
 
     async def counts(self) -> StoreCounts:
-        """How much lies where, over all partitions."""
+        """How many tasks are in each state, over all partitions."""
         all_ = await self._opened.store.counts()
         return StoreCounts(
             sum(c.pending for c in all_),
@@ -244,14 +246,14 @@ class Service:
         )
 
     async def check(self) -> Readiness:
-        """Runs a real script, which is refused where a new task would be; asks whether this node's engine still lives,
-        and whether due tasks wait that nobody can carry out.
+        """Checks three things: whether the store would take a new task now (by a real script), whether this node's
+        engine still beats, and whether due tasks wait that nobody serves.
         """
         try:
             parts = self._opened
             now = await parts.store.writable()
             facts = None if self._node_id is None else await nodes.facts(parts.store, self._node_id)
-            # Not before its own engine has reported what it carries out.
+            # Not before this node's engine has reported what it serves.
             waits = await parts.serving.unserved() if self._node_id is None or facts else []
         except DelayBoxError as error:
             return Readiness(False, str(error), store=False)
@@ -268,8 +270,8 @@ class Service:
     async def cancel(self, task_id: str, *, running: bool = False, free_key: bool = False) -> bool:
         """Cancels a pending task; TaskRunning while it is leased, TaskNotFound where nothing is pending.
 
-        ``running``: of one that a worker runs that worker is told to stop it, and the answer is True.
-        ``free_key``: its idempotency key may be used again at once; also of one that is cancelled already.
+        ``running``: if a worker runs the task, that worker is asked to stop it, and the answer is True.
+        ``free_key``: its idempotency key may be used again at once; also works for a task that is cancelled already.
         """
         raw = ids.parse(task_id)
         word = (await self._opened.store.cancel([raw], free_key=free_key))[0]
@@ -309,7 +311,7 @@ class Service:
         payload: bytes | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> TaskView:
-        """Changes what is given of a pending task. Errors as `cancel`."""
+        """Changes the given parts of a pending task. Errors as `cancel`."""
         if payload is None and labels is None:
             await self.reschedule(task_id, due_ms=due_ms, delay_ms=delay_ms, priority=priority)
             return await self.get(task_id)

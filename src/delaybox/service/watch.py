@@ -1,9 +1,10 @@
-"""Waiting for tasks: one watcher a process looks at them for all who wait.
+"""Waits for tasks: one watcher in each process looks at them for all who wait.
 
-An id is looked at when somebody begins to wait for it, soon after a script said that it has ended, and every now and
-then: 20 ms after the last look, then after twice as long, up to half a second while nothing changes. Looks are batched,
-and those of the last kind are bounded a second, so that waiting for very many tasks makes looks rarer, not more. They
-are the safety net: while they find hardly anything that was not announced, their bound falls.
+A task is looked at when somebody begins to wait for it, soon after a script announced that it has ended, and from time
+to time without a reason: 20 ms after the last look, then after twice as long, up to half a second while nothing
+changes. Looks are batched. Looks of the last kind are a safety net for lost announcements: their number a second is
+bounded, so that very many waiting callers do not cause more of them, and the bound falls while they find hardly
+anything new.
 """
 
 from __future__ import annotations
@@ -30,23 +31,25 @@ log = logging.getLogger("delaybox.service")
 
 PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
 LOOKS_A_SECOND = 10_000
-"""Of those that nothing asked for, while they find ends; LEAST_A_SECOND while they find none."""
+"""Most looks of the safety net in a second, while they find ends; LEAST_A_SECOND while they find none."""
 LEAST_A_SECOND = 1_000
 _FEW = 100
-"""So many are told at once that they run, or are gone; where only the ends of more are waited for, only looks that
-nothing asked for search the leases."""
+"""While at most this many tasks are looked at for a reason at once, these looks also search the leases, so that they
+find tasks that run or are gone. With more, if only their ends are waited for, only looks of the safety net search the
+leases."""
 _AT_ONCE = 1_024
 _REST_AFTER_S = 10.0
-"""Without anybody who waits, the connection that listens for ends is given up."""
+"""How long the connection that listens for ends is kept while nobody waits."""
 _MOST_WAITING_BYTES = 8 * 1024 * 1024
-"""Of results that one who waits has not fetched yet; the rest is looked up again when he comes for it."""
+"""Most bytes of results that are kept for one waiting caller; further results are looked up again when it fetches
+them."""
 
 Change = tuple[bytes, Standing]
-"""Id, and where the task stands now."""
+"""Id, and the present state of the task."""
 
 
 class _Watched:
-    """One id that somebody waits for. ``fresh``: those who have not been told yet what is known."""
+    """One id that somebody waits for. ``fresh``: waiting callers that have not got its known state yet."""
 
     __slots__ = ("fresh", "known", "level", "look_at", "watches")
 
@@ -59,9 +62,10 @@ class _Watched:
 
 
 class Watch:
-    """What one caller waits for. Iterate over it for changes, each time those since the last; ends with the last task.
+    """The tasks that one caller waits for. Each iteration returns the changes since the last; it ends with the last
+    task.
 
-    ``ends_only``: only how each ends. To be closed where the iteration is left early.
+    ``ends_only``: only how each task ends. Close it if the iteration is left early.
     """
 
     def __init__(self, watcher: Watcher, wanted: Sequence[bytes], *, ends_only: bool) -> None:
@@ -93,7 +97,7 @@ class Watch:
         return list(news.items())
 
     def close(self) -> None:
-        """Nobody waits any more. Harmless when repeated."""
+        """Ends the wait. Harmless when repeated."""
         self._watcher.forget(self, self._left)
         self._left = set()
 
@@ -125,7 +129,8 @@ class Watcher:
         self._store = store
         self._watched: dict[bytes, _Watched] = {}
         self._soon: dict[bytes, None] = {}
-        # One queue a pause: all in it wait equally long, so each is in order of time by itself.
+        # One queue for each length of pause: all in it wait equally long, so each queue is in the order of time by
+        # itself.
         self._later: list[deque[tuple[float, bytes]]] = [deque() for _ in PAUSES_S]
         self._event = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -135,7 +140,7 @@ class Watcher:
         self._idle: set[bytes] = set()
 
     def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
-        """Begins to look at those tasks."""
+        """Begins to look at the tasks of a watch."""
         watch = Watch(self, wanted, ends_only=ends_only)
         for task_id in dict.fromkeys(wanted):
             entry = self._watched.get(task_id)
@@ -151,7 +156,7 @@ class Watcher:
         return watch
 
     def forget(self, watch: Watch, wanted: set[bytes]) -> None:
-        """A watch is over."""
+        """Removes a watch."""
         for task_id in wanted:
             entry = self._watched.get(task_id)
             if entry is not None and watch in entry.watches:
@@ -161,7 +166,7 @@ class Watcher:
                     del self._watched[task_id]
 
     def look(self, watch: Watch, wanted: Sequence[bytes]) -> None:
-        """Looks at these as soon as may be, and tells the watch even what is not new."""
+        """Looks at these as soon as possible, and reports their state to the watch even if it is not new."""
         for task_id in wanted:
             entry = self._watched.get(task_id)
             if entry is not None:
@@ -170,7 +175,7 @@ class Watcher:
         self._event.set()
 
     async def close(self) -> None:
-        """Ends, and with it every wait. Harmless when repeated."""
+        """Ends the watcher, and with it every wait. Harmless when repeated."""
         for watch in {watch for entry in self._watched.values() for watch in entry.watches}:
             watch.fail(StoreUnavailable("this node is stopping; ask another one"))
         self._watched.clear()
@@ -230,7 +235,7 @@ class Watcher:
         asked = [task_id for task_id in taken if task_id not in idle]
         if len(asked) <= _FEW or not all(self._ends_only(task_id) for task_id in asked):
             return await states(self._store, taken)
-        # Just stored or just ended, nearly all of them: neither lies in a lease.
+        # Nearly all of these were just stored or have just ended, so they lie in no lease.
         found = dict(zip(asked, await states(self._store, asked, leased=False), strict=True))
         polled = [task_id for task_id in taken if task_id in idle]
         if polled:
@@ -238,7 +243,7 @@ class Watcher:
         return [found[task_id] for task_id in taken]
 
     async def _add_progress(self, taken: list[bytes], found: list[Standing | None]) -> None:
-        """Completes what is known of tasks that run, for those who wait for more than ends."""
+        """Adds the progress of running tasks, for callers that wait for more than ends."""
         running = [
             i
             for i, (task_id, standing) in enumerate(zip(taken, found, strict=True))
@@ -255,7 +260,7 @@ class Watcher:
         return entry is None or all(watch.ends_only for watch in entry.watches)
 
     def _weigh(self, taken: list[bytes], found: list[Standing | None]) -> None:
-        """Looks that nothing asked for are worth what they find."""
+        """Adjusts the bound of the safety net by how much its looks find."""
         if not self._idle:
             return
         ended = sum(
@@ -290,14 +295,14 @@ class Watcher:
         self._later[level].append((entry.look_at, task_id))
 
     def _first_level(self, standing: Standing) -> int:
-        """A task that waits for its time changes then, hardly before."""
+        """The pause before the next look. A task that is not due yet will hardly change before its time."""
         if standing.state is not TaskState.SCHEDULED:
             return 0
         left_s = (standing.due_ms - self._store.clock_offset_ms) / 1000 - time.time()
         return next((level for level, pause_s in enumerate(PAUSES_S) if pause_s >= left_s), len(PAUSES_S) - 1)
 
     def _due(self) -> list[bytes]:
-        """What to look at now: those asked for, then those whose pause is over, within the bounds."""
+        """The ids to look at now: first those with a reason, then those whose pause is over, within the bounds."""
         taken = dict.fromkeys(islice(self._soon, _AT_ONCE))
         for task_id in taken:
             del self._soon[task_id]
@@ -308,11 +313,11 @@ class Watcher:
             while queue and len(self._idle) < room and queue[0][0] <= now:
                 look_at, task_id = queue.popleft()
                 entry = self._watched.get(task_id)
-                # Another time: it was looked at meanwhile, and stands in a queue again.
+                # This entry is outdated: the task was looked at meanwhile, and stands in a queue again.
                 if entry is not None and entry.look_at == look_at and task_id not in taken:
                     taken[task_id] = None
                     self._idle.add(task_id)
-        # What was not used is kept for a moment only: a second's worth at once would be a burst.
+        # Unused looks are kept for a moment only: all looks of a second at once would be a burst.
         self._looked_from = max(self._looked_from + len(self._idle) / self._looks_a_second, now - 0.1)
         return list(taken)
 
@@ -321,12 +326,12 @@ class Watcher:
         if not heads:
             return _REST_AFTER_S
         now = asyncio.get_running_loop().time()
-        # At least a few ms: so many become due meanwhile that one round trip serves them.
+        # At least a few ms, so that several become due meanwhile and share one round trip.
         return max(min(heads) - now, 0.01)
 
 
 def _differs(standing: Standing, known: Standing | None) -> bool:
-    """Whether it is a change to whoever waits; another due time alone is none."""
+    """Whether a caller counts it as a change; another due time alone is none."""
     return not _same_state(standing, known) or (known is not None and standing.progress != known.progress)
 
 
