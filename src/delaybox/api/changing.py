@@ -1,4 +1,4 @@
-"""Changing a stored task for a caller: REST and gRPC ask the same of those who give it a new payload."""
+"""Changes a stored task for a caller. REST and gRPC share it, so that both check a new payload by the same rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from delaybox.wire.shell import ShellRules
 
 
 async def change(service: Service, grant: Grant, task_id: str, wanted: TaskChange, shell: ShellRules) -> TaskView:
-    """The task as it is then. The service's errors, and those of `policy.require_payload` for another payload."""
+    """Returns the changed task. Raises the service's errors, and for a new payload those of
+    `policy.require_payload`."""
     if wanted.payload is not None:
         policy.require_payload(grant, await service.get(task_id), wanted.payload, shell)
     return await service.update(

@@ -1,8 +1,8 @@
-"""What an answer shows to whom. One table for REST and gRPC, as `policy` is for who may call.
+"""Which fields of an answer a caller sees. One table for REST and gRPC, as `policy` is for who may call.
 
-A token without the scope ``read`` may schedule, move or cancel tasks, and must not learn by that what others stored:
-payloads, headers, labels, results, lists of ids. So the answer to such a caller keeps the fields that stand here and no
-other. For an answer that has no line here `limits` raises when the front end is built.
+A token without the scope ``read`` may schedule, move or cancel tasks, but must not learn what others stored: payloads,
+headers, labels, results, lists of ids. So the answer to such a caller keeps only the fields that stand here. For an
+answer that has no line here `limits` raises when the front end is built.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from delaybox.core.access import Access, Grant
 Fields = frozenset[str]
 
 _ALL: Final = None
-"""Tells nothing that was stored by somebody else, or only what the call is for."""
+"""Shows nothing that somebody else stored, or only what the call is for."""
 _STANDING: Final = frozenset({"id", "state", "due", "due_ms"})
 
 WITHOUT_READ: Final[Mapping[str, Fields | None]] = {
@@ -42,9 +42,9 @@ WITHOUT_READ: Final[Mapping[str, Fields | None]] = {
 
 
 def limits(rule: policy.Rule, answer: str) -> Fields | None:
-    """The fields of an ``answer`` to a call with that rule that are shown without ``read``; None: nothing is kept back.
+    """The fields of an ``answer`` to a call with that rule that are shown without ``read``; None: all of them.
 
-    LookupError, which no start survives, for an answer that has no line.
+    LookupError, which ends the start of the process, for an answer that has no line.
     """
     if isinstance(rule, policy.Open) or rule is Access.READ:
         return None
@@ -58,5 +58,5 @@ def limits(rule: policy.Rule, answer: str) -> Fields | None:
 
 
 def whole(grant: Grant) -> bool:
-    """Whether a caller sees whole answers."""
+    """Whether a caller sees every field of an answer."""
     return Access.READ in grant

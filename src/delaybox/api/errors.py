@@ -1,4 +1,4 @@
-"""The one table of what an error is called outside: its HTTP status and its gRPC code."""
+"""The one table of errors outside: the HTTP status and the gRPC code of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from delaybox.core.errors import (
 
 
 class Outside(NamedTuple):
-    """``grpc`` is the number that google.rpc.Code gives it: importing grpc for its name would burden REST."""
+    """``grpc`` is the number in google.rpc.Code, so that the REST process need not import grpc."""
 
     http: int
     grpc: int
@@ -40,7 +40,7 @@ UNAVAILABLE: Final = 14
 UNAUTHENTICATED: Final = 16
 
 DEFECT: Final = Outside(500, INTERNAL)
-"""What no caller can cause."""
+"""An error that no caller can cause."""
 DEFECT_TEXT: Final = "internal error; the node's log says more"
 
 TABLE: Final[tuple[tuple[type[DelayBoxError], Outside], ...]] = (
@@ -61,10 +61,10 @@ TABLE: Final[tuple[tuple[type[DelayBoxError], Outside], ...]] = (
 
 
 def outside(error: DelayBoxError) -> Outside:
-    """What an error is called outside; DEFECT for one that no caller can cause."""
+    """The table's entry for an error; DEFECT for one that no caller can cause."""
     return next((found for kind, found in TABLE if isinstance(error, kind)), DEFECT)
 
 
 def retry_after_ms(error: DelayBoxError) -> int:
-    """Trying again after so long can help; 0: it cannot."""
+    """After this long another try can help; 0: it cannot."""
     return error.retry_after_s * 1000 if isinstance(error, Overloaded | StoreUnavailable) else 0

@@ -1,5 +1,5 @@
-"""The tables that say who may call what, over REST and over gRPC. What has no line here is not served: `rule` and
-`grpc_rule` raise for it. A gRPC method that does what a REST call does has that call's rule.
+"""The tables of who may call what, over REST and over gRPC. A call without a line here is not served: `rule` and
+`grpc_rule` raise for it. A gRPC method that does the same as a REST call has that call's rule.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from delaybox.wire.shell import ShellRules
 
 
 class Open(Enum):
-    """What is answered without a token."""
+    """Calls that need no token."""
 
     PROBE = "probe"
-    """Host and Origin are not looked at either: machines ask, by whatever name they know."""
+    """Host and Origin are not checked either, because machines ask, by whatever name they know."""
     PAGE = "page"
-    """Says nothing about tasks; a browser that opens it can not send a token."""
+    """Shows nothing about tasks, and a browser that opens it cannot send a token."""
 
 
 Rule = Access | Open
@@ -52,7 +52,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/v1/nodes"): Access.READ,
     ("GET", "/v1/workers"): Access.READ,
 }
-"""Method and route (without the context path) → what it takes. HEAD is GET. Names in braces do not matter."""
+"""Method and route (without the context path) → what a caller needs. HEAD is GET. Names in braces do not matter."""
 
 _SCHEDULER: Final[dict[str, Rule]] = {
     "Schedule": RULES["POST", "/v1/tasks"],
@@ -83,14 +83,15 @@ GRPC_RULES: Final[dict[str, Rule]] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Open.PAGE,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Open.PAGE,
 }
-"""Full name of a gRPC method → what it takes."""
+"""Full name of a gRPC method → what a caller needs."""
 
 _BRACES = re.compile(r"\{[^}/]*\}")
 _BY_SHAPE = {(method, _BRACES.sub("{}", route)): rule for (method, route), rule in RULES.items()}
 
 
 def rule(method: str, route: str) -> Rule:
-    """The rule of a route as it is written in the code; LookupError, which no start survives, when it has none."""
+    """The rule of a route as it is written in the code; LookupError, which ends the start of the process, when it has
+    none."""
     try:
         return _BY_SHAPE["GET" if method == "HEAD" else method, _BRACES.sub("{}", route)]
     except KeyError:
@@ -98,7 +99,8 @@ def rule(method: str, route: str) -> Rule:
 
 
 def grpc_rule(method: str) -> Rule:
-    """The rule of a gRPC method by its full name; LookupError, which no start survives, when it has none."""
+    """The rule of a gRPC method by its full name; LookupError, which ends the start of the process, when it has
+    none."""
     try:
         return GRPC_RULES[method]
     except KeyError:
@@ -106,7 +108,7 @@ def grpc_rule(method: str) -> Rule:
 
 
 def admit(grant: Grant, asked: Rule) -> None:
-    """ScopeMissing when a caller with ``grant`` may not do what ``asked`` stands before."""
+    """ScopeMissing when a caller with ``grant`` may not make a call with the rule ``asked``."""
     if isinstance(asked, Access):
         require(grant, asked)
 
@@ -118,13 +120,13 @@ def require(grant: Grant, access: Access, what: str = "this call") -> None:
 
 
 def require_type(grant: Grant, task_type: TaskType) -> None:
-    """Who puts a command into the store, new or by changing a task, needs the scope shell as well. ScopeMissing."""
+    """A caller that puts a command into the store, new or by a change, needs the scope shell as well. ScopeMissing."""
     if task_type is TaskType.SHELL_CMD:
         require(grant, Access.SHELL, "a shell task")
 
 
 def require_payload(grant: Grant, before: TaskView, payload: bytes, shell: ShellRules) -> None:
-    """What it takes to give a stored task another payload. ScopeMissing, TypeDisabled, InvalidTask."""
+    """Checks a new payload for a stored task. ScopeMissing, TypeDisabled, InvalidTask."""
     require_type(grant, before.type)
     if before.type is not TaskType.SHELL_CMD:
         return
@@ -133,7 +135,7 @@ def require_payload(grant: Grant, before: TaskView, payload: bytes, shell: Shell
     except TypeDisabled:
         if Access.READ in grant:
             raise
-        # The words name the task's command, which this caller may not read.
+        # The error's text names the task's command, which this caller may not read.
         raise TypeDisabled(
             "payload", "this node does not run the command of this task; change it through a node that does"
         ) from None

@@ -1,4 +1,4 @@
-"""Whether a node can do its work, asked by probes as often as they like."""
+"""Answers probes that ask, as often as they like, whether a node can do its work."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from delaybox.service import Readiness, Service
 
 PROBE_TIMEOUT_S = 2.0
 _GOOD_FOR_S = 0.2
-"""An answer is used again for this long, so that probes cannot become load."""
+"""An answer is used again for this long, so that many probes do not become a load."""
 
 
 _NOT_IN_TIME = Readiness(False, f"the store did not answer within {PROBE_TIMEOUT_S:g} s", store=False)
 
 
 class Probe:
-    """Asks the service's ``check`` one at a time and remembers its answer for a moment."""
+    """Runs the service's ``check``, one at a time, and keeps its answer for a moment."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -1,4 +1,4 @@
-"""Bearer tokens, as every front end asks for them."""
+"""Checks bearer tokens, for every front end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _now_ms() -> int:
 
 
 class Tokens:
-    """The tokens that a node accepts; none: nobody is asked for one. ``now_ms``: the clock that they expire by."""
+    """The tokens that a node accepts; without any, callers need none. ``now_ms``: the clock by which they expire."""
 
     def __init__(self, accepted: Sequence[Token], *, now_ms: Callable[[], int] = _now_ms) -> None:
         self._accepted = tuple((bytes.fromhex(t.digest), (frozenset(t.scopes), t.expires_ms)) for t in accepted)
@@ -27,13 +27,13 @@ class Tokens:
         self._callers: dict[bytes, tuple[Grant, int]] = {}
 
     def grant(self, authorization: bytes) -> Grant:
-        """What the bearer token in an Authorization header allows; everything where none is asked for.
+        """What the bearer token in an Authorization header allows; everything where the node has no tokens.
 
-        Unauthenticated. The one place that knows.
+        Unauthenticated.
         """
         if not self._accepted:
             return EVERYTHING
-        # By digest, so that the cache holds no secret; only tokens that were found good are in it.
+        # Kept by digest, so that the cache holds no secret, and only for valid tokens.
         digest = hashlib.sha256(authorization).digest()
         known = self._callers.get(digest)
         if known is None:
@@ -58,7 +58,7 @@ class Tokens:
         digest = hashlib.sha256(token).digest()
         found: tuple[Grant, int] | None = None
         for candidate, allowed in self._accepted:
-            # No early end: the time must not tell which token was near.
+            # The loop does not end early, because its duration must not show which token was similar.
             if hmac.compare_digest(digest, candidate):
                 found = allowed
         if found is None:

@@ -22,7 +22,7 @@ log = logging.getLogger("delaybox.channel")
 
 ROLE = "intake"
 HOLD_MS = 3_000
-"""For how long the role is held without a word: what is published while its dead holder still has it goes unheard."""
+"""How long the role is held without a renewal. Messages that are published while a dead node still has it are lost."""
 KEEP_S = HOLD_MS / 3000
 TRY_S = 0.25
 _MOST_WAITING = 10_000
@@ -42,8 +42,8 @@ class ChannelSettings:
 class ChannelIntake:
     """Subscribes to the input channel while this node has the role, and stores what is published there.
 
-    Only the holder is subscribed, and nothing is taken once the role may have passed on by the local clock, so no two
-    nodes ever store one message. What is published while nobody has it is lost, as pub/sub loses it.
+    Only the holder of the role is subscribed, and it takes nothing once the role may have expired by its own clock, so
+    no two nodes ever store one message. Messages that are published while nobody has the role are lost.
     Task types that other live nodes serve are accepted as well.
     """
 
@@ -109,7 +109,7 @@ class ChannelIntake:
         return await self._store.hold_role(ROLE, self._node_id, ms)
 
     async def _listen(self) -> None:
-        """While the role is held."""
+        """Listens while the role is held."""
         subscription = self._store.subscribe(self._channel)
         keeping: asyncio.Task[None] | None = None
         try:
@@ -119,13 +119,13 @@ class ChannelIntake:
                 await self._room.wait()
                 message = await subscription.next(KEEP_S)
                 if _now_ms() >= self._until:
-                    # Another node may have heard this one.
+                    # Another node may have received this message.
                     log.warning("channel %s: the role ran out, another node may listen now", self._channel)
                     return
                 if message is None:
                     continue
                 if message.opened:
-                    # Only now: an ACL may refuse the channel, and says so in this place.
+                    # Subscribed only now, because an access list may refuse the channel, and the error is handled here.
                     log.info("this node listens on channel %s for tasks", self._channel)
                 else:
                     self._receive(message.data)
@@ -190,7 +190,7 @@ class ChannelIntake:
         self._storing = None
 
     def _refuse(self, count: int, why: str) -> None:
-        """Counts, and says so now and then; never what the message carried."""
+        """Counts refused messages and logs some of them, never with their content."""
         metrics.input_messages("refused", count)
         self._refused += count
         now = _now_ms()

@@ -43,7 +43,7 @@ class Caller:
     grant: Grant
     context: Context
     hold: Callable[[int], AbstractContextManager[None]]
-    """Counts bytes that the call keeps; Overloaded."""
+    """Counts bytes that the call keeps in memory. Overloaded."""
 
 
 class Serialized:
@@ -71,9 +71,9 @@ class Service(Protocol):
 def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.GenericRpcHandler:
     """Serves every method of a service, under another full name if one is given.
 
-    LookupError for a method without a rule, AttributeError for a method of our own contract without code. A contract
-    that is not ours grows with whatever version of its package is installed: what we have no code for is left out, and
-    whoever calls it gets UNIMPLEMENTED.
+    LookupError for a method without a rule, AttributeError for a method of DelayBox's own contract without code. Other
+    contracts (health, reflection) may gain methods with a newer package: methods without code are left out, and their
+    callers get UNIMPLEMENTED.
     """
     described = service.descriptor
     name = name or described.full_name
@@ -104,7 +104,7 @@ def _method(
             check_items(raw, kind)
             return kind.FromString(raw)
         except DecodeError:
-            # Our own words: left to grpc it would be INTERNAL, as if we were to blame.
+            # Answered here: grpc would answer INTERNAL, as if the node were to blame.
             raise InvalidTask(
                 "request", f"the request is not a {method.input_type.full_name}; see the contract"
             ) from None
@@ -144,7 +144,8 @@ def _method(
 
         await _ended(name, path, context, answer())
 
-    # To grpc all of them stream their requests: that of a unary call it would take in before it asks us.
+    # Every method is registered as one that streams requests. The request of a unary method would be read by grpc
+    # before this code is called.
     if method.server_streaming:
         return grpc.stream_stream_rpc_method_handler(both if method.client_streaming else many, None, _serialize)
     assert not method.client_streaming, f"{name} streams requests only, which nothing here serves"
@@ -152,7 +153,7 @@ def _method(
 
 
 def _shown(limits: disclosure.Fields | None, caller: Caller, response: Any) -> Any:
-    """The response without what this caller may not see; `TaskInfo.brief` says so."""
+    """The response without the fields that this caller may not see; `TaskInfo.brief` marks that."""
     if limits is None or disclosure.whole(caller.grant):
         return response
     for field, _ in response.ListFields():
@@ -168,7 +169,7 @@ def _serialize(message: Message | Serialized) -> bytes:
 
 
 async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any]) -> Any:
-    """The answer, or a status that says why there is none; counted either way."""
+    """The answer, or a status with the reason why there is none; counted either way."""
     code = "OK"
     status: status_pb2.Status
     try:
@@ -198,6 +199,6 @@ async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any])
         status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=errors.DEFECT_TEXT)
     finally:
         metrics.rpc_done(name, code)
-    # Only here, where the error is gone: it holds the frames that it came through, and these hold the request.
+    # Only here, where the error is gone: it holds stack frames, and these hold the request.
     trailer = ((DETAILS, status.SerializeToString()),) if status.details else ()
     return await context.abort(BY_NUMBER[status.code], status.message, trailing_metadata=trailer)

@@ -1,9 +1,9 @@
 """What passes between a caller and grpc's core on one HTTP/2 connection, counted. No I/O: bytes in, bytes out.
 
-grpc's core takes any message in whole, whatever it is and as large as its caller says, before Python hears of it. So
-the frames are looked at on their way: their heads, and the five bytes before each message, which say its length. A
-message that is too long, or that comes while too much is under way, is not let through: in its place the core gets a
-few bytes that nobody else can know, by which `refusal` tells the call that it came for; what follows of it is dropped.
+grpc's core reads a whole message into memory, as large as its caller announces, before Python is involved. So the
+frames are checked on their way: their heads, and the five bytes before each message that hold its length. A message
+that is too long, or that comes while too much is under way, is not passed on. In its place the core gets a few secret
+bytes, which `refusal` recognises in the call that the message was for; the rest of the message is dropped.
 
 RFC 9113 has the frames, gRPC's "PROTOCOL-HTTP2" the messages.
 """
@@ -15,11 +15,12 @@ from collections.abc import Callable
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MOST_STREAMS = 10_000
-"""Streams that a caller may have open, unless it is told otherwise; the core refuses most of them."""
+"""Streams that a caller may open before it knows a limit; the core refuses most of them."""
 MOST_FRAMES = 1 << 62
 """No bound."""
 BUSY_BYTES = 192 << 20
-"""Of unfinished messages, over all connections; a message that would exceed it is refused before it comes."""
+"""Most bytes of unfinished messages, over all connections; a message that would exceed it is refused before it
+comes."""
 
 _DATA, _HEADERS, _RST_STREAM, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 8, 9
 _END_STREAM, _END_HEADERS, _PADDED = 1, 4, 8
@@ -30,11 +31,11 @@ _MARK = len(_SECRET) + 5
 
 
 class Violation(Exception):
-    """The caller does what no gRPC client does: the connection is to be closed."""
+    """The caller does what no gRPC client does, so the connection must be closed."""
 
 
 class Totals:
-    """Of all connections. ``unfinished``: bytes of messages that have arrived in part."""
+    """Counts shared by all connections. ``unfinished``: bytes of messages that have arrived in part."""
 
     __slots__ = ("unfinished",)
 
@@ -73,12 +74,12 @@ class Traffic:
         self._streams: dict[int, _Stream] = {}
         self._highest = 0
         self.most_streams = MOST_STREAMS
-        """What opens one more waits, with all that comes after it, until one ends."""
+        """Most open streams. Bytes that would open another wait, with everything behind them, until one ends."""
         self.frames = MOST_FRAMES
-        """How many more are taken, one of several KiB as so many; what comes after them waits."""
+        """How many more calls may start (a large head counts as several); the bytes behind them wait."""
         self.waiting = False
         self.greeted = False
-        """It began as HTTP/2 does."""
+        """Whether it began with HTTP/2's preface."""
         self.unfinished = 0
         self.held = 0
         """Bytes of all streams that are open."""
@@ -110,7 +111,7 @@ class Traffic:
     # -- from the caller ------------------------------------------------------------------------------------------
 
     def from_caller(self, data: bytes) -> bytes:
-        """What goes on to the core. Violation."""
+        """The bytes to pass on to the core. Violation."""
         self.waiting = False
         if self._tail:
             data = self._tail + data
@@ -153,7 +154,7 @@ class Traffic:
                 else:
                     at, start = self._payload(self._stream, data, at, stop, start, out)
                     if at < stop and self._left:
-                        # The first bytes of a prefix: the rest of it must be seen before they go on.
+                        # Only the first bytes of a message's prefix have come: they are kept until the rest has.
                         self._tail = data[at:]
                         end = at
                         break
@@ -166,7 +167,7 @@ class Traffic:
         return b"".join(out)
 
     def _frame(self, data: bytes, at: int) -> bytes | None:
-        """Takes a frame's head in; what takes its place, where it does not go on as it is."""
+        """Handles a frame's head. Returns what replaces it, if it is not passed on as it is."""
         self._left = size = int.from_bytes(data[at : at + 3], "big")
         self.frames -= 1 + (size >> 10)
         kind, flags = data[at + 3], data[at + 4]
@@ -184,7 +185,7 @@ class Traffic:
             if not stream.refused:
                 self._stream = stream
                 return None
-            # The core does not see these bytes, so it will not give the caller's window back what they took of it.
+            # The core does not see these bytes, so it will not give the caller window for them; that is done here.
             self._skip = True
             self._credit += size
             return _frame(_DATA, _END_STREAM, number, b"") if self._last else b""
@@ -197,7 +198,7 @@ class Traffic:
         return None
 
     def _payload(self, s: _Stream, data: bytes, at: int, stop: int, start: int, out: list[bytes]) -> tuple[int, int]:
-        """Takes part of a DATA frame in: how far it came, and from where bytes are still to be passed on."""
+        """Handles part of a DATA frame. Returns how far it came, and from where bytes are still to be passed on."""
         while at < stop:
             if s.left:
                 size = min(s.left, stop - at)
@@ -240,7 +241,8 @@ class Traffic:
         return at, start
 
     def _pass(self, at: int, stop: int) -> int:
-        """The rest of the frame that a refused message began in goes on: its head has promised it."""
+        """Fills the rest of the frame in which a refused message began, because the frame's head has announced that
+        many bytes."""
         self._left -= stop - at
         return stop
 
@@ -260,7 +262,7 @@ class Traffic:
     # -- from the core --------------------------------------------------------------------------------------------
 
     def from_core(self, data: bytes) -> bytes:
-        """What goes on to the caller."""
+        """The bytes to pass on to the caller."""
         at, end = 0, len(data)
         boundary = -1
         while at < end:
@@ -290,7 +292,7 @@ class Traffic:
             self._end(int.from_bytes(head[5:], "big") & 0x7FFFFFFF)
 
     def give_back(self) -> bytes:
-        """A frame for the caller, to be sent between what comes from the core; empty where there is none now."""
+        """A frame of our own for the caller, to send between frames of the core; empty where there is none now."""
         if self._credit <= 0 or self._core_left or self._core_head or self._in_headers:
             return b""
         return self._take_credit()

@@ -1,8 +1,8 @@
-"""What stands in front of grpc's core: it takes connections (and TLS), and counts what comes on its way to the core.
+"""Stands in front of grpc's core: accepts connections (and TLS), and counts what comes before it reaches the core.
 
 Each connection is passed on to the core's socket in a folder that nobody else may enter. A connection is *known* as
-soon as one of its calls was allowed by its token; until then it may hold little, and the oldest unknown ones make room
-for new ones. So whoever has no token can neither fill the memory nor lock others out.
+soon as one of its calls was allowed by its token. Until then it may hold little, and the oldest unknown ones make room
+for new ones. So callers without a token can neither fill the memory nor lock others out.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ _log = logging.getLogger("delaybox.grpc")
 
 MAX_CONNECTIONS = 4_000
 MAX_UNKNOWN = 500
-"""Connections of which no call was allowed yet."""
+"""Most unknown connections: those of which no call was allowed yet."""
 UNKNOWN_BYTES = 64 * 1024
-"""Of all open streams of an unknown connection. A call with a token makes it known before more has come."""
+"""Most bytes of all open streams of an unknown connection. A call with a token makes it known before more has come."""
 UNKNOWN_STREAMS = 10
-"""Open calls of an unknown connection. More would wait in the core, where nobody counts them, before others'."""
+"""Most open calls of an unknown connection. More would wait in the core, uncounted, before the calls of others."""
 FIRST_FRAMES = 200
 UNKNOWN_FRAMES = 1_000
-"""A second, of an unknown connection after its first ones. Each takes the time of a core, whatever it says."""
+"""Calls a second of an unknown connection after its first ones: each costs CPU time, even if it is refused."""
 ALL_UNKNOWN_FRAMES = 20_000
-"""A second, of all unknown connections; they get equal shares."""
+"""Calls a second of all unknown connections together; they get equal shares."""
 UNFINISHED_BYTES = 256 << 20
-"""Of messages that have arrived in part, over all connections; past it the connection with most of them is closed."""
+"""Most bytes of messages that have arrived in part, over all connections; past it the connection with most is
+closed."""
 GREETING_S = 10.0
 _LATER_S = 2.0
 """A call whose message is not complete in time ends first, with a status; then the connection does."""
@@ -88,7 +89,7 @@ class Front:
             caller.abort()
 
     def know(self, peer: str) -> None:
-        """A call of the connection that the core calls so was allowed."""
+        """Notes that a call was allowed, of the connection that the core knows by this name."""
         caller = self._by_name.get(peer)
         if caller is not None and caller in self._unknown:
             if len(self._known) >= self._most_known:
@@ -101,13 +102,13 @@ class Front:
     # -- for the connections --------------------------------------------------------------------------------------
 
     def enter(self, caller: _Caller) -> None:
-        """Counts one in. There is always room for one more unknown one: probes come so."""
+        """Counts a new connection. There is always room for another unknown one, because probes are unknown."""
         if len(self._unknown) >= self._most_unknown:
             self.end(next(iter(self._unknown)), "to make room, before any call of theirs was allowed")
         self._unknown[caller] = None
 
     def name(self, caller: _Caller, name: str) -> None:
-        """What the core calls the connection; empty where it has no name for it."""
+        """The core's name for the connection; empty where it has none."""
         if name:
             self._by_name[name] = caller
         else:
@@ -116,14 +117,14 @@ class Front:
             caller.become_known()
 
     def leave(self, caller: _Caller) -> None:
-        """It is gone."""
+        """The connection is gone."""
         self._unknown.pop(caller, None)
         self._known.discard(caller)
         if self._by_name.get(caller.name) is caller:
             del self._by_name[caller.name]
 
     def heed_totals(self) -> None:
-        """Closes the connection that holds most when all hold too much."""
+        """Closes the connection that holds most when all together hold too much."""
         if self.totals.unfinished > UNFINISHED_BYTES:
             most = max((*self._known, *self._unknown), key=lambda caller: caller.traffic.unfinished)
             self.end(most, f"for unfinished messages of more than {UNFINISHED_BYTES >> 20} MiB in all")
@@ -230,20 +231,20 @@ class _Caller(asyncio.Protocol):
             self._front.heed_totals()
 
     def from_core(self, data: bytes) -> None:
-        """Passes on what the core says."""
+        """Passes on what the core sends."""
         self._transport.write(self.traffic.from_core(data))
         if self._over_since:
             self._go_on()
 
     def become_known(self) -> None:
-        """A call of it was allowed."""
+        """A call of this connection was allowed."""
         self.known = True
         self.traffic.most_streams = MOST_STREAMS
         self.traffic.frames = MOST_FRAMES
         self._go_on()
 
     def allow(self, frames: int) -> None:
-        """It may send so many more."""
+        """The connection may start this many more calls."""
         self.traffic.frames = frames
         if self.traffic.waiting:
             self._go_on()
@@ -257,7 +258,8 @@ class _Caller(asyncio.Protocol):
         return self.traffic.waiting or (not self.known and self.traffic.held > UNKNOWN_BYTES)
 
     def heed(self) -> None:
-        """Reads on, or does not: the core must keep up, and an unknown caller's calls must end first."""
+        """Reads on or pauses: the core must keep up, and an unknown caller's calls must end before it may start
+        more."""
         over = self._over()
         if over != bool(self._over_since):
             self._over_since = time.monotonic() if over else 0.0
@@ -270,7 +272,7 @@ class _Caller(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def overdue(self, now: float) -> str:
-        """Why it is to be closed; empty where it is not."""
+        """Why the connection must be closed; empty where it need not."""
         if not self.traffic.greeted and now - self._since > GREETING_S:
             return f"that did not begin within {GREETING_S:.0f} s"
         if now - self.traffic.oldest() > self._front.message_s + _LATER_S:
@@ -295,17 +297,17 @@ class _Caller(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.traffic.close()
         self._front.leave(self)
-        # They hold each other, and what both hold: the collector comes too rarely.
+        # The two connections refer to each other and hold buffers; the garbage collector would free them too late.
         core, self._core, self._early = self._core, None, b""
         if core is not None:
             core.close()
 
     def close(self) -> None:
-        """After what is still to be written."""
+        """Closes it after what is still to be written."""
         self._transport.close()
 
     def abort(self) -> None:
-        """At once: also what it held is forgotten."""
+        """Closes it at once, and drops what it held."""
         self._front.leave(self)
         self.traffic.close()
         self._transport.abort()

@@ -1,6 +1,6 @@
-"""What stands in front of every call: the token and the rule, on its headers alone; how many there are; its bytes.
+"""Stands in front of every call: checks the token and the rule by the headers alone, and counts calls and their bytes.
 
-The core gives a call to Python as soon as its headers are there. Its message is asked for only afterwards, so that
+The core gives a call to Python as soon as its headers are there. The message is read only after the check, so that
 nothing is read or inflated for a caller who may not call.
 """
 
@@ -21,18 +21,18 @@ from delaybox.core.access import Grant
 from delaybox.core.errors import InvalidTask, Overloaded, PayloadTooLarge, Unauthenticated
 
 HELD_LIMIT: Final = 256 * 1024 * 1024
-"""Bytes of requests that are not answered yet, over all connections."""
+"""Most bytes of requests that are not answered yet, over all connections."""
 MAX_CALLS: Final = 10_000
-"""Calls under way, streams included."""
+"""Most calls under way, streams included."""
 MAX_OPEN_CALLS: Final = 1_000
-"""Calls under way that ask for no token; of the connection with most of them the oldest makes room for a new one."""
+"""Most calls under way that need no token; the oldest of the connection with most of them makes room for a new one."""
 OPEN_BYTES: Final = 64 * 1024
-"""Of a message of a call that asks for no token."""
+"""Most bytes of a message of a call that needs no token."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _GZIP = b"\x1f\x8b\x08"
-"""No protobuf message begins so: the first byte would name a kind of field that there is not."""
+"""No protobuf message begins with this byte: it would name a kind of field that does not exist."""
 
 
 class DeadlinePassed(Exception):
@@ -48,7 +48,8 @@ class TooSlow(Exception):
 
 
 class Guard:
-    """What all services of a process share. ``limit``: bytes of a message; ``know``: told whose call was allowed."""
+    """Shared by all services of a process. ``limit``: bytes of a message; ``know``: called with the peer whose call was
+    allowed."""
 
     def __init__(self, tokens: Tokens, *, limit: int, message_s: float, know: Callable[[str], None]) -> None:
         self._tokens = tokens
@@ -90,7 +91,8 @@ class Guard:
 
     @contextlib.contextmanager
     def _opened(self, peer: str) -> Iterator[None]:
-        """Whoever asks for the node's health is answered, however many such calls somebody leaves open."""
+        """Makes room for a new call without a token, so that health checks are answered however many such calls stay
+        open."""
         task = asyncio.current_task()
         assert task is not None
         if self._open_count >= MAX_OPEN_CALLS:
@@ -131,7 +133,7 @@ class Guard:
         return self.plain(raw, rule)
 
     def plain(self, raw: bytes, rule: policy.Rule) -> bytes:
-        """A message as it was before it was compressed. InvalidTask, Overloaded, MessageTooLong."""
+        """Decompresses a message. InvalidTask, Overloaded, MessageTooLong."""
         limit = OPEN_BYTES if isinstance(rule, policy.Open) else self._limit
         refused = refusal(raw)
         if refused is not None:

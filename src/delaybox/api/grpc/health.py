@@ -1,4 +1,4 @@
-"""grpc.health.v1, which tells what readiness over REST tells."""
+"""grpc.health.v1: the same state as readiness over REST."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Health:
         return cast(ServiceDescriptor, health_pb2.DESCRIPTOR.services_by_name["Health"])
 
     def stop(self) -> None:
-        """From now on nothing is served; whoever watches is told so, and their calls end."""
+        """From now on nothing is served: callers that watch get that status, and their calls end."""
         self._stopping.set()
 
     async def check(self, request: health_pb2.HealthCheckRequest, caller: Caller) -> health_pb2.HealthCheckResponse:

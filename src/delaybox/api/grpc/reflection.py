@@ -12,11 +12,11 @@ from grpc_reflection.v1alpha.reflection import aio
 from delaybox.api.grpc.calls import Caller
 
 V1 = "grpc.reflection.v1.ServerReflection"
-"""The newer name of the same messages, which some clients ask for alone."""
+"""The newer name of the same service; some clients know only that one."""
 
 
 class Reflection:
-    """``services``: the full names that it tells of, beside itself."""
+    """``services``: the full names that it lists, beside its own."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._inner = aio.ReflectionServicer([*services, self.descriptor.full_name])

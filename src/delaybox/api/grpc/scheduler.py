@@ -29,10 +29,11 @@ from delaybox.wire.trace import NAMES, PARENT, STATE, trace_of, with_trace
 
 MAX_WATCHED = 10_000
 BATCHES_UNDER_WAY = 3
-"""Of one stream: while one is stored, another is read and a third's answers are written."""
+"""Requests of one stream that are under way: while one is stored, another is read and a third one's answers are
+written."""
 
 _WORDS_BYTES = 2 << 20
-"""Of all messages of errors in the answer to a batch: clients take 4 MiB unless told otherwise."""
+"""Most bytes of all error messages in the answer to a batch: clients accept 4 MiB by default."""
 _NO_MORE_WORDS = "as said of others in this answer"
 
 _Batches = asyncio.Queue[asyncio.Task[Serialized] | None]
@@ -60,16 +61,16 @@ class Scheduler:
         return found
 
     async def start(self, store: Store) -> None:
-        """Nothing: the service is what is opened."""
+        """Does nothing, because the service itself is opened."""
 
     async def stop(self) -> None:
-        """Whoever watches, or has a stream open, is sent to another node."""
+        """Ends watches and open streams, so that their callers go to another node."""
         for batches in self._streams:
             batches.put_nowait(None)
         await self._service.close()
 
     paths: Mapping[str, str] = {"Schedule": "task"}
-    """Where in the request of a method the fields stand that the checks name."""
+    """The path in a method's request of the fields that the checks name."""
     unparsed = frozenset({"ScheduleBatch", "ScheduleStream"})
     """Their requests are taken as bytes: see wire.grpc.bulk."""
 
@@ -214,13 +215,13 @@ class Scheduler:
             response = views.page(found)
             fits = views.fitting(response)
             if fits < len(found.items):
-                # Asked for again, so that the cursor is that of its last task.
+                # Read again with a smaller limit, so that the cursor is that of the last task.
                 most = fits
                 continue
             if response.ByteSize() < views.ANSWER_BYTES // 2:
                 most = min(2 * most, MAX_PAGE)
             cursor, left = found.cursor, left - len(found.items)
-            # A page may hold nothing and go on; whoever waits for the end is told only of the last such one.
+            # A page may be empty and still have a cursor; of several empty pages only the last is sent.
             if found.items or not cursor or left <= 0:
                 yield response
             if not cursor or left <= 0:

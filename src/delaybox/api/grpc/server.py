@@ -1,4 +1,5 @@
-"""The grpc.aio server of a process: its services, health, reflection, limits; and the front that listens for it."""
+"""The grpc.aio server of a process with its services, health, reflection and limits, and the front that listens for
+it."""
 
 from __future__ import annotations
 
@@ -22,16 +23,18 @@ from delaybox.processes import files
 from delaybox.processes.listening import bind
 
 MAX_STREAMS = 100
-"""Calls at once on one connection; the caller's library keeps further ones back."""
+"""Most calls at once on one connection; the caller's library keeps further ones back."""
 WINDOW_BYTES = 256 * 1024
-"""Of a stream, before its message is asked for. It does not grow, as it would by grpc's own measure of the line."""
+"""Most bytes of a stream that come before its message is read. It is fixed; grpc would let it grow with the
+bandwidth."""
 _FILES_EACH = 3
 """The caller's socket, and both ends of the one to the core."""
 _OTHER_FILES = 200
 _PENDING = 100_000
 _SOCKET = "grpc.sock"
 _LONGEST_PATH = 100
-"""Of a unix socket; where the folder lies deeper it is called by its number in this process."""
+"""Longest path of a unix socket; in a deeper folder the socket is reached by the folder's descriptor in this
+process."""
 _GZIP_ONLY = 0b101
 """Compression that callers may use: none (bit 0) and gzip (bit 2)."""
 
@@ -71,7 +74,7 @@ def front_of(settings: GrpcSettings) -> Iterator[Front]:
     """A front that is not listening yet, with a place for the socket between it and the core. ConfigError."""
     tls = _context(settings) if settings.cert_file else None
     connections = (files.raise_limit(_FILES_EACH * MAX_CONNECTIONS + _OTHER_FILES) - _OTHER_FILES) // _FILES_EACH
-    # Only this user may enter it: whoever could connect there would pass by the certificates and the counting.
+    # Only this user may enter the folder: a connection made there would bypass the certificates and the counting.
     folder = tempfile.mkdtemp(prefix="delaybox-grpc-", dir=settings.metrics_dir or None)
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     path = f"{folder}/{_SOCKET}"
@@ -107,7 +110,7 @@ def _context(settings: GrpcSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     try:
-        # Without a password of its own it would ask on the terminal for that of an encrypted key.
+        # A password is given, because openssl would otherwise ask for the one of an encrypted key at the terminal.
         context.load_cert_chain(settings.cert_file, settings.key_file, password="")
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(

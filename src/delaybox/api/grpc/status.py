@@ -48,7 +48,7 @@ def field_of(error: DelayBoxError) -> str:
 
 
 def status_of(error: DelayBoxError, path: str = "") -> status_pb2.Status:
-    """The whole status of one call. ``path``: where the fields stand that its checks name."""
+    """The whole status of one call. ``path``: the path in the request of the fields that its checks name."""
     said = error_of(error)
     out = status_pb2.Status(code=errors.outside(error).grpc, message=said.message)
     metadata = {"limit": str(error.limit)} if isinstance(error, PayloadTooLarge) else {}

@@ -1,4 +1,4 @@
-"""delaybox.v1.Worker: the streams of workers. targets/worker.py has what is behind them."""
+"""delaybox.v1.Worker: the streams of workers. targets/worker.py has the sessions behind them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Streams:
 
 
 class _Stream:
-    """When to write: something is there, a beat is due, or it is over."""
+    """Decides when to write: there is something to write, a heartbeat is due, or the stream is over."""
 
     def __init__(self, beat_s: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -162,7 +162,7 @@ class _Stream:
         self.end()
 
     async def wait(self) -> bool:
-        """Returns when there may be something to write; whether something must be written, for a beat is due."""
+        """Returns when there may be something to write. True: a heartbeat is due, so something must be written."""
         await self._wake.wait()
         self._wake.clear()
         idle, self._idle = self._idle, False
@@ -190,7 +190,7 @@ class NotYet:
 
 
 def profile_of(hello: worker_pb2.Hello) -> Profile:
-    """What a worker says of itself, checked; InvalidTask names the field."""
+    """Checks what a worker announces; InvalidTask names the field."""
     if 0 < hello.max_message < STREAM_MESSAGE_BYTES:
         raise InvalidTask(
             "hello.max_message",
@@ -199,7 +199,7 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         )
     if not hello.functions:
         raise InvalidTask("hello.functions", "hello names no functions; a worker serves at least one")
-    # Counted before anything is looked at: 2,500 functions of 2,500 queues took 18 s.
+    # Counted before anything else: 2,500 functions of 2,500 queues took 18 s.
     shared = len(hello.queues) or 1
     pairs = sum(len(function.queues) or shared for function in hello.functions)
     if max(pairs, shared) > MAX_LANES:

@@ -1,4 +1,4 @@
-"""What is asked of the brokers beside records: ids and ends of topics. Every call blocks its thread."""
+"""Reads from the brokers what is no record: ids and ends of topics. Every call blocks its thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from delaybox.targets.kafka_settings import KafkaSettings
 
 LIBRARY_LOG = logging.getLogger("delaybox.kafka.library")
 LIBRARY_LOG.setLevel(logging.CRITICAL)
-"""librdkafka says every lost connection again and again; what matters comes as errors."""
+"""librdkafka logs every lost connection again and again; what matters comes as errors."""
 
 TIMEOUT_S = 10.0
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"

@@ -48,7 +48,7 @@ class DeadLetters:
 
     @property
     def _producer(self) -> Producer:
-        """Made for the first letter: most nodes never send one."""
+        """The producer, made for the first letter, because most nodes never send one."""
         if self._made is None:
             self._made = Producer(self._options, logger=LIBRARY_LOG)
         return self._made
@@ -100,7 +100,7 @@ class DeadLetters:
         try:
             self._cluster.create_topic(topic)
         except KafkaException as error:
-            # It may exist all the same, where this user may write but not create.
+            # The topic may exist all the same, if this user may write to topics but not create them.
             log.warning("topic %s could not be created: %s", topic, error)
 
 

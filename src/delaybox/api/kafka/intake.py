@@ -1,7 +1,8 @@
 """Reads the scheduler topics and stores what it reads, in the order of each partition.
 
-Two loops share the partitions' queues: one polls and parses, the other stores whatever has come meanwhile in one round
-trip. Batches so grow with the load by themselves. What waits is bounded; past the bound the partitions are paused.
+Two loops share the partitions' queues: one polls and parses, the other stores in one round trip whatever has come
+meanwhile, so batches grow with the load. The number of waiting records is bounded; past the bound partitions are
+paused.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _QUIET_S = 10.0
 
 
 class Intake:
-    """Runs until `stop`. ``tell`` hears the reasons for which it is not ready, whenever they change."""
+    """Runs until `stop`. ``tell`` is called with the reasons why it is not ready, whenever they change."""
 
     def __init__(
         self, settings: IntakeSettings, service: RecordService, tell: Callable[[list[str]], None] = lambda _: None
@@ -73,7 +74,7 @@ class Intake:
         self._said = -1e9
 
     async def run(self) -> None:
-        """Reads and stores until told to stop, then stores what was read and leaves the group. Raises what is fatal."""
+        """Reads and stores until `stop`, then stores what was read and leaves the group. Raises fatal errors."""
         await self._reader.open()
         storing = asyncio.create_task(self._store_all(), name="delaybox-kafka-store")
         others = [
@@ -91,7 +92,7 @@ class Intake:
             for task in (polling, *others):
                 task.cancel()
             await asyncio.wait({polling, *others})
-            # Leaving the group revokes what is held, which waits until it is stored.
+            # Leaving the group revokes the partitions, and that waits until what was read of them is stored.
             await self._reader.close()
             storing.cancel()
 
@@ -152,7 +153,8 @@ class Intake:
                 self._work.set()
 
     async def _make_room(self) -> None:
-        """Returns when more may be read, or with everything paused: a consumer that does not poll is thought dead."""
+        """Returns when more may be read; or with everything paused, because a consumer that does not poll counts as
+        dead."""
         if self._has_room():
             if self._paused:
                 self._paused = False
@@ -187,7 +189,7 @@ class Intake:
                 topic, number = m.topic(), m.partition()
                 part = parts.get((topic, number))  # type: ignore[arg-type]
                 if part is not None and part.poll == self._polls and not part.deaf:
-                    # Assigned within this very poll: whether this was read before or after cannot be told.
+                    # Assigned during this very poll: it is not known whether this record was read before or after.
                     self._place_later((topic, number))  # type: ignore[arg-type]
             offset = m.offset()
             if part is None or part.deaf or offset < part.read:  # type: ignore[operator]
@@ -217,7 +219,7 @@ class Intake:
         except InvalidTask as error:
             return part.add_letter(_refused(letter, error.code, str(error)))
         except Exception as error:
-            # A defect of ours must not stop a partition for ever.
+            # An unexpected error in our own code must not stop a partition for ever.
             log.exception("%s [%d] %d: a defect while reading a record", letter.topic, letter.partition, letter.offset)
             return part.add_letter(_refused(letter, "internal", f"{type(error).__name__} while it was read"))
 
@@ -243,13 +245,13 @@ class Intake:
     # -- places -------------------------------------------------------------------------------------------------------
 
     def _place_later(self, key: Key) -> None:
-        """Drops what arrives from now on; the partition is placed anew once what waits is stored."""
+        """Drops what arrives from now on. Once what waits is stored, the partition gets its place again."""
         part = self._partitions[key]
         part.deaf = True
         self._again.add(key)
 
     async def _place_again(self) -> None:
-        # First what was read of it is stored: of a topic that is gone it could not be read again.
+        # What was read of it is stored first: of a topic that is gone it could not be read again.
         keys = [key for key in self._again if not self._partitions[key].queue]
         if not keys:
             return
@@ -324,7 +326,7 @@ class Intake:
         return found
 
     async def _store(self, round_: list[tuple[Key, Partition, Piece]]) -> str:
-        """One round trip. Returns the problem, if there is one; what is not known to be stored stays in its queue."""
+        """One round trip. Returns the problem, if there is one; records that may not be stored stay in their queue."""
         problem = ""
         ready: list[tuple[Key, Partition, Piece]] = []
         held: set[Key] = set()
@@ -343,11 +345,11 @@ class Intake:
             first = key not in seen
             seen.add(key)
             if not part.queue or part.queue[0] is not piece:
-                continue  # revoked or placed anew meanwhile, or what stands before it is not stored yet
+                continue  # revoked or moved meanwhile, or what stands before it is not stored yet
             if isinstance(answer, DelayBoxError):
                 problem = str(answer)
             elif answer.refused:
-                # After others of its partition it may only have come before them: then it is sent again.
+                # Refused because the pieces before it were not stored yet: it is sent again.
                 if first:
                     self._went_back(key, part, answer.watermark)
             else:
@@ -361,7 +363,8 @@ class Intake:
         return problem
 
     async def _prepare(self, piece: Piece) -> str:
-        """Stores what has keys and sends what is poison; the problem, if there is one."""
+        """Stores tasks with keys and sends records that cannot become tasks to the dead-letter topic. Returns the
+        problem, if any."""
         letters = piece.letters.copy()
         if piece.keyed:
             answers = await self._service.submit_many([task for task, _ in piece.keyed])
@@ -369,7 +372,7 @@ class Intake:
                 if isinstance(answer, InvalidTask | IdempotencyConflict):
                     letters.append(_refused(letter, answer.code, str(answer)))
                 elif isinstance(answer, DelayBoxError):
-                    return str(answer)  # all are sent again, and those that are stored answer the same
+                    return str(answer)  # all are sent again; those that are stored already get the same answer
         if letters:
             try:
                 await self._dead.send(letters)
@@ -393,7 +396,7 @@ class Intake:
         self._place_later(key)
 
     def _say_refused(self, letters: Sequence[Letter]) -> None:
-        """Now and then; never what a record carried."""
+        """Logs now and then, never with a record's content."""
         self._refused += len(letters)
         now = self._loop.time()
         if now - self._said >= _QUIET_S:

@@ -1,4 +1,4 @@
-"""What of one assigned topic-partition waits to be stored, and where reading goes on. Pure: no I/O."""
+"""The records of one assigned topic-partition that wait to be stored, and where reading goes on. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Place:
 
 
 def place(stream: Stream, mark: int | None, committed: int | None, low: int, high: int) -> Place:
-    """Where to go on. ``mark``: the watermark; ``committed``: the group's offset, heeded only without a watermark."""
+    """Where to go on. ``mark``: the watermark; ``committed``: the group's offset, used only if there is no
+    watermark."""
     if mark is None:
         at = low if committed is None or not low <= committed <= high else committed
         return Place(stream, at, at, first=True)
@@ -89,8 +90,9 @@ def place(stream: Stream, mark: int | None, committed: int | None, low: int, hig
 class Partition:
     """An assigned topic-partition. ``read``: the next offset expected. ``stored``: the watermark as far as known.
 
-    ``deaf``: what arrives is dropped until it was placed anew. ``poll``: the poll in which it was assigned. ``seen``:
-    where the log ended when all of it had been read; its last offsets can be no records, such as ends of transactions.
+    ``deaf``: what arrives is dropped until the partition got its place again. ``poll``: the poll in which it was
+    assigned. ``seen``: where the log ended when all of it had been read; the last offsets may be no records, such as
+    the ends of transactions.
     """
 
     __slots__ = ("committed", "deaf", "first", "missed", "poll", "queue", "read", "seen", "stopped", "stored", "stream")
@@ -101,7 +103,7 @@ class Partition:
         self.settle(at, poll)
 
     def settle(self, at: Place, poll: int) -> None:
-        """Begins anew at a place; what waits is forgotten."""
+        """Begins again at a place; records that wait are dropped."""
         self.queue.clear()
         self.seen = -1
         self.stream = at.stream
@@ -113,7 +115,7 @@ class Partition:
 
     @property
     def position(self) -> int:
-        """Up to here all that is in the log is stored, or is no record."""
+        """The offset up to which every record of the log is stored."""
         return self.stored if self.queue else max(self.stored, self.seen)
 
     def piece(self, size: int, apart: int) -> Piece:
@@ -166,7 +168,7 @@ class Partition:
         return size + 200
 
     def span(self, piece: Piece) -> Span:
-        """What the store is asked to do for a piece."""
+        """The span that the store gets for a piece."""
         return Span(self.stream, piece.start, piece.end, piece.offsets, piece.drafts, self.first)
 
     def done(self, piece: Piece, watermark: int) -> None:

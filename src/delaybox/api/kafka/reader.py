@@ -23,21 +23,21 @@ log = logging.getLogger("delaybox.kafka")
 RETRY_S = 0.5
 _NO_OFFSET = -1_001
 _COMMITTED_BY = "delaybox:"
-"""With the topic's id this is the metadata of offsets that we commit."""
+"""Begins the metadata of committed offsets; the topic's id follows."""
 _T = TypeVar("_T")
 
 
 class Owner(Protocol):
-    """Who is told what the group decides. Its coroutines run on the event loop while the reader's thread waits."""
+    """Is called with what the group decides. Its coroutines run on the event loop while the reader's thread waits."""
 
     async def marks(self, streams: Sequence[Stream]) -> list[int | None]:
         """The watermarks."""
 
     async def assigned(self, places: Mapping[Key, Place]) -> bool:
-        """These are read from now on; True: but not yet, for too much waits."""
+        """These partitions are assigned from now on. True: do not read them yet, because too much waits."""
 
     async def revoked(self, keys: Sequence[Key], *, lost: bool) -> Mapping[Key, tuple[int, str]]:
-        """These are read no more; returns when what was read is stored: offset to commit and topic id of each."""
+        """These partitions are revoked. Returns when what was read is stored: offset to commit and topic id of each."""
 
     def trouble(self, what: str) -> None:
         """The brokers are away or refuse us; '' when they are back. Called from any thread."""
@@ -47,19 +47,21 @@ def consumer_settings(settings: IntakeSettings) -> dict[str, Any]:
     """librdkafka's settings for reading a scheduler topic; ``kafka.properties`` win."""
     ours: dict[str, Any] = {
         "group.id": settings.group,
-        # The watermarks say where to go on. Past the end of the log is to be loud, and before its start is ours to say.
+        # The watermarks decide where to go on. An offset past the end of the log must be an error, and one before its
+        # start is
+        # handled here.
         "auto.offset.reset": "error",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # Tells where a log ends that ends with offsets which are no records, or the lag would never be 0.
+        # Reports where a log ends even if its last offsets are no records; without it the lag would never be 0.
         "enable.partition.eof": True,
-        # A topic that was deleted on purpose is not to come back because we read it.
+        # A topic that was deleted on purpose must not come back because it is read.
         "allow.auto.create.topics": False,
         # Not the library's cooperative one: members of other programs may share the group.
         "partition.assignment.strategy": "range,roundrobin",
         "session.timeout.ms": 10_000,
         "heartbeat.interval.ms": 2_000,
-        # At most so much is held here unread; the rest waits at the broker.
+        # At most this much is held here unread; the rest waits at the broker.
         "queued.max.messages.kbytes": 16_384,
         "fetch.queue.backoff.ms": 10,
         "fetch.wait.max.ms": 100,
@@ -106,7 +108,7 @@ class Reader:
         await self._in_thread(self._hold, [TopicPartition(*key) for key in keys], still)
 
     async def commit(self, offsets: Mapping[Key, tuple[int, str]]) -> None:
-        """Tells the group, without waiting for its answer."""
+        """Commits offsets to the group, without waiting for its answer."""
         await self._in_thread(self._commit, offsets, True)
 
     async def ends(self, keys: Sequence[Key]) -> dict[Key, int]:
@@ -129,7 +131,7 @@ class Reader:
     # -- in the thread ------------------------------------------------------------------------------------------------
 
     def _ask(self, coroutine: Awaitable[_T]) -> _T:
-        """What the event loop answers."""
+        """Runs a coroutine on the event loop and returns its result."""
         return asyncio.run_coroutine_threadsafe(_run(coroutine), self._loop).result()
 
     def _open(self) -> None:
@@ -196,7 +198,7 @@ class Reader:
         }
 
     def _committed(self, keys: Sequence[Key], ids: Mapping[str, str]) -> dict[Key, int]:
-        """What the group committed, but for earlier lives of a topic: that says nothing about this one."""
+        """The group's committed offsets, without those of a topic that was deleted and created again since."""
         same = [TopicPartition(*key) for key in keys if self._lives.get(key[0], ids[key[0]]) == ids[key[0]]]
         found: dict[Key, int] = {}
         for tp in self._it.committed(same, TIMEOUT_S) if same else ():
@@ -235,7 +237,7 @@ class Reader:
         try:
             self._it.commit(offsets=tps, asynchronous=asynchronous)  # type: ignore[call-overload]
         except KafkaException as error:
-            # Only a courtesy: the watermarks count.
+            # Only for the information of others: what counts are the watermarks.
             log.info("offsets were not committed to Kafka: %s", error)
 
     def _ends(self, keys: Sequence[Key]) -> dict[Key, int]:

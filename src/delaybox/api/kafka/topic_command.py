@@ -1,7 +1,7 @@
 """A message of the execution topic -> the command in it, if this node may run it. Pure: no I/O, no clock.
 
-Everybody who may schedule PUB_SUB tasks writes to that topic by way of our nodes, and some programs write to it
-themselves. So a message is a command only when a node that has the key says so, by its signature.
+Everybody who may schedule PUB_SUB tasks writes to that topic through nodes, and some programs write to it themselves.
+So a message counts as a command only if it is signed by a node that has the key.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Dropped(Enum):
     FORGED = "bad_signature"
     """No key of this node made its signature for this message."""
     NO_COMMAND = "no_command"
-    """A node sent it as another type: the task only calls itself a command."""
+    """A node sent it as another type: only the task's own header claims that it is a command."""
 
 
 class Commands:
-    """``accept_unsigned``: also what has no signature, as the original's nodes send it."""
+    """``accept_unsigned``: also accepts messages without a signature, as the Go original's nodes send them."""
 
     def __init__(self, signing: Signing, *, accept_unsigned: bool) -> None:
         self._signing = signing

@@ -1,7 +1,7 @@
-"""Shell tasks by way of Kafka: takes them from the execution topic, as the original's workers do, and runs each.
+"""Runs shell tasks that come through Kafka: takes them from the execution topic, as the Go original's workers do.
 
-An offset is committed when every record before it is finished, so a node that dies leaves what it was running to be run
-again: at least once. Nothing is known of such a task in the store any more; it was done when it stood on the topic.
+An offset is committed when every record before it is finished, so what a node was running when it died is run again: at
+least once. The store has no record of such a task any more; there it was finished when it was sent to the topic.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class TopicWork:
         log.info("shell tasks are taken from topic %s", self._topic)
 
     async def stop(self, grace_s: float = 10.0) -> None:
-        """Takes nothing more, lets what runs end within the grace, cuts off the rest. Twice is harmless."""
+        """Takes nothing more, lets running commands end within the grace, cuts off the rest. Twice is harmless."""
         if self._stopping or self._consumer is None:
             return
         self._stopping = True
@@ -136,7 +136,7 @@ class TopicWork:
         self._commit(asynchronous=True)
         full = free <= 0
         if full != self._paused:
-            # A consumer that does not poll is thought dead, so it polls with everything paused.
+            # A consumer that does not poll counts as dead, so it polls with everything paused.
             held = self._consumer.assignment()
             self._consumer.pause(held) if full else self._consumer.resume(held)
             self._paused = full
@@ -164,14 +164,15 @@ class TopicWork:
 
         def ended(task: asyncio.Task[None]) -> None:
             self._running.discard(task)
-            # What was cut off is not finished: it is run again by whoever reads it next.
+            # A command that was cut off is not finished: the next reader of its record runs it again.
             if not task.cancelled():
                 track.running.pop(offset, None)
 
         task.add_done_callback(ended)
 
     def _drop(self, why: Dropped, partition: int, offset: int) -> None:
-        """Counts, and says so now and then; never what the message holds, for whoever wrote it wrote that too."""
+        """Counts refused messages and logs some of them, never with their content, which a stranger may have
+        written."""
         metrics.topic_work_dropped(why.value)
         self._dropped += 1
         now = self._loop.time()
@@ -223,12 +224,12 @@ class TopicWork:
         self._loop.call_soon_threadsafe(self._cut_off, ours)
 
     def _on_revoke(self, consumer: Consumer, _: list[TopicPartition]) -> None:
-        # What runs goes on: most rebalances give the same partitions back, and then it is not run again.
+        # Running commands go on: most rebalances give the same partitions back, and then nothing is run twice.
         self._commit(asynchronous=False)
         consumer.unassign()
 
     def _cut_off(self, ours: set[Key]) -> None:
-        """What runs of partitions that are another's now is ended, for they run it again."""
+        """Ends running commands of partitions that another member has now, because that one runs them again."""
         for key in self._tracks.keys() - ours:
             track = self._tracks.pop(key)
             self._committed.pop(key, None)

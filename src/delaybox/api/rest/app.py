@@ -39,7 +39,7 @@ _BROKEN = "the body ended before it was complete, or its chunks cannot be read; 
 
 
 def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
-    """The ASGI callable over ``service``. Pass ``edge`` to start and stop its clock yourself."""
+    """The ASGI callable for ``service``. Pass ``edge`` to start and stop its clock yourself."""
     edge = edge or Edge(settings)
     answered = _Answered()
     api = _Api(service, settings, edge, answered)
@@ -47,7 +47,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
     router = Router()
     task = Route("/task", {"POST": api.create, "GET": api.list, "HEAD": api.list})
     ping = Route("/ping", {"GET": api.ping, "HEAD": api.ping})
-    # The original answers with a slash at the end too.
+    # The Go original accepts a slash at the end too.
     router.add((task, ping), root)
     router.add((task, ping), root, slash=True)
     router.add(routes(service, edge, settings), root)
@@ -83,7 +83,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
             answer = _family(path, v1).error(error)
             unread = isinstance(error, Denied)
         except Disconnected:
-            # Chunks that cannot be read look the same: there the caller is, and learns why.
+            # Chunks that cannot be read look the same; then the caller is still there, and gets the reason.
             answer = _family(path, v1).refusal(Refusal(400, _BROKEN, CLOSE))
         except Exception:  # noqa: BLE001 - whatever it was, the caller gets an answer
             # The body is not logged: payloads are the callers' secrets.
@@ -116,7 +116,7 @@ def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
 
 
 def refusals(settings: ApiSettings) -> Callable[[BadHead], Refused]:
-    """How what is no request is answered: as the routes under its path answer, where that is known."""
+    """Answers bytes that are no request, in the form of the routes under its path, where that is known."""
     v1 = f"{settings.root}/v1"
 
     def refuse(error: BadHead) -> Refused:
@@ -139,14 +139,14 @@ class _Answered:
         self._counts: dict[tuple[str, int], int] = {}
 
     def one(self, route: str, status: int) -> None:
-        """One answer more; in the metrics within _COUNTED_EVERY_S."""
+        """Counts an answer; it is in the metrics within _COUNTED_EVERY_S."""
         counts = self._counts
         if not counts:
             asyncio.get_running_loop().call_later(_COUNTED_EVERY_S, self.add)
         counts[route, status] = counts.get((route, status), 0) + 1
 
     def add(self) -> None:
-        """Adds what was counted so far."""
+        """Adds the counts so far to the metrics."""
         counts, self._counts = self._counts, {}
         for (route, status), n in counts.items():
             metrics.requests_done(route, status, n)
@@ -214,7 +214,7 @@ class _Api:
         state = await self._probe.ask()
         if not state.ok:
             return _text(503, state.reason)
-        # Tasks are taken in and wait: a probe that failed would take every node off its balancer at once.
+        # Tasks are still accepted, and wait. If the probe failed, the balancer would drop every node at once.
         return _text(200, f"ready; but {state.reason}" if state.reason else "ready")
 
     async def metrics(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
@@ -233,7 +233,7 @@ class _Api:
                 estimated=counts.estimated,
             )
             if not (await self._probe.ask()).store:
-                # It tells its counts, but takes no new tasks.
+                # The store reports its counts, but takes no new tasks.
                 metrics.store_down()
         self._answered.add()
         return Answer(200, metrics.render(), content_type=metrics.CONTENT_TYPE.encode())

@@ -1,4 +1,4 @@
-"""The guards in front of every route: who may call, from where, with what kind of body and how much of it."""
+"""The checks before every route: who may call, from where, and with which kind and size of body."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Headers = Mapping[bytes, bytes]
 _ONCE = frozenset({b"host", b"content-type", b"content-encoding", b"authorization", b"origin", b"idempotency-key"})
 _CACHE_CAP = 1024
 _HELD_LIMIT = 256 * 1024 * 1024
-"""Bytes of bodies that came in parts and are not complete, over all connections."""
+"""Most bytes of bodies that came in parts and are not complete, over all connections."""
 
 
 class Refusal(Exception):
-    """An answer that is not 200, decided before the service was asked."""
+    """An error answer that is decided before the service is called."""
 
     def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class Refusal(Exception):
 
 
 class Disconnected(Exception):
-    """The body did not become complete: the caller went away, or its chunks cannot be read."""
+    """The body is not complete: the caller went away, or its chunks cannot be read."""
 
 
 class Edge:
@@ -79,7 +79,7 @@ class Edge:
         return out
 
     def origin(self, headers: Headers) -> None:
-        """Refuses what a web page elsewhere could send here: DNS rebinding and cross-site calls."""
+        """Refuses requests that a web page elsewhere could send here: DNS rebinding and cross-site calls."""
         if not self._check_hosts:
             return
         host = headers.get(b"host", b"")
@@ -181,7 +181,7 @@ class Edge:
             self._held -= held
 
     async def drain(self, receive: Receive) -> None:
-        """After a refusal: takes what the caller still sends, for a moment, so that it comes to read the answer.
+        """After a refusal: reads what the caller still sends, for a moment, so that the caller gets to read the answer.
 
         A connection that is closed on unread bytes is reset, and the reset may overtake the answer.
         """

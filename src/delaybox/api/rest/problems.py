@@ -36,7 +36,7 @@ _BY_STATUS: Final = {
     429: "overloaded",
     500: "internal",
 }
-"""Codes of what is refused before the service is asked."""
+"""Codes of refusals before the service is called."""
 
 
 def problem_of(error: DelayBoxError) -> types.Problem:
@@ -64,16 +64,16 @@ class Problems:
         self._rfc9457 = rfc9457
 
     def refusal(self, refusal: Refusal, code: str = "") -> Answer:
-        """What was refused before the service was asked. ``code``: unless it goes by the status."""
+        """A refusal before the service is called. ``code``: if it is not the status's usual one."""
         code = code or _BY_STATUS.get(refusal.status, "bad_request")
         return self._answer(_problem(refusal.status, code, refusal.message), refusal.headers)
 
     def error(self, error: DelayBoxError) -> Answer:
-        """What the readers or the service raised."""
+        """An error that the readers or the service raised."""
         return self._answer(problem_of(error), _headers_of(error))
 
     def defect(self) -> Answer:
-        """What nobody meant to happen."""
+        """An unexpected error."""
         return self._answer(_problem(500, "internal", errors.DEFECT_TEXT), ())
 
     def _answer(self, problem: types.Problem, headers: tuple[tuple[bytes, bytes], ...]) -> Answer:

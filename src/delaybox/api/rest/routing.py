@@ -1,4 +1,4 @@
-"""What a route is, and which one a path means."""
+"""Routes, and how the route of a path is found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from delaybox.api.rest.edge import Headers, Receive, Scope
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response; the content type is JSON unless said."""
+    """One response; the content type is JSON unless given."""
 
     status: int
     body: bytes
@@ -68,7 +68,7 @@ class Router:
                 return found
             parts = scope["path"].split("/")
         else:
-            # Decoded once, and after it was taken apart: %2F is a character of a name, and %252F stands for %2F.
+            # Decoded once, and after the path was split: %2F is a character of a name, and %252F stands for %2F.
             parts = [unquote(part) for part in raw.decode("ascii").split("/")]
             if not any("/" in part for part in parts) and (found := self._fixed.get("/".join(parts))) is not None:
                 return found

@@ -11,7 +11,8 @@ GUARDS: Final = (
     (b"cache-control", b"no-store"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-"""On every answer: it is what it says it is, is kept by nobody on the way, and no page elsewhere may embed it."""
+"""Headers of every answer: its content type holds, nobody on the way may cache it, and no page elsewhere may embed
+it."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("delaybox.api")
 
 _UNREAD: Final = 64 * 1024
-"""Bytes of a body that wait for the callable, or of further requests; then the caller is held back."""
+"""Most bytes that wait, of a body for the callable or of further requests; with more the caller is held back."""
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 1024 * 1024
 _CLOSE: Final = (b"connection", b"close")
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
-            # Taken so that no reset overtakes the answer, but not for ever.
+            # Bytes are read so that no reset overtakes the answer, but not for ever.
             self._lingered += len(data)
             if self._lingered > _LINGER_BYTES:
                 self._transport.abort()
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        # A caller that has sent all it has still wants its answer.
+        # A caller that has closed its sending side still wants its answer.
         if self._request is not None and not self._request.over:
             self._request.broken = True
         self._eof = True
@@ -105,12 +105,12 @@ class Connection(asyncio.Protocol):
     # -- what the server calls ----------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Closes it if no request is under way, else after that one."""
+        """Closes the connection if no request is under way, else after that request."""
         if self._task is None:
             self._finish()
 
     def late(self) -> None:
-        """Its time to send a head is over."""
+        """The caller's time to send a head is over."""
         if self._reader.in_head:
             self._refuse(BadHead(408, "the request's head was not complete in time; send it faster"))
         else:
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
     # -- requests, one after another ----------------------------------------------------------------------------
 
     def _next(self) -> bool:
-        """Begins the next request, or refuses what is none; False when more bytes are needed."""
+        """Begins the next request, or refuses bytes that are none; False when more bytes are needed."""
         reader = self._reader
         if not reader.requests:
             if reader.refusal is None:
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
             self._over(request, whole=whole)
 
     def _over(self, request: Request, *, whole: bool) -> None:
-        """A request has been answered: the next one, or the end."""
+        """A request has been answered: begins the next one, or ends the connection."""
         if self._lost:
             return
         reader = self._reader
@@ -255,14 +255,14 @@ class Connection(asyncio.Protocol):
         self._transport.write(answers.encode(status, headers, self._server.date, body))
 
     def _finish(self) -> None:
-        """Ends the connection when what was written has left, and at the latest after the time to write."""
+        """Ends the connection when everything was sent, and at the latest after the time to write."""
         self._closing = True
         self._transport.close()
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(self._server.write_timeout_s, self._transport.abort)
 
     def _linger(self) -> None:
-        """Ends the connection when the caller does, or after a moment: a reset would overtake the answer."""
+        """Ends the connection when the caller does, or after a moment, because a reset could overtake the answer."""
         self._closing = True
         self._reader.close()
         if self._transport.can_write_eof():

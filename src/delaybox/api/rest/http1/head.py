@@ -1,4 +1,4 @@
-"""What a request's head must be, beyond what its parser (llhttp) holds already: one way to read it, and no other."""
+"""Checks a request's head beyond what the parser (llhttp) checks, so that it can be read in one way only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _SPOKEN = ("1.0", "1.1")
 _WORDS: Final = (
-    # What llhttp says -> what is told, with the mend.
+    # llhttp's error -> our message, with how to mend it.
     ("can't be present with", "Content-Length and Transfer-Encoding exclude each other; send one of them"),
     ("Duplicate Content-Length", "the header content-length is given more than once; send it once"),
     ("Content-Length", "Content-Length is not a number of bytes; correct it"),
@@ -24,7 +24,7 @@ _WORDS: Final = (
 
 
 class BadHead(Exception):
-    """No request that may be served. ``path``: decoded, empty where it is not known."""
+    """A head that must not be served. ``path``: decoded, empty where it is not known."""
 
     def __init__(self, status: int, message: str, path: str = "") -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class Head(NamedTuple):
 def read_head(
     method: bytes, version: str, target: bytes, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
 ) -> Head:
-    """The head of these parts, which llhttp has taken. BadHead."""
+    """The head made of these parts, which llhttp has accepted. BadHead."""
     if version not in _SPOKEN:
         raise BadHead(400, "this is no HTTP/1.1 request; its first line must be METHOD /path HTTP/1.1")
     raw_path, path, query = _target(target, headers)
@@ -71,7 +71,7 @@ def read_head(
 
 
 def unreadable(said: str, target: bytes) -> BadHead:
-    """Of a head that llhttp refuses, with its words."""
+    """The error for a head that llhttp refuses."""
     path = target.partition(b"?")[0].decode("ascii", "replace")
     for part, words in _WORDS:
         if part in said:
@@ -86,7 +86,7 @@ def _target(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, s
         if absolute is None:
             raise BadHead(400, "the request's target is no path; it begins with /")
         authority, rest = absolute.groups()
-        # The guards look at Host, so nothing else may say whom the request is for.
+        # The guards check Host, so nothing else may name the host that the request is for.
         if [value for name, value in headers if name == b"host"] != [authority]:
             raise BadHead(400, "the request's target names another host than its header Host; send the path alone")
         target = rest if rest.startswith(b"/") else b"/" + rest

@@ -1,7 +1,7 @@
 """The bytes of one connection -> its requests, by llhttp (the parser of Node.js, through httptools). No I/O.
 
-llhttp is strict: what could be read in two ways is an error. Here are the bounds, and that it reads no further than one
-request at a time, but for what came in the same few kilobytes.
+llhttp is strict: bytes that could be read in two ways are an error. This module adds the bounds, and parses only one
+request ahead, except for requests that came in the same few kilobytes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from delaybox.api.rest.http1.head import MAX_HEAD, MAX_HEADERS, BadHead, Head, r
 _SLICE: Final = 4 * 1024
 """Bytes parsed at once where heads are expected."""
 MAX_AT_ONCE: Final = 128
-"""Requests in one slice. A hundred of the smallest fit into it."""
+"""Most requests in one slice, into which a hundred of the smallest would fit."""
 MAX_CHUNKS: Final = 10_000
-"""Of one body. Each costs about a microsecond, however small it is."""
+"""Most chunks of one body. Each costs about a microsecond, however small it is."""
 _DRY: Final = 8 * 1024
-"""Bytes of a body in chunks that are none of it: extensions of chunks, and headers behind them."""
+"""Most bytes of a chunked body that are no content: extensions of chunks, and headers behind them."""
 _TLS_HELLO: Final = 0x16
 _LINE: Final = 4
-"""What a header takes beside name and value."""
+"""Bytes of a header beside name and value."""
 
 
 class Request:
-    """``parts``: of the body, not taken yet; ``size``: their bytes. ``over``: complete; ``broken``: never to be."""
+    """``parts``: parts of the body that nobody has read yet; ``size``: their bytes. ``over``: the body is complete;
+    ``broken``: it never will be."""
 
     __slots__ = ("broken", "head", "left", "over", "parts", "size")
 
@@ -41,7 +42,8 @@ class Request:
 
 
 class Reader:
-    """``requests``: those that have begun and are not answered. ``refusal``: what comes behind them is none."""
+    """``requests``: those that have begun and are not answered. ``refusal``: why the bytes behind them are no
+    request."""
 
     __slots__ = (
         "_again", "_buffer", "_chunks", "_dry", "_fed", "_headers", "_headers_size", "_in_head", "_parser", "_target",
@@ -74,14 +76,15 @@ class Reader:
         return self._in_head or (bool(self._buffer) and not self.requests)
 
     def close(self) -> None:
-        """Lets go of all that it holds. It and its parser hold each other, and the collector comes too rarely."""
+        """Drops all references. It and its parser refer to each other, and the garbage collector would free them too
+        late."""
         self._parser = self.refusal = None
         self._buffer = b""
         self._headers, self._in_head = [], False
         self.requests.clear()
 
     def feed(self, data: bytes = b"") -> None:
-        """Takes bytes, and parses as long as no request waits that is complete."""
+        """Takes bytes, and parses as long as no complete request waits."""
         data = self._buffer + data if self._buffer else data
         at, end = 0, len(data)
         while at < end and self.refusal is None:
@@ -125,8 +128,8 @@ class Reader:
     def _stay(self, rest: bytes) -> None:
         """Goes on behind the head of a request that asks for another protocol as if it had not asked.
 
-        The parser reads no further there, so a new one is told what body comes. Java's HTTP client asks for HTTP/2 with
-        each request, whatever its body.
+        The parser stops there, so a new one is made and set to the body that follows. Java's HTTP client asks for
+        HTTP/2 with each request, whatever its body.
         """
         self._unserved = False
         self._parser = httptools.HttpRequestParser(self)

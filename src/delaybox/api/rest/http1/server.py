@@ -3,7 +3,7 @@
 A connection is *waiting* until its first head is complete and from the first byte of each further one, then *under
 way*, then *idle*. Past the limit the one that has waited longest is closed for a new one, else the one that was idle
 longest. Where all are under way, new ones are *reserved*: on these a probe is answered, and everything else gets 503 at
-once. So callers who hold every connection hold up no probe, and while they send nothing no other caller either.
+once. So callers who hold every connection do not block probes, and while they send nothing, no other caller either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Refused = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
 
 
 class Server:
-    """``app``: the ASGI callable. ``refuse`` makes the answer to what is no request. ``probes``: paths as they come.
+    """``app``: the ASGI callable. ``refuse`` makes the answer to bytes that are no request. ``probes``: their paths, as
+    sent.
 
     ``most``: connections, beside the ``reserve``. ``head_s``: from the opening, or the first byte of a further head, to
     its end. ``idle_s``: between requests. ``write_timeout_s``: for a caller to take an answer.
@@ -58,7 +59,8 @@ class Server:
         self._head_s = head_s
         self._idle_s = idle_s
         self._open: set[Connection] = set()
-        # By when each must have gone on. All of one kind get the same time, so each is in the order of these moments.
+        # The moment by which each must have gone on. All of one kind get the same time, so each is in the order of
+        # these moments.
         self._waiting: dict[Connection, float] = {}
         self._idle: dict[Connection, float] = {}
         self._reserved: dict[Connection, float] = {}
@@ -75,7 +77,8 @@ class Server:
         )
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no more connections; returns when the requests under way are answered, at most after the grace."""
+        """Accepts no more connections; returns when the requests under way are answered, at the latest after the
+        grace."""
         self.stopping = True
         if self._server is not None:
             self._server.close()
@@ -90,10 +93,10 @@ class Server:
         if self._ticking is not None:
             self._ticking.cancel()
 
-    # -- what connections say of themselves ---------------------------------------------------------------------
+    # -- called by connections ------------------------------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
-        """A new one. Where there are too many, another goes or this one is reserved."""
+        """Adds a connection. Where there are too many, another one is closed or this one is reserved."""
         now = time.monotonic()
         self._open.add(connection)
         if len(self._open) - len(self._reserved) <= self._most:

@@ -1,4 +1,4 @@
-"""Schemas in the words of OpenAPI 3.0, which every generator of clients reads. Not all read 3.1.
+"""Translates schemas to OpenAPI 3.0, which every generator of clients reads. Not all read 3.1.
 
 There a null is ``nullable``, a type is one type, and an integer says how large it may get: without ``int64`` clients in
 Go and Java fail on a due time, after the task is stored. Enums and unions that occur often get names.

@@ -54,7 +54,7 @@ _START: Final = b"""SwaggerUIBundle({
 
 
 class Pages:
-    """The handlers. Nothing here tells anything of tasks, so none asks for a token."""
+    """The handlers. They show nothing about tasks, so they need no token."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
@@ -75,7 +75,7 @@ class Pages:
         kind = _FILES.get(name)
         if kind is None:
             raise Refusal(404, "there is no such file here; see /docs")
-        # Read when asked for: a node that nobody looks at does not hold 1.5 MB of JavaScript.
+        # Read on request, so that a node whose page nobody opens does not hold 1.5 MB of JavaScript.
         return Answer(200, (swagger_ui.static_path / name).read_bytes(), _GUARDS, kind)
 
 

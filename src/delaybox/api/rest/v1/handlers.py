@@ -36,7 +36,8 @@ _read_batch = Reader(types.BatchRequest, where="a field of a batch", max_contain
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a call answers. Not encoded yet: `routes` takes out what the caller may not see. ``value`` None: no body."""
+    """The answer of a call, not encoded yet, because `routes` removes what the caller may not see. ``value`` None: no
+    body."""
 
     value: Struct | None
     status: int = 200
@@ -220,5 +221,5 @@ def _trace(headers: Headers) -> Mapping[str, bytes]:
 
 
 def _now_ms() -> int:
-    """This machine's clock: for a query's defaults and to tell scheduled from ready in an answer, nothing else."""
+    """This machine's clock: only for a query's defaults, and to distinguish scheduled from ready in an answer."""
     return time.time_ns() // 1_000_000

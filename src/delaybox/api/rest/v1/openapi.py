@@ -111,7 +111,7 @@ def build(root: str, *, tokens: bool) -> dict[str, Any]:
             },
         },
     }
-    # Also without tokens: a client that was generated from this node may meet one that asks for them.
+    # Also without tokens, because a client that was generated from this node may call one that needs them.
     doc["security"] = [{"token": []}] if tokens else [{}, {"token": []}]
     return doc
 
@@ -141,13 +141,13 @@ def _schemas() -> dict[str, Any]:
 
 
 def _tidy(node: Any) -> Any:
-    """Puts what a type says of itself (``x-is``) in the place of what msgspec made of its Python type."""
+    """Replaces what msgspec made of a Python type by what the type declares itself (``x-is``)."""
     if isinstance(node, list):
         return [_tidy(item) for item in node]
     if not isinstance(node, dict):
         return node
     if "properties" in node:
-        # Beside this one a name is a field's, whatever it says.
+        # Under "properties" every name is a field's, even if it looks like a keyword of schemas.
         node = {**node, "properties": {name: _tidy(one) for name, one in node["properties"].items()}}
     out = {
         name: item if name == "properties" else _tidy(item)

@@ -1,7 +1,7 @@
-"""What the OpenAPI document says of the routes beside ``/v1``: the original's, and those that machines ask.
+"""The part of the OpenAPI document about the routes beside ``/v1``: the Go original's, and those for machines.
 
-By hand, for their readers are older than the types: names match without regard to case, unknown ones are passed over.
-The schemas refuse no more than the node does.
+It is written by hand, because these routes have readers of their own: names match without regard to case, and unknown
+ones are ignored. The schemas refuse no more than the node does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of ``/v1``: each call with its handler and what the OpenAPI document says of it."""
+"""The table of ``/v1``: each call with its handler and its description for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from delaybox.wire.shell import ShellRules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call. ``name``: what generated clients call it.
+    """One call. ``name``: its name in generated clients.
 
     ``answers``: by status, what it means and the type of its body (None: no body).
 
@@ -276,7 +276,7 @@ def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
 
 
 def _answering(call: Call, replier: Replier) -> Handler:
-    """The handler of a call: what its replier tells, as far as the caller may see it. LookupError: see `disclosure`."""
+    """The handler of a call: its replier's answer, as far as the caller may see it. LookupError: see `disclosure`."""
     rule = policy.rule(call.method, call.path)
     kinds = [kind for _, kind in call.answers.values() if kind is not None]
     limits = {kind: disclosure.limits(rule, kind.__name__) for kind in kinds}
@@ -286,7 +286,7 @@ def _answering(call: Call, replier: Replier) -> Handler:
         value = reply.value
         if value is None:
             return Answer(reply.status, b"", reply.headers)
-        # A type that `answers` does not name is a defect: it must not slip through.
+        # A type that `answers` does not name is a mistake in the table, and must not be sent unfiltered.
         shown = limits[type(value)]
         if shown is not None and not disclosure.whole(scope["auth"]):
             value = type(value)(**{name: getattr(value, name) for name in shown})
