@@ -1,1 +1,1 @@
-"""What makes tasks fire: one long-running service a file, all with the same start and stop."""
+"""The engine, which makes tasks fire: one file for each long-running service, all with the same start and stop."""

@@ -1,4 +1,4 @@
-"""Deletes what need not be kept any longer: results, dead letters, quarantined records, dead nodes' heartbeats."""
+"""Deletes what is kept only for a time: results, dead letters, quarantined records, dead nodes' heartbeats."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = logging.getLogger("delaybox.engine")
 
 _PAUSE_S = 1.0
 _STEP_S = 0.2
-"""Time that one step takes at most; what is left is gone on with in the next."""
+"""Longest time of one step; the next one goes on with what is left."""
 _SHARE = 0.5
 """Share of time that deleting may take: a call of 500 holds the server for about half a millisecond."""
 _SWEEP_S = 2.0
 _GONE_MS = 10_000
 _GONE_LEASES = 5
-"""The reaper judges by the heartbeats of the dead whether most nodes went away at once, for up to four leases."""
+"""Heartbeats of dead nodes are kept this many leases: by them the reaper sees whether most nodes went away at once."""
 
 
 class Ager:
@@ -39,7 +39,7 @@ class Ager:
         loop = asyncio.get_running_loop()
         now, partitions = await ages(self._store)
         give_up = loop.time() + _STEP_S
-        # Each time another partition is the first, or the last ones would never have their turn in a flood.
+        # Each step begins at another partition, or the last ones would never get their turn in a flood.
         self._turn += 1
         more = False
         for i in range(len(partitions)):
@@ -51,7 +51,7 @@ class Ager:
         return 0.0 if more else _PAUSE_S
 
     async def _partition(self, p: int, oldest: Ages, now: int, give_up: float) -> bool:
-        """Whether more is left than the time allowed."""
+        """Deletes in one partition. True: the time was over before everything was deleted."""
         o = self._options
         more = False
         if 0 <= oldest.result <= now:
@@ -65,7 +65,8 @@ class Ager:
         return more
 
     async def _sweep(self, now: int) -> None:
-        """Who was not heard of for so long lives no more; one that only stood still is back with its next heartbeat."""
+        """Deletes old heartbeats: such nodes are dead. One that was only suspended is listed again with its next
+        heartbeat."""
         after = max(_GONE_MS, _GONE_LEASES * self._options.lease_ms)
         gone = await nodes.forget(self._store, now, after)
         if gone:
@@ -73,7 +74,7 @@ class Ager:
 
 
 async def _all(delete: Callable[[], Awaitable[int]], give_up: float) -> bool:
-    """Deletes while a call finds its fill; whether the time was up before."""
+    """Calls again while a call deletes as many as it may. True: the time was over before."""
     loop = asyncio.get_running_loop()
     while True:
         started = loop.time()

@@ -1,4 +1,4 @@
-"""Waking at a moment to a fraction of a millisecond. Event loops round their timers to whole ones.
+"""Wakes at a moment to a fraction of a millisecond. Event loops round their timers to whole milliseconds.
 
 On Linux the kernel's own timer (timerfd) wakes the loop; elsewhere the loop's timer has to do.
 """

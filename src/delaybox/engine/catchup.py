@@ -1,4 +1,5 @@
-"""After an outage: how much overdue work a node takes in a second, while what is due now goes on firing on time."""
+"""After an outage: limits how much overdue work a node takes in a second, so that what is due now still fires on
+time."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ _BURST_MS = 100.0
 class CatchUp:
     """A token for each overdue task, ``rate`` of them a second (0: no limit), over all of a node's partitions.
 
-    A partition is *behind* until a claim from it proves that nothing overdue is left; at first all are. While it is
-    behind, overdue tasks are claimed apart from fresh ones, and only as many as there are tokens.
+    A partition is *behind* until a claim from it proves that nothing overdue is left; at first all partitions are.
+    While it is behind, overdue tasks are claimed apart from fresh ones, and only as many as there are tokens.
     """
 
     def __init__(self, rate: int, partitions: int, now: Callable[[], float] = local_ms) -> None:

@@ -6,7 +6,7 @@ import time
 
 _FORGET_MS = 10_000.0
 _SLACK_MS = 0.02
-"""How much a bound may have drifted each ms is far below this for the time it is remembered."""
+"""How much the two clocks may drift apart, with a wide margin for the time that a bound is kept."""
 
 
 def local_ms() -> float:
@@ -29,10 +29,10 @@ class RedisClock:
         self._next_high = 1e18
 
     def observe(self, sent: float, received: float, now: int) -> None:
-        """Takes one reply in: local times (ms) around it, and what Redis said."""
+        """Takes one reply: local times (ms) around it, and Redis's time in it."""
         low, high = now - received, now + 1 - sent
         if low > self._high + 1 or high < self._low - 1:
-            # A clock was set: what we knew is worth nothing.
+            # A clock was set, so the old bounds do not hold any more.
             self._low, self._high = self._next_low, self._next_high = low, high
             self._since = received
             return

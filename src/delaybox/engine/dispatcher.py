@@ -48,7 +48,7 @@ EXPIRED = "expired"
 """The reason of a dead letter that was later than its task's ``expire_after``."""
 
 _LATER = HandBack(delay_ms=1_000)
-"""What a target could not even try waits a moment, or it would be claimed again at once, for ever."""
+"""A task that a target could not even try waits a moment; otherwise it would be claimed again at once, for ever."""
 
 
 class Dispatcher:
@@ -81,7 +81,7 @@ class Dispatcher:
 
     @property
     def types(self) -> str:
-        """Letters of the task types served by lease, but for those whose target is in trouble now."""
+        """Letters of the task types served by lease, without those whose target is in trouble now."""
         if not self._pausing:
             return self._serves
         return "".join(c for c in self._serves if c not in self._pausing or not self._pausing[c].trouble)
@@ -110,7 +110,7 @@ class Dispatcher:
         return self._in_flight
 
     def fired_in_place(self, lanes: Mapping[bytes, int]) -> None:
-        """So many were published by the claim script."""
+        """Counts tasks that the claim script published itself."""
         self._fired.add(lanes, time.monotonic())
 
     def fired_per_s(self) -> dict[str, float]:
@@ -118,7 +118,7 @@ class Dispatcher:
         self._count_all()
         sums: dict[str, float] = {}
         for lane, rate in self._fired.per_second(time.monotonic()).items():
-            # A queue is asked after as a whole, whatever function its tasks name.
+            # Rates are kept for whole queues, whatever function the tasks name.
             key = lane.partition(b":")[0].decode()
             sums[key] = round(sums.get(key, 0.0) + rate, 3)
         return dict(nlargest(_QUEUES_TOLD, sums.items(), key=itemgetter(1)))
@@ -148,8 +148,8 @@ class Dispatcher:
     ) -> list[float]:
         """Takes what one claim leased (flat: id, record, ...) and starts delivering it; how late each is (ms).
 
-        ``target``: who claimed it, all of one type; None: whoever serves its type. ``over``: called when all of it was
-        delivered or will not be.
+        ``target``: the target for which it was claimed, all of one type; None: the one that serves the task's type.
+        ``over``: called when every task was delivered, or will not be.
         """
         by: dict[str, list[Delivery]] = {}
         now = self._clock.now_ms()
@@ -160,7 +160,9 @@ class Dispatcher:
                 r = read(task_id, leased[at + 1])
                 batch = by.setdefault(chr(r.lane[0]), [])
             except (UnreadableRecord, LookupError, ValueError) as error:
-                # The claim script reads the same header, so this is a defect; the lease expires and says it again.
+                # The claim script could read this header, so this is a mistake in our code. The lease will expire, and
+                # this be logged
+                # again.
                 log.error("task %s was leased but cannot be read: %s", task_id.hex(), error)
                 continue
             late.append(max(0.0, now - r.due_ms))
@@ -184,7 +186,7 @@ class Dispatcher:
                 over()
             return late
         metrics.observe_lateness(late)
-        # Nothing below can fail: what is counted here is delivered, and its lease kept alive until it is.
+        # Nothing below can fail: every task that is counted here is delivered, and its lease is extended until then.
         self._leases[partition, lease_id] = len(late)
         self._in_flight += len(late)
         for letter, batch in by.items():
@@ -208,7 +210,7 @@ class Dispatcher:
         if not groups:
             return self._options.heartbeat_ms / 1000
         failpoints.hit("before_extend")
-        # All in one round trip: after an outage they have no more than a lease's time.
+        # All in one round trip, because after an outage there is only one lease's time for it.
         replies = await self._store.runner.run_many(
             [self._store.extend_call(partition, lease_ids, self._options.lease_ms) for partition, lease_ids in groups]
         )
@@ -220,8 +222,8 @@ class Dispatcher:
                 suspects |= self._suspects & {(partition, lease_id) for lease_id in lease_ids}
                 problem = reply
                 continue
-            # A lease may be gone because its last ack was just carried out and the answer is on its way: only one that
-            # is missing twice was lost.
+            # A lease may be gone because its last ack was just carried out and the reply is on its way. So a lease is
+            # only suspect when it is missing once, and lost when it is missing twice.
             for key in {(partition, lease_id) for lease_id in reply} & self._leases.keys():
                 if key in self._suspects:
                     del self._leases[key]
@@ -237,7 +239,7 @@ class Dispatcher:
         return self._options.heartbeat_ms / 1000
 
     def _count(self, fresh: Sequence[Delivery]) -> None:
-        """Once a turn of the loop: targets that have a result for each task report one by one."""
+        """Settles reports once a turn of the event loop, because some targets report task by task."""
         if not self._uncounted:
             asyncio.get_running_loop().call_soon(self._count_all)
         self._uncounted += [d.lane for d in fresh]
@@ -278,7 +280,8 @@ class Dispatcher:
                 if plain:
                     await target.deliver(plain, report)
             else:
-                # Side by side: what has its body at hand must not hold up the rest, nor the other way round.
+                # Side by side: tasks whose body must be fetched and tasks with their body at hand must not wait for
+                # each other.
                 stubs = self._deliver_stubs(target, apart, report)
                 ends = await asyncio.gather(target.deliver(plain, report), stubs, return_exceptions=True)
                 for end in ends:
@@ -291,7 +294,7 @@ class Dispatcher:
         except DelayBoxError as error:
             log.warning("%s tasks handed back: %s", task_type.name, error)
             report(list(left.values()), _LATER)
-        except Exception as error:  # a target's defect fails its tasks, not the node
+        except Exception as error:  # an unexpected error in a target fails its tasks, and not the node
             log.exception("the target of %s tasks failed", task_type.name)
             report(list(left.values()), Failed(f"{type(error).__name__}: {error}"[:500]))
         else:
@@ -315,7 +318,8 @@ class Dispatcher:
         return ready
 
     def _in_time(self, batch: list[Delivery], report: Report) -> list[Delivery]:
-        """Those that are not later than their task allows; the others become dead letters and are never delivered."""
+        """The deliveries that are not later than their task allows; the others become dead letters and are not
+        delivered."""
         now = self._clock.now_ms()
         expired = [d for d in batch if d.look and _expired(d, now)]
         if not expired:
@@ -345,5 +349,5 @@ def _expired(d: Delivery, now_ms: float) -> bool:
     try:
         allowed = wire_body.decode(d.body).expire_after_ms
     except DecodeError:
-        return False  # the target says what is wrong with it
+        return False  # the target reports what is wrong with it
     return 0 < allowed < now_ms - d.due_ms

@@ -30,14 +30,14 @@ log = logging.getLogger("delaybox.engine")
 
 _BEAT_S = 1.0
 DEAF = "new tasks that are due at once can be up to a second late: no subscription to wake-ups"
-"""What readiness says then; tasks are found by polling."""
+"""The problem that readiness shows while wake-ups are not received; tasks are then found by polling."""
 _CLAIM_PATIENCE_S = 2.0
 
 
 class Engine:
     """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased.
 
-    ``hosts``: guests may be admitted. ``facts``: what the heartbeat says beside the engine's own; None: there is no
+    ``hosts``: guests may be admitted. ``facts``: facts for the heartbeat beside the engine's own; None: send no
     heartbeat for now.
     """
 
@@ -63,7 +63,8 @@ class Engine:
         self._wakeups = Wakeups(store, self._kick)
         self._tracking = Loop("tracker", self._tracker.step)
         self._others = [
-            # After an outage a lease is left alone for its own length: the first heartbeat must come well within it.
+            # After an outage a lease is not reaped for its own length, so the first heartbeat must come well within
+            # that time.
             Loop("lease heartbeat", self._dispatcher.heartbeat, away_s=min(1.0, options.lease_ms / 6000)),
             Loop("node heartbeat", self._beat),
         ]
@@ -104,12 +105,12 @@ class Engine:
             self._tracking.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
-        """Claims nothing more, lets what runs finish within ``grace_s``, hands the rest back. Twice is harmless."""
+        """Claims nothing more, lets running tasks finish within ``grace_s``, hands the rest back. Twice is harmless."""
         if self._stopped:
             return
         self._stopped = True
         self._tracker.retire()
-        # Cut off, a claim under way would leave its lease to expire: a loss charged, and a lease's time lost.
+        # A claim that is cut off would leave its lease to expire, which charges a loss and takes a lease's time.
         await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
         await self._tracker.finish(_CLAIM_PATIENCE_S)
         self._tracker.close()
@@ -149,7 +150,7 @@ class Engine:
         return guest
 
     async def dismiss(self, guest: Guest) -> None:
-        """Claims no more for it. Twice is harmless."""
+        """Stops claiming for a guest. Twice is harmless."""
         self._guests.discard(guest)
         await guest.stop()
 

@@ -10,7 +10,7 @@ from delaybox.store.store import Store
 
 _CHUNK = 250
 _US_A_FIELD = 20.0
-"""Indexing a field took 2.9 to 5.8 us of server time; the lead of a large bucket counts on a busy server."""
+"""Time to index a field. It took 2.9 to 5.8 us of server time; the lead of a large bucket allows for a busy server."""
 _SHARE = 0.3
 """Share of time that indexing may take while nothing is urgent: each chunk holds the server for about 1 ms."""
 
@@ -19,8 +19,8 @@ class Expander:
     """One step = look at every partition and index at most one chunk of each.
 
     The scan's cursor is kept here and nowhere else (rule 4): after a restart of either side a bucket starts at 0 again,
-    because the server's hash seed changes. Doing a chunk twice is harmless. What is remembered here holds only for the
-    server that it was done on: the scripts check that, and `kick` says that it may be another one.
+    because the server's hash seed changes. Doing a chunk twice is harmless. Cursors hold only for the server on which
+    they were made: the scripts check that, and `kick` is called when it may be another one.
     """
 
     def __init__(self, store: Store, options: EngineOptions, clock: RedisClock) -> None:
@@ -33,7 +33,7 @@ class Expander:
         self._look_ms = [0.0] * store.partitions
 
     def kick(self) -> None:
-        """The server was away: it may have come back with an earlier state, so every partition is looked at anew."""
+        """The server was away and may have come back with an earlier state, so every partition is looked at again."""
         self._cursors.clear()
         self._look = [0.0] * self._store.partitions
 
@@ -55,12 +55,12 @@ class Expander:
     async def _advance(self, p: int, now_s: float) -> bool:
         at = self._cursors.get(p)
         if at is None:
-            # By both clocks: Redis's can be set ahead, and then what was far away is due at once.
+            # By both clocks: if Redis's clock is set ahead, what was far away is due at once.
             if now_s < self._look[p] and self._clock.now_ms() < self._look_ms[p]:
                 return False
             lead = self._options.lead_ms
             horizon = await self._store.expand(p, lead_ms=lead, done=self._done[p])
-            # Told once: a server that is set back later must not hear of it again.
+            # Reported once only, because it would be wrong for a server that is set back to an earlier state later.
             self._done[p] = -1
             if horizon.bucket < 0 and horizon.fields:
                 # The next bucket is large: it needs a longer lead than others.
@@ -68,7 +68,7 @@ class Expander:
                 if horizon.look_ms - extra <= horizon.now_ms:
                     horizon = await self._store.expand(p, lead_ms=lead + extra)
             if horizon.bucket < 0:
-                # The horizon also moves over empty time, so it is looked at well before it is reached.
+                # The horizon also moves over empty time, so the next look comes well before the horizon is reached.
                 pause_ms = min(self._store.bucket_ms, self._options.lead_ms) / 4
                 self._look[p], self._look_ms[p] = now_s + pause_ms / 1000, horizon.now_ms + pause_ms
                 return False

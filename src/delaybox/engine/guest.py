@@ -1,4 +1,4 @@
-"""Claims on behalf of those who come and go, such as connected workers: each takes what it serves and has room for."""
+"""Claims for targets that come and go, such as connected workers: each guest takes what it serves and has room for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLAIM_PATIENCE_S = 2.0
 class Guest:
     """A taker with a tracker of its own. Made by `Engine.admit`.
 
-    ``room``: how many more tasks ``target`` can take, those that are on their way to it not counted.
+    ``room``: how many more tasks ``target`` can take; tasks on their way to it are not subtracted yet.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Guest:
 
     @property
     def free(self) -> int:
-        """Room that nothing claimed already will need."""
+        """Room for new tasks, after those that are on their way."""
         return 0 if self._stopping else max(0, self._room() - self._on_their_way)
 
     @property
     def in_flight(self) -> int:
-        """What this process has in flight for all guests: whether waiting for slots can help."""
+        """Tasks in flight in this process for all guests. If there are none, waiting for slots cannot help."""
         return self._dispatcher.in_flight
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
@@ -63,7 +63,7 @@ class Guest:
             raise
 
     def expect(self, change: int) -> None:
-        """So many more, or fewer, are on their way to the target."""
+        """Changes the number of tasks that are on their way to the target."""
         self._on_their_way += change
 
     def start(self) -> None:
@@ -71,11 +71,11 @@ class Guest:
         self._loop.start()
 
     def more_room(self) -> None:
-        """The target can take more than before: partitions that were left with work are looked at now."""
+        """The target can take more than before, so partitions in which work was left are looked at now."""
         self.tracker.slots_freed()
 
     async def stop(self) -> None:
-        """Claims nothing more; what a claim under way brings is still delivered. Twice is harmless."""
+        """Claims nothing more; tasks of a claim under way are still delivered. Twice is harmless."""
         self._stopping = True
         self.tracker.retire()
         await self._loop.stop(patience_s=_CLAIM_PATIENCE_S)
@@ -84,7 +84,7 @@ class Guest:
 
 
 class _Claim:
-    """What one claim brought, on its way: some of it never arrives, such as tasks that expired."""
+    """The tasks of one claim on their way to the target. Some never arrive, such as tasks that expired."""
 
     def __init__(self, guest: Guest, target: Target, count: int) -> None:
         self._guest = guest

@@ -1,4 +1,4 @@
-"""The one life-cycle of everything here that runs."""
+"""The life-cycle that every service of the engine has."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger("delaybox.engine")
 class Loop:
     """Repeats ``step`` until stopped. Stopping twice is harmless.
 
-    ``step`` returns the seconds to wait until the next one. While the store is away it is tried again with back-off, of
-    at most ``away_s``, said once when that begins and once when it ends; any other error is logged and does not end
-    the loop.
+    ``step`` returns the seconds to wait until the next one. While the store is away it is tried again with back-off of
+    at most ``away_s``; that is logged once when it begins and once when it ends. Any other error is logged and does not
+    end the loop.
     """
 
     def __init__(self, name: str, step: Callable[[], Awaitable[float]], *, away_s: float = 1.0) -> None:
@@ -32,7 +32,7 @@ class Loop:
         self._task = asyncio.create_task(self._run(), name=f"delaybox-{self._name}")
 
     async def stop(self, *, patience_s: float = 0.0) -> None:
-        """Lets the step under way take ``patience_s`` to end by itself, then cuts it off, which is always harmless."""
+        """Gives the step under way ``patience_s`` to end by itself, then cuts it off, which is always harmless."""
         self._ending = True
         task, self._task = self._task, None
         if task is not None:

@@ -1,4 +1,4 @@
-"""How an engine is tuned."""
+"""The settings of an engine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from delaybox.core.retry import DEFAULT_RETRY, LOSSES_CAP, RetryPolicy
 class EngineOptions:
     """Times in ms. ``channel``: where PUB_SUB tasks are fired in place; '' leases them to a target instead.
 
-    ``clock``: keeps time for the store: indexes, fires, reaps and scrubs. Without it an engine only claims what its
-    targets serve; what is due is fired, and taken back from dead nodes, by the engines that have it.
+    ``clock``: the engine is a time keeper: it indexes, fires, reaps and scrubs. Without it an engine only claims what
+    its targets serve; time keepers fire what is due and take work back from dead nodes.
     """
 
     node_id: str
     clock: bool = True
     roles: tuple[str, ...] = ()
-    """For the heartbeat: what this node is for."""
+    """The node's roles, for the heartbeat."""
     lanes: tuple[bytes, ...] = ()
-    """Of a task type that has a lane here only these are claimed (`core.lane`; ANY_QUEUE for the queue)."""
+    """Of a task type that has a lane here, only these lanes are claimed (`core.lane`; ANY_QUEUE for the queue)."""
     channel: str = "TaskExecution"
     stream: int = 0
     concurrency: int = 8_000
@@ -28,7 +28,7 @@ class EngineOptions:
     heartbeat_ms: int = 5_000
     poll_ms: int = 1_000
     catch_up_rate: int = 0
-    """Overdue tasks taken in a second after an outage; 0: as fast as they go."""
+    """Most overdue tasks taken in a second after an outage; 0: no limit."""
     reap_ms: int = 500
     lead_ms: int = 60_000
     losses_cap: int = LOSSES_CAP
@@ -36,6 +36,6 @@ class EngineOptions:
     dead_age_ms: int = 0
     """Dead letters older than this are deleted; 0: none is."""
     quarantine_age_ms: int = 0
-    """As ``dead_age_ms``, of records that cannot be read."""
+    """As ``dead_age_ms``, for records in quarantine."""
     retry: RetryPolicy = DEFAULT_RETRY
     scrub: bool = True

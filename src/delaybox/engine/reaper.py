@@ -22,8 +22,8 @@ class Reaper:
     """One step = a look at all partitions in one round trip, then a script for each that has leases, a few together.
 
     Most partitions have nothing to reap most of the time: a script for each of them twice a second was more than half
-    of what an idle node did. Where there are leases the script notes that it looked. It is the partition that tells an
-    outage from a loss by these notes; nothing is remembered here, for what nodes remember differs.
+    of an idle node's work. Where there are leases, the script notes each look in the partition, and by these notes
+    tells an outage from a loss. Nothing about it is kept here, because the memories of several nodes would differ.
     """
 
     def __init__(self, store: Store, options: EngineOptions) -> None:
@@ -39,7 +39,7 @@ class Reaper:
         due = [p for p, end in enumerate(partitions) if self._has_work(end, now)]
         failing = any(0 <= partitions[p].lease <= now for p in due) and await self._failing(now)
         while due:
-            # A few at a time: all others wait while the server carries out what came in one round trip.
+            # A few at a time, because all others wait while the server carries out the scripts of one round trip.
             few = [due[at : at + _AT_ONCE] for at in range(0, len(due), _AT_ONCE)]
             due = [p for group in few for p in await self._reap(group, failing=failing)]
         return self._every_ms / 1000
@@ -47,17 +47,17 @@ class Reaper:
     def _has_work(self, end: Ends, now: int) -> bool:
         if 0 <= end.lease <= now >= end.grace:
             return True
-        # Somebody must look where there are leases; once is enough when several nodes do.
+        # Where there are leases, some node must look; it need not be this one if another has looked just now.
         return end.lease >= 0 and not 0 <= now - end.reaped < self._note_ms - self._every_ms / 2
 
     async def _failing(self, now: int) -> bool:
-        """Whether most nodes went away within one lease, which says nothing against the tasks that they held."""
+        """Whether most nodes went away within one lease. Then the tasks that they held are not to blame."""
         lease_ms = self._options.lease_ms
         lives = holders(await nodes.live(self._store))
         return most_left(lives, now, lease_ms, quiet_ms=max(1_500, min(2_500, lease_ms)))
 
     async def _reap(self, due: Sequence[int], *, failing: bool) -> list[int]:
-        """One script for each; those that have more to reap."""
+        """One script for each partition. Returns the partitions that have more to reap."""
         o = self._options
         calls = [
             self._store.reap_call(

@@ -1,4 +1,5 @@
-"""Slowly and for ever asserts again what names each record, so that any lost hint heals (rule 6)."""
+"""Walks over all records, slowly and for ever, and asserts the hint of each, so that a lost hint comes back (rule
+6)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ _CHUNK = 250
 _PAUSE_S = 0.1
 _LEASES_AT_ONCE = 100
 _MOST_LEASES = 20_000
-"""Of one partition in one round."""
+"""Most leases of one partition in one round."""
 
 
 class Scrubber:
@@ -52,7 +53,8 @@ class Scrubber:
                 yield
 
     async def _leases(self, p: int) -> AsyncIterator[None]:
-        """The index of what is leased, both ways: nodes of an earlier version lease, and settle, without it."""
+        """Mends the index of leased tasks, both ways, because nodes of an earlier version lease and settle without
+        it."""
         cursor = b"0"
         while True:
             cursor, _, _, _ = await self._store.reindex(p, cursor, ())

@@ -1,4 +1,4 @@
-"""Tells the store what became of deliveries: acks, failures and hand-backs that arrive together share a round trip."""
+"""Settles deliveries in the store: acks, failures and hand-backs that arrive together share a round trip."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Item = tuple[Delivery, Outcome]
 
 
 class Settler:
-    """Collects outcomes and settles them; ``settled`` is told how many slots came free.
+    """Collects outcomes and settles them; ``settled`` is called with how many slots came free.
 
     An outcome whose settling failed because the store was away is kept and sent again: while its lease lives the task
     is not run twice.
@@ -63,7 +63,7 @@ class Settler:
         await end(task)
 
     def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
-        """Takes outcomes in; never blocks."""
+        """Accepts outcomes; never blocks."""
         if isinstance(outcome, Done) and outcome.result is None:
             self._acks += deliveries
         else:
@@ -117,7 +117,7 @@ class Settler:
         return ok
 
     async def _settle_others(self, others: list[_Item]) -> list[tuple[_Item, bool]]:
-        """Per outcome whether it must be sent again."""
+        """For each outcome: whether it must be sent again."""
         done: defaultdict[_Lease, list[tuple[Delivery, Done]]] = defaultdict(list)
         failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
         back: defaultdict[tuple[int, bytes, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
@@ -145,8 +145,8 @@ class Settler:
         return result
 
     async def _again(self, settling: Awaitable[bool], items: Sequence[_Item]) -> bool:
-        """Whether these outcomes must be sent again. What no repeat can mend is let go of: were it to end the settler,
-        the heartbeat would hold every lease of this node for ever."""
+        """Whether these outcomes must be sent again. Those that no repeat can mend are dropped: if such an error ended
+        the settler, the heartbeat would hold every lease of this node for ever."""
         try:
             return not await settling
         except Exception:
@@ -155,7 +155,7 @@ class Settler:
             return False
 
     async def _complete(self, done: Mapping[_Lease, list[tuple[Delivery, Done]]]) -> list[tuple[_Item, bool]]:
-        """All leases in one round trip: each claim has its own, and brings few tasks when they come a few at once."""
+        """All leases in one round trip, because each claim has a lease of its own, often with few tasks."""
         groups: list[list[tuple[Delivery, Done]]] = []
         calls: list[Call] = []
         for (partition, lease_id), items in done.items():
@@ -258,12 +258,14 @@ class Settler:
 
     def _verdict(self, d: Delivery, outcome: Failed) -> Verdict:
         policy = outcome.retry or self._options.retry
-        with contextlib.suppress(DecodeError):  # must not stop its dead-lettering
+        with contextlib.suppress(
+            DecodeError
+        ):  # a body that cannot be read must not keep the task from becoming a dead letter
             policy = wire_body.retry_of(wire_body.decode(d.body), policy)
         attempt = d.attempt + 1
         delay = None
         if outcome.retryable and attempt < policy.max_attempts:
-            # The draw spreads retries; nothing secret hangs on it.
+            # The random draw only spreads retries, so it need not be a secure one.
             delay = policy.delay_ms(attempt, random.random()) if outcome.delay_ms is None else outcome.delay_ms
         if outcome.result is None:
             return Verdict(d.task_id, delay, outcome.reason, traceback=outcome.traceback)
@@ -271,7 +273,8 @@ class Settler:
         return Verdict(d.task_id, delay, outcome.reason, result, self._keep_ms(d, outcome), outcome.traceback)
 
     def _keep_ms(self, d: Delivery, outcome: Done | Failed) -> int:
-        """The task's own wish, else its target's; at least a minute, so that a caller can see it."""
+        """How long the result is kept: the task's own wish, else its target's; at least a minute, so that a caller can
+        see it."""
         try:
             wished = wire_body.decode(d.body).keep_result_ms
         except DecodeError:

@@ -1,4 +1,4 @@
-"""The owner loop: sleeps until something is due, then claims it, all partitions that are due in one round trip.
+"""Sleeps until something is due, then claims it: all partitions that are due in one round trip.
 
 While there is more work than one round trip should bring, rounds are smaller and two of them overlap, so that the
 server carries out one while this process hands over what the other brought.
@@ -23,25 +23,26 @@ from delaybox.store.loader import Call
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
 
 _AHEAD_MS = 0.02
-"""Waking this much late is cheaper than waking early, which costs a round trip that finds nothing."""
+"""The tracker wakes this much late, because waking early costs a round trip that finds nothing."""
 _NO_PROGRESS_MS = 20.0
 _ITEMS_IN_PLACE = 150
-"""Publishing costs twice what leasing does, and a bucket of a million is cold memory: 250 took 4.4 ms."""
+"""Tasks of a claim that fires in place. Publishing costs twice as much as leasing, and a bucket of a million is cold
+memory: 250 took 4.4 ms."""
 _ITEMS = 250
-"""Tasks one claim takes: half of what a script may, for the same reason."""
+"""Tasks of any other claim: half of what a script may take, for the same reason."""
 _FULL_CLAIM = 150
 _ROUND = 1_000
-"""Tasks of one round when many are due: about 10 ms of the server's time, for which all others wait."""
+"""Tasks of one round when many are due: about 10 ms of the server's time, during which all others wait."""
 _DEEP_ROUND = 4
-"""Partitions with much work that one round claims from: as many tasks as that."""
+"""Partitions with much work that one round claims from: together about `_ROUND` tasks."""
 _FEW = 64
-"""Tasks asked for from each of many partitions, at least: a claim has a cost of its own."""
+"""Least number of tasks that a claim asks for, because each claim has a cost of its own."""
 _ROUNDS = 2
-"""Rounds under way at once."""
+"""Most rounds under way at once."""
 _SATURATED_MS = 5.0
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
-"""With hardly a slot free, claims wait this long for more of them, or each would take one task."""
+"""With hardly a slot free, a claim waits this long for more slots; otherwise each claim would take one task."""
 
 
 class _Ask(NamedTuple):
@@ -53,7 +54,7 @@ class _Ask(NamedTuple):
 
 
 class Taker(Protocol):
-    """On whose behalf a tracker claims: what it serves, how much it can take now, and where it goes."""
+    """The taker for whom a tracker claims: what it serves, how much it can take now, and where tasks go."""
 
     @property
     def types(self) -> str:
@@ -72,15 +73,15 @@ class Taker(Protocol):
         """Deliveries handed out and not settled."""
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
-        """Takes what one claim leased (flat: id, record, ...); how late each is (ms)."""
+        """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""
 
 
 class Tracker:
     """One step = wait until a partition is due, claim from every due one, hand over what came.
 
-    ``look`` says per partition when to look next, by Redis's clock: at its next due time, earlier when a script said
-    so on the wake channel, and at the latest one poll after the last look. ``in_place`` is told how many tasks of which
-    lane a claim fired itself.
+    ``look``: when to look next at each partition, by Redis's clock: at its next due time, earlier after a message on
+    the wake channel, and at the latest one poll after the last look. ``in_place`` is called with how many tasks of
+    which lane a claim fired itself.
     """
 
     def __init__(
@@ -117,13 +118,13 @@ class Tracker:
             if p < len(self._look) and due_ms < self._look[p]:
                 self._look[p] = due_ms
         if partition is None:
-            # The server was away.
+            # None means that the server was away.
             self._catch_up.suspect()
         if due_ms < self._asleep_until:
             self._alarm.ring()
 
     def slots_freed(self) -> None:
-        """The dispatcher has room again: partitions that were left with work are looked at now."""
+        """The dispatcher has room again, so partitions in which work was left are looked at now."""
         for p in self._hungry:
             self._look[p] = 0.0
         if self._hungry:
@@ -131,12 +132,12 @@ class Tracker:
             self._alarm.ring()
 
     def retire(self) -> None:
-        """Claims nothing more; what a claim under way brings is still handed over."""
+        """Claims nothing more; tasks of a claim under way are still handed over."""
         self._retired = True
         self._alarm.ring()
 
     async def finish(self, patience_s: float) -> None:
-        """Lets rounds under way end by themselves for so long, then cuts them off, which is always harmless."""
+        """Gives rounds under way this long to end by themselves, then cuts them off, which is always harmless."""
         if self._rounds:
             await asyncio.wait(self._rounds, timeout=patience_s)
         for task in list(self._rounds):
@@ -148,7 +149,7 @@ class Tracker:
         nearest = min((at for p, at in enumerate(self._look) if p not in self._under_way), default=math.inf)
         if nearest > now:
             self._asleep_until = nearest
-            # With all partitions under way it is the end of a round that wakes.
+            # While all partitions are under way, the end of a round wakes this loop.
             local = self._clock.local_at(nearest) if nearest < math.inf else local_ms() + self._options.poll_ms
             await self._alarm.wait(local + _AHEAD_MS)
             self._asleep_until = 0.0
@@ -162,7 +163,7 @@ class Tracker:
         deep = not self._deep.isdisjoint(due)
         slots = self._taker.free - self._asked
         if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):
-            # The end of one wakes.
+            # The end of a round wakes this loop.
             await self._alarm.wait(local_ms() + self._options.poll_ms)
             return 0.0
         if slots:
@@ -170,7 +171,7 @@ class Tracker:
         elif self._taker.types:
             self._hungry.update(due)
             if now - self._had_slots < _SATURATED_MS:
-                # They come back in a moment; what is claimed meanwhile would only be moved to the ready sets.
+                # Slots come free in a moment; a claim without slots would only move tasks to the ready sets.
                 await self._alarm.wait(local_ms() + _SATURATED_MS)
                 return 0.0
             if not self._options.channel:
@@ -182,7 +183,7 @@ class Tracker:
             if deep and not self._catch_up.limited:
                 task = asyncio.create_task(self._round(due, slots))
                 self._rounds.add(task)
-                # It has to say what it asks for before the next one is begun.
+                # This round must first mark the partitions that it claims from, before the next one begins.
                 await asyncio.sleep(0)
             else:
                 await self._claim(due, slots)
@@ -194,12 +195,12 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - the next step raises it, for `Loop` to say and to back off
             self._trouble = error
         finally:
-            # Before the ring, or who it wakes would go on waiting for this one.
+            # Before the ring, because the loop that it wakes would otherwise still count this round as under way.
             self._rounds.discard(asyncio.current_task())
             self._alarm.ring()
 
     def _turns(self, due: list[int], slots: int, deep: bool) -> list[int]:
-        """With few slots free some partitions, in turn, fill a claim each; all would take a few tasks apiece."""
+        """Which partitions to claim from. With few slots free only some do, in turn, so that each claim is full."""
         most = max(1, slots // _FULL_CLAIM) if slots else len(due)
         if deep:
             most = min(most, _DEEP_ROUND)
@@ -218,14 +219,15 @@ class Tracker:
             stream=self._options.stream,
             lease_ms=self._options.lease_ms,
             poll_ms=self._options.poll_ms,
-            # Of many at once it is not known yet which have much; those that have come again, fewer together.
+            # While many are due at once it is not known which have much work. Those that do come again, and then fewer
+            # together.
             items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
             lanes=self._taker.lanes,
             guest=not self._options.clock,
         )
         due = due[: slots or None]
         asks = self._ramped(due, limits) if self._catch_up.limited else [_Ask(p, limits) for p in due]
-        # A claim whose answer never came is asked again under its own lease id and gets the same content.
+        # A claim whose reply never came is sent again with the same lease id, and gets the same content.
         leases = [
             self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") or new_lease(a.limits.lease_ms) for a in asks
         ]
@@ -236,7 +238,7 @@ class Tracker:
         self._asked += asked
         self._under_way.update(due)
         for p in due:
-            # Only a wake-up that comes in from here on may put something below what the claim will say.
+            # From here on only a new wake-up may set an earlier look than the one that the claim will return.
             self._look[p] = math.inf
         failpoints.hit("before_claim")
         sent = local_ms()
@@ -247,7 +249,7 @@ class Tracker:
             self._under_way.difference_update(due)
             for p in due:
                 if self._look[p] == math.inf:
-                    # Something failed before its claim was dealt with; nothing else would look there again.
+                    # An error came before this partition's claim was handled, and nothing else would look there again.
                     self._look[p] = self._clock.now_ms() + self._options.poll_ms
 
     async def _send(self, asks: Sequence[_Ask], leases: Sequence[bytes], calls: Sequence[Call], sent: float) -> None:
@@ -255,7 +257,7 @@ class Tracker:
         try:
             replies = await self._store.runner.run_many(calls)
         except BaseException:
-            # What came of them is not known: the same leases are asked for again.
+            # Their outcome is not known: the same leases are claimed again.
             self._unanswered |= {
                 (ask.partition, ask.limits.fresh_ms): lease for ask, lease in zip(asks, leases, strict=True)
             }
@@ -275,16 +277,16 @@ class Tracker:
                 self._clock.observe(sent, received, claimed.now_ms)
                 self._take(ask, lease_id, claimed)
             except Exception as error:  # noqa: BLE001 - raised below, when the other partitions have theirs
-                # Asked again it would fail again: what it leased comes back when its lease ends.
+                # Sent again it would fail again: the tasks that it leased come back when the lease ends.
                 self._look[ask.partition] = self._clock.now_ms() + self._options.poll_ms
                 problem = error
         if problem is not None:
             raise problem
 
     def _ramped(self, due: Sequence[int], limits: ClaimLimits) -> list[_Ask]:
-        """From a partition with a backlog first what is fresh, then as much of what is overdue as the rate allows."""
+        """Limits for a partition with a backlog: first fresh tasks, then as many overdue ones as the rate allows."""
         shares = self._catch_up.shares(due)
-        # Both may lease, so they share the slots; a single one goes to whichever finds work for it.
+        # Both claims may lease, so they share the slots; a single slot goes to whichever finds a task first.
         half = limits.slots // 2 or limits.slots
         fresh = replace(limits, fresh_ms=OVERDUE_MS, slots=half)
         asks: list[_Ask] = []
@@ -329,11 +331,11 @@ class Tracker:
             taken = len(late) + len(c.lateness_ms)
             self._catch_up.took(p, share=ask.share, taken=taken, overdue=overdue, clear=clear)
             if self._catch_up.behind(p):
-                # Tokens come with time: what is left of the backlog is no reason to look at once, only fresh work is.
+                # Only fresh work is a reason to look again at once. The rest of the backlog must wait for tokens.
                 tick = c.now_ms + TICK_MS
                 look = tick if ask.share else min(look, tick)
         self._look[p] = min(self._look[p], look)
 
     def close(self) -> None:
-        """Gives back what waiting took."""
+        """Releases what waiting needs."""
         self._alarm.close()

@@ -1,4 +1,4 @@
-"""Listens on channels of the store for as long as the node lives."""
+"""Listens on channels of the store while the node runs."""
 
 from __future__ import annotations
 
@@ -54,11 +54,12 @@ class Listener:
 
 
 class Wakeups(Listener):
-    """Scripts say on the wake channel when something is due earlier than the owner waits for.
+    """Receives wake-ups: scripts publish on the wake channel when something is due before the next look of those who
+    claim.
 
-    Calls ``kick(partition, due ms, whether it is for those who serve WORKER tasks, else for those who keep time)`` for
-    each message, and ``kick(None, 0, either)`` after every (re)subscription, so that the first claim comes after it. A
-    message lost in between is covered by that, and by the tracker's own poll.
+    Calls ``kick(partition, due ms, workers)`` for each message; ``workers``: the task is for takers of WORKER tasks,
+    else for time keepers. Calls ``kick(None, 0, ...)`` for both after every (re)subscription, so that a claim comes
+    after it: that, and the tracker's own poll, covers messages that were lost in between.
     """
 
     def __init__(self, store: Store, kick: Callable[[int | None, float, bool], None]) -> None:
