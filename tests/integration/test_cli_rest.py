@@ -358,6 +358,12 @@ def test_the_doctor_looks_at_the_server(
     assert done.code == (0 if "kernel" in says else 1)
 
 
+def test_a_move_to_a_past_time_is_answered_though_the_task_fires_at_once(say: Say) -> None:
+    for _ in range(10):
+        moved = say("reschedule", scheduled(say, "x", "--delay", "1h"), "--at", PAST)
+        assert moved.code == 0, moved.err
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from delaybox.store import lanes, listing, nodes, pages
 from delaybox.store.lookup import Lookup
 from delaybox.store.publish import ask_to_stop
 from delaybox.store.record import UnreadableRecord, read
-from delaybox.store.store import Store, Stored
+from delaybox.store.store import Found, Store, Stored
 from delaybox.store.views import changed, of_found
 from delaybox.wire.topics import TopicRules
 
@@ -311,11 +311,12 @@ class Service:
         payload: bytes | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> TaskView:
-        """Changes the given parts of a pending task. Errors as `cancel`."""
-        if payload is None and labels is None:
-            await self.reschedule(task_id, due_ms=due_ms, delay_ms=delay_ms, priority=priority)
-            return await self.get(task_id)
+        """Changes the given parts of a pending task; the task as it is then. Errors as `cancel`."""
         raw = ids.parse(task_id)
+        if payload is None and labels is None:
+            found = await self._opened.store.get(raw)
+            due = await self.reschedule(task_id, due_ms=due_ms, delay_ms=delay_ms, priority=priority)
+            return await self._changed(raw, found, due, priority)
         word = "changed"
         for _ in range(_UPDATE_TRIES):
             found = await self._opened.store.get(raw)
@@ -327,12 +328,24 @@ class Service:
                 )
             except UnreadableRecord:
                 raise _refusal(task_id, "newer") from None
-            word, _ = await self._opened.store.update(raw, found.value, new, apart)
+            word, due = await self._opened.store.update(raw, found.value, new, apart)
             if word == "moved":
-                return await self.get(task_id)
+                return await self._changed(raw, structs.replace(found, value=new, body=apart), due, priority)
             if word != "changed":
                 break
         raise _refusal(task_id, word)
+
+    async def _changed(self, raw: bytes, found: Found, due_ms: int, priority: Priority | None) -> TaskView:
+        """The task as it is after a change that was made. ``found``: before its time or priority changed."""
+        try:
+            return await self.get(ids.render(raw))
+        except TaskNotFound:
+            # It was due at once, and was carried out between the change and this look.
+            view = of_found(raw, found)
+            if view is None:
+                raise
+            then = view.priority if priority is None else priority
+            return structs.replace(view, due_ms=due_ms, state=TaskState.READY, priority=then)
 
     async def run_now(self, task_id: str) -> int:
         """Makes a pending task due at once; returns that moment (ms)."""
