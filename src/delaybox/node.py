@@ -192,7 +192,8 @@ class _Node:
             except StoreUnavailable as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise StoreUnavailable(
-                        f"{error} ({server.describe()}); gave up after {WAIT_FOR_SERVER_S:.0f} s"
+                        f"{error} ({server.describe()}); gave up after {WAIT_FOR_SERVER_S:.0f} s. Start that server, "
+                        "or correct its address: --redis, storage.redisUrl or storage.redisHost"
                     ) from None
                 if said != str(error):
                     said = str(error)
@@ -206,8 +207,14 @@ class _Node:
                     server.describe(),
                 )
             log.info("store %r on %s %s at %s", store.prefix, features.kind, features.version, server.describe())
-            if store.partitions != self._config.partitions:
+            if store.partitions != (wanted := self._config.partitions):
                 log.info("the store has %d partitions; that is fixed at creation", store.partitions)
+                if wanted != Config.model_fields["partitions"].default:
+                    log.warning(
+                        "partitions is %d, and counts for a new store only: take it out, or name another store with "
+                        "storage.prefix",
+                        wanted,
+                    )
             return store
         return None
 

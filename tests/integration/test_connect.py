@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -45,6 +47,25 @@ async def test_an_evicting_policy_is_refused_with_the_mend(make_server: Callable
     own = make_server("--maxmemory-policy", policy)
     with pytest.raises(StoreRefused, match=f"{policy}.*CONFIG SET maxmemory-policy noeviction"):
         await _probe(own.settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"password": None}, r"a password is needed, and none is configured; set storage\.redisPass"),
+        ({"password": "wrong"}, r"invalid username-password pair.*; set storage\.redisPass \(and storage\.redisUser"),
+        ({"username": "hunter2"}, r"invalid username-password pair.*; set storage\.redisPass"),
+        ({"db": 99}, r"no such database.*; correct storage\.redisDb"),
+    ],
+)
+async def test_a_refused_connection_names_the_server_and_the_mend(
+    make_server: Callable[..., RealServer], wrong: dict[str, Any], says: str
+) -> None:
+    own = make_server("--requirepass", "right")
+    right = replace(own.settings, password="right")
+    with pytest.raises(StoreRefused, match=f"the server at unix socket {own.unix_path} refuses.*{says}") as caught:
+        await _probe(replace(right, **wrong))
+    assert "hunter2" not in str(caught.value)
 
 
 async def _with_user(own: RealServer, *rules: str) -> ServerSettings:

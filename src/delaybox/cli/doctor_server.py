@@ -32,12 +32,10 @@ def at_server(load: Callable[[], Config]) -> list[Finding]:
                     "on the node's machine, or with its --config, --redis or --data-dir, more is checked",
                 )
             ]
-        return [Finding("server", "problem", text, mend or _mend(text, error))]
+        return [Finding("server", "problem", text, mend or _mend(error))]
 
 
-def _mend(text: str, error: DelayBoxError) -> str:
-    if "password" in text or "WRONGPASS" in text:
-        return "set storage.redisPass (variable REDIS_PASS), and storage.redisUser where the server has ACL users"
+def _mend(error: DelayBoxError) -> str:
     if isinstance(error, StoreUnavailable):
         return "start that server, or correct its address"
     return "docs/operations.md says what a server of yours needs"

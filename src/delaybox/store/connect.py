@@ -23,6 +23,9 @@ from delaybox.store.loader import translate
 
 URL_FORMS = "redis://[user:password@]host[:6379][/db], rediss://... for TLS, or unix:///path/to/socket[?db=0]"
 
+_LOG_IN = (
+    "set storage.redisPass (and storage.redisUser where the server has ACL users), or write both into the server's URL"
+)
 # Runs only where scripts may carry flags (Redis 7.0) and have `struct`; both are what the store's scripts need.
 _PROBE_SCRIPT = "#!lua flags=allow-oom\nreturn struct.pack('>I2', 1)"
 
@@ -227,10 +230,14 @@ async def probe(client: Redis) -> ServerFeatures:
         commands = await _commands(client, "WAITAOF", "HEXPIRE")
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         if refusal := _handshake_refusal(error):
-            raise StoreRefused(f"the server refuses the connection: {refusal}") from None
+            raise StoreRefused(f"the server at {_place(client)} refuses the connection: {refusal}") from None
         if refusal := _tls_refusal(error):
-            raise StoreRefused(f"no TLS connection to the server: {refusal}") from None
-        raise StoreUnavailable(f"the server does not answer: {error}") from error
+            raise StoreRefused(f"no TLS connection to the server at {_place(client)}: {refusal}") from None
+        hint = ""
+        if isinstance(error, RedisTimeoutError) and "tls" in client.connection_pool.connection_kwargs:
+            # A server without TLS takes the greeting for the beginning of a command, and waits for the rest.
+            hint = "; if it speaks no TLS on this port, give its TLS port, or redis:// instead of rediss://"
+        raise StoreUnavailable(f"the server does not answer: {error}{hint}") from error
     except NoPermissionError as error:
         raise StoreRefused(f"the server's ACL forbids what DelayBox needs: {error}") from None
     except RedisError as error:
@@ -297,6 +304,12 @@ async def _commands(client: Redis, *names: str) -> frozenset[str]:
     return frozenset(name for name, entry in zip(names, entries, strict=True) if entry)
 
 
+def _place(client: Redis) -> str:
+    """Where the server is, without the user's name: of a URL that was mistyped that is the password."""
+    options = client.connection_pool.connection_kwargs
+    return f"unix socket {options['path']}" if "path" in options else f"{options['host']}:{options['port']}"
+
+
 def _handshake_refusal(error: BaseException) -> str | None:
     """What the server answered to the handshake (password, database), which redis-py wraps into a ConnectionError.
 
@@ -305,8 +318,14 @@ def _handshake_refusal(error: BaseException) -> str | None:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, AuthenticationError | ResponseError) and not isinstance(link, BusyLoadingError):
-            text = str(link)
-            return "a password is needed, and none is configured" if "HELLO must be called" in text else text
+            text = str(link).removeprefix("WRONGPASS ").rstrip(".")
+            if "HELLO must be called" in text:
+                return f"a password is needed, and none is configured; {_LOG_IN}"
+            if isinstance(link, AuthenticationError) or "WRONGPASS" in str(link):
+                return f"{text}; {_LOG_IN}"
+            if "DB index" in text:
+                return f"it has no such database ({text}); correct storage.redisDb, or the number at the URL's end"
+            return text
         link = link.__cause__ or link.__context__
     return None
 
