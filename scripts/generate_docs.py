@@ -21,7 +21,7 @@ from delaybox.api import policy
 from delaybox.cli.app import app as cli
 from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
-from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain
+from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain, variable
 from delaybox.store.fsck import KINDS
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
 
@@ -185,10 +185,10 @@ def _default(key: str, value: Any) -> str:
 
 
 def _also(key: str) -> str:
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).replace(".", "_").upper()
-    if _VARIABLES.get(_plain(snake)) != key:
-        raise SystemExit(f"the variable DELAYBOX_{snake} does not mean {key}")
-    names = [f"`DELAYBOX_{snake}`", *(f"`{name}`" for name, meant in ORIGINAL_VARIABLES.items() if meant == key)]
+    name = variable(key)
+    if _VARIABLES.get(_plain(name.removeprefix("DELAYBOX_"))) != key:
+        raise SystemExit(f"the variable {name} does not mean {key}")
+    names = [f"`{name}`", *(f"`{name}`" for name, meant in ORIGINAL_VARIABLES.items() if meant == key)]
     if key in FLAGS:
         names.append(f"`{FLAGS[key]}`")
     return ", ".join(names)

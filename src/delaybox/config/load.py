@@ -319,7 +319,7 @@ def _strange(given: str, place: str) -> str:
         )
     if given.startswith("DELAYBOX_"):
         near = difflib.get_close_matches(_plain(given.removeprefix("DELAYBOX_")), _VARIABLES, n=1)
-        right = f"DELAYBOX_{_VARIABLES[near[0]].replace('.', '_').upper()}" if near else None
+        right = variable(_VARIABLES[near[0]]) if near else None
     else:
         near = difflib.get_close_matches(_plain(given), _KEYS, n=1)
         right = _KEYS[near[0]] if near else None
@@ -350,10 +350,15 @@ def _stands_open(key: str, setting: _Setting) -> bool:
     return setting.rank == _FLAG_RANK and secret and (key != "storage.redisUrl" or "@" in str(setting.value))
 
 
+def variable(key: str) -> str:
+    """The environment's name for a key, as docs/configuration.md writes it."""
+    return f"DELAYBOX_{re.sub(r'(?<=[a-z])(?=[A-Z])', '_', key).replace('.', '_').upper()}"
+
+
 def _seen(key: str, setting: _Setting) -> str:
     return (
         f"{key} ({setting.place}) holds a secret, and everybody on this machine can read a command line in the list of "
-        f"processes; set it in the configuration file or in the variable DELAYBOX_{key.replace('.', '_').upper()}"
+        f"processes; set it in the configuration file or in the variable {variable(key)}"
     )
 
 
