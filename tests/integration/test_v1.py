@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from http.client import HTTPConnection
@@ -143,6 +144,7 @@ async def test_a_key_is_one_task(v1: V1):
 async def test_a_past_time_is_at_once_or_refused(v1: V1):
     status, problem = await v1.call("POST", "/tasks", {"at": "2020-01-01T00:00:00Z", "reject_past": True})
     assert (status, problem["code"], problem["field"]) == (422, "past_due", "at")
+    assert re.search(r" is \d+ days, \d+:\d\d:\d\d \(h:mm:ss\) in the past;", problem["detail"])
     status, task = await v1.call("POST", "/tasks", {"at": "2020-01-01T00:00:00Z"})
     assert (status, task["state"]) == (201, "ready")
 

@@ -151,7 +151,7 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
         ("schedule a --header a=1 --header a=2", "--header a is given twice"),
         ("schedule a --priority urgent", "'urgent' is not one of"),
         ("list --state gone", "'gone' is not one of"),
-        ("list --limit 0", "greater than or equal to"),
+        ("list --limit 0", "'--limit' / '-n': 0 is out of range; give at least 1"),
         ("reschedule x", "nothing to change"),
         ("cancel", "Missing argument"),
         ("dead replay", "give ids, or --all"),
@@ -160,7 +160,7 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
         ("forecast --next 1h --to 1900000000000", "exclude each other"),
         ("forecast --next soon", "'soon' is not a duration"),
         ("forecast --from 1900000000", "looks like seconds"),
-        ("top --every 0", "greater than or equal to"),
+        ("top --every 0", "0 is out of range; give at least"),
         ("list --server redis://h", "--server (or DELAYBOX_SERVER) is 'redis://h'"),
     ],
 )

@@ -150,7 +150,7 @@ async def _opened(servers: Servers, prefix: str) -> list[Finding]:
         now_ms = await store.writable()
     except DelayBoxError as error:
         text, _, mend = str(error).partition("; ")
-        return [Finding("store", "problem", text, mend or _mend(text, error))]
+        return [Finding("store", "problem", text, mend or _mend(error))]
     took_ms = (time.perf_counter() - sent) * 1000
     at = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [

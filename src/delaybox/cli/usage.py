@@ -35,6 +35,9 @@ def tell(error: Exception) -> int:
     say.as_json = say.as_json or asks_for_json(sys.argv[1:])
     context = getattr(error, "ctx", None)
     text = " ".join(str(told.format_message()).split()).replace(": Value error, ", ": ")
+    if (range_ := _out_of_range(error)) is not None:
+        value, bound = range_
+        text = f"{text.partition(': ')[0]}: {value} is out of range; give {bound}"
     if type(error).__name__ == "NoArgsIsHelpError":
         told.show()
     else:
@@ -43,6 +46,14 @@ def tell(error: Exception) -> int:
             text = f"{told.option_name} stands before the command; write it after it: delaybox list {told.option_name}"
         say.error(f"{text.rstrip('.')}{mend}", code="usage")
     return int(told.exit_code)
+
+
+def _out_of_range(error: Exception) -> tuple[str, str] | None:
+    """The value and what it must be, of a number that is too small or too large: the error's own words lack it."""
+    reasons: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    bounds = reasons[0].get("ctx", {}) if reasons else {}
+    words = [f"{word} {bounds[name]}" for name, word in (("ge", "at least"), ("le", "at most")) if name in bounds]
+    return (str(reasons[0]["input"])[:40], words[0]) if words else None
 
 
 def have_streams() -> None:

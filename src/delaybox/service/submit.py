@@ -181,9 +181,10 @@ class Submitter:
             now = time.time_ns() // 1_000_000 + self._store.clock_offset_ms
             due_ms = now if task.due_ms is None else task.due_ms
             if due_ms < now:
+                ago = timedelta(seconds=-(-(now - due_ms) // 1_000))
                 raise PastDue(
                     "at",
-                    f"at {render_moment(due_ms)} is {timedelta(milliseconds=now - due_ms)} (h:mm:ss) in the past; "
+                    f"at {render_moment(due_ms)} is {ago} (h:mm:ss) in the past; "
                     "give a later moment, or leave reject_past out to run it at once",
                 )
         asked, task = task, self._own.resolved(task)

@@ -41,6 +41,18 @@ class Stats:
     cpu_deaths: int = 0
     """Processes of cpu functions that died or were killed."""
 
+    def summary(self) -> str:
+        """What was done, in words; of what went unusually only what happened."""
+        rare = (
+            ("handed back", self.handed_back),
+            ("answered too late", self.stale),
+            ("lost with their session", self.lost),
+            ("ran on past their time", self.overran),
+            ("processes of cpu functions died", self.cpu_deaths),
+        )
+        parts = [f"{self.done} done", f"{self.failed} failed"]
+        return ", ".join([*parts, *(f"{number} {what}" for what, number in rare if number)])
+
 
 class Common:
     """What all attempts of a worker share."""

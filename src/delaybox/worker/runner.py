@@ -157,7 +157,7 @@ class Runner:
             await asyncio.wait(self._lines, timeout=GOODBYE_S)
         for crew, _ in self._crews:
             await crew.stop()
-        log.info("stopped: %s", self.stats)
+        log.info("stopped: %s", self.stats.summary())
 
     async def _ended(self, within_s: float) -> bool:
         """Whether all sessions ended within that time. A second signal ends the wait."""
