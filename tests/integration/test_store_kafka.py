@@ -12,10 +12,10 @@ from delaybox.core.task import NewTask
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.kafka import Ingested, Span, Stream, ingest, watermarks
-from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
+from delaybox.wire.encoded import encode
 from tests.lab import Lab
 
 STREAM = Stream("AAAAAAAAAAAAAAAAAAAAAA", 3)
@@ -23,8 +23,8 @@ STREAM = Stream("AAAAAAAAAAAAAAAAAAAAAA", 3)
 
 def span(start: int, end: int, *, first: bool = False, size: int = 2, holes: tuple[int, ...] = ()) -> Span:
     offsets = [n for n in range(start, end) if n not in holes]
-    drafts = [draft(NewTask(payload=b"%d" % n * size, delay_ms=60_000)) for n in offsets]
-    return Span(STREAM, start, end, offsets, drafts, first)
+    tasks = [encode(NewTask(payload=b"%d" % n * size, delay_ms=60_000)) for n in offsets]
+    return Span(STREAM, start, end, offsets, tasks, first)
 
 
 async def put(lab: Lab, *spans: Span) -> list[tuple[int, int, bool]]:
@@ -101,7 +101,7 @@ async def test_the_owner_is_woken_for_what_is_due_before_its_poll(lab: Lab) -> N
     await channel.subscribe(lab.store.wake_channel)
     assert (await channel.get_message(timeout=5))["type"] == "subscribe"
     await lab.claim()
-    await put(lab, Span(STREAM, 0, 1, [0], [draft(NewTask(delay_ms=400))], True))
+    await put(lab, Span(STREAM, 0, 1, [0], [encode(NewTask(delay_ms=400))], True))
     assert (await channel.get_message(timeout=5))["data"].decode() == f"{lab.tag} {lab.now + 400}"
     await channel.aclose()
 
@@ -109,7 +109,7 @@ async def test_the_owner_is_woken_for_what_is_due_before_its_poll(lab: Lab) -> N
 async def test_every_stream_has_one_home_and_lives_are_apart(client: Redis, prefix: str) -> None:
     store = await Store.open(Servers(client), prefix=prefix, partitions=8)
     streams = [Stream(topic, p) for topic in ("first", "again") for p in range(6)]
-    spans = [Span(s, 0, 2, [0, 1], [draft(NewTask(delay_ms=60_000))] * 2, True) for s in streams]
+    spans = [Span(s, 0, 2, [0, 1], [encode(NewTask(delay_ms=60_000))] * 2, True) for s in streams]
     for answer in await ingest(store, spans):
         assert answer == Ingested(2, 2, False)
     assert await watermarks(store, [*streams, Stream("third", 0)]) == [2] * 12 + [None]

@@ -23,6 +23,7 @@ from delaybox.store.kafka import Span, Stream, ingest
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
+from delaybox.wire.encoded import encode
 from tests.nodes import JSON, node
 from tests.servers import RealServer
 
@@ -46,7 +47,7 @@ async def test_nothing_new_is_stored_on_a_server_that_was_emptied(empty: Redis, 
     assert not isinstance(await schedule(store), BaseException)
     await empty.flushall()
     assert isinstance(await schedule(store), StoreLost), "no look was needed to see it"
-    span = Span(Stream("topic", 0), 0, 1, [0], [draft(NewTask(delay_ms=LATER))], first=True)
+    span = Span(Stream("topic", 0), 0, 1, [0], [encode(NewTask(delay_ms=LATER))], first=True)
     assert isinstance((await ingest(store, [span]))[0], StoreLost)
     with pytest.raises(StoreLost, match="delaybox store accept"):
         await store.ping()

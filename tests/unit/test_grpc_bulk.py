@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,15 +12,16 @@ from hypothesis import strategies as st
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import NewTask
-from delaybox.service.functions import OwnQueues
-from delaybox.service.quick import QuickDrafts
+from delaybox.service.submit import Submitter
 from delaybox.store.record import Draft, draft
+from delaybox.wire.encoded import EncodedTask
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.tasks import TaskRules
-from delaybox.wire.proto.bulk import frames, plain, stored
+from delaybox.wire.proto.bulk import BatchReader, frames, plain, stored
 from delaybox.wire.proto.tasks import new_task
 
-NO_OWN: Any = OwnQueues(None)  # type: ignore[arg-type]
+NO_STORE: Any = None
+SUBMITTER = Submitter(NO_STORE)
 RULES = TaskRules(max_payload_bytes=2_000)
 NOW = time.time_ns() // 1_000_000
 
@@ -86,13 +86,13 @@ def test_the_quick_way_gives_what_the_slow_one_does(raws: list[bytes]):
     batch = b"".join(
         pb.ScheduleBatchRequest(tasks=[pb.NewTask()]).SerializeToString()[:1] + size(raw) + raw for raw in raws
     )
-    whole, places = frames(batch)
-    assert len(places) == len(raws)
-    quick = QuickDrafts(draft, RULES.max_payload_bytes, NO_OWN)
+    reader = BatchReader(RULES.max_payload_bytes)
     for _ in range(2):  # the second time the kinds are known
-        for raw, (at, stop) in zip(raws, places, strict=True):
+        items = list(reader.tasks(batch, read))
+        assert len(items) == len(raws)
+        for raw, item in zip(raws, items, strict=True):
             slow = outcome(lambda raw=raw: draft(read(pb.NewTask.FromString(raw))))
-            fast = outcome(lambda at=at, stop=stop: quick.of(whole, at, stop, read))
+            fast = outcome(lambda item=item: SUBMITTER._draft_of(item))
             if isinstance(slow, Draft) and isinstance(fast, Draft) and not slow.record.endswith(b"\x1a\x00"):
                 # An empty payload may be written or left out.
                 fast.record = fast.record.removesuffix(b"\x1a\x00")
@@ -126,32 +126,32 @@ def test_any_bytes_are_a_batch_or_are_not(raw: bytes):
 
 def test_what_is_usual_is_read_the_quick_way():
     task = pb.NewTask(payload=b"x" * 200, due_ms=NOW, queue="mail", type=pb.TASK_TYPE_WORKER, name="f")
-    whole, ((at, stop),) = frames(pb.ScheduleBatchRequest(tasks=[task]).SerializeToString())
-    found = plain(whole, at, stop, 1_000)
-    assert found is not None
-    assert (found.due48, len(found.body)) == (NOW, 203)
-    quick = QuickDrafts(draft, 1_000, NO_OWN)
-    first = quick.of(whole, at, stop, read)
+    batch = pb.ScheduleBatchRequest(tasks=[task]).SerializeToString()
+    reader = BatchReader(1_000)
+    (first,) = reader.tasks(batch, read)
 
     def never(_: pb.NewTask) -> NewTask:
         raise AssertionError("the kind is known")
 
-    assert quick.of(whole, at, stop, never) == first
+    (second,) = reader.tasks(batch, never)
+    assert isinstance(second, EncodedTask)
+    assert (second.due48, len(second.body)) == (NOW, 203)
+    assert SUBMITTER._draft_of(second) == SUBMITTER._draft_of(first)
 
 
 def test_a_shell_task_is_asked_about_each_time():
     asked: list[pb.NewTask] = []
     task = pb.NewTask(payload=b"date", type=pb.TASK_TYPE_SHELL_CMD)
-    whole, ((at, stop),) = frames(pb.ScheduleBatchRequest(tasks=[task]).SerializeToString())
-    quick = QuickDrafts(draft, 1_000, NO_OWN)
+    batch = pb.ScheduleBatchRequest(tasks=[task]).SerializeToString()
+    reader = BatchReader(1_000)
 
     def ask(message: pb.NewTask) -> NewTask:
         asked.append(message)
         raise DelayBoxError("no")
 
     for _ in range(2):
-        with pytest.raises(DelayBoxError):
-            quick.of(whole, at, stop, ask)
+        (answer,) = reader.tasks(batch, ask)
+        assert isinstance(answer, DelayBoxError)
     assert len(asked) == 2
 
 

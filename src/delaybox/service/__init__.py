@@ -5,7 +5,6 @@ from __future__ import annotations
 from delaybox.service.bulk import Selection
 from delaybox.service.records import RecordService
 from delaybox.service.serving import LIVE_NODE_MS
-from delaybox.service.submit import key_error
 from delaybox.service.tasks import STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
 from delaybox.service.watch import Change, Watch
 
@@ -19,5 +18,4 @@ __all__ = [
     "Service",
     "StoreCounts",
     "Watch",
-    "key_error",
 ]

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from delaybox.core.task import NewTask
 from delaybox.store import functions
 from delaybox.store.store import Store
+from delaybox.wire.encoded import TaskKind
 
 _FRESH_S = 1.0
 
@@ -35,6 +36,10 @@ class OwnQueues:
             if await functions.version(self._store) != self.version:
                 self.version, self._queues = await functions.own_queues(self._store)
             self._until = time.monotonic() + _FRESH_S
+
+    def queue(self, task: NewTask | TaskKind) -> str:
+        """Where it goes."""
+        return self._queues.get(task.name, task.queue) if task.queue_unsaid else task.queue
 
     def resolved(self, task: NewTask) -> NewTask:
         """The task with its function's own queue, where its caller named none and the function has one."""

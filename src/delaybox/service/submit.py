@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import TypeVar
-
-from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
 from delaybox.core.errors import (
     DelayBoxError,
     IdempotencyConflict,
-    InvalidTask,
     KeyCancelled,
     Overloaded,
     PastDue,
@@ -23,19 +21,22 @@ from delaybox.core.errors import (
 )
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service.functions import OwnQueues
-from delaybox.service.quick import QuickDrafts, Read
 from delaybox.store.batches import MAX_BODY_BYTES
-from delaybox.store.record import Draft, draft
+from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
 from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.wire import body as wire_body
+from delaybox.wire.encoded import EncodedTask, TaskKind
 from delaybox.wire.json.moments import render_moment
-from delaybox.wire.proto.bulk import frames
 from delaybox.wire.topics import TopicRules
 
 _CHUNKS_UNDER_WAY = 2
 _MOST_TURNS = 16
 """Turns of the event loop for which a round waits for more tasks, as long as some come in each turn."""
+_MOST_KINDS = 4_096
 _Item = TypeVar("_Item")
+
+BatchItem = EncodedTask | NewTask | DelayBoxError
+"""A task of a batch, or why it is none, which is its answer then."""
 
 
 class Submitter:
@@ -60,8 +61,9 @@ class Submitter:
         self._max_waiting = max_waiting
         self._on_scheduled = on_scheduled
         self._topics = topics
-        self._quick: QuickDrafts | None = None
         self._own = OwnQueues(store)
+        self._heads: dict[TaskKind, tuple[bytes, bytes]] = {}
+        self._heads_version = -1
         self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
@@ -123,36 +125,40 @@ class Submitter:
         answers = await self._store_many(tasks, self._draft)
         return [_submitted(task, answer, self._own) for task, answer in zip(tasks, answers, strict=True)]
 
-    async def submit_batch(
-        self, raw: bytes, read: Read, *, payload_limit: int, most: int
-    ) -> list[Stored | DelayBoxError]:
-        """As `submit_many`, for a serialized ScheduleBatchRequest. An error that ``read`` raises for a task is that
-        task's answer.
+    async def submit_batch(self, tasks: Iterable[BatchItem]) -> list[Stored | DelayBoxError]:
+        """As `submit_many`, of tasks that a front end read as far as is needed to store them.
 
-        InvalidTask for what is no batch or has no task, PayloadTooLarge for one with more than ``most``.
+        They are taken as they are stored, so reading one chunk may go on while another is stored.
         """
-        if self._quick is None:
-            self._quick = QuickDrafts(self._draft, payload_limit, self._own)
-        try:
-            raw, places = frames(raw, most)
-        except DecodeError:
-            raise InvalidTask(
-                "request", "the request is not a delaybox.v1.ScheduleBatchRequest; see the contract"
-            ) from None
-        if not places:
-            raise InvalidTask("tasks", f"tasks is empty; send 1 to {most}")
         try:
             await self._own.fresh()
         except DelayBoxError as error:
-            return [error] * len(places)
-        quick = self._quick.of
-        return await self._store_many(places, lambda place: quick(raw, place[0], place[1], read))
+            return [error for _ in tasks]
+        if self._heads_version != self._own.version or len(self._heads) > _MOST_KINDS:
+            # Where tasks of a function go may be another queue now.
+            self._heads_version = self._own.version
+            self._heads.clear()
+        return await self._store_many(tasks, self._draft_of)
 
-    async def _store_many(self, items: Sequence[_Item], make: Callable[[_Item], Draft]) -> list[Stored | DelayBoxError]:
+    def _draft_of(self, item: BatchItem) -> Draft:
+        if not isinstance(item, EncodedTask):
+            if isinstance(item, NewTask):
+                return self._draft(item)
+            raise item
+        kind, body = item.kind, item.body
+        known = self._heads.get(kind)
+        if known is None:
+            known = self._heads[kind] = encoded_head(kind, self._own.queue(kind))
+        if len(body) > STUB_OVER:
+            return Draft(item.due48, known[1], None, b"", body)
+        return Draft(item.due48, known[0] + body, None, b"", None)
+
+    async def _store_many(self, items: Iterable[_Item], make: Callable[[_Item], Draft]) -> list[Stored | DelayBoxError]:
         out: list[Stored | DelayBoxError] = []
         running: deque[asyncio.Task[list[Stored | DelayBoxError]]] = deque()
-        for at in range(0, len(items), MAX_ITEMS):
-            running.append(asyncio.create_task(self._store_each(items[at : at + MAX_ITEMS], make)))
+        coming = iter(items)
+        while chunk := list(islice(coming, MAX_ITEMS)):
+            running.append(asyncio.create_task(self._store_each(chunk, make)))
             await asyncio.sleep(0)  # lets the event loop send it before the next one is encoded
             if len(running) > _CHUNKS_UNDER_WAY:
                 out += await running.popleft()
@@ -196,13 +202,13 @@ class Submitter:
             new.fingerprint = wire_body.fingerprint(asked)
         if self._topics is not None and task.header and task.type is TaskType.PUB_SUB:
             self._topics.topic(task.header)
-            new.group = self._topics.key(task.header)
+            new.message_key = self._topics.key(task.header)
         return new
 
     async def _store_all(self, drafts: list[Draft]) -> list[Stored | DelayBoxError]:
         batches, places = self._batches(drafts)
         answers: list[Stored | DelayBoxError] = [_NO_ANSWER] * len(drafts)
-        created = 0
+        created = known = 0
         for replies, where in zip(await self._store.schedule(batches), places, strict=True):
             if isinstance(replies, BaseException):
                 if not isinstance(replies, DelayBoxError):
@@ -211,27 +217,28 @@ class Submitter:
                     answers[i] = replies
                 continue
             for i, stored in zip(where, replies, strict=True):
-                answers[i] = stored
-                created += stored.created
+                if stored.created:
+                    answers[i] = stored
+                    created += 1
+                else:
+                    answers[i] = _key_error(stored, drafts[i]) if stored.refused else stored
+                    known += 1
         if self._on_scheduled is not None:
-            duplicates = (
-                sum(1 for a in answers if isinstance(a, Stored) and not a.created) if created < len(drafts) else 0
-            )
-            self._on_scheduled(created, duplicates)
+            self._on_scheduled(created, known)
         return answers
 
     def _batches(self, drafts: list[Draft]) -> tuple[list[Batch], list[Sequence[int]]]:
-        """Splits by partition (that of the key or group, else one a call in turn) and by bytes; with each, the drafts'
+        """Splits by partition (that of a key, else one a call in turn) and by bytes; with each, the drafts'
         places."""
         self._turn = (self._turn + 1) % self._store.partitions
-        plain = all(d.key is None and d.body is None and d.group is None for d in drafts)
+        plain = all(d.key is None and d.body is None and d.message_key is None for d in drafts)
         if plain and sum(len(d.record) for d in drafts) <= MAX_RECORD_BYTES:
             return [Batch(self._turn, drafts)], [range(len(drafts))]
         batches: list[Batch] = []
         places: list[Sequence[int]] = []
         open_: dict[int, tuple[Batch, list[int], list[int]]] = {}
         for i, d in enumerate(drafts):
-            decides = d.group if d.key is None else d.key
+            decides = d.message_key if d.key is None else d.key
             p = self._turn if decides is None else self._store.partition_of(decides)
             size, extra = len(d.record), len(d.body or b"")
             entry = open_.get(p)
@@ -254,12 +261,10 @@ def _submitted(task: NewTask, stored: Stored | DelayBoxError, own: OwnQueues) ->
     if isinstance(stored, DelayBoxError):
         return stored
     task_id = ids.render(stored.task_id)
-    if stored.refused:
-        return key_error(stored, task.idempotency_key or "")
-    return Submitted(task_id, stored.due_ms, stored.created, own.resolved(task).queue if stored.created else "")
+    return Submitted(task_id, stored.due_ms, stored.created, own.queue(task) if stored.created else "")
 
 
-def key_error(stored: Stored, key: str) -> IdempotencyConflict:
+def _key_error(stored: Stored, new: Draft) -> IdempotencyConflict:
     """The error for a task whose idempotency key belongs to another task."""
     kind = KeyCancelled if stored.cancelled else IdempotencyConflict
-    return kind(key, ids.render(stored.task_id))
+    return kind((new.key or b"").decode(), ids.render(stored.task_id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,9 +24,8 @@ from delaybox.core.limits import DEFAULT_REPLAY
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
-from delaybox.service.quick import Read
 from delaybox.service.serving import Served, Serving, functions_unserved, live_nodes, living, merged
-from delaybox.service.submit import Submitter
+from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
 from delaybox.store.lookup import Lookup
@@ -138,11 +137,9 @@ class Service:
         """As the `Submitter`'s."""
         return await self._opened.submitter.submit_many(tasks)
 
-    async def submit_batch(
-        self, raw: bytes, read: Read, *, payload_limit: int, most: int
-    ) -> list[Stored | DelayBoxError]:
+    async def submit_batch(self, tasks: Iterable[BatchItem]) -> list[Stored | DelayBoxError]:
         """As the `Submitter`'s."""
-        return await self._opened.submitter.submit_batch(raw, read, payload_limit=payload_limit, most=most)
+        return await self._opened.submitter.submit_batch(tasks)
 
     # -- query --------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from delaybox.core import ids
 from delaybox.core.partition import of_key
 from delaybox.store import keys
 from delaybox.store.loader import Call, translate
-from delaybox.store.record import Draft
+from delaybox.store.record import STUB_OVER, encoded_head
 from delaybox.store.store import Store
+from delaybox.wire.encoded import EncodedTask, TaskKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,16 @@ class Stream:
 class Span:
     """The records of ``stream`` from ``start`` up to, not including, ``end``: at most MAX_ITEMS of them are tasks.
 
-    ``offsets`` are those of ``drafts``, rising; the offsets in between carry no task, or one that was stored by another
-    call. ``first``: there may be no watermark yet. Idempotency keys are ignored
-    here, because a key would decide the partition.
+    ``offsets`` are those of ``tasks``, rising; the offsets in between carry no task, or one that was stored by another
+    call. ``first``: there may be no watermark yet. Idempotency keys are ignored here, because a key would decide the
+    partition.
     """
 
     stream: Stream
     start: int
     end: int
     offsets: list[int]
-    drafts: list[Draft]
+    tasks: list[EncodedTask]
     first: bool = False
 
 
@@ -94,15 +95,26 @@ async def watermarks(store: Store, streams: Sequence[Stream]) -> list[int | None
 
 def _call(store: Store, span: Span) -> Call:
     home = span.stream.home(store.partitions)
-    drafts = span.drafts
+    tasks = span.tasks
     items: list[Any] = []
     bodies: list[Any] = []
-    for i, (d, tail) in enumerate(zip(drafts, ids.tails(home, os.urandom(8 * len(drafts))), strict=True), 1):
-        items += (d.due48.to_bytes(6, "big") + tail, d.record)
-        if d.body is not None:
-            bodies += (i, d.body)
+    heads: dict[TaskKind, tuple[bytes, bytes]] = {}
+    kind: TaskKind | None = None
+    head_with = head_apart = b""
+    for i, (task, tail) in enumerate(zip(tasks, ids.tails(home, os.urandom(8 * len(tasks))), strict=True), 1):
+        if task.kind is not kind:
+            kind = task.kind
+            if kind not in heads:
+                heads[kind] = encoded_head(kind, kind.queue)
+            head_with, head_apart = heads[kind]
+        body = task.body
+        if len(body) > STUB_OVER:
+            items += (task.due48.to_bytes(6, "big") + tail, head_apart)
+            bodies += (i, body)
+        else:
+            items += (task.due48.to_bytes(6, "big") + tail, head_with + body)
     head = (
         store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wake_channel,
-        len(drafts), len(bodies) // 2, pack(f">{len(drafts)}d", *span.offsets),
+        len(tasks), len(bodies) // 2, pack(f">{len(tasks)}d", *span.offsets),
     )  # fmt: skip
     return Call("ingest", store.tags[home], (*head, *items, *bodies))

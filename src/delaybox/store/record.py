@@ -8,12 +8,12 @@ from struct import Struct
 import msgspec
 
 from delaybox.core import ids, texts
-from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of, split
-from delaybox.core.limits import MAX_DUE_MS, TRACEBACK_BYTES
-from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
+from delaybox.core.limits import TRACEBACK_BYTES
+from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body as wire_body
-from delaybox.wire import controls
+from delaybox.wire import encoded
+from delaybox.wire.encoded import TaskKind
 
 FORMAT = 1
 """Version of the stored format: the high nibble of a record's first byte, and ``format`` in the store's meta."""
@@ -37,7 +37,7 @@ _DEAD_HEAD = Struct(">QH")
 class Draft(msgspec.Struct, gc=False):
     """A new task, encoded: what ``schedule`` sends. ``due48`` is a due time, or a delay with ``ids.RELATIVE`` set.
 
-    ``group``: tasks of one group lie in one partition, unless their key says otherwise.
+    ``message_key``: Kafka's; tasks that share it lie in one partition, unless an idempotency key decides that.
     """
 
     due48: int
@@ -45,7 +45,7 @@ class Draft(msgspec.Struct, gc=False):
     key: bytes | None
     fingerprint: bytes
     body: bytes | None
-    group: bytes | None = None
+    message_key: bytes | None = None
 
 
 class Record(msgspec.Struct, gc=False):
@@ -111,19 +111,10 @@ def draft(task: NewTask) -> Draft:
     InvalidTask for a time that an id cannot carry, and for a header that contradicts the task's type. It is raised
     here, for this one task, so that the others of its batch do not fail with it.
     """
-    if task.header:
-        controls.check_type(task.header, shell=task.type is TaskType.SHELL_CMD)
+    encoded.check(task)
     body = wire_body.encode(task)
     stub = len(body) > STUB_OVER
-    delay, due = task.delay_ms, task.due_ms
-    due48 = delay if delay is not None else due if due is not None and due > 0 else 0
-    if not 0 <= due48 <= MAX_DUE_MS:
-        raise InvalidTask(
-            "delay_ms" if delay is not None else "due_ms",
-            f"due_ms {due} or delay_ms {delay} is out of range; give 0 to 10^14 milliseconds",
-        )
-    if delay is not None:
-        due48 |= ids.RELATIVE
+    due48 = encoded.due48(task)
     flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
     if task.idempotency_key is None:
         start = head(task.type, task.queue, task.name, flags)
@@ -138,15 +129,10 @@ def draft(task: NewTask) -> Draft:
     return Draft(due48, start + body, key, fingerprint, None)
 
 
-_PLAIN = head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL)
-_PLAIN_STUB = head(TaskType.PUB_SUB, DEFAULT_QUEUE, "", Priority.NORMAL | _STUB)
-
-
-def plain_draft(due_ms: int, body: bytes) -> Draft:
-    """As `draft`, for a PUB_SUB task in the default queue with normal priority: body encoded, time checked."""
-    if len(body) > STUB_OVER:
-        return Draft(due_ms, _PLAIN_STUB, None, b"", body)
-    return Draft(due_ms, _PLAIN + body, None, b"", None)
+def encoded_head(kind: TaskKind, queue: str) -> tuple[bytes, bytes]:
+    """What the records of such tasks start with, in that queue: with the body behind it, and where it lies apart."""
+    flags = kind.priority | (_LOOK if kind.expires else 0)
+    return head(kind.type, queue, kind.name, flags), head(kind.type, queue, kind.name, flags | _STUB)
 
 
 def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[bytes, bytes]:

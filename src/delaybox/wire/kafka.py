@@ -17,6 +17,7 @@ from delaybox.core.lane import check_name
 from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, cloudevents, controls
+from delaybox.wire.encoded import PLAIN, EncodedTask
 from delaybox.wire.original import message, request
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
@@ -46,8 +47,8 @@ class RecordRules:
     pass_through: bool = False
 
 
-def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) -> tuple[int, bytes] | None:
-    """(due ms, 0 for at once; encoded body) of a record with a time and nothing else, or without headers.
+def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) -> EncodedTask | None:
+    """The task of a record with a time and nothing else, or without headers.
 
     None for every other record, also one that would be refused: `of_record` decides then. ``at_ms`` is the record's
     timestamp, 0 where it has none. Most records are of this kind, and a NewTask for each would cost more than the rest.
@@ -56,7 +57,7 @@ def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) 
     if len(payload) > limit:
         return None
     if not headers:
-        return 0, body.of_payload(payload)
+        return EncodedTask(0, body.of_payload(payload), PLAIN)
     if len(headers) != 1:
         return None
     name, raw = headers[0]
@@ -67,9 +68,11 @@ def plain(value: bytes | None, headers: Headers | None, at_ms: int, limit: int) 
         # Thirteen digits are a time in ms from the year 2001 to 2286; with a 0 in front they are a mistake.
         if size != 13 or raw[0] == 48:
             return None
-        return int(raw), b"\x12\x23\x0a\x12executionTimestamp\x12\x0d" + raw + body.of_payload(payload)
+        at = b"\x12\x23\x0a\x12executionTimestamp\x12\x0d" + raw
+        return EncodedTask(int(raw), at + body.of_payload(payload), PLAIN)
     if name == "delay" and size <= 12 and 0 < at_ms < MAX_DUE_MS // 2:
-        return at_ms + int(raw), b"\x12%c\x0a\x05delay\x12%c%b" % (size + 9, size, raw) + body.of_payload(payload)
+        delay = b"\x12%c\x0a\x05delay\x12%c%b" % (size + 9, size, raw)
+        return EncodedTask(at_ms + int(raw), delay + body.of_payload(payload), PLAIN)
     return None
 
 

@@ -13,16 +13,16 @@ from delaybox.api import changing, policy
 from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
-from delaybox.core.errors import DelayBoxError, InvalidTask, StoreUnavailable
-from delaybox.core.ids import render
-from delaybox.core.limits import MAX_BATCH, MAX_PAGE
+from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
+from delaybox.core.limits import MAX_PAGE
 from delaybox.core.query import Page, TaskFilter
 from delaybox.core.task import NewTask, TaskType
-from delaybox.service import Selection, Service, key_error
+from delaybox.service import Selection, Service
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.tasks import TaskRules, queue_of
 from delaybox.wire.proto import queries, tasks, views
+from delaybox.wire.proto.bulk import BatchReader
 from delaybox.wire.proto.bulk import stored as stored_entry
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.trace import NAMES, PARENT, STATE, trace_of, with_trace
@@ -54,6 +54,7 @@ class Scheduler:
         self._streams: set[_Batches] = set()
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
         self._rules = TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)
+        self._reader = BatchReader(settings.payload_limit)
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -72,7 +73,7 @@ class Scheduler:
     paths: Mapping[str, str] = {"Schedule": "task"}
     """The path in a method's request of the fields that the checks name."""
     unparsed = frozenset({"ScheduleBatch", "ScheduleStream"})
-    """Their requests are taken as bytes: see wire.grpc.bulk."""
+    """Their requests are taken as bytes: see wire.proto.bulk."""
 
     # -- schedule -----------------------------------------------------------------------------------------------
 
@@ -92,27 +93,20 @@ class Scheduler:
         def read(asked: pb.NewTask) -> NewTask:
             return self._new(asked, caller)
 
-        answers = await self._service.submit_batch(
-            request, read, payload_limit=self._rules.max_payload_bytes, most=MAX_BATCH
-        )
-        keys: list[str] = []
-        said = 0
+        answers = await self._service.submit_batch(self._reader.tasks(request, read))
+        words = 0
         results: list[bytes] = []
-        for at, answer in enumerate(answers):
-            if not isinstance(answer, DelayBoxError) and not answer.refused:
+        for answer in answers:
+            if not isinstance(answer, DelayBoxError):
                 results.append(stored_entry(answer.task_id, answer.due_ms, created=answer.created))
                 continue
             refused = pb.ScheduleResult()
-            if isinstance(answer, DelayBoxError):
-                refused.error.CopyFrom(error_of(answer))
-            else:
-                refused.id = render(answer.task_id)
-                # Read once for all of them: 10,000 conflicts would take a minute otherwise.
-                keys = keys or [task.idempotency_key for task in pb.ScheduleBatchRequest.FromString(request).tasks]
-                refused.error.CopyFrom(error_of(key_error(answer, keys[at])))
-            if said > _WORDS_BYTES:
+            refused.error.CopyFrom(error_of(answer))
+            if isinstance(answer, IdempotencyConflict):
+                refused.id = answer.task_id
+            if words > _WORDS_BYTES:
                 refused.error.message = _NO_MORE_WORDS
-            said += len(refused.error.message)
+            words += len(refused.error.message)
             results.append(pb.ScheduleBatchResponse(results=[refused]).SerializeToString())
         return Serialized(b"".join(results))
 

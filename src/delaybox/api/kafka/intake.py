@@ -22,7 +22,7 @@ from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask
 from delaybox.service import RecordService
 from delaybox.store.kafka import Stream
-from delaybox.store.record import draft, plain_draft
+from delaybox.wire.encoded import encode
 from delaybox.wire.kafka import of_record, plain
 
 log = logging.getLogger("delaybox.kafka")
@@ -199,7 +199,7 @@ class Intake:
             passing = pass_through and (value is None or m.key())
             short = None if passing else plain(value, headers, at_ms, limit)  # type: ignore[arg-type]
             if short is not None:
-                bytes_ += part.add(offset, plain_draft(*short))  # type: ignore[arg-type]
+                bytes_ += part.add(offset, short)  # type: ignore[arg-type]
             else:
                 bytes_ += self._take_special(part, m)
             count += 1
@@ -215,7 +215,7 @@ class Intake:
             task = of_record(letter.value, letter.headers, at_ms, self._rules, letter.key)
             if task.idempotency_key is not None:
                 return part.add_keyed(letter.offset, task, letter)
-            return part.add(letter.offset, draft(task))
+            return part.add(letter.offset, encode(task))
         except InvalidTask as error:
             return part.add_letter(_refused(letter, error.code, str(error)))
         except Exception as error:
@@ -358,7 +358,7 @@ class Intake:
                 self._bytes -= piece.bytes
                 metrics.kafka_records(
                     key[0], stored=answer.stored, dead=len(piece.letters), keyed=len(piece.keyed),
-                    known=len(piece.drafts) - answer.stored,
+                    known=len(piece.tasks) - answer.stored,
                 )  # fmt: skip
         return problem
 

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from delaybox.core.task import NewTask
 from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.kafka import Span, Stream
-from delaybox.store.record import Draft
+from delaybox.store.record import STUB_OVER
 from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES
+from delaybox.wire.encoded import EncodedTask
 
 Key = tuple[str, int]
 """Topic and partition number."""
+
+_HEAD_BYTES = 40
+"""About what the store puts before a body: type, queue and name."""
 
 RawHeaders = Sequence[tuple[str, bytes | str | None]]
 
@@ -44,7 +48,7 @@ class Piece:
     start: int
     end: int
     offsets: list[int] = field(default_factory=list)
-    drafts: list[Draft] = field(default_factory=list)
+    tasks: list[EncodedTask] = field(default_factory=list)
     keyed: list[tuple[NewTask, Letter]] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     record_bytes: int = 0
@@ -119,7 +123,7 @@ class Partition:
         return self.stored if self.queue else max(self.stored, self.seen)
 
     def piece(self, size: int, apart: int) -> Piece:
-        """The piece that takes the next record, whose draft has ``size`` bytes and a body of ``apart`` bytes."""
+        """The piece that takes the next record, stored in ``size`` bytes and a body of ``apart`` bytes beside it."""
         queue = self.queue
         if queue:
             last = queue[-1]
@@ -134,13 +138,15 @@ class Partition:
         queue.append(made)
         return made
 
-    def add(self, offset: int, draft: Draft) -> int:
+    def add(self, offset: int, task: EncodedTask) -> int:
         """Appends a task; about how many bytes wait more."""
-        size = len(draft.record)
-        apart = 0 if draft.body is None else len(draft.body)
+        size, apart = len(task.body), 0
+        if size > STUB_OVER:
+            size, apart = 0, size
+        size += _HEAD_BYTES
         piece = self.piece(size, apart)
         piece.offsets.append(offset)
-        piece.drafts.append(draft)
+        piece.tasks.append(task)
         piece.record_bytes += size
         piece.body_bytes += apart
         piece.records += 1
@@ -169,7 +175,7 @@ class Partition:
 
     def span(self, piece: Piece) -> Span:
         """The span that the store gets for a piece."""
-        return Span(self.stream, piece.start, piece.end, piece.offsets, piece.drafts, self.first)
+        return Span(self.stream, piece.start, piece.end, piece.offsets, piece.tasks, self.first)
 
     def done(self, piece: Piece, watermark: int) -> None:
         """The first piece is stored."""

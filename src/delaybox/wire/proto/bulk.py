@@ -7,15 +7,17 @@ once for all tasks that have the same. Tasks in any other form are left to the r
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
-from delaybox.core.errors import PayloadTooLarge
+from delaybox.core.errors import DelayBoxError, InvalidTask, PayloadTooLarge
 from delaybox.core.limits import MAX_BATCH, MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.task import NewTask, TaskType
 from delaybox.wire.body import varint
 from delaybox.wire.bounds import check_items
+from delaybox.wire.encoded import EncodedTask, TaskKind
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 _TASKS = 0x0A
@@ -26,15 +28,76 @@ _TIMES = (_DUE, _DELAY)
 _STORED_PAYLOAD = b"\x1a"
 """The tag of Task.payload: a stored body is this and what follows the tag of NewTask.payload."""
 _KIND_FIELDS = frozenset({4, 5, 6, 7, 14})
+_MOST_KINDS = 4_096
+_LONGEST_KIND = 256
+_NO_PAYLOAD = b"\x1a\x00"
+_KEEP_RESULT_TAG = b"\x50"
 
 
-class Plain(NamedTuple):
-    """A task without anything unusual. ``due48``: see store.record.Draft; ``kind``: its type, queue, priority, name and
-    how long its result is kept, serialized."""
+Read = Callable[[pb.NewTask], NewTask]
+"""Makes the task of a message, checked."""
 
-    due48: int
-    body: bytes
-    kind: bytes
+
+class BatchReader:
+    """Reads serialized batches. ``limit``: bytes that a payload may have.
+
+    The first task of each kind, and every unusual one, is read by the function ``read`` of whoever asks: what it found
+    good of the first is known of the others.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kinds: dict[bytes, tuple[TaskKind, bytes]] = {}
+
+    def tasks(self, raw: bytes, read: Read, most: int = MAX_BATCH) -> Iterator[EncodedTask | NewTask | DelayBoxError]:
+        """Per task of a ScheduleBatchRequest, as it is asked for, the task or why it is none.
+
+        InvalidTask at once for what is no batch or has no task, PayloadTooLarge for one with more than ``most``.
+        """
+        try:
+            raw, places = frames(raw, most)
+        except DecodeError:
+            raise InvalidTask(
+                "request", "the request is not a delaybox.v1.ScheduleBatchRequest; see the contract"
+            ) from None
+        if not places:
+            raise InvalidTask("tasks", f"tasks is empty; send 1 to {most}")
+        return self._each(raw, places, read)
+
+    def _each(
+        self, raw: bytes, places: list[tuple[int, int]], read: Read
+    ) -> Iterator[EncodedTask | NewTask | DelayBoxError]:
+        kinds, limit = self._kinds, self._limit
+        for at, stop in places:
+            found = plain(raw, at, stop, limit)
+            if found is not None:
+                due48, body, kind = found
+                known = kinds.get(kind)
+                if known is not None:
+                    if known[1]:
+                        body = (b"" if body == _NO_PAYLOAD else body) + known[1]
+                    yield EncodedTask(due48, body, known[0])
+                    continue
+            try:
+                yield self._whole(raw[at:stop], None if found is None else found[2], read)
+            except DelayBoxError as error:
+                yield error
+
+    def _whole(self, raw: bytes, kind: bytes | None, read: Read) -> NewTask:
+        """A task by way of its message. ``kind``: that of a plain one, else None."""
+        check_items(raw, pb.NewTask, field="task")
+        try:
+            message = pb.NewTask.FromString(raw)
+        except DecodeError:
+            raise InvalidTask("tasks", "this is not a delaybox.v1.NewTask; see the contract") from None
+        task = read(message)
+        # Whether a command may be put into the store depends on who asks, so it is asked each time.
+        if kind is not None and task.type is not TaskType.SHELL_CMD and len(kind) <= _LONGEST_KIND and is_kind(kind):
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            tail = _KEEP_RESULT_TAG + varint(task.keep_result_ms) if task.keep_result_ms else b""
+            self._kinds[kind] = (TaskKind.of(task), tail)
+        return task
 
 
 def frames(raw: bytes, most: int = MAX_BATCH) -> tuple[bytes, list[tuple[int, int]]]:
@@ -85,8 +148,12 @@ def _frames(raw: bytes, most: int) -> list[tuple[int, int]] | None:
     return out
 
 
-def plain(raw: bytes, at: int, stop: int, longest: int) -> Plain | None:
-    """The task that lies there, if it is plain and its body has at most ``longest`` bytes; else None."""
+def plain(raw: bytes, at: int, stop: int, longest: int) -> tuple[int, bytes, bytes] | None:
+    """The task that lies there, if nothing about it is unusual and its body has at most ``longest`` bytes; else None.
+
+    (``due48`` and ``body``, see `EncodedTask`; its *kind*: type, queue, priority, name and how long its result is kept,
+    serialized.)
+    """
     start = at
     body = b""
     if at < stop and raw[at] == _PAYLOAD:
@@ -140,7 +207,7 @@ def plain(raw: bytes, at: int, stop: int, longest: int) -> Plain | None:
                 return None
             else:
                 due48 = ids.RELATIVE | value
-    return Plain(due48, body, raw[at:stop])
+    return due48, body, raw[at:stop]
 
 
 def is_kind(raw: bytes) -> bool:
