@@ -206,7 +206,7 @@ _script_longest: dict[str, float] = {}
 
 
 def scheduled(created: int, duplicates: int = 0) -> None:
-    """So many new tasks are stored, and so many calls found an earlier task by their idempotency key."""
+    """Counts new tasks that were stored, and calls that found an earlier task by their idempotency key."""
     _scheduled.inc(created)
     if duplicates:
         _duplicates.inc(duplicates)
@@ -263,7 +263,7 @@ def lease_lost(n: int = 1) -> None:
 
 
 def store_doubted() -> None:
-    """All connections to the server are opened anew."""
+    """All connections to the server are opened again."""
     _doubts.inc()
 
 
@@ -283,7 +283,7 @@ def lease_graces(n: int) -> None:
 
 
 def stale_ack(n: int = 1) -> None:
-    """``n`` acks or failures came from somebody who no longer held the task."""
+    """``n`` acks or failures came from a doer that no longer held the task."""
     _stale_acks.inc(n)
 
 
@@ -329,7 +329,7 @@ def kafka_sent(n: int, took_s: float) -> None:
 
 
 def kafka_failed(reason: str, n: int = 1) -> None:
-    """``n`` messages were not taken."""
+    """``n`` messages were refused."""
     _kafka_failed.labels(reason).inc(n)
 
 
@@ -342,7 +342,7 @@ def requests_done(route: str, status: int, n: int = 1) -> None:
 
 
 def kafka_records(topic: str, **outcomes: int) -> None:
-    """So many records of a scheduler topic were dealt with, by outcome."""
+    """Counts records of a scheduler topic, by outcome."""
     for outcome, n in outcomes.items():
         if n:
             child = _kafka_children.get((topic, outcome))
@@ -357,7 +357,7 @@ def kafka_lag(topic: str, partition: int, records: int) -> None:
 
 
 def kafka_rebalanced() -> None:
-    """The group assigned partitions anew."""
+    """The group assigned partitions again."""
     _kafka_rebalances.inc()
 
 
@@ -372,7 +372,7 @@ def kafka_missed(topic: str, n: int) -> None:
 
 
 def kafka_stopped(partitions: int) -> None:
-    """So many partitions stand still."""
+    """How many partitions are stopped."""
     _kafka_stopped.set(partitions)
 
 

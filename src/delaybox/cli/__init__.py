@@ -9,9 +9,9 @@ from delaybox import __version__
 
 
 def main() -> None:
-    """The entry point. A mistake is told in a line or two on stderr, without a traceback."""
+    """The entry point. A mistake is reported in a line or two on stderr, without a traceback."""
     if sys.argv[1:] == ["--version"]:
-        with contextlib.suppress(OSError):  # which `run` meets again, and has words for
+        with contextlib.suppress(OSError):  # `run` meets the same error again, and reports it
             print(f"delaybox {__version__}", flush=True)  # noqa: T201
             return
     try:

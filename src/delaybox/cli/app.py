@@ -50,7 +50,7 @@ def run() -> int:
     except usage.ClickError as error:
         return usage.tell(error)
     except SystemExit as end:
-        # typer's end for a pipe that nobody reads on (`delaybox listen | head`), which is no failure.
+        # typer ends so when a pipe is closed (`delaybox listen | head`), which is no failure.
         if isinstance(end.__context__, BrokenPipeError):
             return _unread()
         return end.code if isinstance(end.code, int) else int(end.code is not None)

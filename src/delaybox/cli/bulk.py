@@ -17,7 +17,7 @@ from delaybox.cli.taskfile import BadLine, Line, batches, lines_of
 from delaybox.core.errors import ConfigError
 
 GIVE_UP_S = 60.0
-"""After so long without any answer but "later"."""
+"""Gives up after this long without any answer but "later"."""
 _LATER = frozenset({429, 502, 503, 504})
 
 
@@ -37,7 +37,8 @@ class Progress:
 
 
 class Sender:
-    """Sends groups of lines and keeps count. What the node cannot take now is sent again: the keys make it safe."""
+    """Sends groups of lines and counts. Lines that the node cannot take now are sent again; their keys make that
+    safe."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Sender:
         self._answered = False
 
     def refuse(self, line: BadLine) -> None:
-        """A line that is not to be sent."""
+        """Counts a line that is not sent."""
         self.done.refused.append(line)
         self._refused(line)
 
@@ -69,7 +70,7 @@ class Sender:
             try:
                 group, wait = self._once(group)
             except Unreachable:
-                # Nothing was ever heard of it: a wrong address more likely than a restart.
+                # No answer has ever come: a wrong address is more likely than a restart.
                 if not self._answered or self._clock() >= until:
                     raise
                 wait = pause
@@ -99,7 +100,7 @@ class Sender:
             if error.status not in (400, 413, 422):
                 raise
             self._answered = True
-            # Something in it keeps the node from reading the whole: halved until it is found.
+            # Some line keeps the node from reading the batch: it is halved until that line is found.
             if len(group) == 1:
                 self.refuse(BadLine(group[0].number, error.code, error.detail, error.field))
                 return [], 0.0

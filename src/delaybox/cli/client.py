@@ -1,4 +1,4 @@
-"""The commands' way to a node: HTTP calls on one kept connection, and errors that say what to do."""
+"""Calls a node over HTTP for the commands: one kept connection, and errors that explain what to do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Unreachable(DelayBoxError):
 
 
 class Refused(DelayBoxError):
-    """The node answered with an error. ``code`` is the node's; ``detail`` its words without ours."""
+    """The node answered with an error. ``code`` is the node's; ``detail`` its message, without our additions."""
 
     def __init__(
         self, status: int, code: str, detail: str, *, mend: str = "", field: str = "", retry_after_s: float = 1.0
@@ -123,7 +123,7 @@ class Client:
         try:
             return self._exchange(method, target, data, headers)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
-            # A kept connection may have been closed long ago; only a fresh one tells about the node.
+            # A kept connection may have been closed long ago; only a new one shows how the node is.
             if kept and method == "GET":
                 return self.raw(method, target, data)
             raise self._unreachable(error) from None
@@ -168,7 +168,7 @@ class Client:
     # -- errors -------------------------------------------------------------------------------------------------
 
     def _unreachable(self, error: Exception, *, sent: bool = True) -> Unreachable:
-        """``sent``: a connection stood, so the call may have reached the node."""
+        """``sent``: there was a connection, so the call may have reached the node."""
         import http.client
         import ssl
 
@@ -195,7 +195,7 @@ class Client:
         return Unreachable(f"the connection to {self.url} broke before the answer came ({reason})", sent=True)
 
     def refusal(self, answer: Answer) -> Refused:
-        """An error answer as an error, with what to do about it from here."""
+        """The exception for an error answer, with advice for the person at this terminal."""
         problem = _object(answer.body)
         code = str(problem.get("code") or "")
         detail = str(problem.get("detail") or problem.get("error") or problem.get("title") or "")

@@ -32,7 +32,7 @@ _COLORS: Mapping[Word, str] = {"ok": "32", "warning": "33", "problem": "31", "sk
 
 
 def run(client: Client, load: Callable[[], Config], *, as_json: bool) -> int:
-    """Looks at everything and tells; FAILED where there is a problem."""
+    """Checks everything and prints the findings; FAILED where there is a problem."""
     findings = [*_node(client), *at_server(load)]
     problems = sum(found.word == "problem" for found in findings)
     if as_json:
@@ -107,7 +107,7 @@ def _node(client: Client) -> list[Finding]:
 
 
 def not_ready(words: str) -> Finding:
-    """What readiness says, and the mend that stands in it."""
+    """The findings of readiness, each split into cause and mend."""
     # "cause; mend" or "cause. Mend", as errors are worded here.
     text, _, mend = words.partition("; " if "; " in words else ". ")
     mend = mend or "the node's log says more; the server's checks below too, where they can be made"
@@ -162,7 +162,7 @@ def node_clock(answer: Answer, sent_s: float, got_s: float) -> Finding:
 
 
 def of_nodes(nodes: list[dict[str, Any]]) -> list[Finding]:
-    """Who lives, and in which versions."""
+    """The living nodes, and their versions."""
     if not nodes:
         return [
             Finding(
@@ -197,7 +197,7 @@ def of_nodes(nodes: list[dict[str, Any]]) -> list[Finding]:
 
 
 def of_numbers(client: Client) -> list[Finding]:
-    """What the node's counters tell."""
+    """Findings from the node's counters."""
     try:
         numbers = read_metrics(client)
     except Refused as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 async def take_over(
     config: Config, *, source: str | None, key: str | None, dedupe: bool, dry_run: bool, as_json: bool
 ) -> int:
-    """Imports, says how far it is and what came of it. Exit code 1 when members were left where they are."""
+    """Imports, shows progress and the outcome. Exit code 1 when members were left where they are."""
     name = key or config.storage.scheduler_key_name
     async with any_server(config) as servers, _source(source, servers) as original:
         store = await Store.open(servers, prefix=config.storage.prefix, partitions=config.partitions)

@@ -1,4 +1,4 @@
-"""What commands share that talk to the store themselves, by the configuration of this machine."""
+"""Shared by commands that use the store themselves, by the configuration of this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Settings = Annotated[
 
 
 def flags_of(settings: list[str] | None, named: Mapping[str, object]) -> dict[str, object]:
-    """What --set says, and the flags that have names of their own where they are given."""
+    """The settings of --set and of the flags with names of their own, where they are given."""
     return assignments(settings) | {key: value for key, value in named.items() if value is not None}
 
 

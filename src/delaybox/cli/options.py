@@ -73,7 +73,7 @@ To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Due before
 
 
 def connect(server: str, token: str, as_json: bool) -> Client:
-    """The client that a command's options ask for; from here on errors are told as they ask, too."""
+    """The client that a command's options ask for; from here on errors are printed in the form they ask for, too."""
     say.as_json = as_json
     client = Client(server, token)
     _connected.append(client)

@@ -137,7 +137,7 @@ def dead(found: Sequence[dict[str, Any]], *, width: int = 0, zone: tzinfo | None
 
 
 def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> str:
-    """A task, a line for each thing there is to say."""
+    """A task, one line for each field that it has."""
     lines: list[tuple[str, str]] = [
         ("id", str(task["id"])),
         ("state", str(task.get("state") or "gone: it has ended and left no record")),

@@ -1,6 +1,5 @@
-"""Words to the person at the terminal, on stderr; with --log-format json or --json, lines that programs can read.
-
-And what was asked for, on stdout.
+"""Prints messages for the person at the terminal on stderr (JSON lines with --log-format json or --json), and a
+command's answer on stdout.
 """
 
 from __future__ import annotations

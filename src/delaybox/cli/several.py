@@ -13,7 +13,7 @@ from delaybox.cli.exits import Exit
 from delaybox.core import texts
 from delaybox.core.limits import MAX_PAGE
 
-"""What a node gives at once."""
+"""Most tasks that a node returns at once."""
 
 
 def tell_more(cursor: str | None) -> None:
@@ -25,7 +25,7 @@ def tell_more(cursor: str | None) -> None:
 def pages(
     client: Client, path: str, query: dict[str, Any], *, limit: int, cursor: str = ""
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """So many tasks of a list, and the cursor of the rest."""
+    """The first tasks of a list, up to a number, and the cursor of the rest."""
     found: list[dict[str, Any]] = []
     more: str | None = cursor or None
     while True:
@@ -37,7 +37,8 @@ def pages(
 
 
 def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as_json: bool) -> None:
-    """Acts on each task and tells of each. Ends with the error's exit code; 1 when some went well or errors differ."""
+    """Acts on each task and prints the outcome of each. Ends with the error's exit code; 1 when some went well or
+    errors differ."""
     results: list[dict[str, Any]] = []
     codes: set[Exit] = set()
     for task_id in dict.fromkeys(task_ids):

@@ -1,4 +1,4 @@
-"""`delaybox store`: which store lies on the server, and that it is the one that is meant."""
+"""`delaybox store`: shows which store lies on the server, and accepts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUCKET_MS = 60_000
 
 
 async def accept_store(config: Config, *, as_json: bool) -> int:
-    """Declares what is on the server to be meant, for nodes that look for a store that is gone."""
+    """Accepts the store on the server, for nodes that miss a store that is gone."""
     prefix = config.storage.prefix
     wanted = Shape(os.urandom(8).hex(), config.partitions, BUCKET_MS)
     async with any_server(config) as servers:

@@ -266,6 +266,6 @@ def reschedule(
     task = client.call("PATCH", f"/v1/tasks/{segment(task_id)}", change)
     if as_json:
         return say.out_json(task)
-    # A token without the scope read is told the id, state and due time alone.
+    # A token without the scope read gets only the id, state and due time.
     rank = f", priority {task['priority']}" if "priority" in task else ""
     return say.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{rank}")

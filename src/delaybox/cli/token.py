@@ -1,4 +1,4 @@
-"""`delaybox token`: a new bearer token, and what stands for it in the configuration."""
+"""`delaybox token`: a new bearer token, and its entry for the configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from delaybox.core.spans import duration_ms
 from delaybox.wire.json.moments import moment_ms, render_moment
 
 PREFIX = "dbx_"
-"""Lets scanners for leaked secrets know one."""
+"""Begins every token, so that scanners for leaked secrets recognise one."""
 _BYTES = 32
 
 

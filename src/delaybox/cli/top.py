@@ -23,7 +23,7 @@ _HOME, _TO_LINE_END, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen at one moment."""
+    """The numbers of one moment."""
 
     at_s: float
     numbers: scrape.Numbers

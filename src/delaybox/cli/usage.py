@@ -1,4 +1,4 @@
-"""What is told of a command that cannot be understood, and where stdout takes nothing."""
+"""Reports wrong usage, and handles a closed stdout."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _AFTER_THE_COMMAND = ("--server", "--token", "--json")
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether what is told is to be JSON, as far as arguments say that may be wrong."""
+    """Whether errors must be printed as JSON, as far as arguments show that may be wrong themselves."""
     before = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     return "--json" in before or "--log-format=json" in before or ("--log-format", "json") in itertools.pairwise(before)
 
 
 def tell(error: Exception) -> int:
-    """Tells of wrong usage in a line, and where the right one stands. Returns the exit code."""
+    """Reports wrong usage in a line, and where the right one is described. Returns the exit code."""
     told: Any = error
     # The command did not come to read it.
     say.as_json = say.as_json or asks_for_json(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""`delaybox queues stats forecast`: what stands where now, and what is coming."""
+"""`delaybox queues stats forecast`: how many tasks are where now, and how many are due when."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
             f"{lane['pending']:,}",
             f"{lane['ready']:,}",
             f"{lane['in_flight']:,}",
-            # An older node says nothing of rates.
+            # An older node does not report rates.
             "-" if (rate := lane.get("fired_per_s")) is None else f"{rate:,.1f}",
         ]
         for lane in lanes

@@ -1,4 +1,4 @@
-"""Configuration: `load` reads it, `Config` is what a node is told."""
+"""Configuration: `load` reads it, `Config` is all that a node gets."""
 
 from __future__ import annotations
 

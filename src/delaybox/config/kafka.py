@@ -1,4 +1,4 @@
-"""The section ``kafka``: the original's keys, and ours."""
+"""The section ``kafka``: the Go original's keys, and new ones."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Kafka(Section):
         return found
 
     def rules(self) -> TopicRules:
-        """What topics a task may name."""
+        """Which topics a task may name."""
         return TopicRules(self.task_execution_topic, frozenset(self.allowed_topics))
 
     @property

@@ -64,11 +64,11 @@ ORIGINAL_KEYS = (
     ),
 )
 """The keys of the original's config.yaml. Each is also ``APP_<KEY>``, as the original reads it: ``APP_FREQUENCY``,
-``APP_HTTPSERVER.PORT``, or ``APP_HTTPSERVER_PORT`` where a name cannot have a dot. APP_ is anybody's prefix, so ours
-go by DELAYBOX_ alone."""
+``APP_HTTPSERVER.PORT``, or ``APP_HTTPSERVER_PORT`` where a name cannot have a dot. Other programs use APP_ as well, so
+keys that are new in DelayBox are read only with DELAYBOX_ in front."""
 
-# Variables of the command line, of commands that we run, of tests and of Kubernetes (some for every service named
-# delaybox) are none of ours.
+# These are no keys: variables of the command line, of commands that a node runs, of tests, and of Kubernetes (some for
+# every service named delaybox).
 _FOREIGN_VARIABLE = re.compile(
     r"DELAYBOX_((CONFIG|SERVER|GRPC_SERVERS|TOKEN|TASK_ID|ATTEMPT|FENCING)$|TEST_|FAULTS|FAILPOINTS|"
     r"(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
@@ -79,7 +79,7 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checked configuration, what in it was strange (one line each), and the file it came from."""
+    """A checked configuration, warnings (one line each), and the file it came from."""
 
     config: Config
     warnings: tuple[str, ...]
@@ -88,7 +88,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """A value as somebody gave it. A higher ``rank`` wins."""
+    """A value and where it was set. A higher ``rank`` wins."""
 
     value: object
     place: str
@@ -213,7 +213,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, _Settin
 
 
 def _one_server(settings: dict[str, _Setting]) -> None:
-    """Of redisUrl and redisHost the one that was said louder counts."""
+    """Of redisUrl and redisHost the one from the stronger source counts."""
     url, host = settings.get("storage.redisUrl"), settings.get("storage.redisHost")
     if url is None or host is None:
         return
@@ -229,12 +229,12 @@ def _add_token_file(settings: dict[str, _Setting]) -> None:
         return
     try:
         found = tokens.from_file(Path(str(file.value)))
-        # Said here, where it is known that the file is to be mended.
+        # Raised here, where it is known that the mistake is in the file.
         tokens.parse(found)
     except tokens.Mistake as mistake:
         raise ConfigError(f"auth.tokensFile ({file.place}) {mistake}") from None
     given = settings.get("auth.tokens", _Setting((), file.place, file.rank))
-    with contextlib.suppress(tokens.Mistake):  # which the validation tells
+    with contextlib.suppress(tokens.Mistake):  # the validation reports it
         settings["auth.tokens"] = replace(given, value=[*tokens.parse(given.value), *found])
 
 
@@ -257,7 +257,7 @@ def _add_key_file(settings: dict[str, _Setting]) -> None:
         raise ConfigError(f"{name}File ({file.place}) names {path}, which holds no key; put one a line into it")
     given = settings.get(name)
     keys = split(given.value) if given else []
-    if isinstance(keys, list | tuple):  # else the validation tells
+    if isinstance(keys, list | tuple):  # else the validation reports it
         settings[name] = _Setting([*keys, *found], given.place if given else str(path), file.rank)
 
 
@@ -287,7 +287,7 @@ def _validated(settings: Mapping[str, _Setting]) -> Config:
 
 def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
     location = [str(part) for part in error["loc"]]
-    # The place inside a value does not matter, the key that holds it does.
+    # Names the key that holds the value, and not the place inside the value.
     key = next((key for n in range(len(location), 0, -1) if (key := ".".join(location[:n])) in settings), "")
     if not key:
         return str(error.get("ctx", {}).get("error", error["msg"]))
@@ -392,4 +392,4 @@ _VARIABLES = {plain.replace(".", ""): key for plain, key in _KEYS.items()}
 _VARIABLES |= {_plain(flag.removeprefix("--")): key for key, flag in FLAGS.items()}
 _APP_VARIABLES = {f"APP_{key.upper().replace('.', sign)}": key for key in ORIGINAL_KEYS for sign in (".", "_")}
 _NEVER_APP = {f"APP_{key.upper().replace('.', '_')}" for key in _FIELDS if "." in key} - _APP_VARIABLES.keys()
-"""Names that can mean nothing but a key of ours: who set one believes that it counts."""
+"""Names that can only be meant as a key of DelayBox: whoever set one believes that it counts."""

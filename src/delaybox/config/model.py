@@ -150,7 +150,7 @@ class Limits(Section):
 
 
 class Kept(Section):
-    """How long something is kept that waits for a person."""
+    """How long records are kept that wait for a person."""
 
     age: Duration = Field(default=0, ge=0, description="a duration with its unit such as 90d, or 0s to keep all")
 
@@ -169,7 +169,7 @@ class PubSub(Section):
 
 
 class Config(Section):
-    """Everything a node is told. Milliseconds and bytes, whatever units the file used."""
+    """Every setting of a node. Milliseconds and bytes, whatever units the file used."""
 
     frequency_ms: Milliseconds = Field(
         default=1_000,
@@ -238,12 +238,13 @@ class Config(Section):
 
     @property
     def duties(self) -> tuple[str, ...]:
-        """The roles that are left when workerEnable has been heard."""
+        """The roles, without work if workerEnable switches that off."""
         return tuple(role for role in ROLES if role in self.roles and (role != "work" or self.worker_enable))
 
     @property
     def unsigned_commands(self) -> str:
-        """Why this node may not send or take shell commands by topic, with the mend; '' when it may, or has none."""
+        """Why this node may not send or take shell commands by topic, and how to mend it; '' when it may, or has
+        none."""
         shell = self.workers.shell
         concerned = "clock" in self.duties or ("work" in self.duties and shell.any)
         if shell.via != "topic" or not self.kafka.enabled or not concerned or shell.keys or shell.accept_unsigned:

@@ -1,4 +1,4 @@
-"""The section ``results``: what is kept of what workers answer, and how long."""
+"""The section ``results``: how long the results of worker functions are kept."""
 
 from __future__ import annotations
 

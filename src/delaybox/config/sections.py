@@ -1,4 +1,4 @@
-"""What the sections of a configuration are made of: durations, sizes, lists in text."""
+"""The common parts of configuration sections: durations, sizes, lists in text."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _KEYS = ("name", "token", "hash", "scopes", "expires")
 
 
 class Mistake(ValueError):
-    """What is wrong, in words that hold no secret."""
+    """What is wrong, in a text without secrets."""
 
 
 def parse(value: object) -> tuple[Token, ...]:

@@ -1,4 +1,4 @@
-"""The section ``workers``: who runs tasks on this node, and how."""
+"""The section ``workers``: what runs tasks on this node, and how."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _keys(value: object) -> object:
 
 
 class ShellLimits(Section):
-    """Of one command, set by the shell that runs it."""
+    """Limits of one command, set by the shell that runs it."""
 
     cpu: Duration = Field(
         default=300_000, ge=0, description="a duration in whole seconds such as 5m, or 0s for no limit"

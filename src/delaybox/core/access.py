@@ -15,7 +15,7 @@ class Access(StrEnum):
     CANCEL = "cancel"
     ADMIN = "admin"
     WORKER = "worker"
-    """To take WORKER tasks and answer for them."""
+    """To take WORKER tasks and report on them."""
     SHELL = "shell"
     """Beside SCHEDULE: tasks that run a command."""
 
@@ -23,7 +23,7 @@ class Access(StrEnum):
 Grant = frozenset[Access]
 EVERYTHING: Grant = frozenset(Access)
 DEFAULT_SCOPES = (Access.READ, Access.SCHEDULE, Access.CANCEL, Access.ADMIN, Access.WORKER)
-"""Of a token that names none. Commands have to be asked for by name."""
+"""Scopes of a token that names none. SHELL must be named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One handing-out of a task to its target, and what can come of it."""
+"""One delivery of a task to its target, and its possible outcomes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from delaybox.core.task import TaskResult, TaskType
 
 
 class Delivery(Struct, gc=False):
-    """A leased task on its way to a target. ``token`` rises with every delivery and goes along to fence stale doers.
+    """A leased task on its way to a target. ``token`` rises with every delivery, so that others can refuse a late doer.
 
-    ``attempt`` counts failed attempts before this one, ``losses`` how often who ran it was lost: of a WORKER task its
-    worker, else its node. ``body`` is the protobuf task; ``look``: it says until when the task may be delivered.
+    ``attempt`` counts failed attempts before this one; ``losses`` how often the process that ran it was lost (the
+    worker of a WORKER task, else the node). ``body`` is the protobuf task; ``look``: it holds a time after which the
+    task must not be delivered.
     """
 
     task_id: bytes
@@ -51,7 +52,7 @@ class Delivery(Struct, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """It was carried out. ``result`` is kept where the task or its target wants one."""
+    """The task was carried out. ``result`` is kept where the task or its target wants one."""
 
     result: TaskResult | None = None
     keep_ms: int = 0
@@ -59,10 +60,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It was tried and failed; one attempt is charged. Not ``retryable``: dead-lettered at once.
+    """The task was tried and failed; one attempt is charged. Not ``retryable``: dead-lettered at once.
 
-    ``retry``: of what carried it out, for a task that brings no policy of its own. ``delay_ms``: when to try again, in
-    place of the policy's back-off. ``traceback``: for people; kept with the dead letter that this may make of the task.
+    ``retry``: the policy for a task that has none of its own. ``delay_ms``: when to try again, in place of the policy's
+    back-off. ``traceback``: for people; kept with the dead letter, if the task becomes one.
     """
 
     reason: str
@@ -76,14 +77,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class HandBack:
-    """It was not tried; nothing is charged. Due again after ``delay_ms``."""
+    """The task was not tried; nothing is charged. It is due again after ``delay_ms``."""
 
     delay_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Who carried it out went away in the middle; one loss is charged. ``together``: with most others like it."""
+    """The doer went away in the middle; one loss is charged. ``together``: most other doers went away at the same
+    time."""
 
     together: bool = False
 
@@ -104,7 +106,8 @@ class Target(Protocol):
     """Carries tasks of one type out."""
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
-        """Tries every delivery and reports each. What is unreported on return is handed back; an exception fails it.
+        """Tries every delivery and reports each. Deliveries that are not reported on return are handed back; after an
+        exception they count as failed.
 
         Cancelled when the node stops and its grace is over: what is unreported then is handed back.
         """
@@ -112,16 +115,16 @@ class Target(Protocol):
 
 @runtime_checkable
 class Limited(Protocol):
-    """A target that can tell how many more tasks it has room for, which changes with how fast it is rid of them."""
+    """A target whose room for tasks changes with how fast it delivers them."""
 
     @property
     def room(self) -> int:
-        """So many more may be handed over now; looked at whenever tasks end."""
+        """How many more tasks it takes now; read whenever tasks end."""
 
 
 @runtime_checkable
 class Pausing(Protocol):
-    """A target that can be unable to carry anything out for a while; meanwhile nothing is claimed for it."""
+    """A target that may be unable to carry out tasks for a while; meanwhile nothing is claimed for it."""
 
     @property
     def trouble(self) -> str:

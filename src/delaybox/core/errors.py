@@ -1,6 +1,6 @@
 """The one error tree. Each error has a stable ``code``; the edges (REST, CLI) translate it once.
 
-A message says what was wrong, with which value, and how to mend it.
+A message names what was wrong, with which value, and how to mend it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ class DelayBoxError(Exception):
     code = "internal"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """As it is, whatever its class is made from: pickle would call the class with the words alone, fail, and take
-        a pool of processes along."""
+        """Restores the error without calling its class: pickle would call the class with the message alone, and the
+        TypeError would break a pool of processes."""
         return _again, (type(self), self.args, self.__dict__)
 
 
@@ -125,7 +125,7 @@ class Overloaded(DelayBoxError):
 
 
 class StoreUnavailable(DelayBoxError):
-    """Redis is away, or its answer never came: whether the write happened is unknown."""
+    """Redis is away, or its reply never came: whether the write happened is unknown."""
 
     code = "store_unavailable"
 

@@ -1,4 +1,5 @@
-"""Whether most of all holders went away at once, for then what they held is not to blame. Pure."""
+"""Decides whether most holders of leases went away at once, because then the tasks that they held are not to blame.
+Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ HELPER = ".workers"
 """What a node's process that serves workers appends to the node's id, for a heartbeat of its own."""
 
 LEAST = 3
-"""Fewer that go away together may be chance, or the work of one task."""
+"""Least number of holders. Fewer that go away together may be chance, or the work of one task."""
 _QUIET_MS = 2_500
 """Nodes beat once a second: two beats were missed."""
 
@@ -30,14 +31,14 @@ def holders(beats: Mapping[str, Mapping[str, Any]]) -> list[tuple[int, int]]:
 def most_left(lives: Sequence[tuple[int, int]], now_ms: int, lease_ms: int, *, quiet_ms: int = _QUIET_MS) -> bool:
     """Whether at least three, and more than half of all that lived then, went away within one lease, not long ago.
 
-    ``lives``: (began ms, last seen ms); any unit will do that all times share. Who has not been seen for ``quiet_ms``
-    went away then. What they held is judged when its lease is over and a grace has passed, so four leases are not long
-    ago.
+    ``lives``: (began ms, last seen ms); any unit will do if all times share it. A holder that has not been seen for
+    ``quiet_ms`` went away when it was last seen. Its tasks are judged when the lease is over and a grace has passed, so
+    "not long ago" means four leases.
     """
     gone = sorted(seen for _, seen in lives if now_ms - quiet_ms > seen >= now_ms - 4 * lease_ms - quiet_ms)
     for first in range(len(gone)):
         together = [seen for seen in gone[first:] if seen <= gone[first] + lease_ms]
-        # Those that began only afterwards, in the place of those that went, count on neither side.
+        # Holders that began only afterwards, in the place of those that went, count on neither side.
         alive = sum(began < together[-1] and seen > together[-1] for began, seen in lives)
         if len(together) >= LEAST and len(together) > alive:
             return True

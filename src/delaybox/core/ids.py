@@ -12,12 +12,13 @@ from delaybox.core.errors import InvalidTask
 
 ID_BYTES = 16
 RELATIVE = 1 << 47
-"""Set in the 48 bits of a template: they are a delay, and the script adds Redis's clock. 10^14 stays below it."""
+"""When this bit is set in a template's 48 bits, they are a delay, to which the script adds Redis's clock. 10^14 stays
+below."""
 
 _LONGEST_UUID = 60
 """Characters: more than any way of writing one has."""
 
-# What the first of the eight random bytes becomes: the variant, and six bits of its own.
+# The first of the eight random bytes becomes the variant and keeps six random bits.
 _VARIANT = bytes(0x80 | (byte & 0x3F) for byte in range(256))
 
 
@@ -70,6 +71,6 @@ def _usual(text: str) -> bytes | None:
     """The 16 bytes of 8-4-4-4-12 hex digits; None for any other spelling."""
     if len(text) != 36 or not text[8] == text[13] == text[18] == text[23] == "-":
         return None
-    # fromhex passes over spaces, which leaves fewer bytes.
+    # fromhex ignores spaces, so there may be fewer bytes.
     raw = bytes.fromhex(text[:8] + text[9:13] + text[14:18] + text[19:23] + text[24:])
     return raw if len(raw) == ID_BYTES else None

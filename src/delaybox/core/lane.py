@@ -1,4 +1,4 @@
-"""Lanes: task type + queue + function. A lane is what a node says it can serve, and what ready sets are kept by."""
+"""Lanes: task type + queue + function. Nodes claim by lanes, and each lane has a ready set of its own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from delaybox.core.limits import NAME, NAME_FORM
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 
 ANY_QUEUE = "*"
-"""Stands for every queue where a claim says which lanes it serves."""
+"""Stands for every queue in the lanes of a claim."""
 
 NAMED = frozenset({TaskType.WORKER, TaskType.SHELL_CMD})
-"""Types whose tasks may name a function or a command: part of their lane, so that only who has it claims them."""
+"""Types whose tasks may name a function or a command. The name is part of the lane, so that only takers that have it
+claim them."""
 
 
 class Lane(NamedTuple):

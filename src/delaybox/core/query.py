@@ -1,4 +1,4 @@
-"""What readers ask for, and what they get in pieces."""
+"""What readers ask for, and the pages that they get."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ class Page:
 class QueueStats:
     """One queue of one task type now. ``pending`` counts those that wait, the ``ready`` ones (due, without a slot) too.
 
-    ``complete``: all were counted; else ``pending`` is what is known as due soon, or ``in_flight`` an estimate, for
-    the store holds too many.
-    ``fired_per_s``: over the last minute, by what the living nodes say.
+    ``complete``: all were counted; else the store holds too many, and ``pending`` counts only tasks that are due soon,
+    or ``in_flight`` is an estimate. ``fired_per_s``: over the last minute, as the living nodes report it.
     ``ready_lanes``: the lanes with ready tasks; ``unserved``: the functions among them that no connected worker serves.
     """
 
@@ -59,7 +58,7 @@ class ForecastStep:
 
 @dataclass(slots=True)
 class BulkResult:
-    """What came of changing many tasks. ``skipped``: matched, but running or gone before they could be changed.
+    """The outcome of changing many tasks. ``skipped``: matched, but running or gone before they could be changed.
 
     ``sample``: the ids of the first ones.
     """

@@ -24,7 +24,7 @@ class Rates:
         self._slots[-1][1].update(keys)
 
     def per_second(self, now_s: float) -> dict[bytes, float]:
-        """By key; what did not happen in the last minute is left out."""
+        """Rates by key, without keys for which nothing happened in the last minute."""
         self._forget(now_s)
         sums: Counter[bytes] = Counter()
         for _, counts in self._slots:

@@ -9,8 +9,9 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_ATTEMPTS, MAX_FACTOR
 
 LOSSES_CAP = 3
-"""A task that was lost this many times with who ran it is dead-lettered: a WORKER task with its worker, others with
-their node. What a node only carried, PUB_SUB and WORKER tasks, is after 20 lost nodes (scripts/lib/loss.lua)."""
+"""A task that was lost this many times with the process that ran it is dead-lettered: a WORKER task with its worker,
+others with their node. Tasks that nodes only carry (PUB_SUB, WORKER) are dead-lettered after 20 lost nodes
+(scripts/lib/loss.lua)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ NO_RETRY = RetryPolicy(max_attempts=1)
 
 
 class RetryFields(NamedTuple):
-    """What a front end calls the parts of a policy, for its refusals."""
+    """The names that a front end uses for the parts of a policy, for its refusals."""
 
     attempts: str
     initial: str

@@ -1,6 +1,6 @@
-"""Durations as callers write them, in whole milliseconds. Exact, or refused with words.
+"""Durations as callers write them, in whole milliseconds. Exact, or refused with the reason.
 
-A bare number is milliseconds where a field or an option says so (REST, gRPC, the command line: `duration_ms`), and
+A bare number is milliseconds in REST, gRPC and the command line (`duration_ms`), and
 seconds in Python (`span_ms`, `span_s`), as in all of Python's own libraries. Text with units means the same everywhere.
 """
 
@@ -42,7 +42,7 @@ _ISO_UNITS = (_UNITS["w"], _UNITS["d"], _UNITS["h"], _UNITS["m"], _UNITS["s"])
 
 
 def check_length(field: str, text: str, what: str, mend: str) -> None:
-    """InvalidTask for a text that is too long for a time. To be asked first: reading one of 15 MB took 15 s."""
+    """InvalidTask for a text that is too long for a time. Call it first: reading a text of 15 MB took 15 s."""
     if len(text) > _LONGEST:
         raise InvalidTask(field, f"{field} {show(text)} has {len(text)} characters, which is not {what}; {mend}")
 
@@ -87,7 +87,8 @@ def span_s(field: str, value: Span | None) -> float | None:
 @lru_cache(1024)
 def _span_of_text(field: str, text: str, least: int) -> int:
     check_length(field, text, "a duration", _PYTHON_MEND)
-    # A hundred thousand tasks with the same "15m" are usual, and reading it takes longer than all the rest of a task.
+    # Cached: a hundred thousand tasks with the same "15m" are usual, and reading it takes longer than the rest of a
+    # task.
     if _BARE.fullmatch(text):
         raise InvalidTask(field, f"{field} {show(text)} has no unit; write {show(text.strip() + 's')} for seconds")
     return _in_range(field, text, _spelled_ms(field, text, _PYTHON_MEND), least, _PYTHON_MEND)

@@ -16,7 +16,7 @@ from delaybox.core.retry import RetryPolicy
 
 DEFAULT_QUEUE = "default"
 NO_RESULT = -1
-"""In place of a time for which a result is kept: it leaves none."""
+"""In place of a time for which a result is kept: the task keeps none."""
 CANCELLED = "cancelled"
 """The reason in the result of a task that was cancelled while it ran."""
 _NO_BYTES: Mapping[str, bytes] = MappingProxyType({})
@@ -61,10 +61,10 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``due_ms``: Unix ms; ``None`` or a past moment means at once.
     ``delay_ms``: ms from the moment Redis stores it (Redis's clock); wins over ``due_ms``.
     ``header``: travels with the task, on the original's wire field ``header``.
-    ``expire_after_ms``: later than due by more than this it is dead-lettered as expired; 0 = never too late.
+    ``expire_after_ms``: a task that is late by more than this is dead-lettered as expired; 0 = never too late.
     ``keep_result_ms``: how long its result is kept; 0 = the target's default, NO_RESULT = not at all.
     ``reject_past``: refused when it is already due.
-    ``queue_unsaid``: of a WORKER task whose caller named no queue: its function's own counts, where it has one.
+    ``queue_unsaid``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
     """
 
     payload: bytes = b""
@@ -98,8 +98,8 @@ class TaskChange(Struct, frozen=True, kw_only=True, gc=False):
 class Submitted(Struct, frozen=True, gc=False):
     """The answer to one scheduled task.
 
-    ``created`` is False when the idempotency key already named this task: the id is the first one's. ``queue``: where a
-    new one went. ``warning``: why it will hardly be run there, in words; '' = nothing is known against it.
+    ``created`` is False when the idempotency key already named this task: the id is the first one's. ``queue``: the
+    queue of a new task. ``warning``: why it will hardly be run there; '' = no reason is known.
     """
 
     task_id: str
@@ -110,9 +110,9 @@ class Submitted(Struct, frozen=True, gc=False):
 
 
 class TaskResult(Struct, frozen=True, kw_only=True, gc=False):
-    """What a finished task left. ``output``: what a command printed or a worker answered, cut when ``truncated``.
+    """The result of a finished task. ``output``: what a command printed or a function returned, cut when ``truncated``.
 
-    ``content_type``: the form of a worker's answer; empty = JSON.
+    ``content_type``: the form of a function's value; empty = JSON.
     """
 
     ok: bool
@@ -131,7 +131,7 @@ class TaskResult(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Progress(Struct, frozen=True, gc=False):
-    """How far a running task is, as its worker said last. ``fraction``: 0 to 1; negative where it is not stated."""
+    """How far a running task is, as its worker reported last. ``fraction``: 0 to 1; negative where it is not known."""
 
     fraction: float
     message: str = ""

@@ -1,5 +1,5 @@
-"""Text from elsewhere, within bounds and harmless to show: what others wrote may be of any length, need not be valid
-Unicode, and can hold what a terminal obeys or what makes two lines of a log's one.
+"""Makes text from elsewhere bounded and harmless to show: it may be of any length, may be no valid Unicode, and can
+hold characters that a terminal obeys or that break a log's line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def head(text: str, most: int = REASON_BYTES) -> str:
     """The beginning of ``text``, at most ``most`` bytes of valid UTF-8; the mark ``[...]`` stands where it was cut."""
     if len(text) * 4 <= most and text.isascii():
         return text
-    # No more characters than bytes are wanted: the rest of 20 MB need not be encoded.
+    # A character takes at least a byte, so only the first `most` characters are encoded, and not all of 20 MB.
     raw = text[: most + 1].encode("utf-8", "replace")
     if len(raw) <= most:
         return raw.decode()

@@ -1,4 +1,4 @@
-"""Callers' values and mistakes in words."""
+"""Words callers' values and mistakes, for error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def show(value: object) -> str:
 
 
 def unknown(name: str, known: Iterable[str], meant: dict[str, str], *, where: str) -> str:
-    """Refuses a name: what it is not, what was probably meant, what there is."""
+    """The message that refuses a name: what it was taken for, what was probably meant, what there is."""
     names = list(known)
     folded = name.lower()
     guess = meant.get(folded) or next(iter(get_close_matches(folded, names, 1, 0.75)), None)

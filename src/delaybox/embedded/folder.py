@@ -28,7 +28,7 @@ from delaybox.embedded.trust import (
 LONGEST_SOCKET_PATH = 100
 
 _PASSWORD = re.compile(r'^requirepass "?([0-9a-f]{64})"?$', re.MULTILINE)
-"""In quotes where somebody had the server rewrite the file (CONFIG REWRITE)."""
+"""The value may be in quotes: CONFIG REWRITE writes it so."""
 _CONFIG_TEXT = """\
 # Made by DelayBox, which gives this file to the server that it starts and reads the password here. Of this folder's
 # server alone; to have a new one, stop every node on this folder and remove the file.
@@ -37,7 +37,7 @@ requirepass {}
 
 
 def default_data_dir() -> Path:
-    """Where a node keeps its data when nobody says: the same folder from wherever it is started."""
+    """The default data folder: the same one wherever the node is started."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "delaybox"
     base = os.environ.get("XDG_DATA_HOME", "")

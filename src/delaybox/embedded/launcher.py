@@ -21,7 +21,7 @@ WATCHER_GRACE_S = 10.0
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask Linux for SIGTERM at the parent's death; exit when it died before we could ask."""
+    """Ask Linux for SIGTERM at the parent's death; exit if the parent died before that."""
     import ctypes
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:

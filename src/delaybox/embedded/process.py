@@ -77,7 +77,7 @@ def launch(
 
 
 class Server(Protocol):
-    """A running server as its user sees it."""
+    """What a node needs of a running server."""
 
     pid: int | None
 
@@ -85,7 +85,7 @@ class Server(Protocol):
         """Returns, with the reason in words, when the server is no more."""
 
     async def close(self, grace_s: float) -> None:
-        """Let go of it; ends it when it is ours."""
+        """Releases the server; ends it if this node started it."""
 
 
 class OwnServer:
@@ -97,12 +97,12 @@ class OwnServer:
         self._pipe = pipe
         self._gone = asyncio.Event()
         loop = asyncio.get_running_loop()
-        # A daemon thread of its own: one of the loop's pool would hold the whole process back at its exit.
+        # A daemon thread, because a thread of the loop's pool would keep the process from exiting.
         threading.Thread(target=self._wait, args=(loop,), name="embedded-server-wait", daemon=True).start()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         if hasattr(os, "waitid"):
-            # Not reaped yet: until then nobody else can have its number.
+            # Not reaped yet, so no other process can have this process id.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         else:
             self._process.wait()

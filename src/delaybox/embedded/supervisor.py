@@ -27,7 +27,7 @@ log = logging.getLogger("delaybox.embedded")
 
 LONGEST_LOG_BYTES = 10 << 20
 SILENCE_S = 30.0
-"""How long a server may neither answer nor say that it loads, before starting is given up."""
+"""How long a server may give no answer (not even that it loads) before the start is given up."""
 POLL_S = 0.02
 FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.1, 5.0, 10.0
 
@@ -147,10 +147,10 @@ class EmbeddedServer:
         try:
             self.unix_path = folder.choose_socket(self._dir)
             if not self._reached:
-                # Later it stays as it is, for this node's processes know it. Nodes of an older version that ran the
+                # Later it stays as it is, because this node's processes know it. Nodes of an older version that ran the
                 # server had none: the next one that finds none running makes one.
                 self.password = folder.make_password(self._dir)
-            # In a file: what stands on a command line is seen by everybody on the machine.
+            # In a file, because everybody on the machine can read command lines.
             file = [str(self._dir / SERVER_CONFIG)] if self.password else []
             command = [str(self._binary), *file, *self._settings(), *self._arguments]
             log_path = self._dir / LOG_FILE
@@ -213,7 +213,7 @@ class EmbeddedServer:
             "daemonize": "no",
             "appendonly": "yes",
             "appendfsync": "everysec",
-            # Lets an append-only file be read up to a moment, and costs 15 bytes a second.
+            # So the append-only file can be read up to a moment; costs 15 bytes a second.
             "aof-timestamp-enabled": "yes",
             # The append-only file is the data; snapshots beside it would only stop writes when the disk is full.
             "save": "",

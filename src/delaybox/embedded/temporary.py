@@ -1,4 +1,5 @@
-"""Where temporary files go on a machine that has no folder for them, such as a container with a read-only root."""
+"""Finds a place for temporary files on a machine without a folder for them, such as a container with a read-only
+root."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def find_room(of_data: Callable[[], Path]) -> Path | None:
         folder.mkdir(mode=0o700, exist_ok=True)
         if not trust.is_ours_alone(folder):
             raise EmbeddedServerError(f"{folder} must be a folder of this user alone (mode 0700); remove it")
-        # Whether the file system takes files shows only when one is written.
+        # Only a written file shows whether the file system takes files.
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, EmbeddedServerError) as error:
         reason = str(error.strerror if isinstance(error, OSError) else error)

@@ -1,7 +1,7 @@
-"""Whose a data folder is. What another user could have put there is refused with the mend, and no link is followed.
+"""Checks who owns a data folder. Files that another user could have put there are refused, and no link is followed.
 
-Others could otherwise have the node write into a file of their choice, read its tasks, or, with a socket of their own,
-be the server that the node takes its tasks from.
+Otherwise other users could make the node write into a file of their choice, read its tasks, or, with a socket of their
+own, pose as the server from which the node takes its tasks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KINDS: dict[str, tuple[Callable[[int], bool], str]] = {
 
 
 class EmbeddedServerError(DelayBoxError):
-    """The embedded server cannot be had: no binary, no folder, or it ends at once (its last words are told)."""
+    """The embedded server cannot run: no binary, no folder, or it ends at once (its last output is in the message)."""
 
     code = "embedded_server"
 
