@@ -92,7 +92,7 @@ async def test_healthy_tasks_outlive_a_server_that_was_away_longer_than_their_le
                 async with running(three, {}, node_id="three", **options):
 
                     async def looked_after_the_grace(back: int = back) -> bool:
-                        notes = [await one.client.hget(keys.clock(tag), "reaped") for tag in one.tags]
+                        notes = [await one.servers.ask("HGET", keys.clock(tag), "reaped") for tag in one.tags]
                         return all(int(at or 0) > back + LEASE_MS * 1.3 for at in notes)
 
                     await until(looked_after_the_grace)

@@ -39,6 +39,11 @@ def due_ms(task_id: bytes) -> int:
     return int.from_bytes(task_id[:6], "big")
 
 
+def bucket(task_id: bytes, bucket_ms: int) -> int:
+    """The number of the home bucket, where buckets are so wide."""
+    return due_ms(task_id) // bucket_ms
+
+
 def partition(task_id: bytes) -> int:
     """The partition the task lives in."""
     return int.from_bytes(task_id[6:8], "big") & 0x0FFF

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from delaybox.core import ids
+
 
 def of_key(key: bytes, partitions: int) -> int:
     """The partition an idempotency key decides. Part of the stored format: never change the hash."""
     return int.from_bytes(blake2b(key, digest_size=4).digest(), "big") & (partitions - 1)
+
+
+def of_id(task_id: bytes, partitions: int) -> int:
+    """The partition that a task's id names. One of another store may name one that is not here: any will do for it."""
+    return ids.partition(task_id) % partitions

@@ -29,7 +29,8 @@ async def between(store: Store, first: int, last: int) -> AsyncIterator[tuple[in
     at = first
     while at <= last:
         replies = await store.servers.ask_many([_some(store, p, at, last) for p in range(store.partitions)])
-        # A partition that sent its fill may hold more right after its last: only what all have told is in order.
+        # A partition that sent as many as it may can hold more right after its last one. So only the time up to the
+        # earliest of these last ones is complete.
         full = [int(numbers[-1]) for numbers in replies if len(numbers) == _AT_ONCE]
         edge = min(full) if full else None
         found = [(int(n), p) for p, numbers in enumerate(replies) for n in numbers if edge is None or int(n) <= edge]

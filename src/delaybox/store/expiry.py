@@ -3,14 +3,12 @@ cheaper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from delaybox.store import keys
-from delaybox.store.loader import translate
+from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import Store
 
 _AT_ONCE = 64
@@ -41,50 +39,41 @@ class Ages:
     quarantined: int
 
 
-async def ages(store: Store) -> tuple[int, list[Ages]]:
-    """As `ends`, for results, dead letters and quarantined records, which are deleted after a time."""
-    now, rows = await _firsts(store, (keys.results_at, keys.dead_at, keys.quarantine_at))
-    return now, [Ages(*row) for row in rows]
-
-
-async def _firsts(store: Store, of: Sequence[Callable[[str], str]]) -> tuple[int, list[list[int]]]:
-    """Redis's clock (ms) before the first look, and per partition the first score of each zset; StoreUnavailable."""
-    now = 0
-    found: list[list[int]] = []
-    try:
-        for at in range(0, store.partitions, _AT_ONCE):
-            pipe = store.client.pipeline(transaction=False)
-            pipe.time()
-            for tag in store.tags[at : at + _AT_ONCE]:
-                for key in of:
-                    pipe.zrange(key(tag), 0, 0, withscores=True)
-            (seconds, micros), *replies = await pipe.execute()
-            now = now or int(seconds) * 1000 + int(micros) // 1000
-            scores = [_score(reply) for reply in replies]
-            found += [scores[i : i + len(of)] for i in range(0, len(scores), len(of))]
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
-    return now, found
-
-
 async def ends(store: Store) -> tuple[int, list[Ends]]:
     """Redis's clock (ms) before the first look, and the figures of each partition. StoreUnavailable."""
+
+    def asked(tag: str) -> list[Command]:
+        return [_first(keys.leases(tag)), ("HMGET", keys.clock(tag), "reaped", "grace")]
+
+    now, rows = await _asked(store, asked)
+    return now, [Ends(_score(lease), *(-1 if at is None else int(at) for at in noted)) for lease, noted in rows]
+
+
+async def ages(store: Store) -> tuple[int, list[Ages]]:
+    """As `ends`, for results, dead letters and quarantined records, which are deleted after a time."""
+
+    def asked(tag: str) -> list[Command]:
+        return [_first(key(tag)) for key in (keys.results_at, keys.dead_at, keys.quarantine_at)]
+
+    now, rows = await _asked(store, asked)
+    return now, [Ages(*map(_score, row)) for row in rows]
+
+
+async def _asked(store: Store, of: Callable[[str], list[Command]]) -> tuple[int, list[list[Any]]]:
+    """Redis's clock (ms) before the first look, and per partition the replies to what is asked ``of`` its tag."""
     now = 0
-    found: list[Ends] = []
-    try:
-        for at in range(0, store.partitions, _AT_ONCE):
-            pipe = store.client.pipeline(transaction=False)
-            pipe.time()
-            for tag in store.tags[at : at + _AT_ONCE]:
-                pipe.zrange(keys.leases(tag), 0, 0, withscores=True)
-                pipe.hmget(keys.clock(tag), "reaped", "grace")
-            (seconds, micros), *replies = await pipe.execute()
-            now = now or int(seconds) * 1000 + int(micros) // 1000
-            for lease, noted in zip(replies[0::2], replies[1::2], strict=True):
-                found.append(Ends(_score(lease), *(-1 if value is None else int(value) for value in noted)))
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    found: list[list[Any]] = []
+    for at in range(0, store.partitions, _AT_ONCE):
+        asked = [of(tag) for tag in store.tags[at : at + _AT_ONCE]]
+        clock, *replies = await store.servers.ask_many([("TIME",), *(command for each in asked for command in each)])
+        now = now or milliseconds(clock)
+        width = len(asked[0])
+        found += [replies[i : i + width] for i in range(0, len(replies), width)]
     return now, found
+
+
+def _first(key: str) -> Command:
+    return ("ZRANGE", key, 0, 0, "WITHSCORES")
 
 
 def _score(reply: Any) -> int:

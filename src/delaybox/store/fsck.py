@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.kafka import Stream
-from delaybox.store.loader import Call, translate
-from delaybox.store.record import FORMAT, Record, UnreadableRecord, read, read_dead
+from delaybox.store.loader import Call
+from delaybox.store.record import Record, UnreadableRecord, hint, id_of_key, is_newer, read, read_dead
+from delaybox.store.scanning import hash_pages, zset_members
+from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import IDEM_TTL_MS, Store
 
 PAGE = 500
@@ -72,17 +72,14 @@ async def fsck(store: Store, *, repair: bool = False) -> Report:
     idempotency entry. The report says what was found before the repair.
     """
     check = _Check(store, repair)
-    try:
-        await check.run()
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    await check.run()
     return Report(sorted(check.problems), dict(sorted(check.counts.items())))
 
 
 class _Check:
     def __init__(self, store: Store, repair: bool) -> None:
         self.store = store
-        self.client = store.client
+        self.servers = store.servers
         self.repair = repair
         self.problems: set[str] = set()
         self.counts: dict[str, int] = defaultdict(int)
@@ -107,20 +104,15 @@ class _Check:
     # -- the keyspace: which buckets and leases there are; bodies and keys' entries are looked at in passing ---
 
     async def _keyspace(self) -> None:
-        tags = {tag.encode() + b":": p for p, tag in enumerate(self.store.tags)}
-        pattern = "".join("\\" + c if c in "*?[]\\^-" else c for c in f"{{{self.store.prefix}:") + "*"
-        cursor = 0
-        while True:
-            reply: Any = await self.client.scan(cursor, match=pattern, count=2 * PAGE)
-            cursor = reply[0]
+        tags = {tag.encode(): p for p, tag in enumerate(self.store.tags)}
+        async for found in self.servers.keys_like(keys.pattern(self.store.prefix), 2 * PAGE):
             bodies: list[tuple[int, bytes]] = []
             idem: list[tuple[int, bytes]] = []
-            for key in reply[1]:
-                end = key.find(b"}:") + 2
-                p = tags.get(key[:end])
+            for key in found:
+                tag, kind, rest = keys.parts(key)
+                p = tags.get(tag)
                 if p is None:
                     continue
-                kind, _, rest = key[end:].partition(b":")
                 if kind == b"b":
                     self.buckets[p].add(int(rest))
                 elif kind == b"lease":
@@ -133,8 +125,6 @@ class _Check:
                     await self._watermarks(p)
             await self._bodies(bodies)
             await self._idempotency(idem)
-            if cursor == 0:
-                return
 
     async def _watermarks(self, p: int) -> None:
         async for page in self._hash(keys.kafka(self.store.tags[p])):
@@ -146,36 +136,33 @@ class _Check:
 
     async def _bodies(self, bodies: Sequence[tuple[int, bytes]]) -> None:
         self.counts["bodies"] += len(bodies)
-        pipe = self.client.pipeline(transaction=False)
-        for p, task_id in bodies:
-            pipe.hget(self._home(p, task_id), task_id)
-        for (p, task_id), raw in zip(bodies, await pipe.execute() if bodies else (), strict=True):
+        for (p, task_id), raw in zip(bodies, await self._at_home(bodies), strict=True):
             record = _readable(task_id, raw)
             if record is None or not record.stub:
                 self._suspect(p, task_id)
 
     async def _idempotency(self, entries: Sequence[tuple[int, bytes]]) -> None:
         self.counts["keys"] += len(entries)
-        pipe = self.client.pipeline(transaction=False)
-        for p, key in entries:
-            name = f"{self.store.tags[p]}:idem:".encode() + key
-            pipe.get(name)
-            pipe.pttl(name)
-        replies = await pipe.execute() if entries else []
+        names = [keys.idem(self.store.tags[p], key) for p, key in entries]
+        replies = await self.servers.ask_many([(word, name) for name in names for word in ("GET", "PTTL")])
         live = [
-            (p, k, v[:16]) for (p, k), v, ttl in zip(entries, replies[0::2], replies[1::2], strict=True) if ttl == -1
+            (p, key, id_of_key(held))
+            for (p, key), held, ttl in zip(entries, replies[0::2], replies[1::2], strict=True)
+            if ttl == -1
         ]
         self.counts["keys of live tasks"] += len(live)
-        pipe = self.client.pipeline(transaction=False)
-        for p, _, task_id in live:
-            pipe.hget(self._home(p, task_id), task_id)
-        for (p, key, task_id), raw in zip(live, await pipe.execute() if live else (), strict=True):
+        records = await self._at_home([(p, task_id) for p, _, task_id in live])
+        for (p, key, task_id), raw in zip(live, records, strict=True):
             record = _readable(task_id, raw)
             if record is None or record.key != key:
                 self._suspect(p, task_id, key)
 
     def _home(self, p: int, task_id: bytes) -> str:
-        return keys.bucket(self.store.tags[p], ids.due_ms(task_id) // self.store.bucket_ms)
+        return keys.bucket(self.store.tags[p], ids.bucket(task_id, self.store.bucket_ms))
+
+    async def _at_home(self, places: Sequence[tuple[int, bytes]]) -> list[bytes | None]:
+        """Per (partition, id) what lies in its home bucket."""
+        return await self.servers.ask_many([("HGET", self._home(p, task_id), task_id) for p, task_id in places])
 
     # -- one partition ----------------------------------------------------------------------------------------------
 
@@ -183,7 +170,7 @@ class _Check:
         tag = self.store.tags[p]
         elsewhere: set[bytes] = set()
         self.seen_in = {}
-        listed = {lease_id async for lease_id, _ in self._zset(keys.leases(tag))}
+        listed = {lease_id async for lease_id in self._zset(keys.leases(tag))}
         self.leases[p] |= listed
         await self._pairs(p, listed)
         for lease_id in self.leases[p]:
@@ -201,17 +188,17 @@ class _Check:
             await self._apart(p, elsewhere, [(i, _readable_dead(i, value)) for i, value in page], "dead")
         async for page in self._hash(keys.quarantine(tag)):
             await self._apart(p, elsewhere, [(i, None) for i, _ in page], "quarantined")
-        for name, of in (
-            ("dead", keys.dead_at(tag)),
-            ("quarantine", keys.quarantine_at(tag)),
-            ("results", keys.results_at(tag)),
+        for held, times in (
+            (keys.dead(tag), keys.dead_at(tag)),
+            (keys.quarantine(tag), keys.quarantine_at(tag)),
+            (keys.results(tag), keys.results_at(tag)),
         ):
-            hash_ids = {i async for page in self._hash(f"{tag}:{name}") for i, _ in page}
-            for task_id in hash_ids ^ {member async for member, _ in self._zset(of)}:
+            hash_ids = {task_id async for page in self._hash(held) for task_id, _ in page}
+            for task_id in hash_ids ^ {member async for member in self._zset(times)}:
                 self._suspect(p, task_id)
 
-        expanded = int(await self.client.hget(keys.clock(tag), "expanded") or 0)
-        numbers = {int(member) async for member, _ in self._zset(keys.buckets(tag))}
+        expanded = int(await self.servers.ask("HGET", keys.clock(tag), "expanded") or 0)
+        numbers = {int(member) async for member in self._zset(keys.buckets(tag))}
         await self._listed(p, self.buckets[p] ^ numbers)
         for number in sorted(self.buckets[p] | numbers):
             self.counts["buckets"] += 1
@@ -222,32 +209,29 @@ class _Check:
         """Lease hashes and their expiries, those that differ looked at again in one moment each."""
         tag = self.store.tags[p]
         for lease_id in self.leases[p] - listed | {i for i in listed if not await self._exists(keys.lease(tag, i))}:
-            pipe = self.client.pipeline(transaction=True)
-            pipe.exists(keys.lease(tag, lease_id))
-            pipe.zscore(keys.leases(tag), lease_id)
-            pipe.time()
-            there, expiry, (seconds, _) = await pipe.execute()
+            there, expiry, now = await self.servers.together(
+                [("EXISTS", keys.lease(tag, lease_id)), ("ZSCORE", keys.leases(tag), lease_id), ("TIME",)]
+            )
             if bool(there) == (expiry is not None):
                 continue
             self._say("lease-without-expiry" if there else "expiry-without-lease", p, f"lease {lease_id.hex()}")
             if self.repair:
                 # A lease that nobody reaps gets an expiry of now: its tasks go back, charged with one loss.
                 if there:
-                    await self.client.zadd(keys.leases(tag), {lease_id: seconds * 1000}, nx=True)
+                    await self.servers.ask("ZADD", keys.leases(tag), "NX", milliseconds(now), lease_id)
                 else:
-                    await self.client.zrem(keys.leases(tag), lease_id)
+                    await self.servers.ask("ZREM", keys.leases(tag), lease_id)
                 self.counts["repaired"] += 1
 
     async def _exists(self, key: bytes | str) -> bool:
-        return bool(await self.client.exists(key))
+        return bool(await self.servers.ask("EXISTS", key))
 
     async def _listed(self, p: int, numbers: Iterable[int]) -> None:
         tag = self.store.tags[p]
         for number in numbers:
-            pipe = self.client.pipeline(transaction=True)
-            pipe.exists(keys.bucket(tag, number))
-            pipe.zscore(keys.buckets(tag), number)
-            there, score = await pipe.execute()
+            there, score = await self.servers.together(
+                [("EXISTS", keys.bucket(tag, number)), ("ZSCORE", keys.buckets(tag), number)]
+            )
             if bool(there) == (score is not None):
                 continue
             self._say("bucket-not-listed" if there else "bucket-empty", p, f"bucket {number}")
@@ -270,7 +254,9 @@ class _Check:
 
     async def _indexed(self, p: int, lease_id: bytes, task_ids: list[bytes]) -> None:
         """Suspects the tasks of a lease that the index does not name for that lease."""
-        named: Any = await self.client.hmget(keys.leased(self.store.tags[p]), task_ids)
+        if not task_ids:
+            return
+        named: list[bytes | None] = await self.servers.ask("HMGET", keys.leased(self.store.tags[p]), *task_ids)
         for task_id, lease in zip(task_ids, named, strict=True):
             if lease != lease_id:
                 self._suspect(p, task_id)
@@ -284,7 +270,7 @@ class _Check:
     ) -> None:
         records: list[Record] = []
         for task_id, raw in page:
-            home = ids.due_ms(task_id) // self.store.bucket_ms
+            home = ids.bucket(task_id, self.store.bucket_ms)
             if home != number:
                 await self._pointer(p, number, expanded, task_id, raw)
                 continue
@@ -293,10 +279,10 @@ class _Check:
             record = _readable(task_id, raw)
             if record is not None:
                 records.append(record)
-            elif raw[:1] < bytes([(FORMAT + 1) << 4]):
-                self._suspect(p, task_id)
-            else:
+            elif is_newer(raw):
                 self.counts["of a newer format"] += 1
+            else:
+                self._suspect(p, task_id)
             if task_id in elsewhere:
                 self._suspect(p, task_id)
         await self._belongings(p, records)
@@ -308,10 +294,10 @@ class _Check:
             self._say("wrong-bucket", p, f"id {_name(task_id)} in bucket {number}")
         elif number < expanded:
             # A pointer in a bucket that is not expanded yet may name a task that has ended since: expansion drops it.
-            pipe = self.client.pipeline(transaction=True)
-            pipe.hexists(keys.bucket(self.store.tags[p], number), task_id)
-            pipe.hexists(self._home(p, task_id), task_id)
-            there, named = await pipe.execute()
+            pointer = keys.bucket(self.store.tags[p], number)
+            there, named = await self.servers.together(
+                [("HEXISTS", pointer, task_id), ("HEXISTS", self._home(p, task_id), task_id)]
+            )
             if there and not named:
                 self._say("pointer-dangling", p, f"id {_name(task_id)} in bucket {number}")
 
@@ -321,15 +307,13 @@ class _Check:
         if not special:
             return
         tag = self.store.tags[p]
-        pipe = self.client.pipeline(transaction=False)
+        commands: list[Command] = []
         for r in special:
-            pipe.exists(keys.body(tag, r.task_id))
-            name = f"{tag}:idem:".encode() + (r.key or b"")
-            pipe.get(name)
-            pipe.pttl(name)
-        replies = await pipe.execute()
+            name = keys.idem(tag, r.key or b"")
+            commands += [("EXISTS", keys.body(tag, r.task_id)), ("GET", name), ("PTTL", name)]
+        replies = await self.servers.ask_many(commands)
         for r, body, held, ttl in zip(special, replies[0::3], replies[1::3], replies[2::3], strict=True):
-            if bool(body) != r.stub or (r.key is not None and ((held or b"")[:16] != r.task_id or ttl != -1)):
+            if bool(body) != r.stub or (r.key is not None and (id_of_key(held or b"") != r.task_id or ttl != -1)):
                 self._suspect(p, r.task_id)
 
     async def _hints(self, p: int, number: int, expanded: int, records: Sequence[Record]) -> None:
@@ -341,8 +325,7 @@ class _Check:
         for r in named:
             by_index[keys.near(tag, r.priority, chr(r.lane[0]))].append(r)
         for index, those in by_index.items():
-            members: list[Any] = [r.task_id + r.lane for r in those]
-            scores = await self.client.zmscore(index, members)
+            scores = await self.servers.ask("ZMSCORE", index, *[hint(r.task_id, r.lane) for r in those])
             for r, score in zip(those, scores, strict=True):
                 if score is None or score > r.due_ms:
                     self._suspect(p, r.task_id)
@@ -369,26 +352,11 @@ class _Check:
 
     # -- pages ------------------------------------------------------------------------------------------------------
 
-    async def _hash(self, key: bytes | str) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-        cursor = 0
-        while True:
-            reply: Any = await self.client.hscan(key, cursor, count=PAGE)
-            cursor = reply[0]
-            page = list(reply[1].items())
-            for from_ in range(0, len(page), PAGE):
-                yield page[from_ : from_ + PAGE]
-            if cursor == 0:
-                return
+    def _hash(self, key: bytes | str) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+        return hash_pages(self.servers, key, PAGE)
 
-    async def _zset(self, key: str) -> AsyncIterator[tuple[bytes, float]]:
-        cursor = 0
-        while True:
-            reply: Any = await self.client.zscan(key, cursor, count=PAGE)
-            cursor = reply[0]
-            for member, score in reply[1]:
-                yield member, score
-            if cursor == 0:
-                return
+    def _zset(self, key: str) -> AsyncIterator[bytes]:
+        return zset_members(self.servers, key, PAGE)
 
 
 def _readable(task_id: bytes, raw: bytes | None) -> Record | None:

@@ -8,12 +8,9 @@ are started and after they are gone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from redis.exceptions import RedisError
 
 from delaybox.store import keys
-from delaybox.store.loader import translate
+from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
 MOST = 10_000
@@ -30,52 +27,35 @@ async def announce(store: Store, queues: Mapping[str, str]) -> list[str]:
         return []
     key = keys.functions(store.prefix)
     names = list(queues)
-    try:
-        known: list[bytes | None] = await _call(store, "HMGET", key, *names)
-        changed = {
-            name: queues[name]
-            for name, queue in zip(names, known, strict=True)
-            if (queue or b"").decode("utf-8", "replace") != queues[name]
-        }
-        if not changed:
-            return []
-        fields = int(await _call(store, "HLEN", key))
-        room = MOST - max(0, fields - 1)  # one of them is the version
-        new = [name for name, queue in zip(names, known, strict=True) if queue is None and name in changed]
-        left_out = new[max(0, room) :]
-        for name in left_out:
-            del changed[name]
-        pipe = store.client.pipeline(transaction=True)
-        for name, queue in changed.items():
-            if queue:
-                pipe.hset(key, name, queue)
-            else:
-                pipe.hdel(key, name)
-        pipe.hincrby(key, _VERSION, 1)
-        await pipe.execute()
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    known: list[bytes | None] = await store.servers.ask("HMGET", key, *names)
+    changed = {
+        name: queues[name]
+        for name, queue in zip(names, known, strict=True)
+        if (queue or b"").decode("utf-8", "replace") != queues[name]
+    }
+    if not changed:
+        return []
+    fields = int(await store.servers.ask("HLEN", key))
+    room = MOST - max(0, fields - 1)  # one of them is the version
+    new = [name for name, queue in zip(names, known, strict=True) if queue is None and name in changed]
+    left_out = new[max(0, room) :]
+    for name in left_out:
+        del changed[name]
+    commands: list[Command] = [
+        ("HSET", key, name, queue) if queue else ("HDEL", key, name) for name, queue in changed.items()
+    ]
+    await store.servers.together([*commands, ("HINCRBY", key, _VERSION, 1)])
     return left_out
 
 
 async def version(store: Store) -> int:
     """A number that changes whenever a queue is announced or withdrawn. StoreUnavailable."""
-    try:
-        raw: bytes | None = await _call(store, "HGET", keys.functions(store.prefix), _VERSION)
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    raw: bytes | None = await store.servers.ask("HGET", keys.functions(store.prefix), _VERSION)
     return int(raw or 0)
 
 
 async def own_queues(store: Store) -> tuple[int, dict[str, str]]:
     """The version, and the own queue of each function that has one. StoreUnavailable."""
-    try:
-        flat: dict[bytes, bytes] = await _call(store, "HGETALL", keys.functions(store.prefix))
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.functions(store.prefix))
     number = int(flat.pop(_VERSION.encode(), 0))
     return number, {name.decode("utf-8", "replace"): queue.decode("utf-8", "replace") for name, queue in flat.items()}
-
-
-async def _call(store: Store, *command: str) -> Any:
-    return await store.client.execute_command(*command)

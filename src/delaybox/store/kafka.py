@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from struct import pack
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from delaybox.core import ids
 from delaybox.core.partition import of_key
 from delaybox.store import keys
-from delaybox.store.loader import Call, translate
+from delaybox.store.loader import Call
 from delaybox.store.record import STUB_OVER, encoded_head
 from delaybox.store.store import Store
 from delaybox.wire.encoded import EncodedTask, TaskKind
@@ -83,13 +81,9 @@ async def ingest(store: Store, spans: Sequence[Span]) -> list[Ingested | BaseExc
 
 async def watermarks(store: Store, streams: Sequence[Stream]) -> list[int | None]:
     """Per stream the offset at which to go on; None where nothing of it was ever stored."""
-    pipe = store.client.pipeline(transaction=False)
-    for stream in streams:
-        pipe.hget(keys.kafka(store.tags[stream.home(store.partitions)]), stream.field)
-    try:
-        replies: list[Any] = await pipe.execute() if streams else []
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    homes = [keys.kafka(store.tags[stream.home(store.partitions)]) for stream in streams]
+    wanted = zip(homes, streams, strict=True)
+    replies = await store.servers.ask_many([("HGET", home, stream.field) for home, stream in wanted])
     return [None if reply is None else int(reply) for reply in replies]
 
 

@@ -5,6 +5,13 @@ Every key of a partition shares one Redis Cluster hash tag, ``{prefix:partition}
 
 from __future__ import annotations
 
+from delaybox.core.task import TaskType
+
+_SPECIAL = "*?[]\\^-"
+"""Characters that mean something in a pattern."""
+_CRITICAL = ":critical"
+_LETTERS = [task_type.value for task_type in TaskType]
+
 
 def tag(prefix: str, partition: int) -> str:
     """The hash tag of a partition; the one KEYS entry of every script."""
@@ -31,6 +38,21 @@ def nears(tag_: str) -> list[str]:
     return [near(tag_, priority, letter) for letter in ("", "w") for priority in range(4)]
 
 
+def active(tag_: str, letter: str, *, critical: bool) -> str:
+    """Zset of the lanes of a task type that have ready work, critical or not."""
+    return f"{tag_}:active:{letter}{_CRITICAL if critical else ''}"
+
+
+def actives(tag_: str) -> list[tuple[str, bool]]:
+    """All `active` sets of a partition; and whether it is of critical work."""
+    return [(active(tag_, letter, critical=critical), critical) for letter in _LETTERS for critical in (False, True)]
+
+
+def ready(tag_: str, lane: bytes, *, critical: bool) -> str:
+    """Zset id -> virtual deadline of due tasks of one lane that nobody had room for, critical or not."""
+    return f"{tag_}:ready:{lane.decode()}{_CRITICAL if critical else ''}"
+
+
 def clock(tag_: str) -> str:
     """Hash: store, horizon, expanded, expanding, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w
     (lib/select.lua), and of reapers: reaped, run, outage, grace, held (reap.lua). docs/storage.md explains each."""
@@ -55,6 +77,11 @@ def leased(tag_: str) -> str:
 def body(tag_: str, task_id: bytes) -> bytes:
     """String: the body of a task whose record is a stub."""
     return f"{tag_}:body:".encode() + task_id
+
+
+def idem(tag_: str, key: bytes) -> bytes:
+    """String: what an idempotency key stands for (`record.id_of_key`)."""
+    return f"{tag_}:idem:".encode() + key
 
 
 def dead(tag_: str) -> str:
@@ -145,3 +172,18 @@ def control(prefix: str) -> str:
 def progress(tag_: str, task_id: bytes) -> bytes:
     """String: how far a running task is, as its worker reported last; it expires."""
     return f"{tag_}:progress:".encode() + task_id
+
+
+# -- read back ----------------------------------------------------------------------------------------------------
+
+
+def pattern(prefix: str) -> str:
+    """What matches the keys of all partitions, for SCAN."""
+    return "".join("\\" + c if c in _SPECIAL else c for c in f"{{{prefix}:") + "*"
+
+
+def parts(key: bytes) -> tuple[bytes, bytes, bytes]:
+    """(tag, kind such as ``b`` or ``lease``, the rest behind the colon) of a partition's key."""
+    tag_, _, name = key.partition(b"}:")
+    kind, _, rest = name.partition(b":")
+    return tag_ + b"}", kind, rest

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
-
-from redis.exceptions import RedisError
+from collections.abc import Iterator
+from itertools import islice
 
 from delaybox.core.lane import split
 from delaybox.core.query import QueueStats
 from delaybox.core.task import TaskType
 from delaybox.store import keys
-from delaybox.store.loader import translate
-from delaybox.store.record import UnreadableRecord, read
+from delaybox.store.record import UnreadableRecord, of_hint, read
+from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
 _SAMPLE = 20_000
@@ -39,43 +38,44 @@ async def waiting(store: Store, now_ms: int, turn: int = 0) -> dict[bytes, int]:
     """
     first = turn * _PARTITIONS % store.partitions
     tags = store.tags[first : first + _PARTITIONS]
-    actives = [(letter, kind) for letter in "pshw" for kind in ("", ":critical")]
-    pipe = store.client.pipeline(transaction=False)
+    commands: list[Command] = []
     for tag in tags:
-        for near in keys.nears(tag):
-            pipe.zrange(near, "-inf", now_ms, byscore=True, offset=0, num=_HEADS)
-        for letter, kind in actives:
-            pipe.zrange(f"{tag}:active:{letter}{kind}", 0, _HEADS - 1)
+        commands += [_due(near, now_ms, _HEADS) for near in keys.nears(tag)]
+        commands += [("ZRANGE", active, 0, _HEADS - 1) for active, _ in keys.actives(tag)]
+    replies = iter(await store.servers.ask_many(commands))
     found: Counter[bytes] = Counter()
-    try:
-        replies: list[Any] = await pipe.execute()
-        ready: list[tuple[bytes, str]] = []
-        each = 8 + len(actives)
-        for i, tag in enumerate(tags):
-            mine = replies[i * each : (i + 1) * each]
-            for members in mine[:8]:
-                found.update(member[16:] for member in members)
-            for (_, kind), lanes in zip(actives, mine[8:], strict=True):
-                ready += [(lane, f"{tag}:ready:{lane.decode()}{kind}") for lane in lanes]
-        for at in range(0, len(ready), 1_000):
-            pipe = store.client.pipeline(transaction=False)
-            for _, key in ready[at : at + 1_000]:
-                pipe.zcard(key)
-            for (lane, _), count in zip(ready[at : at + 1_000], await pipe.execute(), strict=True):
-                found[lane] += count
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    ready: list[tuple[bytes, Command]] = []
+    for tag in tags:
+        for _ in keys.nears(tag):
+            found.update(of_hint(member)[1] for member in next(replies))
+        ready += _ready(tag, replies)
+    for at in range(0, len(ready), 1_000):
+        some = ready[at : at + 1_000]
+        counts = await store.servers.ask_many([count for _, count in some])
+        for (lane, _), count in zip(some, counts, strict=True):
+            found[lane] += count
     return {lane: count for lane, count in found.items() if count}
+
+
+def _due(near: str, now_ms: int, most: int) -> Command:
+    """Asks for the first members of a near index that are due."""
+    return ("ZRANGE", near, "-inf", now_ms, "BYSCORE", "LIMIT", 0, most)
+
+
+def _ready(tag: str, replies: Iterator[list[bytes]]) -> list[tuple[bytes, Command]]:
+    """Each lane that the next ``replies`` name, which `keys.actives` asked for, and what counts its ready tasks."""
+    return [
+        (lane, ("ZCARD", keys.ready(tag, lane, critical=critical)))
+        for _, critical in keys.actives(tag)
+        for lane in next(replies)
+    ]
 
 
 async def queues(store: Store) -> list[QueueStats]:
     """Every queue that has tasks pending (in a large store: due before the horizon) or in flight."""
     counts = await store.counts()
     complete = sum(c.pending for c in counts) <= _ALL_UP_TO
-    try:
-        return await _queues(store, complete, counts[0].now_ms)
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    return await _queues(store, complete, counts[0].now_ms)
 
 
 async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]:
@@ -83,51 +83,48 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
     guessed = False
+    ask_many = store.servers.ask_many
     for tag in store.tags:
-        pipe = store.client.pipeline(transaction=False)
-        for near in keys.nears(tag):
-            pipe.zrange(near, 0, _SAMPLE - 1)
+        nears = keys.nears(tag)
         # Due tasks that wait for a worker stay in near for a while; of other tasks time keepers leave none there.
-        for priority in range(4):
-            due = keys.near(tag, priority, "w")
-            pipe.zrange(due, "-inf", now_ms, byscore=True, offset=0, num=_SAMPLE)
-        pipe.zrange(keys.leases(tag), 0, _LEASES - 1)
-        for letter in "pshw":
-            pipe.zrange(f"{tag}:active:{letter}", 0, -1)
-            pipe.zrange(f"{tag}:active:{letter}:critical", 0, -1)
-        pipe.hlen(keys.leased(tag))
-        pipe.zrange(keys.buckets(tag), 0, -1 if complete else 0)
-        replies: list[Any] = await pipe.execute()
-        buckets = replies.pop() if complete else []
-        if not complete:
-            replies.pop()
-        running = replies.pop()
-        if not complete:
-            for members in replies[:8]:
-                pending.update(member[16:] for member in members)
-        for members in replies[8:12]:
-            ready.update(member[16:] for member in members)
-        pipe = store.client.pipeline(transaction=False)
-        for lease_id in replies[12]:
-            pipe.hgetall(keys.lease(tag, lease_id))
-        for number in buckets:
-            pipe.hgetall(keys.bucket(tag, int(number)))
-        lanes: list[bytes] = []
-        for i, active in enumerate(replies[13:]):
-            for lane in active:
-                lanes.append(lane)
-                pipe.zcard(f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else ""))
-        more: list[Any] = await pipe.execute()
-        leased = len(replies[12])
-        hashes = leased + len(buckets)
-        here = Counter(lane for held in more[:leased] for lane in _lanes_of(held))
+        waits = [keys.near(tag, priority, TaskType.WORKER.value) for priority in range(4)]
+        replies = iter(
+            await ask_many(
+                [
+                    *[("ZRANGE", near, 0, _SAMPLE - 1) for near in nears],
+                    *[_due(near, now_ms, _SAMPLE) for near in waits],
+                    *[("ZRANGE", active, 0, -1) for active, _ in keys.actives(tag)],
+                    ("ZRANGE", keys.leases(tag), 0, _LEASES - 1),
+                    ("HLEN", keys.leased(tag)),
+                    ("ZRANGE", keys.buckets(tag), 0, -1 if complete else 0),
+                ]
+            )
+        )
+        for members in islice(replies, len(nears)):
+            if not complete:
+                pending.update(of_hint(member)[1] for member in members)
+        for members in islice(replies, len(waits)):
+            ready.update(of_hint(member)[1] for member in members)
+        lanes = _ready(tag, replies)
+        leases, running, numbers = replies
+        buckets = numbers if complete else []
+        more = iter(
+            await ask_many(
+                [
+                    *[("HGETALL", keys.lease(tag, lease_id)) for lease_id in leases],
+                    *[("HGETALL", keys.bucket(tag, int(number))) for number in buckets],
+                    *[count for _, count in lanes],
+                ]
+            )
+        )
+        here = Counter(lane for held in islice(more, len(leases)) for lane in _lanes_of(held))
         # Where there are more leases than were read, these stand for all.
-        share = running / here.total() if leased >= _LEASES and here else 1.0
+        share = running / here.total() if len(leases) >= _LEASES and here else 1.0
         guessed = guessed or share > 1.0
         in_flight.update({lane: round(count * max(share, 1.0)) for lane, count in here.items()})
-        for held in more[leased:hashes]:
+        for held in islice(more, len(buckets)):
             pending.update(_lanes_of(held))
-        for lane, count in zip(lanes, more[hashes:], strict=True):
+        for (lane, _), count in zip(lanes, more, strict=True):
             ready[lane] += count
             if not complete:
                 pending[lane] += count

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
-from redis.exceptions import RedisError
-
+from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
+from delaybox.core.partition import of_id
 from delaybox.core.task import TaskView
-from delaybox.store import keys
-from delaybox.store.loader import translate
-from delaybox.store.pages import buckets
-from delaybox.store.record import Record, UnreadableRecord, read
+from delaybox.store import buckets, keys
+from delaybox.store.pages import horizons
+from delaybox.store.record import Record, UnreadableRecord, of_hint, read
+from delaybox.store.scanning import fields, hscan
 from delaybox.store.store import Store
 from delaybox.store.views import of_record, pending_state
 
 _Entry = tuple[int, bytes, Record]
 """due ms, id, record"""
+_Scanned = tuple[int, dict[bytes, bytes]]
+"""The next cursor, and what was found."""
 
 MOST_REACHED = 100_000
 """Pages go no further than this many tasks: what a page passes over must be counted each time."""
 _LAST = 10**15
 _MINUTES_AT_ONCE = 200
+_FIELDS_AT_ONCE = 1_000
 _NAMED_AT_ONCE = 5_000
 _SETS_AT_ONCE = 500
 
@@ -43,19 +45,13 @@ async def pending(store: Store, *, limit: int, skip: int) -> list[TaskView]:
             f"offset reaches past the first {MOST_REACHED:,} tasks, which is as far as pages go here; "
             "GET /v1/tasks goes on from cursor to cursor, however many there are",
         )
-    try:
-        return await _pending(store, limit, skip)
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    return await _pending(store, limit, skip)
 
 
 async def _pending(store: Store, limit: int, skip: int) -> list[TaskView]:
     width = store.bucket_ms
     now = await store.ping()
-    pipe = store.client.pipeline(transaction=False)
-    for tag in store.tags:
-        pipe.hget(keys.clock(tag), "horizon")
-    edge = min(int(horizon or 0) for horizon in await pipe.execute()) // width
+    edge = min(await horizons(store)) // width
 
     named = await _indexed(store, skip + limit)
     before = sorted((due, task_id) for task_id, (_, due) in named.items() if due < edge * width)
@@ -66,7 +62,7 @@ async def _pending(store: Store, limit: int, skip: int) -> list[TaskView]:
     moved = [
         (p, task_id)
         for task_id, (p, due) in named.items()
-        if due >= edge * width and due // width != _home(store, task_id)
+        if due >= edge * width and due // width != ids.bucket(task_id, width)
     ]
     extra: dict[int, list[_Entry]] = {}
     for entry in await _records(store, moved):
@@ -90,10 +86,6 @@ def _order(entry: _Entry) -> tuple[int, bytes]:
     return entry[0], entry[1]
 
 
-def _home(store: Store, task_id: bytes) -> int:
-    return int.from_bytes(task_id[:6], "big") // store.bucket_ms
-
-
 _Minute = tuple[int, list[tuple[int, str]]]
 """A minute: its bucket number, and (partition, bucket's key) of each partition that has tasks in it."""
 
@@ -102,7 +94,7 @@ async def _minutes(store: Store, edge: int, extra: Mapping[int, object]) -> Asyn
     """The minutes from ``edge`` on in order, those of ``extra`` among them, some hundred at a time."""
     others = sorted(extra)
     group: list[_Minute] = []
-    async for number, p in buckets(store, edge, _LAST):
+    async for number, p in buckets.between(store, edge, _LAST):
         while others and others[0] < number:
             group.append((others.pop(0), []))
         if others and others[0] == number:
@@ -120,11 +112,7 @@ async def _choose(
     store: Store, minutes: list[_Minute], extra: Mapping[int, list[_Entry]], passed: int, count: int
 ) -> tuple[int, list[_Minute], list[_Minute]]:
     """How many tasks the first minutes hold that are passed over, the minutes to read, and those that are left."""
-    pipe = store.client.pipeline(transaction=False)
-    for _, places in minutes:
-        for _, key in places:
-            pipe.hlen(key)
-    sizes = iter(await pipe.execute() if any(places for _, places in minutes) else ())
+    sizes = iter(await store.servers.ask_many([("HLEN", key) for _, places in minutes for _, key in places]))
     totals = [sum(next(sizes) for _ in places) + len(extra.get(number, ())) for number, places in minutes]
     over = first = 0
     while first < len(minutes) and over + totals[first] <= passed:
@@ -141,15 +129,12 @@ async def _read_minutes(
     store: Store, minutes: Sequence[_Minute], extra: Mapping[int, list[_Entry]], count: int
 ) -> list[list[_Entry]]:
     """The tasks of each minute; the first chunks of all their buckets come in one round trip."""
-    pipe = store.client.pipeline(transaction=False)
-    for _, places in minutes:
-        for _, key in places:
-            pipe.hscan(key, 0, count=1000)
-    firsts: Any = iter(await pipe.execute() if any(places for _, places in minutes) else ())
+    scans = [hscan(key, 0, _FIELDS_AT_ONCE) for _, places in minutes for _, key in places]
+    firsts = map(fields, await store.servers.ask_many(scans))
     out: list[list[_Entry]] = []
     for number, places in minutes:
-        buckets_ = [(*place, next(firsts)) for place in places]
-        out.append(await _minute(store, number, buckets_, extra.get(number, []), count))
+        begun = [(*place, next(firsts)) for place in places]
+        out.append(await _minute(store, number, begun, extra.get(number, []), count))
     return out
 
 
@@ -158,17 +143,13 @@ async def _indexed(store: Store, count: int) -> dict[bytes, tuple[int, int]]:
 
     The due time of a ready task is only approximate, because its set is ordered by virtual deadline.
     """
-    pipe = store.client.pipeline(transaction=False)
-    for tag in store.tags:
-        for letter in "pshw":
-            pipe.zrange(f"{tag}:active:{letter}", 0, -1)
-            pipe.zrange(f"{tag}:active:{letter}:critical", 0, -1)
-    replies = await pipe.execute()
+    actives = [("ZRANGE", active, 0, -1) for tag in store.tags for active, _ in keys.actives(tag)]
+    replies = iter(await store.servers.ask_many(actives))
     sets: list[tuple[int, str]] = []
     for p, tag in enumerate(store.tags):
         sets += [(p, near) for near in keys.nears(tag)]
-        for i, lanes in enumerate(replies[p * 8 : p * 8 + 8]):
-            sets += [(p, f"{tag}:ready:{lane.decode()}" + (":critical" if i % 2 else "")) for lane in lanes]
+        for _, critical in keys.actives(tag):
+            sets += [(p, keys.ready(tag, lane, critical=critical)) for lane in next(replies)]
     found: dict[bytes, tuple[int, int]] = {}
     at = 0
     while sets and at < count:
@@ -176,12 +157,10 @@ async def _indexed(store: Store, count: int) -> dict[bytes, tuple[int, int]]:
         more: list[tuple[int, str]] = []
         for from_ in range(0, len(sets), _SETS_AT_ONCE):
             some = sets[from_ : from_ + _SETS_AT_ONCE]
-            pipe = store.client.pipeline(transaction=False)
-            for _, key in some:
-                pipe.zrange(key, at, at + most - 1, withscores=True)
-            for (p, key), members in zip(some, await pipe.execute(), strict=True):
+            named = await store.servers.ask_many([("ZRANGE", key, at, at + most - 1, "WITHSCORES") for _, key in some])
+            for (p, key), members in zip(some, named, strict=True):
                 for member, score in members:
-                    found.setdefault(member[:16], (p, int(score)))
+                    found.setdefault(of_hint(member)[0], (p, int(score)))
                 if len(members) == most:
                     more.append((p, key))
         sets, at = more, at + most
@@ -189,26 +168,24 @@ async def _indexed(store: Store, count: int) -> dict[bytes, tuple[int, int]]:
 
 
 async def _minute(
-    store: Store, number: int, places: Sequence[tuple[int, str, Any]], extra: list[_Entry], count: int
+    store: Store, number: int, places: Sequence[tuple[int, str, _Scanned]], extra: list[_Entry], count: int
 ) -> list[_Entry]:
     """The tasks due in one bucket's time over all partitions, sorted by due time, pointers followed.
 
-    ``places``: partition, key and the reply to its first HSCAN.
+    ``places``: partition, key and what its first HSCAN brought.
     """
     here = list(extra)
     pointers: list[tuple[int, bytes]] = []
-    for p, key, first in places:
-        reply = first
+    for p, key, (cursor, found) in places:
         while True:
-            cursor = reply[0]
-            for task_id, raw in reply[1].items():
+            for task_id, raw in found.items():
                 if raw == b"":
                     pointers.append((p, task_id))
                 else:
                     here += _read(task_id, raw)
             if cursor == 0 or len(here) > max(SORTED_UP_TO, count):
                 break
-            reply = await store.client.hscan(key, cursor, count=1000)
+            cursor, found = fields(await store.servers.ask(*hscan(key, cursor, _FIELDS_AT_ONCE)))
     here += await _records(store, pointers)
     width = store.bucket_ms
     unique = {entry[1]: entry for entry in here if entry[0] // width == number}
@@ -216,14 +193,10 @@ async def _minute(
 
 
 async def _records(store: Store, places: Sequence[tuple[int, bytes]]) -> list[_Entry]:
-    if not places:
-        return []
-    pipe = store.client.pipeline(transaction=False)
-    for p, task_id in places:
-        home = int.from_bytes(task_id[:6], "big") // store.bucket_ms
-        pipe.hget(keys.bucket(store.tags[p], home), task_id)
+    homes = [(keys.bucket(store.tags[p], ids.bucket(task_id, store.bucket_ms)), task_id) for p, task_id in places]
+    found = await store.servers.ask_many([("HGET", home, task_id) for home, task_id in homes])
     out: list[_Entry] = []
-    for (_, task_id), raw in zip(places, await pipe.execute(), strict=True):
+    for (_, task_id), raw in zip(places, found, strict=True):
         if raw:
             out += _read(task_id, raw)
     return out
@@ -239,14 +212,9 @@ def _read(task_id: bytes, raw: bytes) -> list[_Entry]:
 
 async def _views(store: Store, entries: Sequence[_Entry], now: int) -> list[TaskView]:
     stubs = [e for e in entries if e[2].stub]
-    bodies: dict[bytes, bytes] = {}
-    if stubs:
-        pipe = store.client.pipeline(transaction=False)
-        for _, task_id, _ in stubs:
-            pipe.get(keys.body(store.tags[int.from_bytes(task_id[6:8], "big") & 0xFFF], task_id))
-        for (_, task_id, _), body in zip(stubs, await pipe.execute(), strict=True):
-            if body is not None:
-                bodies[task_id] = body
+    apart = [keys.body(store.tags[of_id(task_id, store.partitions)], task_id) for _, task_id, _ in stubs]
+    found = await store.servers.ask_many([("GET", key) for key in apart])
+    bodies = {task_id: body for (_, task_id, _), body in zip(stubs, found, strict=True) if body is not None}
     # A stub whose body is gone was completed between the two reads.
     views: list[TaskView] = []
     for _, task_id, r in entries:

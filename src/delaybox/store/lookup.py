@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import asyncio
 
-from delaybox.core import ids
+from delaybox.core.partition import of_id
 from delaybox.store.loader import Call
+from delaybox.store.record import is_stub
 from delaybox.store.replies import Found
 from delaybox.store.store import Store
 
 MOST_IDS = 128
 """Ids in one call of ``peek``; its bound."""
 _MOST_WAITING = 512
-_STUB = 4
 
 
 class Lookup:
@@ -49,7 +49,7 @@ class Lookup:
         store = self._store
         groups: dict[int, list[tuple[bytes, asyncio.Future[Found]]]] = {}
         for one in taken:
-            groups.setdefault(ids.partition(one[0]) % store.partitions, []).append(one)
+            groups.setdefault(of_id(one[0], store.partitions), []).append(one)
         calls, parts = [], []
         for partition, group in groups.items():
             for at in range(0, len(group), MOST_IDS):
@@ -65,5 +65,4 @@ class Lookup:
             now = reply[0]
             for (_, future), value in zip(part, reply[1:], strict=True):
                 if not future.done():
-                    simple = len(value) > 1 and not value[1] & _STUB
-                    future.set_result(Found(now, "home", value) if simple else Found(now))
+                    future.set_result(Found(now) if is_stub(value) else Found(now, "home", value))

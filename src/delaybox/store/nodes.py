@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from delaybox.store import keys
-from delaybox.store.loader import Call, translate
+from delaybox.store.loader import Call
 from delaybox.store.store import Store
 
 
@@ -20,18 +18,18 @@ async def beat(store: Store, node_id: str, facts: Mapping[str, Any]) -> None:
 
 async def leave(store: Store, node_id: str) -> None:
     """Takes this node off the list."""
-    await _call(store, "HDEL", keys.nodes(store.prefix), node_id)
+    await store.servers.ask("HDEL", keys.nodes(store.prefix), node_id)
 
 
 async def live(store: Store) -> dict[str, dict[str, Any]]:
     """Every node's last heartbeat."""
-    flat = await _call(store, "HGETALL", keys.nodes(store.prefix))
+    flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.nodes(store.prefix))
     return {k.decode(): json.loads(v) for k, v in flat.items()}
 
 
 async def forget(store: Store, now_ms: int, after_ms: int) -> int:
     """Deletes the heartbeats of nodes that have not beaten for ``after_ms``; returns how many."""
-    flat = await _call(store, "HGETALL", keys.nodes(store.prefix))
+    flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.nodes(store.prefix))
     old: list[bytes] = []
     for node_id, raw in flat.items():
         # A heartbeat ahead of the clock was written before the clock was set back; a living node has written again
@@ -53,12 +51,5 @@ def _seen_ms(raw: bytes) -> int:
 
 async def facts(store: Store, node_id: str) -> dict[str, Any] | None:
     """This node's last heartbeat; None if its engine never wrote one."""
-    raw = await _call(store, "HGET", keys.nodes(store.prefix), node_id)
+    raw: bytes | None = await store.servers.ask("HGET", keys.nodes(store.prefix), node_id)
     return None if raw is None else dict(json.loads(raw))
-
-
-async def _call(store: Store, *command: str) -> Any:
-    try:
-        return await store.client.execute_command(*command)
-    except (RedisError, OSError) as error:
-        raise translate(error) from error

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
-from redis.exceptions import RedisError
 
+from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.query import Page, TaskFilter
 from delaybox.core.task import TaskState, TaskView
-from delaybox.store import keys
-from delaybox.store.loader import translate
-from delaybox.store.record import Record, UnreadableRecord, read, read_dead
+from delaybox.store import buckets, keys
+from delaybox.store.record import Record, UnreadableRecord, read, read_dead, split_result
+from delaybox.store.scanning import fields, hscan
 from delaybox.store.store import Store
 from delaybox.store.views import of_record, pending_state
 
@@ -40,6 +40,8 @@ _OF_STATE = {
     TaskState.CANCELLED: (),
 }
 
+_Scanned = tuple[int, dict[bytes, bytes]]
+"""The next cursor, and what was found."""
 _Found = tuple[list[Any], TaskView | None]
 """Where to go on after this record, and its view (None: examined, but not one to show)."""
 
@@ -64,8 +66,6 @@ async def page(store: Store, wanted: TaskFilter, *, cursor: str, limit: int) -> 
                     items.append(view)
                 if len(items) >= limit or examined >= EXAMINED:
                     return Page(items, _encode(name, place_after))
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
     except (TypeError, ValueError, IndexError, KeyError):
         if cursor:
             raise _bad(cursor) from None
@@ -88,14 +88,12 @@ async def _running(store: Store, wanted: TaskFilter, place: list[Any], limit: in
     p, after, skip = place or (0, "", 0)
     for partition in range(p, store.partitions):
         tag = store.tags[partition]
-        leases: Any = await store.client.zrange(keys.leases(tag), 0, -1)
+        leases: list[bytes] = await store.servers.ask("ZRANGE", keys.leases(tag), 0, -1)
         left = sorted(lid for lid in leases if partition > p or lid.hex() >= after)
         for at in range(0, len(left), _LEASES_AT_ONCE):
             some = left[at : at + _LEASES_AT_ONCE]
-            pipe = store.client.pipeline(transaction=False)
-            for lease_id in some:
-                pipe.hgetall(keys.lease(tag, lease_id))
-            for lease_id, held in zip(some, await pipe.execute(), strict=True):
+            hashes = await store.servers.ask_many([("HGETALL", keys.lease(tag, lease_id)) for lease_id in some])
+            for lease_id, held in zip(some, hashes, strict=True):
                 text = lease_id.hex()
                 done = skip if partition == p and text == after else 0
                 for i, (task_id, raw) in enumerate(sorted(held.items())):
@@ -109,31 +107,32 @@ async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: in
     # What one HSCAN returns depends on COUNT, so a chunk that was shown in part is read again with the same count.
     number, p, cursor, skip, count = place or (0, 0, 0, 0, limit)
     count = max(10, min(count, 500))
-    horizons = await _horizons(store)
+    edges = await horizons(store)
     first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
     # Before the horizon a task may be due in another minute than it lies in, so those few buckets are all looked at.
-    edge = max(horizons) // width + 1
+    edge = max(edges) // width + 1
     spans = ((number, edge - 1), (max(number, edge, first), last))
-    async for bucket, partition, at, reply in _first_chunks(store, spans, (number, p, cursor), count):
+    async for bucket, partition, at, scanned in _first_chunks(store, spans, (number, p, cursor), count):
         tag = store.tags[partition]
         done = skip if (bucket, partition, at) == (number, p, cursor) else 0
         while True:
-            views = await _chunk(store, tag, bucket, reply[1], horizons[partition], now)
+            after, found = scanned
+            views = await _chunk(store, tag, bucket, found, edges[partition], now)
             for i, view in enumerate(views):
                 if i >= done:
                     yield [bucket, partition, at, i + 1, count], view
-            at, done = reply[0], 0
+            at, done = after, 0
             if at == 0:
                 break
             # A chunk that showed nothing must still move the cursor on.
             yield [bucket, partition, at, 0, count], None
-            reply = await store.client.hscan(keys.bucket(tag, bucket), at, count=count)
+            scanned = fields(await store.servers.ask(*hscan(keys.bucket(tag, bucket), at, count)))
 
 
 async def _first_chunks(
     store: Store, spans: Sequence[tuple[int, int]], start: tuple[int, int, int], count: int
-) -> AsyncIterator[tuple[int, int, int, Any]]:
-    """(number, partition, cursor, HSCAN's reply) of each bucket, those of many small ones in one round trip.
+) -> AsyncIterator[tuple[int, int, int, _Scanned]]:
+    """(number, partition, cursor, what HSCAN brought) of each bucket, those of many small ones in one round trip.
 
     ``start``: the bucket, partition and cursor to begin with. A round trip for each bucket would make a page of a
     thousand thin ones last a second.
@@ -142,12 +141,10 @@ async def _first_chunks(
     # A few buckets first, because they may fill the page; then more and more at a time.
     together = min(count, 8)
 
-    async def fetch() -> list[tuple[int, int, int, Any]]:
-        pipe = store.client.pipeline(transaction=False)
-        for bucket, partition, at in waiting:
-            pipe.hscan(keys.bucket(store.tags[partition], bucket), at, count=count)
-        replies: list[Any] = await pipe.execute()
-        return [(*entry, reply) for entry, reply in zip(waiting, replies, strict=True)]
+    async def fetch() -> list[tuple[int, int, int, _Scanned]]:
+        scans = [hscan(keys.bucket(store.tags[partition], bucket), at, count) for bucket, partition, at in waiting]
+        replies = await store.servers.ask_many(scans)
+        return [(*entry, fields(reply)) for entry, reply in zip(waiting, replies, strict=True)]
 
     async for bucket, partition in _spans(store, spans):
         if bucket == start[0] and partition < start[1]:
@@ -168,70 +165,42 @@ async def waiting_chunks(store: Store, wanted: TaskFilter) -> AsyncIterator[list
     A task that is moved meanwhile can appear again at its new time. StoreUnavailable.
     """
     width = store.bucket_ms
-    try:
-        now = await store.ping()
-        horizons = await _horizons(store)
-        first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
-        edge = max(horizons) // width + 1
-        async for bucket, partition in _spans(store, ((0, edge - 1), (max(edge, first), last))):
-            tag = store.tags[partition]
-            cursor = -1
-            while cursor:
-                # Goes by the server's own cursor and not by positions in a chunk, which shift when tasks go.
-                reply: Any = await store.client.hscan(keys.bucket(tag, bucket), max(cursor, 0), count=500)
-                cursor = reply[0]
-                views = await _chunk(store, tag, bucket, reply[1], horizons[partition], now)
-                yield [view for view in views if view is not None and matches(wanted, view)]
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    now = await store.ping()
+    edges = await horizons(store)
+    first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
+    edge = max(edges) // width + 1
+    async for bucket, partition in _spans(store, ((0, edge - 1), (max(edge, first), last))):
+        tag = store.tags[partition]
+        cursor = -1
+        while cursor:
+            # Goes by the server's own cursor and not by positions in a chunk, which shift when tasks go.
+            scan = hscan(keys.bucket(tag, bucket), max(cursor, 0), 500)
+            cursor, found = fields(await store.servers.ask(*scan))
+            views = await _chunk(store, tag, bucket, found, edges[partition], now)
+            yield [view for view in views if view is not None and matches(wanted, view)]
 
 
-async def _horizons(store: Store) -> list[int]:
-    pipe = store.client.pipeline(transaction=False)
-    for tag in store.tags:
-        pipe.hget(keys.clock(tag), "horizon")
-    return [int(h or 0) for h in await pipe.execute()]
+async def horizons(store: Store) -> list[int]:
+    """Of each partition the ms up to which near indexes name its tasks. StoreUnavailable."""
+    found = await store.servers.ask_many([("HGET", keys.clock(tag), "horizon") for tag in store.tags])
+    return [int(horizon or 0) for horizon in found]
 
 
 async def _spans(store: Store, spans: Sequence[tuple[int, int]]) -> AsyncIterator[tuple[int, int]]:
     for first, last in spans:
-        async for entry in buckets(store, first, last):
+        async for entry in buckets.between(store, first, last):
             yield entry
-
-
-async def buckets(store: Store, first: int, last: int) -> AsyncIterator[tuple[int, int]]:
-    """(number, partition) of the buckets from first to last in order of time, read some at a time."""
-    at = first
-    while at <= last:
-        pipe = store.client.pipeline(transaction=False)
-        for tag in store.tags:
-            pipe.zrange(keys.buckets(tag), at, last, byscore=True, offset=0, num=50)
-        replies: list[list[bytes]] = await pipe.execute()
-        # A partition that sent as many as it may can hold more right after its last one. So only the time up to the
-        # earliest of these last ones is complete.
-        full = [int(numbers[-1]) for numbers in replies if len(numbers) == 50]
-        edge = min(full) if full else None
-        found = [(int(n), p) for p, numbers in enumerate(replies) for n in numbers if edge is None or int(n) <= edge]
-        for entry in sorted(found):
-            yield entry
-        if edge is None:
-            return
-        at = edge + 1
 
 
 async def _chunk(
-    store: Store, tag: str, bucket: int, fields: dict[bytes, bytes], horizon: int, now: int
+    store: Store, tag: str, bucket: int, found: dict[bytes, bytes], horizon: int, now: int
 ) -> list[TaskView | None]:
     """One view for each field, None where the field must not be shown in this bucket."""
     width = store.bucket_ms
-    entries = list(fields.items())
+    entries = list(found.items())
     pointers = [task_id for task_id, raw in entries if raw == b""]
-    followed: dict[bytes, bytes | None] = {}
-    if pointers:
-        pipe = store.client.pipeline(transaction=False)
-        for task_id in pointers:
-            pipe.hget(keys.bucket(tag, int.from_bytes(task_id[:6], "big") // width), task_id)
-        followed = dict(zip(pointers, await pipe.execute(), strict=True))
+    homes = [("HGET", keys.bucket(tag, ids.bucket(task_id, width)), task_id) for task_id in pointers]
+    followed: dict[bytes, bytes | None] = dict(zip(pointers, await store.servers.ask_many(homes), strict=True))
     views: list[TaskView | None] = []
     for task_id, raw in entries:
         real = followed.get(task_id) if raw == b"" else raw
@@ -251,13 +220,14 @@ async def _chunk(
 
 async def _failed(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     async for after, tag, task_id in _newest(store, place, limit, keys.dead_at):
-        value: Any = await store.client.hget(keys.dead(tag), task_id)
-        result: Any = await store.client.hget(keys.results(tag), task_id)
+        value, result = await store.servers.ask_many(
+            [("HGET", keys.dead(tag), task_id), ("HGET", keys.results(tag), task_id)]
+        )
         view = None
         if value is not None:
             try:
                 _, reason, record = read_dead(task_id, value)
-                kept = _split_result(result)[0] if result else b""
+                kept = split_result(result)[0] if result else b""
                 view = await _of_record(store, tag, record, TaskState.FAILED, reason=reason, result=kept)
             except UnreadableRecord:
                 view = None
@@ -266,26 +236,24 @@ async def _failed(store: Store, wanted: TaskFilter, place: list[Any], limit: int
 
 async def _succeeded(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     async for after, tag, task_id in _newest(store, place, limit, keys.results_at):
-        value: Any = await store.client.hget(keys.results(tag), task_id)
+        value: bytes | None = await store.servers.ask("HGET", keys.results(tag), task_id)
         view = None
         if value is not None:
-            result, raw = _split_result(value)
+            result, raw = split_result(value)
             if raw:
                 view = await _view(store, tag, task_id, raw, TaskState.SUCCEEDED, result)
         yield after, view
 
 
 async def _newest(
-    store: Store, place: list[Any], limit: int, key_of: Any
+    store: Store, place: list[Any], limit: int, key_of: Callable[[str], str]
 ) -> AsyncIterator[tuple[list[Any], str, bytes]]:
     """Members of one zset a partition, highest score first: (place after it, tag, id)."""
     score, after = (place[0], bytes.fromhex(place[1])) if place else (10**15, b"\xff" * 17)
     count = limit + 1
     while True:
-        pipe = store.client.pipeline(transaction=False)
-        for tag in store.tags:
-            pipe.zrange(key_of(tag), score, "-inf", byscore=True, desc=True, offset=0, num=count, withscores=True)
-        replies: Any = await pipe.execute()
+        how = (score, "-inf", "BYSCORE", "REV", "LIMIT", 0, count, "WITHSCORES")
+        replies = await store.servers.ask_many([("ZRANGE", key_of(tag), *how) for tag in store.tags])
         found = [(int(at), task_id, p) for p, reply in enumerate(replies) for task_id, at in reply]
         full = [int(reply[-1][1]) for reply in replies if len(reply) == count]
         edge = max(full) if full else None
@@ -317,7 +285,7 @@ async def _of_record(
 ) -> TaskView | None:
     body = b""
     if record.stub:
-        kept: Any = await store.client.get(keys.body(tag, record.task_id))
+        kept: bytes | None = await store.servers.ask("GET", keys.body(tag, record.task_id))
         if kept is None:
             if state is not TaskState.SUCCEEDED:
                 return None  # completed between the two reads
@@ -328,11 +296,6 @@ async def _of_record(
         return of_record(record, state, body=body, reason=reason, result=result)
     except UnreadableRecord:
         return None
-
-
-def _split_result(value: bytes) -> tuple[bytes, bytes]:
-    size = int.from_bytes(value[:4], "big")
-    return value[4 : 4 + size], value[4 + size :]
 
 
 def _encode(phase: str, place: list[Any]) -> str:

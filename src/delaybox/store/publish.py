@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from delaybox.store import keys
-from delaybox.store.loader import translate
+from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
 
@@ -19,36 +17,26 @@ async def publish(store: Store, channel: str, messages: Sequence[tuple[int, byte
     fails, the message's result is that error, because it was not delivered in full.
     StoreUnavailable when the server did not answer (what was published then is unknown).
     """
-    pipe = store.client.pipeline(transaction=False)
+    commands: list[Command] = []
     for partition, message in messages:
         if stream:
-            pipe.xadd(keys.stream(store.tags[partition]), {"task": message}, maxlen=stream, approximate=True)
-        pipe.publish(channel, message)
-    try:
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+            place = keys.stream(store.tags[partition])
+            commands.append(("XADD", place, "MAXLEN", "~", stream, "*", "task", message))
+        commands.append(("PUBLISH", channel, message))
+    replies = await store.servers.replies(commands)
     if not stream:
         return replies
     return [
-        added if isinstance(added, BaseException) else heard
-        for added, heard in zip(replies[0::2], replies[1::2], strict=True)
+        added if isinstance(added, BaseException) else reached
+        for added, reached in zip(replies[0::2], replies[1::2], strict=True)
     ]
 
 
 async def listeners(store: Store, channel: str) -> int:
-    """How many subscribe to a channel on this server now."""
-    try:
-        reply: Any = await store.client.pubsub_numsub(channel)
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
-    return int(reply[0][1]) if reply else 0
+    """How many subscribe to a channel on this server now. StoreUnavailable."""
+    return await store.servers.listeners(channel)
 
 
 async def ask_to_stop(store: Store, task_id: str) -> int:
     """Asks whoever runs a task to stop it. Returns how many nodes received the message. StoreUnavailable."""
-    try:
-        heard: Any = await store.client.publish(keys.control(store.prefix), f"cancel {task_id}")
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
-    return int(heard)
+    return await store.servers.publish(keys.control(store.prefix), f"cancel {task_id}")

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from delaybox.core import ids
+from delaybox.core.partition import of_id
 from delaybox.store import keys
-from delaybox.store.loader import Call, translate
+from delaybox.store.loader import Call
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import IDEM_TTL_MS, MAX_ITEMS, Store
 
@@ -28,17 +26,14 @@ class Quarantined:
 async def listed(store: Store, limit: int) -> list[Quarantined]:
     """The oldest ``limit`` of each partition's, oldest first and ``limit`` in all; StoreUnavailable."""
     found: list[Quarantined] = []
-    try:
-        for tag in store.tags:
-            entries: Any = await store.client.zrange(keys.quarantine_at(tag), 0, limit - 1, withscores=True)
-            for at in range(0, len(entries), MAX_ITEMS):
-                part = entries[at : at + MAX_ITEMS]
-                values: Any = await store.client.hmget(keys.quarantine(tag), [task_id for task_id, _ in part])
-                for (task_id, since), raw in zip(part, values, strict=True):
-                    if raw is not None:
-                        found.append(Quarantined(task_id, int(since), len(raw), _problem(task_id, raw)))
-    except (RedisError, OSError) as error:
-        raise translate(error) from error
+    for tag in store.tags:
+        entries: Any = await store.servers.ask("ZRANGE", keys.quarantine_at(tag), 0, limit - 1, "WITHSCORES")
+        for at in range(0, len(entries), MAX_ITEMS):
+            part = entries[at : at + MAX_ITEMS]
+            values: Any = await store.servers.ask("HMGET", keys.quarantine(tag), *[task_id for task_id, _ in part])
+            for (task_id, since), raw in zip(part, values, strict=True):
+                if raw is not None:
+                    found.append(Quarantined(task_id, int(since), len(raw), _problem(task_id, raw)))
     return sorted(found, key=lambda entry: (entry.since_ms, entry.task_id))[:limit]
 
 
@@ -81,5 +76,5 @@ async def _each(store: Store, script: str, head: tuple[Any, ...], task_ids: Sequ
 def _groups(store: Store, task_ids: Sequence[bytes]) -> list[tuple[int, list[bytes]]]:
     by: dict[int, list[bytes]] = {}
     for task_id in dict.fromkeys(task_ids):
-        by.setdefault(ids.partition(task_id) % store.partitions, []).append(task_id)
+        by.setdefault(of_id(task_id, store.partitions), []).append(task_id)
     return [(p, group[at : at + MAX_ITEMS]) for p, group in by.items() for at in range(0, len(group), MAX_ITEMS)]

@@ -183,6 +183,44 @@ def head_of(task_id: bytes, raw: bytes) -> tuple[int, int]:
     return 0, ids.due_ms(task_id)
 
 
+def is_stub(raw: bytes) -> bool:
+    """Whether the body lies apart; also of what is too short to be a record."""
+    return len(raw) < 2 or bool(raw[1] & _STUB)
+
+
+def is_newer(raw: bytes) -> bool:
+    """Whether a newer version wrote it."""
+    return bool(raw) and raw[0] >> 4 > FORMAT
+
+
+def hint(task_id: bytes, lane: bytes) -> bytes:
+    """The member of a near index that names a task."""
+    return task_id + lane
+
+
+def of_hint(member: bytes) -> tuple[bytes, bytes]:
+    """(id, lane) of a member of a near index; the lane is empty in a ready set, whose key names it."""
+    return member[: ids.ID_BYTES], member[ids.ID_BYTES :]
+
+
+def id_of_key(entry: bytes) -> bytes:
+    """The id of the task that an idempotency key stands for; its fingerprint stands behind it."""
+    return entry[: ids.ID_BYTES]
+
+
+def split_result(value: bytes) -> tuple[bytes, bytes]:
+    """(stored result, record) of a kept result; or of one that stands before a dead letter."""
+    size = int.from_bytes(value[:4], "big")
+    return value[4 : 4 + size], value[4 + size :]
+
+
+def dead_head(task_id: bytes, value: bytes) -> tuple[int, int, str]:
+    """(failed attempts, due ms, reason) of a dead letter, by its beginning and its record's head."""
+    _, size = _DEAD_HEAD.unpack_from(value)
+    at = _DEAD_HEAD.size
+    return *head_of(task_id, value[at + size :]), reason_of(value[at : at + size])[0]
+
+
 def read_dead(task_id: bytes, value: bytes) -> tuple[int, str, Record]:
     """(ms it died, reason, record) of a dead letter; UnreadableRecord for what is none."""
     if len(value) < _DEAD_HEAD.size:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
 
 from google.protobuf.message import DecodeError
 
-from delaybox.core import ids
+from delaybox.core.partition import of_id
 from delaybox.core.task import CANCELLED, TaskState
 from delaybox.store.loader import Call
-from delaybox.store.record import head_of, reason_of
+from delaybox.store.record import dead_head, head_of, split_result
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.standing import Standing
 
 MOST_IDS = 128
 """Most ids in one call of ``states``."""
-_DEAD_HEAD = Struct(">QH")
 
 
 _NOTHING = Standing(None)
@@ -32,7 +30,7 @@ async def states(store: Store, wanted: Sequence[bytes], *, leased: bool = True) 
     """
     groups: dict[int, list[int]] = {}
     for i, task_id in enumerate(wanted):
-        groups.setdefault(ids.partition(task_id) % store.partitions, []).append(i)
+        groups.setdefault(of_id(task_id, store.partitions), []).append(i)
     calls: list[Call] = []
     places: list[list[int]] = []
     for partition, group in groups.items():
@@ -65,14 +63,11 @@ def _standing(task_id: bytes, value: bytes, now_ms: int) -> Standing:
         if kind == b"l":
             return Standing(TaskState.RUNNING, due, attempt)
         return Standing(TaskState.READY if due <= now_ms else TaskState.SCHEDULED, due, attempt)
-    size = int.from_bytes(value[1:5], "big")
-    result = _result(value[5 : 5 + size])
-    rest = value[5 + size :]
+    kept, rest = split_result(value[1:])
+    result = _result(kept)
     if kind == b"d":
-        _, length = _DEAD_HEAD.unpack_from(rest)
-        at = _DEAD_HEAD.size + length
-        attempt, due = head_of(task_id, rest[at:])
-        return Standing(TaskState.FAILED, due, attempt, reason_of(rest[_DEAD_HEAD.size : at])[0], result)
+        attempt, due, reason = dead_head(task_id, rest)
+        return Standing(TaskState.FAILED, due, attempt, reason, result)
     attempt, due = head_of(task_id, rest)
     if result is None or result.ok:
         return Standing(TaskState.SUCCEEDED, due, attempt, "", result)
@@ -92,6 +87,6 @@ async def _elsewhere(store: Store, task_id: bytes) -> Standing | None:
     found = await store.get(task_id)
     letter = {"home": b"h", "lease": b"l"}.get(found.place)
     if letter is not None:
-        return _standing(task_id, letter + found.value[:16], found.now_ms)
+        return _standing(task_id, letter + found.value, found.now_ms)
     # The task ended between the two looks; the next look reports that in full.
     return None if found.place else _NOTHING

@@ -53,7 +53,6 @@ class Store:
     ) -> None:
         self.servers = servers
         """For the modules of `store` that read with plain commands."""
-        self.client: Any = servers._client
         self.prefix = prefix
         self.partitions = shape.partitions
         self.bucket_ms = shape.bucket_ms

@@ -94,8 +94,8 @@ class Lab:
 
     async def store(self, url: str = "", *, timeout_s: float = 5.0) -> Store:
         """A store in this process, through ``url`` (default: straight to the server)."""
-        client = make_client(ServerSettings.from_url(url or self.server.url), timeout_s=timeout_s)
-        store = await Store.open(Servers(client), prefix=self.prefix, partitions=self.partitions)
+        servers = Servers.connect(ServerSettings.from_url(url or self.server.url), timeout_s=timeout_s)
+        store = await Store.open(servers, prefix=self.prefix, partitions=self.partitions)
         self._stores.append(store)
         return store
 

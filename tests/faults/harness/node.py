@@ -14,7 +14,7 @@ from delaybox.core.delivery import DONE, Delivery, Failed, Report
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.connect import ServerSettings
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.faults.harness.look import instructions
@@ -64,8 +64,8 @@ class Recorder:
 async def _run(settings: dict[str, Any]) -> None:
     log = Writer(Path(settings["oracle"]))
     mutate(settings.get("mutate", {}))
-    client = make_client(ServerSettings.from_url(settings["url"]), timeout_s=settings.get("timeout_s", 5.0))
-    store = await Store.open(Servers(client), prefix=settings["prefix"])
+    servers = Servers.connect(ServerSettings.from_url(settings["url"]), timeout_s=settings.get("timeout_s", 5.0))
+    store = await Store.open(servers, prefix=settings["prefix"])
     spy = Spy.on(store, log)
     lease_ms = settings["lease_ms"]
     options = EngineOptions(
