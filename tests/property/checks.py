@@ -24,16 +24,21 @@ class Checks:
         where: dict[bytes, list[tuple[State, bytes | None, Any]]] = {}
         width = self.store.bucket_ms
         for tag in self.store.tags:
-            for name in await self.client.keys(f"{tag}:b:*"):
-                for task_id, raw in (await self.client.hgetall(name)).items():
+            buckets, leases = await self.client.keys(f"{tag}:b:*"), await self.client.keys(f"{tag}:lease:*")
+            pipe = self.client.pipeline(transaction=False)
+            for name in (*buckets, *leases, keys.dead(tag)):
+                pipe.hgetall(name)
+            *hashes, dead = await pipe.execute()
+            for name, stored in zip(buckets, hashes[: len(buckets)], strict=True):
+                for task_id, raw in stored.items():
                     if raw:
                         assert int(name.rsplit(b":", 1)[1]) == ids.due_ms(task_id) // width, "wrong bucket"
                         where.setdefault(task_id, []).append((State.PENDING, None, read(task_id, raw)))
-            for name in await self.client.keys(f"{tag}:lease:*"):
-                for task_id, raw in (await self.client.hgetall(name)).items():
-                    lease_id = name[len(tag) + 7 :]
+            for name, stored in zip(leases, hashes[len(buckets) :], strict=True):
+                lease_id = name[len(tag) + 7 :]
+                for task_id, raw in stored.items():
                     where.setdefault(task_id, []).append((State.LEASED, lease_id, read(task_id, raw)))
-            for task_id, value in (await self.client.hgetall(keys.dead(tag))).items():
+            for task_id, value in dead.items():
                 where.setdefault(task_id, []).append((State.DEAD, None, read_dead(task_id, value)[2]))
         for task_id, places in where.items():
             assert len(places) == 1, f"{task_id.hex()} lies in {len(places)} places"

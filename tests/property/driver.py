@@ -209,14 +209,25 @@ class Sequence_(Checks):  # noqa: N801 - typing's name is taken
     async def hinted(self, p: int) -> set[bytes]:
         """Ids that near or a ready set names, of tasks that live."""
         tag = self.store.tags[p]
-        found: set[bytes] = set()
-        for near in keys.nears(tag):
-            found |= {m[:16] for m in await self.client.zrange(near, 0, -1)}
-        for letter in LETTERS:
-            for ending in ("", ":critical"):
-                for lane in await self.client.zrange(f"{tag}:active:{letter}{ending}", 0, -1):
-                    found |= set(await self.client.zrange(f"{tag}:ready:{lane.decode()}{ending}", 0, -1))
+        nears = keys.nears(tag)
+        actives = [(letter, ending) for letter in LETTERS for ending in ("", ":critical")]
+        members = await self.members([*nears, *(f"{tag}:active:{letter}{ending}" for letter, ending in actives)])
+        found = {member[:16] for near in members[: len(nears)] for member in near}
+        ready = [
+            f"{tag}:ready:{lane.decode()}{ending}"
+            for (_, ending), lanes in zip(actives, members[len(nears) :], strict=True)
+            for lane in lanes
+        ]
+        found.update(*(await self.members(ready) if ready else []))
         return found & self.model.tasks.keys()
+
+    async def members(self, names: Sequence[str]) -> list[list[bytes]]:
+        """Of zsets, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            pipe.zrange(name, 0, -1)
+        found: list[list[bytes]] = await pipe.execute()
+        return found
 
     async def fired(self, p: int) -> list[bytes]:
         """What was fired in place since the last look: the stream holds it."""
@@ -444,10 +455,10 @@ class Sequence_(Checks):  # noqa: N801 - typing's name is taken
                 key = f"{tag}:active:{self.rng.choice(LETTERS)}{self.rng.choice(['', ':critical'])}"
                 await self.client.delete(key)
             case _:
-                lanes = await self.client.keys(f"{tag}:ready:*")
+                lanes = sorted(await self.client.keys(f"{tag}:ready:*"))  # or the seed would not repeat it
                 key = self.rng.choice(lanes).decode() if lanes else ""
                 await self.client.delete(key)
-        self.note("lost", key)
+        self.note("lost", key.removeprefix(tag))
 
     # -- the end ------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,17 @@
 """The engine against a small model: random sequences on a real server, crashes and repeats included.
 
 DELAYBOX_PROPERTY_SEED=<seed> runs the same sequences again, <seed>:<number> one of them;
-DELAYBOX_PROPERTY_SEQUENCES sets how many (240).
+DELAYBOX_PROPERTY_SEQUENCES sets how many (240). A sequence that fails is printed, and kept in pytest's cache
+(.pytest_cache/d/property), with the seed that runs it again.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +23,7 @@ from delaybox.store.store import Store
 from tests.lab import CLOCK_KEY
 from tests.property.driver import Sequence_
 from tests.property.twice import TwiceRunner
+from tests.servers import RealServer
 
 STEPS = 50
 PARTS = 4
@@ -26,18 +31,30 @@ SEQUENCES = int(os.environ.get("DELAYBOX_PROPERTY_SEQUENCES", "240"))
 SEED, _, ONLY = os.environ.get("DELAYBOX_PROPERTY_SEED", "").partition(":")
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealServer]:
+    """One that keeps what it hashes in the same order each time: a sequence that is run again meets the same."""
+    named = "DELAYBOX_TEST_SERVER" in os.environ  # it may not know the option
+    own = RealServer(() if named else ("--hash-seed", "property"))
+    own.start()
+    yield own
+    own.close()
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
 async def test_random_sequences_agree_with_the_model(
-    part: int, client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+    part: int, client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
+    cache = getattr(pytestconfig, "cache", None)  # pytest can do without
+    kept: Path = cache.mkdir("property") if cache else Path(tempfile.gettempdir())
     seed = SEED or str(random.SystemRandom().randrange(2**32))
     for number in range(part, SEQUENCES, PARTS):
         if ONLY in ("", str(number)):
-            await run_sequence(client, f"{prefix}-{number}", f"{seed}:{number}", monkeypatch)
+            await run_sequence(client, f"{prefix}-{number}", f"{seed}:{number}", monkeypatch, kept)
 
 
-async def run_sequence(client: Redis, prefix: str, seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def run_sequence(client: Redis, prefix: str, seed: str, monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
     rng = random.Random(seed)
     store = await Store.open(
         Servers(client), prefix=prefix, partitions=2, bucket_ms=rng.choice([100, 1_000, 1_000, 20_000])
@@ -52,9 +69,11 @@ async def run_sequence(client: Redis, prefix: str, seed: str, monkeypatch: pytes
             if number % 5 == 4:
                 await sequence.compare()
         await sequence.finish()
-    except Exception as error:
-        history = "\n".join(sequence.log)
-        raise AssertionError(f"DELAYBOX_PROPERTY_SEED={seed}: {error!r}\n{history}") from error
+    except BaseException as error:  # a time-out of the test is no Exception
+        text = "\n".join([f"DELAYBOX_PROPERTY_SEED={seed}: {error!r}", *sequence.log])
+        (kept / f"failed-{seed.replace(':', '-')}.txt").write_text(text)
+        print(text)
+        raise
     finally:
         if left := await client.keys(f"*{prefix}:*"):
             await client.unlink(*left)
