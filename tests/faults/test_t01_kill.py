@@ -12,7 +12,7 @@ from tests.faults.harness.lab import LEASE_MS, Lab, soon, spread
 from tests.faults.harness.rest_load import produce_over_rest
 from tests.faults.harness.scale import WHOLE, scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 REAP_MS = 100
 CONCURRENCY = 64

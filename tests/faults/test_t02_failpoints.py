@@ -14,7 +14,7 @@ from tests.faults.harness.checker import Limits
 from tests.faults.harness.lab import LEASE_MS, Lab
 from tests.faults.harness.scale import scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 TASKS = 20
 # A quarter fails once, and handlers outlast a heartbeat: claim, extend, ack and fail are all used.

@@ -12,7 +12,7 @@ from tests.faults.harness.checker import Limits
 from tests.faults.harness.lab import LEASE_MS, Lab, soon, spread
 from tests.faults.harness.scale import WHOLE, scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 
 @pytest.mark.parametrize("mode", ["everysec", "always"])
@@ -25,6 +25,7 @@ async def test_a_killed_server_loses_nothing(tmp_path: Path, mode: str) -> None:
 
         async def kill() -> None:
             async with lab.nemesis.during("server"):
+                await asyncio.to_thread(lab.server.written)
                 lab.server.kill()
                 # Every second time it stays away longer than the store's own repeats last, so that callers see it.
                 await asyncio.sleep(0.8 * (len(ready_s) % 2))

@@ -17,7 +17,7 @@ from tests.faults.harness.lab import Lab, soon
 from tests.faults.harness.oracle import OK
 from tests.faults.harness.scale import WHOLE, scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 LOST_SECONDS = 2
 

@@ -11,7 +11,7 @@ from tests.faults.harness.checker import Limits
 from tests.faults.harness.lab import Lab, soon, spread
 from tests.faults.harness.scale import WHOLE, scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 
 async def test_forgotten_scripts_surface_nowhere(tmp_path: Path) -> None:

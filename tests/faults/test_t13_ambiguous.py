@@ -11,7 +11,7 @@ from tests.faults.harness.lab import Lab, soon, spread
 from tests.faults.harness.proxy import CLEAN, Plan
 from tests.faults.harness.scale import WHOLE, scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 
 @pytest.mark.parametrize(

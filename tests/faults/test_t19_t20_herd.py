@@ -14,7 +14,7 @@ from tests.faults.harness.lab import Lab, soon
 from tests.faults.harness.process import Process
 from tests.faults.harness.scale import WHOLE, scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 LONGEST_SCRIPT_US = 10_000
 

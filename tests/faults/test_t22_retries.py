@@ -17,7 +17,7 @@ from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, now_us
 from tests.faults.harness.proxy import CLEAN, Plan
 from tests.faults.harness.scale import scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 TWINS = 50
 

@@ -18,7 +18,7 @@ from tests.faults.harness.oracle import FAIL, OK, Call, now_us
 from tests.faults.harness.rest import Rest
 from tests.faults.harness.scale import scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 LEAST, MOST = 10**11, 10**14
 LONGEST_DELAY = 10**13

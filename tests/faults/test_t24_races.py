@@ -15,7 +15,7 @@ from tests.faults.harness.lab import Lab, soon, spread
 from tests.faults.harness.oracle import FAIL, OK, Call, now_us
 from tests.faults.harness.scale import scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 CLIENTS = 32
 

@@ -24,7 +24,7 @@ from tests.kafka import Kafka
 from tests.nodes import Node
 from tests.servers import RealServer
 
-pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(180, 900))]
+pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(300, 900))]
 
 AWAY_S = scaled(4.0, 60.0)
 KILLS = scaled(2, 10)

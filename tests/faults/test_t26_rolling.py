@@ -16,7 +16,7 @@ from tests.faults.harness.oracle import OK
 from tests.faults.harness.rest_load import produce_over_rest
 from tests.faults.harness.scale import WHOLE, scaled
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(120, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 
 async def test_rolling_restarts_run_nothing_twice(tmp_path: Path) -> None:

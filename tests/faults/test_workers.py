@@ -18,7 +18,7 @@ from tests.yard import Process, Yard, worker, yard
 
 __all__ = ["yard"]  # the fixture
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(180, 1_800))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 CONCURRENCY = 50
 NAP_S = scaled(0.1, 0.02)

@@ -22,8 +22,6 @@ from tests.engines import Recorder, running, until
 from tests.faults.harness.proxy import Proxy
 from tests.servers import RealServer
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def free_port() -> int:
     with socket.socket() as probe:

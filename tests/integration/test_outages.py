@@ -67,7 +67,6 @@ async def add(store: Store, *tasks: NewTask) -> list[bytes]:
     return made
 
 
-@pytest.mark.timeout(120)
 async def test_healthy_tasks_outlive_a_server_that_was_away_longer_than_their_leases(
     make_server: Callable[..., RealServer], prefix: str
 ) -> None:
@@ -145,7 +144,6 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.timeout(120)
 async def test_three_node_kills_under_a_living_worker_make_no_dead_letter(yard: Yard) -> None:
     """The worker ran the task to its end each time; that its nodes died is nothing against it."""
     settings = {"port": free_port(), "lease_ms": 1_000, "heartbeat_ms": 300}

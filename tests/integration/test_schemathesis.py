@@ -1,4 +1,7 @@
-"""T31: schemathesis against a served node. No 5xx, no answer that the OpenAPI document does not describe."""
+"""T31: schemathesis against a served node. No 5xx, no answer that the OpenAPI document does not describe.
+
+Its cases are bounded by number: bounded by time, a busy machine would see only the first of them.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,15 @@ import re
 import sys
 from pathlib import Path
 
-from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import spawn_api
+from tests.rest import rest_process
 from tests.servers import RealServer
 
-SECONDS = 45
 CONFIG = """
 seed = 31
-max-time = {seconds}
 continue-on-failure = true
 
 [generation]
-max-examples = 60
+max-examples = 15
 
 [checks]
 # What no schema can say: a cursor is a page's own, a shell task needs a node that runs them, retries fit together.
@@ -40,10 +40,9 @@ checks.negative_data_rejection.enabled = false
 
 
 async def test_whatever_is_sent_is_answered_as_the_document_says(server: RealServer, prefix: str, tmp_path: Path):
-    (tmp_path / "schemathesis.toml").write_text(CONFIG.format(seconds=SECONDS))
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
     report = tmp_path / "report.json"
-    api = await spawn_api(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=3.0))
-    try:
+    async with rest_process(server=server.settings, prefix=prefix) as api:
         fuzzer = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("schemathesis")),
             "run",
@@ -59,10 +58,8 @@ async def test_whatever_is_sent_is_answered_as_the_document_says(server: RealSer
         text = said.decode()
         assert fuzzer.returncode == 0, text[-8000:]
         assert api.exit_code is None
-    finally:
-        await api.stop()
     # A run that could not read the document, or sent nothing, would pass too.
     assert "Selected: 22/22" in text, text[-2000:]
     assert json.loads(report.read_text())
     cases = re.search(r"^ *([\d,]+) generated", text, re.MULTILINE)
-    assert cases and int(cases[1].replace(",", "")) > 300, text[-2000:]
+    assert cases and int(cases[1].replace(",", "")) > 1_000, text[-2000:]

@@ -171,7 +171,6 @@ def test_configurations_that_contradict_themselves(environ: dict[str, str], says
         load(environ=environ)
 
 
-@pytest.mark.timeout(30)
 async def test_a_user_of_the_acl(make_server: Callable[..., RealServer], certificates: Certificates) -> None:
     """What docs/security.md says that DelayBox's user needs is enough, and nothing of it is for show."""
     own = make_server("--requirepass", "right")
