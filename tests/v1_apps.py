@@ -15,6 +15,7 @@ from delaybox.core.errors import (
     IdempotencyConflict,
     TaskFinished,
 )
+from delaybox.core.membership import Activity, LivingNode, Member, nodes_of
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service import Service
@@ -102,9 +103,9 @@ class FakeService:
         self._note("forecast", from_ms, to_ms, step_ms)
         return [ForecastStep(DUE, 2), ForecastStep(DUE + step_ms, 3)]
 
-    async def nodes(self) -> list[dict[str, Any]]:
+    async def nodes(self) -> list[LivingNode]:
         self._note("nodes")
-        return [{"id": "n", "host": "h", "pid": 1, "types": ["p", "SHELL_CMD"], "seen_ms": DUE, "started_ms": 0}]
+        return nodes_of([Member(id="n", host="h", pid=1, seen_ms=DUE, activity=Activity(types="psz"))])
 
 
 @dataclass

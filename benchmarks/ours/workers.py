@@ -91,7 +91,7 @@ async def _until_connected(crew: Crew, processes: int, *, seconds: float = 20.0)
     async with opened(crew.server) as store:
         while time.monotonic() < deadline:
             crew.check()
-            connected = sum(int(facts.get("worker_count", 0)) for facts in (await nodes.live(store)).values())
+            connected = sum(member.activity.worker_count for member in await nodes.live(store))
             if connected >= processes:
                 return
             await asyncio.sleep(0.05)

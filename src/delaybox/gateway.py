@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -22,7 +21,7 @@ from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.work import NotYet, Streams
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError
-from delaybox.core.fleet import HELPER
+from delaybox.core.membership import Activity
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -70,7 +69,9 @@ class Workers:
         """The store is open."""
         s = self._settings
         options = EngineOptions(
-            node_id=f"{s.node_id}{HELPER}",
+            node_id=f"{s.node_id}.workers",
+            node=s.node_id,
+            kind="grpc",
             clock=False,
             roles=("workers",),
             channel="",
@@ -111,8 +112,8 @@ class Workers:
             await self._listener.stop()
         await self._engine.stop(0.0)
 
-    def _facts(self) -> Mapping[str, Any] | None:
-        return self._gateway.facts() if self._gateway is not None and self._gateway.connected else None
+    def _facts(self) -> Activity | None:
+        return self._gateway.activity() if self._gateway is not None and self._gateway.connected else None
 
     def _asked(self, message: bytes) -> None:
         word, _, text = message.partition(b" ")

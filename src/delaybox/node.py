@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from delaybox.config.workers import Shell
 from delaybox.core.delivery import Target
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.lane import ANY_QUEUE, lane_of
+from delaybox.core.membership import Activity
 from delaybox.core.task import TaskType
 from delaybox.embedded import EmbeddedServer
 from delaybox.embedded.temporary import find_room
@@ -498,8 +499,8 @@ class _Node:
         log.info("tasks are taken from Kafka: %s", ", ".join(settings.sources))
         return Keeper("Kafka process", process, again, log)
 
-    def _facts(self, kafka: KafkaTarget | None) -> Mapping[str, list[str]]:
-        """What the heartbeat says of this node's parts, for its readiness."""
+    def _facts(self, kafka: KafkaTarget | None) -> Activity:
+        """What the heartbeat reports of this node's parts, for its readiness."""
         troubles = [f"PUB_SUB tasks wait: {kafka.trouble}"] if kafka is not None and kafka.trouble else []
         troubles += [f"tasks are not taken from Kafka: {trouble}" for trouble in self._kafka_troubles]
-        return {"troubles": troubles} if troubles else {}
+        return Activity(troubles=tuple(troubles))

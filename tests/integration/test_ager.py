@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 
 from delaybox.core import ids
+from delaybox.core.membership import Activity, Member
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store import keys, nodes
@@ -71,7 +73,7 @@ async def test_a_node_deletes_by_age_what_its_configuration_says(
     await client.zadd(keys.dead_at(tag), {old: now - 2 * HOUR})
     await sour(store, b"o" * 16, b"?", now - 2 * HOUR)
     await sour(store, b"y" * 16, b"?", now)
-    await nodes.beat(store, "gone", {"seen_ms": now - HOUR, "lanes": ["wq:f"]})
+    await nodes.beat(store, Member(id="gone", seen_ms=now - HOUR))
     ages = ("--set", "deadLetters.age=1h", "--set", "quarantine.age=1h")
     with node("--redis", server.url, "--http-port", "0", *ages, folder=tmp_path) as one:
 
@@ -92,9 +94,10 @@ async def test_what_only_a_dead_node_served_is_unserved(client: Redis, prefix: s
     await store.schedule([Batch(0, [draft(NewTask(type=TaskType.WORKER, name="f", queue="q"))])])
     service = Service(store)
     now = await store.ping()
-    await nodes.beat(store, "here", {"seen_ms": now, "lanes": ["wq:f"]})
+    here = Member(id="here", seen_ms=now, activity=Activity(lanes=(b"wq:f",)))
+    await nodes.beat(store, here)
     assert (await service.queues())[0].unserved == ()
-    await nodes.beat(store, "here", {"seen_ms": now - 6_000, "lanes": ["wq:f"]})
+    await nodes.beat(store, replace(here, seen_ms=now - 6_000))
     await until(lambda: _unserved(service, ("f",)))
     await service.close()
 
@@ -106,11 +109,10 @@ async def _unserved(service: Service, functions: tuple[str, ...]) -> bool:
 async def test_a_heartbeat_that_came_meanwhile_stays(client: Redis, prefix: str) -> None:
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     now = await store.ping()
-    await nodes.beat(store, "n", {"seen_ms": now - 60_000})
-    await nodes.beat(store, "ahead", {"seen_ms": now + 60_000})
-    await nodes.beat(store, "living", {"seen_ms": now})
+    for name, seen_ms in (("n", now - 60_000), ("ahead", now + 60_000), ("living", now)):
+        await nodes.beat(store, Member(id=name, seen_ms=seen_ms))
     assert await nodes.forget(store, now, 10_000) == 2
-    assert set(await nodes.live(store)) == {"living"}
+    assert [member.id for member in await nodes.live(store)] == ["living"]
 
 
 async def test_quarantine_is_listed_retried_and_discarded(server: RealServer, client: Redis, prefix: str) -> None:

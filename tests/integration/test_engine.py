@@ -112,9 +112,9 @@ async def test_the_heartbeat_tells_what_was_carried_out_by_queue(rig: Rig) -> No
         await rig.add(name=name)
     await target.wait_for(4)
     async with asyncio.timeout(TIMEOUT_S):
-        while not (told := (await nodes.live(rig.store)).get("test", {}).get("fired_per_s")):
+        while not ((member := await nodes.find(rig.store, "test")) and (fired := member.activity.fired_per_s)):
             await asyncio.sleep(0.02)
-    assert told.keys() == {"wmail"} and 0 < told["wmail"] <= 2
+    assert fired.keys() == {"wmail"} and 0 < fired["wmail"] <= 2
 
 
 async def test_a_reaper_that_starts_after_an_outage_takes_nothing_back(rig: Rig) -> None:

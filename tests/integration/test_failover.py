@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from redis.asyncio import Redis
@@ -144,9 +144,9 @@ async def test_readiness_says_when_wakeups_are_not_heard(make_server: Callable[.
     client = make_client(ServerSettings(unix_path=server.unix_path, username="deaf", password="secret"))
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
 
-    async def troubles() -> list[str]:
-        facts = await nodes.facts(store, "test")
-        return [] if facts is None else facts.get("troubles", [])
+    async def troubles() -> Sequence[str]:
+        member = await nodes.find(store, "test")
+        return () if member is None else member.activity.troubles
 
     async with running(store, {TaskType.SHELL_CMD: Recorder()}, channel=""):
 
@@ -154,7 +154,7 @@ async def test_readiness_says_when_wakeups_are_not_heard(make_server: Callable[.
             return DEAF in await troubles()
 
         async def says_so_no_more() -> bool:
-            return await troubles() == []
+            return not await troubles()
 
         await until(says_so)
         await admin.execute_command("ACL", "SETUSER", "deaf", "allchannels")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.core.membership import Activity, Member
 from delaybox.store import nodes
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
@@ -25,10 +27,10 @@ MIB = 1 << 20
 @pytest.fixture
 async def rpc(server: RealServer, prefix: str, client: Redis) -> AsyncIterator[Rpc]:
     store = await Store.open(Servers(client), prefix=prefix)
-    facts = {"started_ms": 1, "pid": 7, "host": "h", "version": "1", "types": "p"}
+    member = Member(id="n1", started_ms=1, pid=7, host="h", version="1", activity=Activity(types="p"))
     async with rpc_process(server=server.settings, prefix=prefix, node_id="n1") as found:
         # What serves a node's workers is told with the node, whose own engine does not run here.
-        await nodes.beat(store, "n1", facts | {"seen_ms": await store.ping()})
+        await nodes.beat(store, replace(member, seen_ms=await store.ping()))
         yield found
 
 

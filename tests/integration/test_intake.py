@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from delaybox import metrics
 from delaybox.api.channel.intake import HOLD_MS, ROLE, ChannelIntake, ChannelSettings
 from delaybox.core.delivery import Target
+from delaybox.core.membership import Activity, Member
 from delaybox.core.task import Priority, TaskType, TaskView
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
@@ -143,8 +144,8 @@ async def test_bad_messages_are_counted_and_named_without_what_they_carry(
 async def test_a_command_is_accepted_where_any_live_node_runs_commands(given: Input) -> None:
     async with given.node("a"):
         await given.heard()
-        facts = {"seen_ms": await given.store.ping(), "types": "s"}
-        await nodes.beat(given.store, "shell-node", facts)
+        seen_ms = await given.store.ping()
+        await nodes.beat(given.store, Member(id="shell-node", seen_ms=seen_ms, activity=Activity(types="s")))
         # The next heartbeat of the role reads them.
         await asyncio.sleep(HOLD_MS / 3000 + 0.2)
         await given.publish(message(b"cmd", executionTimestamp=DUE, taskType=b"SHELL_CMD"))

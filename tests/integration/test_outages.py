@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.delivery import DONE, Delivery, Report
+from delaybox.core.membership import Member
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store import keys, nodes
 from delaybox.store.connect import make_client
@@ -108,7 +109,7 @@ async def test_healthy_tasks_outlive_a_server_that_was_away_longer_than_their_le
 
 async def _killed(store: Store, node_id: str, *, seen_ms: int) -> None:
     """What a node that was killed leaves behind."""
-    await nodes.beat(store, node_id, {"seen_ms": seen_ms, "started_ms": seen_ms - 60_000})
+    await nodes.beat(store, Member(id=node_id, seen_ms=seen_ms, started_ms=seen_ms - 60_000))
 
 
 @pytest.mark.parametrize("killed", [2, 3], ids=["two nodes", "the fleet"])

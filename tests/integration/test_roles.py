@@ -118,13 +118,12 @@ async def test_a_node_without_work_and_clock_only_says_that_it_lives(store: Stor
         await Service(store).submit(command())
 
         async def is_listed() -> bool:
-            return "front" in await nodes.live(store)
+            return await nodes.find(store, "front") is not None
 
         await until(is_listed)
-        facts = (await nodes.live(store))["front"]
-        assert facts["roles"] == ["api"]
-        assert facts["version"]
-        assert facts["started_ms"] <= facts["seen_ms"]
+        (member,) = await nodes.live(store)
+        assert member.id == "front" and member.roles == ("api",) and member.version
+        assert 0 < member.started_ms <= member.seen_ms
         counts = await Service(store).counts()
         assert (counts.pending, counts.in_flight) == (1, 0)
 

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask, PastDue, TaskFinished, TaskNotFound, TaskRunning
+from delaybox.core.membership import Activity, Member
 from delaybox.core.query import TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Service
@@ -178,14 +179,13 @@ async def test_all_that_waits_is_counted_by_queue_while_it_is_little(
 
 async def test_what_living_nodes_fired_is_summed_by_queue(client: Redis, prefix: str) -> None:
     store, service, now = await _open(client, prefix)
-    told: dict[str, dict[str, object]] = {
-        "n1": {"seen_ms": now, "fired_per_s": {"w": 1.5, "smail": 0.25, "znew": 9}},
-        "n2": {"seen_ms": now, "fired_per_s": {"w": 2.0}},
-        "gone": {"seen_ms": now - 60_000, "fired_per_s": {"w": 100.0}},
-        "old": {"seen_ms": now},
-    }
-    for node, facts in told.items():
-        await nodes.beat(store, node, facts)
+    for name, seen_ms, fired in (
+        ("n1", now, {"w": 1.5, "smail": 0.25, "znew": 9.0}),
+        ("n2", now, {"w": 2.0}),
+        ("gone", now - 60_000, {"w": 100.0}),
+        ("old", now, {}),
+    ):
+        await nodes.beat(store, Member(id=name, seen_ms=seen_ms, activity=Activity(fired_per_s=fired)))
     await _ids(service, [NewTask()])
     assert {(q.queue, q.type.name, q.pending, q.fired_per_s) for q in await service.queues()} == {
         ("default", "WORKER", 0, 3.5), ("mail", "SHELL_CMD", 0, 0.25), ("default", "PUB_SUB", 1, 0.0)

@@ -16,6 +16,8 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.errors import StoreLost
+from delaybox.core.membership import Member
+from delaybox.core.partition import Shape
 from delaybox.core.task import NewTask
 from delaybox.store import identity, keys, nodes
 from delaybox.store.connect import make_client
@@ -80,11 +82,11 @@ async def test_a_store_that_comes_back_is_gone_on_with(empty: Redis, prefix: str
 async def test_an_accepted_store_has_the_partitions_that_nodes_know(empty: Redis, prefix: str) -> None:
     store = await Store.open(Servers(empty), prefix=prefix, partitions=4)
     await empty.flushall()
-    await nodes.beat(store, "n", {"seen_ms": await store.look(), "store": store.presence.shape.facts()})
+    await nodes.beat(store, Member(id="n", seen_ms=await store.look(), store=store.presence.shape))
     with pytest.raises(StoreLost, match="is gone"):
         await Store.open(Servers(empty), prefix=prefix, partitions=16)
     assert not await empty.exists(keys.meta(prefix)), "no second store beside the living nodes' one"
-    done = await identity.accept(Servers(empty), prefix, identity.Shape("other", 16, 60_000))
+    done = await identity.accept(Servers(empty), prefix, Shape("other", 16, 60_000))
     assert (done.made, done.shape.partitions, done.lost) == (True, 4, (store.store_id,))
     # A process that nobody asks goes on with its next task.
     await asyncio.sleep(0.6)

@@ -11,6 +11,7 @@ from redis.exceptions import TryAgainError
 
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError, StoreFull, StoreRefused, StoreUnavailable
+from delaybox.core.membership import Member
 from delaybox.core.task import NewTask
 from delaybox.service import Service
 from delaybox.store import keys, listing, loader, nodes
@@ -36,8 +37,8 @@ async def test_a_full_server_refuses_new_tasks_and_drains(make_server: Callable[
 
         # A node that restarts now must open the store, and everything but scheduling goes on.
         assert (await Store.open(Servers(client), prefix=prefix)).bucket_ms == 1_000
-        await nodes.beat(lab.store, "N", {"seen_ms": 1})
-        assert (await nodes.facts(lab.store, "N") or {})["seen_ms"] == 1
+        await nodes.beat(lab.store, Member(id="N", seen_ms=1))
+        assert await nodes.find(lab.store, "N") == Member(id="N", seen_ms=1)
         assert await lab.store.reschedule(later, delay_ms=120_000) == ("moved", lab.now + 120_000)
         assert await lab.store.cancel([later]) == ["cancelled"]
         got = await lab.lease(b"A", slots=10)

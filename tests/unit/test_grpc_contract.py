@@ -8,6 +8,7 @@ from pathlib import Path
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
+from delaybox.core.membership import Activity, ConnectedWorker, Member, nodes_of
 from delaybox.core.query import QueueStats
 from delaybox.core.task import TaskType
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -82,10 +83,7 @@ def test_more_queues_than_fit_are_told_of():
 
 
 def test_nodes_of_any_kind_fit():
-    worker = {"identity": "w" * 200, "labels": {f"l{n}": "x" * 200 for n in range(16)}, "connected": True}
-    large = {"id": "n", "types": "w", "seen_ms": 1, "workers": [worker] * 200, "worker_count": 900}
-    answer = views.nodes([large] * 20)
+    worker = ConnectedWorker(identity="w" * 200, labels={f"l{n}": "x" * 200 for n in range(16)})
+    large = Activity(types="w", workers=(worker,) * 200, worker_count=900)
+    answer = views.nodes(nodes_of([Member(id=f"n{n}", seen_ms=1, activity=large) for n in range(20)]))
     assert answer.truncated and 1 <= len(answer.infos) == len(answer.nodes) < 20 and answer.ByteSize() <= 3 << 20
-    strange = {"id": 5, "pid": "x", "in_flight": -1, "seen_ms": None, "types": ["pub_sub", "p"], "workers": ["?"]}
-    (node,) = views.nodes([strange]).infos
-    assert (node.id, node.pid, node.in_flight, list(node.types)) == ("5", 0, 0, [pb.TASK_TYPE_PUB_SUB])

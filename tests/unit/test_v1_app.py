@@ -239,7 +239,7 @@ async def test_calls(method, path, body, status, asked, answered):
 
 
 async def test_types_of_a_node_have_the_names_of_v1():
-    assert (await call("GET", "/v1/nodes")).json["nodes"][0]["types"] == ["pub_sub", "shell"]
+    assert (await call("GET", "/v1/nodes")).json["nodes"][0]["types"] == ["pub_sub", "shell", "z"]
 
 
 async def test_a_call_without_parameters_refuses_them_by_name():

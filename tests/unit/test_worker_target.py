@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core.delivery import DONE, HAND_BACK, Done, Failed
+from delaybox.core.membership import ConnectedWorker
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, NewTask
 from delaybox.wire import body as wire_body
@@ -131,11 +132,10 @@ async def test_a_running_task_can_be_cancelled() -> None:
     over.cancel()
 
 
-async def test_facts_say_who_is_connected_and_what_is_served() -> None:
+async def test_the_heartbeat_reports_who_is_connected_and_what_is_served() -> None:
     desk = Desk()
     desk.open(credit=5, identity="host-1", labels={"zone": "a"}, concurrency=5)
-    facts = desk.gateway.facts()
-    assert facts["lanes"] == ["wmail:send"] and facts["types"] == "w" and facts["worker_count"] == 1
-    (worker,) = facts["workers"]
-    assert (worker["identity"], worker["labels"], worker["functions"]) == ("host-1", {"zone": "a"}, 1)
-    assert (worker["concurrency"], worker["running"], worker["connected"]) == (5, 0, True)
+    activity = desk.gateway.activity()
+    assert activity.lanes == (b"wmail:send",) and activity.types == "w" and activity.worker_count == 1
+    worker = ConnectedWorker(identity="host-1", labels={"zone": "a"}, functions=1, concurrency=5)
+    assert activity.workers == (worker,)

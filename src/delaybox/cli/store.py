@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from delaybox.cli import say
 from delaybox.cli.exits import Exit
 from delaybox.cli.server import any_server
-from delaybox.store.identity import Accepted, Shape, accept
+from delaybox.core.partition import Shape
+from delaybox.store.identity import Accepted, accept
 
 if TYPE_CHECKING:
     from delaybox.config import Config

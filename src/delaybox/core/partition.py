@@ -1,10 +1,20 @@
-"""Which partition a task goes to."""
+"""How a store is divided, and which partition a task goes to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from delaybox.core import ids
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is fixed for the life of a store, and its id."""
+
+    store_id: str
+    partitions: int
+    bucket_ms: int
 
 
 def of_key(key: bytes, partitions: int) -> int:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from delaybox import __version__, metrics
+from delaybox import metrics
 from delaybox.core.delivery import Pausing, Target
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.membership import Activity, together
 from delaybox.core.task import TaskType
 from delaybox.engine.ager import Ager
 from delaybox.engine.clock import RedisClock
@@ -18,17 +15,16 @@ from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.expander import Expander
 from delaybox.engine.guest import Guest
 from delaybox.engine.loops import Loop
+from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.reaper import Reaper
 from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.tracker import Tracker
 from delaybox.engine.wakeups import Wakeups
-from delaybox.store import nodes
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
 
-_BEAT_S = 1.0
 DEAF = "new tasks that are due at once can be up to a second late: no subscription to wake-ups"
 """The problem that readiness shows while wake-ups are not received; tasks are then found by polling."""
 _CLAIM_PATIENCE_S = 2.0
@@ -37,7 +33,7 @@ _CLAIM_PATIENCE_S = 2.0
 class Engine:
     """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased.
 
-    ``hosts``: guests may be admitted. ``facts``: facts for the heartbeat beside the engine's own; None: send no
+    ``hosts``: guests may be admitted. ``facts``: what the heartbeat reports beside the engine's own; None: send no
     heartbeat for now.
     """
 
@@ -48,7 +44,7 @@ class Engine:
         options: EngineOptions,
         *,
         hosts: bool = False,
-        facts: Callable[[], Mapping[str, Any] | None] = dict,
+        facts: Callable[[], Activity | None] = Activity,
     ) -> None:
         self._store = store
         self._options = options
@@ -66,8 +62,9 @@ class Engine:
             # After an outage a lease is not reaped for its own length, so the first heartbeat must come well within
             # that time.
             Loop("lease heartbeat", self._dispatcher.heartbeat, away_s=min(1.0, options.lease_ms / 6000)),
-            Loop("node heartbeat", self._beat),
         ]
+        who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
+        self._membership = Membership(store, who, self._activity)
         self._expander = Expander(store, options, self._clock)
         if options.clock:
             self._others += [
@@ -80,8 +77,6 @@ class Engine:
         self._claims = options.clock or bool(targets)
         self._hosts = hosts
         self._listens = self._claims or hosts
-        self._started_ms = 0
-        self._known = False
         self._stopped = False
 
     @property
@@ -101,6 +96,7 @@ class Engine:
         self._dispatcher.start()
         for loop in self._others:
             loop.start()
+        self._membership.start()
         if self._claims:
             self._tracking.start()
 
@@ -121,12 +117,7 @@ class Engine:
         await self._dispatcher.stop(grace_s)
         for loop in self._others:
             await loop.stop()
-        if not self._known:
-            return
-        try:
-            await nodes.leave(self._store, self._options.node_id)
-        except DelayBoxError as error:
-            log.warning("could not sign off: %s", error)
+        await self._membership.stop()
 
     def admit(
         self,
@@ -166,33 +157,20 @@ class Engine:
     def _slots_freed(self) -> None:
         self._tracker.slots_freed()
 
-    async def _beat(self) -> float:
-        more = self._facts()
-        if more is None:
-            if self._known:
-                self._known = False
-                await nodes.leave(self._store, self._options.node_id)
-            return _BEAT_S
-        self._known = True
-        now_ms = await self._store.look()
-        self._started_ms = self._started_ms or now_ms
-        facts: dict[str, Any] = {
-            "seen_ms": now_ms,
-            "started_ms": self._started_ms,
-            "version": __version__,
-            "roles": list(self._options.roles),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "in_flight": self._dispatcher.in_flight,
-            "types": self._dispatcher.serves,
-            "limits": [lane.decode() for lane in self._options.lanes],
-            "fired_per_s": self._dispatcher.fired_per_s(),
-            "store": self._store.presence.shape.facts(),
-            **more,
-        }
+    def _activity(self) -> Activity | None:
+        """What the heartbeat reports of this engine and of what stands beside it."""
+        beside = self._facts()
+        if beside is None:
+            return None
+        troubles: tuple[str, ...] = ()
         if self._listens:
             metrics.wakeups_heard("workers" if self._hosts else "node", self._wakeups.listening)
             if not self._wakeups.listening:
-                facts["troubles"] = [*facts.get("troubles", ()), DEAF]
-        await nodes.beat(self._store, self._options.node_id, facts)
-        return _BEAT_S
+                troubles = (DEAF,)
+        own = Activity(
+            in_flight=self._dispatcher.in_flight,
+            types=self._dispatcher.serves,
+            limits=self._options.lanes,
+            fired_per_s=self._dispatcher.fired_per_s(),
+        )
+        return together([own, beside, Activity(troubles=troubles)])

@@ -16,9 +16,14 @@ class EngineOptions:
     """
 
     node_id: str
-    clock: bool = True
+    """This engine's own, by which it beats."""
+    node: str = ""
+    """The id of the node whose process this is; "": the engine is a node by itself."""
+    kind: str = ""
+    """Of the process, for the heartbeat: see `core.membership.Member`."""
     roles: tuple[str, ...] = ()
     """The node's roles, for the heartbeat."""
+    clock: bool = True
     lanes: tuple[bytes, ...] = ()
     """Of a task type that has a lane here, only these lanes are claimed (`core.lane`; ANY_QUEUE for the queue)."""
     channel: str = "TaskExecution"

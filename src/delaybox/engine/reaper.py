@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from delaybox import metrics
-from delaybox.core.fleet import holders, most_left
+from delaybox.core.membership import holders, most_left
 from delaybox.engine.options import EngineOptions
 from delaybox.store import nodes
 from delaybox.store.expiry import Ends, ends

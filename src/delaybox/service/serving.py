@@ -4,16 +4,15 @@ is."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
-from delaybox.core.fleet import HELPER
 from delaybox.core.lane import ANY_QUEUE, Lane, lane_of, split
+from delaybox.core.membership import Member
 from delaybox.core.task import TaskState, TaskType, TaskView
 from delaybox.store import nodes, progress
 from delaybox.store.lanes import waiting
@@ -28,38 +27,10 @@ _WAITS_FRESH_S = 2.0
 _LANES_NAMED = 5
 
 
-async def living(store: Store) -> list[dict[str, Any]]:
-    """As `live_nodes`, but only those that carry out the tasks they announce."""
-    return await live_nodes(store, SERVING_MS)
-
-
-async def live_nodes(store: Store, within_ms: int = LIVE_NODE_MS) -> list[dict[str, Any]]:
-    """The living nodes, each with the facts of its last heartbeat."""
+async def living(store: Store, within_ms: int = SERVING_MS) -> list[Member]:
+    """The living members: unless asked otherwise, those that carry out the tasks they announce."""
     now = await store.ping()
-    seen = await nodes.live(store)
-    return [
-        {"id": node_id, **facts}
-        for node_id, facts in sorted(seen.items())
-        if abs(now - int(facts.get("seen_ms", 0))) <= within_ms
-    ]
-
-
-def merged(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Nodes from heartbeats: those of the process that serves a node's workers are merged into the node's.
-
-    A process whose node has no heartbeat any more is left out.
-    """
-    whole = {str(facts["id"]): dict(facts) for facts in found if not _is_helper(facts)}
-    for facts in filter(_is_helper, found):
-        if node := whole.get(str(facts["id"]).removesuffix(HELPER)):
-            node["in_flight"] = int(node.get("in_flight", 0)) + int(facts.get("in_flight", 0))
-            node["types"] = [*node.get("types", ()), *facts.get("types", ())]
-            node |= {name: facts[name] for name in ("workers", "worker_count") if name in facts}
-    return list(whole.values())
-
-
-def _is_helper(facts: Mapping[str, Any]) -> bool:
-    return str(facts["id"]).endswith(HELPER)
+    return [member for member in await nodes.live(store) if abs(now - member.seen_ms) <= within_ms]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +45,17 @@ class Served:
     others: Mapping[str, frozenset[bytes] | None]
 
     @classmethod
-    def by(cls, found: Sequence[Mapping[str, Any]]) -> Served:
-        """Reads them from heartbeats."""
+    def by(cls, found: Iterable[Member]) -> Served:
+        """By what living members report."""
         lanes: set[bytes] = set()
         complete = True
         others: dict[str, frozenset[bytes] | None] = {}
-        for node in found:
-            told = node.get("lanes", ())
-            complete = complete and len(told) >= int(node.get("lane_count", len(told)))
-            lanes.update(lane.encode() for lane in told)
-            for letter in node.get("types", ()):
-                own = frozenset(lane.encode() for lane in node.get("limits", ()) if lane.startswith(letter))
+        for member in found:
+            activity = member.activity
+            complete = complete and len(activity.lanes) >= activity.lane_count
+            lanes.update(activity.lanes)
+            for letter in activity.types:
+                own = frozenset(lane for lane in activity.limits if lane.startswith(letter.encode()))
                 known = others.get(letter, frozenset())
                 others[letter] = known | own if own and known is not None else None
         return cls(frozenset(lanes) if complete else None, others)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from msgspec import structs
 
@@ -21,10 +20,11 @@ from delaybox.core.errors import (
 )
 from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_REPLAY
+from delaybox.core.membership import LivingNode, nodes_of
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
-from delaybox.service.serving import Served, Serving, functions_unserved, live_nodes, living, merged
+from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
 from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, listing, nodes, pages
@@ -186,8 +186,8 @@ class Service:
         complete = all(q.complete for q in found.values())
         here = await living(self._opened.store)
         served = Served.by(here)
-        for node in here:
-            for key, rate in node.get("fired_per_s", {}).items():
+        for member in here:
+            for key, rate in member.activity.fired_per_s.items():
                 with suppress(ValueError):  # a newer node's task type
                     lane = split(key.encode())
                     rates[lane.type, lane.queue] = rates.get((lane.type, lane.queue), 0.0) + rate
@@ -204,9 +204,9 @@ class Service:
             for at, q in sorted(found.items(), key=lambda item: (item[0][0].value, item[0][1]))
         ]
 
-    async def nodes(self) -> list[dict[str, Any]]:
-        """The living nodes, each with the facts that it and its processes report."""
-        return merged(await live_nodes(self._opened.store))
+    async def nodes(self) -> list[LivingNode]:
+        """The living nodes, each with its members."""
+        return nodes_of(await living(self._opened.store, LIVE_NODE_MS))
 
     async def forecast(self, from_ms: int, to_ms: int, step_ms: int) -> list[ForecastStep]:
         """Tasks due per step, in steps of whole buckets from the bucket that holds ``from_ms``.
@@ -249,18 +249,18 @@ class Service:
         try:
             parts = self._opened
             now = await parts.store.writable()
-            facts = None if self._node_id is None else await nodes.facts(parts.store, self._node_id)
+            engine = None if self._node_id is None else await nodes.find(parts.store, self._node_id)
             # Not before this node's engine has reported what it serves.
-            waits = await parts.serving.unserved() if self._node_id is None or facts else []
+            waits = await parts.serving.unserved() if self._node_id is None or engine else []
         except DelayBoxError as error:
             return Readiness(False, str(error), store=False)
         if self._node_id is None:
             return Readiness(True, "; ".join(waits))
-        if facts is None:
+        if engine is None:
             return Readiness(False, "the engine of this node has not reported yet")
-        if (ago := now - int(facts["seen_ms"])) > STALE_HEARTBEAT_MS:
+        if (ago := now - engine.seen_ms) > STALE_HEARTBEAT_MS:
             return Readiness(False, f"the engine of this node was last heard of {ago / 1000:.1f} s ago")
-        return Readiness(True, "; ".join([*facts.get("troubles", ()), *waits]))
+        return Readiness(True, "; ".join([*engine.activity.troubles, *waits]))
 
     # -- control ------------------------------------------------------------------------------------------------
 

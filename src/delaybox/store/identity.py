@@ -6,37 +6,24 @@ anyway: they refuse where another id stands, or none. So nothing is stored in a 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from redis.exceptions import ResponseError
 
 from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.limits import MAX_PARTITIONS
+from delaybox.core.partition import Shape
 from delaybox.store import keys, record
 from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.servers import Servers, milliseconds
+from delaybox.wire import members
 
 LIVING_MS = 5_000
 """A node whose last heartbeat is no older than this is alive, and knows which store it works for."""
 
 _MEND = "bring its data back, or run `delaybox store accept` if what is there now is meant"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What is fixed for the life of a store, and its id."""
-
-    store_id: str
-    partitions: int
-    bucket_ms: int
-
-    def facts(self) -> dict[str, Any]:
-        """For a node's heartbeat, so that a lost store can be made again as it was."""
-        return {"id": self.store_id, "partitions": self.partitions, "bucket_ms": self.bucket_ms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +175,12 @@ async def living_shapes(servers: Servers, prefix: str, within_ms: int = LIVING_M
     clock, beats = await servers.ask_many([("TIME",), ("HGETALL", keys.nodes(prefix))])
     now = milliseconds(clock)
     found: list[tuple[int, Shape]] = []
-    for raw in beats.values():
+    for member_id, raw in beats.items():
         try:
-            beat = json.loads(raw)
-            told, seen = beat["store"], int(beat["seen_ms"])
-            shape = Shape(str(told["id"]), int(told["partitions"]), int(told["bucket_ms"]))
-        except (ValueError, TypeError, KeyError):
-            continue  # a node of an earlier version does not report its store
-        if now - seen <= within_ms:
-            found.append((seen, shape))
+            member = members.decode(member_id.decode("utf-8", "replace"), raw)
+        except ValueError:
+            continue
+        # A node of an early version does not state its store.
+        if member.store is not None and now - member.seen_ms <= within_ms:
+            found.append((member.seen_ms, member.store))
     return [shape for _, shape in sorted(found, key=lambda entry: -entry[0])]

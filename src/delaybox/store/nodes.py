@@ -1,55 +1,67 @@
-"""Heartbeats of nodes, which show who is alive: a hash with one small JSON for each node."""
+"""Heartbeats of members, which show who is alive: a hash with one small JSON for each member."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
+import logging
 
+from delaybox.core.membership import Member
 from delaybox.store import keys
 from delaybox.store.loader import Call
 from delaybox.store.store import Store
+from delaybox.wire import members
+
+log = logging.getLogger("delaybox.store")
+
+_MOST_NAMED = 1_000
+_named: set[str] = set()
+"""Whose damaged heartbeats were logged: once each in the life of a process."""
 
 
-async def beat(store: Store, node_id: str, facts: Mapping[str, Any]) -> None:
-    """Writes this node's heartbeat; ``facts`` must hold ``seen_ms`` by Redis's clock."""
-    await store.runner.run(Call("beat", keys.nodes(store.prefix), (node_id, json.dumps(facts))))
+async def beat(store: Store, member: Member) -> None:
+    """Writes a member's heartbeat."""
+    await store.runner.run(Call("beat", keys.nodes(store.prefix), (member.id, members.encode(member))))
 
 
-async def leave(store: Store, node_id: str) -> None:
-    """Takes this node off the list."""
-    await store.servers.ask("HDEL", keys.nodes(store.prefix), node_id)
+async def leave(store: Store, member_id: str) -> None:
+    """Takes a member off the list."""
+    await store.servers.ask("HDEL", keys.nodes(store.prefix), member_id)
 
 
-async def live(store: Store) -> dict[str, dict[str, Any]]:
-    """Every node's last heartbeat."""
+async def live(store: Store) -> list[Member]:
+    """Every member as its last heartbeat has it, by id; damaged heartbeats are left out."""
     flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.nodes(store.prefix))
-    return {k.decode(): json.loads(v) for k, v in flat.items()}
+    found = (_read(member_id, raw) for member_id, raw in sorted(flat.items()))
+    return [member for member in found if member is not None]
+
+
+async def find(store: Store, member_id: str) -> Member | None:
+    """A member as its last heartbeat has it; None if it never wrote one that can be read."""
+    raw: bytes | None = await store.servers.ask("HGET", keys.nodes(store.prefix), member_id)
+    return None if raw is None else _read(member_id.encode(), raw)
 
 
 async def forget(store: Store, now_ms: int, after_ms: int) -> int:
-    """Deletes the heartbeats of nodes that have not beaten for ``after_ms``; returns how many."""
+    """Deletes the heartbeats of members that have not beaten for ``after_ms``; returns how many."""
     flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.nodes(store.prefix))
     old: list[bytes] = []
-    for node_id, raw in flat.items():
-        # A heartbeat ahead of the clock was written before the clock was set back; a living node has written again
+    for member_id, raw in flat.items():
+        # A heartbeat ahead of the clock was written before the clock was set back; a living member has written again
         # since.
-        if abs(now_ms - _seen_ms(raw)) > after_ms:
-            old += (node_id, raw)
+        if abs(now_ms - members.seen_ms(raw)) > after_ms:
+            old += (member_id, raw)
     gone = 0
     for at in range(0, len(old), 1_000):
         gone += int(await store.runner.run(Call("sweep", keys.nodes(store.prefix), old[at : at + 1_000])))
     return gone
 
 
-def _seen_ms(raw: bytes) -> int:
+def _read(member_id: bytes, raw: bytes) -> Member | None:
+    """The member of a stored heartbeat; None for a damaged one, which is logged once."""
+    name = member_id.decode("utf-8", "replace")
     try:
-        return int(json.loads(raw)["seen_ms"])
-    except (ValueError, TypeError, KeyError):
-        return 0
-
-
-async def facts(store: Store, node_id: str) -> dict[str, Any] | None:
-    """This node's last heartbeat; None if its engine never wrote one."""
-    raw: bytes | None = await store.servers.ask("HGET", keys.nodes(store.prefix), node_id)
-    return None if raw is None else dict(json.loads(raw))
+        return members.decode(name, raw)
+    except ValueError as error:
+        if name not in _named and len(_named) < _MOST_NAMED:
+            _named.add(name)
+            log.warning("%s; it is left out", error)
+        return None

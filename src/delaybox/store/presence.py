@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from delaybox.core.errors import DelayBoxError, StoreLost
+from delaybox.core.partition import Shape
 from delaybox.store import identity, keys
-from delaybox.store.identity import Shape
 from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.servers import Servers
 

@@ -10,10 +10,10 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.limits import MAX_PARTITIONS
-from delaybox.core.partition import of_key
+from delaybox.core.partition import Shape, of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes, schedule_args
-from delaybox.store.identity import Shape, open_store
+from delaybox.store.identity import open_store
 from delaybox.store.loader import REPEATED_WITHIN_MS, Call, Observer, ScriptRunner
 from delaybox.store.presence import OnLost, Presence
 from delaybox.store.record import stored_reason
@@ -253,7 +253,7 @@ class Store:
     ) -> tuple[list[bytes], int, int]:
         """Takes tasks back from a doer that went away; (stale ids, dead-lettered, dropped by their cap).
 
-        ``failing``: most doers of the store went away within one lease (`core.fleet`).
+        ``failing``: most doers of the store went away within one lease (`core.membership`).
         """
         stale: list[bytes] = []
         dead = dropped = 0
@@ -294,7 +294,7 @@ class Store:
 
         What they hold is put back, or dead-lettered past the cap of losses. After an outage nothing is reaped for one
         lease. ``every_ms``: how often the caller looks. ``failing``: most holders went away within one lease, so
-        dead-lettering is held (`core.fleet`).
+        dead-lettering is held (`core.membership`).
         """
         args = (
             self.bucket_ms, lease_ms, losses_cap, self.wake_channel, dead_cap, IDEM_TTL_MS, every_ms, int(failing)

@@ -10,6 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError
 from delaybox import metrics
 from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report, Target
 from delaybox.core.lane import split
+from delaybox.core.membership import Activity, ConnectedWorker
 from delaybox.core.queue import RuleBook
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
@@ -291,25 +293,24 @@ class Gateway:
         """How many workers are connected."""
         return len(self._sessions)
 
-    def facts(self) -> Mapping[str, Any]:
-        """Facts for the heartbeat: the connected workers, and the lanes they serve."""
-        lanes = sorted({lane.decode() for pool in self._pools.values() for lane in pool.lanes})
-        workers = [
-            {
-                "identity": s.profile.identity,
-                "labels": dict(s.profile.labels),
-                "functions": len(s.profile.lanes),
-                "concurrency": s.profile.concurrency,
-                "running": s.held,
-                "connected": s.connected,
-            }
-            for s in self._sessions.values()
-        ]
-        types = TaskType.WORKER.value if lanes else ""
-        return {
-            "types": types,
-            "workers": workers[:_WORKERS_SHOWN],
-            "worker_count": len(workers),
-            "lanes": lanes[:_LANES_SHOWN],
-            "lane_count": len(lanes),
-        }
+    def activity(self) -> Activity:
+        """For the heartbeat: who is connected, and which lanes are served."""
+        lanes = sorted({lane for pool in self._pools.values() for lane in pool.lanes})
+        workers = tuple(
+            ConnectedWorker(
+                identity=s.profile.identity,
+                labels=s.profile.labels,
+                functions=len(s.profile.lanes),
+                concurrency=s.profile.concurrency,
+                running=s.held,
+                connected=s.connected,
+            )
+            for s in islice(self._sessions.values(), _WORKERS_SHOWN)
+        )
+        return Activity(
+            types=TaskType.WORKER.value if lanes else "",
+            workers=workers,
+            worker_count=len(self._sessions),
+            lanes=tuple(lanes[:_LANES_SHOWN]),
+            lane_count=len(lanes),
+        )

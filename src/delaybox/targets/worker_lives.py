@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from delaybox.core.fleet import most_left
+from delaybox.core.membership import most_left
 
 _PAST = 1_000
 

@@ -148,8 +148,8 @@ class ChannelIntake:
     async def _heed_types(self) -> None:
         """A task is accepted where any live node can carry it out, not only this one."""
         letters = set(self._types)
-        for facts in (await nodes.live(self._store)).values():
-            letters.update(str(facts.get("types", "")))
+        for member in await nodes.live(self._store):
+            letters.update(member.activity.types)
         self._rules = self._rules_for("".join(letters))
 
     def _rules_for(self, letters: str) -> OriginalRules:

@@ -472,7 +472,7 @@ class NodesResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[str]] = ..., infos: _Optional[_Iterable[_Union[NodeInfo, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
 
 class NodeInfo(_message.Message):
-    __slots__ = ("id", "host", "pid", "version", "roles", "types", "in_flight", "seen_ms", "started_ms", "worker_count", "workers")
+    __slots__ = ("id", "host", "pid", "version", "roles", "types", "in_flight", "seen_ms", "started_ms", "worker_count", "workers", "members")
     ID_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -484,6 +484,7 @@ class NodeInfo(_message.Message):
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     id: str
     host: str
     pid: int
@@ -495,7 +496,28 @@ class NodeInfo(_message.Message):
     started_ms: int
     worker_count: int
     workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
-    def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., worker_count: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[NodeMember]
+    def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., worker_count: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[NodeMember, _Mapping]]] = ...) -> None: ...
+
+class NodeMember(_message.Message):
+    __slots__ = ("id", "kind", "pid", "types", "in_flight", "troubles", "seen_ms", "started_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    TROUBLES_FIELD_NUMBER: _ClassVar[int]
+    SEEN_MS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    pid: int
+    types: _containers.RepeatedScalarFieldContainer[TaskType]
+    in_flight: int
+    troubles: _containers.RepeatedScalarFieldContainer[str]
+    seen_ms: int
+    started_ms: int
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., troubles: _Optional[_Iterable[str]] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
     __slots__ = ("identity", "labels", "functions", "concurrency", "running", "connected")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -167,48 +167,3 @@ def forecast(steps: Sequence[ForecastStep], step_ms: int) -> types.Forecast:
         sum(s.count for s in steps),
         [types.Step(render_moment(s.start_ms), s.start_ms, s.count) for s in steps],
     )
-
-
-def nodes(all_: Iterable[Mapping[str, Any]]) -> types.Nodes:
-    """Living nodes; facts that an older node does not report are empty."""
-    return types.Nodes([_node(facts) for facts in all_])
-
-
-def _node(facts: Mapping[str, Any]) -> types.Node:
-    return types.Node(
-        id=str(facts["id"]),
-        host=str(facts.get("host", "")),
-        pid=int(facts.get("pid", 0)),
-        version=str(facts.get("version", "")),
-        roles=[str(role) for role in facts.get("roles", ())],
-        types=list(dict.fromkeys(_type_name(str(name)) for name in facts.get("types", ()))),
-        in_flight=int(facts.get("in_flight", 0)),
-        seen=render_moment(int(facts.get("seen_ms", 0))),
-        started=render_moment(int(facts.get("started_ms", 0))),
-    )
-
-
-def workers(nodes: Sequence[Mapping[str, Any]]) -> types.Workers:
-    """The worker sessions that living nodes report."""
-    found = [_worker(str(node["id"]), told) for node in nodes for told in node.get("workers", ())]
-    return types.Workers(found, max(len(found), sum(int(node.get("worker_count", 0)) for node in nodes)))
-
-
-def _worker(node: str, told: Mapping[str, Any]) -> types.Worker:
-    return types.Worker(
-        node=node,
-        identity=str(told.get("identity", "")),
-        labels={str(name): str(value) for name, value in dict(told.get("labels") or {}).items()},
-        functions=int(told.get("functions", 0)),
-        concurrency=int(told.get("concurrency", 0)),
-        running=int(told.get("running", 0)),
-        connected=bool(told.get("connected", True)),
-    )
-
-
-def _type_name(name: str) -> str:
-    """A heartbeat names types by their letter or by the domain's name."""
-    for kind, shown in NAME_OF_TYPE.items():
-        if name in (kind.value, kind.name):
-            return shown
-    return name

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
-from delaybox.core.limits import MAX_DUE_MS
+from delaybox.core.membership import LivingNode
 from delaybox.core.query import BulkResult, ForecastStep, Page, QueueStats
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
+from delaybox.wire import members
 from delaybox.wire import progress as wire_progress
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -121,15 +121,13 @@ def forecast(steps: Sequence[ForecastStep]) -> pb.ForecastResponse:
     return pb.ForecastResponse(steps=[pb.ForecastStep(start_ms=s.start_ms, count=s.count) for s in steps])
 
 
-def nodes(found: Sequence[Mapping[str, Any]]) -> pb.NodesResponse:
-    """As many nodes as fit. Facts that a node does not report are empty; facts of an unexpected type are left out."""
+def nodes(found: Iterable[LivingNode]) -> pb.NodesResponse:
+    """The nodes that fit."""
     out = pb.NodesResponse()
     size = 0
-    for facts in found:
-        shown = _node(facts)
-        as_json = json.dumps(dict(facts), separators=(",", ":"))
-        if len(as_json) > _FACTS_BYTES:
-            as_json = json.dumps({name: value for name, value in facts.items() if not isinstance(value, list | dict)})
+    for node in found:
+        shown = members.node_message(node)
+        as_json = members.facts(node, _FACTS_BYTES)
         size += shown.ByteSize() + len(as_json.encode()) + 2 * _ENTRY_BYTES
         if size > ANSWER_BYTES:
             out.truncated = True
@@ -138,38 +136,6 @@ def nodes(found: Sequence[Mapping[str, Any]]) -> pb.NodesResponse:
         out.infos.append(shown)
         out.nodes.append(as_json)
     return out
-
-
-def _node(facts: Mapping[str, Any]) -> pb.NodeInfo:
-    said = {str(name) for name in facts.get("types", ())}  # by letter, or by name
-    workers = [worker for worker in facts.get("workers", ()) if isinstance(worker, Mapping)]
-    return pb.NodeInfo(
-        id=str(facts.get("id", "")),
-        host=str(facts.get("host", "")),
-        pid=_count(facts.get("pid")),
-        version=str(facts.get("version", "")),
-        roles=[str(role) for role in facts.get("roles", ())],
-        types=[number for kind, number in _TYPE_NUMBERS.items() if {kind.value, kind.name} & said],
-        in_flight=_count(facts.get("in_flight")),
-        seen_ms=_count(facts.get("seen_ms"), MAX_DUE_MS),
-        started_ms=_count(facts.get("started_ms"), MAX_DUE_MS),
-        worker_count=_count(facts.get("worker_count", len(workers))),
-        workers=[
-            pb.WorkerInfo(
-                identity=str(worker.get("identity", "")),
-                labels={str(name): str(value) for name, value in dict(worker.get("labels", {})).items()},
-                functions=_count(worker.get("functions")),
-                concurrency=_count(worker.get("concurrency")),
-                running=_count(worker.get("running")),
-                connected=bool(worker.get("connected")),
-            )
-            for worker in workers
-        ],
-    )
-
-
-def _count(value: object, most: int = (1 << 32) - 1) -> int:
-    return value if isinstance(value, int) and 0 <= value <= most else 0
 
 
 _EVENTS_AT_ONCE: Final = 1_000

@@ -18,6 +18,7 @@ from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
 from delaybox.core.queue import RuleBook
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
+from delaybox.wire import members
 from delaybox.wire.bounds import check_batch_count
 from delaybox.wire.json import queries, rendering, tasks, types
 from delaybox.wire.json.reading import Reader
@@ -156,11 +157,11 @@ class V1:
 
     async def nodes(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        return Reply(rendering.nodes(await self._service.nodes()))
+        return Reply(members.nodes_json(await self._service.nodes()))
 
     async def workers(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        return Reply(rendering.workers(await self._service.nodes()))
+        return Reply(members.workers_json(await self._service.nodes()))
 
     # -- dead letters -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
-from delaybox.wire.json import tasks, types
+from delaybox.wire.json import nodes, tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell import ShellRules
 
@@ -246,7 +246,7 @@ CALLS: Final[tuple[Call, ...]] = (
         handler=lambda v1: v1.nodes,
         summary="List living nodes",
         tag="cluster",
-        answers={200: ("the nodes heard of lately", types.Nodes)},
+        answers={200: ("the nodes heard of lately", nodes.Nodes)},
     ),
     Call(
         method="GET",
@@ -256,7 +256,7 @@ CALLS: Final[tuple[Call, ...]] = (
         summary="List connected workers",
         about="A session with each node, for each kind of function. At most 100 of a node are told.",
         tag="cluster",
-        answers={200: ("the sessions of workers with living nodes", types.Workers)},
+        answers={200: ("the sessions of workers with living nodes", nodes.Workers)},
     ),
 )
 

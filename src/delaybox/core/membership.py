@@ -1,0 +1,209 @@
+"""Who works on a store: members, which are processes that beat, and the nodes that they belong to. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from delaybox.core.partition import Shape
+
+LEAST = 3
+"""Least number of holders. Fewer that go away together may be chance, or the work of one task."""
+_QUIET_MS = 2_500
+"""Members beat once a second: two beats were missed."""
+_HOLD_NOTHING = frozenset({"rest", "kafka", "probe"})
+"""Kinds of processes that claim no tasks."""
+_BESIDE = ".workers"
+"""What a node of the previous version appends to its id for the process that serves its workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectedWorker:
+    """A worker's session as its node sees it. ``functions``: how many pairs of function and queue it serves.
+
+    ``concurrency``: tasks that it can run at once; 0: it did not state that. ``running``: tasks that it has now.
+    ``connected``: False where its connection broke and it may still come back.
+    """
+
+    identity: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    functions: int = 0
+    concurrency: int = 0
+    running: int = 0
+    connected: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What a member carries out. ``types``: letters of task types, of newer versions too. ``in_flight``: tasks in hand.
+
+    ``limits``: of a task type that has a lane here only these lanes are carried out (ANY_QUEUE for the queue).
+    ``lanes``: those of connected workers, the first ones where there are very many; ``lane_count``: of all.
+    ``workers``: the first of those that are connected; ``worker_count``: all.
+    ``fired_per_s``: over the last minute, by the letter of a type and its queue.
+    ``troubles``: sentences on what this member cannot do now.
+    """
+
+    types: str = ""
+    in_flight: int = 0
+    limits: tuple[bytes, ...] = ()
+    lanes: tuple[bytes, ...] = ()
+    lane_count: int = 0
+    workers: tuple[ConnectedWorker, ...] = ()
+    worker_count: int = 0
+    fired_per_s: Mapping[str, float] = field(default_factory=dict)
+    troubles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A process that beats. Moments in Unix ms by Redis's clock.
+
+    ``node``: the id of the node that it belongs to, its own where it belongs to none. ``node_pid``: of the process that
+    keeps it alive; 0: unknown. ``kind``: what the process is for (clock, work, rest, grpc, kafka, or one of a newer
+    version); '': all that an engine does. ``roles``: what its node is for. ``store``: what it works for; None where a
+    node of an early version does not state it.
+    """
+
+    id: str
+    node: str = ""
+    node_pid: int = 0
+    kind: str = ""
+    roles: tuple[str, ...] = ()
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    seen_ms: int = 0
+    started_ms: int = 0
+    activity: Activity = Activity()
+    store: Shape | None = None
+
+    @property
+    def parent(self) -> str:
+        """The id of its node."""
+        return self.node or self.id.removesuffix(_BESIDE)
+
+
+@dataclass(frozen=True, slots=True)
+class LivingNode:
+    """A node with its members: at least one, in the order of their ids."""
+
+    id: str
+    members: tuple[Member, ...]
+
+    @property
+    def _first(self) -> Member:
+        return next((member for member in self.members if member.id == self.id), self.members[0])
+
+    @property
+    def host(self) -> str:
+        """The machine's name."""
+        return self._first.host
+
+    @property
+    def pid(self) -> int:
+        """Of the node's own process."""
+        return self._first.node_pid or self._first.pid
+
+    @property
+    def version(self) -> str:
+        """DelayBox's."""
+        return self._first.version
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What the node is for."""
+        return self._first.roles
+
+    @property
+    def seen_ms(self) -> int:
+        """When a member beat last."""
+        return max(member.seen_ms for member in self.members)
+
+    @property
+    def started_ms(self) -> int:
+        """When the first member started."""
+        return min(member.started_ms for member in self.members)
+
+    @property
+    def activity(self) -> Activity:
+        """What the members carry out, together."""
+        return together([member.activity for member in self.members])
+
+
+def member_id(node: str, kind: str, number: int) -> str:
+    """The id of a node's process: no two that live have the same. ``number``: among those of its kind."""
+    return f"{node}.{kind}{number}"
+
+
+def nodes_of(members: Iterable[Member]) -> list[LivingNode]:
+    """Each node with its members, by id."""
+    by_node: dict[str, list[Member]] = {}
+    for member in sorted(members, key=lambda member: member.id):
+        by_node.setdefault(member.parent, []).append(member)
+    return [
+        LivingNode(node, tuple(found))
+        for node, found in sorted(by_node.items())
+        # Of the previous version: the node itself is gone, and its process for workers follows.
+        if any(member.node or member.id == node for member in found)
+    ]
+
+
+def together(activities: Sequence[Activity]) -> Activity:
+    """The sum of what several members, or parts of one, carry out."""
+    if len(activities) == 1:
+        return activities[0]
+    fired: dict[str, float] = {}
+    for activity in activities:
+        for key, rate in activity.fired_per_s.items():
+            fired[key] = round(fired.get(key, 0.0) + rate, 3)
+    return Activity(
+        types="".join(dict.fromkeys(letter for a in activities for letter in a.types)),
+        in_flight=sum(a.in_flight for a in activities),
+        limits=tuple(dict.fromkeys(lane for a in activities for lane in a.limits)),
+        lanes=tuple(dict.fromkeys(lane for a in activities for lane in a.lanes)),
+        lane_count=sum(a.lane_count for a in activities),
+        workers=tuple(worker for a in activities for worker in a.workers),
+        worker_count=sum(a.worker_count for a in activities),
+        fired_per_s=fired,
+        troubles=tuple(dict.fromkeys(trouble for a in activities for trouble in a.troubles)),
+    )
+
+
+def owners(members: Iterable[Member], partitions: int) -> list[tuple[str, ...]]:
+    """For each partition the ids of the members that look after it, the one that comes first in front.
+
+    Today every member that keeps time looks after every partition: scripts are safe from everybody, and a member that
+    dies leaves nothing undone.
+    """
+    # A process that does all that an engine does keeps time where that is among its node's roles.
+    keepers = (m.id for m in members if m.kind == "clock" or (not m.kind and "clock" in m.roles))
+    return [tuple(sorted(keepers))] * partitions
+
+
+def holders(members: Iterable[Member]) -> list[tuple[int, int]]:
+    """(started ms, last seen ms) of every node that holds tasks; all members of a node are one holder."""
+    found: dict[str, tuple[int, int]] = {}
+    for member in members:
+        if member.kind in _HOLD_NOTHING:
+            continue
+        first, last = found.get(member.parent, (member.started_ms, member.seen_ms))
+        found[member.parent] = (min(first, member.started_ms), max(last, member.seen_ms))
+    return list(found.values())
+
+
+def most_left(lives: Sequence[tuple[int, int]], now_ms: int, lease_ms: int, *, quiet_ms: int = _QUIET_MS) -> bool:
+    """Whether at least three, and more than half of all that lived then, went away within one lease, not long ago.
+
+    ``lives``: (began ms, last seen ms); any unit will do if all times share it. A holder that has not been seen for
+    ``quiet_ms`` went away when it was last seen. Its tasks are judged when the lease is over and a grace has passed, so
+    "not long ago" means four leases.
+    """
+    gone = sorted(seen for _, seen in lives if now_ms - quiet_ms > seen >= now_ms - 4 * lease_ms - quiet_ms)
+    for first in range(len(gone)):
+        together = [seen for seen in gone[first:] if seen <= gone[first] + lease_ms]
+        # Holders that began only afterwards, in the place of those that went, count on neither side.
+        alive = sum(began < together[-1] and seen > together[-1] for began, seen in lives)
+        if len(together) >= LEAST and len(together) > alive:
+            return True
+    return False

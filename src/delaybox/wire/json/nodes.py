@@ -1,0 +1,62 @@
+"""Nodes and their workers as ``/v1`` shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from delaybox.wire.json.types import Count, Moment
+
+
+class NodeMember(Struct, gc=False):
+    """A process of a node."""
+
+    id: str
+    kind: Annotated[str, Meta(description="clock, work, rest, grpc or kafka; empty: it is all that an engine does")]
+    pid: int
+    types: Annotated[list[str], Meta(description="the task types it carries out")]
+    in_flight: Count
+    troubles: Annotated[list[str], Meta(description="what it cannot do now, in sentences")]
+    seen: Moment
+    started: Moment
+
+
+class Node(Struct, gc=False):
+    """A living node: what its members carry out, together."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    roles: list[str]
+    types: Annotated[list[str], Meta(description="the task types it carries out")]
+    in_flight: Count
+    seen: Moment
+    started: Moment
+    members: list[NodeMember]
+
+
+class Nodes(Struct, gc=False):
+    """All nodes that live."""
+
+    nodes: list[Node]
+
+
+class Worker(Struct, gc=False):
+    """A session of a worker with a node."""
+
+    node: Annotated[str, Meta(description="the id of the node it is connected to")]
+    identity: Annotated[str, Meta(description="as the worker names itself: name, host, process, versions")]
+    labels: dict[str, str]
+    functions: Annotated[int, Meta(ge=0, description="pairs of a function and a queue that it serves")]
+    concurrency: Annotated[int, Meta(ge=0, description="tasks that it can run at once; 0 = it did not say")]
+    running: Annotated[int, Meta(ge=0, description="tasks that it has just now")]
+    connected: Annotated[bool, Meta(description="false: its connection broke, and it may still come back")]
+
+
+class Workers(Struct, gc=False):
+    """Workers that are connected. ``count``: all of them, also those that are not told."""
+
+    workers: list[Worker]
+    count: Annotated[int, Meta(ge=0)]

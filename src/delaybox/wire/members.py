@@ -1,0 +1,307 @@
+"""Members and nodes in every form they travel in: the stored heartbeat, REST's JSON, and gRPC's messages.
+
+A heartbeat is a JSON object. Nodes of several versions read each other's: a field that is missing has its default, one
+that is not known is passed over. ``types``: letters of task types, in one text or a list. Lanes are text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from delaybox.core.limits import MAX_DUE_MS
+from delaybox.core.membership import Activity, ConnectedWorker, LivingNode, Member
+from delaybox.core.partition import Shape
+from delaybox.core.task import TaskType
+
+if TYPE_CHECKING:
+    # Processes that serve no calls do without these.
+    from delaybox.wire.gen import scheduler_pb2 as pb
+    from delaybox.wire.json import nodes as shown
+
+_MOST: Final = (1 << 32) - 1
+"""What a count of gRPC's holds."""
+_Count = Annotated[int, Meta(ge=0, le=_MOST)]
+_Moment = Annotated[int, Meta(ge=0, le=MAX_DUE_MS)]
+_LETTERS: Final = {kind.name: kind.value for kind in TaskType}
+_TYPES: Final = {kind.value: kind for kind in TaskType}
+
+
+class _Worker(Struct):
+    identity: str = ""
+    labels: dict[str, str] | None = None
+    functions: _Count = 0
+    concurrency: _Count = 0
+    running: _Count = 0
+    connected: bool = True
+
+
+class _Store(Struct):
+    id: str
+    partitions: int
+    bucket_ms: int
+
+
+class _Beat(Struct):
+    seen_ms: _Moment
+    started_ms: _Moment = 0
+    node: str = ""
+    node_pid: _Count = 0
+    kind: str = ""
+    version: str = ""
+    roles: list[str] = []
+    host: str = ""
+    pid: _Count = 0
+    in_flight: _Count = 0
+    types: str | list[str] = ""
+    limits: list[str] = []
+    lanes: list[str] = []
+    lane_count: _Count | None = None
+    """None: as many as there are in ``lanes``."""
+    workers: list[_Worker] = []
+    worker_count: _Count | None = None
+    fired_per_s: dict[str, float] = {}
+    troubles: list[str] = []
+    store: _Store | None = None
+
+
+class _Seen(Struct):
+    seen_ms: int
+
+
+_decoder = msgspec.json.Decoder(_Beat)
+_seen_decoder = msgspec.json.Decoder(_Seen)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(member: Member) -> bytes:
+    """A member's heartbeat as it is stored under the member's id."""
+    return _encoder.encode(_beat(member))
+
+
+def decode(member_id: str, raw: bytes) -> Member:
+    """The member of a stored heartbeat; ValueError for one that is damaged."""
+    try:
+        beat = _decoder.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"the heartbeat of {member_id!r} cannot be read: {error}") from error
+    return Member(
+        id=member_id,
+        node=beat.node,
+        node_pid=beat.node_pid,
+        kind=beat.kind,
+        roles=tuple(beat.roles),
+        host=beat.host,
+        pid=beat.pid,
+        version=beat.version,
+        seen_ms=beat.seen_ms,
+        started_ms=beat.started_ms,
+        activity=Activity(
+            types="".join(_LETTERS.get(kind, kind) for kind in beat.types),
+            in_flight=beat.in_flight,
+            limits=tuple(lane.encode() for lane in beat.limits),
+            lanes=tuple(lane.encode() for lane in beat.lanes),
+            lane_count=len(beat.lanes) if beat.lane_count is None else beat.lane_count,
+            workers=tuple(
+                ConnectedWorker(
+                    identity=worker.identity,
+                    labels=worker.labels or {},
+                    functions=worker.functions,
+                    concurrency=worker.concurrency,
+                    running=worker.running,
+                    connected=worker.connected,
+                )
+                for worker in beat.workers
+            ),
+            worker_count=len(beat.workers) if beat.worker_count is None else beat.worker_count,
+            fired_per_s=beat.fired_per_s,
+            troubles=tuple(beat.troubles),
+        ),
+        store=None if beat.store is None else Shape(beat.store.id, beat.store.partitions, beat.store.bucket_ms),
+    )
+
+
+def seen_ms(raw: bytes) -> int:
+    """When the member of a stored heartbeat beat last; 0 where it does not state that."""
+    try:
+        return _seen_decoder.decode(raw).seen_ms
+    except (msgspec.MsgspecError, RecursionError):
+        return 0
+
+
+def _beat(member: Member) -> _Beat:
+    done, store = member.activity, member.store
+    return _Beat(
+        seen_ms=member.seen_ms,
+        started_ms=member.started_ms,
+        node=member.node,
+        node_pid=member.node_pid,
+        kind=member.kind,
+        version=member.version,
+        roles=list(member.roles),
+        host=member.host,
+        pid=member.pid,
+        in_flight=done.in_flight,
+        types=done.types,
+        limits=[lane.decode() for lane in done.limits],
+        lanes=[lane.decode() for lane in done.lanes],
+        lane_count=done.lane_count,
+        workers=[
+            _Worker(
+                identity=worker.identity,
+                labels=dict(worker.labels),
+                functions=worker.functions,
+                concurrency=worker.concurrency,
+                running=worker.running,
+                connected=worker.connected,
+            )
+            for worker in done.workers
+        ],
+        worker_count=done.worker_count,
+        fired_per_s=dict(done.fired_per_s),
+        troubles=list(done.troubles),
+        store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),
+    )
+
+
+def facts(node: LivingNode, most: int) -> str:
+    """A node as a JSON object in no stated form, as gRPC's deprecated field has it: what it carries out as in a
+    heartbeat. Its lists are left out where it would have more than ``most`` bytes."""
+    as_one = Member(
+        id=node.id,
+        host=node.host,
+        pid=node.pid,
+        version=node.version,
+        roles=node.roles,
+        seen_ms=node.seen_ms,
+        started_ms=node.started_ms,
+        activity=node.activity,
+        store=node.members[0].store,
+    )
+    found = {"id": node.id, **msgspec.to_builtins(_beat(as_one))}
+    text = _encoder.encode(found)
+    if len(text) > most:
+        text = _encoder.encode({name: value for name, value in found.items() if not isinstance(value, list | dict)})
+    return text.decode()
+
+
+def nodes_json(nodes: Iterable[LivingNode]) -> shown.Nodes:
+    """Nodes in REST's form."""
+    from delaybox.wire.json import nodes as shown
+
+    return shown.Nodes([_node_json(node) for node in nodes])
+
+
+def _node_json(node: LivingNode) -> shown.Node:
+    from delaybox.wire.json import nodes as shown
+    from delaybox.wire.json.moments import render_moment
+
+    done = node.activity
+    return shown.Node(
+        id=node.id,
+        host=node.host,
+        pid=node.pid,
+        version=node.version,
+        roles=list(node.roles),
+        types=_names(done.types),
+        in_flight=done.in_flight,
+        seen=render_moment(node.seen_ms),
+        started=render_moment(node.started_ms),
+        members=[
+            shown.NodeMember(
+                id=member.id,
+                kind=member.kind,
+                pid=member.pid,
+                types=_names(member.activity.types),
+                in_flight=member.activity.in_flight,
+                troubles=list(member.activity.troubles),
+                seen=render_moment(member.seen_ms),
+                started=render_moment(member.started_ms),
+            )
+            for member in node.members
+        ],
+    )
+
+
+def workers_json(nodes: Iterable[LivingNode]) -> shown.Workers:
+    """The workers that are connected to nodes, in REST's form."""
+    from delaybox.wire.json import nodes as shown
+
+    found: list[shown.Worker] = []
+    count = 0
+    for node in nodes:
+        done = node.activity
+        count += done.worker_count
+        found += (
+            shown.Worker(
+                node=node.id,
+                identity=worker.identity,
+                labels=dict(worker.labels),
+                functions=worker.functions,
+                concurrency=worker.concurrency,
+                running=worker.running,
+                connected=worker.connected,
+            )
+            for worker in done.workers
+        )
+    return shown.Workers(found, max(len(found), count))
+
+
+def node_message(node: LivingNode) -> pb.NodeInfo:
+    """A node in gRPC's form."""
+    from delaybox.wire.gen import scheduler_pb2 as pb
+
+    done = node.activity
+    return pb.NodeInfo(
+        id=node.id,
+        host=node.host,
+        pid=node.pid,
+        version=node.version,
+        roles=node.roles,
+        types=_numbers(done.types),
+        in_flight=min(done.in_flight, _MOST),
+        seen_ms=node.seen_ms,
+        started_ms=node.started_ms,
+        worker_count=min(done.worker_count, _MOST),
+        workers=[
+            pb.WorkerInfo(
+                identity=worker.identity,
+                labels=worker.labels,
+                functions=worker.functions,
+                concurrency=worker.concurrency,
+                running=worker.running,
+                connected=worker.connected,
+            )
+            for worker in done.workers
+        ],
+        members=[
+            pb.NodeMember(
+                id=member.id,
+                kind=member.kind,
+                pid=member.pid,
+                types=_numbers(member.activity.types),
+                in_flight=member.activity.in_flight,
+                troubles=member.activity.troubles,
+                seen_ms=member.seen_ms,
+                started_ms=member.started_ms,
+            )
+            for member in node.members
+        ],
+    )
+
+
+def _names(letters: str) -> list[str]:
+    """As `/v1` names types; those of newer versions by their letter."""
+    from delaybox.wire.json.rendering import NAME_OF_TYPE
+
+    return [NAME_OF_TYPE[_TYPES[letter]] if letter in _TYPES else letter for letter in dict.fromkeys(letters)]
+
+
+def _numbers(letters: str) -> Iterator[pb.TaskType]:
+    """As gRPC numbers types, in its order; it has no number for those of newer versions."""
+    from delaybox.wire.proto.tasks import TYPES
+
+    return (number for number, kind in TYPES.items() if kind.value in letters)
