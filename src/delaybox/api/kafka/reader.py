@@ -152,7 +152,8 @@ class Reader:
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL):
-            self._owner.trouble(f"Kafka: {error.str()}")
+            # The library's words of brokers that are all away ("1/1 brokers are down") do not say which.
+            self._owner.trouble(f"Kafka: {error.str()} ({self._settings.kafka.describe()})")
 
     def _on_assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         keys = [(tp.topic, tp.partition) for tp in given]
