@@ -382,6 +382,7 @@ def test_a_move_to_a_past_time_is_answered_though_the_task_fires_at_once(say: Sa
         (["get", ids.render((10**12).to_bytes(6, "big") + ids.tails(3, bytes(8))[0])], 5, "has finished"),
         (["cancel", UNKNOWN], 5, "is not pending"),
         (["dead", "discard", UNKNOWN], 5, "is no dead letter"),
+        (["dead", "replay", UNKNOWN], 5, "is no dead letter"),
         (["list", "--cursor", "nonsense"], 2, "cursor 'nonsense'"),
         (["list", "--label", "customer id=1"], 2, "label"),
         (["forecast", "--step", "90s"], 2, "not a multiple"),

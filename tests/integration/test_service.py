@@ -13,7 +13,7 @@ from delaybox.core.membership import Activity, Member
 from delaybox.core.query import TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Service
-from delaybox.store import lanes, nodes
+from delaybox.store import keys, lanes, nodes
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
@@ -212,3 +212,21 @@ async def test_a_past_time_is_refused_where_asked(client: Redis, prefix: str) ->
     answers = await service.submit_many([NewTask(due_ms=now - 5_000, reject_past=True), NewTask(delay_ms=60_000)])
     assert isinstance(answers[0], PastDue)
     assert isinstance(answers[1], Submitted)
+
+
+async def test_what_cannot_be_read_is_not_called_cancelled(client: Redis, prefix: str) -> None:
+    store, service, _ = await _open(client, prefix)
+    torn, newer = await _ids(service, [NewTask(delay_ms=3_600_000), NewTask(delay_ms=3_600_000)])
+    for task_id, value in ((torn, b"\x10\x02\x01"), (newer, b"\xff from another time")):
+        raw = ids.parse(task_id)
+        bucket = keys.bucket(store.tags[ids.partition(raw) % 2], ids.due_ms(raw) // store.bucket_ms)
+        await client.hset(bucket, raw, value)
+    with pytest.raises(TaskNotFound, match="is there, but was written by a newer DelayBox or is damaged"):
+        await service.get(newer)
+    with pytest.raises(TaskNotFound, match="cannot be read: see `delaybox quarantine list`"):
+        await service.run_now(torn)
+    tag, raw = store.tags[ids.partition(ids.parse(torn)) % 2], ids.parse(torn)
+    await client.hdel(keys.bucket(tag, ids.due_ms(raw) // store.bucket_ms), raw)
+    await client.hset(keys.quarantine(tag), raw, b"\x10\x02\x01")
+    with pytest.raises(TaskNotFound, match="cannot be read: see `delaybox quarantine list`"):
+        await service.get(torn)

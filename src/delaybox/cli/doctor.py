@@ -211,7 +211,7 @@ def of_numbers(client: Client) -> list[Finding]:
                 "quarantine",
                 "problem",
                 f"{_count(counts['quarantined'], 'record')} could not be read",
-                "`delaybox fsck` says which; a newer version may have written them",
+                "`delaybox quarantine list` shows them; a newer version may have written them",
             )
         )
     if counts["dead"]:

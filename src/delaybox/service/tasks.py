@@ -166,7 +166,13 @@ class Service:
         shown = of_found(raw, found)
         if shown is not None:
             return await self._opened.serving.completed(shown)
-        if not found.place and ids.due_ms(raw) <= found.now_ms:
+        if found.place == "quarantine":
+            raise TaskNotFound(f"task {task_id} {_UNREADABLE}")
+        if found.place:
+            raise TaskNotFound(
+                f"task {task_id} is there, but was written by a newer DelayBox or is damaged; see `delaybox fsck`"
+            )
+        if ids.due_ms(raw) <= found.now_ms:
             raise TaskFinished(f"task {task_id} has finished, was cancelled, or never was; nothing of it is kept")
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
 
@@ -351,8 +357,10 @@ class Service:
     async def replay(self, task_id: str) -> None:
         """Brings a dead letter back, due at once, its attempts forgotten."""
         word = (await self._opened.store.replay([ids.parse(task_id)]))[0]
-        if word != "replayed":
+        if word == "newer":
             raise _refusal(task_id, word)
+        if word != "replayed":
+            raise _no_dead_letter(task_id)
 
     async def replay_many(self, wanted: TaskFilter, *, limit: int = DEFAULT_REPLAY) -> int:
         """Brings back the dead letters that match, newest first, at most ``limit``; returns how many."""
@@ -362,10 +370,15 @@ class Service:
         """Deletes a dead letter for good."""
         raw = ids.parse(task_id)
         if not await self._opened.store.discard(ids.partition(raw) % self._opened.store.partitions, [raw]):
-            raise TaskNotFound(f"task {task_id} is no dead letter: it was replayed or discarded, or never became one")
+            raise _no_dead_letter(task_id)
 
 
+_UNREADABLE = "cannot be read: see `delaybox quarantine list`, or `delaybox fsck` until it is due"
 _WORDS = {"lease": "running", "dead": "dead", "quarantine": "quarantined"}
+
+
+def _no_dead_letter(task_id: str) -> TaskNotFound:
+    return TaskNotFound(f"task {task_id} is no dead letter: it was replayed or discarded, or never became one")
 
 
 def _refusal(task_id: str, word: str) -> DelayBoxError:
@@ -373,5 +386,8 @@ def _refusal(task_id: str, word: str) -> DelayBoxError:
         return TaskRunning(f"task {task_id} is running right now, so it cannot be changed; wait for it to end")
     if word == "newer":
         return TaskRunning(f"task {task_id} was written by a newer DelayBox; ask a node of that version")
-    where = {"dead": "is a dead letter", "quarantined": "lies in quarantine"}.get(word, "is not pending")
-    return TaskNotFound(f"task {task_id} {where}: it has finished, was cancelled, or never was pending")
+    if word == "dead":
+        return TaskNotFound(f"task {task_id} is a dead letter: it has failed for good; replay it first")
+    if word == "quarantined":
+        return TaskNotFound(f"task {task_id} {_UNREADABLE}")
+    return TaskNotFound(f"task {task_id} is not pending: it has finished, was cancelled, or never was pending")
