@@ -44,6 +44,21 @@ def test_no_file_grows_past_what_can_be_read() -> None:
     assert not long, "split these by job"
 
 
+def test_keys_are_spelled_in_one_file() -> None:
+    """A key that is spelled elsewhere is missed when a key's name changes, and by fsck."""
+    spelled = re.compile(
+        r"""f["'][^"']*\{(self\.)?(store\.)?(tag|prefix)s?\w*(\[\w+\])?\}\}?:|:(ready|active|idem|near|lease):"""
+    )
+    found = {
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in PACKAGE.rglob("*.py")
+        if path != PACKAGE / "store" / "keys.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if spelled.search(line)
+    }
+    assert not found, "use delaybox.store.keys"
+
+
 def test_the_public_door() -> None:
     assert delaybox.__all__ == ["AsyncClient", "Call", "Client", "NewTask", "Retry", "Worker", "__version__"]
     for name in delaybox.__all__:
