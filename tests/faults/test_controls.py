@@ -13,9 +13,9 @@ import pytest
 
 from delaybox.core.task import NewTask, TaskType
 from tests.faults.harness.checker import Limits
-from tests.faults.harness.lab import LEASE_MS, Lab, soon
 from tests.faults.harness.look import payload
 from tests.faults.harness.oracle import OK, Ack
+from tests.faults.harness.rig import LEASE_MS, Rig, soon
 from tests.faults.harness.spy import mutated
 
 pytestmark = pytest.mark.faults
@@ -36,46 +36,46 @@ LATE_CLAIM = {"claim": [("local now = now_ms()", "local now = now_ms() - 250")]}
 
 
 async def test_i1_pop_then_push_loses_tasks(tmp_path: Path) -> None:
-    async with Lab(tmp_path, "control-I1") as lab:
-        worker = await lab.worker(mutate=POP_THEN_PUSH)
-        await lab.produce(await lab.service(), COUNT, due_ms=lambda n: None, work={"w": 60_000})
-        await lab.reached(COUNT)
-        async with lab.nemesis.during("kill", pid=worker.pid):
+    async with Rig(tmp_path, "control-I1") as rig:
+        worker = await rig.worker(mutate=POP_THEN_PUSH)
+        await rig.produce(await rig.service(), COUNT, due_ms=lambda n: None, work={"w": 60_000})
+        await rig.reached(COUNT)
+        async with rig.nemesis.during("kill", pid=worker.pid):
             await worker.end()
-        verdict = await lab.judge()
+        verdict = await rig.judge()
         assert "I1" in verdict.broken()
         assert verdict.figures["lost"] == COUNT
 
 
 async def test_i2_without_keys_a_retry_makes_a_second_task(tmp_path: Path) -> None:
-    async with Lab(tmp_path, "control-I2") as lab:
-        await lab.worker()
-        service = await lab.service()
+    async with Rig(tmp_path, "control-I2") as rig:
+        await rig.worker()
+        service = await rig.service()
         with mutated(NO_KEYS):
             for _ in range(2):
-                await lab.produce(service, COUNT, due_ms=lambda n: None)
-        await lab.drained(2 * COUNT)
-        verdict = await lab.judge()
+                await rig.produce(service, COUNT, due_ms=lambda n: None)
+        await rig.drained(2 * COUNT)
+        verdict = await rig.judge()
         assert verdict.broken() == {"I2"}
         assert verdict.figures["dup_sched"] == COUNT
 
 
 async def test_i3_a_fast_clock_in_claim_is_early(tmp_path: Path) -> None:
-    async with Lab(tmp_path, "control-I3") as lab:
-        await lab.worker(mutate=EARLY)
-        await lab.produce(await lab.service(), COUNT, due_ms=lambda n: soon(900))
-        await lab.reached(COUNT)
-        verdict = await lab.judge(Limits(drained=False))
+    async with Rig(tmp_path, "control-I3") as rig:
+        await rig.worker(mutate=EARLY)
+        await rig.produce(await rig.service(), COUNT, due_ms=lambda n: soon(900))
+        await rig.reached(COUNT)
+        verdict = await rig.judge(Limits(drained=False))
         assert "I3" in verdict.broken()
         assert verdict.figures["early"] > 0
 
 
 async def test_i4_an_ack_that_deletes_nothing_runs_tasks_again(tmp_path: Path) -> None:
-    async with Lab(tmp_path, "control-I4") as lab:
-        await lab.worker(mutate=ACK_FORGETS)
-        await lab.produce(await lab.service(), COUNT, due_ms=lambda n: None)
-        await lab.reader.until(lambda h: len(h.starts) >= 2 * COUNT, timeout_s=20, what="second executions")
-        verdict = await lab.judge(Limits(drained=False))
+    async with Rig(tmp_path, "control-I4") as rig:
+        await rig.worker(mutate=ACK_FORGETS)
+        await rig.produce(await rig.service(), COUNT, due_ms=lambda n: None)
+        await rig.reader.until(lambda h: len(h.starts) >= 2 * COUNT, timeout_s=20, what="second executions")
+        verdict = await rig.judge(Limits(drained=False))
         assert {"I4", "I5"} <= verdict.broken()
 
 
@@ -84,15 +84,15 @@ async def test_i5_without_the_fence_a_zombie_completes_too(tmp_path: Path) -> No
     for mode, mutation in (("no_fence", NO_FENCE), ("fence", {})):
         folder = tmp_path / mode
         folder.mkdir()
-        async with Lab(folder, "control-I5") as lab:
-            lab.mode = mode
-            zombie = await lab.worker(mutate=mutation)
-            await lab.produce(await lab.service(), COUNT, due_ms=lambda n: None, work={"w": 300})
-            await lab.reached(COUNT)
-            async with lab.nemesis.during("stop", pid=zombie.pid):
+        async with Rig(folder, "control-I5") as rig:
+            rig.mode = mode
+            zombie = await rig.worker(mutate=mutation)
+            await rig.produce(await rig.service(), COUNT, due_ms=lambda n: None, work={"w": 300})
+            await rig.reached(COUNT)
+            async with rig.nemesis.during("stop", pid=zombie.pid):
                 zombie.send(signal.SIGSTOP)
-                await lab.worker(mutate=mutation)
-                await lab.reader.until(
+                await rig.worker(mutate=mutation)
+                await rig.reader.until(
                     lambda h: sum(a.op == "ack" and a.outcome == OK for a in h.acks) >= COUNT,
                     timeout_s=20,
                     what="completions by the second node",
@@ -102,8 +102,8 @@ async def test_i5_without_the_fence_a_zombie_completes_too(tmp_path: Path) -> No
             def zombie_answered(acks: list[Ack], pid: int = zombie.pid) -> bool:
                 return sum(a.pid == pid and a.outcome != "sent" for a in acks) >= COUNT
 
-            await lab.reader.until(lambda h: zombie_answered(h.acks), timeout_s=20, what="the zombie's acks")
-            verdict = await lab.judge()
+            await rig.reader.until(lambda h: zombie_answered(h.acks), timeout_s=20, what="the zombie's acks")
+            verdict = await rig.judge()
             if mode == "no_fence":
                 assert verdict.broken() == {"I5"}
                 assert verdict.figures["double_completed"] == COUNT
@@ -113,30 +113,30 @@ async def test_i5_without_the_fence_a_zombie_completes_too(tmp_path: Path) -> No
 
 
 async def test_i6_a_bucket_that_no_list_names_is_found(tmp_path: Path) -> None:
-    async with Lab(tmp_path, "control-I6") as lab:
-        service = await lab.service()
+    async with Rig(tmp_path, "control-I6") as rig:
+        service = await rig.service()
         with mutated(NOT_LISTED):
-            await lab.produce(service, COUNT, due_ms=lambda n: soon(30_000))
-        verdict = await lab.judge(Limits(drained=False))
+            await rig.produce(service, COUNT, due_ms=lambda n: soon(30_000))
+        verdict = await rig.judge(Limits(drained=False))
         assert verdict.broken() == {"I6"}
 
 
 async def test_i7_a_reaper_that_waits_too_long_is_slow_recovery(tmp_path: Path) -> None:
-    async with Lab(tmp_path, "control-I7") as lab:
-        doomed = await lab.worker(lease_ms=1_000)
-        service = await lab.service()
-        await lab.produce(service, COUNT, due_ms=lambda n: None, work={"w": 60_000})
-        await lab.reached(COUNT)
-        await lab.produce(service, COUNT, start=COUNT, due_ms=lambda n: None)
-        async with lab.nemesis.during("kill", pid=doomed.pid):
+    async with Rig(tmp_path, "control-I7") as rig:
+        doomed = await rig.worker(lease_ms=1_000)
+        service = await rig.service()
+        await rig.produce(service, COUNT, due_ms=lambda n: None, work={"w": 60_000})
+        await rig.reached(COUNT)
+        await rig.produce(service, COUNT, start=COUNT, due_ms=lambda n: None)
+        async with rig.nemesis.during("kill", pid=doomed.pid):
             await doomed.end()
-        await lab.worker(mutate=LATE_REAP)
-        begun = len(lab.reader.history.starts)
-        await lab.reader.until(lambda h: len(h.starts) >= begun + COUNT, timeout_s=20, what="executions after the kill")
-        await lab.reader.until(
+        await rig.worker(mutate=LATE_REAP)
+        begun = len(rig.reader.history.starts)
+        await rig.reader.until(lambda h: len(h.starts) >= begun + COUNT, timeout_s=20, what="executions after the kill")
+        await rig.reader.until(
             lambda h: len({s.task_id for s in h.starts if s.token > 1}) >= COUNT, timeout_s=20, what="second executions"
         )
-        verdict = await lab.judge(Limits(drained=False, recovery_ms=LEASE_MS + 1_000))
+        verdict = await rig.judge(Limits(drained=False, recovery_ms=LEASE_MS + 1_000))
         assert verdict.broken() == {"I7"}
 
 
@@ -144,28 +144,28 @@ async def test_i8_a_slow_clock_in_claim_is_unpunctual(tmp_path: Path) -> None:
     for mode, mutation in (("slow", LATE_CLAIM), ("right", {})):
         folder = tmp_path / mode
         folder.mkdir()
-        async with Lab(folder, "control-I8") as lab:
-            lab.mode = mode
-            await lab.worker(mutate=mutation)
-            await lab.produce(await lab.service(), COUNT, due_ms=lambda n: soon(500 + 5 * n))
-            await lab.drained(COUNT)
-            verdict = await lab.judge(Limits(lateness_p99_ms=200))
+        async with Rig(folder, "control-I8") as rig:
+            rig.mode = mode
+            await rig.worker(mutate=mutation)
+            await rig.produce(await rig.service(), COUNT, due_ms=lambda n: soon(500 + 5 * n))
+            await rig.drained(COUNT)
+            verdict = await rig.judge(Limits(lateness_p99_ms=200))
             assert verdict.broken() == ({"I8"} if mode == "slow" else set())
 
 
 async def test_a_task_is_not_lost_by_being_unreadable_to_the_harness(tmp_path: Path) -> None:
     """The harness's own control: a clean run without any fault is clean."""
-    async with Lab(tmp_path, "control-clean") as lab:
-        await lab.workers(2)
-        service = await lab.service()
-        await lab.produce(service, 200, due_ms=lambda n: soon(300 + n))
+    async with Rig(tmp_path, "control-clean") as rig:
+        await rig.workers(2)
+        service = await rig.service()
+        await rig.produce(service, 200, due_ms=lambda n: soon(300 + n))
         # Bodies over 1 KiB lie apart from their records; the handler must see them whole.
         big = NewTask(
             payload=payload("big", w=1) + b" " * 5_000, delay_ms=100, type=TaskType.WORKER, idempotency_key="big"
         )
-        await lab.submit(service, {"big": big})
-        await lab.drained(201)
-        verdict = await lab.passes(Limits(lateness_p99_ms=1_000))
+        await rig.submit(service, {"big": big})
+        await rig.drained(201)
+        verdict = await rig.passes(Limits(lateness_p99_ms=1_000))
         assert verdict.figures["dups"] == verdict.figures["stale_acks"] == 0
-        assert any(s.key == "big" for s in lab.reader.history.starts)
+        assert any(s.key == "big" for s in rig.reader.history.starts)
         await asyncio.sleep(0)

@@ -11,7 +11,7 @@ import pytest
 import delaybox
 from tests.faults.harness import failpoints
 from tests.faults.harness.checker import Limits
-from tests.faults.harness.lab import LEASE_MS, Lab
+from tests.faults.harness.rig import LEASE_MS, Rig
 from tests.faults.harness.scale import scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
@@ -38,23 +38,23 @@ def test_every_place_is_in_the_product() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_death_at_a_place_loses_and_doubles_nothing(tmp_path: Path, place: str) -> None:
-    async with Lab(tmp_path, "T2") as lab:
-        lab.mode = place
-        service = await lab.service()
+    async with Rig(tmp_path, "T2") as rig:
+        rig.mode = place
+        service = await rig.service()
         for turn in range(scaled(1, 20)):
             # The nth passing, so that some of the work has been done; later in each further turn.
             nth = 1 if place in ("before_extend", "before_fail") else 2 + turn % 5
-            env = failpoints.environ(f"{place}=kill#{nth}", seed=lab.seed)
-            doomed = await lab.worker(env=env)
-            async with lab.nemesis.during("kill", pid=doomed.pid):
+            env = failpoints.environ(f"{place}=kill#{nth}", seed=rig.seed)
+            doomed = await rig.worker(env=env)
+            async with rig.nemesis.during("kill", pid=doomed.pid):
                 for part in range(4):
                     first = (4 * turn + part) * TASKS // 4
                     work = WORK if part else {"w": 50, "f": 1}
-                    await lab.produce(service, TASKS // 4, start=first, due_ms=lambda n: None, work=work)
+                    await rig.produce(service, TASKS // 4, start=first, due_ms=lambda n: None, work=work)
                 async with asyncio.timeout(20):
                     await doomed.wait()
-            heir = await lab.worker()
-            await lab.drained(TASKS * (turn + 1))
+            heir = await rig.worker()
+            await rig.drained(TASKS * (turn + 1))
             await heir.end()
-        verdict = await lab.passes(Limits(), extra={"kills": scaled(1, 20)})
+        verdict = await rig.passes(Limits(), extra={"kills": scaled(1, 20)})
         assert verdict.figures["dups"] <= 2 * TASKS * scaled(1, 20)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness.checker import Limits
-from tests.faults.harness.lab import Lab, soon, spread
+from tests.faults.harness.rig import Rig, soon, spread
 from tests.faults.harness.scale import WHOLE, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
@@ -16,45 +16,45 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 async def test_forgotten_scripts_surface_nowhere(tmp_path: Path) -> None:
     count = scaled(2_000, WHOLE)
-    async with Lab(tmp_path, "T8") as lab:
-        await lab.workers(2)
-        service = await lab.service()
+    async with Rig(tmp_path, "T8") as rig:
+        await rig.workers(2)
+        service = await rig.service()
         flushes = 0
 
         async def flush() -> None:
             nonlocal flushes
-            with lab.server.client() as client:
+            with rig.server.client() as client:
                 while True:
                     client.script_flush("ASYNC")
                     flushes += 1
                     await asyncio.sleep(scaled(0.02, 0.1))
 
-        async with lab.nemesis.during("flush_scripts"):
+        async with rig.nemesis.during("flush_scripts"):
             flushing = asyncio.create_task(flush())
-            await lab.produce(service, count, due_ms=spread(soon(300), scaled(1_000, 500)), chunk=20, pause_s=0.01)
-            await lab.drained(count, timeout_s=scaled(60, 600))
+            await rig.produce(service, count, due_ms=spread(soon(300), scaled(1_000, 500)), chunk=20, pause_s=0.01)
+            await rig.drained(count, timeout_s=scaled(60, 600))
             flushing.cancel()
-        lab.reader.poll()
-        lab.nemesis.faults.clear()  # nothing that this fault does may serve as an excuse below
-        lab.reader.history.faults.clear()
-        with lab.server.client() as client:
+        rig.reader.poll()
+        rig.nemesis.faults.clear()  # nothing that this fault does may serve as an excuse below
+        rig.reader.history.faults.clear()
+        with rig.server.client() as client:
             retried = client.info("errorstats").get("errorstat_NOSCRIPT", {"count": 0})["count"]
-        verdict = await lab.passes(extra={"flushes": flushes, "noscript_retried": retried})
+        verdict = await rig.passes(extra={"flushes": flushes, "noscript_retried": retried})
         assert verdict.figures["unknown"] == verdict.figures["dups"] == 0, "a NOSCRIPT surfaced"
         assert retried > 0
 
 
 async def test_strange_wake_ups_do_not_make_a_node_late(tmp_path: Path) -> None:
     """Anybody may publish on the wake channel; what is no wake-up must not end the listening to those that are."""
-    async with Lab(tmp_path, "T8") as lab:
-        lab.mode = "strange_wakeups"
-        await lab.worker(poll_ms=30_000)
-        service = await lab.service()
-        with lab.server.client() as client:
+    async with Rig(tmp_path, "T8") as rig:
+        rig.mode = "strange_wakeups"
+        await rig.worker(poll_ms=30_000)
+        service = await rig.service()
+        with rig.server.client() as client:
             for strange in (b"", b"x", b"{delaybox:0} soon", b"{delaybox:99} 1", b"\xff \xff"):
-                assert client.publish(f"{lab.prefix}:wake", strange) == 1
+                assert client.publish(f"{rig.prefix}:wake", strange) == 1
         for n in range(20):
-            await lab.produce(service, 1, start=n, due_ms=lambda n: soon(20))
-            await lab.reached(n + 1, timeout_s=10)
-        await lab.settled()
-        await lab.passes(Limits(lateness_p99_ms=2_000))
+            await rig.produce(service, 1, start=n, due_ms=lambda n: soon(20))
+            await rig.reached(n + 1, timeout_s=10)
+        await rig.settled()
+        await rig.passes(Limits(lateness_p99_ms=2_000))

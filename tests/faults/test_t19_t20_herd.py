@@ -10,8 +10,8 @@ import pytest
 
 from delaybox.store.store import MAX_ITEMS
 from tests.faults.harness.checker import Limits
-from tests.faults.harness.lab import Lab, soon
 from tests.faults.harness.process import Process
+from tests.faults.harness.rig import Rig, soon
 from tests.faults.harness.scale import WHOLE, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
@@ -26,10 +26,10 @@ class Scripts:
     as its excuse. That work is bounded shows in the largest batch; ``make bench`` holds the time itself to the limit.
     """
 
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
+    def __init__(self, rig: Rig) -> None:
+        self._lab = rig
         self._preempted = self._preemptions()
-        with lab.server.client() as client:
+        with rig.server.client() as client:
             client.config_set("slowlog-log-slower-than", LONGEST_SCRIPT_US // 10)
             client.config_set("slowlog-max-len", 100_000)
 
@@ -59,21 +59,21 @@ async def _largest_batch(node: Process, folder: Path) -> int:
 
 @pytest.mark.parametrize("count", [scaled(20_000, WHOLE)])
 async def test_a_herd_is_drained_by_short_scripts(tmp_path: Path, count: int) -> None:
-    async with Lab(tmp_path, "T19") as lab:
-        lab.mode = f"n{count}"
-        node = await lab.worker()
-        service = await lab.service()
-        scripts = Scripts(lab)
+    async with Rig(tmp_path, "T19") as rig:
+        rig.mode = f"n{count}"
+        node = await rig.worker()
+        service = await rig.service()
+        scripts = Scripts(rig)
         due = soon(2_000 + count // 12)
-        await lab.produce(service, count, due_ms=lambda n: due, chunk=5_000)
+        await rig.produce(service, count, due_ms=lambda n: due, chunk=5_000)
         late_ms = max(
             0, soon() - due
         )  # of the last call, on a machine that is too busy to gather the whole herd in time
-        await lab.drained(count, timeout_s=scaled(60, 900))
-        last = max(s.at_us for s in lab.reader.history.starts)
+        await rig.drained(count, timeout_s=scaled(60, 900))
+        last = max(s.at_us for s in rig.reader.history.starts)
         rate = count / (last / 1e6 - due / 1e3)
         largest = await _largest_batch(node, tmp_path)
-        await lab.passes(
+        await rig.passes(
             Limits(),
             extra={
                 "gathered_late_ms": late_ms,
@@ -86,24 +86,24 @@ async def test_a_herd_is_drained_by_short_scripts(tmp_path: Path, count: int) ->
 
 @pytest.mark.parametrize("count", scaled([12_000], [10_000, WHOLE]))
 async def test_a_backlog_drains_when_a_node_comes(tmp_path: Path, count: int) -> None:
-    async with Lab(tmp_path, "T20") as lab:
-        lab.mode = f"n{count}"
-        service = await lab.service()
-        scripts = Scripts(lab)
+    async with Rig(tmp_path, "T20") as rig:
+        rig.mode = f"n{count}"
+        service = await rig.service()
+        scripts = Scripts(rig)
         # Due while nobody runs: spread over an hour that has passed counts as due at the moment of scheduling, so these
         # are given 300 ms and are then as overdue as an outage makes them.
         due = soon(300)
-        await lab.produce(service, count, due_ms=lambda n: due + n % 50, chunk=5_000)
-        with lab.server.client() as client:
+        await rig.produce(service, count, due_ms=lambda n: due + n % 50, chunk=5_000)
+        with rig.server.client() as client:
             while int(client.time()[0]) * 1000 <= due + 1_000:
                 pass
         started = soon()
-        node = await lab.worker()
-        await lab.drained(count, timeout_s=scaled(60, 900))
-        history = lab.reader.history
+        node = await rig.worker()
+        await rig.drained(count, timeout_s=scaled(60, 900))
+        history = rig.reader.history
         drain_s = max(s.at_us for s in history.starts) / 1e6 - started / 1e3
         largest = await _largest_batch(node, tmp_path)
-        await lab.passes(
+        await rig.passes(
             Limits(),
             extra={
                 "drain": f"{drain_s:.2f}s",

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.faults.harness.checker import Limits
-from tests.faults.harness.lab import Lab, soon
 from tests.faults.harness.oracle import FAIL, OK, Call, now_us
 from tests.faults.harness.rest import Rest
+from tests.faults.harness.rig import Rig, soon
 from tests.faults.harness.scale import scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
@@ -93,13 +93,13 @@ def _cases(seed: int, count: int) -> Iterator[Case]:
 
 
 async def test_every_number_is_refused_or_exact(tmp_path: Path) -> None:
-    async with Lab(tmp_path, "T23", partitions=16) as lab:
-        await lab.listen()
-        node = await lab.serve()
-        service = await lab.service()
+    async with Rig(tmp_path, "T23", partitions=16) as rig:
+        await rig.listen()
+        node = await rig.serve()
+        service = await rig.service()
         rest = Rest(node.port)
         wrong: list[str] = []
-        cases = list(_cases(lab.seed, scaled(400, 20_000)))
+        cases = list(_cases(rig.seed, scaled(400, 20_000)))
         verdicts = {"accepted": 0, "refused": 0}
         dues: dict[str, int] = {}
 
@@ -112,7 +112,7 @@ async def test_every_number_is_refused_or_exact(tmp_path: Path) -> None:
             answered_us = now_us()
             if answer.status == 400:
                 verdicts["refused"] += 1
-                lab.writer.write(Call("schedule", f"k{n}", "", 0, FAIL, sent_us, answered_us))
+                rig.writer.write(Call("schedule", f"k{n}", "", 0, FAIL, sent_us, answered_us))
                 if case.must == "accept":
                     wrong.append(f"{case}: refused with {answer.body!r}")
                 elif not answer.json().get("error"):
@@ -132,7 +132,7 @@ async def test_every_number_is_refused_or_exact(tmp_path: Path) -> None:
                 low, high = max(value, sent_us // 1000), max(value, answered_us // 1000)
             if not low <= due <= high:
                 wrong.append(f"{case}: due {due}, not {low} to {high}")
-            lab.writer.write(Call("schedule", f"k{n}", task_id, due, OK, sent_us, answered_us))
+            rig.writer.write(Call("schedule", f"k{n}", task_id, due, OK, sent_us, answered_us))
             dues[task_id] = due
             if low > FAR // 2:
                 stored = await service.get(task_id)
@@ -147,12 +147,12 @@ async def test_every_number_is_refused_or_exact(tmp_path: Path) -> None:
 
         await asyncio.gather(*(client() for _ in range(8)))
         overdue = {task_id for task_id, due in dues.items() if due <= soon()}
-        await lab.reader.until(
+        await rig.reader.until(
             lambda h: overdue <= {s.task_id for s in h.starts}, timeout_s=20, what="those due at once"
         )
         await rest.close()
-        ran = {s.task_id for s in lab.reader.history.starts}
-        await lab.passes(Limits(drained=False), extra={"cases": len(cases), "wrong": len(wrong), **verdicts})
+        ran = {s.task_id for s in rig.reader.history.starts}
+        await rig.passes(Limits(drained=False), extra={"cases": len(cases), "wrong": len(wrong), **verdicts})
         assert not wrong, wrong[:5]
         assert overdue
         assert all(dues[task_id] <= soon() for task_id in ran), "something far off has fired"

@@ -11,8 +11,8 @@ import pytest
 from delaybox.core.errors import TaskNotFound, TaskRunning
 from delaybox.service import Service
 from tests.faults.harness.checker import Limits
-from tests.faults.harness.lab import Lab, soon, spread
 from tests.faults.harness.oracle import FAIL, OK, Call, now_us
+from tests.faults.harness.rig import Rig, soon, spread
 from tests.faults.harness.scale import scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 CLIENTS = 32
 
 
-async def _meddle(lab: Lab, service: Service, seed: int, tasks: list[tuple[str, str]], until_ms: int) -> dict[str, int]:
+async def _meddle(rig: Rig, service: Service, seed: int, tasks: list[tuple[str, str]], until_ms: int) -> dict[str, int]:
     """One client that cancels and moves tasks at random; how often each call had its way."""
     draw = random.Random(seed)
     had_its_way = {"cancel": 0, "reschedule": 0, "run_now": 0}
@@ -40,32 +40,32 @@ async def _meddle(lab: Lab, service: Service, seed: int, tasks: list[tuple[str, 
             outcome = FAIL
         else:
             had_its_way[op] += 1
-        lab.writer.write(Call(op, key, task_id, due, outcome, sent_us, now_us()))
+        rig.writer.write(Call(op, key, task_id, due, outcome, sent_us, now_us()))
         await asyncio.sleep(draw.uniform(0, 0.004))
     return had_its_way
 
 
 async def test_what_was_cancelled_never_runs_and_what_was_moved_is_never_early(tmp_path: Path) -> None:
     rounds, each = scaled(4, 100), 100
-    async with Lab(tmp_path, "T24") as lab:
-        await lab.workers(2)
-        service = await lab.service()
+    async with Rig(tmp_path, "T24") as rig:
+        await rig.workers(2)
+        service = await rig.service()
         total = {"cancel": 0, "reschedule": 0, "run_now": 0}
         for turn in range(rounds):
             first, due = turn * each, soon(250)
-            await lab.produce(service, each, start=first, due_ms=spread(due, 1_000))
-            lab.reader.poll()
-            tasks = [(c.key, c.task_id) for c in lab.reader.history.calls if c.op == "schedule"][-each:]
+            await rig.produce(service, each, start=first, due_ms=spread(due, 1_000))
+            rig.reader.poll()
+            tasks = [(c.key, c.task_id) for c in rig.reader.history.calls if c.op == "schedule"][-each:]
             meddlers = [
-                _meddle(lab, service, lab.seed * 1000 + turn * CLIENTS + i, tasks, due + 500) for i in range(CLIENTS)
+                _meddle(rig, service, rig.seed * 1000 + turn * CLIENTS + i, tasks, due + 500) for i in range(CLIENTS)
             ]
             for part in await asyncio.gather(*meddlers):
                 total = {op: total[op] + n for op, n in part.items()}
-        await lab.settled()
-        lab.reader.poll()
-        ran = {s.task_id for s in lab.reader.history.starts}
-        cancelled = {c.task_id for c in lab.reader.history.calls if c.op == "cancel" and c.outcome == OK}
-        verdict = await lab.passes(Limits(), extra={"tasks": rounds * each, "ran": len(ran), **total})
+        await rig.settled()
+        rig.reader.poll()
+        ran = {s.task_id for s in rig.reader.history.starts}
+        cancelled = {c.task_id for c in rig.reader.history.calls if c.op == "cancel" and c.outcome == OK}
+        verdict = await rig.passes(Limits(), extra={"tasks": rounds * each, "ran": len(ran), **total})
         # Each task ended in exactly one way, and one cancel at most had its way.
         assert not ran & cancelled
         assert len(ran) + len(cancelled) == rounds * each
@@ -76,15 +76,15 @@ async def test_what_was_cancelled_never_runs_and_what_was_moved_is_never_early(t
 
 async def test_a_number_of_an_id_is_never_used_again(tmp_path: Path) -> None:
     """Control calls on ids of finished tasks find nothing, whatever became of them."""
-    async with Lab(tmp_path, "T24") as lab:
-        lab.mode = "after_the_end"
-        await lab.workers(1)
-        service = await lab.service()
-        await lab.produce(service, 50, due_ms=lambda n: None)
-        await lab.drained(50)
-        lab.reader.poll()
-        for call in [c for c in lab.reader.history.calls if c.op == "schedule"]:
+    async with Rig(tmp_path, "T24") as rig:
+        rig.mode = "after_the_end"
+        await rig.workers(1)
+        service = await rig.service()
+        await rig.produce(service, 50, due_ms=lambda n: None)
+        await rig.drained(50)
+        rig.reader.poll()
+        for call in [c for c in rig.reader.history.calls if c.op == "schedule"]:
             for attempt in (service.cancel(call.task_id), service.run_now(call.task_id)):
                 with pytest.raises(TaskNotFound):
                     await attempt
-        await lab.passes(Limits())
+        await rig.passes(Limits())

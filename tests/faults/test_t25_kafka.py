@@ -18,8 +18,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from delaybox.store.fsck import fsck
 from scripts.kafka_broker import Broker
-from tests.faults.harness.lab import Lab
 from tests.faults.harness.oracle import OK, Call, Start, now_us
+from tests.faults.harness.rig import Rig
 from tests.faults.harness.scale import SEED, WHOLE, scaled
 from tests.kafka import Kafka
 from tests.nodes import Node
@@ -116,8 +116,8 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
     broker = await asyncio.to_thread(make_kafka)
     kafka = Kafka(broker.bootstrap)
     topic, out = kafka.topic(PARTITIONS), kafka.topic(PARTITIONS)
-    async with Lab(tmp_path, "T25") as lab:
-        store = await lab.store()
+    async with Rig(tmp_path, "T25") as rig:
+        store = await rig.store()
 
         def start(name: str) -> Node:
             folder = tmp_path / name
@@ -129,7 +129,7 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
                 "lease": "3s", "heartbeat": "1s",
             }  # fmt: skip
             given = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-            return Node("--redis", lab.server.url, "--http-port", "0", *given, folder=folder)
+            return Node("--redis", rig.server.url, "--http-port", "0", *given, folder=folder)
 
         nodes = {name: start(name) for name in ("a", "b")}
         clients = Clients(kafka, topic, out)
@@ -164,17 +164,17 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
                 await asyncio.wait({producing}, timeout=EVERY_S)
                 if producing.done():
                     break
-                async with counting(), lab.nemesis.during("kill", pid=nodes[name].process.pid):
+                async with counting(), rig.nemesis.during("kill", pid=nodes[name].process.pid):
                     nodes[name].process.kill()
                     await asyncio.to_thread(nodes[name].process.wait)
                 nodes[name] = start(name)
                 if turn == 1:
-                    async with counting(), lab.nemesis.during("broker"):
+                    async with counting(), rig.nemesis.during("broker"):
                         await asyncio.to_thread(broker.kill)
                         await asyncio.to_thread(broker.start)
             await producing
             await until(lambda: len(clients.keys) >= COUNT, f"{COUNT} records come out")
-            await lab.settled(timeout_s=DRAIN_S)
+            await rig.settled(timeout_s=DRAIN_S)
             await until(clients.at_end, "the out topic is read to its end")
             clients.stop.set()
             await reading
@@ -188,17 +188,17 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
             for running in nodes.values():
                 running.stop()
 
-        judge(lab, clients)
+        judge(rig, clients)
         ids = Counter(task_id for task_id, _, _ in clients.seen)
         dups = sum(ids.values()) - len(ids)
         extra = {"records": COUNT, "dups_on_topic": dups, "at_stake": at_stake}
-        verdict = await lab.passes(extra=extra)
+        verdict = await rig.passes(extra=extra)
         assert verdict.figures["acked"] == COUNT
         assert dups <= at_stake, "more was sent twice than was in flight when something died"
         assert (await fsck(store)).problems == []
 
 
-def judge(lab: Lab, clients: Clients) -> None:
+def judge(rig: Rig, clients: Clients) -> None:
     """Gives the checker what the clients saw. A message sent twice has one id: it is counted apart."""
     first: dict[str, str] = {}
     once: set[str] = set()
@@ -206,20 +206,20 @@ def judge(lab: Lab, clients: Clients) -> None:
         first.setdefault(key, task_id)
         if task_id not in once:
             once.add(task_id)
-            lab.writer.write(Start(task_id, key, 0, 0, 0, at_ms * 1_000 + 999))
+            rig.writer.write(Start(task_id, key, 0, 0, 0, at_ms * 1_000 + 999))
     for key, at_us in clients.acked.items():
-        lab.writer.write(Call("schedule", key, first.get(key, ""), clients.due[key], OK, clients.sent[key], at_us))
+        rig.writer.write(Call("schedule", key, first.get(key, ""), clients.due[key], OK, clients.sent[key], at_us))
 
 
 async def test_the_checker_sees_a_lost_record_and_one_scheduled_twice(tmp_path: Path) -> None:
     """The negative control: without it a clean run proves nothing."""
-    async with Lab(tmp_path, "T25-control") as lab:
+    async with Rig(tmp_path, "T25-control") as rig:
         clients = Clients(Kafka("nowhere"), "in", "out")
         for n in range(4):
             clients.due[f"r{n}"], clients.sent[f"r{n}"], clients.acked[f"r{n}"] = 1_000, 1, 2
         clients.seen = [("id0", "r0", 1_001), ("id1", "r1", 1_001), ("id1", "r1", 1_002), ("other", "r1", 1_003),
                         ("id2", "r2", 900)]  # fmt: skip
-        judge(lab, clients)
-        verdict = await lab.judge()
+        judge(rig, clients)
+        verdict = await rig.judge()
     assert verdict.broken() == {"I1", "I2", "I3"}
     assert (verdict.figures["lost"], verdict.figures["dup_sched"], verdict.figures["early"]) == (1, 1, 1)

@@ -156,6 +156,7 @@ def ended_channel(prefix: str) -> str:
 
 def folded(prefix: str) -> str:
     """Hash: uuid of a folded copy among the original's tasks -> the id of the task that stands for it."""
+    # Its name is stored: what an import of an earlier version wrote is found under it.
     return f"{prefix}:legacy:folded"
 
 

@@ -6,16 +6,16 @@ import asyncio
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 
-from tests.faults.harness.lab import Lab
 from tests.faults.harness.look import payload
 from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, now_us
 from tests.faults.harness.rest import Rest
+from tests.faults.harness.rig import Rig
 
 CLIENTS = 16
 _UNSURE = (429, 503)
 
 
-async def produce_over_rest(lab: Lab, ports: Sequence[int], count: int, *, due_ms: Callable[[int], int]) -> None:
+async def produce_over_rest(rig: Rig, ports: Sequence[int], count: int, *, due_ms: Callable[[int], int]) -> None:
     """Posts PUB_SUB tasks with keys ``k0``… until each is answered, and logs every call."""
     rests = [Rest(port) for port in ports]
     todo = iter(range(count))
@@ -23,7 +23,7 @@ async def produce_over_rest(lab: Lab, ports: Sequence[int], count: int, *, due_m
     async def client() -> None:
         for n in todo:
             turn = n
-            while not await _post(lab, rests[turn % len(rests)], f"k{n}", due_ms(n)):
+            while not await _post(rig, rests[turn % len(rests)], f"k{n}", due_ms(n)):
                 turn += 1
                 await asyncio.sleep(0.02)
 
@@ -32,7 +32,7 @@ async def produce_over_rest(lab: Lab, ports: Sequence[int], count: int, *, due_m
         await rest.close()
 
 
-async def _post(lab: Lab, rest: Rest, key: str, due_ms: int) -> bool:
+async def _post(rig: Rig, rest: Rest, key: str, due_ms: int) -> bool:
     """Whether it is stored, as far as the client knows. AssertionError for an answer that no retry mends."""
     task = {
         "parameter": {"executionTimestamp": due_ms, "idempotencyKey": key},
@@ -42,15 +42,15 @@ async def _post(lab: Lab, rest: Rest, key: str, due_ms: int) -> bool:
     try:
         answer = await rest.post(task)
     except (OSError, EOFError):
-        lab.writer.write(Call("schedule", key, "", due_ms, UNKNOWN, sent_us, now_us()))
+        rig.writer.write(Call("schedule", key, "", due_ms, UNKNOWN, sent_us, now_us()))
         return False
     if answer.status == 200:
         task_id = answer.json()["taskUuid"]
         # A past due time counts from the moment of scheduling, which the id carries.
         due = max(due_ms, int(task_id.replace("-", "")[:12], 16))
-        lab.writer.write(Call("schedule", key, task_id, due, OK, sent_us, now_us()))
+        rig.writer.write(Call("schedule", key, task_id, due, OK, sent_us, now_us()))
         return True
     outcome = UNKNOWN if answer.status in _UNSURE else FAIL
-    lab.writer.write(Call("schedule", key, "", due_ms, outcome, sent_us, now_us()))
+    rig.writer.write(Call("schedule", key, "", due_ms, outcome, sent_us, now_us()))
     assert outcome == UNKNOWN, answer
     return False

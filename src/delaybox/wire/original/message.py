@@ -73,6 +73,7 @@ def of_pending(raw: bytes, score: float, *, fold: bool = False) -> tuple[str, Ne
     due_ms = max(int(score), 0)
     # In the original only two types exist: every other name is published.
     shell = header.get(controls.TASK_TYPE) == controls.SHELL
+    # "legacy:" is stored with each task: with another word an import that is run again would store everything twice.
     key = f"same:{_digest(message, due_ms)}" if fold else uuid[:200]
     return uuid, NewTask(
         payload=payload,

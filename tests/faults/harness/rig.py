@@ -38,7 +38,7 @@ class Node(NamedTuple):
     port: int
 
 
-class Lab:
+class Rig:
     """Everything of one run lies in ``folder`` and ends with the ``async with``."""
 
     def __init__(
@@ -293,4 +293,4 @@ def soon(delay_ms: int = 0) -> int:
     return time.time_ns() // 1_000_000 + delay_ms
 
 
-__all__: Sequence[str] = ["CHUNK", "LEASE_MS", "Lab", "soon", "spread"]
+__all__: Sequence[str] = ["CHUNK", "LEASE_MS", "Rig", "soon", "spread"]
