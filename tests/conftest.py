@@ -17,6 +17,7 @@ from delaybox.store.connect import make_client
 from scripts.kafka_broker import Broker
 from tests.kafka import Kafka, need_broker
 from tests.kafka import shared as shared_kafka
+from tests.order import dealt
 from tests.servers import RealServer
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -27,6 +28,13 @@ settings.load_profile("busy")
 # Whoever runs the tests in a shell's background ignores SIGINT, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        folder = Path(__file__).parent
+        items[:] = dealt([(item.path.relative_to(folder).as_posix(), item) for item in items], workers)
 
 
 @pytest.fixture(scope="session")
