@@ -40,7 +40,10 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
             assert all("shop on " in session["identity"] and session["connected"] for session in told)
             assert asked(running, "workers")["count"] == len(told)
             assert "shop on " in shown(running, "workers")
-            assert str(one["pid"]) in shown(running, "nodes")
+            table = shown(running, "nodes")
+            assert len(one["members"]) > 1 and all(str(member["pid"]) in table for member in (one, *one["members"]))
+            (grpc,) = (member for member in one["members"] if member["kind"] == "grpc")
+            assert grpc["types"] == ["worker"] and "  grpc" in table
             # By the variable that workers know a Python client finds the node as well.
             client = "from delaybox import Client\nwith Client() as client: print(client.publish('x', delay='1h').id)"
             done = subprocess.run([sys.executable, "-c", client], env=environ, capture_output=True, timeout=30)

@@ -46,28 +46,37 @@ def queues(
 
 
 def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
-    """Show the living nodes: what each is for, its version, and the tasks it has in hand."""
+    """Show the living nodes and their processes: what each is for, its version, and the tasks it has in hand."""
     answer = connect(server, token, as_json).get("/v1/nodes")
     if as_json:
         return say.out_json(answer)
     found = answer["nodes"]
-    return say.out(node_table(found, say.width()) if found else "no node's engine has reported within 15 s")
+    return say.out(
+        node_table(found, say.width(), members=True) if found else "no node's engine has reported within 15 s"
+    )
 
 
-def node_table(found: list[dict[str, Any]], width: int = 0) -> str:
-    """Nodes, one a line."""
-    rows = [
-        [
-            str(node.get("host", "")),
-            str(node.get("pid", "")),
-            str(node.get("version", "")),
-            ",".join(node.get("roles") or []),
-            ",".join(node.get("types") or []),
-            f"{node.get('in_flight', 0):,}",
-        ]
-        for node in found
-    ]
+def node_table(found: list[dict[str, Any]], width: int = 0, *, members: bool = False) -> str:
+    """Nodes, one a line. ``members``: below each its processes, where it has several."""
+    rows: list[list[str]] = []
+    for node in found:
+        rows.append(_node_row(str(node.get("host", "")), node))
+        # A node of an older version does not list them.
+        inside = node.get("members") or []
+        if members and len(inside) > 1:
+            rows += [_node_row(f"  {member.get('kind') or 'engine'}", member) for member in inside]
     return render.table(["node", "pid", "version", "roles", "types", "in flight"], rows, right=[1, 5], width=width)
+
+
+def _node_row(name: str, facts: dict[str, Any]) -> list[str]:
+    return [
+        name,
+        str(facts.get("pid", "")),
+        str(facts.get("version", "")),
+        ",".join(facts.get("roles") or []),
+        ",".join(facts.get("types") or []),
+        f"{facts.get('in_flight', 0):,}",
+    ]
 
 
 def workers(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
