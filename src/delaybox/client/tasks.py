@@ -69,7 +69,7 @@ class Options(When, total=False):
     timeout: longest time of one attempt.
     expire_after: a task that is late by more than this is not run, but becomes a dead letter with the reason "expired".
     labels: up to 16 pairs for filters.
-    headers: travel with the task; text or bytes. Names that say what a task is (taskType, delay, …) are refused.
+    headers: travel with the task; text or bytes. Names that decide what a task is (taskType, delay, …) are refused.
     keep_result: how long its result is kept, 0 for not at all; unless given what its queue keeps, which is none unless
         configured.
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.

@@ -1,4 +1,4 @@
-"""YAML as configuration uses it: its size is checked before it is used, its mistakes are told without its values."""
+"""Reads YAML for the configuration: checks its size first, and reports mistakes without showing values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUOTES = re.compile(r"alias|anchor|tag|character|scanning")
 
 
 class YamlMistake(ValueError):
-    """What is wrong, in words that hold nothing of the text: it may be a secret. ``line`` from 1; 0: of the whole."""
+    """What is wrong, without any of the text, which may be a secret. ``line`` from 1; 0: the whole text."""
 
     def __init__(self, words: str, line: int = 0) -> None:
         super().__init__(words)

@@ -18,7 +18,7 @@ QUEUE_FORM: Final = f"1 to {MAX_QUEUE} of the characters a-z, 0-9, '.', '_', '-'
 
 MAX_NAME: Final = 128
 NAME: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME}}}")
-"""Of a worker's function, and of a command that a node's configuration names."""
+"""The name of a worker's function, or of a command in a node's configuration."""
 NAME_FORM: Final = f"1 to {MAX_NAME} of the characters A-Z, a-z, 0-9, '.', '_', '-'"
 
 MAX_LABELS: Final = 16
@@ -30,7 +30,7 @@ LABEL: Final = re.compile(rf"[A-Za-z0-9._/-]{{1,{MAX_LABEL}}}")
 LABEL_FORM: Final = f"1 to {MAX_LABEL} of the characters A-Z, a-z, 0-9, '.', '_', '-', '/'"
 
 MAX_KEY_BYTES: Final = 256
-"""Of an idempotency key."""
+"""Most bytes of an idempotency key."""
 
 MAX_TOPIC: Final = 249
 TOPIC: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_TOPIC}}}")
@@ -43,9 +43,9 @@ PREFIX: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_PREFIX}}}")
 # Moments and durations, in ms
 
 MIN_DUE_MS: Final = 10**11
-"""1973. What is less was meant as seconds."""
+"""1973. A smaller number was meant as seconds."""
 MAX_DUE_MS: Final = 10**14
-"""Year 5138. What is more was meant as microseconds."""
+"""Year 5138. A larger number was meant as microseconds."""
 MAX_DELAY_MS: Final = 10**13
 """317 years. With Redis's clock added it stays below the 10^14 that ids can hold."""
 MAX_WAIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
@@ -54,7 +54,7 @@ MAX_WAIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
 # Sizes, in bytes
 
 DEFAULT_PAYLOAD_BYTES: Final = 1024 * 1024
-"""Of a payload before it is encoded; ``limits.body`` of the configuration sets another bound."""
+"""Most bytes of a payload before it is encoded; ``limits.body`` of the configuration sets another bound."""
 MAX_PAYLOAD_BYTES: Final = 512 * 1024 * 1024
 """What ``limits.body`` may be at most."""
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -64,11 +64,11 @@ MAX_COMMAND_BYTES: Final = 127 * 1024
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 """A batch as it is sent."""
 REASON_BYTES: Final = 2_000
-"""Of the reason of a failure, and of what a function says of its progress."""
+"""Most bytes of the reason of a failure, and of the message of a progress report."""
 TRACEBACK_BYTES: Final = 8 * 1024
-"""Of the traceback that a dead letter keeps: its end, which names what was raised."""
+"""Most bytes of the traceback that a dead letter keeps: its end, which names the exception."""
 TRACEBACK_SENT_BYTES: Final = 16 * 1024
-"""Of the traceback that a worker sends; who receives it keeps what it wants."""
+"""Most bytes of the traceback that a worker sends; the node may keep less."""
 STREAM_MESSAGE_BYTES: Final = 1 << 20
 """A message of a worker's stream holds no more than this, or one task; every worker takes such a message."""
 _BESIDE_PAYLOAD: Final = 128 * 1024

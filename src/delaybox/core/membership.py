@@ -1,4 +1,4 @@
-"""Who works on a store: members, which are processes that beat, and the nodes that they belong to. Pure."""
+"""The members of a store, which are processes that send heartbeats, and the nodes that they belong to. Pure."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _QUIET_MS = 2_500
 _HOLD_NOTHING = frozenset({"rest", "kafka", "probe"})
 """Kinds of processes that claim no tasks."""
 _BESIDE = ".workers"
-"""What a node of the previous version appends to its id for the process that serves its workers."""
+"""A node of the previous version appends this to its id for the process that serves its workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectedWorker:
     """A worker's session as its node sees it. ``functions``: how many pairs of function and queue it serves.
 
-    ``concurrency``: tasks that it can run at once; 0: it did not state that. ``running``: tasks that it has now.
-    ``connected``: False where its connection broke and it may still come back.
+    ``concurrency``: tasks that it can run at once; 0: unknown. ``running``: tasks that it has now. ``connected``: False
+    where its connection broke and it may still come back.
     """
 
     identity: str = ""
@@ -35,13 +35,13 @@ class ConnectedWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """What a member carries out. ``types``: letters of task types, of newer versions too. ``in_flight``: tasks in hand.
+    """The work of a member. ``types``: letters of the task types that it carries out, also types of newer versions.
+    ``in_flight``: tasks in hand.
 
-    ``limits``: of a task type that has a lane here only these lanes are carried out (ANY_QUEUE for the queue).
-    ``lanes``: those of connected workers, the first ones where there are very many; ``lane_count``: of all.
-    ``workers``: the first of those that are connected; ``worker_count``: all.
-    ``fired_per_s``: over the last minute, by the letter of a type and its queue.
-    ``troubles``: sentences on what this member cannot do now.
+    ``limits``: of a task type that has a lane here, only these lanes are carried out (ANY_QUEUE for the queue).
+    ``lanes``: the lanes of connected workers, the first ones where there are very many; ``lane_count``: how many in
+    all. ``workers``: the first of the connected workers; ``worker_count``: how many in all. ``fired_per_s``: over the
+    last minute, by the letter of a type and its queue. ``troubles``: sentences on what this member cannot do now.
     """
 
     types: str = ""
@@ -57,7 +57,7 @@ class Activity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A process that beats. Moments in Unix ms by Redis's clock.
+    """A process that sends heartbeats. Moments in Unix ms by Redis's clock.
 
     ``node``: the id of the node that it belongs to, its own where it belongs to none. ``node_pid``: of the process that
     keeps it alive; 0: unknown. ``kind``: what the process is for (clock, work, rest, grpc, kafka, or one of a newer
@@ -107,7 +107,7 @@ class LivingNode:
 
     @property
     def version(self) -> str:
-        """DelayBox's."""
+        """DelayBox's version."""
         return self._first.version
 
     @property
@@ -127,12 +127,12 @@ class LivingNode:
 
     @property
     def activity(self) -> Activity:
-        """What the members carry out, together."""
+        """The work of all its members together."""
         return together([member.activity for member in self.members])
 
 
 def member_id(node: str, kind: str, number: int) -> str:
-    """The id of a node's process: no two that live have the same. ``number``: among those of its kind."""
+    """The id of a node's process, unique among living ones. ``number``: its number among those of its kind."""
     return f"{node}.{kind}{number}"
 
 
@@ -150,7 +150,7 @@ def nodes_of(members: Iterable[Member]) -> list[LivingNode]:
 
 
 def together(activities: Sequence[Activity]) -> Activity:
-    """The sum of what several members, or parts of one, carry out."""
+    """The sum of the work of several members, or of parts of one."""
     if len(activities) == 1:
         return activities[0]
     fired: dict[str, float] = {}
@@ -171,12 +171,12 @@ def together(activities: Sequence[Activity]) -> Activity:
 
 
 def owners(members: Iterable[Member], partitions: int) -> list[tuple[str, ...]]:
-    """For each partition the ids of the members that look after it, the one that comes first in front.
+    """For each partition the ids of the members that look after it, the first in rank first.
 
-    Today every member that keeps time looks after every partition: scripts are safe from everybody, and a member that
-    dies leaves nothing undone.
+    Today every time keeper looks after every partition. That is safe, because any member may run any script at any
+    time, and when a member dies the others do its work.
     """
-    # A process that does all that an engine does keeps time where that is among its node's roles.
+    # A process of no particular kind does everything that an engine does; it keeps time if its node has that role.
     keepers = (m.id for m in members if m.kind == "clock" or (not m.kind and "clock" in m.roles))
     return [tuple(sorted(keepers))] * partitions
 

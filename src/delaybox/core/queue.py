@@ -1,4 +1,4 @@
-"""What is set for queues: one record of one queue's rules, and the book in which they are looked up. Pure."""
+"""The rules of queues: a record of one queue's rules, and the book in which they are looked up. Pure."""
 
 from __future__ import annotations
 

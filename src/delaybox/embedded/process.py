@@ -225,7 +225,7 @@ async def reach(data_dir: Path) -> tuple[Path, str | None] | None:
 
 
 def _user_behind(connected: socket.socket) -> int | None:
-    """The user whose process listens at the other end; None where the system does not say."""
+    """The user whose process listens at the other end; None where the system does not report it."""
     if sys.platform != "linux":
         return None
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

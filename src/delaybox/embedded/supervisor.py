@@ -1,4 +1,4 @@
-"""Keeps the folder's server running: starts it or attaches to it, whichever the lock says, and brings it back."""
+"""Keeps the folder's server running: starts it, or attaches to it if another node has the lock, and brings it back."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class EmbeddedServer:
             self.restarts += 1
 
     async def _come_up(self) -> Server:
-        """Start the server or attach to the one that runs, whichever the lock says, and wait until it serves."""
+        """Start the server, or attach to the one that runs if the lock is taken, and wait until it serves."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SILENCE_S
         while True:

@@ -36,7 +36,7 @@ _MOST_KINDS = 4_096
 _Item = TypeVar("_Item")
 
 BatchItem = EncodedTask | NewTask | DelayBoxError
-"""A task of a batch, or why it is none, which is its answer then."""
+"""A task of a batch, or the error that is its answer."""
 
 
 class Submitter:
@@ -126,16 +126,16 @@ class Submitter:
         return [_submitted(task, answer, self._own) for task, answer in zip(tasks, answers, strict=True)]
 
     async def submit_batch(self, tasks: Iterable[BatchItem]) -> list[Stored | DelayBoxError]:
-        """As `submit_many`, of tasks that a front end read as far as is needed to store them.
+        """As `submit_many`, for tasks that a front end has read only as far as storing needs.
 
-        They are taken as they are stored, so reading one chunk may go on while another is stored.
+        The iterable is read chunk by chunk, so one chunk is read while another is stored.
         """
         try:
             await self._own.fresh()
         except DelayBoxError as error:
             return [error for _ in tasks]
         if self._heads_version != self._own.version or len(self._heads) > _MOST_KINDS:
-            # Where tasks of a function go may be another queue now.
+            # A function's own queue may have changed since.
             self._heads_version = self._own.version
             self._heads.clear()
         return await self._store_many(tasks, self._draft_of)
@@ -196,9 +196,8 @@ class Submitter:
         asked, task = task, self._own.resolved(task)
         new = draft(task)
         if task is not asked and new.key is not None:
-            # The fingerprint is that of the request, so the same request again finds the same task even if a queue was
-            # announced
-            # meanwhile.
+            # The fingerprint is that of the request, so that the same request finds the same task again, even if a
+            # queue was announced meanwhile.
             new.fingerprint = wire_body.fingerprint(asked)
         if self._topics is not None and task.header and task.type is TaskType.PUB_SUB:
             self._topics.topic(task.header)

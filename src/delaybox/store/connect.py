@@ -42,10 +42,11 @@ class ServerSettings:
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     tls_ca_file: str | None = None
-    """Alone trusted when given; else what the system trusts."""
+    """File of the only authorities that are trusted; when empty, those of the system."""
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
-    """Of the client's certificate, where the server asks for one; None: it stands in the certificate's file."""
+    """File of the key of the client's certificate, if the server asks for one; None: the key is in the certificate's
+    file."""
 
     @classmethod
     def from_url(cls, url: str) -> ServerSettings:
@@ -311,7 +312,7 @@ def _place(client: Redis) -> str:
 
 
 def _handshake_refusal(error: BaseException) -> str | None:
-    """What the server answered to the handshake (password, database), which redis-py wraps into a ConnectionError.
+    """The server's error in the handshake (password, database), which redis-py wraps into a ConnectionError.
 
     Waiting does not mend these. A server that is only loading its data is another case: it becomes ready.
     """

@@ -62,7 +62,7 @@ class _Doubted:
         await super().connect()  # type: ignore[misc]
 
     async def can_read(self) -> bool:
-        """Whether it must not be used as it is; `roundtrips` then closes it and opens it anew."""
+        """Whether the connection must not be used as it is; `roundtrips` then closes it and opens it again."""
         return self.doubted or bool(await super().can_read())  # type: ignore[misc]
 
     async def read_response(self, *args: Any, **options: Any) -> Any:

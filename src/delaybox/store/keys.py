@@ -161,7 +161,7 @@ def folded(prefix: str) -> str:
 
 
 def role(prefix: str, name: str) -> str:
-    """String: the node that has a role which one node has at a time; it expires unless that node says so again."""
+    """String: the node that holds a role which only one node holds at a time; it expires unless that node renews it."""
     return f"{prefix}:{name}"
 
 

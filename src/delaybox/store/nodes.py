@@ -14,7 +14,7 @@ log = logging.getLogger("delaybox.store")
 
 _MOST_NAMED = 1_000
 _named: set[str] = set()
-"""Whose damaged heartbeats were logged: once each in the life of a process."""
+"""Members whose damaged heartbeats were logged: each once in the life of a process."""
 
 
 async def beat(store: Store, member: Member) -> None:
@@ -28,14 +28,14 @@ async def leave(store: Store, member_id: str) -> None:
 
 
 async def live(store: Store) -> list[Member]:
-    """Every member as its last heartbeat has it, by id; damaged heartbeats are left out."""
+    """Every member by id, as its last heartbeat describes it; damaged heartbeats are left out."""
     flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.nodes(store.prefix))
     found = (_read(member_id, raw) for member_id, raw in sorted(flat.items()))
     return [member for member in found if member is not None]
 
 
 async def find(store: Store, member_id: str) -> Member | None:
-    """A member as its last heartbeat has it; None if it never wrote one that can be read."""
+    """A member, as its last heartbeat describes it; None if there is none that can be read."""
     raw: bytes | None = await store.servers.ask("HGET", keys.nodes(store.prefix), member_id)
     return None if raw is None else _read(member_id.encode(), raw)
 

@@ -32,12 +32,12 @@ class OriginalSet:
         return [(member, float(score)) for member, score in found]
 
     async def remove(self, members: Sequence[bytes]) -> None:
-        """Takes members out, in one command. Those that are not there are passed over."""
+        """Removes members, in one command. Members that are not there are ignored."""
         await self._servers.ask("ZREM", self._key, *members)
 
 
 async def keep_folded(store: Store, folded: Mapping[str, str]) -> None:
-    """Keeps for 30 days, by uuid of a copy among the original's tasks, the id of the task that stands for it."""
+    """Stores for 30 days which task stands for each folded copy: uuid of the copy -> id of the task."""
     key = keys.folded(store.prefix)
     fields = [part for pair in folded.items() for part in pair]
     await store.servers.ask_many([("HSET", key, *fields), ("EXPIRE", key, _FOLDED_KEPT_S)])

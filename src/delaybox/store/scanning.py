@@ -1,6 +1,6 @@
-"""Hashes and sorted sets of any size, read some of their members at a time.
+"""Reads hashes and sorted sets of any size, some of their members at a time.
 
-A member that is there all the while is met at least once; one that comes or goes meanwhile may be.
+A member that is there all the time is returned at least once; one that comes or goes meanwhile may be missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def fields(reply: Any) -> tuple[int, dict[bytes, bytes]]:
 
 
 async def hash_pages(servers: Servers, key: str | bytes, count: int) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-    """(field, value) of a hash, at most ``count`` at a time: a small hash answers all it holds at once."""
+    """(field, value) of a hash, at most ``count`` at a time, because the server returns a small hash all at once."""
     cursor = 0
     while True:
         cursor, found = fields(await servers.ask(*hscan(key, cursor, count)))
@@ -35,7 +35,7 @@ async def hash_pages(servers: Servers, key: str | bytes, count: int) -> AsyncIte
 
 
 async def zset_members(servers: Servers, key: str, count: int) -> AsyncIterator[bytes]:
-    """Members of a sorted set; ``count``: read in one round trip, about."""
+    """Members of a sorted set. ``count``: about how many are read in one round trip."""
     cursor: bytes | int = 0
     while True:
         cursor, flat = await servers.ask("ZSCAN", key, cursor, "COUNT", count)

@@ -1,6 +1,6 @@
-"""Where a store lies: the only maker of connections, round trips and subscriptions.
+"""The servers of a store: the only maker of connections, round trips and subscriptions.
 
-Callers name keys and channels, never a server: a key's hash tag names its partition, and that decides where it lies.
+Callers name keys and channels, never a server: a key's hash tag names its partition, and the partition its server.
 Today one server holds all of them. With Redis Cluster only this module changes: `send` parts commands by their keys'
 slots, one client for each primary, and a channel is listened to on the server of its slot.
 """
@@ -34,12 +34,12 @@ class Servers:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self.send: Send = roundtrips.of(client).send
-        """One reply for each command, in one round trip; an error that a server answered stands in its place. Raises
-        RedisError or OSError when the connection failed. An attribute, so that scripts pay for no call in between."""
+        """One reply for each command, in one round trip; an error reply stands in the reply's place. Raises RedisError
+        or OSError when the connection failed. It is an attribute, so that scripts pay for no call in between."""
 
     @classmethod
     def connect(cls, settings: ServerSettings, *, timeout_s: float = 5.0, max_connections: int = 32) -> Servers:
-        """Those that ``settings`` lead to. Nothing is sent yet: the first command opens a connection.
+        """The servers that ``settings`` lead to. Nothing is sent yet: the first command opens a connection.
 
         A command waits up to ``timeout_s`` for its reply, and as long for one of ``max_connections`` to be free.
         ConfigError for certificates that are none.
@@ -65,7 +65,7 @@ class Servers:
         return replies
 
     async def replies(self, commands: Sequence[Command]) -> list[Any]:
-        """As `ask_many`, but an error that a server answered stands in its place. StoreUnavailable when none did."""
+        """As `ask_many`, but an error reply stands in the reply's place. StoreUnavailable when no server answered."""
         if not commands:
             return []
         try:
@@ -84,7 +84,7 @@ class Servers:
         return replies
 
     async def keys_like(self, pattern: str, count: int) -> AsyncIterator[list[bytes]]:
-        """All keys that match a pattern, some at a time; ``count``: keys looked at in one round trip, about."""
+        """All keys that match a pattern, some at a time. ``count``: about how many keys one round trip looks at."""
         cursor: bytes | int = 0
         while True:
             cursor, found = await self.ask("SCAN", cursor, "MATCH", pattern, "COUNT", count)
@@ -114,7 +114,7 @@ class Servers:
         return await probe(self._client)
 
     async def info(self) -> Mapping[str, Any]:
-        """What INFO says, by name; empty where an ACL forbids it. StoreUnavailable."""
+        """INFO's fields by name; empty where an ACL forbids it. StoreUnavailable."""
         try:
             return await info_of(self._client)
         except (RedisError, OSError) as error:
@@ -132,7 +132,7 @@ class Servers:
     async def clock_offset_ms(self) -> float:
         """The server's clock minus this machine's, from the quickest of a few round trips. StoreUnavailable.
 
-        0 where they differ by less than such a measurement can tell: one clock, and no task that seems early by it.
+        0 where they differ by less than this can measure: probably it is one clock, and no task must seem early by it.
         """
         best, offset = float("inf"), 0.0
         for _ in range(_CLOCK_LOOKS):
@@ -146,6 +146,6 @@ class Servers:
 
 
 def milliseconds(reply: Sequence[bytes]) -> int:
-    """What TIME answered, in Unix ms."""
+    """A reply to TIME in Unix ms."""
     seconds, micros = reply
     return int(seconds) * 1000 + int(micros) // 1000

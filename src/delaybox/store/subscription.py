@@ -13,20 +13,20 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from delaybox.store.loader import translate
 
 QUIET_S = 3.0
-"""A subscription that has brought nothing for so long is asked whether the server still knows it."""
+"""After this long without a message the server is asked whether it still knows the subscription."""
 ANSWER_S = 3.0
-"""And is over when it does not answer within this."""
+"""Without an answer within this time the subscription counts as lost."""
 
 
 class Message(NamedTuple):
-    """What a subscription brings. ``opened``: it begins now, or again; ``data`` is empty then."""
+    """One message. ``opened``: not a message, but the subscription begins now, or again; ``data`` is empty then."""
 
     opened: bool
     data: bytes
 
 
 class Subscription:
-    """One channel. A quiet one looks the same as one whose server is gone without a word, so the server is asked.
+    """A subscription to one channel. A quiet channel looks like one whose server is gone, so the server is asked.
 
     Made by `Servers.subscribe`.
     """
@@ -39,14 +39,15 @@ class Subscription:
         self._asked_at: float | None = None
 
     async def open(self) -> None:
-        """Asks for it; the first message says that it is there. StoreUnavailable; StoreRefused: an ACL forbids it."""
+        """Sends the subscription; the first message confirms it. StoreUnavailable; StoreRefused: an ACL forbids it."""
         try:
             await self._pubsub.subscribe(self._channel)
         except (RedisError, OSError) as error:
             raise translate(error) from error
 
     async def next(self, timeout_s: float) -> Message | None:
-        """The next message; None: none came in time. Errors as of `open`: it is over, open another one."""
+        """The next message; None: none came in time. Errors as of `open`: the subscription is lost, open another
+        one."""
         try:
             message = await self._next(timeout_s)
         except (RedisError, OSError) as error:

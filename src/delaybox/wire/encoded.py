@@ -1,7 +1,7 @@
-"""New tasks that a front end encoded itself: the typed record of the fast ways, batches over gRPC and Kafka's topics.
+"""New tasks that a front end has encoded itself: the typed record of the two fast ways, batches over gRPC and Kafka.
 
-A body that came encoded is passed on as it is: decoding it and encoding it again took most of a batch's time. What else
-the store must know of a task stands beside it, once for all tasks that have it in common.
+A body that came encoded is passed on as it is, because decoding and encoding it again took most of a batch's time. What
+else the store must know stands beside it, once for all tasks that have it in common.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from delaybox.wire import controls
 
 
 class TaskKind:
-    """What many tasks have in common. Known by identity, so that looking one up costs no comparing.
+    """What many tasks have in common. Compared by identity, so that looking one up is cheap.
 
-    ``queue_unsaid``: as of a `NewTask`. ``expires``: its bodies say when they expire.
+    ``queue_unsaid``: as in `NewTask`. ``expires``: the bodies hold a time after which they must not be delivered.
     """
 
     __slots__ = ("expires", "name", "priority", "queue", "queue_unsaid", "type")
@@ -45,7 +45,7 @@ class TaskKind:
 
     @classmethod
     def of(cls, task: NewTask) -> TaskKind:
-        """That of a task."""
+        """The kind of a task."""
         return cls(
             task.type,
             task.queue,

@@ -94,7 +94,7 @@ class Sink(Protocol):
 
 
 class Context:
-    """The task that a function runs for. Made anew for every attempt."""
+    """The task that a function runs for. Each attempt has its own."""
 
     def __init__(self, facts: Facts, cancelled: CancelSignal, sink: Sink, *, since: float | None = None) -> None:
         self._facts = facts

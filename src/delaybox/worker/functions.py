@@ -248,7 +248,7 @@ def _shown(signature: inspect.Signature) -> str:
 
 
 def _context_parameter(function: Callable[..., Any]) -> tuple[str, int | None]:
-    """(name, place) of the parameter that is annotated as `Context`, be it an optional one; ("", None): there is none.
+    """(name, place) of the parameter that is annotated as `Context`, or as an optional one; ("", None): there is none.
 
     place: how many positional ones stand before it; None when it can be given by name alone.
     """

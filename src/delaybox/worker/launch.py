@@ -96,7 +96,7 @@ def _say(error: Exception) -> int:
 
 
 def load(spec: str) -> Worker:
-    """The worker that ``module:attribute`` names (``:worker`` may be left out). ConfigError says what is wrong."""
+    """The worker that ``module:attribute`` names (``:worker`` may be left out). ConfigError names what is wrong."""
     name, _, attribute = spec.partition(":")
     attribute = attribute or "worker"
     if not all(part.isidentifier() for part in (*name.split("."), *attribute.split("."))):

@@ -1,4 +1,4 @@
-"""The methods of a service as grpc calls them: what stands in front of each (guard.py), and errors as statuses.
+"""The methods of a service as grpc calls them: with the guard before each (guard.py), and errors as statuses.
 
 A service is an object with one method a gRPC method, in snake case. It gets the parsed request (of a stream: an
 iterator of them) and the `Caller`; methods that the service names as ``unparsed`` get bytes. It returns the response,
@@ -38,7 +38,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and what they may do."""
+    """The caller and its rights."""
 
     grant: Grant
     context: Context
@@ -55,7 +55,7 @@ class Serialized:
         self._raw = raw
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
-        """As it is."""
+        """Returns it unchanged."""
         return self._raw
 
 

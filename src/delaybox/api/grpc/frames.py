@@ -44,7 +44,8 @@ class Totals:
 
 
 def refusal(raw: bytes) -> tuple[bool, int] | None:
-    """What stands in place of a message that was refused: (it was too long, its bytes). None for any other message."""
+    """Recognises the replacement of a refused message: (whether it was too long, its bytes). None for any other
+    message."""
     if len(raw) < _MARK or raw[-_MARK:-5] != _SECRET:
         return None
     return raw[-5:-4] == _TOO_LONG, int.from_bytes(raw[-4:], "big")

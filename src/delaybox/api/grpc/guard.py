@@ -67,7 +67,9 @@ class Guard:
 
         Unauthenticated, ScopeMissing, Overloaded, DeadlinePassed.
         """
-        left: float | None = context.time_remaining()  # None, whatever its stubs say, where there is no deadline
+        left: float | None = (
+            context.time_remaining()
+        )  # None where there is no deadline, although grpc's type stubs exclude that
         if left is not None and left <= 0:
             raise DeadlinePassed
         if isinstance(rule, policy.Open):

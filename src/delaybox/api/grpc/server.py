@@ -94,7 +94,7 @@ def front_of(settings: GrpcSettings) -> Iterator[Front]:
 
 
 async def listen(server: grpc.aio.Server, front: Front, settings: GrpcSettings) -> int:
-    """Opens the port, starts the server and returns the port; ConfigError says how to mend what is in the way."""
+    """Opens the port, starts the server and returns the port; ConfigError explains what is in the way."""
     sock = bind(settings.host, settings.port, 1_024, option="--grpc-port")
     port: int = sock.getsockname()[1]
     server.add_insecure_port(f"unix:{front.path}")

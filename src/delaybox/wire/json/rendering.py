@@ -30,7 +30,7 @@ def text_or_base64(data: bytes) -> tuple[str, str]:
 
 
 def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
-    """The answer to a task that was just stored. ``now_ms`` only tells scheduled from ready."""
+    """The answer to a task that was just stored. ``now_ms`` only distinguishes scheduled from ready."""
     text, encoded = text_or_base64(new.payload)
     return types.Scheduled(
         id=stored.task_id,

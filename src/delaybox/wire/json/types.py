@@ -275,7 +275,7 @@ class Result(Struct, omit_defaults=True, gc=False):
 
 
 class Progress(Struct, omit_defaults=True, gc=False):
-    """How far a running task is, as its worker said last."""
+    """How far a running task is, as its worker reported last."""
 
     fraction: Annotated[
         float | None, Meta(description="0 to 1; null: not stated", extra_json_schema={"minimum": 0, "maximum": 1})

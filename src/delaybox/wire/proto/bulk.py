@@ -41,8 +41,8 @@ Read = Callable[[pb.NewTask], NewTask]
 class BatchReader:
     """Reads serialized batches. ``limit``: bytes that a payload may have.
 
-    The first task of each kind, and every unusual one, is read by the function ``read`` of whoever asks: what it found
-    good of the first is known of the others.
+    The first task of each kind, and every unusual one, is read by the caller's function ``read``, which checks it in
+    full; later tasks of the same kind need no second check.
     """
 
     def __init__(self, limit: int) -> None:
@@ -50,9 +50,9 @@ class BatchReader:
         self._kinds: dict[bytes, tuple[TaskKind, bytes]] = {}
 
     def tasks(self, raw: bytes, read: Read, most: int = MAX_BATCH) -> Iterator[EncodedTask | NewTask | DelayBoxError]:
-        """Per task of a ScheduleBatchRequest, as it is asked for, the task or why it is none.
+        """Yields for each task of a ScheduleBatchRequest the task, or the error why it is none.
 
-        InvalidTask at once for what is no batch or has no task, PayloadTooLarge for one with more than ``most``.
+        Raises InvalidTask for bytes that are no batch or hold no task, PayloadTooLarge for more than ``most`` tasks.
         """
         try:
             raw, places = frames(raw, most)
@@ -84,14 +84,14 @@ class BatchReader:
                 yield error
 
     def _whole(self, raw: bytes, kind: bytes | None, read: Read) -> NewTask:
-        """A task by way of its message. ``kind``: that of a plain one, else None."""
+        """Reads a task by way of its message. ``kind``: the kind of a plain task, else None."""
         check_items(raw, pb.NewTask, field="task")
         try:
             message = pb.NewTask.FromString(raw)
         except DecodeError:
             raise InvalidTask("tasks", "this is not a delaybox.v1.NewTask; see the contract") from None
         task = read(message)
-        # Whether a command may be put into the store depends on who asks, so it is asked each time.
+        # Whether a command is allowed depends on the caller, so commands are checked each time.
         if kind is not None and task.type is not TaskType.SHELL_CMD and len(kind) <= _LONGEST_KIND and is_kind(kind):
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.clear()
@@ -101,9 +101,9 @@ class BatchReader:
 
 
 def frames(raw: bytes, most: int = MAX_BATCH) -> tuple[bytes, list[tuple[int, int]]]:
-    """Where in a serialized ScheduleBatchRequest each task lies; with it the bytes that the places are in.
+    """The place of each task in a serialized ScheduleBatchRequest, and the bytes in which these places are.
 
-    PayloadTooLarge for more than ``most``; ``google.protobuf.message.DecodeError`` for what is no such message.
+    PayloadTooLarge for more than ``most``; ``google.protobuf.message.DecodeError`` for bytes that are no such message.
     """
     found = _frames(raw, most)
     if found is None:
@@ -149,7 +149,7 @@ def _frames(raw: bytes, most: int) -> list[tuple[int, int]] | None:
 
 
 def plain(raw: bytes, at: int, stop: int, longest: int) -> tuple[int, bytes, bytes] | None:
-    """The task that lies there, if nothing about it is unusual and its body has at most ``longest`` bytes; else None.
+    """The task at that place, if it has only the common fields and a body of at most ``longest`` bytes; else None.
 
     (``due48`` and ``body``, see `EncodedTask`; its *kind*: type, queue, priority, name and how long its result is kept,
     serialized.)

@@ -19,7 +19,8 @@ _LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 
 
 def encode(status: int, headers: Iterable[tuple[bytes, bytes]], date: bytes, body: bytes) -> bytes:
-    """One answer. ``date``: the line Date; ``body``: empty for what has none, whatever its length says."""
+    """One answer. ``date``: the line Date; ``body``: empty for an answer to HEAD, whose length is still that of GET's
+    body."""
     out = [_LINES[status], date]
     for name, value in headers:
         out += (name, b": ", value, b"\r\n")

@@ -116,7 +116,7 @@ class Server:
             oldest.abort()
 
     def closed(self, connection: Connection) -> None:
-        """It is gone."""
+        """The connection is gone."""
         self._forget(connection)
         self._open.discard(connection)
         if self.stopping and not self._open:
@@ -134,7 +134,7 @@ class Server:
             self._waiting.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
-        """Its request is answered."""
+        """The connection's request is answered."""
         self._idle[connection] = time.monotonic() + self._idle_s
 
     def _forget(self, connection: Connection) -> None:
