@@ -28,7 +28,7 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.wakeups import Listener
 from delaybox.processes import child
 from delaybox.service import Service
-from delaybox.store import functions, keys, progress
+from delaybox.store import functions, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker import Gateway
 from delaybox.targets.worker_session import Session
@@ -82,7 +82,7 @@ class Workers:
         self._store = store
         self._engine = engine = Engine(store, {}, options, hosts=True, facts=self._facts)
         self._gateway = gateway = Gateway(engine, rules=s.queues, max_output=s.max_output, lease_ms=s.lease_ms)
-        self._listener = Listener(store, keys.control(store.prefix), self._asked)
+        self._listener = Listener(store, store.control_channel, self._asked)
         self._noting = Loop("progress of tasks", self._note)
         await engine.start()
         await self._listener.start()

@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 
 from delaybox.api.grpc.supervise import GrpcProcess
 from delaybox.core import ids
-from delaybox.store import keys
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -167,7 +166,7 @@ async def test_a_running_task_is_stopped_through_whoever_runs_it(rpc: Rpc, store
     answer = await refused(rpc.scheduler.Cancel(pb.CancelRequest(id=task_id)))
     assert (answer.status, answer.code) == (grpc.StatusCode.FAILED_PRECONDITION, "running")
     async with client.pubsub() as heard:
-        await heard.subscribe(keys.control(store.prefix))
+        await heard.subscribe(store.control_channel)
         assert (await heard.get_message(timeout=5))["type"] == "subscribe"
         assert (await rpc.scheduler.Cancel(pb.CancelRequest(id=task_id, running=True))).signalled
         message = await heard.get_message(timeout=5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from delaybox.store import keys
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -30,7 +29,7 @@ async def test_progress_of_any_size_breaks_no_stream(yard: Yard) -> None:
 
     await until(seen, timeout_s=20)
     await until(lambda: all(yard.oracle.ended().get(task) for task in made), timeout_s=20)
-    await yard.store.servers.publish(keys.control(yard.store.prefix), f"cancel {largest}")
+    await yard.store.servers.publish(yard.store.control_channel, f"cancel {largest}")
     await yard.sound()
     assert {task: [1] for task in [largest, *made]} == dict(yard.oracle.begun())
     assert (runner.stats.streams, runner.stats.lost) == (streams, 0)

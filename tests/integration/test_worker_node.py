@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from delaybox.store import keys
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import Runner
 from tests.engines import until
@@ -77,7 +76,7 @@ async def test_progress_is_seen_and_a_running_task_can_be_cancelled(yard: Yard) 
     await yard.worker()
     (task,) = await yard.call("tells", **KEEP)
     await yard.begun(task)
-    await yard.store.servers.publish(keys.control(yard.store.prefix), f"cancel {task}")
+    await yard.store.servers.publish(yard.store.control_channel, f"cancel {task}")
 
     async def cancelled() -> bool:
         return (await yard.info(task)).state == pb.TASK_STATE_CANCELLED

@@ -12,7 +12,6 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core import ids
-from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
@@ -312,7 +311,7 @@ async def test_a_running_task_is_cancelled_by_its_worker(rpc: Rpc, store: Store)
     task = pb.NewTask(type=pb.TASK_TYPE_WORKER, name="f", idempotency_key=f"{store.prefix}-key")
     task_id = (await rpc.scheduler.Schedule(pb.ScheduleRequest(task=task))).id
     (got,) = await worker.tasks(1)
-    await store.servers.publish(keys.control(store.prefix), f"cancel {task_id}")
+    await store.servers.publish(store.control_channel, f"cancel {task_id}")
     assert list((await worker.hear()).cancel) == [got.sequence]
     await worker.say(failed=[wk.Failed(sequence=got.sequence, cancelled=True)])
 

@@ -53,7 +53,7 @@ async def _asked(config: Config) -> list[Finding]:
         info = await servers.info()
         found += persistence(features.aof, info, await servers.setting("appendfsync"))
         found.append(memory(info))
-        found.append(server_clock(await servers.clock_offset_ms()))
+        found.append(server_clock(await servers.measured_clock_offset_ms()))
         found += await _opened(servers, config.storage.prefix)
     return found
 

@@ -42,7 +42,7 @@ async def listen(config: Config, *, channel: str | None, count: int, as_json: bo
     """Prints until ``count`` tasks arrived (0: for ever); survives restarts of the server. Exit code 0."""
     name = channel or config.storage.task_execution_chanel
     async with running_server(config) as (servers, place):
-        offset_ms = await servers.clock_offset_ms()
+        offset_ms = await servers.measured_clock_offset_ms()
         source = Source(servers, name)
         seen = 0
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -184,7 +183,7 @@ class Submitter:
 
     def _draft(self, task: NewTask) -> Draft:
         if task.reject_past and task.delay_ms is None:
-            now = time.time_ns() // 1_000_000 + self._store.clock_offset_ms
+            now = self._store.now_ms()
             due_ms = now if task.due_ms is None else task.due_ms
             if due_ms < now:
                 ago = timedelta(seconds=-(-(now - due_ms) // 1_000))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -19,6 +18,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
+from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
 from delaybox.store import progress
 from delaybox.store.ending import end
@@ -280,7 +280,7 @@ class Watcher:
         if standing is not None:
             told = entry.watches if _differs(standing, entry.known) else entry.fresh
             if told is entry.watches and not _same_state(standing, entry.known):
-                entry.level = self._first_level(standing)
+                entry.level = self._first_level(task_id, standing)
             entry.known = standing
             entry.fresh = []
             if told:
@@ -294,11 +294,12 @@ class Watcher:
         entry.look_at = now + PAUSES_S[level]
         self._later[level].append((entry.look_at, task_id))
 
-    def _first_level(self, standing: Standing) -> int:
+    def _first_level(self, task_id: bytes, standing: Standing) -> int:
         """The pause before the next look. A task that is not due yet will hardly change before its time."""
         if standing.state is not TaskState.SCHEDULED:
             return 0
-        left_s = (standing.due_ms - self._store.clock_offset_ms) / 1000 - time.time()
+        now_ms = self._store.now_ms(of_id(task_id, self._store.partitions))
+        left_s = (standing.due_ms - now_ms) / 1000
         return next((level for level, pause_s in enumerate(PAUSES_S) if pause_s >= left_s), len(PAUSES_S) - 1)
 
     def _due(self) -> list[bytes]:

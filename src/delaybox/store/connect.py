@@ -74,8 +74,8 @@ class ServerSettings:
             )
         if parts.scheme not in ("redis", "rediss"):
             # Without a scheme it can be a user's name or a password.
-            said = repr(parts.scheme) if "://" in url else "no scheme"
-            raise ConfigError(f"the server's URL starts with {said}; write {URL_FORMS}")
+            start = repr(parts.scheme) if "://" in url else "no scheme"
+            raise ConfigError(f"the server's URL starts with {start}; write {URL_FORMS}")
         return cls(
             host=host or "127.0.0.1",
             port=6379 if port is None else port,

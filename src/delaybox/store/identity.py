@@ -150,20 +150,20 @@ async def _make(servers: Servers, prefix: str, wanted: Shape) -> Meta:
 
 
 def _meta(prefix: str, raw: dict[bytes, bytes]) -> Meta:
-    said = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
+    found = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()}
     try:
-        written = int(said["format"])
-        shape = Shape(said["id"], int(said["partitions"]), int(said["bucket_ms"]))
+        written = int(found["format"])
+        shape = Shape(found["id"], int(found["partitions"]), int(found["bucket_ms"]))
         if not 1 <= shape.partitions <= MAX_PARTITIONS or shape.bucket_ms < 1:
             raise ValueError
     except (KeyError, ValueError):
-        raise _no_store(keys.meta(prefix), str(said)) from None
+        raise _no_store(keys.meta(prefix), str(found)) from None
     if written > record.FORMAT:
         raise StoreRefused(
             f"the store under prefix {prefix!r} has format {written}, written by a newer DelayBox; this one knows "
             f"formats up to {record.FORMAT}. Upgrade this node, or give it another storage.prefix"
         )
-    return Meta(shape, said.get("marked") == "1", frozenset(said.get("replaces", "").split()))
+    return Meta(shape, found.get("marked") == "1", frozenset(found.get("replaces", "").split()))
 
 
 def _no_store(key: str, what: str) -> StoreRefused:

@@ -165,7 +165,7 @@ def role(prefix: str, name: str) -> str:
     return f"{prefix}:{name}"
 
 
-def control(prefix: str) -> str:
+def control_channel(prefix: str) -> str:
     """Channel on which nodes are asked to stop a running task: ``cancel <id>``."""
     return f"{prefix}:control"
 

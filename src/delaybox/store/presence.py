@@ -18,7 +18,7 @@ log = logging.getLogger("delaybox.store")
 
 WATCH_S = 1.0
 _AGAIN_S = 0.5
-_SAY_AGAIN_S = 60.0
+_LOG_AGAIN_S = 60.0
 
 OnLost = Callable[[bool], None]
 """Called after every look: whether the store is lost."""
@@ -38,7 +38,7 @@ class Presence:
         self._prefix = prefix
         self._on_lost = on_lost
         self._looked = -1e9
-        self._said = -1e9
+        self._logged = -1e9
 
     async def look(self, runner: ScriptRunner, script: str = "ping") -> int:
         """Compares the stores. Returns Redis's clock in ms, whichever store lies there. ``script``: ping or ready.
@@ -86,9 +86,9 @@ class Presence:
 
     def _lost(self, refusal: StoreLost) -> None:
         now = time.monotonic()
-        if self.refusal is None or str(self.refusal) != str(refusal) or now - self._said >= _SAY_AGAIN_S:
+        if self.refusal is None or str(self.refusal) != str(refusal) or now - self._logged >= _LOG_AGAIN_S:
             log.critical("%s", refusal)
-            self._said = now
+            self._logged = now
         self.refusal = refusal
 
     def _found(self) -> None:

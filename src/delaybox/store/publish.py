@@ -39,4 +39,4 @@ async def listeners(store: Store, channel: str) -> int:
 
 async def ask_to_stop(store: Store, task_id: str) -> int:
     """Asks whoever runs a task to stop it. Returns how many nodes received the message. StoreUnavailable."""
-    return await store.servers.publish(keys.control(store.prefix), f"cancel {task_id}")
+    return await store.servers.publish(store.control_channel, f"cancel {task_id}")

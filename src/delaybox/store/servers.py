@@ -129,7 +129,7 @@ class Servers:
         """The server's clock, Unix ms. StoreUnavailable."""
         return milliseconds(await self.ask("TIME"))
 
-    async def clock_offset_ms(self) -> float:
+    async def measured_clock_offset_ms(self) -> float:
         """The server's clock minus this machine's, from the quickest of a few round trips. StoreUnavailable.
 
         0 where they differ by less than this can measure: probably it is one clock, and no task must seem early by it.

@@ -60,8 +60,8 @@ class Store:
         self.runner = ScriptRunner(servers.send, observe=observe, gate=self.presence)
         self.wake_channel = keys.wake_channel(prefix)
         self.ended_channel = keys.ended_channel(prefix)
-        self.clock_offset_ms = 0
-        """Redis's clock minus this machine's, as the last schedule or ping saw it: for answers, never for decisions."""
+        self.control_channel = keys.control_channel(prefix)
+        self._clock_offset_ms = 0
         self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
 
     @classmethod
@@ -126,7 +126,7 @@ class Store:
         replies = await self.run_new(calls)
         for reply in replies:
             if not isinstance(reply, BaseException):
-                self.clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
+                self._clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
         return [
             reply if isinstance(reply, BaseException) else answers(batch, tails, reply)
             for batch, tails, reply in zip(batches, templates, replies, strict=True)
@@ -429,6 +429,11 @@ class Store:
         self.present()
         return now
 
+    def now_ms(self, partition: int = 0) -> int:
+        """The time (Unix ms) on the server of a partition, by this machine's clock and how far that was off at the
+        last schedule or look: for answers, never for decisions. ``partition``: 0 where a task has none yet."""
+        return time.time_ns() // 1_000_000 + self._clock_offset_ms
+
     def present(self) -> None:
         """Raises StoreLost if the last look did not find the store: for those who read without scripts."""
         if self.presence.refusal is not None:
@@ -437,7 +442,7 @@ class Store:
     async def look(self) -> int:
         """Runs one real script; Redis's clock in ms. StoreUnavailable when it does not answer."""
         now = await self.presence.look(self.runner)
-        self.clock_offset_ms = now - time.time_ns() // 1_000_000
+        self._clock_offset_ms = now - time.time_ns() // 1_000_000
         return now
 
     async def bodies(self, partition: int, task_ids: Sequence[bytes]) -> list[bytes | None]:
