@@ -70,7 +70,7 @@ class Ager:
         after = max(_GONE_MS, _GONE_LEASES * self._options.lease_ms)
         gone = await nodes.forget(self._store, now, after)
         if gone:
-            log.warning("nodes that were not heard of for %d s are taken off the list: %d", after // 1000, gone)
+            log.warning("%d members sent no heartbeat for %d s and are off the list", gone, after // 1000)
 
 
 async def _all(delete: Callable[[], Awaitable[int]], give_up: float) -> bool:

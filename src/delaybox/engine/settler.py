@@ -58,7 +58,7 @@ class Settler:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
-            log.warning("%d outcomes could not be told to Redis in time", len(self._acks) + len(self._others))
+            log.warning("%d outcomes could not be stored in Redis in time", len(self._acks) + len(self._others))
         task, self._task = self._task, None
         await end(task)
 

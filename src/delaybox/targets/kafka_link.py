@@ -224,7 +224,7 @@ class KafkaLink:
 
     def _renew(self) -> None:
         """A new producer for one that can do nothing more; what that one held is reported as failed."""
-        log.error("the Kafka producer failed for good and is made anew: %s", self._fatal)
+        log.error("the Kafka producer failed for good and is made again: %s", self._fatal)
         self._fatal = ""
         old = self._producers()
         self._producer, self._alone = self._made(), None

@@ -157,16 +157,16 @@ class Line:
         self.up.clear()
         self._failures += 1
         if self._forgotten is None and self.session.id:
-            # Also ends a try that is under way: the session is over by now, so even a success would come too late.
+            # A timer, because a try to connect may be under way at that moment and take long.
             resume_s = self.session.resume_ms / 1000
             self._forgotten = asyncio.get_running_loop().call_later(resume_s, self._give_up)
         if not self._told_down:
             self._told_down = True
-            log.warning("no session with %s (%s functions): %s; trying on", self.server, self.crew.kind.value, why)
+            log.warning("no session with %s (%s functions): %s; trying again", self.server, self.crew.kind.value, why)
 
     def _too_large(self, why: str) -> None:
         if failed := self.session.refused(why):
-            log.error("%s does not take what is sent to it (%s): %d tasks fail for that", self.server, why, failed)
+            log.error("%s refuses the size of a message (%s): %d tasks fail because of that", self.server, why, failed)
 
     async def _pause(self) -> None:
         """Waits until the next try."""
@@ -192,7 +192,7 @@ class Line:
         given_up = self.session.abandon()
         if given_up:
             log.warning(
-                "%s is not reached for longer than it keeps a session: %d tasks are stopped, others have them",
+                "%s was unreachable for longer than it keeps a session: %d tasks are stopped, as others have them",
                 self.server,
                 len(given_up),
             )
@@ -266,11 +266,11 @@ class Line:
         heard = self.session.receive(pb.ToWorker.FromString(raw))
         if heard.stale:
             self.crew.common.stats.stale += heard.stale
-            log.warning("%d answers came too late: others had been given the tasks", heard.stale)
+            log.warning("%d reports came too late: other workers had been given the tasks", heard.stale)
         self.crew.heard(self.session, heard)
         if heard.drain and not self._replaced:
             self._replaced = True
-            log.info("%s is going away: what it gave is finished, a new session is opened", self.server)
+            log.info("%s is going away: its tasks are finished, and a new session is opened", self.server)
             self.drain()
             self._replace(self)
         return True

@@ -81,7 +81,7 @@ class ChannelIntake:
             try:
                 await self._hold(0)
             except DelayBoxError as error:
-                log.warning("could not hand the input channel on: %s", error)
+                log.warning("could not give up the role of reading the input channel: %s", error)
 
     async def _run(self) -> None:
         away = 0
@@ -95,7 +95,7 @@ class ChannelIntake:
                 if away == 1:
                     log.warning("input channel: %s; trying again", error)
             except Exception:
-                log.exception("input channel: a defect; going on")
+                log.exception("input channel: unexpected error; going on")
                 away += 1
             await asyncio.sleep(TRY_S * min(away + 1, 4))
 

@@ -122,7 +122,9 @@ class Intake:
                 async with asyncio.timeout(_DRAIN_S), self._settled:
                     await self._settled.wait_for(lambda: not any(p.queue for p in mine.values()))
             except TimeoutError:
-                log.warning("partitions are given up before all that was read is stored; others read that again")
+                log.warning(
+                    "partitions went to other members before all that was read was stored; they read the rest again"
+                )
         offsets: dict[Key, tuple[int, str]] = {}
         for key, part in mine.items():
             self._drop(part)
