@@ -52,7 +52,7 @@ def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = 
         return say.out_json(answer)
     found = answer["nodes"]
     return say.out(
-        node_table(found, say.width(), members=True) if found else "no node's engine has reported within 15 s"
+        node_table(found, say.width(), members=True) if found else "no node's engine has reported within 10 s"
     )
 
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Deletes heartbeats of dead nodes. One that changed since the caller read it stays: its node is alive.
+-- Deletes heartbeats of dead members. One that changed since the caller read it stays: its member is alive.
 -- KEYS  1 nodes hash
--- ARGV  (node id, its heartbeat as read) ...
+-- ARGV  (member id, its heartbeat as read) ...
 -- REPLY how many were deleted
 -- BOUND what the caller names, at most 500
 local gone = 0
