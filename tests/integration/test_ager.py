@@ -111,7 +111,9 @@ async def test_a_heartbeat_that_came_meanwhile_stays(client: Redis, prefix: str)
     now = await store.ping()
     for name, seen_ms in (("n", now - 60_000), ("ahead", now + 60_000), ("living", now)):
         await nodes.beat(store, Member(id=name, seen_ms=seen_ms))
-    assert await nodes.forget(store, now, 10_000) == 2
+    await client.hset(keys.nodes(prefix), "damaged", b"{")
+    assert len(await nodes.live(store)) == 3, "what cannot be read is left out"
+    assert await nodes.forget(store, now, 10_000) == 3
     assert [member.id for member in await nodes.live(store)] == ["living"]
 
 

@@ -92,6 +92,8 @@ def test_heartbeats_of_other_versions_are_read() -> None:
     )  # fmt: skip
     assert members.decode("n", raw) == expected
     assert members.decode("n", members.encode(expected)) == expected
+    halves = Member(id="n", seen_ms=9, host="h\udc80", activity=Activity(troubles=("\udc80",)))
+    assert members.decode("n", members.encode(halves)).activity.troubles == ("?",)
     assert members.decode("n", b'{"seen_ms": 9, "types": ["p", "SHELL_CMD", "z"]}').activity.types == "psz"
 
 

@@ -133,7 +133,7 @@ def seen_ms(raw: bytes) -> int:
 
 
 def _beat(member: Member) -> _Beat:
-    done, store = member.activity, member.store
+    activity, store = member.activity, member.store
     return _Beat(
         seen_ms=member.seen_ms,
         started_ms=member.started_ms,
@@ -142,13 +142,13 @@ def _beat(member: Member) -> _Beat:
         kind=member.kind,
         version=member.version,
         roles=list(member.roles),
-        host=member.host,
+        host=_sendable(member.host),
         pid=member.pid,
-        in_flight=done.in_flight,
-        types=done.types,
-        limits=[lane.decode() for lane in done.limits],
-        lanes=[lane.decode() for lane in done.lanes],
-        lane_count=done.lane_count,
+        in_flight=activity.in_flight,
+        types=activity.types,
+        limits=[lane.decode() for lane in activity.limits],
+        lanes=[lane.decode() for lane in activity.lanes],
+        lane_count=activity.lane_count,
         workers=[
             _Worker(
                 identity=worker.identity,
@@ -158,13 +158,18 @@ def _beat(member: Member) -> _Beat:
                 running=worker.running,
                 connected=worker.connected,
             )
-            for worker in done.workers
+            for worker in activity.workers
         ],
-        worker_count=done.worker_count,
-        fired_per_s=dict(done.fired_per_s),
-        troubles=list(done.troubles),
+        worker_count=activity.worker_count,
+        fired_per_s=dict(activity.fired_per_s),
+        troubles=[_sendable(trouble) for trouble in activity.troubles],
         store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),
     )
+
+
+def _sendable(text: str) -> str:
+    """Text of the system's or a library's may hold halves of characters (surrogates), which UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def facts(node: LivingNode, most: int) -> str:
@@ -199,15 +204,15 @@ def _node_json(node: LivingNode) -> shown.Node:
     from delaybox.wire.json import nodes as shown
     from delaybox.wire.json.moments import render_moment
 
-    done = node.activity
+    activity = node.activity
     return shown.Node(
         id=node.id,
         host=node.host,
         pid=node.pid,
         version=node.version,
         roles=list(node.roles),
-        types=_names(done.types),
-        in_flight=done.in_flight,
+        types=_names(activity.types),
+        in_flight=activity.in_flight,
         seen=render_moment(node.seen_ms),
         started=render_moment(node.started_ms),
         members=[
@@ -233,8 +238,8 @@ def workers_json(nodes: Iterable[LivingNode]) -> shown.Workers:
     found: list[shown.Worker] = []
     count = 0
     for node in nodes:
-        done = node.activity
-        count += done.worker_count
+        activity = node.activity
+        count += activity.worker_count
         found += (
             shown.Worker(
                 node=node.id,
@@ -245,7 +250,7 @@ def workers_json(nodes: Iterable[LivingNode]) -> shown.Workers:
                 running=worker.running,
                 connected=worker.connected,
             )
-            for worker in done.workers
+            for worker in activity.workers
         )
     return shown.Workers(found, max(len(found), count))
 
@@ -254,18 +259,18 @@ def node_message(node: LivingNode) -> pb.NodeInfo:
     """A node in gRPC's form."""
     from delaybox.wire.gen import scheduler_pb2 as pb
 
-    done = node.activity
+    activity = node.activity
     return pb.NodeInfo(
         id=node.id,
         host=node.host,
         pid=node.pid,
         version=node.version,
         roles=node.roles,
-        types=_numbers(done.types),
-        in_flight=min(done.in_flight, _MOST),
+        types=_numbers(activity.types),
+        in_flight=min(activity.in_flight, _MOST),
         seen_ms=node.seen_ms,
         started_ms=node.started_ms,
-        worker_count=min(done.worker_count, _MOST),
+        worker_count=min(activity.worker_count, _MOST),
         workers=[
             pb.WorkerInfo(
                 identity=worker.identity,
@@ -275,7 +280,7 @@ def node_message(node: LivingNode) -> pb.NodeInfo:
                 running=worker.running,
                 connected=worker.connected,
             )
-            for worker in done.workers
+            for worker in activity.workers
         ],
         members=[
             pb.NodeMember(
