@@ -32,8 +32,18 @@ NOT_YET = "not used yet: "
 MEANING = {
     "frequency": "how often a partition is looked at even when nothing woke its engine. Due times do not wait for it",
     "workerEnable": "`false` takes `work` from the roles. PUB_SUB tasks fire all the same, as in the original",
-    "roles": "`api` serves REST, `clock` keeps time (fires PUB_SUB tasks, hands over what is due, takes back what dead "
-    "nodes had), `work` runs tasks that need a worker. Some node must have each",
+    "roles": "`api` serves REST and gRPC, `clock` keeps time (fires PUB_SUB tasks, hands over what is due, takes back "
+    "what dead nodes had), `work` runs shell commands and, beside `api`, serves workers over gRPC. Some node must have "
+    "each",
+    "processes.rest": "how many processes serve REST; they share its port",
+    "processes.grpc": "how many processes serve gRPC; they share its port, and each claims for its own workers",
+    "processes.kafka": "how many processes read `kafka.schedulerTopic`, as members of one group",
+    "processes.clock": "how many processes keep time. Each looks after every partition: a second one goes on when the "
+    "first one dies",
+    "processes.work": "how many processes run shell commands, each `workers.shell.concurrency` at once",
+    "probe.host": "address of the probe port",
+    "probe.port": "a port for `/livez`, `/readyz` and `/metrics` of the whole node, whatever its roles. Without it "
+    "only nodes with the role `api` have them, on the port of REST",
     "httpServer.host": "address to listen on; one that is not loopback needs `auth.tokens` or `insecure`",
     "httpServer.port": "port of REST, metrics and probes",
     "httpServer.mode": "the original's; changes nothing",

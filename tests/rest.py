@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import ApiProcess, spawn_api
+from tests.children import Served, serving
 
 
 @contextlib.asynccontextmanager
-async def rest_process(**changes: Any) -> AsyncIterator[ApiProcess]:
+async def rest_process(*, port: int = 0, **changes: Any) -> AsyncIterator[Served]:
     """One that is stopped at the end. ``changes`` to the settings: at least ``server``."""
-    process = await spawn_api(ApiSettings(**{"port": 0, "grace_s": 3.0, **changes}))
+    process = await serving(ApiSettings(**{"grace_s": 3.0, **changes}), port=port)
     try:
         yield process
     finally:

@@ -11,17 +11,17 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from delaybox.api.grpc.settings import GrpcSettings
-from delaybox.api.grpc.supervise import GrpcProcess, spawn_grpc
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 from delaybox.wire.gen.worker_pb2_grpc import WorkerStub
+from tests.children import Served, serving
 
 
 class Rpc:
     """A running process and a channel to it."""
 
-    def __init__(self, process: GrpcProcess, channel: grpc.aio.Channel) -> None:
+    def __init__(self, process: Served, channel: grpc.aio.Channel) -> None:
         self.process = process
         self.channel = channel
         stubs: Any = (SchedulerStub, WorkerStub)  # generated without types
@@ -33,14 +33,14 @@ class Rpc:
 
 
 @contextlib.asynccontextmanager
-async def grpc_process(*, partitions: int = 0, **changes: Any) -> AsyncIterator[GrpcProcess]:
+async def grpc_process(*, partitions: int = 0, port: int = 0, **changes: Any) -> AsyncIterator[Served]:
     """One that is stopped at the end. ``changes`` to the settings: at least ``server``. ``partitions``: of the store,
     where it is not the default."""
-    settings = GrpcSettings(**{"port": 0, "grace_s": 3.0, **changes})
+    settings = GrpcSettings(**{"grace_s": 3.0, **changes})
     if partitions:
         store = await Store.open(Servers.connect(settings.server), prefix=settings.prefix, partitions=partitions)
         await store.close()
-    process = await spawn_grpc(settings)
+    process = await serving(settings, port=port)
     try:
         yield process
     finally:
@@ -48,7 +48,7 @@ async def grpc_process(*, partitions: int = 0, **changes: Any) -> AsyncIterator[
 
 
 @contextlib.asynccontextmanager
-async def channel_to(process: GrpcProcess) -> AsyncIterator[Rpc]:
+async def channel_to(process: Served) -> AsyncIterator[Rpc]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{process.port}") as channel:
         yield Rpc(process, channel)
 

@@ -1,7 +1,7 @@
 """What DelayBox counts. Names start with ``delaybox_``; times are in seconds.
 
-The node and its API process share one directory (environment ``PROMETHEUS_MULTIPROC_DIR``, set before this module is
-imported) and either of them renders the sum. Without the directory each process counts for itself.
+The processes of a node share one directory (environment ``PROMETHEUS_MULTIPROC_DIR``, set before this module is
+imported) and any of them renders the sum. Without the directory each process counts for itself.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _wakeups = Gauge(
     "delaybox_wakeups_heard",
     "1 while an engine (node, workers) is subscribed to wake-ups; without, tasks due at once are up to a second late.",
     ["engine"],
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livemin",
     registry=_registry,
 )
 _graces = Counter(
@@ -97,12 +97,15 @@ _script_max = Gauge(
     registry=_registry,
 )
 _kafka_up = Gauge(
-    "delaybox_kafka_up", "1 while Kafka brokers answer this node.", ["client"], multiprocess_mode="mostrecent",
+    "delaybox_kafka_up", "1 while Kafka brokers answer this node.", ["client"], multiprocess_mode="livemin",
     registry=_registry,
 )  # fmt: skip
 _kafka_sent = Counter("delaybox_kafka_out_messages", "Messages that the brokers confirmed.", registry=_registry)
 _kafka_in_flight = Gauge(
-    "delaybox_kafka_out_in_flight", "Messages sent and not confirmed yet.", multiprocess_mode="sum", registry=_registry
+    "delaybox_kafka_out_in_flight",
+    "Messages sent and not confirmed yet.",
+    multiprocess_mode="livesum",
+    registry=_registry,
 )
 _kafka_failed = Counter(
     "delaybox_kafka_out_errors", "Messages that the brokers did not take.", ["reason"], registry=_registry
@@ -113,9 +116,9 @@ _kafka_took = Histogram(
     buckets=[ms / 1000 for ms in DELIVERY_BUCKETS_MS],
     registry=_registry,
 )
-_workers = Gauge("delaybox_workers", "Workers connected.", multiprocess_mode="mostrecent", registry=_registry)
+_workers = Gauge("delaybox_workers", "Workers connected.", multiprocess_mode="livesum", registry=_registry)
 _worker_tasks = Gauge(
-    "delaybox_worker_tasks", "Tasks that connected workers have.", multiprocess_mode="mostrecent", registry=_registry
+    "delaybox_worker_tasks", "Tasks that connected workers have.", multiprocess_mode="livesum", registry=_registry
 )
 _lost_workers = Counter(
     "delaybox_lost_workers", "Workers that went away with tasks in hand, which went to others.", registry=_registry

@@ -14,10 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.api import policy
-from delaybox.api.grpc.supervise import GrpcProcess
-from delaybox.api.rest.supervise import ApiProcess
 from delaybox.core.access import Access, Token
 from delaybox.wire.gen import scheduler_pb2 as pb
+from tests.children import Served
 from tests.rest import rest_process
 from tests.rpc import Rpc, channel_to, grpc_process, refused
 from tests.servers import RealServer
@@ -84,14 +83,14 @@ def prefix() -> str:
 
 
 @pytest.fixture(scope="module")
-def processes(server: RealServer, prefix: str) -> Iterator[tuple[ApiProcess, GrpcProcess]]:
+def processes(server: RealServer, prefix: str) -> Iterator[tuple[Served, Served]]:
     common: dict[str, Any] = {"server": server.settings, "prefix": prefix, "tokens": TOKENS}
     with kept(rest_process(**common)) as api, kept(grpc_process(**common)) as rpc:
         yield api, rpc
 
 
 @pytest.fixture
-async def both(processes: tuple[ApiProcess, GrpcProcess], client: Redis, prefix: str) -> AsyncIterator[Both]:
+async def both(processes: tuple[Served, Served], client: Redis, prefix: str) -> AsyncIterator[Both]:
     api, rpc = processes
     async with channel_to(rpc) as found:
         yield Both(api.port, found)

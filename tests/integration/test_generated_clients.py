@@ -21,8 +21,8 @@ from urllib.request import urlopen
 import pytest
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import spawn_api
 from delaybox.core.access import Token
+from tests.children import serving
 from tests.servers import RealServer
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -82,8 +82,8 @@ async def run(*words: str | Path, cwd: Path, **environ: str) -> str:
 
 @pytest.fixture
 async def address(server: RealServer, prefix: str) -> AsyncIterator[str]:
-    settings = ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=3.0, tokens=(Token.of(TOKEN),))
-    api = await spawn_api(settings)
+    settings = ApiSettings(server=server.settings, prefix=prefix, grace_s=3.0, tokens=(Token.of(TOKEN),))
+    api = await serving(settings)
     yield f"http://127.0.0.1:{api.port}"
     await api.stop()
 

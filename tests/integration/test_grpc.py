@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from delaybox.api.grpc.supervise import GrpcFailed
+from delaybox.processes.sockets import CannotListen
 from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.nodes import node
 from tests.rpc import Rpc, refused, rpc_process
@@ -103,7 +103,7 @@ async def test_a_port_that_is_taken_is_refused_in_words(server: RealServer, pref
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(GrpcFailed, match=r"taken.*--grpc-port"):
+        with pytest.raises(CannotListen, match=r"taken.*--grpc-port"):
             async with rpc_process(server=server.settings, prefix=prefix, port=other.getsockname()[1]):
                 pass
 

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from delaybox.api import policy
-from delaybox.api.grpc.supervise import GrpcFailed
 from delaybox.core.access import Access, Token
+from delaybox.processes.spawn import ChildFailed
 from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.rpc import Refused, Rpc, refused, rpc_process
 from tests.servers import RealServer
@@ -277,7 +277,7 @@ async def test_files_that_cannot_be_used_are_named(server: RealServer, certifica
         ({"cert_file": str(tmp_path / "none"), "key_file": key}, "certFile names .*none"),
         ({"cert_file": cert, "key_file": str(tmp_path / "text")}, "keyFile names .*no PEM file"),
     ):
-        with pytest.raises(GrpcFailed, match=words):
+        with pytest.raises(ChildFailed, match=words):
             async with rpc_process(server=server.settings, **files):
                 pass
 

@@ -11,11 +11,11 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from delaybox.api.grpc.supervise import GrpcProcess
 from delaybox.core import ids
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire.gen import scheduler_pb2 as pb
+from tests.children import Served
 from tests.rpc import Rpc, channel_to, grpc_process, refused
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
@@ -31,13 +31,13 @@ def prefix() -> str:
 
 
 @pytest.fixture(scope="module")
-def process(server: RealServer, prefix: str) -> Iterator[GrpcProcess]:
+def process(server: RealServer, prefix: str) -> Iterator[Served]:
     with kept(grpc_process(partitions=2, server=server.settings, prefix=prefix)) as shared:
         yield shared
 
 
 @pytest.fixture
-async def rpc(process: GrpcProcess, client: Redis, prefix: str) -> AsyncIterator[Rpc]:
+async def rpc(process: Served, client: Redis, prefix: str) -> AsyncIterator[Rpc]:
     async with channel_to(process) as found:
         yield found
     await empty(client, prefix)

@@ -12,13 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from delaybox.processes import supervise
-from delaybox.processes.supervise import ChildProcess, Keeper
+from delaybox.processes.restart import Backoff
+from delaybox.processes.settings import ProcessSettings
+from delaybox.processes.spawn import ChildProcess
+from delaybox.processes.spec import Kind, Spec
+from delaybox.processes.supervise import Keeper
 from tests.nodes import node
 from tests.servers import RealServer
 
@@ -113,24 +116,28 @@ def test_every_process_of_a_node_raises_its_limit_of_open_files(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def sleeper() -> ChildProcess:
-    return ChildProcess(await asyncio.create_subprocess_exec("sleep", "60", stdin=asyncio.subprocess.PIPE), {}, 1.0)
+class Sleeper(Keeper):
+    """Keeps a process that does nothing. ``back`` is set when there is one again."""
 
-
-async def test_the_pause_before_a_restart_begins_anew_after_a_steady_life(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(supervise, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(supervise, "LONGEST_PAUSE_S", 10.0)
-    monkeypatch.setattr(supervise, "STEADY_S", 0.3)
     back = asyncio.Event()
 
-    async def again(_: ChildProcess) -> ChildProcess:
-        back.set()
-        return await sleeper()
+    async def start(self) -> None:
+        command = ("sleep", "60")
+        self._child = ChildProcess(await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE), "sleeper")
 
+    async def begin(self, *, again: bool = False) -> Mapping[str, str]:
+        self._since = asyncio.get_running_loop().time()
+        self.back.set()
+        return {}
+
+
+async def test_the_pause_before_a_restart_begins_anew_after_a_steady_life(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    keeper = Keeper("sleeper", await sleeper(), again, logging.getLogger("test"))
+    spec = Spec(kind=Kind.CLOCK, settings=ProcessSettings())
+    keeper = Sleeper(spec, backoff=Backoff(first_s=0.01, longest_s=10.0, steady_s=0.3))
+    back = keeper.back = asyncio.Event()
+    await keeper.start()
+    await keeper.begin()
     stop = asyncio.Event()
     running = asyncio.create_task(keeper.run(stop))
 
@@ -151,6 +158,7 @@ async def test_the_pause_before_a_restart_begins_anew_after_a_steady_life(
     stop.set()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.wait_for(running, 20)
+    await keeper.stop()
     pauses = [float(m[1]) for r in caplog.records if (m := re.search(r"in ([\d.]+) s$", r.getMessage()))]
     assert len(pauses) == 5 and pauses[4] <= 0.01
-    assert all("exit code -9 after" in r.getMessage() for r in caplog.records)
+    assert all("was ended by SIGKILL after" in r.getMessage() for r in caplog.records)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from delaybox.api.rest.supervise import ApiProcess
+from tests.children import Served
 from tests.memory import forget_peak, peak_kib, resident_kib
 from tests.rest import rest_process
 from tests.servers import RealServer
@@ -28,7 +28,7 @@ SMUGGLED = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 class Target:
     """A process. ``resident_kib``: what it held before any of these requests."""
 
-    def __init__(self, process: ApiProcess) -> None:
+    def __init__(self, process: Served) -> None:
         self.pid, self.port = process.pid, process.port
         self.resident_kib = resident_kib(process.pid)
 

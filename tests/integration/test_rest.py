@@ -19,10 +19,13 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import ApiFailed, ApiProcess
 from delaybox.core.access import Token
+from delaybox.processes.settings import encode
+from delaybox.processes.sockets import CannotListen
+from delaybox.processes.spawn import ChildFailed
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
+from tests.children import Served
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
@@ -35,7 +38,7 @@ SECOND_CURL = b'{"parameter":{"executionTimestamp":"1720672590913","taskType":"S
 class Rest:
     """One API process and a client of it."""
 
-    def __init__(self, process: ApiProcess) -> None:
+    def __init__(self, process: Served) -> None:
         self.process = process
 
     async def call(
@@ -106,13 +109,13 @@ def shared_prefix() -> str:
 
 
 @pytest.fixture(scope="module")
-def process(server: RealServer, shared_prefix: str) -> Iterator[ApiProcess]:
+def process(server: RealServer, shared_prefix: str) -> Iterator[Served]:
     with kept(rest_process(server=server.settings, prefix=shared_prefix)) as shared:
         yield shared
 
 
 @pytest.fixture
-async def rest(process: ApiProcess, client: Redis, shared_prefix: str) -> AsyncIterator[Rest]:
+async def rest(process: Served, client: Redis, shared_prefix: str) -> AsyncIterator[Rest]:
     """The module's process, on a store that is empty."""
     yield Rest(process)
     await empty(client, shared_prefix)
@@ -293,7 +296,7 @@ async def test_probes_and_metrics(own: Rest):
 
 
 async def test_a_node_whose_engine_is_silent_is_not_ready(start: Start):
-    rest = await start(node_id="nobody")
+    rest = await start(node_id="nobody", engines=("nobody.clock1",))
     status, _, answer = await rest.call("GET", "/readyz")
     assert status == 503
     assert b"engine" in answer
@@ -359,14 +362,14 @@ async def test_a_full_redis_refuses_and_loses_nothing(start: Start, make_server:
 async def test_a_store_of_a_newer_format_is_refused(start: Start, client: Redis, prefix: str):
     await Store.open(Servers(client), prefix=prefix)
     await client.hset(f"{prefix}:meta", "format", "99")
-    with pytest.raises(ApiFailed, match="format"):
+    with pytest.raises(ChildFailed, match="format"):
         await start()
 
 
 async def test_a_taken_port_says_how_to_mend(rest: Rest, start: Start):
-    with pytest.raises(ApiFailed, match=r"taken.*--http-port"):
+    with pytest.raises(CannotListen, match=r"taken.*--http-port"):
         await start(port=rest.process.port)
-    with pytest.raises(ApiFailed, match="--host"):
+    with pytest.raises(CannotListen, match="--host"):
         await start(host="192.0.2.1")
 
 
@@ -418,9 +421,10 @@ async def test_death_is_noticed(own: Rest):
 PARENT = """
 import asyncio, sys
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import spawn_api
+from delaybox.processes.settings import decode
+from tests.children import serving
 async def main():
-    api = await spawn_api(ApiSettings.from_json(sys.argv[1]))
+    api = await serving(decode(ApiSettings, sys.argv[1]))
     print(api.pid, flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
@@ -428,7 +432,7 @@ asyncio.run(main())
 
 
 async def test_it_dies_with_its_parent(server: RealServer, prefix: str):
-    line = ApiSettings(server=server.settings, prefix=prefix, port=0).to_json()
+    line = encode(ApiSettings(server=server.settings, prefix=prefix)).decode()
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, line, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(await parent.stdout.readline())

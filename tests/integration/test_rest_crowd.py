@@ -10,11 +10,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from delaybox.api.rest.http1.server import RESERVE
-from delaybox.api.rest.supervise import ApiProcess
+from tests.children import Served
 from tests.memory import resident_kib
 from tests.rest import rest_process
 from tests.servers import RealServer
@@ -26,13 +27,13 @@ HALF_A_HEAD = b"GET /v1/tasks HTTP/1.1\r\nHost: localhost\r\nX: "
 
 
 @pytest.fixture(scope="module")
-def shared(server: RealServer) -> Iterator[ApiProcess]:
+def shared(server: RealServer) -> Iterator[Served]:
     with kept(rest_process(server=server.settings, prefix=a_prefix(), max_connections=MOST)) as process:
         yield process
 
 
 @pytest.fixture
-async def api(shared: ApiProcess) -> ApiProcess:
+async def api(shared: Served) -> Served:
     """One that has `MOST` places, all of them free."""
     await seen(lambda: ask(shared.port, "/v1/tasks")[0] == 200)
     return shared
@@ -79,7 +80,7 @@ async def seen(what: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_whoever_sends_nothing_holds_up_nobody(api: ApiProcess):
+async def test_whoever_sends_nothing_holds_up_nobody(api: Served):
     for begin in (b"", HALF_A_HEAD):
         with held(api.port, 5 * MOST, begin):
             for path in ("/livez", "/readyz", "/metrics", "/v1/tasks"):
@@ -87,7 +88,7 @@ async def test_whoever_sends_nothing_holds_up_nobody(api: ApiProcess):
                 assert status == 200, (begin, path, body)
 
 
-async def test_probes_are_answered_when_callers_hold_every_connection(api: ApiProcess):
+async def test_probes_are_answered_when_callers_hold_every_connection(api: Served):
     with held(api.port, MOST, SLOW_BODY) as callers:
         # From now on the rest of the callers are refused, at once and in words.
         await seen(lambda: ask(api.port, "/v1/tasks")[0] == 503)
@@ -115,7 +116,7 @@ async def test_heads_that_never_end_cost_little(server: RealServer, prefix: str)
         await heads_that_never_end(api)
 
 
-async def heads_that_never_end(api: ApiProcess) -> None:
+async def heads_that_never_end(api: Served) -> None:
     before = resident_kib(api.pid)
     begin = HALF_A_HEAD + b"a" * 200_000
     count = 200
@@ -138,12 +139,12 @@ async def heads_that_never_end(api: ApiProcess) -> None:
 
 
 async def test_a_head_has_its_time_and_an_idle_connection_its_own(server: RealServer, prefix: str):
-    limits = {"header_timeout_s": 0.3, "idle_timeout_s": 1.5}
+    limits: dict[str, Any] = {"header_timeout_s": 0.3, "idle_timeout_s": 1.5}
     async with rest_process(server=server.settings, prefix=prefix, **limits) as api:
         await each_has_its_time(api)
 
 
-async def each_has_its_time(api: ApiProcess) -> None:
+async def each_has_its_time(api: Served) -> None:
     with held(api.port, 1, HALF_A_HEAD) as (slow,), held(api.port, 1, b"") as (silent,), held(api.port, 1) as (idle,):
         idle.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(4096).startswith(b"HTTP/1.1 200")
@@ -156,7 +157,7 @@ async def each_has_its_time(api: ApiProcess) -> None:
         assert time.monotonic() - begun > 1.0, "an idle connection was not given its time"
 
 
-async def test_an_answer_that_nobody_reads_is_given_up_with_its_connection(api: ApiProcess):
+async def test_an_answer_that_nobody_reads_is_given_up_with_its_connection(api: Served):
     with held(api.port, MOST) as callers:
         for one in callers:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

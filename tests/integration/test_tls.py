@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import spawn_api
 from delaybox.config import load
 from delaybox.core.errors import ConfigError, StoreRefused, StoreUnavailable
 from delaybox.core.task import NewTask, TaskType
@@ -22,6 +21,7 @@ from delaybox.store.connect import ServerFeatures, ServerSettings, make_client, 
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget
+from tests.children import serving
 from tests.engines import running, until
 from tests.servers import RealServer
 from tests.tls import Certificates, tls_front, tls_server
@@ -227,8 +227,8 @@ ACL = ("~{delaybox:*", "~delaybox:*", "&delaybox:*", "&TaskExecution", "+@all", 
 async def test_a_node_over_tls(server: RealServer, certificates: Certificates, prefix: str, tmp_path: Path) -> None:
     """The whole node, its API process included; and one whose authority is wrong ends with words."""
     async with tls_front(server.unix_path, certificates) as port:
-        settings = ApiSettings(server=certificates.settings(port), prefix=prefix, port=0)
-        api = await spawn_api(settings)
+        settings = ApiSettings(server=certificates.settings(port), prefix=prefix)
+        api = await serving(settings)
         await api.stop()
         wrong = subprocess.Popen(
             [

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from delaybox.api.rest.supervise import ApiProcess
 from delaybox.core.delivery import Delivery, Done, Failed, Report
 from delaybox.core.task import TaskResult, TaskType
 from delaybox.engine.engine import Engine
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
+from tests.children import Served
 from tests.engines import running
 from tests.rest import rest_process
 from tests.servers import RealServer
@@ -30,7 +30,7 @@ HOUR_MS = 3_600_000
 class V1:
     """A client of one API process."""
 
-    def __init__(self, process: ApiProcess) -> None:
+    def __init__(self, process: Served) -> None:
         self.process = process
 
     async def call(
@@ -74,13 +74,13 @@ def prefix() -> str:
 
 
 @pytest.fixture(scope="module")
-def process(server: RealServer, prefix: str) -> Iterator[ApiProcess]:
+def process(server: RealServer, prefix: str) -> Iterator[Served]:
     with kept(rest_process(server=server.settings, prefix=prefix)) as shared:
         yield shared
 
 
 @pytest.fixture
-async def v1(process: ApiProcess, client: Redis, prefix: str) -> AsyncIterator[V1]:
+async def v1(process: Served, client: Redis, prefix: str) -> AsyncIterator[V1]:
     yield V1(process)
     await empty(client, prefix)
 

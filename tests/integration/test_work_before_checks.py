@@ -12,10 +12,10 @@ import grpc
 import pytest
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.rest.supervise import spawn_api
 from delaybox.wire.body import varint
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
+from tests.children import serving
 from tests.rpc import Refused, Rpc, rpc_process
 from tests.servers import RealServer
 
@@ -107,7 +107,7 @@ def post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
 
 
 async def test_millions_of_items_and_endless_delays_over_rest(server: RealServer, prefix: str):
-    api = await spawn_api(ApiSettings(server=server.settings, prefix=prefix, port=0, grace_s=1.0))
+    api = await serving(ApiSettings(server=server.settings, prefix=prefix, grace_s=1.0))
     try:
         empty = b'{"tasks":[' + b",".join([b"{}"] * 5_000_000) + b"]}"
         numbers = b'{"tasks":[],"x":[' + b",".join([b"1"] * 7_000_000) + b"]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from delaybox.processes.backoff import Backoff
+from delaybox.processes.restart import Backoff
 
 
 def made(chance: float = 0.0) -> Backoff:

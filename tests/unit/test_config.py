@@ -9,6 +9,7 @@ import pytest
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.config import FLAGS, Config, load
 from delaybox.core.errors import ConfigError
+from delaybox.processes.settings import decode, encode
 from delaybox.store.connect import ServerSettings
 from tests.configurations import elsewhere, refused, written
 
@@ -358,7 +359,7 @@ def test_how_long_results_are_kept(text: str, environ: dict[str, str]) -> None:
     rules = found.rules()
     assert [rules.of(queue).kept_ms(0) for queue in ("default", "reports", "mail")] == [3_600_000, 86_400_000, 0]
     assert rules.of("mail").kept_ms(5) == 5, "the task's own comes first"
-    assert ApiSettings.from_json(ApiSettings(queues=rules).to_json()).queues == rules, "as the API's processes get them"
+    assert decode(ApiSettings, encode(ApiSettings(queues=rules))).queues == rules, "as the API's processes get them"
     assert found.max_bytes == 64 << 10
 
 

@@ -52,9 +52,9 @@ def test_no_record_of_a_process_looks_like_two(logger: str) -> None:
 
 NODE = """
 import logging, sys
-from delaybox import logs
+from delaybox.processes import logs
 logs.set_up(sys.argv[1])
-log = logging.getLogger("delaybox.gateway")
+log = logging.getLogger("delaybox.workers")
 evil = sys.stdin.read()
 log.warning("worker %s went away with %d tasks; they go to others", evil, 3)
 try:
@@ -78,7 +78,7 @@ def test_no_record_of_the_node_looks_like_two(log_format: str) -> None:
         assert evil in json.loads(lines[0])["event"]
     else:
         records = [line for line in lines if not line.startswith("    ")]
-        assert len(records) == 2 and all("delaybox.gateway" in line for line in records), said
+        assert len(records) == 2 and all("delaybox.workers" in line for line in records), said
 
 
 def test_listen_shows_no_part_of_a_message_as_it_came() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from delaybox.api.rest.http1.head import MAX_HEAD, MAX_HEADERS, BadHead
 from delaybox.api.rest.http1.reader import MAX_AT_ONCE, MAX_CHUNKS, Reader, Request
-from delaybox.api.rest.process import shares
+from delaybox.roles.rest import shares
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"

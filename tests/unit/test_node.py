@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from delaybox import node
+from delaybox.processes import counters
 
 
 def test_folders_of_killed_nodes_are_removed_and_those_of_living_ones_kept(
@@ -25,10 +25,10 @@ def test_folders_of_killed_nodes_are_removed_and_those_of_living_ones_kept(
         folder.mkdir()
     (killed / "counter_1.db").touch()
     os.utime(killed, long_ago)
-    with node._metrics_folder() as living:
+    with counters.folder() as living:
         os.utime(living, long_ago)
-        assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == living
-        with node._metrics_folder() as mine:
+        assert counters.environment(living)["PROMETHEUS_MULTIPROC_DIR"] == living
+        with counters.folder() as mine:
             assert {str(path) for path in tmp_path.iterdir()} == {str(young), living, mine}
     assert list(tmp_path.iterdir()) == [young]
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ

@@ -26,7 +26,12 @@ class Opening:
     """Opens the store of ``settings`` for ``service``, whose calls raise StoreUnavailable until then."""
 
     def __init__(self, settings: ServingSettings, log: logging.Logger, on_open: OnOpen | None = None) -> None:
-        self.service = Service(node_id=settings.node_id or None, on_scheduled=metrics.scheduled, topics=settings.topics)
+        self.service = Service(
+            node_id=settings.node_id or None,
+            engines=settings.engines,
+            on_scheduled=metrics.scheduled,
+            topics=settings.topics,
+        )
         self._settings = settings
         self._log = log
         self._on_open = on_open

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from delaybox.config.sections import Duration, Section, mapping, split
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import MAX_TOPIC, TOPIC
-from delaybox.store.connect import without_credentials
+from delaybox.store.address import without_credentials
 from delaybox.targets.kafka_settings import MECHANISMS, KafkaSettings
 from delaybox.wire.topics import TopicRules
 

@@ -22,7 +22,7 @@ from delaybox.config import tokens, yamltext
 from delaybox.config.model import Config
 from delaybox.config.sections import split
 from delaybox.core.errors import ConfigError
-from delaybox.store.connect import without_credentials
+from delaybox.store.address import without_credentials
 
 DEFAULT_FILE = Path("config/config.yaml")
 FILE_VARIABLE = "APP_CONF_PATH"

@@ -26,9 +26,16 @@ from delaybox.config.tokens import parse as parse_tokens
 from delaybox.config.workers import Workers
 from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
-from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES, MAX_PARTITIONS, MAX_PAYLOAD_BYTES, MAX_PREFIX, PREFIX
+from delaybox.core.limits import (
+    DEFAULT_PARTITIONS,
+    DEFAULT_PAYLOAD_BYTES,
+    MAX_PARTITIONS,
+    MAX_PAYLOAD_BYTES,
+    MAX_PREFIX,
+    PREFIX,
+)
 from delaybox.embedded import default_data_dir
-from delaybox.store.connect import URL_FORMS, ServerSettings
+from delaybox.store.address import URL_FORMS, ServerSettings
 
 ROLES: tuple[Literal["api", "clock", "work"], ...] = ("api", "clock", "work")
 
@@ -168,6 +175,26 @@ class PubSub(Section):
     require_subscriber: bool = Field(default=False, description="true or false")
 
 
+_COUNT = "a number of processes from 1 to 64"
+
+
+class Processes(Section):
+    """How many of each kind; those that the roles do not ask for are not started."""
+
+    rest: int = Field(default=1, ge=1, le=64, description=_COUNT)
+    grpc: int = Field(default=1, ge=1, le=64, description=_COUNT)
+    kafka: int = Field(default=1, ge=1, le=64, description=_COUNT)
+    clock: int = Field(default=1, ge=1, le=64, description=_COUNT)
+    work: int = Field(default=1, ge=1, le=64, description=_COUNT)
+
+
+class Probe(Section):
+    """Probes and metrics on a port of their own, whatever the roles."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="an address to listen on, as httpServer.host")
+    port: int | None = Field(default=None, ge=0, le=65535, description="a port from 1 to 65535, or 0 for any free one")
+
+
 class Config(Section):
     """Every setting of a node. Milliseconds and bytes, whatever units the file used."""
 
@@ -194,9 +221,11 @@ class Config(Section):
     results: Results = Results()
     dead_letters: Kept = Kept()
     quarantine: Kept = Kept()
+    processes: Processes = Processes()
+    probe: Probe = Probe()
     insecure: bool = Field(default=False, description="true or false")
     partitions: int = Field(
-        default=16, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"
+        default=DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"
     )
     lease_ms: Duration = Field(
         default=15_000,

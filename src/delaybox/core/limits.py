@@ -92,6 +92,8 @@ MAX_CURSOR: Final = 1_024
 DEFAULT_REPLAY: Final = 1_000
 MAX_REPLAY: Final = 10_000
 """Dead letters that one call brings back."""
+DEFAULT_PARTITIONS: Final = 16
+"""Of a store whose first node named no number."""
 MAX_PARTITIONS: Final = 4096
 """An id has twelve bits for its partition."""
 

@@ -21,7 +21,7 @@ from delaybox.embedded.process import (
     launch,
 )
 from delaybox.embedded.trust import LOCK_FILE, LOG_FILE, SERVER_CONFIG, EmbeddedServerError, open_own
-from delaybox.processes.backoff import Backoff
+from delaybox.processes.restart import Backoff
 
 log = logging.getLogger("delaybox.embedded")
 
@@ -98,8 +98,9 @@ class EmbeddedServer:
             assert self._server is not None
             up_since = loop.time()
             why = await self._server.gone()
-            pause = backoff.pause_s(loop.time() - up_since)
-            log.warning("the embedded server is gone (%s); bringing it back", why)
+            lived_s = loop.time() - up_since
+            pause = backoff.pause_s(lived_s)
+            log.warning("the embedded server is gone (%s) after %.0f s; bringing it back", why, lived_s)
             await self._server.close(0)
             while True:
                 await asyncio.sleep(pause)

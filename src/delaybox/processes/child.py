@@ -1,6 +1,6 @@
 """The child's side. It reads one JSON line of settings from stdin, which then stays open: its end means that the parent
-died, and the child ends at once. On stdout it says once ``{"ready": true, ...}``, or ``{"ready": false, "error": ...}``
-and exits with 1. SIGTERM ends it after the work in flight, a second one at once.
+died, and the child ends at once. On stdout it writes one line: ``{"ready": true}``, or an ``error`` with its ``code``
+before it exits with 1. SIGTERM ends it after the work in flight, a second one at once.
 """
 
 from __future__ import annotations
@@ -15,49 +15,39 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import NoReturn
 
 import uvloop
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.processes import collector, files, hardening, logs
+from delaybox.processes.settings import Settings, decode
 
 _PR_SET_PDEATHSIG = 1
 
 
-class Settings(Protocol):
-    """What every child is told, among other things."""
-
-    @property
-    def log_format(self) -> str:
-        """``text`` or ``json``."""
-        ...
-
-    @property
-    def shell(self) -> bool:
-        """Whether there are shell commands, which run as the node's user,"""
-        ...
-
-    @property
-    def shell_commands(self) -> tuple[str, ...]:
-        """or named ones."""
-        ...
+def main(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> NoReturn:
+    """A child's main: ``serve`` with the settings on stdin, then the end of the process, with the exit code."""
+    code = run(kind, serve)
+    logging.shutdown()
+    # Threads of libraries (grpc's, librdkafka's) may still wait for something; nothing here waits for them.
+    os._exit(code)
 
 
-_Told = TypeVar("_Told", bound=Settings)
+def run(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> int:
+    """As `main`, and returns the exit code."""
 
-
-def run(read: Callable[[bytes], _Told], serve: Callable[[_Told], Awaitable[int]]) -> int:
-    """A child's main: ``serve`` with the settings that ``read`` made of the line on stdin; the exit code."""
-
-    async def serving(settings: _Told) -> int:
+    async def serving(settings: Settings) -> int:
         return await serve(settings)
 
     try:
-        settings = read(_read_line(0))
-        if settings.shell or settings.shell_commands:
+        line = _read_line(0)
+        if not line:
+            return 1  # the parent gave up before it had settings for this process
+        settings = decode(kind, line)
+        if settings.guarded:
             hardening.not_dumpable()
-        _set_up_logging(settings.log_format)
+        logs.set_up(settings.log_format)
         _die_with_parent(0)
         files.raise_limit()
         collector.set_apart()
@@ -65,19 +55,59 @@ def run(read: Callable[[bytes], _Told], serve: Callable[[_Told], Awaitable[int]]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serving(settings))
     except DelayBoxError as error:
-        say({"ready": False, "error": str(error), "code": error.code})
+        if _answered:
+            logging.getLogger("delaybox.processes").critical("%s", error)
+        else:
+            _answer({"ready": False, "error": str(error), "code": error.code})
         return 1
 
 
-def stop_on_signals(stop: Callable[[], None]) -> None:
-    """Calls ``stop`` on SIGTERM and SIGINT."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+def ready(**facts: str) -> None:
+    """Says to the parent that this process works, and what it found out for the others."""
+    _answer({"ready": True, **facts})
 
 
-def say(line: dict[str, object]) -> None:
+class Stopping:
+    """Set by the first SIGTERM or SIGINT; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+
+    def is_set(self) -> bool:
+        """Whether the process is to end."""
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Until it is set."""
+        await self._event.wait()
+
+    async def wait_or(self, opening: asyncio.Task[None] | None) -> None:
+        """As `wait`, or until ``opening`` fails, whose error is raised: what is there now is not what it should be."""
+        waiting = asyncio.create_task(self.wait())
+        try:
+            if opening is not None:
+                await asyncio.wait({waiting, opening}, return_when=asyncio.FIRST_COMPLETED)
+                if opening.done() and not opening.cancelled():
+                    opening.result()
+            await waiting
+        finally:
+            waiting.cancel()
+
+    def _stop(self) -> None:
+        if self._event.is_set():
+            os._exit(1)
+        self._event.set()
+
+
+_answered: list[bool] = []
+
+
+def _answer(line: dict[str, object]) -> None:
     """One JSON line to the parent."""
+    _answered.append(True)
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
@@ -106,9 +136,3 @@ def _die_with_parent(fd: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
-def _set_up_logging(log_format: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logs.formatter(log_format))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

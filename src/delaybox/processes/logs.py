@@ -1,4 +1,4 @@
-"""How processes that are not the node itself log: a line a record on stderr, as text or as JSON, UTC, as the node does.
+"""How every process logs, nodes, their children and workers: a line a record on stderr, as text or as JSON, UTC.
 
 A record that knows for which task it was written (``task_id``, ``task_name``, ``task_attempt``) says so.
 """
@@ -11,6 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from delaybox.core import texts
+
+
+def set_up(log_format: str) -> None:
+    """Sends what this process logs, INFO and above, to stderr in the form ``text`` or ``json``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(log_format))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def formatter(log_format: str) -> logging.Formatter:

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+import msgspec
 
-
-def to_line(settings: DataclassInstance) -> str:
-    """One line, sets as lists. It holds the secrets: for the child's stdin only, never for a log or a command line."""
-    return json.dumps(asdict(settings), separators=(",", ":"), default=sorted)
+from delaybox.core.errors import ConfigError
 
 
-def known_fields(cls: type[DataclassInstance], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``cls`` in a JSON object, lists as tuples; KeyError for a name that it does not have."""
-    known = {f.name for f in fields(cls)}
-    if unknown := raw.keys() - known:
-        raise KeyError(min(unknown))
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSettings:
+    """What every child is given, whatever its kind."""
+
+    log_format: str = "text"
+    guarded: bool = False
+    """Shell commands run as the same user: nothing may look into this process."""
+    node_id: str = ""
+    """Of the node that started it; "" for a process on its own, as tests have them."""
+    number: int = 1
+    """Of the node's processes of this kind, from 1."""
+    again: bool = False
+    """It stands in the place of one that died."""
+    listening: int | None = None
+    """The file descriptor of the socket to accept from; the parent holds it."""
+    grace_s: float = 10.0
+    """How long what is in flight may take to finish when the process is stopped."""
+
+
+Settings = TypeVar("Settings", bound=ProcessSettings)
+
+
+def encode(settings: ProcessSettings) -> bytes:
+    """One line. It holds the secrets: for the child's stdin only, never for a log or a command line."""
+    return msgspec.json.encode(settings)
+
+
+def decode(kind: type[Settings], line: bytes | str) -> Settings:
+    """Reads what `encode` wrote; ConfigError for anything else, a field too few or too many included."""
+    try:
+        names = msgspec.json.decode(line, type=dict[str, msgspec.Raw]).keys()
+        if names != {field.name for field in fields(kind)}:
+            raise ValueError("its fields are others")
+        return msgspec.json.decode(line, type=kind)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"this process got settings that it cannot read ({type(error).__name__}); start it through the node"
+        ) from None

@@ -1,204 +1,151 @@
-"""The node's side: starts a child process, watches it, stops it, and starts it again when it died."""
+"""Keeps child processes running: the one place where a node starts them, starts them again, and stops them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
-import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.processes.backoff import Backoff
-from delaybox.processes.hardening import python_module
+from delaybox.processes.restart import Backoff, reason
+from delaybox.processes.settings import ProcessSettings
+from delaybox.processes.spawn import ChildProcess
+from delaybox.processes.spec import Kind, Spec
 
-READY_TIMEOUT_S = 20.0
-_MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S = 0.5, 10.0, 30.0
-
-Listener = Callable[[Mapping[str, Any]], None]
-"""Told what a child says after its ready line."""
+log = logging.getLogger("delaybox.processes")
 
 
-class ChildFailed(DelayBoxError):
-    """A child process did not start; the message is its own."""
+class Keeper:
+    """Keeps one child running, with the same settings every time."""
 
-    code = "child_failed"
-
-
-class ChildProcess:
-    """A running child.
-
-    ``said`` is its ready line. ``died`` is set when the process has ended, whatever the cause: after `stop` that is
-    meant, before it the node must act on it.
-    """
-
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        said: Mapping[str, Any],
-        grace_s: float,
-        listen: Listener | None = None,
-    ) -> None:
-        self._process = process
-        self._grace_s = grace_s
-        self._listen = listen
-        self.said = said
-        self.died = asyncio.Event()
-        self._watcher = asyncio.create_task(self._watch())
+    def __init__(self, spec: Spec, number: int = 1, *, counted_in: str = "", backoff: Backoff | None = None) -> None:
+        self.kind = spec.kind
+        self.spec = spec
+        self._number = number
+        self._counted_in = counted_in
+        self._backoff = backoff or Backoff()
+        self._child: ChildProcess | None = None
+        self._since = 0.0
 
     @property
-    def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
+    def child(self) -> ChildProcess:
+        """The one that runs now."""
+        assert self._child is not None, "it was not started"
+        return self._child
 
     @property
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-        return self._process.returncode
+    def _what(self) -> str:
+        return self.kind.what + (f" {self._number}" if self.spec.count > 1 else "")
 
-    async def stop(self) -> None:
-        """Lets it finish within the grace, then ends it. Harmless when repeated or when it is dead."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                await asyncio.wait_for(self.died.wait(), self._grace_s + 2.0)
-            except TimeoutError:
-                self.kill()
-        await self.died.wait()
+    async def start(self) -> None:
+        """Starts the child, which imports what it needs and then waits for `begin`."""
+        self._child = await ChildProcess.start(self.kind, listening=self.spec.listening, counted_in=self._counted_in)
 
-    def kill(self) -> None:
-        """Ends it at once."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+    async def begin(self, *, again: bool = False) -> Mapping[str, str]:
+        """Lets the child work; returns, with what it found out, when it is ready. ChildFailed when it cannot be."""
+        found = await self.child.begin(self._settings(again))
+        self._since = asyncio.get_running_loop().time()
+        return found
 
-    async def _watch(self) -> None:
-        try:
-            if self._listen is not None:
-                await self._hear(self._listen)
-            await self._process.wait()
-        finally:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            self.died.set()
-
-    async def _hear(self, listen: Listener) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(ValueError):  # what is no line of ours ends the hearing, not the child
-            async for line in self._process.stdout:
-                listen(json.loads(line))
-
-
-Child = TypeVar("Child", bound=ChildProcess)
-
-
-async def spawn(
-    module: str,
-    settings_line: str,
-    *,
-    what: str,
-    metrics_dir: str,
-    ready_timeout_s: float,
-    failed: type[ChildFailed] = ChildFailed,
-) -> tuple[asyncio.subprocess.Process, Mapping[str, Any]]:
-    """Starts ``python -m module`` and returns it with its ready line; ``failed``, with its words, when it cannot start.
-
-    ``what`` names it in messages. To be called from a thread that lives as long as the node: on Linux the process dies
-    with that thread.
-    """
-    environment = dict(os.environ)
-    environment.pop(_MULTIPROCESS, None)
-    if metrics_dir:
-        # Read when prometheus-client is imported, so it can not travel in the settings line.
-        environment[_MULTIPROCESS] = metrics_dir
-    process = await asyncio.create_subprocess_exec(
-        *python_module(module, environment),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # a terminal's Ctrl-C is for the node, which then stops this process in its turn
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    early = f"the {what} ended before it was ready; its log says why"
-    try:
-        async with asyncio.timeout(ready_timeout_s):
-            process.stdin.write(settings_line.encode() + b"\n")
-            await process.stdin.drain()
-            line = await process.stdout.readline()
-        said = json.loads(line) if line else {}
-        if not said.get("ready"):
-            raise failed(said.get("error") or early)
-        return process, said
-    except TimeoutError:
-        await _end(process)
-        raise failed(f"the {what} was not ready within {ready_timeout_s:g} s; its log says why") from None
-    except (ConnectionError, json.JSONDecodeError):
-        await _end(process)
-        raise failed(early) from None
-    except BaseException:
-        await _end(process)
-        raise
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    if process.stdin is not None:
-        process.stdin.close()
-    await process.wait()
-
-
-class Keeper(Generic[Child]):
-    """Keeps one child running: ``again`` starts it anew, after a pause, whenever it died.
-
-    Pauses grow while it dies early, and begin anew after a steady life. ``child``: the one that runs now.
-    """
-
-    def __init__(
-        self, what: str, child: Child, again: Callable[[Child], Awaitable[Child]], log: logging.Logger
-    ) -> None:
-        self._what = what
-        self.child = child
-        self._again = again
-        self._log = log
+    def learn(self, facts: Mapping[str, object]) -> None:
+        """What is known now of its settings: for the child that does not work yet, and for those after it."""
+        names = {field.name for field in fields(self.spec.settings)}
+        known = {name: value for name, value in facts.items() if name in names}
+        self.spec = replace(self.spec, settings=replace(self.spec.settings, **known))  # type: ignore[arg-type]
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until ``stop`` is set; then the child is stopped."""
+        """Starts the child again, after a pause, whenever it died, until ``stop`` is set."""
         stopping = asyncio.create_task(stop.wait())
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S, steady_s=STEADY_S)
         try:
             while not stopping.done():
-                up_since = loop.time()
                 died = asyncio.create_task(self.child.died.wait())
                 await asyncio.wait({stopping, died}, return_when=asyncio.FIRST_COMPLETED)
                 died.cancel()
                 if not stopping.done():
-                    lived_s = loop.time() - up_since
-                    pause_s = backoff.pause_s(lived_s)
-                    self._log.error(
-                        "the %s ended with exit code %s after %.0f s; starting it again in %.1f s",
-                        self._what, self.child.exit_code, lived_s, pause_s,
-                    )  # fmt: skip
-                    await self._replace(stopping, pause_s, backoff)
+                    await self._replace(stopping)
         finally:
             stopping.cancel()
-            await self.child.stop()
 
-    async def _replace(self, stopping: asyncio.Task[Any], pause_s: float, backoff: Backoff) -> None:
+    async def stop(self) -> None:
+        """Stops the child. Twice is harmless."""
+        if self._child is not None:
+            await self._child.stop()
+
+    async def _replace(self, stopping: asyncio.Task[bool]) -> None:
+        lived_s = asyncio.get_running_loop().time() - self._since
+        pause_s = self._backoff.pause_s(lived_s)
+        log.error("%s", reason(self._what, self.child.exit_code, lived_s, pause_s))
         while True:
             await asyncio.wait({stopping}, timeout=pause_s)
             if stopping.done():
                 return
             try:
-                self.child = await self._again(self.child)
+                await self.start()
+                await self.begin(again=True)
                 return
-            except DelayBoxError as error:
-                pause_s = backoff.pause_s()
-                self._log.error("the %s did not start: %s; trying again in %.1f s", self._what, error, pause_s)
+            except (DelayBoxError, OSError) as error:
+                pause_s = self._backoff.pause_s()
+                log.error("the %s did not start: %s; trying again in %.1f s", self._what, error, pause_s)
+
+    def _settings(self, again: bool) -> ProcessSettings:
+        listening = self.spec.listening
+        fd = None if listening is None else listening.fileno()
+        return replace(self.spec.settings, number=self._number, again=again, listening=fd)
+
+
+class Supervisor:
+    """Keeps all children of a node. ``counted_in``: the folder for their counters."""
+
+    def __init__(self, specs: Sequence[Spec], *, counted_in: str = "") -> None:
+        self._specs = specs
+        self._keepers = [
+            Keeper(spec, number, counted_in=counted_in) for spec in specs for number in range(1, spec.count + 1)
+        ]
+
+    async def start(self) -> None:
+        """Starts all of them; they import what they need, and none works before `begin`."""
+        await _together(keeper.start() for keeper in self._keepers)
+
+    def learn(self, **facts: object) -> None:
+        """Completes the settings of every child that does not work yet."""
+        for keeper in self._keepers:
+            keeper.learn(facts)
+
+    async def begin_first(self, **facts: object) -> Mapping[str, str]:
+        """Lets the first of all work, which gets ``facts`` at this one start; what it found out for the others."""
+        first = self._keepers[0]
+        before = first.spec
+        first.learn(facts)
+        try:
+            return await first.begin()
+        finally:
+            first.spec = before
+
+    async def begin(self, kinds: Collection[Kind]) -> None:
+        """Lets those of ``kinds`` work that do not yet; returns when they are ready. ChildFailed when one cannot be."""
+        await _together(keeper.begin() for keeper in self._of(kinds) if not keeper.child.ready)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Starts again whatever died, until ``stop`` is set."""
+        await asyncio.gather(*(keeper.run(stop) for keeper in self._keepers))
+
+    async def stop(self, kinds: Collection[Kind] = frozenset(Kind)) -> None:
+        """Takes no more connections for ``kinds``, lets what they have under way end within the grace, and ends them.
+
+        Twice is harmless.
+        """
+        for spec in self._specs:
+            if spec.kind in kinds and spec.listening is not None:
+                spec.listening.close()
+        await asyncio.gather(*(keeper.stop() for keeper in self._of(kinds)))
+
+    def _of(self, kinds: Collection[Kind]) -> list[Keeper]:
+        return [keeper for keeper in self._keepers if keeper.kind in kinds]
+
+
+async def _together(starting: Iterable[Coroutine[None, None, object]]) -> None:
+    """Awaits each even where another failed, so that whatever started can be stopped; then the first error."""
+    for outcome in await asyncio.gather(*starting, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

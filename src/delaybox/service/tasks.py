@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from delaybox.core.errors import (
 )
 from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_REPLAY
-from delaybox.core.membership import LivingNode, nodes_of
+from delaybox.core.membership import LivingNode, nodes_of, together
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
@@ -82,8 +82,8 @@ class _Parts:
 class Service:
     """Use-cases over one store, which may come later: until `open` every call raises StoreUnavailable.
 
-    ``node_id``: the node whose engine `check` looks for; None where no engine belongs to this process. The other
-    arguments are the `Submitter`'s.
+    ``node_id``: the node that `check` looks for; None where this process belongs to none. ``engines``: the ids of its
+    members that must be alive; None: the node's own. The other arguments are the `Submitter`'s.
     """
 
     def __init__(
@@ -92,11 +92,13 @@ class Service:
         *,
         max_waiting: int = 20_000,
         node_id: str | None = None,
+        engines: Collection[str] | None = None,
         on_scheduled: Callable[[int, int], None] | None = None,
         topics: TopicRules | None = None,
     ) -> None:
         self._submitter = partial(Submitter, max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
         self._node_id = node_id
+        self._engines = (node_id or "",) if engines is None else engines
         self._parts: _Parts | None = None
         self._why_closed = "the store is being opened"
         if store is not None:
@@ -250,23 +252,26 @@ class Service:
 
     async def check(self) -> Readiness:
         """Checks three things: whether the store would take a new task now (by a real script), whether this node's
-        engine still beats, and whether due tasks wait that nobody serves.
+        engines still beat, and whether due tasks wait that nobody serves.
         """
         try:
             parts = self._opened
             now = await parts.store.writable()
-            engine = None if self._node_id is None else await nodes.find(parts.store, self._node_id)
-            # Not before this node's engine has reported what it serves.
-            waits = await parts.serving.unserved() if self._node_id is None or engine else []
+            beats = {} if self._node_id is None else {m.id: m for m in await nodes.live(parts.store)}
+            missing = self._node_id is not None and any(engine not in beats for engine in self._engines)
+            # Not before this node's engines have reported what they serve.
+            waits = [] if missing else await parts.serving.unserved()
         except DelayBoxError as error:
             return Readiness(False, str(error), store=False)
         if self._node_id is None:
             return Readiness(True, "; ".join(waits))
-        if engine is None:
+        if missing:
             return Readiness(False, "the engine of this node has not reported yet")
-        if (ago := now - engine.seen_ms) > STALE_HEARTBEAT_MS:
+        ago = now - min((beats[engine].seen_ms for engine in self._engines), default=now)
+        if ago > STALE_HEARTBEAT_MS:
             return Readiness(False, f"the engine of this node was last heard of {ago / 1000:.1f} s ago")
-        return Readiness(True, "; ".join([*engine.activity.troubles, *waits]))
+        mine = [member.activity for member in beats.values() if member.parent == self._node_id]
+        return Readiness(True, "; ".join([*(together(mine).troubles if mine else ()), *waits]))
 
     # -- control ------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -18,117 +17,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from delaybox.core.errors import ConfigError, StoreRefused, StoreUnavailable
+from delaybox.store.address import URL_FORMS as URL_FORMS
+from delaybox.store.address import ServerSettings as ServerSettings
+from delaybox.store.address import without_credentials as without_credentials
 from delaybox.store.connections import Doubt, TcpConnection, TlsConnection, UnixConnection, keepalive
 from delaybox.store.loader import translate
-
-URL_FORMS = "redis://[user:password@]host[:6379][/db], rediss://... for TLS, or unix:///path/to/socket[?db=0]"
 
 _LOG_IN = (
     "set storage.redisPass (and storage.redisUser where the server has ACL users), or write both into the server's URL"
 )
 # Runs only where scripts may carry flags (Redis 7.0) and have `struct`; both are what the store's scripts need.
 _PROBE_SCRIPT = "#!lua flags=allow-oom\nreturn struct.pack('>I2', 1)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings:
-    """Where the server is. A ``unix_path`` wins over host and port. The password never shows in repr or `describe`."""
-
-    host: str = "127.0.0.1"
-    port: int = 6379
-    unix_path: str | None = None
-    db: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: bool = False
-    tls_ca_file: str | None = None
-    """File of the only authorities that are trusted; when empty, those of the system."""
-    tls_cert_file: str | None = None
-    tls_key_file: str | None = None
-    """File of the key of the client's certificate, if the server asks for one; None: the key is in the certificate's
-    file."""
-
-    @classmethod
-    def from_url(cls, url: str) -> ServerSettings:
-        """Parse one of `URL_FORMS`; ConfigError (which never repeats the password) for anything else."""
-        try:
-            parts = urlsplit(url.strip())
-            port, host = parts.port, parts.hostname
-        except ValueError:
-            # The error's text repeats what stands where the port should be, which may be the beginning of a password
-            # with a slash.
-            raise ConfigError(f"the server's URL has a bad host or port; write {URL_FORMS}. {_ENCODE}") from None
-        if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
-            raise ConfigError(f"the server's URL has an @ behind its host; write {URL_FORMS}. {_ENCODE}")
-        query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
-        known = {"db"} if parts.scheme == "unix" else {"db", *_TLS_OPTIONS}
-        if unknown := query.keys() - known:
-            raise ConfigError(f"the server's URL has an unknown option {min(unknown)!r}; write {URL_FORMS}")
-        username = unquote(parts.username) if parts.username else None
-        password = unquote(parts.password) if parts.password else None
-        if parts.scheme == "unix":
-            if not parts.path or host:
-                raise ConfigError("a unix socket's URL has three slashes: unix:///path/to/socket")
-            return cls(
-                unix_path=unquote(parts.path), db=_db(query.get("db", "0")), username=username, password=password
-            )
-        if parts.scheme not in ("redis", "rediss"):
-            # Without a scheme it can be a user's name or a password.
-            start = repr(parts.scheme) if "://" in url else "no scheme"
-            raise ConfigError(f"the server's URL starts with {start}; write {URL_FORMS}")
-        return cls(
-            host=host or "127.0.0.1",
-            port=6379 if port is None else port,
-            db=_db(query.get("db") or parts.path.strip("/") or "0"),
-            username=username,
-            password=password,
-            tls=parts.scheme == "rediss",
-            **{name: unquote(query[option]) for option, name in _TLS_OPTIONS.items() if query.get(option)},
-        )
-
-    @classmethod
-    def from_address(
-        cls, address: str, *, db: int = 0, username: str | None = None, password: str | None = None
-    ) -> ServerSettings:
-        """From ``host``, ``host:port`` or ``[v6]:port``, as the original's redisHost writes it."""
-        try:
-            parts = urlsplit(f"//{address.strip()}")
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            why = "" if "@" in address else f" ({error})"
-            raise ConfigError(f"bad server address {without_credentials(address)!r}{why}; write host:port") from None
-        if "@" in address:
-            raise ConfigError(
-                f"bad server address {without_credentials(address)!r}: user and password do not stand in it; set "
-                f"storage.redisUser and storage.redisPass, or give a URL: {URL_FORMS}"
-            )
-        if not host or parts.path or parts.query:
-            raise ConfigError(f"bad server address {address!r}; write host:port, or give a URL: {URL_FORMS}")
-        return cls(host=host, port=6379 if port is None else port, db=db, username=username, password=password)
-
-    def describe(self) -> str:
-        """The server in words for logs and errors, without credentials."""
-        how = "TLS with a client certificate" if self.tls_cert_file else "TLS"
-        tls = f" ({how})" if self.tls else ""
-        place = f"unix socket {self.unix_path}" if self.unix_path else f"{self.host}:{self.port}{tls}"
-        return f"{place}, db {self.db}" if self.db else place
-
-
-_ENCODE = "In a password / ? # @ and % are written %2F %3F %23 %40 and %25"
-
-
-def without_credentials(address: str) -> str:
-    """An address for an error: what stands before its last @ may be a password."""
-    return f"***@{address.rpartition('@')[2]}" if "@" in address else address
-
-
-_TLS_OPTIONS = {"ssl_ca_certs": "tls_ca_file", "ssl_certfile": "tls_cert_file", "ssl_keyfile": "tls_key_file"}
-
-
-def _db(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ConfigError(f"the database in the server's URL is {text!r}; it must be a number such as 0")
-    return int(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,7 @@ from delaybox.api.grpc.guard import Guard
 from delaybox.api.grpc.reflection import V1, Reflection
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.core.errors import ConfigError
-from delaybox.processes import files
-from delaybox.processes.listening import bind
+from delaybox.processes import counters, files
 
 MAX_STREAMS = 100
 """Most calls at once on one connection; the caller's library keeps further ones back."""
@@ -75,7 +75,7 @@ def front_of(settings: GrpcSettings) -> Iterator[Front]:
     tls = _context(settings) if settings.cert_file else None
     connections = (files.raise_limit(_FILES_EACH * MAX_CONNECTIONS + _OTHER_FILES) - _OTHER_FILES) // _FILES_EACH
     # Only this user may enter the folder: a connection made there would bypass the certificates and the counting.
-    folder = tempfile.mkdtemp(prefix="delaybox-grpc-", dir=settings.metrics_dir or None)
+    folder = tempfile.mkdtemp(prefix="delaybox-grpc-", dir=os.environ.get(counters.VARIABLE))
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     path = f"{folder}/{_SOCKET}"
     if len(os.fsencode(path)) > _LONGEST_PATH:
@@ -93,14 +93,11 @@ def front_of(settings: GrpcSettings) -> Iterator[Front]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def listen(server: grpc.aio.Server, front: Front, settings: GrpcSettings) -> int:
-    """Opens the port, starts the server and returns the port; ConfigError explains what is in the way."""
-    sock = bind(settings.host, settings.port, 1_024, option="--grpc-port")
-    port: int = sock.getsockname()[1]
+async def listen(server: grpc.aio.Server, front: Front, sock: socket.socket) -> None:
+    """Starts the server, and takes connections from ``sock``."""
     server.add_insecure_port(f"unix:{front.path}")
     await server.start()
     await front.start(sock)
-    return port
 
 
 def _context(settings: GrpcSettings) -> ssl.SSLContext:

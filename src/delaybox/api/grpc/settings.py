@@ -12,12 +12,13 @@ from delaybox.core.limits import MAX_BATCH_BYTES, message_bytes
 class GrpcSettings(ServingSettings):
     """Frozen settings of one gRPC process. TLS is on when there is a certificate; paths of PEM files."""
 
-    port: int = 9088
     cert_file: str = ""
     key_file: str = ""
     client_ca_file: str = ""
     """Who must have signed the callers' certificates; empty: callers need none."""
     reflection: bool = True
+    workers: bool = True
+    """Worker streams are served: the node has the role ``work``."""
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
     """Also of workers: whoever is silent for three times as long is given up."""

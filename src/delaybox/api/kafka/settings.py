@@ -1,23 +1,21 @@
-"""What the Kafka process needs to know. The node writes it as one JSON line, the process reads it back."""
+"""What the Kafka process is given."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from delaybox.core.errors import ConfigError
 from delaybox.core.task import TaskType
-from delaybox.processes.settings import known_fields, to_line
-from delaybox.store.connect import ServerSettings
+from delaybox.store.settings import StoreSettings
 from delaybox.targets.kafka_settings import KafkaSettings
-from delaybox.wire.kafka import RecordRules
-from delaybox.wire.original import request
-from delaybox.wire.shell import ShellRules
 from delaybox.wire.topics import TopicRules
+
+if TYPE_CHECKING:
+    from delaybox.wire.kafka import RecordRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IntakeSettings:
+class IntakeSettings(StoreSettings):
     """Frozen settings of one Kafka process. ``sources``: the topics to read.
 
     ``instance``: the member's name that outlives a restart, '' = none. ``topics``: which ones tasks may be sent to.
@@ -27,10 +25,6 @@ class IntakeSettings:
     sources: tuple[str, ...]
     group: str
     instance: str = ""
-    server: ServerSettings = field(default_factory=ServerSettings)
-    prefix: str = "delaybox"
-    store_id: str = ""
-    """Of the store that the node works for; "" takes whichever is there."""
     topics: TopicRules | None = None
     pass_through: bool = False
     """Messages leave as their records came (``kafka.value: payload``)."""
@@ -39,14 +33,15 @@ class IntakeSettings:
     """Payloads may be shell commands."""
     shell_commands: tuple[str, ...] = ()
     """Names of the commands that shell tasks may name."""
-    metrics_dir: str = ""
-    log_format: str = "text"
-    grace_s: float = 10.0
-    """How long what was read may take to be stored when the process is stopped."""
 
     @property
     def rules(self) -> RecordRules:
         """What records are accepted."""
+        # Late, for the node that makes these settings has no use for protobuf.
+        from delaybox.wire.kafka import RecordRules
+        from delaybox.wire.original import request
+        from delaybox.wire.shell import ShellRules
+
         shell = ShellRules(payloads=self.shell, commands=frozenset(self.shell_commands))
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if shell.any else {TaskType.PUB_SUB}
         return RecordRules(
@@ -55,22 +50,3 @@ class IntakeSettings:
             topics=self.topics,
             pass_through=self.pass_through,
         )
-
-    def to_json(self) -> str:
-        """See `to_line`."""
-        return to_line(self)
-
-    @classmethod
-    def from_json(cls, line: str | bytes) -> IntakeSettings:
-        """Reads ``to_json``; ConfigError for anything else."""
-        try:
-            raw = json.loads(line)
-            server = ServerSettings(**known_fields(ServerSettings, raw["server"]))
-            kafka = KafkaSettings(**known_fields(KafkaSettings, raw["kafka"]))
-            topics = raw["topics"] and TopicRules(raw["topics"]["default"], frozenset(raw["topics"]["allowed"]))
-            return cls(**known_fields(cls, raw) | {"server": server, "kafka": kafka, "topics": topics})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(
-                f"the Kafka process got settings that it cannot read ({type(error).__name__}); start it through the "
-                "node"
-            ) from None

@@ -47,14 +47,17 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
     router = Router()
     task = Route("/task", {"POST": api.create, "GET": api.list, "HEAD": api.list})
     ping = Route("/ping", {"GET": api.ping, "HEAD": api.ping})
-    # The Go original accepts a slash at the end too.
-    router.add((task, ping), root)
-    router.add((task, ping), root, slash=True)
-    router.add(routes(service, edge, settings), root)
+    if not settings.probes_only:
+        # The Go original accepts a slash at the end too.
+        router.add((task, ping), root)
+        router.add((task, ping), root, slash=True)
+        router.add(routes(service, edge, settings), root)
+        router.add(pages(settings))
     for path, handler in (("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics)):
         router.add((Route(path, {"GET": handler, "HEAD": handler}),))
-    router.add(pages(settings))
-    task_path, v1 = f"{root}/task", f"{root}/v1"
+    v1 = f"{root}/v1"
+    task_path = "" if settings.probes_only else f"{root}/task"
+    known_paths = "/livez, /readyz or /metrics" if settings.probes_only else f"{v1}/tasks or {root}/task, and see /docs"
     create = api.create
     create_rule = task.rules["POST"]
     length_headers: dict[int, list[tuple[bytes, bytes]]] = {}
@@ -75,7 +78,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
             else:
                 route = router.find(scope)
                 name = route.name if route else "other"
-                answer = await _dispatch(route, edge, scope, receive, root)
+                answer = await _dispatch(route, edge, scope, receive, known_paths)
         except Refusal as refusal:
             answer = _family(path, v1).refusal(refusal)
             unread = True
@@ -156,7 +159,7 @@ def _family(path: str, v1: str) -> problems.Problems:
     return problems.V1 if path.startswith(v1) else problems.COMPATIBLE
 
 
-async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Receive, root: str) -> Answer:
+async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Receive, known_paths: str) -> Answer:
     """Answers one request. The handler finds what its caller may do in ``scope["auth"]``."""
     headers = edge.headers(scope)
     method = scope["method"]
@@ -168,7 +171,7 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
         if rule is not policy.Open.PAGE:
             scope["auth"] = edge.caller(headers)
     if route is None:
-        raise Refusal(404, f"there is no such path here; use {root}/v1/tasks or {root}/task, and see /docs")
+        raise Refusal(404, f"there is no such path here; use {known_paths}")
     handler = route.handlers.get(method)
     if handler is None:
         allowed = ", ".join(route.handlers)

@@ -13,10 +13,11 @@ from delaybox.core.limits import task_bytes
 class ApiSettings(ServingSettings):
     """Frozen settings of one REST process."""
 
-    port: int = 8088
     context_path: str = "/"
     allowed_hosts: tuple[str, ...] = ()
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
+    probes_only: bool = False
+    """Only /livez, /readyz and /metrics are served."""
     body_timeout_s: float = 30.0
     header_timeout_s: float = 10.0
     """From the opening of a connection, or the first byte of a further request, to the end of its headers."""

@@ -1,33 +1,28 @@
-"""Puts the gRPC process together, and is its main module: the scheduler, and the workers with an engine of their own.
+"""The service delaybox.v1.Worker of a gRPC process, with the engine that claims for the workers connected to it.
 
-The engine claims for connected workers only; it keeps no time for the store. That it has a process of its own keeps
-calls and streams away from the punctuality of the node, and the node's Python from the workers' throughput.
+The engine keeps no time for the store (ADR 0010): calls and streams stay away from the punctuality of the clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from delaybox import metrics
 from delaybox.api.grpc.calls import Caller, Serialized
-from delaybox.api.grpc.process import GrpcServer, Part
-from delaybox.api.grpc.scheduler import Scheduler
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.work import NotYet, Streams
 from delaybox.core import ids
-from delaybox.core.errors import DelayBoxError
-from delaybox.core.membership import Activity
+from delaybox.core.errors import DelayBoxError, StoreUnavailable
+from delaybox.core.membership import Activity, member_id
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.wakeups import Listener
-from delaybox.processes import child
-from delaybox.service import Service
+from delaybox.processes.spec import Kind
 from delaybox.store import functions, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker import Gateway
@@ -69,11 +64,11 @@ class Workers:
         """The store is open."""
         s = self._settings
         options = EngineOptions(
-            node_id=f"{s.node_id}.workers",
+            node_id=member_id(s.node_id, Kind.GRPC, s.number),
             node=s.node_id,
-            kind="grpc",
+            kind=Kind.GRPC,
+            roles=s.roles,
             clock=False,
-            roles=("workers",),
             channel="",
             lease_ms=s.lease_ms,
             heartbeat_ms=s.heartbeat_ms,
@@ -161,19 +156,23 @@ class Workers:
         return PROGRESS_S
 
 
-def parts_of(settings: GrpcSettings, service: Service) -> Sequence[Part]:
-    """Everything that the process serves."""
-    return (Scheduler(service, settings), Workers(settings))
+class NoWorkers:
+    """In the place of `Workers` on a node without the role ``work``: says to workers where to go."""
 
+    @property
+    def descriptor(self) -> ServiceDescriptor:
+        """Of the service in the contract."""
+        return worker_pb2.DESCRIPTOR.services_by_name["Worker"]
 
-async def _serve(settings: GrpcSettings) -> int:
-    server = GrpcServer(settings, parts_of)
-    child.stop_on_signals(server.stop)
-    return await server.run()
+    def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Serialized]:
+        """Refuses."""
+        raise StoreUnavailable(
+            "this node serves no workers: its roles have no work (or workerEnable is false). Connect the worker to a "
+            "node with the roles api and work, or add work to this node's roles"
+        )
 
+    async def start(self, store: Store) -> None:
+        """Nothing to start."""
 
-if __name__ == "__main__":
-    code = child.run(GrpcSettings.from_json, _serve)
-    logging.shutdown()
-    # grpc's threads may still hold a connection; nothing here waits for them.
-    os._exit(code)
+    async def stop(self) -> None:
+        """Nothing to stop."""

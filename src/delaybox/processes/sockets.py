@@ -1,11 +1,19 @@
-"""Listening sockets that nobody shares."""
+"""Listening sockets. The node holds those of its children: a child that ends closes no port, and callers' connections
+wait in the backlog until there is a child again. Several children of one kind accept from the same socket.
+"""
 
 from __future__ import annotations
 
 import errno
 import socket
 
-from delaybox.core.errors import ConfigError
+from delaybox.core.errors import ConfigError, DelayBoxError
+
+
+class CannotListen(DelayBoxError):
+    """The address cannot be had; the message says how to mend that."""
+
+    code = "cannot_listen"
 
 
 def bracketed(host: str) -> str:
@@ -13,13 +21,23 @@ def bracketed(host: str) -> str:
     return f"[{host.strip('[]')}]" if ":" in host else host
 
 
+def port_of(sock: socket.socket) -> int:
+    """The port that a socket is bound to."""
+    return int(sock.getsockname()[1])
+
+
 def bind(host: str, port: int, backlog: int, *, option: str) -> socket.socket:
-    """A listening socket; ConfigError says how to mend what is in the way. ``option``: the flag that names the port."""
+    """A listening socket, which no other program shares. ``option``: the flag or key that names the port, for messages.
+
+    CannotListen says how to mend what is in the way.
+    """
     shown = f"{bracketed(host)}:{port}"
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        raise ConfigError(f"cannot listen on {shown}: the host is not known; give an address of this machine") from None
+        raise CannotListen(
+            f"cannot listen on {shown}: the host is not known; give an address of this machine"
+        ) from None
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     sock = socket.socket(family, kind, protocol)
     try:
@@ -38,5 +56,15 @@ def bind(host: str, port: int, backlog: int, *, option: str) -> socket.socket:
                 why = "the address is not one of this machine; choose another with --host"
             case _:
                 why = error.strerror or "unknown error"
-        raise ConfigError(f"cannot listen on {shown}: {why}") from None
+        raise CannotListen(f"cannot listen on {shown}: {why}") from None
+    return sock
+
+
+def inherited(fd: int | None) -> socket.socket:
+    """In a child: the socket that its parent holds. What the child starts in its turn does not get it."""
+    if fd is None:
+        raise ConfigError("this process got no socket to accept from; start it through the node")
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
     return sock

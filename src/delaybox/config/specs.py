@@ -1,0 +1,221 @@
+"""Which processes a configuration asks for, and what each of them is given."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from delaybox.api.grpc.settings import GrpcSettings
+from delaybox.api.kafka.settings import IntakeSettings
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.config.model import Config
+from delaybox.core.errors import ConfigError
+from delaybox.core.membership import member_id
+from delaybox.core.task import TaskType
+from delaybox.processes.spec import Kind, Spec
+from delaybox.roles.settings import ClockSettings, KafkaOut, ShellSettings, TopicCommands, WorkSettings
+from delaybox.store.settings import StoreSettings
+from delaybox.targets.kafka_settings import KafkaSettings
+
+STREAM_LENGTH = 100_000
+
+
+def counts(config: Config) -> dict[Kind, int]:
+    """How many processes of each kind a node with this configuration has, in the order of their start."""
+    duties, kafka = config.duties, config.kafka.enabled
+    wanted: dict[Kind, int] = {}
+    if config.probe.port is not None:
+        wanted[Kind.PROBE] = 1
+    if "api" in duties:
+        wanted[Kind.REST] = config.processes.rest
+        if config.grpc_server.enabled:
+            wanted[Kind.GRPC] = config.processes.grpc
+        if kafka:
+            wanted[Kind.KAFKA] = config.processes.kafka
+    if "clock" in duties:
+        wanted[Kind.CLOCK] = config.processes.clock
+    # Without shell commands there is nothing to run; a node for work alone is listed all the same.
+    if "work" in duties and (config.workers.shell.any or not wanted.keys() - {Kind.PROBE}):
+        wanted[Kind.WORK] = config.processes.work
+    return wanted
+
+
+def specs(config: Config, node_id: str, grace_s: float, listening: Mapping[Kind, socket.socket]) -> list[Spec]:
+    """The node's processes. ``listening``: the sockets of those that serve callers.
+
+    The server's address and the store's id are filled in when they are known. ConfigError for what does not fit.
+    """
+    if config.workers.shell.via == "topic":
+        _brokers(config)
+    return [
+        Spec(
+            kind=kind,
+            settings=_SETTINGS[kind](config, _common(config, node_id, grace_s)),
+            count=count,
+            listening=listening.get(kind),
+        )
+        for kind, count in counts(config).items()
+    ]
+
+
+def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
+    return {
+        "prefix": c.storage.prefix,
+        "roles": c.duties,
+        "node_id": node_id,
+        "log_format": c.log_format,
+        "guarded": c.workers.shell.any,
+        "grace_s": grace_s,
+    }
+
+
+def _engine(c: Config, common: Mapping[str, Any]) -> dict[str, Any]:
+    return {**common, "lease_ms": c.lease_ms, "heartbeat_ms": c.heartbeat_ms, "poll_ms": c.frequency_ms}
+
+
+def _serving(c: Config, common: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **common,
+        "payload_limit": c.limits.body,
+        "tokens": c.auth.tokens,
+        "shell": c.workers.shell.enabled,
+        "shell_commands": tuple(c.workers.shell.commands),
+        "queues": c.results.rules(),
+        "topics": c.kafka.rules() if c.kafka.enabled else None,
+        "engines": _engines(c, common["node_id"]),
+    }
+
+
+def _engines(c: Config, node_id: str) -> tuple[str, ...]:
+    """The members without which the node is not ready."""
+    wanted = counts(c)
+    return tuple(
+        member_id(node_id, kind, number)
+        for kind in (Kind.CLOCK, Kind.WORK)
+        for number in range(1, wanted.get(kind, 0) + 1)
+    )
+
+
+def _rest(c: Config, common: Mapping[str, Any]) -> ApiSettings:
+    return ApiSettings(
+        **_serving(c, common),
+        host=c.http_server.host,
+        context_path=c.http_server.context_path,
+        allowed_hosts=c.http_server.allowed_hosts,
+    )
+
+
+def _grpc(c: Config, common: Mapping[str, Any]) -> GrpcSettings:
+    tls = c.grpc_server.tls
+    return GrpcSettings(
+        **_serving(c, common),
+        host=c.grpc_host,
+        cert_file=tls.cert_file or "",
+        key_file=tls.key_file or "",
+        client_ca_file=tls.client_ca_file or "",
+        reflection=c.grpc_server.reflection,
+        workers="work" in c.duties,
+        lease_ms=c.lease_ms,
+        heartbeat_ms=c.heartbeat_ms,
+        poll_ms=c.frequency_ms,
+        max_output=c.results.max_bytes,
+    )
+
+
+def _kafka(c: Config, common: Mapping[str, Any]) -> IntakeSettings:
+    return IntakeSettings(
+        **common,
+        kafka=_brokers(c),
+        sources=c.kafka.scheduler_topics,
+        group=c.kafka.group,
+        instance=c.kafka.instance,
+        topics=c.kafka.rules(),
+        pass_through=c.kafka.value == "payload",
+        payload_limit=c.limits.body,
+        shell=c.workers.shell.enabled,
+        shell_commands=tuple(c.workers.shell.commands),
+    )
+
+
+def _clock(c: Config, common: Mapping[str, Any]) -> ClockSettings:
+    by_topic = c.workers.shell.via == "topic"
+    runs_commands = Kind.WORK in counts(c) and c.workers.shell.any and not by_topic
+    return ClockSettings(
+        **_engine(c, common),
+        channel=c.storage.task_execution_chanel,
+        stream=STREAM_LENGTH if c.pubsub.stream else 0,
+        in_place=c.pubsub.fire_in_place and not c.pubsub.require_subscriber,
+        require_subscriber=c.pubsub.require_subscriber,
+        kafka=_kafka_out(c, by_topic) if c.kafka.enabled else None,
+        input_channel=c.storage.scheduler_chanel,
+        types_beside=TaskType.SHELL_CMD.value if runs_commands else "",
+        payload_limit=c.limits.body,
+        catch_up_rate=c.catch_up.rate,
+        dead_age_ms=c.dead_letters.age,
+        quarantine_age_ms=c.quarantine.age,
+    )
+
+
+def _kafka_out(c: Config, commands: bool) -> KafkaOut:
+    return KafkaOut(
+        kafka=_brokers(c),
+        rules=c.kafka.rules(),
+        value=c.kafka.value,
+        compression=c.kafka.compression,
+        linger_ms=c.kafka.linger,
+        delivery_timeout_ms=c.kafka.delivery_timeout,
+        signing_keys=c.workers.shell.keys,
+        commands=commands,
+    )
+
+
+def _work(c: Config, common: Mapping[str, Any]) -> WorkSettings:
+    shell = c.workers.shell
+    limits = shell.limits
+    topic = None
+    if shell.via == "topic":
+        topic = TopicCommands(
+            kafka=_brokers(c),
+            topic=c.kafka.task_execution_topic,
+            group=c.kafka.group,
+            instance=c.kafka.instance,
+            signing_keys=shell.keys,
+            accept_unsigned=shell.accept_unsigned,
+        )
+    commands = ShellSettings(
+        payloads=shell.enabled,
+        commands=shell.commands,
+        user=shell.user,
+        concurrency=shell.concurrency,
+        timeout_ms=shell.timeout,
+        grace_ms=shell.grace,
+        keep_result_ms=shell.keep_result,
+        cpu_s=-(-limits.cpu // 1_000),
+        memory=limits.memory,
+        file_size=limits.file_size,
+        open_files=limits.open_files,
+        processes=limits.processes,
+    )
+    return WorkSettings(**_engine(c, common), shell=commands if shell.any else None, topic=topic)
+
+
+def _probe(c: Config, common: Mapping[str, Any]) -> ApiSettings:
+    return ApiSettings(**_serving(c, common), host=c.probe.host, probes_only=True)
+
+
+def _brokers(c: Config) -> KafkaSettings:
+    settings = c.kafka.settings()
+    if settings is None:
+        raise ConfigError("workers.shell.via is topic, which needs kafka.enabled: true; set that, or via: direct")
+    return settings
+
+
+_SETTINGS: dict[Kind, Callable[[Config, Mapping[str, Any]], StoreSettings]] = {
+    Kind.REST: _rest,
+    Kind.GRPC: _grpc,
+    Kind.KAFKA: _kafka,
+    Kind.CLOCK: _clock,
+    Kind.WORK: _work,
+    Kind.PROBE: _probe,
+}

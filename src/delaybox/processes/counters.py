@@ -1,0 +1,59 @@
+"""The folder in which the processes of a node keep their counters, so that each of them can show the sum of all.
+
+prometheus-client looks for it when it is imported, by a variable of the environment: a child has it from its start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "delaybox-metrics-"
+_YOUNG_S = 60
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[str]:
+    """A temporary folder for the counters of this node's processes; those that killed nodes left behind are removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # Somebody else's cannot be opened, a living node's is locked, one that is just being made is young.
+        with contextlib.suppress(OSError), _locked(left):
+            if time.time() - left.stat().st_mtime > _YOUNG_S:
+                shutil.rmtree(left)
+    made = tempfile.mkdtemp(prefix=_PREFIX)
+    try:
+        with _locked(Path(made)):
+            yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def forget(made: str, pid: int) -> None:
+    """Removes what a process that ended showed of the moment; what it counted stays in the sums."""
+    for left in Path(made).glob(f"gauge_live*_{pid}.db"):
+        left.unlink(missing_ok=True)
+
+
+def environment(made: str) -> dict[str, str]:
+    """This process's environment for a child that counts there; "": for one that counts for itself."""
+    given = dict(os.environ)
+    given.pop(VARIABLE, None)
+    return given | {VARIABLE: made} if made else given
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the folder's lock, which ends with this process; OSError where another one has it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,57 @@
+"""The one rule by which what ended is started again: how long to wait before, and the words that say why it ended."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+
+FIRST_S, LONGEST_S, STEADY_S = 0.5, 10.0, 30.0
+
+
+class Backoff:
+    """Pauses that double from ``first_s`` to ``longest_s`` seconds, each shortened by up to a half by chance.
+
+    So many that ended together do not come back together. What has lived for ``steady_s`` begins with the first again.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_s: float = FIRST_S,
+        longest_s: float = LONGEST_S,
+        steady_s: float = STEADY_S,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._first_s = self._next_s = first_s
+        self._longest_s = longest_s
+        self._steady_s = steady_s
+        self._chance = chance
+
+    def pause_s(self, lived_s: float = 0.0) -> float:
+        """The pause after a life of ``lived_s`` seconds; 0 for a start that failed."""
+        if lived_s >= self._steady_s:
+            self._next_s = self._first_s
+        pause_s = self._next_s
+        self._next_s = min(pause_s * 2, self._longest_s)
+        return pause_s * (1 - self._chance() / 2)
+
+    def begin_anew(self) -> None:
+        """The next pause is the first again: it works."""
+        self._next_s = self._first_s
+
+
+def cause(exit_code: int | None) -> str:
+    """What ended a process: "exit code 3", "SIGKILL". ``exit_code``: negative for a signal."""
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
+def reason(what: str, exit_code: int | None, lived_s: float, pause_s: float) -> str:
+    """What the log says when ``what`` ended and is started again in ``pause_s`` seconds."""
+    how = "was ended by" if exit_code is not None and exit_code < 0 else "ended with"
+    return f"the {what} {how} {cause(exit_code)} after {lived_s:.0f} s; starting it again in {pause_s:.1f} s"

@@ -1,0 +1,132 @@
+"""A child process as its parent sees it: started, given its settings, watched and stopped. child.py is its own side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any, Self
+
+from delaybox.core.errors import DelayBoxError
+from delaybox.processes import counters
+from delaybox.processes.hardening import python_module
+from delaybox.processes.settings import ProcessSettings, encode
+from delaybox.processes.spec import Kind
+
+READY_TIMEOUT_S = 20.0
+
+
+class ChildFailed(DelayBoxError):
+    """A child process did not start; the message is its own. ``cause_code``: the code of the error that it met."""
+
+    code = "child_failed"
+
+    def __init__(self, message: str, cause_code: str = "") -> None:
+        super().__init__(message)
+        self.cause_code = cause_code
+
+
+class ChildProcess:
+    """A child that runs. It imports what it needs at once, and begins its work when it gets its settings.
+
+    ``ready``: it works. ``died`` is set when the process has ended, whatever the cause: after `stop` that is meant.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, what: str, counted_in: str = "") -> None:
+        self._process = process
+        self._what = what
+        self._counted_in = counted_in
+        self._grace_s = 0.0
+        self.ready = False
+        self.died = asyncio.Event()
+        self._watcher = asyncio.create_task(self._watch())
+
+    @classmethod
+    async def start(cls, kind: Kind, *, listening: socket.socket | None = None, counted_in: str = "") -> Self:
+        """Starts ``python -m`` the kind's main, with the socket that it shall accept from.
+
+        ``counted_in``: the folder for its counters. To be called from a thread that lives as long as the parent: on
+        Linux the process dies with that thread.
+        """
+        environment = counters.environment(counted_in)
+        process = await asyncio.create_subprocess_exec(
+            *python_module(kind.module, environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C is for the node, which then stops this process in its turn
+            pass_fds=() if listening is None else (listening.fileno(),),
+        )
+        return cls(process, kind.what, counted_in)
+
+    async def begin(self, settings: ProcessSettings, *, timeout_s: float = READY_TIMEOUT_S) -> Mapping[str, str]:
+        """Gives it its settings and returns, with what it found out, when it is ready.
+
+        ChildFailed, with its words, when it cannot be.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._grace_s = settings.grace_s
+        early = f"the {self._what} ended before it was ready; its log says why"
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._process.stdin.write(encode(settings) + b"\n")
+                await self._process.stdin.drain()
+                line = await self._process.stdout.readline()
+            answer: Mapping[str, Any] = json.loads(line) if line else {}
+            if not answer.get("ready"):
+                raise ChildFailed(answer.get("error") or early, answer.get("code") or "")
+            self.ready = True
+            return {name: value for name, value in answer.items() if isinstance(value, str)}
+        except TimeoutError:
+            await self._end()
+            raise ChildFailed(f"the {self._what} was not ready within {timeout_s:g} s; its log says why") from None
+        except (ConnectionError, json.JSONDecodeError):
+            await self._end()
+            raise ChildFailed(early) from None
+        except BaseException:
+            await self._end()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.returncode
+
+    async def stop(self) -> None:
+        """Lets it finish within the grace, then ends it. Harmless when repeated or when it is dead."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                await asyncio.wait_for(self.died.wait(), self._grace_s + 2.0)
+            except TimeoutError:
+                self.kill()
+        await self.died.wait()
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _end(self) -> None:
+        self.kill()
+        await self.died.wait()
+
+    async def _watch(self) -> None:
+        try:
+            await self._process.wait()
+        finally:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            if self._counted_in:
+                counters.forget(self._counted_in, self._process.pid)
+            self.died.set()

@@ -1,0 +1,50 @@
+"""Which processes a node keeps running."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from enum import StrEnum
+
+from delaybox.processes.settings import ProcessSettings
+
+
+class Kind(StrEnum):
+    """What a process is for. Its main is the module of ``delaybox.roles`` of that name."""
+
+    CLOCK = "clock"
+    WORK = "work"
+    REST = "rest"
+    GRPC = "grpc"
+    KAFKA = "kafka"
+    PROBE = "probe"
+
+    @property
+    def module(self) -> str:
+        """Its main."""
+        return f"delaybox.roles.{self.value}"
+
+    @property
+    def what(self) -> str:
+        """As messages name it."""
+        return _NAMES[self]
+
+
+_NAMES = {
+    Kind.CLOCK: "clock process",
+    Kind.WORK: "work process",
+    Kind.REST: "API process",
+    Kind.GRPC: "gRPC process",
+    Kind.KAFKA: "Kafka process",
+    Kind.PROBE: "probe process",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """``count`` processes of one kind with the same settings, which accept from the same ``listening`` socket."""
+
+    kind: Kind
+    settings: ProcessSettings
+    count: int = 1
+    listening: socket.socket | None = None

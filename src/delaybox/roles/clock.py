@@ -1,0 +1,150 @@
+"""The clock: keeps time for the store, publishes PUB_SUB tasks, hands over what others run, reads the input channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from delaybox.api.channel.intake import ChannelIntake, ChannelSettings
+from delaybox.core.delivery import Target
+from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.core.membership import Activity, member_id
+from delaybox.core.task import TaskType
+from delaybox.engine.engine import Engine
+from delaybox.engine.options import EngineOptions
+from delaybox.processes import child, collector
+from delaybox.processes.child import Stopping
+from delaybox.processes.spec import Kind
+from delaybox.roles import opening
+from delaybox.roles.settings import ClockSettings, KafkaOut
+from delaybox.store.publish import listeners
+from delaybox.store.store import Store
+from delaybox.targets.pubsub import PubSubTarget
+
+if TYPE_CHECKING:
+    from delaybox.targets.kafka import KafkaTarget
+
+log = logging.getLogger("delaybox.clock")
+
+WAIT_FOR_SUBSCRIBERS_S = 3.0
+
+
+async def serve(settings: ClockSettings) -> int:
+    """Its whole life; the exit code."""
+    stopping = Stopping()
+    settings = await opening.prepared(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        ready = settings.again
+        if ready:
+            # It may take long until the server is back; until then its heartbeat is missed.
+            child.ready(store_id=settings.store_id)
+        store = await opening.opened(settings, stopping)
+        if store is None:
+            return 0
+        stack.push_async_callback(store.close)
+        kafka = await _kafka(settings, settings.kafka, store.partitions, stack) if settings.kafka else None
+        engine = _engine(settings, store, kafka)
+        if settings.await_subscribers and not (settings.again or settings.stream or settings.kafka):
+            with contextlib.suppress(DelayBoxError):
+                await _await_subscribers(settings.channel, store, stopping)
+        collector.set_apart()
+        await engine.start()
+        stack.push_async_callback(engine.stop, settings.grace_s)
+        if settings.input_channel:
+            intake = ChannelIntake(
+                store,
+                ChannelSettings(
+                    channel=settings.input_channel,
+                    node_id=member_id(settings.node_id, Kind.CLOCK, settings.number),
+                    types=engine.serves + settings.types_beside,
+                    max_payload_bytes=settings.payload_limit,
+                ),
+            )
+            intake.start()
+            stack.push_async_callback(intake.stop)
+        if not ready:
+            child.ready(store_id=settings.store_id)
+        await stopping.wait()
+    return 0
+
+
+async def _kafka(
+    settings: ClockSettings, out: KafkaOut, partitions: int, stack: contextlib.AsyncExitStack
+) -> KafkaTarget:
+    try:
+        from delaybox.targets.kafka import KafkaTarget
+    except ImportError:
+        raise ConfigError(
+            "kafka.enabled is true, but the package confluent-kafka is not installed; install delaybox[kafka]"
+        ) from None
+    target = KafkaTarget(
+        out.kafka,
+        out.rules,
+        value=out.value,
+        source=f"/delaybox/{settings.prefix}",
+        compression=out.compression,
+        linger_ms=out.linger_ms,
+        delivery_timeout_ms=out.delivery_timeout_ms,
+        max_payload_bytes=settings.payload_limit,
+        partitions=partitions,
+        signing_keys=out.signing_keys,
+    )
+    stack.push_async_callback(target.stop)
+    await target.start()
+    log.info("PUB_SUB tasks go to topic %s of Kafka at %s", out.rules.default, out.kafka.describe())
+    return target
+
+
+def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) -> Engine:
+    s = settings
+    targets: dict[TaskType, Target] = {}
+    if kafka is not None:
+        targets[TaskType.PUB_SUB] = kafka
+        if s.kafka is not None and s.kafka.commands:
+            targets[TaskType.SHELL_CMD] = kafka
+    else:
+        targets[TaskType.PUB_SUB] = PubSubTarget(
+            store, channel=s.channel, stream=s.stream, require_subscriber=s.require_subscriber
+        )
+    options = EngineOptions(
+        node_id=member_id(s.node_id, Kind.CLOCK, s.number),
+        node=s.node_id,
+        kind=Kind.CLOCK,
+        roles=s.roles,
+        channel=s.channel if s.in_place and kafka is None else "",
+        stream=s.stream,
+        lease_ms=s.lease_ms,
+        heartbeat_ms=s.heartbeat_ms,
+        poll_ms=s.poll_ms,
+        catch_up_rate=s.catch_up_rate,
+        dead_age_ms=s.dead_age_ms,
+        quarantine_age_ms=s.quarantine_age_ms,
+    )
+
+    def facts() -> Activity:
+        trouble = kafka.trouble if kafka is not None else ""
+        return Activity(troubles=(f"PUB_SUB tasks wait: {trouble}",) if trouble else ())
+
+    return Engine(store, targets, options, facts=facts)
+
+
+async def _await_subscribers(channel: str, store: Store, stopping: Stopping) -> None:
+    """Gives the subscribers of an embedded server that has just come back a moment before overdue tasks are fired.
+
+    They were cut off when it ended, and what is published before they are back reaches nobody.
+    """
+    loop = asyncio.get_running_loop()
+    overdue = sum(c.due for c in await store.counts())
+    deadline = loop.time() + WAIT_FOR_SUBSCRIBERS_S
+    while overdue and not stopping.is_set() and loop.time() < deadline:
+        if await listeners(store, channel):
+            return
+        await asyncio.sleep(0.05)
+    if overdue:
+        log.warning("%d tasks are overdue and nobody listens on %s yet; firing them all the same", overdue, channel)
+
+
+if __name__ == "__main__":
+    child.main(ClockSettings, serve)

@@ -1,0 +1,96 @@
+"""The store of a process at its start: the first one of a node looks at the server and makes the store if need be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TypeVar
+
+from delaybox import metrics
+from delaybox.core.errors import StoreUnavailable
+from delaybox.core.limits import DEFAULT_PARTITIONS
+from delaybox.processes.child import Stopping
+from delaybox.store.servers import Servers
+from delaybox.store.settings import StoreSettings
+from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.node")
+
+WAIT_FOR_SERVER_S = 15.0
+_LOOK_EVERY_S = 0.5
+
+Settings = TypeVar("Settings", bound=StoreSettings)
+
+
+async def prepared(settings: Settings) -> Settings:
+    """The settings with the store's id; where ``partitions`` says that this process may make the store, it does so.
+
+    A server that does not answer yet is waited for. StoreUnavailable when it does not within 15 s; StoreRefused and
+    ConfigError for one that cannot be used.
+    """
+    if not settings.partitions:
+        return settings
+    servers = Servers.connect(settings.server)
+    server = settings.server.describe()
+    try:
+        deadline = asyncio.get_running_loop().time() + WAIT_FOR_SERVER_S
+        last = ""
+        while True:
+            try:
+                features = await servers.probe()
+                store = await Store.open(servers, prefix=settings.prefix, partitions=settings.partitions)
+                break
+            except StoreUnavailable as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StoreUnavailable(
+                        f"{error} ({server}); gave up after {WAIT_FOR_SERVER_S:.0f} s. Start that server, "
+                        "or correct its address: --redis, storage.redisUrl or storage.redisHost"
+                    ) from None
+                if last != str(error):
+                    last = str(error)
+                    log.warning("waiting up to %.0f s for %s: %s", WAIT_FOR_SERVER_S, server, error)
+            await asyncio.sleep(_LOOK_EVERY_S)
+    finally:
+        await servers.close()
+    if not features.aof:
+        log.warning(
+            "%s keeps no append-only file: tasks are lost when it stops. Set `appendonly yes` on it",
+            server,
+        )
+    log.info("store %r on %s %s at %s", store.prefix, features.kind, features.version, server)
+    if store.partitions != settings.partitions:
+        log.info("the store has %d partitions; that is fixed at creation", store.partitions)
+        if settings.partitions != DEFAULT_PARTITIONS:
+            log.warning(
+                "partitions is %d, and counts for a new store only: take it out, or name another store with "
+                "storage.prefix",
+                settings.partitions,
+            )
+    return replace(settings, store_id=store.store_id)
+
+
+async def opened(settings: StoreSettings, stopping: Stopping) -> Store | None:
+    """The node's store, tried until it can be opened; None when the process is to end meanwhile.
+
+    StoreRefused and ConfigError when what lies there is not the node's.
+    """
+    servers = Servers.connect(settings.server)
+    last = ""
+    while not stopping.is_set():
+        try:
+            return await Store.open(
+                servers,
+                prefix=settings.prefix,
+                expected=settings.store_id,
+                observe=metrics.script_took,
+                on_lost=metrics.store_lost,
+            )
+        except StoreUnavailable as error:
+            if last != str(error):
+                last = str(error)
+                log.warning("the store cannot be opened yet: %s", error)
+        await asyncio.wait({waiting := asyncio.create_task(stopping.wait())}, timeout=_LOOK_EVERY_S)
+        waiting.cancel()
+    await servers.close()
+    return None

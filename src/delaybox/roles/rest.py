@@ -1,0 +1,71 @@
+"""REST: one Python process that serves it and nothing else, from the socket that its node holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from delaybox.api.opening import Opening
+from delaybox.api.rest.app import PROBES, build_app, refusals
+from delaybox.api.rest.edge import Edge
+from delaybox.api.rest.http1.server import RESERVE, Server
+from delaybox.api.rest.settings import ApiSettings
+from delaybox.processes import child, files
+from delaybox.processes.child import Stopping
+from delaybox.processes.sockets import inherited
+from delaybox.processes.spec import Kind
+from delaybox.roles import opening
+from delaybox.roles.beating import Beating
+
+_log = logging.getLogger("delaybox.api")
+
+_OTHER_FILES = 256
+"""Those of the store, of logs and of the process itself."""
+
+
+async def serve(settings: ApiSettings) -> int:
+    """Its whole life; the exit code."""
+    stopping = Stopping()
+    settings = await opening.prepared(settings)
+    listening = inherited(settings.listening)
+    edge = Edge(settings)
+    beating = Beating(settings, Kind.PROBE if settings.probes_only else Kind.REST)
+    late = Opening(settings, _log, beating.begin)
+    trying: asyncio.Task[None] | None = None
+    try:
+        trying = await late.start()
+        app = build_app(late.service, settings, edge=edge)
+        wanted = settings.max_connections
+        most, reserve = shares(files.raise_limit(wanted + RESERVE + _OTHER_FILES), wanted)
+        server = Server(
+            app,
+            refusals(settings),
+            probes=PROBES,
+            most=most,
+            reserve=reserve,
+            head_s=settings.header_timeout_s,
+            idle_s=settings.idle_timeout_s,
+        )
+        edge.start()
+        await server.start(listening, settings.backlog)
+        child.ready(store_id=settings.store_id)
+        await stopping.wait_or(trying)
+        await server.stop(settings.grace_s)
+        return 0
+    finally:
+        if trying is not None:
+            trying.cancel()
+        edge.stop()
+        listening.close()
+        await beating.end()
+        await late.close()
+
+
+def shares(limit: int, most: int) -> tuple[int, int]:
+    """How many callers' connections, and how many in reserve for probes, where ``limit`` files may be open."""
+    reserve, others = min(RESERVE, limit // 4), min(_OTHER_FILES, limit // 4)
+    return max(1, min(most, limit - reserve - others)), reserve
+
+
+if __name__ == "__main__":
+    child.main(ApiSettings, serve)
