@@ -23,6 +23,7 @@ from delaybox.embedded.folder import password as recorded_password
 from delaybox.embedded.folder import recorded_socket
 from delaybox.embedded.trust import EmbeddedServerError
 from delaybox.processes.hardening import minimal_environment
+from delaybox.processes.restart import cause
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
@@ -120,9 +121,7 @@ class OwnServer:
 
     def exit_words(self) -> str:
         code = self._process.returncode
-        if code is not None and code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"exit code {code}"
+        return f"killed by {cause(code)}" if code is not None and code < 0 else cause(code)
 
     async def gone(self) -> str:
         await self._gone.wait()

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from delaybox.processes.hardening import minimal_environment, python_module
+from delaybox.processes.restart import Backoff, reason
 from delaybox.targets import shell_frames as frames
 
 log = logging.getLogger("delaybox.shell")
 
-_RESTART_S = 0.5
 _STOP_S = 3.0
 
 
@@ -147,21 +147,29 @@ class Pool:
         self._feed()
 
     async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
         while self._host is not None:
+            since = loop.time()
             code = await self._host.wait()
             if self._stopping:
                 return
-            log.error("the host of the shell commands ended with exit code %s; starting it again", code)
+            lived_s = loop.time() - since
+            pause_s = backoff.pause_s(lived_s)
+            log.error("%s", reason("host of the shell commands", code, lived_s, pause_s))
             self._hang_up()
             while not self._stopping:
-                await asyncio.sleep(_RESTART_S)
+                await asyncio.sleep(pause_s)
                 # The host removes it itself, unless it was killed; its slots are gone by now.
                 shutil.rmtree(self._folder, ignore_errors=True)
                 try:
                     await self._launch()
                     break
                 except OSError as error:
-                    log.error("the host of the shell commands cannot be started: %s", error)
+                    pause_s = backoff.pause_s()
+                    log.error(
+                        "the host of the shell commands did not start: %s; trying again in %.1f s", error, pause_s
+                    )
 
     def _hang_up(self) -> None:
         """Closes every socket: slots end with whatever they run."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.processes import collector
+from delaybox.processes.restart import Backoff, reason
 from delaybox.worker import logs
 from delaybox.worker.line import Refused
 from delaybox.worker.worker import Worker
@@ -28,10 +29,6 @@ WRONG_INPUT: Final = 2
 NOT_ALLOWED: Final = 4
 _FINAL: Final = (WRONG_INPUT, NOT_ALLOWED)
 """Exit codes of mistakes that another start would not mend."""
-_FIRST_PAUSE_S: Final = 0.2
-_LONGEST_PAUSE_S: Final = 10.0
-_WELL_S: Final = 10.0
-"""A process that lived this long started well: the pause before a restart begins small again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +156,7 @@ class _Supervisor:
                 process.send_signal(signal.SIGTERM)
 
     async def _keep(self, number: int) -> None:
-        loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE_S
+        loop, backoff = asyncio.get_running_loop(), Backoff()
         settings = json.dumps(asdict(self._launch))
         while not self._told.is_set():
             began = loop.time()
@@ -187,14 +184,11 @@ class _Supervisor:
                 self._code = code
                 self._tell()
                 return
-            if loop.time() - began > _WELL_S:
-                pause = _FIRST_PAUSE_S
-            log.error(
-                "process %d (pid %d) ended with code %d; started again in %.1f s", number, process.pid, code, pause
-            )
+            lived_s = loop.time() - began
+            pause = backoff.pause_s(lived_s)
+            log.error("%s", reason(f"process {number} (pid {process.pid})", code, lived_s, pause))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._told.wait(), pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def arguments_of(arguments: Sequence[str]) -> Launch:

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from delaybox.processes.restart import Backoff, cause
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import cpu_frames as frames
 from delaybox.worker import endings, logs
@@ -28,7 +29,7 @@ log = logging.getLogger("delaybox.worker")
 
 IMPORT_MS: Final = 300_000
 """Longest time in which a process imports a function's module; it does not count as the task's."""
-_AGAIN_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 """Waits before a process is started again that ended before it could take a job."""
 
 
@@ -69,7 +70,8 @@ class Processes(Crew):
         self._starting = 0
         self._starters: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._failures = 0
+        self._backoff = Backoff(first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+        self._pause_s = 0.0
 
     async def start(self) -> None:
         self._stopping = False
@@ -161,10 +163,10 @@ class Processes(Crew):
 
     async def _start_one(self) -> None:
         try:
-            await asyncio.sleep(_AGAIN_S[min(self._failures, len(_AGAIN_S) - 1)])
+            await asyncio.sleep(self._pause_s)
             process = await _spawned()
         except OSError as error:
-            self._failures += 1
+            self._pause_s = self._backoff.pause_s()
             log.error("a process for cpu functions cannot be started: %s", error)
             self._starting -= 1
             self._feed()
@@ -201,7 +203,8 @@ class Processes(Crew):
                 logs.again(head["record"])
                 return
             case frames.HELLO:
-                self._failures = 0
+                self._pause_s = 0.0
+                self._backoff.begin_anew()
                 self._idle.append(process)
                 self._feed()
                 return
@@ -238,7 +241,7 @@ class Processes(Crew):
                 run.give_up()
             self._left(run)
         elif not self._stopping:
-            self._failures += 1
+            self._pause_s = self._backoff.pause_s()
         if not self._stopping:
             # One process is kept ready, so that the next job does not wait for an import.
             if not self._all and not self._starting:
@@ -247,12 +250,7 @@ class Processes(Crew):
 
 
 def _how(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = cause(code)
     return f"{name}, which is also what the system sends when memory runs out" if code == -signal.SIGKILL else name
 
 
