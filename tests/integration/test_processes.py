@@ -48,8 +48,8 @@ def main():
     give_up = time.monotonic() + 10
     while len(os.listdir("/proc/self/task")) and subprocess.run(["pgrep", "-x", "sleep"], capture_output=True).stdout:
         assert time.monotonic() < give_up
-    print("pid", os.getpid(), "zombies", zombies(), flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    print("pid", os.getpid(), "zombies", zombies(), flush=True)
     while True:
         time.sleep(10)
 
