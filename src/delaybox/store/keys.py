@@ -139,14 +139,50 @@ def nodes(prefix: str) -> str:
     return f"{prefix}:nodes"
 
 
+def members_channel(prefix: str) -> str:
+    """Channel of the list of members: its version, whenever somebody joins, goes silent or leaves."""
+    return f"{prefix}:members"
+
+
+def former_wake(prefix: str) -> str:
+    """Channel on which scripts of the previous version say what `wake` and `wake_workers` say of all partitions."""
+    return f"{prefix}:wake"
+
+
+def wake(tag_: str) -> str:
+    """Channel on which a script says that something in a partition is due earlier than its owner waits for; for WORKER
+    tasks `wake_workers`."""
+    return f"{tag_}:wake"
+
+
+def wake_workers(tag_: str) -> str:
+    """As `wake`, of WORKER tasks."""
+    return f"{wake(tag_)}:w"
+
+
+def active_workers(tag_: str) -> list[str]:
+    """Zsets of the lanes of WORKER tasks that have ready work: critical ones, and others."""
+    return [f"{tag_}:active:w:critical", f"{tag_}:active:w"]
+
+
+def ready_workers(tag_: str) -> str:
+    """As `ready_channel`, of WORKER tasks: the server's clock (ms), and how many became ready just now."""
+    return f"{ready_channel(tag_)}:w"
+
+
+def help_channel(prefix: str) -> str:
+    """Channel on which a member whose workers are busy says where others may take work: Unix ms, then partitions."""
+    return f"{prefix}:help"
+
+
+def ready_channel(tag_: str) -> str:
+    """Channel on which a claim says that it left due work ready for others."""
+    return f"{tag_}:ready"
+
+
 def functions(prefix: str) -> str:
     """Hash function -> the queue that it has of its own; the empty field holds the version."""
     return f"{prefix}:functions"
-
-
-def wake_channel(prefix: str) -> str:
-    """Channel of wake-ups: scripts publish here when something is due before the next look of those who claim."""
-    return f"{prefix}:wake"
 
 
 def ended_channel(prefix: str) -> str:

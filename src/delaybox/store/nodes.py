@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from delaybox.core.membership import Member
-from delaybox.store import keys
+from delaybox.store import keys, roster
 from delaybox.store.loader import Call
 from delaybox.store.store import Store
 from delaybox.wire import members
@@ -16,15 +16,18 @@ _MOST_NAMED = 1_000
 _named: set[str] = set()
 """Members whose damaged heartbeats were logged: each once in the life of a process."""
 
+_KEPT_MS = 75_000
+"""The reaper judges by the heartbeats of the dead whether most nodes went away at once, for up to four leases."""
+
 
 async def beat(store: Store, member: Member) -> None:
     """Writes a member's heartbeat."""
-    await store.runner.run(Call("beat", keys.nodes(store.prefix), (member.id, members.encode(member))))
+    await roster.beat(store, member.id, members.encode(member), kept_ms=_KEPT_MS)
 
 
 async def leave(store: Store, member_id: str) -> None:
     """Takes a member off the list."""
-    await store.servers.ask("HDEL", keys.nodes(store.prefix), member_id)
+    await roster.leave(store, member_id)
 
 
 async def live(store: Store) -> list[Member]:

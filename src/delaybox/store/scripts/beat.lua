@@ -1,7 +1,76 @@
 #!lua flags=allow-oom
--- Writes a member's heartbeat, on a full server too: the member goes on firing there and must not look dead.
--- KEYS  1 nodes hash
--- ARGV  1 member id, 2 its heartbeat (JSON)
--- REPLY 1 when the member is new, else 0
--- BOUND constant
-return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+-- Notes that a member lives, and takes those that have not beaten for a while off the list of those that rank. On a full
+-- server too: who goes on firing there must not look dead.
+-- KEYS  1 members hash
+-- ARGV  1 member id, 2 its record, 3 how long without a beat a member still ranks ms, 4 how long the record of one that went silent
+--       is kept ms, 5 how long one that was silent beats in time before it ranks again ms, 6 channel for changes of the list,
+--       7 '1' = it is ending, so that it ranks no more
+-- REPLY {now ms, version of the list, 1 = this member ranks}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 8 members that went silent, 8 that are forgotten, 8 beats from the future
+--@include lib/time.lua
+--@include lib/guard.lua
+--@include lib/members.lua
+local err = guard(MEMBER_KEYS)
+if err then return err end
+local now = now_ms()
+local id, record = ARGV[1], ARGV[2]
+local silent_after, kept, punctual = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local ending = ARGV[7] == '1'
+
+-- After a time in which nobody could beat nobody is judged until everybody had the chance to.
+local list = redis.call('HMGET', K_LIST, 'beat', 'calm')
+local last, calm = tonumber(list[1] or '') or 0, tonumber(list[2] or '') or 0
+if now < last or now - last > OUTAGE then
+  calm = now + silent_after
+  redis.call('HSET', K_LIST, 'calm', calm)
+end
+redis.call('HSET', K_LIST, 'beat', now)
+
+local changed, ranks = false, true
+local before = tonumber(redis.call('ZSCORE', K_BEATS, id) or '')
+redis.call('HSET', K_MEMBERS, id, record)
+redis.call('ZADD', K_BEATS, now, id)
+if not before then
+  changed = true
+  if redis.call('ZREM', K_SILENT, id) == 1 then
+    redis.call('ZADD', K_RETURNED, now + punctual, id)
+    ranks = false
+  end
+else
+  local from = tonumber(redis.call('ZSCORE', K_RETURNED, id) or '')
+  if from and not ending then
+    ranks = now >= from
+    if now - before > silent_after then
+      redis.call('ZADD', K_RETURNED, now + punctual, id)
+      ranks = false
+    elseif ranks then
+      redis.call('ZREM', K_RETURNED, id)
+      changed = true
+    end
+  end
+end
+
+if ending then
+  ranks = false
+  changed = redis.call('ZADD', K_RETURNED, NEVER, id) == 1 or changed
+end
+
+-- The clock was set back: beats from ahead of it are as old as this one.
+for _, other in ipairs(redis.call('ZRANGE', K_BEATS, now + silent_after, '+inf', 'BYSCORE', 'LIMIT', 0, 8)) do
+  redis.call('ZADD', K_BEATS, now, other)
+end
+if now >= calm then
+  local flat = redis.call('ZRANGE', K_BEATS, '-inf', now - silent_after, 'BYSCORE', 'LIMIT', 0, 8, 'WITHSCORES')
+  for i = 1, #flat, 2 do
+    redis.call('ZADD', K_SILENT, flat[i + 1], flat[i])
+    redis.call('ZREM', K_BEATS, flat[i])
+    redis.call('ZREM', K_RETURNED, flat[i])
+    changed = true
+  end
+end
+for _, other in ipairs(redis.call('ZRANGE', K_SILENT, '-inf', now - kept, 'BYSCORE', 'LIMIT', 0, 8)) do
+  forget_member(other)
+  changed = true
+end
+return { now, changed and list_changed(ARGV[6]) or list_version(), ranks and 1 or 0 }

@@ -1,0 +1,72 @@
+"""The list of members: processes that beat into one hash. Every beat also judges those that are silent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from delaybox.store import keys
+from delaybox.store.loader import Call
+from delaybox.store.store import Store
+
+SILENT_MS = 1_500
+"""Who has not beaten for so long ranks no more."""
+PUNCTUAL_MS = 5_000
+"""Who was silent and is back ranks after beating in time for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a beat is answered with: Redis's clock (ms), the version of the list, and whether this member ranks."""
+
+    now_ms: int
+    version: int
+    ranks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The list as it is now.
+
+    ``records``: what each member says of itself, also of those that went silent a short while ago. ``living``: the last
+    beat (ms) of those that beat in time. ``ranking``: those of them that may own partitions.
+    """
+
+    now_ms: int
+    version: int
+    records: Mapping[str, bytes]
+    living: Mapping[str, int]
+    ranking: frozenset[str]
+
+
+async def beat(store: Store, member_id: str, record: bytes, *, kept_ms: int, ending: bool = False) -> Beat:
+    """Says that the member lives. ``kept_ms``: how long records of silent ones stay. StoreUnavailable.
+
+    ``ending``: it finishes its work and ranks no more.
+    """
+    args = (member_id, record, SILENT_MS, kept_ms, PUNCTUAL_MS, keys.members_channel(store.prefix), int(ending))
+    now, version, ranks = await store.runner.run(Call("beat", keys.nodes(store.prefix), args))
+    return Beat(now, version, bool(ranks))
+
+
+async def leave(store: Store, member_id: str) -> None:
+    """Takes the member off the list. StoreUnavailable."""
+    args = (member_id, keys.members_channel(store.prefix))
+    await store.runner.run(Call("leave", keys.nodes(store.prefix), args))
+
+
+async def read(store: Store) -> Roster:
+    """Reads the list. StoreUnavailable."""
+    now, version, records, beats, returned = await store.runner.run(Call("roster", keys.nodes(store.prefix), ()))
+    living = {_text(member_id): int(float(at)) for member_id, at in zip(beats[0::2], beats[1::2], strict=True)}
+    return Roster(
+        now,
+        version,
+        {_text(member_id): record for member_id, record in zip(records[0::2], records[1::2], strict=True)},
+        living,
+        frozenset(living.keys() - map(_text, returned)),
+    )
+
+
+def _text(member_id: bytes) -> str:
+    return member_id.decode(errors="replace")

@@ -1,0 +1,28 @@
+-- The list of members: processes with an engine. All keys are in the slot of the hash that holds their records, which is named
+-- without a tag: the name of that hash is the tag of the others. store/keys.py spells the same.
+local K_MEMBERS = KEYS[1]
+-- Zsets id -> ms: the last beat of those that live, of those that went silent, and when one that came back ranks again.
+local K_BEATS, K_SILENT, K_RETURNED =
+  '{' .. K_MEMBERS .. '}:beats', '{' .. K_MEMBERS .. '}:silent', '{' .. K_MEMBERS .. '}:returned'
+-- Hash: version (of who ranks), beat (ms of anybody's last one), calm (ms until which nobody is judged).
+local K_LIST = '{' .. K_MEMBERS .. '}:list'
+local MEMBER_KEYS = { K_MEMBERS, K_BEATS, K_SILENT, K_RETURNED, K_LIST }
+-- When a member ranks again that is ending.
+local NEVER = 1e15
+-- So long without anybody's beat is the server's outage, not the members'.
+local OUTAGE = 1000
+
+local function list_version() return tonumber(redis.call('HGET', K_LIST, 'version') or '') or 0 end
+
+-- Raises the version and says so to those who listen. Returns it.
+local function list_changed(channel)
+  local version = redis.call('HINCRBY', K_LIST, 'version', 1)
+  redis.call('PUBLISH', channel, version)
+  return version
+end
+
+-- Takes a member off the list. Returns whether it was on it.
+local function forget_member(id)
+  redis.call('HDEL', K_MEMBERS, id)
+  return redis.call('ZREM', K_BEATS, id) + redis.call('ZREM', K_SILENT, id) + redis.call('ZREM', K_RETURNED, id) > 0
+end

@@ -1,0 +1,123 @@
+"""The list of members, by a clock that the test moves: who ranks, who is silent, who is back."""
+
+from __future__ import annotations
+
+from delaybox.store import keys, roster
+from delaybox.store.roster import Beat, Roster
+from tests.lab import Lab
+
+KEPT_MS = 10_000
+
+
+async def beat(lab: Lab, name: str, *, ending: bool = False) -> Beat:
+    return await roster.beat(lab.store, name, f"record of {name}".encode(), kept_ms=KEPT_MS, ending=ending)
+
+
+async def ranking(lab: Lab) -> set[str]:
+    return set((await roster.read(lab.store)).ranking)
+
+
+async def pass_time(lab: Lab, ms: int, *living: str) -> None:
+    """Lets time pass while these beat every half second."""
+    for _ in range(ms // 500):
+        await lab.move(500)
+        for name in living:
+            await beat(lab, name)
+
+
+async def test_who_beats_is_on_the_list_and_the_version_says_when_it_changed(lab: Lab):
+    first = await beat(lab, "a")
+    again = await beat(lab, "a")
+    other = await beat(lab, "b")
+    assert first.ranks and again == first and other.version == first.version + 1
+    found = await roster.read(lab.store)
+    assert found == Roster(
+        lab.now,
+        other.version,
+        {"a": b"record of a", "b": b"record of b"},
+        {"a": lab.now, "b": lab.now},
+        frozenset("ab"),
+    )
+
+
+async def test_a_change_is_announced(lab: Lab):
+    channel = lab.client.pubsub()
+    await channel.subscribe(keys.members_channel(lab.store.prefix))
+    await channel.get_message(timeout=5)
+    version = (await beat(lab, "a")).version
+    assert int((await channel.get_message(timeout=5))["data"]) == version
+    await beat(lab, "a")
+    await roster.leave(lab.store, "a")
+    assert int((await channel.get_message(timeout=5))["data"]) == version + 1
+    await channel.aclose()
+
+
+async def test_who_is_silent_ranks_no_more_and_is_forgotten_later(lab: Lab):
+    await beat(lab, "a")
+    await beat(lab, "b")
+    await pass_time(lab, 1_500, "a")
+    assert await ranking(lab) == {"a"}
+    assert "b" in (await roster.read(lab.store)).records, "what it said is kept for a while"
+    await pass_time(lab, KEPT_MS, "a")
+    assert set((await roster.read(lab.store)).records) == {"a"}
+
+
+async def test_who_comes_back_ranks_after_a_time_of_punctual_beats(lab: Lab):
+    await beat(lab, "a")
+    await beat(lab, "b")
+    await pass_time(lab, 2_000, "a")
+    back = await beat(lab, "b")
+    assert not back.ranks and await ranking(lab) == {"a"}
+    assert set((await roster.read(lab.store)).living) == {"a", "b"}
+    await pass_time(lab, 4_500, "a", "b")
+    assert await ranking(lab) == {"a"}
+    before = (await beat(lab, "a")).version
+    await pass_time(lab, 500, "a", "b")
+    assert await ranking(lab) == {"a", "b"}
+    assert (await beat(lab, "a")).version == before + 1
+
+
+async def test_after_an_outage_nobody_is_judged_before_everybody_had_the_chance_to_beat(lab: Lab):
+    await beat(lab, "a")
+    await beat(lab, "b")
+    await lab.move(60_000)
+    assert (await beat(lab, "a")).ranks
+    assert await ranking(lab) == {"a", "b"}
+    await pass_time(lab, 1_000, "a")
+    assert await ranking(lab) == {"a", "b"}
+    await pass_time(lab, 500, "a")
+    assert await ranking(lab) == {"a"}
+
+
+async def test_one_that_is_ending_lives_and_owns_nothing(lab: Lab):
+    await beat(lab, "a")
+    version = (await beat(lab, "b")).version
+    ended = await beat(lab, "b", ending=True)
+    assert not ended.ranks and ended.version == version + 1
+    assert (await beat(lab, "b", ending=True)).version == version + 1
+    found = await roster.read(lab.store)
+    assert found.ranking == {"a"} and set(found.living) == {"a", "b"}
+    await roster.leave(lab.store, "b")
+    assert set((await roster.read(lab.store)).records) == {"a"}
+
+
+async def test_many_that_die_at_once_are_taken_off_a_few_at_a_time(lab: Lab):
+    for n in range(20):
+        await beat(lab, f"dead-{n}")
+    await beat(lab, "a")
+    await lab.move(1_000)
+    await beat(lab, "a")
+    await lab.move(500)
+    await beat(lab, "a")
+    assert len(await ranking(lab)) == 13
+    await beat(lab, "a")
+    await beat(lab, "a")
+    assert await ranking(lab) == {"a"}
+
+
+async def test_a_clock_that_is_set_back_leaves_nobody_for_ever(lab: Lab):
+    await beat(lab, "a")
+    await beat(lab, "b")
+    await lab.move(-3_600_000)
+    await pass_time(lab, 4_000, "a")
+    assert await ranking(lab) == {"a"}
