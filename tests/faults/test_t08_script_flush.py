@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from delaybox.store import keys
 from tests.faults.harness.checker import Limits
 from tests.faults.harness.rig import Rig, soon, spread
 from tests.faults.harness.scale import WHOLE, scaled
@@ -51,8 +52,9 @@ async def test_strange_wake_ups_do_not_make_a_node_late(tmp_path: Path) -> None:
         await rig.worker(poll_ms=30_000)
         service = await rig.service()
         with rig.server.client() as client:
-            for strange in (b"", b"x", b"{delaybox:0} soon", b"{delaybox:99} 1", b"\xff \xff"):
-                assert client.publish(f"{rig.prefix}:wake", strange) == 1
+            for channel in (keys.former_wake(rig.prefix), keys.wake(keys.tag(rig.prefix, 0))):
+                for strange in (b"", b"x", b"{delaybox:0} soon", b"{delaybox:99} 1", b"\xff \xff"):
+                    assert client.publish(channel, strange) == 1
         for n in range(20):
             await rig.produce(service, 1, start=n, due_ms=lambda n: soon(20))
             await rig.reached(n + 1, timeout_s=10)

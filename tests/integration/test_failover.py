@@ -82,7 +82,7 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
         await until(lambda: len(target.got) == 2)
 
         async def listens_there() -> bool:
-            (_, heard) = (await new_admin.pubsub_numsub(store.wake_channel))[0]
+            (_, heard) = (await new_admin.pubsub_numsub(store.wakes[0]))[0]
             return heard >= 1
 
         await until(listens_there)

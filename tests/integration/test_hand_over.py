@@ -25,11 +25,17 @@ from tests.engines import running, until
 class Clumsy:
     """Takes tasks for a tracker, and fails at the first hand-over of each partition."""
 
-    types, lanes, free, in_flight = "s", (), 100, 0
+    types, free, in_flight = "s", 100, 0
 
     def __init__(self) -> None:
         self.tried: set[int] = set()
         self.got: list[bytes] = []
+
+    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
+        return ()
+
+    def full(self, partitions: Sequence[int]) -> None:
+        raise AssertionError("it has room")
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         if partition not in self.tried:

@@ -9,7 +9,6 @@ from typing import Any
 from redis.asyncio import Redis
 
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine.options import EngineOptions
 from delaybox.engine.scrubber import Scrubber
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
@@ -110,6 +109,6 @@ async def test_fsck_mends_the_index(lab: Lab) -> None:
 
 
 async def _scrub(store: Store) -> None:
-    scrubber = Scrubber(store, EngineOptions(node_id="n"))
+    scrubber = Scrubber(store)
     while not scrubber.rounds:
         await scrubber.step()

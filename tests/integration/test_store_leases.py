@@ -383,10 +383,10 @@ async def test_run_now_wakes_the_owner_and_fires(lab: Lab) -> None:
     (task_id,) = await lab.add(NewTask(delay_ms=3_600_000))
     await lab.claim()
     channel = lab.client.pubsub()
-    await channel.subscribe(lab.store.wake_channel)
+    await channel.subscribe(lab.store.wakes[0])
     await channel.get_message(timeout=5)
     assert await lab.store.reschedule(task_id, delay_ms=0) == ("moved", lab.now)
-    assert (await channel.get_message(timeout=5))["data"].decode() == f"{lab.tag} {lab.now}"
+    assert (await channel.get_message(timeout=5))["data"].decode() == f"{lab.now}"
     await channel.aclose()
     assert task_id in await lab.lease(b"L")
 

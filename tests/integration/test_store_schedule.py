@@ -155,7 +155,7 @@ async def test_a_large_body_lies_apart(lab: Lab) -> None:
 
 async def test_it_wakes_the_owner_only_for_something_earlier(lab: Lab) -> None:
     channel = lab.client.pubsub()
-    await channel.subscribe(lab.store.wake_channel)
+    await channel.subscribe(lab.store.wakes[0])
     assert (await channel.get_message(timeout=5))["type"] == "subscribe"
     await lab.claim()  # the owner now waits for its poll, in a second
     await lab.add(NewTask(delay_ms=1_500))
@@ -163,21 +163,27 @@ async def test_it_wakes_the_owner_only_for_something_earlier(lab: Lab) -> None:
     await lab.add(NewTask(delay_ms=450))
     await lab.add(NewTask(delay_ms=300))
     said = [await channel.get_message(timeout=5) for _ in range(2)]
-    assert [m["data"].decode() for m in said] == [f"{lab.tag} {lab.now + 400}", f"{lab.tag} {lab.now + 300}"]
+    assert [m["data"].decode() for m in said] == [f"{lab.now + 400}", f"{lab.now + 300}"]
     assert await channel.get_message(timeout=0.05) is None
     await channel.aclose()
 
 
 async def test_those_who_serve_workers_are_woken_apart(lab: Lab) -> None:
     channel = lab.client.pubsub()
-    await channel.subscribe(lab.store.wake_channel)
-    assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+    workers = keys.wake_workers(lab.tag).encode()
+    await channel.subscribe(lab.store.wakes[0], keys.wake_workers(lab.tag))
+    for _ in range(2):
+        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
     await lab.claim(types="", channel="c")
     await lab.claim(types="w", guest=True)
     await lab.add(NewTask(type=TaskType.WORKER, name="f", delay_ms=300), NewTask(delay_ms=400))
     await lab.add(NewTask(type=TaskType.WORKER, name="f", delay_ms=350), NewTask(delay_ms=200))
-    said = {(await channel.get_message(timeout=5))["data"].decode() for _ in range(3)}
-    assert said == {f"{lab.tag} {lab.now + 300} w", f"{lab.tag} {lab.now + 400}", f"{lab.tag} {lab.now + 200}"}
+    messages = [await channel.get_message(timeout=5) for _ in range(3)]
+    assert {(m["channel"] == workers, int(m["data"]) - lab.now) for m in messages} == {
+        (True, 300),
+        (False, 400),
+        (False, 200),
+    }
     assert await channel.get_message(timeout=0.05) is None
     await channel.aclose()
 

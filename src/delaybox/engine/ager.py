@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.ownership import Ownership
 from delaybox.store import nodes, quarantine
 from delaybox.store.expiry import Ages, ages
 from delaybox.store.store import MAX_ITEMS, Store
@@ -28,8 +29,9 @@ _GONE_LEASES = 5
 class Ager:
     """One step = a look at all partitions in one round trip, then deletions in calls of bounded size."""
 
-    def __init__(self, store: Store, options: EngineOptions) -> None:
+    def __init__(self, store: Store, options: EngineOptions, ownership: Ownership | None = None) -> None:
         self._store = store
+        self._ownership = ownership or Ownership(store.partitions)
         self._options = options
         self._swept = -1e9
         self._turn = 0
@@ -37,15 +39,16 @@ class Ager:
     async def step(self) -> float:
         """For `Loop`."""
         loop = asyncio.get_running_loop()
-        now, partitions = await ages(self._store)
+        kept = sorted(self._ownership.kept)
+        now, oldest = await ages(self._store, kept)
         give_up = loop.time() + _STEP_S
         # Each step begins at another partition, or the last ones would never get their turn in a flood.
         self._turn += 1
         more = False
-        for i in range(len(partitions)):
-            p = (self._turn + i) % len(partitions)
-            more = await self._partition(p, partitions[p], now, give_up) or more
-        if time.monotonic() - self._swept >= _SWEEP_S:
+        for i in range(len(kept)):
+            p = kept[(self._turn + i) % len(kept)]
+            more = await self._partition(p, oldest[p], now, give_up) or more
+        if 0 in oldest and time.monotonic() - self._swept >= _SWEEP_S:
             self._swept = time.monotonic()
             await self._sweep(now)
         return 0.0 if more else _PAUSE_S

@@ -91,9 +91,8 @@ class Dispatcher:
         """Letters of the task types served by lease, in trouble or not."""
         return self._serves
 
-    @property
-    def lanes(self) -> tuple[bytes, ...]:
-        """The lanes of limited types."""
+    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
+        """The lanes of limited types, in every partition the same."""
         return self._options.lanes
 
     @property
@@ -108,6 +107,9 @@ class Dispatcher:
     def in_flight(self) -> int:
         """Deliveries handed out and not settled."""
         return self._in_flight
+
+    def full(self, partitions: Sequence[int]) -> None:
+        """A time keeper leaves work ready for others by itself."""
 
     def fired_in_place(self, lanes: Mapping[bytes, int]) -> None:
         """Counts tasks that the claim script published itself."""

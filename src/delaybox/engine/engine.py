@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from delaybox import metrics
 from delaybox.core.delivery import Pausing, Target
+from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity, together
 from delaybox.core.task import TaskType
 from delaybox.engine.ager import Ager
-from delaybox.engine.clock import RedisClock
+from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.expander import Expander
 from delaybox.engine.guest import Guest
+from delaybox.engine.leftovers import Leftovers
 from delaybox.engine.loops import Loop
 from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.ownership import Ownership
+from delaybox.engine.placement import Placement
 from delaybox.engine.reaper import Reaper
 from delaybox.engine.scrubber import Scrubber
+from delaybox.engine.standin import StandIn
 from delaybox.engine.tracker import Tracker
 from delaybox.engine.wakeups import Wakeups
+from delaybox.store import keys
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
@@ -28,6 +36,8 @@ log = logging.getLogger("delaybox.engine")
 DEAF = "new tasks that are due at once can be up to a second late: no subscription to wake-ups"
 """The problem that readiness shows while wake-ups are not received; tasks are then found by polling."""
 _CLAIM_PATIENCE_S = 2.0
+_HELP_MS = 50.0
+_HELP_MOST = 64
 
 
 class Engine:
@@ -56,7 +66,13 @@ class Engine:
         for target in targets.values():
             if isinstance(target, Pausing):
                 target.on_change(self._tracker.kick)
-        self._wakeups = Wakeups(store, self._kick)
+        self._ownership = Ownership(store.partitions)
+        self._wakeups = Wakeups(store, self)
+        self._stand_in = StandIn(store, self._ownership, options.node_id, self._clock)
+        self._leftovers = Leftovers(store, self._ownership, self._clock)
+        self._placement = Placement(options.node_id, store.partitions)
+        self._placement.follow(self._place)
+        self._asked_for_help = -1e9
         self._tracking = Loop("tracker", self._tracker.step)
         self._others = [
             # After an outage a lease is not reaped for its own length, so the first heartbeat must come well within
@@ -69,14 +85,20 @@ class Engine:
         if options.clock:
             self._others += [
                 Loop("expander", self._expander.step),
-                Loop("ager", Ager(store, options).step),
-                Loop("reaper", Reaper(store, options).step),
+                Loop("ager", Ager(store, options, self._ownership).step),
+                Loop("reaper", Reaper(store, options, self._ownership).step),
+                Loop("stand-in", self._stand_in.step),
+                Loop("leftovers", self._leftovers.step),
             ]
             if options.scrub:
-                self._others.append(Loop("scrubber", Scrubber(store, options).step))
+                self._others.append(Loop("scrubber", Scrubber(store, self._ownership).step))
+            self._ownership.follow(self._tracker.keep)
+            self._ownership.follow(self._expander.keep)
+            self._ownership.follow(lambda _: self._listen())
         self._claims = options.clock or bool(targets)
         self._hosts = hosts
         self._listens = self._claims or hosts
+        self._listen()
         self._stopped = False
 
     @property
@@ -113,6 +135,7 @@ class Engine:
         for guest in list(self._guests):
             await self.dismiss(guest)
         await self._wakeups.stop()
+        self._stand_in.close()
         # Leases are kept alive while their tasks finish.
         await self._dispatcher.stop(grace_s)
         for loop in self._others:
@@ -135,19 +158,73 @@ class Engine:
             lanes=lanes,
             target=target,
             room=room,
+            placement=self._placement,
+            full=self._ask_for_help,
         )
         self._guests.add(guest)
+        self._place()
         guest.start()
         return guest
 
     async def dismiss(self, guest: Guest) -> None:
         """Stops claiming for a guest. Twice is harmless."""
         self._guests.discard(guest)
+        self._listen()
         await guest.stop()
 
-    def _kick(self, partition: int | None, due_ms: float, for_workers: bool) -> None:
+    def _listen(self) -> None:
+        """Asks for the wake-ups of what somebody here claims from, or stands in for."""
+        every = range(self._store.partitions)
+        o, keeps = self._ownership, self._options.clock
+        for_workers = {p for guest in self._guests for p in guest.partitions}
+        if TaskType.WORKER.value in self._dispatcher.serves:
+            for_workers.update(every)
+        self._wakeups.want(
+            due=o.kept | o.stands_in if keeps else every if self._claims else (),
+            for_workers=for_workers | o.kept if keeps else for_workers,
+            ready=every if self._claims and not keeps else (),
+            left=every if self._guests else (),
+        )
+
+    def _place(self) -> None:
+        for guest in self._guests:
+            guest.place()
+        self._listen()
+
+    def _ask_for_help(self, partitions: Sequence[int]) -> None:
+        """Other members may have room for what the workers here have not: at most one call in a while."""
+        now = local_ms()
+        if self._placement.alone or now - self._asked_for_help < _HELP_MS:
+            return
+        self._asked_for_help = now
+        seed = str(int(self._clock.now_ms()))
+        channel, message = keys.help_channel(self._store.prefix), " ".join([seed, *map(str, partitions[:_HELP_MOST])])
+        self._helping = asyncio.create_task(self._call_for_help(channel, message))
+
+    async def _call_for_help(self, channel: str, message: str) -> None:
+        # Who owns the partition calls as well, a little later.
+        with contextlib.suppress(DelayBoxError):
+            await self._store.servers.publish(channel, message)
+
+    def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
+        """WORKER tasks wait there for somebody who has room (`wakeups.Hears`)."""
+        if self._placement.called(seed, waiting):
+            for guest in self._guests:
+                for p in partitions:
+                    guest.tracker.call(p)
+
+    def ready(self, partition: int) -> None:
+        """A time keeper left due work there for those who serve it (`wakeups.Hears`)."""
+        self._tracker.kick(partition)
+
+    def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
+        """Something is due earlier than was waited for (`wakeups.Hears`)."""
         if partition is None:
             self._expander.kick()
+        if for_workers:
+            self._leftovers.kick(partition, due_ms)
+        elif partition is not None:
+            self._stand_in.kick(partition, due_ms)
         if self._claims and (not for_workers or TaskType.WORKER.value in self._dispatcher.serves):
             self._tracker.kick(partition, due_ms)
         if for_workers:

@@ -31,6 +31,14 @@ class Expander:
         self._done = dict.fromkeys(range(store.partitions), -1)
         self._look = [0.0] * store.partitions
         self._look_ms = [0.0] * store.partitions
+        self._kept = frozenset(range(store.partitions))
+
+    def keep(self, partitions: frozenset[int]) -> None:
+        """Looks at these only, from now on. The cursors of the others are kept, or a bucket of a million would never
+        end while owners change."""
+        for p in partitions - self._kept:
+            self._look[p] = 0.0
+        self._kept = partitions
 
     def kick(self) -> None:
         """The server was away and may have come back with an earlier state, so every partition is looked at again."""
@@ -43,7 +51,7 @@ class Expander:
         started = loop.time()
         try:
             busy = False
-            for p in range(self._store.partitions):
+            for p in sorted(self._kept):
                 busy = await self._advance(p, loop.time()) or busy
         except BaseException:
             self.kick()

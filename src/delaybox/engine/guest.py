@@ -10,6 +10,7 @@ from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.placement import Placement
 from delaybox.engine.tracker import Tracker
 from delaybox.store.store import Store
 
@@ -19,7 +20,8 @@ _CLAIM_PATIENCE_S = 2.0
 class Guest:
     """A taker with a tracker of its own. Made by `Engine.admit`.
 
-    ``room``: how many more tasks ``target`` can take; tasks on their way to it are not subtracted yet.
+    ``room``: how many more tasks ``target`` can take; tasks on their way to it are not subtracted yet. ``full`` gets
+    the partitions in which work may be due while there is no room.
     """
 
     def __init__(
@@ -32,7 +34,12 @@ class Guest:
         lanes: Sequence[bytes],
         target: Target,
         room: Callable[[], int],
+        placement: Placement,
+        full: Callable[[Sequence[int]], None],
     ) -> None:
+        self._store = store
+        self._placement = placement
+        self._full = full
         self.types = "".join(sorted({chr(lane[0]) for lane in lanes}))
         self.lanes = tuple(lanes)
         self._dispatcher = dispatcher
@@ -41,6 +48,8 @@ class Guest:
         self._on_their_way = 0
         self._stopping = False
         self.tracker = Tracker(store, self, replace(options, clock=False, channel="", catch_up_rate=0), clock)
+        self.partitions = frozenset(range(store.partitions))
+        """Those that this member claims from for the target without being called."""
         self._loop = Loop(f"tracker of {target!r}", self.tracker.step)
 
     @property
@@ -52,6 +61,22 @@ class Guest:
     def in_flight(self) -> int:
         """Tasks in flight in this process for all guests. If there are none, waiting for slots cannot help."""
         return self._dispatcher.in_flight
+
+    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
+        """Those that this member claims in a partition, or all that the target serves."""
+        return self.lanes if all_ else self._placement.among(partition, self.lanes)
+
+    def full(self, partitions: Sequence[int]) -> None:
+        """Others are asked to take what this target has no room for."""
+        self._full(partitions)
+
+    def place(self) -> None:
+        """The placement has changed, or is known now."""
+        if self._placement.known:
+            self.tracker.wait_to_be_called()
+            every = range(self._store.partitions)
+            self.partitions = frozenset(p for p in every if self._placement.among(p, self.lanes))
+            self.tracker.keep(self.partitions)
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Starts delivering what was claimed."""

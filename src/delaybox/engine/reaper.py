@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from delaybox import metrics
 from delaybox.core.membership import holders, most_left
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.ownership import Ownership
 from delaybox.store import nodes
 from delaybox.store.expiry import Ends, ends
 from delaybox.store.store import Reaped, Store
@@ -26,8 +27,9 @@ class Reaper:
     tells an outage from a loss. Nothing about it is kept here, because the memories of several nodes would differ.
     """
 
-    def __init__(self, store: Store, options: EngineOptions) -> None:
+    def __init__(self, store: Store, options: EngineOptions, ownership: Ownership | None = None) -> None:
         self._store = store
+        self._ownership = ownership or Ownership(store.partitions)
         self._options = options
         # An outage is a gap of a third of a lease between looks.
         self._every_ms = max(1, min(options.reap_ms, options.lease_ms // 6))
@@ -35,8 +37,8 @@ class Reaper:
 
     async def step(self) -> float:
         """For `Loop`."""
-        now, partitions = await ends(self._store)
-        due = [p for p, end in enumerate(partitions) if self._has_work(end, now)]
+        now, partitions = await ends(self._store, sorted(self._ownership.kept))
+        due = [p for p, end in partitions.items() if self._has_work(end, now)]
         failing = any(0 <= partitions[p].lease <= now for p in due) and await self._failing(now)
         while due:
             # A few at a time, because all others wait while the server carries out the scripts of one round trip.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from delaybox.engine.options import EngineOptions
+from delaybox.engine.ownership import Ownership
 from delaybox.store import buckets, leases
 from delaybox.store.store import Store
 
@@ -19,9 +19,9 @@ _MOST_LEASES = 20_000
 class Scrubber:
     """One step = one chunk of one bucket; buckets in order of time, partition after partition."""
 
-    def __init__(self, store: Store, options: EngineOptions) -> None:
+    def __init__(self, store: Store, ownership: Ownership | None = None) -> None:
         self._store = store
-        self._options = options
+        self._ownership = ownership or Ownership(store.partitions)
         self._walk: AsyncIterator[None] | None = None
         self.rounds = 0
 
@@ -42,6 +42,8 @@ class Scrubber:
 
     async def _round(self) -> AsyncIterator[None]:
         for p in range(self._store.partitions):
+            if p not in self._ownership.kept:
+                continue
             async for number in buckets.of_partition(self._store, p):
                 cursor = b"0"
                 while True:

@@ -60,9 +60,8 @@ class Taker(Protocol):
     def types(self) -> str:
         """Letters of the task types served by lease."""
 
-    @property
-    def lanes(self) -> tuple[bytes, ...]:
-        """The lanes of limited types (`store.replies.ClaimLimits`)."""
+    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
+        """The lanes of limited types (`store.replies.ClaimLimits`) that it claims there; ``all_``: that it serves."""
 
     @property
     def free(self) -> int:
@@ -71,6 +70,9 @@ class Taker(Protocol):
     @property
     def in_flight(self) -> int:
         """Deliveries handed out and not settled."""
+
+    def full(self, partitions: Sequence[int]) -> None:
+        """There is no room for what may be due there."""
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""
@@ -97,8 +99,11 @@ class Tracker:
         self._in_place = in_place
         self._options = options
         self._clock = clock
+        self._mine = frozenset(range(store.partitions))
         self._look = [0.0] * store.partitions
         self._hungry: set[int] = set()
+        self._called: set[int] = set()
+        self._called_only = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
         self._deep: set[int] = set()
@@ -112,10 +117,36 @@ class Tracker:
         self._turn = 0
         self._retired = False
 
+    def keep(self, partitions: frozenset[int]) -> None:
+        """Claims from these partitions only, from now on; those that are new among them are looked at at once."""
+        for p in self._mine - partitions:
+            self._look[p] = math.inf
+            self._hungry.discard(p)
+        fresh = partitions - self._mine
+        self._mine = partitions
+        for p in fresh:
+            self._look[p] = 0.0
+            self._catch_up.suspect(p)
+        if fresh:
+            self._alarm.ring()
+
+    def wait_to_be_called(self) -> None:
+        """From now on nothing is looked at only because time has passed: messages say where work is."""
+        self._called_only = True
+
+    def call(self, partition: int) -> None:
+        """Ready work waits there, whoever claims there as a rule. It is claimed as soon as there is room."""
+        if self._taker.free - self._asked <= 0:
+            self._hungry.add(partition)
+            return
+        self._called.add(partition)
+        self._look[partition] = 0.0
+        self._alarm.ring()
+
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
-        for p in range(self._store.partitions) if partition is None else (partition,):
-            if p < len(self._look) and due_ms < self._look[p]:
+        for p in self._mine if partition is None else self._mine & {partition}:
+            if due_ms < self._look[p]:
                 self._look[p] = due_ms
         if partition is None:
             # None means that the server was away.
@@ -125,8 +156,10 @@ class Tracker:
 
     def slots_freed(self) -> None:
         """The dispatcher has room again, so partitions in which work was left are looked at now."""
+        # Whatever made this taker hungry there: it takes all that it serves.
+        self._called |= self._hungry
         for p in self._hungry:
-            self._look[p] = 0.0
+            self._look_at(p, 0.0)
         if self._hungry:
             self._hungry.clear()
             self._alarm.ring()
@@ -170,6 +203,7 @@ class Tracker:
             self._had_slots = now
         elif self._taker.types:
             self._hungry.update(due)
+            self._taker.full(due)
             if now - self._had_slots < _SATURATED_MS:
                 # Slots come free in a moment; a claim without slots would only move tasks to the ready sets.
                 await self._alarm.wait(local_ms() + _SATURATED_MS)
@@ -222,11 +256,11 @@ class Tracker:
             # While many are due at once it is not known which have much work. Those that do come again, and then fewer
             # together.
             items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
-            lanes=self._taker.lanes,
             guest=not self._options.clock,
+            looker=self._options.node_id if self._options.clock else "",
         )
         due = due[: slots or None]
-        asks = self._ramped(due, limits) if self._catch_up.limited else [_Ask(p, limits) for p in due]
+        asks = self._ramped(due, limits) if self._catch_up.limited else self._asks(due, limits)
         # A claim whose reply never came is sent again with the same lease id, and gets the same content.
         leases = [
             self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") or new_lease(a.limits.lease_ms) for a in asks
@@ -250,7 +284,18 @@ class Tracker:
             for p in due:
                 if self._look[p] == math.inf:
                     # An error came before this partition's claim was handled, and nothing else would look there again.
-                    self._look[p] = self._clock.now_ms() + self._options.poll_ms
+                    self._look_at(p, self._clock.now_ms() + self._options.poll_ms)
+
+    def _asks(self, due: Sequence[int], limits: ClaimLimits) -> list[_Ask]:
+        by_lanes: dict[tuple[bytes, ...], ClaimLimits] = {}
+        asks: list[_Ask] = []
+        for p in due:
+            lanes = self._taker.lanes_at(p, all_=p in self._called)
+            own = by_lanes.get(lanes)
+            if own is None:
+                own = by_lanes[lanes] = replace(limits, lanes=lanes) if lanes else limits
+            asks.append(_Ask(p, own))
+        return asks
 
     async def _send(self, asks: Sequence[_Ask], leases: Sequence[bytes], calls: Sequence[Call], sent: float) -> None:
         """Claims, and hands over what came."""
@@ -268,7 +313,7 @@ class Tracker:
         for ask, lease_id, reply in zip(asks, leases, replies, strict=True):
             if isinstance(reply, BaseException):
                 self._unanswered[ask.partition, ask.limits.fresh_ms] = lease_id
-                self._look[ask.partition] = 0.0
+                self._look_at(ask.partition, 0.0)
                 self._catch_up.suspect(ask.partition)
                 problem = reply
                 continue
@@ -278,7 +323,7 @@ class Tracker:
                 self._take(ask, lease_id, claimed)
             except Exception as error:  # noqa: BLE001 - raised below, when the other partitions have theirs
                 # Sent again it would fail again: the tasks that it leased come back when the lease ends.
-                self._look[ask.partition] = self._clock.now_ms() + self._options.poll_ms
+                self._look_at(ask.partition, self._clock.now_ms() + self._options.poll_ms)
                 problem = error
         if problem is not None:
             raise problem
@@ -311,7 +356,7 @@ class Tracker:
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
-        look = float(c.now_ms + self._options.poll_ms)
+        look = math.inf if self._called_only else float(c.now_ms + self._options.poll_ms)
         if 0 <= c.next_due_ms < look:
             look = float(c.next_due_ms)
         if c.more:
@@ -325,6 +370,9 @@ class Tracker:
             self._hungry.add(p)
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
+        if not c.more and p not in self._hungry and self._look[p] == math.inf:
+            # It has all that it was called for.
+            self._called.discard(p)
         if self._catch_up.limited:
             clear = not c.more and not 0 <= c.next_due_ms <= c.now_ms
             overdue = sum(ms > OVERDUE_MS for ms in late) + sum(ms > OVERDUE_MS for ms in c.lateness_ms)
@@ -334,7 +382,11 @@ class Tracker:
                 # Only fresh work is a reason to look again at once. The rest of the backlog must wait for tokens.
                 tick = c.now_ms + TICK_MS
                 look = tick if ask.share else min(look, tick)
-        self._look[p] = min(self._look[p], look)
+        self._look_at(p, min(self._look[p], look))
+
+    def _look_at(self, p: int, at: float) -> None:
+        """One that another member looks after meanwhile is not looked at again."""
+        self._look[p] = at if p in self._mine or p in self._called else math.inf
 
     def close(self) -> None:
         """Releases what waiting needs."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Protocol
 
 from delaybox.engine.loops import end
-from delaybox.store.listening import Received, listen
+from delaybox.store import keys
+from delaybox.store.listening import Listening, Received, listen
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
@@ -53,26 +55,129 @@ class Listener:
             self._subscribed()
 
 
-class Wakeups(Listener):
-    """Receives wake-ups: scripts publish on the wake channel when something is due before the next look of those who
-    claim.
+class Hears(Protocol):
+    """Gets what wake-ups say."""
 
-    Calls ``kick(partition, due ms, workers)`` for each message; ``workers``: the task is for takers of WORKER tasks,
-    else for time keepers. Calls ``kick(None, 0, ...)`` for both after every (re)subscription, so that a claim comes
-    after it: that, and the tracker's own poll, covers messages that were lost in between.
+    def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
+        """Something is due there at ``due_ms``, earlier than was waited for; None, 0: anything may be, anywhere."""
+
+    def ready(self, partition: int) -> None:
+        """Due work was left there, for those who serve it."""
+
+    def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
+        """So many WORKER tasks, or more, wait there for somebody who has room. ``seed`` is the same for all."""
+
+
+class Wakeups:
+    """Messages of scripts about the partitions that somebody here claims from; which, may change.
+
+    After every (re)subscription what it is about counts as due, so that the next claim comes after it. A message that
+    is lost in between is covered by that, and by the tracker's own poll.
     """
 
-    def __init__(self, store: Store, kick: Callable[[int | None, float, bool], None]) -> None:
-        by_tag = {tag.encode(): p for p, tag in enumerate(store.tags)}
+    def __init__(self, store: Store, follower: Hears) -> None:
+        self._store = store
+        self._follower = follower
+        self._by_channel: dict[str, tuple[int, str]] = {}
+        for p, tag in enumerate(store.tags):
+            self._by_channel[keys.wake(tag)] = p, ""
+            self._by_channel[keys.wake_workers(tag)] = p, "w"
+            self._by_channel[keys.ready_channel(tag)] = p, "ready"
+            self._by_channel[keys.ready_workers(tag)] = p, "left"
+        self._help = keys.help_channel(store.prefix)
+        # Nodes of the previous version have one channel for all.
+        self._former = keys.former_wake(store.prefix)
+        self._tags = {tag.encode(): p for p, tag in enumerate(store.tags)}
+        self._wanted: frozenset[str] = frozenset()
+        self._ready = asyncio.Event()
+        self._listening: Listening | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.listening = False
+        """Whether all that is wanted is subscribed to now."""
 
-        def received(message: bytes) -> None:
+    def want(
+        self,
+        *,
+        due: Collection[int] = (),
+        for_workers: Collection[int] = (),
+        ready: Collection[int] = (),
+        left: Collection[int] = (),
+    ) -> None:
+        """From now on, of these partitions: what is due, what is due for WORKER tasks, what was left ready, and what
+        was left of WORKER tasks (calls for help as well)."""
+        tags = self._store.tags
+        self._wanted = frozenset(
+            [self._former]
+            + [keys.wake(tags[p]) for p in due]
+            + [keys.wake_workers(tags[p]) for p in for_workers]
+            + [keys.ready_channel(tags[p]) for p in ready]
+            + [keys.ready_workers(tags[p]) for p in left]
+            + ([self._help] if left else [])
+        )
+        if self._listening is not None:
+            self._spawn(self._listening.change(self._wanted))
+
+    async def start(self, *, timeout_s: float = 5.0) -> None:
+        """Returns when subscribed; gives up waiting after ``timeout_s``."""
+        self._listening = Listening(self._store, self._wanted, self._received, self._subscribed, self._on_lost)
+        self._spawn(self._listening.run())
+        try:
+            await asyncio.wait_for(self._ready.wait(), timeout_s)
+        except TimeoutError:
+            log.warning("no subscription to wake-ups of %s yet; polling until there is", self._store.prefix)
+
+    async def stop(self) -> None:
+        """Ends; twice is harmless."""
+        for task in list(self._tasks):
+            await end(task)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="delaybox-wakeups")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _received(self, channel: str, message: bytes) -> None:
+        if channel == self._former:
             tag, _, rest = message.partition(b" ")
             due, _, who = rest.partition(b" ")
-            if tag in by_tag and due.isdigit():
-                kick(by_tag[tag], float(due), who == b"w")
+            if tag in self._tags and due.isdigit():
+                self._follower.due(self._tags[tag], float(due), for_workers=who == b"w")
+            return
+        if channel == self._help:
+            seed, partitions = _numbers(message)
+            self._follower.left(seed, 0, [p for p in partitions if p < self._store.partitions])
+            return
+        partition, what = self._by_channel.get(channel, (-1, ""))
+        if partition < 0:
+            return
+        if what == "ready":
+            self._follower.ready(partition)
+        elif what == "left":
+            seed, waiting = _numbers(message)
+            self._follower.left(seed, sum(waiting), (partition,))
+        elif message.isdigit():
+            self._follower.due(partition, float(message), for_workers=what == "w")
 
-        def subscribed() -> None:
-            kick(None, 0.0, False)
-            kick(None, 0.0, True)
+    def _subscribed(self, channel: str | None) -> None:
+        if channel is None:
+            self.listening = True
+            self._ready.set()
+            self._follower.due(None, 0.0, for_workers=False)
+            self._follower.due(None, 0.0, for_workers=True)
+        elif channel in self._by_channel:
+            partition, what = self._by_channel[channel]
+            if what == "ready":
+                self._follower.ready(partition)
+            elif what in ("", "w"):
+                self._follower.due(partition, 0.0, for_workers=what == "w")
 
-        super().__init__(store, store.wake_channel, received, subscribed)
+    def _on_lost(self) -> None:
+        self.listening = False
+
+
+def _numbers(message: bytes) -> tuple[int, list[int]]:
+    """The first number of a message, and the others; 0 and none where it is no message of ours."""
+    words = message.split()
+    if not words or not all(word.isdigit() and len(word) < 16 for word in words):
+        return 0, []
+    return int(words[0]), [int(word) for word in words[1:]]

@@ -3,7 +3,7 @@ cheaper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,32 +39,37 @@ class Ages:
     quarantined: int
 
 
-async def ends(store: Store) -> tuple[int, list[Ends]]:
-    """Redis's clock (ms) before the first look, and the figures of each partition. StoreUnavailable."""
+async def ends(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, Ends]]:
+    """Redis's clock (ms) before the first look, and the figures of these partitions. StoreUnavailable."""
 
     def asked(tag: str) -> list[Command]:
         return [_first(keys.leases(tag)), ("HMGET", keys.clock(tag), "reaped", "grace")]
 
-    now, rows = await _asked(store, asked)
-    return now, [Ends(_score(lease), *(-1 if at is None else int(at) for at in noted)) for lease, noted in rows]
+    now, rows = await _asked(store, partitions, asked)
+    return now, {
+        p: Ends(_score(lease), *(-1 if at is None else int(at) for at in noted))
+        for p, (lease, noted) in zip(partitions, rows, strict=True)
+    }
 
 
-async def ages(store: Store) -> tuple[int, list[Ages]]:
+async def ages(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, Ages]]:
     """As `ends`, for results, dead letters and quarantined records, which are deleted after a time."""
 
     def asked(tag: str) -> list[Command]:
         return [_first(key(tag)) for key in (keys.results_at, keys.dead_at, keys.quarantine_at)]
 
-    now, rows = await _asked(store, asked)
-    return now, [Ages(*map(_score, row)) for row in rows]
+    now, rows = await _asked(store, partitions, asked)
+    return now, {p: Ages(*map(_score, row)) for p, row in zip(partitions, rows, strict=True)}
 
 
-async def _asked(store: Store, of: Callable[[str], list[Command]]) -> tuple[int, list[list[Any]]]:
+async def _asked(
+    store: Store, partitions: Sequence[int], of: Callable[[str], list[Command]]
+) -> tuple[int, list[list[Any]]]:
     """Redis's clock (ms) before the first look, and per partition the replies to what is asked ``of`` its tag."""
     now = 0
     found: list[list[Any]] = []
-    for at in range(0, store.partitions, _AT_ONCE):
-        asked = [of(tag) for tag in store.tags[at : at + _AT_ONCE]]
+    for at in range(0, len(partitions), _AT_ONCE):
+        asked = [of(store.tags[p]) for p in partitions[at : at + _AT_ONCE]]
         clock, *replies = await store.servers.ask_many([("TIME",), *(command for each in asked for command in each)])
         now = now or milliseconds(clock)
         width = len(asked[0])

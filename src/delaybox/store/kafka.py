@@ -108,7 +108,7 @@ def _call(store: Store, span: Span) -> Call:
         else:
             items += (task.due48.to_bytes(6, "big") + tail, head_with + body)
     head = (
-        store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wake_channel,
+        store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wakes[home],
         len(tasks), len(bodies) // 2, pack(f">{len(tasks)}d", *span.offsets),
     )  # fmt: skip
     return Call("ingest", store.tags[home], (*head, *items, *bodies))

@@ -160,11 +160,6 @@ def wake_workers(tag_: str) -> str:
     return f"{wake(tag_)}:w"
 
 
-def active_workers(tag_: str) -> list[str]:
-    """Zsets of the lanes of WORKER tasks that have ready work: critical ones, and others."""
-    return [f"{tag_}:active:w:critical", f"{tag_}:active:w"]
-
-
 def ready_workers(tag_: str) -> str:
     """As `ready_channel`, of WORKER tasks: the server's clock (ms), and how many became ready just now."""
     return f"{ready_channel(tag_)}:w"

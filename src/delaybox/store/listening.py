@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.store.store import Store
-from delaybox.store.subscription import QUIET_S
+from delaybox.store.subscription import QUIET_S, Message, Subscription
 
 log = logging.getLogger("delaybox.store")
 
@@ -19,6 +19,83 @@ def _nothing() -> None:
     """Nothing is to be done."""
 
 
+class Listening:
+    """Calls ``received`` with each message of some channels, while `run` runs. Which ones may be changed meanwhile.
+
+    ``subscribed`` gets a channel that was asked for in between, as soon as it is there; None stands for all of them,
+    after the connection was made or made again. ``lost``: it is broken.
+
+    Messages while the connection is away are lost: whoever listens has another way to learn what they say.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        channels: Collection[str],
+        received: Callable[[str, bytes], None],
+        subscribed: Callable[[str | None], None],
+        lost: Callable[[], None] = _nothing,
+    ) -> None:
+        self._store = store
+        self._channels = frozenset(channels)
+        self._received = received
+        self._subscribed = subscribed
+        self._lost = lost
+        self._open: Subscription | None = None
+        self._missing: set[str] = set()
+        self._fresh = False
+
+    async def change(self, channels: Collection[str]) -> None:
+        """From now on these, at least one."""
+        self._missing |= set(channels) - self._channels
+        self._channels = frozenset(channels)
+        self._missing &= self._channels
+        if self._open is not None:
+            try:
+                await self._open.change(self._channels)
+            except DelayBoxError as error:
+                # `run` meets the same and opens another subscription.
+                log.debug("channels could not be changed: %s", error)
+
+    async def run(self) -> None:
+        """For ever."""
+        away = 0
+        while True:
+            subscription = self._store.subscribe(*self._channels)
+            self._missing, self._fresh = set(self._channels), True
+            try:
+                await subscription.open()
+                self._open = subscription
+                await subscription.change(self._channels)
+                while True:
+                    message = await subscription.next(QUIET_S)
+                    if message is not None:
+                        away = away if self._fresh else 0
+                        self._take(message)
+            except DelayBoxError as error:
+                away += 1
+                if away == 1:
+                    log.warning(
+                        "channel %s cannot be listened to: %s. Polling until it can", min(self._channels), error
+                    )
+                self._lost()
+                await asyncio.sleep(min(0.05 * 2 ** min(away, 5), 1.0))
+            finally:
+                self._open = None
+                await subscription.close()
+
+    def _take(self, message: Message) -> None:
+        if not message.opened:
+            self._received(message.channel, message.data)
+            return
+        self._missing.discard(message.channel)
+        if not self._fresh:
+            self._subscribed(message.channel)
+        elif not self._missing:
+            self._fresh = False
+            self._subscribed(None)
+
+
 async def listen(
     store: Store,
     channel: str,
@@ -26,31 +103,7 @@ async def listen(
     subscribed: Callable[[], None] = _nothing,
     lost: Callable[[], None] = _nothing,
 ) -> None:
-    """Calls ``received`` with each message on a channel, for ever; ``subscribed`` after every (re)subscription, and
-    ``lost`` when one is over.
-
-    Messages that are published while the connection is away are lost, so a listener needs another way to learn the
-    same.
+    """Calls ``received`` with each message on one channel, for ever; ``subscribed`` after every (re)subscription, and
+    ``lost`` when one is over. See `Listening`.
     """
-    away = 0
-    while True:
-        subscription = store.subscribe(channel)
-        try:
-            await subscription.open()
-            while True:
-                message = await subscription.next(QUIET_S)
-                if message is None:
-                    continue
-                if message.opened:
-                    away = 0
-                    subscribed()
-                else:
-                    received(message.data)
-        except DelayBoxError as error:
-            away += 1
-            if away == 1:
-                log.warning("channel %s cannot be listened to: %s. Polling until it can", channel, error)
-            lost()
-            await asyncio.sleep(min(0.05 * 2 ** min(away, 5), 1.0))
-        finally:
-            await subscription.close()
+    await Listening(store, (channel,), lambda _, data: received(data), lambda _: subscribed(), lost).run()

@@ -48,7 +48,12 @@ def _problem(task_id: bytes, raw: bytes) -> str:
 async def restore(store: Store, task_ids: Sequence[bytes]) -> list[str]:
     """Per id: restored (it is pending again), unreadable, newer, elsewhere (the task lies somewhere else already) or
     unknown."""
-    return await _each(store, "restore", (store.bucket_ms, store.wake_channel), task_ids)
+    words: dict[bytes, str] = {}
+    for partition, group in _groups(store, task_ids):
+        args = (store.bucket_ms, store.wakes[partition], *group)
+        reply = await store.runner.run(Call("restore", store.tags[partition], args))
+        words.update(zip(group, (word.decode() for word in reply), strict=True))
+    return [words[task_id] for task_id in task_ids]
 
 
 async def evict(store: Store, task_ids: Sequence[bytes]) -> int:
@@ -63,14 +68,6 @@ async def evict(store: Store, task_ids: Sequence[bytes]) -> int:
 async def evict_older(store: Store, partition: int, before_ms: int) -> int:
     """Deletes the 500 oldest of what was put there before a moment; how many there were."""
     return int(await store.runner.run(Call("evict", store.tags[partition], (IDEM_TTL_MS, before_ms, store.bucket_ms))))
-
-
-async def _each(store: Store, script: str, head: tuple[Any, ...], task_ids: Sequence[bytes]) -> list[str]:
-    words: dict[bytes, str] = {}
-    for partition, group in _groups(store, task_ids):
-        reply = await store.runner.run(Call(script, store.tags[partition], (*head, *group)))
-        words.update(zip(group, (word.decode() for word in reply), strict=True))
-    return [words[task_id] for task_id in task_ids]
 
 
 def _groups(store: Store, task_ids: Sequence[bytes]) -> list[tuple[int, list[bytes]]]:

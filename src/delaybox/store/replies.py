@@ -44,7 +44,8 @@ class ClaimLimits:
 
     ``fresh_ms``: only what is later by less than this, and nothing from the ready sets; 0: everything due.
     ``lanes``: of a type that has a lane here only these are served (`core.lane`; ANY_QUEUE for the queue).
-    ``guest``: is no time keeper, and leaves what it does not serve where it lies.
+    ``guest``: is no time keeper, and leaves what it does not serve where it lies. ``looker``: the member that keeps
+    time, which promises when it looks next.
     """
 
     slots: int
@@ -57,6 +58,7 @@ class ClaimLimits:
     fresh_ms: int = 0
     lanes: tuple[bytes, ...] = ()
     guest: bool = False
+    looker: str = ""
 
 
 @dataclass(slots=True)

@@ -103,9 +103,9 @@ class Servers:
         reply = await self.ask("PUBSUB", "NUMSUB", channel)
         return int(reply[1]) if reply else 0
 
-    def subscribe(self, channel: str) -> Subscription:
-        """A subscription to a channel, not opened yet."""
-        return Subscription(self._client, channel)
+    def subscribe(self, *channels: str) -> Subscription:
+        """A subscription to channels, not opened yet."""
+        return Subscription(self._client, channels)
 
     # -- what the servers are -----------------------------------------------------------------------------------
 

@@ -58,11 +58,12 @@ class Store:
         self.bucket_ms = shape.bucket_ms
         self.presence = Presence(servers, prefix, shape, on_lost)
         self.runner = ScriptRunner(servers.send, observe=observe, gate=self.presence)
-        self.wake_channel = keys.wake_channel(prefix)
         self.ended_channel = keys.ended_channel(prefix)
         self.control_channel = keys.control_channel(prefix)
         self._clock_offset_ms = 0
         self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
+        self.wakes = [keys.wake(tag) for tag in self.tags]
+        """Per partition the channel on which scripts say that something is due earlier than its owner waits for."""
 
     @classmethod
     async def open(
@@ -97,9 +98,9 @@ class Store:
         """Closes the connections."""
         await self.servers.close()
 
-    def subscribe(self, channel: str) -> Subscription:
-        """A subscription to a channel of the store's servers, not opened yet."""
-        return self.servers.subscribe(channel)
+    def subscribe(self, *channels: str) -> Subscription:
+        """A subscription to channels of the store's servers, not opened yet."""
+        return self.servers.subscribe(*channels)
 
     async def hold_role(self, role: str, node_id: str, for_ms: int) -> bool:
         """Takes a role that one node has at a time, or keeps it, for so long; 0 gives it up. Whether the node has it.
@@ -134,7 +135,7 @@ class Store:
 
     def schedule_call(self, batch: Batch, tails: list[bytes]) -> Call:
         """One batch's call. ``tails``: the ends of the new ids. Sent again it creates nothing, for it carries an id."""
-        head = (self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wake_channel)
+        head = (self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wakes[batch.partition])
         return Call("schedule", self.tags[batch.partition], schedule_args(head, batch, tails))
 
     async def run_new(self, calls: Sequence[Call]) -> list[Any]:
@@ -158,7 +159,7 @@ class Store:
         args = (
             lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
             limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS, limits.fresh_ms, int(limits.guest),
-            *limits.lanes,
+            limits.looker, *limits.lanes,
         )  # fmt: skip
         return Call("claim", self.tags[partition], args)
 
@@ -220,7 +221,14 @@ class Store:
         stale: list[bytes] = []
         dropped = 0
         for group in by_bytes([Verdict(*item) for item in items], lambda v: len(v.result) + len(v.traceback)):
-            args: list[Any] = [lease_id, self.bucket_ms, self.wake_channel, dead_cap, IDEM_TTL_MS, self.ended_channel]
+            args: list[Any] = [
+                lease_id,
+                self.bucket_ms,
+                self.wakes[partition],
+                dead_cap,
+                IDEM_TTL_MS,
+                self.ended_channel,
+            ]
             for v in group:
                 delay = -1 if v.delay_ms is None else v.delay_ms
                 reason = stored_reason(v.reason, v.traceback if v.delay_ms is None else "")
@@ -236,7 +244,7 @@ class Store:
         """Hands tasks back, charging nothing; returns the stale ids."""
         stale: list[bytes] = []
         for at in range(0, len(task_ids), MAX_ITEMS):
-            args = (lease_id, self.bucket_ms, self.wake_channel, delay_ms, *task_ids[at : at + MAX_ITEMS])
+            args = (lease_id, self.bucket_ms, self.wakes[partition], delay_ms, *task_ids[at : at + MAX_ITEMS])
             stale += await self.runner.run(Call("release", self.tags[partition], args))
         return stale
 
@@ -259,8 +267,8 @@ class Store:
         dead = dropped = 0
         for at in range(0, len(task_ids), MAX_ITEMS):
             args = (
-                lease_id, self.bucket_ms, self.wake_channel, losses_cap, dead_cap, IDEM_TTL_MS, lease_ms, int(failing),
-                *task_ids[at : at + MAX_ITEMS],
+                lease_id, self.bucket_ms, self.wakes[partition], losses_cap, dead_cap, IDEM_TTL_MS, lease_ms,
+                int(failing), *task_ids[at : at + MAX_ITEMS],
             )  # fmt: skip
             reply = await self.runner.run(Call("lose", self.tags[partition], args))
             dead += reply[0]
@@ -297,7 +305,7 @@ class Store:
         dead-lettering is held (`core.membership`).
         """
         args = (
-            self.bucket_ms, lease_ms, losses_cap, self.wake_channel, dead_cap, IDEM_TTL_MS, every_ms, int(failing)
+            self.bucket_ms, lease_ms, losses_cap, self.wakes[partition], dead_cap, IDEM_TTL_MS, every_ms, int(failing)
         )  # fmt: skip
         return Call("reap", self.tags[partition], args)
 
@@ -353,8 +361,9 @@ class Store:
     async def _move(
         self, task_ids: Sequence[bytes], how: str, value: int, priority: int | None
     ) -> list[tuple[str, int]]:
-        args = (self.bucket_ms, self.wake_channel, how, value, -1 if priority is None else int(priority), *task_ids)
-        reply = await self.runner.run(Call("reschedule", self.tags[self._partition(task_ids[0])], args))
+        p = self._partition(task_ids[0])
+        args = (self.bucket_ms, self.wakes[p], how, value, -1 if priority is None else int(priority), *task_ids)
+        reply = await self.runner.run(Call("reschedule", self.tags[p], args))
         return [("moved", one) if isinstance(one, int) else (one.decode(), 0) for one in reply]
 
     async def get(self, task_id: bytes) -> Found:
@@ -366,8 +375,10 @@ class Store:
 
     async def update(self, task_id: bytes, old: bytes, new: bytes, body: bytes) -> tuple[str, int]:
         """Replaces a pending record that still is ``old``; ('moved', due) or (why not, 0). ``body``: lies apart."""
-        args = (task_id, self.bucket_ms, self.wake_channel, old, new, body)
-        reply = await self.runner.run(Call("update", self.tags[self._partition(task_id)], args))
+        p = self._partition(task_id)
+        reply = await self.runner.run(
+            Call("update", self.tags[p], (task_id, self.bucket_ms, self.wakes[p], old, new, body))
+        )
         return reply[0].decode(), reply[1] if len(reply) > 1 else 0
 
     async def forecast(self, first_bucket: int, past_bucket: int, buckets_a_step: int) -> dict[int, int]:
@@ -394,8 +405,8 @@ class Store:
 
     async def replay(self, task_ids: Sequence[bytes]) -> list[str]:
         """Per dead letter: replayed, newer or unknown. All must be of one partition."""
-        args = (self.bucket_ms, self.wake_channel, *task_ids)
-        reply = await self.runner.run(Call("replay", self.tags[self._partition(task_ids[0])], args))
+        p = self._partition(task_ids[0])
+        reply = await self.runner.run(Call("replay", self.tags[p], (self.bucket_ms, self.wakes[p], *task_ids)))
         return [word.decode() for word in reply]
 
     async def discard(self, partition: int, task_ids: Sequence[bytes] = (), *, died_before_ms: int = 0) -> int:

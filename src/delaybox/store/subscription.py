@@ -1,8 +1,9 @@
-"""One subscription to one channel."""
+"""One subscription to some channels."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -19,29 +20,44 @@ ANSWER_S = 3.0
 
 
 class Message(NamedTuple):
-    """One message. ``opened``: not a message, but the subscription begins now, or again; ``data`` is empty then."""
+    """One message. ``opened``: not a message, but that of ``channel`` begins now, or again; ``data`` is empty then."""
 
     opened: bool
     data: bytes
+    channel: str
 
 
 class Subscription:
-    """A subscription to one channel. A quiet channel looks like one whose server is gone, so the server is asked.
+    """A subscription to some channels. A quiet one looks like one whose server is gone, so the server is asked.
 
     Made by `Servers.subscribe`.
     """
 
-    def __init__(self, client: Redis, channel: str) -> None:
+    def __init__(self, client: Redis, channels: Collection[str]) -> None:
         self._pubsub: Any = client.pubsub()
-        self._channel = channel
+        self._channels = frozenset(channels)
         self._loop = asyncio.get_running_loop()
         self._came_at = self._loop.time()
         self._asked_at: float | None = None
 
     async def open(self) -> None:
-        """Sends the subscription; the first message confirms it. StoreUnavailable; StoreRefused: an ACL forbids it."""
+        """Sends the subscription; a message for each confirms it. StoreUnavailable; StoreRefused: an ACL forbids it."""
         try:
-            await self._pubsub.subscribe(self._channel)
+            await self._pubsub.subscribe(*self._channels)
+        except (RedisError, OSError) as error:
+            raise translate(error) from error
+
+    async def change(self, channels: Collection[str]) -> None:
+        """From now on these, and no others; not before `open`. Errors as of `open`."""
+        wanted = frozenset(channels)
+        more, fewer = wanted - self._channels, self._channels - wanted
+        self._channels = wanted
+        try:
+            # First the new ones: without any the connection would be at rest, and say nothing of a silent server.
+            if more:
+                await self._pubsub.subscribe(*more)
+            if fewer:
+                await self._pubsub.unsubscribe(*fewer)
         except (RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -53,10 +69,10 @@ class Subscription:
         except (RedisError, OSError) as error:
             raise translate(error) from error
         match message:
-            case {"type": "message", "data": bytes(data)}:
-                return Message(False, data)
-            case {"type": "subscribe"}:
-                return Message(True, b"")
+            case {"type": "message", "data": bytes(data), "channel": bytes(channel)}:
+                return Message(False, data, channel.decode())
+            case {"type": "subscribe", "channel": bytes(channel)}:
+                return Message(True, b"", channel.decode())
         return None
 
     async def _next(self, timeout_s: float) -> dict[str, Any] | None:

@@ -6,8 +6,9 @@
 --       8 channel for firing in place ('' = lease PUB_SUB as well, if its letter is in 7), 9 length of the stream (0 = none),
 --       10 poll ms, 11 how long idempotency keys outlive their task ms,
 --       12 0, or: take only what is late by less than this (ms) and not ready yet, so that a backlog can wait,
---       13 1 = a guest (not a time keeper): it takes what it serves and leaves everything else where it lies, 14.. lanes: of a
---       type letter that is named here only these lanes are served; '*' for the queue stands for any queue
+--       13 1 = a guest (not a time keeper): it takes what it serves and leaves everything else where it lies,
+--       14 the member that looks, where it keeps time, 15.. lanes: of a type letter that is named here only these lanes are
+--       served; '*' for the queue stands for any queue
 -- REPLY {now ms, when to look next at near (-1 nothing there), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due},
 --        lanes of what was fired in place {lane, how many, ...}}
@@ -48,7 +49,7 @@ if how[112] == 2 and stream > 0 and type(redis.pcall('XLEN', T .. ':stream')) ~=
   how[112] = string.find(types, 'p', 1, true) and 1 or nil
   channel = ''
 end
-local served = lane_filter(14)
+local served = lane_filter(15)
 -- The first due time (ms; -1 none) in the near indexes of this taker, from `after` on.
 local function next_due(after)
   local best = -1
@@ -257,7 +258,12 @@ for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 local due = next_due(guest and '(' .. int(now) or from)
 local look = now + poll
 if due >= 0 and due < look then look = due end
-if not workers_alone then redis.call('HSET', K_CLOCK, 'wake', look) end
+if not guest then
+  -- What the stand-in goes by: when this member looks next, and by how much this look was later than it had promised.
+  redis.call('HSET', K_CLOCK, 'wake', look, 'looked', now, 'gap', math.max(0, now - c.promised), 'looker', ARGV[14])
+  -- Those who serve what became ready here look for it now: they do not wait for what is due to others.
+  if promoted > 0 then redis.call('PUBLISH', T .. ':ready', T) end
+end
 if for_workers then redis.call('HSET', K_CLOCK, 'wake:w', look) end
 -- A guest also looks again when what it left must become ready. That moment stands in its reply alone and not in `wake`,
 -- because nobody else goes by it.

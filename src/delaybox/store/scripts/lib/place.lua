@@ -4,14 +4,16 @@
 -- Reads the clock's hash. horizon: tasks due before it (ms) get a near hint at once; at least LEAD ahead, for times in which no node
 -- moves it. looks and earliest have an entry for each group of near indexes (0, and 4 for WORKER tasks). looks: when those who
 -- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
+-- promised: the moment up to which the last look of a time keeper was good.
 local LEAD = 60000
 local function clock(now)
-  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store')
+  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked')
   return {
     horizon = math.max(tonumber(c[1]) or 0, now + LEAD),
     looks = { [0] = tonumber(c[2]) or 1e15, [4] = tonumber(c[3]) or 1e15 },
     earliest = { [0] = 1e15, [4] = 1e15 },
     store = c[4] or '',
+    promised = math.max(tonumber(c[2]) or 0, tonumber(c[5]) or 0),
   }
 end
 
@@ -21,7 +23,7 @@ local function wake(c, channel)
   for base, due in pairs(c.earliest) do
     if due < c.looks[base] then
       redis.call('HSET', K_CLOCK, base == 0 and 'wake' or 'wake:w', due)
-      redis.call('PUBLISH', channel, T .. ' ' .. int(due) .. (base == 0 and '' or ' w'))
+      redis.call('PUBLISH', base == 0 and channel or channel .. ':w', int(due))
     end
   end
 end

@@ -1,0 +1,73 @@
+"""WORKER tasks that their placer did not claim in time: makes them ready, and calls those who may serve them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from delaybox.engine.clock import RedisClock
+from delaybox.engine.ownership import Ownership
+from delaybox.store.left import left, promote
+from delaybox.store.store import MAX_ITEMS, Store
+
+LATE_MS = 100
+"""What is due for so long is not only on its way."""
+CALL_AGAIN_S = 1.0
+"""Ready work that stays where it is is called out again so often: a message can be lost."""
+_POLL_MS = 1_000.0
+
+
+class Leftovers:
+    """One step = wait until something may be late, read the heads of the indexes, promote where something is.
+
+    The owner of a partition does this with plain reads, so an idle pool of workers costs no script: it is called.
+    """
+
+    def __init__(self, store: Store, ownership: Ownership, clock: RedisClock) -> None:
+        self._store = store
+        self._ownership = ownership
+        self._clock = clock
+        self._at: dict[int, float] = {}
+        self._called: dict[int, float] = {}
+        self._earlier = asyncio.Event()
+        ownership.follow(lambda _: self._earlier.set())
+
+    def kick(self, partition: int | None, due_ms: float) -> None:
+        """Something is due at ``due_ms``; None: the server was away, anything may be."""
+        for p in self._at if partition is None else (partition,):
+            self._at[p] = min(self._at.get(p, 0.0), due_ms + LATE_MS)
+        self._earlier.set()
+
+    async def step(self) -> float:
+        """For `Loop`."""
+        now = self._clock.now_ms()
+        self._at = {p: self._at.get(p, now) for p in self._ownership.kept}
+        nearest = min(self._at.values(), default=now + _POLL_MS)
+        if nearest > now:
+            self._earlier.clear()
+            # To the millisecond is not needed: what is looked for is late already.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._earlier.wait(), (nearest - now) / 1000)
+            now = self._clock.now_ms()
+        due = [p for p, at in self._at.items() if at <= now and p in self._ownership.kept]
+        if due:
+            now_ms, found = await left(self._store, due)
+            for p, one in zip(due, found, strict=True):
+                self._at[p] = now_ms + _POLL_MS
+                first = one.first_ms
+                if 0 <= first <= now_ms - LATE_MS or (one.ready and self._may_call(p)):
+                    first = await self._promote(p)
+                if first >= 0:
+                    self._at[p] = min(self._at[p], max(first + LATE_MS, now_ms + 1.0))
+        return 0.0
+
+    def _may_call(self, p: int) -> bool:
+        return time.monotonic() - self._called.get(p, -1e9) >= CALL_AGAIN_S
+
+    async def _promote(self, p: int) -> int:
+        self._called[p] = time.monotonic()
+        while True:
+            answer = await promote(self._store, p, late_ms=LATE_MS)
+            if answer.moved < MAX_ITEMS:
+                return answer.first_ms

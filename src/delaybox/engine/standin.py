@@ -1,0 +1,92 @@
+"""Looks in the place of an owner that does not: it was killed, or stands still, and the list does not say so yet."""
+
+from __future__ import annotations
+
+import logging
+
+from delaybox.engine.alarm import Alarm
+from delaybox.engine.clock import RedisClock, local_ms
+from delaybox.engine.ownership import Ownership
+from delaybox.store.promises import Promise, promises
+from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.engine")
+
+PATIENCE_MS = 100.0
+"""An owner that is later than it promised by less than this is only busy."""
+_READ_AHEAD_MS = 5.0
+"""Promises that end within this are read in one round trip."""
+_AWAY_MS = 1_000.0
+_LONGEST_MS = 1_500.0
+
+
+class StandIn:
+    """One step = wait until a promise has run out by `PATIENCE_MS`, read those that have, act or rest.
+
+    An owner promises with each claim when it will look next. The stand-in trails the promise, not the work: a read
+    costs the server a five-hundredth of an empty claim. What is late from load is none of its business, or in overload
+    it would double every look.
+    """
+
+    def __init__(self, store: Store, ownership: Ownership, member_id: str, clock: RedisClock) -> None:
+        self._store = store
+        self._ownership = ownership
+        self._me = member_id
+        self._clock = clock
+        self._at: dict[int, float] = {}
+        self._alarm = Alarm()
+        ownership.follow(lambda _: self._alarm.ring())
+
+    def kick(self, partition: int, due_ms: float) -> None:
+        """Something is due at ``due_ms``: the owner was told as well, and has promised to look then."""
+        at = due_ms + PATIENCE_MS
+        if at < self._at.get(partition, 0.0):
+            self._at[partition] = at
+            self._alarm.ring()
+
+    async def step(self) -> float:
+        """For `Loop`."""
+        watched = self._ownership.stands_in
+        now = self._clock.now_ms()
+        self._at = {p: self._at.get(p, now + PATIENCE_MS) for p in watched}
+        nearest = min(self._at.values(), default=now + _LONGEST_MS)
+        if nearest > now:
+            await self._alarm.wait(self._clock.local_at(nearest))
+            now = self._clock.now_ms()
+        due = [p for p, at in self._at.items() if at <= now + _READ_AHEAD_MS and p in self._ownership.stands_in]
+        if not due:
+            return 0.0
+        try:
+            sent = local_ms()
+            now_ms, read = await promises(self._store, due)
+            self._clock.observe(sent, local_ms(), now_ms)
+        except BaseException:
+            # The server was away for the owner as well.
+            self._at |= dict.fromkeys(due, self._clock.now_ms() + _AWAY_MS)
+            raise
+        for p, promise in zip(due, read, strict=True):
+            self._at[p] = self._judge(p, promise, now_ms)
+        return 0.0
+
+    def _judge(self, p: int, promise: Promise, now_ms: int) -> float:
+        """When to read again."""
+        until = promise.until_ms + max(PATIENCE_MS, 2.0 * promise.late_ms)
+        if self._ownership.acts(p):
+            if promise.looker != self._me and now_ms <= until:
+                log.info("the owner of partition %d looks again", p)
+                self._ownership.rest(p)
+        elif promise.looker != self._me and now_ms > until:
+            log.warning(
+                "member %s has not looked at partition %d, %d ms after it had promised to; looking in its place",
+                promise.looker or "?",
+                p,
+                now_ms - promise.until_ms,
+            )
+            self._ownership.act(p)
+        if self._ownership.acts(p):
+            return now_ms + PATIENCE_MS
+        return max(now_ms + 1.0, min(until, now_ms + _LONGEST_MS))
+
+    def close(self) -> None:
+        """Gives back what waiting took."""
+        self._alarm.close()

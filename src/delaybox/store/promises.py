@@ -1,0 +1,39 @@
+"""What owners promise: when they look next at their partitions. Reading it costs the server hardly anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from delaybox.store import keys
+from delaybox.store.servers import milliseconds
+from delaybox.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Of one partition, ms by Redis's clock.
+
+    ``until_ms``: the last look is good until then. ``late_ms``: by so much that look was later than the promise before.
+    ``looker``: who looked last.
+    """
+
+    until_ms: int
+    late_ms: int
+    looker: str
+
+
+async def promises(store: Store, partitions: Sequence[int]) -> tuple[int, list[Promise]]:
+    """Redis's clock (ms), and the promise of each partition; StoreUnavailable."""
+    fields = ("wake", "looked", "gap", "looker")
+    commands = [("HMGET", keys.clock(store.tags[p]), *fields) for p in partitions]
+    time, *rows = await store.servers.ask_many([("TIME",), *commands])
+    return milliseconds(time), [_read(*row) for row in rows]
+
+
+def _read(wake: bytes | None, looked: bytes | None, late: bytes | None, looker: bytes | None) -> Promise:
+    return Promise(
+        max(int(float(wake or 0)), int(float(looked or 0))),
+        int(float(late or 0)),
+        (looker or b"").decode(errors="replace"),
+    )

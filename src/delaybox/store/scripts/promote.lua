@@ -1,0 +1,31 @@
+#!lua flags=allow-oom
+-- Makes WORKER tasks ready that nobody claimed in time, and tells those who may serve them that ready work stands here.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 how late ms, 2 most tasks (<= 500)
+-- REPLY {now ms, tasks made ready, due ms of the first that is left in the near indexes (-1 none), 1 = ready work stands here}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 500 tasks
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/turns.lua
+--@include lib/select.lua
+local now = now_ms()
+local late, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local own = { 4, 5, 6, 7 }
+local err = guard({ K_CLOCK, unpack(K_NEAR, 4, 7) })
+if err then return err end
+local moved = promote(own, now - late, most)
+local first = -1
+for _, n in ipairs(own) do
+  local head = redis.call('ZRANGE', K_NEAR[n], 0, 0, 'WITHSCORES')
+  if head[2] then
+    local due = tonumber(head[2])
+    if first < 0 or due < first then first = due end
+  end
+end
+local stands = redis.call('EXISTS', k_active('w', true), k_active('w', false)) > 0
+if stands then redis.call('PUBLISH', T .. ':ready:w', int(now) .. ' ' .. moved) end
+return { now, moved, first, stands and 1 or 0 }
