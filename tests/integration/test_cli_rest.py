@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from delaybox.core import ids
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
 from tests.command import Command, Done
 from tests.servers import RealServer
 
@@ -362,6 +365,21 @@ def test_a_move_to_a_past_time_is_answered_though_the_task_fires_at_once(say: Sa
     for _ in range(10):
         moved = say("reschedule", scheduled(say, "x", "--delay", "1h"), "--at", PAST)
         assert moved.code == 0, moved.err
+
+
+async def _make_a_store(server: RealServer) -> None:
+    servers = Servers.connect(server.settings)
+    await Store.open(servers)
+    await servers.close()
+
+
+def test_the_doctor_sees_that_a_server_is_not_the_nodes(say: Say, make_server: Callable[..., RealServer]) -> None:
+    server = make_server("--appendonly", "yes")
+    asyncio.run(_make_a_store(server))
+    done = say("doctor", "--redis", server.url)
+    assert done.code == 1
+    assert "work for another store than 'delaybox' on this server" in done.out
+    assert "name their server with --redis" in done.out
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ _COLORS: Mapping[Word, str] = {"ok": "32", "warning": "33", "problem": "31", "sk
 
 def run(client: Client, load: Callable[[], Config], *, as_json: bool) -> int:
     """Checks everything and prints the findings; FAILED where there is a problem."""
-    findings = [*_node(client), *at_server(load)]
+    found, nodes = _node(client)
+    findings = [*found, *at_server(load, {str(node.get("id")) for node in nodes})]
     problems = sum(found.word == "problem" for found in findings)
     if as_json:
         say.out_json({"ok": not problems, "findings": [asdict(found) for found in findings]})
@@ -58,8 +59,10 @@ def _line(found: Finding) -> str:
 # -- over REST --------------------------------------------------------------------------------------------------
 
 
-def _node(client: Client) -> list[Finding]:
+def _node(client: Client) -> tuple[list[Finding], list[dict[str, Any]]]:
+    """What is found at the node, and the living nodes that it names."""
     found: list[Finding] = []
+    nodes: list[dict[str, Any]] = []
     try:
         client.probe("/livez")
         sent = time.time()
@@ -67,7 +70,7 @@ def _node(client: Client) -> list[Finding]:
         took_ms = (time.time() - sent) * 1000
     except Unreachable as error:
         text, _, mend = str(error).partition("; ")
-        return [Finding("node", "problem", text, mend or "look at the node's log")]
+        return [Finding("node", "problem", text, mend or "look at the node's log")], nodes
     if answer.status != 200:
         return [
             Finding(
@@ -76,7 +79,7 @@ def _node(client: Client) -> list[Finding]:
                 f"{client.url}/livez answers {answer.status}: not a DelayBox node",
                 "name the node with --server or DELAYBOX_SERVER",
             )
-        ]
+        ], nodes
     found.append(Finding("node", "ok", f"{client.url} answers in {took_ms:.1f} ms"))
     if client.has_token and not client.tls and not _is_loopback(client.host):
         found.append(
@@ -103,7 +106,7 @@ def _node(client: Client) -> list[Finding]:
     else:
         found += of_nodes(nodes)
     found += of_numbers(client)
-    return found
+    return found, nodes
 
 
 def not_ready(words: str) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from delaybox.store.servers import Servers
 
 
-def at_server(load: Callable[[], Config]) -> list[Finding]:
+def at_server(load: Callable[[], Config], nodes: Collection[str] = ()) -> list[Finding]:
+    """What is found at the server. ``nodes``: ids of the living nodes that the node named, which must work for it."""
     try:
-        return asyncio.run(_asked(load()))
+        return asyncio.run(_asked(load(), nodes))
     except ConfigError as error:
         return [Finding("config", "problem", str(error), "`delaybox config check` shows every mistake")]
     except DelayBoxError as error:
@@ -41,7 +42,7 @@ def _mend(error: DelayBoxError) -> str:
     return "docs/operations.md says what a server of yours needs"
 
 
-async def _asked(config: Config) -> list[Finding]:
+async def _asked(config: Config, nodes: Collection[str]) -> list[Finding]:
     from delaybox.cli.server import running_server
 
     async with running_server(config) as (servers, place):
@@ -54,7 +55,7 @@ async def _asked(config: Config) -> list[Finding]:
         found += persistence(features.aof, info, await servers.setting("appendfsync"))
         found.append(memory(info))
         found.append(server_clock(await servers.measured_clock_offset_ms()))
-        found += await _opened(servers, config.storage.prefix)
+        found += await _opened(servers, config.storage.prefix, nodes)
     return found
 
 
@@ -124,8 +125,9 @@ def server_clock(offset_ms: float) -> Finding:
     )
 
 
-async def _opened(servers: Servers, prefix: str) -> list[Finding]:
+async def _opened(servers: Servers, prefix: str, nodes: Collection[str]) -> list[Finding]:
     from delaybox.store.identity import another, gone, living_shapes, read_meta
+    from delaybox.store.nodes import live
     from delaybox.store.store import Store
 
     known = {shape.store_id for shape in await living_shapes(servers, prefix)}
@@ -145,6 +147,15 @@ async def _opened(servers: Servers, prefix: str) -> list[Finding]:
             )
         ]
     store = await Store.open(servers, prefix=prefix)
+    if nodes and not {member.parent for member in await live(store)}.intersection(nodes):
+        return [
+            Finding(
+                "store",
+                "problem",
+                f"the nodes that were asked work for another store than {prefix!r} on this server",
+                "name their server with --redis, --data-dir or --config, or their node with --server",
+            )
+        ]
     sent = time.perf_counter()
     try:
         now_ms = await store.writable()
