@@ -67,6 +67,16 @@ async def test_another_store_in_its_place_is_not_taken_for_it(empty: Redis, pref
         await Store.open(Servers(empty), prefix=prefix, expected=store.store_id)
 
 
+async def test_a_new_store_is_called_new_once(empty: Redis, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that is started alone cannot know of an earlier store: whoever misses one reads it in the log."""
+    caplog.set_level("INFO", "delaybox.store")
+    for _ in range(2):
+        await Store.open(Servers(empty), prefix=prefix)
+    assert [r.getMessage() for r in caplog.records].count(
+        f"store {prefix!r} is new: this server held none. Where tasks are missed, it lost them or is another one"
+    ) == 1
+
+
 async def test_a_store_that_comes_back_is_gone_on_with(empty: Redis, prefix: str) -> None:
     store = await Store.open(Servers(empty), prefix=prefix)
     copy = {key: await empty.dump(key) or b"" for key in await empty.keys("*")}

@@ -45,7 +45,7 @@ class Loop:
             try:
                 pause = await self._step()
                 if away:
-                    log.info("%s: Redis answers again", self._name)
+                    log.info("%s: the store answers again", self._name)
                 away = 0
             except StoreUnavailable as error:
                 if not away:

@@ -6,6 +6,7 @@ anyway: they refuse where another id stands, or none. So nothing is stored in a 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from delaybox.store import keys, record
 from delaybox.store.loader import Call, ScriptRunner
 from delaybox.store.servers import Servers, milliseconds
 from delaybox.wire import members
+
+log = logging.getLogger("delaybox.store")
 
 LIVING_MS = 5_000
 """A node whose last heartbeat is no older than this is alive, and knows which store it works for."""
@@ -61,6 +64,9 @@ async def open_store(servers: Servers, prefix: str, wanted: Shape, *, expected: 
         if missed := [shape.store_id for shape in await living_shapes(servers, prefix)]:
             raise gone(prefix, missed[0])
         found = await _make(servers, prefix, wanted)
+        log.info(
+            "store %r is new: this server held none. Where tasks are missed, it lost them or is another one", prefix
+        )
     if expected not in ("", found.shape.store_id) and expected not in found.replaces:
         raise another(prefix, expected, found.shape)
     if not found.marked:
