@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
+from delaybox.client.mapping import WINDOW
 from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Scheduled, Stored, Task, moment
 from delaybox.client.progress import Report
 from delaybox.client.tasks import (
@@ -182,7 +183,7 @@ class Client(Base):
         /,
         *,
         ordered: bool = True,
-        window: int = 10_000,
+        window: int = WINDOW,
         chunksize: int = 1,
         key: Callable[[Any], str] | None = None,
         total: int | None = None,

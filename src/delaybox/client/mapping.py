@@ -26,6 +26,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2
 
 WINDOW: Final = 10_000
+"""Items of a map that are under way or wait to be taken, unless the caller asks for another number."""
 KEEP_MS: Final = 60_000
 """How long results are kept. They are fetched at once, so this only covers a break in the connection."""
 KEEP_KEYED_MS: Final = 86_400_000

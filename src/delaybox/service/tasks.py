@@ -19,7 +19,7 @@ from delaybox.core.errors import (
     TaskRunning,
 )
 from delaybox.core.lane import split
-from delaybox.core.limits import DEFAULT_REPLAY
+from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
 from delaybox.core.membership import LivingNode, nodes_of, together
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
@@ -149,11 +149,11 @@ class Service:
         """Tasks that wait, soonest due first, after skipping ``skip`` of them."""
         return await listing.pending(self._opened.store, limit=limit, skip=skip)
 
-    async def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
+    async def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
         return await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit)
 
-    async def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
+    async def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Dead letters in pages, newest first."""
         return await self.list_tasks(replace(wanted, state=TaskState.FAILED), cursor=cursor, limit=limit)
 

@@ -21,14 +21,12 @@ from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.routes import routes
 from delaybox.core.errors import DelayBoxError, Denied
-from delaybox.core.limits import MAX_PAGE
+from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
 from delaybox.core.task import TaskType
 from delaybox.service import Service
 from delaybox.wire.original import answer, request
 
 _log = logging.getLogger("delaybox.api")
-
-DEFAULT_LIMIT = 100
 
 
 _COUNTED_EVERY_S = 0.1
@@ -255,7 +253,7 @@ def _query(scope: Scope) -> list[tuple[str, str]]:
 
 def _limit(text: str | None) -> int:
     if not text:
-        return DEFAULT_LIMIT
+        return DEFAULT_PAGE
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
     if not 1 <= limit <= MAX_PAGE:
         raise Refusal(400, f"limit {text[:40]!r} is not in range; give a number from 1 to {MAX_PAGE}")

@@ -17,7 +17,8 @@ from delaybox.wire.json.tasks import labels_of, queue_of
 from delaybox.wire.proto.tasks import type_of
 from delaybox.wire.proto.views import STATES
 
-DEFAULT_LIMIT: Final = 1_000
+DEFAULT_LIST: Final = 1_000
+"""Tasks in all of a list, over as many messages as they take."""
 _STATES: Final[Mapping[pb.TaskState, TaskState]] = {number: state for state, number in STATES.items()}
 _EVERYTHING: Final = TaskFilter()
 
@@ -44,7 +45,7 @@ def listing(asked: pb.ListRequest) -> tuple[TaskFilter, str, int]:
     """Filter, cursor and how many in all. InvalidTask."""
     if len(asked.cursor) > MAX_CURSOR:
         raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
-    return filter_of(asked.filter, "filter"), asked.cursor, asked.limit or DEFAULT_LIMIT
+    return filter_of(asked.filter, "filter"), asked.cursor, asked.limit or DEFAULT_LIST
 
 
 def forecast(asked: pb.ForecastRequest, now_ms: int) -> tuple[int, int, int]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
+
 _COMPATIBLE: Final = "compatible with the Go original"
 _PROBES: Final = "probes"
 _TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
@@ -137,7 +139,13 @@ PATHS: Final[dict[str, Any]] = {
                     "name": "limit",
                     "in": "query",
                     "description": "tasks in a page",
-                    "schema": {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1000, "default": 100},
+                    "schema": {
+                        "type": "integer",
+                        "format": "int64",
+                        "minimum": 1,
+                        "maximum": MAX_PAGE,
+                        "default": DEFAULT_PAGE,
+                    },
                 },
                 {
                     "name": "offset",
