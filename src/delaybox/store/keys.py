@@ -135,7 +135,7 @@ def meta(prefix: str) -> str:
 
 
 def nodes(prefix: str) -> str:
-    """Hash node id -> its last heartbeat (JSON)."""
+    """Hash member id -> its last heartbeat (JSON)."""
     return f"{prefix}:nodes"
 
 
