@@ -1,6 +1,6 @@
-"""A node: from its configuration to the processes that it keeps running, with the embedded server where there is one.
+"""A node: from its configuration to the processes that it keeps running, and the embedded server where there is one.
 
-It holds their sockets and their counters' folder, and no engine: `delaybox.roles` is what works.
+It holds their sockets and the folder of their counters. It has no engine: the work is done in `delaybox.roles`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(config: Config) -> int:
     try:
         Path.cwd()
     except FileNotFoundError:
-        os.chdir("/")  # parts of the node ask for the folder, and cannot start without one
+        os.chdir("/")  # parts of the node read the working folder, and cannot start without one
         log.warning("the folder that this node was started in was removed; it works in / now")
     if room := find_room(lambda: config.data_folder):
         log.info("this machine has no folder for temporary files that can be written to; they go to %s", room)
@@ -69,7 +69,7 @@ class _Node:
             loop.add_signal_handler(number, self._on_signal, number)
         # The embedded server ends last, when nobody needs it any more.
         async with contextlib.AsyncExitStack() as server, contextlib.AsyncExitStack() as stack:
-            # First the ports: a node that cannot have them must do nothing on its way out.
+            # The ports come first: a node that cannot have them must not have done anything when it ends.
             listening = self._listen(stack)
             children = Supervisor(specs(self._config, self._id, GRACE_S, listening), counted_in=self._counted_in)
             stack.push_async_callback(children.stop)
@@ -112,17 +112,17 @@ class _Node:
         return listening
 
     async def _start(self, children: Supervisor, stack: contextlib.AsyncExitStack) -> None:
-        """Everything runs when it returns. What a child cannot start for is raised as the child's own error."""
-        # They import what they need while the server starts.
+        """Starts everything. If a child cannot start, its own error is raised."""
+        # The children import what they need while the server starts.
         await children.start()
         server, fresh = await self._server(stack)
         children.learn(server=server, await_subscribers=fresh)
         with _own_errors():
-            # One of them looks at the server, and makes the store if need be, before the others come.
+            # The first child checks the server, and makes the store if need be, before the others begin.
             children.learn(**await children.begin_first(partitions=self._config.partitions))
         await children.begin((Kind.PROBE, *_CALLERS))
         with _own_errors():
-            # What fires tasks comes last: nothing is fired by a node that ends at its start.
+            # Children that fire tasks begin last, so that a node that fails at its start fires nothing.
             await children.begin(_ENGINES)
 
     def _announce(self, listening: Mapping[Kind, socket.socket]) -> None:
@@ -140,7 +140,7 @@ class _Node:
             log.info("roles: %s", ", ".join(c.duties))
 
     async def _server(self, stack: contextlib.AsyncExitStack) -> tuple[ServerSettings, bool]:
-        """Where the server is, and whether it has just come up with this node."""
+        """The server's address, and whether the server was just started with this node."""
         configured = self._config.server()
         if configured is not None:
             return configured, False
@@ -155,7 +155,8 @@ class _Node:
 
 @contextlib.contextmanager
 def _own_errors() -> Iterator[None]:
-    """Raises what a child met as the error that it was there, by which the node's exit code goes."""
+    """Raises a child's error as the same class that it was in the child, because the node's exit code follows from
+    it."""
     try:
         yield
     except ChildFailed as failed:

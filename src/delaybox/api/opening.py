@@ -39,9 +39,9 @@ class Opening:
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> asyncio.Task[None] | None:
-        """Opens it; where that is not possible yet, the task that goes on trying.
+        """Opens the store; where that is not possible yet, returns the task that goes on trying.
 
-        The task raises, as this does, when what lies there is no store that this version may touch.
+        Both raise when a store lies there that this version may not touch.
         """
         try:
             await self._open()

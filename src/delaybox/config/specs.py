@@ -1,4 +1,4 @@
-"""Which processes a configuration asks for, and what each of them is given."""
+"""Which processes a configuration asks for, and the settings of each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def counts(config: Config) -> dict[Kind, int]:
             wanted[Kind.KAFKA] = config.processes.kafka
     if "clock" in duties:
         wanted[Kind.CLOCK] = config.processes.clock
-    # Without shell commands there is nothing to run; a node for work alone is listed all the same.
+    # Without shell commands there is nothing to run. But a node with the role work alone must be listed among the
+    # nodes.
     if "work" in duties and (config.workers.shell.any or not wanted.keys() - {Kind.PROBE}):
         wanted[Kind.WORK] = config.processes.work
     return wanted
@@ -44,7 +45,8 @@ def counts(config: Config) -> dict[Kind, int]:
 def specs(config: Config, node_id: str, grace_s: float, listening: Mapping[Kind, socket.socket]) -> list[Spec]:
     """The node's processes. ``listening``: the sockets of those that serve callers.
 
-    The server's address and the store's id are filled in when they are known. ConfigError for what does not fit.
+    The server's address and the store's id are added when they are known. ConfigError for keys that do not fit
+    together.
     """
     if config.workers.shell.via == "topic":
         _brokers(config)
@@ -88,7 +90,7 @@ def _serving(c: Config, common: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _engines(c: Config, node_id: str) -> tuple[str, ...]:
-    """The members without which the node is not ready."""
+    """The members that must be alive for the node to be ready."""
     wanted = counts(c)
     return tuple(
         member_id(node_id, kind, number)

@@ -1,4 +1,4 @@
-"""The heartbeat of one process: that it lives, what it is for, and what it carries out."""
+"""Sends the heartbeat of one process: that it is alive, what it is for, and which tasks it carries out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ BEAT_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who beats. ``node``: the id of the node that it belongs to, whose process is its parent; "" for none.
+    """The process that beats. ``node``: the id of the node that it belongs to, whose process is its parent; "" for
+    none.
 
     ``kind`` and ``roles`` as those of a `Member`.
     """
@@ -34,8 +35,7 @@ class Identity:
 
 
 class Membership:
-    """Beats once a second until stopped. ``activity``: what the process carries out; None: there is no heartbeat for
-    now."""
+    """Beats once a second until stopped. ``activity``: the work of the process; None: send no heartbeat for now."""
 
     def __init__(self, store: Store, who: Identity, activity: Callable[[], Activity | None]) -> None:
         self._store = store

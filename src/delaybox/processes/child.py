@@ -1,6 +1,7 @@
-"""The child's side. It reads one JSON line of settings from stdin, which then stays open: its end means that the parent
-died, and the child ends at once. On stdout it writes one line: ``{"ready": true}``, or an ``error`` with its ``code``
-before it exits with 1. SIGTERM ends it after the work in flight, a second one at once.
+"""The child's side of the protocol with its parent (spawn.py is the other). The child reads one JSON line of settings
+from stdin, which then stays open: when it ends, the parent has died, and the child ends at once. On stdout it writes
+one line: ``{"ready": true}``, or an ``error`` with its ``code`` before it exits with 1. SIGTERM ends it after the work
+in flight, a second one at once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> N
     """A child's main: ``serve`` with the settings on stdin, then the end of the process, with the exit code."""
     code = run(kind, serve)
     logging.shutdown()
-    # Threads of libraries (grpc's, librdkafka's) may still wait for something; nothing here waits for them.
+    # Does not wait for threads of libraries (grpc, librdkafka), which may wait for something themselves.
     os._exit(code)
 
 
@@ -63,7 +64,7 @@ def run(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> in
 
 
 def ready(**facts: str) -> None:
-    """Says to the parent that this process works, and what it found out for the others."""
+    """Reports to the parent that this process works, with facts that it found out for the other children."""
     _answer({"ready": True, **facts})
 
 
@@ -77,15 +78,16 @@ class Stopping:
             loop.add_signal_handler(number, self._stop)
 
     def is_set(self) -> bool:
-        """Whether the process is to end."""
+        """Whether the process must end."""
         return self._event.is_set()
 
     async def wait(self) -> None:
-        """Until it is set."""
+        """Returns when the process must end."""
         await self._event.wait()
 
     async def wait_or(self, opening: asyncio.Task[None] | None) -> None:
-        """As `wait`, or until ``opening`` fails, whose error is raised: what is there now is not what it should be."""
+        """As `wait`; but raises the error of ``opening`` if that fails, because then another store lies on the
+        server."""
         waiting = asyncio.create_task(self.wait())
         try:
             if opening is not None:
@@ -106,14 +108,14 @@ _answered: list[bool] = []
 
 
 def _answer(line: dict[str, object]) -> None:
-    """One JSON line to the parent."""
+    """Writes one JSON line to the parent."""
     _answered.append(True)
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
 def _read_line(fd: int) -> bytes:
-    """One line without reading past it."""
+    """Reads one line, and not a byte more."""
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = os.read(fd, 1)

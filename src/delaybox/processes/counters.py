@@ -1,6 +1,6 @@
 """The folder in which the processes of a node keep their counters, so that each of them can show the sum of all.
 
-prometheus-client looks for it when it is imported, by a variable of the environment: a child has it from its start.
+prometheus-client reads the folder from the environment when it is imported, so a child gets the variable at its start.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _YOUNG_S = 60
 
 @contextlib.contextmanager
 def folder() -> Iterator[str]:
-    """A temporary folder for the counters of this node's processes; those that killed nodes left behind are removed."""
+    """A temporary folder for the counters of this node's processes. Removes folders that killed nodes left behind."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        # Somebody else's cannot be opened, a living node's is locked, one that is just being made is young.
+        # Keeps others: another user's cannot be opened, a living node's is locked, one that is just being made is
+        # young.
         with contextlib.suppress(OSError), _locked(left):
             if time.time() - left.stat().st_mtime > _YOUNG_S:
                 shutil.rmtree(left)
@@ -36,7 +37,7 @@ def folder() -> Iterator[str]:
 
 
 def forget(made: str, pid: int) -> None:
-    """Removes what a process that ended showed of the moment; what it counted stays in the sums."""
+    """Removes the gauges of a process that ended, which show the moment; its counters stay in the sums."""
     for left in Path(made).glob(f"gauge_live*_{pid}.db"):
         left.unlink(missing_ok=True)
 

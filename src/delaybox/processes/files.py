@@ -1,4 +1,4 @@
-"""How many files and connections a process may have open."""
+"""Raises the number of files and connections that a process may have open."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import resource
 
 PLENTY = 65_536
-"""What a process may need at once: a connection is an open file. Many systems start with a limit of 1,024."""
+"""Files that a process may need at once, connections included. Many systems begin with a limit of 1,024."""
 
 
 def raise_limit(wanted: int = PLENTY) -> int:
-    """Raises this process's limit of open files to ``wanted``, or as far as the system allows; what holds then."""
+    """Raises this process's limit of open files to ``wanted``, or as far as the system allows. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

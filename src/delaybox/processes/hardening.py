@@ -1,7 +1,7 @@
-"""What a process keeps from those that run beside it as the same user: shell commands, before all.
+"""Protects a process from others of the same user, above all from shell commands.
 
 A user's processes may read each other's environment and memory under /proc, where a node's secrets are, and trace each
-other. Linux lets a process refuse that.
+other. On Linux a process can refuse that.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ KEPT = (
     "PYTHONHOME",
     "PYTHONPATH",
 )
-"""What a program needs to start at all, wherever it and Python are installed."""
+"""Variables that a program may need to start at all, wherever it and Python are installed."""
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
 
 def minimal_environment() -> dict[str, str]:
-    """This process's environment without all that is not needed to start another: its secrets among that."""
+    """This process's environment, reduced to the variables that another process needs to start: no secrets."""
     return {name: value for name in KEPT if (value := os.environ.get(name)) is not None}
 
 
 def python_module(module: str, environment: dict[str, str]) -> list[str]:
-    """The command that runs a module of ours in ``environment``, and never one that lies in the working folder."""
-    # `python -m delaybox` in a folder that holds the source is the only case in which ours is found through it.
+    """The command that runs a module of DelayBox in ``environment``, and never one that lies in the working folder."""
+    # Only for `python -m delaybox` in a folder with the source the package itself is found through the working folder.
     root = str(Path(__file__).parents[2])
     if root == str(Path.cwd()):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
@@ -50,7 +50,7 @@ def not_dumpable() -> None:
 
 
 def no_new_privileges() -> None:
-    """This process and all that it starts can gain no right by running a program (set-uid, file capabilities)."""
+    """This process and all that it starts can gain no rights by running a program (set-uid, file capabilities)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 

@@ -1,4 +1,4 @@
-"""What the first process of a container does beside its work: it hands on signals and reaps orphans."""
+"""Does what the first process of a container must do beside its work: it passes on signals and reaps orphans."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 def as_init(main: Callable[[], int]) -> int:
     """Runs ``main`` and returns its exit code; in a child where this process is the first one (pid 1).
 
-    Nobody else reaps what a command leaves behind there, and asyncio reaps only what it has started: a node in a
-    container without an init would fill the table of processes. Call it before any thread or event loop is started.
+    In a container nobody else reaps processes that a command leaves behind, and asyncio reaps only those that it
+    started: without an init a node would fill the table of processes. Call it before any thread or event loop is
+    started.
     """
     if os.getpid() != 1:
         return main()
-    # What comes before we are ready to hand it on has to wait, or it would be lost.
+    # A signal that comes before it can be passed on must wait, or it would be lost.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
     child = os.fork()
     if child == 0:
-        # A terminal sends Ctrl-C to the whole group; it must reach the child once, from here.
+        # A terminal sends Ctrl-C to the whole group; the child must get it once only, from here.
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return main()

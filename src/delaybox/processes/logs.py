@@ -1,6 +1,6 @@
-"""How every process logs, nodes, their children and workers: a line a record on stderr, as text or as JSON, UTC.
+"""The log of every process (nodes, their children, workers): one line for each record on stderr, text or JSON, UTC.
 
-A record that knows for which task it was written (``task_id``, ``task_name``, ``task_attempt``) says so.
+A record about a task (with ``task_id``, ``task_name``, ``task_attempt``) names the task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def set_up(log_format: str) -> None:
 
 
 def formatter(log_format: str) -> logging.Formatter:
-    """Of the form ``text`` or ``json``."""
+    """The formatter for ``text`` or ``json``."""
     return JsonLines() if log_format == "json" else TextLines()
 
 
@@ -30,12 +30,13 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 def shown(logger: str, message: str) -> str:
-    """A message in text: one of ours is a line, whatever a caller's part in it holds; others' may have more."""
+    """The text of a message. One of DelayBox's is made one line, whatever a caller's part in it holds; others may have
+    more."""
     return texts.line(message) if logger.partition(".")[0] == "delaybox" else texts.block(message)
 
 
 class TextLines(logging.Formatter):
-    """A record is a line; further lines of what others wrote are indented, so that none looks like a record."""
+    """Text: a record is a line; further lines of others' messages are indented, so that none looks like a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = shown(record.name, record.getMessage())
@@ -50,7 +51,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """A record is an object."""
+    """JSON: a record is an object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The one rule by which what ended is started again: how long to wait before, and the words that say why it ended."""
+"""The one rule for starting again what ended: how long to wait, and how the log explains the end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ FIRST_S, LONGEST_S, STEADY_S = 0.5, 10.0, 30.0
 
 
 class Backoff:
-    """Pauses that double from ``first_s`` to ``longest_s`` seconds, each shortened by up to a half by chance.
+    """Pauses that double from ``first_s`` to ``longest_s`` seconds, each shortened at random by up to a half.
 
-    So many that ended together do not come back together. What has lived for ``steady_s`` begins with the first again.
+    So processes that ended together do not come back together. After a life of ``steady_s`` the first pause is used
+    again.
     """
 
     def __init__(
@@ -37,12 +38,12 @@ class Backoff:
         return pause_s * (1 - self._chance() / 2)
 
     def begin_anew(self) -> None:
-        """The next pause is the first again: it works."""
+        """It works: the next pause is the first again."""
         self._next_s = self._first_s
 
 
 def cause(exit_code: int | None) -> str:
-    """What ended a process: "exit code 3", "SIGKILL". ``exit_code``: negative for a signal."""
+    """Why a process ended: "exit code 3", "SIGKILL". ``exit_code``: negative for a signal."""
     if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
     try:
@@ -52,6 +53,6 @@ def cause(exit_code: int | None) -> str:
 
 
 def reason(what: str, exit_code: int | None, lived_s: float, pause_s: float) -> str:
-    """What the log says when ``what`` ended and is started again in ``pause_s`` seconds."""
+    """The log's message when ``what`` ended and is started again in ``pause_s`` seconds."""
     how = "was ended by" if exit_code is not None and exit_code < 0 else "ended with"
     return f"the {what} {how} {cause(exit_code)} after {lived_s:.0f} s; starting it again in {pause_s:.1f} s"

@@ -12,28 +12,28 @@ from delaybox.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSettings:
-    """What every child is given, whatever its kind."""
+    """The settings that every child gets, whatever its kind."""
 
     log_format: str = "text"
     guarded: bool = False
-    """Shell commands run as the same user: nothing may look into this process."""
+    """Shell commands run as the same user, so they must not read this process."""
     node_id: str = ""
-    """Of the node that started it; "" for a process on its own, as tests have them."""
+    """The id of the node that started it; "" for a process on its own, as in tests."""
     number: int = 1
-    """Of the node's processes of this kind, from 1."""
+    """Its number among the node's processes of this kind, from 1."""
     again: bool = False
-    """It stands in the place of one that died."""
+    """Whether it replaces one that died."""
     listening: int | None = None
     """The file descriptor of the socket to accept from; the parent holds it."""
     grace_s: float = 10.0
-    """How long what is in flight may take to finish when the process is stopped."""
+    """How long work in flight may take to finish when the process is stopped."""
 
 
 Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def encode(settings: ProcessSettings) -> bytes:
-    """One line. It holds the secrets: for the child's stdin only, never for a log or a command line."""
+    """One line. It holds secrets, so it is for the child's stdin only, never for a log or a command line."""
     return msgspec.json.encode(settings)
 
 

@@ -1,5 +1,5 @@
-"""Listening sockets. The node holds those of its children: a child that ends closes no port, and callers' connections
-wait in the backlog until there is a child again. Several children of one kind accept from the same socket.
+"""Listening sockets. The node holds those of its children: when a child ends, the port stays open, and connections wait
+in the backlog until there is a child again. Several children of one kind accept from the same socket.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from delaybox.core.errors import ConfigError, DelayBoxError
 
 
 class CannotListen(DelayBoxError):
-    """The address cannot be had; the message says how to mend that."""
+    """The address cannot be bound; the message explains how to mend that."""
 
     code = "cannot_listen"
 
@@ -29,7 +29,7 @@ def port_of(sock: socket.socket) -> int:
 def bind(host: str, port: int, backlog: int, *, option: str) -> socket.socket:
     """A listening socket, which no other program shares. ``option``: the flag or key that names the port, for messages.
 
-    CannotListen says how to mend what is in the way.
+    CannotListen explains what is in the way.
     """
     shown = f"{bracketed(host)}:{port}"
     try:
@@ -61,7 +61,7 @@ def bind(host: str, port: int, backlog: int, *, option: str) -> socket.socket:
 
 
 def inherited(fd: int | None) -> socket.socket:
-    """In a child: the socket that its parent holds. What the child starts in its turn does not get it."""
+    """In a child: the socket that its parent holds. Programs that the child starts do not inherit it."""
     if fd is None:
         raise ConfigError("this process got no socket to accept from; start it through the node")
     sock = socket.socket(fileno=fd)

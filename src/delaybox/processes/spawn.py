@@ -1,4 +1,5 @@
-"""A child process as its parent sees it: started, given its settings, watched and stopped. child.py is its own side."""
+"""The parent's side of a child process: starts it, gives it its settings, watches and stops it. child.py is the other
+side."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ READY_TIMEOUT_S = 20.0
 
 
 class ChildFailed(DelayBoxError):
-    """A child process did not start; the message is its own. ``cause_code``: the code of the error that it met."""
+    """A child process did not start; the message is the child's. ``cause_code``: the code of the error that it
+    raised."""
 
     code = "child_failed"
 
@@ -31,7 +33,7 @@ class ChildFailed(DelayBoxError):
 class ChildProcess:
     """A child that runs. It imports what it needs at once, and begins its work when it gets its settings.
 
-    ``ready``: it works. ``died`` is set when the process has ended, whatever the cause: after `stop` that is meant.
+    ``ready``: it works. ``died`` is set when the process has ended, for whatever reason, also after `stop`.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, what: str, counted_in: str = "") -> None:
@@ -45,9 +47,9 @@ class ChildProcess:
 
     @classmethod
     async def start(cls, kind: Kind, *, listening: socket.socket | None = None, counted_in: str = "") -> Self:
-        """Starts ``python -m`` the kind's main, with the socket that it shall accept from.
+        """Starts ``python -m`` the kind's main, with the socket from which it accepts.
 
-        ``counted_in``: the folder for its counters. To be called from a thread that lives as long as the parent: on
+        ``counted_in``: the folder for its counters. Call it from a thread that lives as long as the parent, because on
         Linux the process dies with that thread.
         """
         environment = counters.environment(counted_in)
@@ -62,9 +64,9 @@ class ChildProcess:
         return cls(process, kind.what, counted_in)
 
     async def begin(self, settings: ProcessSettings, *, timeout_s: float = READY_TIMEOUT_S) -> Mapping[str, str]:
-        """Gives it its settings and returns, with what it found out, when it is ready.
+        """Sends the child its settings. Returns when it is ready, with the facts that it found out.
 
-        ChildFailed, with its words, when it cannot be.
+        ChildFailed, with the child's message, when it cannot start.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -101,7 +103,7 @@ class ChildProcess:
         return self._process.returncode
 
     async def stop(self) -> None:
-        """Lets it finish within the grace, then ends it. Harmless when repeated or when it is dead."""
+        """Lets the child finish within the grace, then kills it. Harmless when repeated or when it is dead."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -112,7 +114,7 @@ class ChildProcess:
         await self.died.wait()
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Kills the child at once."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

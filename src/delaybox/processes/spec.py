@@ -1,4 +1,4 @@
-"""Which processes a node keeps running."""
+"""The processes that a node keeps running: kind, settings, number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from delaybox.processes.settings import ProcessSettings
 
 
 class Kind(StrEnum):
-    """What a process is for. Its main is the module of ``delaybox.roles`` of that name."""
+    """What a process is for. The module of ``delaybox.roles`` with the same name is its main."""
 
     CLOCK = "clock"
     WORK = "work"
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
     @property
     def what(self) -> str:
-        """As messages name it."""
+        """Its name in messages."""
         return _NAMES[self]
 
 

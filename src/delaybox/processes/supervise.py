@@ -1,4 +1,4 @@
-"""Keeps child processes running: the one place where a node starts them, starts them again, and stops them."""
+"""Keeps child processes running: the one place where a node starts, restarts and stops them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ class Keeper:
         self._child = await ChildProcess.start(self.kind, listening=self.spec.listening, counted_in=self._counted_in)
 
     async def begin(self, *, again: bool = False) -> Mapping[str, str]:
-        """Lets the child work; returns, with what it found out, when it is ready. ChildFailed when it cannot be."""
+        """Lets the child work. Returns when it is ready, with the facts that it found out. ChildFailed when it cannot
+        start."""
         found = await self.child.begin(self._settings(again))
         self._since = asyncio.get_running_loop().time()
         return found
 
     def learn(self, facts: Mapping[str, object]) -> None:
-        """What is known now of its settings: for the child that does not work yet, and for those after it."""
+        """Adds facts to the settings, for a child that does not work yet and for those that will replace it."""
         names = {field.name for field in fields(self.spec.settings)}
         known = {name: value for name, value in facts.items() if name in names}
         self.spec = replace(self.spec, settings=replace(self.spec.settings, **known))  # type: ignore[arg-type]
@@ -108,12 +109,13 @@ class Supervisor:
         await _together(keeper.start() for keeper in self._keepers)
 
     def learn(self, **facts: object) -> None:
-        """Completes the settings of every child that does not work yet."""
+        """Adds facts to the settings of every child that does not work yet."""
         for keeper in self._keepers:
             keeper.learn(facts)
 
     async def begin_first(self, **facts: object) -> Mapping[str, str]:
-        """Lets the first of all work, which gets ``facts`` at this one start; what it found out for the others."""
+        """Lets the first child work, which gets ``facts`` at this one start. Returns what it found out for the
+        others."""
         first = self._keepers[0]
         before = first.spec
         first.learn(facts)
@@ -123,15 +125,16 @@ class Supervisor:
             first.spec = before
 
     async def begin(self, kinds: Collection[Kind]) -> None:
-        """Lets those of ``kinds`` work that do not yet; returns when they are ready. ChildFailed when one cannot be."""
+        """Lets the children of ``kinds`` work; returns when all are ready. ChildFailed when one cannot start."""
         await _together(keeper.begin() for keeper in self._of(kinds) if not keeper.child.ready)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Starts again whatever died, until ``stop`` is set."""
+        """Restarts children that died, until ``stop`` is set."""
         await asyncio.gather(*(keeper.run(stop) for keeper in self._keepers))
 
     async def stop(self, kinds: Collection[Kind] = frozenset(Kind)) -> None:
-        """Takes no more connections for ``kinds``, lets what they have under way end within the grace, and ends them.
+        """Stops the children of ``kinds``: they accept no more connections, and get the grace to finish what is under
+        way.
 
         Twice is harmless.
         """
@@ -145,7 +148,7 @@ class Supervisor:
 
 
 async def _together(starting: Iterable[Coroutine[None, None, object]]) -> None:
-    """Awaits each even where another failed, so that whatever started can be stopped; then the first error."""
+    """Awaits all, even if one fails, so that every child that started can be stopped; then raises the first error."""
     for outcome in await asyncio.gather(*starting, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome

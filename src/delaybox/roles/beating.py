@@ -12,7 +12,7 @@ from delaybox.store.store import Store
 
 
 class Beating:
-    """From `begin`, when the store is open, to `end`. ``troubles``: what readiness shows; as a rule nothing."""
+    """Sends heartbeats from `begin`, when the store is open, to `end`. ``troubles``: problems for readiness to show."""
 
     def __init__(self, settings: StoreSettings, kind: Kind) -> None:
         self.troubles: Sequence[str] = ()
@@ -21,7 +21,7 @@ class Beating:
         self._membership: Membership | None = None
 
     async def begin(self, store: Store) -> None:
-        """Returns at once. Nothing beats for a process that no node started."""
+        """Begins; returns at once. A process that no node started sends no heartbeat."""
         s = self._settings
         if not s.node_id:
             return

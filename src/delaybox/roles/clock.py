@@ -1,4 +1,4 @@
-"""The clock: keeps time for the store, publishes PUB_SUB tasks, hands over what others run, reads the input channel."""
+"""The clock process: keeps time for the store, publishes PUB_SUB tasks, and reads the input channel."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ WAIT_FOR_SUBSCRIBERS_S = 3.0
 
 
 async def serve(settings: ClockSettings) -> int:
-    """Its whole life; the exit code."""
+    """The process's whole life; returns its exit code."""
     stopping = Stopping()
     settings = await opening.prepared(settings)
     async with contextlib.AsyncExitStack() as stack:
         ready = settings.again
         if ready:
-            # It may take long until the server is back; until then its heartbeat is missed.
+            # If the server is away it may take long until it is back; meanwhile this process has no heartbeat.
             child.ready(store_id=settings.store_id)
         store = await opening.opened(settings, stopping)
         if store is None:
@@ -131,9 +131,9 @@ def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) ->
 
 
 async def _await_subscribers(channel: str, store: Store, stopping: Stopping) -> None:
-    """Gives the subscribers of an embedded server that has just come back a moment before overdue tasks are fired.
+    """After the embedded server came back, waits a moment for its subscribers before overdue tasks are fired.
 
-    They were cut off when it ended, and what is published before they are back reaches nobody.
+    They were cut off when the server ended, and messages that are published before they are back reach nobody.
     """
     loop = asyncio.get_running_loop()
     overdue = sum(c.due for c in await store.counts())

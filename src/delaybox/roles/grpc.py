@@ -1,4 +1,4 @@
-"""gRPC: the scheduler, and on nodes with the role `work` the streams of workers, from the socket of its node."""
+"""The gRPC process: the service Scheduler, and on nodes with the role `work` the streams of workers."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ class Part(Protocol):
 
     @property
     def descriptor(self) -> ServiceDescriptor:
-        """Of the service in the contract."""
+        """The descriptor of the service."""
         ...
 
     async def start(self, store: Store) -> None:
         """The store is open. Calls may have come before, and got UNAVAILABLE."""
 
     async def stop(self) -> None:
-        """New calls are refused already: ends the streams, so that their callers go elsewhere. At most the grace."""
+        """New calls are refused by now. Ends the streams, so that their callers go elsewhere; takes at most the
+        grace."""
 
 
 async def serve(settings: GrpcSettings) -> int:
-    """Its whole life; the exit code."""
+    """The process's whole life; returns its exit code."""
     stopping = Stopping()
     settings = await opening.prepared(settings)
     parts: list[Part] = []

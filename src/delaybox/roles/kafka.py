@@ -1,4 +1,5 @@
-"""Kafka in: takes tasks from topics and does nothing else. Its heartbeat says why it does not read at the moment."""
+"""The Kafka process: takes tasks from topics and does nothing else. Its heartbeat reports why it cannot read now, if
+so."""
 
 from __future__ import annotations
 
@@ -26,13 +27,13 @@ log = logging.getLogger("delaybox.kafka")
 
 
 async def serve(settings: IntakeSettings) -> int:
-    """Its whole life; the exit code."""
+    """The process's whole life; returns its exit code."""
     if not settings.sources:
         raise ConfigError("kafka.schedulerTopic names no topic; give one, or several with commas between them")
     stopping = Stopping()
     settings = await opening.prepared(settings)
     if settings.instance and settings.number > 1:
-        # A group takes a name from one member at a time.
+        # Only one member of a group may have an instance name.
         settings = replace(settings, instance=f"{settings.instance}-{settings.number}")
     child.ready(store_id=settings.store_id)
     store = await opening.opened(settings, stopping)
@@ -65,7 +66,7 @@ async def _read(settings: IntakeSettings, service: RecordService, beating: Beati
         finally:
             waiting.cancel()
     except KafkaException as error:
-        # What the library calls fatal: another member has this instance's name, or a setting cannot be used.
+        # Fatal errors of the library: another member has this instance's name, or a setting cannot be used.
         log.critical("Kafka: %s", error.args[0])
         return 1
     return 0

@@ -1,4 +1,5 @@
-"""The store of a process at its start: the first one of a node looks at the server and makes the store if need be."""
+"""Opens the store at the start of a process. A node's first process checks the server, and makes the store if need
+be."""
 
 from __future__ import annotations
 
@@ -24,10 +25,10 @@ Settings = TypeVar("Settings", bound=StoreSettings)
 
 
 async def prepared(settings: Settings) -> Settings:
-    """The settings with the store's id; where ``partitions`` says that this process may make the store, it does so.
+    """The settings with the store's id. If ``partitions`` is set, this process makes the store where there is none.
 
-    A server that does not answer yet is waited for. StoreUnavailable when it does not within 15 s; StoreRefused and
-    ConfigError for one that cannot be used.
+    Waits for a server that does not answer yet. StoreUnavailable when it does not answer within 15 s; StoreRefused
+    and ConfigError for one that cannot be used.
     """
     if not settings.partitions:
         return settings
@@ -71,9 +72,9 @@ async def prepared(settings: Settings) -> Settings:
 
 
 async def opened(settings: StoreSettings, stopping: Stopping) -> Store | None:
-    """The node's store, tried until it can be opened; None when the process is to end meanwhile.
+    """Opens the node's store, trying until it succeeds; None when the process must end meanwhile.
 
-    StoreRefused and ConfigError when what lies there is not the node's.
+    StoreRefused and ConfigError when another store lies there.
     """
     servers = Servers.connect(settings.server)
     last = ""

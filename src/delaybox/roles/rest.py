@@ -1,4 +1,4 @@
-"""REST: one Python process that serves it and nothing else, from the socket that its node holds."""
+"""The REST process: it accepts from the socket that its node holds, and serves nothing else."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from delaybox.roles.beating import Beating
 _log = logging.getLogger("delaybox.api")
 
 _OTHER_FILES = 256
-"""Those of the store, of logs and of the process itself."""
+"""Files beside connections: those of the store, of logs and of the process itself."""
 
 
 async def serve(settings: ApiSettings) -> int:
-    """Its whole life; the exit code."""
+    """The process's whole life; returns its exit code."""
     stopping = Stopping()
     settings = await opening.prepared(settings)
     listening = inherited(settings.listening)

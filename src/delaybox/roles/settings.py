@@ -1,4 +1,4 @@
-"""What the processes with an engine are given."""
+"""The settings of processes with an engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from delaybox.wire.topics import TopicRules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings(StoreSettings):
-    """Of every process with an engine. Times in ms."""
+    """Settings of every process with an engine. Times in ms."""
 
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
@@ -22,7 +22,7 @@ class EngineSettings(StoreSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaOut:
-    """How tasks are sent to Kafka. ``rules``: the topics; ``signing_keys``: for commands that travel there."""
+    """How tasks are sent to Kafka. ``rules``: the topics; ``signing_keys``: sign shell tasks that go to a topic."""
 
     kafka: KafkaSettings
     rules: TopicRules
@@ -32,23 +32,23 @@ class KafkaOut:
     delivery_timeout_ms: int = 120_000
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     commands: bool = False
-    """Shell tasks go there as well."""
+    """Whether shell tasks go there as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockSettings(EngineSettings):
-    """Of the process that keeps time and publishes."""
+    """Settings of the clock process."""
 
     channel: str = "TaskExecution"
-    """Where PUB_SUB tasks are published, without Kafka."""
+    """The channel where PUB_SUB tasks are published without Kafka."""
     stream: int = 0
-    """The length of the stream that they go to as well; 0: to none."""
+    """The length of the stream to which they are also added; 0: to none."""
     in_place: bool = True
-    """The server publishes them itself, in the step that takes them."""
+    """Whether the claim script publishes them itself (fires them in place)."""
     require_subscriber: bool = False
     kafka: KafkaOut | None = None
     input_channel: str = ""
-    """Where serialized tasks are taken in; "" takes none."""
+    """The input channel, from which serialized tasks are read; "" reads none."""
     types_beside: str = ""
     """Letters of the task types that other processes of this node carry out."""
     payload_limit: int = 1 << 20
@@ -56,12 +56,14 @@ class ClockSettings(EngineSettings):
     dead_age_ms: int = 0
     quarantine_age_ms: int = 0
     await_subscribers: bool = False
-    """The server has just come back with this node: its subscribers were cut off, and get a moment to return."""
+    """Whether the server has just been started with this node: its subscribers were cut off, and get a moment to
+    return."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShellSettings:
-    """Of shell commands. ``commands``: name -> absolute path and arguments; ``payloads``: any payload may be one."""
+    """Settings of shell commands. ``commands``: name -> absolute path and arguments; ``payloads``: any payload may be
+    one."""
 
     payloads: bool = False
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class ShellSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicCommands:
-    """Where commands come by topic, and what proves that a node sent them. See `TopicWork`."""
+    """The topic from which shell tasks are read, and the keys that prove that a node sent them. See `TopicWork`."""
 
     kafka: KafkaSettings
     topic: str
@@ -91,7 +93,7 @@ class TopicCommands:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkSettings(EngineSettings):
-    """Of the process that runs shell commands. ``topic`` None: it takes them from the store."""
+    """Settings of the work process. ``topic`` None: it takes shell tasks from the store."""
 
     shell: ShellSettings | None = None
     topic: TopicCommands | None = None

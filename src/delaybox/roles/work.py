@@ -1,4 +1,5 @@
-"""Work: runs shell commands, taken from the store or from a Kafka topic. SDK workers are served by the gRPC process."""
+"""The work process: runs shell commands, from the store or from a Kafka topic. Streams of SDK workers end in the gRPC
+process."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ log = logging.getLogger("delaybox.work")
 
 
 async def serve(settings: WorkSettings) -> int:
-    """Its whole life; the exit code."""
+    """The process's whole life; returns its exit code."""
     stopping = Stopping()
     settings = await opening.prepared(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -108,7 +109,7 @@ async def _shell(s: ShellSettings, stack: contextlib.AsyncExitStack) -> Target:
 async def _from_topic(
     by: TopicCommands, shell: Target, slots: int, grace_s: float, stack: contextlib.AsyncExitStack
 ) -> None:
-    """Feeds the target of shell tasks from the execution topic."""
+    """Reads shell tasks from the execution topic and hands them to their target."""
     from delaybox.api.kafka.topic_command import Commands
     from delaybox.api.kafka.topic_work import TopicWork
     from delaybox.wire.signing import Signing

@@ -1,6 +1,6 @@
 """The service delaybox.v1.Worker of a gRPC process, with the engine that claims for the workers connected to it.
 
-The engine keeps no time for the store (ADR 0010): calls and streams stay away from the punctuality of the clock.
+The engine is no time keeper (ADR 0010), and runs in this process so that calls and streams do not delay the clock.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from delaybox.wire.gen import worker_pb2
 log = logging.getLogger("delaybox.workers")
 
 PROGRESS_S = 0.25
-"""What is said of tasks in between is kept once: the last word of each."""
+"""Pause between two writes of progress; of each task only the last report in between is stored."""
 _STOP_S = 2.0
 
 
 class Workers:
-    """The service delaybox.v1.Worker with what is behind it."""
+    """The service delaybox.v1.Worker with the engine behind it."""
 
     def __init__(self, settings: GrpcSettings) -> None:
         self._settings = settings
@@ -91,7 +91,7 @@ class Workers:
         )
 
     async def stop(self) -> None:
-        """Workers are told to go elsewhere and may finish what they have, within the grace."""
+        """Asks workers to go elsewhere; they may finish what they have, within the grace."""
         if self._gateway is None or self._engine is None:
             return
         self._gateway.leave()
@@ -131,7 +131,7 @@ class Workers:
             log.warning("the queues that functions have of their own are not kept yet: %s", error)
 
     async def _keep_announced(self) -> None:
-        """What could not be kept is kept later."""
+        """Stores the announcements that could not be stored before."""
         if self._announced and self._store is not None:
             now, self._announced = self._announced, {}
             try:
@@ -157,7 +157,7 @@ class Workers:
 
 
 class NoWorkers:
-    """In the place of `Workers` on a node without the role ``work``: says to workers where to go."""
+    """Stands in for `Workers` on a node without the role ``work``: refuses workers and explains where they can go."""
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -165,7 +165,7 @@ class NoWorkers:
         return worker_pb2.DESCRIPTOR.services_by_name["Worker"]
 
     def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Serialized]:
-        """Refuses."""
+        """Refuses the stream."""
         raise StoreUnavailable(
             "this node serves no workers: its roles have no work (or workerEnable is false). Connect the worker to a "
             "node with the roles api and work, or add work to this node's roles"

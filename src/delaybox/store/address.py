@@ -1,4 +1,5 @@
-"""Where a Redis or Valkey server is, and how that is written. It needs no client library: the node itself has none."""
+"""The address of a Redis or Valkey server, and its spellings. It imports no client library, because the parent needs
+none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process that works on a store is given."""
+"""The settings of a process that works on a store."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class StoreSettings(ProcessSettings):
     server: ServerSettings = field(default_factory=ServerSettings)
     prefix: str = "delaybox"
     store_id: str = ""
-    """Of the store that the node works for; "" takes whichever is there."""
+    """The id of the store that the node works for; "" takes the one that is there."""
     partitions: int = 0
-    """Of a store that is made where there is none; 0: this process makes none."""
+    """The number of partitions of a store that is made where there is none; 0: this process makes none."""
     roles: tuple[str, ...] = ()
-    """What the node is for; for the heartbeat."""
+    """The node's roles, for the heartbeat."""
