@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from delaybox.embedded import find_binary, launch
-from delaybox.store.connect import ServerSettings
+from delaybox.store.address import ServerSettings
 
 READY_S = 20.0
 

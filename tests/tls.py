@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trustme
 
-from delaybox.store.connect import ServerSettings
+from delaybox.store.address import ServerSettings
 
 
 class Certificates:

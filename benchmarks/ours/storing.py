@@ -15,7 +15,7 @@ from benchmarks.harness.server import BenchServer
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.store import keys, loader, record
-from delaybox.store.connect import ServerSettings
+from delaybox.store.address import ServerSettings
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 

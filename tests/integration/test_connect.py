@@ -12,7 +12,9 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.errors import StoreRefused, StoreUnavailable
-from delaybox.store.connect import ServerFeatures, ServerSettings, make_client, probe
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
+from delaybox.store.probe import ServerFeatures, probe
 from tests.servers import RealServer
 
 

@@ -21,7 +21,8 @@ from redis.exceptions import RedisError
 from delaybox.embedded import EmbeddedServer, EmbeddedServerError, default_data_dir, find_binary
 from delaybox.embedded.process import LAUNCHER
 from delaybox.embedded.trust import LOCK_FILE
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from tests.servers import server_binary
 
 PATIENCE_S = 20.0

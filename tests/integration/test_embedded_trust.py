@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 from delaybox.embedded import EmbeddedServer, EmbeddedServerError, has_run, reach
 from delaybox.embedded.process import connect
 from delaybox.embedded.trust import DATA, LOCK_FILE, LOG_FILE, SERVER_CONFIG, SOCKET_FILE, SOCKET_REFERENCE, write_own
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from tests.nodes import node
 from tests.servers import server_binary
 

@@ -14,7 +14,8 @@ from delaybox.cli.listen import Source
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.engine import DEAF
 from delaybox.store import nodes, subscription
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store

@@ -14,7 +14,8 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.store import roundtrips
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from tests.servers import RealServer
 
 ECHO = ("ECHO", "x")

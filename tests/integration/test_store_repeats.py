@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from delaybox.core.errors import StoreUnavailable
 from delaybox.core.task import NewTask
 from delaybox.store import store as store_module
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from delaybox.store.loader import ScriptRunner
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers

@@ -15,7 +15,8 @@ from delaybox.core.membership import Member
 from delaybox.core.task import NewTask
 from delaybox.service import Service
 from delaybox.store import keys, listing, loader, nodes
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store

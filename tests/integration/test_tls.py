@@ -17,7 +17,9 @@ from delaybox.config import load
 from delaybox.core.errors import ConfigError, StoreRefused, StoreUnavailable
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
-from delaybox.store.connect import ServerFeatures, ServerSettings, make_client, probe
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
+from delaybox.store.probe import ServerFeatures, probe
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget

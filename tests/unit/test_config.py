@@ -10,7 +10,7 @@ from delaybox.api.rest.settings import ApiSettings
 from delaybox.config import FLAGS, Config, load
 from delaybox.core.errors import ConfigError
 from delaybox.processes.settings import decode, encode
-from delaybox.store.connect import ServerSettings
+from delaybox.store.address import ServerSettings
 from tests.configurations import elsewhere, refused, written
 
 __all__ = ["elsewhere"]

@@ -13,7 +13,7 @@ from delaybox.cli import say
 from delaybox.cli.server import any_server
 from delaybox.core.errors import DelayBoxError
 from delaybox.service.import_original import Import, Progress
-from delaybox.store.connect import ServerSettings
+from delaybox.store.address import ServerSettings
 from delaybox.store.original import OriginalSet
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store

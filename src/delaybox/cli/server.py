@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from delaybox.core.errors import ConfigError, StoreUnavailable
 from delaybox.embedded import EmbeddedServer, has_run, reach
-from delaybox.store.connect import ServerSettings
+from delaybox.store.address import ServerSettings
 from delaybox.store.identity import read_meta
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store

@@ -15,8 +15,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from delaybox.store import roundtrips
-from delaybox.store.connect import ServerFeatures, ServerSettings, info_of, make_client, probe
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from delaybox.store.loader import translate
+from delaybox.store.probe import ServerFeatures, info_of, probe
 from delaybox.store.subscription import Subscription
 
 Command = tuple[str | bytes | int | float, ...]

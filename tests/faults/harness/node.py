@@ -14,7 +14,7 @@ from delaybox.core.delivery import DONE, Delivery, Failed, Report
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
-from delaybox.store.connect import ServerSettings
+from delaybox.store.address import ServerSettings
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.faults.harness.look import instructions

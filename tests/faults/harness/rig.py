@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Self
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
-from delaybox.store.connect import ServerSettings, make_client
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store

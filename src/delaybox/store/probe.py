@@ -1,0 +1,186 @@
+"""What DelayBox asks of a Redis or Valkey server before it trusts it with tasks."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from delaybox.core.errors import StoreRefused, StoreUnavailable
+from delaybox.store.loader import translate
+
+_LOG_IN = (
+    "set storage.redisPass (and storage.redisUser where the server has ACL users), or write both into the server's URL"
+)
+# Runs only where scripts may carry flags (Redis 7.0) and have `struct`; both are what the store's scripts need.
+_PROBE_SCRIPT = "#!lua flags=allow-oom\nreturn struct.pack('>I2', 1)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFeatures:
+    """What the server is and can do, found by trying it: version numbers mislead (Valkey 9 reports Redis 7.2.4)."""
+
+    kind: Literal["redis", "valkey"]
+    version: str
+    waitaof: bool
+    hexpire: bool
+    cluster: bool
+    aof: bool
+    policy: str
+    run_id: str
+
+
+async def probe(client: Redis) -> ServerFeatures:
+    """Find out what the server can do.
+
+    StoreRefused: it cannot be trusted with tasks (evicts keys, older than Redis 7.0's commands, a replica) or refuses
+    us (password, ACL). StoreUnavailable: it does not answer, or still loads its data; try again.
+    """
+    try:
+        info = await info_of(client)
+        if int(info.get("loading", 0)):
+            raise StoreUnavailable("the server is still loading its data")
+        if info.get("role") not in (None, "master"):
+            raise StoreRefused(
+                f"the server is a read-only replica of {info.get('master_host')}:{info.get('master_port')}; "
+                "point DelayBox at the primary"
+            )
+        policy = await _policy(client, info)
+        if policy != "noeviction":
+            raise StoreRefused(
+                f"the server's maxmemory-policy is {policy}: it may throw tasks away when memory is short. Run "
+                "`CONFIG SET maxmemory-policy noeviction` on it (and in its configuration file), or use another server"
+            )
+        await _try_scripts(client)
+        commands = await _commands(client, "WAITAOF", "HEXPIRE")
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        if refusal := _handshake_refusal(error):
+            raise StoreRefused(f"the server at {_place(client)} refuses the connection: {refusal}") from None
+        if refusal := _tls_refusal(error):
+            raise StoreRefused(f"no TLS connection to the server at {_place(client)}: {refusal}") from None
+        hint = ""
+        if isinstance(error, RedisTimeoutError) and "tls" in client.connection_pool.connection_kwargs:
+            # A server without TLS takes the greeting for the beginning of a command, and waits for the rest.
+            hint = "; if it speaks no TLS on this port, give its TLS port, or redis:// instead of rediss://"
+        raise StoreUnavailable(f"the server does not answer: {error}{hint}") from error
+    except NoPermissionError as error:
+        raise StoreRefused(f"the server's ACL forbids what DelayBox needs: {error}") from None
+    except RedisError as error:
+        if isinstance(error, BusyLoadingError) or str(error).startswith(("LOADING", "BUSY")):
+            raise StoreUnavailable(f"the server is not ready: {error}") from None
+        if isinstance(known := translate(error), StoreUnavailable):
+            raise known from None
+        raise StoreRefused(f"the server refuses DelayBox: {error}") from None
+    valkey = info.get("valkey_version")
+    return ServerFeatures(
+        kind="valkey" if valkey or info.get("server_name") == "valkey" else "redis",
+        version=str(valkey or info.get("redis_version", "")),
+        waitaof="WAITAOF" in commands,
+        hexpire="HEXPIRE" in commands,
+        cluster=bool(int(info.get("cluster_enabled", 0))),
+        aof=bool(int(info.get("aof_enabled", 0))),
+        policy=policy,
+        run_id=str(info.get("run_id", "")),
+    )
+
+
+async def info_of(client: Redis) -> Mapping[str, Any]:
+    """INFO, or nothing where an ACL forbids it."""
+    try:
+        reply: Mapping[str, Any] = await client.info()
+    except NoPermissionError:
+        return {}
+    return reply
+
+
+async def _policy(client: Redis, info: Mapping[str, Any]) -> str:
+    """The eviction policy. INFO is asked first, because managed servers forbid CONFIG."""
+    if policy := info.get("maxmemory_policy"):
+        return str(policy)
+    try:
+        reply = await client.execute_command("CONFIG GET", "maxmemory-policy")
+        return str(next(iter(_text(part) for part in reply.values())))
+    except (NoPermissionError, ResponseError, StopIteration, AttributeError):
+        raise StoreRefused(
+            "the server tells neither INFO nor CONFIG GET, so whether it evicts tasks is unknown; "
+            "allow one of them to DelayBox's user (ACL SETUSER <user> +info)"
+        ) from None
+
+
+async def _try_scripts(client: Redis) -> None:
+    try:
+        await client.eval(_PROBE_SCRIPT, 0)
+    except (NoPermissionError, RedisConnectionError, RedisTimeoutError):
+        raise
+    except ResponseError as error:
+        if "Error compiling" not in str(error):
+            raise
+        raise StoreRefused(
+            "the server cannot run DelayBox's scripts: it needs the commands of Redis 7.0 (or any Valkey)"
+        ) from None
+
+
+async def _commands(client: Redis, *names: str) -> frozenset[str]:
+    """Which of ``names`` the server knows. Where an ACL forbids asking, none: they are optional."""
+    try:
+        entries = await client.execute_command("COMMAND INFO", *names)
+    except ResponseError:
+        return frozenset()
+    return frozenset(name for name, entry in zip(names, entries, strict=True) if entry)
+
+
+def _place(client: Redis) -> str:
+    """Where the server is, without the user's name: of a URL that was mistyped that is the password."""
+    options = client.connection_pool.connection_kwargs
+    return f"unix socket {options['path']}" if "path" in options else f"{options['host']}:{options['port']}"
+
+
+def _handshake_refusal(error: BaseException) -> str | None:
+    """The server's error in the handshake (password, database), which redis-py wraps into a ConnectionError.
+
+    Waiting does not mend these. A server that is only loading its data is another case: it becomes ready.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, AuthenticationError | ResponseError) and not isinstance(link, BusyLoadingError):
+            text = str(link).removeprefix("WRONGPASS ").rstrip(".")
+            if "HELLO must be called" in text:
+                return f"a password is needed, and none is configured; {_LOG_IN}"
+            if isinstance(link, AuthenticationError) or "WRONGPASS" in str(link):
+                return f"{text}; {_LOG_IN}"
+            if "DB index" in text:
+                return f"it has no such database ({text}); correct storage.redisDb, or the number at the URL's end"
+            return text
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _tls_refusal(error: BaseException) -> str | None:
+    """What is wrong with the certificates, theirs or ours. Waiting does not mend these."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted ({link.verify_message}); give the authority that signed it "
+                "as storage.redisCaFile, and the server by a name that its certificate has"
+            )
+        if isinstance(link, ssl.SSLError):
+            reason = (link.reason or "").upper()
+            if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+                return "it asks for a client certificate; give storage.redisCertFile and storage.redisKeyFile"
+            if "ALERT" in reason:
+                return f"it does not accept our client certificate ({link.reason}); see storage.redisCertFile"
+            if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+                return "it does not speak TLS on this port; give its TLS port, or redis:// instead of rediss://"
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
