@@ -41,6 +41,7 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
             assert asked(running, "workers")["count"] == len(told)
             assert "shop on " in shown(running, "workers")
             table = shown(running, "nodes")
+            assert one["id"] in table and one["id"] in shown(running, "workers"), "both name it alike"
             assert len(one["members"]) > 1 and all(str(member["pid"]) in table for member in (one, *one["members"]))
             (grpc,) = (member for member in one["members"] if member["kind"] == "grpc")
             assert grpc["types"] == ["worker"] and "  grpc" in table

@@ -277,6 +277,7 @@ def test_queues_stats_and_forecast(say: Say) -> None:
     until(lambda: "watched" in say("queues").out)
     assert say("queues", "watched", "--json").json()["queue"] == "watched"
     assert "watched" in say("queues", "watched").out
+    assert "queue 'misspelt' has nothing due soon or in flight" in say("queues", "misspelt").out
 
     stats = say("stats", "--json").json()
     assert stats["store"]["pending"] >= 4

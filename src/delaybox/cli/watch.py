@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Annotated, Any
 
@@ -42,6 +43,12 @@ def queues(
     answer = client.get(f"/v1/queues/{segment(queue)}" if queue else "/v1/queues")
     if as_json:
         return say.out_json(answer)
+    if queue and not answer["types"]:
+        # Any name is a queue's: one that was never used is like one that is empty.
+        return say.out(
+            f"queue {queue!r} has nothing due soon or in flight, and nothing fired in the last minute; "
+            f"`delaybox list --queue {shlex.quote(queue)}` shows all that waits, `delaybox queues` the queues in use"
+        )
     return say.out(queue_table(answer["types"] if queue else answer["queues"], say.width()))
 
 
@@ -60,7 +67,8 @@ def node_table(found: list[dict[str, Any]], width: int = 0, *, members: bool = F
     """Nodes, one a line. ``members``: below each its processes, where it has several."""
     rows: list[list[str]] = []
     for node in found:
-        rows.append(_node_row(str(node.get("host", "")), node))
+        # By its id, as `workers` and the log name it: two nodes may share a host.
+        rows.append(_node_row(str(node.get("id", "")), node))
         # A node of an older version does not list them.
         inside = node.get("members") or []
         if members and len(inside) > 1:
