@@ -1,4 +1,5 @@
-"""Who keeps time for which partition: rendezvous hashing under a cap. Pure: every member computes the same from a list.
+"""Which member keeps time for which partition: rendezvous hashing under a cap. Pure: every member computes the same
+result from the same list.
 
 Each member has a score for each partition, made of both names alone, so a change of the list moves little. Without a
 cap the busiest of 12 members would have 2.6 times the mean of 16 partitions; with it the partitions whose best member
@@ -22,8 +23,8 @@ _PER_DIGEST = 8
 class Candidate(NamedTuple):
     """A member that can own partitions.
 
-    ``capacity``: how much it can do beside others, such as its cores; static, for what follows the load would move
-    partitions all the time. ``host``: the machine that it shares its fate with.
+    ``capacity``: how much it can do compared with others, such as its cores. It is static, because a figure that
+    follows the load would move partitions all the time. ``host``: its machine; members of one machine may die together.
     """
 
     id: str
@@ -73,7 +74,8 @@ def assigned(members: Sequence[Candidate], partitions: int) -> list[Assignment]:
 
 
 def _matched(columns: Sequence[Sequence[float]], caps: Sequence[int]) -> list[int]:
-    """Each partition asks its members from the best on; one that is full keeps those that it suits best."""
+    """Each partition asks members from its best one on; a member that is full keeps the partitions that it suits
+    best."""
     owners = [-1] * len(columns)
     asked = [math.inf] * len(columns)
     held: list[list[tuple[float, int]]] = [[] for _ in caps]

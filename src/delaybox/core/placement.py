@@ -1,7 +1,7 @@
-"""Who claims WORKER tasks where: of those that serve a lane, one member for each partition. Pure.
+"""Which member claims WORKER tasks where: for each lane and partition one of the members that serve the lane. Pure.
 
-If all members that serve a lane claimed it in every partition, one task would be asked for by all of them. So each lane
-has one placer in each partition, chosen by rendezvous hashing; those that can run more at once are chosen more often.
+If all members that serve a lane claimed it in every partition, all of them would ask for one task. So each lane has one
+placer in each partition, chosen by rendezvous hashing; members that can run more at once are chosen more often.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Server(NamedTuple):
 
 
 def placed(me: str, servers: Sequence[Server], partitions: int) -> list[frozenset[bytes]]:
-    """For each partition the lanes that ``me`` claims there; none where it is not among the servers."""
+    """For each partition the lanes that ``me`` claims there; none if it is not among ``servers``."""
     mine = next((server.lanes for server in servers if server.id == me), frozenset())
     # Most members serve many lanes, and most lanes are served by the same few members.
     together: dict[tuple[Server, ...], list[bytes]] = {}

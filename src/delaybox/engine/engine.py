@@ -173,7 +173,7 @@ class Engine:
         await guest.stop()
 
     def _listen(self) -> None:
-        """Asks for the wake-ups of what somebody here claims from, or stands in for."""
+        """Subscribes to the wake-ups of partitions that this process claims from, or stands in for."""
         every = range(self._store.partitions)
         o, keeps = self._ownership, self._options.clock
         for_workers = {p for guest in self._guests for p in guest.partitions}
@@ -192,7 +192,7 @@ class Engine:
         self._listen()
 
     def _ask_for_help(self, partitions: Sequence[int]) -> None:
-        """Other members may have room for what the workers here have not: at most one call in a while."""
+        """Calls other members, which may have room where the workers here have none; not more than once in a while."""
         now = local_ms()
         if self._placement.alone or now - self._asked_for_help < _HELP_MS:
             return
@@ -202,23 +202,23 @@ class Engine:
         self._helping = asyncio.create_task(self._call_for_help(channel, message))
 
     async def _call_for_help(self, channel: str, message: str) -> None:
-        # Who owns the partition calls as well, a little later.
+        # The owner of the partition also calls, a little later.
         with contextlib.suppress(DelayBoxError):
             await self._store.servers.publish(channel, message)
 
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
-        """WORKER tasks wait there for somebody who has room (`wakeups.Hears`)."""
+        """WORKER tasks wait in the partition for a member with room (`wakeups.Hears`)."""
         if self._placement.called(seed, waiting):
             for guest in self._guests:
                 for p in partitions:
                     guest.tracker.call(p)
 
     def ready(self, partition: int) -> None:
-        """A time keeper left due work there for those who serve it (`wakeups.Hears`)."""
+        """A time keeper left due work in the partition for members that serve it (`wakeups.Hears`)."""
         self._tracker.kick(partition)
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
-        """Something is due earlier than was waited for (`wakeups.Hears`)."""
+        """Something is due before the next look (`wakeups.Hears`)."""
         if partition is None:
             self._expander.kick()
         if for_workers:

@@ -1,4 +1,5 @@
-"""WORKER tasks that their placer did not claim in time: makes them ready, and calls those who may serve them."""
+"""Finds WORKER tasks that their placer did not claim in time, makes them ready, and calls members that may serve
+them."""
 
 from __future__ import annotations
 
@@ -12,16 +13,16 @@ from delaybox.store.left import left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 
 LATE_MS = 100
-"""What is due for so long is not only on its way."""
+"""A task that is late by this much is not only on its way to a claim."""
 CALL_AGAIN_S = 1.0
-"""Ready work that stays where it is is called out again so often: a message can be lost."""
+"""Ready work that nobody takes is announced again after this time, because a message can be lost."""
 _POLL_MS = 1_000.0
 
 
 class Leftovers:
     """One step = wait until something may be late, read the heads of the indexes, promote where something is.
 
-    The owner of a partition does this with plain reads, so an idle pool of workers costs no script: it is called.
+    The owner of a partition does this with plain reads. So idle members need not look themselves, and cost no script.
     """
 
     def __init__(self, store: Store, ownership: Ownership, clock: RedisClock) -> None:
@@ -34,7 +35,7 @@ class Leftovers:
         ownership.follow(lambda _: self._earlier.set())
 
     def kick(self, partition: int | None, due_ms: float) -> None:
-        """Something is due at ``due_ms``; None: the server was away, anything may be."""
+        """Something is due at ``due_ms``. None: the server was away, so anything may be due."""
         for p in self._at if partition is None else (partition,):
             self._at[p] = min(self._at.get(p, 0.0), due_ms + LATE_MS)
         self._earlier.set()
@@ -46,7 +47,7 @@ class Leftovers:
         nearest = min(self._at.values(), default=now + _POLL_MS)
         if nearest > now:
             self._earlier.clear()
-            # To the millisecond is not needed: what is looked for is late already.
+            # It need not be exact to the millisecond, because the tasks it looks for are late already.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._earlier.wait(), (nearest - now) / 1000)
             now = self._clock.now_ms()

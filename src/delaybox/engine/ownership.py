@@ -1,17 +1,18 @@
-"""Which partitions this member keeps time for: its own, and those whose owner has gone quiet."""
+"""Which partitions this member keeps time for: its own, and those whose owner has stopped looking."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Kept = Callable[[frozenset[int]], None]
-"""Gets all partitions that this member keeps time for, whenever these change or those that it watches."""
+"""Called with all partitions that this member keeps time for, whenever these change, or those that it watches."""
 
 
 class Ownership:
-    """Until the first list of members is read this member keeps all: every script is safe from everybody.
+    """Until the first list of members is read, this member keeps time for all, because every script is safe from
+    everybody.
 
-    ``stands_in``: partitions that it watches, to keep them while their owner does not.
+    ``stands_in``: partitions that it watches, and keeps time for while their owner does not.
     """
 
     def __init__(self, partitions: int) -> None:
@@ -26,21 +27,21 @@ class Ownership:
         self._followers.append(follower)
 
     def assign(self, owned: frozenset[int], stands_in: frozenset[int]) -> None:
-        """By the list of members as it is now."""
+        """Applies a new list of members."""
         if (owned, stands_in) != (self.owned, self.stands_in):
             self.owned, self.stands_in = owned, stands_in
             self._settle(self._acting & stands_in)
 
     def act(self, partition: int) -> None:
-        """Its owner does not look: keeps it as well."""
+        """The owner of this partition does not look, so this member keeps time for it as well."""
         self._settle(self._acting | {partition} & self.stands_in)
 
     def rest(self, partition: int) -> None:
-        """Its owner looks again."""
+        """The owner of this partition looks again."""
         self._settle(self._acting - {partition})
 
     def acts(self, partition: int) -> bool:
-        """Whether it is kept in its owner's place."""
+        """Whether this member keeps time for the partition in its owner's place."""
         return partition in self._acting
 
     def _settle(self, acting: frozenset[int]) -> None:

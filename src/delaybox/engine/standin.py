@@ -1,4 +1,5 @@
-"""Looks in the place of an owner that does not: it was killed, or stands still, and the list does not say so yet."""
+"""Stands in for an owner that does not look: it was killed or suspended, and the list of members does not show that
+yet."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from delaybox.store.store import Store
 log = logging.getLogger("delaybox.engine")
 
 PATIENCE_MS = 100.0
-"""An owner that is later than it promised by less than this is only busy."""
+"""An owner that is less than this late for its promise is only busy."""
 _READ_AHEAD_MS = 5.0
 """Promises that end within this are read in one round trip."""
 _AWAY_MS = 1_000.0
@@ -23,9 +24,9 @@ _LONGEST_MS = 1_500.0
 class StandIn:
     """One step = wait until a promise has run out by `PATIENCE_MS`, read those that have, act or rest.
 
-    An owner promises with each claim when it will look next. The stand-in trails the promise, not the work: a read
-    costs the server a five-hundredth of an empty claim. What is late from load is none of its business, or in overload
-    it would double every look.
+    With each claim an owner promises when it will look next. The stand-in checks the promise and not the work, because
+    a read costs the server a five-hundredth of an empty claim. Lateness from load does not concern it: otherwise every
+    look would be doubled in overload.
     """
 
     def __init__(self, store: Store, ownership: Ownership, member_id: str, clock: RedisClock) -> None:
@@ -38,7 +39,7 @@ class StandIn:
         ownership.follow(lambda _: self._alarm.ring())
 
     def kick(self, partition: int, due_ms: float) -> None:
-        """Something is due at ``due_ms``: the owner was told as well, and has promised to look then."""
+        """Something is due at ``due_ms``. The owner got the same message, and has promised to look then."""
         at = due_ms + PATIENCE_MS
         if at < self._at.get(partition, 0.0):
             self._at[partition] = at
@@ -88,5 +89,5 @@ class StandIn:
         return max(now_ms + 1.0, min(until, now_ms + _LONGEST_MS))
 
     def close(self) -> None:
-        """Gives back what waiting took."""
+        """Releases what waiting needs."""
         self._alarm.close()

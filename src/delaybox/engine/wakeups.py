@@ -56,23 +56,25 @@ class Listener:
 
 
 class Hears(Protocol):
-    """Gets what wake-ups say."""
+    """Is called with the contents of wake-ups."""
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
-        """Something is due there at ``due_ms``, earlier than was waited for; None, 0: anything may be, anywhere."""
+        """Something is due in the partition at ``due_ms``, earlier than the next look. None, 0: anything may be due,
+        anywhere."""
 
     def ready(self, partition: int) -> None:
-        """Due work was left there, for those who serve it."""
+        """Due work was left ready in the partition, for members that serve it."""
 
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
-        """So many WORKER tasks, or more, wait there for somebody who has room. ``seed`` is the same for all."""
+        """At least this many WORKER tasks wait in the partition for a member with room. ``seed`` is the same for all
+        members."""
 
 
 class Wakeups:
-    """Messages of scripts about the partitions that somebody here claims from; which, may change.
+    """Receives messages of scripts about the partitions that this process claims from, which may change.
 
-    After every (re)subscription what it is about counts as due, so that the next claim comes after it. A message that
-    is lost in between is covered by that, and by the tracker's own poll.
+    After every (re)subscription its partitions count as due, so that a claim comes after it: that, and the tracker's
+    own poll, covers messages that were lost in between.
     """
 
     def __init__(self, store: Store, follower: Hears) -> None:
@@ -93,7 +95,7 @@ class Wakeups:
         self._listening: Listening | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.listening = False
-        """Whether all that is wanted is subscribed to now."""
+        """Whether all wanted channels are subscribed to now."""
 
     def want(
         self,
@@ -103,8 +105,8 @@ class Wakeups:
         ready: Collection[int] = (),
         left: Collection[int] = (),
     ) -> None:
-        """From now on, of these partitions: what is due, what is due for WORKER tasks, what was left ready, and what
-        was left of WORKER tasks (calls for help as well)."""
+        """Sets the partitions of each kind of message: due tasks, due WORKER tasks, work left ready, and WORKER tasks
+        left (with calls for help)."""
         tags = self._store.tags
         self._wanted = frozenset(
             [self._former]
@@ -176,7 +178,7 @@ class Wakeups:
 
 
 def _numbers(message: bytes) -> tuple[int, list[int]]:
-    """The first number of a message, and the others; 0 and none where it is no message of ours."""
+    """The first number of a message, and the others; 0 and none for a message in another form."""
     words = message.split()
     if not words or not all(word.isdigit() and len(word) < 16 for word in words):
         return 0, []

@@ -65,7 +65,8 @@ async def ages(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, 
 async def _asked(
     store: Store, partitions: Sequence[int], of: Callable[[str], list[Command]]
 ) -> tuple[int, list[list[Any]]]:
-    """Redis's clock (ms) before the first look, and per partition the replies to what is asked ``of`` its tag."""
+    """Redis's clock (ms) before the first look, and for each partition the replies to the commands that ``of``
+    makes."""
     now = 0
     found: list[list[Any]] = []
     for at in range(0, len(partitions), _AT_ONCE):

@@ -1,4 +1,4 @@
-"""WORKER tasks that are due and that nobody claimed: what is there, read with plain commands, and making them ready."""
+"""Due WORKER tasks that nobody claimed: reads how many there are with plain commands, and makes them ready."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from delaybox.store.store import MAX_ITEMS, Store
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Of one partition. ``first_ms``: when the first WORKER task of its near indexes is due; -1 none. ``ready``:
-    whether some are in ready sets."""
+    """The state of one partition. ``first_ms``: when the first WORKER task in its near indexes is due; -1: none.
+    ``ready``: whether some are in ready sets."""
 
     first_ms: int
     ready: bool
@@ -23,14 +23,14 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """``moved``: so many became ready. ``first_ms``: as of `Left`, of what remains."""
+    """``moved``: how many became ready. ``first_ms``: as in `Left`, for the rest."""
 
     moved: int
     first_ms: int
 
 
 async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left]]:
-    """Redis's clock (ms), and what is there in each partition; StoreUnavailable."""
+    """Redis's clock (ms), and the state of each partition. StoreUnavailable."""
     commands: list[Command] = [("TIME",)]
     for p in partitions:
         tag = store.tags[p]
@@ -46,6 +46,6 @@ def _left(replies: Sequence[Any]) -> Left:
 
 
 async def promote(store: Store, partition: int, *, late_ms: int) -> Promoted:
-    """Makes up to MAX_ITEMS ready that are late by this much, and calls those who may serve what is ready there."""
+    """Makes up to MAX_ITEMS tasks ready that are late by this much, and calls members that may serve them."""
     _, moved, first, _ = await store.runner.run(Call("promote", store.tags[partition], (late_ms, MAX_ITEMS)))
     return Promoted(moved, first)

@@ -20,12 +20,13 @@ def _nothing() -> None:
 
 
 class Listening:
-    """Calls ``received`` with each message of some channels, while `run` runs. Which ones may be changed meanwhile.
+    """Calls ``received`` with each message of some channels, while `run` runs. The channels may be changed meanwhile.
 
-    ``subscribed`` gets a channel that was asked for in between, as soon as it is there; None stands for all of them,
-    after the connection was made or made again. ``lost``: it is broken.
+    ``subscribed`` is called with a channel that was added, as soon as it is subscribed to; with None for all of them,
+    after the connection was made or made again. ``lost``: the connection is broken.
 
-    Messages while the connection is away are lost: whoever listens has another way to learn what they say.
+    Messages that are published while the connection is away are lost, so a listener needs another way to learn the
+    same.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Listening:
         self._fresh = False
 
     async def change(self, channels: Collection[str]) -> None:
-        """From now on these, at least one."""
+        """Sets the channels, at least one."""
         self._missing |= set(channels) - self._channels
         self._channels = frozenset(channels)
         self._missing &= self._channels
@@ -54,11 +55,11 @@ class Listening:
             try:
                 await self._open.change(self._channels)
             except DelayBoxError as error:
-                # `run` meets the same and opens another subscription.
+                # `run` meets the same error and opens another subscription.
                 log.debug("channels could not be changed: %s", error)
 
     async def run(self) -> None:
-        """For ever."""
+        """Listens for ever."""
         away = 0
         while True:
             subscription = self._store.subscribe(*self._channels)

@@ -17,7 +17,8 @@ _named: set[str] = set()
 """Members whose damaged heartbeats were logged: each once in the life of a process."""
 
 _KEPT_MS = 75_000
-"""The reaper judges by the heartbeats of the dead whether most nodes went away at once, for up to four leases."""
+"""Heartbeats of dead members are kept this many leases: by them the reaper sees whether most nodes went away at
+once."""
 
 
 async def beat(store: Store, member: Member) -> None:

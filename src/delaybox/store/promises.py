@@ -1,4 +1,4 @@
-"""What owners promise: when they look next at their partitions. Reading it costs the server hardly anything."""
+"""Reads the promises of owners: when they look next at their partitions. A read costs the server hardly anything."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from delaybox.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Of one partition, ms by Redis's clock.
+    """The promise for one partition, ms by Redis's clock.
 
-    ``until_ms``: the last look is good until then. ``late_ms``: by so much that look was later than the promise before.
-    ``looker``: who looked last.
+    ``until_ms``: when the next look is due. ``late_ms``: how late the last look was for the promise before. ``looker``:
+    the member that looked last.
     """
 
     until_ms: int

@@ -1,4 +1,5 @@
-"""The list of members: processes that beat into one hash. Every beat also judges those that are silent."""
+"""The list of members, which are processes that write heartbeats into one hash. Each beat also removes silent
+members."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ from delaybox.store.loader import Call
 from delaybox.store.store import Store
 
 SILENT_MS = 1_500
-"""Who has not beaten for so long ranks no more."""
+"""A member that has not beaten for this long does not rank any more."""
 PUNCTUAL_MS = 5_000
-"""Who was silent and is back ranks after beating in time for so long."""
+"""A member that was silent ranks again after it has beaten in time for this long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a beat is answered with: Redis's clock (ms), the version of the list, and whether this member ranks."""
+    """The reply to a beat: Redis's clock (ms), the version of the list, and whether this member ranks."""
 
     now_ms: int
     version: int
@@ -28,8 +29,8 @@ class Beat:
 class Roster:
     """The list as it is now.
 
-    ``records``: what each member says of itself, also of those that went silent a short while ago. ``living``: the last
-    beat (ms) of those that beat in time. ``ranking``: those of them that may own partitions.
+    ``records``: the record of each member, also of those that went silent a short while ago. ``living``: the last beat
+    (ms) of members that beat in time. ``ranking``: those of them that may own partitions.
     """
 
     now_ms: int
@@ -40,9 +41,9 @@ class Roster:
 
 
 async def beat(store: Store, member_id: str, record: bytes, *, kept_ms: int, ending: bool = False) -> Beat:
-    """Says that the member lives. ``kept_ms``: how long records of silent ones stay. StoreUnavailable.
+    """Writes a heartbeat. ``kept_ms``: how long records of silent members are kept. StoreUnavailable.
 
-    ``ending``: it finishes its work and ranks no more.
+    ``ending``: the member finishes its work and does not rank any more.
     """
     args = (member_id, record, SILENT_MS, kept_ms, PUNCTUAL_MS, keys.members_channel(store.prefix), int(ending))
     now, version, ranks = await store.runner.run(Call("beat", keys.nodes(store.prefix), args))

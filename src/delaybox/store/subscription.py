@@ -20,7 +20,8 @@ ANSWER_S = 3.0
 
 
 class Message(NamedTuple):
-    """One message. ``opened``: not a message, but that of ``channel`` begins now, or again; ``data`` is empty then."""
+    """One message. ``opened``: no message; the subscription to ``channel`` begins now, or again. ``data`` is empty
+    then."""
 
     opened: bool
     data: bytes
@@ -28,7 +29,8 @@ class Message(NamedTuple):
 
 
 class Subscription:
-    """A subscription to some channels. A quiet one looks like one whose server is gone, so the server is asked.
+    """A subscription to some channels. A quiet one looks like one whose server is gone, so the server is asked now and
+    then.
 
     Made by `Servers.subscribe`.
     """
@@ -48,12 +50,13 @@ class Subscription:
             raise translate(error) from error
 
     async def change(self, channels: Collection[str]) -> None:
-        """From now on these, and no others; not before `open`. Errors as of `open`."""
+        """Changes the channels; call it after `open`. Errors as of `open`."""
         wanted = frozenset(channels)
         more, fewer = wanted - self._channels, self._channels - wanted
         self._channels = wanted
         try:
-            # First the new ones: without any the connection would be at rest, and say nothing of a silent server.
+            # New channels are added first: without any channel the connection would be idle, and not show that a server
+            # is gone.
             if more:
                 await self._pubsub.subscribe(*more)
             if fewer:

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Notes that a member lives, and takes those that have not beaten for a while off the list of those that rank. On a full
--- server too: who goes on firing there must not look dead.
+-- Writes a member's heartbeat, and takes members that have not beaten for a while off the list of those that rank. Allowed on a
+-- full server too: a member that goes on firing there must not look dead.
 -- KEYS  1 members hash
 -- ARGV  1 member id, 2 its record, 3 how long without a beat a member still ranks ms, 4 how long the record of one that went silent
---       is kept ms, 5 how long one that was silent beats in time before it ranks again ms, 6 channel for changes of the list,
---       7 '1' = it is ending, so that it ranks no more
+--       is kept ms, 5 how long one that was silent must beat in time before it ranks again ms, 6 channel for changes of the list,
+--       7 '1' = it is ending, so it must not rank any more
 -- REPLY {now ms, version of the list, 1 = this member ranks}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 8 members that went silent, 8 that are forgotten, 8 beats from the future
@@ -18,7 +18,7 @@ local id, record = ARGV[1], ARGV[2]
 local silent_after, kept, punctual = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local ending = ARGV[7] == '1'
 
--- After a time in which nobody could beat nobody is judged until everybody had the chance to.
+-- After a time in which no member could beat, none is judged until all have had a chance to beat.
 local list = redis.call('HMGET', K_LIST, 'beat', 'calm')
 local last, calm = tonumber(list[1] or '') or 0, tonumber(list[2] or '') or 0
 if now < last or now - last > OUTAGE then

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Makes WORKER tasks ready that nobody claimed in time, and tells those who may serve them that ready work stands here.
+-- Makes WORKER tasks ready that nobody claimed in time, and publishes a message for members that may serve them.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 how late ms, 2 most tasks (<= 500)
--- REPLY {now ms, tasks made ready, due ms of the first that is left in the near indexes (-1 none), 1 = ready work stands here}
+-- REPLY {now ms, tasks made ready, due ms of the first that is left in the near indexes (-1 none), 1 = there is ready work}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 tasks
 --@include lib/time.lua
