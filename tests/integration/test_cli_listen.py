@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 
+import pytest
 from redis.asyncio import Redis
 
+from delaybox.cli.listen import Source
+from delaybox.core.errors import StoreRefused
+from delaybox.store.servers import Servers
 from delaybox.wire.gen.task_pb2 import Task
 from tests.servers import RealServer
 
@@ -31,3 +37,16 @@ async def test_it_prints_what_is_published(server: RealServer, client: Redis, pr
     assert first["pyload"] == "aGVsbG8="
     assert 0 <= first["lateMs"] < 5_000
     assert second["lateMs"] is None
+
+
+async def test_a_channel_that_an_acl_forbids_is_named_a_refusal(make_server: Callable[..., RealServer]) -> None:
+    server = make_server()
+    servers = Servers.connect(server.settings)
+    await servers.ask("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
+    await servers.close()
+    deaf = Servers.connect(replace(server.settings, username="deaf", password="secret"))
+    source = Source(deaf, "x")
+    with pytest.raises(StoreRefused, match=r"ACL forbids .*channel.*ACL SETUSER"):
+        await source.next()
+    await source.close()
+    await deaf.close()

@@ -128,7 +128,10 @@ def translate(error: BaseException) -> BaseException:
             "data back, or run `delaybox store accept` if what is there now is meant"
         )
     if isinstance(error, NoPermissionError):
-        return StoreRefused(f"the server's ACL forbids what DelayBox needs: {error}")
+        return StoreRefused(
+            f"the server's ACL forbids what DelayBox needs: {str(error).rstrip('.')}; allow it to DelayBox's user "
+            "(docs/security.md shows the `ACL SETUSER` for it)"
+        )
     if isinstance(error, ResponseError) and str(error).startswith("TOOLATE"):
         return _too_late()
     if isinstance(error, _UNAVAILABLE):

@@ -69,12 +69,10 @@ async def probe(client: Redis) -> ServerFeatures:
             # A server without TLS takes the greeting for the beginning of a command, and waits for the rest.
             hint = "; if it speaks no TLS on this port, give its TLS port, or redis:// instead of rediss://"
         raise StoreUnavailable(f"the server does not answer: {error}{hint}") from error
-    except NoPermissionError as error:
-        raise StoreRefused(f"the server's ACL forbids what DelayBox needs: {error}") from None
     except RedisError as error:
         if isinstance(error, BusyLoadingError) or str(error).startswith(("LOADING", "BUSY")):
             raise StoreUnavailable(f"the server is not ready: {error}") from None
-        if isinstance(known := translate(error), StoreUnavailable):
+        if isinstance(known := translate(error), StoreUnavailable | StoreRefused):
             raise known from None
         raise StoreRefused(f"the server refuses DelayBox: {error}") from None
     valkey = info.get("valkey_version")
