@@ -18,12 +18,16 @@ class Served(ChildProcess):
 
 
 async def serving(
-    settings: ApiSettings | GrpcSettings, *, port: int = 0, ready_timeout_s: float = READY_TIMEOUT_S
+    settings: ApiSettings | GrpcSettings,
+    *,
+    port: int = 0,
+    counted_in: str = "",
+    ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Served:
     """REST or gRPC, by the settings, when it is ready; CannotListen, ChildFailed."""
     kind, option = (Kind.REST, "--http-port") if isinstance(settings, ApiSettings) else (Kind.GRPC, "--grpc-port")
     with bind(settings.host, port, 1_024, option=option) as listening:
-        process = await Served.start(kind, listening=listening)
+        process = await Served.start(kind, listening=listening, counted_in=counted_in)
         process.port = port_of(listening)
         await process.begin(dataclasses.replace(settings, listening=listening.fileno()), timeout_s=ready_timeout_s)
     return process

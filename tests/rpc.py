@@ -33,14 +33,16 @@ class Rpc:
 
 
 @contextlib.asynccontextmanager
-async def grpc_process(*, partitions: int = 0, port: int = 0, **changes: Any) -> AsyncIterator[Served]:
+async def grpc_process(
+    *, partitions: int = 0, port: int = 0, counted_in: str = "", **changes: Any
+) -> AsyncIterator[Served]:
     """One that is stopped at the end. ``changes`` to the settings: at least ``server``. ``partitions``: of the store,
     where it is not the default."""
     settings = GrpcSettings(**{"grace_s": 3.0, **changes})
     if partitions:
         store = await Store.open(Servers.connect(settings.server), prefix=settings.prefix, partitions=partitions)
         await store.close()
-    process = await serving(settings, port=port)
+    process = await serving(settings, port=port, counted_in=counted_in)
     try:
         yield process
     finally:

@@ -254,7 +254,7 @@ async def test_tls(server: RealServer, prefix: str, certificates: Certificates):
 async def test_a_folder_that_lies_deep(server: RealServer, prefix: str, tmp_path: Path):
     deep = tmp_path / ("d" * 90) / ("e" * 90)
     deep.mkdir(parents=True)
-    async with rpc_process(server=server.settings, prefix=prefix, metrics_dir=str(deep)) as rpc:
+    async with rpc_process(server=server.settings, prefix=prefix, counted_in=str(deep)) as rpc:
         assert await reaches(rpc.address, None)
         (own,) = (path for path in deep.iterdir() if path.is_dir())
         assert own.stat().st_mode & 0o777 == 0o700, "who could connect there would pass by the front"

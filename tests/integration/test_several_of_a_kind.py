@@ -88,6 +88,14 @@ def test_two_of_each_kind_are_one_node(server: RealServer, tmp_path: Path) -> No
         assert running.stop() == 0
 
 
+def lives(pid: int) -> bool:
+    """Where nobody reaps orphans a dead one stays as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def run(running: Node, number: int) -> str:
     task = {"type": "shell", "payload": f"echo {number}", "keep_result": "1h"}
     status, _, answer = running.call("POST", "/v1/tasks", task)
@@ -95,7 +103,7 @@ def run(running: Node, number: int) -> str:
     return str(answer["id"])
 
 
-def test_a_node_that_only_keeps_time_has_probes_when_it_is_given_a_port(server: RealServer, tmp_path: Path) -> None:
+def test_a_clock_alone_has_probes_when_it_is_given_a_port_and_dies_whole(server: RealServer, tmp_path: Path) -> None:
     alone = Node("--redis", server.url, "--roles", "clock", "--set", "probe.port=0", folder=tmp_path)
     try:
         alone.wait_for("roles: clock")
@@ -103,5 +111,9 @@ def test_a_node_that_only_keeps_time_has_probes_when_it_is_given_a_port(server: 
         alone.until(lambda: ask(probe, "/readyz")[0] == 200)
         assert "delaybox_lateness_seconds_count" in ask(probe, "/metrics")[1]
         assert "listening on" not in alone.said()
+        mine = children(alone.process.pid)
+        assert sorted(mine.values()) == ["clock", "probe"]
+        alone.process.kill()
+        alone.until(lambda: not any(map(lives, mine)))
     finally:
-        assert alone.stop() == 0
+        alone.stop()

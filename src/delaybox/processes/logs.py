@@ -13,9 +13,11 @@ from typing import Any
 from delaybox.core import texts
 
 
-def set_up(log_format: str) -> None:
-    """Sends what this process logs, INFO and above, to stderr in the form ``text`` or ``json``."""
+def set_up(log_format: str, *filters: logging.Filter) -> None:
+    """Sends what this process logs, INFO and above, to stderr in the form ``text`` or ``json``, past ``filters``."""
     handler = logging.StreamHandler()
+    for one in filters:
+        handler.addFilter(one)
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from delaybox.core.texts import head, tail
-from delaybox.processes.logs import exception_of, formatter
+from delaybox.processes import logs
+from delaybox.processes.logs import exception_of
 from delaybox.worker.context import running
 
 _TASK: Final = ("task_id", "task_name", "task_attempt")
@@ -40,10 +41,7 @@ class TaskFilter(logging.Filter):
 
 def set_up(log_format: str) -> None:
     """Lines on stderr; JSON objects with ``json``."""
-    handler = logging.StreamHandler()
-    handler.addFilter(TaskFilter())
-    handler.setFormatter(formatter(log_format))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logs.set_up(log_format, TaskFilter())
 
 
 def about(logger: logging.Logger, level: int, context: Any, words: str, *args: object, traceback: str = "") -> None:
