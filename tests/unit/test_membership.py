@@ -49,8 +49,10 @@ def test_members_of_a_node_are_one_holder() -> None:
         Member(id="a.workers", started_ms=7, seen_ms=80),
         Member(id="b.clock1", node="b", kind="clock", started_ms=6, seen_ms=70),
         Member(id="b.rest1", node="b", kind="rest", started_ms=1, seen_ms=99),
+        Member(id="b.grpc1", node="b", kind="grpc", roles=("clock", "work"), started_ms=6, seen_ms=71),
+        Member(id="c.grpc1", node="c", kind="grpc", roles=("api",), started_ms=1, seen_ms=99),
     ]
-    assert sorted(holders(found)) == [(5, 90), (6, 70)]
+    assert sorted(holders(found)) == [(5, 90), (6, 71)]
 
 
 def test_a_node_is_what_its_members_are_together() -> None:

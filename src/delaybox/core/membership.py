@@ -185,7 +185,8 @@ def holders(members: Iterable[Member]) -> list[tuple[int, int]]:
     """(started ms, last seen ms) of every node that holds tasks; all members of a node are one holder."""
     found: dict[str, tuple[int, int]] = {}
     for member in members:
-        if member.kind in _HOLD_NOTHING:
+        serves_calls_only = member.kind == "grpc" and "work" not in member.roles
+        if member.kind in _HOLD_NOTHING or serves_calls_only:
             continue
         first, last = found.get(member.parent, (member.started_ms, member.seen_ms))
         found[member.parent] = (min(first, member.started_ms), max(last, member.seen_ms))

@@ -53,7 +53,7 @@ async def serve(settings: GrpcSettings) -> int:
             await part.start(store)
 
     late = Opening(settings, _log, begin)
-    parts += [Scheduler(late.service, settings), Workers(settings) if settings.workers else NoWorkers()]
+    parts += [Scheduler(late.service, settings), Workers(settings) if settings.workers else NoWorkers(settings)]
     names = [part.descriptor.full_name for part in parts]
     health = Health(Probe(late.service), names)
     with front_of(settings) as front:

@@ -23,6 +23,7 @@ from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.wakeups import Listener
 from delaybox.processes.spec import Kind
+from delaybox.roles.beating import Beating
 from delaybox.store import functions, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker import Gateway
@@ -108,7 +109,9 @@ class Workers:
         await self._engine.stop(0.0)
 
     def _facts(self) -> Activity | None:
-        return self._gateway.activity() if self._gateway is not None and self._gateway.connected else None
+        if self._gateway is None or not (self._settings.node_id or self._gateway.connected):
+            return None  # A process that no node started is a member while it has workers.
+        return self._gateway.activity()
 
     def _asked(self, message: bytes) -> None:
         word, _, text = message.partition(b" ")
@@ -159,6 +162,9 @@ class Workers:
 class NoWorkers:
     """Stands in for `Workers` on a node without the role ``work``: refuses workers and explains where they can go."""
 
+    def __init__(self, settings: GrpcSettings) -> None:
+        self._beating = Beating(settings, Kind.GRPC)
+
     @property
     def descriptor(self) -> ServiceDescriptor:
         """Of the service in the contract."""
@@ -172,7 +178,9 @@ class NoWorkers:
         )
 
     async def start(self, store: Store) -> None:
-        """Nothing to start."""
+        """The store is open."""
+        await self._beating.begin(store)
 
     async def stop(self) -> None:
-        """Nothing to stop."""
+        """Takes the process off the list of members."""
+        await self._beating.end()
