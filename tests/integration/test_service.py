@@ -82,7 +82,7 @@ async def test_filters(client: Redis, prefix: str) -> None:
     assert await _all(service, TaskFilter(state=TaskState.READY), 10) == []
 
 
-@pytest.mark.parametrize("cursor", ["nonsense", "W10", "WzEsOSwwXQ", "WzEsMSwieCJd"])
+@pytest.mark.parametrize("cursor", ["nonsense", "W10", "WzEsOSwwXQ", "WzEsMSwieCJd", "WzEsMSw1LDAsLTMsMCwxMF0"])
 async def test_a_bad_cursor_is_refused(client: Redis, prefix: str, cursor: str) -> None:
     _, service, now = await _open(client, prefix)
     await _ids(service, [NewTask(due_ms=now + 90_000)])

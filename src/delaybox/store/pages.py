@@ -30,6 +30,8 @@ EXAMINED = 5_000
 _LEASES_AT_ONCE = 20
 """Leases read in one round trip: each may hold 500 tasks."""
 _PHASES = ("running", "waiting", "failed", "succeeded")
+_PLACES = {"running": [int, str, int], "waiting": [int] * 5, "failed": [int, str], "succeeded": [int, str]}
+"""What a place in each phase is made of; see `_encode`."""
 _OF_STATE = {
     None: ("running", "waiting"),
     TaskState.SCHEDULED: ("waiting",),
@@ -308,9 +310,13 @@ def _decode(cursor: str) -> tuple[str, list[Any]]:
         version, phase, *place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if version != 1 or not 0 <= phase < len(_PHASES):
             raise ValueError
+        name = _PHASES[phase]
+        # The server is asked with these numbers: what it would call an error of ours is the caller's.
+        if [type(part) for part in place] != _PLACES[name] or any(type(n) is int and not 0 <= n < 2**64 for n in place):
+            raise ValueError
     except (ValueError, TypeError):
         raise _bad(cursor) from None
-    return _PHASES[phase], place
+    return name, place
 
 
 def _bad(cursor: str) -> InvalidTask:
