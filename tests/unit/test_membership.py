@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from delaybox.core.membership import Activity, ConnectedWorker, Member, holders, most_left, nodes_of, owners
+from delaybox.core.membership import Activity, ConnectedWorker, Member, holders, most_left, nodes_of
 from delaybox.core.partition import Shape
 from delaybox.wire import members
 
@@ -68,16 +68,6 @@ def test_a_node_is_what_its_members_are_together() -> None:
     assert (a.activity.types, a.activity.in_flight, a.activity.worker_count) == ("psw", 2, 1)
     assert [member.id for member in a.members] == ["a", "a.workers"]
     assert (b.id, b.pid, b.activity) == ("b", 1, grpc)
-
-
-def test_every_member_that_keeps_time_owns_every_partition() -> None:
-    found = [
-        Member(id="b.clock0", node="b", kind="clock", roles=("clock",)),
-        Member(id="b.rest0", node="b", kind="rest", roles=("clock", "api")),
-        Member(id="a", roles=("api", "clock")),
-        Member(id="c", roles=("api",)),
-    ]
-    assert owners(found, 2) == [("a", "b.clock0")] * 2
 
 
 def test_heartbeats_of_other_versions_are_read() -> None:

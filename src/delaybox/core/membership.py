@@ -170,17 +170,6 @@ def together(activities: Sequence[Activity]) -> Activity:
     )
 
 
-def owners(members: Iterable[Member], partitions: int) -> list[tuple[str, ...]]:
-    """For each partition the ids of the members that look after it, the first in rank first.
-
-    Today every time keeper looks after every partition. That is safe, because any member may run any script at any
-    time, and when a member dies the others do its work.
-    """
-    # A process of no particular kind does everything that an engine does; it keeps time if its node has that role.
-    keepers = (m.id for m in members if m.kind == "clock" or (not m.kind and "clock" in m.roles))
-    return [tuple(sorted(keepers))] * partitions
-
-
 def holders(members: Iterable[Member]) -> list[tuple[int, int]]:
     """(started ms, last seen ms) of every node that holds tasks; all members of a node are one holder."""
     found: dict[str, tuple[int, int]] = {}
