@@ -359,6 +359,13 @@ async def test_a_wrong_hello_is_refused_in_words(rpc: Rpc, first: wk.FromWorker,
     assert (why.status, why.field) == (grpc.StatusCode.INVALID_ARGUMENT, field) and words in why.text
 
 
+async def test_a_node_without_the_role_work_says_where_workers_go(server: RealServer, prefix: str) -> None:
+    async with rpc_process(server=server.settings, prefix=prefix, workers=False) as rpc:
+        why = await refused(rpc.worker.Work().read())
+        assert why.status is grpc.StatusCode.UNAVAILABLE
+        assert "its roles have no work" in why.text and "node with the roles api and work" in why.text
+
+
 async def test_a_clock_and_a_gateway_share_a_herd(rpc: Rpc, store: Store) -> None:
     """A time keeper on the same store makes ready what the gateway does not take at once; each task comes once."""
     worker = Worker(rpc)
