@@ -131,7 +131,7 @@ class Tracker:
             self._alarm.ring()
 
     def wait_to_be_called(self) -> None:
-        """From now on nothing is looked at only because time has passed: messages say where work is."""
+        """From now on no partition is looked at only because time has passed: messages name those with work."""
         self._called_only = True
 
     def call(self, partition: int) -> None:

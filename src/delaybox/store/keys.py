@@ -145,13 +145,13 @@ def members_channel(prefix: str) -> str:
 
 
 def former_wake(prefix: str) -> str:
-    """Channel on which scripts of the previous version say what `wake` and `wake_workers` say of all partitions."""
+    """Channel of wake-ups for all partitions, on which scripts of the previous version publish."""
     return f"{prefix}:wake"
 
 
 def wake(tag_: str) -> str:
-    """Channel on which a script says that something in a partition is due earlier than its owner waits for; for WORKER
-    tasks `wake_workers`."""
+    """Channel of a partition's wake-ups: scripts publish here when something is due before the next look. For WORKER
+    tasks see `wake_workers`."""
     return f"{tag_}:wake"
 
 
@@ -166,12 +166,13 @@ def ready_workers(tag_: str) -> str:
 
 
 def help_channel(prefix: str) -> str:
-    """Channel on which a member whose workers are busy says where others may take work: Unix ms, then partitions."""
+    """Channel of calls for help: a member whose workers are busy publishes where others may take work (Unix ms, then
+    partitions)."""
     return f"{prefix}:help"
 
 
 def ready_channel(tag_: str) -> str:
-    """Channel on which a claim says that it left due work ready for others."""
+    """Channel on which a claim publishes that it left due work ready for others."""
     return f"{tag_}:ready"
 
 

@@ -63,7 +63,7 @@ class Store:
         self._clock_offset_ms = 0
         self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
         self.wakes = [keys.wake(tag) for tag in self.tags]
-        """Per partition the channel on which scripts say that something is due earlier than its owner waits for."""
+        """The wake channel of each partition."""
 
     @classmethod
     async def open(

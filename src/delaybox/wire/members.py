@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from delaybox.wire.json import nodes as shown
 
 _MOST: Final = (1 << 32) - 1
-"""What a count of gRPC's holds."""
+"""The largest count in a gRPC message."""
 _Count = Annotated[int, Meta(ge=0, le=_MOST)]
 _Moment = Annotated[int, Meta(ge=0, le=MAX_DUE_MS)]
 _LETTERS: Final = {kind.name: kind.value for kind in TaskType}

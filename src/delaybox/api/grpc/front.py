@@ -183,7 +183,7 @@ class _Caller(asyncio.Protocol):
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.setblocking(False)
             if sys.platform == "linux":
-                sock.bind("")  # the kernel makes a name, by which the core tells connections apart
+                sock.bind("")  # the kernel makes a name, by which the core distinguishes connections
                 self.name = "unix-abstract:" + sock.getsockname()[1:].decode()
             for _ in range(_CONNECT_TRIES):
                 try:
@@ -213,7 +213,7 @@ class _Caller(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         core = self._core
         if core is None:
-            self._early += data  # uvloop reads once more after it is told not to
+            self._early += data  # uvloop reads once more after reading was paused
             return
         try:
             onward = self.traffic.from_caller(data)

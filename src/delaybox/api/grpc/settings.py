@@ -15,20 +15,21 @@ class GrpcSettings(ServingSettings):
     cert_file: str = ""
     key_file: str = ""
     client_ca_file: str = ""
-    """Who must have signed the callers' certificates; empty: callers need none."""
+    """File of the authorities that sign callers' certificates; empty: callers need none."""
     reflection: bool = True
     workers: bool = True
     """Worker streams are served: the node has the role ``work``."""
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
-    """Also of workers: whoever is silent for three times as long is given up."""
+    """Time between heartbeats, also of workers: a worker that is silent for three times as long is given up."""
     poll_ms: int = 1_000
     max_output: int = 64 << 10
-    """Bytes of a result."""
+    """Most bytes of a result."""
     message_timeout_s: float = 10.0
-    """In which a message must be complete once it has begun, and the request of a call once it is there."""
+    """Time limit for a message to be complete once it has begun, and for the request of a call once the call is
+    there."""
 
     @property
     def receive_limit(self) -> int:
-        """Bytes one message from a caller may have: those of a batch, or of one task with the largest payload."""
+        """Most bytes of a message from a caller: those of a batch, or of one task with the largest payload."""
         return message_bytes(max(MAX_BATCH_BYTES, self.payload_limit))

@@ -25,8 +25,8 @@ _TEXT = 200
 
 
 class Streams:
-    """Serves Work over a gateway. ``said_progress`` is told what a worker says of a task that it runs, ``announce`` its
-    functions' own queues."""
+    """Serves Work over a gateway. ``said_progress`` is called with a worker's progress report on a running task,
+    ``announce`` with the functions' own queues."""
 
     def __init__(
         self,

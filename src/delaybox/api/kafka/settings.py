@@ -1,4 +1,4 @@
-"""What the Kafka process is given."""
+"""The settings of the Kafka process."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class IntakeSettings(StoreSettings):
     instance: str = ""
     topics: TopicRules | None = None
     pass_through: bool = False
-    """Messages leave as their records came (``kafka.value: payload``)."""
+    """Whether messages leave as their records came (``kafka.value: payload``)."""
     payload_limit: int = 1 << 20
     shell: bool = False
-    """Payloads may be shell commands."""
+    """Whether payloads may be shell commands."""
     shell_commands: tuple[str, ...] = ()
     """Names of the commands that shell tasks may name."""
 
     @property
     def rules(self) -> RecordRules:
         """What records are accepted."""
-        # Late, for the node that makes these settings has no use for protobuf.
+        # Imported late, because the parent that makes these settings does not need protobuf.
         from delaybox.wire.kafka import RecordRules
         from delaybox.wire.original import request
         from delaybox.wire.shell import ShellRules

@@ -20,16 +20,17 @@ class ApiSettings(ServingSettings):
     """Only /livez, /readyz and /metrics are served."""
     body_timeout_s: float = 30.0
     header_timeout_s: float = 10.0
-    """From the opening of a connection, or the first byte of a further request, to the end of its headers."""
+    """Time limit from the opening of a connection, or the first byte of a further request, to the end of its
+    headers."""
     idle_timeout_s: float = 75.0
-    """Between requests: longer than proxies keep a connection to use it again (60 s)."""
+    """Time limit between requests: longer than proxies keep a connection to use it again (60 s)."""
     max_connections: int = 8_192
-    """Beside them stands a reserve for probes. Fewer where the limit of open files says so."""
+    """Most connections, beside a reserve for probes. Fewer where the limit of open files is lower."""
     backlog: int = 2048
 
     @property
     def body_limit(self) -> int:
-        """Bytes a request body may have."""
+        """Most bytes of a request body."""
         return task_bytes(self.payload_limit)
 
     @property

@@ -23,7 +23,7 @@ class NodeMember(Struct, gc=False):
 
 
 class Node(Struct, gc=False):
-    """A living node: what its members carry out, together."""
+    """A living node, with the work of all its members together."""
 
     id: str
     host: str

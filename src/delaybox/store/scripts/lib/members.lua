@@ -7,14 +7,14 @@ local K_BEATS, K_SILENT, K_RETURNED =
 -- Hash: version (of who ranks), beat (ms of anybody's last one), calm (ms until which nobody is judged).
 local K_LIST = '{' .. K_MEMBERS .. '}:list'
 local MEMBER_KEYS = { K_MEMBERS, K_BEATS, K_SILENT, K_RETURNED, K_LIST }
--- When a member ranks again that is ending.
+-- In place of the moment when a member ranks again: one that is ending never does.
 local NEVER = 1e15
--- So long without anybody's beat is the server's outage, not the members'.
+-- If no member has beaten for this long, the server was away, and not the members.
 local OUTAGE = 1000
 
 local function list_version() return tonumber(redis.call('HGET', K_LIST, 'version') or '') or 0 end
 
--- Raises the version and says so to those who listen. Returns it.
+-- Raises the version and publishes it. Returns it.
 local function list_changed(channel)
   local version = redis.call('HINCRBY', K_LIST, 'version', 1)
   redis.call('PUBLISH', channel, version)
