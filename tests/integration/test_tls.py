@@ -108,8 +108,21 @@ async def test_a_certificate_of_another_name_is_refused(port: int, certificates:
 
 
 async def test_a_connection_without_tls_to_a_port_that_has_it(port: int) -> None:
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="if it speaks TLS on this port, write rediss://"):
         await _probe(ServerSettings(port=port))
+
+
+async def test_tls_to_a_port_that_waits_for_the_rest_of_a_command() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as listening:
+        settings = ServerSettings(port=listening.sockets[0].getsockname()[1], tls=True)
+        client = make_client(settings, timeout_s=0.3)
+        with pytest.raises(StoreUnavailable, match="if it speaks no TLS on this port, give its TLS port"):
+            await probe(client)
+        await client.aclose()
 
 
 async def test_tls_to_a_port_that_has_none(server: RealServer, certificates: Certificates) -> None:
@@ -144,6 +157,7 @@ async def test_a_client_certificate(strict_port: int, certificates: Certificates
             assert re.search(says, str(caught.value))
         else:
             assert "reset" in str(caught.value) or "closed" in str(caught.value)
+            assert "if it asks for a client certificate, give storage.redisCertFile" in str(caught.value)
 
 
 def test_files_that_are_no_certificates_are_told_before_any_connection(certificates: Certificates) -> None:
@@ -223,7 +237,8 @@ async def test_a_user_of_the_acl(make_server: Callable[..., RealServer], certifi
     await admin.aclose()
 
 
-ACL = ("~{delaybox:*", "~delaybox:*", "&delaybox:*", "&TaskExecution", "+@all", "-@admin", "-@dangerous", "+info")
+KEYS_AND_CHANNELS = ("~{delaybox:*", "~delaybox:*", "&{delaybox:*", "&delaybox:*", "&TaskExecution")
+ACL = (*KEYS_AND_CHANNELS, "+@all", "-@admin", "-@dangerous", "+info")
 
 
 async def test_a_node_over_tls(server: RealServer, certificates: Certificates, prefix: str, tmp_path: Path) -> None:

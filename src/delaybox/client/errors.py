@@ -137,11 +137,20 @@ def failure_of(error: grpc.RpcError, where: str) -> Failure:
         return Failure(found, status, refused=status in _SAID_NO or info.reason in _REFUSED_CODES, retry_after_s=wait_s)
     sent = not (status == "UNAVAILABLE" and any(words in details for words in _NEVER_SENT))
     if status == "UNAVAILABLE":
-        mend = "" if sent else "; is a node listening there? gRPC has port 9088 unless configured"
+        mend = "" if sent else _mend(details)
         return Failure(Unreachable(f"{where}: {details}{mend}"), status, sent=sent)
     if status == "DEADLINE_EXCEEDED":
         return Failure(CallTimeout(f"{where} did not answer in time"), status)
     return Failure(Refused(status.lower(), f"{where}: {details or status}"), status, refused=status in _SAID_NO)
+
+
+def _mend(details: str) -> str:
+    """What to do where no connection came about, by what gRPC says of it."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return "; the node's certificate is not trusted: give the authority that signed it as ca_file"
+    if "Socket closed" in details:
+        return "; if the node has TLS, give tls or ca_file, and where it asks for a certificate cert_file and key_file"
+    return "; is a node listening there? gRPC has port 9088 unless configured"
 
 
 def error_of(code: str, message: str, *, field: str = "", metadata: Mapping[str, str] | None = None) -> DelayBoxError:

@@ -64,11 +64,7 @@ async def probe(client: Redis) -> ServerFeatures:
             raise StoreRefused(f"the server at {_place(client)} refuses the connection: {refusal}") from None
         if refusal := _tls_refusal(error):
             raise StoreRefused(f"no TLS connection to the server at {_place(client)}: {refusal}") from None
-        hint = ""
-        if isinstance(error, RedisTimeoutError) and "tls" in client.connection_pool.connection_kwargs:
-            # A server without TLS takes the greeting for the beginning of a command, and waits for the rest.
-            hint = "; if it speaks no TLS on this port, give its TLS port, or redis:// instead of rediss://"
-        raise StoreUnavailable(f"the server does not answer: {error}{hint}") from error
+        raise StoreUnavailable(f"the server does not answer: {error}{_tls_hint(client, error)}") from error
     except RedisError as error:
         if isinstance(error, BusyLoadingError) or str(error).startswith(("LOADING", "BUSY")):
             raise StoreUnavailable(f"the server is not ready: {error}") from None
@@ -137,6 +133,22 @@ def _place(client: Redis) -> str:
     """Where the server is, without the user's name: of a URL that was mistyped that is the password."""
     options = client.connection_pool.connection_kwargs
     return f"unix socket {options['path']}" if "path" in options else f"{options['host']}:{options['port']}"
+
+
+def _tls_hint(client: Redis, error: BaseException) -> str:
+    """What may be wrong with TLS where a server says nothing or hangs up; '' where nothing points to that."""
+    options = client.connection_pool.connection_kwargs
+    if "path" in options:
+        return ""
+    closed = "closed by server" in str(error) or "reset" in str(error)
+    if "tls" not in options:
+        return "; if it speaks TLS on this port, write rediss://, or set storage.redisTls" if closed else ""
+    if closed:
+        return "; if it asks for a client certificate, give storage.redisCertFile and storage.redisKeyFile"
+    if isinstance(error, RedisTimeoutError):
+        # A server without TLS takes the greeting for the beginning of a command, and waits for the rest.
+        return "; if it speaks no TLS on this port, give its TLS port, or redis:// instead of rediss://"
+    return ""
 
 
 def _handshake_refusal(error: BaseException) -> str | None:
