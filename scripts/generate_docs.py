@@ -229,8 +229,8 @@ def policy_table() -> Iterator[str]:
     yield "| call | needs |"
     yield "| --- | --- |"
     words: dict[policy.Rule, str] = {
-        policy.Open.PROBE: "nothing; `Host` and `Origin` are not looked at",
-        policy.Open.PAGE: "no token",
+        policy.WithoutToken.PROBE: "nothing; `Host` and `Origin` are not looked at",
+        policy.WithoutToken.PAGE: "no token",
     }
     for (method, route), rule in policy.RULES.items():
         yield f"| `{method} {route}` | {words.get(rule) or f'`{rule}`'} |"

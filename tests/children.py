@@ -8,7 +8,7 @@ from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.processes.sockets import bind, port_of
 from delaybox.processes.spawn import READY_TIMEOUT_S, ChildProcess
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 
 
 class Served(ChildProcess):
@@ -25,7 +25,9 @@ async def serving(
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Served:
     """REST or gRPC, by the settings, when it is ready; CannotListen, ChildFailed."""
-    kind, option = (Kind.REST, "--http-port") if isinstance(settings, ApiSettings) else (Kind.GRPC, "--grpc-port")
+    kind, option = (
+        (ProcessKind.REST, "--http-port") if isinstance(settings, ApiSettings) else (ProcessKind.GRPC, "--grpc-port")
+    )
     with bind(settings.host, port, 1_024, option=option) as listening:
         process = await Served.start(kind, listening=listening, counted_in=counted_in)
         process.port = port_of(listening)

@@ -10,7 +10,7 @@ from delaybox.client.errors import (
     Failure,
     Unreachable,
 )
-from delaybox.client.steps import Emit, Invoke, Open, Pause, Pull, Receive, Session, Start, Steps, Wait
+from delaybox.client.steps import ClientSession, Emit, Invoke, OpenStream, Pause, Pull, Receive, Start, Steps, Wait
 from delaybox.core.errors import (
     Overloaded,
     StoreFull,
@@ -59,7 +59,7 @@ class World:
         self.emitted: list[Any] = []
         self.pauses: list[float] = []
         names = tuple(f"n{i}" for i in range(nodes))
-        self.session = Session(
+        self.session = ClientSession(
             Endpoints(names, lambda: 0.0),
             clock=lambda: self.now,
             draw=lambda: 0.0,
@@ -121,7 +121,7 @@ class World:
                 self.emitted += effect.items
             case Pull():
                 return all(not effect.sink.add(item) for item in effect.source)
-            case Open():
+            case OpenStream():
                 return effect
             case Invoke() | Receive():
                 answer = self.script.pop(0)

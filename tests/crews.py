@@ -12,10 +12,10 @@ from typing import Any
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import Worker
-from delaybox.worker.functions import Kind
-from delaybox.worker.run import Common, Run
+from delaybox.worker.functions import FunctionKind
+from delaybox.worker.run import Common, TaskRun
 from delaybox.worker.runner import CREWS
-from delaybox.worker.session import Session
+from delaybox.worker.session import NodeSession
 
 
 class Said:
@@ -47,12 +47,12 @@ class Said:
 class Shift:
     """One crew with one session."""
 
-    def __init__(self, worker: Worker, kind: Kind, size: int) -> None:
+    def __init__(self, worker: Worker, kind: FunctionKind, size: int) -> None:
         self.common = Common()
         self.common.bind()
         self.crew = CREWS[kind](worker.functions, size=size, common=self.common)
         self._changed = asyncio.Event()
-        self.session: Session[Run] = Session(pb.Hello(), self._changed.set)
+        self.session: NodeSession[TaskRun] = NodeSession(pb.Hello(), self._changed.set)
         self.crew.freed = self._changed.set
         self.said = Said()
         self._numbers = itertools.count(1)
@@ -114,7 +114,7 @@ class Shift:
 
 
 @asynccontextmanager
-async def shift(worker: Worker, kind: Kind, *, size: int = 10) -> AsyncIterator[Shift]:
+async def shift(worker: Worker, kind: FunctionKind, *, size: int = 10) -> AsyncIterator[Shift]:
     made = Shift(worker, kind, size)
     await made.crew.start()
     try:

@@ -12,8 +12,8 @@ from delaybox.core.delivery import Delivery, Outcome
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
-from delaybox.targets.worker import Gateway, Pool
-from delaybox.targets.worker_session import Profile, Session
+from delaybox.targets.worker import Gateway, LanePool
+from delaybox.targets.worker_session import Profile, WorkerSession
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import worker_pb2
 
@@ -78,20 +78,20 @@ class Desk:
             self.host, rules=RuleBook(default=QueueRules(keep_result_ms=keep_ms)), max_output=max_output
         )
 
-    def open(self, credit: int = 0, **profile: Any) -> Session:
+    def open(self, credit: int = 0, **profile: Any) -> WorkerSession:
         session = self.gateway.open(Profile(lanes=LANES, **profile))
         if credit:
             self.hear(session, number=1, credit=credit)
         return session
 
-    def hear(self, session: Session, **parts: Any) -> None:
+    def hear(self, session: WorkerSession, **parts: Any) -> None:
         session.hear(worker_pb2.FromWorker(**parts))
         self.gateway.heard(session)
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> LanePool:
         pool = self.host.pools[-1]
-        assert isinstance(pool, Pool)
+        assert isinstance(pool, LanePool)
         return pool
 
     async def deliver(self, *deliveries: Delivery) -> asyncio.Task[None]:
@@ -100,7 +100,7 @@ class Desk:
         return task
 
 
-def messages_of(session: Session, *, idle: bool = False) -> list[worker_pb2.ToWorker]:
+def messages_of(session: WorkerSession, *, idle: bool = False) -> list[worker_pb2.ToWorker]:
     return [worker_pb2.ToWorker.FromString(raw) for raw in session.messages(idle=idle)]
 
 

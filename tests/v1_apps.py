@@ -16,7 +16,7 @@ from delaybox.core.errors import (
     TaskFinished,
 )
 from delaybox.core.membership import Activity, LivingNode, Member, nodes_of
-from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
+from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service import Service
 
@@ -63,11 +63,11 @@ class FakeService:
             raise TaskFinished("gone")
         return self.found
 
-    async def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
+    async def list_tasks(self, wanted: TaskQuery, *, cursor: str = "", limit: int = 100) -> Page:
         self._note("list", wanted, cursor, limit)
         return Page([view()], "next")
 
-    async def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = 100) -> Page:
+    async def dead_letters(self, wanted: TaskQuery, *, cursor: str = "", limit: int = 100) -> Page:
         self._note("dead", wanted, cursor, limit)
         return Page([view(state=TaskState.FAILED, reason="no")])
 
@@ -92,7 +92,7 @@ class FakeService:
     async def replay(self, task_id: str) -> None:
         self._note("replay", task_id)
 
-    async def replay_many(self, wanted: TaskFilter, *, limit: int = 1_000) -> int:
+    async def replay_many(self, wanted: TaskQuery, *, limit: int = 1_000) -> int:
         self._note("replay_many", wanted, limit)
         return 3
 

@@ -25,7 +25,7 @@ from delaybox.embedded.temporary import find_room
 from delaybox.processes import counters, files, hardening, logs
 from delaybox.processes.sockets import bind, bracketed, port_of
 from delaybox.processes.spawn import ChildFailed
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 from delaybox.processes.supervise import Supervisor
 from delaybox.store.address import ServerSettings
 
@@ -33,8 +33,8 @@ log = logging.getLogger("delaybox.node")
 
 GRACE_S = 10.0
 _BACKLOG = 2_048
-_CALLERS = (Kind.REST, Kind.GRPC, Kind.KAFKA)
-_ENGINES = (Kind.CLOCK, Kind.WORK)
+_CALLERS = (ProcessKind.REST, ProcessKind.GRPC, ProcessKind.KAFKA)
+_ENGINES = (ProcessKind.CLOCK, ProcessKind.WORK)
 
 
 def run(config: Config) -> int:
@@ -98,14 +98,14 @@ class _Node:
         log.info("got %s", signal.Signals(number).name)
         self._stop.set()
 
-    def _listen(self, stack: contextlib.AsyncExitStack) -> dict[Kind, socket.socket]:
+    def _listen(self, stack: contextlib.AsyncExitStack) -> dict[ProcessKind, socket.socket]:
         c, wanted = self._config, counts(self._config)
         addresses = {
-            Kind.REST: (c.http_server.host, c.http_server.port, "--http-port"),
-            Kind.GRPC: (c.grpc_host, c.grpc_server.port, "--grpc-port"),
-            Kind.PROBE: (c.probe.host, c.probe.port or 0, "--set probe.port=PORT"),
+            ProcessKind.REST: (c.http_server.host, c.http_server.port, "--http-port"),
+            ProcessKind.GRPC: (c.grpc_host, c.grpc_server.port, "--grpc-port"),
+            ProcessKind.PROBE: (c.probe.host, c.probe.port or 0, "--set probe.port=PORT"),
         }
-        listening: dict[Kind, socket.socket] = {}
+        listening: dict[ProcessKind, socket.socket] = {}
         for kind, (host, port, option) in addresses.items():
             if kind in wanted:
                 listening[kind] = stack.enter_context(bind(host, port, _BACKLOG, option=option))
@@ -120,21 +120,23 @@ class _Node:
         with _own_errors():
             # The first child checks the server, and makes the store if need be, before the others begin.
             children.learn(**await children.begin_first(partitions=self._config.partitions))
-        await children.begin((Kind.PROBE, *_CALLERS))
+        await children.begin((ProcessKind.PROBE, *_CALLERS))
         with _own_errors():
             # Children that fire tasks begin last, so that a node that fails at its start fires nothing.
             await children.begin(_ENGINES)
 
-    def _announce(self, listening: Mapping[Kind, socket.socket]) -> None:
+    def _announce(self, listening: Mapping[ProcessKind, socket.socket]) -> None:
         c = self._config
-        if Kind.PROBE in listening:
-            log.info("probes and metrics on http://%s:%d", bracketed(c.probe.host), port_of(listening[Kind.PROBE]))
-        if Kind.GRPC in listening:
-            log.info("grpc listening on %s:%d", bracketed(c.grpc_host), port_of(listening[Kind.GRPC]))
-        if Kind.REST in listening:
-            address = f"{bracketed(c.http_server.host)}:{port_of(listening[Kind.REST])}"
+        if ProcessKind.PROBE in listening:
+            log.info(
+                "probes and metrics on http://%s:%d", bracketed(c.probe.host), port_of(listening[ProcessKind.PROBE])
+            )
+        if ProcessKind.GRPC in listening:
+            log.info("grpc listening on %s:%d", bracketed(c.grpc_host), port_of(listening[ProcessKind.GRPC]))
+        if ProcessKind.REST in listening:
+            address = f"{bracketed(c.http_server.host)}:{port_of(listening[ProcessKind.REST])}"
             log.info("listening on http://%s%s", address, c.http_server.context_path)
-        if Kind.KAFKA in counts(c):
+        if ProcessKind.KAFKA in counts(c):
             log.info("tasks are taken from Kafka: %s", ", ".join(c.kafka.scheduler_topics))
         if c.duties != ROLES:
             log.info("roles: %s", ", ".join(c.duties))

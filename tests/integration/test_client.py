@@ -29,7 +29,7 @@ from delaybox.client import (
     TaskType,
     Unreachable,
 )
-from delaybox.client.chunks import Line
+from delaybox.client.chunks import ChunkLine
 from delaybox.core.errors import ConfigError, PayloadTooLarge
 from tests.nodes import Node, node
 from tests.tls import Certificates
@@ -69,7 +69,7 @@ def test_a_task_that_no_node_takes_is_refused_alone(client: Client, queue: str):
 
 
 def test_headers_count_as_bytes_of_a_chunk():
-    line = Line(1_000, time.monotonic, safe=False, filled=threading.Event(), answered=threading.Event())
+    line = ChunkLine(1_000, time.monotonic, safe=False, filled=threading.Event(), answered=threading.Event())
     for _ in range(12):
         line.add(NewTask.publish("x", headers={"h": b"x" * 500_000}))
     line.close()

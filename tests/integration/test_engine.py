@@ -23,7 +23,7 @@ from delaybox.engine.reaper import Reaper
 from delaybox.service import Service
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
-from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.loader import ScriptCall, ScriptRunner
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.targets.pubsub import PubSubTarget
@@ -346,7 +346,7 @@ class ClaimsSeen(ScriptRunner):
         self._in_flight = in_flight
         self._asked = 0
 
-    async def run_many(self, calls: Sequence[Call]) -> list[object]:
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[object]:
         if calls[0].script != "claim":
             return await super().run_many(calls)
         tags = {call.tag for call in calls}

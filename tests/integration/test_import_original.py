@@ -19,7 +19,7 @@ from delaybox.core.errors import StoreRefused
 from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY
 from delaybox.core.task import TaskType
 from delaybox.service import Service
-from delaybox.service.import_original import Import, Progress
+from delaybox.service.import_original import Import, ImportProgress
 from delaybox.store import keys
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
@@ -151,7 +151,7 @@ async def test_a_key_of_another_kind_is_refused_and_none_is_nothing(client: Redi
     await client.set(f"{prefix}-old", "x")
     with pytest.raises(StoreRefused, match="is a string"):
         await Import(OriginalSet(Servers(client), f"{prefix}-old"), store).run()
-    assert await Import(OriginalSet(Servers(client), f"{prefix}-none"), store).run() == Progress()
+    assert await Import(OriginalSet(Servers(client), f"{prefix}-none"), store).run() == ImportProgress()
 
 
 async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:

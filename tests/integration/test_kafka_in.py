@@ -16,10 +16,10 @@ from confluent_kafka.admin import AdminClient
 from redis.asyncio import Redis
 
 from delaybox import metrics
-from delaybox.api.kafka.intake import Intake
+from delaybox.api.kafka.intake import KafkaIntake
 from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.core import ids
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.task import TaskView
 from delaybox.service import RecordService, Service
 from delaybox.store import keys
@@ -61,9 +61,9 @@ class Bench:
         return IntakeSettings(**given | changes)
 
     @contextlib.asynccontextmanager
-    async def reading(self, **changes: Any) -> AsyncIterator[Intake]:
+    async def reading(self, **changes: Any) -> AsyncIterator[KafkaIntake]:
         """Reads as long as the block lasts, and stops cleanly."""
-        intake = Intake(self.settings(**changes), self.records, self._hear)
+        intake = KafkaIntake(self.settings(**changes), self.records, self._hear)
         running = asyncio.create_task(intake.run())
         try:
             yield intake
@@ -103,7 +103,7 @@ class Bench:
         found: list[TaskView] = []
         cursor = ""
         while True:
-            page = await self.service.list_tasks(TaskFilter(), cursor=cursor, limit=1_000)
+            page = await self.service.list_tasks(TaskQuery(), cursor=cursor, limit=1_000)
             found += page.items
             if not (cursor := page.cursor):
                 return found

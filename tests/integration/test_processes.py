@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from delaybox.processes.restart import Backoff
+from delaybox.processes.restart import RestartBackoff
 from delaybox.processes.settings import ProcessSettings
 from delaybox.processes.spawn import ChildProcess
-from delaybox.processes.spec import Kind, Spec
+from delaybox.processes.spec import ProcessKind, Spec
 from delaybox.processes.supervise import Keeper
 from tests.nodes import node
 from tests.servers import RealServer
@@ -133,8 +133,8 @@ class Sleeper(Keeper):
 
 async def test_the_pause_before_a_restart_begins_anew_after_a_steady_life(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    spec = Spec(kind=Kind.CLOCK, settings=ProcessSettings())
-    keeper = Sleeper(spec, backoff=Backoff(first_s=0.01, longest_s=10.0, steady_s=0.3))
+    spec = Spec(kind=ProcessKind.CLOCK, settings=ProcessSettings())
+    keeper = Sleeper(spec, backoff=RestartBackoff(first_s=0.01, longest_s=10.0, steady_s=0.3))
     back = keeper.back = asyncio.Event()
     await keeper.start()
     await keeper.begin()

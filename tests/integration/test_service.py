@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask, PastDue, TaskFinished, TaskNotFound, TaskRunning
 from delaybox.core.membership import Activity, Member
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Service
 from delaybox.store import keys, lanes, nodes
@@ -33,7 +33,7 @@ async def _ids(service: Service, tasks: list[NewTask]) -> list[str]:
     return [a.task_id for a in answers if isinstance(a, Submitted)]
 
 
-async def _all(service: Service, wanted: TaskFilter, limit: int) -> list[str]:
+async def _all(service: Service, wanted: TaskQuery, limit: int) -> list[str]:
     seen: list[str] = []
     cursor = ""
     while True:
@@ -50,8 +50,8 @@ async def test_pages_show_every_waiting_task_once(client: Redis, prefix: str) ->
     tasks = [NewTask(payload=b"x" * (i % 3 * 900), due_ms=now + 120_000 + i * 7_000) for i in range(500)]
     made = await _ids(service, tasks)
     for limit in (7, 100, 1000):
-        assert sorted(await _all(service, TaskFilter(), limit)) == sorted(made)
-    some = await _all(service, TaskFilter(due_from_ms=now + 300_000, due_to_ms=now + 600_000), 9)
+        assert sorted(await _all(service, TaskQuery(), limit)) == sorted(made)
+    some = await _all(service, TaskQuery(due_from_ms=now + 300_000, due_to_ms=now + 600_000), 9)
     expected = [i for i, t in zip(made, tasks, strict=True) if now + 300_000 <= (t.due_ms or 0) < now + 600_000]
     assert sorted(some) == sorted(expected)
 
@@ -61,9 +61,9 @@ async def test_a_moved_task_is_listed_at_its_new_time(client: Redis, prefix: str
     near, far = await _ids(service, [NewTask(due_ms=now + 300_000), NewTask(due_ms=now + 7_200_000)])
     await service.reschedule(near, due_ms=now + 10_000_000)
     await service.reschedule(far, due_ms=now + 200_000)
-    assert await _all(service, TaskFilter(due_to_ms=now + 1_000_000), 10) == [far]
-    assert await _all(service, TaskFilter(due_from_ms=now + 9_000_000), 10) == [near]
-    assert sorted(await _all(service, TaskFilter(), 1)) == sorted([near, far])
+    assert await _all(service, TaskQuery(due_to_ms=now + 1_000_000), 10) == [far]
+    assert await _all(service, TaskQuery(due_from_ms=now + 9_000_000), 10) == [near]
+    assert sorted(await _all(service, TaskQuery(), 1)) == sorted([near, far])
 
 
 async def test_filters(client: Redis, prefix: str) -> None:
@@ -75,11 +75,11 @@ async def test_filters(client: Redis, prefix: str) -> None:
             NewTask(due_ms=now + 90_000, type=TaskType.WORKER, labels={"customer": "8"}),
         ],
     )
-    assert await _all(service, TaskFilter(queue="mail"), 10) == [mail]
-    assert await _all(service, TaskFilter(type=TaskType.WORKER), 10) == [other]
-    assert await _all(service, TaskFilter(labels={"customer": "8"}), 10) == [other]
-    assert await _all(service, TaskFilter(labels={"customer": "8"}, queue="mail"), 10) == []
-    assert await _all(service, TaskFilter(state=TaskState.READY), 10) == []
+    assert await _all(service, TaskQuery(queue="mail"), 10) == [mail]
+    assert await _all(service, TaskQuery(type=TaskType.WORKER), 10) == [other]
+    assert await _all(service, TaskQuery(labels={"customer": "8"}), 10) == [other]
+    assert await _all(service, TaskQuery(labels={"customer": "8"}, queue="mail"), 10) == []
+    assert await _all(service, TaskQuery(state=TaskState.READY), 10) == []
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "W10", "WzEsOSwwXQ", "WzEsMSwieCJd", "WzEsMSw1LDAsLTMsMCwxMF0"])
@@ -87,7 +87,7 @@ async def test_a_bad_cursor_is_refused(client: Redis, prefix: str, cursor: str) 
     _, service, now = await _open(client, prefix)
     await _ids(service, [NewTask(due_ms=now + 90_000)])
     with pytest.raises(InvalidTask, match="cursor"):
-        await service.list_tasks(TaskFilter(), cursor=cursor)
+        await service.list_tasks(TaskQuery(), cursor=cursor)
 
 
 async def test_results_are_kept_and_shown(client: Redis, prefix: str) -> None:
@@ -96,7 +96,7 @@ async def test_results_are_kept_and_shown(client: Redis, prefix: str) -> None:
     raw = ids.parse(made[0])
     partition, lease_id = ids.partition(raw), os.urandom(16)
     await store.claim(partition, lease_id, LEASE)
-    assert [v.state for v in (await service.list_tasks(TaskFilter(state=TaskState.RUNNING))).items] == [
+    assert [v.state for v in (await service.list_tasks(TaskQuery(state=TaskState.RUNNING))).items] == [
         TaskState.RUNNING,
         TaskState.RUNNING,
     ]
@@ -114,8 +114,8 @@ async def test_results_are_kept_and_shown(client: Redis, prefix: str) -> None:
     done, failed = await service.get(made[0]), await service.get(made[1])
     assert (done.state, done.result, done.payload) == (TaskState.SUCCEEDED, good, b"p0")
     assert (failed.state, failed.result, failed.reason) == (TaskState.FAILED, bad, "exit code 3")
-    assert await _all(service, TaskFilter(state=TaskState.SUCCEEDED), 1) == [made[0]]
-    assert await _all(service, TaskFilter(state=TaskState.FAILED), 1) == [made[1]]
+    assert await _all(service, TaskQuery(state=TaskState.SUCCEEDED), 1) == [made[0]]
+    assert await _all(service, TaskQuery(state=TaskState.FAILED), 1) == [made[1]]
     assert await store.complete(partition, lease_id, [(raw, 60_000, b"")]) == [raw]
     assert (await fsck(store)).problems == []
 
@@ -200,9 +200,9 @@ async def test_queues_and_replay_of_many(client: Redis, prefix: str) -> None:
     await store.claim(partition, b"L" * 16, LEASE)
     assert {(q.queue, q.in_flight) for q in await service.queues()} == {("a", 2), ("b", 1)}
     await store.fail(partition, b"L" * 16, [(ids.parse(i), None, "no") for i in made])
-    assert len((await service.dead_letters(TaskFilter(), limit=2)).items) == 2
-    assert await service.replay_many(TaskFilter(queue="a")) == 2
-    assert [v.queue for v in (await service.dead_letters(TaskFilter())).items] == ["b"]
+    assert len((await service.dead_letters(TaskQuery(), limit=2)).items) == 2
+    assert await service.replay_many(TaskQuery(queue="a")) == 2
+    assert [v.queue for v in (await service.dead_letters(TaskQuery())).items] == ["b"]
 
 
 async def test_a_past_time_is_refused_where_asked(client: Redis, prefix: str) -> None:

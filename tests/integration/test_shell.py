@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from delaybox.core.delivery import Done, Failed, HandBack
-from delaybox.targets.shell import Limits
+from delaybox.targets.shell import CommandLimits
 from tests.shells import Desk, alive, delivery, desk, mark, until_alive, until_dead
 
 DASH = Path("/bin/sh").resolve().name == "dash"
@@ -110,7 +110,7 @@ async def test_a_payload_is_run_as_sh_would():
 
 
 async def test_limits_are_set_on_every_command():
-    limits = Limits(cpu_s=7, memory=1 << 30, file_size=1 << 20, open_files=50, processes=40)
+    limits = CommandLimits(cpu_s=7, memory=1 << 30, file_size=1 << 20, open_files=50, processes=40)
     async with desk(limits=limits, commands={"limits": ("/bin/cat", "/proc/self/limits")}) as d:
         for result in (await d.result("cat /proc/self/limits"), await d.result("", name="limits")):
             rows = {line[:26].strip(): line[26:].split()[:2] for line in result.output.decode().splitlines()}
@@ -128,14 +128,14 @@ async def test_limits_are_set_on_every_command():
 
 
 async def test_cpu_time_is_limited():
-    async with desk(limits=Limits(cpu_s=1)) as d:
+    async with desk(limits=CommandLimits(cpu_s=1)) as d:
         started = time.monotonic()
         result = await d.result("exec perl -e '1 while 1'", timeout_ms=60_000)
         assert result.reason in ("killed by SIGXCPU", "killed by SIGKILL") and time.monotonic() - started < 30
 
 
 async def test_no_limit_is_left_alone():
-    async with desk(limits=Limits(cpu_s=0, memory=0, file_size=0, open_files=0, processes=0)) as d:
+    async with desk(limits=CommandLimits(cpu_s=0, memory=0, file_size=0, open_files=0, processes=0)) as d:
         result = await d.result("ulimit -t; ulimit -v; ulimit -f; ulimit -c")
         assert result.output.split() == [b"unlimited", b"unlimited", b"unlimited", b"0"]
 

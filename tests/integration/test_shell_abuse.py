@@ -13,7 +13,7 @@ import pytest
 
 from delaybox.core.delivery import Failed
 from delaybox.core.task import TaskResult
-from delaybox.targets.shell import OUTPUT_BYTES, Limits
+from delaybox.targets.shell import OUTPUT_BYTES, CommandLimits
 from tests.shells import alive, delivery, desk, mark, until_alive
 
 TIMEOUT_S = 0.5
@@ -151,7 +151,7 @@ async def test_what_a_command_leaves_behind_ends_with_it(kind: str):
 
 
 async def test_a_gigabyte_of_output_keeps_64_kib_and_both_ends():
-    async with desk(limits=Limits(cpu_s=60)) as d:
+    async with desk(limits=CommandLimits(cpu_s=60)) as d:
         await d.run(*(delivery(":") for _ in range(8)))
         before = _rss_kib(d.target.host_pid)
         result = await d.result(
@@ -197,7 +197,7 @@ async def test_a_fork_bomb_is_held_by_the_limit_and_leaves_nothing(kind: str):
     before = _processes_of(user)
     become = f"exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups " if os.getuid() == 0 else "exec "
     most = 0
-    async with desk(limits=Limits(processes=20, cpu_s=5)) as d:
+    async with desk(limits=CommandLimits(processes=20, cpu_s=5)) as d:
         limit = int((await d.result("ulimit -p 2>/dev/null || ulimit -u")).output)
         assert limit < 1_000, "this test must not take the machine down"
         started = time.monotonic()

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store import keys
@@ -93,7 +93,7 @@ async def test_the_pages_of_both_lists_show_the_same(thin: Store, client: Redis)
     by_cursor: list[str] = []
     cursor = ""
     while True:
-        found = await service.list_tasks(TaskFilter(), cursor=cursor, limit=700)
+        found = await service.list_tasks(TaskQuery(), cursor=cursor, limit=700)
         by_cursor += [view.task_id for view in found.items]
         cursor = found.cursor
         if not cursor:
@@ -111,7 +111,7 @@ async def test_running_tasks_are_listed_whatever_the_number_of_leases(client: Re
     shown: list[str] = []
     cursor = ""
     while True:
-        found = await service.list_tasks(TaskFilter(), cursor=cursor, limit=7)
+        found = await service.list_tasks(TaskQuery(), cursor=cursor, limit=7)
         shown += [view.task_id for view in found.items]
         cursor = found.cursor
         if not cursor:
@@ -129,7 +129,7 @@ async def test_pages_of_changing_length_show_each_task_of_a_crowded_minute_once(
     service, seen, cursor, limits = Service(store), [], "", [300, 20, 1_000, 7, 130]
     while True:
         limits = [*limits[1:], limits[0]]
-        page = await service.list_tasks(TaskFilter(), cursor=cursor, limit=limits[0])
+        page = await service.list_tasks(TaskQuery(), cursor=cursor, limit=limits[0])
         seen += [task.task_id for task in page.items]
         if not (cursor := page.cursor):
             break

@@ -10,7 +10,7 @@ import pytest
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
 from delaybox.store.leases import new_lease
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import read_dead
 from delaybox.store.store import Reaped
 from tests.lab import Lab
@@ -353,7 +353,7 @@ async def test_a_cancel_whose_answer_was_lost_answers_the_same_when_it_is_sent_a
     pending, other = await lab.add(NewTask(delay_ms=60_000), NewTask(delay_ms=60_000))
     send = lab.store.runner.run
 
-    async def lossy(call: Call) -> object:
+    async def lossy(call: ScriptCall) -> object:
         await send(call)
         return await send(call)
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from delaybox.worker import Worker, processes
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 from tests.crews import Shift, shift
 from tests.unit import slow_import
 from tests.unit.cpu_tasks import WORKER
 
 
 def crew(size: int = 2) -> Any:
-    return shift(WORKER, Kind.CPU, size=size)
+    return shift(WORKER, FunctionKind.CPU, size=size)
 
 
 def gone(pid: int) -> bool:
@@ -135,7 +135,7 @@ async def test_a_task_inside_a_function_cannot_go_to_another_process() -> None:
         raise AssertionError
 
     with pytest.raises(ValueError, match="move it to the top of a module"):
-        async with shift(worker, Kind.CPU):
+        async with shift(worker, FunctionKind.CPU):
             pass
 
 
@@ -147,7 +147,7 @@ async def test_a_nested_name_is_found() -> None:
 
 async def test_what_the_import_takes_is_not_the_tasks_time() -> None:
     """Its module takes 1.5 s to import, the function may take 1 s."""
-    async with shift(slow_import.WORKER, Kind.CPU, size=1) as s:
+    async with shift(slow_import.WORKER, FunctionKind.CPU, size=1) as s:
         for _ in range(2):
             (given,) = s.give(("quick", []), want_result=True)
             said = await s.until(given)
@@ -158,7 +158,7 @@ async def test_what_the_import_takes_is_not_the_tasks_time() -> None:
 
 async def test_an_import_that_never_ends_fails_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "IMPORT_MS", 300)
-    async with shift(slow_import.WORKER, Kind.CPU, size=1) as s:
+    async with shift(slow_import.WORKER, FunctionKind.CPU, size=1) as s:
         (given,) = s.give(("quick", []), want_result=True)
         said = await s.until(given)
         assert said.failed[given].reason == "its module was not imported within 0.3 s"

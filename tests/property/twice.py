@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.loader import ScriptCall, ScriptRunner
 from delaybox.store.servers import Send
 from tests.lab import CLOCK
 
@@ -21,7 +21,7 @@ class TwiceRunner(ScriptRunner):
         super().__init__(send, clock=CLOCK)
         self.rng = rng
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         first = await super().run_many(calls)
         if self.rng.random() > 0.2:
             return first

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from delaybox.processes.restart import Backoff
+from delaybox.processes.restart import RestartBackoff
 
 
-def made(chance: float = 0.0) -> Backoff:
-    return Backoff(first_s=0.5, longest_s=10.0, steady_s=30.0, chance=lambda: chance)
+def made(chance: float = 0.0) -> RestartBackoff:
+    return RestartBackoff(first_s=0.5, longest_s=10.0, steady_s=30.0, chance=lambda: chance)
 
 
 def test_pauses_grow_while_lives_are_short() -> None:
@@ -28,5 +28,5 @@ def test_chance_shortens_a_pause_by_up_to_a_half() -> None:
 
 
 def test_many_that_end_together_do_not_come_back_together() -> None:
-    pauses = [Backoff(first_s=1, longest_s=1, steady_s=1).pause_s() for _ in range(20)]
+    pauses = [RestartBackoff(first_s=1, longest_s=1, steady_s=1).pause_s() for _ in range(20)]
     assert len(set(pauses)) > 1 and all(0.5 <= p <= 1 for p in itertools.chain(pauses))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
 from delaybox.wire.call import BYTES, CONTENT_TYPE, NAME_ATTRIBUTE, Call, Calls, Codecs, Encoded, check_name, name_of
-from delaybox.wire.calls import CALLS, Part, join
+from delaybox.wire.calls import CALLS, CallPart, join
 
 CODECS = Codecs()
 
@@ -163,9 +163,9 @@ def test_several_calls_in_one_payload():
         with pytest.raises(NotDecodable, match="breaks off"):
             CODECS.arguments(broken, _headers(encoded))
     with pytest.raises(NotDecodable, match="holds more than 10000 parts"):
-        CODECS.arguments(join([Part(0, b"")] * 10_001), _headers(encoded))
+        CODECS.arguments(join([CallPart(0, b"")] * 10_001), _headers(encoded))
     with pytest.raises(NotDecodable, match="is not application/json"):
-        CODECS.arguments(join([Part(0, b"{")]), {CONTENT_TYPE: CALLS.encode()})
+        CODECS.arguments(join([CallPart(0, b"{")]), {CONTENT_TYPE: CALLS.encode()})
 
 
 def test_several_calls_in_a_form_of_ones_own():

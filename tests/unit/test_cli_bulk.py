@@ -10,23 +10,23 @@ import pytest
 
 from delaybox.cli import taskfile
 from delaybox.cli.bulk import GIVE_UP_S, Sender
-from delaybox.cli.client import Client, Refused, Unreachable
-from delaybox.cli.taskfile import BadLine, Line, batches, lines_of
+from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
+from delaybox.cli.taskfile import BadLine, TaskLine, batches, lines_of
 
 
-def read(text: str | bytes, run: str = "") -> list[Line | BadLine]:
+def read(text: str | bytes, run: str = "") -> list[TaskLine | BadLine]:
     data = text.encode() if isinstance(text, str) else text
     return list(lines_of(io.BytesIO(data), run))
 
 
 def keys(text: str, run: str = "") -> list[str]:
-    return [json.loads(line.task)["idempotency_key"] for line in read(text, run) if isinstance(line, Line)]
+    return [json.loads(line.task)["idempotency_key"] for line in read(text, run) if isinstance(line, TaskLine)]
 
 
 def test_each_line_is_a_task_with_a_key_and_is_else_untouched() -> None:
     lines = read('\ufeff{"payload_json": {"a": 1.0}}\r\n\n  {}  \n{"idempotency_key":"mine"}')
     assert [line.number for line in lines] == [1, 3, 4]
-    first, second, third = (line.task for line in lines if isinstance(line, Line))
+    first, second, third = (line.task for line in lines if isinstance(line, TaskLine))
     assert first.startswith(b'{"payload_json": {"a": 1.0},"idempotency_key":"cli:')
     assert json.loads(second).keys() == {"idempotency_key"}
     assert third == b'{"idempotency_key":"mine"}'
@@ -65,7 +65,7 @@ def test_a_bad_line_is_named_and_the_next_one_is_read(line: bytes, says: str) ->
     assert isinstance(bad, BadLine)
     assert bad.number == 1
     assert says in bad.detail
-    assert isinstance(good, Line)
+    assert isinstance(good, TaskLine)
     assert good.number == 2
 
 
@@ -75,10 +75,10 @@ def test_groups_are_bounded_by_number_and_size(monkeypatch: pytest.MonkeyPatch) 
     assert [len(group) for group in groups] == [1_000, 1_000, 500]
     assert len(bad) == 2_500
     monkeypatch.setattr(taskfile, "BATCH_BYTES", 200)
-    assert [len(g) for g in batches([Line(n, b"x" * 90, 0) for n in range(5)], bad.append)] == [2, 2, 1]
+    assert [len(g) for g in batches([TaskLine(n, b"x" * 90, 0) for n in range(5)], bad.append)] == [2, 2, 1]
 
 
-class Node(Client):
+class Node(RestClient):
     """Answers each batch as told; counts as a node does that knows keys."""
 
     def __init__(self, *script: Any) -> None:
@@ -115,8 +115,8 @@ def sender(node: Node) -> tuple[Sender, list[BadLine], Clock]:
     return Sender(node, bad.append, clock=clock, sleep=clock.sleep), bad, clock
 
 
-def group(size: int) -> list[Line]:
-    return [Line(n + 1, b'{"n":%d}' % n, 10 * n) for n in range(size)]
+def group(size: int) -> list[TaskLine]:
+    return [TaskLine(n + 1, b'{"n":%d}' % n, 10 * n) for n in range(size)]
 
 
 def test_each_answer_is_counted_for_its_line() -> None:
@@ -136,7 +136,7 @@ def test_only_what_the_node_could_not_take_is_sent_again() -> None:
 
 
 def test_an_overloaded_node_is_waited_for_as_it_asks() -> None:
-    node = Node(Refused(429, "overloaded", "later", retry_after_s=7), 201)
+    node = Node(NodeRefused(429, "overloaded", "later", retry_after_s=7), 201)
     sending, _, clock = sender(node)
     sending.send(group(3))
     assert sending.done.created == 3
@@ -147,32 +147,32 @@ def test_a_node_that_takes_nothing_is_given_up() -> None:
     node = Node(201, *[503] * 1000)
     sending, _, clock = sender(node)
     sending.send(group(1))
-    with pytest.raises(Unreachable, match="has taken nothing for 60 s"):
+    with pytest.raises(NodeUnreachable, match="has taken nothing for 60 s"):
         sending.send(group(1))
     assert GIVE_UP_S <= clock.now <= GIVE_UP_S + 6
 
 
 def test_a_node_that_restarts_is_waited_for_but_a_wrong_address_is_not() -> None:
-    away = Unreachable("away", sent=True)
+    away = NodeUnreachable("away", sent=True)
     sending, _, _ = sender(Node(201, away, away, 201))
     sending.send(group(1))
     sending.send(group(1))
     assert sending.done.created == 2
     sending, _, _ = sender(Node(away))
-    with pytest.raises(Unreachable, match="away"):
+    with pytest.raises(NodeUnreachable, match="away"):
         sending.send(group(1))
 
 
 def test_a_missing_scope_ends_it() -> None:
-    sending, _, _ = sender(Node(Refused(403, "scope_missing", "no")))
-    with pytest.raises(Refused, match="no"):
+    sending, _, _ = sender(Node(NodeRefused(403, "scope_missing", "no")))
+    with pytest.raises(NodeRefused, match="no"):
         sending.send(group(2))
 
 
 def test_a_line_that_spoils_its_batch_is_found() -> None:
     def strict(tasks: list[dict[str, int]]) -> int:
         if any(task["n"] == 5 for task in tasks):
-            raise Refused(400, "bad_json", "cannot read")
+            raise NodeRefused(400, "bad_json", "cannot read")
         return 201
 
     sending, bad, _ = sender(Node(*[strict] * 50))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from delaybox.cli.client import Answer, Client, Unreachable, segment
+from delaybox.cli.client import NodeAnswer, NodeUnreachable, RestClient, segment
 from delaybox.cli.exits import MEANINGS, Exit, of_error, of_status
 from delaybox.core.errors import (
     ConfigError,
@@ -30,7 +30,7 @@ from delaybox.core.errors import (
     ],
 )
 def test_addresses(given: str, url: str) -> None:
-    assert Client(given).url == url
+    assert RestClient(given).url == url
 
 
 @pytest.mark.parametrize(
@@ -49,37 +49,37 @@ def test_addresses(given: str, url: str) -> None:
 )
 def test_what_is_no_address_is_refused_by_name(given: str) -> None:
     with pytest.raises(ConfigError, match=r"--server \(or DELAYBOX_SERVER\)"):
-        Client(given)
+        RestClient(given)
 
 
 def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError) as refused:
-        Client("http://me:hunter2@h")
+        RestClient("http://me:hunter2@h")
     assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("token", ["a\nb", "a b", "ä", "\x00"])
 def test_a_token_that_none_can_be_is_refused_and_not_repeated(token: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        Client("h", token)
+        RestClient("h", token)
     assert token not in str(refused.value)
 
 
-def answer(status: int, body: object = None, **headers: str) -> Answer:
+def answer(status: int, body: object = None, **headers: str) -> NodeAnswer:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, data)
+    return NodeAnswer(status, {name.replace("_", "-"): value for name, value in headers.items()}, data)
 
 
 def test_a_problem_is_told_in_the_nodes_words() -> None:
     problem = {"status": 409, "code": "idempotency_conflict", "detail": "taken", "field": "idempotency_key"}
-    error = Client("h").refusal(answer(409, problem))
+    error = RestClient("h").refusal(answer(409, problem))
     assert (str(error), error.code, error.field, error.exit) == (
         "taken", "idempotency_conflict", "idempotency_key", Exit.CONFLICT,
     )  # fmt: skip
 
 
 def test_what_to_do_from_here_is_added() -> None:
-    plain, holder = Client("http://h"), Client("http://h", "t" * 20)
+    plain, holder = RestClient("http://h"), RestClient("http://h", "t" * 20)
     unauthenticated = answer(401, {"code": "unauthenticated", "detail": "this node asks for a token"})
     assert "DELAYBOX_TOKEN, and neither is set" in str(plain.refusal(unauthenticated))
     assert str(holder.refusal(unauthenticated)).endswith("comes from --token or DELAYBOX_TOKEN")
@@ -90,7 +90,7 @@ def test_what_to_do_from_here_is_added() -> None:
 
 
 def test_answers_of_something_else() -> None:
-    client = Client("http://h")
+    client = RestClient("http://h")
     assert "may not be DelayBox" in str(client.refusal(answer(404, b"<html>nothing here</html>")))
     assert "<html>" not in str(client.refusal(answer(500, b"<html>oops</html>")))
     assert str(client.refusal(answer(502, b"bad gateway"))) == "http://h answered 502: bad gateway"
@@ -98,7 +98,7 @@ def test_answers_of_something_else() -> None:
 
 
 def test_retry_after_is_heeded_within_reason() -> None:
-    client = Client("h")
+    client = RestClient("h")
     assert client.refusal(answer(503, {}, retry_after="7")).retry_after_s == 7
     assert client.refusal(answer(503, {}, retry_after="86400")).retry_after_s == 30
     assert client.refusal(answer(503, {}, retry_after="soon")).retry_after_s == 1
@@ -109,8 +109,8 @@ def test_parts_of_a_path_cannot_lead_elsewhere() -> None:
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(Unreachable, match="start one with `delaybox serve`") as refused:
-        Client("http://127.0.0.1:1").get("/v1/nodes")
+    with pytest.raises(NodeUnreachable, match="start one with `delaybox serve`") as refused:
+        RestClient("http://127.0.0.1:1").get("/v1/nodes")
     assert not refused.value.sent
 
 
@@ -124,7 +124,7 @@ def test_every_exit_code_has_a_meaning() -> None:
 )
 def test_exit_codes_of_answers(status: int, code: int) -> None:
     assert of_status(status) == code
-    assert of_error(Client("h").refusal(answer(status, {}))) == code
+    assert of_error(RestClient("h").refusal(answer(status, {}))) == code
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_exit_codes_of_answers(status: int, code: int) -> None:
         (StoreRefused("x"), 3),
         (StoreUnavailable("x"), 3),
         (Overloaded("x"), 3),
-        (Unreachable("x"), 3),
+        (NodeUnreachable("x"), 3),
         (TaskFinished("x"), 5),
         (DelayBoxError("x"), 1),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from delaybox import __version__
 from delaybox.cli import doctor_server
-from delaybox.cli.client import Answer
+from delaybox.cli.client import NodeAnswer
 from delaybox.cli.doctor import node_clock, of_nodes
 from delaybox.cli.findings import Finding
 
@@ -19,8 +19,8 @@ def words(found: list[Finding]) -> dict[str, str]:
     return {one.name: one.word for one in found}
 
 
-def dated(text: str) -> Answer:
-    return Answer(200, {"date": text}, b"ok")
+def dated(text: str) -> NodeAnswer:
+    return NodeAnswer(200, {"date": text}, b"ok")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_nodes_clock(off_s: float, word: str) -> None:
 
 
 def test_a_node_without_a_date_is_passed_over() -> None:
-    assert node_clock(Answer(200, {}, b""), NOON, NOON).word == "skipped"
+    assert node_clock(NodeAnswer(200, {}, b""), NOON, NOON).word == "skipped"
     assert node_clock(dated("yesterday"), NOON, NOON).word == "skipped"
 
 

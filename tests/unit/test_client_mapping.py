@@ -14,7 +14,7 @@ from delaybox.client.errors import (
     TaskFailed,
     Unreachable,
 )
-from delaybox.client.mapping import Map, Window
+from delaybox.client.mapping import Map, MapWindow
 from delaybox.client.steps import Invoke
 from delaybox.client.tasks import CODECS, MapCalls
 from delaybox.core.errors import (
@@ -22,15 +22,15 @@ from delaybox.core.errors import (
     NotEncodable,
 )
 from delaybox.wire.call import CONTENT_TYPE
-from delaybox.wire.calls import RESULTS, Part, join, split
+from delaybox.wire.calls import RESULTS, CallPart, join, split
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2
 from tests.client_world import NEVER_SENT, World, answer_of
 
 
-def _window(size: int, *, ordered: bool = True, clock: Callable[[], float] = lambda: 0.0) -> Window:
+def _window(size: int, *, ordered: bool = True, clock: Callable[[], float] = lambda: 0.0) -> MapWindow:
     flags = (threading.Event() for _ in range(3))
-    return Window(size, ordered=ordered, clock=clock, results=next(flags), room=next(flags), work=next(flags))
+    return MapWindow(size, ordered=ordered, clock=clock, results=next(flags), room=next(flags), work=next(flags))
 
 
 MAKE = MapCalls("double", {}, CODECS, keep_result_ms=1)
@@ -167,7 +167,7 @@ def test_a_group_that_failed_or_was_not_understood_is_taken_apart_or_named():
             if first == 0:
                 event.state = pb.TASK_STATE_FAILED
             elif first == 2:
-                event.result.output = join([Part(0, b'"two"'), Part(2, odd)])
+                event.result.output = join([CallPart(0, b'"two"'), CallPart(2, odd)])
                 event.result.content_type = RESULTS
             else:
                 event.result.output = b"[4, 5]"

@@ -22,8 +22,8 @@ from delaybox.client.errors import (
     Unreachable,
     closed,
 )
-from delaybox.client.models import Scheduled, Stored
-from delaybox.client.steps import Invoke, Open, Receive, Send
+from delaybox.client.models import ScheduleAnswer, Scheduled
+from delaybox.client.steps import Invoke, OpenStream, Receive, Send
 from delaybox.client.tasks import CODECS, NewTask
 from delaybox.core.errors import (
     ConfigError,
@@ -53,7 +53,7 @@ INFO = pb.TaskInfo(id="id", state=pb.TASK_STATE_READY)
 @pytest.mark.parametrize("failure", [NEVER_SENT, BUSY, FULL])
 def test_what_was_certainly_not_stored_is_sent_again(failure: Failure):
     world = World(failure, failure, STORED)
-    assert _schedule()(world) == Stored("id", 5)
+    assert _schedule()(world) == ScheduleAnswer("id", 5)
     assert len(world.pauses) == 2
 
 
@@ -67,7 +67,7 @@ def test_what_may_have_been_stored_is_not_sent_again_but_said_to_be_unknown(fail
 
 @pytest.mark.parametrize("failure", [BROKE, TIMED_OUT, STORE_AWAY, NEVER_SENT])
 def test_with_a_key_it_is_sent_again(failure: Failure):
-    assert _schedule("k")(World(failure, STORED)) == Stored("id", 5)
+    assert _schedule("k")(World(failure, STORED)) == ScheduleAnswer("id", 5)
 
 
 def test_a_key_of_our_own_hides_that_the_first_attempt_was_stored():
@@ -207,9 +207,9 @@ def _tasks(count: int, key: bool = False) -> Any:
 
 
 def _each(world: World, tasks: Any, *, chunk: int = 2, safe: bool = False) -> list[Any]:
-    line = chunks.Line(chunk, lambda: world.now, safe=safe, filled=threading.Event(), answered=threading.Event())
+    line = chunks.ChunkLine(chunk, lambda: world.now, safe=safe, filled=threading.Event(), answered=threading.Event())
     world.run(chunks.schedule_each(world.session, tasks, line))
-    return [outcome.id if isinstance(outcome, Stored) else type(outcome) for outcome in world.emitted]
+    return [outcome.id if isinstance(outcome, ScheduleAnswer) else type(outcome) for outcome in world.emitted]
 
 
 def test_chunks_are_sent_ahead_and_answered_in_order():
@@ -221,14 +221,14 @@ def test_chunks_are_sent_ahead_and_answered_in_order():
 
 def test_nothing_to_do_opens_nothing():
     world = World()
-    assert _each(world, iter([])) == [] and not any(isinstance(effect, Open) for effect in world.did)
+    assert _each(world, iter([])) == [] and not any(isinstance(effect, OpenStream) for effect in world.did)
 
 
 def test_a_broken_stream_leaves_unknown_what_was_sent_and_goes_on():
     world = World(_results(0, 1), BROKE, _results(8, 9), _results(10, 11), nodes=2)
     unknown = [OutcomeUnknown] * 2 * (chunks.UNDER_WAY - 1)
     assert _each(world, _tasks(2 + 2 * chunks.UNDER_WAY + 2)) == ["0", "1", *unknown, "8", "9", "10", "11"]
-    first, second = (effect.which for effect in world.did if isinstance(effect, Open))
+    first, second = (effect.which for effect in world.did if isinstance(effect, OpenStream))
     assert first != second
 
 
@@ -280,7 +280,7 @@ def test_a_store_that_did_not_answer_leaves_the_task_unknown_unless_it_has_a_key
 
 def test_a_chunk_leaves_when_it_is_old_enough():
     filled = threading.Event()
-    line = chunks.Line(1000, lambda: now[0], safe=False, filled=filled, answered=threading.Event())
+    line = chunks.ChunkLine(1000, lambda: now[0], safe=False, filled=filled, answered=threading.Event())
     now = [0.0]
     line.add(NewTask.publish("0"))
     assert line.next() is None and line.linger_s() == chunks.LINGER_S and filled.is_set()
@@ -307,7 +307,7 @@ def test_only_tasks_are_taken():
 
 def test_counts_of_many():
     done = Scheduled()
-    for outcome in (Stored("a", 1), Stored("b", 1, created=False), DelayBoxError("x")):
+    for outcome in (ScheduleAnswer("a", 1), ScheduleAnswer("b", 1, created=False), DelayBoxError("x")):
         done.add(outcome)
     assert (done.created, done.existing, done.refused, done.total) == (1, 1, 1, 3)
     assert [place for place, _ in done.errors] == [2]
@@ -326,7 +326,7 @@ def test_a_list_goes_on_where_it_broke_off():
         try:
             while True:
                 effect = steps.send(answer)
-                if isinstance(effect, Open):
+                if isinstance(effect, OpenStream):
                     assert isinstance(effect.request, pb.ListRequest)
                     asked.append(effect.request.cursor)
                 answer = world._do(effect)

@@ -14,10 +14,10 @@ import pytest
 
 from delaybox.api.grpc import front
 from delaybox.api.grpc.frames import PREFACE, Traffic
-from delaybox.api.rest.http1.connection import Connection
+from delaybox.api.rest.http1.connection import HttpConnection
 from delaybox.api.rest.http1.head import BadHead
-from delaybox.api.rest.http1.reader import Reader
-from delaybox.api.rest.http1.server import Refused, Server
+from delaybox.api.rest.http1.reader import HttpReader
+from delaybox.api.rest.http1.server import HttpServer, RefusedHead
 from tests.rawgrpc import HEADERS, frame
 
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -68,16 +68,16 @@ async def test_of_http(said: bytes):
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    def refuse(error: BadHead) -> Refused:
+    def refuse(error: BadHead) -> RefusedHead:
         return error.status, (), b""
 
-    server = Server(app, refuse, probes=frozenset(), most=10, head_s=5, idle_s=5)
+    server = HttpServer(app, refuse, probes=frozenset(), most=10, head_s=5, idle_s=5)
     listening = socket.create_server(("127.0.0.1", 0))
     await server.start(listening, 10)
     try:
         for _ in range(3):
             await talk(listening.getsockname()[1], said)
-        await gone(Connection, Reader)
+        await gone(HttpConnection, HttpReader)
     finally:
         await server.stop(1)
 

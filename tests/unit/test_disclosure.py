@@ -15,7 +15,7 @@ def test_an_answer_without_a_line_is_not_served_to_whoever_lacks_read():
     with pytest.raises(LookupError, match="TaskPage answers a call that needs cancel alone"):
         disclosure.limits(Access.CANCEL, "TaskPage")
     assert disclosure.limits(Access.READ, "TaskPage") is None
-    assert disclosure.limits(policy.Open.PROBE, "HealthCheckResponse") is None
+    assert disclosure.limits(policy.WithoutToken.PROBE, "HealthCheckResponse") is None
 
 
 def test_every_line_is_of_an_answer_and_names_its_fields():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.api.rest.http1.head import MAX_HEAD, MAX_HEADERS, BadHead
-from delaybox.api.rest.http1.reader import MAX_AT_ONCE, MAX_CHUNKS, Reader, Request
+from delaybox.api.rest.http1.reader import MAX_AT_ONCE, MAX_CHUNKS, HttpReader, Request
 from delaybox.roles.rest import shares
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost"
@@ -17,7 +17,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n
 
 def read(head: bytes) -> Request:
     """The one request that this head makes."""
-    reader = Reader()
+    reader = HttpReader()
     reader.feed(head + b"\r\n\r\n")
     if reader.refusal is not None:
         raise reader.refusal
@@ -75,7 +75,7 @@ def test_a_head_is_taken_apart() -> None:
 )
 @pytest.mark.parametrize("step", [1, 1_000_000])
 def test_what_could_be_read_in_two_ways_is_refused(head: bytes, words: str, step: int) -> None:
-    reader, data = Reader(), head + b"\r\n\r\n"
+    reader, data = HttpReader(), head + b"\r\n\r\n"
     for at in range(0, len(data), step):
         reader.feed(data[at : at + step])
     assert reader.refusal is not None and not reader.requests
@@ -85,7 +85,7 @@ def test_what_could_be_read_in_two_ways_is_refused(head: bytes, words: str, step
 
 def test_a_head_that_never_ends_is_not_kept() -> None:
     for begin in (GET + b"\r\nX: ", b"GET /", GET + b"\r\n"):
-        reader, fed = Reader(), 0
+        reader, fed = HttpReader(), 0
         while reader.refusal is None:
             reader.feed(begin if not fed else b"a" * 1_000)
             fed += 1_000
@@ -141,7 +141,7 @@ BODY = b"5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nX: y\r\n\r\n"
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1_000])
 def test_chunks_however_they_are_cut(step: int) -> None:
-    reader, data = Reader(), CHUNKED + BODY + GET + b"\r\n\r\n"
+    reader, data = HttpReader(), CHUNKED + BODY + GET + b"\r\n\r\n"
     for at in range(0, len(data), step):
         reader.feed(data[at : at + step])
     first = reader.requests.popleft()
@@ -168,13 +168,13 @@ def test_chunks_however_they_are_cut(step: int) -> None:
     ],
 )
 def test_what_is_no_chunk_is_refused(body: bytes) -> None:
-    reader = Reader()
+    reader = HttpReader()
     reader.feed(CHUNKED + body)
     assert reader.requests[0].broken and not reader.requests[0].over
 
 
 def test_one_request_at_a_time_is_read_but_for_what_came_with_it() -> None:
-    reader = Reader()
+    reader = HttpReader()
     reader.feed((GET + b"\r\n\r\n") * 1_000)
     assert 1 < len(reader.requests) <= MAX_AT_ONCE and reader.waiting > 0
     count = 0
@@ -187,7 +187,7 @@ def test_one_request_at_a_time_is_read_but_for_what_came_with_it() -> None:
 
 
 def test_thousands_in_a_few_bytes_are_refused() -> None:
-    reader = Reader()
+    reader = HttpReader()
     reader.feed(b"GET / HTTP/1.1\r\n\r\n" * 1_000)
     assert len(reader.requests) == MAX_AT_ONCE and reader.refusal is not None
 
@@ -207,7 +207,7 @@ UPGRADE = b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Set
 )
 def test_who_asks_for_another_protocol_is_answered_in_this_one(lines: bytes, body: bytes, found: bytes, step: int):
     """Java's HTTP client asks for HTTP/2 with each request, whatever its body."""
-    reader = Reader()
+    reader = HttpReader()
     data = (b"POST /a HTTP/1.1\r\nHost: localhost" + UPGRADE + lines + b"\r\n\r\n" + body) * 3 + GET + b"\r\n\r\n"
     for at in range(0, len(data), step):
         reader.feed(data[at : at + step])
@@ -220,7 +220,7 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one(lines: bytes, bod
 
 
 def test_whoever_speaks_another_protocol_unasked_is_refused() -> None:
-    reader = Reader()
+    reader = HttpReader()
     reader.feed(GET + UPGRADE + b"\r\n\r\n" + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + GET + b"\r\n\r\n")
     assert len(reader.requests) == 1 and reader.refusal is not None and reader.waiting == 0
 

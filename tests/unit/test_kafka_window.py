@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from delaybox.targets.kafka_window import LEAST, MOST, Window
+from delaybox.targets.kafka_window import LEAST, MOST, SendWindow
 
 
-def settled(rate: float, *, seconds: float = 60.0, batch: int = 250, size: int = MOST) -> Window:
+def settled(rate: float, *, seconds: float = 60.0, batch: int = 250, size: int = MOST) -> SendWindow:
     """A window after so long with brokers that confirm ``rate`` messages a second, and always more to send."""
-    window = Window()
+    window = SendWindow()
     window.size = size
     now, sent = 0.0, []
     free_at = 0.0
@@ -24,7 +24,7 @@ def settled(rate: float, *, seconds: float = 60.0, batch: int = 250, size: int =
 
 
 def test_it_is_wide_open_at_first_and_with_fast_brokers() -> None:
-    assert Window().room == MOST
+    assert SendWindow().room == MOST
     assert settled(1e6).size == MOST
 
 
@@ -42,7 +42,7 @@ def test_it_opens_again_when_brokers_recover() -> None:
 
 
 def test_one_stall_halves_it_once_however_many_messages_it_held_up() -> None:
-    window = Window()
+    window = SendWindow()
     window.on_way = 8_000
     for _ in range(32):
         window.confirmed(10.0, 3.0, 8_000)

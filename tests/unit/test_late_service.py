@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from delaybox.core.errors import StoreUnavailable
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask
 from delaybox.service import Readiness, Selection, Service
 
@@ -18,7 +18,7 @@ async def test_a_service_without_a_store_refuses_with_the_reason() -> None:
         lambda: service.submit_many([NewTask()]),
         lambda: service.get("018f0000-0000-8000-8000-000000000000"),
         lambda: service.cancel("018f0000-0000-8000-8000-000000000000"),
-        lambda: service.bulk.cancel(Selection(wanted=TaskFilter())),
+        lambda: service.bulk.cancel(Selection(wanted=TaskQuery())),
         service.counts,
     ]
     for call in calls:

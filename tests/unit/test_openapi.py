@@ -23,10 +23,10 @@ def test_the_document_is_whole():
     assert document["security"] == [{"token": []}]
     items = document["paths"].items()
     made = {(method.upper(), path) for path, methods in items for method in methods if method != "servers"}
-    assert made == {route for route, rule in policy.RULES.items() if rule is not policy.Open.PAGE}
+    assert made == {route for route, rule in policy.RULES.items() if rule is not policy.WithoutToken.PAGE}
     for path, methods in items:
         for method in methods.keys() - {"servers"}:
-            open_ = policy.RULES[method.upper(), path] is policy.Open.PROBE
+            open_ = policy.RULES[method.upper(), path] is policy.WithoutToken.PROBE
             assert (methods[method].get("security") == []) == open_ == ("servers" in methods)
     names = set(document["components"]["schemas"])
     used = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))

@@ -22,7 +22,7 @@ from delaybox.core.errors import (
     TaskNotFound,
     TaskRunning,
 )
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, Priority, TaskResult, TaskState, TaskType
 from tests.v1_apps import DUE, ID, JSON, FakeService, call, view
 
@@ -212,10 +212,10 @@ async def test_one_task():
         ("POST", f"/v1/tasks/{ID}/run", b"", 200, ("run", ID), {"due_ms": DUE}),
         ("PATCH", f"/v1/tasks/{ID}", {"delay": 5, "priority": "low"}, 200,
          ("update", ID, {"delay_ms": 5, "priority": Priority.LOW}), {"id": ID}),
-        ("GET", "/v1/tasks?limit=3&cursor=c", b"", 200, ("list", TaskFilter(), "c", 3), {"cursor": "next"}),
-        ("GET", "/v1/dead?queue=q", b"", 200, ("dead", TaskFilter(queue="q"), "", 100), {"cursor": None}),
+        ("GET", "/v1/tasks?limit=3&cursor=c", b"", 200, ("list", TaskQuery(), "c", 3), {"cursor": "next"}),
+        ("GET", "/v1/dead?queue=q", b"", 200, ("dead", TaskQuery(queue="q"), "", 100), {"cursor": None}),
         ("POST", f"/v1/dead/{ID}/replay", b"", 200, ("replay", ID), {"replayed": 1}),
-        ("POST", "/v1/dead/replay", {"queue": "q"}, 200, ("replay_many", TaskFilter(queue="q"), 1000), {"replayed": 3}),
+        ("POST", "/v1/dead/replay", {"queue": "q"}, 200, ("replay_many", TaskQuery(queue="q"), 1000), {"replayed": 3}),
         ("DELETE", f"/v1/dead/{ID}", b"", 204, ("discard", ID), None),
         ("GET", "/v1/queues", b"", 200, ("queues",), {}),
         ("GET", "/v1/queues/mail", b"", 200, ("queues",),
@@ -252,7 +252,7 @@ async def test_a_call_without_parameters_refuses_them_by_name():
 
 def test_every_call_has_a_rule():
     for made in CALLS:
-        assert policy.rule(made.method, made.path) is not policy.Open.PROBE
+        assert policy.rule(made.method, made.path) is not policy.WithoutToken.PROBE
 
 
 # -- the document and the page ----------------------------------------------------------------------------------

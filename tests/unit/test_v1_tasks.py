@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskChange, TaskState, TaskType
 from delaybox.wire import controls
@@ -309,7 +309,7 @@ def test_a_query():
         b"state=ready&queue=mail&type=worker&label=a=b&label=c=d%3De&due_from=1721672590913"
         b"&due_to=2030-01-31T09:00:00%2B01:00&cursor=abc&limit=7"
     )
-    assert asked.filter == TaskFilter(
+    assert asked.filter == TaskQuery(
         state=TaskState.READY,
         queue="mail",
         type=TaskType.WORKER,
@@ -318,7 +318,7 @@ def test_a_query():
         due_to_ms=1896076800000,
     )
     assert (asked.cursor, asked.limit) == ("abc", 7)
-    assert queries.parse_tasks(b"") == queries.Listing(TaskFilter(), "", 100)
+    assert queries.parse_tasks(b"") == queries.Listing(TaskQuery(), "", 100)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_forecasts_query():
 def test_a_replay():
     wanted, limit = queries.parse_replay(body(queue="mail", type="shell", labels={"a": "b"}, limit=5.0))
     assert (wanted.queue, wanted.type, dict(wanted.labels), limit) == ("mail", TaskType.SHELL_CMD, {"a": "b"}, 5)
-    assert queries.parse_replay(b"{}") == (TaskFilter(), 1000)
+    assert queries.parse_replay(b"{}") == (TaskQuery(), 1000)
     for raw, words in (
         (body(limit=0), "limit 0 is not in range; give a number from 1 to 10000"),
         (body(state="failed"), "'state' is not a field of a replay"),

@@ -10,7 +10,7 @@ import pytest
 
 from delaybox.worker import Context, Reject, RetryLater, Stopped, Worker, current
 from delaybox.worker import coroutines as module
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 from tests.crews import shift
 
 WORKER = Worker("test")
@@ -119,7 +119,7 @@ async def uses_its_task() -> bool:
 
 
 def crew(size: int = 10) -> Any:
-    return shift(WORKER, Kind.ASYNC, size=size)
+    return shift(WORKER, FunctionKind.ASYNC, size=size)
 
 
 async def test_without_a_wanted_result_only_the_end_is_said() -> None:
@@ -282,7 +282,7 @@ async def test_a_stop_error_raised_by_the_code_itself_is_a_failure() -> None:
     async def stops() -> None:
         raise Stopped("by itself")
 
-    async with shift(worker, Kind.ASYNC) as s:
+    async with shift(worker, FunctionKind.ASYNC) as s:
         (given,) = s.give(("stops", []))
         failed = (await s.until(given)).failed[given]
         assert (failed.reason, failed.cancelled) == ("by itself", False)

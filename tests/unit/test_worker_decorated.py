@@ -18,7 +18,7 @@ from delaybox.client import NotFinished, TaskFailed
 from delaybox.core import errors
 from delaybox.core.errors import DelayBoxError
 from delaybox.worker import Context, Reject, RetryLater, Stopped, Worker
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 from delaybox.worker.testing import Inline
 from tests.crews import shift
 
@@ -133,7 +133,7 @@ def test_a_decorated_method_stays_one() -> None:
 
 
 async def test_a_method_run_by_a_worker_says_why_it_cannot_be() -> None:
-    async with shift(WORKER, Kind.THREAD) as s:
+    async with shift(WORKER, FunctionKind.THREAD) as s:
         given, free = s.give(("priced", [2]), ("free", [2]), want_result=True)
         said = await s.until(given, free)
         assert said.failed[given].final and "a worker has no object to call it on" in said.failed[given].reason
@@ -150,7 +150,7 @@ def test_async_functions_are_still_seen_as_such() -> None:
 async def test_a_function_may_serve_two_workers() -> None:
     both = Worker("both")
     both.task(name="again")(waits)
-    assert both.functions["again"].kind is Kind.ASYNC
+    assert both.functions["again"].kind is FunctionKind.ASYNC
     tasks = Inline(both)
     sent = tasks.schedule("again", (4,))
     await tasks.advance_async()

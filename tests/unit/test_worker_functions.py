@@ -16,7 +16,7 @@ from delaybox.client.tasks import new_call
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.wire.call import name_of
 from delaybox.worker import Context, Worker
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 
 
 def test_the_public_door() -> None:
@@ -44,7 +44,7 @@ def test_a_task_stays_callable_and_is_known_by_its_name() -> None:
         return f"to {to}"
 
     assert send("ann") == "to ann"
-    assert (send.name, send.queue, send.kind, send.timeout_ms) == ("mail.send", "mail", Kind.THREAD, 5_000)
+    assert (send.name, send.queue, send.kind, send.timeout_ms) == ("mail.send", "mail", FunctionKind.THREAD, 5_000)
     assert send.keep_result_ms == 3_600_000
     assert send.retry is not None
     assert send.retry.max_attempts == 3
@@ -71,7 +71,7 @@ def test_where_functions_run() -> None:
     @worker.task(cpu=True)
     def three() -> None: ...
 
-    assert [f.kind for f in (one, two, three)] == [Kind.ASYNC, Kind.THREAD, Kind.CPU]
+    assert [f.kind for f in (one, two, three)] == [FunctionKind.ASYNC, FunctionKind.THREAD, FunctionKind.CPU]
 
 
 async def _generates() -> AsyncIterator[int]:
@@ -150,9 +150,9 @@ def test_which_queues_functions_are_served_from() -> None:
         worker.task(name="mail", queue="mail")(_async)
         return worker
 
-    assert made().served() == {Kind.ASYNC: {"any": ("default",), "mail": ("mail",)}}
-    assert made(queues=["a", "mail"]).served() == {Kind.ASYNC: {"any": ("a", "mail"), "mail": ("mail",)}}
-    assert made(queues=["a"]).served() == {Kind.ASYNC: {"any": ("a",)}}
+    assert made().served() == {FunctionKind.ASYNC: {"any": ("default",), "mail": ("mail",)}}
+    assert made(queues=["a", "mail"]).served() == {FunctionKind.ASYNC: {"any": ("a", "mail"), "mail": ("mail",)}}
+    assert made(queues=["a"]).served() == {FunctionKind.ASYNC: {"any": ("a",)}}
 
 
 def test_a_worker_with_nothing_to_serve_says_so() -> None:

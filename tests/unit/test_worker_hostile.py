@@ -13,15 +13,15 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import RetryLater, Worker
 from delaybox.worker.context import CancelSignal
 from delaybox.worker.endings import failure
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 from delaybox.worker.testing import Inline
 from tests.crews import shift
 from tests.unit import hostile_tasks
 
 WORKERS = {
-    Kind.ASYNC: hostile_tasks.worker(None),
-    Kind.THREAD: hostile_tasks.worker(False),
-    Kind.CPU: hostile_tasks.CPU,
+    FunctionKind.ASYNC: hostile_tasks.worker(None),
+    FunctionKind.THREAD: hostile_tasks.worker(False),
+    FunctionKind.CPU: hostile_tasks.CPU,
 }
 RAISED: list[tuple[str, str, Any]] = [
     ("raises", "mute", ("Mute: (what it says cannot be read: its __str__ raised KeyError)", False)),
@@ -40,8 +40,8 @@ RAISED: list[tuple[str, str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-async def test_every_attempt_ends_and_its_place_is_free_again(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(FunctionKind))
+async def test_every_attempt_ends_and_its_place_is_free_again(kind: FunctionKind) -> None:
     async with shift(WORKERS[kind], kind, size=1) as s:
         for name, how, (reason, final) in RAISED:
             (given,) = s.give((name, [how]), want_result=True)
@@ -75,7 +75,7 @@ async def test_a_thread_that_hangs_in_what_it_raised_is_timed_out_and_the_loop_g
     def well() -> None:
         pass
 
-    async with shift(worker, Kind.THREAD, size=2) as s:
+    async with shift(worker, FunctionKind.THREAD, size=2) as s:
         (given,) = s.give(("hangs", []))
         said = await s.until(given)
         assert said.failed[given].reason == "timed out after 0.05 s"

@@ -15,7 +15,7 @@ import pytest
 from delaybox.processes.logs import formatter
 from delaybox.store.record import read_dead, stored_reason, traceback_of
 from delaybox.worker import Reject, TaskFilter, Worker
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 from tests.crews import shift
 from tests.unit import cpu_tasks
 
@@ -66,7 +66,7 @@ def about(record: Any) -> tuple[str, str, int]:
 
 
 async def test_a_failed_attempt_is_logged_with_its_traceback(captured: Captured) -> None:
-    async with shift(WORKER, Kind.ASYNC) as s:
+    async with shift(WORKER, FunctionKind.ASYNC) as s:
         (given,) = s.give(("charges", [7]))
         await s.until(given)
     (record,) = captured.of("delaybox.worker")
@@ -78,7 +78,7 @@ async def test_a_failed_attempt_is_logged_with_its_traceback(captured: Captured)
 
 
 async def test_what_will_not_be_tried_again_is_an_error_and_what_is_cancelled_is_none(captured: Captured) -> None:
-    async with shift(WORKER, Kind.THREAD) as s:
+    async with shift(WORKER, FunctionKind.THREAD) as s:
         (given,) = s.give(("refuses", []))
         await s.until(given)
     (record,) = captured.of("delaybox.worker")
@@ -88,8 +88,10 @@ async def test_what_will_not_be_tried_again_is_an_error_and_what_is_cancelled_is
     )
 
 
-@pytest.mark.parametrize(("kind", "call"), [(Kind.ASYNC, ("charges", [7])), (Kind.THREAD, ("refuses", []))])
-async def test_what_a_function_logs_says_for_which_task(captured: Captured, kind: Kind, call: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "call"), [(FunctionKind.ASYNC, ("charges", [7])), (FunctionKind.THREAD, ("refuses", []))]
+)
+async def test_what_a_function_logs_says_for_which_task(captured: Captured, kind: FunctionKind, call: Any) -> None:
     async with shift(WORKER, kind) as s:
         (given,) = s.give(call)
         await s.until(given)
@@ -103,7 +105,7 @@ async def test_cpu_functions_log_with_the_settings_of_the_worker(captured: Captu
     verbose = logging.getLogger("app.verbose")
     verbose.setLevel(logging.DEBUG)
     try:
-        async with shift(cpu_tasks.WORKER, Kind.CPU, size=1) as s:
+        async with shift(cpu_tasks.WORKER, FunctionKind.CPU, size=1) as s:
             (given,) = s.give(("logs", ["line\nforged"]))
             await s.until(given)
     finally:

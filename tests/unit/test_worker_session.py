@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker.session import ContractBroken, Session
+from delaybox.worker.session import ContractBroken, NodeSession
 from delaybox.worker.slots import Slots
 
 
@@ -26,14 +26,14 @@ def said(raw: bytes | None) -> pb.FromWorker:
     return pb.FromWorker.FromString(raw)
 
 
-def opened() -> Session[str]:
-    session: Session[str] = Session(pb.Hello(queues=["q"]), lambda: None)
+def opened() -> NodeSession[str]:
+    session: NodeSession[str] = NodeSession(pb.Hello(queues=["q"]), lambda: None)
     session.hello()
     session.receive(welcome())
     return session
 
 
-def take(session: Session[str], message: pb.ToWorker) -> list[int]:
+def take(session: NodeSession[str], message: pb.ToWorker) -> list[int]:
     got = [task.sequence for task in session.receive(message).tasks]
     session.held.update((sequence, f"run{sequence}") for sequence in got)
     return got
@@ -41,7 +41,7 @@ def take(session: Session[str], message: pb.ToWorker) -> list[int]:
 
 def test_hello_names_the_session_only_when_there_is_one_to_resume() -> None:
     session = opened()
-    assert said(Session(pb.Hello(queues=["q"]), lambda: None).hello()).hello == pb.Hello(queues=["q"])
+    assert said(NodeSession(pb.Hello(queues=["q"]), lambda: None).hello()).hello == pb.Hello(queues=["q"])
     take(session, tasks(1))
     again = said(session.hello())
     assert again.number == 0
@@ -49,7 +49,7 @@ def test_hello_names_the_session_only_when_there_is_one_to_resume() -> None:
 
 
 def test_a_stream_must_begin_with_a_welcome() -> None:
-    session: Session[str] = Session(pb.Hello(), lambda: None)
+    session: NodeSession[str] = NodeSession(pb.Hello(), lambda: None)
     session.hello()
     with pytest.raises(ContractBroken, match="no welcome"):
         session.receive(tasks(1, 1))
@@ -245,7 +245,7 @@ class ModelNode:
 def test_breaks_at_any_place_lose_and_double_nothing(seed: int) -> None:
     draw = random.Random(seed)
     node = ModelNode(todo=300)
-    session: Session[str] = Session(pb.Hello(), lambda: None)
+    session: NodeSession[str] = NodeSession(pb.Hello(), lambda: None)
     slots = Slots(16)
     slots.join(session)
     session.hello()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from delaybox.worker import Context, Worker, current
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 from tests.crews import shift
 
 WORKER = Worker("test")
@@ -62,7 +62,7 @@ def leaves() -> None:
 
 
 def crew(size: int = 4) -> Any:
-    return shift(WORKER, Kind.THREAD, size=size)
+    return shift(WORKER, FunctionKind.THREAD, size=size)
 
 
 async def test_results_failures_and_misfits() -> None:

@@ -46,7 +46,7 @@ def limits(rule: policy.Rule, answer: str) -> Fields | None:
 
     LookupError, which ends the start of the process, for an answer that has no line.
     """
-    if isinstance(rule, policy.Open) or rule is Access.READ:
+    if isinstance(rule, policy.WithoutToken) or rule is Access.READ:
         return None
     try:
         return WITHOUT_READ[answer]

@@ -14,7 +14,7 @@ from delaybox.core.task import TaskType, TaskView
 from delaybox.wire.shell import ShellRules
 
 
-class Open(Enum):
+class WithoutToken(Enum):
     """Calls that need no token."""
 
     PROBE = "probe"
@@ -23,15 +23,15 @@ class Open(Enum):
     """Shows nothing about tasks, and a browser that opens it cannot send a token."""
 
 
-Rule = Access | Open
+Rule = Access | WithoutToken
 
 RULES: Final[dict[tuple[str, str], Rule]] = {
-    ("GET", "/livez"): Open.PROBE,
-    ("GET", "/readyz"): Open.PROBE,
-    ("GET", "/metrics"): Open.PROBE,
-    ("GET", "/openapi.json"): Open.PAGE,
-    ("GET", "/docs"): Open.PAGE,
-    ("GET", "/docs/{file}"): Open.PAGE,
+    ("GET", "/livez"): WithoutToken.PROBE,
+    ("GET", "/readyz"): WithoutToken.PROBE,
+    ("GET", "/metrics"): WithoutToken.PROBE,
+    ("GET", "/openapi.json"): WithoutToken.PAGE,
+    ("GET", "/docs"): WithoutToken.PAGE,
+    ("GET", "/docs/{file}"): WithoutToken.PAGE,
     ("POST", "/task"): Access.SCHEDULE,
     ("GET", "/task"): Access.READ,
     ("GET", "/ping"): Access.READ,
@@ -78,10 +78,10 @@ _SCHEDULER: Final[dict[str, Rule]] = {
 GRPC_RULES: Final[dict[str, Rule]] = {
     **{f"/delaybox.v1.Scheduler/{method}": rule for method, rule in _SCHEDULER.items()},
     "/delaybox.v1.Worker/Work": Access.WORKER,
-    "/grpc.health.v1.Health/Check": Open.PROBE,
-    "/grpc.health.v1.Health/Watch": Open.PROBE,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Open.PAGE,
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Open.PAGE,
+    "/grpc.health.v1.Health/Check": WithoutToken.PROBE,
+    "/grpc.health.v1.Health/Watch": WithoutToken.PROBE,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": WithoutToken.PAGE,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": WithoutToken.PAGE,
 }
 """Full name of a gRPC method → what a caller needs."""
 

@@ -12,7 +12,7 @@ import typer
 from delaybox import __version__
 from delaybox.cli import dead, quarantine, say, tasks, usage, watch
 from delaybox.cli import worker as worker_command
-from delaybox.cli.client import Refused
+from delaybox.cli.client import NodeRefused
 from delaybox.cli.exits import Exit, of_error
 from delaybox.cli.local import ConfigFile, DataDir, Redis, Settings, assignments, flags_of, run_to_end
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect, disconnect
@@ -65,7 +65,7 @@ def run() -> int:
         _unread()
         return Exit.FAILED
     except DelayBoxError as error:
-        facts = {"code": error.code, **({"status": error.status} if isinstance(error, Refused) else {})}
+        facts = {"code": error.code, **({"status": error.status} if isinstance(error, NodeRefused) else {})}
         say.error(str(error), **facts)
         return of_error(error)
     finally:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from delaybox.cli import say
-from delaybox.cli.client import Client, Refused, Unreachable
+from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.exits import Exit
-from delaybox.cli.taskfile import BadLine, Line, batches, lines_of
+from delaybox.cli.taskfile import BadLine, TaskLine, batches, lines_of
 from delaybox.core.errors import ConfigError
 
 GIVE_UP_S = 60.0
@@ -22,7 +22,7 @@ _LATER = frozenset({429, 502, 503, 504})
 
 
 @dataclass(slots=True)
-class Progress:
+class SendProgress:
     """What has been answered so far."""
 
     created: int = 0
@@ -42,13 +42,13 @@ class Sender:
 
     def __init__(
         self,
-        client: Client,
+        client: RestClient,
         refused: Callable[[BadLine], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.done = Progress()
+        self.done = SendProgress()
         self._client = client
         self._refused = refused
         self._clock = clock
@@ -60,7 +60,7 @@ class Sender:
         self.done.refused.append(line)
         self._refused(line)
 
-    def send(self, group: list[Line]) -> None:
+    def send(self, group: list[TaskLine]) -> None:
         """Returns when every line of the group is answered. Unreachable, Refused: none of the rest can be."""
         last = group[-1]
         until = self._clock() + GIVE_UP_S
@@ -69,19 +69,19 @@ class Sender:
             before = len(group)
             try:
                 group, wait = self._once(group)
-            except Unreachable:
+            except NodeUnreachable:
                 # No answer has ever come: a wrong address is more likely than a restart.
                 if not self._answered or self._clock() >= until:
                     raise
                 wait = pause
-            except Refused as error:
+            except NodeRefused as error:
                 if error.status not in _LATER or self._clock() >= until:
                     raise
                 self._answered = True
                 wait = max(pause, error.retry_after_s)
             if group and len(group) == before:
                 if self._clock() >= until:
-                    raise Unreachable(
+                    raise NodeUnreachable(
                         f"the node has taken nothing for {GIVE_UP_S:.0f} s; `delaybox doctor` looks for the reason"
                     )
                 self._sleep(max(wait, pause))
@@ -91,12 +91,12 @@ class Sender:
         self.done.line = last.number
         self.done.read = last.read
 
-    def _once(self, group: list[Line]) -> tuple[list[Line], float]:
+    def _once(self, group: list[TaskLine]) -> tuple[list[TaskLine], float]:
         """The lines that are to be sent again, and after how long."""
         body = b'{"tasks":[' + b",".join(line.task for line in group) + b"]}"
         try:
             answer = self._client.send("POST", "/v1/tasks/batch", body)
-        except Refused as error:
+        except NodeRefused as error:
             if error.status not in (400, 413, 422):
                 raise
             self._answered = True
@@ -109,7 +109,7 @@ class Sender:
             second, other = self._once(group[half:])
             return first + second, max(wait, other)
         self._answered = True
-        again: list[Line] = []
+        again: list[TaskLine] = []
         for line, item in zip(group, answer["items"], strict=True):
             problem: dict[str, Any] = item.get("error") or {}
             if item["status"] == 201:
@@ -130,7 +130,7 @@ class Sender:
         return again, 1.0 if again else 0.0
 
 
-def schedule_file(client: Client, name: str, *, run: str, as_json: bool) -> int:
+def schedule_file(client: RestClient, name: str, *, run: str, as_json: bool) -> int:
     """Schedules a file's lines (``-``: standard input's); the exit code. ConfigError where there is no such file."""
     shown = "standard input" if name == "-" else name
 
@@ -144,7 +144,7 @@ def schedule_file(client: Client, name: str, *, run: str, as_json: bool) -> int:
             for group in batches(lines_of(stream, run), sender.refuse):
                 sender.send(group)
                 moved(sender.done)
-        except (Unreachable, Refused) as error:
+        except (NodeUnreachable, NodeRefused) as error:
             _tell(sender.done, shown, as_json=as_json)
             if sender.done.lines:
                 say.note(f"ended after line {sender.done.line}; the same command again goes on from there")
@@ -157,7 +157,7 @@ def schedule_file(client: Client, name: str, *, run: str, as_json: bool) -> int:
     return Exit.FAILED if sender.done.refused else Exit.DONE
 
 
-def _tell(done: Progress, shown: str, *, as_json: bool) -> None:
+def _tell(done: SendProgress, shown: str, *, as_json: bool) -> None:
     if as_json:
         errors = [
             {"line": bad.number, "code": bad.code, "detail": bad.detail, **({"field": bad.field} if bad.field else {})}
@@ -188,7 +188,7 @@ def _opened(name: str) -> Iterator[tuple[BinaryIO, int]]:
 
 
 @contextlib.contextmanager
-def _bar(size: int, title: str) -> Iterator[Callable[[Progress], None]]:
+def _bar(size: int, title: str) -> Iterator[Callable[[SendProgress], None]]:
     """A bar on a terminal, nothing elsewhere."""
     if not title or not sys.stderr.isatty():
         yield lambda done: None

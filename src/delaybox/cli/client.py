@@ -26,7 +26,7 @@ _MAX_ANSWER = 256 * 1024 * 1024
 Query = Mapping[str, object]
 
 
-class Unreachable(DelayBoxError):
+class NodeUnreachable(DelayBoxError):
     """No answer came. ``sent``: the call may have been carried out all the same."""
 
     code = "unreachable"
@@ -37,7 +37,7 @@ class Unreachable(DelayBoxError):
         self.sent = sent
 
 
-class Refused(DelayBoxError):
+class NodeRefused(DelayBoxError):
     """The node answered with an error. ``code`` is the node's; ``detail`` its message, without our additions."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Refused(DelayBoxError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NodeAnswer:
     """An HTTP answer; header names in small letters."""
 
     status: int
@@ -61,7 +61,7 @@ class Answer:
     body: bytes
 
 
-class Client:
+class RestClient:
     """Calls to one node. Keeps a connection; not for several threads."""
 
     def __init__(self, server: str, token: str = "", *, timeout_s: float = TIMEOUT_S) -> None:
@@ -108,11 +108,11 @@ class Client:
             raise self.refusal(answer)
         return self._json(answer) if answer.body else None
 
-    def probe(self, path: str) -> Answer:
+    def probe(self, path: str) -> NodeAnswer:
         """A GET at the root of the server, outside the contextPath (/livez, /metrics), whatever it answers."""
         return self.raw("GET", path, None)
 
-    def raw(self, method: str, target: str, data: bytes | None) -> Answer:
+    def raw(self, method: str, target: str, data: bytes | None) -> NodeAnswer:
         """One exchange. Unreachable."""
         import http.client
 
@@ -130,7 +130,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
 
-    def _exchange(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> Answer:
+    def _exchange(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> NodeAnswer:
         if self._connection is None:
             self._connection = self._connect()
         try:
@@ -140,7 +140,7 @@ class Client:
         except BaseException:
             self.close()
             raise
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+        return NodeAnswer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
     def _connect(self) -> http.client.HTTPConnection:
         import http.client
@@ -167,7 +167,7 @@ class Client:
 
     # -- errors -------------------------------------------------------------------------------------------------
 
-    def _unreachable(self, error: Exception, *, sent: bool = True) -> Unreachable:
+    def _unreachable(self, error: Exception, *, sent: bool = True) -> NodeUnreachable:
         """``sent``: there was a connection, so the call may have reached the node."""
         import http.client
         import ssl
@@ -175,26 +175,28 @@ class Client:
         match error:
             case ssl.SSLCertVerificationError():
                 text = f"the certificate of {self.url} is not trusted ({error.verify_message}); "
-                return Unreachable(f"{text}name the authority's file in SSL_CERT_FILE")
+                return NodeUnreachable(f"{text}name the authority's file in SSL_CERT_FILE")
             case ssl.SSLError():
-                return Unreachable(f"{self.url} does not speak TLS as it should ({error.reason}); is it http://?")
+                return NodeUnreachable(f"{self.url} does not speak TLS as it should ({error.reason}); is it http://?")
             case TimeoutError() if sent:
-                return Unreachable(
+                return NodeUnreachable(
                     f"{self.url} took the call and did not answer within {self._timeout_s:g} s; `delaybox doctor` "
                     "looks for the reason",
                     sent=True,
                 )
             case http.client.HTTPException() if not isinstance(error, ConnectionError):
-                return Unreachable(f"what answers at {self.url} is not HTTP; name the node with {_NAMED}", sent=sent)
+                return NodeUnreachable(
+                    f"what answers at {self.url} is not HTTP; name the node with {_NAMED}", sent=sent
+                )
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if not sent:
-            return Unreachable(
+            return NodeUnreachable(
                 f"no node answers at {self.url} ({reason}); start one with `delaybox serve`, or name the right one "
                 f"with {_NAMED}"
             )
-        return Unreachable(f"the connection to {self.url} broke before the answer came ({reason})", sent=True)
+        return NodeUnreachable(f"the connection to {self.url} broke before the answer came ({reason})", sent=True)
 
-    def refusal(self, answer: Answer) -> Refused:
+    def refusal(self, answer: NodeAnswer) -> NodeRefused:
         """The exception for an error answer, with advice for the person at this terminal."""
         problem = _object(answer.body)
         code = str(problem.get("code") or "")
@@ -202,7 +204,7 @@ class Client:
         if not detail:
             text = answer.body[:200].decode("utf-8", "replace").strip()
             detail = f"{self.url} answered {answer.status}" + (f": {text}" if text and "<" not in text else "")
-        return Refused(
+        return NodeRefused(
             answer.status,
             code or f"http_{answer.status}",
             detail,
@@ -221,11 +223,11 @@ class Client:
             return f"{where}; does {_NAMED} end with the node's contextPath, and is the node as new as this command?"
         return ""
 
-    def _json(self, answer: Answer) -> Any:
+    def _json(self, answer: NodeAnswer) -> Any:
         try:
             return json.loads(answer.body)
         except ValueError:
-            raise Unreachable(
+            raise NodeUnreachable(
                 f"{self.url} answered {answer.status}, but not as DelayBox does; name the node with {_NAMED}", sent=True
             ) from None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from delaybox import __version__
 from delaybox.cli import say
-from delaybox.cli.client import Answer, Client, Refused, Unreachable
+from delaybox.cli.client import NodeAnswer, NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.doctor_server import at_server
 from delaybox.cli.exits import Exit
 from delaybox.cli.findings import SKEW_MS, Finding, Word
@@ -31,7 +31,7 @@ LATE_MS = 1_000
 _COLORS: Mapping[Word, str] = {"ok": "32", "warning": "33", "problem": "31", "skipped": "2"}
 
 
-def run(client: Client, load: Callable[[], Config], *, as_json: bool) -> int:
+def run(client: RestClient, load: Callable[[], Config], *, as_json: bool) -> int:
     """Checks everything and prints the findings; FAILED where there is a problem."""
     found, nodes = _node(client)
     findings = [*found, *at_server(load, {str(node.get("id")) for node in nodes})]
@@ -59,7 +59,7 @@ def _line(found: Finding) -> str:
 # -- over REST --------------------------------------------------------------------------------------------------
 
 
-def _node(client: Client) -> tuple[list[Finding], list[dict[str, Any]]]:
+def _node(client: RestClient) -> tuple[list[Finding], list[dict[str, Any]]]:
     """What is found at the node, and the living nodes that it names."""
     found: list[Finding] = []
     nodes: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ def _node(client: Client) -> tuple[list[Finding], list[dict[str, Any]]]:
         sent = time.time()
         answer = client.probe("/livez")
         took_ms = (time.time() - sent) * 1000
-    except Unreachable as error:
+    except NodeUnreachable as error:
         text, _, mend = str(error).partition("; ")
         return [Finding("node", "problem", text, mend or "look at the node's log")], nodes
     if answer.status != 200:
@@ -101,7 +101,7 @@ def _node(client: Client) -> tuple[list[Finding], list[dict[str, Any]]]:
         found.append(Finding("readiness", "ok", "the store runs scripts, and the node's engine lives"))
     try:
         nodes = client.get("/v1/nodes")["nodes"]
-    except Refused as error:
+    except NodeRefused as error:
         found.append(_refused(error))
     else:
         found += of_nodes(nodes)
@@ -126,7 +126,7 @@ def _trouble(words: str) -> Finding:
     return Finding("readiness", "warning", words, mend)
 
 
-def _refused(error: Refused) -> Finding:
+def _refused(error: NodeRefused) -> Finding:
     text, _, mend = str(error).partition("; ")
     if error.status == 404:
         return Finding(
@@ -145,7 +145,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def node_clock(answer: Answer, sent_s: float, got_s: float) -> Finding:
+def node_clock(answer: NodeAnswer, sent_s: float, got_s: float) -> Finding:
     """This machine's clock against the node's, by the date of an answer (whole seconds)."""
     try:
         node_s = parsedate_to_datetime(answer.headers.get("date", "")).replace(tzinfo=UTC).timestamp()
@@ -199,11 +199,11 @@ def of_nodes(nodes: list[dict[str, Any]]) -> list[Finding]:
     return found
 
 
-def of_numbers(client: Client) -> list[Finding]:
+def of_numbers(client: RestClient) -> list[Finding]:
     """Findings from the node's counters."""
     try:
         numbers = read_metrics(client)
-    except Refused as error:
+    except NodeRefused as error:
         return [Finding("tasks", "skipped", f"/metrics answers {error.status}")]
     counts = {name: numbers.get(f"{name}_tasks") for name in ("pending", "ready", "in_flight", "dead", "quarantined")}
     about = " (pending and ready are estimates)" if numbers.get("task_counts_estimated") else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from delaybox.cli import say
 from delaybox.cli.server import any_server
 from delaybox.core.errors import DelayBoxError
-from delaybox.service.import_original import Import, Progress
+from delaybox.service.import_original import Import, ImportProgress
 from delaybox.store.address import ServerSettings
 from delaybox.store.original import OriginalSet
 from delaybox.store.servers import Servers
@@ -60,7 +60,7 @@ async def _source(url: str | None, same: Servers) -> AsyncIterator[Servers]:
 
 
 @contextlib.contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def _bar(*, quiet: bool) -> Iterator[Callable[[ImportProgress], None]]:
     """A progress bar on a terminal's stderr; nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
@@ -75,7 +75,7 @@ def _bar(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
         yield lambda p: bar.update(line, completed=p.seen, total=max(p.total, p.seen))
 
 
-def _print(p: Progress, key: str, *, dry_run: bool) -> None:
+def _print(p: ImportProgress, key: str, *, dry_run: bool) -> None:
     if not p.seen:
         print(f"{key} holds no tasks; nothing to do")  # noqa: T201
         return

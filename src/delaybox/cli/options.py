@@ -9,7 +9,7 @@ import typer
 
 from delaybox.cli import say
 from delaybox.cli.client import DEFAULT_SERVER as DEFAULT_SERVER
-from delaybox.cli.client import Client
+from delaybox.cli.client import RestClient
 from delaybox.core.errors import ConfigError
 
 
@@ -72,15 +72,15 @@ From = Annotated[
 To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Due before.")]
 
 
-def connect(server: str, token: str, as_json: bool) -> Client:
+def connect(server: str, token: str, as_json: bool) -> RestClient:
     """The client that a command's options ask for; from here on errors are printed in the form they ask for, too."""
     say.as_json = as_json
-    client = Client(server, token)
+    client = RestClient(server, token)
     _connected.append(client)
     return client
 
 
-_connected: list[Client] = []
+_connected: list[RestClient] = []
 
 
 def disconnect() -> None:

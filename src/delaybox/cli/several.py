@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from delaybox.cli import say
-from delaybox.cli.client import Client, Refused
+from delaybox.cli.client import NodeRefused, RestClient
 from delaybox.cli.exits import Exit
 from delaybox.core import texts
 from delaybox.core.limits import MAX_PAGE
@@ -23,7 +23,7 @@ def tell_more(cursor: str | None) -> None:
 
 
 def pages(
-    client: Client, path: str, query: dict[str, Any], *, limit: int, cursor: str = ""
+    client: RestClient, path: str, query: dict[str, Any], *, limit: int, cursor: str = ""
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The first tasks of a list, up to a number, and the cursor of the rest."""
     found: list[dict[str, Any]] = []
@@ -44,7 +44,7 @@ def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as
     for task_id in dict.fromkeys(task_ids):
         try:
             act(task_id)
-        except Refused as error:
+        except NodeRefused as error:
             # It would only be the same for the others.
             if error.exit in (Exit.NOT_ALLOWED, Exit.NO_SERVER) or error.code.startswith("http_"):
                 raise

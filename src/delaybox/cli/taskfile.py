@@ -22,7 +22,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TaskLine:
     """A task to send. ``number`` from 1; ``read``: bytes of the file up to its end."""
 
     number: int
@@ -40,7 +40,7 @@ class BadLine:
     field: str = ""
 
 
-def lines_of(stream: BinaryIO, run: str = "") -> Iterator[Line | BadLine]:
+def lines_of(stream: BinaryIO, run: str = "") -> Iterator[TaskLine | BadLine]:
     """The tasks of a file. Empty lines are passed over; what is no JSON object is a BadLine."""
     seen: dict[bytes, int] = {}
     number = read = 0
@@ -57,7 +57,7 @@ def lines_of(stream: BinaryIO, run: str = "") -> Iterator[Line | BadLine]:
         if not text:
             continue
         made = _with_key(text, run, seen)
-        yield BadLine(number, "bad_line", made) if isinstance(made, str) else Line(number, made, read)
+        yield BadLine(number, "bad_line", made) if isinstance(made, str) else TaskLine(number, made, read)
 
 
 def _with_key(text: bytes, run: str, seen: dict[bytes, int]) -> bytes | str:
@@ -87,9 +87,9 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def batches(lines: Iterable[Line | BadLine], bad: Callable[[BadLine], None]) -> Iterator[list[Line]]:
+def batches(lines: Iterable[TaskLine | BadLine], bad: Callable[[BadLine], None]) -> Iterator[list[TaskLine]]:
     """Lines in groups that a node takes at once; those that are refused here go to ``bad``."""
-    group: list[Line] = []
+    group: list[TaskLine] = []
     size = 0
     for line in lines:
         if isinstance(line, BadLine):

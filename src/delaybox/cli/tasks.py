@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from delaybox.cli import options, render, say
-from delaybox.cli.client import Unreachable, segment
+from delaybox.cli.client import NodeUnreachable, segment
 from delaybox.cli.options import (
     DEFAULT_SERVER,
     AsJson,
@@ -135,10 +135,10 @@ def schedule(
         raise ConfigError("nothing to schedule; give a PAYLOAD, --delay 10s and so on, or --file (--help shows all)")
     try:
         task = client.send("POST", "/v1/tasks", _written(body))
-    except Unreachable as error:
+    except NodeUnreachable as error:
         if not error.sent or key:
             raise
-        raise Unreachable(
+        raise NodeUnreachable(
             f"{error}. The task may be stored all the same; with --key the command can be repeated safely", sent=True
         ) from None
     if as_json:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delaybox.cli import render, say, scrape
-from delaybox.cli.client import Client, Refused, Unreachable
+from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.exits import Exit
 from delaybox.cli.watch import BUCKET_MS, late_ms, node_table, queue_table, read_metrics, said_ms
 from delaybox.core.errors import DelayBoxError
@@ -32,7 +32,7 @@ class Look:
     coming: list[dict[str, Any]]
 
 
-def look(client: Client, *, whole: bool) -> Look:
+def look(client: RestClient, *, whole: bool) -> Look:
     """Asks the node; ``whole``: also for what only the terminal shows. Unreachable, Refused."""
     numbers = read_metrics(client)
     now_ms = time.time_ns() // 1_000_000
@@ -108,7 +108,7 @@ def screen(now: Look, before: Look | None, url: str, *, width: int, height: int)
     return [render.cut(text, width) for text in lines]
 
 
-def watch(client: Client, *, every: float, count: int, as_json: bool) -> int:
+def watch(client: RestClient, *, every: float, count: int, as_json: bool) -> int:
     """Shows it until Ctrl-C or ``count`` looks. A node that goes away is waited for, once it was seen."""
     live = sys.stdout.isatty() and not as_json
     before: Look | None = None
@@ -117,7 +117,7 @@ def watch(client: Client, *, every: float, count: int, as_json: bool) -> int:
         while True:
             try:
                 now = look(client, whole=live)
-            except (Unreachable, Refused) as error:
+            except (NodeUnreachable, NodeRefused) as error:
                 if before is None or error.exit is not Exit.NO_SERVER:
                     raise
                 _away(error, live)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from delaybox.cli import options, render, say, scrape
-from delaybox.cli.client import Client, segment
+from delaybox.cli.client import RestClient, segment
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.core.errors import ConfigError
 
@@ -138,7 +138,7 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
     return render.table(names, rows, right=[2, 3, 4, 5], width=width)
 
 
-def read_metrics(client: Client) -> scrape.Numbers:
+def read_metrics(client: RestClient) -> scrape.Numbers:
     """The node's numbers. Unreachable, Refused."""
     answer = client.probe("/metrics")
     if answer.status != 200:

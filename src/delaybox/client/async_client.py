@@ -12,9 +12,9 @@ from typing import Any, Unpack
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
 from delaybox.client.mapping import WINDOW
-from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Scheduled, Stored, Task, moment
+from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, ScheduleAnswer, Scheduled, Task, moment
 from delaybox.client.progress import Report
-from delaybox.client.tasked import Carrier
+from delaybox.client.tasked import LoopCarrier
 from delaybox.client.tasks import (
     CallOptions,
     Filter,
@@ -71,7 +71,7 @@ class AsyncClient(Base):
     """
 
     def _open(self) -> None:
-        self._carrier = Carrier(self._target)
+        self._carrier = LoopCarrier(self._target)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -88,10 +88,10 @@ class AsyncClient(Base):
     def _flag(self) -> Any:
         return asyncio.Event()
 
-    def _handle(self, outcome: Stored | DelayBoxError) -> Any:
+    def _handle(self, outcome: ScheduleAnswer | DelayBoxError) -> Any:
         return (
             AsyncHandle(outcome.id, outcome.due_ms, outcome.created, client=self)
-            if isinstance(outcome, Stored)
+            if isinstance(outcome, ScheduleAnswer)
             else outcome
         )
 

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 from delaybox.client import calls, channel, chunks, mapping, streams
 from delaybox.client.endpoints import Endpoints, named
-from delaybox.client.models import Event, Stored
+from delaybox.client.models import Event, ScheduleAnswer
 from delaybox.client.progress import Report, reported, shown
-from delaybox.client.steps import Session, Steps, each
+from delaybox.client.steps import ClientSession, Steps, each
 from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.values import watched_id
 from delaybox.core.errors import ConfigError, InvalidTask
@@ -46,7 +46,7 @@ class Base:
             named(endpoints, os.environ), token=token, tls=tls, ca_file=ca_file, cert_file=cert_file, key_file=key_file
         )
         self._codecs = codecs
-        self._session = Session(
+        self._session = ClientSession(
             Endpoints(self._target.endpoints, random.random),
             clock=time.monotonic,
             draw=random.random,
@@ -69,14 +69,14 @@ class Base:
 
     def _one(
         self, task: NewTask | str | Callable[..., Any], arguments: object, options: Mapping[str, Any]
-    ) -> Steps[Stored]:
+    ) -> Steps[ScheduleAnswer]:
         if isinstance(task, NewTask):
             if arguments is not None or options:
                 raise TypeError("a NewTask brings its own arguments and options; give them where it is made")
             return self._stored(task.message)
         return self._stored(new_call(task, arguments, options, self._codecs))
 
-    def _stored(self, task: pb.NewTask) -> Steps[Stored]:
+    def _stored(self, task: pb.NewTask) -> Steps[ScheduleAnswer]:
         own_key = self._session.safe and not task.idempotency_key
         if own_key:
             task = chunks.with_key(task, uuid4().hex)
@@ -95,7 +95,7 @@ class Base:
         if not 1 <= chunk <= MAX_BATCH:
             raise InvalidTask("chunk", f"chunk {chunk} is not in range; give 1 to {MAX_BATCH}")
         safe = self._session.safe if safe is None else safe
-        line = chunks.Line(chunk, self._session.clock, safe=safe, filled=self._flag(), answered=self._flag())
+        line = chunks.ChunkLine(chunk, self._session.clock, safe=safe, filled=self._flag(), answered=self._flag())
         steps = chunks.schedule_each(self._session, iterator(tasks), line)
         return reported(each(steps, make), shown(progress, tasks, "scheduled", total))
 
@@ -127,7 +127,7 @@ class Base:
             self._session,
             iterator(items),
             MapCalls(function, options, self._codecs, keep_result_ms=keep_ms, key=key),
-            mapping.Window(
+            mapping.MapWindow(
                 window,
                 ordered=ordered,
                 clock=self._session.clock,

@@ -18,7 +18,7 @@ MAX_MESSAGE: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ChannelTarget:
     """The nodes, and the credentials that they get."""
 
     endpoints: tuple[str, ...]
@@ -35,7 +35,7 @@ def target(
     ca_file: str | Path | None,
     cert_file: str | Path | None,
     key_file: str | Path | None,
-) -> Target:
+) -> ChannelTarget:
     """ConfigError for endpoints, a token or files that cannot be used."""
     if token is not None and (not token.isascii() or not token.isprintable() or " " in token or not token):
         raise ConfigError("the token holds characters that no token has, or none at all")
@@ -46,7 +46,7 @@ def target(
         credentials = grpc.ssl_channel_credentials(
             _pem("ca_file", ca_file), _pem("key_file", key_file), _pem("cert_file", cert_file)
         )
-    return Target(
+    return ChannelTarget(
         endpoints_module.parse(endpoints),
         credentials,
         () if token is None else (("authorization", f"Bearer {token}"),),

@@ -1,6 +1,6 @@
 """Schedules very many tasks in chunks: filled from the caller's iterable, sent ahead, answered in order.
 
-Two kinds of steps share a `Line`: the caller's steps fill chunks and take outcomes out, other steps beside them send.
+Two kinds of steps share a `ChunkLine`: the caller's steps fill chunks and take outcomes out, other steps send them.
 So the source may pause for as long as it likes: tasks that it gave before are sent all the same.
 """
 
@@ -13,18 +13,18 @@ from typing import Any, Final, Protocol
 from uuid import uuid4
 
 from delaybox.client.errors import Failure, Refused, Unreachable, item_error
-from delaybox.client.models import Stored
+from delaybox.client.models import ScheduleAnswer
 from delaybox.client.steps import (
+    ClientSession,
     Drop,
     Emit,
     Invoke,
-    Kind,
-    Open,
+    OpenStream,
     Pause,
     Pull,
     Receive,
+    Repeating,
     Send,
-    Session,
     Start,
     Steps,
     Tries,
@@ -49,7 +49,7 @@ _STREAM_S: Final = 60.0
 _TOO_LARGE: Final = "resource_exhausted"
 """How gRPC itself words that a message is over a limit."""
 
-Outcome = Stored | DelayBoxError
+Outcome = ScheduleAnswer | DelayBoxError
 
 
 class Flag(Protocol):
@@ -92,18 +92,18 @@ class Chunk:
         return len(self.tasks) >= self._limit or self._room <= 0
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Repeating:
         """Whether sending it again would create its tasks again."""
-        return Kind.REPEATABLE if all(task.idempotency_key for task in self.tasks) else Kind.ONCE
+        return Repeating.REPEATABLE if all(task.idempotency_key for task in self.tasks) else Repeating.ONCE
 
-    def stored(self, task: pb.NewTask, result: pb.ScheduleResult) -> Stored:
+    def stored(self, task: pb.NewTask, result: pb.ScheduleResult) -> ScheduleAnswer:
         # Nothing but this chunk can have stored a task under a key that the client made.
         created = result.created or (self._keys != "" and task.idempotency_key.startswith(self._keys))
-        return Stored(result.id, result.due_ms, created)
+        return ScheduleAnswer(result.id, result.due_ms, created)
 
 
 def store(
-    session: Session, chunk: Chunk, kind: Kind, known: Sequence[pb.ScheduleResult] | None = None
+    session: ClientSession, chunk: Chunk, kind: Repeating, known: Sequence[pb.ScheduleResult] | None = None
 ) -> Steps[list[Outcome]]:
     """Stores one chunk by unary calls. ``known``: the answers that a stream gave already; tasks whose error may pass
     are sent again. Raises errors of the call as a whole, except OutcomeUnknown, which becomes each task's outcome."""
@@ -142,7 +142,7 @@ def store(
 
 
 def _settle(
-    chunk: Chunk, kind: Kind, places: Sequence[int], results: Sequence[pb.ScheduleResult], outcomes: list[Outcome]
+    chunk: Chunk, kind: Repeating, places: Sequence[int], results: Sequence[pb.ScheduleResult], outcomes: list[Outcome]
 ) -> tuple[list[int], Failure | None]:
     """Puts answers into ``outcomes``. Returns the places that are worth another attempt, and why."""
     again: list[int] = []
@@ -157,7 +157,7 @@ def _settle(
             outcomes[i] = outcome_unknown(error)
         else:
             outcomes[i] = error
-        if refused or (kind is not Kind.ONCE and isinstance(error, StoreUnavailable)):
+        if refused or (kind is not Repeating.ONCE and isinstance(error, StoreUnavailable)):
             again.append(i)
             if worst is None or not refused:
                 worst = Failure(error, "UNAVAILABLE", refused=refused, retry_after_s=result.error.retry_after_ms / 1000)
@@ -167,7 +167,7 @@ def _settle(
 _UNANSWERED: Final = DelayBoxError("the node's answer did not cover this task")
 
 
-class Line:
+class ChunkLine:
     """Chunks under way, and their outcomes. One side fills it (as the sink of `Pull`), another sends.
 
     For threads. ``filled`` wakes the side that sends, ``answered`` the side that fills.
@@ -268,7 +268,7 @@ class Line:
         self.answered.set()
 
 
-def schedule_each(session: Session, source: Any, line: Line) -> Steps[None]:
+def schedule_each(session: ClientSession, source: Any, line: ChunkLine) -> Steps[None]:
     """Emits an outcome for each task of ``source``, in order, while a few chunks more are under way.
 
     Errors of the call as a whole (no node, no right to do it) are raised: the tasks from there on were not sent. What
@@ -296,12 +296,12 @@ def schedule_each(session: Session, source: Any, line: Line) -> Steps[None]:
         raise raised
 
 
-def _sent(session: Session, line: Line) -> Steps[None]:
+def _sent(session: ClientSession, line: ChunkLine) -> Steps[None]:
     """Sends the chunks of the line until it is closed and all are answered."""
     waiting: deque[Chunk] = deque()
     stream: Any = None
     which, fresh_until = 0, 0.0
-    tries = Tries(session, Kind.ONCE)
+    tries = Tries(session, Repeating.ONCE)
     try:
         while True:
             stale = stream is not None and session.clock() > fresh_until
@@ -314,7 +314,7 @@ def _sent(session: Session, line: Line) -> Steps[None]:
                     continue  # not over the stream, which would break for the others as well
                 if stream is None:
                     which = tries.pick()
-                    stream = yield Open(which, "ScheduleStream", None, session.timeout_s)
+                    stream = yield OpenStream(which, "ScheduleStream", None, session.timeout_s)
                     # Half of the time for sending, half for the answers.
                     fresh_until = session.clock() + (session.timeout_s or _STREAM_S) / 2
                 yield Send(stream, pb.ScheduleBatchRequest(tasks=chunk.tasks))
@@ -340,7 +340,9 @@ def _sent(session: Session, line: Line) -> Steps[None]:
         line.fail(error)
 
 
-def _after_a_break(session: Session, failure: Failure, which: int, waiting: deque[Chunk], line: Line) -> Steps[None]:
+def _after_a_break(
+    session: ClientSession, failure: Failure, which: int, waiting: deque[Chunk], line: ChunkLine
+) -> Steps[None]:
     """Settles what a broken stream left unanswered."""
     certain = not failure.sent or failure.refused
     if failure.final or (certain and not isinstance(failure.error, Unreachable | Overloaded | StoreFull)):
@@ -351,13 +353,13 @@ def _after_a_break(session: Session, failure: Failure, which: int, waiting: dequ
         kind = chunk.kind
         if chunk.alone:
             line.settle((yield from _alone(session, chunk)))
-        elif certain or kind is Kind.REPEATABLE:
+        elif certain or kind is Repeating.REPEATABLE:
             line.settle((yield from store(session, chunk, kind)))
         else:
             line.settle([outcome_unknown(failure.error)] * len(chunk.tasks))
 
 
-def _alone(session: Session, chunk: Chunk) -> Steps[list[Outcome]]:
+def _alone(session: ClientSession, chunk: Chunk) -> Steps[list[Outcome]]:
     """Stores a chunk of one large task. If a node does not take a message of its size, that is the error of this task
     alone."""
     try:

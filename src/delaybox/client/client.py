@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
 from delaybox.client.mapping import WINDOW
-from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, Scheduled, Stored, Task, moment
+from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, ScheduleAnswer, Scheduled, Task, moment
 from delaybox.client.progress import Report
 from delaybox.client.tasks import (
     CallOptions,
@@ -24,7 +24,7 @@ from delaybox.client.tasks import (
     new_publish,
     new_shell,
 )
-from delaybox.client.threads import Carrier
+from delaybox.client.threads import ThreadCarrier
 from delaybox.client.values import Duration, Moment
 from delaybox.core.errors import DelayBoxError
 
@@ -87,7 +87,7 @@ class Client(Base):
     """
 
     def _open(self) -> None:
-        self._carrier = Carrier(self._target)
+        self._carrier = ThreadCarrier(self._target)
 
     def __enter__(self) -> Client:
         return self
@@ -102,9 +102,11 @@ class Client(Base):
     def _flag(self) -> Any:
         return threading.Event()
 
-    def _handle(self, outcome: Stored | DelayBoxError) -> Any:
+    def _handle(self, outcome: ScheduleAnswer | DelayBoxError) -> Any:
         return (
-            Handle(outcome.id, outcome.due_ms, outcome.created, client=self) if isinstance(outcome, Stored) else outcome
+            Handle(outcome.id, outcome.due_ms, outcome.created, client=self)
+            if isinstance(outcome, ScheduleAnswer)
+            else outcome
         )
 
     # -- schedule -----------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Runs a function over very many items: scheduled in chunks, awaited together, yielded in bounded memory.
 
-Four kinds of steps share a `Window`: one reads the caller's items, one stores their tasks, a few watch until tasks end,
+Four kinds of steps share a `MapWindow`: one reads the caller's items, one stores their tasks, a few watch the tasks,
 and the caller's own take results out. So none of them waits for another: results come while the source is slow, and the
 source may wait for results.
 """
@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from delaybox.client import calls
 from delaybox.client.chunks import CHUNK_BYTES, LINGER_S, Chunk, Flag, store
 from delaybox.client.errors import TaskFailed
-from delaybox.client.models import STATES, Stored, TaskState
-from delaybox.client.steps import AtExit, Drop, Emit, Kind, Pull, Session, Start, Steps, Wait, feed
+from delaybox.client.models import STATES, ScheduleAnswer, TaskState
+from delaybox.client.steps import AtExit, ClientSession, Drop, Emit, Pull, Repeating, Start, Steps, Wait, feed
 from delaybox.client.streams import Broken, Watching, value_of, watched
 from delaybox.client.tasks import MapCalls
 from delaybox.core.errors import DelayBoxError, NotDecodable, PayloadTooLarge
@@ -45,7 +45,7 @@ class Unit(NamedTuple):
     items: tuple[Any, ...] = ()
 
 
-class Window:
+class MapWindow:
     """The items under way: read, and their outcomes not yet taken out. For threads; each side is woken by a flag of its
     own.
 
@@ -232,7 +232,7 @@ class _Items:
 
     __slots__ = ("_chunksize", "_make", "_window")
 
-    def __init__(self, window: Window, make: MapCalls, chunksize: int) -> None:
+    def __init__(self, window: MapWindow, make: MapCalls, chunksize: int) -> None:
         self._window = window
         self._make = make
         self._chunksize = chunksize
@@ -248,10 +248,10 @@ class Map:
 
     def __init__(
         self,
-        session: Session,
+        session: ClientSession,
         source: Any,
         make: MapCalls,
-        window: Window,
+        window: MapWindow,
         *,
         chunk: int,
         chunksize: int,
@@ -319,12 +319,12 @@ class Map:
                 units, chunk = found
                 window.storing = True
                 try:
-                    outcomes = yield from store(session, chunk, Kind.REPEATABLE)
+                    outcomes = yield from store(session, chunk, Repeating.REPEATABLE)
                 finally:
                     window.storing = False
                 ids: list[str] = []
                 for unit, outcome in zip(units, outcomes, strict=True):
-                    if isinstance(outcome, Stored):
+                    if isinstance(outcome, ScheduleAnswer):
                         window.opened(outcome.id, unit)
                         ids.append(outcome.id)
                     elif unit.items and isinstance(outcome, PayloadTooLarge):
@@ -416,7 +416,7 @@ def _outcomes(event: pb.TaskEvent, count: int, codecs: Codecs) -> list[Any]:
     return [_outcome(event.id, part, form, codecs) for part in parts]
 
 
-def _outcome(task_id: str, part: many.Part, form: str, codecs: Codecs) -> Any:
+def _outcome(task_id: str, part: many.CallPart, form: str, codecs: Codecs) -> Any:
     if part.kind == many.BYTES:
         return part.data
     if part.kind == many.FAILED:

@@ -68,7 +68,7 @@ def moment(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-class Stored(NamedTuple):
+class ScheduleAnswer(NamedTuple):
     """The answer to one scheduled task. ``created``: False when its key already named this task."""
 
     id: str
@@ -285,9 +285,9 @@ class Scheduled:
             f"{self.refused} refused"
         )
 
-    def add(self, outcome: Stored | Exception) -> None:
+    def add(self, outcome: ScheduleAnswer | Exception) -> None:
         """Counts one more."""
-        if isinstance(outcome, Stored):
+        if isinstance(outcome, ScheduleAnswer):
             if outcome.created:
                 self.created += 1
             else:

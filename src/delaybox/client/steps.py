@@ -38,7 +38,7 @@ class Invoke:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenStream:
     """A stream of responses -> the stream. ``request`` None: requests are sent one by one."""
 
     which: int
@@ -76,7 +76,7 @@ class Pause:
     seconds: float
 
 
-class Sink(Protocol):
+class PullSink(Protocol):
     """The sink that `Pull` fills."""
 
     def add(self, item: Any, /) -> bool:
@@ -89,7 +89,7 @@ class Pull:
     """Items from the caller's iterable into a sink until it is full -> True when the iterable has ended."""
 
     source: Any
-    sink: Sink
+    sink: PullSink
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,11 @@ class AtExit:
     steps: Steps[None]
 
 
-Effect = Invoke | Open | Send | Receive | Drop | Pause | Pull | Emit | Start | Wait | AtExit
+Effect = Invoke | OpenStream | Send | Receive | Drop | Pause | Pull | Emit | Start | Wait | AtExit
 Steps = Generator[Effect, Any, T]
 
 
-class Kind(Enum):
+class Repeating(Enum):
     """Whether repeating a call may do harm."""
 
     READ = "changes nothing"
@@ -134,16 +134,16 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class RpcCall(Generic[T]):
     """One unary call. ``parse``: from the response to what the caller gets."""
 
     method: str
     request: Message
-    kind: Kind
+    kind: Repeating
     parse: Callable[[Any], T]
 
 
-class Session:
+class ClientSession:
     """How one client calls: its nodes and its time limits.
 
     ``timeout_s``: of all attempts of a call; ``retries``: how many further ones, None: as many as fit into that time.
@@ -175,7 +175,7 @@ class Session:
         rest = "without a time limit" if left_s is None else f"for up to {left_s:.0f} s"
         log.warning("%s; trying again %s", error, rest)
 
-    def unary(self, call: Call[T], *, timeout_s: float | None = None) -> Steps[T]:
+    def unary(self, call: RpcCall[T], *, timeout_s: float | None = None) -> Steps[T]:
         """Until a node answers. Its error, Unreachable, OutcomeUnknown, CallTimeout."""
         tries = Tries(self, call.kind, timeout_s)
         while True:
@@ -199,7 +199,7 @@ class Tries:
 
     __slots__ = ("_count", "_deadline", "_fixed", "_kind", "_maybe_done", "_session", "_since")
 
-    def __init__(self, session: Session, kind: Kind, timeout_s: float | None = None) -> None:
+    def __init__(self, session: ClientSession, kind: Repeating, timeout_s: float | None = None) -> None:
         self._session = session
         self._kind = kind
         self._fixed = timeout_s is not None
@@ -217,7 +217,7 @@ class Tries:
         if self._deadline is None:
             return None
         left = max(self._deadline - self._session.clock(), 0.001)
-        if self._kind is Kind.ONCE or len(self._session.endpoints.names) == 1:
+        if self._kind is Repeating.ONCE or len(self._session.endpoints.names) == 1:
             return left
         return min(left, max(left / 2, _LEAST_ATTEMPT_S))
 
@@ -241,7 +241,7 @@ class Tries:
         certain = not failure.sent or failure.refused
         self._maybe_done = self._maybe_done or not certain
         used_up = session.retries is not None and self._count >= session.retries
-        if not (elsewhere and (certain or self._kind is not Kind.ONCE)) or used_up or failure.final:
+        if not (elsewhere and (certain or self._kind is not Repeating.ONCE)) or used_up or failure.final:
             raise self._end(failure)
         pause = 0.0
         if not session.endpoints.healthy(now):
@@ -263,7 +263,7 @@ class Tries:
         if self._count:
             error.add_note(f"{self._count + 1} attempts were made within {self._session.clock() - self._since:.1f} s")
         known = not isinstance(error, Unreachable | CallTimeout | StoreUnavailable) or isinstance(error, StoreFull)
-        if self._kind is Kind.READ or not self._maybe_done or (known and not isinstance(error, Overloaded)):
+        if self._kind is Repeating.READ or not self._maybe_done or (known and not isinstance(error, Overloaded)):
             return error
         return outcome_unknown(error)
 

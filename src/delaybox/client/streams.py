@@ -17,13 +17,13 @@ from delaybox.client.errors import (
 )
 from delaybox.client.models import STATES, Task, TaskState
 from delaybox.client.steps import (
+    ClientSession,
     Drop,
     Emit,
-    Kind,
-    Open,
+    OpenStream,
     Pause,
     Receive,
-    Session,
+    Repeating,
     Steps,
     Tries,
     feed,
@@ -44,20 +44,20 @@ _LOOK_S: Final = 5.0
 """How long a look may take even if the caller wants to wait less."""
 
 
-def listed(session: Session, method: str, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
+def listed(session: ClientSession, method: str, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
     """Emits the tasks that match, ``limit`` at most; goes on elsewhere where a node was lost."""
     request = pb.ListRequest(filter=filter_of(wanted))
     left = limit
     while left is None or left > 0:
-        tries = Tries(session, Kind.READ)
+        tries = Tries(session, Repeating.READ)
         which = tries.pick()
         request.limit = MAX_PAGE if left is None else min(left, MAX_PAGE)
-        stream = yield Open(which, method, request, tries.attempt_s())
+        stream = yield OpenStream(which, method, request, tries.attempt_s())
         while (page := (yield Receive(stream))) is not None:
             if isinstance(page, Failure):
                 yield Pause(tries.pause_after(page, which))
                 which = tries.pick()
-                stream = yield Open(which, method, request, tries.attempt_s())
+                stream = yield OpenStream(which, method, request, tries.attempt_s())
                 continue
             tries.went_on()
             request.cursor = page.cursor
@@ -85,7 +85,7 @@ class Watching:
 
 
 def watched(
-    session: Session, wanted: Iterable[str] | Watching, *, ends_only: bool, limit_s: float | None = None
+    session: ClientSession, wanted: Iterable[str] | Watching, *, ends_only: bool, limit_s: float | None = None
 ) -> Steps[dict[str, None]]:
     """Emits the wire's events until all have ended or the time is over; returns the ids that have not ended.
 
@@ -96,7 +96,7 @@ def watched(
     until = None if limit_s is None else session.clock() + limit_s
     if limit_s is not None and limit_s < _SHORT_S:
         yield from _looked(session, open_, ends_only=ends_only)
-    tries = Tries(session, Kind.READ, limit_s)
+    tries = Tries(session, Repeating.READ, limit_s)
     while open_:
         opened = session.clock()
         left = _WATCH_S if until is None else min(_WATCH_S, until - opened)
@@ -104,7 +104,7 @@ def watched(
             return open_
         which = tries.pick()
         watching.changed = False
-        stream = yield Open(which, "Watch", pb.WatchRequest(ids=list(open_), ends_only=ends_only), left)
+        stream = yield OpenStream(which, "Watch", pb.WatchRequest(ids=list(open_), ends_only=ends_only), left)
         watching.stream = stream
         while not watching.changed and isinstance(answer := (yield Receive(stream)), pb.WatchResponse):
             tries.went_on()
@@ -132,13 +132,13 @@ def watched(
     return open_
 
 
-def _looked(session: Session, open_: dict[str, None], *, ends_only: bool) -> Steps[None]:
+def _looked(session: ClientSession, open_: dict[str, None], *, ends_only: bool) -> Steps[None]:
     """Emits the present state of each; removes from ``open_`` those that have ended."""
     unseen = dict(open_)
-    tries = Tries(session, Kind.READ, _LOOK_S)
+    tries = Tries(session, Repeating.READ, _LOOK_S)
     while unseen:
         which = tries.pick()
-        stream = yield Open(which, "Watch", pb.WatchRequest(ids=list(unseen)), tries.attempt_s())
+        stream = yield OpenStream(which, "Watch", pb.WatchRequest(ids=list(unseen)), tries.attempt_s())
         while isinstance(answer := (yield Receive(stream)), pb.WatchResponse):
             for event in answer.events:
                 unseen.pop(event.id, None)
@@ -156,7 +156,7 @@ def _looked(session: Session, open_: dict[str, None], *, ends_only: bool) -> Ste
         yield Pause(tries.pause_after(answer, which))
 
 
-def result(session: Session, task_id: str, *, limit_s: float | None, codecs: Codecs) -> Steps[Any]:
+def result(session: ClientSession, task_id: str, *, limit_s: float | None, codecs: Codecs) -> Steps[Any]:
     """What the task's function returned. TaskFailed, TaskCancelled, ResultGone, NotFinished, NotDecodable."""
     found: list[pb.TaskEvent] = []
     yield from feed(watched(session, [task_id], ends_only=True, limit_s=limit_s), found.extend)

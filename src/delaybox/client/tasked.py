@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from delaybox.client.channel import Target
+from delaybox.client.channel import ChannelTarget
 from delaybox.client.errors import Failure, closed, failure_of
 from delaybox.client.steps import (
     AtExit,
@@ -20,7 +20,7 @@ from delaybox.client.steps import (
     Effect,
     Emit,
     Invoke,
-    Open,
+    OpenStream,
     Pause,
     Pull,
     Receive,
@@ -46,7 +46,7 @@ class _Stream:
     """A stream of responses. A task writes the requests, because two sides that both wait to write would wait for
     ever."""
 
-    def __init__(self, carrier: Carrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
+    def __init__(self, carrier: LoopCarrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
         self._carrier = carrier
         self._which = which
         self._dropped = False
@@ -85,7 +85,7 @@ class _Stream:
 class _Drive:
     """One run of steps: what it opened ends with it."""
 
-    def __init__(self, carrier: Carrier) -> None:
+    def __init__(self, carrier: LoopCarrier) -> None:
         self._carrier = carrier
         self._streams: set[_Stream] = set()
         self._branches: set[asyncio.Task[None]] = set()
@@ -109,7 +109,7 @@ class _Drive:
                 result = await _pull(effect)
             case Send():
                 effect.stream.send(effect.message)
-            case Open():
+            case OpenStream():
                 result = self._carrier.open(effect)
                 self._streams.add(result)
             case Drop():
@@ -168,10 +168,10 @@ async def _pull(effect: Pull) -> bool:
     return all(not effect.sink.add(item) for item in effect.source)
 
 
-class Carrier:
+class LoopCarrier:
     """Channels to the nodes, and what is carried out over them. For one event loop."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ChannelTarget) -> None:
         self._target = target
         self._channels: list[grpc.aio.Channel | None] = [None] * len(target.endpoints)
         self._stubs: list[Any] = [None] * len(target.endpoints)
@@ -230,7 +230,7 @@ class Carrier:
             return closed(sent=True)
         return answer
 
-    def open(self, effect: Open) -> _Stream:
+    def open(self, effect: OpenStream) -> _Stream:
         """Raises Unreachable on a client that was closed."""
         options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
         try:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from delaybox.client.channel import Target
+from delaybox.client.channel import ChannelTarget
 from delaybox.client.errors import Failure, closed, failure_of
 from delaybox.client.steps import (
     AtExit,
@@ -22,7 +22,7 @@ from delaybox.client.steps import (
     Effect,
     Emit,
     Invoke,
-    Open,
+    OpenStream,
     Pause,
     Pull,
     Receive,
@@ -37,7 +37,7 @@ from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 T = TypeVar("T")
 log = logging.getLogger("delaybox.client")
 
-_open: weakref.WeakSet[Carrier] = weakref.WeakSet()
+_open: weakref.WeakSet[ThreadCarrier] = weakref.WeakSet()
 
 
 @atexit.register
@@ -47,14 +47,16 @@ def _leave_all() -> None:
         carrier.leave()
 
 
-class Stopped(Exception):
+class StepsStopped(Exception):
     """Raised in started steps when the steps that started them have ended."""
 
 
 class _Stream:
     """A stream of responses. A thread of gRPC takes the requests when it can send them."""
 
-    def __init__(self, carrier: Carrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
+    def __init__(
+        self, carrier: ThreadCarrier, method: Any, request: Message | None, which: int, **options: Any
+    ) -> None:
         self._carrier = carrier
         self._which = which
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -78,7 +80,7 @@ class _Stream:
 class _Drive:
     """One run of steps: what it opened ends with it."""
 
-    def __init__(self, carrier: Carrier) -> None:
+    def __init__(self, carrier: ThreadCarrier) -> None:
         self._carrier = carrier
         self._streams: set[_Stream] = set()
         self._branches: list[_Drive] = []
@@ -106,7 +108,7 @@ class _Drive:
                 result = all(not effect.sink.add(item) for item in effect.source)
             case Send():
                 effect.stream.send(effect.message)
-            case Open():
+            case OpenStream():
                 result = self._carrier.open(effect)
                 self._streams.add(result)
                 self._check()
@@ -115,7 +117,7 @@ class _Drive:
                 self._streams.discard(effect.stream)
             case Pause():
                 if self._stopped.wait(effect.seconds):
-                    raise Stopped
+                    raise StepsStopped
             case Start():
                 branch = _Drive(self._carrier)
                 self._branches = [one for one in self._branches if not one._stopped.is_set()]
@@ -136,11 +138,11 @@ class _Drive:
 
     def _check(self) -> None:
         if self._stopped.is_set():
-            raise Stopped
+            raise StepsStopped
 
     def run(self, steps: Steps[Any]) -> None:
         """Runs started steps: nobody waits for what they return."""
-        with contextlib.suppress(Stopped):
+        with contextlib.suppress(StepsStopped):
             self._carrier.finish(steps, self)
 
     def done(self) -> None:
@@ -168,10 +170,10 @@ class _Drive:
             branch.stop()
 
 
-class Carrier:
+class ThreadCarrier:
     """Channels to the nodes, and what is carried out over them. For several threads."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: ChannelTarget) -> None:
         self._target = target
         self._lock = threading.Lock()
         self._channels: list[grpc.Channel | None] = [None] * len(target.endpoints)
@@ -232,7 +234,7 @@ class Carrier:
             return closed()
         return answer
 
-    def open(self, effect: Open) -> _Stream:
+    def open(self, effect: OpenStream) -> _Stream:
         """Raises Unreachable on a client that was closed."""
         options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
         try:

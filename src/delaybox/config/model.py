@@ -23,7 +23,7 @@ from delaybox.config.results import Results
 from delaybox.config.sections import Duration, Milliseconds, Section, Size, split
 from delaybox.config.tokens import FORMS as TOKEN_FORMS
 from delaybox.config.tokens import parse as parse_tokens
-from delaybox.config.workers import Workers
+from delaybox.config.workers import WorkersSection
 from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import (
@@ -40,7 +40,7 @@ from delaybox.store.address import URL_FORMS, ServerSettings
 ROLES: tuple[Literal["api", "clock", "work"], ...] = ("api", "clock", "work")
 
 
-class HttpServer(Section):
+class HttpServerSection(Section):
     host: str = Field(
         default="127.0.0.1", min_length=1, description="an address to listen on, such as 127.0.0.1 or 0.0.0.0"
     )
@@ -80,7 +80,7 @@ class Tls(Section):
         return self
 
 
-class GrpcServer(Section):
+class GrpcServerSection(Section):
     enabled: bool = Field(default=True, description="true or false")
     host: str | None = Field(default=None, min_length=1, description="an address to listen on, as httpServer.host")
     port: int = Field(default=9088, ge=0, le=65535, description="a port from 1 to 65535, or 0 for any free one")
@@ -147,7 +147,7 @@ class Auth(Section):
     )
 
 
-class Limits(Section):
+class LimitsSection(Section):
     body: Size = Field(
         default=DEFAULT_PAYLOAD_BYTES,
         ge=1,
@@ -162,7 +162,7 @@ class Kept(Section):
     age: Duration = Field(default=0, ge=0, description="a duration with its unit such as 90d, or 0s to keep all")
 
 
-class CatchUp(Section):
+class CatchUpSection(Section):
     rate: int = Field(default=0, ge=0, le=10_000_000, description="overdue tasks a second, or 0 for no limit")
 
 
@@ -178,7 +178,7 @@ class PubSub(Section):
 _COUNT = "a number of processes from 1 to 64"
 
 
-class Processes(Section):
+class ProcessesSection(Section):
     """How many of each kind; those that the roles do not ask for are not started."""
 
     rest: int = Field(default=1, ge=1, le=64, description=_COUNT)
@@ -188,7 +188,7 @@ class Processes(Section):
     work: int = Field(default=1, ge=1, le=64, description=_COUNT)
 
 
-class Probe(Section):
+class ProbeSection(Section):
     """Probes and metrics on a port of their own, whatever the roles."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="an address to listen on, as httpServer.host")
@@ -209,20 +209,20 @@ class Config(Section):
     roles: Annotated[tuple[Literal["api", "clock", "work"], ...], BeforeValidator(split)] = Field(
         default=ROLES, min_length=1, description="some of api, clock and work, with commas between them"
     )
-    http_server: HttpServer = HttpServer()
-    grpc_server: GrpcServer = GrpcServer()
+    http_server: HttpServerSection = HttpServerSection()
+    grpc_server: GrpcServerSection = GrpcServerSection()
     storage: Storage = Storage()
     kafka: Kafka = Kafka()
     auth: Auth = Auth()
-    limits: Limits = Limits()
-    catch_up: CatchUp = CatchUp()
+    limits: LimitsSection = LimitsSection()
+    catch_up: CatchUpSection = CatchUpSection()
     pubsub: PubSub = PubSub()
-    workers: Workers = Workers()
+    workers: WorkersSection = WorkersSection()
     results: Results = Results()
     dead_letters: Kept = Kept()
     quarantine: Kept = Kept()
-    processes: Processes = Processes()
-    probe: Probe = Probe()
+    processes: ProcessesSection = ProcessesSection()
+    probe: ProbeSection = ProbeSection()
     insecure: bool = Field(default=False, description="true or false")
     partitions: int = Field(
         default=DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"

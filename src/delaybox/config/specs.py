@@ -13,7 +13,7 @@ from delaybox.config.model import Config
 from delaybox.core.errors import ConfigError
 from delaybox.core.membership import member_id
 from delaybox.core.task import TaskType
-from delaybox.processes.spec import Kind, Spec
+from delaybox.processes.spec import ProcessKind, Spec
 from delaybox.roles.settings import ClockSettings, KafkaOut, ShellSettings, TopicCommands, WorkSettings
 from delaybox.store.settings import StoreSettings
 from delaybox.targets.kafka_settings import KafkaSettings
@@ -21,28 +21,28 @@ from delaybox.targets.kafka_settings import KafkaSettings
 STREAM_LENGTH = 100_000
 
 
-def counts(config: Config) -> dict[Kind, int]:
+def counts(config: Config) -> dict[ProcessKind, int]:
     """How many processes of each kind a node with this configuration has, in the order of their start."""
     duties, kafka = config.duties, config.kafka.enabled
-    wanted: dict[Kind, int] = {}
+    wanted: dict[ProcessKind, int] = {}
     if config.probe.port is not None:
-        wanted[Kind.PROBE] = 1
+        wanted[ProcessKind.PROBE] = 1
     if "api" in duties:
-        wanted[Kind.REST] = config.processes.rest
+        wanted[ProcessKind.REST] = config.processes.rest
         if config.grpc_server.enabled:
-            wanted[Kind.GRPC] = config.processes.grpc
+            wanted[ProcessKind.GRPC] = config.processes.grpc
         if kafka:
-            wanted[Kind.KAFKA] = config.processes.kafka
+            wanted[ProcessKind.KAFKA] = config.processes.kafka
     if "clock" in duties:
-        wanted[Kind.CLOCK] = config.processes.clock
+        wanted[ProcessKind.CLOCK] = config.processes.clock
     # Without shell commands there is nothing to run. But a node with the role work alone must be listed among the
     # nodes.
-    if "work" in duties and (config.workers.shell.any or not wanted.keys() - {Kind.PROBE}):
-        wanted[Kind.WORK] = config.processes.work
+    if "work" in duties and (config.workers.shell.any or not wanted.keys() - {ProcessKind.PROBE}):
+        wanted[ProcessKind.WORK] = config.processes.work
     return wanted
 
 
-def specs(config: Config, node_id: str, grace_s: float, listening: Mapping[Kind, socket.socket]) -> list[Spec]:
+def specs(config: Config, node_id: str, grace_s: float, listening: Mapping[ProcessKind, socket.socket]) -> list[Spec]:
     """The node's processes. ``listening``: the sockets of those that serve callers.
 
     The server's address and the store's id are added when they are known. ConfigError for keys that do not fit
@@ -94,7 +94,7 @@ def _engines(c: Config, node_id: str) -> tuple[str, ...]:
     wanted = counts(c)
     return tuple(
         member_id(node_id, kind, number)
-        for kind in (Kind.CLOCK, Kind.WORK)
+        for kind in (ProcessKind.CLOCK, ProcessKind.WORK)
         for number in range(1, wanted.get(kind, 0) + 1)
     )
 
@@ -142,7 +142,7 @@ def _kafka(c: Config, common: Mapping[str, Any]) -> IntakeSettings:
 
 def _clock(c: Config, common: Mapping[str, Any]) -> ClockSettings:
     by_topic = c.workers.shell.via == "topic"
-    runs_commands = Kind.WORK in counts(c) and c.workers.shell.any and not by_topic
+    runs_commands = ProcessKind.WORK in counts(c) and c.workers.shell.any and not by_topic
     return ClockSettings(
         **_engine(c, common),
         channel=c.storage.task_execution_chanel,
@@ -213,11 +213,11 @@ def _brokers(c: Config) -> KafkaSettings:
     return settings
 
 
-_SETTINGS: dict[Kind, Callable[[Config, Mapping[str, Any]], StoreSettings]] = {
-    Kind.REST: _rest,
-    Kind.GRPC: _grpc,
-    Kind.KAFKA: _kafka,
-    Kind.CLOCK: _clock,
-    Kind.WORK: _work,
-    Kind.PROBE: _probe,
+_SETTINGS: dict[ProcessKind, Callable[[Config, Mapping[str, Any]], StoreSettings]] = {
+    ProcessKind.REST: _rest,
+    ProcessKind.GRPC: _grpc,
+    ProcessKind.KAFKA: _kafka,
+    ProcessKind.CLOCK: _clock,
+    ProcessKind.WORK: _work,
+    ProcessKind.PROBE: _probe,
 }

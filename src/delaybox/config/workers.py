@@ -94,5 +94,5 @@ class Shell(Section):
         return tuple(key.get_secret_value() for key in self.signing_keys)
 
 
-class Workers(Section):
+class WorkersSection(Section):
     shell: Shell = Shell()

@@ -9,7 +9,7 @@ from delaybox.core.task import TaskState, TaskType, TaskView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFilter:
+class TaskQuery:
     """Which tasks a list shows; everything that is set must hold. Due range in Unix ms, end excluded."""
 
     state: TaskState | None = None

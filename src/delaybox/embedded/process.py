@@ -77,7 +77,7 @@ def launch(
     return process, ours
 
 
-class Server(Protocol):
+class RunningServer(Protocol):
     """What a node needs of a running server."""
 
     pid: int | None
@@ -166,7 +166,7 @@ class NotReadyError(Exception):
         self.loading = loading
 
 
-class Connection(NamedTuple):
+class ServerConnection(NamedTuple):
     """An open connection to a server that serves. ``password``: the one that it asked for, None where it asks none."""
 
     reader: asyncio.StreamReader
@@ -174,7 +174,7 @@ class Connection(NamedTuple):
     password: str | None
 
 
-async def connect(path: Path, password: str | None) -> Connection:
+async def connect(path: Path, password: str | None) -> ServerConnection:
     """Connects to the server of this user that serves there. Raises NotReadyError; EmbeddedServerError for another's.
 
     A server that an older DelayBox started knows no password.
@@ -200,7 +200,7 @@ async def connect(path: Path, password: str | None) -> Connection:
         writer.close()
         raise
     if answer == b"+PONG\r\n":
-        return Connection(reader, writer, password if known == b"+OK\r\n" else None)
+        return ServerConnection(reader, writer, password if known == b"+OK\r\n" else None)
     writer.close()
     raise NotReadyError(loading=answer.startswith(b"-LOADING"))
 

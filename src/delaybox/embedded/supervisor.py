@@ -14,14 +14,14 @@ from delaybox.embedded.process import (
     NotReadyError,
     OthersServer,
     OwnServer,
-    Server,
+    RunningServer,
     connect,
     find_binary,
     last_words,
     launch,
 )
 from delaybox.embedded.trust import LOCK_FILE, LOG_FILE, SERVER_CONFIG, EmbeddedServerError, open_own
-from delaybox.processes.restart import Backoff
+from delaybox.processes.restart import RestartBackoff
 
 log = logging.getLogger("delaybox.embedded")
 
@@ -51,7 +51,7 @@ class EmbeddedServer:
         self._binary = binary
         self._arguments = tuple(arguments)
         self._watcher = watcher
-        self._server: Server | None = None
+        self._server: RunningServer | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._reached = False
         self.unix_path = Path()
@@ -93,7 +93,7 @@ class EmbeddedServer:
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
-        backoff = Backoff(first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S, steady_s=STEADY_S)
+        backoff = RestartBackoff(first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S, steady_s=STEADY_S)
         while True:
             assert self._server is not None
             up_since = loop.time()
@@ -112,7 +112,7 @@ class EmbeddedServer:
                     log.error("%s; trying again in %.1f s", error, pause)
             self.restarts += 1
 
-    async def _come_up(self) -> Server:
+    async def _come_up(self) -> RunningServer:
         """Start the server, or attach to the one that runs if the lock is taken, and wait until it serves."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SILENCE_S
@@ -144,7 +144,7 @@ class EmbeddedServer:
             log.info("attached to the server that another node runs on %s", self._dir)
             return OthersServer(connection.reader, connection.writer)
 
-    async def _start_own(self, lock: int) -> Server:
+    async def _start_own(self, lock: int) -> RunningServer:
         try:
             self.unix_path = folder.choose_socket(self._dir)
             if not self._reached:

@@ -17,7 +17,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.batches import by_bytes
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Store, Verdict
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
@@ -94,7 +94,7 @@ class Settler:
         for d in acks:
             by[d.partition, d.lease_id].append(d)
         groups: list[list[Delivery]] = []
-        calls: list[Call] = []
+        calls: list[ScriptCall] = []
         for (partition, lease_id), ds in by.items():
             for at in range(0, len(ds), MAX_ITEMS):
                 group = ds[at : at + MAX_ITEMS]
@@ -157,7 +157,7 @@ class Settler:
     async def _complete(self, done: Mapping[_Lease, list[tuple[Delivery, Done]]]) -> list[tuple[_Item, bool]]:
         """All leases in one round trip, because each claim has a lease of its own, often with few tasks."""
         groups: list[list[tuple[Delivery, Done]]] = []
-        calls: list[Call] = []
+        calls: list[ScriptCall] = []
         for (partition, lease_id), items in done.items():
             try:
                 stored = [

@@ -19,7 +19,7 @@ from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.leases import new_lease
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
 
 _AHEAD_MS = 0.02
@@ -297,7 +297,9 @@ class Tracker:
             asks.append(_Ask(p, own))
         return asks
 
-    async def _send(self, asks: Sequence[_Ask], leases: Sequence[bytes], calls: Sequence[Call], sent: float) -> None:
+    async def _send(
+        self, asks: Sequence[_Ask], leases: Sequence[bytes], calls: Sequence[ScriptCall], sent: float
+    ) -> None:
         """Claims, and hands over what came."""
         try:
             replies = await self._store.runner.run_many(calls)

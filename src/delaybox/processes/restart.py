@@ -9,7 +9,7 @@ from collections.abc import Callable
 FIRST_S, LONGEST_S, STEADY_S = 0.5, 10.0, 30.0
 
 
-class Backoff:
+class RestartBackoff:
     """Pauses that double from ``first_s`` to ``longest_s`` seconds, each shortened at random by up to a half.
 
     So processes that ended together do not come back together. After a life of ``steady_s`` the first pause is used

@@ -14,7 +14,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.processes import counters
 from delaybox.processes.hardening import python_module
 from delaybox.processes.settings import ProcessSettings, encode
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 
 READY_TIMEOUT_S = 20.0
 
@@ -46,7 +46,7 @@ class ChildProcess:
         self._watcher = asyncio.create_task(self._watch())
 
     @classmethod
-    async def start(cls, kind: Kind, *, listening: socket.socket | None = None, counted_in: str = "") -> Self:
+    async def start(cls, kind: ProcessKind, *, listening: socket.socket | None = None, counted_in: str = "") -> Self:
         """Starts ``python -m`` the kind's main, with the socket from which it accepts.
 
         ``counted_in``: the folder for its counters. Call it from a thread that lives as long as the parent, because on

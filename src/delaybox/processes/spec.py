@@ -9,7 +9,7 @@ from enum import StrEnum
 from delaybox.processes.settings import ProcessSettings
 
 
-class Kind(StrEnum):
+class ProcessKind(StrEnum):
     """What a process is for. The module of ``delaybox.roles`` with the same name is its main."""
 
     CLOCK = "clock"
@@ -31,12 +31,12 @@ class Kind(StrEnum):
 
 
 _NAMES = {
-    Kind.CLOCK: "clock process",
-    Kind.WORK: "work process",
-    Kind.REST: "API process",
-    Kind.GRPC: "gRPC process",
-    Kind.KAFKA: "Kafka process",
-    Kind.PROBE: "probe process",
+    ProcessKind.CLOCK: "clock process",
+    ProcessKind.WORK: "work process",
+    ProcessKind.REST: "API process",
+    ProcessKind.GRPC: "gRPC process",
+    ProcessKind.KAFKA: "Kafka process",
+    ProcessKind.PROBE: "probe process",
 }
 
 
@@ -44,7 +44,7 @@ _NAMES = {
 class Spec:
     """``count`` processes of one kind with the same settings, which accept from the same ``listening`` socket."""
 
-    kind: Kind
+    kind: ProcessKind
     settings: ProcessSettings
     count: int = 1
     listening: socket.socket | None = None

@@ -8,10 +8,10 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.processes.restart import Backoff, reason
+from delaybox.processes.restart import RestartBackoff, reason
 from delaybox.processes.settings import ProcessSettings
 from delaybox.processes.spawn import ChildProcess
-from delaybox.processes.spec import Kind, Spec
+from delaybox.processes.spec import ProcessKind, Spec
 
 log = logging.getLogger("delaybox.processes")
 
@@ -19,12 +19,14 @@ log = logging.getLogger("delaybox.processes")
 class Keeper:
     """Keeps one child running, with the same settings every time."""
 
-    def __init__(self, spec: Spec, number: int = 1, *, counted_in: str = "", backoff: Backoff | None = None) -> None:
+    def __init__(
+        self, spec: Spec, number: int = 1, *, counted_in: str = "", backoff: RestartBackoff | None = None
+    ) -> None:
         self.kind = spec.kind
         self.spec = spec
         self._number = number
         self._counted_in = counted_in
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or RestartBackoff()
         self._child: ChildProcess | None = None
         self._since = 0.0
 
@@ -124,7 +126,7 @@ class Supervisor:
         finally:
             first.spec = before
 
-    async def begin(self, kinds: Collection[Kind]) -> None:
+    async def begin(self, kinds: Collection[ProcessKind]) -> None:
         """Lets the children of ``kinds`` work; returns when all are ready. ChildFailed when one cannot start."""
         await _together(keeper.begin() for keeper in self._of(kinds) if not keeper.child.ready)
 
@@ -132,7 +134,7 @@ class Supervisor:
         """Restarts children that died, until ``stop`` is set."""
         await asyncio.gather(*(keeper.run(stop) for keeper in self._keepers))
 
-    async def stop(self, kinds: Collection[Kind] = frozenset(Kind)) -> None:
+    async def stop(self, kinds: Collection[ProcessKind] = frozenset(ProcessKind)) -> None:
         """Stops the children of ``kinds``: they accept no more connections, and get the grace to finish what is under
         way.
 
@@ -143,7 +145,7 @@ class Supervisor:
                 spec.listening.close()
         await asyncio.gather(*(keeper.stop() for keeper in self._of(kinds)))
 
-    def _of(self, kinds: Collection[Kind]) -> list[Keeper]:
+    def _of(self, kinds: Collection[ProcessKind]) -> list[Keeper]:
         return [keeper for keeper in self._keepers if keeper.kind in kinds]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from delaybox.core.membership import Activity, member_id
 from delaybox.engine.membership import Identity, Membership
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 from delaybox.store.settings import StoreSettings
 from delaybox.store.store import Store
 
@@ -14,7 +14,7 @@ from delaybox.store.store import Store
 class Beating:
     """Sends heartbeats from `begin`, when the store is open, to `end`. ``troubles``: problems for readiness to show."""
 
-    def __init__(self, settings: StoreSettings, kind: Kind) -> None:
+    def __init__(self, settings: StoreSettings, kind: ProcessKind) -> None:
         self.troubles: Sequence[str] = ()
         self._settings = settings
         self._kind = kind

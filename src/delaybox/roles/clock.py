@@ -16,7 +16,7 @@ from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.processes import child, collector
 from delaybox.processes.child import Stopping
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.settings import ClockSettings, KafkaOut
 from delaybox.store.publish import listeners
@@ -57,7 +57,7 @@ async def serve(settings: ClockSettings) -> int:
                 store,
                 ChannelSettings(
                     channel=settings.input_channel,
-                    node_id=member_id(settings.node_id, Kind.CLOCK, settings.number),
+                    node_id=member_id(settings.node_id, ProcessKind.CLOCK, settings.number),
                     types=engine.serves + settings.types_beside,
                     max_payload_bytes=settings.payload_limit,
                 ),
@@ -109,9 +109,9 @@ def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) ->
             store, channel=s.channel, stream=s.stream, require_subscriber=s.require_subscriber
         )
     options = EngineOptions(
-        node_id=member_id(s.node_id, Kind.CLOCK, s.number),
+        node_id=member_id(s.node_id, ProcessKind.CLOCK, s.number),
         node=s.node_id,
-        kind=Kind.CLOCK,
+        kind=ProcessKind.CLOCK,
         roles=s.roles,
         channel=s.channel if s.in_place and kafka is None else "",
         stream=s.stream,

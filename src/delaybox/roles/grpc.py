@@ -20,13 +20,13 @@ from delaybox.processes import child
 from delaybox.processes.child import Stopping
 from delaybox.processes.sockets import inherited
 from delaybox.roles import opening
-from delaybox.roles.workers import NoWorkers, Workers
+from delaybox.roles.workers import NoWorkers, WorkerService
 from delaybox.store.store import Store
 
 _log = logging.getLogger("delaybox.grpc")
 
 
-class Part(Protocol):
+class ServedPart(Protocol):
     """A service of delaybox.v1 (see ``calls.Service``) with a life of its own."""
 
     @property
@@ -46,14 +46,14 @@ async def serve(settings: GrpcSettings) -> int:
     """The process's whole life; returns its exit code."""
     stopping = Stopping()
     settings = await opening.prepared(settings)
-    parts: list[Part] = []
+    parts: list[ServedPart] = []
 
     async def begin(store: Store) -> None:
         for part in parts:
             await part.start(store)
 
     late = Opening(settings, _log, begin)
-    parts += [Scheduler(late.service, settings), Workers(settings) if settings.workers else NoWorkers(settings)]
+    parts += [Scheduler(late.service, settings), WorkerService(settings) if settings.workers else NoWorkers(settings)]
     names = [part.descriptor.full_name for part in parts]
     health = Health(Probe(late.service), names)
     with front_of(settings) as front:

@@ -11,12 +11,12 @@ from dataclasses import replace
 from confluent_kafka import KafkaException
 
 from delaybox import metrics
-from delaybox.api.kafka.intake import Intake
+from delaybox.api.kafka.intake import KafkaIntake
 from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.core.errors import ConfigError
 from delaybox.processes import child
 from delaybox.processes.child import Stopping
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.beating import Beating
 from delaybox.service import RecordService
@@ -39,7 +39,7 @@ async def serve(settings: IntakeSettings) -> int:
     store = await opening.opened(settings, stopping)
     if store is None:
         return 0
-    beating = Beating(settings, Kind.KAFKA)
+    beating = Beating(settings, ProcessKind.KAFKA)
     looking = asyncio.create_task(keep_looking(store.look), name="delaybox-store-look")
     try:
         await beating.begin(store)
@@ -59,7 +59,7 @@ async def _read(settings: IntakeSettings, service: RecordService, beating: Beati
         intake.stop()
 
     try:
-        intake = Intake(settings, service, troubles)
+        intake = KafkaIntake(settings, service, troubles)
         waiting = asyncio.create_task(stop())
         try:
             await intake.run()

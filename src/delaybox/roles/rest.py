@@ -8,12 +8,12 @@ import logging
 from delaybox.api.opening import Opening
 from delaybox.api.rest.app import PROBES, build_app, refusals
 from delaybox.api.rest.edge import Edge
-from delaybox.api.rest.http1.server import RESERVE, Server
+from delaybox.api.rest.http1.server import RESERVE, HttpServer
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.processes import child, files
 from delaybox.processes.child import Stopping
 from delaybox.processes.sockets import inherited
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.beating import Beating
 
@@ -29,7 +29,7 @@ async def serve(settings: ApiSettings) -> int:
     settings = await opening.prepared(settings)
     listening = inherited(settings.listening)
     edge = Edge(settings)
-    beating = Beating(settings, Kind.PROBE if settings.probes_only else Kind.REST)
+    beating = Beating(settings, ProcessKind.PROBE if settings.probes_only else ProcessKind.REST)
     late = Opening(settings, _log, beating.begin)
     trying: asyncio.Task[None] | None = None
     try:
@@ -37,7 +37,7 @@ async def serve(settings: ApiSettings) -> int:
         app = build_app(late.service, settings, edge=edge)
         wanted = settings.max_connections
         most, reserve = shares(files.raise_limit(wanted + RESERVE + _OTHER_FILES), wanted)
-        server = Server(
+        server = HttpServer(
             app,
             refusals(settings),
             probes=PROBES,

@@ -16,7 +16,7 @@ from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.processes import child, collector
 from delaybox.processes.child import Stopping
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.settings import ShellSettings, TopicCommands, WorkSettings
 
@@ -39,9 +39,9 @@ async def serve(settings: WorkSettings) -> int:
             await _from_topic(settings.topic, shell, settings.shell.concurrency, settings.grace_s, stack)
             shell = None
         options = EngineOptions(
-            node_id=member_id(settings.node_id, Kind.WORK, settings.number),
+            node_id=member_id(settings.node_id, ProcessKind.WORK, settings.number),
             node=settings.node_id,
-            kind=Kind.WORK,
+            kind=ProcessKind.WORK,
             roles=settings.roles,
             clock=False,
             lanes=shell_lanes(settings.shell) if shell is not None and settings.shell is not None else (),
@@ -68,7 +68,7 @@ def shell_lanes(shell: ShellSettings) -> tuple[bytes, ...]:
 
 async def _shell(s: ShellSettings, stack: contextlib.AsyncExitStack) -> Target:
     """The target of SHELL_CMD tasks, running."""
-    from delaybox.targets.shell import Limits, ShellOptions, ShellTarget, why_not
+    from delaybox.targets.shell import CommandLimits, ShellOptions, ShellTarget, why_not
 
     options = ShellOptions(
         payloads=s.payloads,
@@ -78,7 +78,7 @@ async def _shell(s: ShellSettings, stack: contextlib.AsyncExitStack) -> Target:
         timeout_ms=s.timeout_ms,
         grace_ms=s.grace_ms,
         keep_result_ms=s.keep_result_ms,
-        limits=Limits(
+        limits=CommandLimits(
             cpu_s=s.cpu_s,
             memory=s.memory,
             file_size=s.file_size,

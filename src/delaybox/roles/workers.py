@@ -22,12 +22,12 @@ from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.wakeups import Listener
-from delaybox.processes.spec import Kind
+from delaybox.processes.spec import ProcessKind
 from delaybox.roles.beating import Beating
 from delaybox.store import functions, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker import Gateway
-from delaybox.targets.worker_session import Session
+from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire import progress as wire_progress
 from delaybox.wire.gen import worker_pb2
 
@@ -38,7 +38,7 @@ PROGRESS_S = 0.25
 _STOP_S = 2.0
 
 
-class Workers:
+class WorkerService:
     """The service delaybox.v1.Worker with the engine behind it."""
 
     def __init__(self, settings: GrpcSettings) -> None:
@@ -65,9 +65,9 @@ class Workers:
         """The store is open."""
         s = self._settings
         options = EngineOptions(
-            node_id=member_id(s.node_id, Kind.GRPC, s.number),
+            node_id=member_id(s.node_id, ProcessKind.GRPC, s.number),
             node=s.node_id,
-            kind=Kind.GRPC,
+            kind=ProcessKind.GRPC,
             roles=s.roles,
             clock=False,
             channel="",
@@ -121,7 +121,7 @@ class Workers:
             except DelayBoxError as error:
                 log.warning("the control channel said something strange: %s", error)
 
-    def _progress(self, session: Session, said: worker_pb2.TaskProgress) -> None:
+    def _progress(self, session: WorkerSession, said: worker_pb2.TaskProgress) -> None:
         d = session.delivery(said.sequence)
         if d is not None:
             self._said[d.task_id] = wire_progress.encode(wire_progress.checked(said.progress))
@@ -160,10 +160,10 @@ class Workers:
 
 
 class NoWorkers:
-    """Stands in for `Workers` on a node without the role ``work``: refuses workers and explains where they can go."""
+    """Stands in for `WorkerService` on a node without the role ``work``: refuses workers, names where they can go."""
 
     def __init__(self, settings: GrpcSettings) -> None:
-        self._beating = Beating(settings, Kind.GRPC)
+        self._beating = Beating(settings, ProcessKind.GRPC)
 
     @property
     def descriptor(self) -> ServiceDescriptor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_DUE_MS
-from delaybox.core.query import BulkResult, TaskFilter
+from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.store import pages
 from delaybox.store.store import MAX_ITEMS, Store
@@ -23,7 +23,7 @@ _Change = Callable[[Sequence[bytes]], Awaitable[int]]
 class Selection:
     """Which tasks, how many at most (0: all of them), and whether only to count."""
 
-    wanted: TaskFilter
+    wanted: TaskQuery
     limit: int = 0
     dry_run: bool = False
 
@@ -85,14 +85,14 @@ class Bulk:
 
         return await _apply(found(), selection, change)
 
-    def _waiting(self, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
+    def _waiting(self, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
         if wanted.state not in (None, TaskState.SCHEDULED, TaskState.READY):
             raise InvalidTask(
                 "state", f"state {wanted.state.value} is not one of pending tasks; use scheduled or ready"
             )
         return pages.waiting_chunks(self._store, wanted)
 
-    async def _dead(self, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
+    async def _dead(self, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
         if wanted.state not in (None, TaskState.FAILED):
             raise InvalidTask("state", f"state {wanted.state.value} is not that of dead letters; leave it out")
         wanted, cursor = replace(wanted, state=TaskState.FAILED), ""

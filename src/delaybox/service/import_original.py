@@ -23,7 +23,7 @@ _SHOWN = 20
 
 
 @dataclass(slots=True)
-class Progress:
+class ImportProgress:
     """How far an import is. ``left``: members that stay where they are; ``reasons`` names the first of them.
 
     ``seen`` = ``created`` + ``known`` (an earlier run stored them) + ``folded`` (copies of another) + ``left``.
@@ -69,12 +69,12 @@ class Import:
         self._service = Service(store)
         self._fold = fold
         self._dry = dry
-        self.progress = Progress()
+        self.progress = ImportProgress()
         self._size = _FIRST
         self._due_ms: int | None = -1
         self._keys: set[str | None] = set()
 
-    async def run(self, told: Callable[[Progress], None] = lambda _: None) -> Progress:
+    async def run(self, told: Callable[[ImportProgress], None] = lambda _: None) -> ImportProgress:
         """Imports the whole set; calls ``told`` after each chunk. StoreRefused where the key holds something else."""
         p = self.progress
         p.total = await self._source.size()

@@ -21,7 +21,7 @@ from delaybox.core.errors import (
 from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
 from delaybox.core.membership import LivingNode, nodes_of, together
-from delaybox.core.query import ForecastStep, Page, QueueStats, TaskFilter
+from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
@@ -149,11 +149,11 @@ class Service:
         """Tasks that wait, soonest due first, after skipping ``skip`` of them."""
         return await listing.pending(self._opened.store, limit=limit, skip=skip)
 
-    async def list_tasks(self, wanted: TaskFilter, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
+    async def list_tasks(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
         return await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit)
 
-    async def dead_letters(self, wanted: TaskFilter, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
+    async def dead_letters(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Dead letters in pages, newest first."""
         return await self.list_tasks(replace(wanted, state=TaskState.FAILED), cursor=cursor, limit=limit)
 
@@ -367,7 +367,7 @@ class Service:
         if word != "replayed":
             raise _no_dead_letter(task_id)
 
-    async def replay_many(self, wanted: TaskFilter, *, limit: int = DEFAULT_REPLAY) -> int:
+    async def replay_many(self, wanted: TaskQuery, *, limit: int = DEFAULT_REPLAY) -> int:
         """Brings back the dead letters that match, newest first, at most ``limit``; returns how many."""
         return (await self.bulk.replay(Selection(wanted=wanted, limit=limit))).changed
 

@@ -15,7 +15,7 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.kafka import Stream
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import Record, UnreadableRecord, hint, id_of_key, is_newer, read, read_dead
 from delaybox.store.scanning import hash_pages, zset_members
 from delaybox.store.servers import Command, milliseconds
@@ -58,14 +58,14 @@ KINDS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class FsckReport:
     """``problems``: sentences that start with one of `KINDS`; none is clean. ``counts``: what was looked at."""
 
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
 
-async def fsck(store: Store, *, repair: bool = False) -> Report:
+async def fsck(store: Store, *, repair: bool = False) -> FsckReport:
     """Checks the whole store, at work or not. StoreUnavailable when the server does not answer.
 
     ``repair`` asserts hints and index entries again (counted as ``repaired``); it never removes a record, a body or an
@@ -73,7 +73,7 @@ async def fsck(store: Store, *, repair: bool = False) -> Report:
     """
     check = _Check(store, repair)
     await check.run()
-    return Report(sorted(check.problems), dict(sorted(check.counts.items())))
+    return FsckReport(sorted(check.problems), dict(sorted(check.counts.items())))
 
 
 class _Check:
@@ -342,7 +342,7 @@ class _Check:
             for task_id, key in some:
                 seen = self.seen_in.get(task_id, [])[:MOST_SEEN]
                 args += (task_id, key, len(seen), *seen)
-            replies = await self.store.runner.run(Call("check", self.store.tags[p], args))
+            replies = await self.store.runner.run(ScriptCall("check", self.store.tags[p], args))
             for (task_id, key), kinds in zip(some, replies, strict=True):
                 for kind in map(bytes.decode, kinds):
                     named = f", key {key!r}" if key and kind.startswith("key-") else ""

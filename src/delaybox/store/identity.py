@@ -17,7 +17,7 @@ from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.limits import MAX_PARTITIONS
 from delaybox.core.partition import Shape
 from delaybox.store import keys, record
-from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.loader import ScriptCall, ScriptRunner
 from delaybox.store.servers import Servers, milliseconds
 from delaybox.wire import members
 
@@ -90,11 +90,11 @@ async def mark(servers: Servers, prefix: str, shape: Shape) -> None:
     """Writes the store's id into every partition, and then into meta that this is done."""
     runner = ScriptRunner(servers.send)
     tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
-    calls = [Call("stamp", keys.clock(tag), ("store", shape.store_id)) for tag in tags]
+    calls = [ScriptCall("stamp", keys.clock(tag), ("store", shape.store_id)) for tag in tags]
     for reply in await runner.run_many(calls):
         if isinstance(reply, BaseException):
             raise reply
-    await runner.run(Call("stamp", keys.meta(prefix), ("marked", 1)))
+    await runner.run(ScriptCall("stamp", keys.meta(prefix), ("marked", 1)))
 
 
 async def accept(servers: Servers, prefix: str, wanted: Shape) -> Accepted:
@@ -112,7 +112,7 @@ async def accept(servers: Servers, prefix: str, wanted: Shape) -> Accepted:
     lost = tuple(sorted({shape.store_id for shape in known} - {found.shape.store_id}))
     if lost:
         replaces = " ".join(sorted(found.replaces | set(lost)))
-        await ScriptRunner(servers.send).run(Call("stamp", keys.meta(prefix), ("replaces", replaces)))
+        await ScriptRunner(servers.send).run(ScriptCall("stamp", keys.meta(prefix), ("replaces", replaces)))
     await mark(servers, prefix, found.shape)
     return Accepted(found.shape, lost, made)
 
@@ -151,7 +151,9 @@ def other_shape(prefix: str, mine: Shape, found: Shape) -> StoreLost:
 async def _make(servers: Servers, prefix: str, wanted: Shape) -> Meta:
     fields = ["format", record.FORMAT, "partitions", wanted.partitions, "bucket_ms", wanted.bucket_ms]
     # Two nodes that start together agree on the first one's.
-    flat = await ScriptRunner(servers.send).run(Call("create", keys.meta(prefix), [*fields, "id", wanted.store_id]))
+    flat = await ScriptRunner(servers.send).run(
+        ScriptCall("create", keys.meta(prefix), [*fields, "id", wanted.store_id])
+    )
     return _meta(prefix, dict(zip(flat[0::2], flat[1::2], strict=True)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.core.partition import of_key
 from delaybox.store import keys
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import STUB_OVER, encoded_head
 from delaybox.store.store import Store
 from delaybox.wire.encoded import EncodedTask, TaskKind
@@ -87,7 +87,7 @@ async def watermarks(store: Store, streams: Sequence[Stream]) -> list[int | None
     return [None if reply is None else int(reply) for reply in replies]
 
 
-def _call(store: Store, span: Span) -> Call:
+def _call(store: Store, span: Span) -> ScriptCall:
     home = span.stream.home(store.partitions)
     tasks = span.tasks
     items: list[Any] = []
@@ -111,4 +111,4 @@ def _call(store: Store, span: Span) -> Call:
         store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wakes[home],
         len(tasks), len(bodies) // 2, pack(f">{len(tasks)}d", *span.offsets),
     )  # fmt: skip
-    return Call("ingest", store.tags[home], (*head, *items, *bodies))
+    return ScriptCall("ingest", store.tags[home], (*head, *items, *bodies))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delaybox.store import keys
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import MAX_ITEMS, Store
 
@@ -47,5 +47,5 @@ def _left(replies: Sequence[Any]) -> Left:
 
 async def promote(store: Store, partition: int, *, late_ms: int) -> Promoted:
     """Makes up to MAX_ITEMS tasks ready that are late by this much, and calls members that may serve them."""
-    _, moved, first, _ = await store.runner.run(Call("promote", store.tags[partition], (late_ms, MAX_ITEMS)))
+    _, moved, first, _ = await store.runner.run(ScriptCall("promote", store.tags[partition], (late_ms, MAX_ITEMS)))
     return Promoted(moved, first)

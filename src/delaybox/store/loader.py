@@ -55,7 +55,7 @@ class Script(NamedTuple):
     sha: str
 
 
-class Call(NamedTuple):
+class ScriptCall(NamedTuple):
     """One run of a script on one partition. ``args`` are str, bytes, int or float."""
 
     script: str
@@ -192,14 +192,14 @@ class ScriptRunner:
         self._observe = observe
         self._gate = gate
 
-    async def run(self, call: Call) -> Any:
+    async def run(self, call: ScriptCall) -> Any:
         """The reply of one script; StoreUnavailable or StoreFull where the server failed."""
         result = (await self.run_many((call,)))[0]
         if isinstance(result, BaseException):
             raise result
         return result
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """One round trip for all; per call its reply or its (translated) exception. Nothing is raised."""
         gate = self._gate
         if gate is not None and gate.refusal is not None and calls and calls[0].script not in _ALWAYS:
@@ -227,7 +227,7 @@ class ScriptRunner:
                 break
         return [translate(r) if isinstance(r, BaseException) else r for r in results]
 
-    async def _round(self, calls: Sequence[Call]) -> list[Any]:
+    async def _round(self, calls: Sequence[ScriptCall]) -> list[Any]:
         started = time.perf_counter()
         scripts = [load(call.script, self._clock) for call in calls]
         replies = await self._send([("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)])
@@ -243,7 +243,7 @@ class ScriptRunner:
                 self._observe(call.script, took)
         return replies
 
-    async def _again(self, calls: Sequence[Call], first_sent: float) -> list[Any]:
+    async def _again(self, calls: Sequence[ScriptCall], first_sent: float) -> list[Any]:
         """Sends commands once more that may have been carried out already.
 
         The script itself refuses to run too late, because this process can be frozen right before it sends.

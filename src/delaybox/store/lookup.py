@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 
 from delaybox.core.partition import of_id
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import is_stub
 from delaybox.store.replies import Found
 from delaybox.store.store import Store
@@ -54,7 +54,9 @@ class Lookup:
         for partition, group in groups.items():
             for at in range(0, len(group), MOST_IDS):
                 part = group[at : at + MOST_IDS]
-                calls.append(Call("peek", store.tags[partition], (store.bucket_ms, *(task_id for task_id, _ in part))))
+                calls.append(
+                    ScriptCall("peek", store.tags[partition], (store.bucket_ms, *(task_id for task_id, _ in part)))
+                )
                 parts.append(part)
         for reply, part in zip(await store.runner.run_many(calls), parts, strict=True):
             if isinstance(reply, BaseException):

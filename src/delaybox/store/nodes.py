@@ -6,7 +6,7 @@ import logging
 
 from delaybox.core.membership import Member
 from delaybox.store import keys, roster
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Store
 from delaybox.wire import members
 
@@ -55,7 +55,7 @@ async def forget(store: Store, now_ms: int, after_ms: int) -> int:
             old += (member_id, raw)
     gone = 0
     for at in range(0, len(old), 1_000):
-        gone += int(await store.runner.run(Call("sweep", keys.nodes(store.prefix), old[at : at + 1_000])))
+        gone += int(await store.runner.run(ScriptCall("sweep", keys.nodes(store.prefix), old[at : at + 1_000])))
     return gone
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.query import Page, TaskFilter
+from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.store import buckets, keys
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, split_result
@@ -48,7 +48,7 @@ _Found = tuple[list[Any], TaskView | None]
 """Where to go on after this record, and its view (None: examined, but not one to show)."""
 
 
-async def page(store: Store, wanted: TaskFilter, *, cursor: str, limit: int) -> Page:
+async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int) -> Page:
     """The next ``limit`` tasks. InvalidTask for a cursor that is none of ours."""
     phases = _OF_STATE[wanted.state]
     phase, place = _decode(cursor) if cursor else ("", [])
@@ -75,7 +75,7 @@ async def page(store: Store, wanted: TaskFilter, *, cursor: str, limit: int) -> 
     return Page(items)
 
 
-def matches(wanted: TaskFilter, view: TaskView) -> bool:
+def matches(wanted: TaskQuery, view: TaskView) -> bool:
     """Whether everything that the filter sets holds for a task."""
     return (
         (wanted.state is None or view.state is wanted.state)
@@ -86,7 +86,7 @@ def matches(wanted: TaskFilter, view: TaskView) -> bool:
     )
 
 
-async def _running(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+async def _running(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     p, after, skip = place or (0, "", 0)
     for partition in range(p, store.partitions):
         tag = store.tags[partition]
@@ -103,7 +103,7 @@ async def _running(store: Store, wanted: TaskFilter, place: list[Any], limit: in
                         yield [partition, text, i + 1], await _view(store, tag, task_id, raw, TaskState.RUNNING)
 
 
-async def _waiting(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+async def _waiting(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     now = await store.ping()
     width = store.bucket_ms
     # What one HSCAN returns depends on COUNT, so a chunk that was shown in part is read again with the same count.
@@ -160,7 +160,7 @@ async def _first_chunks(
         yield found
 
 
-async def waiting_chunks(store: Store, wanted: TaskFilter) -> AsyncIterator[list[TaskView]]:
+async def waiting_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
     """The waiting tasks that match, some hundreds at a time. Each is examined once, even while the caller changes
     tasks.
 
@@ -220,7 +220,7 @@ async def _chunk(
     return views
 
 
-async def _failed(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+async def _failed(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     async for after, tag, task_id in _newest(store, place, limit, keys.dead_at):
         value, result = await store.servers.ask_many(
             [("HGET", keys.dead(tag), task_id), ("HGET", keys.results(tag), task_id)]
@@ -236,7 +236,7 @@ async def _failed(store: Store, wanted: TaskFilter, place: list[Any], limit: int
         yield after, view
 
 
-async def _succeeded(store: Store, wanted: TaskFilter, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+async def _succeeded(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     async for after, tag, task_id in _newest(store, place, limit, keys.results_at):
         value: bytes | None = await store.servers.ask("HGET", keys.results(tag), task_id)
         view = None

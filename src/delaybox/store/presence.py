@@ -11,7 +11,7 @@ from typing import Any
 from delaybox.core.errors import DelayBoxError, StoreLost
 from delaybox.core.partition import Shape
 from delaybox.store import identity, keys
-from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.loader import ScriptCall, ScriptRunner
 from delaybox.store.servers import Servers
 
 log = logging.getLogger("delaybox.store")
@@ -46,7 +46,7 @@ class Presence:
         StoreUnavailable.
         """
         self._looked = time.monotonic()
-        reply: Any = await runner.run(Call(script, keys.tag(self._prefix, 0), ()))
+        reply: Any = await runner.run(ScriptCall(script, keys.tag(self._prefix, 0), ()))
         now, there = reply
         if there.decode(errors="replace") == self.shape.store_id:
             self._found()

@@ -8,7 +8,7 @@ from typing import Any
 
 from delaybox.core.partition import of_id
 from delaybox.store import keys
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import IDEM_TTL_MS, MAX_ITEMS, Store
 
@@ -51,7 +51,7 @@ async def restore(store: Store, task_ids: Sequence[bytes]) -> list[str]:
     words: dict[bytes, str] = {}
     for partition, group in _groups(store, task_ids):
         args = (store.bucket_ms, store.wakes[partition], *group)
-        reply = await store.runner.run(Call("restore", store.tags[partition], args))
+        reply = await store.runner.run(ScriptCall("restore", store.tags[partition], args))
         words.update(zip(group, (word.decode() for word in reply), strict=True))
     return [words[task_id] for task_id in task_ids]
 
@@ -60,14 +60,16 @@ async def evict(store: Store, task_ids: Sequence[bytes]) -> int:
     """Deletes the named records for good; how many there were."""
     deleted = 0
     for partition, group in _groups(store, task_ids):
-        call = Call("evict", store.tags[partition], (IDEM_TTL_MS, 0, store.bucket_ms, *group))
+        call = ScriptCall("evict", store.tags[partition], (IDEM_TTL_MS, 0, store.bucket_ms, *group))
         deleted += int(await store.runner.run(call))
     return deleted
 
 
 async def evict_older(store: Store, partition: int, before_ms: int) -> int:
     """Deletes the 500 oldest of what was put there before a moment; how many there were."""
-    return int(await store.runner.run(Call("evict", store.tags[partition], (IDEM_TTL_MS, before_ms, store.bucket_ms))))
+    return int(
+        await store.runner.run(ScriptCall("evict", store.tags[partition], (IDEM_TTL_MS, before_ms, store.bucket_ms)))
+    )
 
 
 def _groups(store: Store, task_ids: Sequence[bytes]) -> list[tuple[int, list[bytes]]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from delaybox.store import keys
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Store
 
 SILENT_MS = 1_500
@@ -46,19 +46,19 @@ async def beat(store: Store, member_id: str, record: bytes, *, kept_ms: int, end
     ``ending``: the member finishes its work and does not rank any more.
     """
     args = (member_id, record, SILENT_MS, kept_ms, PUNCTUAL_MS, keys.members_channel(store.prefix), int(ending))
-    now, version, ranks = await store.runner.run(Call("beat", keys.nodes(store.prefix), args))
+    now, version, ranks = await store.runner.run(ScriptCall("beat", keys.nodes(store.prefix), args))
     return Beat(now, version, bool(ranks))
 
 
 async def leave(store: Store, member_id: str) -> None:
     """Takes the member off the list. StoreUnavailable."""
     args = (member_id, keys.members_channel(store.prefix))
-    await store.runner.run(Call("leave", keys.nodes(store.prefix), args))
+    await store.runner.run(ScriptCall("leave", keys.nodes(store.prefix), args))
 
 
 async def read(store: Store) -> Roster:
     """Reads the list. StoreUnavailable."""
-    now, version, records, beats, returned = await store.runner.run(Call("roster", keys.nodes(store.prefix), ()))
+    now, version, records, beats, returned = await store.runner.run(ScriptCall("roster", keys.nodes(store.prefix), ()))
     living = {_text(member_id): int(float(at)) for member_id, at in zip(beats[0::2], beats[1::2], strict=True)}
     return Roster(
         now,

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from delaybox.core.partition import of_id
 from delaybox.core.task import CANCELLED, TaskState
-from delaybox.store.loader import Call
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import dead_head, head_of, split_result
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
@@ -31,13 +31,13 @@ async def states(store: Store, wanted: Sequence[bytes], *, leased: bool = True) 
     groups: dict[int, list[int]] = {}
     for i, task_id in enumerate(wanted):
         groups.setdefault(of_id(task_id, store.partitions), []).append(i)
-    calls: list[Call] = []
+    calls: list[ScriptCall] = []
     places: list[list[int]] = []
     for partition, group in groups.items():
         for at in range(0, len(group), MOST_IDS):
             part = group[at : at + MOST_IDS]
             args = (store.bucket_ms, int(leased), *(wanted[i] for i in part))
-            calls.append(Call("states", store.tags[partition], args))
+            calls.append(ScriptCall("states", store.tags[partition], args))
             places.append(part)
     out: list[Standing | None] = [None] * len(wanted)
     for reply, part in zip(await store.runner.run_many(calls), places, strict=True):

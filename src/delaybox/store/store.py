@@ -14,7 +14,7 @@ from delaybox.core.partition import Shape, of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes, schedule_args
 from delaybox.store.identity import open_store
-from delaybox.store.loader import REPEATED_WITHIN_MS, Call, Observer, ScriptRunner
+from delaybox.store.loader import REPEATED_WITHIN_MS, Observer, ScriptCall, ScriptRunner
 from delaybox.store.presence import OnLost, Presence
 from delaybox.store.record import stored_reason
 from delaybox.store.replies import (
@@ -107,7 +107,7 @@ class Store:
 
         ``role``: one word, which names it in the store.
         """
-        return bool(await self.runner.run(Call("hold", keys.role(self.prefix, role), (node_id, for_ms))))
+        return bool(await self.runner.run(ScriptCall("hold", keys.role(self.prefix, role), (node_id, for_ms))))
 
     # -- scheduling ---------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Store:
     async def schedule(self, batches: Sequence[Batch]) -> list[list[Stored] | BaseException]:
         """Stores batches in one round trip. Per batch: the answers in order, or the error (whether it was stored is
         unknown)."""
-        calls: list[Call] = []
+        calls: list[ScriptCall] = []
         templates: list[list[bytes]] = []
         for batch in batches:
             tails = ids.tails(batch.partition, os.urandom(8 * len(batch.drafts)))
@@ -133,12 +133,12 @@ class Store:
             for batch, tails, reply in zip(batches, templates, replies, strict=True)
         ]
 
-    def schedule_call(self, batch: Batch, tails: list[bytes]) -> Call:
+    def schedule_call(self, batch: Batch, tails: list[bytes]) -> ScriptCall:
         """One batch's call. ``tails``: the ends of the new ids. Sent again it creates nothing, for it carries an id."""
         head = (self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wakes[batch.partition])
-        return Call("schedule", self.tags[batch.partition], schedule_args(head, batch, tails))
+        return ScriptCall("schedule", self.tags[batch.partition], schedule_args(head, batch, tails))
 
-    async def run_new(self, calls: Sequence[Call]) -> list[Any]:
+    async def run_new(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Runs scripts that store new tasks, whose first argument is the store's id; per call reply or exception.
 
         If the server holds another store, `Presence` looks again, and the scripts are sent once more if that store was
@@ -154,22 +154,22 @@ class Store:
 
     # -- firing -------------------------------------------------------------------------------------------------
 
-    def claim_call(self, partition: int, lease_id: bytes, limits: ClaimLimits) -> Call:
+    def claim_call(self, partition: int, lease_id: bytes, limits: ClaimLimits) -> ScriptCall:
         """A claim to send with others in one round trip; read the reply with `read_claim`."""
         args = (
             lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
             limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS, limits.fresh_ms, int(limits.guest),
             limits.looker, *limits.lanes,
         )  # fmt: skip
-        return Call("claim", self.tags[partition], args)
+        return ScriptCall("claim", self.tags[partition], args)
 
     async def claim(self, partition: int, lease_id: bytes, limits: ClaimLimits) -> Claimed:
         """Takes what is due: leased to the caller under ``lease_id``, or fired in place."""
         return read_claim(await self.runner.run(self.claim_call(partition, lease_id, limits)))
 
-    def ack_call(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> Call:
+    def ack_call(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> ScriptCall:
         """Completion of at most MAX_ITEMS tasks of one lease; the reply lists the stale ids."""
-        return Call("ack", self.tags[partition], (lease_id, IDEM_TTL_MS, *task_ids))
+        return ScriptCall("ack", self.tags[partition], (lease_id, IDEM_TTL_MS, *task_ids))
 
     async def ack(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> list[bytes]:
         """Completes tasks of one lease; returns the ids that were not in it (stale)."""
@@ -201,13 +201,13 @@ class Store:
         lease_id: bytes,
         items: Sequence[tuple[bytes, int, bytes]],
         cancelled: Collection[bytes] = (),
-    ) -> Call:
+    ) -> ScriptCall:
         """As `complete`, one group of `by_bytes`; the reply lists the stale ids."""
         gone = [item[0] for item in items if item[0] in cancelled] if cancelled else []
         args: list[Any] = [lease_id, IDEM_TTL_MS, self.ended_channel, len(gone), *gone]
         for item in items:
             args += item
-        return Call("complete", self.tags[partition], args)
+        return ScriptCall("complete", self.tags[partition], args)
 
     async def fail(
         self,
@@ -233,7 +233,7 @@ class Store:
                 delay = -1 if v.delay_ms is None else v.delay_ms
                 reason = stored_reason(v.reason, v.traceback if v.delay_ms is None else "")
                 args += (v.task_id, delay, reason, v.result, v.keep_ms)
-            reply = await self.runner.run(Call("fail", self.tags[partition], args))
+            reply = await self.runner.run(ScriptCall("fail", self.tags[partition], args))
             dropped += reply[0]
             stale += reply[1:]
         return stale, dropped
@@ -245,7 +245,7 @@ class Store:
         stale: list[bytes] = []
         for at in range(0, len(task_ids), MAX_ITEMS):
             args = (lease_id, self.bucket_ms, self.wakes[partition], delay_ms, *task_ids[at : at + MAX_ITEMS])
-            stale += await self.runner.run(Call("release", self.tags[partition], args))
+            stale += await self.runner.run(ScriptCall("release", self.tags[partition], args))
         return stale
 
     async def lose(
@@ -270,16 +270,16 @@ class Store:
                 lease_id, self.bucket_ms, self.wakes[partition], losses_cap, dead_cap, IDEM_TTL_MS, lease_ms,
                 int(failing), *task_ids[at : at + MAX_ITEMS],
             )  # fmt: skip
-            reply = await self.runner.run(Call("lose", self.tags[partition], args))
+            reply = await self.runner.run(ScriptCall("lose", self.tags[partition], args))
             dead += reply[0]
             dropped += reply[1]
             stale += reply[2:]
         return stale, dead, dropped
 
-    def extend_call(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> Call:
+    def extend_call(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> ScriptCall:
         """Heartbeat of at most MAX_ITEMS leases; the reply lists those that are gone. ``lease_ms``: for leases whose id
         does not carry their length."""
-        return Call("extend", self.tags[partition], (lease_ms, *lease_ids))
+        return ScriptCall("extend", self.tags[partition], (lease_ms, *lease_ids))
 
     async def extend(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> list[bytes]:
         """As `extend_call`, any number of leases."""
@@ -297,7 +297,7 @@ class Store:
         dead_cap: int = DEAD_CAP,
         every_ms: int = 500,
         failing: bool = False,
-    ) -> Call:
+    ) -> ScriptCall:
         """A look for expired leases, to send with others in one round trip; the reply is for `Reaped`.
 
         What they hold is put back, or dead-lettered past the cap of losses. After an outage nothing is reaped for one
@@ -307,7 +307,7 @@ class Store:
         args = (
             self.bucket_ms, lease_ms, losses_cap, self.wakes[partition], dead_cap, IDEM_TTL_MS, every_ms, int(failing)
         )  # fmt: skip
-        return Call("reap", self.tags[partition], args)
+        return ScriptCall("reap", self.tags[partition], args)
 
     async def reap(self, partition: int, **how: Any) -> Reaped:
         """One `reap_call`, which takes the same."""
@@ -315,12 +315,12 @@ class Store:
 
     async def expand(self, partition: int, *, lead_ms: int, done: int = -1) -> Horizon:
         """Moves the horizon; ``done`` is the bucket whose indexing just ended."""
-        call = Call("expand", self.tags[partition], (self.bucket_ms, lead_ms, done))
+        call = ScriptCall("expand", self.tags[partition], (self.bucket_ms, lead_ms, done))
         return Horizon(*await self.runner.run(call))
 
     async def index(self, partition: int, bucket: int, cursor: bytes, *, count: int = 250) -> tuple[bytes, int, int]:
         """Asserts the hints of one chunk; returns (next cursor, fields seen, quarantined)."""
-        call = Call("index", self.tags[partition], (bucket, cursor, count, self.bucket_ms))
+        call = ScriptCall("index", self.tags[partition], (bucket, cursor, count, self.bucket_ms))
         reply = await self.runner.run(call)
         return reply[0], reply[1], reply[4]
 
@@ -331,7 +331,7 @@ class Store:
 
         ``cursor``: b"" leaves alone what the index names, and only the leases' tasks are looked at.
         """
-        reply = await self.runner.run(Call("reindex", self.tags[partition], (cursor, count, *lease_ids)))
+        reply = await self.runner.run(ScriptCall("reindex", self.tags[partition], (cursor, count, *lease_ids)))
         return reply[0], reply[1], reply[2], reply[3]
 
     # -- control ------------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ class Store:
         ``free_key``: their idempotency keys name no task from now on. This also works for tasks cancelled before.
         """
         args = (os.urandom(16), self.bucket_ms, IDEM_TTL_MS, COMMAND_TTL_MS, int(free_key), *task_ids)
-        reply = await self.runner.run(Call("cancel", self.tags[self._partition(task_ids[0])], args))
+        reply = await self.runner.run(ScriptCall("cancel", self.tags[self._partition(task_ids[0])], args))
         return [word.decode() for word in reply]
 
     async def reschedule(
@@ -363,12 +363,12 @@ class Store:
     ) -> list[tuple[str, int]]:
         p = self._partition(task_ids[0])
         args = (self.bucket_ms, self.wakes[p], how, value, -1 if priority is None else int(priority), *task_ids)
-        reply = await self.runner.run(Call("reschedule", self.tags[p], args))
+        reply = await self.runner.run(ScriptCall("reschedule", self.tags[p], args))
         return [("moved", one) if isinstance(one, int) else (one.decode(), 0) for one in reply]
 
     async def get(self, task_id: bytes) -> Found:
         """Where one task stands."""
-        reply = await self.runner.run(Call("get", self.tags[self._partition(task_id)], (task_id, self.bucket_ms)))
+        reply = await self.runner.run(ScriptCall("get", self.tags[self._partition(task_id)], (task_id, self.bucket_ms)))
         if len(reply) == 1:
             return Found(reply[0])
         return Found(reply[0], reply[1].decode(), *reply[2:])
@@ -377,7 +377,7 @@ class Store:
         """Replaces a pending record that still is ``old``; ('moved', due) or (why not, 0). ``body``: lies apart."""
         p = self._partition(task_id)
         reply = await self.runner.run(
-            Call("update", self.tags[p], (task_id, self.bucket_ms, self.wakes[p], old, new, body))
+            ScriptCall("update", self.tags[p], (task_id, self.bucket_ms, self.wakes[p], old, new, body))
         )
         return reply[0].decode(), reply[1] if len(reply) > 1 else 0
 
@@ -388,7 +388,7 @@ class Store:
         while starts:
             # A continued call starts on a bucket that need not begin a step, so steps are counted from the first one.
             calls = [
-                Call("forecast", self.tags[p], (first_bucket, past_bucket, buckets_a_step, at))
+                ScriptCall("forecast", self.tags[p], (first_bucket, past_bucket, buckets_a_step, at))
                 for p, at in starts.items()
             ]
             replies = await self.runner.run_many(calls)
@@ -406,22 +406,22 @@ class Store:
     async def replay(self, task_ids: Sequence[bytes]) -> list[str]:
         """Per dead letter: replayed, newer or unknown. All must be of one partition."""
         p = self._partition(task_ids[0])
-        reply = await self.runner.run(Call("replay", self.tags[p], (self.bucket_ms, self.wakes[p], *task_ids)))
+        reply = await self.runner.run(ScriptCall("replay", self.tags[p], (self.bucket_ms, self.wakes[p], *task_ids)))
         return [word.decode() for word in reply]
 
     async def discard(self, partition: int, task_ids: Sequence[bytes] = (), *, died_before_ms: int = 0) -> int:
         """Deletes dead letters: those named, or the oldest 500 that died before a moment. Returns how many."""
         args = (IDEM_TTL_MS, died_before_ms, *task_ids)
-        deleted: int = await self.runner.run(Call("discard", self.tags[partition], args))
+        deleted: int = await self.runner.run(ScriptCall("discard", self.tags[partition], args))
         return deleted
 
     async def expire(self, partition: int) -> int:
         """Deletes the first MAX_ITEMS results whose time is over. Returns how many."""
-        return int(await self.runner.run(Call("expire", self.tags[partition], (MAX_ITEMS,))))
+        return int(await self.runner.run(ScriptCall("expire", self.tags[partition], (MAX_ITEMS,))))
 
     async def counts(self) -> list[Counts]:
         """One entry a partition."""
-        replies = await self.runner.run_many([Call("counts", tag, ()) for tag in self.tags])
+        replies = await self.runner.run_many([ScriptCall("counts", tag, ()) for tag in self.tags])
         for reply in replies:
             if isinstance(reply, BaseException):
                 raise reply

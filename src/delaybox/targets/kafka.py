@@ -23,7 +23,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.targets.kafka_link import KafkaLink
 from delaybox.targets.kafka_message import composer
 from delaybox.targets.kafka_settings import KafkaSettings
-from delaybox.targets.kafka_window import Window
+from delaybox.targets.kafka_window import SendWindow
 from delaybox.wire.signing import Signing
 from delaybox.wire.topics import TopicRules
 
@@ -74,7 +74,7 @@ class KafkaTarget:
         self._rules = rules
         self._partitions = partitions
         self._warned = False
-        self._window = Window()
+        self._window = SendWindow()
         self._compose = composer(rules, value=value, source=source, signing=Signing(signing_keys))
         self._link = KafkaLink(
             settings,

@@ -9,7 +9,7 @@ SLOW_S = 1.0
 _FAST_S = SLOW_S / 4
 
 
-class Window:
+class SendWindow:
     """``size`` halves when confirmations take long, and grows by a quarter when they do not."""
 
     def __init__(self) -> None:

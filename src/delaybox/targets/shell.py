@@ -19,7 +19,7 @@ from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.task import TaskResult
-from delaybox.targets.shell_pool import Ended, Job, Pool
+from delaybox.targets.shell_pool import Ended, Job, ShellPool
 from delaybox.wire import body as wire_body
 
 log = logging.getLogger("delaybox.shell")
@@ -37,7 +37,7 @@ _MOST_WAITING = 4_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class CommandLimits:
     """Limits of one command; 0 = none. ``processes`` counts all commands together, on top of what the user ran
     before."""
 
@@ -62,7 +62,7 @@ class ShellOptions:
     timeout_ms: int = 300_000
     grace_ms: int = 500
     keep_result_ms: int = 86_400_000
-    limits: Limits = Limits()
+    limits: CommandLimits = CommandLimits()
 
 
 def why_not(options: ShellOptions) -> str:
@@ -92,7 +92,7 @@ class ShellTarget:
 
     def __init__(self, options: ShellOptions) -> None:
         self._options = options
-        self._pool = Pool(
+        self._pool = ShellPool(
             options.concurrency,
             {
                 "path": PATH,

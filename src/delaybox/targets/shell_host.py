@@ -30,7 +30,7 @@ _LAST_SWEEP_S = 10.0
 _API_THREADS = 32
 
 
-class Host:
+class ShellHost:
     """Runs until all slots have ended because their sockets were closed."""
 
     def __init__(self, controls: list[socket.socket], settings: SlotSettings) -> None:
@@ -170,7 +170,7 @@ def main(argv: list[str]) -> int:
         signal.signal(ignored, signal.SIG_IGN)
     try:
         limits = limit_commands(settings.pop("limits"), own=len(controls) + _API_THREADS)
-        Host(controls, SlotSettings(limits=limits, **settings)).run()
+        ShellHost(controls, SlotSettings(limits=limits, **settings)).run()
     finally:
         shutil.rmtree(settings["folder"], ignore_errors=True)
     return 0

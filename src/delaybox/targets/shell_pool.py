@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delaybox.processes.hardening import minimal_environment, python_module
-from delaybox.processes.restart import Backoff, reason
+from delaybox.processes.restart import RestartBackoff, reason
 from delaybox.targets import shell_frames as frames
 
 log = logging.getLogger("delaybox.shell")
@@ -57,7 +57,7 @@ class _Slot:
         self.sending: asyncio.Task[None] | None = None
 
 
-class Pool:
+class ShellPool:
     """``slots`` commands run at once, the rest waits in order. ``settings`` are the host's, as it reads them.
 
     ``owner``: user and group of the commands' folders, where they are not this process's.
@@ -148,7 +148,7 @@ class Pool:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        backoff = Backoff()
+        backoff = RestartBackoff()
         while self._host is not None:
             since = loop.time()
             code = await self._host.wait()

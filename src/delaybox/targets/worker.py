@@ -23,7 +23,7 @@ from delaybox.core.queue import RuleBook
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_lives import Lives
-from delaybox.targets.worker_session import Offered, Profile, Run, Session
+from delaybox.targets.worker_session import ClaimedTasks, Offered, Profile, WorkerSession
 from delaybox.targets.worker_suspects import Suspects
 from delaybox.wire import body as wire_body
 from delaybox.wire.assignment import has_only_payload
@@ -44,7 +44,7 @@ class Claimer(Protocol):
         """The pool can take more than before."""
 
 
-class Host(Protocol):
+class ClaimHost(Protocol):
     """Makes claimers; in a node it is the engine."""
 
     def admit(self, *, lanes: Sequence[bytes], target: Target, room: Callable[[], int]) -> Any:
@@ -54,7 +54,7 @@ class Host(Protocol):
         """Stops a claimer."""
 
 
-class Pool:
+class LanePool:
     """The sessions that serve the same lanes, and what was claimed for them.
 
     Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspects`).
@@ -62,7 +62,7 @@ class Pool:
 
     def __init__(self, lanes: frozenset[bytes], rules: RuleBook, alone: set[bytes]) -> None:
         self.lanes = lanes
-        self.sessions: list[Session] = []
+        self.sessions: list[WorkerSession] = []
         self.claimer: Claimer | None = None
         self._rules = rules
         self._kept_of: dict[bytes, int] = {}
@@ -89,7 +89,7 @@ class Pool:
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
         """Returns when all are reported."""
-        run = Run(report, len(batch))
+        run = ClaimedTasks(report, len(batch))
         for d in batch:
             offered = Offered(d, run, *self._wishes(d))
             if d.losses < LOSSES_CAP - 1:
@@ -139,7 +139,7 @@ class Pool:
         self.more_room()
         self._watch()
 
-    def lose(self, session: Session, *, together: bool) -> None:
+    def lose(self, session: WorkerSession, *, together: bool) -> None:
         """A session's worker is gone: its tasks go to others. ``together``: most other workers went at the same
         time."""
         self.sessions.remove(session)
@@ -191,26 +191,26 @@ class Pool:
 class Gateway:
     """All sessions of this process. ``max_output``: bytes of a result."""
 
-    def __init__(self, host: Host, *, rules: RuleBook, max_output: int, lease_ms: int = 15_000) -> None:
+    def __init__(self, host: ClaimHost, *, rules: RuleBook, max_output: int, lease_ms: int = 15_000) -> None:
         self._host = host
         self._lives = Lives(lease_ms)
         self._rules = rules
         self.max_output = max_output
-        self._pools: dict[frozenset[bytes], Pool] = {}
+        self._pools: dict[frozenset[bytes], LanePool] = {}
         self._guests: dict[frozenset[bytes], Any] = {}
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, WorkerSession] = {}
         self._alone: set[bytes] = set()
         self._lingering: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._answered = asyncio.Event()
 
-    def open(self, profile: Profile) -> Session:
+    def open(self, profile: Profile) -> WorkerSession:
         """A new session; its pool claims from now on."""
-        session = Session(os.urandom(12).hex(), profile, max_output=self.max_output)
+        session = WorkerSession(os.urandom(12).hex(), profile, max_output=self.max_output)
         self._sessions[session.id] = session
         pool = self._pools.get(profile.lanes)
         if pool is None:
-            pool = self._pools[profile.lanes] = Pool(profile.lanes, self._rules, self._alone)
+            pool = self._pools[profile.lanes] = LanePool(profile.lanes, self._rules, self._alone)
             guest = self._host.admit(lanes=sorted(profile.lanes), target=pool, room=pool.room)
             self._guests[profile.lanes] = pool.claimer = guest
         pool.announced(profile.keep_ms)
@@ -219,7 +219,7 @@ class Gateway:
         self._lives.came(profile.identity, session.id)
         return session
 
-    def resume(self, session_id: str, seen: int, profile: Profile) -> Session | None:
+    def resume(self, session_id: str, seen: int, profile: Profile) -> WorkerSession | None:
         """The session whose stream broke, unchanged. None: it is unknown, or over."""
         session = self._sessions.get(session_id)
         if session is None or session.profile.lanes != profile.lanes:
@@ -233,7 +233,7 @@ class Gateway:
         self._lives.returned(session.profile.identity, session.id)
         return session
 
-    def broken(self, session: Session) -> None:
+    def broken(self, session: WorkerSession) -> None:
         """The session's stream ended. It may be resumed for a while; if the worker holds nothing, the session is
         over."""
         if self._sessions.get(session.id) is not session:
@@ -246,7 +246,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._lingering[session.id] = loop.call_later(RESUME_S, self.end, session)
 
-    def end(self, session: Session) -> None:
+    def end(self, session: WorkerSession) -> None:
         """The session's worker is gone: its tasks go to others. Twice is harmless."""
         if self._sessions.pop(session.id, None) is None:
             return
@@ -263,7 +263,7 @@ class Gateway:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    def heard(self, session: Session) -> None:
+    def heard(self, session: WorkerSession) -> None:
         """A message of the worker was handled, so there may be room."""
         self._pools[session.profile.lanes].more_room()
         self._answered.set()

@@ -47,7 +47,7 @@ _LONGEST_MS = 1 << 53
 """Longer than any task runs, and still exact where numbers are doubles, as in JavaScript's JSON."""
 
 
-class Run:
+class ClaimedTasks:
     """The tasks of one claim, until all of them are reported."""
 
     def __init__(self, report: Report, count: int) -> None:
@@ -68,7 +68,7 @@ class Offered(Struct, eq=False, gc=False):
     ``timeout_ms``: how long an attempt may take; 0: the task sets no limit."""
 
     delivery: Delivery
-    run: Run
+    run: ClaimedTasks
     keep_ms: int
     timeout_ms: int = 0
 
@@ -90,7 +90,7 @@ class Profile:
     """The largest message that it takes, bytes."""
 
 
-class Session:
+class WorkerSession:
     """One worker's session. ``credit`` counts only while a stream is open and the worker does not drain."""
 
     def __init__(self, session_id: str, profile: Profile, *, max_output: int) -> None:
@@ -301,7 +301,7 @@ class Session:
         held = self._held.get(sequence)
         return None if held is None else held.delivery
 
-    def forget(self, run: Run) -> None:
+    def forget(self, run: ClaimedTasks) -> None:
         """The tasks of this claim are reported already; the worker's reports on them are stale."""
         for sequence in [s for s, o in self._held.items() if o.run is run]:
             del self._held[sequence]
@@ -310,7 +310,7 @@ class Session:
 
     def _done(self, sequences: Sequence[int]) -> None:
         pop = self._held.pop
-        by: dict[Run, list[Delivery]] = {}
+        by: dict[ClaimedTasks, list[Delivery]] = {}
         late: list[int] = []
         for sequence in sequences:
             o = pop(sequence, None)
@@ -410,7 +410,7 @@ class Session:
         held, self._held = self._held, {}
         self.suspects = set()
         self.alone = False
-        by: dict[Run, list[Delivery]] = {}
+        by: dict[ClaimedTasks, list[Delivery]] = {}
         for o in held.values():
             by.setdefault(o.run, []).append(o.delivery)
         for run, deliveries in by.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from delaybox.targets.worker_session import Offered, Run, Session
+from delaybox.targets.worker_session import ClaimedTasks, Offered, WorkerSession
 
 MOST_WAITING = 1_000
 """Most suspects that wait here. More would fill the node, which then could claim nothing else."""
@@ -40,12 +40,12 @@ class Suspects:
         """Adds one that waits."""
         self._waiting.append(offered)
 
-    def places(self, sessions: Sequence[Session]) -> int:
+    def places(self, sessions: Sequence[WorkerSession]) -> int:
         """How many waiting suspects can be handed out now, by the room of the sessions."""
         free = sum(min(s.room, max(0, self._together - len(s.suspects))) for s in sessions if not s.alone)
         return min(len(self._waiting), free)
 
-    def hand_out(self, sessions: Sequence[Session]) -> None:
+    def hand_out(self, sessions: Sequence[WorkerSession]) -> None:
         """Gives waiting suspects to sessions that may have them, those with the fewest suspects first."""
         while self._waiting:
             alone = self._waiting[0].delivery.task_id in self._alone
@@ -61,7 +61,7 @@ class Suspects:
         taken, self._waiting = list(self._waiting), deque()
         return taken
 
-    def forget(self, run: Run) -> None:
+    def forget(self, run: ClaimedTasks) -> None:
         """Drops the tasks of a claim that are reported already."""
         self._waiting = deque(o for o in self._waiting if o.run is not run)
 

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
 from delaybox.core.limits import MAX_NAME, NAME, NAME_FORM
 from delaybox.wire import calls as many
-from delaybox.wire.calls import Part
+from delaybox.wire.calls import CallPart
 
 CONTENT_TYPE: Final = "content-type"
 """The header that names a payload's form."""
@@ -67,7 +67,7 @@ class Outcomes:
 
     __slots__ = ("form", "parts")
 
-    def __init__(self, parts: list[Part], form: str = "") -> None:
+    def __init__(self, parts: list[CallPart], form: str = "") -> None:
         self.parts = parts
         self.form = form
 
@@ -133,7 +133,7 @@ class Codecs:
         forms = {call.content_type for call in calls} - {BYTES}
         if len(forms) > 1:
             raise ValueError(f"calls in one payload have one form, not {sorted(forms)}")
-        parts = [Part(many.BYTES if call.content_type == BYTES else many.VALUE, call.data) for call in calls]
+        parts = [CallPart(many.BYTES if call.content_type == BYTES else many.VALUE, call.data) for call in calls]
         return Encoded(many.join(parts), many.typed(many.CALLS, "".join(forms)))
 
     def arguments(self, payload: bytes, headers: Mapping[str, bytes]) -> Call | Calls:

@@ -26,21 +26,21 @@ MAX_PARTS: Final = 10_000
 _HEAD = Struct(">BI")
 
 
-class Part(NamedTuple):
+class CallPart(NamedTuple):
     """One call, or the outcome of one."""
 
     kind: int
     data: bytes
 
 
-def join(parts: Iterable[Part]) -> bytes:
+def join(parts: Iterable[CallPart]) -> bytes:
     """One payload of many parts."""
     return b"".join(_HEAD.pack(part.kind, len(part.data)) + part.data for part in parts)
 
 
-def split(what: str, data: bytes) -> list[Part]:
+def split(what: str, data: bytes) -> list[CallPart]:
     """The parts of a payload. NotDecodable."""
-    found: list[Part] = []
+    found: list[CallPart] = []
     at, size = 0, len(data)
     while at < size:
         if len(found) >= MAX_PARTS:
@@ -51,7 +51,7 @@ def split(what: str, data: bytes) -> list[Part]:
         at += _HEAD.size
         if length > size - at:
             raise NotDecodable(f"{what} breaks off after {len(found)} parts")
-        found.append(Part(kind, data[at : at + length]))
+        found.append(CallPart(kind, data[at : at + length]))
         at += length
     return found
 

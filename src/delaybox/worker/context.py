@@ -87,7 +87,7 @@ class Facts:
     timeout_ms: int = 0
 
 
-class Sink(Protocol):
+class ProgressSink(Protocol):
     """Receives a function's progress."""
 
     def __call__(self, fraction: float, message: str) -> None: ...
@@ -96,7 +96,9 @@ class Sink(Protocol):
 class Context:
     """The task that a function runs for. Each attempt has its own."""
 
-    def __init__(self, facts: Facts, cancelled: CancelSignal, sink: Sink, *, since: float | None = None) -> None:
+    def __init__(
+        self, facts: Facts, cancelled: CancelSignal, sink: ProgressSink, *, since: float | None = None
+    ) -> None:
         self._facts = facts
         self._sink = sink
         self._since = time.monotonic() if since is None else since

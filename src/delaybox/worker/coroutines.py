@@ -20,8 +20,8 @@ from typing import Any, Final
 from delaybox.worker import endings
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
-from delaybox.worker.functions import Kind
-from delaybox.worker.run import Run
+from delaybox.worker.functions import FunctionKind
+from delaybox.worker.run import TaskRun
 
 log = logging.getLogger("delaybox.worker")
 
@@ -64,11 +64,11 @@ class _Rest:
 class Coroutines(Crew):
     """The crew of async functions."""
 
-    kind = Kind.ASYNC
+    kind = FunctionKind.ASYNC
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._queue: deque[Run] = deque()
+        self._queue: deque[TaskRun] = deque()
         self._walking = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,7 +79,7 @@ class Coroutines(Crew):
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
 
-    def _begin(self, runs: list[Run]) -> None:
+    def _begin(self, runs: list[TaskRun]) -> None:
         self._queue.extend(runs)
         if not self._walking:
             self._walk()
@@ -141,7 +141,7 @@ class Coroutines(Crew):
         else:
             self._walking = False
 
-    async def _rest(self, run: Run, rest: _Rest) -> None:
+    async def _rest(self, run: TaskRun, rest: _Rest) -> None:
         run.task = asyncio.current_task()
         if run.over is not None or run.settled:
             # The coroutine asked for its own stop, in its first step.
@@ -157,20 +157,20 @@ class Coroutines(Crew):
         finally:
             self._left(run)
 
-    def _out_of_time(self, run: Run) -> None:
+    def _out_of_time(self, run: TaskRun) -> None:
         run.timer = asyncio.get_running_loop().call_later(STOP_S, self.overran, run)
         self.end_early(run, endings.timed_out(run.timeout_ms))
 
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: TaskRun) -> None:
         if run.task is not None:
             run.task.cancel()
 
-    def _skip(self, run: Run) -> None:
+    def _skip(self, run: TaskRun) -> None:
         """The run was ended before it began."""
         run.give_up()
         self._left(run)
 
-    def _blocked(self, run: Run, seconds: float) -> None:
+    def _blocked(self, run: TaskRun, seconds: float) -> None:
         log.warning(
             "task %s (%s) kept the event loop for %.1f s: nothing else ran, heartbeats stopped; await what waits, or "
             "make it a plain function (thread) or cpu=True",

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings
-from delaybox.worker.functions import Kind, TaskFunction
-from delaybox.worker.run import Common, Run
-from delaybox.worker.session import Heard, Session
+from delaybox.worker.functions import FunctionKind, TaskFunction
+from delaybox.worker.run import Common, TaskRun
+from delaybox.worker.session import Heard, NodeSession
 from delaybox.worker.slots import Slots
 
 log = logging.getLogger("delaybox.worker")
@@ -27,7 +27,7 @@ class Crew(ABC):
     ``freed`` is called when a place came free that another session may use.
     """
 
-    kind: Kind
+    kind: FunctionKind
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Crew(ABC):
         self.slots = Slots(size)
         self.freed: Callable[[], None] = lambda: None
         self.common = common
-        self._lingering: set[Run] = set()
+        self._lingering: set[TaskRun] = set()
 
     async def start(self) -> None:  # noqa: B027 - most have nothing to do
         """Returns when it can take tasks."""
@@ -48,13 +48,13 @@ class Crew(ABC):
     async def stop(self) -> None:  # noqa: B027 - as above
         """Ends whatever is left, at once. Twice is harmless."""
 
-    def heard(self, session: Session[Run], heard: Heard[Run]) -> None:
+    def heard(self, session: NodeSession[TaskRun], heard: Heard[TaskRun]) -> None:
         """Carries out what a node's message asks for."""
         for run in heard.lost:
             self.lose(run)
         self.common.stats.lost += heard.unheard
         if heard.tasks:
-            runs: list[Run] = []
+            runs: list[TaskRun] = []
             held, functions = session.held, self.functions
             for assignment in heard.tasks:
                 function = functions.get(assignment.name)
@@ -63,7 +63,7 @@ class Crew(ABC):
                     session.refuse(assignment)
                     log.warning("task %s asks for %r, which is not served here", assignment.id, assignment.name)
                     continue
-                run = Run(session, assignment, function, self.common)
+                run = TaskRun(session, assignment, function, self.common)
                 held[run.sequence] = run
                 runs.append(run)
             self._begin(runs)
@@ -71,14 +71,14 @@ class Crew(ABC):
             self.end_early(run, endings.failed(CANCELLED, cancelled=True))
 
     @abstractmethod
-    def _begin(self, runs: list[Run]) -> None:
+    def _begin(self, runs: list[TaskRun]) -> None:
         """Starts runs; there is a place for each."""
 
     @abstractmethod
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: TaskRun) -> None:
         """Asks the code of a run to end, in the way of this kind. The code may have ended already, or not begun."""
 
-    def end_early(self, run: Run, verdict: pb.Failed) -> None:
+    def end_early(self, run: TaskRun, verdict: pb.Failed) -> None:
         """Asks the run to stop. ``verdict`` is reported when it has stopped, unless it returned a value all the
         same."""
         if run.settled or run.over is not None:
@@ -87,14 +87,14 @@ class Crew(ABC):
         run.signal.set(verdict.reason)
         self._interrupt(run)
 
-    def lose(self, run: Run) -> None:
+    def lose(self, run: TaskRun) -> None:
         """Others have the task: asks the run to stop. Its place is free when it has."""
         if run.lose():
             self._linger(run)
             run.signal.set(LOST)
             self._interrupt(run)
 
-    def overran(self, run: Run) -> None:
+    def overran(self, run: TaskRun) -> None:
         """The run's time is over. The attempt fails now, even if the code goes on; the place is free when the code
         ends."""
         verdict = endings.timed_out(run.timeout_ms)
@@ -109,11 +109,11 @@ class Crew(ABC):
             )
             run.signal.set(verdict.reason)
 
-    def _linger(self, run: Run) -> None:
+    def _linger(self, run: TaskRun) -> None:
         self._lingering.add(run)
         self.slots.lingering += 1
 
-    def _left(self, run: Run) -> None:
+    def _left(self, run: TaskRun) -> None:
         """The code of a run has ended, whatever was reported for it."""
         if run.timer is not None:
             run.timer.cancel()
@@ -130,6 +130,6 @@ class Crew(ABC):
         if self.slots.short:
             self.freed()
 
-    def _limit(self, run: Run, over: Callable[[Run], None], *, timeout_ms: int) -> None:
+    def _limit(self, run: TaskRun, over: Callable[[TaskRun], None], *, timeout_ms: int) -> None:
         if timeout_ms:
             run.timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, over, run)

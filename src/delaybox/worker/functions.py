@@ -22,7 +22,7 @@ from delaybox.core.retry import RetryPolicy
 from delaybox.core.texts import head
 from delaybox.wire import calls as many
 from delaybox.wire.call import BYTES, Call, Calls, Codecs, Outcomes, check_name
-from delaybox.wire.calls import Part
+from delaybox.wire.calls import CallPart
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.context import Context, Running
 from delaybox.worker.endings import MisfitArguments, Stopped, failure
@@ -35,7 +35,7 @@ TURN_S: Final = 0.005
 """How long several calls of an async function may keep the event loop."""
 
 
-class Kind(Enum):
+class FunctionKind(Enum):
     """Where a function runs. Each kind has places of its own."""
 
     ASYNC = "async"
@@ -55,7 +55,7 @@ class TaskFunction(Generic[P, R]):
         *,
         name: str = "",
         queue: str = "",
-        kind: Kind,
+        kind: FunctionKind,
         retry: RetryPolicy | None = None,
         timeout_ms: int = 0,
         keep_result_ms: int = 0,
@@ -81,7 +81,7 @@ class TaskFunction(Generic[P, R]):
         self.__qualname__ = getattr(function, "__qualname__", self.name)
         self.__module__ = getattr(function, "__module__", "")
         self.__doc__ = function.__doc__
-        if kind is Kind.ASYNC:
+        if kind is FunctionKind.ASYNC:
             self._looks_async()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -116,11 +116,11 @@ class TaskFunction(Generic[P, R]):
         Of several calls: their Outcomes, or a coroutine that returns them.
         """
         if isinstance(call, Calls):
-            return self._awaited(call, run) if self.kind is Kind.ASYNC else self._each(call, run)
+            return self._awaited(call, run) if self.kind is FunctionKind.ASYNC else self._each(call, run)
         return self._one(call, run)
 
     def _each(self, calls: Calls, run: Running) -> Outcomes:
-        parts: list[Part] = []
+        parts: list[CallPart] = []
         for call in calls.calls:
             run.context.heartbeat()
             try:
@@ -130,7 +130,7 @@ class TaskFunction(Generic[P, R]):
         return Outcomes(parts, self.result_type)
 
     async def _awaited(self, calls: Calls, run: Running) -> Outcomes:
-        parts: list[Part] = []
+        parts: list[CallPart] = []
         since = time.monotonic()
         for call in calls.calls:
             if time.monotonic() - since > TURN_S:
@@ -145,9 +145,9 @@ class TaskFunction(Generic[P, R]):
                 parts.append(_failed(error))
         return Outcomes(parts, self.result_type)
 
-    def _part(self, value: object) -> Part:
+    def _part(self, value: object) -> CallPart:
         encoded = self.codecs.result(value, self.result_type)
-        return Part(many.BYTES if encoded.content_type == BYTES else many.VALUE, encoded.data)
+        return CallPart(many.BYTES if encoded.content_type == BYTES else many.VALUE, encoded.data)
 
     def _one(self, call: Call, run: Running) -> R:
         if self.context_parameter:
@@ -212,13 +212,13 @@ class TaskFunction(Generic[P, R]):
         return "", os.path.abspath(file), self.__qualname__  # noqa: PTH100 - links stay as they are
 
 
-def _failed(error: Exception) -> Part:
+def _failed(error: Exception) -> CallPart:
     if isinstance(error, Stopped):
         raise error
-    return Part(many.FAILED, failure(error).SerializeToString())
+    return CallPart(many.FAILED, failure(error).SerializeToString())
 
 
-def kind_of(function: Callable[..., Any], *, cpu: bool) -> Kind:
+def kind_of(function: Callable[..., Any], *, cpu: bool) -> FunctionKind:
     """The kind of place where a function runs. TypeError for what cannot be a task."""
     if not callable(function):
         raise TypeError(f"{function!r} cannot be a task: it is not callable")
@@ -230,8 +230,8 @@ def kind_of(function: Callable[..., Any], *, cpu: bool) -> Kind:
             raise TypeError(
                 f"{function!r} is async: cpu=True is for plain functions, which run in processes of their own"
             )
-        return Kind.ASYNC
-    return Kind.CPU if cpu else Kind.THREAD
+        return FunctionKind.ASYNC
+    return FunctionKind.CPU if cpu else FunctionKind.THREAD
 
 
 def policy(retries: int | Retry | None) -> RetryPolicy | None:

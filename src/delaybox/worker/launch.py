@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.processes import collector
-from delaybox.processes.restart import Backoff, reason
+from delaybox.processes.restart import RestartBackoff, reason
 from delaybox.worker import logs
-from delaybox.worker.line import Refused
+from delaybox.worker.line import WorkerRefused
 from delaybox.worker.worker import Worker
 
 log = logging.getLogger("delaybox.worker")
@@ -87,7 +87,7 @@ def _run(launch: Launch, *, until: int | None) -> int:
 
 def _say(error: Exception) -> int:
     sys.stderr.write(f"error: {error}\n")
-    if isinstance(error, Refused):
+    if isinstance(error, WorkerRefused):
         return NOT_ALLOWED
     return WRONG_INPUT
 
@@ -156,7 +156,7 @@ class _Supervisor:
                 process.send_signal(signal.SIGTERM)
 
     async def _keep(self, number: int) -> None:
-        loop, backoff = asyncio.get_running_loop(), Backoff()
+        loop, backoff = asyncio.get_running_loop(), RestartBackoff()
         settings = json.dumps(asdict(self._launch))
         while not self._told.is_set():
             began = loop.time()

@@ -14,13 +14,13 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from delaybox.client.channel import Target
+from delaybox.client.channel import ChannelTarget
 from delaybox.client.endpoints import pause_s
 from delaybox.core.errors import DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.crew import Crew
-from delaybox.worker.run import Run
-from delaybox.worker.session import ContractBroken, Session
+from delaybox.worker.run import TaskRun
+from delaybox.worker.session import ContractBroken, NodeSession
 
 log = logging.getLogger("delaybox.worker")
 
@@ -44,7 +44,7 @@ _WONT: Final = (
 """Errors that another try does not mend."""
 
 
-class Refused(DelayBoxError):
+class WorkerRefused(DelayBoxError):
     """A node refuses this worker: its token, or what it announces."""
 
     code = "refused"
@@ -54,7 +54,7 @@ class _Over(Exception):
     """The node closed the stream."""
 
 
-class Line:
+class WorkerLine:
     """Keeps one session with one server and hands what comes to its crew.
 
     `run` ends when the session is over: after `drain` when no task is held any more, or after `cut`. ``replace`` is
@@ -64,15 +64,15 @@ class Line:
     def __init__(
         self,
         server: str,
-        target: Target,
+        target: ChannelTarget,
         crew: Crew,
         introduction: pb.Hello,
         *,
-        replace: Callable[[Line], None],
+        replace: Callable[[WorkerLine], None],
     ) -> None:
         self.server = server
         self.crew = crew
-        self.session: Session[Run] = Session(introduction, self.poke)
+        self.session: NodeSession[TaskRun] = NodeSession(introduction, self.poke)
         self.up = asyncio.Event()
         """Set while the session is connected: between a welcome and the stream's end."""
         self._target = target
@@ -127,7 +127,7 @@ class Line:
                 except grpc.aio.AioRpcError as error:
                     why = f"{error.code().name}: {error.details()}"
                     if error.code() in _WONT and not self.session.id and not self._cut:
-                        raise Refused(f"{self.server} will not have this worker: {why}") from None
+                        raise WorkerRefused(f"{self.server} will not have this worker: {why}") from None
                     # A node that is overloaded answers with the same code, and that passes.
                     if self._took_part and "larger than max" in why:
                         self._too_large(why)

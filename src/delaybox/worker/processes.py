@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from delaybox.processes.restart import Backoff, cause
+from delaybox.processes.restart import RestartBackoff, cause
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import cpu_frames as frames
 from delaybox.worker import endings, logs
 from delaybox.worker.crew import Crew
-from delaybox.worker.functions import Kind
-from delaybox.worker.run import Run
+from delaybox.worker.functions import FunctionKind
+from delaybox.worker.run import TaskRun
 
 log = logging.getLogger("delaybox.worker")
 
@@ -44,7 +44,7 @@ class _Process:
         self.process = process
         self.reader = reader
         self.writer = writer
-        self.run: Run | None = None
+        self.run: TaskRun | None = None
         self.imported: set[str] = set()
         """Names of functions that it can begin at once."""
         self.watch: asyncio.Task[None] | None = None
@@ -60,17 +60,17 @@ class _Process:
 class Processes(Crew):
     """The crew of cpu functions. A process that ends is replaced; jobs wait for one that is ready."""
 
-    kind = Kind.CPU
+    kind = FunctionKind.CPU
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiting: deque[Run] = deque()
+        self._waiting: deque[TaskRun] = deque()
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._starting = 0
         self._starters: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._backoff = Backoff(first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+        self._backoff = RestartBackoff(first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
         self._pause_s = 0.0
 
     async def start(self) -> None:
@@ -93,11 +93,11 @@ class Processes(Crew):
         if watches:
             await asyncio.wait(watches, timeout=5.0)
 
-    def _begin(self, runs: list[Run]) -> None:
+    def _begin(self, runs: list[TaskRun]) -> None:
         self._waiting.extend(runs)
         self._feed()
 
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: TaskRun) -> None:
         process = run.task
         if process is not None:
             process.kill("")
@@ -114,7 +114,7 @@ class Processes(Crew):
         if missing > 0 and not self._stopping:
             self._launch(missing)
 
-    def _give(self, process: _Process, run: Run) -> None:
+    def _give(self, process: _Process, run: TaskRun) -> None:
         run.task = process
         process.run = run
         first = run.function.name not in process.imported
@@ -136,7 +136,7 @@ class Processes(Crew):
         else:
             self._begun(process, run)
 
-    def _begun(self, process: _Process, run: Run) -> None:
+    def _begun(self, process: _Process, run: TaskRun) -> None:
         """The job's time runs from now on."""
         process.imported.add(run.function.name)
         if run.timer is not None:
@@ -146,11 +146,11 @@ class Processes(Crew):
         if run.over is None:
             self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
 
-    def _import_hangs(self, run: Run) -> None:
+    def _import_hangs(self, run: TaskRun) -> None:
         run.timer = None
         self.end_early(run, endings.failed(f"its module was not imported within {IMPORT_MS / 1000:g} s"))
 
-    def _out_of_time(self, run: Run) -> None:
+    def _out_of_time(self, run: TaskRun) -> None:
         run.timer = None
         self.end_early(run, endings.timed_out(run.timeout_ms))
 

@@ -15,7 +15,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings, logs
 from delaybox.worker.context import CancelSignal, Context, Facts
 from delaybox.worker.functions import TaskFunction
-from delaybox.worker.session import Session
+from delaybox.worker.session import NodeSession
 
 log = logging.getLogger("delaybox.worker")
 
@@ -70,7 +70,7 @@ class Common:
         self.thread = threading.get_ident()
 
 
-class Run:
+class TaskRun:
     """One attempt. Exactly one report is sent for it: when its code ends, or before (out of time, lost).
 
     ``task`` is the crew's own means to stop it. ``over`` is the report to send when the code ends, once that has been
@@ -82,7 +82,7 @@ class Run:
 
     def __init__(
         self,
-        session: Session[Run],
+        session: NodeSession[TaskRun],
         assignment: pb.Assignment,
         function: TaskFunction[..., Any],
         common: Common,

@@ -13,22 +13,22 @@ from typing import Any, Final
 
 from delaybox import __version__
 from delaybox.client import channel
-from delaybox.client.channel import Target
+from delaybox.client.channel import ChannelTarget
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import forks
 from delaybox.worker.coroutines import STOP_S, Coroutines
 from delaybox.worker.crew import Crew
-from delaybox.worker.functions import Kind, TaskFunction
-from delaybox.worker.line import GOODBYE_S, Line
+from delaybox.worker.functions import FunctionKind, TaskFunction
+from delaybox.worker.line import GOODBYE_S, WorkerLine
 from delaybox.worker.processes import Processes
-from delaybox.worker.run import HAND_BACK, Common, Run, Stats
+from delaybox.worker.run import HAND_BACK, Common, Stats, TaskRun
 from delaybox.worker.sizes import Sizes
 from delaybox.worker.threads import Threads
 
 log = logging.getLogger("delaybox.worker")
 
-CREWS: Final[Mapping[Kind, type[Crew]]] = {crew.kind: crew for crew in (Coroutines, Threads, Processes)}
+CREWS: Final[Mapping[FunctionKind, type[Crew]]] = {crew.kind: crew for crew in (Coroutines, Threads, Processes)}
 _HURRY_S: Final = 1.0
 _MOST_HELLO: Final = 1 << 20
 """Most bytes of a worker's hello. A node refuses a larger one, however often it is tried."""
@@ -42,14 +42,14 @@ class Runner:
         *,
         name: str,
         functions: Mapping[str, TaskFunction[..., Any]],
-        served: Mapping[Kind, Mapping[str, tuple[str, ...]]],
+        served: Mapping[FunctionKind, Mapping[str, tuple[str, ...]]],
         sizes: Sizes,
-        target: Target,
+        target: ChannelTarget,
         labels: Mapping[str, str],
     ) -> None:
         self._target = target
         self._common = Common()
-        self._lines: dict[asyncio.Task[None], Line] = {}
+        self._lines: dict[asyncio.Task[None], WorkerLine] = {}
         self._hurry = asyncio.Event()
         self._refused: DelayBoxError | None = None
         self._told = asyncio.Event()
@@ -179,15 +179,15 @@ class Runner:
         finally:
             hurry.cancel()
 
-    def _all_held(self) -> Iterable[Run]:
+    def _all_held(self) -> Iterable[TaskRun]:
         return [run for line in self._lines.values() for run in line.session.held.values()]
 
     def _begin(self, server: str, crew: Crew, hello: pb.Hello) -> None:
-        def again(_: Line) -> None:
+        def again(_: WorkerLine) -> None:
             if not self._stopping:
                 self._begin(server, crew, hello)
 
-        line = Line(server, self._target, crew, hello, replace=again)
+        line = WorkerLine(server, self._target, crew, hello, replace=again)
         task = asyncio.get_running_loop().create_task(line.run())
         self._lines[task] = line
         task.add_done_callback(self._on_end)

@@ -49,7 +49,7 @@ class Heard(Generic[T]):
 _NOTHING: Heard[object] = Heard()
 
 
-class Session(Generic[T]):
+class NodeSession(Generic[T]):
     """One session with one node, over as many streams as it takes.
 
     ``held``: tasks under way, by sequence number. Whoever takes a task from `receive` enters it here, before anything

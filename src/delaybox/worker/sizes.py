@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from delaybox.core.errors import ConfigError
-from delaybox.worker.functions import Kind
+from delaybox.worker.functions import FunctionKind
 
 MOST_THREADS: Final = 32
 
@@ -34,6 +34,10 @@ class Sizes:
                 raise ConfigError(f"{name}={getattr(sizes, name)}: at least 1 must have room")
         return sizes
 
-    def of(self, kind: Kind) -> int:
+    def of(self, kind: FunctionKind) -> int:
         """Places of one kind."""
-        return {Kind.ASYNC: self.concurrency, Kind.THREAD: self.threads, Kind.CPU: self.cpu_processes}[kind]
+        return {
+            FunctionKind.ASYNC: self.concurrency,
+            FunctionKind.THREAD: self.threads,
+            FunctionKind.CPU: self.cpu_processes,
+        }[kind]

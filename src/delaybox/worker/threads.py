@@ -16,8 +16,8 @@ from delaybox.worker import endings
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
 from delaybox.worker.endings import Stopped
-from delaybox.worker.functions import Kind
-from delaybox.worker.run import Run
+from delaybox.worker.functions import FunctionKind
+from delaybox.worker.run import TaskRun
 
 
 class Threads(Crew):
@@ -27,14 +27,14 @@ class Threads(Crew):
     needed, and there are never more than places.
     """
 
-    kind = Kind.THREAD
+    kind = FunctionKind.THREAD
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[TaskRun | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._ended: deque[tuple[Run, Encoded | pb.Failed | None]] = deque()
+        self._ended: deque[tuple[TaskRun, Encoded | pb.Failed | None]] = deque()
         self._told = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -47,7 +47,7 @@ class Threads(Crew):
         self._threads.clear()
         self._loop = None
 
-    def _begin(self, runs: list[Run]) -> None:
+    def _begin(self, runs: list[TaskRun]) -> None:
         for run in runs:
             self._busy += 1
             if self._busy > len(self._threads):
@@ -60,7 +60,7 @@ class Threads(Crew):
             self._limit(run, self.overran, timeout_ms=run.timeout_ms)
             self._jobs.put(run)
 
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: TaskRun) -> None:
         """Only sets the run's signal: a thread cannot be stopped from outside."""
 
     # In the threads
@@ -76,7 +76,7 @@ class Threads(Crew):
                 except RuntimeError:  # the loop is closed: the process is ending
                     return
 
-    def _call(self, run: Run) -> Encoded | pb.Failed | None:
+    def _call(self, run: TaskRun) -> Encoded | pb.Failed | None:
         """The end to report. Evaluated in this thread, because users' code in it may hang, and must not hang the
         loop."""
         if run.settled or run.over is not None:

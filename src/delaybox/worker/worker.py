@@ -22,7 +22,7 @@ from delaybox.core.limits import QUEUE, QUEUE_FORM
 from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.call import Codecs
-from delaybox.worker.functions import Kind, TaskFunction, kind_of, policy
+from delaybox.worker.functions import FunctionKind, TaskFunction, kind_of, policy
 from delaybox.worker.runner import Runner
 from delaybox.worker.sizes import Sizes
 
@@ -180,9 +180,9 @@ class Worker:
         self._functions[made.name] = made
         return made
 
-    def served(self) -> dict[Kind, dict[str, tuple[str, ...]]]:
+    def served(self) -> dict[FunctionKind, dict[str, tuple[str, ...]]]:
         """Functions by kind, each with the queues that it is served from here."""
-        found: dict[Kind, dict[str, tuple[str, ...]]] = {}
+        found: dict[FunctionKind, dict[str, tuple[str, ...]]] = {}
         for function in self._functions.values():
             if not self.queues:
                 queues: tuple[str, ...] = (function.queue or DEFAULT_QUEUE,)

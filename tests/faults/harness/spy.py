@@ -16,7 +16,7 @@ from typing import Any
 
 from delaybox.core.ids import render
 from delaybox.store import loader, record
-from delaybox.store.loader import Call, ScriptRunner
+from delaybox.store.loader import ScriptCall, ScriptRunner
 from delaybox.store.store import Store
 from tests.faults.harness.oracle import OK, SENT, STALE, UNKNOWN, Ack, Writer, now_us
 
@@ -43,7 +43,7 @@ class Spy(ScriptRunner):
         store.runner = spy
         return spy
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         sent_us = now_us()
         about = [(call, self._tokens_of(call)) for call in calls]
         self._log_all([(call, dict.fromkeys(tokens, SENT)) for call, tokens in about], about, sent_us, sent_us)
@@ -74,7 +74,7 @@ class Spy(ScriptRunner):
             self._doubt += 1
         return replies
 
-    def _tokens_of(self, call: Call) -> dict[bytes, int]:
+    def _tokens_of(self, call: ScriptCall) -> dict[bytes, int]:
         """The deliveries a settling call is about: among its arguments, the ids that its lease was handed."""
         if call.script not in _OPS:
             return {}
@@ -90,8 +90,8 @@ class Spy(ScriptRunner):
 
     def _log_all(
         self,
-        outcomes: Sequence[tuple[Call, dict[bytes, str]]],
-        about: Sequence[tuple[Call, dict[bytes, int]]],
+        outcomes: Sequence[tuple[ScriptCall, dict[bytes, str]]],
+        about: Sequence[tuple[ScriptCall, dict[bytes, int]]],
         sent_us: int,
         answered_us: int,
     ) -> None:

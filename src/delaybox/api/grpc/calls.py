@@ -59,7 +59,7 @@ class Serialized:
         return self._raw
 
 
-class Service(Protocol):
+class Servicer(Protocol):
     """One gRPC service of the process; its calls are methods in snake case."""
 
     @property
@@ -68,7 +68,7 @@ class Service(Protocol):
         ...
 
 
-def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.GenericRpcHandler:
+def handler_of(service: Servicer, guard: Guard, *, name: str = "") -> grpc.GenericRpcHandler:
     """Serves every method of a service, under another full name if one is given.
 
     LookupError for a method without a rule, AttributeError for a method of DelayBox's own contract without code. Other
@@ -89,7 +89,7 @@ def handler_of(service: Service, guard: Guard, *, name: str = "") -> grpc.Generi
 
 
 def _method(
-    name: str, method: MethodDescriptor, call: Callable[..., Any], guard: Guard, service: Service
+    name: str, method: MethodDescriptor, call: Callable[..., Any], guard: Guard, service: Servicer
 ) -> grpc.RpcMethodHandler[Any, Any]:
     rule = policy.grpc_rule(name)
     kind: type[Message] = GetMessageClass(method.input_type)

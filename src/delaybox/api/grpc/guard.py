@@ -72,7 +72,7 @@ class Guard:
         )  # None where there is no deadline, although grpc's type stubs exclude that
         if left is not None and left <= 0:
             raise DeadlinePassed
-        if isinstance(rule, policy.Open):
+        if isinstance(rule, policy.WithoutToken):
             with self._opened(context.peer()):
                 yield frozenset()
             return
@@ -136,7 +136,7 @@ class Guard:
 
     def plain(self, raw: bytes, rule: policy.Rule) -> bytes:
         """Decompresses a message. InvalidTask, Overloaded, MessageTooLong."""
-        limit = OPEN_BYTES if isinstance(rule, policy.Open) else self._limit
+        limit = OPEN_BYTES if isinstance(rule, policy.WithoutToken) else self._limit
         refused = refusal(raw)
         if refused is not None:
             too_long, size = refused

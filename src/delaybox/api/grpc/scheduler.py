@@ -15,7 +15,7 @@ from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
 from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
 from delaybox.core.limits import MAX_PAGE
-from delaybox.core.query import Page, TaskFilter
+from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service
 from delaybox.store.store import Store
@@ -43,7 +43,7 @@ _Batches = asyncio.Queue[asyncio.Task[Serialized] | None]
 class _Ask(Protocol):
     """A call that lists tasks."""
 
-    def __call__(self, wanted: TaskFilter, *, cursor: str, limit: int) -> Awaitable[Page]: ...
+    def __call__(self, wanted: TaskQuery, *, cursor: str, limit: int) -> Awaitable[Page]: ...
 
 
 class Scheduler:
@@ -178,7 +178,7 @@ class Scheduler:
 
     async def reschedule_many(self, request: pb.RescheduleManyRequest, caller: Caller) -> pb.BulkResponse:
         when = tasks.when_of(request)
-        if when == tasks.When():
+        if when == tasks.WhenAsked():
             raise InvalidTask("when", "neither due_ms nor delay_ms is given; give one of them")
         selection = _selection(request.selection)
         return views.changed(await self._service.bulk.reschedule(selection, due_ms=when.due_ms, delay_ms=when.delay_ms))
@@ -202,7 +202,7 @@ class Scheduler:
             yield response
 
     @staticmethod
-    async def _pages(ask: _Ask, wanted: TaskFilter, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
+    async def _pages(ask: _Ask, wanted: TaskQuery, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
         most = MAX_PAGE
         while True:
             found = await ask(wanted, cursor=cursor, limit=min(left, most))

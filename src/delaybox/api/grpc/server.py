@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 
-from delaybox.api.grpc.calls import Service, handler_of
+from delaybox.api.grpc.calls import Servicer, handler_of
 from delaybox.api.grpc.front import GREETING_S, MAX_CONNECTIONS, Front
 from delaybox.api.grpc.guard import Guard
 from delaybox.api.grpc.reflection import V1, Reflection
@@ -39,7 +39,7 @@ _GZIP_ONLY = 0b101
 """Compression that callers may use: none (bit 0) and gzip (bit 2)."""
 
 
-def make_server(settings: GrpcSettings, services: Sequence[Service], guard: Guard) -> grpc.aio.Server:
+def make_server(settings: GrpcSettings, services: Sequence[Servicer], guard: Guard) -> grpc.aio.Server:
     """A server that is not listening yet. LookupError for a method without a rule."""
     options = [
         ("grpc.max_receive_message_length", settings.receive_limit),

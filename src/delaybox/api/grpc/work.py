@@ -14,7 +14,7 @@ from delaybox.core.limits import MAX_LABELS, MAX_LANES, MAX_WAIT_MS, STREAM_MESS
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.targets.worker import RESUME_S, Gateway
-from delaybox.targets.worker_session import DEFAULT_TAKES, Profile, Session
+from delaybox.targets.worker_session import DEFAULT_TAKES, Profile, WorkerSession
 from delaybox.wire.gen import worker_pb2
 from delaybox.wire.json.tasks import queue_of
 from delaybox.wire.proto.tasks import retry_of
@@ -34,7 +34,7 @@ class Streams:
         *,
         node: str,
         heartbeat_ms: int,
-        said_progress: Callable[[Session, worker_pb2.TaskProgress], None],
+        said_progress: Callable[[WorkerSession, worker_pb2.TaskProgress], None],
         announce: Callable[[Mapping[str, str]], Awaitable[None]],
     ) -> None:
         self._gateway = gateway
@@ -84,7 +84,7 @@ class Streams:
             else:
                 self._gateway.broken(session)
 
-    def _session(self, hello: worker_pb2.Hello, profile: Profile, stream: _Stream) -> tuple[Session, bool]:
+    def _session(self, hello: worker_pb2.Hello, profile: Profile, stream: _Stream) -> tuple[WorkerSession, bool]:
         if hello.session:
             known = self._gateway.resume(hello.session, hello.seen, profile)
             if known is not None:
@@ -94,7 +94,7 @@ class Streams:
         session.attach(stream.ring, stream.replace)
         return session, False
 
-    def _welcome(self, session: Session, *, resumed: bool) -> Serialized:
+    def _welcome(self, session: WorkerSession, *, resumed: bool) -> Serialized:
         message = worker_pb2.ToWorker(
             seen=session.heeded,
             welcome=worker_pb2.Welcome(
@@ -111,7 +111,7 @@ class Streams:
     async def _read(
         self,
         requests: AsyncIterator[worker_pb2.FromWorker],
-        session: Session,
+        session: WorkerSession,
         first: worker_pb2.FromWorker,
         stream: _Stream,
     ) -> None:
@@ -125,7 +125,7 @@ class Streams:
         finally:
             stream.end()
 
-    def _hear(self, session: Session, message: worker_pb2.FromWorker) -> None:
+    def _hear(self, session: WorkerSession, message: worker_pb2.FromWorker) -> None:
         for said in message.progress:
             self._said_progress(session, said)
         session.hear(message)

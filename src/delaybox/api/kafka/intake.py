@@ -17,7 +17,7 @@ from delaybox import failpoints, metrics
 from delaybox.api.kafka.cluster import Cluster
 from delaybox.api.kafka.dlq import DeadLetters, DlqFailed
 from delaybox.api.kafka.partitions import Key, Letter, Partition, Piece, Place
-from delaybox.api.kafka.reader import RETRY_S, Reader
+from delaybox.api.kafka.reader import RETRY_S, TopicReader
 from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask
 from delaybox.service import RecordService
@@ -42,7 +42,7 @@ _LONGEST_BACKOFF_S = 2.0
 _QUIET_S = 10.0
 
 
-class Intake:
+class KafkaIntake:
     """Runs until `stop`. ``tell`` is called with the reasons why it is not ready, whenever they change."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Intake:
         self._pass_through = settings.pass_through
         self._loop = asyncio.get_running_loop()
         self._cluster = Cluster(settings.kafka)
-        self._reader = Reader(settings, self._cluster, self)
+        self._reader = TopicReader(settings, self._cluster, self)
         self._dead = DeadLetters(settings.kafka, self._cluster)
         self._partitions: dict[Key, Partition] = {}
         self._again: set[Key] = set()

@@ -72,7 +72,7 @@ def consumer_settings(settings: IntakeSettings) -> dict[str, Any]:
     return ours | settings.kafka.client()
 
 
-class Reader:
+class TopicReader:
     """Start it with `open`, end it with `close`; everything between runs in its thread, one call after the other."""
 
     def __init__(self, settings: IntakeSettings, cluster: Cluster, owner: Owner) -> None:

@@ -15,7 +15,7 @@ from delaybox.api.rest import problems
 from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
 from delaybox.api.rest.http1.answers import GUARDS
 from delaybox.api.rest.http1.head import BadHead
-from delaybox.api.rest.http1.server import Refused
+from delaybox.api.rest.http1.server import RefusedHead
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.docs import pages
@@ -116,11 +116,11 @@ def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
     return [(b"content-type", answer.content_type), (b"content-length", size), *GUARDS, *answer.headers]
 
 
-def refusals(settings: ApiSettings) -> Callable[[BadHead], Refused]:
+def refusals(settings: ApiSettings) -> Callable[[BadHead], RefusedHead]:
     """Answers bytes that are no request, in the form of the routes under its path, where that is known."""
     v1 = f"{settings.root}/v1"
 
-    def refuse(error: BadHead) -> Refused:
+    def refuse(error: BadHead) -> RefusedHead:
         refusal = Refusal(error.status, error.message)
         answer = _family(error.path or v1, v1).refusal(refusal, _BAD_HEADS.get(error.status, ""))
         return answer.status, tuple(_headers_of(answer)), answer.body
@@ -129,7 +129,9 @@ def refusals(settings: ApiSettings) -> Callable[[BadHead], Refused]:
 
 
 _BAD_HEADS: Final = {408: "head_too_slow", 431: "head_too_large", 503: "too_many_connections"}
-PROBES: Final = frozenset(route.encode() for (_, route), rule in policy.RULES.items() if rule is policy.Open.PROBE)
+PROBES: Final = frozenset(
+    route.encode() for (_, route), rule in policy.RULES.items() if rule is policy.WithoutToken.PROBE
+)
 """The paths that are answered when callers hold every connection."""
 
 
@@ -164,9 +166,9 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
     rule = None
     if route is not None:
         rule = route.rules.get(method) or next(iter(route.rules.values()))
-    if rule is not policy.Open.PROBE:
+    if rule is not policy.WithoutToken.PROBE:
         edge.origin(headers)
-        if rule is not policy.Open.PAGE:
+        if rule is not policy.WithoutToken.PAGE:
             scope["auth"] = edge.caller(headers)
     if route is None:
         raise Refusal(404, f"there is no such path here; use {known_paths}")

@@ -9,13 +9,13 @@ from urllib.parse import parse_qsl
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY, MAX_CURSOR, MAX_PAGE, MAX_REPLAY
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.core.words import show, unknown
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import moment_ms
-from delaybox.wire.json.reading import Reader
+from delaybox.wire.json.reading import JsonReader
 from delaybox.wire.json.tasks import check_label, labels_of, queue_of, type_of, whole
 
 DAY_MS: Final = 86_400_000
@@ -37,14 +37,14 @@ _MEANT = {
     "to": "due_to",
 }
 
-_read_replay = Reader(types.ReplayRequest, where="a field of a replay")
+_read_replay = JsonReader(types.ReplayRequest, where="a field of a replay")
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """Which part of a list is asked for."""
 
-    filter: TaskFilter
+    filter: TaskQuery
     cursor: str
     limit: int
 
@@ -81,14 +81,14 @@ def parse_none(query: bytes) -> None:
     _fields(query, (), {})
 
 
-def parse_replay(body: bytes) -> tuple[TaskFilter, int]:
+def parse_replay(body: bytes) -> tuple[TaskQuery, int]:
     """The body of ``POST /v1/dead/replay``: which, and how many at most. InvalidTask."""
     asked = _read_replay(body)
     _read_replay.check_names(body, asked)
     limit = DEFAULT_REPLAY if asked.limit is None else whole("limit", asked.limit)
     if not 1 <= limit <= MAX_REPLAY:
         raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
-    found = TaskFilter(
+    found = TaskQuery(
         queue=None if asked.queue is None else queue_of("queue", asked.queue),
         type=None if asked.type is None else type_of("type", asked.type),
         labels=labels_of(asked.labels or {}),
@@ -118,7 +118,7 @@ def _listing(query: bytes, known: Sequence[str]) -> Listing:
         raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
     everything = _ALL.filter
     return Listing(
-        TaskFilter(
+        TaskQuery(
             state=state,
             queue=queue_of("queue", given["queue"]) if "queue" in given else None,
             type=type_of("type", given["type"]) if "type" in given else None,
@@ -131,7 +131,7 @@ def _listing(query: bytes, known: Sequence[str]) -> Listing:
     )
 
 
-_ALL = Listing(TaskFilter(), "", DEFAULT_PAGE)
+_ALL = Listing(TaskQuery(), "", DEFAULT_PAGE)
 
 
 def _fields(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -62,7 +62,7 @@ _MEANT: Final[dict[str, str]] = {
 """Names that callers use who come from the compatible API or another scheduler, and the right ones."""
 
 
-class Reader(Generic[T]):
+class JsonReader(Generic[T]):
     """Decodes one type of body. ``where``: how an unknown name at the top is called, "a field of a task"."""
 
     def __init__(self, kind: type[T], *, where: str, max_containers: int = 20_000) -> None:

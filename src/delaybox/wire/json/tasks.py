@@ -30,7 +30,7 @@ from delaybox.core.words import show, unknown
 from delaybox.wire import controls
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import moment_ms
-from delaybox.wire.json.reading import Reader, check_json
+from delaybox.wire.json.reading import JsonReader, check_json
 from delaybox.wire.original.request import HOW_TO_ENABLE, decode_base64
 from delaybox.wire.shell import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
@@ -51,8 +51,8 @@ _NORMAL: Final = Priority.NORMAL
 _NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
-_read_task = Reader(types.TaskRequest, where="a field of a task")
-_read_change = Reader(types.ChangeRequest, where="a field that can be changed")
+_read_task = JsonReader(types.TaskRequest, where="a field of a task")
+_read_change = JsonReader(types.ChangeRequest, where="a field that can be changed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ def parse_change(body: bytes, rules: TaskRules) -> TaskChange:
     return change
 
 
-def _number(reader: Reader[Any], body: bytes, field: str, value: str | float) -> str | int:
+def _number(reader: JsonReader[Any], body: bytes, field: str, value: str | float) -> str | int:
     """A whole number, which ``body`` may spell as a float (1.7e12), without a float's rounding; text is returned as it
     is."""
     if type(value) is not float:
@@ -154,7 +154,7 @@ def _number(reader: Reader[Any], body: bytes, field: str, value: str | float) ->
     return int(exact)
 
 
-def _duration(reader: Reader[Any], body: bytes, field: str, value: str | float, *, least: int = 1) -> int:
+def _duration(reader: JsonReader[Any], body: bytes, field: str, value: str | float, *, least: int = 1) -> int:
     return duration_ms(field, _number(reader, body, field, value), least=least)
 
 
@@ -166,7 +166,7 @@ def whole(field: str, value: int | float) -> int:
 
 
 def _when(
-    asked: types.TaskRequest | types.ChangeRequest, reader: Reader[Any], body: bytes
+    asked: types.TaskRequest | types.ChangeRequest, reader: JsonReader[Any], body: bytes
 ) -> tuple[int | None, int | None]:
     at, delay = asked.at, asked.delay
     if at is not None:

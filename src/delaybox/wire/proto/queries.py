@@ -7,7 +7,7 @@ from typing import Final
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_CURSOR
-from delaybox.core.query import TaskFilter
+from delaybox.core.query import TaskQuery
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.wire.gen import scheduler_pb2 as pb
@@ -20,10 +20,10 @@ from delaybox.wire.proto.views import STATES
 DEFAULT_LIST: Final = 1_000
 """Tasks in all of a list, over as many messages as they take."""
 _STATES: Final[Mapping[pb.TaskState, TaskState]] = {number: state for state, number in STATES.items()}
-_EVERYTHING: Final = TaskFilter()
+_EVERYTHING: Final = TaskQuery()
 
 
-def filter_of(asked: pb.TaskFilter, at: str) -> TaskFilter:
+def filter_of(asked: pb.TaskFilter, at: str) -> TaskQuery:
     """The filter. ``at``: the field of the request that holds it, for errors. InvalidTask."""
     state = None
     if asked.state != pb.TASK_STATE_UNSPECIFIED:
@@ -31,7 +31,7 @@ def filter_of(asked: pb.TaskFilter, at: str) -> TaskFilter:
         if state is None:
             known = ", ".join(f"{number} ({pb.TaskState.Name(number)})" for number in STATES.values())
             raise InvalidTask(f"{at}.state", f"{at}.state {asked.state} is not a state to look for; there are {known}")
-    return TaskFilter(
+    return TaskQuery(
         state=state,
         queue=queue_of(f"{at}.queue", asked.queue) if asked.queue else None,
         type=type_of(f"{at}.type", asked.type) if asked.HasField("type") else None,
@@ -41,7 +41,7 @@ def filter_of(asked: pb.TaskFilter, at: str) -> TaskFilter:
     )
 
 
-def listing(asked: pb.ListRequest) -> tuple[TaskFilter, str, int]:
+def listing(asked: pb.ListRequest) -> tuple[TaskQuery, str, int]:
     """Filter, cursor and how many in all. InvalidTask."""
     if len(asked.cursor) > MAX_CURSOR:
         raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
@@ -55,7 +55,7 @@ def forecast(asked: pb.ForecastRequest, now_ms: int) -> tuple[int, int, int]:
     return start, end, duration_ms("step_ms", asked.step_ms) if asked.step_ms else HOUR_MS
 
 
-def selected(asked: pb.Selection) -> TaskFilter:
+def selected(asked: pb.Selection) -> TaskQuery:
     """Which tasks a bulk change is for. InvalidTask, also for a filter that holds nothing where not all are meant."""
     found = filter_of(asked.filter, "selection.filter")
     empty = found == _EVERYTHING

@@ -39,7 +39,7 @@ _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class When:
+class WhenAsked:
     """One of the two, or neither."""
 
     due_ms: int | None = None
@@ -98,14 +98,14 @@ def change(asked: pb.RescheduleRequest, rules: TaskRules) -> TaskChange:
     return found
 
 
-def when_of(asked: pb.NewTask | pb.RescheduleRequest | pb.RescheduleManyRequest) -> When:
+def when_of(asked: pb.NewTask | pb.RescheduleRequest | pb.RescheduleManyRequest) -> WhenAsked:
     """The ``when`` of a request. InvalidTask."""
     which = asked.WhichOneof("when")
     if which is None:
-        return When()
+        return WhenAsked()
     if which == "due_ms":
-        return When(due_ms=moment_ms("due_ms", asked.due_ms))
-    return When(delay_ms=duration_ms("delay_ms", asked.delay_ms))
+        return WhenAsked(due_ms=moment_ms("due_ms", asked.due_ms))
+    return WhenAsked(delay_ms=duration_ms("delay_ms", asked.delay_ms))
 
 
 def type_of(field: str, number: pb.TaskType) -> TaskType:

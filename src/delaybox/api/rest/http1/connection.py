@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from delaybox.api.rest.edge import Message, Scope
 from delaybox.api.rest.http1 import answers
 from delaybox.api.rest.http1.head import BadHead, Head
-from delaybox.api.rest.http1.reader import Reader, Request
+from delaybox.api.rest.http1.reader import HttpReader, Request
 
 if TYPE_CHECKING:
-    from delaybox.api.rest.http1.server import Server
+    from delaybox.api.rest.http1.server import HttpServer
 
 _log = logging.getLogger("delaybox.api")
 
@@ -25,7 +25,7 @@ _CLOSE: Final = (b"connection", b"close")
 _KEEP: Final = (b"connection", b"keep-alive")
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """``reserved``: one past the limit of connections; a probe is answered on it, whatever else is refused."""
 
     __slots__ = (
@@ -33,11 +33,11 @@ class Connection(asyncio.Protocol):
         "_server", "_started", "_task", "_transport", "_waiter", "_writable", "reserved",
     )  # fmt: skip
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self.reserved = False
-        self._reader = Reader()
+        self._reader = HttpReader()
         self._request: Request | None = None
         self._awaits_continue = False
         self._task: asyncio.Task[None] | None = None

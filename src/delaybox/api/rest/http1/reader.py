@@ -41,7 +41,7 @@ class Request:
         self.broken = False
 
 
-class Reader:
+class HttpReader:
     """``requests``: those that have begun and are not answered. ``refusal``: why the bytes behind them are no
     request."""
 

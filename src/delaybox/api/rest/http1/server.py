@@ -16,7 +16,7 @@ from email.utils import formatdate
 from typing import Final
 
 from delaybox.api.rest.edge import Receive, Scope, Send
-from delaybox.api.rest.http1.connection import Connection
+from delaybox.api.rest.http1.connection import HttpConnection
 from delaybox.api.rest.http1.head import BadHead
 
 RESERVE: Final = 256
@@ -24,11 +24,11 @@ _RESERVED_S: Final = 2.0
 _TICK_S: Final = 1.0
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Refused = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
+RefusedHead = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
 """Status, headers and body."""
 
 
-class Server:
+class HttpServer:
     """``app``: the ASGI callable. ``refuse`` makes the answer to bytes that are no request. ``probes``: their paths, as
     sent.
 
@@ -39,7 +39,7 @@ class Server:
     def __init__(
         self,
         app: App,
-        refuse: Callable[[BadHead], Refused],
+        refuse: Callable[[BadHead], RefusedHead],
         *,
         probes: frozenset[bytes],
         most: int,
@@ -58,12 +58,12 @@ class Server:
         self._reserve = reserve
         self._head_s = head_s
         self._idle_s = idle_s
-        self._open: set[Connection] = set()
+        self._open: set[HttpConnection] = set()
         # The moment by which each must have gone on. All of one kind get the same time, so each is in the order of
         # these moments.
-        self._waiting: dict[Connection, float] = {}
-        self._idle: dict[Connection, float] = {}
-        self._reserved: dict[Connection, float] = {}
+        self._waiting: dict[HttpConnection, float] = {}
+        self._idle: dict[HttpConnection, float] = {}
+        self._reserved: dict[HttpConnection, float] = {}
         self._tick_s = min(_TICK_S, head_s / 4)
         self._ticking: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
@@ -73,7 +73,7 @@ class Server:
         """Serves a socket that is bound."""
         self._tick()
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self), sock=listening, backlog=backlog
+            lambda: HttpConnection(self), sock=listening, backlog=backlog
         )
 
     async def stop(self, grace_s: float) -> None:
@@ -95,7 +95,7 @@ class Server:
 
     # -- called by connections ------------------------------------------------------------------------------------
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: HttpConnection) -> None:
         """Adds a connection. Where there are too many, another one is closed or this one is reserved."""
         now = time.monotonic()
         self._open.add(connection)
@@ -115,29 +115,29 @@ class Server:
             self._forget(oldest)
             oldest.abort()
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: HttpConnection) -> None:
         """The connection is gone."""
         self._forget(connection)
         self._open.discard(connection)
         if self.stopping and not self._open:
             self._empty.set()
 
-    def head_begun(self, connection: Connection) -> None:
+    def head_begun(self, connection: HttpConnection) -> None:
         """Bytes of a further head have come, and not all."""
         self._idle.pop(connection, None)
         if connection not in self._waiting and not connection.reserved:
             self._waiting[connection] = time.monotonic() + self._head_s
 
-    def head_complete(self, connection: Connection) -> None:
+    def head_complete(self, connection: HttpConnection) -> None:
         """A request is under way."""
         if self._idle.pop(connection, None) is None:
             self._waiting.pop(connection, None)
 
-    def idle(self, connection: Connection) -> None:
+    def idle(self, connection: HttpConnection) -> None:
         """The connection's request is answered."""
         self._idle[connection] = time.monotonic() + self._idle_s
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: HttpConnection) -> None:
         self._waiting.pop(connection, None)
         self._idle.pop(connection, None)
         self._reserved.pop(connection, None)

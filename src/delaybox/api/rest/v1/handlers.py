@@ -21,7 +21,7 @@ from delaybox.service import Service
 from delaybox.wire import members
 from delaybox.wire.bounds import check_batch_count
 from delaybox.wire.json import queries, rendering, tasks, types
-from delaybox.wire.json.reading import Reader
+from delaybox.wire.json.reading import JsonReader
 from delaybox.wire.trace import trace_of, with_trace
 
 _PARSED_AT_ONCE = 100
@@ -32,7 +32,7 @@ _PUB_SUB = TaskType.PUB_SUB
 
 _NO_TRACE: Mapping[str, bytes] = MappingProxyType({})
 
-_read_batch = Reader(types.BatchRequest, where="a field of a batch", max_containers=200_000)
+_read_batch = JsonReader(types.BatchRequest, where="a field of a batch", max_containers=200_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from msgspec import Struct
 import delaybox
 from delaybox.api import policy
 from delaybox.api.rest.v1 import dialect, others
-from delaybox.api.rest.v1.routes import CALLS, Call
+from delaybox.api.rest.v1.routes import CALLS, ApiCall
 from delaybox.core.limits import DEFAULT_PAGE, LABEL, MAX_CURSOR, MAX_KEY_BYTES, MAX_LABEL_VALUE, MAX_LABELS, MAX_PAGE
 from delaybox.wire.json import types
 
@@ -167,7 +167,7 @@ def _tidy(node: Any) -> Any:
     return out
 
 
-def _operation(call: Call) -> dict[str, Any]:
+def _operation(call: ApiCall) -> dict[str, Any]:
     out: dict[str, Any] = {
         "operationId": call.name,
         "summary": call.summary,
@@ -175,7 +175,7 @@ def _operation(call: Call) -> dict[str, Any]:
         "responses": _responses(call),
     }
     rule = policy.rule(call.method, call.path)
-    assert not isinstance(rule, policy.Open)
+    assert not isinstance(rule, policy.WithoutToken)
     scope = f"Where the node asks for tokens it takes the scope `{rule.value}`."
     out["description"] = f"{call.about} {scope}".lstrip()
     parameters = [
@@ -202,7 +202,7 @@ def _example(name: str) -> str:
     return _ID_EXAMPLE if name == "id" else "mail"
 
 
-def _responses(call: Call) -> dict[str, Any]:
+def _responses(call: ApiCall) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for status, (text, body) in sorted(call.answers.items()):
         answer: dict[str, Any] = {"description": text}

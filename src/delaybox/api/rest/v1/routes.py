@@ -20,7 +20,7 @@ from delaybox.wire.shell import ShellRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class ApiCall:
     """One call. ``name``: its name in generated clients.
 
     ``answers``: by status, what it means and the type of its body (None: no body).
@@ -49,8 +49,8 @@ _ONE = {404: "no such task", 409: "it runs right now, so it cannot be changed"}
 _PENDING = {**_ONE, 410: "nothing of it is kept and its time is past: it has finished, or never was"}
 _FILTER = ("queue", "type", "label", "due_from", "due_to", "cursor", "limit")
 
-CALLS: Final[tuple[Call, ...]] = (
-    Call(
+CALLS: Final[tuple[ApiCall, ...]] = (
+    ApiCall(
         method="POST",
         path="/v1/tasks",
         name="scheduleTask",
@@ -88,7 +88,7 @@ CALLS: Final[tuple[Call, ...]] = (
             },
         },
     ),
-    Call(
+    ApiCall(
         method="POST",
         path="/v1/tasks/batch",
         name="scheduleTasks",
@@ -102,7 +102,7 @@ CALLS: Final[tuple[Call, ...]] = (
         refusals=_SIZE,
         examples={"two": {"tasks": [{"delay": "15m", "payload": "one"}, {"delay": "20m", "payload": "two"}]}},
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/tasks",
         name="listTasks",
@@ -114,7 +114,7 @@ CALLS: Final[tuple[Call, ...]] = (
         query=("state", *_FILTER),
         answers={200: ("a page", types.TaskPage)},
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/tasks/{id}",
         name="getTask",
@@ -125,7 +125,7 @@ CALLS: Final[tuple[Call, ...]] = (
         answers={200: ("the task", types.Task)},
         refusals={404: "no record, and its time has not come: cancelled, or never was", 410: _PENDING[410]},
     ),
-    Call(
+    ApiCall(
         method="PATCH",
         path="/v1/tasks/{id}",
         name="changeTask",
@@ -138,7 +138,7 @@ CALLS: Final[tuple[Call, ...]] = (
         refusals={**_PENDING, **_SIZE},
         examples={"later": {"delay": "1h"}, "more urgent": {"priority": "critical"}},
     ),
-    Call(
+    ApiCall(
         method="DELETE",
         path="/v1/tasks/{id}",
         name="cancelTask",
@@ -152,7 +152,7 @@ CALLS: Final[tuple[Call, ...]] = (
         answers={204: ("cancelled; it will not run", None)},
         refusals=_PENDING,
     ),
-    Call(
+    ApiCall(
         method="POST",
         path="/v1/tasks/{id}/run",
         name="runTask",
@@ -162,7 +162,7 @@ CALLS: Final[tuple[Call, ...]] = (
         answers={200: ("its new due time", types.Moved)},
         refusals=_PENDING,
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/queues",
         name="listQueues",
@@ -172,7 +172,7 @@ CALLS: Final[tuple[Call, ...]] = (
         tag="queues",
         answers={200: ("a line for each queue and task type", types.Queues)},
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/queues/{queue}",
         name="getQueue",
@@ -182,7 +182,7 @@ CALLS: Final[tuple[Call, ...]] = (
         tag="queues",
         answers={200: ("the queue", types.Queue)},
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/dead",
         name="listDeadLetters",
@@ -193,7 +193,7 @@ CALLS: Final[tuple[Call, ...]] = (
         query=_FILTER,
         answers={200: ("a page", types.TaskPage)},
     ),
-    Call(
+    ApiCall(
         method="POST",
         path="/v1/dead/replay",
         name="replayDeadLetters",
@@ -206,7 +206,7 @@ CALLS: Final[tuple[Call, ...]] = (
         refusals=_SIZE,
         examples={"one queue": {"queue": "mail", "limit": 500}},
     ),
-    Call(
+    ApiCall(
         method="POST",
         path="/v1/dead/{id}/replay",
         name="replayDeadLetter",
@@ -217,7 +217,7 @@ CALLS: Final[tuple[Call, ...]] = (
         answers={200: ("it was brought back", types.Replayed)},
         refusals=_PENDING,
     ),
-    Call(
+    ApiCall(
         method="DELETE",
         path="/v1/dead/{id}",
         name="discardDeadLetter",
@@ -228,7 +228,7 @@ CALLS: Final[tuple[Call, ...]] = (
         answers={204: ("deleted", None)},
         refusals=_PENDING,
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/forecast",
         name="getForecast",
@@ -239,7 +239,7 @@ CALLS: Final[tuple[Call, ...]] = (
         query=("from", "to", "step"),
         answers={200: ("a count for each step", types.Forecast)},
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/nodes",
         name="listNodes",
@@ -248,7 +248,7 @@ CALLS: Final[tuple[Call, ...]] = (
         tag="cluster",
         answers={200: ("the nodes heard of lately", nodes.Nodes)},
     ),
-    Call(
+    ApiCall(
         method="GET",
         path="/v1/workers",
         name="listWorkers",
@@ -275,7 +275,7 @@ def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
     return [Route(path, handlers) for path, handlers in by.items()]
 
 
-def _answering(call: Call, replier: Replier) -> Handler:
+def _answering(call: ApiCall, replier: Replier) -> Handler:
     """The handler of a call: its replier's answer, as far as the caller may see it. LookupError: see `disclosure`."""
     rule = policy.rule(call.method, call.path)
     kinds = [kind for _, kind in call.answers.values() if kind is not None]
