@@ -12,9 +12,13 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.errors import StoreRefused, StoreUnavailable
+from delaybox.core.task import NewTask
+from delaybox.service import Service
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from delaybox.store.probe import ServerFeatures, probe
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
 from tests.servers import RealServer
 
 
@@ -96,6 +100,14 @@ async def test_a_policy_that_cannot_be_read_is_not_trusted(make_server: Callable
 async def test_an_acl_without_scripts_is_refused(make_server: Callable[..., RealServer]) -> None:
     with pytest.raises(StoreRefused, match=r"ACL forbids.*eval"):
         await _probe(await _with_user(make_server(), "-eval"))
+
+
+async def test_a_channel_that_scripts_may_not_use_is_named_as_the_acls(make_server: Callable[..., RealServer]) -> None:
+    servers = Servers.connect(await _with_user(make_server(), "resetchannels"))
+    service = Service(await Store.open(servers))
+    with pytest.raises(StoreRefused, match=r"ACL forbids what DelayBox needs.*channel.*docs/security\.md"):
+        await service.submit(NewTask(payload=b"x"))
+    await servers.close()
 
 
 async def test_a_replica_is_refused(make_server: Callable[..., RealServer]) -> None:

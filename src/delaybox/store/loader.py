@@ -127,7 +127,8 @@ def translate(error: BaseException) -> BaseException:
             f"the server does not hold this node's store any more ({str(error).removeprefix('STORELOST ')}); bring its "
             "data back, or run `delaybox store accept` if what is there now is meant"
         )
-    if isinstance(error, NoPermissionError):
+    # What is forbidden to a script is no NOPERM in Valkey.
+    if isinstance(error, NoPermissionError) or str(error).startswith("ACL failure in script"):
         return StoreRefused(
             f"the server's ACL forbids what DelayBox needs: {str(error).rstrip('.')}; allow it to DelayBox's user "
             "(docs/security.md shows the `ACL SETUSER` for it)"
