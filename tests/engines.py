@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.store.store import Store
+from tests.waiting import PATIENCE_S, until_async
 
 
 class Recorder:
@@ -40,12 +40,6 @@ async def running(
         await engine.stop(1.0)
 
 
-async def until(holds: Callable[[], Awaitable[bool] | bool], *, timeout_s: float = 10.0) -> None:
+async def until(holds: Callable[[], Awaitable[bool] | bool], *, timeout_s: float = PATIENCE_S) -> None:
     """Returns when it holds; AssertionError when it never does."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = holds()
-        if found if isinstance(found, bool) else await found:
-            return
-        assert time.monotonic() < deadline, "it never came to hold"
-        await asyncio.sleep(0.01)
+    await until_async(holds, within_s=timeout_s)

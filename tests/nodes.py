@@ -15,51 +15,49 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE_S, Log, until
+
 JSON = {"Content-Type": "application/json"}
-_READY_S = 30.0
 _ANY_GRPC_PORT = ("--grpc-port", "0")
 _OURS = re.compile(r"DELAYBOX_|APP_|REDIS_|BROKERS$|WORKER_ENABLE$|SERVER_CONTEXT_PATH$")
 
 
 class Node:
-    """`delaybox serve` in a folder of its own. ``log`` is all that it says. ``under``: a command that runs the node."""
+    """`delaybox serve` in a folder of its own. ``under``: a command that runs the node."""
 
     def __init__(
         self, *arguments: str, folder: Path, environ: Mapping[str, str] | None = None, under: Sequence[str] = ()
     ) -> None:
-        self.log = folder / f"node-{time.monotonic_ns()}.log"
         # Somebody's settings for another node must not reach this one.
         inherited = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-        with self.log.open("wb") as log:
+        self._log = Log(folder / f"node-{time.monotonic_ns()}.log")
+        try:
             self.process = subprocess.Popen(
                 [*under, sys.executable, "-m", "delaybox", "serve", *_ANY_GRPC_PORT, *arguments],
-                stdout=log,
-                stderr=log,
+                stdout=self._log.fd,
+                stderr=self._log.fd,
                 stdin=subprocess.DEVNULL,
                 cwd=folder,
                 env={**inherited, **(environ or {})},
             )
+        finally:
+            self._log.started()
         self.port = 0
         self.grpc_port = 0
 
     def said(self) -> str:
-        return self.log.read_text(errors="replace")
+        if self.process.poll() is not None:
+            self._log.end()
+        return self._log.text()
 
     def wait_for(self, words: str) -> re.Match[str]:
         """Returns when it has said what matches ``words``; AssertionError when it ends or takes too long."""
-        give_up = time.monotonic() + _READY_S
-        while (found := re.search(words, self.said())) is None:
-            assert self.process.poll() is None and time.monotonic() < give_up, self.said()
-            time.sleep(0.02)
-        return found
+        return self._log.wait_for(words)
 
     def ready(self) -> Node:
         """Itself, when it listens and its readiness is given."""
         self.port = int(self.wait_for(r"listening on http://\S+?:(\d+)")[1])
-        give_up = time.monotonic() + _READY_S
-        while self.call("GET", "/readyz")[0] != 200:
-            assert time.monotonic() < give_up, self.said()
-            time.sleep(0.02)
+        self.until(lambda: self.call("GET", "/readyz")[0] == 200)
         if found := re.search(r"grpc listening on \S+?:(\d+)", self.said()):
             self.grpc_port = int(found[1])
         return self
@@ -79,13 +77,9 @@ class Node:
         finally:
             connection.close()
 
-    def until(self, true: Callable[[], Any], *, within_s: float = _READY_S) -> Any:
+    def until(self, true: Callable[[], Any], *, within_s: float = PATIENCE_S) -> Any:
         """What ``true`` answers, once that is true; AssertionError with the log when it takes too long."""
-        give_up = time.monotonic() + within_s
-        while not (found := true()):
-            assert time.monotonic() < give_up, self.said()
-            time.sleep(0.02)
-        return found
+        return until(true, self.said, within_s=within_s)
 
     def stop(self) -> int:
         """SIGTERM, and its exit code."""

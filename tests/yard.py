@@ -78,7 +78,7 @@ class Yard:
         async def ended() -> bool:
             return (await self.info(task_id)).state in (pb.TASK_STATE_SUCCEEDED, pb.TASK_STATE_FAILED)
 
-        await until(ended, timeout_s=30)
+        await until(ended)
         return await self.info(task_id)
 
     async def dead(self) -> dict[str, str]:
@@ -89,10 +89,10 @@ class Yard:
         return found
 
     async def begun_any(self) -> None:
-        await until(lambda: bool(self.oracle.begun()), timeout_s=30)
+        await until(lambda: bool(self.oracle.begun()))
 
     async def begun(self, *ids: str) -> None:
-        await until(lambda: set(ids) <= set(self.oracle.begun()), timeout_s=30)
+        await until(lambda: set(ids) <= set(self.oracle.begun()))
 
     async def sound(self) -> None:
         """Nothing is left, and the store is sound."""
@@ -100,7 +100,7 @@ class Yard:
         async def settled() -> bool:
             return all(c.in_flight == c.pending == 0 for c in await self.store.counts())
 
-        await until(settled, timeout_s=40)
+        await until(settled)
         assert (await fsck(self.store)).problems == []
 
 
@@ -157,7 +157,7 @@ async def worker(
         )  # fmt: skip
     made = Process(process, log)
     try:
-        await until(lambda: made.said().count("session with") >= sessions, timeout_s=40)
+        await until(lambda: made.said().count("session with") >= sessions)
         yield made
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -66,7 +66,7 @@ class Gang:
 
     async def kill(self, draw: random.Random) -> None:
         """One of those that work; its place is taken as soon as another has started."""
-        await until(lambda: len(self._working) > 1, timeout_s=40)
+        await until(lambda: len(self._working) > 1)
         victim = self._working.pop(draw.randrange(len(self._working)))
         victim.signal(signal.SIGKILL)
         await victim.end()
@@ -128,7 +128,7 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
     address = f"127.0.0.1:{proxy.port}"
     async with worker(yard, tmp_path, "--concurrency", str(CONCURRENCY), server=address) as process:
         producing = asyncio.create_task(scheduled(yard, count))
-        await until(lambda: len(yard.oracle.ended()) >= count // 10, timeout_s=30)
+        await until(lambda: len(yard.oracle.ended()) >= count // 10)
         proxy.gate.clear()
         if told:
             assert proxy.reset_all() > 0

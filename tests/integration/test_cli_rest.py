@@ -25,6 +25,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.command import Command, Done
 from tests.servers import RealServer
+from tests.waiting import until
 
 ALL, READER, MANAGER = "all-of-it-0123456789", "reader-0123456789", "manager-0123456789"
 CONFIG = f"""
@@ -93,13 +94,6 @@ def scheduled(say: Say, *arguments: str) -> str:
     assert done.code == 0, done.err
     task_id: str = done.json()["id"]
     return task_id
-
-
-def until(look: Callable[[], bool], limit_s: float = 15.0) -> None:
-    give_up = time.monotonic() + limit_s
-    while not look():
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.05)
 
 
 def dead_letter(say: Say, queue: str, *arguments: str) -> str:

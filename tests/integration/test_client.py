@@ -33,6 +33,7 @@ from delaybox.client.chunks import ChunkLine
 from delaybox.core.errors import ConfigError, PayloadTooLarge
 from tests.nodes import Node, node
 from tests.tls import Certificates
+from tests.waiting import until, until_async
 
 SOON = "1h"
 
@@ -152,10 +153,8 @@ def test_what_a_source_gave_is_sent_though_it_pauses(client: Client, queue: str)
     def tasks() -> Iterator[NewTask]:
         for n in range(3):
             yield NewTask.publish(str(n), delay=SOON, queue=queue)
-        give_up = time.monotonic() + 20
-        while len(list(client.list(queue=queue))) < 3:
-            assert time.monotonic() < give_up, "the source pauses, and its tasks were not sent"
-            time.sleep(0.02)
+        # The source pauses until its tasks were sent.
+        until(lambda: len(list(client.list(queue=queue))) == 3)
         yield NewTask.publish("3", delay=SOON, queue=queue)
 
     assert client.schedule_many(tasks()).created == 4
@@ -180,9 +179,11 @@ async def test_an_asynchronous_source_may_pause_and_raise_too(served: Node, queu
 
         async def tasks() -> AsyncIterator[NewTask]:
             yield NewTask.publish("0", delay=SOON, queue=queue)
-            async with asyncio.timeout(20):
-                while not [task async for task in client.list(queue=queue)]:
-                    await asyncio.sleep(0.02)
+
+            async def sent() -> bool:
+                return bool([task async for task in client.list(queue=queue)])
+
+            await until_async(sent)
             yield NewTask.publish("1", delay=SOON, queue=queue)
             raise OSError("the file ends here")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from delaybox import AsyncClient, Client, NewTask
 from delaybox.client import OutcomeUnknown, Unreachable
 from tests.nodes import Node, node
 from tests.servers import RealServer
+from tests.waiting import until
 
 LATER = "1h"
 
@@ -130,10 +130,8 @@ def test_what_can_be_repeated_outlives_a_restart(tmp_path: Path, store: RealServ
             calls.append(pool.submit(client.publish, "x", delay=LATER, key=key))
             calls.append(pool.submit(client.schedule_many, [NewTask.publish("y", delay=LATER, key=f"{key}-y")]))
             failures = client._session.endpoints._failures
-            deadline = time.monotonic() + 50
-            while failures[0] < 8 + len(calls):
-                assert time.monotonic() < deadline and not any(call.done() for call in calls), calls
-                time.sleep(0.02)
+            until(lambda: failures[0] >= 8 + len(calls), lambda: calls)
+            assert not any(call.done() for call in calls), calls
             with _node(tmp_path, store, "--enable-shell", "--grpc-port", str(first.grpc_port)):
                 seen, output, stored, many = calls
                 assert stored.result(60).created and many.result(60).created == 1

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ from delaybox import AsyncClient, Call, Client
 from delaybox.client import InvalidTask, ResultGone, TaskFailed
 from delaybox.client.chunks import LINGER_S
 from tests.nodes import Node, node
+from tests.waiting import until, until_async
 
 APP = """
 import asyncio
@@ -252,7 +253,7 @@ def test_what_a_map_that_is_left_had_scheduled_is_cancelled(served: Node, client
     for left in (True, False):
         command = [sys.executable, "-c", LEFT, f"127.0.0.1:{served.grpc_port}", name]
         program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: len(list(client.list(queue=name))) == 2_000)
+        until(lambda: len(list(client.list(queue=name))) == 2_000)
         program.send_signal(signal.SIGINT if left else signal.SIGKILL)
         _, said = program.communicate(timeout=30)
         assert len(list(client.list(queue=name))) == (0 if left else 2_000), said
@@ -265,9 +266,11 @@ async def test_and_so_is_what_an_asynchronous_one_had_scheduled(served: Node):
         for leave in (True, False):
             results = client.map("nobody", range(500), queue=name, cancel_on_exit=leave)
             waiting = asyncio.ensure_future(anext(results))
-            async with asyncio.timeout(30):
-                while len([task async for task in client.list(queue=name)]) < 500:
-                    await asyncio.sleep(0.02)
+
+            async def all_there() -> bool:
+                return len([task async for task in client.list(queue=name)]) == 500
+
+            await until_async(all_there)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -285,13 +288,6 @@ def test_mistakes_of_a_map_are_named(client: Client):
     ):
         with pytest.raises(InvalidTask, match=words):
             client.map("double", [1], **wrong)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 40
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
 
 
 def test_a_watch_carries_progress(client: Client, tmp_path: Path):

@@ -24,6 +24,7 @@ from delaybox.embedded.trust import LOCK_FILE
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from tests.servers import server_binary
+from tests.waiting import until_async
 
 PATIENCE_S = 20.0
 
@@ -44,11 +45,8 @@ asyncio.run(main())
 
 
 async def until(check: Callable[[], bool], what: str) -> None:
-    """For states that send no signal (a foreign process's end): look often, give up late."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not check():
-            await asyncio.sleep(0.01)
-    assert check(), what
+    """For states that send no signal (a foreign process's end)."""
+    await until_async(check, lambda: what)
 
 
 def locked(folder: Path) -> bool:

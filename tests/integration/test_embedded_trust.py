@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -24,6 +23,7 @@ from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from tests.nodes import node
 from tests.servers import server_binary
+from tests.waiting import until_async
 
 NOBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
@@ -168,9 +168,7 @@ async def test_the_server_asks_for_a_password_that_no_command_line_shows(folder:
     assert second.attached and second.password == first.password
     assert await reach(folder) == (first.unix_path, first.password)
     await first.stop()
-    async with asyncio.timeout(20):
-        while second.pid is None:
-            await asyncio.sleep(0.01)
+    await until_async(lambda: second.pid is not None)
     await second.stop()
     again = server(folder)
     await again.start()
@@ -194,9 +192,7 @@ async def test_a_server_that_an_older_version_started_is_used_without_a_password
     older.kill()
     older.wait()
     # What took over keeps to what its own processes know; the next one has a password.
-    async with asyncio.timeout(20):
-        while attached.pid is None:
-            await asyncio.sleep(0.01)
+    await until_async(lambda: attached.pid is not None)
     assert attached.password is None
     client = make_client(ServerSettings(unix_path=str(attached.unix_path)))
     assert await client.ping()

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.nodes import Node
+from tests.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DELAYBOX = [sys.executable, "-m", "delaybox"]
@@ -108,13 +109,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.node.stop()
-
-
-def until(found: Callable[[], bool], about: Callable[[], str], *, within_s: float = 30.0) -> None:
-    end = time.monotonic() + within_s
-    while not found():
-        assert time.monotonic() < end, about()
-        time.sleep(0.05)
 
 
 def test_reminders_are_sent_once_at_their_time(place: Place) -> None:

@@ -72,5 +72,5 @@ async def test_a_clock_that_is_set_ahead_wakes_it(client: Redis, prefix: str) ->
         await lab.add(NewTask(delay_ms=HOUR))
         await until(lambda: client.hexists(keys.clock(lab.tag), "expanded"))
         await lab.move(HOUR)
-        await until(lambda: len(target.got) == 1, timeout_s=5.0)
+        await until(lambda: len(target.got) == 1)
     await client.unlink(*(await client.keys(f"*{prefix}:*")))

@@ -118,7 +118,7 @@ async def test_a_half_open_subscription_is_noticed_and_made_anew(
         await until(lambda: len(target.got) == 1)
         assert proxy.silence(subscriptions=True) == 1
         await add(store)
-        await until(lambda: len(target.got) == 2, timeout_s=15)
+        await until(lambda: len(target.got) == 2)
     await client.aclose()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
 from tests.rpc import Rpc, refused, rpc_process
 from tests.servers import RealServer
+from tests.waiting import until_async
 
 Code = grpc.StatusCode
 ID = "018f0000-0000-8000-8000-000000000000"
@@ -93,9 +93,12 @@ async def test_nodes_tell_their_workers_in_fields(rpc: Rpc):
     hello = wk.Hello(identity="w1", labels={"zone": "a"}, concurrency=7, functions=[wk.Function(name="f")])
     await work.write(wk.FromWorker(hello=hello))
     assert (await work.read()).HasField("welcome")
-    async with asyncio.timeout(12):
-        while not (answer := await rpc.scheduler.Nodes(pb.NodesRequest())).infos or not answer.infos[0].workers:
-            await asyncio.sleep(0.05)
+
+    async def listed() -> pb.NodesResponse | None:
+        found: pb.NodesResponse = await rpc.scheduler.Nodes(pb.NodesRequest())
+        return found if found.infos and found.infos[0].workers else None
+
+    answer: pb.NodesResponse = await until_async(listed)
     (node,) = answer.infos
     (worker,) = node.workers
     assert (worker.identity, dict(worker.labels), worker.concurrency, worker.functions) == ("w1", {"zone": "a"}, 7, 1)

@@ -26,6 +26,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.rpc import Refused, Rpc, refused, rpc_process
 from tests.servers import RealServer
 from tests.tls import Certificates
+from tests.waiting import PATIENCE_S
 
 Code = grpc.StatusCode
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -159,7 +160,7 @@ async def test_a_process_that_starts_without_redis_says_so_and_opens_the_store_l
         assert (answer.status, answer.code) == (Code.UNAVAILABLE, "store_unavailable")
         assert (await refused(rpc.scheduler.Watch(pb.WatchRequest(ids=[ID])))).status is Code.UNAVAILABLE
         own.start()
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + PATIENCE_S
         while True:
             try:
                 await rpc.scheduler.Schedule(pb.ScheduleRequest(task=pb.NewTask(delay_ms=60_000)))

@@ -32,6 +32,7 @@ from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.gen import task_pb2
 from tests.kafka import Kafka
 from tests.servers import RealServer
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.kafka
 
@@ -77,16 +78,8 @@ class Bench:
     async def put(self, *values: bytes, headers: Mapping[str, str] | None = None, topic: str = "") -> None:
         await asyncio.to_thread(self.kafka.produce, topic or self.topic, values, headers=headers or LATER)
 
-    async def until(self, true: Callable[[], Any], what: str, timeout_s: float = 30.0) -> None:
-        give_up = time.monotonic() + timeout_s
-        while True:
-            found = true()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return
-            assert time.monotonic() < give_up, f"{what}: not in time; {self.troubles}, {await self.store.counts()}"
-            await asyncio.sleep(0.02)
+    async def until(self, true: Callable[[], Any], what: str) -> None:
+        await until_async(true, lambda: f"{what}: it never came; {self.troubles}")
 
     async def pending(self) -> int:
         return sum(c.pending for c in await self.store.counts())
@@ -472,7 +465,7 @@ async def test_the_lag_is_0_when_all_is_read_though_the_log_ends_with_an_aborted
         await asyncio.to_thread(produce)
         once_each(await one.has(3), 3)
         lags.clear()
-        await one.until(lambda: 0 in lags, f"a lag of 0 among {lags}", 10.0)
+        await one.until(lambda: 0 in lags, f"a lag of 0 among {lags}")
 
     def committed() -> int:
         asked = [ConsumerGroupTopicPartitions(one.group, [TopicPartition(one.topic, 0)])]

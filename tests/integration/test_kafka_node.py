@@ -18,6 +18,7 @@ from tests.faults.harness import failpoints
 from tests.kafka import Kafka
 from tests.nodes import Node, node
 from tests.servers import RealServer
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
@@ -51,10 +52,7 @@ def bodies(kafka: Kafka, out: str, count: int) -> Counter[bytes]:
 def settled(running: Node, topic: str, count: int) -> None:
     """Returns when that many records of the topic are dealt with."""
     pattern = re.compile(rf'delaybox_kafka_records_total\{{outcome="\w+",topic="{topic}"\}} (\S+)')
-    give_up = time.monotonic() + 30
-    while sum(float(n) for n in pattern.findall(running.call("GET", "/metrics")[2].decode())) < count:
-        assert time.monotonic() < give_up, running.said()
-        time.sleep(0.05)
+    running.until(lambda: sum(float(n) for n in pattern.findall(running.call("GET", "/metrics")[2].decode())) >= count)
 
 
 def test_from_topic_to_topic_in_the_originals_format(
@@ -100,10 +98,7 @@ def test_the_kafka_process_ends_with_its_node(tmp_path: Path, kafka: Kafka, serv
         children = children_of(running.process.pid)
         assert any("delaybox.roles.kafka" in command for command in children.values())
         os.kill(running.process.pid, signal.SIGKILL)
-        give_up = time.monotonic() + 10
-        while any(Path(f"/proc/{pid}").exists() for pid in children):
-            assert time.monotonic() < give_up, children
-            time.sleep(0.02)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: children)
 
 
 def children_of(pid: int) -> dict[int, str]:
@@ -172,10 +167,7 @@ def test_who_may_only_schedule_cannot_have_a_command_run_by_way_of_the_topic(
             assert running.call("POST", "/v1/tasks", task, admin)[0] == 201
         ran(tmp_path, 6)
         expected = {"unsigned": 2.0 if form == "payload" else 1.0, "bad_signature": 1.0}
-        give_up = time.monotonic() + 20
-        while dropped(running) != expected:
-            assert time.monotonic() < give_up, dropped(running)
-            time.sleep(0.05)
+        until(lambda: dropped(running) == expected, lambda: dropped(running))
         assert "shell commands were dropped" in running.said() and "smuggled" not in running.said()
     assert sorted((tmp_path / "ran").read_text().split()) == [f"meant{n}" for n in range(6)]
 
@@ -211,10 +203,7 @@ def test_shell_tasks_by_way_of_the_topic(tmp_path: Path, kafka: Kafka, server: R
 
 
 def ran(folder: Path, count: int) -> None:
-    give_up = time.monotonic() + 40
-    while not (folder / "ran").exists() or len((folder / "ran").read_text().split()) < count:
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    until(lambda: (folder / "ran").exists() and len((folder / "ran").read_text().split()) >= count)
 
 
 def test_a_worker_killed_while_a_command_runs_leaves_it_to_be_run_again(

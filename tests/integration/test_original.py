@@ -18,6 +18,7 @@ from delaybox.wire.gen.task_pb2 import Task
 from tests.kafka import Kafka
 from tests.nodes import node
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 
 # As it comes with the original, word by word but for comments; Kafka, which it has on, is what a test sets.
 SHIPPED = """\
@@ -99,7 +100,7 @@ def test_its_file_with_kafka_on_starts_unchanged(tmp_path: Path, redis_port: int
         ours.wait_for("PUB_SUB tasks go to topic TaskExecution")
         due = time.time_ns() // 1_000_000 + 1_500
         kafka.produce("Scheduler", [tag], headers={"executionTimestamp": str(due), "taskType": "PUB_SUB"})
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + PATIENCE_S
         while True:
             assert time.monotonic() < give_up, ours.said()
             message = consumer.poll(0.2)
@@ -173,10 +174,7 @@ def test_its_thousand_commands(tmp_path: Path, redis_port: int):
         with ThreadPoolExecutor(20) as callers:
             statuses = list(callers.map(lambda _: ours.call("POST", "/api/task", body)[0], range(1_000)))
         assert statuses == [200] * 1_000
-        give_up = time.monotonic() + 60
-        while not out.exists() or len(out.read_bytes().splitlines()) < 1_000:
-            assert time.monotonic() < give_up, ours.said()
-            time.sleep(0.05)
+        ours.until(lambda: out.exists() and len(out.read_bytes().splitlines()) >= 1_000)
         assert ours.call("GET", "/api/task")[2] == []
     moments = [int(line.removeprefix("current: ")) for line in out.read_text().splitlines()]
     assert len(moments) == 1_000

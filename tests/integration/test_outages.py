@@ -156,9 +156,9 @@ async def test_three_node_kills_under_a_living_worker_make_no_dead_letter(yard: 
         return len(noted.get(task_id, [])) == count
 
     for kill in range(1, 4):
-        await until(lambda n=kill: times(yard.oracle.begun(), n), timeout_s=20)  # type: ignore[misc]
+        await until(lambda n=kill: times(yard.oracle.begun(), n))  # type: ignore[misc]
         os.kill(node.process.pid, signal.SIGKILL)
-        await until(lambda n=kill: times(yard.oracle.ended(), n), timeout_s=20)  # type: ignore[misc]
+        await until(lambda n=kill: times(yard.oracle.ended(), n))  # type: ignore[misc]
         node = await yard.node(**settings)
     info = await yard.ends(task_id)
     assert info.losses == 3 and await yard.dead() == {}

@@ -19,6 +19,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.nodes import Node, node
 from tests.servers import RealServer
+from tests.waiting import until
 
 
 class Bench:
@@ -33,11 +34,8 @@ class Bench:
         status, _, words = self.node.call("GET", "/readyz")
         return status, words.decode()
 
-    def until(self, words: str, *, within_s: float = 10.0) -> None:
-        give_up = time.monotonic() + within_s
-        while words not in (said := self.ready()[1]):
-            assert time.monotonic() < give_up, said
-            time.sleep(0.05)
+    def until(self, words: str) -> None:
+        until(lambda: words in self.ready()[1], lambda: self.ready()[1])
 
     def store_up(self) -> bool:
         return "delaybox_store_up 1.0" in self.node.call("GET", "/metrics")[2].decode()
@@ -71,8 +69,7 @@ def _full_disk(b: Bench) -> None:
     (b.server.folder / "dump.rdb").mkdir()
     b.redis.config_set("save", "3600 1000000")
     b.redis.execute_command("BGSAVE")
-    while b.redis.info("persistence")["rdb_last_bgsave_status"] == "ok":
-        time.sleep(0.01)
+    until(lambda: b.redis.info("persistence")["rdb_last_bgsave_status"] != "ok")
 
 
 def _space_again(b: Bench) -> None:
@@ -120,10 +117,7 @@ def test_the_cause_is_told_at_once(
         assert found[name]["word"] == "problem"
     finally:
         end(bench)
-    give_up = time.monotonic() + 10
-    while bench.ready()[0] != 200:
-        assert time.monotonic() < give_up, bench.ready()
-        time.sleep(0.05)
+    until(lambda: bench.ready()[0] == 200, bench.ready)
     assert bench.store_up()
 
 

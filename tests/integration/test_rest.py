@@ -29,6 +29,7 @@ from tests.children import Served
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
+from tests.waiting import until_async
 
 JSON = {"Content-Type": "application/json"}
 FIRST_CURL = b'{"taskType":"PUB_SUB","parameter":{"executionTimestamp":"1721672590913"},"pyload":"VGVzdCBKYXkK"}'
@@ -302,12 +303,6 @@ async def test_a_node_whose_engine_is_silent_is_not_ready(start: Start):
     assert b"engine" in answer
 
 
-async def eventually(what: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not await what():
-            await asyncio.sleep(0.02)
-
-
 async def test_redis_away_and_back(start: Start, make_server: Callable[..., RealServer]):
     own = make_server("--appendonly", "yes", "--appendfsync", "always")
     rest = await start(server=own.settings)
@@ -326,7 +321,7 @@ async def test_redis_away_and_back(start: Start, make_server: Callable[..., Real
     async def stored() -> bool:
         return (await rest.post(FIRST_CURL))[0] == 200
 
-    await eventually(stored)
+    await until_async(stored)
 
 
 async def test_redis_away_at_the_start(start: Start, make_server: Callable[..., RealServer]):
@@ -339,7 +334,7 @@ async def test_redis_away_at_the_start(start: Start, make_server: Callable[..., 
     async def ready() -> bool:
         return (await rest.call("GET", "/readyz"))[0] == 200
 
-    await eventually(ready)
+    await until_async(ready)
     assert (await rest.post(FIRST_CURL))[0] == 200
 
 
@@ -389,7 +384,7 @@ async def test_stop_finishes_what_is_under_way(own: Rest):
         probe.close()
         return False
 
-    await eventually(refused)
+    await until_async(refused)
     writer.write(FIRST_CURL[20:])
     await writer.drain()
     assert (await reader.read()).startswith(b"HTTP/1.1 200")
@@ -450,4 +445,4 @@ async def test_it_dies_with_its_parent(server: RealServer, prefix: str):
                 return stat.read().rpartition(")")[2].split()[0] == "Z"
         return False
 
-    await eventually(gone, within_s=10)
+    await until_async(gone)

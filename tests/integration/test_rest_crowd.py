@@ -20,6 +20,7 @@ from tests.memory import resident_kib
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, kept
+from tests.waiting import until_async
 
 MOST = 20
 SLOW_BODY = b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
@@ -75,9 +76,7 @@ def ask(port: int, path: str, method: bytes = b"GET") -> tuple[int, dict[str, st
 
 async def seen(what: Callable[[], bool]) -> None:
     """Returns when it holds; the node has read by then what was sent before."""
-    async with asyncio.timeout(20):
-        while not await asyncio.to_thread(what):
-            await asyncio.sleep(0.01)
+    await until_async(lambda: asyncio.to_thread(what))
 
 
 async def test_whoever_sends_nothing_holds_up_nobody(api: Served):

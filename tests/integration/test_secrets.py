@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,11 +49,11 @@ class Watched:
         return answer
 
     def until(self, task_id: str, *states: str) -> dict[str, Any]:
-        give_up = time.monotonic() + 20
-        while (task := self.call("GET", f"/v1/tasks/{task_id}")).get("state") not in states:
-            assert time.monotonic() < give_up, task
-            time.sleep(0.05)
-        return dict(task)
+        def look() -> dict[str, Any] | None:
+            task: dict[str, Any] = self.call("GET", f"/v1/tasks/{task_id}")
+            return task if task.get("state") in states else None
+
+        return dict(self.node.until(look))
 
     def run(self, *arguments: str) -> str:
         """A command's output, with the node's own configuration around it."""
@@ -156,10 +155,7 @@ def test_secrets_turn_up_nowhere_but_where_they_belong(watched: tuple[Watched, R
     w.call("GET", "/v1/tasks")
     w.node.wait_for("does not answer|Connection|connection|away")
     server.start()
-    give_up = time.monotonic() + 20
-    while w.node.call("GET", "/readyz")[0] != 200:
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
+    w.node.until(lambda: w.node.call("GET", "/readyz")[0] == 200)
 
     address = f"http://127.0.0.1:{w.node.port}"
     places = {

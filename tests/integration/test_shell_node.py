@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from tests.nodes import Node, node
 from tests.servers import RealServer
 from tests.shells import alive, mark
+from tests.waiting import until
 
 COMMANDS = "workers.shell.commands=" + json.dumps({"upper": {"path": "/usr/bin/tr", "args": ["a-z", "A-Z"]}})
 SECOND_CURL = b'{"parameter":{"executionTimestamp":"1720672590913","taskType":"SHELL_CMD"},"pyload":"ZGF0ZQ=="}'
@@ -28,14 +28,6 @@ CALLERS = 100
 def redis(server: RealServer, prefix: str) -> tuple[str, ...]:
     """Flags of nodes on one store."""
     return ("--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0", "--set", "frequency=100")
-
-
-def until(found: Callable[[], Any], *, within_s: float = 15.0, about: Callable[[], str] = str) -> Any:
-    end = time.monotonic() + within_s
-    while not (value := found()):
-        assert time.monotonic() < end, about()
-        time.sleep(0.02)
-    return value
 
 
 def command(on: Node, text: str | bytes, **parameter: str) -> str:
@@ -51,14 +43,12 @@ def v1(on: Node, **task: Any) -> tuple[int, Any]:
     return status, answer
 
 
-def finished(on: Node, task_id: str, *, within_s: float = 15.0) -> dict[str, Any]:
+def finished(on: Node, task_id: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         status, _, task = on.call("GET", f"/v1/tasks/{task_id}")
         return task if status == 200 and task["state"] in ("succeeded", "failed") else None
 
-    found: dict[str, Any] = until(
-        look, within_s=within_s, about=lambda: f"{on.call('GET', f'/v1/tasks/{task_id}')}\n{on.said()}"
-    )
+    found: dict[str, Any] = until(look, about=lambda: f"{on.call('GET', f'/v1/tasks/{task_id}')}\n{on.said()}")
     return found
 
 
@@ -166,7 +156,7 @@ def test_tasks_go_only_where_they_can_run(tmp_path: Path, redis: tuple[str, ...]
             assert "handing tasks back" not in only_names.said(), "it never claims what it cannot run"
             with node(*redis, "--enable-shell", folder=folders[1]):
                 for task_id in payloads:
-                    task = finished(front, task_id, within_s=30.0)
+                    task = finished(front, task_id)
                     assert task["state"] == "succeeded", task
 
 
@@ -199,7 +189,7 @@ def test_the_originals_parallel_curls(tmp_path: Path, redis: tuple[str, ...]):
             cwd=tmp_path,
         )
         assert not ran.exists() or time.time() * 1000 >= due_ms
-        until(lambda: ran.exists() and len(ran.read_text().split()) >= CALLERS, within_s=30.0, about=on.said)
+        until(lambda: ran.exists() and len(ran.read_text().split()) >= CALLERS, on.said)
         time.sleep(0.5)
         times = [int(line) for line in ran.read_text().split()]
         assert len(times) == CALLERS and min(times) >= due_ms

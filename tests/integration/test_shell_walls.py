@@ -7,8 +7,8 @@ import pwd
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from delaybox.processes.hardening import KEPT
 from delaybox.targets.shell import ShellOptions, why_not
 from tests.nodes import Node
 from tests.shells import desk
+from tests.waiting import Log
 
 CANARY = "canary-of-the-node"
 NOBODY = 65_534
@@ -85,10 +86,12 @@ def test_no_process_of_a_node_shows_its_secrets_to_a_command(tmp_path: Path) -> 
         started.ready()
         look = f"for p in /proc/[0-9]*; do cat $p/environ; done 2>/dev/null | tr '\\0' '\\n' | grep -c {word}"
         _, _, made = started.call("POST", "/v1/tasks", {"type": "shell", "payload": look})
-        give_up = time.monotonic() + 20
-        while (task := started.call("GET", f"/v1/tasks/{made['id']}")[2])["state"] not in ("succeeded", "failed"):
-            assert time.monotonic() < give_up, task
-            time.sleep(0.02)
+
+        def ended() -> Any:
+            task = started.call("GET", f"/v1/tasks/{made['id']}")[2]
+            return task if task["state"] in ("succeeded", "failed") else None
+
+        task = started.until(ended)
         assert task["result"]["output"].strip() == "0", task
     finally:
         assert started.stop() == 0
@@ -100,13 +103,10 @@ def test_nothing_is_imported_from_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "msgspec.py").write_text(f"open({str(tmp_path / 'proof')!r}, 'w')\n")
     flags = ("--http-port", "0", "--grpc-port", "0", "--data-dir", "data", "--enable-shell")
     command = [str(Path(sys.executable).with_name("delaybox")), "serve", *flags]
-    log = tmp_path / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=file)
-    give_up = time.monotonic() + 30
-    while "listening on http" not in log.read_text():
-        assert process.poll() is None and time.monotonic() < give_up, log.read_text()
-        time.sleep(0.02)
+    log = Log(tmp_path / "log")
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=log.fd, stderr=log.fd)
+    log.started()
+    log.wait_for("listening on http")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     assert not (tmp_path / "proof").exists()

@@ -23,6 +23,7 @@ from tests.engines import running
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
+from tests.waiting import until_async
 
 HOUR_MS = 3_600_000
 
@@ -58,13 +59,12 @@ class V1:
 
     async def until(self, path: str, state: str) -> Any:
         """The task once it is in that state."""
-        give_up = time.monotonic() + 20
-        while True:
+
+        async def look() -> Any:
             _, answer = await self.call("GET", path)
-            if answer.get("state") == state:
-                return answer
-            assert time.monotonic() < give_up, answer
-            await asyncio.sleep(0.02)
+            return answer if answer.get("state") == state else None
+
+        return await until_async(look)
 
 
 @pytest.fixture(scope="module")
@@ -227,10 +227,11 @@ async def test_dead_letters(v1: V1):
 @pytest.mark.usefixtures("engine")
 async def test_queues_and_nodes(v1: V1):
     await v1.post(queue="mail", delay="5s")
-    give_up = time.monotonic() + 10
-    while not (await v1.call("GET", "/queues/mail"))[1]["pending"]:
-        assert time.monotonic() < give_up
-        await asyncio.sleep(0.05)
+
+    async def counted() -> bool:
+        return bool((await v1.call("GET", "/queues/mail"))[1]["pending"])
+
+    await until_async(counted)
     assert (await v1.call("GET", "/queues"))[1]["queues"] == [
         {
             "queue": "mail",

@@ -27,8 +27,8 @@ async def test_progress_of_any_size_breaks_no_stream(yard: Yard) -> None:
     async def seen() -> bool:
         return len((await yard.info(largest)).progress.message) == 2_000
 
-    await until(seen, timeout_s=20)
-    await until(lambda: all(yard.oracle.ended().get(task) for task in made), timeout_s=20)
+    await until(seen)
+    await until(lambda: all(yard.oracle.ended().get(task) for task in made))
     await yard.store.servers.publish(yard.store.control_channel, f"cancel {largest}")
     await yard.sound()
     assert {task: [1] for task in [largest, *made]} == dict(yard.oracle.begun())

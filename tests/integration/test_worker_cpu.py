@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from pathlib import Path
@@ -15,6 +14,7 @@ from delaybox.worker.functions import FunctionKind
 from tests.crews import Shift, shift
 from tests.unit import slow_import
 from tests.unit.cpu_tasks import WORKER
+from tests.waiting import until_async
 
 
 def crew(size: int = 2) -> Any:
@@ -32,9 +32,7 @@ def gone(pid: int) -> bool:
 async def spinning(s: Shift, file: Path, **task: Any) -> tuple[int, int]:
     """Its sequence, and the process that computes."""
     (given,) = s.give(("spins", [str(file)]), **task)
-    async with asyncio.timeout(30):
-        while not (file.exists() and file.read_text()):
-            await asyncio.sleep(0.01)
+    await until_async(lambda: file.exists() and bool(file.read_text()))
     return given, int(file.read_text())
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_examples import until
 from tests.nodes import Node, node
+from tests.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -115,7 +115,7 @@ async def test_a_stream_that_breaks_is_resumed_and_nothing_is_handed_out_twice(y
     await yard.begun(*made)
     for breaks in range(1, 4):
         assert proxy.reset_all() > 0
-        await until(lambda: runner.stats.streams == 3 * (breaks + 1), timeout_s=20)  # noqa: B023 - waited for at once
+        await until(lambda: runner.stats.streams == 3 * (breaks + 1))  # noqa: B023 - waited for at once
         made += await yard.call("naps", 0.3, count=5)
     await yard.begun(*made)
     await yard.sound()
@@ -132,8 +132,8 @@ async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard
     await yard.begun(*made)
     proxy.gate.clear()
     other = await yard.worker(concurrency=5)
-    await until(lambda: all(len(t) > 1 for t in yard.oracle.begun().values()), timeout_s=30)
-    await until(lambda: runner.stats.lost == 5, timeout_s=30)
+    await until(lambda: all(len(t) > 1 for t in yard.oracle.begun().values()))
+    await until(lambda: runner.stats.lost == 5)
     proxy.gate.set()
     await yard.sound()
     # Those of the first worker were stopped; each was done once.
@@ -163,7 +163,7 @@ async def test_places_are_shared_among_nodes_and_go_over_when_one_dies(yard: Yar
     made = await yard.call("naps", 0.2, count=8)
     await yard.begun(*made)
     await second.process.stop()
-    await until(lambda: max(_credits(runner)) == 4, timeout_s=20)
+    await until(lambda: max(_credits(runner)) == 4)
     made += await yard.call("naps", 0.05, count=20)
     await yard.begun(*made)
     await yard.sound()

@@ -39,7 +39,7 @@ async def test_what_does_not_end_within_the_grace_is_handed_back_uncharged(yard:
         process.signal(signal.SIGTERM)
         assert await process.end() == 0, process.said()
     runner = await yard.worker()
-    await until(lambda: all(yard.oracle.begun()[task] == [1, 2] for task in made), timeout_s=20)
+    await until(lambda: all(yard.oracle.begun()[task] == [1, 2] for task in made))
     info = await yard.info(made[0])
     assert (info.attempt, info.losses) == (0, 0)
     await runner.stop(0.1)
@@ -55,7 +55,7 @@ async def test_a_second_signal_ends_it_at_once(yard: Yard, tmp_path: Path) -> No
         process.signal(signal.SIGTERM)
         assert await process.end(15.0) == 0, process.said()
     runner = await yard.worker()
-    await until(lambda: yard.oracle.begun()[task] == [1, 2] and yard.oracle.begun()[thread] == [1, 2], timeout_s=20)
+    await until(lambda: yard.oracle.begun()[task] == [1, 2] and yard.oracle.begun()[thread] == [1, 2])
     await runner.stop(0.1)
 
 
@@ -74,7 +74,7 @@ async def test_a_killed_workers_tasks_are_run_by_another(yard: Yard, tmp_path: P
         process.signal(signal.SIGKILL)
         await process.end()
         await yard.worker()
-        await until(lambda: len(yard.oracle.ended()) == 5, timeout_s=30)
+        await until(lambda: len(yard.oracle.ended()) == 5)
     assert {task: [1, 2] for task in made} == dict(yard.oracle.begun())
     assert {task: [2] for task in made} == dict(yard.oracle.ended())
     await yard.sound()
@@ -87,11 +87,11 @@ async def test_a_frozen_workers_late_answers_count_for_nothing(yard: Yard, tmp_p
         await yard.begun(*made)
         process.signal(signal.SIGSTOP)
         runner = await yard.worker()
-        await until(lambda: all(2 in yard.oracle.ended()[task] for task in made), timeout_s=30)
+        await until(lambda: all(2 in yard.oracle.ended()[task] for task in made))
         await yard.sound()
         process.signal(signal.SIGCONT)
         # Its threads end now, and it finds that its sessions are over.
-        await until(lambda: all(sorted(yard.oracle.ended()[task]) == [1, 2] for task in made), timeout_s=30)
+        await until(lambda: all(sorted(yard.oracle.ended()[task]) == [1, 2] for task in made))
         (after,) = await yard.call("quick")
         await yard.begun(after)
         process.signal(signal.SIGTERM)
@@ -109,7 +109,7 @@ async def test_a_worker_whose_supervisor_is_killed_ends(yard: Yard, tmp_path: Pa
         assert len(children) == 2
         assert process.pid not in children
         process.signal(signal.SIGKILL)
-        await until(lambda: not any(map(_lives, children)), timeout_s=20)
+        await until(lambda: not any(map(_lives, children)))
     await yard.sound()
 
 
@@ -119,7 +119,7 @@ async def test_a_process_that_dies_is_started_again_and_all_end_together(yard: Y
         await yard.begun(*made)
         killed = min(yard.oracle.processes())
         os.kill(killed, signal.SIGKILL)
-        await until(lambda: process.said().count("session with") >= 9, timeout_s=30)
+        await until(lambda: process.said().count("session with") >= 9)
         assert f"(pid {killed}) was ended by SIGKILL after" in process.said()
         process.signal(signal.SIGINT)
         assert await process.end() == 0, process.said()

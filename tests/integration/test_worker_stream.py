@@ -282,7 +282,7 @@ async def test_a_task_that_workers_die_of_is_dead_lettered_and_its_neighbours_ar
         worker.cut()
         if len(done) == 5:
             break
-        await until(lambda: _free(rpc, poison), timeout_s=20)
+        await until(lambda: _free(rpc, poison))
     assert done == set(good)
 
     async def dead() -> bool:
