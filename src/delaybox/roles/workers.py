@@ -127,7 +127,7 @@ class WorkerService:
             self._said[d.task_id] = wire_progress.encode(wire_progress.checked(said.progress))
 
     async def _announce(self, own: Mapping[str, str]) -> None:
-        self._announced |= own
+        self._announced = functions.waiting(self._announced, own)
         try:
             await self._keep_announced()
         except DelayBoxError as error:
@@ -140,7 +140,7 @@ class WorkerService:
             try:
                 left_out = await functions.announce(self._store, now)
             except BaseException:
-                self._announced = now | self._announced
+                self._announced = functions.waiting(now, self._announced)
                 raise
             if left_out:
                 log.warning(

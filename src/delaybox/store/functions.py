@@ -7,6 +7,7 @@ are started and after they are gone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from delaybox.store import keys
@@ -17,6 +18,14 @@ MOST = 10_000
 """Most functions with a queue of their own; the queues of further ones are not kept."""
 _VERSION = ""
 """The field that holds the version: no function has an empty name."""
+
+
+def waiting(first: Mapping[str, str], then: Mapping[str, str]) -> dict[str, str]:
+    """Announcements that wait until the store answers: the later of two of a function, of MOST functions at most.
+
+    The store keeps no more; workers that come and go while it is away must not fill the memory.
+    """
+    return dict(itertools.islice((dict(first) | dict(then)).items(), MOST))
 
 
 async def announce(store: Store, queues: Mapping[str, str]) -> list[str]:
