@@ -61,9 +61,9 @@ def test_two_of_each_kind_are_one_node(server: RealServer, tmp_path: Path) -> No
         mine = children(running.process.pid)
         assert Counter(mine.values()) == {**dict.fromkeys(KINDS, 2), "probe": 1}
         # Every process has a heartbeat of its own, and all of them are one node.
-        running.until(lambda: len(members(server)) == 7, within_s=20)
+        running.until(lambda: len(members(server)) == 9, within_s=20)
         assert Counter(facts["kind"] for facts in members(server).values()) == {
-            "rest": 2, "clock": 2, "work": 2, "probe": 1,
+            "rest": 2, "grpc": 2, "clock": 2, "work": 2, "probe": 1,
         }  # fmt: skip
         (one,) = running.call("GET", "/v1/nodes")[2]["nodes"]
         assert one["pid"] == running.process.pid and one["roles"] == ["api", "clock", "work"]

@@ -298,7 +298,7 @@ def test_secrets_show_neither_in_errors_nor_in_repr() -> None:
     [
         ("storage: {redisHots: a}", {}, "storage.redisHots in config.yaml is ignored; did you mean storage.redisHost?"),
         ("qqqq: 1", {}, "unknown key qqqq in config.yaml is ignored"),
-        ("", {"DELAYBOX_LOG_FROMAT": "x"}, "did you mean DELAYBOX_LOGFORMAT?"),
+        ("", {"DELAYBOX_LOG_FROMAT": "x"}, "did you mean DELAYBOX_LOG_FORMAT?"),
     ],
 )
 def test_unknown_keys_are_warned_about_with_the_nearest(text: str, environ: dict[str, str], warning: str) -> None:
