@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from delaybox.core.membership import Activity, ConnectedWorker, Member, holders, most_left, nodes_of
+from delaybox.core.membership import Activity, ConnectedWorker, Member, holders, keeps_time, most_left, nodes_of, places
 from delaybox.core.partition import Shape
 from delaybox.wire import members
 
@@ -68,6 +68,23 @@ def test_a_node_is_what_its_members_are_together() -> None:
     assert (a.activity.types, a.activity.in_flight, a.activity.worker_count) == ("psw", 2, 1)
     assert [member.id for member in a.members] == ["a", "a.workers"]
     assert (b.id, b.pid, b.activity) == ("b", 1, grpc)
+
+
+def test_who_keeps_time() -> None:
+    found = [
+        Member(id="b.clock0", node="b", kind="clock", roles=("clock",)),
+        Member(id="b.rest0", node="b", kind="rest", roles=("clock", "api")),
+        Member(id="a", roles=("api", "clock")),
+        Member(id="c", roles=("api",)),
+    ]
+    assert [member.id for member in found if keeps_time(member)] == ["b.clock0", "a"]
+
+
+def test_places_of_workers_that_are_not_shown_are_estimated() -> None:
+    workers = (ConnectedWorker(concurrency=10), ConnectedWorker(concurrency=30))
+    assert places(Activity()) == 0
+    assert places(Activity(workers=workers, worker_count=2)) == 40
+    assert places(Activity(workers=workers, worker_count=20)) == 400
 
 
 def test_heartbeats_of_other_versions_are_read() -> None:

@@ -170,6 +170,19 @@ def together(activities: Sequence[Activity]) -> Activity:
     )
 
 
+def keeps_time(member: Member) -> bool:
+    """Whether partitions can be its own. A process of no particular kind does everything that its node is for."""
+    return member.kind == "clock" or (not member.kind and "clock" in member.roles)
+
+
+def places(activity: Activity) -> int:
+    """How many tasks its workers can run at once, about: those that are not shown count as the mean of the others."""
+    shown = activity.workers
+    if not shown:
+        return 0
+    return sum(max(worker.concurrency, 1) for worker in shown) * max(activity.worker_count, len(shown)) // len(shown)
+
+
 def holders(members: Iterable[Member]) -> list[tuple[int, int]]:
     """(started ms, last seen ms) of every node that holds tasks; all members of a node are one holder."""
     found: dict[str, tuple[int, int]] = {}

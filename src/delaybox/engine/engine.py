@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from delaybox import metrics
 from delaybox.core.delivery import Pausing, Target
 from delaybox.core.errors import DelayBoxError
-from delaybox.core.membership import Activity, together
+from delaybox.core.membership import Activity, Member, keeps_time, places, together
+from delaybox.core.ownership import Candidate, assigned
+from delaybox.core.placement import Server
 from delaybox.core.task import TaskType
 from delaybox.engine.ager import Ager
 from delaybox.engine.clock import RedisClock, local_ms
@@ -38,6 +40,8 @@ DEAF = "new tasks that are due at once can be up to a second late: no subscripti
 _CLAIM_PATIENCE_S = 2.0
 _HELP_MS = 50.0
 _HELP_MOST = 64
+_MUCH = 100_000
+"""Members times partitions: from here on shares are computed in a thread, for it takes longer than a claim."""
 
 
 class Engine:
@@ -80,7 +84,7 @@ class Engine:
             Loop("lease heartbeat", self._dispatcher.heartbeat, away_s=min(1.0, options.lease_ms / 6000)),
         ]
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
-        self._membership = Membership(store, who, self._activity)
+        self._membership = Membership(store, who, self._activity, self)
         self._expander = Expander(store, options, self._clock)
         if options.clock:
             self._others += [
@@ -118,7 +122,7 @@ class Engine:
         self._dispatcher.start()
         for loop in self._others:
             loop.start()
-        self._membership.start()
+        await self._membership.start()
         if self._claims:
             self._tracking.start()
 
@@ -127,6 +131,8 @@ class Engine:
         if self._stopped:
             return
         self._stopped = True
+        # First of all, so that others look after its partitions before it no longer does.
+        await self._membership.retire()
         self._tracker.retire()
         # A claim that is cut off would leave its lease to expire, which charges a loss and takes a lease's time.
         await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
@@ -163,6 +169,7 @@ class Engine:
         )
         self._guests.add(guest)
         self._place()
+        self._membership.beat_soon()
         guest.start()
         return guest
 
@@ -170,6 +177,7 @@ class Engine:
         """Stops claiming for a guest. Twice is harmless."""
         self._guests.discard(guest)
         self._listen()
+        self._membership.beat_soon()
         await guest.stop()
 
     def _listen(self) -> None:
@@ -233,6 +241,32 @@ class Engine:
 
     def _slots_freed(self) -> None:
         self._tracker.slots_freed()
+
+    async def listed(self, ranking: Sequence[Member]) -> None:
+        """Takes this engine's share of what the members do (`membership.Follower`)."""
+        partitions = self._store.partitions
+        me = self._options.node_id
+        if self._options.clock:
+            known = [Candidate(member.id, member.host) for member in ranking if keeps_time(member)]
+            if len(known) * partitions > _MUCH:
+                shares = await asyncio.to_thread(assigned, known, partitions)
+            else:
+                shares = assigned(known, partitions)
+            # Where nobody ranks, because all were silent for a while, each keeps what it has.
+            if shares:
+                self._ownership.assign(
+                    frozenset(p for p, share in enumerate(shares) if share.owner == me),
+                    frozenset(p for p, share in enumerate(shares) if share.stand_in == me),
+                )
+        if self._hosts:
+            self._placement.assign(
+                [
+                    Server(member.id, places(member.activity), frozenset(member.activity.lanes))
+                    for member in ranking
+                    # Of one that does not name all of its lanes it is not known what it could be asked for.
+                    if member.activity.lanes and len(member.activity.lanes) == member.activity.lane_count
+                ]
+            )
 
     def _activity(self) -> Activity | None:
         """What the heartbeat reports of this engine and of what stands beside it."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from delaybox import __version__
 from delaybox.core.errors import DelayBoxError
-from delaybox.core.membership import Activity, Member
+from delaybox.core.membership import Activity, Member, places
+from delaybox.engine.clock import local_ms
 from delaybox.engine.loops import Loop
-from delaybox.store import nodes
+from delaybox.engine.wakeups import Listener
+from delaybox.store import keys, nodes
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
 
-BEAT_S = 1.0
+BEAT_S = 0.5
+LOOK_MS = 1_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,24 +40,67 @@ class Identity:
     roles: tuple[str, ...] = ()
 
 
-class Membership:
-    """Beats once a second until stopped. ``activity``: the work of the process; None: send no heartbeat for now."""
+class Follower(Protocol):
+    """Goes by the list of members."""
 
-    def __init__(self, store: Store, who: Identity, activity: Callable[[], Activity | None]) -> None:
+    def listed(self, ranking: Sequence[Member]) -> Awaitable[None]:
+        """Gets those that rank, whenever that changed."""
+
+
+class Membership:
+    """Beats twice a second until stopped. ``activity``: what the process carries out; None: there is no heartbeat for
+    now. ``follower`` gets the list: at first when this process is on it, then at every change.
+
+    Who cannot beat keeps its last view and goes on, because every script is safe from everybody.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        who: Identity,
+        activity: Callable[[], Activity | None],
+        follower: Follower | None = None,
+    ) -> None:
         self._store = store
         self._who = who
         self._activity = activity
-        self._loop = Loop("node heartbeat", self._beat)
+        self._follower = follower
+        self._loop = Loop("heartbeat", self._step)
+        self._changed = asyncio.Event()
+        self._listener = Listener(store, keys.members_channel(store.prefix), self._announced, self._changed.set)
+        self._urgent = False
+        self._version = -1
+        self._place: tuple[int, frozenset[bytes]] | None = None
+        self._clock_ms = 0.0
+        """Redis's clock minus ours, as the last answer had it."""
+        self._looked = -1e9
         self._started_ms = 0
         self._known = False
+        self._ending = False
 
-    def start(self) -> None:
-        """Begins; returns at once."""
+    async def start(self) -> None:
+        """Puts this process on the list, where the server answers, and begins."""
+        if self._follower is not None:
+            await self._listener.start()
+        with contextlib.suppress(DelayBoxError):
+            await self._beat()
         self._loop.start()
+
+    def beat_soon(self) -> None:
+        """Others should know at once what has changed here."""
+        self._urgent = True
+        self._changed.set()
+
+    async def retire(self) -> None:
+        """The process finishes its work: it ranks no more, so that others take over, and still beats."""
+        self._ending = True
+        with contextlib.suppress(DelayBoxError):
+            await self._beat()
 
     async def stop(self) -> None:
         """Takes this process off the list. Twice is harmless."""
         await self._loop.stop()
+        await self._listener.stop()
         if self._known:
             try:
                 await self._leave()
@@ -62,14 +111,30 @@ class Membership:
         self._known = False
         await nodes.leave(self._store, self._who.id)
 
-    async def _beat(self) -> float:
+    async def _step(self) -> float:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), BEAT_S)
+        if self._changed.is_set() and not self._urgent:
+            self._changed.clear()
+            await self._read()
+            return 0.0
+        self._urgent = False
+        self._changed.clear()
+        await self._beat()
+        return 0.0
+
+    async def _beat(self) -> None:
         activity = self._activity()
         if activity is None:
             if self._known:
                 await self._leave()
-            return BEAT_S
-        self._known = True
-        now_ms = await self._store.look()
+            return
+        if local_ms() - self._looked >= LOOK_MS:
+            # Whether the store is still there, which no process asks for more often.
+            now_ms = await self._store.look()
+            self._looked = local_ms()
+            self._clock_ms = now_ms - self._looked
+        now_ms = round(local_ms() + self._clock_ms)
         self._started_ms = self._started_ms or now_ms
         who = self._who
         member = Member(
@@ -86,5 +151,21 @@ class Membership:
             activity=activity,
             store=self._store.presence.shape,
         )
-        await nodes.beat(self._store, member)
-        return BEAT_S
+        place = (places(activity), frozenset(activity.lanes))
+        self._known = True
+        answer = await nodes.beat(self._store, member, ending=self._ending, changed=place != self._place)
+        self._place = place
+        if answer.version != self._version:
+            await self._read()
+
+    async def _read(self) -> None:
+        if self._follower is None:
+            return
+        roster = await nodes.ranking(self._store)
+        if roster.version != self._version:
+            await self._follower.listed(roster.members)
+            self._version = roster.version
+
+    def _announced(self, version: bytes) -> None:
+        if version != b"%d" % self._version:
+            self._changed.set()

@@ -19,6 +19,7 @@ class Placement:
         self._id = member_id
         self._partitions = partitions
         self._placed: list[frozenset[bytes]] | None = None
+        self._listed: frozenset[bytes] = frozenset()
         self._servers: list[Server] = []
         self._followers: list[Callable[[], None]] = []
 
@@ -41,19 +42,17 @@ class Placement:
         if list(servers) == self._servers:
             return
         self._servers = sorted(servers)
-        if any(server.id == self._id for server in servers):
-            self._placed = placed(self._id, servers, self._partitions)
-        else:
-            self._placed = None
+        self._listed = next((server.lanes for server in servers if server.id == self._id), frozenset())
+        self._placed = placed(self._id, servers, self._partitions) if self._listed else None
         for follower in self._followers:
             follower()
 
     def among(self, partition: int, lanes: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Those of ``lanes`` that this member claims there."""
+        """Those of ``lanes`` that this member claims there. One that no list has yet is claimed everywhere."""
         if self._placed is None:
             return tuple(lanes)
         mine = self._placed[partition]
-        return tuple(lane for lane in lanes if lane in mine)
+        return tuple(lane for lane in lanes if lane in mine or lane not in self._listed)
 
     def called(self, seed: int, waiting: int) -> bool:
         """Whether this member is among the few that answer a call. All compute the same choice, so no message is

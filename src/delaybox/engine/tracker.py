@@ -40,6 +40,10 @@ _FEW = 64
 _ROUNDS = 2
 """Most rounds under way at once."""
 _SATURATED_MS = 5.0
+_UNTIL_CALLED = 1e300
+"""When a partition is looked at in which nothing is known to be due."""
+_FAR_MS = 10**12
+"""The promise of a taker that waits to be called: it does not look, so whatever is due must be announced."""
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
 """With hardly a slot free, a claim waits this long for more slots; otherwise each claim would take one task."""
@@ -183,7 +187,8 @@ class Tracker:
         if nearest > now:
             self._asleep_until = nearest
             # While all partitions are under way, the end of a round wakes this loop.
-            local = self._clock.local_at(nearest) if nearest < math.inf else local_ms() + self._options.poll_ms
+            known = nearest < _UNTIL_CALLED
+            local = self._clock.local_at(nearest) if known else local_ms() + self._options.poll_ms
             await self._alarm.wait(local + _AHEAD_MS)
             self._asleep_until = 0.0
             now = self._clock.now_ms()
@@ -252,7 +257,7 @@ class Tracker:
             channel=self._options.channel,
             stream=self._options.stream,
             lease_ms=self._options.lease_ms,
-            poll_ms=self._options.poll_ms,
+            poll_ms=_FAR_MS if self._called_only else self._options.poll_ms,
             # While many are due at once it is not known which have much work. Those that do come again, and then fewer
             # together.
             items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
@@ -358,7 +363,7 @@ class Tracker:
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
-        look = math.inf if self._called_only else float(c.now_ms + self._options.poll_ms)
+        look = _UNTIL_CALLED if self._called_only else float(c.now_ms + self._options.poll_ms)
         if 0 <= c.next_due_ms < look:
             look = float(c.next_due_ms)
         if c.more:

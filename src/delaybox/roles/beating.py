@@ -27,7 +27,7 @@ class Beating:
             return
         who = Identity(id=member_id(s.node_id, self._kind, s.number), node=s.node_id, kind=self._kind, roles=s.roles)
         self._membership = Membership(store, who, self._activity)
-        self._membership.start()
+        await self._membership.start()
 
     async def end(self) -> None:
         """Takes the process off the list. Twice is harmless."""

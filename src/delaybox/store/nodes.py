@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from delaybox.core.membership import Member
 from delaybox.store import keys, roster
 from delaybox.store.loader import ScriptCall
+from delaybox.store.roster import Beat
 from delaybox.store.store import Store
 from delaybox.wire import members
 
@@ -21,9 +23,26 @@ _KEPT_MS = 75_000
 once."""
 
 
-async def beat(store: Store, member: Member) -> None:
-    """Writes a member's heartbeat."""
-    await roster.beat(store, member.id, members.encode(member), kept_ms=_KEPT_MS)
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The members that rank, by id, in a version of the list."""
+
+    version: int
+    members: tuple[Member, ...]
+
+
+async def beat(store: Store, member: Member, *, ending: bool = False, changed: bool = False) -> Beat:
+    """Writes a member's heartbeat; see `roster.beat`."""
+    record = members.encode(member)
+    return await roster.beat(store, member.id, record, kept_ms=_KEPT_MS, ending=ending, changed=changed)
+
+
+async def ranking(store: Store) -> Ranking:
+    """Those who rank now. StoreUnavailable."""
+    listed = await roster.read(store)
+    ids = sorted(listed.ranking & listed.records.keys())
+    found = (_read(member_id.encode(), listed.records[member_id]) for member_id in ids)
+    return Ranking(listed.version, tuple(member for member in found if member is not None))
 
 
 async def leave(store: Store, member_id: str) -> None:

@@ -40,12 +40,23 @@ class Roster:
     ranking: frozenset[str]
 
 
-async def beat(store: Store, member_id: str, record: bytes, *, kept_ms: int, ending: bool = False) -> Beat:
+async def beat(
+    store: Store, member_id: str, record: bytes, *, kept_ms: int, ending: bool = False, changed: bool = False
+) -> Beat:
     """Writes a heartbeat. ``kept_ms``: how long records of silent members are kept. StoreUnavailable.
 
-    ``ending``: the member finishes its work and does not rank any more.
+    ``ending``: the member finishes its work and does not rank any more. ``changed``: others must read its record anew.
     """
-    args = (member_id, record, SILENT_MS, kept_ms, PUNCTUAL_MS, keys.members_channel(store.prefix), int(ending))
+    args = (
+        member_id,
+        record,
+        SILENT_MS,
+        kept_ms,
+        PUNCTUAL_MS,
+        keys.members_channel(store.prefix),
+        int(ending),
+        int(changed),
+    )
     now, version, ranks = await store.runner.run(ScriptCall("beat", keys.nodes(store.prefix), args))
     return Beat(now, version, bool(ranks))
 

@@ -3,8 +3,8 @@
 -- full server too: a member that goes on firing there must not look dead.
 -- KEYS  1 members hash
 -- ARGV  1 member id, 2 its record, 3 how long without a beat a member still ranks ms, 4 how long the record of one that went silent
---       is kept ms, 5 how long one that was silent must beat in time before it ranks again ms, 6 channel for changes of the list,
---       7 '1' = it is ending, so it must not rank any more
+--       is kept ms, 5 how long one that was silent beats in time before it ranks again ms, 6 channel for changes of the list,
+--       7 '1' = it is ending, so that it ranks no more, 8 '1' = others must read its record anew
 -- REPLY {now ms, version of the list, 1 = this member ranks}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 8 members that went silent, 8 that are forgotten, 8 beats from the future
@@ -27,7 +27,7 @@ if now < last or now - last > OUTAGE then
 end
 redis.call('HSET', K_LIST, 'beat', now)
 
-local changed, ranks = false, true
+local changed, ranks = ARGV[8] == '1', true
 local before = tonumber(redis.call('ZSCORE', K_BEATS, id) or '')
 redis.call('HSET', K_MEMBERS, id, record)
 redis.call('ZADD', K_BEATS, now, id)

@@ -1,0 +1,191 @@
+"""Several engines on one store: they share the partitions, and do each other's work where one does not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.delivery import DONE
+from delaybox.core.lane import lane_of
+from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.engine import Engine
+from delaybox.engine.loops import Loop
+from delaybox.engine.options import EngineOptions
+from delaybox.store import nodes
+from delaybox.store.record import draft
+from delaybox.store.servers import Servers
+from delaybox.store.store import Batch, Store
+from tests.engines import Recorder, running, until
+
+PARTITIONS = 8
+LANE = lane_of(TaskType.WORKER, "mail", "send")
+
+
+async def opened(client: Redis, prefix: str, calls: list[str] | None = None) -> Store:
+    observe: Callable[[str, float], None] | None = None
+    if calls is not None:
+        observe = lambda script, _: calls.append(script)  # noqa: E731
+    return await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS, observe=observe)
+
+
+def keeper(name: str) -> dict[str, Any]:
+    return {"node_id": name, "node": name, "kind": "clock", "channel": "", "roles": ("clock",)}
+
+
+async def put(store: Store, *tasks: NewTask) -> None:
+    """One task each into every partition, in turn."""
+    batches = [Batch(p, [draft(task) for task in tasks]) for p in range(store.partitions)]
+    for answer in await store.schedule(batches):
+        assert not isinstance(answer, BaseException), answer
+
+
+def kept(*engines: Engine) -> list[frozenset[int]]:
+    return [engine._ownership.kept for engine in engines]
+
+
+async def test_engines_share_the_partitions_and_each_task_is_asked_for_once(client: Redis, prefix: str):
+    calls: list[str] = []
+    store = await opened(client, prefix, calls)
+    one, two = Recorder(), Recorder()
+    async with (
+        running(store, {TaskType.PUB_SUB: one}, **keeper("a")) as a,
+        running(store, {TaskType.PUB_SUB: two}, **keeper("b")) as b,
+    ):
+        await until(lambda: sorted(p for mine in kept(a, b) for p in mine) == list(range(PARTITIONS)))
+        assert [len(mine) for mine in kept(a, b)] == [PARTITIONS // 2] * 2
+        calls.clear()
+        await put(store, NewTask(delay_ms=50))
+        await until(lambda: len(one.got) + len(two.got) == PARTITIONS)
+        assert {d.partition for _, d in one.got} == kept(a)[0]
+        assert {d.partition for _, d in two.got} == kept(b)[0]
+
+
+async def test_who_ends_hands_over_at_once(client: Redis, prefix: str):
+    store = await opened(client, prefix)
+    target = Recorder()
+    async with running(store, {TaskType.PUB_SUB: target}, **keeper("a")) as a:
+        async with running(store, {TaskType.PUB_SUB: target}, **keeper("b")) as b:
+            await until(lambda: len(kept(a)[0]) == PARTITIONS // 2)
+            ending = asyncio.create_task(b.stop(1.0))
+            started = time.monotonic()
+            await until(lambda: len(kept(a)[0]) == PARTITIONS)
+            assert time.monotonic() - started < 1.0, "within a beat of the list, not when the other one looks dead"
+            await ending
+        await put(store, NewTask())
+        await until(lambda: len(target.got) == PARTITIONS)
+
+
+async def test_a_stand_in_looks_where_the_owner_does_not(client: Redis, prefix: str):
+    """The ghost is on the list, as one is that was killed a moment ago, and never claims."""
+    store = await opened(client, prefix)
+    target = Recorder()
+    ghost = Member(id="ghost.clock0", node="ghost", kind="clock", host="elsewhere", seen_ms=await store.ping())
+    await nodes.beat(store, ghost)
+    async with running(store, {TaskType.PUB_SUB: target}, **keeper("a")) as a:
+        await until(lambda: len(a._ownership.owned) == PARTITIONS // 2)
+        await put(store, NewTask(delay_ms=100))
+        await until(lambda: len(target.got) == PARTITIONS, timeout_s=5)
+        assert len(a._ownership.stands_in) == PARTITIONS // 2
+        # Once the list says that the ghost is silent its partitions have another owner.
+        await until(lambda: len(a._ownership.owned) == PARTITIONS)
+
+
+async def test_one_who_was_frozen_owns_nothing_before_it_is_punctual_again(client: Redis, prefix: str):
+    store = await opened(client, prefix)
+    async with running(store, {}, **keeper("a")) as a, running(store, {}, **keeper("b")) as b:
+        await until(lambda: len(kept(a)[0]) == PARTITIONS // 2)
+        await b._membership._loop.stop()  # as a process that stands still
+        await until(lambda: len(a._ownership.owned) == PARTITIONS)
+        b._membership._loop = Loop("heartbeat", b._membership._step)
+        b._membership._loop.start()
+        await until(lambda: len(b._ownership.owned) == 0)
+        await until(lambda: len(b._ownership.owned) == PARTITIONS // 2, timeout_s=20)
+
+
+class Pool:
+    """Connected workers with so many places, that end what they got when they are told."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.got: list[bytes] = []
+        self.hold = False
+
+    async def deliver(self, batch: Sequence[Any], report: Any) -> None:
+        self.got += [d.task_id for d in batch]
+        if not self.hold:
+            report(batch, DONE)
+        else:
+            await asyncio.Event().wait()
+
+    def room(self) -> int:
+        return max(0, self.places - len(self.got)) if self.hold else self.places
+
+
+@pytest.fixture
+async def fleet(client: Redis, prefix: str):
+    """A time keeper, and two gateways with a pool each that serve one lane; the scripts that the gateways run."""
+    serving = Activity(
+        types="w", lanes=(LANE,), lane_count=1, workers=(ConnectedWorker(concurrency=100),), worker_count=1
+    )
+    calls: list[str] = []
+    store = await opened(client, prefix)
+    gateways, pools = [], [Pool(100), Pool(100)]
+    async with running(store, {}, **keeper("a")):
+        for n, pool in enumerate(pools):
+            options = EngineOptions(node_id=f"g{n}", node=f"g{n}", kind="grpc", clock=False, channel="")
+            own = await opened(client, prefix, calls)
+            engine = Engine(own, {}, options, hosts=True, facts=lambda: serving)
+            await engine.start()
+            engine.admit(lanes=[LANE], target=pool, room=pool.room)
+            gateways.append(engine)
+        await until(lambda: all(engine._placement.known and not engine._placement.alone for engine in gateways))
+        yield store, calls, gateways, pools
+        for engine in gateways:
+            await engine.stop(0.0)
+
+
+async def test_a_task_for_workers_is_asked_for_by_one_of_those_that_serve_it(fleet: Any):
+    store, calls, _, pools = fleet
+    calls.clear()
+    worker = NewTask(type=TaskType.WORKER, queue="mail", name="send", delay_ms=100)
+    await put(store, worker)
+    await until(lambda: sum(len(pool.got) for pool in pools) == PARTITIONS)
+    assert all(pool.got for pool in pools), "both have their share"
+    assert calls.count("claim") <= 2 * PARTITIONS, "of its placer"
+
+
+async def test_what_a_busy_placer_has_no_room_for_goes_to_others(fleet: Any):
+    store, _, _, (busy, idle) = fleet
+    busy.hold, busy.places = True, 0
+    await put(store, *[NewTask(type=TaskType.WORKER, queue="mail", name="send")] * 5)
+    await until(lambda: len(idle.got) == 5 * PARTITIONS, timeout_s=5)
+    assert not busy.got
+
+
+async def test_an_idle_pool_costs_no_claim(fleet: Any):
+    store, calls, _, _ = fleet
+    # A poll that was set before the list was known comes once more.
+    for _ in range(3):
+        calls.clear()
+        before = await store.ping()
+        while await store.ping() - before < 1_500:
+            await asyncio.sleep(0.1)
+        if "claim" not in calls:
+            break
+    assert set(calls) <= {"beat", "ping", "roster"}
+
+
+async def test_a_placer_that_is_gone_leaves_nothing(fleet: Any, client: Redis):
+    """Its partitions are looked after by whoever is called."""
+    store, _, gateways, (_, two) = fleet
+    (guest,) = gateways[0]._guests
+    await guest.stop()  # it is still on the list, and claims nothing
+    worker = NewTask(type=TaskType.WORKER, queue="mail", name="send")
+    await put(store, worker)
+    await until(lambda: len(two.got) == PARTITIONS, timeout_s=5)
