@@ -18,8 +18,8 @@ from delaybox.worker.runner import CREWS
 from delaybox.worker.session import NodeSession
 
 
-class Said:
-    """All that a session said, merged."""
+class Reported:
+    """All that a session reported, merged."""
 
     def __init__(self) -> None:
         self.done: list[int] = []
@@ -54,7 +54,7 @@ class Shift:
         self._changed = asyncio.Event()
         self.session: NodeSession[TaskRun] = NodeSession(pb.Hello(), self._changed.set)
         self.crew.freed = self._changed.set
-        self.said = Said()
+        self.reported = Reported()
         self._numbers = itertools.count(1)
         self._sequences = itertools.count(1)
         self._welcome("s1")
@@ -64,14 +64,14 @@ class Shift:
     def _welcome(self, session: str) -> None:
         self.session.hello()
         welcome = pb.Welcome(session=session, heartbeat_ms=1_000, resume_ms=2_000, max_output=100_000)
-        self._hear(pb.ToWorker(welcome=welcome))
+        self._receive(pb.ToWorker(welcome=welcome))
 
-    def _hear(self, message: pb.ToWorker) -> None:
-        self.crew.heard(self.session, self.session.receive(message))
+    def _receive(self, message: pb.ToWorker) -> None:
+        self.crew.handle(self.session, self.session.receive(message))
 
     def give(self, *calls: tuple[str, Any], want_result: bool = False, **task: Any) -> list[int]:
         """Assigns them: (function, arguments as JSON would have them, or bytes as they stand); their sequences."""
-        self.said.add(self.session.flush(self.crew.slots.room(self.session)))
+        self.reported.add(self.session.flush(self.crew.slots.room(self.session)))
         assigned = []
         for name, arguments in calls:
             payload = arguments if isinstance(arguments, bytes) else json.dumps(arguments).encode()
@@ -88,26 +88,26 @@ class Shift:
                     task=task_pb2.Task(payload=payload, **task),
                 )
             )
-        self._hear(pb.ToWorker(number=next(self._numbers), tasks=assigned))
+        self._receive(pb.ToWorker(number=next(self._numbers), tasks=assigned))
         return [a.sequence for a in assigned]
 
     def cancel(self, *sequences: int) -> None:
-        self._hear(pb.ToWorker(number=next(self._numbers), cancel=sequences))
+        self._receive(pb.ToWorker(number=next(self._numbers), cancel=sequences))
 
     def forgotten(self) -> None:
         """The node does not know the session any more."""
         self._welcome("another")
 
-    async def until(self, *sequences: int) -> Said:
+    async def until(self, *sequences: int) -> Reported:
         """Returns when something final was said of each."""
-        await self.when(lambda: set(sequences) <= self.said.ended)
-        return self.said
+        await self.when(lambda: set(sequences) <= self.reported.ended)
+        return self.reported
 
     async def when(self, true: Any) -> None:
         """Returns when a condition holds that what is said, or a place that comes free, makes true."""
         while True:
             self._changed.clear()
-            self.said.add(self.session.flush())
+            self.reported.add(self.session.flush())
             if true():
                 return
             await asyncio.wait_for(self._changed.wait(), 30)

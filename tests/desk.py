@@ -81,12 +81,12 @@ class Desk:
     def open(self, credit: int = 0, **profile: Any) -> WorkerSession:
         session = self.gateway.open(Profile(lanes=LANES, **profile))
         if credit:
-            self.hear(session, number=1, credit=credit)
+            self.receive(session, number=1, credit=credit)
         return session
 
-    def hear(self, session: WorkerSession, **parts: Any) -> None:
-        session.hear(worker_pb2.FromWorker(**parts))
-        self.gateway.heard(session)
+    def receive(self, session: WorkerSession, **parts: Any) -> None:
+        session.receive(worker_pb2.FromWorker(**parts))
+        self.gateway.received(session)
 
     @property
     def pool(self) -> LanePool:

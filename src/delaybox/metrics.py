@@ -270,9 +270,9 @@ def store_doubted() -> None:
     _doubts.inc()
 
 
-def wakeups_heard(engine: Literal["node", "workers"], heard: bool) -> None:
+def wakeups_subscribed(engine: Literal["node", "workers"], subscribed: bool) -> None:
     """Whether the engine of this process is subscribed to wake-ups."""
-    _wakeups.labels(engine).set(heard)
+    _wakeups.labels(engine).set(subscribed)
 
 
 def timeout_enforced() -> None:

@@ -64,7 +64,7 @@ class Bench:
     @contextlib.asynccontextmanager
     async def reading(self, **changes: Any) -> AsyncIterator[KafkaIntake]:
         """Reads as long as the block lasts, and stops cleanly."""
-        intake = KafkaIntake(self.settings(**changes), self.records, self._hear)
+        intake = KafkaIntake(self.settings(**changes), self.records, self._receive)
         running = asyncio.create_task(intake.run())
         try:
             yield intake
@@ -72,7 +72,7 @@ class Bench:
             intake.stop()
             await running
 
-    def _hear(self, troubles: list[str]) -> None:
+    def _receive(self, troubles: list[str]) -> None:
         self.troubles = troubles
 
     async def put(self, *values: bytes, headers: Mapping[str, str] | None = None, topic: str = "") -> None:

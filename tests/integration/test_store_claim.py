@@ -278,7 +278,7 @@ async def test_fired_in_place_is_what_the_original_publishes(lab: Lab) -> None:
     (task_id,) = await lab.add(task)
     await lab.move(7)
     claimed = await lab.claim(slots=0, types="", channel=f"{lab.store.prefix}-out", stream=100)
-    assert (claimed.lateness_ms, claimed.unheard, claimed.leased) == ([7], 0, [])
+    assert (claimed.lateness_ms, claimed.without_listeners, claimed.leased) == ([7], 0, [])
     assert dict(claimed.fired) == {b"p": 1}
     message = wire_body.decode((await listener.get_message(timeout=5))["data"])
     assert message.taskUuid == ids.render(task_id)
@@ -291,7 +291,7 @@ async def test_fired_in_place_is_what_the_original_publishes(lab: Lab) -> None:
 
 async def test_nobody_listening_is_counted(lab: Lab) -> None:
     await lab.add(NewTask(), NewTask())
-    assert (await lab.claim(channel=f"{lab.store.prefix}-nobody")).unheard == 2
+    assert (await lab.claim(channel=f"{lab.store.prefix}-nobody")).without_listeners == 2
 
 
 async def test_a_large_body_is_leased_and_not_fired_in_place(lab: Lab) -> None:

@@ -43,15 +43,15 @@ async def test_results_failures_and_context() -> None:
         bad, told = s.give(("unencodable", []), ("tells", []), want_result=True, header={"h": b"v"})
         await s.until(bad, told)
         broken, misfit = s.give(("square", b"{"), ("square", []), want_result=True)
-        said = await s.until(broken, misfit)
-        assert said.succeeded[ok].output == b"144"
-        assert (said.failed[refused].reason, said.failed[refused].final) == ("no use", True)
-        assert b"in refuses" in said.failed[refused].output
-        assert "the result cannot be sent" in said.failed[bad].reason
-        assert b'"headers":{"h":"v"}' in said.succeeded[told].output
-        assert "not application/json" in said.failed[broken].reason
-        assert "the arguments do not fit square(" in said.failed[misfit].reason
-        assert all(said.failed[n].final for n in (bad, broken, misfit))
+        reported = await s.until(broken, misfit)
+        assert reported.succeeded[ok].output == b"144"
+        assert (reported.failed[refused].reason, reported.failed[refused].final) == ("no use", True)
+        assert b"in refuses" in reported.failed[refused].output
+        assert "the result cannot be sent" in reported.failed[bad].reason
+        assert b'"headers":{"h":"v"}' in reported.succeeded[told].output
+        assert "not application/json" in reported.failed[broken].reason
+        assert "the arguments do not fit square(" in reported.failed[misfit].reason
+        assert all(reported.failed[n].final for n in (bad, broken, misfit))
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ async def test_results_failures_and_context() -> None:
 async def test_a_process_that_dies_fails_its_own_attempt_alone(how: str, words: str) -> None:
     async with crew() as s:
         given = s.give(("dies", [how]), ("square", [3]), want_result=True)
-        said = await s.until(*given)
-        assert words in said.failed[given[0]].reason
-        assert not said.failed[given[0]].final
-        assert said.succeeded[given[1]].output == b"9"
+        reported = await s.until(*given)
+        assert words in reported.failed[given[0]].reason
+        assert not reported.failed[given[0]].final
+        assert reported.succeeded[given[1]].output == b"9"
         # The next ones find processes that work.
         more = s.give(("square", [4]), ("square", [5]), want_result=True)
-        said = await s.until(*more)
-        assert [said.succeeded[n].output for n in more] == [b"16", b"25"]
+        reported = await s.until(*more)
+        assert [reported.succeeded[n].output for n in more] == [b"16", b"25"]
 
 
 async def test_out_of_time_and_cancelled_ones_are_killed_and_replaced(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ async def test_out_of_time_and_cancelled_ones_are_killed_and_replaced(tmp_path: 
         late, first = await spinning(s, tmp_path / "a", timeout_ms=1_500)
         cancelled, second = await spinning(s, tmp_path / "b")
         s.cancel(cancelled)
-        said = await s.until(late, cancelled)
-        assert said.failed[late].reason == "timed out after 1.5 s"
-        assert (said.failed[cancelled].reason, said.failed[cancelled].cancelled) == ("cancelled", True)
+        reported = await s.until(late, cancelled)
+        assert reported.failed[late].reason == "timed out after 1.5 s"
+        assert (reported.failed[cancelled].reason, reported.failed[cancelled].cancelled) == ("cancelled", True)
         assert gone(first)
         assert gone(second)
         (more,) = s.give(("square", [4]), want_result=True)
@@ -111,12 +111,12 @@ async def test_an_idle_process_that_dies_is_replaced() -> None:
         await s.when(lambda: True)
         while True:
             (given,) = s.give(("pid", []), want_result=True)
-            said = await s.until(given)
-            if given in said.succeeded:
+            reported = await s.until(given)
+            if given in reported.succeeded:
                 break
             # It was handed its job in the moment it died.
-            assert "its process died" in said.failed[given].reason
-        assert int(said.succeeded[given].output) != first
+            assert "its process died" in reported.failed[given].reason
+        assert int(reported.succeeded[given].output) != first
 
 
 async def test_processes_end_with_their_worker(tmp_path: Path) -> None:
@@ -148,24 +148,24 @@ async def test_what_the_import_takes_is_not_the_tasks_time() -> None:
     async with shift(slow_import.WORKER, FunctionKind.CPU, size=1) as s:
         for _ in range(2):
             (given,) = s.give(("quick", []), want_result=True)
-            said = await s.until(given)
-            assert given in said.succeeded, said.failed[given].reason
-            assert float(said.succeeded[given].output) > 0.5
-            assert said.succeeded[given].duration_ms < 1_000
+            reported = await s.until(given)
+            assert given in reported.succeeded, reported.failed[given].reason
+            assert float(reported.succeeded[given].output) > 0.5
+            assert reported.succeeded[given].duration_ms < 1_000
 
 
 async def test_an_import_that_never_ends_fails_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "IMPORT_MS", 300)
     async with shift(slow_import.WORKER, FunctionKind.CPU, size=1) as s:
         (given,) = s.give(("quick", []), want_result=True)
-        said = await s.until(given)
-        assert said.failed[given].reason == "its module was not imported within 0.3 s"
+        reported = await s.until(given)
+        assert reported.failed[given].reason == "its module was not imported within 0.3 s"
 
 
 async def test_what_a_cpu_function_starts_can_be_told_to_end() -> None:
     """It does not inherit that its parent leaves SIGTERM to the worker."""
     async with crew(1) as s:
         (given,) = s.give(("starts", []), want_result=True)
-        said = await s.until(given)
-        assert given in said.succeeded, said.failed[given].reason
-        assert said.succeeded[given].output == b"[-15,-15]"
+        reported = await s.until(given)
+        assert given in reported.succeeded, reported.failed[given].reason
+        assert reported.succeeded[given].output == b"[-15,-15]"

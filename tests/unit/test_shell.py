@@ -165,19 +165,19 @@ def test_output_is_never_over_its_cap(size: int, chunk: int):
     assert (kept == data) if not output.truncated else (kept[:1000] == data[:1000] and kept[-1000:] == data[-1000:])
 
 
-def said(**words) -> Ended:
+def ending(**words) -> Ended:
     return Ended({"ms": 12, "why": "", "truncated": False, "survivors": False, **words}, b"out")
 
 
 def test_outcomes():
-    done = outcome_of(said(code=0), 5_000, now_ms=7)
+    done = outcome_of(ending(code=0), 5_000, now_ms=7)
     assert isinstance(done, Done) and done.keep_ms == 5_000 and done.result is not None
     assert (done.result.ok, done.result.exit_code, done.result.output, done.result.duration_ms) == (True, 0, b"out", 12)
     for ended, reason, code in (
-        (said(code=3), "exit code 3", 3),
-        (said(code=-11), "killed by SIGSEGV", 139),
-        (said(code=-15, why="timed out"), "timed out after 12 ms", None),
-        (said(code=0, why="timed out"), "timed out after 12 ms", None),
+        (ending(code=3), "exit code 3", 3),
+        (ending(code=-11), "killed by SIGSEGV", 139),
+        (ending(code=-15, why="timed out"), "timed out after 12 ms", None),
+        (ending(code=0, why="timed out"), "timed out after 12 ms", None),
         (Ended({}, b""), "the process that ran it died", None),
         (Ended({"error": "no room", "ms": 0}, b""), "it could not be started: no room", None),
     ):
@@ -185,8 +185,8 @@ def test_outcomes():
         assert isinstance(failed, Failed) and failed.result is not None, ended
         assert (failed.reason, failed.result.exit_code, failed.result.ok) == (reason, code, False)
         assert failed.result.reason == reason and failed.retryable
-    assert outcome_of(said(code=-15, why="cancelled"), 1, cancelled=True) == HandBack()
-    assert isinstance(outcome_of(said(code=0), 1, cancelled=True), Done), "it ended before it heard of it"
+    assert outcome_of(ending(code=-15, why="cancelled"), 1, cancelled=True) == HandBack()
+    assert isinstance(outcome_of(ending(code=0), 1, cancelled=True), Done), "it ended before it heard of it"
 
 
 def test_frames_carry_any_payload():

@@ -19,7 +19,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import Worker
 from delaybox.worker.context import CancelSignal, Context, Facts
 from tests.desk import Desk, delivery, messages_of, tasks_of
-from tests.unit.test_worker_session import opened, said, take, tasks, welcome
+from tests.unit.test_worker_session import opened, parsed, take, tasks, welcome
 
 LARGEST = 2 * STREAM_MESSAGE_BYTES + 100_000
 """A message is closed when it is full, and its last part may be as large."""
@@ -43,9 +43,9 @@ def test_text_is_cut_by_bytes_and_says_so() -> None:
 
 
 def test_progress_is_cut_before_it_goes_anywhere() -> None:
-    heard: list[tuple[float, str]] = []
-    context(lambda fraction, message: heard.append((fraction, message))).progress(0.5, "x" * 20_000_000)
-    ((_, text),) = heard
+    reports: list[tuple[float, str]] = []
+    context(lambda fraction, message: reports.append((fraction, message))).progress(0.5, "x" * 20_000_000)
+    ((_, text),) = reports
     assert len(text) == 2_000 and text.endswith("[...]")
 
 
@@ -55,7 +55,7 @@ def test_half_a_character_in_a_progress_does_not_stop_what_is_said_of_others() -
     take(session, tasks(1, 1, 2))
     context(lambda fraction, message: session.progress(1, fraction, message)).progress(0.5, "\udc80")
     session.done(2)
-    message = said(session.flush())
+    message = parsed(session.flush())
     assert (list(message.done), message.progress[0].progress.message) == ([2], "?")
 
 
@@ -65,11 +65,11 @@ def test_much_progress_travels_in_several_messages() -> None:
     take(session, tasks(1, *range(1, 2_001)))
     for sequence in range(1, 2_001):
         session.progress(sequence, 0.5, "x" * 2_000)
-    heard: list[int] = []
+    reports: list[int] = []
     while (raw := session.flush()) is not None:
         assert len(raw) < LARGEST
-        heard += [p.sequence for p in said(raw).progress]
-    assert sorted(heard) == list(range(1, 2_001))
+        reports += [p.sequence for p in parsed(raw).progress]
+    assert sorted(reports) == list(range(1, 2_001))
 
 
 def test_very_many_ends_travel_in_several_messages() -> None:
@@ -83,8 +83,8 @@ def test_very_many_ends_travel_in_several_messages() -> None:
     back: list[int] = []
     while (raw := session.flush()) is not None:
         assert len(raw) < LARGEST
-        done += said(raw).done
-        back += said(raw).handed_back
+        done += parsed(raw).done
+        back += parsed(raw).handed_back
     assert (len(done), len(back)) == (100_000, 50_000)
 
 
@@ -104,7 +104,7 @@ def test_no_message_has_more_parts_than_a_node_takes() -> None:
     ends = 0
     while (raw := session.flush()) is not None:
         check_items(raw, pb.FromWorker)
-        ends += len(said(raw).succeeded) + len(said(raw).failed) + len(said(raw).done) + len(said(raw).progress)
+        ends += len(parsed(raw).succeeded) + len(parsed(raw).failed) + len(parsed(raw).done) + len(parsed(raw).progress)
     assert ends == 80_000
 
 
@@ -120,7 +120,7 @@ def test_progress_is_not_kept_for_repeating_but_for_the_last_of_each_task() -> N
     session.done(2)
     session.hello()
     session.receive(welcome(resumed=True, seen=1))
-    again = said(session.flush())
+    again = parsed(session.flush())
     assert [(p.sequence, p.progress.fraction) for p in again.progress] == [(1, 0.999)]
     assert list(again.done) == [2]
 
@@ -130,7 +130,7 @@ def test_progress_that_was_heeded_is_not_said_again() -> None:
     session.flush(1)
     take(session, tasks(1, 1))
     session.progress(1, 0.5, "half")
-    number = said(session.flush()).number
+    number = parsed(session.flush()).number
     session.receive(pb.ToWorker(number=2, seen=number))
     session.hello()
     session.receive(welcome(resumed=True, number=2, seen=number))
@@ -148,7 +148,7 @@ def test_what_the_node_refuses_for_its_size_twice_is_a_failure_that_says_so() ->
     session.flush()
     assert session.refused("too large") == 0, "it may have been another call's"
     assert session.refused("RESOURCE_EXHAUSTED: larger than max") == 1
-    (first, second) = map(said, session.resend())
+    (first, second) = map(parsed, session.resend())
     assert (first.credit, list(second.done), second.number) == (3, [3], 2)
     assert sum(map(len, session.resend())) < 5_000
     by = {f.sequence: f for f in second.failed}
@@ -167,7 +167,7 @@ async def test_a_task_that_its_worker_cannot_take_is_a_dead_letter_and_the_other
     assert isinstance(outcome, Failed) and not outcome.retryable
     assert "takes messages of 4194304 bytes" in outcome.reason
     assert session.room == 2, "it cost no place"
-    desk.hear(session, number=2, done=[message.tasks[0].sequence])
+    desk.receive(session, number=2, done=[message.tasks[0].sequence])
     await delivering
     assert desk.engine.outcomes[small.task_id] is DONE
 
@@ -183,7 +183,7 @@ async def test_a_message_holds_one_large_task_or_a_megabyte_of_small_ones() -> N
 async def test_very_many_late_answers_are_refused_in_several_messages() -> None:
     desk = Desk()
     session = desk.open(credit=1)
-    desk.hear(session, number=2, done=range(10**12, 10**12 + 50_000))
+    desk.receive(session, number=2, done=range(10**12, 10**12 + 50_000))
     messages = messages_of(session)
     assert max(message.ByteSize() for message in messages) < 1 << 20
     assert sum(len(message.stale) for message in messages) == 50_000
@@ -196,7 +196,7 @@ async def test_what_a_foreign_worker_says_is_bounded() -> None:
     one, two, three = delivery(), delivery(), delivery()
     await desk.deliver(one, two, three)
     first, second, third = (t.sequence for t in tasks_of(messages_of(session)))
-    desk.hear(
+    desk.receive(
         session,
         number=2,
         succeeded=[pb.Succeeded(sequence=first, content_type="a/" + "b" * 1_000)],
@@ -219,8 +219,8 @@ async def test_what_a_foreign_worker_says_is_bounded() -> None:
 )
 def test_a_fraction_is_one_or_not_stated(fraction: float, kept: float) -> None:
     """JSON has no word for what is no number."""
-    said = wire_progress.checked(scheduler_pb2.Progress(fraction=fraction, message="x" * 3_000))
-    assert (said.fraction, len(said.message)) == (kept, 2_000)
+    checked = wire_progress.checked(scheduler_pb2.Progress(fraction=fraction, message="x" * 3_000))
+    assert (checked.fraction, len(checked.message)) == (kept, 2_000)
 
 
 def test_a_worker_that_no_node_would_have_says_so_before_it_asks() -> None:

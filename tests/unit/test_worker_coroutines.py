@@ -127,8 +127,8 @@ async def test_without_a_wanted_result_only_the_end_is_said() -> None:
         given = s.give(("at_once", [1, 2]), ("at_once", b""), ("waits", []), ("at_once", {"a": 1}))
         assert await started.get() == ""
         go.set()
-        said = await s.until(*given)
-        assert sorted(said.done) == given
+        reported = await s.until(*given)
+        assert sorted(reported.done) == given
         assert s.common.stats.done == 4
 
 
@@ -136,15 +136,15 @@ async def test_a_wanted_result_is_encoded() -> None:
     async with crew() as s:
         go.set()
         calls = ("at_once", [1, 2]), ("waits", ["x"]), ("big", [3])
-        said = await s.until(*s.give(*calls, want_result=True))
-        assert [said.succeeded[n].output for n in (1, 2, 3)] == [b"3", b'"x"', b'"xxx"']
+        reported = await s.until(*s.give(*calls, want_result=True))
+        assert [reported.succeeded[n].output for n in (1, 2, 3)] == [b"3", b'"x"', b'"xxx"']
 
 
 async def test_one_that_waits_holds_up_nobody() -> None:
     async with crew(size=100) as s:
         many = s.give(*([("waits", ["w"]), ("at_once", [1])] * 40))
-        said = await s.until(*many[1::2])
-        assert sorted(said.done) == many[1::2]
+        reported = await s.until(*many[1::2])
+        assert sorted(reported.done) == many[1::2]
         go.set()
         assert sorted((await s.until(*many)).done) == many
 
@@ -163,8 +163,8 @@ async def test_one_that_waits_holds_up_nobody() -> None:
 async def test_failures_say_why(how: str, reason: str, final: bool) -> None:
     async with crew() as s:
         (given, well) = s.give(("fails", [how]), ("at_once", [1]))
-        said = await s.until(given, well)
-        failed = said.failed[given]
+        reported = await s.until(given, well)
+        failed = reported.failed[given]
         assert (failed.reason, failed.final, failed.cancelled) == (reason, final, False)
         assert (failed.retry_after_ms if failed.HasField("retry_after_ms") else None) == (
             2500 if how == "later" else None
@@ -172,7 +172,7 @@ async def test_failures_say_why(how: str, reason: str, final: bool) -> None:
         assert b"in fails" in failed.output
         if how != "self":  # thrown in from the loop: its first frame is ours
             assert b"delaybox/worker" not in failed.output
-        assert said.done == [well]
+        assert reported.done == [well]
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ async def test_an_unknown_function_is_handed_back() -> None:
 async def test_a_context_tells_of_the_task_and_takes_progress() -> None:
     async with crew() as s:
         (given,) = s.give(("tells", []), want_result=True, labels={"customer": "c-17"})
-        said = await s.until(given)
-        assert said.succeeded[given].output == (
+        reported = await s.until(given)
+        assert reported.succeeded[given].output == (
             b'{"attempt":1,"token":2,"queue":"default","labels":{"customer":"c-17"},'
             b'"id":"01a2b3c4-d5e6-8001-9f00-112233445566"}'
         )
@@ -225,9 +225,9 @@ async def test_outside_of_a_task_there_is_no_current_one() -> None:
 async def test_out_of_time_is_cancelled_and_fails() -> None:
     async with crew() as s:
         own, brought = s.give(("slow", [])), s.give(("waits", []), timeout_ms=30)
-        said = await s.until(*own, *brought)
-        assert said.failed[own[0]].reason == "timed out after 0.05 s"
-        assert said.failed[brought[0]].reason == "timed out after 0.03 s"
+        reported = await s.until(*own, *brought)
+        assert reported.failed[own[0]].reason == "timed out after 0.05 s"
+        assert reported.failed[brought[0]].reason == "timed out after 0.03 s"
 
 
 async def test_code_that_goes_on_past_its_time_fails_and_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,9 +247,9 @@ async def test_a_cancelled_task_is_stopped_and_says_so() -> None:
         for _ in given:
             await started.get()
         s.cancel(*given)
-        said = await s.until(*given)
-        assert said.failed[given[0]].cancelled
-        assert said.done == [given[1]]
+        reported = await s.until(*given)
+        assert reported.failed[given[0]].cancelled
+        assert reported.done == [given[1]]
 
 
 async def test_what_a_lost_session_held_is_stopped_and_nothing_is_said() -> None:
@@ -259,20 +259,20 @@ async def test_what_a_lost_session_held_is_stopped_and_nothing_is_said() -> None
         await started.get()
         s.forgotten()
         await s.when(lambda: s.crew.slots.room(s.session) == 2)
-        assert s.said.ended == set()
+        assert s.reported.ended == set()
         assert s.common.stats.lost == 2
 
 
 async def test_variables_of_one_task_are_not_seen_by_the_next() -> None:
     async with crew() as s:
-        said = await s.until(*s.give(("sets_a_variable", []), ("sets_a_variable", []), want_result=True))
-        assert {r.output for r in said.succeeded.values()} == {b'"unset"'}
+        reported = await s.until(*s.give(("sets_a_variable", []), ("sets_a_variable", []), want_result=True))
+        assert {r.output for r in reported.succeeded.values()} == {b'"unset"'}
 
 
 async def test_each_has_a_real_asyncio_task_that_stays_the_same() -> None:
     async with crew() as s:
-        said = await s.until(*s.give(*([("uses_its_task", [])] * 5), want_result=True))
-        assert {r.output for r in said.succeeded.values()} == {b"true"}
+        reported = await s.until(*s.give(*([("uses_its_task", [])] * 5), want_result=True))
+        assert {r.output for r in reported.succeeded.values()} == {b"true"}
 
 
 async def test_a_stop_error_raised_by_the_code_itself_is_a_failure() -> None:

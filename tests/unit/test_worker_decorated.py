@@ -135,9 +135,9 @@ def test_a_decorated_method_stays_one() -> None:
 async def test_a_method_run_by_a_worker_says_why_it_cannot_be() -> None:
     async with shift(WORKER, FunctionKind.THREAD) as s:
         given, free = s.give(("priced", [2]), ("free", [2]), want_result=True)
-        said = await s.until(given, free)
-        assert said.failed[given].final and "a worker has no object to call it on" in said.failed[given].reason
-        assert said.succeeded[free].output == b"2"
+        reported = await s.until(given, free)
+        assert reported.failed[given].final and "a worker has no object to call it on" in reported.failed[given].reason
+        assert reported.succeeded[free].output == b"2"
 
 
 def test_async_functions_are_still_seen_as_such() -> None:

@@ -181,8 +181,8 @@ def test_a_context_parameter_is_found_by_its_annotation() -> None:
 def test_a_policy_travels_with_the_function() -> None:
     worker = Worker("w")
     made = worker.task(retries=Retry(7, initial="2s", factor=3, maximum="1m", jitter=0.5))(_async)
-    said = made.described(["q"])
-    assert (said.name, list(said.queues)) == ("_async", ["q"])
-    assert (said.retry.max_attempts, said.retry.initial_ms, said.retry.factor) == (7, 2_000, 3)
-    assert (said.retry.max_ms, said.retry.jitter) == (60_000, 0.5)
+    description = made.described(["q"])
+    assert (description.name, list(description.queues)) == ("_async", ["q"])
+    assert (description.retry.max_attempts, description.retry.initial_ms, description.retry.factor) == (7, 2_000, 3)
+    assert (description.retry.max_ms, description.retry.jitter) == (60_000, 0.5)
     assert not worker.task(name="plain")(_async).described([]).HasField("retry")

@@ -45,13 +45,13 @@ async def test_every_attempt_ends_and_its_place_is_free_again(kind: FunctionKind
     async with shift(WORKERS[kind], kind, size=1) as s:
         for name, how, (reason, final) in RAISED:
             (given,) = s.give((name, [how]), want_result=True)
-            said = await s.until(given)
-            assert said.failed[given].reason.startswith(reason), how
-            assert said.failed[given].final is final, how
-            assert not said.failed[given].HasField("retry_after_ms")
+            reported = await s.until(given)
+            assert reported.failed[given].reason.startswith(reason), how
+            assert reported.failed[given].final is final, how
+            assert not reported.failed[given].HasField("retry_after_ms")
         (long,) = s.give(("raises", ["long"]), want_result=True)
-        said = await s.until(long)
-        assert len(said.failed[long].reason) == 2_000
+        reported = await s.until(long)
+        assert len(reported.failed[long].reason) == 2_000
         (well,) = s.give(("raises", ["well"]), want_result=True)
         assert (await s.until(well)).succeeded[well].output == b'"well"'
         assert s.crew.slots.lingering == 0
@@ -77,8 +77,8 @@ async def test_a_thread_that_hangs_in_what_it_raised_is_timed_out_and_the_loop_g
 
     async with shift(worker, FunctionKind.THREAD, size=2) as s:
         (given,) = s.give(("hangs", []))
-        said = await s.until(given)
-        assert said.failed[given].reason == "timed out after 0.05 s"
+        reported = await s.until(given)
+        assert reported.failed[given].reason == "timed out after 0.05 s"
         (other,) = s.give(("well", []))
         await s.until(other)
         assert s.crew.slots.lingering == 1
@@ -106,8 +106,8 @@ def test_an_exception_with_an_unreadable_class_is_a_failure_all_the_same() -> No
     class Nameless(Exception, metaclass=Meta):
         pass
 
-    said: pb.Failed = failure(Nameless("words"))
-    assert "words" in said.reason
+    failed: pb.Failed = failure(Nameless("words"))
+    assert "words" in failed.reason
 
 
 async def test_a_signal_with_a_waiter_whose_loop_ended_is_set_all_the_same() -> None:

@@ -48,10 +48,10 @@ async def test_tasks_go_out_against_credit_and_come_back_as_acks() -> None:
     over = await desk.deliver(*three)
     sent = tasks_of(messages_of(session))
     assert [t.id for t in sent] == [d.id for d in three[:2]] and desk.pool.room() == -1
-    desk.hear(session, number=2, done=[t.sequence for t in sent], credit=2)
+    desk.receive(session, number=2, done=[t.sequence for t in sent], credit=2)
     assert {d.task_id: DONE for d in three[:2]} == desk.engine.outcomes
     (last,) = tasks_of(messages_of(session))
-    desk.hear(session, number=3, done=[last.sequence])
+    desk.receive(session, number=3, done=[last.sequence])
     await over
     assert len(desk.engine.outcomes) == 3 and session.held == 0
 
@@ -71,7 +71,7 @@ async def test_outcomes_of_every_kind() -> None:
     batch = [delivery() for _ in range(7)]
     over = await desk.deliver(*batch)
     s = [t.sequence for t in tasks_of(messages_of(session))]
-    desk.hear(
+    desk.receive(
         session,
         number=2,
         succeeded=[worker_pb2.Succeeded(sequence=s[0], output=b"42", duration_ms=7, content_type="a/b"),
@@ -103,7 +103,7 @@ async def test_no_result_is_kept_that_nobody_wants() -> None:
     plain, kept = tasks_of(messages_of(session))
     assert (plain.want_result, kept.want_result) == (False, True)
     for task in (plain, kept):
-        desk.hear(session, succeeded=[worker_pb2.Succeeded(sequence=task.sequence, output=b"1")])
+        desk.receive(session, succeeded=[worker_pb2.Succeeded(sequence=task.sequence, output=b"1")])
     await over
     assert [isinstance(o, Done) and o.result is not None for o in desk.engine.outcomes.values()] == [False, True]
 
@@ -113,11 +113,11 @@ async def test_a_draining_worker_gets_nothing_and_answers_what_it_has() -> None:
     session = desk.open(credit=3)
     over = await desk.deliver(delivery())
     (task,) = tasks_of(messages_of(session))
-    desk.hear(session, number=2, drain=True)
+    desk.receive(session, number=2, drain=True)
     assert desk.pool.room() == 0
-    desk.hear(session, number=3, done=[task.sequence])
+    desk.receive(session, number=3, done=[task.sequence])
     await over
-    desk.hear(session, number=4, credit=2)
+    desk.receive(session, number=4, credit=2)
     assert desk.pool.room() == 2, "credit takes it up again"
 
 

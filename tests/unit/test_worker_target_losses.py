@@ -32,9 +32,9 @@ async def test_others_take_what_waits_when_a_worker_goes() -> None:
     over = await desk.deliver(delivery(), delivery())
     messages_of(gone)
     desk.gateway.end(gone)
-    desk.hear(stays, number=1, credit=5)
+    desk.receive(stays, number=1, credit=5)
     (task,) = tasks_of(messages_of(stays))
-    desk.hear(stays, number=2, done=[task.sequence])
+    desk.receive(stays, number=2, done=[task.sequence])
     await over
     assert sorted(map(repr, desk.engine.outcomes.values())) == [repr(DONE), repr(LOST)]
 
@@ -50,9 +50,9 @@ async def test_tasks_that_workers_died_with_go_out_one_a_worker_and_more_as_they
     for together in (1, 2, 4):
         assert len(out) == together
         number += 1
-        desk.hear(session, number=number, done=[t.sequence for t in out])
+        desk.receive(session, number=number, done=[t.sequence for t in out])
         out = tasks_of(messages_of(session))
-    desk.hear(session, number=9, done=[t.sequence for t in first])
+    desk.receive(session, number=9, done=[t.sequence for t in first])
     await over
     assert set(desk.engine.outcomes.values()) == {DONE}
 
@@ -68,7 +68,7 @@ async def test_a_thousand_healthy_suspects_neither_wait_for_each_other_nor_stand
     while not over.done():
         rounds, number = rounds + 1, number + 1
         tasks = tasks_of(messages_of(session))
-        desk.hear(session, number=number, credit=len(tasks), done=[t.sequence for t in tasks])
+        desk.receive(session, number=number, credit=len(tasks), done=[t.sequence for t in tasks])
         await asyncio.sleep(0)
     assert rounds < 20, "one after the other it would be a thousand"
     await later
@@ -82,7 +82,7 @@ async def test_what_dies_in_company_is_not_blamed_and_runs_alone_the_next_time()
     suspects = [delivery(losses=2) for _ in range(3)]
     over = await desk.deliver(*suspects)
     (first,) = tasks_of(messages_of(session))
-    desk.hear(session, number=2, done=[first.sequence])
+    desk.receive(session, number=2, done=[first.sequence])
     assert len(tasks_of(messages_of(session))) == 2
     desk.gateway.end(session)
     await over
@@ -94,7 +94,7 @@ async def test_what_dies_in_company_is_not_blamed_and_runs_alone_the_next_time()
     for number in (2, 3, 4):
         (alone,) = tasks_of(messages_of(session))
         if number < 4:
-            desk.hear(session, number=number, done=[alone.sequence])
+            desk.receive(session, number=number, done=[alone.sequence])
     desk.gateway.end(session)
     await over
     assert sorted(map(repr, desk.engine.outcomes.values())) == [repr(DONE)] * 3 + [repr(LOST)]

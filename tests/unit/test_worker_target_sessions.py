@@ -15,7 +15,7 @@ from tests.desk import Desk, delivery, messages_of, tasks_of
 async def test_a_message_heard_twice_counts_once() -> None:
     desk = Desk()
     session = desk.open(credit=5)
-    desk.hear(session, number=1, credit=5)
+    desk.receive(session, number=1, credit=5)
     assert session.credit == 5
 
 
@@ -23,9 +23,9 @@ async def test_what_is_too_late_waits_within_bounds() -> None:
     """A worker that reads nothing went on saying it, and each said sequence took 36 bytes of the node."""
     session = Desk().open()
     for number in range(1, 9):
-        session.hear(worker_pb2.FromWorker(number=number, done=range(1, 20_001)))
+        session.receive(worker_pb2.FromWorker(number=number, done=range(1, 20_001)))
     assert sum(len(message.stale) for message in messages_of(session)) == 100_000
-    session.hear(worker_pb2.FromWorker(number=9, done=[7]))
+    session.receive(worker_pb2.FromWorker(number=9, done=[7]))
     assert [list(message.stale) for message in messages_of(session)] == [[7]], "and there is room again"
 
 
@@ -34,9 +34,9 @@ async def test_a_late_answer_is_refused_and_counted() -> None:
     session = desk.open(credit=1)
     over = await desk.deliver(delivery())
     (task,) = tasks_of(messages_of(session))
-    desk.hear(session, number=2, done=[task.sequence])
+    desk.receive(session, number=2, done=[task.sequence])
     await over
-    desk.hear(session, number=3, done=[task.sequence], failed=[worker_pb2.Failed(sequence=99)])
+    desk.receive(session, number=3, done=[task.sequence], failed=[worker_pb2.Failed(sequence=99)])
     assert [list(m.stale) for m in messages_of(session)] == [[task.sequence, 99]]
     assert len(desk.engine.outcomes) == 1
 
@@ -55,7 +55,7 @@ async def test_a_resumed_session_repeats_what_was_not_seen_and_no_more() -> None
     assert messages_of(session) == second
     assert messages_of(session) == []
     assert desk.pool.room() == 1, "credit outlives the stream"
-    desk.hear(session, number=2, done=[t.sequence for t in tasks_of(first + second)])
+    desk.receive(session, number=2, done=[t.sequence for t in tasks_of(first + second)])
     await asyncio.gather(over, over_two)
     assert set(desk.engine.outcomes.values()) == {DONE}
 
@@ -65,7 +65,7 @@ async def test_what_was_seen_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     session = desk.open(credit=1)
     over = await desk.deliver(delivery())
     (message,) = messages_of(session)
-    desk.hear(session, seen=message.number)
+    desk.receive(session, seen=message.number)
     desk.gateway.broken(session)
     assert desk.gateway.resume(session.id, message.number, session.profile) is session
     assert messages_of(session) == []
@@ -91,7 +91,7 @@ async def test_the_node_ends_what_a_worker_that_only_beats_does_not(monkeypatch:
     assert outcome.reason == "timed out after 0.04 s; its worker did not end it"
     assert [number for message in messages_of(session) for number in message.cancel] == [sent[0].sequence]
     # Its late word is refused, and the others are in time.
-    desk.hear(session, number=2, done=[t.sequence for t in sent])
+    desk.receive(session, number=2, done=[t.sequence for t in sent])
     await over
     assert [list(message.stale) for message in messages_of(session)] == [[sent[0].sequence]]
     assert len(desk.engine.outcomes) == 3
@@ -102,7 +102,7 @@ async def test_limits_of_tasks_that_have_ended_are_forgotten() -> None:
     session = desk.open(credit=20_000)
     for number in range(2, 8):
         over = await desk.deliver(*[delivery(timeout_ms=3_600_000) for _ in range(1_000)])
-        desk.hear(session, number=number, done=[t.sequence for t in tasks_of(messages_of(session))])
+        desk.receive(session, number=number, done=[t.sequence for t in tasks_of(messages_of(session))])
         await over
     assert len(session._limits) <= 4_000
 
@@ -114,7 +114,7 @@ async def test_a_claim_that_is_cut_off_is_forgotten() -> None:
     (task,) = tasks_of(messages_of(session))
     over.cancel()
     await asyncio.wait({over})
-    desk.hear(session, number=2, done=[task.sequence], credit=1)
+    desk.receive(session, number=2, done=[task.sequence], credit=1)
     assert desk.engine.outcomes == {} and [list(m.stale) for m in messages_of(session)] == [[task.sequence]]
     assert desk.pool.room() == 1
 

@@ -69,22 +69,22 @@ async def test_results_failures_and_misfits() -> None:
     async with crew() as s:
         calls: tuple[tuple[str, Any], ...] = ("add", [1, 2]), ("add", ["x", 1]), ("add", [1, 2, 3]), ("leaves", [])
         ok, bad, misfit, left = s.give(*calls, want_result=True)
-        said = await s.until(ok, bad, misfit, left)
-        assert said.succeeded[ok].output == b"3"
-        assert said.failed[bad].reason.startswith("TypeError: can only concatenate")
-        assert not said.failed[bad].final
-        assert "the arguments do not fit add(" in said.failed[misfit].reason
-        assert said.failed[misfit].final
-        assert said.failed[left].reason == "SystemExit: 1"
+        reported = await s.until(ok, bad, misfit, left)
+        assert reported.succeeded[ok].output == b"3"
+        assert reported.failed[bad].reason.startswith("TypeError: can only concatenate")
+        assert not reported.failed[bad].final
+        assert "the arguments do not fit add(" in reported.failed[misfit].reason
+        assert reported.failed[misfit].final
+        assert reported.failed[left].reason == "SystemExit: 1"
 
 
 async def test_progress_from_a_thread_reaches_the_session() -> None:
     async with crew() as s:
         (given,) = s.give(("tells", []), want_result=True)
-        said = await s.until(given)
-        assert said.succeeded[given].output.startswith(b'"delaybox-')
+        reported = await s.until(given)
+        assert reported.succeeded[given].output.startswith(b'"delaybox-')
         await s.when(lambda: True)
-        assert said.progress.get(given, [(0.25, "a quarter")]) == [(0.25, "a quarter")]
+        assert reported.progress.get(given, [(0.25, "a quarter")]) == [(0.25, "a quarter")]
 
 
 async def test_out_of_time_fails_at_once_and_keeps_the_place_until_the_thread_is_back(
@@ -92,14 +92,14 @@ async def test_out_of_time_fails_at_once_and_keeps_the_place_until_the_thread_is
 ) -> None:
     async with crew(size=1) as s:
         (given,) = s.give(("waits", []))
-        said = await s.until(given)
-        assert said.failed[given].reason == "timed out after 0.05 s"
+        reported = await s.until(given)
+        assert reported.failed[given].reason == "timed out after 0.05 s"
         assert s.crew.slots.room(s.session) == 0
         assert s.common.stats.overran == 1
         assert "keeps its place until it ends" in caplog.text
         go.set()
         await s.when(lambda: s.crew.slots.room(s.session) == 1)
-        assert s.said.done == []
+        assert s.reported.done == []
 
 
 async def test_a_cancelled_one_sees_the_signal() -> None:
@@ -108,9 +108,9 @@ async def test_a_cancelled_one_sees_the_signal() -> None:
         assert all(started.acquire(timeout=30) for _ in given)
         s.cancel(*given)
         go.set()
-        said = await s.until(*given)
-        assert (said.failed[given[0]].cancelled, said.failed[given[0]].reason) == (True, "cancelled")
-        assert said.done == [given[1]]
+        reported = await s.until(*given)
+        assert (reported.failed[given[0]].cancelled, reported.failed[given[0]].reason) == (True, "cancelled")
+        assert reported.done == [given[1]]
 
 
 async def test_nothing_is_said_of_what_a_lost_session_held() -> None:
@@ -120,7 +120,7 @@ async def test_nothing_is_said_of_what_a_lost_session_held() -> None:
         s.forgotten()
         go.set()
         await s.when(lambda: s.crew.slots.room(s.session) == 2)
-        assert s.said.ended == set()
+        assert s.reported.ended == set()
 
 
 async def test_there_are_no_more_threads_than_places() -> None:

@@ -19,10 +19,10 @@ def schedule(task: pb.NewTask, *, own_key: bool = False) -> RpcCall[ScheduleAnsw
     """``own_key``: the key was made for this call alone, so a task that is found under it was stored by this call."""
     kind = Repeating.REPEATABLE if task.idempotency_key else Repeating.ONCE
 
-    def stored(said: pb.ScheduleResponse) -> ScheduleAnswer:
-        if said.warning:
-            warn(said.warning, RuntimeWarning)
-        return ScheduleAnswer(said.id, said.due_ms, said.created or own_key)
+    def stored(answer: pb.ScheduleResponse) -> ScheduleAnswer:
+        if answer.warning:
+            warn(answer.warning, RuntimeWarning)
+        return ScheduleAnswer(answer.id, answer.due_ms, answer.created or own_key)
 
     return RpcCall("Schedule", pb.ScheduleRequest(task=task), kind, stored)
 
@@ -58,7 +58,7 @@ def reschedule(
 
 
 def run_now(task_id: str) -> RpcCall[datetime]:
-    return RpcCall("RunNow", pb.RunNowRequest(id=id_of(task_id)), Repeating.ONCE, lambda said: moment(said.due_ms))
+    return RpcCall("RunNow", pb.RunNowRequest(id=id_of(task_id)), Repeating.ONCE, lambda answer: moment(answer.due_ms))
 
 
 def _selecting(method: str, request: Any, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> RpcCall[BulkDone]:
@@ -102,7 +102,10 @@ def discard_dead(task_id: str) -> RpcCall[None]:
 
 def queues(queue: str | None) -> RpcCall[tuple[Queue, ...]]:
     return RpcCall(
-        "Queues", pb.QueuesRequest(queue=queue or ""), Repeating.READ, lambda said: tuple(map(Queue.of, said.queues))
+        "Queues",
+        pb.QueuesRequest(queue=queue or ""),
+        Repeating.READ,
+        lambda answer: tuple(map(Queue.of, answer.queues)),
     )
 
 
@@ -114,7 +117,7 @@ def forecast(start: Moment | None, end: Moment | None, step: Duration | None) ->
         request.to_ms = unix_ms("end", end)
     if step is not None:
         request.step_ms = span_ms("step", step)
-    return RpcCall("Forecast", request, Repeating.READ, lambda said: tuple(map(ForecastStep.of, said.steps)))
+    return RpcCall("Forecast", request, Repeating.READ, lambda answer: tuple(map(ForecastStep.of, answer.steps)))
 
 
 def nodes() -> RpcCall[tuple[dict[str, Any], ...]]:

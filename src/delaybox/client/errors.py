@@ -115,7 +115,7 @@ def closed(*, sent: bool = False) -> Failure:
     return Failure(error, "CANCELLED", sent=sent, refused=not sent, final=True)
 
 
-_SAID_NO: Final = frozenset(
+_REFUSALS: Final = frozenset(
     ("INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
      "FAILED_PRECONDITION", "UNAUTHENTICATED", "UNIMPLEMENTED", "OUT_OF_RANGE")
 )  # fmt: skip
@@ -130,18 +130,20 @@ def failure_of(error: grpc.RpcError, where: str) -> Failure:
     call: Any = error
     status: str = call.code().name
     details: str = call.details() or ""
-    said = _status_details(call.trailing_metadata())
-    if said is not None:
-        info, field, wait_s = said
+    refusal = _status_details(call.trailing_metadata())
+    if refusal is not None:
+        info, field, wait_s = refusal
         found = error_of(info.reason, details, field=field, metadata=info.metadata)
-        return Failure(found, status, refused=status in _SAID_NO or info.reason in _REFUSED_CODES, retry_after_s=wait_s)
+        return Failure(
+            found, status, refused=status in _REFUSALS or info.reason in _REFUSED_CODES, retry_after_s=wait_s
+        )
     sent = not (status == "UNAVAILABLE" and any(words in details for words in _NEVER_SENT))
     if status == "UNAVAILABLE":
         mend = "" if sent else _mend(details)
         return Failure(Unreachable(f"{where}: {details}{mend}"), status, sent=sent)
     if status == "DEADLINE_EXCEEDED":
         return Failure(CallTimeout(f"{where} did not answer in time"), status)
-    return Failure(Refused(status.lower(), f"{where}: {details or status}"), status, refused=status in _SAID_NO)
+    return Failure(Refused(status.lower(), f"{where}: {details or status}"), status, refused=status in _REFUSALS)
 
 
 def _mend(details: str) -> str:
@@ -180,8 +182,8 @@ def error_of(code: str, message: str, *, field: str = "", metadata: Mapping[str,
 
 def item_error(result: pb.ScheduleResult) -> DelayBoxError:
     """Why one task of a batch was refused."""
-    said = result.error
-    return error_of(said.code, said.message, field=said.field, metadata={"task_id": result.id})
+    refusal = result.error
+    return error_of(refusal.code, refusal.message, field=refusal.field, metadata={"task_id": result.id})
 
 
 def _status_details(metadata: Any) -> tuple[error_details_pb2.ErrorInfo, str, float | None] | None:

@@ -103,8 +103,8 @@ class Progress:
     message: str
 
     @classmethod
-    def of(cls, said: pb.Progress) -> Progress:
-        return cls(fraction=said.fraction if said.fraction >= 0 else None, message=said.message)
+    def of(cls, answer: pb.Progress) -> Progress:
+        return cls(fraction=answer.fraction if answer.fraction >= 0 else None, message=answer.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,14 +204,14 @@ class Event:
     progress: Progress | None
 
     @classmethod
-    def of(cls, said: pb.TaskEvent) -> Event:
+    def of(cls, answer: pb.TaskEvent) -> Event:
         return cls(
-            id=said.id,
-            state=STATES[said.state],
-            attempt=said.attempt,
-            reason=said.reason,
-            result=Result.of(said.result) if said.HasField("result") else None,
-            progress=Progress.of(said.progress) if said.HasField("progress") else None,
+            id=answer.id,
+            state=STATES[answer.state],
+            attempt=answer.attempt,
+            reason=answer.reason,
+            result=Result.of(answer.result) if answer.HasField("result") else None,
+            progress=Progress.of(answer.progress) if answer.HasField("progress") else None,
         )
 
 
@@ -225,8 +225,10 @@ class BulkDone:
     sample_ids: tuple[str, ...]
 
     @classmethod
-    def of(cls, said: pb.BulkResponse) -> BulkDone:
-        return cls(matched=said.matched, changed=said.changed, skipped=said.skipped, sample_ids=tuple(said.sample_ids))
+    def of(cls, answer: pb.BulkResponse) -> BulkDone:
+        return cls(
+            matched=answer.matched, changed=answer.changed, skipped=answer.skipped, sample_ids=tuple(answer.sample_ids)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,14 +243,14 @@ class Queue:
     unserved: tuple[str, ...]
 
     @classmethod
-    def of(cls, said: pb.QueueInfo) -> Queue:
+    def of(cls, answer: pb.QueueInfo) -> Queue:
         return cls(
-            queue=said.queue,
-            type=TYPES[said.type],
-            pending=said.pending,
-            ready=said.ready,
-            in_flight=said.in_flight,
-            unserved=tuple(said.unserved),
+            queue=answer.queue,
+            type=TYPES[answer.type],
+            pending=answer.pending,
+            ready=answer.ready,
+            in_flight=answer.in_flight,
+            unserved=tuple(answer.unserved),
         )
 
 
@@ -260,8 +262,8 @@ class ForecastStep:
     count: int
 
     @classmethod
-    def of(cls, said: pb.ForecastStep) -> ForecastStep:
-        return cls(moment(said.start_ms), said.count)
+    def of(cls, answer: pb.ForecastStep) -> ForecastStep:
+        return cls(moment(answer.start_ms), answer.count)
 
 
 @dataclass(slots=True)
@@ -298,6 +300,6 @@ class Scheduled:
         self.refused += 1
 
 
-def nodes_of(said: pb.NodesResponse) -> tuple[dict[str, Any], ...]:
+def nodes_of(answer: pb.NodesResponse) -> tuple[dict[str, Any], ...]:
     """Each node's facts, as REST shows them."""
-    return tuple(json.loads(text) for text in said.nodes)
+    return tuple(json.loads(text) for text in answer.nodes)

@@ -34,7 +34,7 @@ def shown(progress: bool | Report, source: Any, words: str, total: int | None = 
     if total is None and hasattr(source, "__len__"):
         total = len(source)
     if callable(progress):
-        return _Told(progress, total)
+        return _Callback(progress, total)
     try:
         return _Bar(words, total)
     except ImportError:
@@ -63,7 +63,7 @@ def _counted(steps: Steps[T], show: Shown) -> Steps[T]:
         show.close()
 
 
-class _Told:
+class _Callback:
     def __init__(self, report: Report, total: int | None) -> None:
         self._report = report
         self._total = total

@@ -23,8 +23,8 @@ T = TypeVar("T")
 log = logging.getLogger("delaybox.client")
 
 _LEAST_ATTEMPT_S: Final = 0.5
-_TELL_AFTER: Final = 3
-_TELL_EVERY_S: Final = 30.0
+_WARN_AFTER: Final = 3
+_WARN_EVERY_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +167,11 @@ class ClientSession:
         self.safe = safe
         self._quiet_until = 0.0
 
-    def tell(self, error: DelayBoxError, count: int, left_s: float | None) -> None:
+    def warn(self, error: DelayBoxError, count: int, left_s: float | None) -> None:
         """Logs once in a while that calls wait for a node, so that the program does not wait in silence."""
-        if count < _TELL_AFTER or self.clock() < self._quiet_until:
+        if count < _WARN_AFTER or self.clock() < self._quiet_until:
             return
-        self._quiet_until = self.clock() + _TELL_EVERY_S
+        self._quiet_until = self.clock() + _WARN_EVERY_S
         rest = "without a time limit" if left_s is None else f"for up to {left_s:.0f} s"
         log.warning("%s; trying again %s", error, rest)
 
@@ -255,7 +255,7 @@ class Tries:
             if pause >= left:
                 raise self._end(failure)
         self._count += 1
-        session.tell(failure.error, self._count, None if self._deadline is None else self._deadline - now)
+        session.warn(failure.error, self._count, None if self._deadline is None else self._deadline - now)
         return pause
 
     def _end(self, failure: Failure) -> DelayBoxError:

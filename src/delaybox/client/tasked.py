@@ -36,7 +36,7 @@ T = TypeVar("T")
 log = logging.getLogger("delaybox.client")
 
 
-def _told_to_stop() -> bool:
+def _being_cancelled() -> bool:
     """Whether the running asyncio task is being cancelled. A call is also cancelled when its channel is closed."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -70,7 +70,7 @@ class _Stream:
         except grpc.RpcError as error:
             return self._carrier.failed(error, self._which)
         except asyncio.CancelledError:
-            if _told_to_stop() or not (self._dropped or not self._carrier.is_open()):
+            if _being_cancelled() or not (self._dropped or not self._carrier.is_open()):
                 raise
             return closed(sent=True)
         return None if message is grpc.aio.EOF else message
@@ -225,7 +225,7 @@ class LoopCarrier:
         except grpc.RpcError as error:
             return self.failed(error, effect.which)
         except (grpc.aio.UsageError, asyncio.CancelledError):
-            if self.is_open() or _told_to_stop():
+            if self.is_open() or _being_cancelled():
                 raise
             return closed(sent=True)
         return answer

@@ -143,9 +143,9 @@ def load(
 
 def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     """The file to read. A named one must exist; the default one need not."""
-    named, said_by = path, "--config"
+    named, named_by = path, "--config"
     if named is None and (variable := environ.get("DELAYBOX_CONFIG") or environ.get(FILE_VARIABLE)):
-        named, said_by = Path(variable), "environment DELAYBOX_CONFIG or APP_CONF_PATH"
+        named, named_by = Path(variable), "environment DELAYBOX_CONFIG or APP_CONF_PATH"
     if named is None:
         return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
     named = named.expanduser()
@@ -153,7 +153,7 @@ def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         named /= "config.yaml"
     if not named.is_file():
         raise ConfigError(
-            f"there is no configuration file {named} (named by {said_by}); correct the path or leave it out"
+            f"there is no configuration file {named} (named by {named_by}); correct the path or leave it out"
         )
     return named
 

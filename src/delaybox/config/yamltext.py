@@ -42,8 +42,8 @@ def read(text: str) -> object:
         return loader.construct_document(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        said = _OF_YAML.split(str(getattr(error, "problem", None) or "it cannot be read"))
-        problem = "".join(part if at % 2 else _OF_THE_TEXT.sub("…", part) for at, part in enumerate(said))
+        pieces = _OF_YAML.split(str(getattr(error, "problem", None) or "it cannot be read"))
+        problem = "".join(part if at % 2 else _OF_THE_TEXT.sub("…", part) for at, part in enumerate(pieces))
         if _QUOTES.search(problem):
             problem += " (a value that begins with * & ! % @ ` or holds ': ' or ' #' must stand in quotes)"
         raise YamlMistake(problem, mark.line + 1 if mark else 0) from None

@@ -64,7 +64,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``expire_after_ms``: a task that is late by more than this is dead-lettered as expired; 0 = never too late.
     ``keep_result_ms``: how long its result is kept; 0 = the target's default, NO_RESULT = not at all.
     ``reject_past``: refused when it is already due.
-    ``queue_unsaid``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
+    ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
     """
 
     payload: bytes = b""
@@ -82,7 +82,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     labels: Mapping[str, str] = _NO_TEXT
     keep_result_ms: int = 0
     reject_past: bool = False
-    queue_unsaid: bool = False
+    queue_unstated: bool = False
 
 
 class TaskChange(Struct, frozen=True, kw_only=True, gc=False):

@@ -41,7 +41,7 @@ log = logging.getLogger("delaybox.engine")
 _BODIES_AT_ONCE = 16
 """Bodies over 1 KiB are fetched and delivered in groups: 500 of 1 MiB at once would be half a gigabyte."""
 
-_QUEUES_TOLD = 500
+_QUEUES_REPORTED = 500
 """A heartbeat names no more queues than this, the busiest."""
 
 EXPIRED = "expired"
@@ -123,7 +123,7 @@ class Dispatcher:
             # Rates are kept for whole queues, whatever function the tasks name.
             key = lane.partition(b":")[0].decode()
             sums[key] = round(sums.get(key, 0.0) + rate, 3)
-        return dict(nlargest(_QUEUES_TOLD, sums.items(), key=itemgetter(1)))
+        return dict(nlargest(_QUEUES_REPORTED, sums.items(), key=itemgetter(1)))
 
     def start(self) -> None:
         """Begins; returns at once."""

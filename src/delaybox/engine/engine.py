@@ -275,7 +275,7 @@ class Engine:
             return None
         troubles: tuple[str, ...] = ()
         if self._listens:
-            metrics.wakeups_heard("workers" if self._hosts else "node", self._wakeups.listening)
+            metrics.wakeups_subscribed("workers" if self._hosts else "node", self._wakeups.listening)
             if not self._wakeups.listening:
                 troubles = (DEAF,)
         own = Activity(

@@ -80,7 +80,7 @@ class Reaper:
                 problem = reply
                 continue
             r = Reaped(*reply)
-            _say(r, failing=failing)
+            _report(r, failing=failing)
             over = 0 <= r.next_expiry_ms <= r.now_ms
             if r.leases and over:
                 more.append(p)
@@ -99,7 +99,7 @@ class Reaper:
         return more
 
 
-def _say(r: Reaped, *, failing: bool) -> None:
+def _report(r: Reaped, *, failing: bool) -> None:
     if r.leases:
         metrics.lease_lost(r.leases)
         log.warning("%d leases expired: %d tasks run again, %d dead-lettered", r.leases, r.back, r.dead)

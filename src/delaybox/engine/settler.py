@@ -227,7 +227,7 @@ class Settler:
             metrics.stale_ack(len(stale))
         if dead:
             metrics.dead_lettered(dead)
-        self._say_dropped(dropped)
+        self._report_dropped(dropped)
         self._settled([d for d, _ in items])
         return True
 
@@ -248,11 +248,11 @@ class Settler:
                 metrics.dead_lettered()
             else:
                 metrics.retried(d.type.name)
-        self._say_dropped(dropped)
+        self._report_dropped(dropped)
         self._settled([d for d, _ in items])
         return True
 
-    def _say_dropped(self, dropped: int) -> None:
+    def _report_dropped(self, dropped: int) -> None:
         if dropped:
             log.warning("%d of the oldest dead letters were dropped: the cap is %d", dropped, self._options.dead_cap)
 

@@ -358,8 +358,8 @@ class Tracker:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
             self._in_place(c.fired)
-            if c.unheard:
-                metrics.published_without_listeners(c.unheard)
+            if c.without_listeners:
+                metrics.published_without_listeners(c.without_listeners)
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)

@@ -55,7 +55,7 @@ class Listener:
             self._subscribed()
 
 
-class Hears(Protocol):
+class WakeupReceiver(Protocol):
     """Is called with the contents of wake-ups."""
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
@@ -77,7 +77,7 @@ class Wakeups:
     own poll, covers messages that were lost in between.
     """
 
-    def __init__(self, store: Store, follower: Hears) -> None:
+    def __init__(self, store: Store, follower: WakeupReceiver) -> None:
         self._store = store
         self._follower = follower
         self._by_channel: dict[str, tuple[int, str]] = {}

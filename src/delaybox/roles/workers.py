@@ -49,7 +49,7 @@ class WorkerService:
         self._listener: Listener | None = None
         self._noting: Loop | None = None
         self._store: Store | None = None
-        self._said: dict[bytes, bytes] = {}
+        self._reported: dict[bytes, bytes] = {}
         self._announced: dict[str, str] = {}
 
     @property
@@ -87,7 +87,7 @@ class WorkerService:
             gateway,
             node=s.node_id,
             heartbeat_ms=s.heartbeat_ms,
-            said_progress=self._progress,
+            on_progress=self._progress,
             announce=self._announce,
         )
 
@@ -121,10 +121,10 @@ class WorkerService:
             except DelayBoxError as error:
                 log.warning("the control channel said something strange: %s", error)
 
-    def _progress(self, session: WorkerSession, said: worker_pb2.TaskProgress) -> None:
-        d = session.delivery(said.sequence)
+    def _progress(self, session: WorkerSession, report: worker_pb2.TaskProgress) -> None:
+        d = session.delivery(report.sequence)
         if d is not None:
-            self._said[d.task_id] = wire_progress.encode(wire_progress.checked(said.progress))
+            self._reported[d.task_id] = wire_progress.encode(wire_progress.checked(report.progress))
 
     async def _announce(self, own: Mapping[str, str]) -> None:
         self._announced = functions.waiting(self._announced, own)
@@ -153,9 +153,9 @@ class WorkerService:
         await self._keep_announced()
         if self._gateway is not None:
             metrics.workers(self._gateway.connected, self._gateway.held)
-        if self._said and self._store is not None:
-            said, self._said = self._said, {}
-            await progress.note(self._store, said)
+        if self._reported and self._store is not None:
+            reports, self._reported = self._reported, {}
+            await progress.note(self._store, reports)
         return PROGRESS_S
 
 

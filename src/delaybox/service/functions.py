@@ -39,11 +39,11 @@ class OwnQueues:
 
     def queue(self, task: NewTask | TaskKind) -> str:
         """Where it goes."""
-        return self._queues.get(task.name, task.queue) if task.queue_unsaid else task.queue
+        return self._queues.get(task.name, task.queue) if task.queue_unstated else task.queue
 
     def resolved(self, task: NewTask) -> NewTask:
         """The task with its function's own queue, where its caller named none and the function has one."""
-        if not task.queue_unsaid:
+        if not task.queue_unstated:
             return task
         queue = self._queues.get(task.name)
         return task if queue is None else replace(task, queue=queue)

@@ -74,11 +74,11 @@ class Import:
         self._due_ms: int | None = -1
         self._keys: set[str | None] = set()
 
-    async def run(self, told: Callable[[ImportProgress], None] = lambda _: None) -> ImportProgress:
-        """Imports the whole set; calls ``told`` after each chunk. StoreRefused where the key holds something else."""
+    async def run(self, report: Callable[[ImportProgress], None] = lambda _: None) -> ImportProgress:
+        """Imports the whole set; calls ``report`` after each chunk. StoreRefused where the key holds something else."""
         p = self.progress
         p.total = await self._source.size()
-        told(p)
+        report(p)
         storing: asyncio.Task[None] | None = None
         members = await self._members(0)
         try:
@@ -87,7 +87,7 @@ class Import:
                 chunk = self._read(members)
                 if storing is not None:
                     await storing
-                    told(p)
+                    report(p)
                 # Skips members that stay in the set, and the present chunk, which has not been removed yet.
                 members = await self._members(p.seen if self._dry else p.left + len(chunk))
                 storing = asyncio.create_task(self._take(chunk))
@@ -97,7 +97,7 @@ class Import:
         finally:
             if storing is not None:
                 await asyncio.wait({storing})
-        told(p)
+        report(p)
         return p
 
     async def _members(self, at: int) -> list[tuple[bytes, float]]:

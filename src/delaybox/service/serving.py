@@ -107,10 +107,10 @@ class Serving:
             if not (await self._known()).has(lane_of(view.type, view.queue, view.name)):
                 return replace(view, reason=unserved(view.name, view.queue))
         elif view.state is TaskState.RUNNING:
-            (said,) = await progress.of(self._store, [ids.parse(view.task_id)])
-            if said is not None:
+            (noted,) = await progress.of(self._store, [ids.parse(view.task_id)])
+            if noted is not None:
                 try:
-                    return replace(view, progress=wire_progress.decode(said))
+                    return replace(view, progress=wire_progress.decode(noted))
                 except DecodeError:
                     return view
         return view

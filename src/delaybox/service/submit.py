@@ -69,7 +69,7 @@ class Submitter:
 
     async def submit(self, task: NewTask) -> Submitted:
         """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
-        if task.queue_unsaid:
+        if task.queue_unstated:
             await self._own.fresh()
         answer = _submitted(task, await self._enqueue(self._draft(task)), self._own)
         if isinstance(answer, DelayBoxError):
@@ -116,7 +116,7 @@ class Submitter:
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         """Stores many; per task, in order, its answer or its error. One chunk is encoded while others are stored."""
-        if any(task.queue_unsaid for task in tasks):
+        if any(task.queue_unstated for task in tasks):
             try:
                 await self._own.fresh()
             except DelayBoxError as error:

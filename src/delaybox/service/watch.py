@@ -101,7 +101,7 @@ class Watch:
         self._watcher.forget(self, self._left)
         self._left = set()
 
-    def tell(self, task_id: bytes, standing: Standing) -> bool:
+    def notify(self, task_id: bytes, standing: Standing) -> bool:
         """Called by the watcher; whether this ends the wait for the task."""
         if standing.ended:
             size = standing.result.ByteSize() if standing.result is not None else 0
@@ -150,7 +150,7 @@ class Watcher:
             entry.fresh.append(watch)
             self._soon[task_id] = None
         if not self._tasks:
-            loops = (self._look_on(), listen(self._store, self._store.ended_channel, self._heard))
+            loops = (self._look_on(), listen(self._store, self._store.ended_channel, self._on_message))
             self._tasks = [asyncio.create_task(loop, name="delaybox-watcher") for loop in loops]
         self._event.set()
         return watch
@@ -192,7 +192,7 @@ class Watcher:
         for queue in self._later:
             queue.clear()
 
-    def _heard(self, data: bytes) -> None:
+    def _on_message(self, data: bytes) -> None:
         watched = self._watched
         for at in range(0, len(data), 16):
             task_id = data[at : at + 16]
@@ -228,7 +228,7 @@ class Watcher:
             now = asyncio.get_running_loop().time()
             self._weigh(taken, found)
             for task_id, standing in zip(taken, found, strict=True):
-                self._tell(task_id, standing, now)
+                self._notify(task_id, standing, now)
 
     async def _standings(self, taken: list[bytes]) -> list[Standing | None]:
         idle = self._idle
@@ -250,10 +250,10 @@ class Watcher:
             if standing is not None and standing.state is TaskState.RUNNING and not self._ends_only(task_id)
         ]
         if running:
-            for i, said in zip(running, await progress.of(self._store, [taken[i] for i in running]), strict=True):
+            for i, noted in zip(running, await progress.of(self._store, [taken[i] for i in running]), strict=True):
                 standing = found[i]
-                if said and standing is not None:
-                    found[i] = replace(standing, progress=said)
+                if noted and standing is not None:
+                    found[i] = replace(standing, progress=noted)
 
     def _ends_only(self, task_id: bytes) -> bool:
         entry = self._watched.get(task_id)
@@ -273,18 +273,18 @@ class Watcher:
         else:
             self._looks_a_second = max(self._looks_a_second // 2, LEAST_A_SECOND)
 
-    def _tell(self, task_id: bytes, standing: Standing | None, now: float) -> None:
+    def _notify(self, task_id: bytes, standing: Standing | None, now: float) -> None:
         entry = self._watched.get(task_id)
         if entry is None:
             return
         if standing is not None:
-            told = entry.watches if _differs(standing, entry.known) else entry.fresh
-            if told is entry.watches and not _same_state(standing, entry.known):
+            notified = entry.watches if _differs(standing, entry.known) else entry.fresh
+            if notified is entry.watches and not _same_state(standing, entry.known):
                 entry.level = self._first_level(task_id, standing)
             entry.known = standing
             entry.fresh = []
-            if told:
-                over = {watch for watch in told if watch.tell(task_id, standing)}
+            if notified:
+                over = {watch for watch in notified if watch.notify(task_id, standing)}
                 entry.watches = [watch for watch in entry.watches if watch not in over]
                 if not entry.watches:
                     del self._watched[task_id]

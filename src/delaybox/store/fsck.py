@@ -95,7 +95,7 @@ class _Check:
             await self._partition(p)
             await self._judge(p)
 
-    def _say(self, kind: str, partition: int, what: str) -> None:
+    def _report(self, kind: str, partition: int, what: str) -> None:
         self.problems.add(f"{kind}: partition {partition}, {what}: {KINDS[kind]}")
 
     def _suspect(self, partition: int, task_id: bytes, key: bytes = b"") -> None:
@@ -132,7 +132,7 @@ class _Check:
             for field_, value in page:
                 stream = Stream.of_field(field_)
                 if stream is None or not value.isdigit() or stream.home(self.store.partitions) != p:
-                    self._say("watermark-wrong", p, f"watermark {field_.decode(errors='replace')!r}")
+                    self._report("watermark-wrong", p, f"watermark {field_.decode(errors='replace')!r}")
 
     async def _bodies(self, bodies: Sequence[tuple[int, bytes]]) -> None:
         self.counts["bodies"] += len(bodies)
@@ -214,7 +214,7 @@ class _Check:
             )
             if bool(there) == (expiry is not None):
                 continue
-            self._say("lease-without-expiry" if there else "expiry-without-lease", p, f"lease {lease_id.hex()}")
+            self._report("lease-without-expiry" if there else "expiry-without-lease", p, f"lease {lease_id.hex()}")
             if self.repair:
                 # A lease that nobody reaps gets an expiry of now: its tasks go back, charged with one loss.
                 if there:
@@ -234,7 +234,7 @@ class _Check:
             )
             if bool(there) == (score is not None):
                 continue
-            self._say("bucket-not-listed" if there else "bucket-empty", p, f"bucket {number}")
+            self._report("bucket-not-listed" if there else "bucket-empty", p, f"bucket {number}")
             if self.repair:
                 # index.lua is the one step that lists a bucket or strikes it off, whichever is right by then.
                 await self.store.index(p, number, b"0", count=1)
@@ -263,7 +263,7 @@ class _Check:
 
     def _right_partition(self, p: int, task_id: bytes) -> None:
         if len(task_id) != ids.ID_BYTES or ids.partition(task_id) != p:
-            self._say("wrong-partition", p, f"id {_name(task_id)}")
+            self._report("wrong-partition", p, f"id {_name(task_id)}")
 
     async def _bucketed(
         self, p: int, number: int, expanded: int, elsewhere: set[bytes], page: Sequence[tuple[bytes, bytes]]
@@ -291,7 +291,7 @@ class _Check:
     async def _pointer(self, p: int, number: int, expanded: int, task_id: bytes, raw: bytes) -> None:
         self.counts["pointers"] += 1
         if raw:
-            self._say("wrong-bucket", p, f"id {_name(task_id)} in bucket {number}")
+            self._report("wrong-bucket", p, f"id {_name(task_id)} in bucket {number}")
         elif number < expanded:
             # A pointer in a bucket that is not expanded yet may name a task that has ended since: expansion drops it.
             pointer = keys.bucket(self.store.tags[p], number)
@@ -299,7 +299,7 @@ class _Check:
                 [("HEXISTS", pointer, task_id), ("HEXISTS", self._home(p, task_id), task_id)]
             )
             if there and not named:
-                self._say("pointer-dangling", p, f"id {_name(task_id)} in bucket {number}")
+                self._report("pointer-dangling", p, f"id {_name(task_id)} in bucket {number}")
 
     async def _belongings(self, p: int, records: Sequence[Record]) -> None:
         """Suspects records whose idempotency entry or large body is missing or wrong."""
@@ -346,7 +346,7 @@ class _Check:
             for (task_id, key), kinds in zip(some, replies, strict=True):
                 for kind in map(bytes.decode, kinds):
                     named = f", key {key!r}" if key and kind.startswith("key-") else ""
-                    self._say(kind, p, f"id {_name(task_id)}{named}")
+                    self._report(kind, p, f"id {_name(task_id)}{named}")
                 if self.repair and kinds:
                     self.counts["repaired"] += 1
 

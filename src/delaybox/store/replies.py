@@ -71,7 +71,7 @@ class Claimed:
     next_due_ms: int
     leased: list[bytes]
     lateness_ms: list[int]
-    unheard: int
+    without_listeners: int
     dropped: int
     quarantined: int
     trimmed: int

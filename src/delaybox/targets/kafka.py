@@ -152,13 +152,13 @@ class KafkaTarget:
                     topic, value, key, headers = compose(d)
                     at = -1
                     if key is headers[0][1]:
-                        tell = on
+                        callback = on
                         if count and topic == default:
                             at = (d.partition + spread * (d.task_id[15] % turns)) % count
                     else:
                         # A report names its message's key, which is not the task's id.
-                        tell = partial(group.on_named, d)
-                    self._link.produce(topic, value, key, at, tell, tell, 0, headers)
+                        callback = partial(group.on_named, d)
+                    self._link.produce(topic, value, key, at, callback, callback, 0, headers)
                 except BufferError:
                     await self._link.room()
                     continue
@@ -199,10 +199,10 @@ class KafkaTarget:
         for who, error, topic in judged:
             d = who if isinstance(who, Delivery) else by_id[who]
             named, value, key, headers = self._compose(d)
-            tell = partial(again.on_named, d)
+            callback = partial(again.on_named, d)
             while True:
                 try:
-                    self._link.produce_alone(named, value, key, -1, tell, tell, 0, headers)
+                    self._link.produce_alone(named, value, key, -1, callback, callback, 0, headers)
                     count += 1
                 except BufferError:
                     await self._link.room()

@@ -94,8 +94,8 @@ class KafkaLink:
         try:
             self._producer = self._made()
         except KafkaException as error:
-            said = error.args[0].str()
-            raise ConfigError(f"Kafka's client cannot use its settings ({said}); mend what is under kafka") from None
+            problem = error.args[0].str()
+            raise ConfigError(f"Kafka's client cannot use its settings ({problem}); mend what is under kafka") from None
         self.produce = self._producer.produce
         self._alone: Producer | None = None
 
@@ -172,18 +172,18 @@ class KafkaLink:
         return sum(producer.poll(0) for producer in self._producers())
 
     async def _serve(self) -> None:
-        heard_s = time.monotonic()
+        answered_s = time.monotonic()
         while True:
             if waiting := sum(map(len, self._producers())):
                 now_s = time.monotonic()
                 if self._poll() or sum(map(len, self._producers())) < waiting:
-                    heard_s = now_s
-                elif now_s - heard_s > _SILENCE_S:
-                    heard_s = now_s
+                    answered_s = now_s
+                elif now_s - answered_s > _SILENCE_S:
+                    answered_s = now_s
                     self._lost.set()
                 await asyncio.sleep(_BUSY_S)
             else:
-                heard_s = time.monotonic()
+                answered_s = time.monotonic()
                 # Errors of connections come by the same poll, which may then be slower.
                 self._serving.clear()
                 self._poll()

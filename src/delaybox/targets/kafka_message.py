@@ -78,7 +78,7 @@ def composer(
             return default, *_command(d, raw, headers)
         topic, key = default, raw
         event = False
-        if body[:1] == _HAS_HEADER and (_says_more(body) if bare else any(mark in body for mark in _MARKS)):
+        if body[:1] == _HAS_HEADER and (_states_more(body) if bare else any(mark in body for mark in _MARKS)):
             message = wire_body.decode(body)
             header = message.header
             # A task that was stored while this header was still accepted: the Go original's workers would run it.
@@ -134,7 +134,7 @@ def composer(
     return compose
 
 
-def _says_more(body: bytes) -> bool:
+def _states_more(body: bytes) -> bool:
     """Whether a header holds more than the time of execution. Most hold only that, and it is not passed on."""
     return not body.startswith(_TIME_ALONE) or body[_TIME_SIZE : _TIME_SIZE + 1] == _HAS_HEADER
 

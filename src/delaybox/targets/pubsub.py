@@ -45,16 +45,16 @@ class PubSubTarget:
         replies = await publish(self._store, self._channel, messages, stream=self._stream)
         failpoints.hit("after_publish_reply")
         done: list[Delivery] = []
-        unheard = 0
+        without_listeners = 0
         for d, listeners in zip(group, replies, strict=True):
             if isinstance(listeners, BaseException):
                 report([d], Failed(f"publishing on {self._channel} failed: {listeners}"[:500]))
             elif listeners == 0 and self._require:
                 report([d], Failed(f"nobody listens on channel {self._channel}"))
-                unheard += 1
+                without_listeners += 1
             else:
-                unheard += listeners == 0
+                without_listeners += listeners == 0
                 done.append(d)
-        if unheard:
-            metrics.published_without_listeners(unheard)
+        if without_listeners:
+            metrics.published_without_listeners(without_listeners)
         report(done, DONE)

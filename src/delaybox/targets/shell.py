@@ -169,7 +169,7 @@ class ShellTarget:
         keep_ms = message.keep_result_ms or self._options.keep_result_ms
 
         def done(job: Job, ended: Ended) -> None:
-            self._pace_s += (ended.said.get("ms", 0) / 1000 - self._pace_s) / 16
+            self._pace_s += (ended.details.get("ms", 0) / 1000 - self._pace_s) / 16
             outcome = outcome_of(ended, keep_ms, cancelled=job.cancelled)
             if message.no_result and isinstance(outcome, Done):
                 outcome = Done()
@@ -219,31 +219,31 @@ def _ids(user: str) -> tuple[int, int] | None:
 
 def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: int | None = None) -> Outcome:
     """The outcome for the engine. A command that the node itself cut off does not count as an attempt."""
-    said = ended.said
-    if cancelled and said.get("why", "cancelled") == "cancelled":
+    details = ended.details
+    if cancelled and details.get("why", "cancelled") == "cancelled":
         return HandBack()
-    code = said.get("code")
+    code = details.get("code")
     reason, exit_code = "", None
-    if "error" in said:
-        reason = f"it could not be started: {said['error']}"[:500]
+    if "error" in details:
+        reason = f"it could not be started: {details['error']}"[:500]
     elif code is None:
         reason = "the process that ran it died"
-    elif said["why"]:
-        reason = f"{said['why']} after {said['ms']} ms"
+    elif details["why"]:
+        reason = f"{details['why']} after {details['ms']} ms"
     elif code < 0:
         # The exit code that a shell would give.
         reason, exit_code = f"killed by {_signal_name(-code)}", 128 - code
     else:
         reason, exit_code = f"exit code {code}" if code else "", code
-    if said.get("survivors"):
+    if details.get("survivors"):
         reason += "; something that it started could not be killed"
     result = TaskResult(
         ok=not reason,
         finished_ms=int(time.time() * 1000) if now_ms is None else now_ms,
-        duration_ms=said.get("ms", 0),
+        duration_ms=details.get("ms", 0),
         exit_code=exit_code,
         output=ended.output,
-        truncated=bool(said.get("truncated")),
+        truncated=bool(details.get("truncated")),
         reason=reason,
     )
     return Failed(reason, result=result, keep_ms=keep_ms) if reason else Done(result, keep_ms)

@@ -26,9 +26,9 @@ _STOP_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended. ``said`` is the slot's report, empty when slot or host died during the command."""
+    """How a command ended. ``details`` is the slot's report, empty when slot or host died during the command."""
 
-    said: Mapping[str, Any]
+    details: Mapping[str, Any]
     output: bytes
 
 
@@ -222,7 +222,7 @@ class ShellPool:
             ended = Ended(*frames.read_end(datagram))
             self._ended(slot, ended)
             # A slot that could not get rid of everything that its command left also ends here, and is replaced.
-            if not ended.said.get("survivors"):
+            if not ended.details.get("survivors"):
                 self._freed(slot)
         else:
             self._ended(slot, _LOST)

@@ -110,13 +110,13 @@ class Slot:
                 self._control.send(frames.end({"error": "cancelled", "why": "cancelled", "ms": 0}, b""))
                 continue
             run = _Run(self._control, self._settings, self._folder, self._nothing, head, bytes(payload))
-            said, output = run.run()
+            details, output = run.run()
             clean = self._folder.leave()
             with contextlib.suppress(OSError):
-                self._control.send(frames.end(said, output))
+                self._control.send(frames.end(details, output))
             if not clean:
                 self._folder.wipe()
-            if said.get("survivors"):
+            if details.get("survivors"):
                 return GAVE_UP
 
 
@@ -145,7 +145,7 @@ class _Run:
     def run(self) -> tuple[dict[str, Any], bytes]:
         """How it ended, and what it printed."""
         started = time.monotonic()
-        said: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         try:
             self._folder.enter()
             pipe = self._start()
@@ -156,20 +156,20 @@ class _Run:
             # While the command's process is not reaped, its process id still names the group.
             self._kill(signal.SIGKILL)
             status = os.waitpid(self._pid, 0)[1]
-            said["code"] = os.waitstatus_to_exitcode(status)
-            said["survivors"] = not self._sweep()
+            details["code"] = os.waitstatus_to_exitcode(status)
+            details["survivors"] = not self._sweep()
             with contextlib.suppress(BlockingIOError):
                 # Nobody writes any more: this is what the pipe still holds.
                 while data := os.read(pipe, _PIPE_BYTES):
                     self._output.add(data)
-                    if said["survivors"]:
+                    if details["survivors"]:
                         break
         finally:
             os.close(pipe)
-        said["ms"] = int((time.monotonic() - started) * 1000)
-        said["why"] = self._why
-        said["truncated"] = self._output.truncated
-        return said, self._output.kept()
+        details["ms"] = int((time.monotonic() - started) * 1000)
+        details["why"] = self._why
+        details["truncated"] = self._output.truncated
+        return details, self._output.kept()
 
     def _start(self) -> int:
         """Spawns; returns the end of the pipe that its output comes out of."""
@@ -234,7 +234,7 @@ class _Run:
                     deadline = self._end("timed out")
                     continue
                 ready = dict(poll.poll(min(left * 1000 + 1, 3_600_000)))
-                if control in ready and (why := self._told()):
+                if control in ready and (why := self._end_asked()):
                     poll.unregister(control)
                     deadline = self._end(why)
                 if pipe in ready and not self._read(pipe):
@@ -244,7 +244,7 @@ class _Run:
         finally:
             os.close(pidfd)
 
-    def _told(self) -> str:
+    def _end_asked(self) -> str:
         """Why the command must be ended now (cancelled, timed out, the node is gone), if it must."""
         try:
             datagram = self._control.recv(frames.DATAGRAM, socket.MSG_DONTWAIT)

@@ -263,7 +263,7 @@ class Gateway:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    def heard(self, session: WorkerSession) -> None:
+    def received(self, session: WorkerSession) -> None:
         """A message of the worker was handled, so there may be room."""
         self._pools[session.profile.lanes].more_room()
         self._answered.set()

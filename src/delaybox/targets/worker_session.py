@@ -114,7 +114,7 @@ class WorkerSession:
         self._cancel: list[int] = []
         self._stale: list[int] = []
         self._leaving = False
-        self._said_leaving = False
+        self._announced_leaving = False
         self._number = 0
         self._unseen: deque[tuple[int, bytes]] = deque()
         self._unseen_bytes = 0
@@ -208,7 +208,7 @@ class WorkerSession:
     def messages(self, *, idle: bool = False) -> list[bytes]:
         """The messages to send now, serialized. ``idle``: at least one, even if it only confirms what was received."""
         out, self._repeat = self._repeat, []
-        while self._tasks or self._cancel or self._stale or (self._leaving and not self._said_leaving) or idle:
+        while self._tasks or self._cancel or self._stale or (self._leaving and not self._announced_leaving) or idle:
             idle = False
             tasks, size = 0, 0
             for part in self._tasks:
@@ -226,7 +226,7 @@ class WorkerSession:
             )
             raw = b"".join((head.SerializeToString(), *self._tasks[:tasks]))
             del self._tasks[:tasks], self._cancel[:_NUMBERS_AT_ONCE], self._stale[:_NUMBERS_AT_ONCE]
-            self._said_leaving = self._leaving
+            self._announced_leaving = self._leaving
             self._unseen.append((self._number, raw))
             self._unseen_bytes += len(raw) + _ENTRY_BYTES
             out.append(raw)
@@ -246,7 +246,7 @@ class WorkerSession:
         self._repeat = [raw for _, raw in self._unseen]
         return True
 
-    def hear(self, message: worker_pb2.FromWorker) -> None:
+    def receive(self, message: worker_pb2.FromWorker) -> None:
         """Handles a message. Of one that was handled before, only the confirmations count."""
         self._forget_seen(message.seen)
         if message.number:

@@ -139,8 +139,8 @@ class Codecs:
     def arguments(self, payload: bytes, headers: Mapping[str, bytes]) -> Call | Calls:
         """The call in a payload, or the calls. NotDecodable."""
         kind = ""
-        if headers and (said := headers.get(CONTENT_TYPE)):
-            kind = said.decode("utf-8", "replace")
+        if headers and (stated := headers.get(CONTENT_TYPE)):
+            kind = stated.decode("utf-8", "replace")
             if kind.startswith(many.CALLS):
                 form = many.form(kind)
                 return Calls(

@@ -27,8 +27,8 @@ _HEEDED: Final = (*controls.OF_EVENT, PARTITION_KEY)
 
 def media_type(header: Mapping[str, bytes]) -> str:
     """The record's content type, in lower case and without parameters; "" where it has none."""
-    said = next((raw for name, raw in header.items() if name.lower() == CONTENT_TYPE), b"")
-    return said.decode("ascii", "replace").partition(";")[0].strip().lower()
+    stated = next((raw for name, raw in header.items() if name.lower() == CONTENT_TYPE), b"")
+    return stated.decode("ascii", "replace").partition(";")[0].strip().lower()
 
 
 def attributes(value: bytes, header: Mapping[str, bytes]) -> Mapping[str, bytes] | None:

@@ -43,10 +43,10 @@ def check_free(names: Iterable[str], field: str = "headers") -> None:
 
 def check_type(header: Mapping[str, bytes], *, shell: bool) -> None:
     """InvalidTask when a header marks a task as a command that is none (``shell``), or the other way round."""
-    said = header.get(TASK_TYPE)
-    if said is not None and (said == SHELL) != shell:
+    stated = header.get(TASK_TYPE)
+    if stated is not None and (stated == SHELL) != shell:
         raise InvalidTask(
             f"headers.{TASK_TYPE}",
             f"the task is {'a' if shell else 'no'} shell task, but its header {TASK_TYPE} says "
-            f"{said[:40].decode('utf-8', 'replace')!r}; leave the header out",
+            f"{stated[:40].decode('utf-8', 'replace')!r}; leave the header out",
         )

@@ -21,10 +21,10 @@ from delaybox.wire import controls
 class TaskKind:
     """What many tasks have in common. Compared by identity, so that looking one up is cheap.
 
-    ``queue_unsaid``: as in `NewTask`. ``expires``: the bodies hold a time after which they must not be delivered.
+    ``queue_unstated``: as in `NewTask`. ``expires``: the bodies hold a time after which they must not be delivered.
     """
 
-    __slots__ = ("expires", "name", "priority", "queue", "queue_unsaid", "type")
+    __slots__ = ("expires", "name", "priority", "queue", "queue_unstated", "type")
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class TaskKind:
         name: str = "",
         priority: Priority = Priority.NORMAL,
         *,
-        queue_unsaid: bool = False,
+        queue_unstated: bool = False,
         expires: bool = False,
     ) -> None:
         self.type = task_type
         self.queue = queue
         self.name = name
         self.priority = priority
-        self.queue_unsaid = queue_unsaid
+        self.queue_unstated = queue_unstated
         self.expires = expires
 
     @classmethod
@@ -51,7 +51,7 @@ class TaskKind:
             task.queue,
             task.name,
             task.priority,
-            queue_unsaid=task.queue_unsaid,
+            queue_unstated=task.queue_unstated,
             expires=bool(task.expire_after_ms),
         )
 

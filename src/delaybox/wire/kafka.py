@@ -94,7 +94,7 @@ def of_record(
             header[TOMBSTONE] = b"true"
     if event is not None:
         _heed_event(header, event)
-    elif _says_task(header):
+    elif _states_task(header):
         task = message.of_message(payload, rules.original)
         if task.type is TaskType.SHELL_CMD:
             rules.shell.check(task.payload, task.name, payload_field="value")
@@ -117,7 +117,7 @@ def of_record(
     return _checked(at_ms, replace(task, payload=payload, name=name), rules)
 
 
-def _says_task(header: Mapping[str, bytes]) -> bool:
+def _states_task(header: Mapping[str, bytes]) -> bool:
     """Refuses a protobuf payload with headers for its time: it is no serialized Task."""
     return cloudevents.media_type(header) in TASK_TYPES and not any(name in header for name in _PARAMETERS)
 

@@ -14,11 +14,11 @@ def encode(progress: Progress) -> bytes:
     return message(progress).SerializeToString()
 
 
-def checked(said: scheduler_pb2.Progress) -> Progress:
+def checked(report: scheduler_pb2.Progress) -> Progress:
     """A report within its bounds: a long message is cut, and a fraction that is no number is left out."""
-    fraction = said.fraction
+    fraction = report.fraction
     known = math.isfinite(fraction) and fraction >= 0
-    return Progress(min(fraction, 1.0) if known else -1.0, head(said.message))
+    return Progress(min(fraction, 1.0) if known else -1.0, head(report.message))
 
 
 def decode(raw: bytes) -> Progress:

@@ -30,14 +30,14 @@ FAILED: Final = "failed"
 
 def frame(kind: str, body: bytes = b"", **head: Any) -> bytes:
     """One frame."""
-    said = json.dumps({"is": kind, **head}).encode()
-    return b"".join((PREFIX.pack(len(said), len(body)), said, body))
+    message = json.dumps({"is": kind, **head}).encode()
+    return b"".join((PREFIX.pack(len(message), len(body)), message, body))
 
 
 def head(raw: bytes) -> Mapping[str, Any]:
     """Reads one frame: its head and body."""
-    said: Mapping[str, Any] = json.loads(raw)
-    return said
+    message: Mapping[str, Any] = json.loads(raw)
+    return message
 
 
 def read(exactly: Callable[[int], bytes]) -> tuple[Mapping[str, Any], bytes]:

@@ -34,7 +34,7 @@ class _Host:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._saying = threading.Lock()
+        self._sending = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Mapping[str, Any], bytes]] = queue.SimpleQueue()
         self._functions: dict[tuple[str, str, str], TaskFunction[..., Any]] = {}
         self._modules: dict[str, Any] = {}
@@ -43,10 +43,10 @@ class _Host:
     def run(self) -> None:
         logging.basicConfig(handlers=[logs.Forward(self._log)], force=True)
         threading.Thread(target=self._listen, daemon=True).start()
-        self._say(frames.frame(frames.HELLO, pid=os.getpid()))
+        self._send(frames.frame(frames.HELLO, pid=os.getpid()))
         while True:
             head, payload = self._jobs.get()
-            self._say(self._answer(head, payload))
+            self._send(self._answer(head, payload))
 
     def _listen(self) -> None:
         try:
@@ -68,18 +68,18 @@ class _Host:
             got += more
         return bytes(got)
 
-    def _say(self, frame: bytes) -> None:
+    def _send(self, frame: bytes) -> None:
         try:
-            with self._saying:
+            with self._sending:
                 self._connection.sendall(frame)
         except OSError:
             os._exit(0)
 
     def _log(self, record: Mapping[str, Any]) -> None:
-        self._say(frames.frame(frames.LOG, record=record))
+        self._send(frames.frame(frames.LOG, record=record))
 
     def _progress(self, fraction: float, message: str) -> None:
-        self._say(frames.frame(frames.PROGRESS, fraction=fraction, message=message))
+        self._send(frames.frame(frames.PROGRESS, fraction=fraction, message=message))
 
     def _answer(self, head: Mapping[str, Any], payload: bytes) -> bytes:
         facts = dict(head["facts"])
@@ -91,7 +91,7 @@ class _Host:
             if head["first"]:
                 # The task's time begins after the import.
                 self.context = Context(Facts(**facts), CancelSignal(), self._progress)
-                self._say(frames.frame(frames.BEGUN))
+                self._send(frames.frame(frames.BEGUN))
             value = function.started(function.codecs.arguments(payload, self.context.headers), self)
             if not head["want"]:
                 return frames.frame(frames.DONE)

@@ -12,7 +12,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings
 from delaybox.worker.functions import FunctionKind, TaskFunction
 from delaybox.worker.run import Common, TaskRun
-from delaybox.worker.session import Heard, NodeSession
+from delaybox.worker.session import NodeSession, Received
 from delaybox.worker.slots import Slots
 
 log = logging.getLogger("delaybox.worker")
@@ -48,15 +48,15 @@ class Crew(ABC):
     async def stop(self) -> None:  # noqa: B027 - as above
         """Ends whatever is left, at once. Twice is harmless."""
 
-    def heard(self, session: NodeSession[TaskRun], heard: Heard[TaskRun]) -> None:
+    def handle(self, session: NodeSession[TaskRun], received: Received[TaskRun]) -> None:
         """Carries out what a node's message asks for."""
-        for run in heard.lost:
+        for run in received.lost:
             self.lose(run)
-        self.common.stats.lost += heard.unheard
-        if heard.tasks:
+        self.common.stats.lost += received.unhandled
+        if received.tasks:
             runs: list[TaskRun] = []
             held, functions = session.held, self.functions
-            for assignment in heard.tasks:
+            for assignment in received.tasks:
                 function = functions.get(assignment.name)
                 if function is None:
                     self.common.stats.handed_back += 1
@@ -67,7 +67,7 @@ class Crew(ABC):
                 held[run.sequence] = run
                 runs.append(run)
             self._begin(runs)
-        for run in heard.cancel:
+        for run in received.cancel:
             self.end_early(run, endings.failed(CANCELLED, cancelled=True))
 
     @abstractmethod

@@ -80,11 +80,11 @@ def _failure(error: BaseException, *, cancelled: bool) -> pb.Failed:
     if isinstance(error, RetryLater):
         after_ms, unusable = _after_ms(error)
         reason += unusable
-    said = failed(reason, final=isinstance(error, FINAL), cancelled=cancelled)
+    report = failed(reason, final=isinstance(error, FINAL), cancelled=cancelled)
     if after_ms is not None:
-        said.retry_after_ms = after_ms
-    said.output = _details(error, name)
-    return said
+        report.retry_after_ms = after_ms
+    report.output = _details(error, name)
+    return report
 
 
 def words_of(error: BaseException) -> str:

@@ -188,10 +188,10 @@ class TaskFunction(Generic[P, R]):
 
     def described(self, queues: list[str]) -> pb.Function:
         """As `Hello` lists it."""
-        said = pb.Function(name=self.name, queues=queues, queue=self.queue, keep_result_ms=self.keep_result_ms)
+        description = pb.Function(name=self.name, queues=queues, queue=self.queue, keep_result_ms=self.keep_result_ms)
         if self.retry is not None:
-            put_policy(said.retry, self.retry)
-        return said
+            put_policy(description.retry, self.retry)
+        return description
 
     def home(self) -> tuple[str, str, str]:
         """How another process finds it: (module or "", file or "", qualified name). ValueError when it cannot."""

@@ -62,7 +62,7 @@ def run(launch: Launch) -> int:
     """Runs until it is asked to stop. Returns the exit code. Mistakes are reported in a line on stderr."""
     logs.set_up(launch.log_format)
     if launch.processes < 1:
-        return _say(ConfigError(f"--processes {launch.processes}: at least 1"))
+        return _report(ConfigError(f"--processes {launch.processes}: at least 1"))
     if launch.processes > 1:
         return asyncio.run(_Supervisor(launch).run())
     return _run(launch, until=None)
@@ -82,10 +82,10 @@ def _run(launch: Launch, *, until: int | None) -> int:
         collector.set_apart()
         return worker.run(until=until, last_exit=True)
     except (DelayBoxError, ValueError) as error:
-        return _say(error)
+        return _report(error)
 
 
-def _say(error: Exception) -> int:
+def _report(error: Exception) -> int:
     sys.stderr.write(f"error: {error}\n")
     if isinstance(error, WorkerRefused):
         return NOT_ALLOWED
@@ -137,20 +137,20 @@ class _Supervisor:
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
         self._children: set[asyncio.subprocess.Process] = set()
-        self._told = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._code = 0
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._tell)
+            loop.add_signal_handler(number, self._ask_to_stop)
         log.info("%d processes of %s", self._launch.processes, self._launch.worker)
         await asyncio.gather(*(self._keep(n) for n in range(self._launch.processes)))
         return self._code
 
-    def _tell(self) -> None:
+    def _ask_to_stop(self) -> None:
         """Called again, it passes the second signal on to the processes, which then end at once."""
-        self._told.set()
+        self._stopping.set()
         for process in self._children:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -158,7 +158,7 @@ class _Supervisor:
     async def _keep(self, number: int) -> None:
         loop, backoff = asyncio.get_running_loop(), RestartBackoff()
         settings = json.dumps(asdict(self._launch))
-        while not self._told.is_set():
+        while not self._stopping.is_set():
             began = loop.time()
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -171,24 +171,24 @@ class _Supervisor:
                 start_new_session=True,
             )
             self._children.add(process)
-            if self._told.is_set():
+            if self._stopping.is_set():
                 process.send_signal(signal.SIGTERM)
             code = await process.wait()
             self._children.discard(process)
-            if self._told.is_set():
+            if self._stopping.is_set():
                 # A process that was still importing has no handler yet. It ended because it was asked to, and held no
                 # task.
                 self._code = self._code or (FAILED if code not in (0, -signal.SIGTERM) else 0)
                 return
             if code in _FINAL:
                 self._code = code
-                self._tell()
+                self._ask_to_stop()
                 return
             lived_s = loop.time() - began
             pause = backoff.pause_s(lived_s)
             log.error("%s", reason(f"process {number} (pid {process.pid})", code, lived_s, pause))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), pause)
+                await asyncio.wait_for(self._stopping.wait(), pause)
 
 
 def arguments_of(arguments: Sequence[str]) -> Launch:

@@ -84,9 +84,9 @@ class WorkerLine:
         self._call: Any = None
         self._watch: asyncio.TimerHandle | None = None
         self._goodbye = self._spoke = self._due_to_speak = False
-        self._heard_at = 0.0
+        self._received_at = 0.0
         self._failures = 0
-        self._told_down = False
+        self._reported_down = False
         self._took_part = False
         """Whether the last stream got as far as a welcome."""
         self._forgotten: asyncio.TimerHandle | None = None
@@ -150,8 +150,8 @@ class WorkerLine:
     def _over(self) -> bool:
         """Whether nothing is left to do or to send."""
         session = self.session
-        told = self._given_up or not session.id or session.silent
-        return self._cut or (self._closing and not session.held and told)
+        settled = self._given_up or not session.id or session.silent
+        return self._cut or (self._closing and not session.held and settled)
 
     def _down(self, why: str) -> None:
         self.up.clear()
@@ -160,8 +160,8 @@ class WorkerLine:
             # A timer, because a try to connect may be under way at that moment and take long.
             resume_s = self.session.resume_ms / 1000
             self._forgotten = asyncio.get_running_loop().call_later(resume_s, self._give_up)
-        if not self._told_down:
-            self._told_down = True
+        if not self._reported_down:
+            self._reported_down = True
             log.warning("no session with %s (%s functions): %s; trying again", self.server, self.crew.kind.value, why)
 
     def _too_large(self, why: str) -> None:
@@ -262,13 +262,13 @@ class WorkerLine:
             if not self._goodbye:
                 raise _Over
             return False
-        self._heard_at = time.monotonic()
-        heard = self.session.receive(pb.ToWorker.FromString(raw))
-        if heard.stale:
-            self.crew.common.stats.stale += heard.stale
-            log.warning("%d reports came too late: other workers had been given the tasks", heard.stale)
-        self.crew.heard(self.session, heard)
-        if heard.drain and not self._replaced:
+        self._received_at = time.monotonic()
+        received = self.session.receive(pb.ToWorker.FromString(raw))
+        if received.stale:
+            self.crew.common.stats.stale += received.stale
+            log.warning("%d reports came too late: other workers had been given the tasks", received.stale)
+        self.crew.handle(self.session, received)
+        if received.drain and not self._replaced:
             self._replaced = True
             log.info("%s is going away: its tasks are finished, and a new session is opened", self.server)
             self.drain()
@@ -277,10 +277,10 @@ class WorkerLine:
 
     def _welcomed(self) -> None:
         session = self.session
-        if self._told_down or self._failures == 0:
+        if self._reported_down or self._failures == 0:
             log.info("session with %s (node %s, %s functions)", self.server, session.node, self.crew.kind.value)
         self._failures = 0
-        self._told_down = self._given_up = False
+        self._reported_down = self._given_up = False
         self.crew.common.stats.streams += 1
         self._stop_forgetting()
         if not self._closing and not session.refusing:
@@ -290,7 +290,7 @@ class WorkerLine:
     async def _write(self, call: Call) -> None:
         """Sends messages and heartbeats; cancels the call when the node is silent for too long."""
         try:
-            await self._say(call)
+            await self._exchange(call)
         except (grpc.RpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader has the reason
         except Exception:
@@ -298,7 +298,7 @@ class WorkerLine:
             log.exception("what is to be said to %s cannot be written; the stream is opened again", self.server)
             call.cancel()
 
-    async def _say(self, call: Call) -> None:
+    async def _exchange(self, call: Call) -> None:
         session, slots, poked = self.session, self.crew.slots, self._poked
         while True:
             poked.clear()
@@ -325,7 +325,7 @@ class WorkerLine:
     def _beat(self, call: Call) -> None:
         """Once in a heartbeat: gives up a silent node, and sends a heartbeat if nothing else was sent."""
         beat = self.session.heartbeat_ms / 1000
-        silent = time.monotonic() - self._heard_at
+        silent = time.monotonic() - self._received_at
         if silent > SILENT_BEATS * beat:
             log.warning("%s is silent for %.1f s: the stream is opened again", self.server, silent)
             call.cancel()

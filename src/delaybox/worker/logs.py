@@ -69,7 +69,7 @@ class Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Formats the message. Users' code may run here, in the arguments of the message."""
         try:
-            said = {
+            sent = {
                 name: getattr(record, name)
                 for name in (
                     "name",
@@ -83,21 +83,21 @@ class Forward(logging.Handler):
                     *_TASK,
                 )
             }
-            said["msg"] = head(record.getMessage(), _MOST_BYTES)
-            said["exc_text"] = tail(exception_of(logging.Formatter(), record), _MOST_BYTES) or None
+            sent["msg"] = head(record.getMessage(), _MOST_BYTES)
+            sent["exc_text"] = tail(exception_of(logging.Formatter(), record), _MOST_BYTES) or None
             extras = {
                 name: head(value, _MOST_BYTES) if isinstance(value, str) else value
                 for name, value in vars(record).items()
                 if name not in _STANDARD and isinstance(value, str | int | float | bool | None)
             }
-            self._send(said | {name: extras[name] for name in list(extras)[:_MOST_EXTRAS]})
+            self._send(sent | {name: extras[name] for name in list(extras)[:_MOST_EXTRAS]})
         except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be shown is not the task's fault
             self.handleError(record)
 
 
-def again(said: Mapping[str, Any]) -> None:
+def again(sent: Mapping[str, Any]) -> None:
     """A record of another process, into this one's log."""
-    record = logging.makeLogRecord(dict(said))
+    record = logging.makeLogRecord(dict(sent))
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)

@@ -184,7 +184,7 @@ class Processes(Crew):
         try:
             while True:
                 head, body = await _next(process.reader)
-                self._hear(process, head, body)
+                self._receive(process, head, body)
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
@@ -196,7 +196,7 @@ class Processes(Crew):
                 self._idle.remove(process)
             self._bury(process, code)
 
-    def _hear(self, process: _Process, head: Mapping[str, Any], body: bytes) -> None:
+    def _receive(self, process: _Process, head: Mapping[str, Any], body: bytes) -> None:
         run = process.run
         match head["is"]:
             case frames.LOG:

@@ -52,7 +52,7 @@ class Runner:
         self._lines: dict[asyncio.Task[None], WorkerLine] = {}
         self._hurry = asyncio.Event()
         self._refused: DelayBoxError | None = None
-        self._told = asyncio.Event()
+        self._asked = asyncio.Event()
         self._stopping = False
         self._crews: list[tuple[Crew, pb.Hello]] = []
         for kind, names in served.items():
@@ -102,23 +102,23 @@ class Runner:
             for other in others:
                 other.cancel()
 
-    async def until_told(self, grace_s: float, watched: int | None = None) -> int:
+    async def until_asked_to_stop(self, grace_s: float, watched: int | None = None) -> int:
         """Runs until SIGTERM or SIGINT, or until no node will have it. The exit code. ``watched``: see `Worker.run`."""
         loop = asyncio.get_running_loop()
 
         def on_word() -> None:
             if watched is not None and not os.read(watched, 4096):
                 loop.remove_reader(watched)
-                self._told.set()
+                self._asked.set()
 
         if watched is not None:
             loop.add_reader(watched, on_word)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.tell)
+            loop.add_signal_handler(number, self.ask_to_stop)
         forks.set_free()
         try:
             await self.start()
-            await self._told.wait()
+            await self._asked.wait()
             await self.stop(grace_s)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -127,11 +127,11 @@ class Runner:
             raise self._refused
         return 0
 
-    def tell(self) -> None:
+    def ask_to_stop(self) -> None:
         """What a signal does: asks to stop; the second time at once."""
-        if self._told.is_set():
+        if self._asked.is_set():
             self._hurry.set()
-        self._told.set()
+        self._asked.set()
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more tasks, waits for those that run, hands back those that are left. Twice is harmless."""
@@ -201,7 +201,7 @@ class Runner:
             self._refused = error if isinstance(error, DelayBoxError) else self._refused
             log.error("a session cannot go on: %s", error, exc_info=None if isinstance(error, DelayBoxError) else error)
             if not self._lines:
-                self._told.set()
+                self._asked.set()
 
     def _poke(self) -> None:
         for line in self._lines.values():

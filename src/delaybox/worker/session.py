@@ -32,21 +32,21 @@ class ContractBroken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard(Generic[T]):
+class Received(Generic[T]):
     """What one message asks for. ``excess`` of the tasks, the last ones, came without credit and were handed back."""
 
     tasks: Sequence[pb.Assignment] = ()
     cancel: Sequence[T] = ()
     lost: Sequence[T] = ()
     """Runs of a session that is over: others have these tasks now, and no report on them is possible."""
-    unheard: int = 0
+    unhandled: int = 0
     """How many reports of that session the node has not handled: others have those tasks as well."""
     stale: int = 0
     drain: bool = False
     welcome: bool = False
 
 
-_NOTHING: Heard[object] = Heard()
+_NOTHING: Received[object] = Received()
 
 
 class NodeSession(Generic[T]):
@@ -75,7 +75,7 @@ class NodeSession(Generic[T]):
         self._unheeded: deque[tuple[int, bytes, int]] = deque()
         """Messages that were sent and not confirmed: number, message, how many ends of tasks it holds. Without
         progress, of which only each task's last report is sent again."""
-        self._told: OrderedDict[int, tuple[int, float, str]] = OrderedDict()
+        self._progress_sent: OrderedDict[int, tuple[int, float, str]] = OrderedDict()
         """The last progress report that was sent for each task, in the order of the messages' numbers."""
         self._refused_at = 0
         self._drain_at = 0
@@ -103,8 +103,8 @@ class NodeSession(Generic[T]):
     @property
     def silent(self) -> bool:
         """Whether nothing is left to send, and the node has handled everything that was sent."""
-        said = self._done or self._succeeded or self._failed or self._back or self._progress
-        return not (said or self._unheeded or self._drain)
+        to_send = self._done or self._succeeded or self._failed or self._back or self._progress
+        return not (to_send or self._unheeded or self._drain)
 
     # Streams
 
@@ -121,13 +121,13 @@ class NodeSession(Generic[T]):
         """After a welcome: the messages that the node has not handled yet, to be written before anything new."""
         return [raw for _, raw, _ in self._unheeded]
 
-    def receive(self, message: pb.ToWorker) -> Heard[T]:
+    def receive(self, message: pb.ToWorker) -> Received[T]:
         """Handles a message of the node. ContractBroken: drop the stream and resume on another."""
         lost: Sequence[T] = ()
-        unheard = 0
+        unhandled = 0
         welcome = message.HasField("welcome")
         if welcome:
-            lost, unheard = self._welcome(message.welcome)
+            lost, unhandled = self._welcome(message.welcome)
         elif not self._welcomed:
             raise ContractBroken("the first message of a stream has no welcome")
         if message.seen:
@@ -135,7 +135,7 @@ class NodeSession(Generic[T]):
         number = message.number
         if number:
             if number <= self._seen:
-                return Heard(lost=lost, unheard=unheard, welcome=welcome)
+                return Received(lost=lost, unhandled=unhandled, welcome=welcome)
             if number != self._seen + 1:
                 raise ContractBroken(f"message {number} came after {self._seen}")
             self._seen = number
@@ -145,46 +145,46 @@ class NodeSession(Generic[T]):
         if tasks:
             tasks = self._within_credit(tasks)
             if not (message.cancel or message.stale or message.drain or welcome):
-                return Heard(tasks)
+                return Received(tasks)
         self.stale += len(message.stale)
         cancel = [run for sequence in message.cancel if (run := self.held.get(sequence)) is not None]
-        return Heard(tasks, cancel, lost, unheard, len(message.stale), message.drain, welcome)
+        return Received(tasks, cancel, lost, unhandled, len(message.stale), message.drain, welcome)
 
-    def _welcome(self, said: pb.Welcome) -> tuple[Sequence[T], int]:
+    def _welcome(self, welcome: pb.Welcome) -> tuple[Sequence[T], int]:
         lost: Sequence[T] = ()
-        unheard = 0
-        if not (said.resumed and said.session == self.id):
+        unhandled = 0
+        if not (welcome.resumed and welcome.session == self.id):
             lost = list(self.held.values())
             self.held.clear()
-            unheard = len(self._done) + len(self._succeeded) + len(self._failed)
-            unheard += sum(ends for _, _, ends in self._unheeded)
+            unhandled = len(self._done) + len(self._succeeded) + len(self._failed)
+            unhandled += sum(ends for _, _, ends in self._unheeded)
             self._forget()
             self._unheeded.clear()
-            self._told.clear()
+            self._progress_sent.clear()
             self._sent = self._seen = self._drain_at = self.credit = self._refused_at = 0
             self.refusing = False
-            self.id = said.session
+            self.id = welcome.session
         else:
             self._progress = {
                 sequence: (fraction, text)
-                for sequence, (_, fraction, text) in self._told.items()
+                for sequence, (_, fraction, text) in self._progress_sent.items()
                 if sequence in self.held
             } | self._progress
-            self._told.clear()
-        self.node = said.node
-        self.heartbeat_ms = max(1, said.heartbeat_ms)
-        self.resume_ms = said.resume_ms
-        self.max_output = said.max_output
+            self._progress_sent.clear()
+        self.node = welcome.node
+        self.heartbeat_ms = max(1, welcome.heartbeat_ms)
+        self.resume_ms = welcome.resume_ms
+        self.max_output = welcome.max_output
         self._welcomed = True
-        return lost, unheard
+        return lost, unhandled
 
     def _heeded(self, number: int) -> None:
         unheeded = self._unheeded
         while unheeded and unheeded[0][0] <= number:
             unheeded.popleft()
-        told = self._told
-        while told and next(iter(told.values()))[0] <= number:
-            told.popitem(last=False)
+        sent = self._progress_sent
+        while sent and next(iter(sent.values()))[0] <= number:
+            sent.popitem(last=False)
         if 0 < self._drain_at <= number:
             # Tasks that the node sent before it took the credit back have arrived before this message.
             self._drain_at = self.credit = 0
@@ -213,9 +213,9 @@ class NodeSession(Generic[T]):
     def succeeded(self, sequence: int, output: bytes, content_type: str, duration_ms: int) -> None:
         """The task ended well, with a result to keep."""
         # The message is made first: if that fails, the task must still be held.
-        said = pb.Succeeded(sequence=sequence, output=output, content_type=content_type, duration_ms=duration_ms)
+        success = pb.Succeeded(sequence=sequence, output=output, content_type=content_type, duration_ms=duration_ms)
         if self.held.pop(sequence, None) is not None:
-            self._succeeded.append(said)
+            self._succeeded.append(success)
             self._poke()
 
     def failed(self, sequence: int, failure: pb.Failed) -> None:
@@ -310,12 +310,12 @@ class NodeSession(Generic[T]):
                 break
             entries -= 1
             del self._progress[sequence]
-            said = message.progress.add(sequence=sequence)
-            said.progress.fraction = fraction
-            said.progress.message = text
-            left -= said.ByteSize()
-            self._told[sequence] = (number, fraction, text)
-            self._told.move_to_end(sequence)
+            part = message.progress.add(sequence=sequence)
+            part.progress.fraction = fraction
+            part.progress.message = text
+            left -= part.ByteSize()
+            self._progress_sent[sequence] = (number, fraction, text)
+            self._progress_sent.move_to_end(sequence)
         if self._done or self._back or self._succeeded or self._failed or self._progress:
             self._poke()
         self.credit += room

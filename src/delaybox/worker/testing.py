@@ -205,16 +205,16 @@ class Inline:
         function: TaskFunction[..., Any],
         error: BaseException,
     ) -> None:
-        said = endings.failed(str(error)) if isinstance(error, _OutOfTime) else endings.failure(error)
+        report = endings.failed(str(error)) if isinstance(error, _OutOfTime) else endings.failure(error)
         task.errors.append(error)
-        task.failures.append(said.reason)
+        task.failures.append(report.reason)
         rules = _policy(message) or function.retry or DEFAULT_RETRY
-        if said.final or task.attempts >= rules.max_attempts:
+        if report.final or task.attempts >= rules.max_attempts:
             task.state = TaskState.FAILED
             return
         wait_ms = rules.delay_ms(task.attempts, self._draw())
-        if said.HasField("retry_after_ms"):
-            wait_ms = said.retry_after_ms
+        if report.HasField("retry_after_ms"):
+            wait_ms = report.retry_after_ms
         task.due_ms = self.now_ms + wait_ms
         task.state = TaskState.SCHEDULED
         self._put(task, message)
@@ -237,13 +237,13 @@ def run_inline(worker: Worker, **options: Any) -> Inline:
 def _policy(message: scheduler_pb2.NewTask) -> RetryPolicy | None:
     if not message.HasField("retry"):
         return None
-    said = message.retry
+    rules = message.retry
     return RetryPolicy(
-        max_attempts=said.max_attempts,
-        initial_ms=said.initial_ms,
-        factor=said.factor,
-        max_ms=said.max_ms,
-        jitter=said.jitter,
+        max_attempts=rules.max_attempts,
+        initial_ms=rules.initial_ms,
+        factor=rules.factor,
+        max_ms=rules.max_ms,
+        jitter=rules.jitter,
     )
 
 

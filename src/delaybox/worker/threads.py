@@ -35,7 +35,7 @@ class Threads(Crew):
         self._threads: list[threading.Thread] = []
         self._busy = 0
         self._ended: deque[tuple[TaskRun, Encoded | pb.Failed | None]] = deque()
-        self._told = False
+        self._woken = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
@@ -69,8 +69,8 @@ class Threads(Crew):
         while (run := self._jobs.get()) is not None:
             self._ended.append((run, copy_context().run(self._call, run)))
             # The order counts: the reader clears the flag before it empties `_ended`.
-            if not self._told:
-                self._told = True
+            if not self._woken:
+                self._woken = True
                 try:
                     loop.call_soon_threadsafe(self._collect)
                 except RuntimeError:  # the loop is closed: the process is ending
@@ -90,7 +90,7 @@ class Threads(Crew):
     # In the loop
 
     def _collect(self) -> None:
-        self._told = False
+        self._woken = False
         while self._ended:
             run, ending = self._ended.popleft()
             self._busy -= 1

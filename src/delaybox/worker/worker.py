@@ -234,7 +234,7 @@ class Worker:
         else:
             factory = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=factory) as loop:
-            code = loop.run(runner.until_told(self.grace_s, until))
+            code = loop.run(runner.until_asked_to_stop(self.grace_s, until))
             if last_exit:
                 # The loop would wait without end for threads that a function left behind in `asyncio.to_thread`.
                 force = threading.Timer(EXIT_S, os._exit, (code,))

@@ -62,7 +62,7 @@ class ChannelIntake:
         self._storing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._refused = 0
-        self._said = -1e9
+        self._warned_at_ms = -1e9
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -194,9 +194,9 @@ class ChannelIntake:
         metrics.input_messages("refused", count)
         self._refused += count
         now = _now_ms()
-        if now - self._said >= _QUIET_S * 1000:
+        if now - self._warned_at_ms >= _QUIET_S * 1000:
             log.warning("channel %s: %d messages refused, the last one as %s", self._channel, self._refused, why)
-            self._said, self._refused = now, 0
+            self._warned_at_ms, self._refused = now, 0
 
 
 def _now_ms() -> float:

@@ -64,7 +64,7 @@ class Front:
         self._by_name: dict[str, _Caller] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._closed: dict[str, int] = {}
-        self._told = 0.0
+        self._warned_at = 0.0
 
     async def start(self, sock: socket.socket) -> None:
         """Takes connections from a listening socket."""
@@ -134,8 +134,8 @@ class Front:
         self._closed[why] = self._closed.get(why, 0) + 1
         caller.abort()
         now = time.monotonic()
-        if now - self._told >= _QUIET_S:
-            self._told = now
+        if now - self._warned_at >= _QUIET_S:
+            self._warned_at = now
             for reason, count in self._closed.items():
                 _log.warning("closed %d connections %s", count, reason)
             self._closed.clear()

@@ -49,18 +49,18 @@ def field_of(error: DelayBoxError) -> str:
 
 def status_of(error: DelayBoxError, path: str = "") -> status_pb2.Status:
     """The whole status of one call. ``path``: the path in the request of the fields that its checks name."""
-    said = error_of(error)
-    out = status_pb2.Status(code=errors.outside(error).grpc, message=said.message)
+    answer = error_of(error)
+    out = status_pb2.Status(code=errors.outside(error).grpc, message=answer.message)
     metadata = {"limit": str(error.limit)} if isinstance(error, PayloadTooLarge) else {}
     if isinstance(error, IdempotencyConflict):
         metadata["task_id"] = error.task_id
-    out.details.add().Pack(error_details_pb2.ErrorInfo(reason=said.code, domain=DOMAIN, metadata=metadata))
-    if said.field:
-        whole = said.field if not path or said.field in (path, "request") else f"{path}.{said.field}"
-        violation = error_details_pb2.BadRequest.FieldViolation(field=whole, description=said.message)
+    out.details.add().Pack(error_details_pb2.ErrorInfo(reason=answer.code, domain=DOMAIN, metadata=metadata))
+    if answer.field:
+        whole = answer.field if not path or answer.field in (path, "request") else f"{path}.{answer.field}"
+        violation = error_details_pb2.BadRequest.FieldViolation(field=whole, description=answer.message)
         out.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if said.retry_after_ms:
+    if answer.retry_after_ms:
         wait = Duration()
-        wait.FromMilliseconds(said.retry_after_ms)
+        wait.FromMilliseconds(answer.retry_after_ms)
         out.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=wait))
     return out

@@ -25,7 +25,7 @@ _TEXT = 200
 
 
 class Streams:
-    """Serves Work over a gateway. ``said_progress`` is called with a worker's progress report on a running task,
+    """Serves Work over a gateway. ``on_progress`` is called with a worker's progress report on a running task,
     ``announce`` with the functions' own queues."""
 
     def __init__(
@@ -34,13 +34,13 @@ class Streams:
         *,
         node: str,
         heartbeat_ms: int,
-        said_progress: Callable[[WorkerSession, worker_pb2.TaskProgress], None],
+        on_progress: Callable[[WorkerSession, worker_pb2.TaskProgress], None],
         announce: Callable[[Mapping[str, str]], Awaitable[None]],
     ) -> None:
         self._gateway = gateway
         self._node = node
         self._heartbeat_ms = heartbeat_ms
-        self._said_progress = said_progress
+        self._on_progress = on_progress
         self._announce = announce
         self._open: set[_Stream] = set()
 
@@ -116,20 +116,20 @@ class Streams:
         stream: _Stream,
     ) -> None:
         try:
-            self._hear(session, first)
+            self._receive(session, first)
             async for message in requests:
-                stream.heard()
-                self._hear(session, message)
+                stream.received()
+                self._receive(session, message)
                 if stream.over:
                     return
         finally:
             stream.end()
 
-    def _hear(self, session: WorkerSession, message: worker_pb2.FromWorker) -> None:
-        for said in message.progress:
-            self._said_progress(session, said)
-        session.hear(message)
-        self._gateway.heard(session)
+    def _receive(self, session: WorkerSession, message: worker_pb2.FromWorker) -> None:
+        for report in message.progress:
+            self._on_progress(session, report)
+        session.receive(message)
+        self._gateway.received(session)
 
 
 class _Stream:
@@ -139,7 +139,7 @@ class _Stream:
         self._loop = asyncio.get_running_loop()
         self._beat_s = beat_s
         self._wake = asyncio.Event()
-        self._heard_at = self._loop.time()
+        self._received_at = self._loop.time()
         self._idle = False
         self.over = False
         self.silent = False
@@ -149,8 +149,8 @@ class _Stream:
     def ring(self) -> None:
         self._wake.set()
 
-    def heard(self) -> None:
-        self._heard_at = self._loop.time()
+    def received(self) -> None:
+        self._received_at = self._loop.time()
 
     def end(self) -> None:
         self.over = True
@@ -172,7 +172,7 @@ class _Stream:
         self._timer.cancel()
 
     def _beat(self) -> None:
-        if self._loop.time() - self._heard_at > SILENT_BEATS * self._beat_s:
+        if self._loop.time() - self._received_at > SILENT_BEATS * self._beat_s:
             self.silent = True
             self.end()
             return

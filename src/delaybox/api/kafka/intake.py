@@ -43,14 +43,17 @@ _QUIET_S = 10.0
 
 
 class KafkaIntake:
-    """Runs until `stop`. ``tell`` is called with the reasons why it is not ready, whenever they change."""
+    """Runs until `stop`. ``on_troubles`` is called with the reasons why it is not ready, whenever they change."""
 
     def __init__(
-        self, settings: IntakeSettings, service: RecordService, tell: Callable[[list[str]], None] = lambda _: None
+        self,
+        settings: IntakeSettings,
+        service: RecordService,
+        on_troubles: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._service = service
-        self._tell = tell
+        self._on_troubles = on_troubles
         self._rules = settings.rules
         self._limit = settings.payload_limit
         self._pass_through = settings.pass_through
@@ -69,9 +72,9 @@ class KafkaIntake:
         self._work = asyncio.Event()
         self._settled = asyncio.Condition()
         self._troubles: dict[str, str] = {}
-        self._told: list[str] = []
+        self._reported: list[str] = []
         self._refused = 0
-        self._said = -1e9
+        self._warned_at_ms = -1e9
 
     async def run(self) -> None:
         """Reads and stores until `stop`, then stores what was read and leaves the group. Raises fatal errors."""
@@ -284,10 +287,10 @@ class KafkaIntake:
             )  # fmt: skip
             metrics.kafka_missed(topic, at.missed)
         if at.stopped:
-            said = f"Kafka: partition {number} of topic {topic} is stopped: {at.stopped}"
-            if self._troubles.get(f"partition {key}") != said:
-                log.error("%s. docs/kafka.md says how to let it go on", said)
-            self._set(f"partition {key}", said)
+            problem = f"Kafka: partition {number} of topic {topic} is stopped: {at.stopped}"
+            if self._troubles.get(f"partition {key}") != problem:
+                log.error("%s. docs/kafka.md says how to let it go on", problem)
+            self._set(f"partition {key}", problem)
         else:
             self._clear(f"partition {key}")
         metrics.kafka_stopped(sum(bool(p.stopped) for p in self._partitions.values()))
@@ -381,7 +384,7 @@ class KafkaIntake:
             except DlqFailed as error:
                 return f"Kafka: {error}"
             failpoints.hit("after_dlq")
-            self._say_refused(letters)
+            self._warn_of_refused(letters)
         piece.letters = letters
         piece.prepared = True
         return ""
@@ -397,17 +400,17 @@ class KafkaIntake:
         self._drop(part)
         self._place_later(key)
 
-    def _say_refused(self, letters: Sequence[Letter]) -> None:
+    def _warn_of_refused(self, letters: Sequence[Letter]) -> None:
         """Logs now and then, never with a record's content."""
         self._refused += len(letters)
         now = self._loop.time()
-        if now - self._said >= _QUIET_S:
+        if now - self._warned_at_ms >= _QUIET_S:
             last = letters[-1]
             log.warning(
                 "%d records went to dead-letter topics; the last one, %s [%d] %d, as %s",
                 self._refused, last.topic, last.partition, last.offset, last.code,
             )  # fmt: skip
-            self._said, self._refused = now, 0
+            self._warned_at_ms, self._refused = now, 0
 
     # -- beside -------------------------------------------------------------------------------------------------------
 
@@ -436,8 +439,8 @@ class KafkaIntake:
             try:
                 ids = await self._loop.run_in_executor(None, self._cluster.topic_ids, self._settings.sources, _ASK_S)
             except (KafkaException, TimeoutError) as error:
-                said = error.args[0].str() if isinstance(error, KafkaException) else "no answer"
-                self._set("brokers", f"Kafka: {said}")
+                problem = error.args[0].str() if isinstance(error, KafkaException) else "no answer"
+                self._set("brokers", f"Kafka: {problem}")
                 continue
             self._set("brokers", "")
             for topic in ids:
@@ -455,18 +458,18 @@ class KafkaIntake:
         if name not in self._troubles:
             log.warning("%s; trying again", what)
         self._troubles[name] = what
-        self._say()
+        self._report_troubles()
 
     def _clear(self, name: str) -> None:
         if self._troubles.pop(name, None) is not None:
             log.info("over: %s", name)
-            self._say()
+            self._report_troubles()
 
-    def _say(self) -> None:
+    def _report_troubles(self) -> None:
         now = sorted(self._troubles.values())
-        if now != self._told:
-            self._told = now
-            self._tell(now)
+        if now != self._reported:
+            self._reported = now
+            self._on_troubles(now)
 
 
 def _at_ms(m: Message) -> int:

@@ -91,7 +91,7 @@ class TopicWork:
         self._paused = False
         self._stopping = False
         self._dropped = 0
-        self._said = -1e9
+        self._warned_at_ms = -1e9
 
     async def start(self) -> None:
         """Joins the group; the brokers need not be there yet."""
@@ -176,25 +176,25 @@ class TopicWork:
         metrics.topic_work_dropped(why.value)
         self._dropped += 1
         now = self._loop.time()
-        if now - self._said >= _QUIET_S:
+        if now - self._warned_at_ms >= _QUIET_S:
             log.warning(
                 "topic %s: %d shell commands were dropped, the last one (partition %d, offset %d) as %s. "
                 "docs/kafka.md says what that means",
                 self._topic, self._dropped, partition, offset, why.value,
             )  # fmt: skip
-            self._said, self._dropped = now, 0
+            self._warned_at_ms, self._dropped = now, 0
 
     async def _work(self, delivery: Delivery) -> None:
-        said: list[Outcome] = []
+        outcomes: list[Outcome] = []
 
         def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
-            said.extend(outcome for _ in deliveries)
+            outcomes.extend(outcome for _ in deliveries)
 
         try:
             await self._target.deliver([delivery], report)
         except Exception:
             log.exception("shell task %s: a defect of the target", delivery.id)
-        outcome = said[0] if said else Failed("its target said nothing")
+        outcome = outcomes[0] if outcomes else Failed("its target said nothing")
         match outcome:
             case Done():
                 metrics.fired(TaskType.SHELL_CMD.name, "leased")

@@ -150,7 +150,7 @@ def _fields(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tup
         if name not in known:
             if not known:
                 raise InvalidTask(name[:40], f"{show(name)} is not a parameter here; this call takes none")
-            there = {said: name for said, name in meant.items() if name in known}
+            there = {spelling: name for spelling, name in meant.items() if name in known}
             raise InvalidTask(name[:40], unknown(name, known, there, where="a parameter here"))
         if name == "label":
             key, equals, text = value.partition("=")

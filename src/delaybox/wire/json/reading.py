@@ -106,7 +106,7 @@ class JsonReader(Generic[T]):
             where = f"a field of {field}" if field else self._where
             known = kind.__struct_fields__ if kind else ()
             # A guess must be a field of the object at hand.
-            meant = {said: name for said, name in _MEANT.items() if name in known}
+            meant = {spelling: name for spelling, name in _MEANT.items() if name in known}
             raise InvalidTask(full[:100], unknown(match[1], known, meant, where=where))
         if match := _MISSING.match(message):
             full = f"{field}.{match[1]}" if field else match[1]

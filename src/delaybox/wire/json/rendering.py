@@ -113,8 +113,8 @@ def _result(result: TaskResult) -> types.Result:
     )
 
 
-def _progress(said: Progress) -> types.Progress:
-    return types.Progress(min(said.fraction, 1.0) if said.fraction >= 0 else None, said.message)
+def _progress(report: Progress) -> types.Progress:
+    return types.Progress(min(report.fraction, 1.0) if report.fraction >= 0 else None, report.message)
 
 
 def page(found_: Page) -> types.TaskPage:

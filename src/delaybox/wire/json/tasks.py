@@ -118,7 +118,7 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         if asked.keep_result is None
         else _duration(_read_task, raw, "keep_result", asked.keep_result, least=0) or NO_RESULT,
         reject_past=bool(asked.reject_past),
-        queue_unsaid=task_type is TaskType.WORKER and asked.queue is None,
+        queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
     )
 
 

@@ -76,7 +76,7 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         labels=v1.labels_of(dict(asked.labels)) if asked.labels else _NO_LABELS,
         keep_result_ms=_keep(asked),
         reject_past=asked.reject_past,
-        queue_unsaid=task_type is TaskType.WORKER and not asked.queue,
+        queue_unstated=task_type is TaskType.WORKER and not asked.queue,
     )
 
 

@@ -70,13 +70,13 @@ def read_head(
     return Head(method.decode(), raw_path, path, query, headers, length, keep_alive, is_1_0, awaits_continue)
 
 
-def unreadable(said: str, target: bytes) -> BadHead:
+def unreadable(problem: str, target: bytes) -> BadHead:
     """The error for a head that llhttp refuses."""
     path = target.partition(b"?")[0].decode("ascii", "replace")
     for part, words in _WORDS:
-        if part in said:
+        if part in problem:
             return BadHead(400, words, path)
-    return BadHead(400, f"this is no HTTP/1.1 request ({said}); send METHOD /path HTTP/1.1 and its headers", path)
+    return BadHead(400, f"this is no HTTP/1.1 request ({problem}); send METHOD /path HTTP/1.1 and its headers", path)
 
 
 def _target(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, str, bytes]:

@@ -13,7 +13,7 @@ from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
 _COMPATIBLE: Final = "compatible with the Go original"
 _PROBES: Final = "probes"
 _TEXT: Final = {"text/plain": {"schema": {"type": "string"}}}
-_SAID: Final = {"type": ["string", "number"]}
+_TEXT_OR_NUMBER: Final = {"type": ["string", "number"]}
 
 SCHEMAS: Final[dict[str, Any]] = {
     "CompatibleTask": {
@@ -25,13 +25,13 @@ SCHEMAS: Final[dict[str, Any]] = {
                 "type": ["object", "null"],
                 "description": "travels with the task as its header",
                 "properties": {
-                    "executionTimestamp": {**_SAID, "description": "Unix ms; past, 0 or not given: at once"},
-                    "delay": {**_SAID, "description": "ms from now; excludes executionTimestamp"},
-                    "queue": _SAID,
+                    "executionTimestamp": {**_TEXT_OR_NUMBER, "description": "Unix ms; past, 0 or not given: at once"},
+                    "delay": {**_TEXT_OR_NUMBER, "description": "ms from now; excludes executionTimestamp"},
+                    "queue": _TEXT_OR_NUMBER,
                     "priority": {"enum": ["low", "normal", "high", "critical"]},
-                    "idempotencyKey": _SAID,
+                    "idempotencyKey": _TEXT_OR_NUMBER,
                 },
-                "additionalProperties": _SAID,
+                "additionalProperties": _TEXT_OR_NUMBER,
             },
             "pyload": {
                 "type": ["string", "null"],
