@@ -62,8 +62,8 @@ def main(folder: Path) -> int:
     node = command("serve", *options, log=log, folder=folder)
     started = [node]
     try:
-        http = f"http://127.0.0.1:{told(node, log, r'listening on http://127.0.0.1:([0-9]+)')}"
-        grpc_address = f"127.0.0.1:{told(node, log, r'grpc listening on 127.0.0.1:([0-9]+)')}"
+        http = f"http://127.0.0.1:{logged(node, log, r'listening on http://127.0.0.1:([0-9]+)')}"
+        grpc_address = f"127.0.0.1:{logged(node, log, r'grpc listening on 127.0.0.1:([0-9]+)')}"
         worker = command("worker", "smoke_app:worker", "--server", grpc_address, log=log, folder=folder)
         started.insert(0, worker)
         until(lambda: ready(http), "the node is not ready")
@@ -109,7 +109,7 @@ def until(true: Callable[[], Any], otherwise: str) -> Any:
     return found
 
 
-def told(process: subprocess.Popen[bytes], log: Any, words: str) -> str:
+def logged(process: subprocess.Popen[bytes], log: Any, words: str) -> str:
     """The group of ``words`` in what was logged; AssertionError where the process ended or took too long."""
 
     def look() -> re.Match[str] | None:

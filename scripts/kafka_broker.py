@@ -72,8 +72,8 @@ def _java() -> str:
     java = str(named) if named.is_file() else shutil.which("java") or ""
     if not java:
         return ""
-    said = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
-    version = re.search(r'version "(\d+)', said)
+    logged = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
+    version = re.search(r'version "(\d+)', logged)
     return java if version and int(version[1]) >= 17 else ""
 
 
@@ -171,9 +171,9 @@ class Broker:
         give_up = time.monotonic() + START_S
         while _STARTED not in self.log.read_text(errors="replace")[before:]:
             if self._process.poll() is not None or time.monotonic() > give_up:
-                said = self.log.read_text(errors="replace")[before:]
+                logged = self.log.read_text(errors="replace")[before:]
                 self.kill()
-                raise RuntimeError(f"the Kafka broker does not start: {said[-3000:]}")
+                raise RuntimeError(f"the Kafka broker does not start: {logged[-3000:]}")
             time.sleep(0.05)
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from delaybox.cli import main, say
+from delaybox.cli import main, messages
 
 
 class Done(NamedTuple):
@@ -29,7 +29,7 @@ class Command:
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> Done:
-        self._monkeypatch.setattr(say, "as_json", False)
+        self._monkeypatch.setattr(messages, "as_json", False)
         self._monkeypatch.setattr(sys, "argv", ["delaybox", *arguments])
         self._capsys.readouterr()
         try:

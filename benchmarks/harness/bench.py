@@ -45,14 +45,14 @@ class Bench:
         with running(binary or self.binary, persistent=persistent) as server:
             yield server
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         print(f"  {text}", file=sys.stderr, flush=True)
 
     def add(self, row: Row) -> Row:
         """Keep a row; it is kept even when a later step of the scenario fails."""
         self.rows.append(row)
         value = "not measured" if row.value is None else f"{row.value:,.2f} {row.unit}"
-        self.say(f"{row.what} · {row.subject}: {value}{' · ' + row.note if row.note else ''}")
+        self.show(f"{row.what} · {row.subject}: {value}{' · ' + row.note if row.note else ''}")
         return row
 
     def attempt(
@@ -78,7 +78,7 @@ class Bench:
             return
         for row in [found] if isinstance(found, Row) else found:
             self.add(row)
-        self.say(f"({time.monotonic() - started:.1f} s)")
+        self.show(f"({time.monotonic() - started:.1f} s)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def _delaybox(bench: Bench, sizes: tuple[int, ...], probe: int) -> list[Row]:
                 found.append(server_microseconds(server) / (probe // ROUNDS))
                 have += probe // ROUNDS
             costs[size] = min(found)
-            bench.say(f"{size:,} pending: {costs[size]:.2f} µs (rounds {', '.join(f'{x:.2f}' for x in found)})")
+            bench.show(f"{size:,} pending: {costs[size]:.2f} µs (rounds {', '.join(f'{x:.2f}' for x in found)})")
     return _rows(OURS, costs, sizes, bound=True, note="the engine's own path, 500 a script, the least of 6 rounds")
 
 
@@ -85,7 +85,7 @@ def _zset(bench: Bench, sizes: tuple[int, ...], probe: int) -> list[Row]:
                 found.append(server_microseconds(server) / len(tasks))
                 have += len(tasks)
             costs[size] = min(found)
-            bench.say(f"single ZSET, {size:,} pending: {costs[size]:.2f} µs")
+            bench.show(f"single ZSET, {size:,} pending: {costs[size]:.2f} µs")
     return _rows(single_zset.NAME, costs, sizes, bound=False, note="500 a script, the least of 6 rounds")
 
 

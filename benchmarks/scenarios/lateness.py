@@ -78,7 +78,7 @@ def _fill(bench: Bench, server: BenchServer, pending: int) -> None:
     rng = bench.random()
     due = workload.spread_over(rng, workload.DAY_MS)
     seconds = ours.run(ours.schedule(server, pending, due, payload=workload.payload(rng)))
-    bench.say(f"{pending:,} pending in {seconds:.1f} s")
+    bench.show(f"{pending:,} pending in {seconds:.1f} s")
 
 
 def _handler(bench: Bench, server: BenchServer, *, rate: int, seconds: int, pending: int) -> None:

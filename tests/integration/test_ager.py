@@ -134,7 +134,7 @@ async def test_quarantine_is_listed_retried_and_discarded(server: RealServer, cl
     await sour(store, good, record, now - 1)
     await sour(store, bad, b"\x10", now)
 
-    def said(*words: str) -> tuple[int, Any]:
+    def outcome_of(*words: str) -> tuple[int, Any]:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "delaybox", "quarantine", *words, "--json"),
@@ -146,16 +146,16 @@ async def test_quarantine_is_listed_retried_and_discarded(server: RealServer, cl
         )
         return done.returncode, json.loads(done.stdout)
 
-    _, shown = said("list")
+    _, shown = outcome_of("list")
     assert [(r["id"], bool(r["problem"])) for r in shown["records"]] == [
         (ids.render(good), False),
         (ids.render(bad), True),
     ]
-    assert said("retry", "--all") == (1, {"restored": 1, "left": 1})
+    assert outcome_of("retry", "--all") == (1, {"restored": 1, "left": 1})
     assert (await store.get(good)).place == "home"
     await sour(store, good, record, now)
-    assert said("retry", ids.render(good)) == (1, {"restored": 0, "left": 1}), "what is there is not written over"
-    assert said("discard", ids.render(good)) == (0, {"discarded": 1, "unknown": 0})
+    assert outcome_of("retry", ids.render(good)) == (1, {"restored": 0, "left": 1}), "what is there is not written over"
+    assert outcome_of("discard", ids.render(good)) == (0, {"discarded": 1, "unknown": 0})
     assert (await store.get(good)).place == "home"
-    assert said("discard", ids.render(bad)) == (0, {"discarded": 1, "unknown": 0})
+    assert outcome_of("discard", ids.render(bad)) == (0, {"discarded": 1, "unknown": 0})
     assert (await fsck(store)).problems == []

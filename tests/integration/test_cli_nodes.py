@@ -31,12 +31,12 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
         try:
             # Asked over REST until there is one: a command takes a second to start.
             running.until(lambda: running.call("GET", "/v1/workers")[2]["workers"])
-            told = asked(running, "workers")["workers"]
+            sessions = asked(running, "workers")["workers"]
             (one,) = asked(running, "nodes")["nodes"]
             assert one["roles"] == ["api", "clock", "work"] and "worker" in one["types"]
-            assert {session["node"] for session in told} == {one["id"]}
-            assert all("shop on " in session["identity"] and session["connected"] for session in told)
-            assert asked(running, "workers")["count"] == len(told)
+            assert {session["node"] for session in sessions} == {one["id"]}
+            assert all("shop on " in session["identity"] and session["connected"] for session in sessions)
+            assert asked(running, "workers")["count"] == len(sessions)
             assert "shop on " in shown(running, "workers")
             table = shown(running, "nodes")
             assert one["id"] in table and one["id"] in shown(running, "workers"), "both name it alike"

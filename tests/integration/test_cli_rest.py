@@ -39,7 +39,7 @@ auth:
 UNKNOWN = ids.render((1 << 43).to_bytes(6, "big") + ids.tails(3, bytes(8))[0])
 PAST = "2024-07-22T18:23:10Z"
 
-Say = Callable[..., Done]
+Cli = Callable[..., Done]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ def node() -> Iterator[Node]:
     )
     try:
         assert process.stderr is not None
-        found, said = None, ""
+        found, output = None, ""
         for line in process.stderr:
-            said += line
+            output += line
             if found := re.search(r"listening on (http://\S+)", line):
                 break
-        assert found, f"the node did not start: {said}"
+        assert found, f"the node did not start: {output}"
         yield Node(found[1], folder)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -81,7 +81,7 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def say(node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Say:
+def cli(node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
     """Runs a command with the token that may everything."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DELAYBOX_SERVER", node.url)
@@ -89,73 +89,73 @@ def say(node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return Command(monkeypatch, capsys)
 
 
-def scheduled(say: Say, *arguments: str) -> str:
-    done = say("schedule", *arguments, "--json")
+def scheduled(cli: Cli, *arguments: str) -> str:
+    done = cli("schedule", *arguments, "--json")
     assert done.code == 0, done.err
     task_id: str = done.json()["id"]
     return task_id
 
 
-def dead_letter(say: Say, queue: str, *arguments: str) -> str:
+def dead_letter(cli: Cli, queue: str, *arguments: str) -> str:
     """A task that is too late at once."""
-    task_id = scheduled(say, "late", "--at", PAST, "--expire-after", "1ms", "--queue", queue, *arguments)
-    until(lambda: bool(say("get", task_id, "--json").out and say("get", task_id, "--json").json()["state"] == "failed"))
+    task_id = scheduled(cli, "late", "--at", PAST, "--expire-after", "1ms", "--queue", queue, *arguments)
+    until(lambda: bool(cli("get", task_id, "--json").out and cli("get", task_id, "--json").json()["state"] == "failed"))
     return task_id
 
 
 # -- the life of a task -----------------------------------------------------------------------------------------
 
 
-def test_a_task_from_schedule_to_its_end(say: Say) -> None:
+def test_a_task_from_schedule_to_its_end(cli: Cli) -> None:
     task = [
         *("hello", "--delay", "1h", "--queue", "life", "--priority", "high", "--label", "customer=42"),
         *("--header", "trace=4bf9", "--key", "life-1", "--attempts", "7", "--backoff", "2s", "--backoff-max", "1m"),
         *("--timeout", "30s", "--expire-after", "2h", "--keep-result", "1d", "--reject-past"),
     ]
-    task_id = scheduled(say, *task)
-    again = say("schedule", *task)
+    task_id = scheduled(cli, *task)
+    again = cli("schedule", *task)
     assert again.code == 0
     assert task_id in again.out
     assert "there already" in again.out
 
-    shown = say("get", task_id)
+    shown = cli("get", task_id)
     assert shown.code == 0
     for part in ("scheduled", "pub_sub", "life", "high", '"hello"', "trace=4bf9", "customer=42", "expire after", "2 h"):
         assert part in shown.out
-    assert say("get", task_id, "--json").json()["labels"] == {"customer": "42"}
+    assert cli("get", task_id, "--json").json()["labels"] == {"customer": "42"}
 
-    listed = say("list", "--queue", "life", "--label", "customer=42", "--state", "scheduled", "--type", "pub_sub")
+    listed = cli("list", "--queue", "life", "--label", "customer=42", "--state", "scheduled", "--type", "pub_sub")
     assert task_id in listed.out
-    assert say("list", "--queue", "life", "--label", "customer=43").out == "no tasks\n"
+    assert cli("list", "--queue", "life", "--label", "customer=43").out == "no tasks\n"
 
-    moved = say("reschedule", task_id, "--at", "2030-01-31T09:00:00+01:00", "--priority", "low", "--json")
+    moved = cli("reschedule", task_id, "--at", "2030-01-31T09:00:00+01:00", "--priority", "low", "--json")
     assert (moved.code, moved.json()["due"], moved.json()["priority"]) == (0, "2030-01-31T08:00:00.000Z", "low")
-    assert "priority low" in say("reschedule", task_id, "--delay", "2h").out
+    assert "priority low" in cli("reschedule", task_id, "--delay", "2h").out
 
-    assert say("run-now", task_id).out == f"{task_id}  due now\n"
-    until(lambda: say("get", task_id).code == 5)
-    gone = say("cancel", task_id)
+    assert cli("run-now", task_id).out == f"{task_id}  due now\n"
+    until(lambda: cli("get", task_id).code == 5)
+    gone = cli("cancel", task_id)
     assert gone.code == 5
     assert f"task {task_id}" in gone.err
 
 
-def test_cancelled_is_gone(say: Say) -> None:
-    one, two = scheduled(say, "a", "--delay", "1h"), scheduled(say, "b", "--delay", "1h")
-    assert say("cancel", one, two).out == f"{one}  cancelled\n{two}  cancelled\n"
-    again = say("cancel", one, two, "--json")
+def test_cancelled_is_gone(cli: Cli) -> None:
+    one, two = scheduled(cli, "a", "--delay", "1h"), scheduled(cli, "b", "--delay", "1h")
+    assert cli("cancel", one, two).out == f"{one}  cancelled\n{two}  cancelled\n"
+    again = cli("cancel", one, two, "--json")
     assert again.code == 5
     assert [(r["ok"], r["error"]["code"]) for r in again.json()["results"]] == [(False, "not_found")] * 2
-    assert say("get", one).code == 5
+    assert cli("get", one).code == 5
 
 
-def test_of_several_ids_each_is_told_of(say: Say) -> None:
-    task_id = scheduled(say, "a", "--delay", "1h")
-    done = say("cancel", UNKNOWN, task_id)
+def test_of_several_ids_each_is_told_of(cli: Cli) -> None:
+    task_id = scheduled(cli, "a", "--delay", "1h")
+    done = cli("cancel", UNKNOWN, task_id)
     assert (done.code, done.out) == (1, f"{task_id}  cancelled\n")
     assert UNKNOWN in done.err
 
 
-def test_payloads_of_every_kind(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_payloads_of_every_kind(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("text").write_text("zwölf\n")
     Path("bytes").write_bytes(b"\xff\x00")
     cases: list[tuple[list[str], dict[str, str]]] = [
@@ -166,62 +166,62 @@ def test_payloads_of_every_kind(say: Say, tmp_path: Path, monkeypatch: pytest.Mo
         (["--payload-file", "bytes"], {"payload_base64": "/wA="}),
     ]
     for arguments, expected in cases:
-        done = say("schedule", "--delay", "1h", "--json", *arguments)
+        done = cli("schedule", "--delay", "1h", "--json", *arguments)
         assert done.code == 0, done.err
-        found = say("get", done.json()["id"], "--json").json()
+        found = cli("get", done.json()["id"], "--json").json()
         assert {name: value for name, value in found.items() if name.startswith("payload")} == expected
 
 
-def test_dead_letters_are_listed_brought_back_and_thrown_away(say: Say) -> None:
-    one, two, three = (dead_letter(say, "graves") for _ in range(3))
-    listed = say("dead", "list", "--queue", "graves")
+def test_dead_letters_are_listed_brought_back_and_thrown_away(cli: Cli) -> None:
+    one, two, three = (dead_letter(cli, "graves") for _ in range(3))
+    listed = cli("dead", "list", "--queue", "graves")
     assert all(task_id in listed.out for task_id in (one, two, three))
     assert "expired" in listed.out
-    found = say("dead", "list", "--queue", "graves", "--json").json()["tasks"]
+    found = cli("dead", "list", "--queue", "graves", "--json").json()["tasks"]
     assert {task["id"] for task in found} == {one, two, three}
 
-    assert say("dead", "discard", one).out == f"{one}  discarded\n"
-    assert say("dead", "discard", one).code == 5
-    assert say("dead", "replay", two).out == f"{two}  brought back\n"
+    assert cli("dead", "discard", one).out == f"{one}  discarded\n"
+    assert cli("dead", "discard", one).code == 5
+    assert cli("dead", "replay", two).out == f"{two}  brought back\n"
     # It is as late as it was, so it dies again.
-    until(lambda: len(say("dead", "list", "--queue", "graves", "--json").json()["tasks"]) == 2)
-    replayed = say("dead", "replay", "--all", "--queue", "graves", "--limit", "1", "--json")
+    until(lambda: len(cli("dead", "list", "--queue", "graves", "--json").json()["tasks"]) == 2)
+    replayed = cli("dead", "replay", "--all", "--queue", "graves", "--limit", "1", "--json")
     assert replayed.json() == {"replayed": 1}
-    assert say("dead", "replay", "--all", "--queue", "no-such").out == "0 brought back\n"
+    assert cli("dead", "replay", "--all", "--queue", "no-such").out == "0 brought back\n"
 
 
-def test_long_lists_come_in_pages(say: Say) -> None:
+def test_long_lists_come_in_pages(cli: Cli) -> None:
     Path("t").write_text("\n".join('{"queue": "pages", "delay": "1h"}' for _ in range(1_203)))
-    assert say("schedule", "--file", "t").code == 0
-    first = say("list", "--queue", "pages", "--limit", "1100", "--json").json()
+    assert cli("schedule", "--file", "t").code == 0
+    first = cli("list", "--queue", "pages", "--limit", "1100", "--json").json()
     assert len(first["tasks"]) == 1_100
     found = first["tasks"]
     cursor = first["cursor"]
     while cursor:
-        rest = say("list", "--queue", "pages", "--cursor", cursor, "--json").json()
+        rest = cli("list", "--queue", "pages", "--cursor", cursor, "--json").json()
         found += rest["tasks"]
         cursor = rest["cursor"]
     assert len({task["id"] for task in found}) == len(found) == 1_203
-    told = say("list", "--queue", "pages", "--limit", "2")
-    assert len(told.out.splitlines()) == 3
-    assert "there may be more: --cursor" in told.err
+    failure = cli("list", "--queue", "pages", "--limit", "2")
+    assert len(failure.out.splitlines()) == 3
+    assert "there may be more: --cursor" in failure.err
 
 
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_scheduled_once_however_often_it_is_sent(say: Say) -> None:
+def test_a_file_is_scheduled_once_however_often_it_is_sent(cli: Cli) -> None:
     good = [json.dumps({"queue": "file", "delay": "1h", "payload": f"p{n}"}) for n in range(1_500)]
     lines = [*good[:700], '{"queue": "A B"}', "", "nonsense", '{"pyload": "x"}', *good[700:]]
     Path("tasks.ndjson").write_text("\n".join(lines))
-    done = say("schedule", "--file", "tasks.ndjson")
+    done = cli("schedule", "--file", "tasks.ndjson")
     assert done.code == 1
     assert done.out == "tasks.ndjson: 1,503 tasks: 1,500 created, 0 there already, 3 refused\n"
     assert "error: tasks.ndjson:701: queue 'A B' is not a queue name" in done.err
     assert "error: tasks.ndjson:703: the line is no JSON" in done.err
     assert "error: tasks.ndjson:704: 'pyload' is not a field of a task; did you mean payload?" in done.err
 
-    again = say("schedule", "--file", "tasks.ndjson", "--json")
+    again = cli("schedule", "--file", "tasks.ndjson", "--json")
     answer = again.json()
     assert (again.code, again.err) == (1, "")
     assert (answer["created"], answer["duplicates"], answer["refused"]) == (0, 1_500, 3)
@@ -230,17 +230,17 @@ def test_a_file_is_scheduled_once_however_often_it_is_sent(say: Say) -> None:
     ]  # fmt: skip
 
     Path("tasks.ndjson").write_text("\n".join(good))
-    assert say("schedule", "--file", "tasks.ndjson").code == 0
-    more = say("schedule", "--file", "tasks.ndjson", "--run", "tuesday", "--json")
+    assert cli("schedule", "--file", "tasks.ndjson").code == 0
+    more = cli("schedule", "--file", "tasks.ndjson", "--run", "tuesday", "--json")
     assert (more.code, more.json()["created"]) == (0, 1_500)
 
 
-def test_a_file_from_standard_input(node: Node, say: Say) -> None:
+def test_a_file_from_standard_input(node: Node, cli: Cli) -> None:
     done = _process(node, "schedule", "--file", "-", stdin=b'{"delay": "1h", "queue": "stdin"}\n' * 3)
     assert (done.code, done.out) == (0, "standard input: 3 tasks: 3 created, 0 there already, 0 refused\n")
 
 
-def test_an_interrupted_file_goes_on_where_it_was(node: Node, say: Say) -> None:
+def test_an_interrupted_file_goes_on_where_it_was(node: Node, cli: Cli) -> None:
     lines = b"".join(b'{"delay": "1h", "queue": "broken-off", "payload": "p%d"}\n' % n for n in range(1_500))
     first = subprocess.Popen(
         [sys.executable, "-m", "delaybox", "schedule", "--file", "-"],
@@ -250,7 +250,7 @@ def test_an_interrupted_file_goes_on_where_it_was(node: Node, say: Say) -> None:
     first.stdin.write(lines)
     first.stdin.flush()
     # The rest of the second batch never comes.
-    until(lambda: len(say("list", "--queue", "broken-off", "--limit", "2000", "--json").json()["tasks"]) == 1_000)
+    until(lambda: len(cli("list", "--queue", "broken-off", "--limit", "2000", "--json").json()["tasks"]) == 1_000)
     time.sleep(0.2)  # the node has it; the command must read the answer
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=20)
@@ -264,34 +264,34 @@ def test_an_interrupted_file_goes_on_where_it_was(node: Node, say: Say) -> None:
 # -- watching ---------------------------------------------------------------------------------------------------
 
 
-def test_queues_stats_and_forecast(say: Say) -> None:
+def test_queues_stats_and_forecast(cli: Cli) -> None:
     for _ in range(3):
-        scheduled(say, "x", "--delay", "30m", "--queue", "watched")
-    scheduled(say, "x", "--delay", "20s", "--queue", "watched")
-    until(lambda: "watched" in say("queues").out)
-    assert say("queues", "watched", "--json").json()["queue"] == "watched"
-    assert "watched" in say("queues", "watched").out
-    assert "queue 'misspelt' has nothing due soon or in flight" in say("queues", "misspelt").out
+        scheduled(cli, "x", "--delay", "30m", "--queue", "watched")
+    scheduled(cli, "x", "--delay", "20s", "--queue", "watched")
+    until(lambda: "watched" in cli("queues").out)
+    assert cli("queues", "watched", "--json").json()["queue"] == "watched"
+    assert "watched" in cli("queues", "watched").out
+    assert "queue 'misspelt' has nothing due soon or in flight" in cli("queues", "misspelt").out
 
-    stats = say("stats", "--json").json()
+    stats = cli("stats", "--json").json()
     assert stats["store"]["pending"] >= 4
     assert stats["node"]["scheduled"] >= 4
-    assert "pending" in say("stats").out
+    assert "pending" in cli("stats").out
 
-    forecast = say("forecast", "--next", "1h", "--step", "10m", "--json").json()
+    forecast = cli("forecast", "--next", "1h", "--step", "10m", "--json").json()
     assert forecast["total"] == sum(step["count"] for step in forecast["steps"]) >= 4
-    drawn = say("forecast", "--next", "1h")
+    drawn = cli("forecast", "--next", "1h")
     assert drawn.out.splitlines()[0].endswith("tasks due, a line for each 2 m")
     assert "█" in drawn.out
-    assert say("forecast", "--step", "1s").code == 2
+    assert cli("forecast", "--step", "1s").code == 2
 
 
-def test_top_without_a_terminal_writes_lines(say: Say) -> None:
-    done = say("top", "--every", "0.2", "--count", "2")
+def test_top_without_a_terminal_writes_lines(cli: Cli) -> None:
+    done = cli("top", "--every", "0.2", "--count", "2")
     assert done.code == 0
     assert len(done.out.splitlines()) == 2
     assert "\x1b" not in done.out
-    looks = say("top", "--every", "0.2", "--count", "2", "--json").out.splitlines()
+    looks = cli("top", "--every", "0.2", "--count", "2", "--json").out.splitlines()
     assert [set(json.loads(look)) >= {"pending", "fired_per_s", "late_p99_ms"} for look in looks] == [True, True]
 
 
@@ -316,29 +316,29 @@ def test_top_on_a_terminal_gives_the_screen_back(node: Node) -> None:
     assert seen.endswith(b"\x1b[?1049l")
 
 
-def test_the_doctor_finds_a_healthy_node_healthy(say: Say, node: Node) -> None:
-    done = say("doctor", "--config", str(node.folder / "c.yaml"), "--data-dir", str(node.folder / "data"), "--json")
+def test_the_doctor_finds_a_healthy_node_healthy(cli: Cli, node: Node) -> None:
+    done = cli("doctor", "--config", str(node.folder / "c.yaml"), "--data-dir", str(node.folder / "data"), "--json")
     found = {finding["name"]: finding for finding in done.json()["findings"]}
     assert done.code == 0, done.out
     for name in ("node", "node clock", "readiness", "nodes", "versions", "server", "policy", "persistence", "store"):
         assert found[name]["word"] == "ok", found[name]
-    text = say("doctor", "--data-dir", str(node.folder / "data")).out
+    text = cli("doctor", "--data-dir", str(node.folder / "data")).out
     assert "0 problems" in text
     assert "maxmemory-policy noeviction" in text
 
 
-def test_the_doctor_says_what_to_do(say: Say, node: Node) -> None:
-    away = say("doctor", "--server", "http://127.0.0.1:1", "--data-dir", str(node.folder / "none"))
+def test_the_doctor_says_what_to_do(cli: Cli, node: Node) -> None:
+    away = cli("doctor", "--server", "http://127.0.0.1:1", "--data-dir", str(node.folder / "none"))
     assert away.code == 1
     assert "→ start one with `delaybox serve`" in away.out
     assert "skipped  server" in away.out
-    refused = say("doctor", "--token", "not-the-right-token", "--data-dir", str(node.folder / "data"))
+    refused = cli("doctor", "--token", "not-the-right-token", "--data-dir", str(node.folder / "data"))
     assert refused.code == 1
     assert "DELAYBOX_TOKEN" in refused.out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says", "do"),
+    ("arguments", "wanted", "do"),
     [
         (["--maxmemory-policy", "allkeys-lru"], "maxmemory-policy is allkeys-lru", "CONFIG SET maxmemory-policy"),
         (["--appendonly", "no"], "keeps no append-only file", "CONFIG SET appendonly yes"),
@@ -347,18 +347,18 @@ def test_the_doctor_says_what_to_do(say: Say, node: Node) -> None:
     ],
 )
 def test_the_doctor_looks_at_the_server(
-    say: Say, make_server: Callable[..., RealServer], arguments: list[str], says: str, do: str
+    cli: Cli, make_server: Callable[..., RealServer], arguments: list[str], wanted: str, do: str
 ) -> None:
     server = make_server(*arguments)
-    done = say("doctor", "--redis", server.url)
-    assert says in done.out
+    done = cli("doctor", "--redis", server.url)
+    assert wanted in done.out
     assert do in done.out
-    assert done.code == (0 if "kernel" in says else 1)
+    assert done.code == (0 if "kernel" in wanted else 1)
 
 
-def test_a_move_to_a_past_time_is_answered_though_the_task_fires_at_once(say: Say) -> None:
+def test_a_move_to_a_past_time_is_answered_though_the_task_fires_at_once(cli: Cli) -> None:
     for _ in range(10):
-        moved = say("reschedule", scheduled(say, "x", "--delay", "1h"), "--at", PAST)
+        moved = cli("reschedule", scheduled(cli, "x", "--delay", "1h"), "--at", PAST)
         assert moved.code == 0, moved.err
 
 
@@ -368,10 +368,10 @@ async def _make_a_store(server: RealServer) -> None:
     await servers.close()
 
 
-def test_the_doctor_sees_that_a_server_is_not_the_nodes(say: Say, make_server: Callable[..., RealServer]) -> None:
+def test_the_doctor_sees_that_a_server_is_not_the_nodes(cli: Cli, make_server: Callable[..., RealServer]) -> None:
     server = make_server("--appendonly", "yes")
     asyncio.run(_make_a_store(server))
-    done = say("doctor", "--redis", server.url)
+    done = cli("doctor", "--redis", server.url)
     assert done.code == 1
     assert "work for another store than 'delaybox' on this server" in done.out
     assert "name their server with --redis" in done.out
@@ -381,7 +381,7 @@ def test_the_doctor_sees_that_a_server_is_not_the_nodes(say: Say, make_server: C
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "wanted"),
     [
         (["schedule", "x", "--delay", "soon"], 2, "delay 'soon' is not a duration"),
         (["schedule", "x", "--at", "2030-01-31T09:00:00"], 2, "has no offset"),
@@ -401,30 +401,30 @@ def test_the_doctor_sees_that_a_server_is_not_the_nodes(say: Say, make_server: C
         (["forecast", "--step", "90s"], 2, "not a multiple"),
     ],
 )
-def test_refusals(say: Say, arguments: list[str], code: int, says: str) -> None:
-    done = say(*arguments)
+def test_refusals(cli: Cli, arguments: list[str], code: int, wanted: str) -> None:
+    done = cli(*arguments)
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith("error: ")
-    assert says in done.err
-    told = say(*arguments, "--json")
-    assert told.code == code
-    problem = json.loads(told.out)["results"][0]["error"] if told.out else json.loads(told.err)
+    assert wanted in done.err
+    failure = cli(*arguments, "--json")
+    assert failure.code == code
+    problem = json.loads(failure.out)["results"][0]["error"] if failure.out else json.loads(failure.err)
     assert problem["code"]
 
 
-def test_another_body_under_the_same_key(say: Say) -> None:
-    scheduled(say, "one", "--delay", "1h", "--key", "taken")
-    assert say("schedule", "two", "--delay", "1h", "--key", "taken").code == 6
+def test_another_body_under_the_same_key(cli: Cli) -> None:
+    scheduled(cli, "one", "--delay", "1h", "--key", "taken")
+    assert cli("schedule", "two", "--delay", "1h", "--key", "taken").code == 6
 
 
-def test_tokens_and_scopes(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    task_id = scheduled(say, "x", "--delay", "1h")
+def test_tokens_and_scopes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id = scheduled(cli, "x", "--delay", "1h")
     monkeypatch.setenv("DELAYBOX_TOKEN", "")
-    done = say("list")
+    done = cli("list")
     assert done.code == 4
     assert "DELAYBOX_TOKEN, and neither is set" in done.err
-    assert say("list", "--token", "wrong-0123456789").code == 4
-    assert say("list", "--token", READER).code == 0
+    assert cli("list", "--token", "wrong-0123456789").code == 4
+    assert cli("list", "--token", READER).code == 0
     for token, scope, arguments in (
         (READER, "schedule", ["schedule", "x"]),
         (READER, "schedule", ["run-now", task_id]),
@@ -432,16 +432,16 @@ def test_tokens_and_scopes(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
         (MANAGER, "admin", ["dead", "replay", "--all"]),
         (MANAGER, "admin", ["dead", "discard", task_id]),
     ):
-        done = say(*arguments, "--token", token)
+        done = cli(*arguments, "--token", token)
         assert done.code == 4
         assert f"lacks the scope {scope}" in done.err
         assert token not in done.err
     Path("t").write_text("{}\n")
-    assert say("schedule", "--file", "t", "--token", READER).code == 4
+    assert cli("schedule", "--file", "t", "--token", READER).code == 4
 
 
-def test_a_forgotten_context_path(say: Say, node: Node) -> None:
-    done = say("list", "--server", node.url.removesuffix("/api"))
+def test_a_forgotten_context_path(cli: Cli, node: Node) -> None:
+    done = cli("list", "--server", node.url.removesuffix("/api"))
     assert done.code == 5
     assert "contextPath" in done.err
 
@@ -461,9 +461,9 @@ def _process(node: Node, *arguments: str, stdin: bytes = b"", **environment: str
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def test_without_a_terminal_nothing_is_coloured_or_cut(node: Node, say: Say) -> None:
+def test_without_a_terminal_nothing_is_coloured_or_cut(node: Node, cli: Cli) -> None:
     payload = "x" * 59
-    scheduled(say, payload[:40], "--delay", "1h", "--queue", "q" * 64, "--label", "plain=1")
+    scheduled(cli, payload[:40], "--delay", "1h", "--queue", "q" * 64, "--label", "plain=1")
     done = _process(node, "list", "--label", "plain=1", COLUMNS="20")
     assert done.code == 0
     assert "q" * 64 in done.out
@@ -471,16 +471,16 @@ def test_without_a_terminal_nothing_is_coloured_or_cut(node: Node, say: Say) -> 
     assert "\x1b" not in done.out + done.err
 
 
-def test_an_ascii_terminal_gets_ascii(node: Node, say: Say) -> None:
-    scheduled(say, "x", "--delay", "30m")
+def test_an_ascii_terminal_gets_ascii(node: Node, cli: Cli) -> None:
+    scheduled(cli, "x", "--delay", "30m")
     done = _process(node, "forecast", PYTHONIOENCODING="ascii")
     assert done.code == 0
     assert "#" in done.out
-    task_id = scheduled(say, "zwölf", "--delay", "30m")
+    task_id = scheduled(cli, "zwölf", "--delay", "30m")
     assert "zw\\xf6lf" in _process(node, "get", task_id, PYTHONIOENCODING="ascii").out
 
 
-def test_a_reader_that_goes_away_is_no_error(node: Node, say: Say) -> None:
+def test_a_reader_that_goes_away_is_no_error(node: Node, cli: Cli) -> None:
     command = f"{sys.executable} -m delaybox top --every 0.2 | head -1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, env=_environment(node), timeout=60

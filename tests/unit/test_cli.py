@@ -24,7 +24,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs ``delaybox …`` in an empty folder; its exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("delaybox.cli.say.as_json", False)
+    monkeypatch.setattr("delaybox.cli.messages.as_json", False)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["delaybox", *arguments])
@@ -89,7 +89,7 @@ def test_set_reaches_keys_that_have_a_flag_of_their_own(run: Run, served: list[C
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "words"),
     [
         ("serve --http-port x", "error: httpServer.port (flag --http-port) is 'x'; it must be a port"),
         ("serve --host 0.0.0.0", "error: httpServer.host (flag --host) is '0.0.0.0': others could"),
@@ -103,11 +103,11 @@ def test_set_reaches_keys_that_have_a_flag_of_their_own(run: Run, served: list[C
     ],
 )
 def test_wrong_usage_is_one_clear_line_and_exit_code_2(
-    run: Run, served: list[Config], arguments: str, says: str
+    run: Run, served: list[Config], arguments: str, words: str
 ) -> None:
     code, _, err = run(*arguments.split())
     assert code == 2
-    assert says in err
+    assert words in err
     assert "Traceback" not in err
     assert served == []
 
@@ -138,7 +138,7 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "words"),
     [
         ("schedule", "nothing to schedule"),
         ("schedule a --payload-json 1", "more than one payload"),
@@ -164,10 +164,10 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
         ("list --server redis://h", "--server (or DELAYBOX_SERVER) is 'redis://h'"),
     ],
 )
-def test_wrong_input_is_told_before_any_node_is_asked(run: Run, arguments: str, says: str) -> None:
+def test_wrong_input_is_told_before_any_node_is_asked(run: Run, arguments: str, words: str) -> None:
     code, out, err = run(*arguments.split())
     assert (code, out) == (2, "")
-    assert says in " ".join(err.replace("│", " ").split())
+    assert words in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
 
 
@@ -202,11 +202,11 @@ def test_fsck_of_a_mistyped_folder_makes_none(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_token_is_made_with_its_entry_for_the_configuration(run: Run, tmp_path: Path) -> None:
-    code, said, _ = run("token", "--name", "ci", "--scope", "read", "--scope", "shell")
+    code, output, _ = run("token", "--name", "ci", "--scope", "read", "--scope", "shell")
     assert code == 0
-    secret = next(line.strip() for line in said.splitlines() if line.strip().startswith("dbx_"))
+    secret = next(line.strip() for line in output.splitlines() if line.strip().startswith("dbx_"))
     assert len(secret) == len("dbx_") + 43
-    entry = said.partition("auth:\n")[2]
+    entry = output.partition("auth:\n")[2]
     assert secret not in entry
     (tmp_path / "c.yaml").write_text("auth:\n" + entry)
     (token,) = load(path=tmp_path / "c.yaml", environ={}).config.auth.tokens
@@ -216,19 +216,23 @@ def test_a_token_is_made_with_its_entry_for_the_configuration(run: Run, tmp_path
 
 def test_a_token_may_expire(run: Run, tmp_path: Path) -> None:
     before = time.time_ns() // 1_000_000
-    said = run("token", "--expires", "90d")[1]
-    (tmp_path / "c.yaml").write_text("auth:\n" + said.partition("auth:\n")[2])
+    output = run("token", "--expires", "90d")[1]
+    (tmp_path / "c.yaml").write_text("auth:\n" + output.partition("auth:\n")[2])
     (token,) = load(path=tmp_path / "c.yaml", environ={}).config.auth.tokens
     assert 0 <= token.expires_ms - before - 90 * 86_400_000 < 60_000
     assert json.loads(run("token", "--expires", "2100-01-01T00:00:00+01:00", "--json")[1])["expires"] == (
         "2099-12-31T23:00:00.000Z"
     )
-    for wrong, says in (("soon", "is not a duration"), ("2001-01-01T00:00:00Z", "is past"), ("2001-01-01", "a moment")):
-        code, said, told = run("token", "--expires", wrong)
-        assert (code, said) == (2, "") and says in told
+    for wrong, words in (
+        ("soon", "is not a duration"),
+        ("2001-01-01T00:00:00Z", "is past"),
+        ("2001-01-01", "a moment"),
+    ):
+        code, output, errors = run("token", "--expires", wrong)
+        assert (code, output) == (2, "") and words in errors
 
 
 def test_a_token_of_an_unknown_scope_is_not_made(run: Run) -> None:
-    code, said, told = run("token", "--scope", "root")
-    assert (code, said) == (2, "")
-    assert "scopes are read, schedule, cancel, admin, worker, shell" in told
+    code, output, errors = run("token", "--scope", "root")
+    assert (code, output) == (2, "")
+    assert "scopes are read, schedule, cancel, admin, worker, shell" in errors

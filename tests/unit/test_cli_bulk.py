@@ -48,7 +48,7 @@ def test_another_run_is_other_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "words"),
     [
         (b"nonsense", "no JSON"),
         (b"[1]", "no JSON object"),
@@ -60,11 +60,11 @@ def test_another_run_is_other_tasks() -> None:
         (b'{"payload":"' + b"x" * taskfile.MAX_LINE + b'"}', "longer than"),
     ],
 )
-def test_a_bad_line_is_named_and_the_next_one_is_read(line: bytes, says: str) -> None:
+def test_a_bad_line_is_named_and_the_next_one_is_read(line: bytes, words: str) -> None:
     bad, good = read(line + b"\n{}")
     assert isinstance(bad, BadLine)
     assert bad.number == 1
-    assert says in bad.detail
+    assert words in bad.detail
     assert isinstance(good, TaskLine)
     assert good.number == 2
 

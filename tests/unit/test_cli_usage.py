@@ -20,7 +20,7 @@ def delaybox(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Compl
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "words"),
     [
         ("list --json --limit x", "'--limit'"),
         ("cancel --json", "Missing argument 'ID...'"),
@@ -28,13 +28,13 @@ def delaybox(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Compl
         ("serve --log-format json --prot 1", "No such option"),
     ],
 )
-def test_with_json_wrong_usage_is_json(arguments: str, says: str) -> None:
+def test_with_json_wrong_usage_is_json(arguments: str, words: str) -> None:
     done = delaybox(*arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    told = json.loads(line)
-    assert (told["level"], told["code"]) == ("error", "usage")
-    assert says in told["event"] and "--help" in told["event"]
+    message = json.loads(line)
+    assert (message["level"], message["code"]) == ("error", "usage")
+    assert words in message["event"] and "--help" in message["event"]
 
 
 @pytest.mark.parametrize("option", ["--server", "--token", "--json"])
@@ -45,8 +45,8 @@ def test_an_option_before_the_command_is_told_where_it_stands(option: str) -> No
 
 
 def test_wrong_choices_are_told_in_plain_words() -> None:
-    told = delaybox("list", "--state", "foo").stderr
-    assert "Invalid value for '--state' / '-s': 'foo' is not one of 'scheduled'" in told
+    message = delaybox("list", "--state", "foo").stderr
+    assert "Invalid value for '--state' / '-s': 'foo' is not one of 'scheduled'" in message
 
 
 def test_boxes_are_for_a_terminal() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.listen import _json_line, read, text_line
 from delaybox.core import texts
 from delaybox.processes.logs import formatter
@@ -70,15 +70,15 @@ def test_no_record_of_the_node_looks_like_two(log_format: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NODE, log_format], input=evil.encode(), capture_output=True, check=True, timeout=60
     )
-    said = done.stderr.decode()
-    assert harmless(said) and "the disk is on fire" in said
-    lines = said.splitlines()
+    output = done.stderr.decode()
+    assert harmless(output) and "the disk is on fire" in output
+    lines = output.splitlines()
     if log_format == "json":
         assert [json.loads(line)["level"] for line in lines] == ["warning", "error"]
         assert evil in json.loads(lines[0])["event"]
     else:
         records = [line for line in lines if not line.startswith("    ")]
-        assert len(records) == 2 and all("delaybox.workers" in line for line in records), said
+        assert len(records) == 2 and all("delaybox.workers" in line for line in records), output
 
 
 def test_listen_shows_no_part_of_a_message_as_it_came() -> None:
@@ -93,11 +93,11 @@ def test_listen_shows_no_part_of_a_message_as_it_came() -> None:
 
 
 def test_what_a_node_answers_is_said_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
-    say.error(f"the node answered: {EVIL}")
-    say.warning(EVIL)
-    say.note(EVIL)
-    said = capsys.readouterr().err
-    assert harmless(said)
-    assert [line for line in said.splitlines() if line.startswith(("2026", "error: 2026"))] == [
-        line for line in said.splitlines() if line.startswith("error: 2026")
+    messages.error(f"the node answered: {EVIL}")
+    messages.warning(EVIL)
+    messages.note(EVIL)
+    output = capsys.readouterr().err
+    assert harmless(output)
+    assert [line for line in output.splitlines() if line.startswith(("2026", "error: 2026"))] == [
+        line for line in output.splitlines() if line.startswith("error: 2026")
     ]

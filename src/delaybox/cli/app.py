@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delaybox import __version__
-from delaybox.cli import dead, quarantine, say, tasks, usage, watch
+from delaybox.cli import dead, messages, quarantine, tasks, usage, watch
 from delaybox.cli import worker as worker_command
 from delaybox.cli.client import NodeRefused
 from delaybox.cli.exits import Exit, of_error
@@ -48,7 +48,7 @@ def run() -> int:
         ended = app(standalone_mode=False)
         return ended if isinstance(ended, int) else Exit.DONE
     except usage.ClickError as error:
-        return usage.tell(error)
+        return usage.report(error)
     except SystemExit as end:
         # typer ends so when a pipe is closed (`delaybox listen | head`), which is no failure.
         if isinstance(end.__context__, BrokenPipeError):
@@ -61,12 +61,12 @@ def run() -> int:
     except OSError as error:
         if error.errno not in usage.NO_ROOM:
             raise
-        say.error(f"the answer could not be written: {error.strerror}")
+        messages.error(f"the answer could not be written: {error.strerror}")
         _unread()
         return Exit.FAILED
     except DelayBoxError as error:
         facts = {"code": error.code, **({"status": error.status} if isinstance(error, NodeRefused) else {})}
-        say.error(str(error), **facts)
+        messages.error(str(error), **facts)
         return of_error(error)
     finally:
         disconnect()
@@ -128,18 +128,18 @@ def serve(
     flags = flags_of(settings, named)
     loaded = load(path=config, flags=flags)
     chosen = loaded.config
-    say.as_json = chosen.log_format == "json"
+    messages.as_json = chosen.log_format == "json"
     if loaded.path is not None:
-        say.note(f"configuration file: {loaded.path}")
+        messages.note(f"configuration file: {loaded.path}")
     for warning in loaded.warnings:
-        say.warning(warning)
+        messages.warning(warning)
     if (system := platform.system()) != "Linux":
-        say.warning(
+        messages.warning(
             f"DelayBox is tested on Linux only, and this is {system}. Shell commands do not run here, and "
             "without Linux's timer tasks can fire some milliseconds later."
         )
     if chosen.exposed and "api" in chosen.duties and not chosen.auth.tokens:
-        say.warning(
+        messages.warning(
             f"INSECURE: everybody who reaches {_exposed(chosen)} can schedule, read and cancel tasks, without any "
             "credential. Set auth.tokens to change that."
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.exits import Exit
 from delaybox.cli.taskfile import BadLine, TaskLine, batches, lines_of
@@ -136,7 +136,7 @@ def schedule_file(client: RestClient, name: str, *, run: str, as_json: bool) -> 
 
     def refused(line: BadLine) -> None:
         if not as_json:
-            say.error(f"{shown}:{line.number}: {line.detail}")
+            messages.error(f"{shown}:{line.number}: {line.detail}")
 
     sender = Sender(client, refused)
     with _opened(name) as (stream, size), _bar(size, shown if not as_json else "") as moved:
@@ -145,29 +145,29 @@ def schedule_file(client: RestClient, name: str, *, run: str, as_json: bool) -> 
                 sender.send(group)
                 moved(sender.done)
         except (NodeUnreachable, NodeRefused) as error:
-            _tell(sender.done, shown, as_json=as_json)
+            _report(sender.done, shown, as_json=as_json)
             if sender.done.lines:
-                say.note(f"ended after line {sender.done.line}; the same command again goes on from there")
+                messages.note(f"ended after line {sender.done.line}; the same command again goes on from there")
             raise error from None
         except KeyboardInterrupt:
-            _tell(sender.done, shown, as_json=as_json)
-            say.note(f"interrupted after line {sender.done.line}; the same command again goes on from there")
+            _report(sender.done, shown, as_json=as_json)
+            messages.note(f"interrupted after line {sender.done.line}; the same command again goes on from there")
             return Exit.INTERRUPTED
-    _tell(sender.done, shown, as_json=as_json)
+    _report(sender.done, shown, as_json=as_json)
     return Exit.FAILED if sender.done.refused else Exit.DONE
 
 
-def _tell(done: SendProgress, shown: str, *, as_json: bool) -> None:
+def _report(done: SendProgress, shown: str, *, as_json: bool) -> None:
     if as_json:
         errors = [
             {"line": bad.number, "code": bad.code, "detail": bad.detail, **({"field": bad.field} if bad.field else {})}
             for bad in sorted(done.refused, key=lambda bad: bad.number)
         ]
-        say.out_json(
+        messages.out_json(
             {"created": done.created, "duplicates": done.duplicates, "refused": len(done.refused), "errors": errors}
         )
         return
-    say.out(
+    messages.out(
         f"{shown}: {done.lines:,} tasks: {done.created:,} created, {done.duplicates:,} there already, "
         f"{len(done.refused):,} refused"
     )
@@ -196,14 +196,14 @@ def _bar(size: int, title: str) -> Iterator[Callable[[SendProgress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"))
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) if size else (TimeElapsedColumn(),)
     with Progress(*columns, *times, console=Console(stderr=True), transient=True) as drawn:
-        job = drawn.add_task(title.replace("[", "\\["), total=size or None, said="")
+        job = drawn.add_task(title.replace("[", "\\["), total=size or None, counts="")
         started = time.monotonic()
 
         def moved(done: Any) -> None:
             rate = done.lines / max(time.monotonic() - started, 0.001)
-            drawn.update(job, completed=done.read, said=f"{done.lines:,} tasks, {rate:,.0f}/s")
+            drawn.update(job, completed=done.read, counts=f"{done.lines:,} tasks, {rate:,.0f}/s")
 
         yield moved

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from delaybox.cli import options, render, say
+from delaybox.cli import messages, options, render
 from delaybox.cli.client import segment
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, From, Labels, Queue, Server, TaskIds, To, Token, Type, connect
-from delaybox.cli.several import each, pages, tell_more
+from delaybox.cli.several import each, note_more, pages
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import DEFAULT_REPLAY, MAX_REPLAY
 
@@ -42,9 +42,9 @@ def list_dead(
     }
     found, more = pages(client, "/v1/dead", query, limit=limit, cursor=cursor)
     if as_json:
-        return say.out_json({"tasks": found, "cursor": more})
-    say.out(render.dead(found, width=say.width()) if found else "no dead letters")
-    return tell_more(more)
+        return messages.out_json({"tasks": found, "cursor": more})
+    messages.out(render.dead(found, width=messages.width()) if found else "no dead letters")
+    return note_more(more)
 
 
 @app.command()
@@ -87,8 +87,8 @@ def replay(
         )
     answer = client.call("POST", "/v1/dead/replay", {**chosen, "limit": limit})
     if as_json:
-        return say.out_json(answer)
-    return say.out(f"{answer['replayed']:,} brought back")
+        return messages.out_json(answer)
+    return messages.out(f"{answer['replayed']:,} brought back")
 
 
 @app.command()

@@ -14,12 +14,12 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from delaybox import __version__
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.client import NodeAnswer, NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.doctor_server import at_server
 from delaybox.cli.exits import Exit
 from delaybox.cli.findings import SKEW_MS, Finding, Word
-from delaybox.cli.watch import late_ms, read_metrics, said_ms
+from delaybox.cli.watch import late_ms, read_metrics, shown_ms
 from delaybox.core import texts
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def run(client: RestClient, load: Callable[[], Config], *, as_json: bool) -> int
     findings = [*found, *at_server(load, {str(node.get("id")) for node in nodes})]
     problems = sum(found.word == "problem" for found in findings)
     if as_json:
-        say.out_json({"ok": not problems, "findings": [asdict(found) for found in findings]})
+        messages.out_json({"ok": not problems, "findings": [asdict(found) for found in findings]})
     else:
-        say.out("\n".join(map(_line, findings)))
+        messages.out("\n".join(map(_line, findings)))
         warnings = sum(found.word == "warning" for found in findings)
-        say.out(f"\n{_count(problems, 'problem')}, {_count(warnings, 'warning')}")
+        messages.out(f"\n{_count(problems, 'problem')}, {_count(warnings, 'warning')}")
     return Exit.FAILED if problems else Exit.DONE
 
 
@@ -51,7 +51,7 @@ def _count(number: int, word: str) -> str:
 
 def _line(found: Finding) -> str:
     word = f"{found.word:<8}"
-    colored = f"\x1b[{_COLORS[found.word]}m{word}\x1b[0m" if say.width() else word
+    colored = f"\x1b[{_COLORS[found.word]}m{word}\x1b[0m" if messages.width() else word
     done = f"\n{'':8} {'':12} → {texts.line(found.do)}" if found.do else ""
     return f"{colored} {found.name:<12} {texts.line(found.says)}{done}"
 
@@ -175,8 +175,8 @@ def of_nodes(nodes: list[dict[str, Any]]) -> list[Finding]:
                 "nothing fires; start a node with the roles clock and work, or look at its log",
             )
         ]
-    said = [f"{n.get('host')}:{n.get('pid')}" for n in nodes]
-    found = [Finding("nodes", "ok", f"{_count(len(nodes), 'living node')}: {', '.join(said)}")]
+    names = [f"{n.get('host')}:{n.get('pid')}" for n in nodes]
+    found = [Finding("nodes", "ok", f"{_count(len(nodes), 'living node')}: {', '.join(names)}")]
     versions = sorted({str(n.get("version") or "unknown") for n in nodes})
     if versions == [__version__]:
         found.append(Finding("versions", "ok", f"everything is {__version__}"))
@@ -242,7 +242,7 @@ def of_numbers(client: RestClient) -> list[Finding]:
             Finding(
                 "lateness",
                 "warning" if slow else "ok",
-                f"99 of 100 fired at most {said_ms(late)} late",
+                f"99 of 100 fired at most {shown_ms(late)} late",
                 "counts what was overdue at a start as well; else see ready tasks and the machine's load"
                 if slow
                 else "",

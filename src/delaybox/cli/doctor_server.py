@@ -97,11 +97,11 @@ def persistence(aof: bool, info: Mapping[str, Any], fsync: str) -> list[Finding]
 def memory(info: Mapping[str, Any]) -> Finding:
     """Room for tasks."""
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
-    said = f"{used / 2**20:,.0f} MiB used"
+    shown = f"{used / 2**20:,.0f} MiB used"
     if not most:
-        return Finding("memory", "ok", f"{said}, no maxmemory set")
+        return Finding("memory", "ok", f"{shown}, no maxmemory set")
     share = used / most
-    text = f"{said} of {most / 2**20:,.0f} ({share:.0%})"
+    text = f"{shown} of {most / 2**20:,.0f} ({share:.0%})"
     if share < 0.8:
         return Finding("memory", "ok", text)
     return Finding(

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.server import any_server
 from delaybox.core.errors import DelayBoxError
 from delaybox.service.import_original import Import, ImportProgress
@@ -31,10 +31,10 @@ async def take_over(
         store = await Store.open(servers, prefix=config.storage.prefix, partitions=config.partitions)
         work = Import(OriginalSet(original, name), store, fold=dedupe, dry=dry_run)
         try:
-            with _bar(quiet=as_json) as told:
-                await work.run(told)
+            with _bar(quiet=as_json) as report:
+                await work.run(report)
         except DelayBoxError:
-            say.warning(
+            messages.warning(
                 f"stopped after {work.progress.seen:,} of {work.progress.total:,}; run the same command again to go on"
             )
             raise
@@ -88,8 +88,8 @@ def _print(p: ImportProgress, key: str, *, dry_run: bool) -> None:
         words.append(f"{p.left:,} {'would be ' if dry_run else ''}left in {key}")
     print(f"{p.seen:,} tasks in {key}: {', '.join(words)}")  # noqa: T201
     if p.shell:
-        say.note(f"{p.shell:,} of them are shell commands: they run only on a node started with --enable-shell")
+        messages.note(f"{p.shell:,} of them are shell commands: they run only on a node started with --enable-shell")
     for reason in p.reasons:
-        say.warning(f"left: {reason}")
+        messages.warning(f"left: {reason}")
     if p.left > len(p.reasons):
-        say.warning(f"left: and {p.left - len(p.reasons):,} more")
+        messages.warning(f"left: and {p.left - len(p.reasons):,} more")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.server import running_server
 from delaybox.core import ids, texts
 from delaybox.core.errors import InvalidTask, StoreUnavailable
@@ -50,7 +50,7 @@ async def listen(config: Config, *, channel: str | None, count: int, as_json: bo
                 data = await source.next()
                 now_ms = time.time() * 1000 + offset_ms
                 if data is None:
-                    say.note(f"listening on channel {name} of {place}")
+                    messages.note(f"listening on channel {name} of {place}")
                     continue
                 arrival = read(data, now_ms)
                 print(_json_line(arrival) if as_json else text_line(arrival), flush=True)  # noqa: T201
@@ -81,7 +81,7 @@ class Source:
                 message = await self._subscription.next(1.0)
             except StoreUnavailable:
                 if not self._away:
-                    say.warning("the server went away; what is published until it is back is not shown")
+                    messages.warning("the server went away; what is published until it is back is not shown")
                 self._away = True
                 await self.close()
                 await asyncio.sleep(RETRY_S)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.client import DEFAULT_SERVER as DEFAULT_SERVER
 from delaybox.cli.client import RestClient
 from delaybox.core.errors import ConfigError
@@ -74,7 +74,7 @@ To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Due before
 
 def connect(server: str, token: str, as_json: bool) -> RestClient:
     """The client that a command's options ask for; from here on errors are printed in the form they ask for, too."""
-    say.as_json = as_json
+    messages.as_json = as_json
     client = RestClient(server, token)
     _connected.append(client)
     return client

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delaybox.cli import render, say
+from delaybox.cli import messages, render
 from delaybox.cli.exits import Exit
 from delaybox.cli.local import ConfigFile, DataDir, Redis, Settings, flags_of, run_to_end
 from delaybox.core import ids
@@ -43,7 +43,7 @@ def list_records(
 
         found = await listed(store, limit)
         if as_json:
-            say.out_json(
+            messages.out_json(
                 {
                     "records": [
                         {"id": ids.render(r.task_id), "since_ms": r.since_ms, "bytes": r.size, "problem": r.problem}
@@ -61,9 +61,9 @@ def list_records(
                 ]
                 for r in found
             ]
-            say.out(render.table(["id", "since", "bytes", "problem"], rows, right=(2,), width=say.width()))
+            messages.out(render.table(["id", "since", "bytes", "problem"], rows, right=(2,), width=messages.width()))
         else:
-            say.out("no quarantined records")
+            messages.out("no quarantined records")
         return Exit.DONE
 
     _in_store(config, redis, data_dir, settings, work)
@@ -88,12 +88,12 @@ def retry(
         words = await restore(store, chosen)
         back = words.count("restored")
         if as_json:
-            say.out_json({"restored": back, "left": len(words) - back})
+            messages.out_json({"restored": back, "left": len(words) - back})
         else:
-            say.out(f"{back:,} put back")
+            messages.out(f"{back:,} put back")
             for task_id, word in zip(chosen, words, strict=True):
                 if word != "restored":
-                    say.error(f"{ids.render(task_id)}: {_WHY[word]}")
+                    messages.error(f"{ids.render(task_id)}: {_WHY[word]}")
         return Exit.DONE if back == len(words) else Exit.FAILED
 
     _in_store(config, redis, data_dir, settings, work)
@@ -117,11 +117,13 @@ def discard(
         chosen = await _chosen(store, task_ids, everything)
         deleted = await evict(store, chosen)
         if as_json:
-            say.out_json({"discarded": deleted, "unknown": len(chosen) - deleted})
+            messages.out_json({"discarded": deleted, "unknown": len(chosen) - deleted})
         else:
-            say.out(f"{deleted:,} discarded")
+            messages.out(f"{deleted:,} discarded")
             if deleted < len(chosen):
-                say.error(f"{len(chosen) - deleted:,} ids do not lie in quarantine; see `delaybox quarantine list`")
+                messages.error(
+                    f"{len(chosen) - deleted:,} ids do not lie in quarantine; see `delaybox quarantine list`"
+                )
         return Exit.DONE if deleted == len(chosen) else Exit.FAILED
 
     _in_store(config, redis, data_dir, settings, work)

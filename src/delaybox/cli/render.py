@@ -152,7 +152,7 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         for name in ("timeout_ms", "expire_after_ms")
         if task.get(name)
     ]
-    lines += [(said, str(task[name])) for name, said in _COUNTED.items() if task.get(name)]
+    lines += [(words, str(task[name])) for name, words in _COUNTED.items() if task.get(name)]
     if result := task.get("result"):
         lines += _result(result, zone)
     output = str((result or {}).get("output") or "")
@@ -173,9 +173,9 @@ _COUNTED = {
 def _result(result: Mapping[str, Any], zone: tzinfo | None) -> list[tuple[str, str]]:
     word = "succeeded" if result.get("ok") else "failed"
     exit_code = result.get("exit_code")
-    said = f"{word}, exit code {exit_code}" if exit_code is not None else word
+    words = f"{word}, exit code {exit_code}" if exit_code is not None else word
     took = span(int(result.get("duration_ms", 0)))
-    lines = [("result", f"{said}, took {took}, ended {moment(int(result.get('finished_ms', 0)), zone)}")]
+    lines = [("result", f"{words}, took {took}, ended {moment(int(result.get('finished_ms', 0)), zone)}")]
     if result.get("reason") and result["reason"] != f"exit code {exit_code}":
         lines.append(("", str(result["reason"])))
     output = str(result.get("output") or "")

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.client import NodeRefused, RestClient
 from delaybox.cli.exits import Exit
 from delaybox.core import texts
@@ -16,10 +16,10 @@ from delaybox.core.limits import MAX_PAGE
 """Most tasks that a node returns at once."""
 
 
-def tell_more(cursor: str | None) -> None:
+def note_more(cursor: str | None) -> None:
     """Where a list goes on."""
     if cursor:
-        say.note(f"there may be more: --cursor {cursor}")
+        messages.note(f"there may be more: --cursor {cursor}")
 
 
 def pages(
@@ -51,12 +51,12 @@ def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as
             codes.add(error.exit)
             results.append({"id": task_id, "ok": False, "error": {"code": error.code, "detail": error.detail}})
             if not as_json:
-                say.error(str(error))
+                messages.error(str(error))
         else:
             codes.add(Exit.DONE)
             results.append({"id": task_id, "ok": True})
             if not as_json:
-                say.out(f"{texts.line(task_id)}  {done}")
+                messages.out(f"{texts.line(task_id)}  {done}")
     if as_json:
-        say.out_json({"results": results})
+        messages.out_json({"results": results})
     raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILED)

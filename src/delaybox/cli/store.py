@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from delaybox.cli import say
+from delaybox.cli import messages
 from delaybox.cli.exits import Exit
 from delaybox.cli.server import any_server
 from delaybox.core.partition import Shape
@@ -24,10 +24,10 @@ async def accept_store(config: Config, *, as_json: bool) -> int:
     async with any_server(config) as servers:
         done = await accept(servers, prefix, wanted)
     if as_json:
-        say.out_json({"accepted": done.shape.store_id, "partitions": done.shape.partitions, "made": done.made,
+        messages.out_json({"accepted": done.shape.store_id, "partitions": done.shape.partitions, "made": done.made,
                       "instead_of": list(done.lost)})  # fmt: skip
     else:
-        say.out(_words(prefix, done))
+        messages.out(_words(prefix, done))
     return Exit.DONE
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from delaybox.cli import options, render, say
+from delaybox.cli import messages, options, render
 from delaybox.cli.client import NodeUnreachable, segment
 from delaybox.cli.options import (
     DEFAULT_SERVER,
@@ -29,7 +29,7 @@ from delaybox.cli.options import (
     Type,
     connect,
 )
-from delaybox.cli.several import each, pages, tell_more
+from delaybox.cli.several import each, note_more, pages
 from delaybox.core.errors import ConfigError
 
 _WHEN = "RFC 3339 with an offset (2030-01-31T09:00:00+01:00), or Unix ms."
@@ -142,11 +142,11 @@ def schedule(
             f"{error}. The task may be stored all the same; with --key the command can be repeated safely", sent=True
         ) from None
     if as_json:
-        return say.out_json(task)
+        return messages.out_json(task)
     if task.get("warning"):
-        say.warning(task["warning"])
+        messages.warning(task["warning"])
     there = "" if task.get("created", True) else "  (there already: same key)"
-    return say.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{there}")
+    return messages.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{there}")
 
 
 def _payload(text: str | None, as_json: str | None, file: Path | None) -> dict[str, Any]:
@@ -192,8 +192,8 @@ def get(task_id: TaskId, server: Server = DEFAULT_SERVER, token: Token = "", as_
     """Show a task: its state, attempts, result."""
     task = connect(server, token, as_json).get(f"/v1/tasks/{segment(task_id)}")
     if as_json:
-        return say.out_json(task)
-    return say.out(render.one(task, time.time_ns() // 1_000_000))
+        return messages.out_json(task)
+    return messages.out(render.one(task, time.time_ns() // 1_000_000))
 
 
 def list_tasks(
@@ -222,9 +222,9 @@ def list_tasks(
     found, more = pages(client, "/v1/tasks", query, limit=limit, cursor=cursor)
     found.sort(key=lambda task: int(task["due_ms"]))
     if as_json:
-        return say.out_json({"tasks": found, "cursor": more})
-    say.out(render.tasks(found, time.time_ns() // 1_000_000, width=say.width()) if found else "no tasks")
-    return tell_more(more)
+        return messages.out_json({"tasks": found, "cursor": more})
+    messages.out(render.tasks(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no tasks")
+    return note_more(more)
 
 
 def cancel(
@@ -265,7 +265,7 @@ def reschedule(
         raise ConfigError("nothing to change; give --at, --delay or --priority")
     task = client.call("PATCH", f"/v1/tasks/{segment(task_id)}", change)
     if as_json:
-        return say.out_json(task)
+        return messages.out_json(task)
     # A token without the scope read gets only the id, state and due time.
     rank = f", priority {task['priority']}" if "priority" in task else ""
-    return say.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{rank}")
+    return messages.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{rank}")

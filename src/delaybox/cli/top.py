@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from delaybox.cli import render, say, scrape
+from delaybox.cli import messages, render, scrape
 from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.exits import Exit
-from delaybox.cli.watch import BUCKET_MS, late_ms, node_table, queue_table, read_metrics, said_ms
+from delaybox.cli.watch import BUCKET_MS, late_ms, node_table, queue_table, read_metrics, shown_ms
 from delaybox.core.errors import DelayBoxError
 
 _COMING = 10
@@ -73,11 +73,11 @@ def facts(now: Look, before: Look | None) -> dict[str, Any]:
 
 def line(now: Look, before: Look | None) -> str:
     """One moment in one line."""
-    said = facts(now, before)
+    values = facts(now, before)
     return (
-        f"{time.strftime('%H:%M:%S')}  pending {said['pending']:,}  ready {said['ready']:,}  "
-        f"in flight {said['in_flight']:,}  dead {said['dead']:,}  scheduled {said['scheduled_per_s']:,.1f}/s  "
-        f"fired {said['fired_per_s']:,.1f}/s  late p99 {said_ms(said['late_p99_ms'])}"
+        f"{time.strftime('%H:%M:%S')}  pending {values['pending']:,}  ready {values['ready']:,}  "
+        f"in flight {values['in_flight']:,}  dead {values['dead']:,}  scheduled {values['scheduled_per_s']:,.1f}/s  "
+        f"fired {values['fired_per_s']:,.1f}/s  late p99 {shown_ms(values['late_p99_ms'])}"
     )
 
 
@@ -85,7 +85,7 @@ def screen(now: Look, before: Look | None, url: str, *, width: int, height: int)
     """One moment as a terminal's lines."""
     speed = rates(now, before)
     since = before.numbers if before else None
-    late = ", ".join(f"p{s * 100:g} {said_ms(late_ms(now.numbers, s, since))}" for s in (0.5, 0.99))
+    late = ", ".join(f"p{s * 100:g} {shown_ms(late_ms(now.numbers, s, since))}" for s in (0.5, 0.99))
     counted = [
         f"{name.replace('_', ' ')} {now.numbers.get(f'{name}_tasks'):,}"
         for name in ("pending", "ready", "in_flight", "dead", "quarantined")
@@ -97,7 +97,7 @@ def screen(now: Look, before: Look | None, url: str, *, width: int, height: int)
         f"now       {speed['scheduled']:,.1f} scheduled/s   {speed['fired']:,.1f} fired/s   late {late}",
         *([] if now.numbers.get("store_up") else ["          THE STORE DOES NOT ANSWER THE NODE"]),
         "",
-        *render.histogram(now.coming, BUCKET_MS, width=width, blocks=say.blocks()).splitlines(),
+        *render.histogram(now.coming, BUCKET_MS, width=width, blocks=messages.blocks()).splitlines(),
         "",
         *node_table(now.nodes).splitlines(),
         "",
@@ -126,9 +126,9 @@ def watch(client: RestClient, *, every: float, count: int, as_json: bool) -> int
                     size = shutil.get_terminal_size()
                     _draw(screen(now, before, client.url, width=size.columns, height=size.lines - 1))
                 elif as_json:
-                    say.out_json(facts(now, before))
+                    messages.out_json(facts(now, before))
                 else:
-                    say.out(line(now, before))
+                    messages.out(line(now, before))
                 before = now
             seen += 1
             if seen == count:
@@ -141,7 +141,7 @@ def _away(error: DelayBoxError, live: bool) -> None:
     if live:
         _draw([str(error), "", "trying again"])
     else:
-        say.warning(str(error))
+        messages.warning(str(error))
 
 
 def _draw(lines: list[str]) -> None:

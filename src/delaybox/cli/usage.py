@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from delaybox.cli import say
+from delaybox.cli import messages
 
 ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """typer brings a copy of click, or uses the installed one: one of its errors leads to the others."""
@@ -28,24 +28,26 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
     return "--json" in before or "--log-format=json" in before or ("--log-format", "json") in itertools.pairwise(before)
 
 
-def tell(error: Exception) -> int:
+def report(error: Exception) -> int:
     """Reports wrong usage in a line, and where the right one is described. Returns the exit code."""
-    told: Any = error
+    wrong: Any = error
     # The command did not come to read it.
-    say.as_json = say.as_json or asks_for_json(sys.argv[1:])
+    messages.as_json = messages.as_json or asks_for_json(sys.argv[1:])
     context = getattr(error, "ctx", None)
-    text = " ".join(str(told.format_message()).split()).replace(": Value error, ", ": ")
+    text = " ".join(str(wrong.format_message()).split()).replace(": Value error, ", ": ")
     if (range_ := _out_of_range(error)) is not None:
         value, bound = range_
         text = f"{text.partition(': ')[0]}: {value} is out of range; give {bound}"
     if type(error).__name__ == "NoArgsIsHelpError":
-        told.show()
+        wrong.show()
     else:
         mend = f" (see `{context.command_path} --help`)" if context is not None else ""
         if context is not None and context.parent is None and getattr(error, "option_name", "") in _AFTER_THE_COMMAND:
-            text = f"{told.option_name} stands before the command; write it after it: delaybox list {told.option_name}"
-        say.error(f"{text.rstrip('.')}{mend}", code="usage")
-    return int(told.exit_code)
+            text = (
+                f"{wrong.option_name} stands before the command; write it after it: delaybox list {wrong.option_name}"
+            )
+        messages.error(f"{text.rstrip('.')}{mend}", code="usage")
+    return int(wrong.exit_code)
 
 
 def _out_of_range(error: Exception) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from delaybox.cli import options, render, say, scrape
+from delaybox.cli import messages, options, render, scrape
 from delaybox.cli.client import RestClient, segment
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.core.errors import ConfigError
@@ -42,24 +42,24 @@ def queues(
     client = connect(server, token, as_json)
     answer = client.get(f"/v1/queues/{segment(queue)}" if queue else "/v1/queues")
     if as_json:
-        return say.out_json(answer)
+        return messages.out_json(answer)
     if queue and not answer["types"]:
         # Any name is a queue's: one that was never used is like one that is empty.
-        return say.out(
+        return messages.out(
             f"queue {queue!r} has nothing due soon or in flight, and nothing fired in the last minute; "
             f"`delaybox list --queue {shlex.quote(queue)}` shows all that waits, `delaybox queues` the queues in use"
         )
-    return say.out(queue_table(answer["types"] if queue else answer["queues"], say.width()))
+    return messages.out(queue_table(answer["types"] if queue else answer["queues"], messages.width()))
 
 
 def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
     """Show the living nodes and their processes: what each is for, its version, and the tasks it has in hand."""
     answer = connect(server, token, as_json).get("/v1/nodes")
     if as_json:
-        return say.out_json(answer)
+        return messages.out_json(answer)
     found = answer["nodes"]
-    return say.out(
-        node_table(found, say.width(), members=True) if found else "no node's engine has reported within 10 s"
+    return messages.out(
+        node_table(found, messages.width(), members=True) if found else "no node's engine has reported within 10 s"
     )
 
 
@@ -91,11 +91,11 @@ def workers(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson 
     """Show the connected workers: a line for each session, with what it runs just now."""
     answer = connect(server, token, as_json).get("/v1/workers")
     if as_json:
-        return say.out_json(answer)
+        return messages.out_json(answer)
     found = answer["workers"]
-    say.out(_worker_table(found, say.width()) if found else "no worker is connected to a living node")
+    messages.out(_worker_table(found, messages.width()) if found else "no worker is connected to a living node")
     if answer["count"] > len(found):
-        say.note(f"{answer['count'] - len(found):,} more are connected; a node tells of 100")
+        messages.note(f"{answer['count'] - len(found):,} more are connected; a node tells of 100")
     return None
 
 
@@ -119,8 +119,8 @@ def _worker_table(found: list[dict[str, Any]], width: int) -> str:
 def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
     """The lanes of an answer as a table."""
     if not lanes:
-        said = "nothing is due soon or in flight, and nothing fired in the last minute"
-        return f"{said}; `delaybox list` shows all that waits"
+        empty = "nothing is due soon or in flight, and nothing fired in the last minute"
+        return f"{empty}; `delaybox list` shows all that waits"
     rows = [
         [
             lane["queue"],
@@ -165,13 +165,13 @@ def stats(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = 
     late = {f"p{share * 100:g}": late_ms(numbers, share) for share in (0.5, 0.9, 0.99, 0.999)}
     up = bool(numbers.get("store_up"))
     if as_json:
-        return say.out_json({"store_up": up, "store": store, "node": node, "late_ms": late})
+        return messages.out_json({"store_up": up, "store": store, "node": node, "late_ms": late})
     if not up:
-        say.warning("the store does not answer the node; the store's numbers are those of an earlier moment")
+        messages.warning("the store does not answer the node; the store's numbers are those of an earlier moment")
     rows = [*((f"{name.replace('_', ' ')}", f"{count:,}") for name, count in store.items())]
     done = [*((f"{name.replace('_', ' ')}", f"{count:,}") for name, count in node.items())]
-    lates = [*((f"{name} at most", said_ms(ms)) for name, ms in late.items())]
-    return say.out(
+    lates = [*((f"{name} at most", shown_ms(ms)) for name, ms in late.items())]
+    return messages.out(
         "\n".join(
             [
                 render.table(["the whole store now", ""], rows, right=[1]),
@@ -190,7 +190,7 @@ def late_ms(numbers: scrape.Numbers, share: float, since: scrape.Numbers | None 
     return None if late is None else round(late * 1000, 2)
 
 
-def said_ms(ms: float | None) -> str:
+def shown_ms(ms: float | None) -> str:
     """Milliseconds in words; a dash for none."""
     return "-" if ms is None else f"{ms:,.1f} ms"
 
@@ -217,10 +217,10 @@ def forecast(
     step_ms = render.step_for(to_ms - from_ms) if step is None else options.duration_ms("--step", step, least=1)
     answer = client.get("/v1/forecast", {"from": from_ms, "to": to_ms, "step": step_ms})
     if as_json:
-        return say.out_json(answer)
-    drawn = render.histogram(answer["steps"], answer["step_ms"], width=say.width() or 80, blocks=say.blocks())
+        return messages.out_json(answer)
+    drawn = render.histogram(answer["steps"], answer["step_ms"], width=messages.width() or 80, blocks=messages.blocks())
     total = answer["total"]
-    return say.out(
+    return messages.out(
         f"{total:,} task{'' if total == 1 else 's'} due, a line for each {render.span(answer['step_ms'])}\n\n{drawn}"
     )
 

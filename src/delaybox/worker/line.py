@@ -290,7 +290,7 @@ class WorkerLine:
     async def _write(self, call: Call) -> None:
         """Sends messages and heartbeats; cancels the call when the node is silent for too long."""
         try:
-            await self._exchange(call)
+            await self._send(call)
         except (grpc.RpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader has the reason
         except Exception:
@@ -298,7 +298,7 @@ class WorkerLine:
             log.exception("what is to be said to %s cannot be written; the stream is opened again", self.server)
             call.cancel()
 
-    async def _exchange(self, call: Call) -> None:
+    async def _send(self, call: Call) -> None:
         session, slots, poked = self.session, self.crew.slots, self._poked
         while True:
             poked.clear()

@@ -57,7 +57,7 @@ def _write(level: str, text: str, color: str, facts: dict[str, Any] | None = Non
         line = json.dumps({"level": level, "event": text, **(facts or {})})
     else:
         # A node's answer or an error can repeat what somebody else wrote.
-        said = texts.line(text if level == "info" else f"{level}: {text}")
+        shown = texts.line(text if level == "info" else f"{level}: {text}")
         colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        line = f"\x1b[{color}m{said}\x1b[0m" if colored else said
+        line = f"\x1b[{color}m{shown}\x1b[0m" if colored else shown
     print(line, file=sys.stderr, flush=True)  # noqa: T201
