@@ -7,11 +7,14 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from delaybox.core.delivery import DONE, Delivery, Failed, Report
-from delaybox.core.task import TaskType
+from delaybox.core.lane import lane_of
+from delaybox.core.membership import Activity, ConnectedWorker
+from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.store.address import ServerSettings
@@ -22,6 +25,8 @@ from tests.faults.harness.oracle import End, Start, Writer, now_us
 from tests.faults.harness.spy import Spy, mutate
 
 GRACE_S = 5.0
+LANE = lane_of(TaskType.WORKER, DEFAULT_QUEUE)
+"""Of the tasks that the harness schedules for workers."""
 
 
 class Recorder:
@@ -79,8 +84,12 @@ async def _run(settings: dict[str, Any]) -> None:
         # Killed fifty times a task may be lost more often than a real one ever is; the cap has its own tests.
         losses_cap=settings.get("losses_cap", 100),
     )
-    engine = Engine(store, {TaskType.WORKER: Recorder(log, twice=settings.get("twice", False))}, options)
-    await engine.start()
+    target = Recorder(log, twice=settings.get("twice", False))
+    if settings.get("fleet"):
+        engines = await _sharing(store, options, target)
+    else:
+        engines = [Engine(store, {TaskType.WORKER: target}, options)]
+        await engines[0].start()
     told = asyncio.Event()
 
     def on_signal() -> None:
@@ -94,9 +103,26 @@ async def _run(settings: dict[str, Any]) -> None:
         loop.add_signal_handler(number, on_signal)
     print("ready", flush=True)
     await told.wait()
-    await engine.stop(settings.get("grace_s", GRACE_S))
+    await asyncio.gather(*(engine.stop(settings.get("grace_s", GRACE_S)) for engine in engines))
     await store.close()
     Path(settings["oracle"]).with_name(f"batches-{os.getpid()}.json").write_text(json.dumps(spy.batch_max))
+
+
+async def _sharing(store: Store, options: EngineOptions, target: Recorder) -> list[Engine]:
+    """Two members, as the processes of a node are: one that keeps time, and one that workers are connected to."""
+    node = options.node_id
+    clock = replace(options, node=node, node_id=f"{node}.clock0", kind="clock", roles=("clock",))
+    gateway = replace(
+        options, node=node, node_id=f"{node}.grpc0", kind="grpc", roles=("api", "work"), clock=False, channel=""
+    )
+    connected = (ConnectedWorker(concurrency=options.concurrency),)
+    serving = Activity(types="w", lanes=(LANE,), lane_count=1, workers=connected, worker_count=1)
+    engines = [Engine(store, {}, clock), Engine(store, {}, gateway, hosts=True, facts=lambda: serving)]
+    room = options.concurrency
+    for engine in engines:
+        await engine.start()
+    engines[1].admit(lanes=[LANE], target=target, room=lambda: max(0, room - engines[1].in_flight))
+    return engines
 
 
 def main(settings: dict[str, Any]) -> int:
