@@ -108,6 +108,16 @@ async def test_one_who_was_frozen_owns_nothing_before_it_is_punctual_again(clien
         await until(lambda: len(b._ownership.owned) == PARTITIONS // 2, timeout_s=20)
 
 
+async def test_if_nobody_else_is_left_one_that_just_returned_keeps_time(client: Redis, prefix: str):
+    store = await opened(client, prefix)
+    async with running(store, {}, **keeper("a")) as a:
+        me = Member(id="a", kind="clock")
+        await a.listed([Member(id="b", kind="clock")], [me])
+        assert kept(a) == [frozenset()]
+        await a.listed([], [me])
+        assert kept(a) == [frozenset(range(PARTITIONS))]
+
+
 class Pool:
     """Connected workers with so many places, that end what they got when they are told."""
 
@@ -178,7 +188,16 @@ async def test_an_idle_pool_costs_no_claim(fleet: Any):
             await asyncio.sleep(0.1)
         if "claim" not in calls:
             break
-    assert set(calls) <= {"beat", "ping", "roster"}
+    assert set(calls) <= {"beat", "roster"}
+
+
+async def test_a_placer_that_no_list_has_claims_everywhere(fleet: Any):
+    """It was silent for a while, and may be the only one that is left."""
+    _, _, gateways, _ = fleet
+    (guest,) = gateways[0]._guests
+    assert len(guest.partitions) < PARTITIONS
+    gateways[0]._placement.assign([])
+    assert guest.partitions == frozenset(range(PARTITIONS))
 
 
 async def test_a_placer_that_is_gone_leaves_nothing(fleet: Any, client: Redis):

@@ -188,6 +188,24 @@ async def test_those_who_serve_workers_are_woken_apart(lab: Lab) -> None:
     await channel.aclose()
 
 
+async def test_a_promise_of_workers_that_was_not_kept_counts_no_more(lab: Lab) -> None:
+    """Whoever made it was killed. The owner looks after what is announced."""
+    channel = lab.client.pubsub()
+    await channel.subscribe(keys.wake_workers(lab.tag))
+    assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+    task = NewTask(type=TaskType.WORKER, name="f")
+    await lab.claim(types="w", guest=True, poll_ms=1_000)
+    await lab.move(1_050)
+    await lab.add(task)
+    assert await channel.get_message(timeout=0.05) is None, "it is only late"
+    await lab.move(100)
+    await lab.add(task)
+    await lab.add(task)
+    assert int((await channel.get_message(timeout=5))["data"]) == lab.now
+    assert await channel.get_message(timeout=0.05) is None, "once in a while is enough"
+    await channel.aclose()
+
+
 async def test_batches_of_several_partitions_share_a_round_trip(client: Any, prefix: str) -> None:
     store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     batches = [Batch(p, [draft(NewTask(delay_ms=60_000)) for _ in range(p + 1)]) for p in range(4)]

@@ -242,17 +242,19 @@ class Engine:
     def _slots_freed(self) -> None:
         self._tracker.slots_freed()
 
-    async def listed(self, ranking: Sequence[Member]) -> None:
+    async def listed(self, ranking: Sequence[Member], returned: Sequence[Member]) -> None:
         """Takes this engine's share of what the members do (`membership.Follower`)."""
         partitions = self._store.partitions
         me = self._options.node_id
         if self._options.clock:
-            known = [Candidate(member.id, member.host) for member in ranking if keeps_time(member)]
+            # If nobody ranks, those that returned a moment ago are better than nobody.
+            keepers = [m for m in ranking if keeps_time(m)] or [m for m in returned if keeps_time(m)]
+            known = [Candidate(member.id, member.host) for member in keepers]
             if len(known) * partitions > _MUCH:
                 shares = await asyncio.to_thread(assigned, known, partitions)
             else:
                 shares = assigned(known, partitions)
-            # Where nobody ranks, because all were silent for a while, each keeps what it has.
+            # If there is nobody at all, this member is ending or off the list: it keeps what it has.
             if shares:
                 self._ownership.assign(
                     frozenset(p for p, share in enumerate(shares) if share.owner == me),

@@ -74,9 +74,9 @@ class Guest:
         """The placement has changed, or is known now."""
         if self._placement.known:
             self.tracker.wait_to_be_called()
-            every = range(self._store.partitions)
-            self.partitions = frozenset(p for p in every if self._placement.among(p, self.lanes))
-            self.tracker.keep(self.partitions)
+        every = range(self._store.partitions)
+        self.partitions = frozenset(p for p in every if self._placement.among(p, self.lanes))
+        self.tracker.keep(self.partitions)
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Starts delivering what was claimed."""

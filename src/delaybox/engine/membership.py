@@ -43,8 +43,8 @@ class Identity:
 class Follower(Protocol):
     """Goes by the list of members."""
 
-    def listed(self, ranking: Sequence[Member]) -> Awaitable[None]:
-        """Gets those that rank, whenever that changed."""
+    def listed(self, ranking: Sequence[Member], returned: Sequence[Member]) -> Awaitable[None]:
+        """Gets those that rank, whenever that changed, and those that were silent and do not rank yet."""
 
 
 class Membership:
@@ -131,7 +131,7 @@ class Membership:
             return
         if local_ms() - self._looked >= LOOK_MS:
             # Whether the store is still there, which no process asks for more often.
-            now_ms = await self._store.look()
+            now_ms = await self._store.glance()
             self._looked = local_ms()
             self._clock_ms = now_ms - self._looked
         now_ms = round(local_ms() + self._clock_ms)
@@ -163,7 +163,7 @@ class Membership:
             return
         roster = await nodes.ranking(self._store)
         if roster.version != self._version:
-            await self._follower.listed(roster.members)
+            await self._follower.listed(roster.members, roster.returned)
             self._version = roster.version
 
     def _announced(self, version: bytes) -> None:

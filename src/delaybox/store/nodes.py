@@ -25,10 +25,12 @@ once."""
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The members that rank, by id, in a version of the list."""
+    """The members that rank, by id, in a version of the list. ``returned``: those that were silent a short while ago,
+    and rank soon."""
 
     version: int
     members: tuple[Member, ...]
+    returned: tuple[Member, ...]
 
 
 async def beat(store: Store, member: Member, *, ending: bool = False, changed: bool = False) -> Beat:
@@ -40,9 +42,13 @@ async def beat(store: Store, member: Member, *, ending: bool = False, changed: b
 async def ranking(store: Store) -> Ranking:
     """Those who rank now. StoreUnavailable."""
     listed = await roster.read(store)
-    ids = sorted(listed.ranking & listed.records.keys())
-    found = (_read(member_id.encode(), listed.records[member_id]) for member_id in ids)
-    return Ranking(listed.version, tuple(member for member in found if member is not None))
+
+    def members_of(ids: frozenset[str]) -> tuple[Member, ...]:
+        known = sorted(ids & listed.records.keys())
+        found = (_read(member_id.encode(), listed.records[member_id]) for member_id in known)
+        return tuple(member for member in found if member is not None)
+
+    return Ranking(listed.version, members_of(listed.ranking), members_of(listed.returned))
 
 
 async def leave(store: Store, member_id: str) -> None:

@@ -12,7 +12,7 @@ from delaybox.core.errors import DelayBoxError, StoreLost
 from delaybox.core.partition import Shape
 from delaybox.store import identity, keys
 from delaybox.store.loader import ScriptCall, ScriptRunner
-from delaybox.store.servers import Servers
+from delaybox.store.servers import Servers, milliseconds
 
 log = logging.getLogger("delaybox.store")
 
@@ -48,12 +48,22 @@ class Presence:
         self._looked = time.monotonic()
         reply: Any = await runner.run(ScriptCall(script, keys.tag(self._prefix, 0), ()))
         now, there = reply
+        return await self._judge(int(now), there)
+
+    async def glance(self) -> int:
+        """As `look`, with plain reads: for those who run scripts anyway. StoreUnavailable."""
+        self._looked = time.monotonic()
+        stored = ("HGET", keys.clock(keys.tag(self._prefix, 0)), "store")
+        now, there = await self._servers.ask_many([("TIME",), stored])
+        return await self._judge(milliseconds(now), there or b"")
+
+    async def _judge(self, now: int, there: bytes) -> int:
         if there.decode(errors="replace") == self.shape.store_id:
             self._found()
         else:
             await self._compare(there)
         self._on_lost(self.refusal is not None)
-        return int(now)
+        return now
 
     async def again(self, runner: ScriptRunner) -> StoreLost | None:
         """The refusal; looks again first if the last look is older than half a second."""

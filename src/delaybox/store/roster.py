@@ -15,6 +15,9 @@ SILENT_MS = 1_500
 PUNCTUAL_MS = 5_000
 """A member that was silent ranks again after it has beaten in time for this long."""
 
+_NEVER = 1e15
+"""When one that is ending ranks again (lib/members.lua)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:
@@ -30,7 +33,8 @@ class Roster:
     """The list as it is now.
 
     ``records``: the record of each member, also of those that went silent a short while ago. ``living``: the last beat
-    (ms) of members that beat in time. ``ranking``: those of them that may own partitions.
+    (ms) of members that beat in time. ``ranking``: those of them that may own partitions. ``returned``: those of them
+    that were silent a short while ago and do not rank yet. The others are ending.
     """
 
     now_ms: int
@@ -38,6 +42,7 @@ class Roster:
     records: Mapping[str, bytes]
     living: Mapping[str, int]
     ranking: frozenset[str]
+    returned: frozenset[str]
 
 
 async def beat(
@@ -71,12 +76,14 @@ async def read(store: Store) -> Roster:
     """Reads the list. StoreUnavailable."""
     now, version, records, beats, returned = await store.runner.run(ScriptCall("roster", keys.nodes(store.prefix), ()))
     living = {_text(member_id): int(float(at)) for member_id, at in zip(beats[0::2], beats[1::2], strict=True)}
+    from_ms = {_text(member_id): float(at) for member_id, at in zip(returned[0::2], returned[1::2], strict=True)}
     return Roster(
         now,
         version,
         {_text(member_id): record for member_id, record in zip(records[0::2], records[1::2], strict=True)},
         living,
-        frozenset(living.keys() - map(_text, returned)),
+        frozenset(living.keys() - from_ms.keys()),
+        frozenset(member_id for member_id, at in from_ms.items() if at < _NEVER),
     )
 
 

@@ -73,4 +73,4 @@ for _, other in ipairs(redis.call('ZRANGE', K_SILENT, '-inf', now - kept, 'BYSCO
   forget_member(other)
   changed = true
 end
-return { now, changed and list_changed(ARGV[6]) or list_version(), ranks and 1 or 0 }
+return { now, changed and list_changed(ARGV[6], now) or list_version(), ranks and 1 or 0 }

@@ -5,8 +5,9 @@
 -- REPLY version of the list
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND constant
+--@include lib/time.lua
 --@include lib/guard.lua
 --@include lib/members.lua
 local err = guard(MEMBER_KEYS)
 if err then return err end
-return forget_member(ARGV[1]) and list_changed(ARGV[2]) or list_version()
+return forget_member(ARGV[1]) and list_changed(ARGV[2], now_ms()) or list_version()

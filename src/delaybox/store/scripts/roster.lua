@@ -2,8 +2,8 @@
 -- The list of members.
 -- KEYS  1 members hash
 -- ARGV  none
--- REPLY {now ms, version of the list, {id, record, ...}, {id, ms of its last beat, ...} of those that live, ids of those of them
---        that came back and do not rank yet}
+-- REPLY {now ms, version of the list, {id, record, ...}, {id, ms of its last beat, ...} of those that live, {id, ms
+--        from which it ranks, ...} of those of them that came back, or are ending}
 -- BOUND the number of members, and the bytes of their records
 --@include lib/time.lua
 --@include lib/members.lua
@@ -12,5 +12,5 @@ return {
   list_version(),
   redis.call('HGETALL', K_MEMBERS),
   redis.call('ZRANGE', K_BEATS, 0, -1, 'WITHSCORES'),
-  redis.call('ZRANGE', K_RETURNED, 0, -1),
+  redis.call('ZRANGE', K_RETURNED, 0, -1, 'WITHSCORES'),
 }

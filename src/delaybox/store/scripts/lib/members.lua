@@ -14,10 +14,12 @@ local OUTAGE = 1000
 
 local function list_version() return tonumber(redis.call('HGET', K_LIST, 'version') or '') or 0 end
 
--- Raises the version and publishes it. Returns it.
-local function list_changed(channel)
-  local version = redis.call('HINCRBY', K_LIST, 'version', 1)
-  redis.call('PUBLISH', channel, version)
+-- Raises the version and publishes it. Returns it. Versions are moments: after a fail-over or a loss of these keys a counter would
+-- come to numbers a second time, which members take for lists that they have read.
+local function list_changed(channel, now)
+  local version = math.max(list_version() + 1, now)
+  redis.call('HSET', K_LIST, 'version', string.format('%.0f', version))
+  redis.call('PUBLISH', channel, string.format('%.0f', version))
   return version
 end
 
