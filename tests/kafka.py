@@ -99,10 +99,10 @@ def take(consumer: Consumer, count: int, *, timeout_s: float = 30.0) -> list[Mes
 def need_broker() -> None:
     """Skips the test where no broker can be started; fails it in CI."""
     if problem := why_not():
-        said = f"no Kafka broker: {problem}"
+        reason = f"no Kafka broker: {problem}"
         if os.environ.get("CI") == "true":
-            pytest.fail(said)
-        pytest.skip(said)
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @contextlib.contextmanager
@@ -126,8 +126,8 @@ def shared(folder: Path) -> Iterator[Kafka]:
 
 def _start_keeper(folder: Path, address: Path) -> None:
     """A process that outlives this one, should others still use the broker; returns when ``address`` holds it."""
-    said = folder / "log"
-    with said.open("ab") as log:
+    log_path = folder / "log"
+    with log_path.open("ab") as log:
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-m", "tests.kafka", str(folder)],
@@ -138,7 +138,7 @@ def _start_keeper(folder: Path, address: Path) -> None:
     give_up = time.monotonic() + START_S + FETCH_S
     while not address.exists():
         if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() > give_up:
-            pytest.fail(f"the Kafka broker does not start: {said.read_text()[-3000:]}")
+            pytest.fail(f"the Kafka broker does not start: {log_path.read_text()[-3000:]}")
         time.sleep(0.05)
 
 

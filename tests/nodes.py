@@ -45,7 +45,7 @@ class Node:
         self.port = 0
         self.grpc_port = 0
 
-    def said(self) -> str:
+    def output(self) -> str:
         if self.process.poll() is not None:
             self._log.end()
         return self._log.text()
@@ -58,7 +58,7 @@ class Node:
         """Itself, when it listens and its readiness is given."""
         self.port = int(self.wait_for(r"listening on http://\S+?:(\d+)")[1])
         self.until(lambda: self.call("GET", "/readyz")[0] == 200)
-        if found := re.search(r"grpc listening on \S+?:(\d+)", self.said()):
+        if found := re.search(r"grpc listening on \S+?:(\d+)", self.output()):
             self.grpc_port = int(found[1])
         return self
 
@@ -79,7 +79,7 @@ class Node:
 
     def until(self, true: Callable[[], Any], *, within_s: float = PATIENCE_S) -> Any:
         """What ``true`` answers, once that is true; AssertionError with the log when it takes too long."""
-        return until(true, self.said, within_s=within_s)
+        return until(true, self.output, within_s=within_s)
 
     def stop(self) -> int:
         """SIGTERM, and its exit code."""

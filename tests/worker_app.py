@@ -139,7 +139,7 @@ async def hangs() -> None:
 
 
 @worker.task
-async def tells() -> None:
+async def reports() -> None:
     ctx = current()
     _note("+", ctx)
     ctx.progress(0.5, "half")

@@ -132,7 +132,7 @@ class Process:
     def pid(self) -> int:
         return self.process.pid
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     def signal(self, number: int) -> None:
@@ -157,7 +157,7 @@ async def worker(
         )  # fmt: skip
     made = Process(process, log)
     try:
-        await until(lambda: made.said().count("session with") >= sessions)
+        await until(lambda: made.output().count("session with") >= sessions)
         yield made
     finally:
         with contextlib.suppress(ProcessLookupError):

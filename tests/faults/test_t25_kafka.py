@@ -180,7 +180,7 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
             await reading
         except BaseException:
             for running in nodes.values():
-                print(running.said()[-4_000:])
+                print(running.output()[-4_000:])
             print(f"{len(clients.acked)} acked, {len(clients.keys)} came out, {await store.counts()}")
             raise
         finally:

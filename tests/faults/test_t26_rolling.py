@@ -107,7 +107,7 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         await rig.reached(20)
         async with rig.nemesis.during("term", pid=first.pid):
             first.send(signal.SIGTERM)
-            await first.says("stopping")
+            await first.logged("stopping")
             first.send(signal.SIGTERM)
             began = time.monotonic()
             assert await first.wait() != 0

@@ -117,11 +117,11 @@ async def test_workers_killed_one_after_the_other_lose_nothing(yard: Yard, gang:
 
 
 @pytest.mark.parametrize("cut_s", [1.0, scaled(6.0, 30.0)])
-@pytest.mark.parametrize("told", [True, False], ids=["reset", "silence"])
+@pytest.mark.parametrize("cut_off", [True, False], ids=["reset", "silence"])
 async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
-    yard: Yard, tmp_path: Path, cut_s: float, told: bool
+    yard: Yard, tmp_path: Path, cut_s: float, cut_off: bool
 ) -> None:
-    """``told``: the connections are reset as well, so that both sides know at once; else they find out by silence."""
+    """``cut_off``: the connections are reset as well, so that both sides know at once, not by silence."""
     node = await yard.node(heartbeat_ms=1_500)
     proxy = await yard.proxy(node)
     count = scaled(1_000, 20_000)
@@ -130,7 +130,7 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
         producing = asyncio.create_task(scheduled(yard, count))
         await until(lambda: len(yard.oracle.ended()) >= count // 10)
         proxy.gate.clear()
-        if told:
+        if cut_off:
             assert proxy.reset_all() > 0
         await asyncio.sleep(cut_s)
         proxy.gate.set()
@@ -139,7 +139,7 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
         process.signal(signal.SIGTERM)
         assert await process.end() == 0
     more = extra(yard)
-    print(f"cut {cut_s:g}s {'reset' if told else 'silence'} tasks={count} lost=0 extra={more}")
+    print(f"cut {cut_s:g}s {'reset' if cut_off else 'silence'} tasks={count} lost=0 extra={more}")
     if cut_s <= 1.0:
         assert more == 0, "a session that is resumed hands nothing out twice"
     assert more <= CONCURRENCY

@@ -140,11 +140,11 @@ def test_many_tasks_of_which_some_are_wrong(client: Client, queue: str):
         for n in range(2_500):
             yield NewTask.publish(str(n), delay=SOON, queue=queue if n % 1000 else "Wrong Queue")
 
-    told: list[tuple[int, int | None]] = []
-    done = client.schedule_many(tasks(), progress=lambda at, of: told.append((at, of)))
+    reports: list[tuple[int, int | None]] = []
+    done = client.schedule_many(tasks(), progress=lambda at, of: reports.append((at, of)))
     assert (done.created, done.refused) == (2_497, 3)
     assert [place for place, _ in done.errors] == [0, 1000, 2000]
-    assert told[-1] == (2_500, None) and len(told) > 1
+    assert reports[-1] == (2_500, None) and len(reports) > 1
     assert len(list(client.list(queue=queue))) == 2_497
     assert len(list(client.list(queue=queue, limit=1_234))) == 1_234
 
@@ -193,10 +193,10 @@ async def test_an_asynchronous_source_may_pause_and_raise_too(served: Node, queu
 
 
 def test_a_source_without_a_length_is_shown_with_its_total(client: Client, queue: str):
-    told: list[tuple[int, int | None]] = []
+    reports: list[tuple[int, int | None]] = []
     tasks = (NewTask.publish(str(n), delay=SOON, queue=queue) for n in range(10))
-    client.schedule_many(tasks, total=10, progress=lambda at, of: told.append((at, of)))
-    assert told[-1] == (10, 10)
+    client.schedule_many(tasks, total=10, progress=lambda at, of: reports.append((at, of)))
+    assert reports[-1] == (10, 10)
 
 
 def test_each_outcome_comes_in_the_order_of_the_tasks(client: Client, queue: str):

@@ -139,11 +139,11 @@ def test_a_result_that_nobody_wanted_is_not_kept(client: Client):
 
 
 def test_thousands_come_back_in_order(client: Client):
-    told: list[tuple[int, int | None]] = []
+    reports: list[tuple[int, int | None]] = []
     count = 5_000
-    results = client.map("double", range(20, 20 + count), progress=lambda at, of: told.append((at, of)))
+    results = client.map("double", range(20, 20 + count), progress=lambda at, of: reports.append((at, of)))
     assert list(results) == [2 * n for n in range(20, 20 + count)]
-    assert told[-1] == (count, count)
+    assert reports[-1] == (count, count)
 
 
 def test_as_they_end_in_a_small_window(client: Client):
@@ -255,9 +255,9 @@ def test_what_a_map_that_is_left_had_scheduled_is_cancelled(served: Node, client
         program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         until(lambda: len(list(client.list(queue=name))) == 2_000)
         program.send_signal(signal.SIGINT if left else signal.SIGKILL)
-        _, said = program.communicate(timeout=30)
-        assert len(list(client.list(queue=name))) == (0 if left else 2_000), said
-        assert not left or "KeyboardInterrupt" in said
+        _, output = program.communicate(timeout=30)
+        assert len(list(client.list(queue=name))) == (0 if left else 2_000), output
+        assert not left or "KeyboardInterrupt" in output
 
 
 async def test_and_so_is_what_an_asynchronous_one_had_scheduled(served: Node):

@@ -56,7 +56,7 @@ async def test_an_evicting_policy_is_refused_with_the_mend(make_server: Callable
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "words"),
     [
         ({"password": None}, r"a password is needed, and none is configured; set storage\.redisPass"),
         ({"password": "wrong"}, r"invalid username-password pair.*; set storage\.redisPass \(and storage\.redisUser"),
@@ -65,11 +65,11 @@ async def test_an_evicting_policy_is_refused_with_the_mend(make_server: Callable
     ],
 )
 async def test_a_refused_connection_names_the_server_and_the_mend(
-    make_server: Callable[..., RealServer], wrong: dict[str, Any], says: str
+    make_server: Callable[..., RealServer], wrong: dict[str, Any], words: str
 ) -> None:
     own = make_server("--requirepass", "right")
     right = replace(own.settings, password="right")
-    with pytest.raises(StoreRefused, match=f"the server at unix socket {own.unix_path} refuses.*{says}") as caught:
+    with pytest.raises(StoreRefused, match=f"the server at unix socket {own.unix_path} refuses.*{words}") as caught:
         await _probe(replace(right, **wrong))
     assert "hunter2" not in str(caught.value)
 

@@ -69,8 +69,8 @@ async def test_a_folder_with_other_things_in_it_is_not_closed_but_refused(tmp_pa
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
     (shared / "page.html").touch()
-    told = await refused(shared)
-    assert f"--data-dir {shared}/delaybox" in told and f"chmod 700 {shared}" in told
+    message = await refused(shared)
+    assert f"--data-dir {shared}/delaybox" in message and f"chmod 700 {shared}" in message
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
     shared.chmod(0o700)
     running = server(shared)
@@ -84,8 +84,8 @@ async def test_no_link_is_followed(folder: Path, name: str) -> None:
     target.mkdir() if name == DATA else target.write_text("mine\n")
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(target)
-    told = await refused(folder)
-    assert f"{folder / name} must be a" in told and "symbolic link" in told
+    message = await refused(folder)
+    assert f"{folder / name} must be a" in message and "symbolic link" in message
     assert name == DATA or target.read_text() == "mine\n"
 
 

@@ -69,7 +69,7 @@ class Place:
     @contextlib.contextmanager
     def listening(self, script: str, *arguments: str) -> Iterator[Path]:
         """`delaybox listen --json | python3 SCRIPT ARGUMENTS`; yields the file that what it prints goes to."""
-        said = self.folder / f"{script}.out"
+        output = self.folder / f"{script}.out"
         listener = subprocess.Popen(
             [*DELAYBOX, "listen", "--json", "--data-dir", str(self.folder / "data")],
             stdout=subprocess.PIPE,
@@ -79,7 +79,7 @@ class Place:
             env=self.environ(),
         )
         assert listener.stderr is not None
-        with said.open("w") as out:
+        with output.open("w") as out:
             reader = subprocess.Popen(
                 [sys.executable, str(EXAMPLES / script), *arguments],
                 stdin=listener.stdout,
@@ -93,7 +93,7 @@ class Place:
             assert "listening" in first, first
             drain = threading.Thread(target=listener.stderr.read, daemon=True)
             drain.start()
-            yield said
+            yield output
         finally:
             listener.terminate()
             listener.wait(15)
@@ -114,14 +114,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def test_reminders_are_sent_once_at_their_time(place: Place) -> None:
     outbox = place.folder / "outbox"
     at = (datetime.now(UTC) + timedelta(seconds=4)).isoformat(timespec="milliseconds")
-    with place.listening("reminder_emails.py", "send", "--outbox", str(outbox)) as said:
+    with place.listening("reminder_emails.py", "send", "--outbox", str(outbox)) as output:
         first = place.run("reminder_emails.py", "remind", "ann@example.com", "The dentist, at 9", "--at", at)
         again = place.run("reminder_emails.py", "remind", "ann@example.com", "The dentist, at 9", "--at", at)
         other = place.run("reminder_emails.py", "remind", "bob@example.com", "Stretch", "--delay", "1s")
         assert first == again != other
-        until(lambda: said.read_text().count("sent to") >= 2, said.read_text)
+        until(lambda: output.read_text().count("sent to") >= 2, output.read_text)
         assert datetime.now(UTC) >= datetime.fromisoformat(at)
-    assert sorted(said.read_text().splitlines()) == [
+    assert sorted(output.read_text().splitlines()) == [
         "sent to ann@example.com: The dentist, at 9",
         "sent to bob@example.com: Stretch",
     ]
@@ -131,19 +131,19 @@ def test_reminders_are_sent_once_at_their_time(place: Place) -> None:
 
 
 def test_an_order_that_is_paid_stays_and_one_that_is_not_is_dropped(place: Place) -> None:
-    with place.listening("order_timeout.py", "watch") as said:
+    with place.listening("order_timeout.py", "watch") as output:
         assert "unpaid" in place.run("order_timeout.py", "place", "1", "--timeout", "60s")
         place.run("order_timeout.py", "place", "2", "--timeout", "500ms")
         assert place.run("order_timeout.py", "pay", "1") == "order 1: paid, time-out cancelled\n"
         assert place.run("order_timeout.py", "pay", "1") == "order 1: paid already, the time-out was gone\n"
-        until(lambda: "order 2: dropped" in said.read_text(), said.read_text)
+        until(lambda: "order 2: dropped" in output.read_text(), output.read_text)
     assert place.run("order_timeout.py", "show") == "1 paid\n2 dropped\n"
     assert place.run("order_timeout.py", "pay", "2", code=1) == "order 2: dropped, too late to pay\n"
     assert place.node.call("GET", "/v1/tasks")[2]["tasks"] == []
 
 
 def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place: Place) -> None:
-    with place.listening("order_timeout.py", "watch") as said:
+    with place.listening("order_timeout.py", "watch") as output:
         for order in ("paid-before", "paid-while-away", "unpaid"):
             place.run("order_timeout.py", "place", order, "--timeout", "8s")
         tasks = place.node.call("GET", "/v1/tasks")[2]["tasks"]
@@ -160,11 +160,11 @@ def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place
 
         # The same task as the first time, with the time that was counted from the first time.
         assert repeated.split()[-1] in {task["id"] for task in tasks}
-        until(lambda: "order unpaid: dropped" in said.read_text(), said.read_text)
+        until(lambda: "order unpaid: dropped" in output.read_text(), output.read_text)
         assert time.time() >= due - 1
-        until(lambda: "order paid-while-away: nothing to do" in said.read_text(), said.read_text)
+        until(lambda: "order paid-while-away: nothing to do" in output.read_text(), output.read_text)
     # The cancelled one did not come back with the node.
-    assert "paid-before" not in said.read_text()
+    assert "paid-before" not in output.read_text()
     assert place.run("order_timeout.py", "show") == "paid-before paid\npaid-while-away paid\nunpaid dropped\n"
 
 

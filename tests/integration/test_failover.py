@@ -83,8 +83,8 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
         await until(lambda: len(target.got) == 2)
 
         async def listens_there() -> bool:
-            (_, heard) = (await new_admin.pubsub_numsub(store.wakes[0]))[0]
-            return heard >= 1
+            (_, listeners) = (await new_admin.pubsub_numsub(store.wakes[0]))[0]
+            return listeners >= 1
 
         await until(listens_there)
     for each in (client, *admins):
@@ -151,14 +151,14 @@ async def test_readiness_says_when_wakeups_are_not_heard(make_server: Callable[.
 
     async with running(store, {TaskType.SHELL_CMD: Recorder()}, channel=""):
 
-        async def says_so() -> bool:
+        async def is_reported() -> bool:
             return DEAF in await troubles()
 
-        async def says_so_no_more() -> bool:
+        async def is_over() -> bool:
             return not await troubles()
 
-        await until(says_so)
+        await until(is_reported)
         await admin.execute_command("ACL", "SETUSER", "deaf", "allchannels")
-        await until(says_so_no_more)
+        await until(is_over)
     await client.aclose()
     await admin.aclose()

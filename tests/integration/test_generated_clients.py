@@ -75,9 +75,9 @@ async def run(*words: str | Path, cwd: Path, **environ: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, f"{' '.join(map(str, words))}\n{said.decode()[-6000:]}"
-    return said.decode()
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{' '.join(map(str, words))}\n{output.decode()[-6000:]}"
+    return output.decode()
 
 
 @pytest.fixture

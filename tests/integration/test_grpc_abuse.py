@@ -127,11 +127,11 @@ async def test_a_compressed_request_is_as_good_as_a_plain_one(rpc: Rpc):
         assert len([r for r in answer.results if r.created]) == 1_000
     large = pb.ScheduleBatchRequest(tasks=[pb.NewTask(payload=bytes(MIB))] * 17)
     for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
-        said = await refused(rpc.scheduler.ScheduleBatch(large, metadata=metadata, compression=compression))
-        assert (said.status, said.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_large")
-        assert said.metadata["limit"] == str(16 * MIB + 128 * 1024)
-    said = await refused(rpc.scheduler.ScheduleBatch(batch, metadata=metadata, compression=grpc.Compression.Deflate))
-    assert said.status is grpc.StatusCode.UNIMPLEMENTED
+        error = await refused(rpc.scheduler.ScheduleBatch(large, metadata=metadata, compression=compression))
+        assert (error.status, error.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_large")
+        assert error.metadata["limit"] == str(16 * MIB + 128 * 1024)
+    error = await refused(rpc.scheduler.ScheduleBatch(batch, metadata=metadata, compression=grpc.Compression.Deflate))
+    assert error.status is grpc.StatusCode.UNIMPLEMENTED
     # The same connection goes on as before.
     assert len((await rpc.scheduler.ScheduleBatch(batch, metadata=metadata)).results) == 1_000
 
@@ -209,9 +209,9 @@ async def test_connections_that_say_nothing_make_room_for_new_ones(rpc: Rpc):
 
 
 async def test_what_is_no_grpc_is_cut(rpc: Rpc):
-    for said in (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nXX"):
+    for opening in (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nXX"):
         reader, writer = await asyncio.open_connection("127.0.0.1", rpc.process.port)
-        writer.write(said)
+        writer.write(opening)
         async with asyncio.timeout(20):
             with contextlib.suppress(OSError):
                 while await reader.read(65_536):

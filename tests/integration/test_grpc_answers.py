@@ -76,16 +76,16 @@ async def test_a_wrong_field_is_named_by_its_path(rpc: Rpc):
          "selection.filter.due_to_ms"),
         (s.Forecast(pb.ForecastRequest(step_ms=7)), "step_ms"),
     ):  # fmt: skip
-        said = await refused(call)
-        assert (said.status, said.field) == (Code.INVALID_ARGUMENT, field), said.text
+        refusal = await refused(call)
+        assert (refusal.status, refusal.field) == (Code.INVALID_ARGUMENT, field), refusal.text
 
 
 async def test_discarding_what_is_no_dead_letter_says_so(rpc: Rpc):
     task = await rpc.scheduler.Schedule(pb.ScheduleRequest(task=pb.NewTask(delay_ms=60_000)))
     for task_id in (ID, task.id):
-        said = await refused(rpc.scheduler.DiscardDead(pb.DiscardDeadRequest(id=task_id)))
-        assert (said.status, said.code) == (Code.NOT_FOUND, "not_found")
-        assert said.text.startswith(f"task {task_id} is no dead letter")
+        refusal = await refused(rpc.scheduler.DiscardDead(pb.DiscardDeadRequest(id=task_id)))
+        assert (refusal.status, refusal.code) == (Code.NOT_FOUND, "not_found")
+        assert refusal.text.startswith(f"task {task_id} is no dead letter")
 
 
 async def test_nodes_tell_their_workers_in_fields(rpc: Rpc):

@@ -72,9 +72,9 @@ async def test_cancel_by_filter(rpc: Rpc):
     gone = await schedule(rpc, 700, labels={"job": "a"})
     kept = await schedule(rpc, 30, labels={"job": "b"})
     request = pb.CancelManyRequest(selection=selection(labels={"job": "a"}, dry_run=True))
-    told = await rpc.scheduler.CancelMany(request)
-    assert (told.matched, told.changed, len(told.sample_ids)) == (700, 0, 10)
-    assert set(told.sample_ids) <= set(gone)
+    answer = await rpc.scheduler.CancelMany(request)
+    assert (answer.matched, answer.changed, len(answer.sample_ids)) == (700, 0, 10)
+    assert set(answer.sample_ids) <= set(gone)
     assert len(await listed(rpc)) == 730, "a dry run changes nothing"
     some = await rpc.scheduler.CancelMany(pb.CancelManyRequest(selection=selection(labels={"job": "a"}, limit=50)))
     assert (some.matched, some.changed) == (50, 50)
@@ -91,8 +91,8 @@ async def test_move_by_filter_in_one_pass(rpc: Rpc, store: Store, when: str):
     now = await store.ping()
     value = now + 50 * HOUR_MS if when == "due_ms" else 50 * HOUR_MS
     request = pb.RescheduleManyRequest(selection=selection(queue="a"), **{when: value})
-    told = await rpc.scheduler.RescheduleMany(request)
-    assert (told.matched, told.changed, told.skipped) == (400, 400, 0)
+    answer = await rpc.scheduler.RescheduleMany(request)
+    assert (answer.matched, answer.changed, answer.skipped) == (400, 400, 0)
     found = await listed(rpc, due_from_ms=now + 49 * HOUR_MS)
     assert sorted(task.id for task in found) == sorted(moved)
     (due,) = {task.due_ms for task in found}
@@ -105,9 +105,9 @@ async def test_run_now_leaves_out_what_is_due_already(rpc: Rpc, store: Store):
     task = {"type": pb.TASK_TYPE_WORKER, "name": "f"}
     due = await schedule(rpc, 3, delay_ms=0, **task)
     await schedule(rpc, 40, **task)
-    told = await rpc.scheduler.RunNowMany(pb.RunNowManyRequest(selection=selection(everything=True)))
-    assert (told.matched, told.changed) == (40, 40)
-    assert set(due).isdisjoint(told.sample_ids)
+    answer = await rpc.scheduler.RunNowMany(pb.RunNowManyRequest(selection=selection(everything=True)))
+    assert (answer.matched, answer.changed) == (40, 40)
+    assert set(due).isdisjoint(answer.sample_ids)
     assert len(await listed(rpc, state=pb.TASK_STATE_READY)) == 43
 
 
@@ -165,11 +165,11 @@ async def test_a_running_task_is_stopped_through_whoever_runs_it(rpc: Rpc, store
     await store.claim(ids.partition(raw), os.urandom(16), ClaimLimits(slots=500, types="w"))
     answer = await refused(rpc.scheduler.Cancel(pb.CancelRequest(id=task_id)))
     assert (answer.status, answer.code) == (grpc.StatusCode.FAILED_PRECONDITION, "running")
-    async with client.pubsub() as heard:
-        await heard.subscribe(store.control_channel)
-        assert (await heard.get_message(timeout=5))["type"] == "subscribe"
+    async with client.pubsub() as channel:
+        await channel.subscribe(store.control_channel)
+        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
         assert (await rpc.scheduler.Cancel(pb.CancelRequest(id=task_id, running=True))).signalled
-        message = await heard.get_message(timeout=5)
+        message = await channel.get_message(timeout=5)
         assert message is not None and message["data"] == f"cancel {task_id}".encode()
 
 

@@ -67,9 +67,9 @@ async def test_times_headers_and_payloads_come_over_and_the_set_is_emptied(
     raw = b"\xff\x00 not text"
     members = [(member(b"far", extra=raw), DUE), (member(b"now"), 0), (member(large), DUE + 7), (member(b""), DUE + 9)]
     await leave_behind(client, key, members)
-    told: list[int] = []
-    done = await Import(OriginalSet(Servers(client), key), store).run(lambda p: told.append(p.seen))
-    assert (done.seen, done.created, done.left, done.total) == (4, 4, 0, 4) and told[-1] == 4
+    reports: list[int] = []
+    done = await Import(OriginalSet(Servers(client), key), store).run(lambda p: reports.append(p.seen))
+    assert (done.seen, done.created, done.left, done.total) == (4, 4, 0, 4) and reports[-1] == 4
     assert not await client.exists(key)
     views = {view.payload: view for view in await pending(store, limit=10, skip=0)}
     assert {p: v.due_ms for p, v in views.items() if p != b"now"} == {b"far": DUE, large: DUE + 7, b"": DUE + 9}

@@ -62,7 +62,7 @@ class Input:
         flat = await self.client.execute_command("PUBSUB", "NUMSUB", self.channel)
         return int(flat[1] if isinstance(flat, list) else next(iter(flat.values())))
 
-    async def heard(self) -> None:
+    async def received(self) -> None:
         """Returns when a node listens."""
         await until(lambda: self._listened())
 
@@ -90,7 +90,7 @@ async def given(client: Redis, prefix: str) -> AsyncIterator[Input]:
 
 async def test_times_types_and_our_own_fields_are_heeded(given: Input) -> None:
     async with given.node("a", targets={TaskType.SHELL_CMD: Recorder()}):
-        await given.heard()
+        await given.received()
         ours = task_pb2.Task(header={"executionTimestamp": DUE}, payload=b"ours", expire_after_ms=5, labels={"a": "b"})
         await given.publish(
             message(b"at", executionTimestamp=DUE, extra=b"\xff"),
@@ -108,7 +108,7 @@ async def test_times_types_and_our_own_fields_are_heeded(given: Input) -> None:
 
 async def test_each_message_is_one_task_with_several_nodes_and_equal_ones_are_two(given: Input) -> None:
     async with given.node("a"), given.node("b"), given.node("c"):
-        await given.heard()
+        await given.received()
         twice = message(b"twice", executionTimestamp=DUE)
         await given.publish(twice, *(message(b"%d" % n, executionTimestamp=DUE) for n in range(200)), twice)
         tasks = await given.tasks(202)
@@ -123,7 +123,7 @@ async def test_bad_messages_are_counted_and_named_without_what_they_carry(
     before = counted()
     with caplog.at_level(logging.INFO, logger="delaybox"):
         async with given.node("a"):
-            await given.heard()
+            await given.received()
             await given.publish(
                 b"\xff\xffcanary",
                 message(b"canary", executionTimestamp=b"canary"),
@@ -137,13 +137,13 @@ async def test_bad_messages_are_counted_and_named_without_what_they_carry(
             assert [t.payload for t in await given.tasks(1)] == [b"good"]
     after = counted()
     assert [after[o] - before[o] for o in ("refused", "accepted")] == [7, 1]
-    said = "\n".join(record.getMessage() for record in caplog.records)
-    assert "messages refused" in said and "canary" not in said
+    logged = "\n".join(record.getMessage() for record in caplog.records)
+    assert "messages refused" in logged and "canary" not in logged
 
 
 async def test_a_command_is_accepted_where_any_live_node_runs_commands(given: Input) -> None:
     async with given.node("a"):
-        await given.heard()
+        await given.received()
         seen_ms = await given.store.ping()
         await nodes.beat(given.store, Member(id="shell-node", seen_ms=seen_ms, activity=Activity(types="s")))
         # The next heartbeat of the role reads them.
@@ -154,13 +154,13 @@ async def test_a_command_is_accepted_where_any_live_node_runs_commands(given: In
 
 async def test_the_next_node_listens_when_one_stops(given: Input) -> None:
     async with given.node("a"):
-        await given.heard()
+        await given.received()
         async with given.node("b"):
             pass
         assert await given.client.get(keys.role(given.store.prefix, ROLE)) == b"a"
     assert await given.client.get(keys.role(given.store.prefix, ROLE)) is None
     async with given.node("b"):
-        await given.heard()
+        await given.received()
         await given.publish(message(b"1", executionTimestamp=DUE))
         await given.tasks(1)
 
@@ -170,13 +170,13 @@ async def test_the_role_of_a_node_that_died_runs_out(given: Input) -> None:
     assert await given.store.hold_role(ROLE, "dead", 400)
     assert not await given.store.hold_role(ROLE, "other", 400)
     async with given.node("b"):
-        await given.heard()
+        await given.received()
         assert await given.client.get(role) == b"b"
 
 
 async def test_a_node_whose_role_was_taken_hears_no_more(given: Input) -> None:
     async with given.node("a"):
-        await given.heard()
+        await given.received()
         await given.client.set(keys.role(given.store.prefix, ROLE), "z", px=60_000)
 
         async def nobody() -> bool:

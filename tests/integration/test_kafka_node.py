@@ -88,7 +88,7 @@ def test_killed_between_storing_and_committing_every_record_is_one_task(
     with node(folder=tmp_path, environ=failpoints.environ("after_ingest=kill#2")) as running:
         running.wait_for("the Kafka process was ended by SIGKILL")
         assert bodies(kafka, out, 3_000) == Counter(b"%d" % n for n in range(3_000))
-        assert running.said().count("the Kafka process was ended") >= 1
+        assert running.output().count("the Kafka process was ended") >= 1
 
 
 def test_the_kafka_process_ends_with_its_node(tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str) -> None:
@@ -116,7 +116,7 @@ def test_a_clean_stop_gives_partitions_back_at_once(
     topic, out = configured(tmp_path, kafka, server, prefix)
     with node(folder=tmp_path) as first:
         first.wait_for(rf"reading {topic}")
-    assert re.search(r"gave up", first.said())
+    assert re.search(r"gave up", first.output())
     kafka.produce(topic, [b"after"])
     with node(folder=tmp_path):
         assert bodies(kafka, out, 1) == Counter([b"after"])
@@ -149,10 +149,10 @@ def test_who_may_only_schedule_cannot_have_a_command_run_by_way_of_the_topic(
     admin = {**caller, "Authorization": "Bearer admin-of-the-test"}
     with node(*arguments, folder=tmp_path) as running:
         command = {"payload": smuggled.payload.decode(), "headers": {"taskType": "SHELL_CMD"}}
-        status, _, told = running.call("POST", "/v1/tasks", command, caller)
-        assert (status, told["field"]) == (400, "headers.taskType")
-        _, _, told = running.call("POST", "/v1/tasks/batch", {"tasks": [command, {"payload": "x"}]}, caller)
-        refused_one, stored_one = told["items"]
+        status, _, answer = running.call("POST", "/v1/tasks", command, caller)
+        assert (status, answer["field"]) == (400, "headers.taskType")
+        _, _, answer = running.call("POST", "/v1/tasks/batch", {"tasks": [command, {"payload": "x"}]}, caller)
+        refused_one, stored_one = answer["items"]
         assert "headers.taskType" in json.dumps(refused_one) and stored_one["id"]
         posted = {"parameter": {"taskType": "SHELL_CMD"}, "pyload": "aWQ="}
         assert running.call("POST", "/task", posted, caller)[0] == 403
@@ -168,7 +168,7 @@ def test_who_may_only_schedule_cannot_have_a_command_run_by_way_of_the_topic(
         ran(tmp_path, 6)
         expected = {"unsigned": 2.0 if form == "payload" else 1.0, "bad_signature": 1.0}
         until(lambda: dropped(running) == expected, lambda: dropped(running))
-        assert "shell commands were dropped" in running.said() and "smuggled" not in running.said()
+        assert "shell commands were dropped" in running.output() and "smuggled" not in running.output()
     assert sorted((tmp_path / "ran").read_text().split()) == [f"meant{n}" for n in range(6)]
 
 
@@ -178,7 +178,7 @@ def test_a_node_without_a_key_refuses_to_take_commands_from_a_topic(
     configured(tmp_path, kafka, server, prefix)
     refused = Node(*BY_TOPIC, folder=tmp_path)
     assert refused.process.wait(30) != 0
-    assert "there is no key" in refused.said() and "workers.shell.signingKeys" in refused.said()
+    assert "there is no key" in refused.output() and "workers.shell.signingKeys" in refused.output()
 
 
 def test_shell_tasks_by_way_of_the_topic(tmp_path: Path, kafka: Kafka, server: RealServer, prefix: str) -> None:
@@ -193,7 +193,7 @@ def test_shell_tasks_by_way_of_the_topic(tmp_path: Path, kafka: Kafka, server: R
         assert running.call("POST", "/v1/tasks", task)[0] == 201
         kafka.produce(out, [original.SerializeToString(), b"\xffno task", Task(payload=b"pub").SerializeToString()])
         ran(tmp_path, 3)
-        assert "whoever may write to topic" in running.said()
+        assert "whoever may write to topic" in running.output()
     assert Counter((tmp_path / "ran").read_text().split()) == Counter(["record", "v1", "original"])
     # What was finished is committed: nothing runs again.
     kafka.produce(out, [Task(header=original.header, payload=original.payload).SerializeToString()])
@@ -226,4 +226,4 @@ def test_a_worker_killed_while_a_command_runs_leaves_it_to_be_run_again(
 def test_taking_shell_tasks_from_a_topic_needs_kafka(tmp_path: Path, server: RealServer) -> None:
     refused = Node("--redis", server.url, "--http-port", "0", "--set", "workers.shell.via=topic", folder=tmp_path)
     assert refused.process.wait(30) != 0
-    assert "needs kafka.enabled: true" in refused.said()
+    assert "needs kafka.enabled: true" in refused.output()

@@ -122,7 +122,7 @@ def test_messages_that_only_together_are_too_large_all_arrive(tmp_path: Path, ka
         assert sorted(got) == sorted(good)
         dead = ours.until(lambda: ours.call("GET", "/v1/dead")[2]["tasks"])
         assert [letter["id"] for letter in dead] == [large]
-        assert "its messages are sent one by one" in ours.said()
+        assert "its messages are sent one by one" in ours.output()
 
 
 def test_tasks_of_one_key_keep_the_order_of_their_due_times(tmp_path: Path, kafka: Kafka):

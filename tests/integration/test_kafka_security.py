@@ -89,7 +89,7 @@ def test_a_node_comes_in(tmp_path: Path, secured: Secured, way: str):
 
 
 @pytest.mark.parametrize(
-    ("way", "says"),
+    ("way", "wanted"),
     [
         ("plain", r"refused this node: .*uthentication.*; check kafka.saslUser, kafka.saslPassword and"),
         ("scram-512-tls", r"refused this node: .*uthentication.*; check kafka.saslUser, kafka.saslPassword and"),
@@ -97,7 +97,7 @@ def test_a_node_comes_in(tmp_path: Path, secured: Secured, way: str):
         ("no-certificate", r"refused this node: .*; set kafka.certFile and kafka.keyFile to a certificate that"),
     ],
 )
-def test_a_node_that_is_refused_ends_and_says_what_to_do(tmp_path: Path, secured: Secured, way: str, says: str):
+def test_a_node_that_is_refused_ends_and_says_what_to_do(tmp_path: Path, secured: Secured, way: str, wanted: str):
     certificates = secured.certificates
     listener, settings = {
         "plain": ("SASL_PLAINTEXT", sasl("PLAIN", "wrong-word")),
@@ -110,6 +110,6 @@ def test_a_node_that_is_refused_ends_and_says_what_to_do(tmp_path: Path, secured
         code = refused.process.wait(40)
     finally:
         refused.stop()
-    assert code == 2, refused.said()
-    assert re.search(says, refused.said()), refused.said()
-    assert PASSWORD not in refused.said() and "wrong-word" not in refused.said()
+    assert code == 2, refused.output()
+    assert re.search(wanted, refused.output()), refused.output()
+    assert PASSWORD not in refused.output() and "wrong-word" not in refused.output()

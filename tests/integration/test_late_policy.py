@@ -46,10 +46,12 @@ async def test_an_expired_pub_sub_task_is_not_published(client: Redis, prefix: s
     target = PubSubTarget(store, channel=channel)
     async with running(store, {TaskType.PUB_SUB: target}, channel=channel if in_place else ""):
         await until(lambda: _dead(store, 2))
-        heard = [(await listener.get_message(timeout=5))["data"] for _ in range(2)]
+        events = [(await listener.get_message(timeout=5))["data"] for _ in range(2)]
     assert await listener.get_message(timeout=0.05) is None
     await listener.aclose()
-    assert sorted(i for i in (plain, kept, gone, large) if any(i.encode() in m for m in heard)) == sorted([plain, kept])
+    assert sorted(i for i in (plain, kept, gone, large) if any(i.encode() in m for m in events)) == sorted(
+        [plain, kept]
+    )
     assert await reasons(store, [gone, large]) == ["expired", "expired"]
     assert (await fsck(store)).problems == []
 

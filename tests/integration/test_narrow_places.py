@@ -57,18 +57,18 @@ def test_without_any_folder_it_says_what_to_do(
 ) -> None:
     refused = Node(*options, "--http-port", "0", folder=tmp_path, environ=WITHOUT, under=read_only)
     assert refused.process.wait(30) == 2
-    said = refused.said()
-    assert "Traceback" not in said
-    assert "there is no folder for temporary files: /tmp, /var/tmp, /usr/tmp cannot be written to" in said
-    assert "Set TMPDIR to a folder that can be written to, or name such a data folder with --data-dir" in said
+    output = refused.output()
+    assert "Traceback" not in output
+    assert "there is no folder for temporary files: /tmp, /var/tmp, /usr/tmp cannot be written to" in output
+    assert "Set TMPDIR to a folder that can be written to, or name such a data folder with --data-dir" in output
 
 
 def test_a_long_path_of_the_data_folder_says_so(tmp_path: Path, read_only: Sequence[str]) -> None:
     options = ["--data-dir", f"/mnt/{'d' * 100}", "--http-port", "0"]
     refused = Node(*options, folder=tmp_path, environ=WITHOUT, under=read_only)
     assert refused.process.wait(30) != 0
-    assert "Traceback" not in refused.said()
-    assert "too long a path for a socket" in refused.said()
+    assert "Traceback" not in refused.output()
+    assert "too long a path for a socket" in refused.output()
 
 
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:

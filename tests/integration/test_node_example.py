@@ -64,8 +64,8 @@ def test_it_schedules_works_and_drains(served: Node, environment: dict[str, str]
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        said = sorted(line.split(" ", 2)[1:] for line in done.stdout.splitlines())
-        assert said == [["TASK_STATE_SUCCEEDED", '"Hello, Ada!"'], ["TASK_STATE_SUCCEEDED", '"Hello, Grace!"']]
+        lines = sorted(line.split(" ", 2)[1:] for line in done.stdout.splitlines())
+        assert lines == [["TASK_STATE_SUCCEEDED", '"Hello, Ada!"'], ["TASK_STATE_SUCCEEDED", '"Hello, Grace!"']]
 
         with Client(f"127.0.0.1:{served.grpc_port}") as client:
             assert client.schedule("greet", {"name": "Python"}, keep_result="1m").result(30) == "Hello, Python!"

@@ -96,13 +96,13 @@ def test_its_file_with_kafka_on_starts_unchanged(tmp_path: Path, redis_port: int
         kafka.consumer("TaskExecution") as consumer,
         node(folder=tmp_path, environ=environment(redis_port) | {"BROKERS": kafka.bootstrap}) as ours,
     ):
-        assert "unknown key" not in ours.said()
+        assert "unknown key" not in ours.output()
         ours.wait_for("PUB_SUB tasks go to topic TaskExecution")
         due = time.time_ns() // 1_000_000 + 1_500
         kafka.produce("Scheduler", [tag], headers={"executionTimestamp": str(due), "taskType": "PUB_SUB"})
         give_up = time.monotonic() + PATIENCE_S
         while True:
-            assert time.monotonic() < give_up, ours.said()
+            assert time.monotonic() < give_up, ours.output()
             message = consumer.poll(0.2)
             if message is not None and message.error() is None:
                 task = Task.FromString(message.value() or b"")
@@ -119,7 +119,7 @@ def test_its_end_to_end_sequence(tmp_path: Path, redis_port: int):
     listener.subscribe("TaskExecution")
     listener.get_message(timeout=5)
     with node(folder=tmp_path, environ=environment(redis_port)) as ours:
-        assert "unknown key" not in ours.said()
+        assert "unknown key" not in ours.output()
         assert ours.call("GET", "/ping")[2] == b"pong"
         assert ours.call("GET", "/task")[2] == []
         due = time.time_ns() // 1_000_000 + 1_000
@@ -140,7 +140,7 @@ def test_its_end_to_end_sequence(tmp_path: Path, redis_port: int):
         assert ours.call("GET", "/task")[2] == []
         assert listener.get_message(timeout=0.3) is None
         assert ours.stop() == 0
-    assert PASSWORD not in ours.said()
+    assert PASSWORD not in ours.output()
     listener.close()
 
 

@@ -86,8 +86,8 @@ def test_the_first_process_of_a_container_reaps_orphans_and_hands_on_signals(
     first_process: subprocess.Popen[str],
 ) -> None:
     assert first_process.stdout is not None
-    said = first_process.stdout.readline().split()
-    assert said[0::2] == ["pid", "zombies"] and said[1] != "1" and said[3] == "0"
+    facts = first_process.stdout.readline().split()
+    assert facts[0::2] == ["pid", "zombies"] and facts[1] != "1" and facts[3] == "0"
     # unshare waits for it, and ends with its exit code.
     os.kill(child_of(first_process.pid), signal.SIGTERM)
     assert first_process.wait(10) == 7

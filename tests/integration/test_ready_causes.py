@@ -93,7 +93,7 @@ def _room(b: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begin", "end", "says", "name", "do"),
+    ("begin", "end", "reason", "name", "do"),
     [
         (_full_disk, _space_again, "cannot write to its disk", "server", "free space on its disk"),
         (_replica, _primary, "read-only replica", "server", "primary"),
@@ -102,17 +102,17 @@ def _room(b: Bench) -> None:
     ids=["disk", "read-only", "memory"],
 )
 def test_the_cause_is_told_at_once(
-    bench: Bench, begin: Callable[[Bench], None], end: Callable[[Bench], None], says: str, name: str, do: str
+    bench: Bench, begin: Callable[[Bench], None], end: Callable[[Bench], None], reason: str, name: str, do: str
 ) -> None:
     begin(bench)
     # An answer is used again for 0.2 s.
     time.sleep(0.25)
     try:
         status, words = bench.ready()
-        assert (status, says in words) == (503, True), words
+        assert (status, reason in words) == (503, True), words
         assert not bench.store_up()
         found = bench.doctor()
-        assert says in found["readiness"]["says"]
+        assert reason in found["readiness"]["says"]
         assert do in found[name]["do"]
         assert found[name]["word"] == "problem"
     finally:

@@ -136,7 +136,7 @@ def test_three_nodes_with_a_role_each(make_server: Callable[..., RealServer], tm
         with node(*common, "--roles", "api", folder=tmp_path) as front:
             for one, role in zip(apart, ("clock", "work"), strict=True):
                 one.wait_for(f"roles: {role}")
-                assert "listening" not in one.said()
+                assert "listening" not in one.output()
             # A node is listed from its first heartbeat on, which comes after it has said that it runs.
             front.until(lambda: len(front.call("GET", "/v1/nodes")[2]["nodes"]) >= 3)
             listed = front.call("GET", "/v1/nodes")[2]["nodes"]

@@ -54,8 +54,8 @@ async def test_whatever_is_sent_is_answered_as_the_document_says(server: RealSer
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await fuzzer.communicate()
-        text = said.decode()
+        output, _ = await fuzzer.communicate()
+        text = output.decode()
         assert fuzzer.returncode == 0, text[-8000:]
         assert api.exit_code is None
     # A run that could not read the document, or sent nothing, would pass too.

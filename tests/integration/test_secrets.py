@@ -172,7 +172,7 @@ def test_secrets_turn_up_nowhere_but_where_they_belong(watched: tuple[Watched, R
         "command lines": "\n".join(command_lines()),
     }
     assert w.node.stop() == 0
-    places["log"] = w.node.said()
+    places["log"] = w.node.output()
     assert len(w.errors) > 40
     counted = f"secrets={len(CANARY)} forms={len(HIDDEN)} places={len(places)} errors={len(w.errors)}"
     print(f"S8 {counted} hits={hits(places)}")

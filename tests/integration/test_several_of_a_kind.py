@@ -110,7 +110,7 @@ def test_a_clock_alone_has_probes_when_it_is_given_a_port_and_dies_whole(server:
         probe = int(alone.wait_for(r"probes and metrics on http://\S+?:(\d+)")[1])
         alone.until(lambda: ask(probe, "/readyz")[0] == 200)
         assert "delaybox_lateness_seconds_count" in ask(probe, "/metrics")[1]
-        assert "listening on" not in alone.said()
+        assert "listening on" not in alone.output()
         mine = children(alone.process.pid)
         assert sorted(mine.values()) == ["clock", "probe"]
         alone.process.kill()

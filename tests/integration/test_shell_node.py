@@ -48,7 +48,7 @@ def finished(on: Node, task_id: str) -> dict[str, Any]:
         status, _, task = on.call("GET", f"/v1/tasks/{task_id}")
         return task if status == 200 and task["state"] in ("succeeded", "failed") else None
 
-    found: dict[str, Any] = until(look, about=lambda: f"{on.call('GET', f'/v1/tasks/{task_id}')}\n{on.said()}")
+    found: dict[str, Any] = until(look, about=lambda: f"{on.call('GET', f'/v1/tasks/{task_id}')}\n{on.output()}")
     return found
 
 
@@ -60,7 +60,7 @@ def test_it_is_off_by_default_and_says_how_to_enable_it(tmp_path: Path, redis: t
         assert status == 403 and "--enable-shell" in answer["detail"] and answer["code"] == "type_disabled"
         status, answer = v1(plain, name="upper", payload="x")
         assert status == 403 and "workers.shell.commands" in answer["detail"]
-        assert "shell commands" not in plain.said()
+        assert "shell commands" not in plain.output()
 
 
 def test_what_the_system_would_refuse_is_refused_at_once(tmp_path: Path, redis: tuple[str, ...]):
@@ -152,8 +152,8 @@ def test_tasks_go_only_where_they_can_run(tmp_path: Path, redis: tuple[str, ...]
                 assert finished(front, task_id)["state"] == "succeeded"
             for task_id in payloads:
                 assert front.call("GET", f"/v1/tasks/{task_id}")[2]["state"] == "ready"
-            assert "only those named upper" in only_names.said()
-            assert "handing tasks back" not in only_names.said(), "it never claims what it cannot run"
+            assert "only those named upper" in only_names.output()
+            assert "handing tasks back" not in only_names.output(), "it never claims what it cannot run"
             with node(*redis, "--enable-shell", folder=folders[1]):
                 for task_id in payloads:
                     task = finished(front, task_id)
@@ -164,7 +164,7 @@ def test_a_command_that_is_not_there_ends_the_node_with_words(tmp_path: Path, re
     gone = json.dumps({"gone": {"path": "/nowhere/at/all"}})
     started = Node(*redis, "--set", f"workers.shell.commands={gone}", folder=tmp_path)
     assert started.process.wait(30) == 2
-    assert "workers.shell.commands: gone is /nowhere/at/all, which this user cannot run" in started.said()
+    assert "workers.shell.commands: gone is /nowhere/at/all, which this user cannot run" in started.output()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the original's flow is made of curls")
@@ -189,7 +189,7 @@ def test_the_originals_parallel_curls(tmp_path: Path, redis: tuple[str, ...]):
             cwd=tmp_path,
         )
         assert not ran.exists() or time.time() * 1000 >= due_ms
-        until(lambda: ran.exists() and len(ran.read_text().split()) >= CALLERS, on.said)
+        until(lambda: ran.exists() and len(ran.read_text().split()) >= CALLERS, on.output)
         time.sleep(0.5)
         times = [int(line) for line in ran.read_text().split()]
         assert len(times) == CALLERS and min(times) >= due_ms

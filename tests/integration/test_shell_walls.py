@@ -53,9 +53,9 @@ async def test_commands_can_have_another_users_rights(monkeypatch: pytest.Monkey
     monkeypatch.setenv("REDIS_PASS", CANARY)
     (tmp_path / "secret").write_text(CANARY)
     async with desk(user="nobody") as d:
-        said = (await d.result("id -u; id -g; id -G; touch mine && stat -c %u mine")).output.decode().split()
+        shown = (await d.result("id -u; id -g; id -G; touch mine && stat -c %u mine")).output.decode().split()
         group = pwd.getpwnam("nobody").pw_gid
-        assert said == [str(NOBODY), str(group), *map(str, os.getgrouplist("nobody", group)), str(NOBODY)]
+        assert shown == [str(NOBODY), str(group), *map(str, os.getgrouplist("nobody", group)), str(NOBODY)]
         # Host, slot and command are one user's here, and still the command sees nothing of the others.
         for look in (
             f"cat {tmp_path}/secret",

@@ -150,8 +150,8 @@ def test_every_process_of_a_node_holds_until_the_store_is_accepted(
                 stub.Schedule(request)
             assert refused.value.code() is StatusCode.UNAVAILABLE
 
-            said = _accept(server, tmp_path)
-            assert said["made"] and said["partitions"] == 4
+            answer = _accept(server, tmp_path)
+            assert answer["made"] and answer["partitions"] == 4
             again = time.monotonic()
 
             def stored() -> bool:

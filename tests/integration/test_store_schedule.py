@@ -162,8 +162,8 @@ async def test_it_wakes_the_owner_only_for_something_earlier(lab: Lab) -> None:
     await lab.add(NewTask(delay_ms=500), NewTask(delay_ms=400))
     await lab.add(NewTask(delay_ms=450))
     await lab.add(NewTask(delay_ms=300))
-    said = [await channel.get_message(timeout=5) for _ in range(2)]
-    assert [m["data"].decode() for m in said] == [f"{lab.now + 400}", f"{lab.now + 300}"]
+    wakeups = [await channel.get_message(timeout=5) for _ in range(2)]
+    assert [m["data"].decode() for m in wakeups] == [f"{lab.now + 400}", f"{lab.now + 300}"]
     assert await channel.get_message(timeout=0.05) is None
     await channel.aclose()
 

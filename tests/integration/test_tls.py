@@ -146,7 +146,7 @@ async def test_a_client_certificate(strict_port: int, certificates: Certificates
     both.write_text(Path(key).read_text() + Path(cert).read_text())
     await _probe(replace(good, tls_cert_file=str(both)))
     wrong_cert, wrong_key = certificates.wrong_client
-    for settings, says in (
+    for settings, words in (
         (good, r"asks for a client certificate; give storage\.redisCertFile"),
         (replace(good, tls_cert_file=wrong_cert, tls_key_file=wrong_key), "does not accept our client certificate"),
     ):
@@ -154,7 +154,7 @@ async def test_a_client_certificate(strict_port: int, certificates: Certificates
             await _probe(settings)
         # The front of these tests hangs up without a word, as some proxies do.
         if isinstance(caught.value, StoreRefused):
-            assert re.search(says, str(caught.value))
+            assert re.search(words, str(caught.value))
         else:
             assert "reset" in str(caught.value) or "closed" in str(caught.value)
             assert "if it asks for a client certificate, give storage.redisCertFile" in str(caught.value)
@@ -163,7 +163,7 @@ async def test_a_client_certificate(strict_port: int, certificates: Certificates
 def test_files_that_are_no_certificates_are_told_before_any_connection(certificates: Certificates) -> None:
     cert, key = certificates.client
     good = certificates.settings(1)
-    for settings, says in (
+    for settings, words in (
         (replace(good, tls_ca_file="/nowhere"), r"CA certificates.*cannot read /nowhere \(No such file"),
         (replace(good, tls_ca_file=key), r"CA certificates.*\.key holds no PEM certificate"),
         (replace(good, tls_cert_file=cert, tls_key_file="/nowhere"), "client key.*cannot read /nowhere"),
@@ -171,19 +171,19 @@ def test_files_that_are_no_certificates_are_told_before_any_connection(certifica
         (replace(good, tls_cert_file=key, tls_key_file=key), "are no PEM certificate"),
         (replace(good, tls_key_file=key), "needs the client certificate's file as well"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=words):
             make_client(settings)
 
 
 @pytest.mark.parametrize(
-    ("environ", "says"),
+    ("environ", "words"),
     [
         ({"REDIS_HOST": "h", "DELAYBOX_STORAGE_REDIS_CA_FILE": "a"}, "TLS is not on: set storage.redisTls: true"),
         ({"DELAYBOX_REDIS": "unix:///s", "DELAYBOX_STORAGE_REDIS_TLS": "true"}, "a unix socket has no TLS"),
     ],
 )
-def test_configurations_that_contradict_themselves(environ: dict[str, str], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_configurations_that_contradict_themselves(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
         load(environ=environ)
 
 
@@ -224,13 +224,13 @@ async def test_a_user_of_the_acl(make_server: Callable[..., RealServer], certifi
         assert [message and message["type"] for message in published] == ["subscribe", "message", "message"]
         await listening.aclose()
         await client.aclose()
-        for wrong, says in (
+        for wrong, words in (
             (replace(settings, password="hunter2-hunter2"), "WRONGPASS|invalid username-password"),
             (replace(settings, username="nobody"), "WRONGPASS|invalid username-password"),
             (replace(settings, username=None), "WRONGPASS|invalid username-password"),
             (replace(settings, username="reader"), "ACL forbids"),
         ):
-            with pytest.raises(StoreRefused, match=says) as caught:
+            with pytest.raises(StoreRefused, match=words) as caught:
                 await _probe(wrong)
             assert "hunter2" not in str(caught.value)
             assert "correct-horse" not in str(caught.value)
@@ -266,7 +266,7 @@ async def test_a_node_over_tls(server: RealServer, certificates: Certificates, p
             stderr=subprocess.PIPE,
             cwd=tmp_path,
         )
-        _, said = await asyncio.to_thread(wrong.communicate, timeout=30)
+        _, output = await asyncio.to_thread(wrong.communicate, timeout=30)
         assert wrong.returncode == 3
-        assert b"certificate is not trusted" in said
-        assert b"Traceback" not in said
+        assert b"certificate is not trusted" in output
+        assert b"Traceback" not in output

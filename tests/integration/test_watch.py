@@ -227,11 +227,11 @@ async def test_results_that_nobody_fetches_are_not_all_held(store: Store, monkey
         await store.complete(*where, [(raw, 60_000, result())])
     watcher = Watcher(store)
     waiting = watcher.watch(wanted, ends_only=True)
-    sizes, told = [], set()
+    sizes, reported = [], set()
     async for changes in waiting:
         sizes.append(len(changes))
-        told |= {task_id for task_id, standing in changes if standing.state is TaskState.SUCCEEDED}
-    assert told == set(wanted)
+        reported |= {task_id for task_id, standing in changes if standing.state is TaskState.SUCCEEDED}
+    assert reported == set(wanted)
     assert max(sizes) < 20
     await watcher.close()
 

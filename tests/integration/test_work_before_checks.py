@@ -60,8 +60,8 @@ async def test_messages_of_millions_of_items_over_grpc(rpc: Rpc):
     for method, raw in attacks.items():
         call: Any = rpc.channel.stream_stream(f"/delaybox.v1.Scheduler/{method}")
         call = call(iter([raw]))
-        said = await answer(call)
-        assert (said.status, said.code) == (grpc.StatusCode.INVALID_ARGUMENT, "too_large"), method
+        refusal = await answer(call)
+        assert (refusal.status, refusal.code) == (grpc.StatusCode.INVALID_ARGUMENT, "too_large"), method
     assert time.monotonic() - started < SOON_S
     assert highest_mib(rpc.process.pid) - before < 200, "8 million empty tasks were 1.1 GiB"
 
@@ -72,14 +72,14 @@ async def test_a_hello_of_millions_of_pairs_and_a_message_of_millions_of_numbers
     call = rpc.worker.Work()
     functions = [wk.Function(name=name) for name in names]
     await call.write(wk.FromWorker(hello=wk.Hello(queues=names, functions=functions)))
-    said = await answer(call)
-    assert (said.status, said.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
+    refusal = await answer(call)
+    assert (refusal.status, refusal.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
     call = rpc.worker.Work()
     await call.write(wk.FromWorker(hello=wk.Hello(functions=functions[:1])))
     assert (await call.read()).HasField("welcome")
     await call.write(wk.FromWorker(number=1, done=[1] * 4_000_000))
-    said = await answer(call)
-    assert (said.status, said.code) == (grpc.StatusCode.INVALID_ARGUMENT, "too_large")
+    refusal = await answer(call)
+    assert (refusal.status, refusal.code) == (grpc.StatusCode.INVALID_ARGUMENT, "too_large")
     assert time.monotonic() - started < SOON_S
 
 

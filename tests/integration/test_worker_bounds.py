@@ -42,7 +42,7 @@ async def test_a_foreign_worker_gets_what_it_takes_and_says_what_is_kept(
     async with rpc_process(server=server.settings, prefix=prefix, payload_limit=8 << 20) as rpc:
         worker = Worker(rpc)
         await worker.connect()
-        await worker.say(credit=10)
+        await worker.send(credit=10)
         (large,) = await call(rpc, payload=b"x" * 3_900_000)
         (small,) = await call(rpc, payload=b"y")
 
@@ -53,12 +53,12 @@ async def test_a_foreign_worker_gets_what_it_takes_and_says_what_is_kept(
         await until(dead)
         (got,) = await worker.tasks(1)
         assert got.id == small
-        said = pb.Progress(fraction=float("nan"), message="x" * 5_000_000)
-        await worker.say(progress=[wk.TaskProgress(sequence=got.sequence, progress=said)])
+        report = pb.Progress(fraction=float("nan"), message="x" * 5_000_000)
+        await worker.send(progress=[wk.TaskProgress(sequence=got.sequence, progress=report)])
 
         async def cut() -> bool:
             found = await rpc.scheduler.Get(pb.GetRequest(id=small))
             return bool(len(found.progress.message) == 2_000 and found.progress.fraction == -1)
 
         await until(cut)
-        await worker.say(done=[got.sequence])
+        await worker.send(done=[got.sequence])

@@ -40,15 +40,15 @@ async def test_results_failures_and_context() -> None:
     async with crew() as s:
         ok, refused = s.give(("square", [12]), ("refuses", []), want_result=True)
         await s.until(ok, refused)
-        bad, told = s.give(("unencodable", []), ("tells", []), want_result=True, header={"h": b"v"})
-        await s.until(bad, told)
+        bad, reporting = s.give(("unencodable", []), ("reports", []), want_result=True, header={"h": b"v"})
+        await s.until(bad, reporting)
         broken, misfit = s.give(("square", b"{"), ("square", []), want_result=True)
         reported = await s.until(broken, misfit)
         assert reported.succeeded[ok].output == b"144"
         assert (reported.failed[refused].reason, reported.failed[refused].final) == ("no use", True)
         assert b"in refuses" in reported.failed[refused].output
         assert "the result cannot be sent" in reported.failed[bad].reason
-        assert b'"headers":{"h":"v"}' in reported.succeeded[told].output
+        assert b'"headers":{"h":"v"}' in reported.succeeded[reporting].output
         assert "not application/json" in reported.failed[broken].reason
         assert "the arguments do not fit square(" in reported.failed[misfit].reason
         assert all(reported.failed[n].final for n in (bad, broken, misfit))

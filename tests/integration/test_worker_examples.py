@@ -42,8 +42,8 @@ class Place:
     @contextlib.contextmanager
     def workers(self, script: str, count: int = 1) -> Iterator[Path]:
         """``SCRIPT worker``, so many times; yields the file that what they print goes to. They end in order."""
-        said = self.folder / "workers.out"
-        with said.open("a") as out:
+        output = self.folder / "workers.out"
+        with output.open("a") as out:
             started = [
                 subprocess.Popen(
                     [sys.executable, str(EXAMPLES / script), "worker"],
@@ -52,7 +52,7 @@ class Place:
                 for _ in range(count)
             ]  # fmt: skip
         try:
-            yield said
+            yield output
             for worker in started:
                 worker.send_signal(signal.SIGTERM)
             assert [worker.wait(40) for worker in started] == [0] * count
@@ -70,11 +70,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def test_a_parameter_sweep_runs_on_several_processes(place: Place) -> None:
     with place.workers("parameter_sweep.py", count=2):
-        said = place.run("parameter_sweep.py", "sweep", "--points", "144")
+        output = place.run("parameter_sweep.py", "sweep", "--points", "144")
     found = re.search(
-        r"^144 points in \S+ s on (\d+) processes\nbest: transmission 0\.\d+, recovery 0\.\d+, peak 0\.2", said
+        r"^144 points in \S+ s on (\d+) processes\nbest: transmission 0\.\d+, recovery 0\.\d+, peak 0\.2", output
     )
-    assert found, said
+    assert found, output
     assert int(found[1]) >= 2
 
 
@@ -97,11 +97,11 @@ def test_a_pipeline_gets_over_failures_and_rejects_what_cannot_be_mended(place: 
 
 
 def test_windows_close_on_time(place: Place) -> None:
-    with place.workers("sliding_window.py") as said:
+    with place.workers("sliding_window.py") as output:
         sent = place.run("sliding_window.py", "send", "--events", "60", "--over", "2")
         windows = int(re.search(r"60 events sent, in (\d+) windows", sent)[1])  # type: ignore[index]
-        until(lambda: said.read_text().count("closed") == windows, said.read_text)
-    closed = re.findall(r"window (\d+): (\d+) events, closed (-?\d+) ms late", said.read_text())
+        until(lambda: output.read_text().count("closed") == windows, output.read_text)
+    closed = re.findall(r"window (\d+): (\d+) events, closed (-?\d+) ms late", output.read_text())
     # Each event lies in two windows; none is closed before its end.
     assert sum(int(count) for _, count, _ in closed) == 120
     assert len({start for start, _, _ in closed}) == windows

@@ -13,5 +13,5 @@ async def test_a_fork_beside_open_streams_is_quiet(yard: Yard, tmp_path: Path) -
     async with worker(yard, tmp_path) as process:
         made = await yard.call("forks", count=3, keep_result_ms=60_000)
         assert [(await yard.ends(task)).result.output for task in made] == [b"[0,-15]"] * 3
-        assert "draining" not in process.said(), "what was said to a fork is not said to the worker"
-        assert "fork_posix" not in process.said() and "epoll" not in process.said(), process.said()
+        assert "draining" not in process.output(), "what was said to a fork is not said to the worker"
+        assert "fork_posix" not in process.output() and "epoll" not in process.output(), process.output()

@@ -74,7 +74,7 @@ async def test_a_cpu_process_that_dies_costs_an_attempt_of_its_task_alone(yard: 
 
 async def test_progress_is_seen_and_a_running_task_can_be_cancelled(yard: Yard) -> None:
     await yard.worker()
-    (task,) = await yard.call("tells", **KEEP)
+    (task,) = await yard.call("reports", **KEEP)
     await yard.begun(task)
     await yard.store.servers.publish(yard.store.control_channel, f"cancel {task}")
 

@@ -118,8 +118,8 @@ async def test_the_same_key_is_the_same_task_whatever_was_announced_meanwhile(st
 
 
 async def test_who_said_it_last_counts_and_who_says_nothing_changes_nothing(rpc: Rpc, store: Store) -> None:
-    for said, kept in (("a", "a"), (None, "a"), ("b", "b"), ("", None)):
-        function = wk.Function(name="f") if said is None else wk.Function(name="f", queue=said)
+    for stated, kept in (("a", "a"), (None, "a"), ("b", "b"), ("", None)):
+        function = wk.Function(name="f") if stated is None else wk.Function(name="f", queue=stated)
         worker = Foreign(rpc, functions=[function])
         await worker.connect()
         assert (await functions.own_queues(store))[1].get("f") == kept

@@ -27,7 +27,7 @@ async def test_sigterm_lets_what_runs_end(yard: Yard, tmp_path: Path) -> None:
         made = await yard.call("naps", 1.0, count=3) + await yard.call("sleeps", 1.0, count=2)
         await yard.begun(*made)
         process.signal(signal.SIGTERM)
-        assert await process.end() == 0, process.said()
+        assert await process.end() == 0, process.output()
     assert {task: [1] for task in made} == dict(yard.oracle.ended())
     await yard.sound()
 
@@ -37,7 +37,7 @@ async def test_what_does_not_end_within_the_grace_is_handed_back_uncharged(yard:
         made = await yard.call("naps", 60.0, count=2)
         await yard.begun(*made)
         process.signal(signal.SIGTERM)
-        assert await process.end() == 0, process.said()
+        assert await process.end() == 0, process.output()
     runner = await yard.worker()
     await until(lambda: all(yard.oracle.begun()[task] == [1, 2] for task in made))
     info = await yard.info(made[0])
@@ -51,9 +51,9 @@ async def test_a_second_signal_ends_it_at_once(yard: Yard, tmp_path: Path) -> No
         (thread,) = await yard.call("sleeps", 60.0)
         await yard.begun(task, thread)
         process.signal(signal.SIGTERM)
-        await until(lambda: "draining" in process.said())
+        await until(lambda: "draining" in process.output())
         process.signal(signal.SIGTERM)
-        assert await process.end(15.0) == 0, process.said()
+        assert await process.end(15.0) == 0, process.output()
     runner = await yard.worker()
     await until(lambda: yard.oracle.begun()[task] == [1, 2] and yard.oracle.begun()[thread] == [1, 2])
     await runner.stop(0.1)
@@ -64,7 +64,7 @@ async def test_a_thread_that_never_returns_does_not_keep_the_process(yard: Yard,
         made = await yard.call("strays", 300.0) + await yard.call("sleeps", 300.0)
         await yard.begun(*made)
         process.signal(signal.SIGTERM)
-        assert await process.end(30.0) == 0, process.said()
+        assert await process.end(30.0) == 0, process.output()
 
 
 async def test_a_killed_workers_tasks_are_run_by_another(yard: Yard, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ async def test_a_frozen_workers_late_answers_count_for_nothing(yard: Yard, tmp_p
         (after,) = await yard.call("quick")
         await yard.begun(after)
         process.signal(signal.SIGTERM)
-        assert await process.end() == 0, process.said()
-        assert "4 lost with their session" in process.said()
+        assert await process.end() == 0, process.output()
+        assert "4 lost with their session" in process.output()
     assert runner.stats.done >= 4
     await yard.sound()
 
@@ -119,20 +119,20 @@ async def test_a_process_that_dies_is_started_again_and_all_end_together(yard: Y
         await yard.begun(*made)
         killed = min(yard.oracle.processes())
         os.kill(killed, signal.SIGKILL)
-        await until(lambda: process.said().count("session with") >= 9)
-        assert f"(pid {killed}) was ended by SIGKILL after" in process.said()
+        await until(lambda: process.output().count("session with") >= 9)
+        assert f"(pid {killed}) was ended by SIGKILL after" in process.output()
         process.signal(signal.SIGINT)
-        assert await process.end() == 0, process.said()
-        assert len(re.findall(r"stopped: \d+ done, 0 failed", process.said())) == 2
+        assert await process.end() == 0, process.output()
+        assert len(re.findall(r"stopped: \d+ done, 0 failed", process.output())) == 2
 
 
 async def test_processes_that_cannot_start_end_the_supervisor(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "delaybox.worker", "no_such_module", "--processes", "3", stderr=asyncio.subprocess.PIPE
     )
-    _, said = await asyncio.wait_for(process.communicate(), 30)
+    _, output = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 2
-    assert b"module 'no_such_module' is not found" in said
+    assert b"module 'no_such_module' is not found" in output
 
 
 async def test_a_wrong_token_ends_it_with_code_4(server: RealServer, prefix: str, client: Redis) -> None:
@@ -142,9 +142,9 @@ async def test_a_wrong_token_ends_it_with_code_4(server: RealServer, prefix: str
             sys.executable, "-m", "delaybox.worker", "tests.worker_app", "--server", rpc.address, "--token", "wrong",
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, said = await asyncio.wait_for(process.communicate(), 30)
+        _, output = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 4
-        assert b"will not have this worker: UNAUTHENTICATED" in said
+        assert b"will not have this worker: UNAUTHENTICATED" in output
 
 
 def _lives(pid: int) -> bool:

@@ -54,24 +54,24 @@ class Worker:
         self.session = welcome.session
         return welcome
 
-    async def say(self, **parts: Any) -> None:
+    async def send(self, **parts: Any) -> None:
         self.number += 1
         await self.call.write(wk.FromWorker(number=self.number, **parts))
 
-    async def hear(self) -> wk.ToWorker:
+    async def receive(self) -> wk.ToWorker:
         """The next message that says something."""
         while True:
             message: Any = await asyncio.wait_for(self.call.read(), 10)
             assert message is not grpc.aio.EOF
             self.seen = max(self.seen, message.number)
             if message.tasks or message.cancel or message.stale or message.drain:
-                said: wk.ToWorker = message
-                return said
+                received: wk.ToWorker = message
+                return received
 
     async def tasks(self, count: int) -> list[wk.Assignment]:
         got: list[wk.Assignment] = []
         while len(got) < count:
-            got += (await self.hear()).tasks
+            got += (await self.receive()).tasks
         return got
 
     def cut(self) -> None:
@@ -99,20 +99,20 @@ async def test_tasks_come_to_a_worker_and_are_done(rpc: Rpc, store: Store) -> No
     worker = Worker(rpc)
     welcome = await worker.connect()
     assert welcome.session and not welcome.resumed and welcome.heartbeat_ms == 1_500 and welcome.max_output > 0
-    await worker.say(credit=10)
+    await worker.send(credit=10)
     made = await call(rpc, 3, payload=b"x", headers={"h": b"1"})
     got = await worker.tasks(3)
     assert {t.id for t in got} == set(made)
     assert {(t.name, t.queue, t.task.payload, t.token, t.attempt) for t in got} == {("f", "default", b"x", 1, 0)}
     assert (await rpc.scheduler.Get(pb.GetRequest(id=made[0]))).state == pb.TASK_STATE_RUNNING
-    await worker.say(done=[t.sequence for t in got])
+    await worker.send(done=[t.sequence for t in got])
     await sound(store)
 
 
 async def test_a_task_waits_for_who_serves_it_and_for_its_time(rpc: Rpc, store: Store) -> None:
     other = Worker(rpc, "g")
     await other.connect()
-    await other.say(credit=10)
+    await other.send(credit=10)
     (task_id,) = await call(rpc, delay_ms=50)
     (theirs,) = await call(rpc, name="g")
     assert [t.id for t in await other.tasks(1)] == [theirs]
@@ -131,7 +131,7 @@ async def test_a_task_waits_for_who_serves_it_and_for_its_time(rpc: Rpc, store: 
         await until(shown)
     worker = Worker(rpc, "f")
     await worker.connect()
-    await worker.say(credit=1)
+    await worker.send(credit=1)
     (got,) = await worker.tasks(1)
     assert got.id == task_id and got.token == 1, "nobody else had it"
 
@@ -139,29 +139,29 @@ async def test_a_task_waits_for_who_serves_it_and_for_its_time(rpc: Rpc, store: 
 async def test_a_task_that_its_worker_never_ends_is_ended_by_the_node(rpc: Rpc, store: Store) -> None:
     worker = Worker(rpc)
     await worker.connect()
-    await worker.say(credit=2)
+    await worker.send(credit=2)
     (task_id,) = await call(rpc, timeout_ms=200)
     (stuck,) = await worker.tasks(1)
-    await worker.say()  # it beats, and does nothing else
-    assert list((await worker.hear()).cancel) == [stuck.sequence]
+    await worker.send()  # it beats, and does nothing else
+    assert list((await worker.receive()).cancel) == [stuck.sequence]
     (again,) = await worker.tasks(1)
     assert (again.id, again.attempt, again.token) == (task_id, 1, 2)
-    await worker.say(done=[stuck.sequence, again.sequence])
-    assert list((await worker.hear()).stale) == [stuck.sequence], "what it says of the first attempt is too late"
+    await worker.send(done=[stuck.sequence, again.sequence])
+    assert list((await worker.receive()).stale) == [stuck.sequence], "what it says of the first attempt is too late"
     await sound(store)
 
 
 async def test_a_worker_is_sent_no_more_than_its_credit(rpc: Rpc, store: Store) -> None:
     worker = Worker(rpc)
     await worker.connect()
-    await worker.say(credit=2)
+    await worker.send(credit=2)
     made = await call(rpc, 7)
     got: list[wk.Assignment] = []
     for credit in (2, 2, 2, 1):
         part = await worker.tasks(credit)
         assert len(part) == credit
         got += part
-        await worker.say(done=[t.sequence for t in part], credit=min(2, 7 - len(got)))
+        await worker.send(done=[t.sequence for t in part], credit=min(2, 7 - len(got)))
     assert {t.id for t in got} == set(made)
     await sound(store)
 
@@ -169,11 +169,11 @@ async def test_a_worker_is_sent_no_more_than_its_credit(rpc: Rpc, store: Store) 
 async def test_a_result_is_kept_where_it_is_wanted(rpc: Rpc, store: Store) -> None:
     worker = Worker(rpc)
     await worker.connect()
-    await worker.say(credit=10)
+    await worker.send(credit=10)
     (wanted,) = await call(rpc, keep_result_ms=60_000)
     (got,) = await worker.tasks(1)
     assert got.want_result
-    await worker.say(succeeded=[wk.Succeeded(sequence=got.sequence, output=b"42", duration_ms=3)])
+    await worker.send(succeeded=[wk.Succeeded(sequence=got.sequence, output=b"42", duration_ms=3)])
 
     async def there() -> bool:
         found = await rpc.scheduler.Get(pb.GetRequest(id=wanted))
@@ -188,12 +188,12 @@ async def test_a_failure_is_tried_again_and_then_a_dead_letter(rpc: Rpc, store: 
     function.retry.initial_ms = 1
     worker = Worker(rpc, functions=[function])
     await worker.connect()
-    await worker.say(credit=10)
+    await worker.send(credit=10)
     (task_id,) = await call(rpc)
     for attempt in (0, 1):
         (got,) = await worker.tasks(1)
         assert (got.attempt, got.token) == (attempt, attempt + 1)
-        await worker.say(failed=[wk.Failed(sequence=got.sequence, reason="boom")])
+        await worker.send(failed=[wk.Failed(sequence=got.sequence, reason="boom")])
 
     async def dead() -> bool:
         found = await rpc.scheduler.Get(pb.GetRequest(id=task_id))
@@ -205,7 +205,7 @@ async def test_a_failure_is_tried_again_and_then_a_dead_letter(rpc: Rpc, store: 
 async def test_a_broken_stream_is_resumed_and_nothing_is_handed_out_twice(rpc: Rpc, store: Store) -> None:
     worker = Worker(rpc)
     await worker.connect()
-    await worker.say(credit=10)
+    await worker.send(credit=10)
     made = await call(rpc, 4)
     first = await worker.tasks(4)
     # Sent, and not known whether it arrived: said again below under its old number.
@@ -213,8 +213,8 @@ async def test_a_broken_stream_is_resumed_and_nothing_is_handed_out_twice(rpc: R
     welcome = await worker.connect()
     assert welcome.resumed
     worker.number -= 1
-    await worker.say(credit=10)
-    await worker.say(done=[t.sequence for t in first])
+    await worker.send(credit=10)
+    await worker.send(done=[t.sequence for t in first])
     await sound(store)
     more = await call(rpc, 2)
     again = await worker.tasks(2)
@@ -225,35 +225,35 @@ async def test_a_broken_stream_is_resumed_and_nothing_is_handed_out_twice(rpc: R
 async def test_a_worker_that_does_not_come_back_loses_its_tasks_to_another(rpc: Rpc, store: Store) -> None:
     gone, other = Worker(rpc), Worker(rpc)
     await gone.connect()
-    await gone.say(credit=3)
+    await gone.send(credit=3)
     made = await call(rpc, 3)
     held = await gone.tasks(3)
     gone.cut()
     await other.connect()
-    await other.say(credit=3)
+    await other.send(credit=3)
     got = await other.tasks(3)
     assert {t.id for t in got} == set(made) and {t.token for t in got} == {2}
-    await other.say(done=[t.sequence for t in got])
+    await other.send(done=[t.sequence for t in got])
     await sound(store)
     # Its late answers are refused: the session is over.
     assert not (await gone.connect()).resumed
-    await gone.say(done=[t.sequence for t in held])
-    assert sorted((await gone.hear()).stale) == sorted(t.sequence for t in held)
+    await gone.send(done=[t.sequence for t in held])
+    assert sorted((await gone.receive()).stale) == sorted(t.sequence for t in held)
 
 
 async def test_a_silent_worker_is_given_up(server: RealServer, prefix: str, store: Store) -> None:
     async with rpc_process(server=server.settings, prefix=prefix, heartbeat_ms=200, lease_ms=2_000) as rpc:
         silent, other = Worker(rpc), Worker(rpc)
         await silent.connect()
-        await silent.say(credit=1)
+        await silent.send(credit=1)
         (task_id,) = await call(rpc)
         await silent.tasks(1)
         await other.connect()
-        await other.say(credit=1)
+        await other.send(credit=1)
 
         async def beating() -> None:
             while True:
-                await other.say()
+                await other.send()
                 await asyncio.sleep(0.1)
 
         beats = asyncio.create_task(beating())
@@ -271,14 +271,14 @@ async def test_a_task_that_workers_die_of_is_dead_lettered_and_its_neighbours_ar
     for _ in range(8):
         worker = Worker(rpc)
         await worker.connect()
-        await worker.say(credit=6)
+        await worker.send(credit=6)
         fatal = False
         while not fatal and len(done) < 5:
-            got = (await worker.hear()).tasks
+            got = (await worker.receive()).tasks
             fatal = any(t.id == poison for t in got)
             if not fatal:
                 done |= {t.id for t in got}
-                await worker.say(done=[t.sequence for t in got], credit=len(got))
+                await worker.send(done=[t.sequence for t in got], credit=len(got))
         worker.cut()
         if len(done) == 5:
             break
@@ -293,7 +293,7 @@ async def test_a_task_that_workers_die_of_is_dead_lettered_and_its_neighbours_ar
         # It was alone on its third worker's hands only if that one took it.
         worker = Worker(rpc)
         await worker.connect()
-        await worker.say(credit=1)
+        await worker.send(credit=1)
         await worker.tasks(1)
         worker.cut()
     await until(dead)
@@ -307,13 +307,13 @@ async def _free(rpc: Rpc, task_id: str) -> bool:
 async def test_a_running_task_is_cancelled_by_its_worker(rpc: Rpc, store: Store) -> None:
     worker = Worker(rpc)
     await worker.connect()
-    await worker.say(credit=1)
+    await worker.send(credit=1)
     task = pb.NewTask(type=pb.TASK_TYPE_WORKER, name="f", idempotency_key=f"{store.prefix}-key")
     task_id = (await rpc.scheduler.Schedule(pb.ScheduleRequest(task=task))).id
     (got,) = await worker.tasks(1)
     await store.servers.publish(store.control_channel, f"cancel {task_id}")
-    assert list((await worker.hear()).cancel) == [got.sequence]
-    await worker.say(failed=[wk.Failed(sequence=got.sequence, cancelled=True)])
+    assert list((await worker.receive()).cancel) == [got.sequence]
+    await worker.send(failed=[wk.Failed(sequence=got.sequence, cancelled=True)])
 
     async def cancelled() -> bool:
         return bool((await rpc.scheduler.Get(pb.GetRequest(id=task_id))).state == pb.TASK_STATE_CANCELLED)
@@ -327,14 +327,14 @@ async def test_a_running_task_is_cancelled_by_its_worker(rpc: Rpc, store: Store)
 async def test_progress_is_kept_while_it_runs(rpc: Rpc, store: Store) -> None:
     worker = Worker(rpc)
     await worker.connect()
-    await worker.say(credit=1)
+    await worker.send(credit=1)
     (task_id,) = await call(rpc)
     (got,) = await worker.tasks(1)
-    said = wk.TaskProgress(sequence=got.sequence, progress=pb.Progress(fraction=0.5, message="half"))
-    await worker.say(progress=[said])
+    received = wk.TaskProgress(sequence=got.sequence, progress=pb.Progress(fraction=0.5, message="half"))
+    await worker.send(progress=[received])
 
     async def noted() -> bool:
-        return bool((await rpc.scheduler.Get(pb.GetRequest(id=task_id))).progress == said.progress)
+        return bool((await rpc.scheduler.Get(pb.GetRequest(id=task_id))).progress == received.progress)
 
     await until(noted)
 
@@ -370,17 +370,17 @@ async def test_a_clock_and_a_gateway_share_a_herd(rpc: Rpc, store: Store) -> Non
     """A time keeper on the same store makes ready what the gateway does not take at once; each task comes once."""
     worker = Worker(rpc)
     await worker.connect()
-    await worker.say(credit=200)
+    await worker.send(credit=200)
     async with running(store, {}, channel="nobody"):
         made: list[str] = []
         for _ in range(3):
             made += await call(rpc, 1_000, delay_ms=300)
         got: list[str] = []
         while len(got) < len(made):
-            tasks: Sequence[wk.Assignment] = (await worker.hear()).tasks
+            tasks: Sequence[wk.Assignment] = (await worker.receive()).tasks
             got += [t.id for t in tasks]
             assert {t.token for t in tasks} <= {1}
-            await worker.say(done=[t.sequence for t in tasks], credit=len(tasks))
+            await worker.send(done=[t.sequence for t in tasks], credit=len(tasks))
         assert sorted(got) == sorted(made)
         await sound(store)
 
@@ -389,16 +389,16 @@ async def test_a_process_that_stops_sends_its_workers_away(server: RealServer, p
     async with rpc_process(server=server.settings, prefix=prefix) as rpc:
         worker = Worker(rpc)
         await worker.connect()
-        await worker.say(credit=2)
+        await worker.send(credit=2)
         await call(rpc, 2)
         first, second = await worker.tasks(2)
         stopping = asyncio.create_task(rpc.process.stop())
-        while not (await worker.hear()).drain:
+        while not (await worker.receive()).drain:
             pass
-        await worker.say(done=[first.sequence])
+        await worker.send(done=[first.sequence])
         with contextlib.suppress(AssertionError, grpc.aio.AioRpcError):
             while True:
-                await worker.hear()
+                await worker.receive()
         await stopping
     await sound(store, pending=1)
     found = await store.get(ids.parse(second.id))

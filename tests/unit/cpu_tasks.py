@@ -45,7 +45,7 @@ def refuses() -> None:
 
 
 @WORKER.task(cpu=True)
-def tells() -> dict[str, Any]:
+def reports() -> dict[str, Any]:
     ctx = current()
     ctx.progress(0.5, "half")
     return {"id": ctx.id, "token": ctx.token, "headers": {k: v.decode() for k, v in ctx.headers.items()}}

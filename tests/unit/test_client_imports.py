@@ -27,7 +27,7 @@ def _python(code: str) -> str:
 
 
 def test_a_client_works_with_the_base_dependencies_alone():
-    said = _python(
+    output = _python(
         _BLOCKED
         + """
 import asyncio
@@ -55,7 +55,7 @@ async def main():
 asyncio.run(main())
 """
     )
-    *lines, last = said.splitlines()
+    *lines, last = output.splitlines()
     assert lines == ["unreachable"] * 3
     assert "127.0.0.1:1" in last and "is a node listening there?" in last
 

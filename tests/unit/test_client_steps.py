@@ -125,8 +125,8 @@ def test_unless_a_number_is_given_the_time_bounds_the_tries():
 def test_a_program_that_waits_for_a_node_says_so_once(caplog: pytest.LogCaptureFixture):
     with pytest.raises(Unreachable):
         _get(World(*[NEVER_SENT] * 100, retries=None))
-    (said,) = caplog.messages
-    assert said.startswith("no connection; trying again for up to 30 s")
+    (warning,) = caplog.messages
+    assert warning.startswith("no connection; trying again for up to 30 s")
 
 
 def test_a_call_on_a_closed_client_is_not_tried_again():

@@ -187,7 +187,7 @@ def test_yaml_does_not_change_what_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "words"),
     [
         ("httpServer: {port: abc}", "httpServer.port (config.yaml) is 'abc'; it must be a port"),
         ("httpServer: {port: 70000}", "httpServer.port (config.yaml) is '70000'; it must be a port"),
@@ -248,8 +248,8 @@ def test_yaml_does_not_change_what_was_written() -> None:
         ("auth: {tokens: ['sha256:zzzzzzzzzzzz']}", "entry 1 starts with sha256: but has not 64 hex digits after it"),
     ],
 )
-def test_mistakes_name_key_place_value_and_mend(text: str, says: str) -> None:
-    assert says in refused(path=written(text))
+def test_mistakes_name_key_place_value_and_mend(text: str, words: str) -> None:
+    assert words in refused(path=written(text))
 
 
 @pytest.mark.parametrize("roles", ["api", "work", "api,work"])
@@ -271,21 +271,21 @@ def test_signing_keys_from_a_file_stand_behind_the_others_and_show_nowhere() -> 
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    told = refused(environ={"DELAYBOX_HTTP_PORT": "x"}, flags={"logFormat": "y"}).splitlines()
-    port, log_format = told
+    message = refused(environ={"DELAYBOX_HTTP_PORT": "x"}, flags={"logFormat": "y"}).splitlines()
+    port, log_format = message
     assert port.startswith("httpServer.port (environment DELAYBOX_HTTP_PORT) is 'x'; it must be a port")
     assert log_format == "logFormat (flag --log-format) is 'y'; it must be text or json"
 
 
 def test_secrets_show_neither_in_errors_nor_in_repr() -> None:
-    told = refused(
+    message = refused(
         path=written("auth: {tokens: [hunter2]}\nstorage: {redisPass: [hunter2]}"),
         environ={"DELAYBOX_REDIS": "redis://:hunter2@h:x"},
     )
-    assert "hunter2" not in told
-    told = refused(environ={"DELAYBOX_REDIS": "redis://:hunter2@h:x"})
-    assert "storage.redisUrl (environment DELAYBOX_REDIS)" in told
-    assert "hunter2" not in told
+    assert "hunter2" not in message
+    message = refused(environ={"DELAYBOX_REDIS": "redis://:hunter2@h:x"})
+    assert "storage.redisUrl (environment DELAYBOX_REDIS)" in message
+    assert "hunter2" not in message
     config = load(
         environ={"REDIS_PASS": "hunter2", "DELAYBOX_REDIS": "redis://h", "DELAYBOX_AUTH_TOKENS": "h" * 16}
     ).config
@@ -302,8 +302,8 @@ def test_secrets_show_neither_in_errors_nor_in_repr() -> None:
     ],
 )
 def test_unknown_keys_are_warned_about_with_the_nearest(text: str, environ: dict[str, str], warning: str) -> None:
-    (told,) = load(path=written(text), environ=environ).warnings
-    assert warning in told
+    (message,) = load(path=written(text), environ=environ).warnings
+    assert warning in message
 
 
 def test_other_peoples_variables_are_left_alone() -> None:
@@ -365,7 +365,7 @@ def test_how_long_results_are_kept(text: str, environ: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("queues", ["{Reports: 1d}", "{reports: 1}", "[reports]", "{reports: soon}"])
 def test_queues_of_results_are_checked(queues: str) -> None:
-    assert "results.queues" in (told := refused(path=written(f"results: {{queues: {queues}}}"))) and "1d" in told
+    assert "results.queues" in (message := refused(path=written(f"results: {{queues: {queues}}}"))) and "1d" in message
 
 
 def test_an_unknown_key_in_a_flag_is_an_error() -> None:
@@ -421,9 +421,9 @@ def test_roles(environ: dict[str, str], duties: tuple[str, ...]) -> None:
 
 def test_roles_that_leave_nothing_to_do_are_refused() -> None:
     assert "nothing is left to do" in refused(environ={"DELAYBOX_ROLES": "work", "WORKER_ENABLE": "false"})
-    told = refused(flags={"roles": "api,worker"})
+    message = refused(flags={"roles": "api,worker"})
     assert (
-        told
+        message
         == "roles (flag --roles) is 'api,worker'; it must be some of api, clock and work, with commas between" + " them"
     )
 

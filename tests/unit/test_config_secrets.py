@@ -36,11 +36,11 @@ def test_the_originals_keys_are_read_under_app_as_it_reads_them(key: str) -> Non
 
 
 def test_a_key_of_ours_under_app_is_not_read_and_that_is_said() -> None:
-    (told,) = load(environ={"APP_AUTH_TOKENS": "a" * 20}).warnings
-    assert told.startswith(
+    (message,) = load(environ={"APP_AUTH_TOKENS": "a" * 20}).warnings
+    assert message.startswith(
         "APP_AUTH_TOKENS in the environment is ignored: under APP_ only the original's keys are read"
     )
-    assert told.endswith("name it DELAYBOX_AUTH_TOKENS")
+    assert message.endswith("name it DELAYBOX_AUTH_TOKENS")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_key_of_ours_under_app_is_not_read_and_that_is_said() -> None:
     ],
 )
 def test_no_mistake_prints_a_secret(text: str) -> None:
-    told = refused(path=written(text))
-    assert "hunter2" not in told.lower()
+    message = refused(path=written(text))
+    assert "hunter2" not in message.lower()
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -82,7 +82,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "words"),
     [
         (BOMB, "with its aliases (*name) written out it has over 50000 values"),
         ("a: &a [*a]", "line 1 is not valid YAML: an alias (*name) stands inside what it names"),
@@ -92,8 +92,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("#" * (2 << 20), "it has over 1 MiB"),
     ],
 )
-def test_what_explodes_is_refused_before_it_does(text: str, says: str) -> None:
-    assert says in refused(path=written(text))
+def test_what_explodes_is_refused_before_it_does(text: str, words: str) -> None:
+    assert words in refused(path=written(text))
     written(f"- x\n{text}", "many")
     assert refused(path=written("auth: {tokensFile: many}")).startswith("auth.tokensFile")
 
@@ -104,8 +104,8 @@ def test_aliases_that_are_used_as_meant_still_work() -> None:
 
 
 def test_a_secret_on_the_command_line_is_warned_about() -> None:
-    (told,) = load(environ={}, flags={"storage.redisUrl": "redis://:hunter2@h"}).warnings
-    assert told.startswith("storage.redisUrl (flag --redis) holds a secret") and "hunter2" not in told
-    assert told.endswith("DELAYBOX_STORAGE_REDIS_URL")
+    (message,) = load(environ={}, flags={"storage.redisUrl": "redis://:hunter2@h"}).warnings
+    assert message.startswith("storage.redisUrl (flag --redis) holds a secret") and "hunter2" not in message
+    assert message.endswith("DELAYBOX_STORAGE_REDIS_URL")
     for quiet in ({"storage.redisUrl": "redis://h"}, {"kafka.properties": '{"client.rack": "a"}'}, {}):
         assert load(environ={"REDIS_PASS": "hunter2"}, flags=quiet).warnings == ()

@@ -51,7 +51,7 @@ def test_a_file_of_tokens_adds_to_those_of_the_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "words"),
     [
         ("auth: {tokens: [{token: hunter2}]}", "auth.tokens (config.yaml) entry 1 is shorter than 16 characters"),
         ("auth: {tokens: [hunter2hunter2hunter2, '${NOT_SET}']}", "entry 2 is empty; is a ${NAME} in it not set?"),
@@ -75,13 +75,13 @@ def test_a_file_of_tokens_adds_to_those_of_the_configuration() -> None:
         ("auth: {tokensFile: broken}", "is not a YAML list"),
     ],
 )
-def test_mistakes_in_tokens_are_told_without_the_token(text: str, says: str) -> None:
+def test_mistakes_in_tokens_are_told_without_the_token(text: str, words: str) -> None:
     written("# nothing\n", "empty")
     written("hunter2hunter2hunter2\nhunter2\n", "weak")
     written("- [hunter2hunter2", "broken")
-    if says:
-        told = refused(path=written(text))
-        assert says in told
+    if words:
+        message = refused(path=written(text))
+        assert words in message
     else:
-        (told,) = load(path=written(text), environ={}).warnings
-    assert "hunter2" not in told
+        (message,) = load(path=written(text), environ={}).warnings
+    assert "hunter2" not in message

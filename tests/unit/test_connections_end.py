@@ -38,10 +38,10 @@ async def gone(*kinds: type) -> None:
             await asyncio.sleep(0.02)
 
 
-async def talk(port: int, said: bytes, *, until: Callable[[], Any] | None = None) -> None:
+async def talk(port: int, sent: bytes, *, until: Callable[[], Any] | None = None) -> None:
     """Says it, and hangs up."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(said)
+    writer.write(sent)
     async with asyncio.timeout(10):
         while until is not None and not until():
             await asyncio.sleep(0.02)
@@ -49,7 +49,7 @@ async def talk(port: int, said: bytes, *, until: Callable[[], Any] | None = None
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         PING,
         PING * 5_000,
@@ -59,9 +59,9 @@ async def talk(port: int, said: bytes, *, until: Callable[[], Any] | None = None
         b"POST /task HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + bytes(300_000),
         PING.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n") * 100,
     ],
-    ids=lambda said: repr(said[:8]) + str(len(said)),
+    ids=lambda sent: repr(sent[:8]) + str(len(sent)),
 )
-async def test_of_http(said: bytes):
+async def test_of_http(sent: bytes):
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
             pass
@@ -76,27 +76,27 @@ async def test_of_http(said: bytes):
     await server.start(listening, 10)
     try:
         for _ in range(3):
-            await talk(listening.getsockname()[1], said)
+            await talk(listening.getsockname()[1], sent)
         await gone(HttpConnection, HttpReader)
     finally:
         await server.stop(1)
 
 
-@pytest.mark.parametrize("said", [PREFACE, PREFACE + frame(HEADERS, 0, 1) * 5_000, b"nothing"], ids=("a", "b", "c"))
-async def test_of_grpc(said: bytes, tmp_path: Path):
-    async def heard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@pytest.mark.parametrize("sent", [PREFACE, PREFACE + frame(HEADERS, 0, 1) * 5_000, b"nothing"], ids=("a", "b", "c"))
+async def test_of_grpc(sent: bytes, tmp_path: Path):
+    async def received(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while await reader.read(65_536):
                 pass
         writer.close()
 
-    core = await asyncio.start_unix_server(heard, tmp_path / "core")
+    core = await asyncio.start_unix_server(received, tmp_path / "core")
     standing = front.Front(str(tmp_path / "core"), 1_000, 5, connections=16)
     listening = socket.create_server(("127.0.0.1", 0))
     await standing.start(listening)
     try:
         for _ in range(3):
-            await talk(listening.getsockname()[1], said)
+            await talk(listening.getsockname()[1], sent)
         await gone(front._Caller, front._Core, Traffic)
     finally:
         standing.stop()

@@ -112,9 +112,9 @@ def test_every_scope_is_explained() -> None:
 
 
 def test_every_command_is_told_of_by_hand() -> None:
-    told = by_hand()
+    described = by_hand()
     named = [name for name in commands() if name]
-    assert [name for name in named if f"`{name}" not in told and f"delaybox {name}" not in told] == []
+    assert [name for name in named if f"`{name}" not in described and f"delaybox {name}" not in described] == []
 
 
 def test_every_route_and_method_is_in_a_table() -> None:
@@ -128,5 +128,5 @@ def test_every_setting_is_in_the_table_and_no_document_says_that_workers_are_mis
     table = text(ROOT / "docs" / "configuration.md")
     assert [key for key in _FIELDS if f"| `{key}` |" not in table] == []
     # The words of versions that had no workers.
-    told = [*PAGES, *(ROOT / "src").rglob("*.py")]
-    assert [path.name for path in told if re.search(r"serves? (no )?SDK workers", text(path))] == []
+    paths = [*PAGES, *(ROOT / "src").rglob("*.py")]
+    assert [path.name for path in paths if re.search(r"serves? (no )?SDK workers", text(path))] == []

@@ -50,13 +50,13 @@ def test_the_header_is_a_contract(name: str) -> None:
     for part in ("KEYS", "REPLY", "BOUND"):
         assert any(line.startswith(f"-- {part} ") for line in lines), f"{name}.lua does not say its {part}"
     takes = [int(n) for n in re.findall(r"ARGV\[(\d+)\]", text(name))]
-    said = "\n".join(lines)
+    doc = "\n".join(lines)
     if takes:
-        assert "-- ARGV " in said, f"{name}.lua takes arguments that its header does not name"
+        assert "-- ARGV " in doc, f"{name}.lua takes arguments that its header does not name"
         for n in takes:
-            assert re.search(rf"(ARGV |\s|, ){n} ", said), f"{name}.lua reads ARGV[{n}], which its header does not name"
+            assert re.search(rf"(ARGV |\s|, ){n} ", doc), f"{name}.lua reads ARGV[{n}], which its header does not name"
     if "guard" in includes(name):
-        assert re.search(r"^-- ERRORS TRYAGAIN", said, re.MULTILINE), f"{name}.lua can answer TRYAGAIN"
+        assert re.search(r"^-- ERRORS TRYAGAIN", doc, re.MULTILINE), f"{name}.lua can answer TRYAGAIN"
 
 
 @pytest.mark.parametrize("name", names())

@@ -68,7 +68,7 @@ async def big(count: int) -> str:
 
 
 @WORKER.task
-async def tells(ctx: Context) -> dict[str, Any]:
+async def reports(ctx: Context) -> dict[str, Any]:
     assert current() is ctx
     ctx.progress(0.5, "half")
     return {"attempt": ctx.attempt, "token": ctx.token, "queue": ctx.queue, "labels": dict(ctx.labels), "id": ctx.id}
@@ -209,7 +209,7 @@ async def test_an_unknown_function_is_handed_back() -> None:
 
 async def test_a_context_tells_of_the_task_and_takes_progress() -> None:
     async with crew() as s:
-        (given,) = s.give(("tells", []), want_result=True, labels={"customer": "c-17"})
+        (given,) = s.give(("reports", []), want_result=True, labels={"customer": "c-17"})
         reported = await s.until(given)
         assert reported.succeeded[given].output == (
             b'{"attempt":1,"token":2,"queue":"default","labels":{"customer":"c-17"},'

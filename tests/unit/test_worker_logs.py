@@ -138,8 +138,8 @@ def test_a_line_of_text_has_utc_level_logger_and_task() -> None:
 
 
 def test_foreign_lines_do_not_look_like_records() -> None:
-    said = line("text", "a\n1970-01-01T00:00:00Z [error    ] forged\r\x1b[31m", exc_text="Traceback\n  x")
-    assert said.splitlines()[1:] == [
+    written = line("text", "a\n1970-01-01T00:00:00Z [error    ] forged\r\x1b[31m", exc_text="Traceback\n  x")
+    assert written.splitlines()[1:] == [
         "    1970-01-01T00:00:00Z [error    ] forged\\r\\x1b[31m",
         "    Traceback",
         "      x",
@@ -147,9 +147,9 @@ def test_foreign_lines_do_not_look_like_records() -> None:
 
 
 def test_a_line_of_json_is_an_object() -> None:
-    said = line("json", "a\nb", exc_text="Traceback", **TASK)
-    assert said.count("\n") == 1
-    assert json.loads(said) == {
+    written = line("json", "a\nb", exc_text="Traceback", **TASK)
+    assert written.count("\n") == 1
+    assert json.loads(written) == {
         "event": "a\nb",
         "level": "warning",
         "logger": "app",

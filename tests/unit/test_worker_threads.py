@@ -51,7 +51,7 @@ def ignores() -> str:
 
 
 @WORKER.task
-def tells() -> str:
+def reports() -> str:
     current().progress(0.25, "a quarter")
     return threading.current_thread().name
 
@@ -80,7 +80,7 @@ async def test_results_failures_and_misfits() -> None:
 
 async def test_progress_from_a_thread_reaches_the_session() -> None:
     async with crew() as s:
-        (given,) = s.give(("tells", []), want_result=True)
+        (given,) = s.give(("reports", []), want_result=True)
         reported = await s.until(given)
         assert reported.succeeded[given].output.startswith(b'"delaybox-')
         await s.when(lambda: True)

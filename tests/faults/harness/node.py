@@ -59,7 +59,7 @@ class Recorder:
         await asyncio.sleep(order.get("w", 0) / 1000)
         ok = delivery.attempt >= order.get("f", 0)
         self._end([delivery], ok)
-        report([delivery], DONE if ok else Failed("told to fail"))
+        report([delivery], DONE if ok else Failed("stop_asked to fail"))
 
     def _end(self, deliveries: Sequence[Delivery], ok: bool) -> None:
         now = now_us()
@@ -90,19 +90,19 @@ async def _run(settings: dict[str, Any]) -> None:
     else:
         engines = [Engine(store, {TaskType.WORKER: target}, options)]
         await engines[0].start()
-    told = asyncio.Event()
+    stop_asked = asyncio.Event()
 
     def on_signal() -> None:
-        if told.is_set():
+        if stop_asked.is_set():
             os._exit(1)
-        told.set()
+        stop_asked.set()
         print("stopping", flush=True)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     print("ready", flush=True)
-    await told.wait()
+    await stop_asked.wait()
     await asyncio.gather(*(engine.stop(settings.get("grace_s", GRACE_S)) for engine in engines))
     await store.close()
     Path(settings["oracle"]).with_name(f"batches-{os.getpid()}.json").write_text(json.dumps(spy.batch_max))

@@ -60,9 +60,9 @@ class Process:
                 start_new_session=True,
                 preexec_fn=dies_with_parent,
             )
-        await self.says(self._ready)
+        await self.logged(self._ready)
 
-    async def says(self, text: str) -> str:
+    async def logged(self, text: str) -> str:
         """Waits until its output holds ``text``; that line. RuntimeError when it ends or time is up before."""
         limit = time.monotonic() + _PATIENCE_S
         while True:
