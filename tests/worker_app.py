@@ -128,9 +128,17 @@ async def rejects() -> None:
 
 @worker.task
 async def later() -> str:
-    if current().attempt == 0:
+    if current().token == 1:
         raise RetryLater("busy", after=0.3)
     return "at last"
+
+
+@worker.task
+async def waits(times: int) -> int:
+    token = current().token
+    if token <= times:
+        raise RetryLater("not yet", after="10ms")
+    return token
 
 
 @worker.task(timeout="200ms", retries=0)

@@ -50,6 +50,7 @@ _lateness = Histogram(
     buckets=[ms / 1000 for ms in LATENESS_BUCKETS_MS],
     registry=_registry,
 )
+_snoozes = Counter("delaybox_snoozes", "Tasks put off by their own code.", ["type"], registry=_registry)
 _retries = Counter("delaybox_retries", "Failed attempts that will be tried again.", ["type"], registry=_registry)
 _dead_lettered = Counter("delaybox_dead_lettered_tasks", "Tasks put among the dead letters.", registry=_registry)
 _expired = Counter(
@@ -243,6 +244,11 @@ def observe_lateness(late_ms: Sequence[float]) -> None:
 def retried(task_type: str, n: int = 1) -> None:
     """``n`` attempts failed and are scheduled again."""
     _retries.labels(task_type).inc(n)
+
+
+def snoozed(task_type: str, n: int = 1) -> None:
+    """``n`` tasks were put off by their own code."""
+    _snoozes.labels(task_type).inc(n)
 
 
 def dead_lettered(n: int = 1) -> None:

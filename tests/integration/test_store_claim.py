@@ -250,7 +250,7 @@ async def test_an_unreadable_record_goes_to_quarantine(lab: Lab, garbage: bytes)
 
 async def test_a_record_of_a_newer_format_is_left_alone_with_its_hint(lab: Lab) -> None:
     (task_id,) = await lab.add(NewTask())
-    bucket, newer = keys.bucket(lab.tag, lab.now // 1_000), b"\x20whatever it says"
+    bucket, newer = keys.bucket(lab.tag, lab.now // 1_000), b"\x30whatever it says"
     await lab.client.hset(bucket, task_id, newer)
     claimed = await lab.claim()
     assert claimed.leased == [] and claimed.quarantined == 0

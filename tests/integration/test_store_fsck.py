@@ -308,7 +308,7 @@ async def test_a_clean_store_is_counted(lab: Lab) -> None:
 
 async def test_a_newer_record_is_no_problem(lab: Lab) -> None:
     (task_id,) = await lab.add(NewTask(delay_ms=1_000))
-    await lab.client.hset(keys.bucket(lab.tag, ids.due_ms(task_id) // 1_000), task_id, b"\x20?")
+    await lab.client.hset(keys.bucket(lab.tag, ids.due_ms(task_id) // 1_000), task_id, b"\x30?")
     report = await fsck(lab.store)
     assert report.problems == [] and report.counts["of a newer format"] == 1
 

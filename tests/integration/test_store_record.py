@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from delaybox.core import ids
 from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.store.record import UnreadableRecord, draft, read
+from delaybox.store.record import UnreadableRecord, draft, extension_entries, extension_of, read
 from delaybox.wire import body as wire_body
 
 LIB = resources.files("delaybox.store.scripts") / "lib"
@@ -25,6 +25,11 @@ local key = is_keyed(flags) and rec_key(rec, at) or ''
 return { kind, flags, due, rec_lane(rec, at), attempt, losses, deliveries, key, is_stub(flags) and 1 or 0,
   string.sub(rec, body_at(rec, at, flags)) }
 """
+EXTEND = """
+local id, rec = ARGV[1], ARGV[2]
+local _, flags, _, at = rec_head(id, rec)
+return ext_set(rec, at, flags, tonumber(ARGV[3]), ARGV[4] == '=' and ARGV[5] or nil)
+"""
 BUILD = """
 local id, rec = ARGV[1], ARGV[2]
 local _, flags, due, at = rec_head(id, rec)
@@ -33,7 +38,7 @@ return rec_build(rec, at, tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]
 
 
 async def lua(client: Redis, source: str, *args: Any) -> Any:
-    body = (LIB / "record.lua").read_text() + source
+    body = (LIB / "record.lua").read_text() + (LIB / "extension.lua").read_text() + source
     reply: Any = client.eval(body, 0, *args)
     return await reply
 
@@ -71,11 +76,38 @@ async def test_lua_reads_what_python_writes_and_the_other_way_round(client: Redi
             )  # fmt: skip
 
 
+async def test_they_agree_on_extensions(client: Redis) -> None:
+    rng = random.Random(9)
+    for _ in range(60):
+        task_id = rng.randbytes(16)
+        new = draft(random_task(rng))
+        raw = new.record
+        want: dict[int, bytes] = {}
+        for _ in range(6):
+            tag, value = rng.randint(1, 3), rng.choice([None, b"", rng.randbytes(6), rng.randbytes(300)])
+            if value is None:
+                want.pop(tag, None)
+            else:
+                want[tag] = value
+            raw = await lua(client, EXTEND, task_id, raw, tag, "" if value is None else "=", value or b"")
+            r = read(task_id, raw)
+            assert (
+                extension_entries(r.extension) == want and extension_of(extension_entries(r.extension)) == r.extension
+            )
+            assert (await lua(client, HEAD, task_id, raw))[9] == r.body == read(task_id, new.record).body
+            assert raw != new.record or not want
+        for tag in list(want):
+            raw = await lua(client, EXTEND, task_id, raw, tag, "", b"")
+        assert raw == new.record
+
+
 async def test_they_agree_on_what_is_no_record(client: Redis) -> None:
     rng = random.Random(8)
     task_id = ids.tails(0, bytes(8))[0].rjust(16, b"\x01")
     for _ in range(500):
-        raw = bytes([rng.choice([0, 0x0F, 0x10, 0x11, 0x12, 0x1F, 0x20, 0xFF])]) + rng.randbytes(rng.randrange(24))
+        raw = bytes([rng.choice([0, 0x0F, 0x10, 0x11, 0x12, 0x1F, 0x20, 0x21, 0x22, 0x30, 0xFF])]) + rng.randbytes(
+            rng.randrange(24)
+        )
         kind = (await lua(client, HEAD, task_id, raw))[0]
         try:
             read(task_id, raw)
@@ -83,7 +115,7 @@ async def test_they_agree_on_what_is_no_record(client: Redis) -> None:
         except UnreadableRecord:
             readable = False
         assert readable == (kind == b"ok"), (raw, kind)
-        assert (kind == b"newer") == (raw[0] >= 0x20)
+        assert (kind == b"newer") == (raw[0] >= 0x30)
 
 
 async def test_lua_reads_the_due_time_of_an_id(client: Redis) -> None:

@@ -43,6 +43,19 @@ async def test_failures_are_tried_again_by_the_functions_own_rules(yard: Yard) -
     assert (await yard.ends(put_off)).result.output == b'"at last"'
 
 
+async def test_a_task_may_put_itself_off_more_often_than_it_has_attempts(yard: Yard) -> None:
+    await yard.worker()
+    (often,) = await yard.call("waits", 7, retry={"max_attempts": 1}, **KEEP)
+    (ever,) = await yard.call("waits", 10**6, max_snooze_ms=100, **KEEP)
+    found = await yard.ends(often)
+    assert (found.result.output, found.attempt, found.deliveries) == (b"8", 0, 8)
+    found = await yard.ends(ever)
+    assert (found.state, found.attempt, found.max_snooze_ms) == (pb.TASK_STATE_FAILED, 0, 100)
+    assert found.reason == "it was put off for longer than its max_snooze of 0.1 s; the last time: not yet"
+    assert found.result.reason == found.reason
+    await yard.sound()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "reason"),
     [

@@ -16,8 +16,8 @@ from delaybox.store.record import draft, read
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK_KEY
-from tests.property.checks import Checks
 from tests.property.model import LOSSES_CAP, REFUSALS, Model, Notes, State, Task
+from tests.property.steering import Steering
 from tests.property.twice import pairs
 
 LONGEST_MS = 15_000
@@ -34,7 +34,7 @@ NAMES = {
 LANES = [b"w:f", b"wmail:f", b"w*:g", b"s*:backup", b"s*", b"smail"]
 
 
-class Sequence_(Checks):  # noqa: N801 - typing's name is taken
+class Sequence_(Steering):  # noqa: N801 - typing's name is taken
     """One sequence: `step` does something at random and checks it; `finish` drains and checks the rest."""
 
     def __init__(self, client: Any, store: Store, rng: random.Random) -> None:
@@ -47,6 +47,7 @@ class Sequence_(Checks):  # noqa: N801 - typing's name is taken
         self.seen_stream = [b"-"] * store.partitions
         self.actions = [
             (24, self.schedule), (18, self.move_time), (22, self.claim), (10, self.ack), (7, self.fail),
+            (4, self.snooze),
             (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
         ]  # fmt: skip
@@ -423,6 +424,7 @@ class Sequence_(Checks):  # noqa: N801 - typing's name is taken
             return
         assert (word, got) == ("moved", due), f"reschedule of {t}: {word} {got}, want {due}"
         t.due = due
+        t.snoozed_since = None if how else t.snoozed_since
         t.priority = t.priority if priority is None else priority
 
     async def replay(self) -> None:
@@ -432,6 +434,7 @@ class Sequence_(Checks):  # noqa: N801 - typing's name is taken
             assert words == ["replayed" if t.state is State.DEAD else "unknown"], (t, words)
             if t.state is State.DEAD:
                 t.state, t.due, t.attempt, t.blamed, t.carried = State.PENDING, self.now, 0, 0, 0
+                t.snoozed_since = None
 
     async def discard(self) -> None:
         for t in self.some(self.model.of(State.DEAD, State.PENDING), 2):

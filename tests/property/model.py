@@ -47,6 +47,7 @@ class Task:
     carried: int = 0
     """Losses of a WORKER task with a node."""
     deliveries: int = 0
+    snoozed_since: int | None = None
 
     @property
     def letter(self) -> str:
@@ -72,6 +73,7 @@ class Task:
             "losses": (self.blamed + self.carried, r.losses),
             "blamed": (self.blamed, r.blamed),
             "deliveries": (self.deliveries, r.deliveries),
+            "snoozed since": (self.snoozed_since, r.snoozed_since),
             "body": (b"" if self.stub else self.body, r.body),
         }
         return ", ".join(f"{name}: model {a!r}, stored {b!r}" for name, (a, b) in pairs.items() if a != b)

@@ -173,6 +173,7 @@ WRONG = {
     "timeout_ms": task_pb2.Task(timeout_ms=1 << 60),
     "expire_after_ms": task_pb2.Task(expire_after_ms=1 << 60),
     "keep_result_ms": task_pb2.Task(keep_result_ms=1 << 60),
+    "max_snooze_ms": task_pb2.Task(max_snooze_ms=1 << 60),
     "name": task_pb2.Task(name="f"),
     "retry.max_attempts": task_pb2.Task(retry=task_pb2.Retry(max_attempts=5_000)),
     "retry.factor": task_pb2.Task(retry=task_pb2.Retry(factor=float("nan"))),

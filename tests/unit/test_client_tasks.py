@@ -53,6 +53,7 @@ def test_every_option_reaches_the_wire():
         labels={"customer": "c-17"},
         headers={"trace": "4bf9", "raw": b"\xff"},
         keep_result=timedelta(hours=1),
+        max_snooze="3d",
         reject_past=True,
     )
     assert task.message == pb.NewTask(
@@ -69,6 +70,7 @@ def test_every_option_reaches_the_wire():
         timeout_ms=30_000,
         expire_after_ms=86_400_000,
         keep_result_ms=3_600_000,
+        max_snooze_ms=259_200_000,
         reject_past=True,
     )
     assert NewTask.publish(key=None, at=None, timeout=None).message == pb.NewTask()
@@ -106,7 +108,7 @@ LONG = [30, 30.0, timedelta(seconds=30), "30s", "PT30S"]
 
 @pytest.mark.parametrize("span", LONG)
 def test_a_number_is_seconds_wherever_a_length_of_time_is_asked_for(span: Any):
-    options = {"delay": span, "timeout": span, "expire_after": span, "keep_result": span}
+    options = {"delay": span, "timeout": span, "expire_after": span, "keep_result": span, "max_snooze": span}
     message = NewTask.call("f", **options, retry=Retry(initial=span, maximum=span)).message
     assert {message.delay_ms, message.timeout_ms, message.expire_after_ms, message.keep_result_ms} == {30_000}
     assert (message.retry.initial_ms, message.retry.max_ms) == (30_000, 30_000)

@@ -41,6 +41,7 @@ kinds = st.fixed_dictionaries(
         "timeout_ms": st.just(5),
         "expire_after_ms": st.just(5),
         "keep_result_ms": st.just(5),
+        "max_snooze_ms": st.just(5),
         "idempotency_key": st.just("k"),
         "retry": st.just({"max_attempts": 2}),
     },

@@ -54,6 +54,7 @@ def test_every_field():
         idempotency_key="order-17",
         labels={"customer": "c:17"},
         keep_result="1d",
+        max_snooze="3d",
         reject_past=True,
     )
     assert parse_task(raw, RULES) == NewTask(
@@ -70,6 +71,7 @@ def test_every_field():
         idempotency_key="order-17",
         labels={"customer": "c:17"},
         keep_result_ms=86_400_000,
+        max_snooze_ms=259_200_000,
         reject_past=True,
     )
 
@@ -77,7 +79,7 @@ def test_every_field():
 def test_null_is_the_same_as_nothing():
     names = [
         "type", "queue", "priority", "at", "delay", "payload", "payload_base64", "headers", "name", "retry", "timeout",
-        "expire_after", "idempotency_key", "labels", "keep_result", "reject_past",
+        "expire_after", "idempotency_key", "labels", "keep_result", "max_snooze", "reject_past",
     ]  # fmt: skip
     assert parse_task(body(**dict.fromkeys(names)), RULES) == NewTask()
 
@@ -162,6 +164,7 @@ def test_a_float_is_not_rounded_to_a_whole_number():
         ({"timeout": 0}, "timeout", "timeout 0 is less than 1 ms"),
         ({"timeout": "P1Y"}, "timeout", "years or months, which have no fixed length"),
         ({"expire_after": "never"}, "expire_after", "expire_after 'never' is not a duration"),
+        ({"max_snooze": 0}, "max_snooze", "max_snooze 0 is less than 1"),
         ({"keep_result": -5}, "keep_result", "keep_result -5 is negative"),
         ({"idempotency_key": ""}, "idempotency_key", "has 0 bytes; use 1 to 256"),
         ({"idempotency_key": "é" * 129}, "idempotency_key", "has 258 bytes; use 1 to 256"),

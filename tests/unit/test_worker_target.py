@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delaybox.core.delivery import DONE, HAND_BACK, Done, Failed
+from delaybox.core.delivery import DONE, HAND_BACK, Done, Failed, Snoozed
 from delaybox.core.membership import ConnectedWorker
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, NewTask
@@ -94,6 +94,25 @@ async def test_outcomes_of_every_kind() -> None:
     assert isinstance(stopped, Done) and stopped.result is not None and stopped.result.reason == CANCELLED
     assert isinstance(later, Failed) and later.delay_ms == 5
     assert back == HAND_BACK
+
+
+async def test_a_snooze_is_no_failure_unless_the_worker_says_final() -> None:
+    desk = Desk(keep_ms=1_000)
+    session = desk.open(credit=3)
+    batch = [delivery() for _ in range(3)]
+    over = await desk.deliver(*batch)
+    s = [t.sequence for t in tasks_of(messages_of(session))]
+    desk.receive(
+        session,
+        failed=[worker_pb2.Failed(sequence=s[0], reason="busy", retry_after_ms=5, snooze=True),
+                worker_pb2.Failed(sequence=s[1], reason="busy", snooze=True),
+                worker_pb2.Failed(sequence=s[2], reason="no", snooze=True, final=True)],
+    )  # fmt: skip
+    await over
+    soon, later, never = [desk.engine.outcomes[d.task_id] for d in batch]
+    assert isinstance(soon, Snoozed) and (soon.reason, soon.delay_ms) == ("busy", 5) and soon.result is not None
+    assert isinstance(later, Snoozed) and later.delay_ms is None
+    assert isinstance(never, Failed) and not never.retryable
 
 
 async def test_no_result_is_kept_that_nobody_wants() -> None:

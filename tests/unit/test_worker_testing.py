@@ -38,7 +38,7 @@ def rejects() -> None:
 
 @WORKER.task
 def later() -> None:
-    if current().attempt == 0:
+    if current().token == 1:
         raise RetryLater("busy", after=90)
 
 

@@ -149,7 +149,7 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         lines += [(name if at == 0 else "", f"{k}={v}") for at, (k, v) in enumerate((task.get(name) or {}).items())]
     lines += [
         (name.removesuffix("_ms").replace("_", " "), span(task[name]))
-        for name in ("timeout_ms", "expire_after_ms")
+        for name in ("timeout_ms", "expire_after_ms", "max_snooze_ms")
         if task.get(name)
     ]
     lines += [(words, str(task[name])) for name, words in _COUNTED.items() if task.get(name)]

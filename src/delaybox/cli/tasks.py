@@ -81,6 +81,10 @@ def schedule(
         str | None, typer.Option(metavar="SPAN", help="Late by more: not run, but a dead letter.")
     ] = None,
     keep_result: Annotated[str | None, typer.Option(metavar="SPAN", help="How long its result is kept.")] = None,
+    max_snooze: Annotated[
+        str | None,
+        typer.Option(metavar="SPAN", help="For how long in all its own code may put it off; 7d unless given."),
+    ] = None,
     reject_past: Annotated[
         bool, typer.Option("--reject-past", help="Refuse a past time, which else means at once.")
     ] = False,
@@ -119,6 +123,7 @@ def schedule(
             "timeout": timeout,
             "expire_after": expire_after,
             "keep_result": keep_result,
+            "max_snooze": max_snooze,
             "reject_past": reject_past or None,
         }
     )

@@ -160,6 +160,7 @@ class Task:
     expire_after_ms: int
     timeout_ms: int
     keep_result_ms: int
+    max_snooze_ms: int
     result: Result | None
     progress: Progress | None
     brief: bool = False
@@ -185,6 +186,7 @@ class Task:
             expire_after_ms=info.expire_after_ms,
             timeout_ms=info.timeout_ms,
             keep_result_ms=info.keep_result_ms,
+            max_snooze_ms=info.max_snooze_ms,
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,
             brief=info.brief,

@@ -53,6 +53,7 @@ class MapOptions(When, total=False):
     labels: Mapping[str, str] | None
     headers: Mapping[str, str | bytes] | None
     keep_result: Duration | None
+    max_snooze: Duration | None
     reject_past: bool
     content_type: str
 
@@ -72,6 +73,7 @@ class Options(When, total=False):
     headers: travel with the task; text or bytes. Names that decide what a task is (taskType, delay, …) are refused.
     keep_result: how long its result is kept, 0 for not at all; unless given what its queue keeps, which is none unless
         configured.
+    max_snooze: for how long in all its function may put it off (RetryLater), from the first time; unless given 7 days.
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
 
@@ -84,6 +86,7 @@ class Options(When, total=False):
     labels: Mapping[str, str] | None
     headers: Mapping[str, str | bytes] | None
     keep_result: Duration | None
+    max_snooze: Duration | None
     reject_past: bool
 
 
@@ -276,6 +279,7 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "labels": lambda task, value: task.labels.update(labels_of("labels", value)),
     "headers": _put_headers,
     "keep_result": _put_keep_result,
+    "max_snooze": _span("max_snooze"),
     "reject_past": _put_flag,
 }
 

@@ -76,6 +76,21 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The task's own code asks for another time: no attempt is charged, but the whole time is limited.
+
+    ``delay_ms``: when to try again; None: after the back-off of its next attempt by the task's policy, or ``retry``.
+    ``result`` is kept for ``keep_ms`` if the time is over.
+    """
+
+    reason: str
+    delay_ms: int | None = None
+    retry: RetryPolicy | None = None
+    result: TaskResult | None = None
+    keep_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HandBack:
     """The task was not tried; nothing is charged. It is due again after ``delay_ms``."""
 
@@ -90,7 +105,7 @@ class Lost:
     together: bool = False
 
 
-Outcome = Done | Failed | HandBack | Lost
+Outcome = Done | Failed | Snoozed | HandBack | Lost
 DONE = Done()
 HAND_BACK = HandBack()
 LOST = Lost()

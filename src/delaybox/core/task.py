@@ -15,6 +15,8 @@ from msgspec import Struct
 from delaybox.core.retry import RetryPolicy
 
 DEFAULT_QUEUE = "default"
+DEFAULT_SNOOZE_MS = 7 * 24 * 3600 * 1000
+"""For how long in all a task's own code may put it off, where the task names no time of its own."""
 NO_RESULT = -1
 """In place of a time for which a result is kept: the task keeps none."""
 CANCELLED = "cancelled"
@@ -63,6 +65,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``header``: travels with the task, on the original's wire field ``header``.
     ``expire_after_ms``: a task that is late by more than this is dead-lettered as expired; 0 = never too late.
     ``keep_result_ms``: how long its result is kept; 0 = the target's default, NO_RESULT = not at all.
+    ``max_snooze_ms``: for how long in all its own code may put it off, from the first time; 0 = DEFAULT_SNOOZE_MS.
     ``reject_past``: refused when it is already due.
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
     """
@@ -81,6 +84,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     expire_after_ms: int = 0
     labels: Mapping[str, str] = _NO_TEXT
     keep_result_ms: int = 0
+    max_snooze_ms: int = 0
     reject_past: bool = False
     queue_unstated: bool = False
 
@@ -157,6 +161,7 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     expire_after_ms: int = 0
     timeout_ms: int = 0
     keep_result_ms: int = 0
+    max_snooze_ms: int = 0
     result: TaskResult | None = None
     progress: Progress | None = None
     traceback: str = ""

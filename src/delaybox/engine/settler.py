@@ -10,14 +10,18 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
+from msgspec.structs import replace
 
 from delaybox import failpoints, metrics
-from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Lost, Outcome
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Lost, Outcome, Snoozed
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import DEFAULT_SNOOZE_MS
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
+from delaybox.store.snooze import Snooze, snooze
 from delaybox.store.store import MAX_ITEMS, Store, Verdict
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
@@ -120,6 +124,7 @@ class Settler:
         """For each outcome: whether it must be sent again."""
         done: defaultdict[_Lease, list[tuple[Delivery, Done]]] = defaultdict(list)
         failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
+        snoozed: defaultdict[_Lease, list[tuple[Delivery, Snoozed]]] = defaultdict(list)
         back: defaultdict[tuple[int, bytes, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
         lost: defaultdict[tuple[int, bytes, bool], list[tuple[Delivery, Lost]]] = defaultdict(list)
         for d, outcome in others:
@@ -127,6 +132,8 @@ class Settler:
                 done[d.partition, d.lease_id].append((d, outcome))
             elif isinstance(outcome, Failed):
                 failed[d.partition, d.lease_id].append((d, outcome))
+            elif isinstance(outcome, Snoozed):
+                snoozed[d.partition, d.lease_id].append((d, outcome))
             elif isinstance(outcome, Lost):
                 lost[d.partition, d.lease_id, outcome.together].append((d, outcome))
             else:
@@ -136,6 +143,9 @@ class Settler:
         for (partition, lease_id), items in failed.items():
             again = await self._again(self._fail(partition, lease_id, items), items)
             result += [(item, again) for item in items]
+        for (partition, lease_id), put_off in snoozed.items():
+            again = await self._again(self._snooze(partition, lease_id, put_off), put_off)
+            result += [(item, again) for item in put_off]
         for (partition, lease_id, together), gone in lost.items():
             again = await self._again(self._lose(partition, lease_id, gone, failing=together), gone)
             result += [(item, again) for item in gone]
@@ -252,16 +262,33 @@ class Settler:
         self._settled([d for d, _ in items])
         return True
 
+    async def _snooze(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Snoozed]]) -> bool:
+        wishes = [self._wish(d, outcome) for d, outcome in items]
+        try:
+            failpoints.hit("before_fail")
+            stale, dead, dropped = await snooze(
+                self._store, partition, lease_id, wishes, dead_cap=self._options.dead_cap
+            )
+        except DelayBoxError:
+            return False
+        if stale:
+            metrics.stale_ack(len(stale))
+        if dead:
+            metrics.dead_lettered(len(dead))
+        ended = {*stale, *dead}
+        for d, _ in items:
+            if d.task_id not in ended:
+                metrics.snoozed(d.type.name)
+        self._report_dropped(dropped)
+        self._settled([d for d, _ in items])
+        return True
+
     def _report_dropped(self, dropped: int) -> None:
         if dropped:
             log.warning("%d of the oldest dead letters were dropped: the cap is %d", dropped, self._options.dead_cap)
 
     def _verdict(self, d: Delivery, outcome: Failed) -> Verdict:
-        policy = outcome.retry or self._options.retry
-        with contextlib.suppress(
-            DecodeError
-        ):  # a body that cannot be read must not keep the task from becoming a dead letter
-            policy = wire_body.retry_of(wire_body.decode(d.body), policy)
+        policy = self._policy(d, outcome)
         attempt = d.attempt + 1
         delay = None
         if outcome.retryable and attempt < policy.max_attempts:
@@ -272,7 +299,30 @@ class Settler:
         result = wire_result.encode(outcome.result)
         return Verdict(d.task_id, delay, outcome.reason, result, self._keep_ms(d, outcome), outcome.traceback)
 
-    def _keep_ms(self, d: Delivery, outcome: Done | Failed) -> int:
+    def _policy(self, d: Delivery, outcome: Failed | Snoozed) -> RetryPolicy:
+        policy = outcome.retry or self._options.retry
+        # A body that cannot be read must not keep the task from becoming a dead letter.
+        with contextlib.suppress(DecodeError):
+            policy = wire_body.retry_of(wire_body.decode(d.body), policy)
+        return policy
+
+    def _wish(self, d: Delivery, outcome: Snoozed) -> Snooze:
+        delay = outcome.delay_ms
+        if delay is None:
+            delay = self._policy(d, outcome).delay_ms(d.attempt + 1, random.random())
+        longest = 0
+        with contextlib.suppress(DecodeError):
+            longest = wire_body.decode(d.body).max_snooze_ms
+        longest = longest or DEFAULT_SNOOZE_MS
+        reason = (
+            f"it was put off for longer than its max_snooze of {longest / 1000:g} s; the last time: {outcome.reason}"
+        )
+        if outcome.result is None:
+            return Snooze(d.task_id, delay, longest, reason)
+        result = wire_result.encode(replace(outcome.result, reason=reason))
+        return Snooze(d.task_id, delay, longest, reason, result, self._keep_ms(d, outcome))
+
+    def _keep_ms(self, d: Delivery, outcome: Done | Failed | Snoozed) -> int:
         """How long the result is kept: the task's own wish, else its target's; at least a minute, so that a caller can
         see it."""
         try:

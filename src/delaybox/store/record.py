@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from struct import Struct
 
@@ -16,18 +17,24 @@ from delaybox.wire import encoded
 from delaybox.wire.encoded import TaskKind
 
 FORMAT = 1
-"""Version of the stored format: the high nibble of a record's first byte, and ``format`` in the store's meta."""
+"""Version of the stored format: ``format`` in the store's meta."""
+_NEWEST = 2
+"""The highest version of a record, the high nibble of its first byte: 1, or 2 for a record with an extension."""
 
 STUB_OVER = 1024
 """Bodies larger than this lie apart, so that a claim of 500 stays small (64 KiB x 500 took 230 ms)."""
 
 _FRESH = 0x10
 _FULL = 0x11
+_FRESH_EXT = 0x20
+_FULL_EXT = 0x21
 _STUB = 4
 _KEYED = 8
 _LOOK = 16
 """Delivered only after a look at the body, which scripts cannot read: never fired in place."""
 _WORKER = TaskType.WORKER.value.encode()
+SNOOZED = 1
+"""The extension's entry: since when (u48 ms) the task's own code puts it off."""
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -52,6 +59,7 @@ class Record(msgspec.Struct, gc=False):
     """A stored record, read. ``body`` is empty for a stub; ``due_ms`` is the current due time.
 
     ``lost``: the stored byte. Of WORKER tasks it holds losses with a worker and, in its high bits, with a node.
+    ``extension``: what scripts must know of few tasks, as it is stored; ``b""`` where there is none.
     """
 
     task_id: bytes
@@ -65,6 +73,13 @@ class Record(msgspec.Struct, gc=False):
     key: bytes | None
     body: bytes
     flags: int
+    extension: bytes = b""
+
+    @property
+    def snoozed_since(self) -> int | None:
+        """Since when (ms) the task's own code puts it off; None: it does not."""
+        value = extension_entries(self.extension).get(SNOOZED)
+        return None if value is None else int.from_bytes(value, "big")
 
     @property
     def look(self) -> bool:
@@ -139,11 +154,26 @@ def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[by
     """(record in full shape, body that lies apart or b"") of a pending task that was changed; counters and key stay."""
     stub = len(body) > STUB_OVER
     flags = old.flags & ~(3 | _STUB) | priority | (_STUB if stub else 0)
+    extension = old.extension
+    if due_ms != old.due_ms and extension:
+        # A task that was moved by hand may be put off for the whole time again.
+        entries = extension_entries(extension)
+        entries.pop(SNOOZED, None)
+        extension = extension_of(entries)
     head = _FULL_HEAD.pack(
-        _FULL, flags, old.attempt, old.lost, old.deliveries, due_ms >> 32, due_ms & 0xFFFFFFFF, len(old.lane)
+        _FULL_EXT if extension else _FULL,
+        flags,
+        old.attempt,
+        old.lost,
+        old.deliveries,
+        due_ms >> 32,
+        due_ms & 0xFFFFFFFF,
+        len(old.lane),
     )
     key = b"" if old.key is None else len(old.key).to_bytes(2, "big") + old.key
     raw = head + old.lane + key
+    if extension:
+        raw += len(extension).to_bytes(2, "big") + extension
     return (raw, body) if stub else (raw + body, b"")
 
 
@@ -154,10 +184,10 @@ class UnreadableRecord(ValueError):
 def read(task_id: bytes, raw: bytes) -> Record:
     """Decodes a record of any shape; UnreadableRecord for what is none (or of a newer format)."""
     kind = raw[0] if raw else 0
-    if kind == _FULL and len(raw) > 16:
+    if kind in (_FULL, _FULL_EXT) and len(raw) > 16:
         _, flags, attempt, lost, deliveries, hi, lo, size = _FULL_HEAD.unpack_from(raw)
         due, at = hi << 32 | lo, 16
-    elif kind == _FRESH and len(raw) > 3:
+    elif kind in (_FRESH, _FRESH_EXT) and len(raw) > 3:
         flags, size = raw[1], raw[2]
         attempt = lost = deliveries = 0
         due, at = ids.due_ms(task_id), 3
@@ -170,14 +200,39 @@ def read(task_id: bytes, raw: bytes) -> Record:
         length = int.from_bytes(raw[at : at + 2], "big")
         key = raw[at + 2 : at + 2 + length]
         at += 2 + length
+    extension = b""
+    if kind >= _FRESH_EXT:
+        length = int.from_bytes(raw[at : at + 2], "big")
+        extension = raw[at + 2 : at + 2 + length]
+        at += 2 + length
     if len(lane) != size or at > len(raw):
         raise UnreadableRecord(f"record of {len(raw)} bytes is cut off")
-    return Record(task_id, flags & 3, bool(flags & _STUB), attempt, lost, deliveries, due, lane, key, raw[at:], flags)
+    return Record(
+        task_id, flags & 3, bool(flags & _STUB), attempt, lost, deliveries, due, lane, key, raw[at:], flags, extension
+    )  # fmt: skip
+
+
+def extension_entries(raw: bytes) -> dict[int, bytes]:
+    """The entries of an extension by tag (scripts/lib/extension.lua); what is cut off is left out."""
+    out: dict[int, bytes] = {}
+    at = 0
+    while at + 3 <= len(raw):
+        size = int.from_bytes(raw[at + 1 : at + 3], "big")
+        if at + 3 + size > len(raw):
+            break
+        out[raw[at]] = raw[at + 3 : at + 3 + size]
+        at += 3 + size
+    return out
+
+
+def extension_of(entries: Mapping[int, bytes]) -> bytes:
+    """The extension that holds these entries; ``b""`` for none."""
+    return b"".join(b"%c%b%b" % (tag, len(value).to_bytes(2, "big"), value) for tag, value in entries.items())
 
 
 def head_of(task_id: bytes, raw: bytes) -> tuple[int, int]:
     """(failed attempts, due ms) from the first 16 bytes of a record. For a newer format: those of a new task."""
-    if len(raw) >= _FULL_HEAD.size and raw[0] == _FULL:
+    if len(raw) >= _FULL_HEAD.size and raw[0] in (_FULL, _FULL_EXT):
         _, _, attempt, _, _, hi, lo, _ = _FULL_HEAD.unpack_from(raw)
         return attempt, hi << 32 | lo
     return 0, ids.due_ms(task_id)
@@ -190,7 +245,7 @@ def is_stub(raw: bytes) -> bool:
 
 def is_newer(raw: bytes) -> bool:
     """Whether a newer version wrote it."""
-    return bool(raw) and raw[0] >> 4 > FORMAT
+    return bool(raw) and raw[0] >> 4 > _NEWEST
 
 
 def hint(task_id: bytes, lane: bytes) -> bytes:

@@ -50,6 +50,7 @@ def of_record(
         expire_after_ms=message.expire_after_ms,
         timeout_ms=message.timeout_ms,
         keep_result_ms=message.keep_result_ms,
+        max_snooze_ms=message.max_snooze_ms,
         result=kept,
     )
 

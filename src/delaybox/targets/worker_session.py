@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from delaybox import metrics
 from delaybox.core import texts
-from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Report
+from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Report, Snoozed
 from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
@@ -359,12 +359,18 @@ class WorkerSession:
         if failure.cancelled:
             self._end(failure.sequence, Done(result, held.keep_ms))
             return
+        delay_ms = min(failure.retry_after_ms, MAX_DELAY_MS) if failure.HasField("retry_after_ms") else None
+        if failure.snooze and not failure.final:
+            retry = self.profile.retry.get(held.delivery.name)
+            kept = result if held.keep_ms else None
+            self._end(failure.sequence, Snoozed(reason, delay_ms, retry, kept, held.keep_ms))
+            return
         outcome = self._failure(
             held,
             reason,
             result,
             retryable=not failure.final,
-            delay_ms=min(failure.retry_after_ms, MAX_DELAY_MS) if failure.HasField("retry_after_ms") else None,
+            delay_ms=delay_ms,
             traceback=texts.tail(failure.output[-TRACEBACK_BYTES:].decode("utf-8", "replace"), TRACEBACK_BYTES),
         )
         self._end(failure.sequence, outcome)

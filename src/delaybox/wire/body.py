@@ -29,6 +29,7 @@ def encode(task: NewTask) -> bytes:
         or task.timeout_ms
         or task.expire_after_ms
         or task.keep_result_ms
+        or task.max_snooze_ms
     ):
         # Fields 2 and 3 alone are written by hand, because bulk scheduling would spend a third of its time in the
         # library.
@@ -55,6 +56,8 @@ def encode(task: NewTask) -> bytes:
         message.no_result = True
     elif task.keep_result_ms:
         message.keep_result_ms = task.keep_result_ms
+    if task.max_snooze_ms:
+        message.max_snooze_ms = task.max_snooze_ms
     if task.labels:
         message.labels.update(task.labels)
     if task.retry is not None:
@@ -126,6 +129,8 @@ def fingerprint(task: NewTask) -> bytes:
     if trace.PARENT in header:
         # Trace headers do not count: a request that is sent again has another span.
         header = {key: value for key, value in header.items() if key not in trace.NAMES}
+    if task.max_snooze_ms:
+        parts.append(_sized(b"snooze %d" % task.max_snooze_ms))
     parts.append(_sized(b"%d" % len(header)))
     for key, value in sorted(header.items()):
         raw = key.encode()

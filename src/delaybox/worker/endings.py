@@ -17,10 +17,11 @@ class Reject(Exception):
 
 
 class RetryLater(Exception):
-    """Raised by a function: this attempt failed, try again in ``after`` (the back-off when not given).
+    """Raised by a function: not now, try again in ``after`` (the back-off when not given).
 
     after: seconds, a timedelta, or text such as "30s". ValueError for anything else.
-    An attempt is charged as for any failure.
+    No attempt is charged, so a task may be put off often. Put off for longer than its ``max_snooze`` in all (7 days
+    unless it names another time), from the first time on, it becomes a dead letter.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ def _failure(error: BaseException, *, cancelled: bool) -> pb.Failed:
         after_ms, unusable = _after_ms(error)
         reason += unusable
     report = failed(reason, final=isinstance(error, FINAL), cancelled=cancelled)
+    report.snooze = isinstance(error, RetryLater)
     if after_ms is not None:
         report.retry_after_ms = after_ms
     report.output = _details(error, name)

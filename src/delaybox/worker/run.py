@@ -197,7 +197,8 @@ class TaskRun:
         if self.settled:
             return False
         self.settled = True
-        self.common.stats.failed += 1
+        if not failure.snooze:
+            self.common.stats.failed += 1
         failure.duration_ms = self._duration_ms()
         self._log(failure)
         most = self.session.max_output
@@ -211,6 +212,9 @@ class TaskRun:
         a = self.assignment
         if failure.cancelled:
             logs.about(log, logging.INFO, a, "task %s (%s) was cancelled in attempt %d", a.id, a.name, a.attempt + 1)
+            return
+        if failure.snooze:
+            logs.about(log, logging.INFO, a, "task %s (%s) is put off: %s", a.id, a.name, failure.reason)
             return
         logs.about(
             log,

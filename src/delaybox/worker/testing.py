@@ -27,7 +27,7 @@ from delaybox.client.values import Duration
 from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.spans import span_ms
-from delaybox.core.task import DEFAULT_QUEUE
+from delaybox.core.task import DEFAULT_QUEUE, DEFAULT_SNOOZE_MS
 from delaybox.wire.gen import scheduler_pb2
 from delaybox.worker import endings
 from delaybox.worker.context import CancelSignal, Context, Facts, running
@@ -42,7 +42,8 @@ T = TypeVar("T")
 class InlineTask:
     """A scheduled task: its state, and its result.
 
-    ``attempts``: attempts begun. ``failures``: the reason of each that failed; ``errors``: what was raised.
+    ``attempts``: attempts begun; ``snoozes``: those that put the task off, which are not charged. ``failures``: the
+    reason of each that failed; ``errors``: what was raised.
     """
 
     id: str
@@ -50,12 +51,15 @@ class InlineTask:
     due_ms: int
     state: TaskState = TaskState.SCHEDULED
     attempts: int = 0
+    snoozes: int = 0
     result: Any = None
     failures: list[str] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
     progress: list[tuple[float, str]] = field(default_factory=list)
     ran_at_ms: list[int] = field(default_factory=list)
     """When each attempt began, by the virtual clock."""
+    snoozed_at_ms: int | None = None
+    """When it was put off first."""
 
     @property
     def due(self) -> datetime:
@@ -180,7 +184,7 @@ class Inline:
             name=task.name,
             queue=message.queue or function.queue or DEFAULT_QUEUE,
             due_ms=task.due_ms,
-            attempt=task.attempts - 1,
+            attempt=task.attempts - 1 - task.snoozes,
             token=task.attempts,
             headers=headers,
             labels=dict(message.labels),
@@ -209,12 +213,19 @@ class Inline:
         task.errors.append(error)
         task.failures.append(report.reason)
         rules = _policy(message) or function.retry or DEFAULT_RETRY
-        if report.final or task.attempts >= rules.max_attempts:
-            task.state = TaskState.FAILED
-            return
-        wait_ms = rules.delay_ms(task.attempts, self._draw())
+        charged = task.attempts - task.snoozes
+        wait_ms = rules.delay_ms(charged, self._draw())
         if report.HasField("retry_after_ms"):
             wait_ms = report.retry_after_ms
+        if report.snooze:
+            task.snoozes += 1
+            task.snoozed_at_ms = self.now_ms if task.snoozed_at_ms is None else task.snoozed_at_ms
+            over = self.now_ms + wait_ms > task.snoozed_at_ms + (message.max_snooze_ms or DEFAULT_SNOOZE_MS)
+        else:
+            over = report.final or charged >= rules.max_attempts
+        if over:
+            task.state = TaskState.FAILED
+            return
         task.due_ms = self.now_ms + wait_ms
         task.state = TaskState.SCHEDULED
         self._put(task, message)

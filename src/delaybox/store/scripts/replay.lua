@@ -8,6 +8,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/turns.lua
@@ -29,6 +30,7 @@ for i = 3, #ARGV do
   end
   if kind == 'ok' then
     local _, _, deliveries = rec_counters(rec)
+    rec = ext_set(rec, at, flags, EXT_SNOOZED, nil)
     place(id, rec_build(rec, at, flags, 0, 0, deliveries, now), flags, rec_lane(rec, at), now, W, c)
     redis.call('HDEL', K_DEAD, id)
     redis.call('ZREM', K_DEAD_AT, id)

@@ -8,6 +8,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/turns.lua
@@ -36,6 +37,8 @@ for i = 6, #ARGV do
     local new_flags = priority >= 0 and flags - flags % 4 + priority or flags
     local attempt, losses, deliveries = rec_counters(rec)
     unhint(id, flags, lane, due, W)
+    -- A task that was moved by hand may be put off for the whole time again.
+    if how ~= 'keep' then rec = ext_set(rec, at, flags, EXT_SNOOZED, nil) end
     place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, c)
     reply[#reply + 1] = to
   elseif kind then

@@ -50,7 +50,7 @@ TASK_STATE_CANCELLED: TaskState
 TASK_STATE_FINISHED_OR_UNKNOWN: TaskState
 
 class NewTask(_message.Message):
-    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result")
+    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,7 @@ class NewTask(_message.Message):
     KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     REJECT_PAST_FIELD_NUMBER: _ClassVar[int]
     NO_RESULT_FIELD_NUMBER: _ClassVar[int]
+    MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
     due_ms: int
     delay_ms: int
@@ -97,7 +98,8 @@ class NewTask(_message.Message):
     keep_result_ms: int
     reject_past: bool
     no_result: bool
-    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ...) -> None: ...
+    max_snooze_ms: int
+    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "field", "retry_after_ms")
@@ -162,7 +164,7 @@ class GetRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
-    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback")
+    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +200,7 @@ class TaskInfo(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     BRIEF_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: TaskState
     due_ms: int
@@ -219,7 +222,8 @@ class TaskInfo(_message.Message):
     progress: Progress
     brief: bool
     traceback: str
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ...) -> None: ...
+    max_snooze_ms: int
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("fraction", "message")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Task(_message.Message):
-    __slots__ = ("taskUuid", "header", "payload", "status", "name", "retry", "timeout_ms", "expire_after_ms", "labels", "keep_result_ms", "no_result")
+    __slots__ = ("taskUuid", "header", "payload", "status", "name", "retry", "timeout_ms", "expire_after_ms", "labels", "keep_result_ms", "no_result", "max_snooze_ms")
     class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SCHEDULED: _ClassVar[Task.Status]
@@ -48,6 +48,7 @@ class Task(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     NO_RESULT_FIELD_NUMBER: _ClassVar[int]
+    MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
     taskUuid: str
     header: _containers.ScalarMap[str, bytes]
     payload: bytes
@@ -59,7 +60,8 @@ class Task(_message.Message):
     labels: _containers.ScalarMap[str, str]
     keep_result_ms: int
     no_result: bool
-    def __init__(self, taskUuid: _Optional[str] = ..., header: _Optional[_Mapping[str, bytes]] = ..., payload: _Optional[bytes] = ..., status: _Optional[_Union[Task.Status, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_result_ms: _Optional[int] = ..., no_result: bool = ...) -> None: ...
+    max_snooze_ms: int
+    def __init__(self, taskUuid: _Optional[str] = ..., header: _Optional[_Mapping[str, bytes]] = ..., payload: _Optional[bytes] = ..., status: _Optional[_Union[Task.Status, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_result_ms: _Optional[int] = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ...) -> None: ...
 
 class Retry(_message.Message):
     __slots__ = ("max_attempts", "initial_ms", "factor", "max_ms", "jitter")

@@ -86,7 +86,7 @@ class Succeeded(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., output: _Optional[bytes] = ..., duration_ms: _Optional[int] = ..., content_type: _Optional[str] = ...) -> None: ...
 
 class Failed(_message.Message):
-    __slots__ = ("sequence", "reason", "final", "cancelled", "duration_ms", "output", "retry_after_ms")
+    __slots__ = ("sequence", "reason", "final", "cancelled", "duration_ms", "output", "retry_after_ms", "snooze")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class Failed(_message.Message):
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    SNOOZE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     reason: str
     final: bool
@@ -101,7 +102,8 @@ class Failed(_message.Message):
     duration_ms: int
     output: bytes
     retry_after_ms: int
-    def __init__(self, sequence: _Optional[int] = ..., reason: _Optional[str] = ..., final: bool = ..., cancelled: bool = ..., duration_ms: _Optional[int] = ..., output: _Optional[bytes] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    snooze: bool
+    def __init__(self, sequence: _Optional[int] = ..., reason: _Optional[str] = ..., final: bool = ..., cancelled: bool = ..., duration_ms: _Optional[int] = ..., output: _Optional[bytes] = ..., retry_after_ms: _Optional[int] = ..., snooze: bool = ...) -> None: ...
 
 class TaskProgress(_message.Message):
     __slots__ = ("sequence", "progress")

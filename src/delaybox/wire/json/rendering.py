@@ -47,6 +47,7 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         labels=dict(new.labels) if new.labels else _NO_HEADERS,
         timeout_ms=new.timeout_ms,
         expire_after_ms=new.expire_after_ms,
+        max_snooze_ms=new.max_snooze_ms,
         created=stored.created,
         warning=stored.warning,
     )
@@ -71,6 +72,7 @@ def task(view: TaskView) -> types.Task:
         labels=dict(view.labels) if view.labels else _NO_HEADERS,
         timeout_ms=view.timeout_ms,
         expire_after_ms=view.expire_after_ms,
+        max_snooze_ms=view.max_snooze_ms,
         attempt=view.attempt,
         losses=view.losses,
         deliveries=view.deliveries,

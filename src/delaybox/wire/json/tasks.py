@@ -117,6 +117,7 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         keep_result_ms=0
         if asked.keep_result is None
         else _duration(_read_task, raw, "keep_result", asked.keep_result, least=0) or NO_RESULT,
+        max_snooze_ms=0 if asked.max_snooze is None else _duration(_read_task, raw, "max_snooze", asked.max_snooze),
         reject_past=bool(asked.reject_past),
         queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
     )

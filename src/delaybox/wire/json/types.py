@@ -210,6 +210,9 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     ] = None
     labels: Labels = None
     keep_result: Annotated[Number, _duration("how long its result is kept, 0 for not at all", "1d", 0)] = None
+    max_snooze: Annotated[
+        Number, _duration("for how long in all its own code may put it off (RetryLater), from the first time", "7d")
+    ] = None
     reject_past: Annotated[bool | None, Meta(description="true: a past `at` is 422 and not run at once")] = None
 
 
@@ -303,6 +306,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     labels: dict[str, str] = {}
     timeout_ms: Count = 0
     expire_after_ms: Count = 0
+    max_snooze_ms: Count = 0
     attempt: Annotated[int, Meta(description="failed attempts")] = 0
     losses: Annotated[int, Meta(description="times the node or worker that had it was lost")] = 0
     deliveries: Annotated[int, Meta(description="times it was handed out")] = 0

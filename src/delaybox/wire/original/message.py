@@ -52,6 +52,7 @@ def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:
         timeout_ms=duration_ms("timeout_ms", message.timeout_ms),
         expire_after_ms=duration_ms("expire_after_ms", message.expire_after_ms),
         keep_result_ms=duration_ms("keep_result_ms", message.keep_result_ms),
+        max_snooze_ms=duration_ms("max_snooze_ms", message.max_snooze_ms),
         labels=labels_of(body.pairs(message.labels)),
     )
 

@@ -75,6 +75,7 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         expire_after_ms=_span("expire_after_ms", asked.expire_after_ms),
         labels=v1.labels_of(dict(asked.labels)) if asked.labels else _NO_LABELS,
         keep_result_ms=_keep(asked),
+        max_snooze_ms=_span("max_snooze_ms", asked.max_snooze_ms),
         reject_past=asked.reject_past,
         queue_unstated=task_type is TaskType.WORKER and not asked.queue,
     )

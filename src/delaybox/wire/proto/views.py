@@ -60,6 +60,7 @@ def info(view: TaskView) -> pb.TaskInfo:
         expire_after_ms=view.expire_after_ms,
         timeout_ms=view.timeout_ms,
         keep_result_ms=view.keep_result_ms,
+        max_snooze_ms=view.max_snooze_ms,
         traceback=view.traceback,
     )
     if view.result is not None:

@@ -1,12 +1,15 @@
 -- The stored record. Python's side is store/record.py; change both or neither.
 --   fresh  0x10 flags                                                       laneLen lane [keyLen key] body
 --   full   0x11 flags attempt:u16 losses:u8 deliveries:u32 due:u48           laneLen lane [keyLen key] body
+--   0x20, 0x21: the same two with an extension, extLen:u16 and that many bytes, before the body (lib/extension.lua)
 -- losses: of WORKER tasks in two parts (lib/loss.lua).
 -- fresh is a record that was never delivered, failed or moved: its due time is the one in its id, its counters are 0.
 -- flags: bits 0-1 priority (0 critical .. 3 low), bit 2 stub (body lies apart), bit 3 keyed (keyLen:u16 key follow the lane),
 --   bit 4 look (the body, which Lua cannot read, decides whether it is still delivered, so it is never fired in place).
--- High nibble of the first byte = format version (1). A higher one was written by a newer DelayBox and is left alone.
+-- High nibble of the first byte = format version (1, or 2 with an extension). A higher one was written by a newer DelayBox and is
+-- left alone; so does a version that knows format 1 alone with records that have an extension.
 local FRESH, FULL = 0x10, 0x11
+local FRESH_EXT, FULL_EXT = 0x20, 0x21
 -- Lua finds locals faster than fields of `string`, and scripts that handle many tasks call these often.
 local byte, sub = string.byte, string.sub
 
@@ -23,23 +26,25 @@ end
 local function rec_head(id, rec)
   local b, flags = byte(rec, 1, 2)
   local at, due
-  if b == FRESH then
+  if b == FRESH or b == FRESH_EXT then
     at, due = 3, id_due(id)
-  elseif b == FULL then
+  elseif b == FULL or b == FULL_EXT then
     if #rec < 16 then return 'bad' end
     local hi, lo = struct.unpack('>I2I4', rec, 10)
     at, due = 16, hi * 4294967296 + lo
-  elseif b and b >= 0x20 then
+  elseif b and b >= 0x30 then
     return 'newer'
   else
     return 'bad'
   end
   local n = byte(rec, at)
   if not n or n < 1 or #rec < at + n then return 'bad' end
+  local from = at + n + 1
   if flags % 16 >= 8 then
-    local from = at + n + 1
     if #rec < from + 1 or #rec < from + 1 + struct.unpack('>I2', rec, from) then return 'bad' end
+    from = from + 2 + struct.unpack('>I2', rec, from)
   end
+  if b >= FRESH_EXT and (#rec < from + 1 or #rec < from + 1 + struct.unpack('>I2', rec, from)) then return 'bad' end
   return 'ok', flags, due, at
 end
 
@@ -49,14 +54,15 @@ end
 
 -- attempt, losses, deliveries
 local function rec_counters(rec)
-  if byte(rec, 1) == FRESH then return 0, 0, 0 end
+  if byte(rec, 1) % 16 == 0 then return 0, 0, 0 end
   return struct.unpack('>I2BI4', rec, 3)
 end
 
 -- The same record with other counters and due time; everything from laneLen on is kept byte for byte.
 local function rec_build(rec, at, flags, attempt, losses, deliveries, due)
   local hi = math.floor(due / 4294967296)
-  return struct.pack('>BBI2BI4I2I4', FULL, flags, attempt, losses, deliveries, hi, due - hi * 4294967296)
+  local kind = byte(rec, 1) >= FRESH_EXT and FULL_EXT or FULL
+  return struct.pack('>BBI2BI4I2I4', kind, flags, attempt, losses, deliveries, hi, due - hi * 4294967296)
     .. sub(rec, at)
 end
 
@@ -72,9 +78,16 @@ local function rec_key(rec, at)
   return sub(rec, from + 2, from + 1 + n)
 end
 
--- First byte of the body (the protobuf Task without what the id says).
-local function body_at(rec, at, flags)
+-- What stands behind lane and key: the length of the extension where there is one, else the body.
+local function behind_key(rec, at, flags)
   local from = at + 1 + byte(rec, at)
   if is_keyed(flags) then from = from + 2 + struct.unpack('>I2', rec, from) end
+  return from
+end
+
+-- First byte of the body (the protobuf Task without what the id says).
+local function body_at(rec, at, flags)
+  local from = behind_key(rec, at, flags)
+  if byte(rec, 1) >= FRESH_EXT then from = from + 2 + struct.unpack('>I2', rec, from) end
   return from
 end

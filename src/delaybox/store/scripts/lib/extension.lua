@@ -1,0 +1,47 @@
+-- The extension of a record: what scripts must know of few tasks. A task that uses none of this has none. Needs record.
+-- Entries, each tag:u8 length:u16 value. A tag that this version does not know is kept.
+--   1 since when (u48 ms) the task's own code puts it off
+local EXT_SNOOZED = 1
+
+-- Milliseconds as they stand in entries.
+local function u48(ms)
+  local hi = math.floor(ms / 4294967296)
+  return struct.pack('>I2I4', hi, ms - hi * 4294967296)
+end
+local function of_u48(value)
+  local hi, lo = struct.unpack('>I2I4', value)
+  return hi * 4294967296 + lo
+end
+
+-- The entry's value, or nil; and where the entry stands: first byte, first byte behind it.
+local function ext_get(rec, at, flags, tag)
+  if byte(rec, 1) < FRESH_EXT then return nil end
+  local from = behind_key(rec, at, flags)
+  local stop = from + 2 + struct.unpack('>I2', rec, from)
+  from = from + 2
+  while from + 2 < stop do
+    local behind = from + 3 + struct.unpack('>I2', rec, from + 1)
+    if behind > stop then return nil end
+    if byte(rec, from) == tag then return sub(rec, from + 3, behind - 1), from, behind end
+    from = behind
+  end
+  return nil
+end
+
+-- The record with this entry; value nil: without it. A record whose last entry goes has no extension any more.
+local function ext_set(rec, at, flags, tag, value)
+  local old, from, behind = ext_get(rec, at, flags, tag)
+  if old == value then return rec end
+  local head, ext, body = behind_key(rec, at, flags), '', body_at(rec, at, flags)
+  if byte(rec, 1) >= FRESH_EXT then
+    if old then
+      ext = sub(rec, head + 2, from - 1) .. sub(rec, behind, body - 1)
+    else
+      ext = sub(rec, head + 2, body - 1)
+    end
+  end
+  if value then ext = ext .. struct.pack('>BI2', tag, #value) .. value end
+  local shape = byte(rec, 1) % 16
+  if ext == '' then return string.char(FRESH + shape) .. sub(rec, 2, head - 1) .. sub(rec, body) end
+  return string.char(FRESH_EXT + shape) .. sub(rec, 2, head - 1) .. struct.pack('>I2', #ext) .. ext .. sub(rec, body)
+end
