@@ -23,7 +23,7 @@ from delaybox.service.import_original import Import, ImportProgress
 from delaybox.store import keys
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
-from delaybox.store.listing import pending
+from delaybox.store.offset_pages import pending
 from delaybox.store.original import OriginalSet
 from delaybox.store.record import read
 from delaybox.store.servers import Servers

@@ -19,7 +19,7 @@ from delaybox.core.membership import Activity, Member
 from delaybox.core.task import Priority, TaskType, TaskView
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
-from delaybox.store.listing import pending
+from delaybox.store.offset_pages import pending
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2

@@ -14,7 +14,7 @@ from delaybox.core.errors import DelayBoxError, StoreFull, StoreRefused, StoreUn
 from delaybox.core.membership import Member
 from delaybox.core.task import NewTask
 from delaybox.service import Service
-from delaybox.store import keys, listing, loader, nodes
+from delaybox.store import keys, loader, nodes, offset_pages
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from delaybox.store.record import draft
@@ -167,7 +167,7 @@ async def test_one_strange_record_does_not_hide_the_others(lab: Lab) -> None:
     bucket = keys.bucket(lab.tag, ids.due_ms(good) // 1_000)
     await lab.client.hset(bucket, odd_body, b"\x10\x02\x01p\xff\xff\xff")
     await lab.client.hset(bucket, odd_lane, b"\x10\x02\x01z")
-    views = await listing.pending(lab.store, limit=10, skip=0)
+    views = await offset_pages.pending(lab.store, limit=10, skip=0)
     assert [v.task_id for v in views if v.payload == b"x"] == [ids.render(good)]
     service = Service(lab.store)
     for task_id in (odd_body, odd_lane):

@@ -17,7 +17,7 @@ from delaybox.wire.encoded import encode
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.kafka import Headers, RecordRules, of_record, plain
 from delaybox.wire.original import request
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 
 AT = 1_800_000_000_000
 LIMIT = 1 << 20

@@ -16,7 +16,7 @@ from delaybox.targets.shell import ShellOptions, outcome_of, why_not
 from delaybox.targets.shell_output import Output
 from delaybox.targets.shell_pool import Ended
 from delaybox.wire.original.request import OriginalRules, parse_task
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 
 
 def refused(rules: ShellRules, payload: bytes = b"date", name: str = "") -> tuple[type[InvalidTask], str]:

@@ -16,7 +16,7 @@ from delaybox.core.task import NewTask, Priority, TaskChange, TaskState, TaskTyp
 from delaybox.wire import controls
 from delaybox.wire.json import queries
 from delaybox.wire.json.tasks import TaskRules, parse_change, parse_task
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 
 RULES = TaskRules()
 SHELL = TaskRules(shell=ShellRules(payloads=True))

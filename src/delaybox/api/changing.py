@@ -6,7 +6,7 @@ from delaybox.api import policy
 from delaybox.core.access import Grant
 from delaybox.core.task import TaskChange, TaskView
 from delaybox.service import Service
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 
 
 async def change(service: Service, grant: Grant, task_id: str, wanted: TaskChange, shell: ShellRules) -> TaskView:

@@ -11,7 +11,7 @@ from typing import Final
 from delaybox.core.access import Access, Grant
 from delaybox.core.errors import ScopeMissing, TypeDisabled
 from delaybox.core.task import TaskType, TaskView
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 
 
 class WithoutToken(Enum):

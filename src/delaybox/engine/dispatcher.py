@@ -29,8 +29,8 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.lane import split
 from delaybox.core.rates import Rates
 from delaybox.core.task import TaskType
-from delaybox.engine.clock import RedisClock
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.redis_time import RedisClock
 from delaybox.engine.settler import Settler
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import MAX_ITEMS, Store

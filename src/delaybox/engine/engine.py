@@ -15,7 +15,6 @@ from delaybox.core.ownership import Candidate, assigned
 from delaybox.core.placement import Server
 from delaybox.core.task import TaskType
 from delaybox.engine.ager import Ager
-from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.expander import Expander
 from delaybox.engine.guest import Guest
@@ -26,6 +25,7 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.placement import Placement
 from delaybox.engine.reaper import Reaper
+from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.standin import StandIn
 from delaybox.engine.tracker import Tracker
@@ -215,18 +215,18 @@ class Engine:
             await self._store.servers.publish(channel, message)
 
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
-        """WORKER tasks wait in the partition for a member with room (`wakeups.Hears`)."""
+        """WORKER tasks wait in the partition for a member with room (`wakeups.WakeupReceiver`)."""
         if self._placement.called(seed, waiting):
             for guest in self._guests:
                 for p in partitions:
                     guest.tracker.call(p)
 
     def ready(self, partition: int) -> None:
-        """A time keeper left due work in the partition for members that serve it (`wakeups.Hears`)."""
+        """A time keeper left due work in the partition for members that serve it (`wakeups.WakeupReceiver`)."""
         self._tracker.kick(partition)
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
-        """Something is due before the next look (`wakeups.Hears`)."""
+        """Something is due before the next look (`wakeups.WakeupReceiver`)."""
         if partition is None:
             self._expander.kick()
         if for_workers:

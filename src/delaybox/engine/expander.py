@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from delaybox.engine.clock import RedisClock
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.redis_time import RedisClock
 from delaybox.store.store import Store
 
 _CHUNK = 250

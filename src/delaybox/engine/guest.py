@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from delaybox.core.delivery import Delivery, Report, Target
-from delaybox.engine.clock import RedisClock
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.placement import Placement
+from delaybox.engine.redis_time import RedisClock
 from delaybox.engine.tracker import Tracker
 from delaybox.store.store import Store
 

@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import time
 
-from delaybox.engine.clock import RedisClock
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.redis_time import RedisClock
 from delaybox.store.left import left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 

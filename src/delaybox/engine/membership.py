@@ -14,8 +14,8 @@ from typing import Protocol
 from delaybox import __version__
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity, Member, places
-from delaybox.engine.clock import local_ms
 from delaybox.engine.loops import Loop
+from delaybox.engine.redis_time import local_ms
 from delaybox.engine.wakeups import Listener
 from delaybox.store import keys, nodes
 from delaybox.store.store import Store

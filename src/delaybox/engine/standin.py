@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 
 from delaybox.engine.alarm import Alarm
-from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.store.promises import Promise, promises
 from delaybox.store.store import Store
 

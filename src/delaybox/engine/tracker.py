@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 from delaybox import failpoints, metrics
 from delaybox.engine.alarm import Alarm
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
-from delaybox.engine.clock import RedisClock, local_ms
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim

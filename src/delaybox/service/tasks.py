@@ -27,7 +27,7 @@ from delaybox.service.bulk import Bulk, Selection
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
 from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
-from delaybox.store import lanes, listing, nodes, pages
+from delaybox.store import lanes, nodes, offset_pages, pages
 from delaybox.store.lookup import Lookup
 from delaybox.store.publish import ask_to_stop
 from delaybox.store.record import UnreadableRecord, read
@@ -147,7 +147,7 @@ class Service:
 
     async def list_pending(self, *, limit: int, skip: int = 0) -> list[TaskView]:
         """Tasks that wait, soonest due first, after skipping ``skip`` of them."""
-        return await listing.pending(self._opened.store, limit=limit, skip=skip)
+        return await offset_pages.pending(self._opened.store, limit=limit, skip=skip)
 
     async def list_tasks(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""

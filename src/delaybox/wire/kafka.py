@@ -19,7 +19,7 @@ from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, cloudevents, controls
 from delaybox.wire.encoded import PLAIN, EncodedTask
 from delaybox.wire.original import message, request
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
 Headers = Sequence[tuple[str, bytes | str | None]]

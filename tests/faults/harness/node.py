@@ -59,7 +59,7 @@ class Recorder:
         await asyncio.sleep(order.get("w", 0) / 1000)
         ok = delivery.attempt >= order.get("f", 0)
         self._end([delivery], ok)
-        report([delivery], DONE if ok else Failed("stop_asked to fail"))
+        report([delivery], DONE if ok else Failed("told to fail"))
 
     def _end(self, deliveries: Sequence[Delivery], ok: bool) -> None:
         now = now_us()

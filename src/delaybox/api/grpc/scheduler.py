@@ -24,7 +24,7 @@ from delaybox.wire.json.tasks import TaskRules, queue_of
 from delaybox.wire.proto import queries, tasks, views
 from delaybox.wire.proto.bulk import BatchReader
 from delaybox.wire.proto.bulk import stored as stored_entry
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 from delaybox.wire.trace import NAMES, PARENT, STATE, trace_of, with_trace
 
 MAX_WATCHED = 10_000

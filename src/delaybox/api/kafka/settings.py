@@ -40,7 +40,7 @@ class IntakeSettings(StoreSettings):
         # Imported late, because the parent that makes these settings does not need protobuf.
         from delaybox.wire.kafka import RecordRules
         from delaybox.wire.original import request
-        from delaybox.wire.shell import ShellRules
+        from delaybox.wire.shell_rules import ShellRules
 
         shell = ShellRules(payloads=self.shell, commands=frozenset(self.shell_commands))
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if shell.any else {TaskType.PUB_SUB}

@@ -32,7 +32,7 @@ from delaybox.wire.json import types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import JsonReader, check_json
 from delaybox.wire.original.request import HOW_TO_ENABLE, decode_base64
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
 
 TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(

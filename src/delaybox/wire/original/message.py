@@ -19,7 +19,7 @@ from delaybox.wire.gen import task_pb2
 from delaybox.wire.json.tasks import labels_of
 from delaybox.wire.original import request
 from delaybox.wire.proto.tasks import retry_of
-from delaybox.wire.shell import check_payload
+from delaybox.wire.shell_rules import check_payload
 
 
 def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:

@@ -33,7 +33,7 @@ from delaybox.core.limits import (
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
-from delaybox.wire import controls, shell, strictjson
+from delaybox.wire import controls, shell_rules, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes
 
 _SECONDS_FROM = 10**8
@@ -49,7 +49,7 @@ _TOP = ("taskType", "parameter", "pyload", "payload")
 _IN_PARAMETER = tuple(name for name in controls.PARAMETERS if name != controls.TASK_TYPE)
 
 HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
-    TaskType.SHELL_CMD: shell.HOW_TO_ENABLE,
+    TaskType.SHELL_CMD: shell_rules.HOW_TO_ENABLE,
     TaskType.HTTP: "this version does not call webhooks yet; use PUB_SUB and call the URL from a subscriber",
     TaskType.WORKER: "this call cannot name a function; schedule tasks for workers over POST /v1/tasks, gRPC or Python",
 }
@@ -243,7 +243,7 @@ def _build(
 
     data = _payload(pyload, payload, rules.max_payload_bytes)
     if task_type is not _PUB_SUB and task_type is TaskType.SHELL_CMD:
-        shell.check_payload(data, "payload" if pyload is None else "pyload")
+        shell_rules.check_payload(data, "payload" if pyload is None else "pyload")
     return NewTask(
         payload=data,
         due_ms=due_ms,

@@ -16,7 +16,7 @@ from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
 from delaybox.wire.json import nodes, tasks, types
 from delaybox.wire.json.rendering import encode
-from delaybox.wire.shell import ShellRules
+from delaybox.wire.shell_rules import ShellRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

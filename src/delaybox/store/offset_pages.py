@@ -1,4 +1,6 @@
-"""Reads lists of tasks with plain commands; nothing here writes. Lists are snapshots piece by piece, not one moment."""
+"""Reads the list of waiting tasks in pages by offset, with plain commands. Pages are snapshots piece by piece, not one
+moment; lists with a cursor are in `pages.py`.
+"""
 
 from __future__ import annotations
 
