@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -201,6 +201,21 @@ _stored: Final[dict[str, Gauge]] = {
         ("quarantined", "Records that could not be read."),
     )
 }
+
+_due_soon = Gauge(
+    "delaybox_forecast_due_tasks",
+    "Stored tasks that become due within the window from now.",
+    ["window"],
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
+_needed = Gauge(
+    "delaybox_needed_members",
+    "Processes that all nodes together need now, by kind; see /v1/scaling for the terms.",
+    ["kind"],
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
 
 _kafka_children: dict[tuple[str, str], Counter] = {}
 _request_children: dict[tuple[str, int], Counter] = {}
@@ -410,6 +425,14 @@ def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: 
     counts = {"pending": pending, "ready": ready, "in_flight": in_flight, "dead": dead, "quarantined": quarantined}
     for name, value in counts.items():
         _stored[name].set(value)
+
+
+def forecast(due: Mapping[str, int], needed: Mapping[str, int]) -> None:
+    """How many tasks become due within each window, and how many processes of each kind are needed for them."""
+    for window, count in due.items():
+        _due_soon.labels(window).set(count)
+    for kind, count in needed.items():
+        _needed.labels(kind).set(count)
 
 
 def store_down() -> None:

@@ -49,6 +49,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("POST", "/v1/dead/{id}/replay"): Access.ADMIN,
     ("DELETE", "/v1/dead/{id}"): Access.ADMIN,
     ("GET", "/v1/forecast"): Access.READ,
+    ("GET", "/v1/scaling"): Access.READ,
     ("GET", "/v1/nodes"): Access.READ,
     ("GET", "/v1/workers"): Access.READ,
 }
@@ -72,6 +73,7 @@ _SCHEDULER: Final[dict[str, Rule]] = {
     "DiscardDead": RULES["DELETE", "/v1/dead/{id}"],
     "Queues": RULES["GET", "/v1/queues"],
     "Forecast": RULES["GET", "/v1/forecast"],
+    "Scaling": RULES["GET", "/v1/scaling"],
     "Nodes": RULES["GET", "/v1/nodes"],
     "Watch": RULES["GET", "/v1/tasks/{id}"],
 }

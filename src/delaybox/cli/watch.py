@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         ("workers", workers),
         ("stats", stats),
         ("forecast", forecast),
+        ("scaling", scaling),
         ("top", top),
     ):
         app.command(name, rich_help_panel="Watching")(command)
@@ -222,6 +223,55 @@ def forecast(
     total = answer["total"]
     return messages.out(
         f"{total:,} task{'' if total == 1 else 's'} due, a line for each {render.span(answer['step_ms'])}\n\n{drawn}"
+    )
+
+
+def scaling(
+    queue: Annotated[str | None, typer.Option(help="The workers that serve this queue.")] = None,
+    function: Annotated[str | None, typer.Option(help="The workers that serve this function.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Only clock, grpc or rest processes; or worker: all workers.")
+    ] = None,
+    places: Annotated[str | None, typer.Option(metavar="NUMBER", help="Tasks that one worker runs at once.")] = None,
+    lead: Annotated[str | None, typer.Option(metavar="SPAN", help="How far ahead to look; default 30s.")] = None,
+    clear: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="In which time a backlog should be gone; default 30s.")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show how many processes are needed now, or with --queue or --function how many workers, and what for."""
+    asked = {"queue": queue, "function": function, "kind": kind, "places": places, "lead": lead, "clear": clear}
+    answer = connect(server, token, as_json).get("/v1/scaling", asked)
+    if as_json:
+        return messages.out_json(answer)
+    return messages.out(_scaling_text(answer, messages.width()))
+
+
+def _scaling_text(answer: dict[str, Any], width: int) -> str:
+    rows: list[list[str]] = []
+    for need in answer["needs"]:
+        figures = [f"{need['needed']:,}", f"{need['running']:,}", f"{need['places']:,.2f}"]
+        for at, term in enumerate(need["terms"] or [{}]):
+            terms = [
+                str(term.get("name", "-")),
+                f"{term.get('due', 0):,}",
+                f"{term.get('busiest_per_s', 0):,.1f}",
+                f"{term.get('unforeseen_per_s', 0):,.1f}",
+                f"{term.get('backlog', 0):,}",
+                f"{term.get('service_ms', 0):,.2f}" + ("" if term.get("measured", True) else " (assumed)"),
+            ]
+            rows.append([*([need["kind"], *figures] if at == 0 else [""] * 4), *terms])
+    table = render.table(
+        ["kind", "needed", "running", "places", "for", "due", "busiest/s", "unforeseen/s", "backlog", "ms each"],
+        rows,
+        right=[1, 2, 3, 5, 6, 7, 8, 9],
+        width=width,
+    )
+    return (
+        f"{table}\n\ndue: within {render.span(answer['lead_ms'])}; a backlog is to be gone in "
+        f"{render.span(answer['clear_ms'])}; places are to be {answer['target_use']:.0%} in use"
     )
 
 

@@ -41,7 +41,9 @@ class Activity:
     ``limits``: of a task type that has a lane here, only these lanes are carried out (ANY_QUEUE for the queue).
     ``lanes``: the lanes of connected workers, the first ones where there are very many; ``lane_count``: how many in
     all. ``workers``: the first of the connected workers; ``worker_count``: how many in all. ``fired_per_s``: over the
-    last minute, by the letter of a type and its queue. ``troubles``: sentences on what this member cannot do now.
+    last minute, by the letter of a type and its queue. ``unforeseen_per_s``: tasks stored here with less notice than
+    `scaling.LEAD_MS`, by lane. ``service_ms``: how long tasks took here from hand-out to success, by lane.
+    ``troubles``: sentences on what this member cannot do now.
     """
 
     types: str = ""
@@ -52,6 +54,8 @@ class Activity:
     workers: tuple[ConnectedWorker, ...] = ()
     worker_count: int = 0
     fired_per_s: Mapping[str, float] = field(default_factory=dict)
+    unforeseen_per_s: Mapping[str, float] = field(default_factory=dict)
+    service_ms: Mapping[str, float] = field(default_factory=dict)
     troubles: tuple[str, ...] = ()
 
 
@@ -62,7 +66,8 @@ class Member:
     ``node``: the id of the node that it belongs to, its own where it belongs to none. ``node_pid``: of the process that
     keeps it alive; 0: unknown. ``kind``: what the process is for (clock, work, rest, grpc, kafka, or one of a newer
     version); '': all that an engine does. ``roles``: what its node is for. ``store``: what it works for; None where a
-    node of an early version does not state it.
+    node of an early version does not state it. ``cores``: CPU seconds a second that it used lately. ``start_ms``: how
+    long it took from the start of the process until its first heartbeat; 0: unknown.
     """
 
     id: str
@@ -77,6 +82,8 @@ class Member:
     started_ms: int = 0
     activity: Activity = Activity()
     store: Shape | None = None
+    cores: float = 0.0
+    start_ms: int = 0
 
     @property
     def parent(self) -> str:
@@ -154,9 +161,16 @@ def together(activities: Sequence[Activity]) -> Activity:
     if len(activities) == 1:
         return activities[0]
     fired: dict[str, float] = {}
+    unforeseen: dict[str, float] = {}
+    service_ms: dict[str, float] = {}
     for activity in activities:
         for key, rate in activity.fired_per_s.items():
             fired[key] = round(fired.get(key, 0.0) + rate, 3)
+        for key, rate in activity.unforeseen_per_s.items():
+            unforeseen[key] = round(unforeseen.get(key, 0.0) + rate, 3)
+        for key, took in activity.service_ms.items():
+            # Where several measured the same lane, the longest counts: too many places are better than too few.
+            service_ms[key] = max(service_ms.get(key, 0.0), took)
     return Activity(
         types="".join(dict.fromkeys(letter for a in activities for letter in a.types)),
         in_flight=sum(a.in_flight for a in activities),
@@ -166,6 +180,8 @@ def together(activities: Sequence[Activity]) -> Activity:
         workers=tuple(worker for a in activities for worker in a.workers),
         worker_count=sum(a.worker_count for a in activities),
         fired_per_s=fired,
+        unforeseen_per_s=unforeseen,
+        service_ms=service_ms,
         troubles=tuple(dict.fromkeys(trouble for a in activities for trouble in a.troubles)),
     )
 

@@ -27,7 +27,7 @@ from delaybox.core.delivery import (
 )
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.lane import split
-from delaybox.core.rates import Rates
+from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskType
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock
@@ -43,6 +43,8 @@ _BODIES_AT_ONCE = 16
 
 _QUEUES_REPORTED = 500
 """A heartbeat names no more queues than this, the busiest."""
+_LANES_REPORTED = 200
+"""The same of lanes."""
 
 EXPIRED = "expired"
 """The reason of a dead letter that was later than its task's ``expire_after``."""
@@ -72,6 +74,7 @@ class Dispatcher:
         self._freed = freed
         self._settler = Settler(store, options, self._on_settled)
         self._fired = Rates(time.monotonic())
+        self._took_ms = Means()
         self._uncounted: list[bytes] = []
         self._running: set[asyncio.Task[None]] = set()
         self._leases: dict[tuple[int, bytes], int] = {}
@@ -124,6 +127,12 @@ class Dispatcher:
             key = lane.partition(b":")[0].decode()
             sums[key] = round(sums.get(key, 0.0) + rate, 3)
         return dict(nlargest(_QUEUES_REPORTED, sums.items(), key=itemgetter(1)))
+
+    def service_ms(self) -> dict[str, float]:
+        """How long tasks took lately from hand-out to success, by lane."""
+        means = self._took_ms.all()
+        lanes = nlargest(_LANES_REPORTED, means, key=means.__getitem__)
+        return {lane.decode(): means[lane] for lane in lanes}
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -258,6 +267,7 @@ class Dispatcher:
     async def _deliver(self, letter: str, batch: list[Delivery], target: Target | None) -> None:
         left = {d.task_id: d for d in batch}
         count = len(batch)
+        began = time.monotonic()
 
         def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
             fresh = [d for d in deliveries if left.pop(d.task_id, None) is not None]
@@ -265,6 +275,8 @@ class Dispatcher:
                 self._settler.report(fresh, outcome)
                 if isinstance(outcome, Done):
                     self._count(fresh)
+                    # One of those that are reported together stands for all.
+                    self._took_ms.add(fresh[0].lane, (time.monotonic() - began) * 1_000)
 
         if target is None:
             target = self._targets.get(letter)

@@ -285,5 +285,6 @@ class Engine:
             types=self._dispatcher.serves,
             limits=self._options.lanes,
             fired_per_s=self._dispatcher.fired_per_s(),
+            service_ms=self._dispatcher.service_ms(),
         )
         return together([own, beside, Activity(troubles=troubles)])

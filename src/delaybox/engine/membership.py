@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from delaybox import __version__
@@ -17,6 +18,7 @@ from delaybox.core.membership import Activity, Member, places
 from delaybox.engine.loops import Loop
 from delaybox.engine.redis_time import local_ms
 from delaybox.engine.wakeups import Listener
+from delaybox.processes.usage import Cores, age_ms
 from delaybox.store import keys, nodes
 from delaybox.store.store import Store
 
@@ -24,6 +26,7 @@ log = logging.getLogger("delaybox.engine")
 
 BEAT_S = 0.5
 LOOK_MS = 1_000.0
+_LANES_REPORTED = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ class Membership:
         """Redis's clock minus ours, as the last answer had it."""
         self._looked = -1e9
         self._started_ms = 0
+        self._start_ms = 0
+        self._cores = Cores()
         self._known = False
         self._ending = False
 
@@ -136,6 +141,8 @@ class Membership:
             self._clock_ms = now_ms - self._looked
         now_ms = round(local_ms() + self._clock_ms)
         self._started_ms = self._started_ms or now_ms
+        self._start_ms = self._start_ms or age_ms()
+        activity = replace(activity, unforeseen_per_s=self._store.unforeseen.per_second(_LANES_REPORTED))
         who = self._who
         member = Member(
             id=who.id,
@@ -150,6 +157,8 @@ class Membership:
             started_ms=self._started_ms,
             activity=activity,
             store=self._store.presence.shape,
+            cores=self._cores.used(time.monotonic()),
+            start_ms=self._start_ms,
         )
         place = (places(activity), frozenset(activity.lanes))
         self._known = True

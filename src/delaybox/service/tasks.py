@@ -22,8 +22,10 @@ from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
 from delaybox.core.membership import LivingNode, nodes_of, together
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
+from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
+from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
 from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
@@ -68,7 +70,7 @@ class StoreCounts:
 class _Parts:
     """The parts that the use-cases need, made once there is a store."""
 
-    __slots__ = ("bulk", "lookup", "serving", "store", "submitter", "watcher")
+    __slots__ = ("bulk", "lookup", "scaler", "serving", "store", "submitter", "watcher")
 
     def __init__(self, store: Store, submitter: Callable[[Store], Submitter]) -> None:
         self.store = store
@@ -77,6 +79,7 @@ class _Parts:
         self.watcher = Watcher(store)
         self.bulk = Bulk(store)
         self.serving = Serving(store)
+        self.scaler = Scaler(store)
 
 
 class Service:
@@ -237,6 +240,14 @@ class Service:
             )
         sums = await self._opened.store.forecast(first, first + steps * size, size)
         return [ForecastStep(first * width + i * step_ms, sums.get(i, 0)) for i in range(steps)]
+
+    async def scaling(self, asked: ScalingQuery) -> ScalingAnswer:
+        """How many processes or workers are needed, with the terms of the figure. StoreUnavailable."""
+        return await self._opened.scaler.ask(asked)
+
+    async def due_soon(self) -> dict[str, int]:
+        """How many stored tasks become due within some times ahead, by their name such as 1m."""
+        return await self._opened.scaler.due()
 
     async def counts(self) -> StoreCounts:
         """How many tasks are in each state, over all partitions."""

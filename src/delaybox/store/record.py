@@ -144,6 +144,11 @@ def draft(task: NewTask) -> Draft:
     return Draft(due48, start + body, key, fingerprint, None)
 
 
+def lane_of_draft(new: Draft) -> bytes:
+    """The lane of a new task, which is in the fresh shape."""
+    return new.record[3 : 3 + new.record[2]]
+
+
 def encoded_head(kind: TaskKind, queue: str) -> tuple[bytes, bytes]:
     """What the records of such tasks start with, in that queue: with the body behind it, and where it lies apart."""
     flags = kind.priority | (_LOOK if kind.expires else 0)

@@ -32,6 +32,7 @@ from delaybox.store.replies import (
 )
 from delaybox.store.servers import Servers
 from delaybox.store.subscription import Subscription
+from delaybox.store.unforeseen import Unforeseen
 
 MAX_RECORD_BYTES = 256 * 1024
 IDEM_TTL_MS = 24 * 3600 * 1000
@@ -60,6 +61,7 @@ class Store:
         self.runner = ScriptRunner(servers.send, observe=observe, gate=self.presence)
         self.ended_channel = keys.ended_channel(prefix)
         self.control_channel = keys.control_channel(prefix)
+        self.unforeseen = Unforeseen()
         self._clock_offset_ms = 0
         self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
         self.wakes = [keys.wake(tag) for tag in self.tags]
@@ -125,9 +127,10 @@ class Store:
             templates.append(tails)
             calls.append(self.schedule_call(batch, tails))
         replies = await self.run_new(calls)
-        for reply in replies:
+        for batch, reply in zip(batches, replies, strict=True):
             if not isinstance(reply, BaseException):
                 self._clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
+                self.unforeseen.stored(batch.drafts, reply[0])
         return [
             reply if isinstance(reply, BaseException) else answers(batch, tails, reply)
             for batch, tails, reply in zip(batches, templates, replies, strict=True)

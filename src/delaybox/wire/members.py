@@ -64,8 +64,12 @@ class _Beat(Struct):
     workers: list[_Worker] = []
     worker_count: _Count | None = None
     fired_per_s: dict[str, float] = {}
+    unforeseen_per_s: dict[str, float] = {}
+    service_ms: dict[str, float] = {}
     troubles: list[str] = []
     store: _Store | None = None
+    cores: float = 0.0
+    start_ms: _Count = 0
 
 
 class _Seen(Struct):
@@ -118,9 +122,13 @@ def decode(member_id: str, raw: bytes) -> Member:
             ),
             worker_count=len(beat.workers) if beat.worker_count is None else beat.worker_count,
             fired_per_s=beat.fired_per_s,
+            unforeseen_per_s=beat.unforeseen_per_s,
+            service_ms=beat.service_ms,
             troubles=tuple(beat.troubles),
         ),
         store=None if beat.store is None else Shape(beat.store.id, beat.store.partitions, beat.store.bucket_ms),
+        cores=beat.cores,
+        start_ms=beat.start_ms,
     )
 
 
@@ -162,8 +170,12 @@ def _beat(member: Member) -> _Beat:
         ],
         worker_count=activity.worker_count,
         fired_per_s=dict(activity.fired_per_s),
+        unforeseen_per_s=dict(activity.unforeseen_per_s),
+        service_ms=dict(activity.service_ms),
         troubles=[_sendable(trouble) for trouble in activity.troubles],
         store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),
+        cores=member.cores,
+        start_ms=member.start_ms,
     )
 
 

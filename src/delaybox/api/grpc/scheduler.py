@@ -19,6 +19,7 @@ from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service
 from delaybox.store.store import Store
+from delaybox.wire import scaling
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.tasks import TaskRules, queue_of
 from delaybox.wire.proto import queries, tasks, views
@@ -253,6 +254,9 @@ class Scheduler:
     async def forecast(self, request: pb.ForecastRequest, caller: Caller) -> pb.ForecastResponse:
         start, end, step = queries.forecast(request, time.time_ns() // 1_000_000)
         return views.forecast(await self._service.forecast(start, end, step))
+
+    async def scaling(self, request: pb.ScalingRequest, caller: Caller) -> pb.ScalingResponse:
+        return scaling.scaling_message(await self._service.scaling(scaling.asked_by(request)))
 
     async def nodes(self, request: pb.NodesRequest, caller: Caller) -> pb.NodesResponse:
         return views.nodes(await self._service.nodes())

@@ -22,6 +22,7 @@ from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.routes import routes
 from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
+from delaybox.core.scaling import ScalingQuery
 from delaybox.core.task import TaskType
 from delaybox.service import Service
 from delaybox.wire.original import answer, request
@@ -135,6 +136,9 @@ PROBES: Final = frozenset(
 """The paths that are answered when callers hold every connection."""
 
 
+_ALL_KINDS: Final = ScalingQuery()
+
+
 class _Answered:
     """Counts answers, and adds them to the metrics ten times a second."""
 
@@ -224,6 +228,8 @@ class _Api:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 counts = await self._service.counts()
+                due = await self._service.due_soon()
+                scaling = await self._service.scaling(_ALL_KINDS)
         except (TimeoutError, DelayBoxError):
             metrics.store_down()
         else:
@@ -235,6 +241,7 @@ class _Api:
                 quarantined=counts.quarantined,
                 estimated=counts.estimated,
             )
+            metrics.forecast(due, {need.kind: need.members for need in scaling.needs})
             if not (await self._probe.ask()).store:
                 # The store reports its counts, but takes no new tasks.
                 metrics.store_down()

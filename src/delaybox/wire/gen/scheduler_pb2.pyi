@@ -461,6 +461,72 @@ class ForecastStep(_message.Message):
     count: int
     def __init__(self, start_ms: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
+class ScalingRequest(_message.Message):
+    __slots__ = ("kind", "queue", "function", "places", "lead_ms", "clear_ms")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    LEAD_MS_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_MS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    queue: str
+    function: str
+    places: int
+    lead_ms: int
+    clear_ms: int
+    def __init__(self, kind: _Optional[str] = ..., queue: _Optional[str] = ..., function: _Optional[str] = ..., places: _Optional[int] = ..., lead_ms: _Optional[int] = ..., clear_ms: _Optional[int] = ...) -> None: ...
+
+class ScalingResponse(_message.Message):
+    __slots__ = ("lead_ms", "clear_ms", "target_use", "needs")
+    LEAD_MS_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_MS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_USE_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
+    lead_ms: int
+    clear_ms: int
+    target_use: float
+    needs: _containers.RepeatedCompositeFieldContainer[ScalingNeed]
+    def __init__(self, lead_ms: _Optional[int] = ..., clear_ms: _Optional[int] = ..., target_use: _Optional[float] = ..., needs: _Optional[_Iterable[_Union[ScalingNeed, _Mapping]]] = ...) -> None: ...
+
+class ScalingNeed(_message.Message):
+    __slots__ = ("kind", "queue", "function", "needed", "running", "places", "places_each", "terms")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    PLACES_EACH_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    queue: str
+    function: str
+    needed: int
+    running: int
+    places: float
+    places_each: float
+    terms: _containers.RepeatedCompositeFieldContainer[ScalingTerm]
+    def __init__(self, kind: _Optional[str] = ..., queue: _Optional[str] = ..., function: _Optional[str] = ..., needed: _Optional[int] = ..., running: _Optional[int] = ..., places: _Optional[float] = ..., places_each: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[ScalingTerm, _Mapping]]] = ...) -> None: ...
+
+class ScalingTerm(_message.Message):
+    __slots__ = ("name", "due", "busiest_per_s", "unforeseen_per_s", "backlog", "service_ms", "measured")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
+    BUSIEST_PER_S_FIELD_NUMBER: _ClassVar[int]
+    UNFORESEEN_PER_S_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_MS_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    due: int
+    busiest_per_s: float
+    unforeseen_per_s: float
+    backlog: int
+    service_ms: float
+    measured: bool
+    def __init__(self, name: _Optional[str] = ..., due: _Optional[int] = ..., busiest_per_s: _Optional[float] = ..., unforeseen_per_s: _Optional[float] = ..., backlog: _Optional[int] = ..., service_ms: _Optional[float] = ..., measured: bool = ...) -> None: ...
+
 class NodesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -119,6 +119,11 @@ class SchedulerStub(object):
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.ForecastRequest.SerializeToString,
                 response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.ForecastResponse.FromString,
                 _registered_method=True)
+        self.Scaling = channel.unary_unary(
+                '/delaybox.v1.Scheduler/Scaling',
+                request_serializer=delaybox_dot_v1_dot_scheduler__pb2.ScalingRequest.SerializeToString,
+                response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.ScalingResponse.FromString,
+                _registered_method=True)
         self.Nodes = channel.unary_unary(
                 '/delaybox.v1.Scheduler/Nodes',
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.NodesRequest.SerializeToString,
@@ -255,6 +260,13 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scaling(self, request, context):
+        """How many processes, or workers of a queue and function, are needed now, with the terms of the figure. Scope read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Nodes(self, request, context):
         """The nodes and workers heard of lately. Scope read.
         """
@@ -356,6 +368,11 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.Forecast,
                     request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.ForecastRequest.FromString,
                     response_serializer=delaybox_dot_v1_dot_scheduler__pb2.ForecastResponse.SerializeToString,
+            ),
+            'Scaling': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scaling,
+                    request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.ScalingRequest.FromString,
+                    response_serializer=delaybox_dot_v1_dot_scheduler__pb2.ScalingResponse.SerializeToString,
             ),
             'Nodes': grpc.unary_unary_rpc_method_handler(
                     servicer.Nodes,
@@ -827,6 +844,33 @@ class Scheduler(object):
             '/delaybox.v1.Scheduler/Forecast',
             delaybox_dot_v1_dot_scheduler__pb2.ForecastRequest.SerializeToString,
             delaybox_dot_v1_dot_scheduler__pb2.ForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scaling(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/delaybox.v1.Scheduler/Scaling',
+            delaybox_dot_v1_dot_scheduler__pb2.ScalingRequest.SerializeToString,
+            delaybox_dot_v1_dot_scheduler__pb2.ScalingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,9 +10,11 @@ from urllib.parse import parse_qsl
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY, MAX_CURSOR, MAX_PAGE, MAX_REPLAY
 from delaybox.core.query import TaskQuery
+from delaybox.core.scaling import ScalingQuery
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.core.words import show, unknown
+from delaybox.wire import scaling
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import JsonReader
@@ -65,6 +67,12 @@ def parse_forecast(query: bytes, now_ms: int) -> tuple[int, int, int]:
     start = moment_ms("from", given["from"]) if "from" in given else now_ms
     end = moment_ms("to", given["to"]) if "to" in given else start + DAY_MS
     return start, end, duration_ms("step", given["step"], least=1) if "step" in given else HOUR_MS
+
+
+def parse_scaling(query: bytes) -> ScalingQuery:
+    """The query of ``GET /v1/scaling``. InvalidTask."""
+    given, _ = _fields(query, scaling.FIELDS, {})
+    return scaling.query_of(given)
 
 
 def parse_cancel(query: bytes) -> bool:

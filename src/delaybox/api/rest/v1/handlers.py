@@ -18,7 +18,7 @@ from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
 from delaybox.core.queue import RuleBook
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
-from delaybox.wire import members
+from delaybox.wire import members, scaling
 from delaybox.wire.bounds import check_batch_count
 from delaybox.wire.json import queries, rendering, tasks, types
 from delaybox.wire.json.reading import JsonReader
@@ -154,6 +154,10 @@ class V1:
     async def forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         start, end, step = queries.parse_forecast(scope["query_string"], _now_ms())
         return Reply(rendering.forecast(await self._service.forecast(start, end, step), step))
+
+    async def scaling(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        asked = queries.parse_scaling(scope["query_string"])
+        return Reply(scaling.scaling_json(await self._service.scaling(asked)))
 
     async def nodes(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])

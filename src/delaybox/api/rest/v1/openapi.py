@@ -13,7 +13,17 @@ import delaybox
 from delaybox.api import policy
 from delaybox.api.rest.v1 import dialect, others
 from delaybox.api.rest.v1.routes import CALLS, ApiCall
-from delaybox.core.limits import DEFAULT_PAGE, LABEL, MAX_CURSOR, MAX_KEY_BYTES, MAX_LABEL_VALUE, MAX_LABELS, MAX_PAGE
+from delaybox.core.limits import (
+    DEFAULT_PAGE,
+    LABEL,
+    MAX_CURSOR,
+    MAX_KEY_BYTES,
+    MAX_LABEL_VALUE,
+    MAX_LABELS,
+    MAX_PAGE,
+    NAME,
+)
+from delaybox.core.scaling import KINDS, MAX_PLACES, WORKER
 from delaybox.wire.json import types
 
 _REF = "#/components/schemas/{name}"
@@ -61,6 +71,23 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "step": (
         "whole buckets of the store (a minute), in ms or as `15m`; `1h` unless given",
         {"type": "string", "format": "delaybox-duration", "example": "15m"},
+    ),
+    "kind": (
+        "only this kind of processes; `worker`: users' own workers",
+        {"type": "string", "enum": [*KINDS, WORKER]},
+    ),
+    "function": ("only tasks of this function", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
+    "places": (
+        "tasks that one worker runs at once; as many as the connected ones unless given",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PLACES},
+    ),
+    "lead": (
+        "how far ahead to look, from `1s` to `60m`, in ms or as `30s`; `30s` unless given",
+        {"type": "string", "format": "delaybox-duration", "example": "30s"},
+    ),
+    "clear": (
+        "the time in which a backlog should be gone, as `lead`; `30s` unless given",
+        {"type": "string", "format": "delaybox-duration", "example": "30s"},
     ),
 }
 _PATH: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {

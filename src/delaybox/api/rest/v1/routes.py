@@ -14,7 +14,7 @@ from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
-from delaybox.wire.json import nodes, tasks, types
+from delaybox.wire.json import nodes, scaling, tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell_rules import ShellRules
 
@@ -238,6 +238,19 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="cluster",
         query=("from", "to", "step"),
         answers={200: ("a count for each step", types.Forecast)},
+    ),
+    ApiCall(
+        method="GET",
+        path="/v1/scaling",
+        name="getScaling",
+        handler=lambda v1: v1.scaling,
+        summary="How many processes or workers are needed",
+        about="With the terms of the figure. With `queue` or `function` (or the kind `worker`) it is about the workers "
+        "that serve these, else about the processes of nodes. It is the need of this moment: whoever scales by it "
+        "goes up at once, and down when it has been lower for a while.",
+        tag="cluster",
+        query=("kind", "queue", "function", "places", "lead", "clear"),
+        answers={200: ("the need of each kind", scaling.Scaling)},
     ),
     ApiCall(
         method="GET",

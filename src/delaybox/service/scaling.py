@@ -1,0 +1,222 @@
+"""How many processes, or workers, are needed now and in the coming seconds: reads what `core.scaling` decides by."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from delaybox.core.lane import split
+from delaybox.core.membership import Member
+from delaybox.core.scaling import (
+    KINDS,
+    MAX_LEAD_MS,
+    STEPS,
+    TARGET_USE,
+    WORKER,
+    Goal,
+    Load,
+    MemberNeed,
+    ScalingAnswer,
+    ScalingQuery,
+    needed,
+)
+from delaybox.core.task import TaskType
+from delaybox.service.serving import living
+from delaybox.store.lanes import waiting
+from delaybox.store.store import Store
+from delaybox.store.upcoming import Upcoming, lanes_due, upcoming
+
+WINDOWS_MS = {"10s": 10_000, "1m": 60_000, "10m": 600_000}
+"""The times ahead of the gauges, by their label."""
+_WINDOW_STEP_MS = 10_000
+
+ASSUMED_MS = {"clock": 0.1, "grpc": 0.2, WORKER: 100.0}
+"""How long a task occupies a place, while too little was seen to measure it."""
+_IDLE_CORES = 0.04
+"""What a process uses that does nothing."""
+_LEAST_CORES = 0.05
+_LEAST_PER_S = 50.0
+"""Below these the cost of a task cannot be told from that of being there."""
+_FRESH_S = 1.0
+_WORKER_LETTER = TaskType.WORKER.value.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What was read of the store at one moment. ``waiting``: due WORKER tasks by lane; ``backlog``: all due tasks."""
+
+    members: tuple[Member, ...]
+    waiting: Counter[bytes]
+    backlog: int
+    unforeseen: Mapping[bytes, float]
+    at: float
+
+
+class Scaler:
+    """Answers what is needed, by reading alone. What members report is read again after a second."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: _Now | None = None
+        self._turn = 0
+        self._reading = asyncio.Lock()
+
+    async def ask(self, asked: ScalingQuery) -> ScalingAnswer:
+        """The need for such members. StoreUnavailable."""
+        now = await self._now()
+        lead_ms = min(max(asked.lead_ms, *(m.start_ms for m in now.members), STEPS), MAX_LEAD_MS)
+        step_ms = -(-lead_ms // STEPS)
+        coming = await upcoming(self._store, step_ms, STEPS)
+        if asked.of_workers:
+            sample = await lanes_due(self._store, coming.now_ms, coming.now_ms + STEPS * step_ms)
+            needs = [self._workers(asked, now, coming, step_ms, sample)]
+        else:
+            needs = [self._processes(kind, asked, now, coming, step_ms) for kind in KINDS if asked.kind in ("", kind)]
+        return ScalingAnswer(lead_ms=lead_ms, clear_ms=asked.clear_ms, target_use=TARGET_USE, needs=tuple(needs))
+
+    async def due(self) -> dict[str, int]:
+        """How many stored tasks become due within each of WINDOWS_MS. StoreUnavailable."""
+        steps = max(WINDOWS_MS.values()) // _WINDOW_STEP_MS
+        coming = await upcoming(self._store, _WINDOW_STEP_MS, steps)
+        return {label: sum(coming.steps[: ms // _WINDOW_STEP_MS]) for label, ms in WINDOWS_MS.items()}
+
+    async def _now(self) -> _Now:
+        async with self._reading:
+            known = self._known
+            if known is None or time.monotonic() - known.at >= _FRESH_S:
+                known = self._known = await self._read()
+            return known
+
+    async def _read(self) -> _Now:
+        members = await living(self._store)
+        counts = await self._store.counts()
+        self._turn += 1
+        found = await waiting(self._store, counts[0].now_ms, self._turn)
+        unforeseen: dict[bytes, float] = {}
+        for member in members:
+            for lane, rate in member.activity.unforeseen_per_s.items():
+                unforeseen[lane.encode()] = unforeseen.get(lane.encode(), 0.0) + rate
+        return _Now(
+            tuple(members),
+            Counter({lane: count for lane, count in found.items() if lane.startswith(_WORKER_LETTER)}),
+            sum(c.due for c in counts),
+            unforeseen,
+            time.monotonic(),
+        )
+
+    def _processes(self, kind: str, asked: ScalingQuery, now: _Now, coming: Upcoming, step_ms: int) -> MemberNeed:
+        mine = [member for member in now.members if member.kind == kind]
+        of_workers = sum(rate for lane, rate in now.unforeseen.items() if lane.startswith(_WORKER_LETTER))
+        cores = sum(member.cores for member in mine)
+        if kind == "clock":
+            steps = [all_ - workers for all_, workers in zip(coming.steps, coming.workers, strict=True)]
+            service_ms = _cost_ms(mine, cores)
+            tasks = Load(
+                name="tasks",
+                due=sum(steps),
+                busiest_per_s=_busiest(steps, step_ms),
+                unforeseen_per_s=round(sum(now.unforeseen.values()) - of_workers, 3),
+                backlog=max(0, now.backlog - now.waiting.total()),
+                service_ms=service_ms or ASSUMED_MS[kind],
+                measured=bool(service_ms),
+            )
+            loads = [tasks]
+        else:
+            loads = []
+            service_ms = _cost_ms(mine, cores) if kind == "grpc" else 0.0
+            if kind == "grpc":
+                # Those that wait already wait for workers, whom another process would not help.
+                loads.append(
+                    Load(
+                        name="worker tasks",
+                        due=sum(coming.workers),
+                        busiest_per_s=_busiest(coming.workers, step_ms),
+                        unforeseen_per_s=round(of_workers, 3),
+                        service_ms=service_ms or ASSUMED_MS[kind],
+                        measured=bool(service_ms),
+                    )
+                )
+            if not service_ms:
+                # Of calls no forecast knows: as many CPU seconds a second as now.
+                loads.append(Load(name="calls", unforeseen_per_s=round(cores, 3), service_ms=1_000.0))
+        return _need(kind, asked, loads, running=len(mine), places_each=1.0)
+
+    def _workers(
+        self, asked: ScalingQuery, now: _Now, coming: Upcoming, step_ms: int, sample: Counter[bytes]
+    ) -> MemberNeed:
+        serving = [member for member in now.members if any(_meant(asked, lane) for lane in member.activity.lanes)]
+        looked_at = sample.total()
+        took = {lane.encode(): ms for member in serving for lane, ms in sorted(member.activity.service_ms.items())}
+        lanes = {lane for lane in (*sample, *now.waiting, *now.unforeseen) if _meant(asked, lane)}
+        known = [ms for lane, ms in took.items() if _meant(asked, lane)]
+        # A lane of which nothing was measured yet costs what its like cost.
+        like = sum(known) / len(known) if known else 0.0
+        loads: list[Load] = []
+        for lane in sorted(lanes):
+            share = sample[lane] / looked_at if looked_at else 0.0
+            parts = split(lane)
+            loads.append(
+                Load(
+                    name=f"{parts.queue}:{parts.name}",
+                    due=sample[lane],
+                    busiest_per_s=round(_busiest(coming.workers, step_ms) * share, 3),
+                    unforeseen_per_s=round(now.unforeseen.get(lane, 0.0), 3),
+                    backlog=now.waiting[lane],
+                    service_ms=took.get(lane) or round(like, 3) or ASSUMED_MS[WORKER],
+                    measured=lane in took,
+                )
+            )
+        running, places = _pool(serving)
+        each = float(asked.places or (places / running if running else 1))
+        return _need(WORKER, asked, loads, running=running, places_each=each)
+
+
+def _need(kind: str, asked: ScalingQuery, loads: Sequence[Load], *, running: int, places_each: float) -> MemberNeed:
+    # Of workers none may be needed, and an orchestrator can start the first one again.
+    goal = Goal(clear_ms=asked.clear_ms, places_each=places_each, least=0 if kind == WORKER else 1)
+    members, places = needed(loads, goal)
+    return MemberNeed(
+        kind=kind,
+        queue=asked.queue,
+        function=asked.function,
+        members=members,
+        running=running,
+        places=places,
+        places_each=round(places_each, 3),
+        loads=tuple(loads),
+    )
+
+
+def _busiest(steps: Sequence[int], step_ms: int) -> float:
+    return round(max(steps) * 1_000 / step_ms, 3)
+
+
+def _cost_ms(members: Sequence[Member], cores: float) -> float:
+    """CPU ms a task in such processes; 0 while too little was seen."""
+    per_s = sum(rate for member in members for rate in member.activity.fired_per_s.values())
+    used = cores - _IDLE_CORES * len(members)
+    return round(used * 1_000 / per_s, 4) if per_s >= _LEAST_PER_S and used >= _LEAST_CORES else 0.0
+
+
+def _meant(asked: ScalingQuery, lane: bytes) -> bool:
+    if not lane.startswith(_WORKER_LETTER):
+        return False
+    parts = split(lane)
+    return asked.queue in ("", parts.queue) and asked.function in ("", parts.name)
+
+
+def _pool(members: Iterable[Member]) -> tuple[int, int]:
+    """How many workers are connected to such members, and their places. One worker has a session with each node, and
+    one for each kind of its functions."""
+    by_worker: dict[str, list[int]] = {}
+    for member in members:
+        here: Counter[str] = Counter()
+        for worker in member.activity.workers:
+            if worker.connected:
+                here[worker.identity] += max(worker.concurrency, 1)
+        for identity, places in here.items():
+            by_worker.setdefault(identity, []).append(places)
+    return len(by_worker), sum(max(places) for places in by_worker.values())

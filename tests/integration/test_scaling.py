@@ -1,0 +1,111 @@
+"""What is needed, read from a real store: what the forecast shows, what nobody took, and what members report."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.scaling import ScalingQuery
+from delaybox.core.task import NewTask, TaskType
+from delaybox.service import Service
+from delaybox.store import nodes
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
+from delaybox.store.upcoming import upcoming
+
+
+async def _open(client: Redis, prefix: str) -> tuple[Store, Service, int]:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    for partition in range(2):
+        await store.expand(partition, lead_ms=60_000)
+    return store, Service(store), await store.ping()
+
+
+def _worker(name: str, queue: str, due_ms: int) -> NewTask:
+    return NewTask(type=TaskType.WORKER, name=name, queue=queue, due_ms=due_ms)
+
+
+async def test_the_coming_steps_are_counted_exactly(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    tasks = [NewTask(due_ms=now + 15_000) for _ in range(30)]
+    tasks += [_worker("send", "mail", now + 25_000) for _ in range(20)]
+    tasks += [NewTask(due_ms=now + 45_000 + i) for i in range(7)]
+    await service.submit_many(tasks)
+    found = await upcoming(store, 10_000, 6)
+    assert found.steps == (0, 30, 20, 0, 7, 0)
+    assert found.workers == (0, 0, 20, 0, 0, 0)
+
+
+async def test_what_lies_behind_the_horizon_is_counted_by_buckets(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    await service.submit_many([NewTask(due_ms=now + 600_000 + i) for i in range(500)])
+    found = await upcoming(store, 60_000, 20)
+    assert sum(found.steps) == 500
+    # A minute's bucket reaches over two steps at most.
+    assert sum(found.steps[8:12]) == 500
+    soon = await service.due_soon()
+    assert soon["10s"] == soon["1m"] == 0 < soon["10m"] < 500
+
+
+async def test_workers_of_a_queue_are_needed_for_what_is_due_for_them(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    member = Member(
+        id="n1.grpc1",
+        node="n1",
+        kind="grpc",
+        seen_ms=now,
+        started_ms=now,
+        activity=Activity(
+            types="w",
+            lanes=(b"wmail:send",),
+            lane_count=1,
+            # One worker with functions of two kinds has two sessions.
+            workers=(ConnectedWorker(identity="a", concurrency=6), ConnectedWorker(identity="a", concurrency=2)),
+            worker_count=2,
+            service_ms={"wmail:send": 200.0},
+        ),
+    )
+    await nodes.beat(store, member)
+    tasks = [_worker("send", "mail", now + 22_500 + i) for i in range(300)]
+    tasks += [_worker("other", "reports", now + 22_500 + i) for i in range(100)]
+    await service.submit_many(tasks)
+    (need,) = (await service.scaling(ScalingQuery(queue="mail"))).needs
+    (load,) = need.loads
+    assert (load.name, load.due, load.service_ms, load.measured) == ("mail:send", 300, 200.0, True)
+    # All within one step of 5 s (or two, on a busy machine): up to 60 a second of 0.2 s each, at 0.7 use.
+    assert 30.0 <= load.busiest_per_s <= 60.0
+    assert need.places >= 30 * 0.2 / 0.7
+    assert (need.running, need.places_each) == (1, 8.0)
+    assert need.members == -(-need.places // 8)
+    (asked,) = (await service.scaling(ScalingQuery(function="send", places=1))).needs
+    assert asked.members >= 9
+    (none,) = (await service.scaling(ScalingQuery(queue="nothing"))).needs
+    assert (none.members, none.places, none.loads) == (0, 0.0, ())
+
+
+async def test_a_backlog_and_tasks_at_once_count_before_any_forecast(client: Redis, prefix: str) -> None:
+    store, service, _ = await _open(client, prefix)
+    await service.submit_many([_worker("send", "mail", 0) for _ in range(90)])
+    # Some 90 in the second since the store was opened; shown by the heartbeat of the process that stored them.
+    assert store.unforeseen.per_second(10)["wmail:send"] > 30
+    (need,) = (await service.scaling(ScalingQuery(queue="mail", places=1))).needs
+    (load,) = need.loads
+    assert load.backlog == 90 and not load.measured
+    # 90 within 30 s, of 0.1 s each as assumed.
+    assert need.places == round(3 * 0.1 / 0.7, 3)
+
+
+async def test_processes_are_needed_by_what_a_task_costs_them(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    clock = Member(
+        id="n1.clock1", node="n1", kind="clock", seen_ms=now, started_ms=now, cores=0.54, start_ms=45_000,
+        activity=Activity(types="p", fired_per_s={"p": 1_000.0}, unforeseen_per_s={"p": 1_000.0}),
+    )  # fmt: skip
+    await nodes.beat(store, clock)
+    found = await service.scaling(ScalingQuery())
+    # The lead is at least what a process takes to start.
+    assert found.lead_ms == 45_000
+    assert [need.kind for need in found.needs] == ["clock", "grpc", "rest"]
+    load = found.needs[0].loads[0]
+    assert (load.service_ms, load.measured, load.unforeseen_per_s) == (0.5, True, 1_000.0)
+    assert (found.needs[0].running, found.needs[0].places, found.needs[0].members) == (1, 0.714, 1)
