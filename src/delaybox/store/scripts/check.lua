@@ -31,7 +31,7 @@ local err = guard(keys)
 if err then return err end
 
 local bad
-local function say(kind) bad[#bad + 1] = kind end
+local function report(kind) bad[#bad + 1] = kind end
 
 -- A bucketed record is found in time: by near, by a ready set whose lane is active, or by a bucket still to be expanded.
 local function hinted(id, flags, lane, due)
@@ -53,10 +53,10 @@ end
 local function paired(id, hash, times, without_time, without_value)
   local value, at = redis.call('HGET', hash, id), redis.call('ZSCORE', times, id)
   if value and not at then
-    say(without_time)
+    report(without_time)
     if repair then redis.call('ZADD', times, now, id) end
   elseif at and not value then
-    say(without_value)
+    report(without_value)
     if repair then redis.call('ZREM', times, id) end
   end
   return value
@@ -99,26 +99,26 @@ local function judge(id, key, lids)
   if sour then places = places + 1 end
   paired(id, K_RESULTS, K_RESULTS_AT, 'result-without-time', 'time-without-result')
   if places > 1 then
-    say('two-places')
+    report('two-places')
   elseif lease and lease ~= named then
-    say('leased-not-indexed')
+    report('leased-not-indexed')
     if repair then redis.call('HSET', K_LEASED, id, lease) end
   end
   if named and not lease then
-    say('leased-dangling')
+    report('leased-dangling')
     if repair then redis.call('HDEL', K_LEASED, id) end
   end
 
   local kind, flags, due, at
   if rec then kind, flags, due, at = rec_head(id, rec) end
-  if kind == 'bad' then say('unreadable') end
+  if kind == 'bad' then report('unreadable') end
   local body = redis.call('EXISTS', k_body(id)) == 1
   if kind == 'ok' then
     if at_home then
       local lane = rec_lane(rec, at)
       local fine, score = hinted(id, flags, lane, due)
       if not fine then
-        say(score and 'late-hint' or 'no-hint')
+        report(score and 'late-hint' or 'no-hint')
         if repair then
           -- near is right for any due time, whatever the clock's hash says
           redis.call('ZADD', K_NEAR[near_of(flags, lane)], due, id .. lane)
@@ -131,26 +131,26 @@ local function judge(id, key, lids)
       local idem = k_idem(rec_key(rec, at))
       local held = redis.call('GET', idem)
       if not held or string.sub(held, 1, 16) ~= id then
-        say('key-missing')
+        report('key-missing')
       elseif redis.call('PTTL', idem) >= 0 then
-        say('key-expires')
+        report('key-expires')
         if repair then redis.call('PERSIST', idem) end
       end
     end
-    if is_stub(flags) and not body then say('body-missing') end
-    if body and not is_stub(flags) then say('body-orphan') end
+    if is_stub(flags) and not body then report('body-missing') end
+    if body and not is_stub(flags) then report('body-orphan') end
   elseif places == 0 and body then
-    say('body-orphan')
+    report('body-orphan')
   end
   if key ~= '' then
     local idem = k_idem(key)
     local held = redis.call('GET', idem)
     if held and string.sub(held, 1, 16) == id and redis.call('PTTL', idem) == -1 then
       if places == 0 then
-        say('key-orphan')
+        report('key-orphan')
         if repair then redis.call('PEXPIRE', idem, idem_ttl) end
       elseif kind == 'ok' and not (is_keyed(flags) and rec_key(rec, at) == key) then
-        say('key-wrong')
+        report('key-wrong')
       end
     end
   end

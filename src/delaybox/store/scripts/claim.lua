@@ -207,7 +207,7 @@ if n_leased > 0 then
   for i = 1, 2 * n_leased, 2 do named[i], named[i + 1] = leased[i], lid end
   for from = 1, #named, 1000 do redis.call('HSET', K_LEASED, unpack(named, from, math.min(from + 999, #named))) end
 end
-local lateness, unheard, trimmed = {}, 0, 0
+local lateness, without_listeners, trimmed = {}, 0, 0
 local by_lane = {}
 for i, f in ipairs(fired) do
   local id, rec, flags, at = f[1], f[2], f[3], f[4]
@@ -222,7 +222,7 @@ for i, f in ipairs(fired) do
     redis.call('XADD', key, 'MAXLEN', '~', stream, '*', 'task', message)
     trimmed = trimmed + before + 1 - redis.call('XLEN', key)
   end
-  if redis.call('PUBLISH', channel, message) == 0 then unheard = unheard + 1 end
+  if redis.call('PUBLISH', channel, message) == 0 then without_listeners = without_listeners + 1 end
   forget(id, rec, flags, at, idem_ttl)
   lateness[i] = f[5]
   local lane = rec_lane(rec, at)
@@ -278,4 +278,4 @@ for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane
   lanes[#lanes + 1] = count
 end
-return { now, due, leased, lateness, { unheard, dropped, #sour, trimmed, promoted, more and 1 or 0 }, lanes }
+return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0 }, lanes }
