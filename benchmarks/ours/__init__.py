@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
-from benchmarks.ours.node import Node, serve, subscriber, work
-from benchmarks.ours.storing import fill, opened, pending, run, schedule, script_names
+from benchmarks.ours.node import Node, members, serve, subscriber, work
+from benchmarks.ours.storing import at_once, fill, opened, pending, run, schedule, script_names
 from benchmarks.ours.workers import BARE, SDK, Crew, Herd, Kind, crew, worker_herd, worker_lateness, worker_map
 
 __all__ = [
@@ -17,10 +17,12 @@ __all__ = [
     "Herd",
     "Kind",
     "Node",
+    "at_once",
     "crew",
     "drain_herd",
     "fill",
     "lateness",
+    "members",
     "opened",
     "pending",
     "run",

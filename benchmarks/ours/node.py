@@ -65,6 +65,18 @@ def _wait_until_ready(child: Child, port: int, *, seconds: float = 20.0) -> None
     raise RuntimeError(f"delaybox serve was not ready: {child.words() or 'no word'}")
 
 
+def members(server: BenchServer, name: str, **settings: int) -> Child:
+    """Members of a fleet in one process (`benchmarks.ours.members`), which have begun."""
+    options = {"socket": server.unix, "name": name, **settings}
+    child = Child(python("benchmarks.ours.members", json.dumps(options)))
+    try:
+        child.read()
+    except BaseException:
+        child.stop()
+        raise
+    return child
+
+
 def subscriber(server: BenchServer, *, count: int, seconds: float, each: bool = True, yielding: bool = False) -> Child:
     """A process on the execution channel; its first line says that it listens, its second what came.
 

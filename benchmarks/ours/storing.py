@@ -120,6 +120,27 @@ async def schedule(
         return time.perf_counter() - started
 
 
+async def at_once(server: BenchServer, *, rate: int, seconds: int, payload: bytes = b"x" * 120) -> None:
+    """Schedules that many tasks a second that are due at once, each in a call of its own."""
+    async with opened(server) as store:
+        service = Service(store)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        numbers = iter(range(rate * seconds))
+
+        async def caller() -> None:
+            for n in numbers:
+                if (ahead_s := began + n / rate - loop.time()) > 0:
+                    await asyncio.sleep(ahead_s)
+                (answer,) = await service.submit_many([NewTask(payload=payload)])
+                if not isinstance(answer, Submitted):
+                    raise answer
+
+        await asyncio.gather(*(caller() for _ in range(32)))
+        if loop.time() - began > 1.2 * seconds:
+            raise RuntimeError(f"{rate * seconds} calls took {loop.time() - began:.1f} s")
+
+
 def script_names() -> dict[str, str]:
     """SHA of each of the store's scripts and its name."""
     return {loader.load(name).sha: name for name in loader.names()}
