@@ -44,7 +44,11 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
             assert {member["kind"]: member["types"] for member in one["members"]} == {
                 "clock": ["pub_sub"], "grpc": ["worker"], "rest": []
             }  # fmt: skip
-            assert "  grpc" in table
+            assert {member["kind"]: member["partition_count"] for member in one["members"]} == {
+                "clock": 16, "grpc": 0, "rest": 0
+            }  # fmt: skip
+            assert all(abs(member["clock_offset_ms"]) < 500 for member in one["members"])
+            assert "  grpc" in table and "16: 0-15" in table
             # By the variable that workers know a Python client finds the node as well.
             client = "from delaybox import Client\nwith Client() as client: print(client.publish('x', delay='1h').id)"
             done = subprocess.run([sys.executable, "-c", client], env=environ, capture_output=True, timeout=30)

@@ -48,6 +48,12 @@ def test_nodes() -> None:
     assert [one.do for one in found if one.word == "problem"] == ["start one with --roles clock"]
 
 
+@pytest.mark.parametrize(("offset_ms", "word"), [(None, ""), (40, ""), (-300_000, "warning"), (900, "warning")])
+def test_a_node_whose_machine_has_another_time_is_named(offset_ms: int | None, word: str) -> None:
+    members = [{"clock_offset_ms": 0}, {"clock_offset_ms": offset_ms}, {}]
+    assert words(of_nodes([{**NODE, "id": "n", "members": members}])).get("node clock", "") == word
+
+
 def test_persistence() -> None:
     assert words(doctor_server.persistence(False, {}, "")) == {"persistence": "problem"}
     assert words(doctor_server.persistence(True, {"aof_last_write_status": "err"}, "")) == {"persistence": "problem"}

@@ -101,6 +101,13 @@ def test_heartbeats_of_other_versions_are_read() -> None:
     )  # fmt: skip
     assert members.decode("n", raw) == expected
     assert members.decode("n", members.encode(expected)) == expected
+    shown = replace(
+        expected,
+        activity=replace(expected.activity, partitions=(1, 2, 9), partition_count=400),
+        lag_ms=2.5,
+        clock_offset_ms=-7,
+    )
+    assert members.decode("n", members.encode(shown)) == shown
     halves = Member(id="n", seen_ms=9, host="h\udc80", activity=Activity(troubles=("\udc80",)))
     assert members.decode("n", members.encode(halves)).activity.troubles == ("?",)
     assert members.decode("n", b'{"seen_ms": 9, "types": ["p", "SHELL_CMD", "z"]}').activity.types == "psz"

@@ -189,11 +189,32 @@ def of_nodes(nodes: list[dict[str, Any]]) -> list[Finding]:
                 "mixed versions are meant for an upgrade; finish it",
             )
         )
+    found += _clocks(nodes)
     for role, does in (("clock", "nothing becomes due"), ("work", "nothing is carried out")):
         if all(n.get("roles") and role not in n["roles"] for n in nodes):
             found.append(
                 Finding(
                     "roles", "problem", f"no living node has the role {role}: {does}", f"start one with --roles {role}"
+                )
+            )
+    return found
+
+
+def _clocks(nodes: list[dict[str, Any]]) -> list[Finding]:
+    """Each machine's clock against the server's, by the heartbeats of the processes on it."""
+    found: list[Finding] = []
+    for node in nodes:
+        offsets = [offset for m in node.get("members") or [] if (offset := m.get("clock_offset_ms")) is not None]
+        off = max(offsets, key=abs, default=0)
+        if abs(off) > SKEW_MS:
+            found.append(
+                Finding(
+                    "node clock",
+                    "warning",
+                    f"that of {node.get('host')} (node {node.get('id')}) is {abs(off) / 1000:.1f} s "
+                    f"{'ahead of' if off > 0 else 'behind'} the server's",
+                    "set it by NTP; tasks are in time all the same, for only the server's clock decides, but what the "
+                    "node logs is not",
                 )
             )
     return found

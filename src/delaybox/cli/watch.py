@@ -54,7 +54,7 @@ def queues(
 
 
 def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
-    """Show the living nodes and their processes: what each is for, its version, and the tasks it has in hand."""
+    """Show the living nodes and their processes: what each is for, keeps and hands out, its lag, and its clock."""
     answer = connect(server, token, as_json).get("/v1/nodes")
     if as_json:
         return messages.out_json(answer)
@@ -72,9 +72,14 @@ def node_table(found: list[dict[str, Any]], width: int = 0, *, members: bool = F
         rows.append(_node_row(str(node.get("id", "")), node))
         # A node of an older version does not list them.
         inside = node.get("members") or []
+        rows[-1] += _facts(inside) if len(inside) == 1 else [""] * 4
         if members and len(inside) > 1:
-            rows += [_node_row(f"  {member.get('kind') or 'engine'}", member) for member in inside]
-    return render.table(["node", "pid", "version", "roles", "types", "in flight"], rows, right=[1, 5], width=width)
+            rows += [_node_row(f"  {member.get('kind') or 'engine'}", member) + _facts([member]) for member in inside]
+    header = ["node", "pid", "version", "roles", "types", "in flight"]
+    if not members:
+        return render.table(header, [row[: len(header)] for row in rows], right=[1, 5], width=width)
+    header += ["fired/s", "lag", "clock", "keeps"]
+    return render.table(header, rows, right=[1, 5, 6, 7, 8], width=width)
 
 
 def _node_row(name: str, facts: dict[str, Any]) -> list[str]:
@@ -86,6 +91,33 @@ def _node_row(name: str, facts: dict[str, Any]) -> list[str]:
         ",".join(facts.get("types") or []),
         f"{facts.get('in_flight', 0):,}",
     ]
+
+
+def _facts(members: list[dict[str, Any]]) -> list[str]:
+    """What a process hands out, how it is, and the partitions that it keeps time for."""
+    (member,) = members
+    if "lag_ms" not in member:
+        # The node that answers is of the previous version.
+        return [""] * 4
+    offset = member.get("clock_offset_ms")
+    more = " …" if member["partition_count"] > len(member["partitions"]) else ""
+    return [
+        f"{member['fired_per_s']:,.1f}",
+        f"{member['lag_ms']:,.0f} ms",
+        "" if offset is None else f"{offset:+,} ms",
+        f"{member['partition_count']}: {ranges(member['partitions'])}{more}" if member["partition_count"] else "",
+    ]
+
+
+def ranges(numbers: list[int]) -> str:
+    """Rising numbers as people write them: ``0-3,7``."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in found)
 
 
 def workers(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:

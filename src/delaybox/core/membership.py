@@ -44,6 +44,8 @@ class Activity:
     last minute, by the letter of a type and its queue. ``unforeseen_per_s``: tasks stored here with less notice than
     `scaling.LEAD_MS`, by lane. ``service_ms``: how long tasks took here from hand-out to success, by lane.
     ``troubles``: sentences on what this member cannot do now.
+    ``partitions``: those that it keeps time for, the first ones where there are very many; ``partition_count``: how
+    many in all.
     """
 
     types: str = ""
@@ -57,6 +59,8 @@ class Activity:
     unforeseen_per_s: Mapping[str, float] = field(default_factory=dict)
     service_ms: Mapping[str, float] = field(default_factory=dict)
     troubles: tuple[str, ...] = ()
+    partitions: tuple[int, ...] = ()
+    partition_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,9 @@ class Member:
     keeps it alive; 0: unknown. ``kind``: what the process is for (clock, work, rest, grpc, kafka, or one of a newer
     version); '': all that an engine does. ``roles``: what its node is for. ``store``: what it works for; None where a
     node of an early version does not state it. ``cores``: CPU seconds a second that it used lately. ``start_ms``: how
-    long it took from the start of the process until its first heartbeat; 0: unknown.
+    long it took from the start of the process until its first heartbeat; 0: unknown. ``lag_ms``: by how much its event
+    loop wakes too late, 99 of 100 times in the last 10 s. ``clock_offset_ms``: by how much its machine's clock is ahead
+    of Redis's; None where a node of the previous version does not measure it.
     """
 
     id: str
@@ -84,6 +90,8 @@ class Member:
     store: Shape | None = None
     cores: float = 0.0
     start_ms: int = 0
+    lag_ms: float = 0.0
+    clock_offset_ms: int | None = None
 
     @property
     def parent(self) -> str:
@@ -183,6 +191,8 @@ def together(activities: Sequence[Activity]) -> Activity:
         unforeseen_per_s=unforeseen,
         service_ms=service_ms,
         troubles=tuple(dict.fromkeys(trouble for a in activities for trouble in a.troubles)),
+        partitions=tuple(dict.fromkeys(p for a in activities for p in a.partitions)),
+        partition_count=sum(a.partition_count for a in activities),
     )
 
 

@@ -40,6 +40,8 @@ DEAF = "new tasks that are due at once can be up to a second late: no subscripti
 _CLAIM_PATIENCE_S = 2.0
 _HELP_MS = 50.0
 _HELP_MOST = 64
+_PARTITIONS_SHOWN = 256
+"""A heartbeat has no more, or it would be large in a store of thousands of partitions."""
 _MUCH = 100_000
 """Members times partitions: from here on shares are computed in a thread, for it takes longer than a claim."""
 
@@ -280,11 +282,14 @@ class Engine:
             metrics.wakeups_subscribed("workers" if self._hosts else "node", self._wakeups.listening)
             if not self._wakeups.listening:
                 troubles = (DEAF,)
+        kept = sorted(self._ownership.kept) if self._options.clock else []
         own = Activity(
             in_flight=self._dispatcher.in_flight,
             types=self._dispatcher.serves,
             limits=self._options.lanes,
             fired_per_s=self._dispatcher.fired_per_s(),
             service_ms=self._dispatcher.service_ms(),
+            partitions=tuple(kept[:_PARTITIONS_SHOWN]),
+            partition_count=len(kept),
         )
         return together([own, beside, Activity(troubles=troubles)])

@@ -15,6 +15,7 @@ from typing import Protocol
 from delaybox import __version__
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity, Member, places
+from delaybox.engine.lag import Lag
 from delaybox.engine.loops import Loop
 from delaybox.engine.redis_time import local_ms
 from delaybox.engine.wakeups import Listener
@@ -74,6 +75,8 @@ class Membership:
         self._urgent = False
         self._version = -1
         self._place: tuple[int, frozenset[bytes]] | None = None
+        self._lag = Lag()
+        self._clock_offset_ms: int | None = None
         self._clock_ms = 0.0
         """Redis's clock minus ours, as the last answer had it."""
         self._looked = -1e9
@@ -87,6 +90,7 @@ class Membership:
         """Puts this process on the list, where the server answers, and begins."""
         if self._follower is not None:
             await self._listener.start()
+        self._lag.start()
         with contextlib.suppress(DelayBoxError):
             await self._beat()
         self._loop.start()
@@ -105,6 +109,7 @@ class Membership:
     async def stop(self) -> None:
         """Takes this process off the list. Twice is harmless."""
         await self._loop.stop()
+        await self._lag.stop()
         await self._listener.stop()
         if self._known:
             try:
@@ -139,6 +144,7 @@ class Membership:
             now_ms = await self._store.glance()
             self._looked = local_ms()
             self._clock_ms = now_ms - self._looked
+            self._clock_offset_ms = time.time_ns() // 1_000_000 - now_ms
         now_ms = round(local_ms() + self._clock_ms)
         self._started_ms = self._started_ms or now_ms
         self._start_ms = self._start_ms or age_ms()
@@ -159,6 +165,8 @@ class Membership:
             store=self._store.presence.shape,
             cores=self._cores.used(time.monotonic()),
             start_ms=self._start_ms,
+            lag_ms=self._lag.p99_ms,
+            clock_offset_ms=self._clock_offset_ms,
         )
         place = (places(activity), frozenset(activity.lanes))
         self._known = True

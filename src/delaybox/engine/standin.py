@@ -65,24 +65,28 @@ class StandIn:
             # The server was away for the owner as well.
             self._at |= dict.fromkeys(due, self._clock.now_ms() + _AWAY_MS)
             raise
+        silent: list[tuple[int, Promise]] = []
         for p, promise in zip(due, read, strict=True):
-            self._at[p] = self._judge(p, promise, now_ms)
+            self._at[p] = self._judge(p, promise, now_ms, silent)
+        if silent:
+            # In one line, because an owner that stands still breaks all of its promises at once.
+            log.warning(
+                "no look at partitions %s by %s, up to %d ms after that was promised; looking in their place",
+                ", ".join(str(p) for p, _ in silent),
+                ", ".join(sorted({promise.looker or "?" for _, promise in silent})),
+                max(now_ms - promise.until_ms for _, promise in silent),
+            )
         return 0.0
 
-    def _judge(self, p: int, promise: Promise, now_ms: int) -> float:
-        """When to read again."""
+    def _judge(self, p: int, promise: Promise, now_ms: int, silent: list[tuple[int, Promise]]) -> float:
+        """When to read again. Adds to ``silent`` a promise that was broken."""
         until = promise.until_ms + max(PATIENCE_MS, 2.0 * promise.late_ms)
         if self._ownership.acts(p):
             if promise.looker != self._me and now_ms <= until:
                 log.info("the owner of partition %d looks again", p)
                 self._ownership.rest(p)
         elif promise.looker != self._me and now_ms > until:
-            log.warning(
-                "member %s has not looked at partition %d, %d ms after it had promised to; looking in its place",
-                promise.looker or "?",
-                p,
-                now_ms - promise.until_ms,
-            )
+            silent.append((p, promise))
             self._ownership.act(p)
         if self._ownership.acts(p):
             return now_ms + PATIENCE_MS

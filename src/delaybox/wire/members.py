@@ -67,6 +67,10 @@ class _Beat(Struct):
     unforeseen_per_s: dict[str, float] = {}
     service_ms: dict[str, float] = {}
     troubles: list[str] = []
+    partitions: list[_Count] = []
+    partition_count: _Count = 0
+    lag_ms: float = 0.0
+    clock_offset_ms: int | None = None
     store: _Store | None = None
     cores: float = 0.0
     start_ms: _Count = 0
@@ -125,7 +129,11 @@ def decode(member_id: str, raw: bytes) -> Member:
             unforeseen_per_s=beat.unforeseen_per_s,
             service_ms=beat.service_ms,
             troubles=tuple(beat.troubles),
+            partitions=tuple(beat.partitions),
+            partition_count=beat.partition_count,
         ),
+        lag_ms=beat.lag_ms,
+        clock_offset_ms=beat.clock_offset_ms,
         store=None if beat.store is None else Shape(beat.store.id, beat.store.partitions, beat.store.bucket_ms),
         cores=beat.cores,
         start_ms=beat.start_ms,
@@ -173,6 +181,10 @@ def _beat(member: Member) -> _Beat:
         unforeseen_per_s=dict(activity.unforeseen_per_s),
         service_ms=dict(activity.service_ms),
         troubles=[_sendable(trouble) for trouble in activity.troubles],
+        partitions=list(activity.partitions),
+        partition_count=activity.partition_count,
+        lag_ms=member.lag_ms,
+        clock_offset_ms=member.clock_offset_ms,
         store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),
         cores=member.cores,
         start_ms=member.start_ms,
@@ -235,6 +247,11 @@ def _node_json(node: LivingNode) -> shown.Node:
                 types=_names(member.activity.types),
                 in_flight=member.activity.in_flight,
                 troubles=list(member.activity.troubles),
+                partitions=list(member.activity.partitions),
+                partition_count=member.activity.partition_count,
+                fired_per_s=_rate(member),
+                lag_ms=member.lag_ms,
+                clock_offset_ms=member.clock_offset_ms,
                 seen=render_moment(member.seen_ms),
                 started=render_moment(member.started_ms),
             )
@@ -302,12 +319,21 @@ def node_message(node: LivingNode) -> pb.NodeInfo:
                 types=_numbers(member.activity.types),
                 in_flight=member.activity.in_flight,
                 troubles=member.activity.troubles,
+                partitions=member.activity.partitions,
+                partition_count=min(member.activity.partition_count, _MOST),
+                fired_per_s=_rate(member),
+                lag_ms=member.lag_ms,
+                clock_offset_ms=member.clock_offset_ms,
                 seen_ms=member.seen_ms,
                 started_ms=member.started_ms,
             )
             for member in node.members
         ],
     )
+
+
+def _rate(member: Member) -> float:
+    return round(sum(member.activity.fired_per_s.values()), 3)
 
 
 def _names(letters: str) -> list[str]:

@@ -6,10 +6,11 @@ the store lists once traffic has stopped, and fsck). A violation is a sentence; 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from tests.faults.harness.oracle import FAIL, OK, SENT, STALE, UNKNOWN, Ack, Call, Fault, History, Start
 
@@ -281,8 +282,13 @@ class _Judge:
                 first.append((max(due * 1000, min(known, starts[0].at_us)), starts[0].at_us))
         faults = [f for f in self.h.faults if f.kind != "rollback"]
         fires, drains = [0.0], [0.0]
+        # Only those can span a moment that were due within the longest lateness before it: there may be many faults.
+        first.sort()
+        dues = [due for due, _ in first]
+        longest = max((at - due for due, at in first), default=0)
         for fault in faults:
-            behind = [at for due, at in first if due <= fault.to_us < at]
+            near = first[bisect_left(dues, fault.to_us - longest) : bisect_right(dues, fault.to_us)]
+            behind = [at for due, at in near if due <= fault.to_us < at]
             drains += [(at - fault.to_us) / 1000 for at in behind]
             # Who had it next may have been killed before it began: as long again for each that was lost.
             again = [(at, times) for cause, at, times in self.reruns if cause is fault and at > fault.to_us]
@@ -292,8 +298,13 @@ class _Judge:
         recover = max(fires)
         drain = max(drains)
         self.figures |= {"recover_ms": round(recover, 1), "drain_ms": round(drain, 1)}
-        struck = [at - due for due, at in first if any(f.from_us <= at and due <= f.to_us for f in faults)]
-        calm = [at - due for due, at in first if not any(f.from_us <= at and due <= f.to_us for f in faults)]
+        begun = sorted(f.from_us for f in faults)
+        until = list(accumulate((f.to_us for f in sorted(faults, key=lambda f: f.from_us)), max))
+        struck: list[int] = []
+        calm: list[int] = []
+        for due, at in first:
+            before = bisect_right(begun, at)
+            (struck if before and until[before - 1] >= due else calm).append(at - due)
         for name, values in (("", calm), ("_fault", struck)):
             values.sort()
             for label, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)):

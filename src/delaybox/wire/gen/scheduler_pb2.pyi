@@ -570,7 +570,7 @@ class NodeInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., worker_count: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[NodeMember, _Mapping]]] = ...) -> None: ...
 
 class NodeMember(_message.Message):
-    __slots__ = ("id", "kind", "pid", "types", "in_flight", "troubles", "seen_ms", "started_ms")
+    __slots__ = ("id", "kind", "pid", "types", "in_flight", "troubles", "seen_ms", "started_ms", "partitions", "partition_count", "fired_per_s", "lag_ms", "clock_offset_ms")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -579,6 +579,11 @@ class NodeMember(_message.Message):
     TROUBLES_FIELD_NUMBER: _ClassVar[int]
     SEEN_MS_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FIRED_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAG_MS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     pid: int
@@ -587,7 +592,12 @@ class NodeMember(_message.Message):
     troubles: _containers.RepeatedScalarFieldContainer[str]
     seen_ms: int
     started_ms: int
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., troubles: _Optional[_Iterable[str]] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    partition_count: int
+    fired_per_s: float
+    lag_ms: float
+    clock_offset_ms: int
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., troubles: _Optional[_Iterable[str]] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ..., partition_count: _Optional[int] = ..., fired_per_s: _Optional[float] = ..., lag_ms: _Optional[float] = ..., clock_offset_ms: _Optional[int] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
     __slots__ = ("identity", "labels", "functions", "concurrency", "running", "connected")

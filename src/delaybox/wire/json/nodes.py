@@ -18,6 +18,18 @@ class NodeMember(Struct, gc=False):
     types: Annotated[list[str], Meta(description="the task types it carries out")]
     in_flight: Count
     troubles: Annotated[list[str], Meta(description="what it cannot do now, in sentences")]
+    partitions: Annotated[
+        list[int], Meta(description="the partitions it keeps time for; the first ones where there are very many")
+    ]
+    partition_count: Annotated[int, Meta(ge=0, description="how many partitions it keeps time for")]
+    fired_per_s: Annotated[float, Meta(ge=0, description="tasks that it handed out a second, over the last minute")]
+    lag_ms: Annotated[
+        float, Meta(ge=0, description="by how much its event loop wakes too late, 99 of 100 times in the last 10 s")
+    ]
+    clock_offset_ms: Annotated[
+        int | None,
+        Meta(description="by how much its machine's clock is ahead of the server's; null: it does not measure that"),
+    ]
     seen: Moment
     started: Moment
 
