@@ -41,6 +41,11 @@ MEANING = {
     "processes.clock": "how many processes keep time. Each looks after every partition: a second one goes on when the "
     "first one dies",
     "processes.work": "how many processes run shell commands, each `workers.shell.concurrency` at once",
+    "processes.auto": "follow the need: add clock, gRPC and REST processes before the forecast needs them, and retire "
+    "them after `coolDown`; the numbers above are the least ([how](howto/autoscale.md#processes-of-a-node))",
+    "processes.most": "with `auto`: the most processes of each of these kinds",
+    "processes.lead": "with `auto`: how far ahead tasks that become due are looked for",
+    "processes.coolDown": "with `auto`: for how long fewer must have been enough before one is retired",
     "probe.host": "address of the probe port",
     "probe.port": "a port for `/livez`, `/readyz` and `/metrics` of the whole node, whatever its roles. Without it "
     "only nodes with the role `api` have them, on the port of REST",

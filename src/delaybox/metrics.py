@@ -21,11 +21,13 @@ from prometheus_client import (
     Summary,
     disable_created_metrics,
     generate_latest,
+    values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+NAME_VARIABLE: Final = "DELAYBOX_COUNTED_AS"
 
 LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
     *(0.25, 0.5, 1, 2, 3, 4, 6, 8, 10, 15, 25, 50, 100, 250, 500),
@@ -36,6 +38,9 @@ DELIVERY_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 4, 8, 15, 25, 50, 100, 25
 
 Mode = Literal["in_place", "leased"]
 
+if os.environ.get(DIRECTORY_VARIABLE) and (_name := os.environ.get(NAME_VARIABLE)):
+    # Instead of the process id. Only one process at a time has this name, so it goes on where the last one ended.
+    values.ValueClass = values.MultiProcessValue(lambda: _name)  # type: ignore[no-untyped-call]
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _registry = CollectorRegistry()
 

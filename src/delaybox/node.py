@@ -62,6 +62,7 @@ class _Node:
         self._counted_in = counted_in
         self._id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self._stop = asyncio.Event()
+        self._store_at: tuple[ServerSettings, str] | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -81,7 +82,11 @@ class _Node:
                 await asyncio.wait({starting})
             elif not starting.exception():
                 self._announce(listening)
-                await children.run(self._stop)
+                scaling = self._scale(children)
+                try:
+                    await children.run(self._stop)
+                finally:
+                    await _end(scaling)
                 log.info("stopping: requests and running tasks have %.0f s to finish", GRACE_S)
                 await children.stop(_CALLERS)
                 await children.stop(_ENGINES)
@@ -90,6 +95,15 @@ class _Node:
                 starting.result()
         log.info("stopped")
         return 0
+
+    def _scale(self, children: Supervisor) -> asyncio.Task[None] | None:
+        """Begins to follow the need, where the configuration asks for that."""
+        if not self._config.processes.auto or self._store_at is None:
+            return None
+        # Without it the parent talks to no store, and does without that code.
+        from delaybox.autoscale import Autoscaler
+
+        return asyncio.create_task(Autoscaler(self._config, children, *self._store_at).run())
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():
@@ -119,7 +133,9 @@ class _Node:
         children.learn(server=server, await_subscribers=fresh)
         with _own_errors():
             # The first child checks the server, and makes the store if need be, before the others begin.
-            children.learn(**await children.begin_first(partitions=self._config.partitions))
+            found = await children.begin_first(partitions=self._config.partitions)
+        children.learn(**found)
+        self._store_at = (server, found.get("store_id", ""))
         await children.begin((ProcessKind.PROBE, *_CALLERS))
         with _own_errors():
             # Children that fire tasks begin last, so that a node that fails at its start fires nothing.
@@ -153,6 +169,12 @@ class _Node:
         log.info("%s, data in %s", how, embedded.data_dir)
         server = ServerSettings(unix_path=str(embedded.unix_path), password=embedded.password)
         return server, not embedded.attached
+
+
+async def _end(scaling: asyncio.Task[None] | None) -> None:
+    if scaling is not None:
+        scaling.cancel()
+        await asyncio.wait({scaling})
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import delaybox.node
+from delaybox.config import Config
+from delaybox.config.model import ProcessesSection
 from tests.command import Command
 
 
@@ -35,3 +37,21 @@ def test_the_configuration_file_is_named(run: Command, tmp_path: Path) -> None:
 def test_the_nodes_of_clients_are_no_unknown_key(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELAYBOX_GRPC_SERVERS", "a:1,b:2")
     assert "unknown" not in run("serve").err
+
+
+def test_processes_is_a_number_or_auto(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ProcessesSection] = []
+
+    def keep(config: Config) -> int:
+        seen.append(config.processes)
+        return 0
+
+    monkeypatch.setattr(delaybox.node, "run", keep)
+    run("serve", "--processes", "3")
+    run("serve", "--processes", "auto", "--set", "processes.most=4")
+    assert (seen[0].clock, seen[0].grpc, seen[0].rest, seen[0].work, seen[0].auto) == (3, 3, 3, 1, False)
+    assert (seen[1].clock, seen[1].rest, seen[1].auto, seen[1].most) == (1, 1, True, 4)
+    for wrong in ("0", "65", "many", "-1"):
+        refused = run("serve", f"--processes={wrong}")
+        assert refused.code != 0 and f"--processes {wrong}: write a number from 1 to 64, or auto" in refused.err
+    assert len(seen) == 2

@@ -6,7 +6,17 @@ import pytest
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.rates import FadingRates, Means
-from delaybox.core.scaling import LEAD_MS, CoolDown, Goal, Load, ScalingQuery, needed, notice_left_out
+from delaybox.core.scaling import (
+    LEAD_MS,
+    CoolDown,
+    Goal,
+    Load,
+    MemberNeed,
+    ScalingQuery,
+    needed,
+    notice_left_out,
+    share,
+)
 from delaybox.wire import scaling
 
 
@@ -26,6 +36,13 @@ def test_the_figure_stays_between_the_least_and_the_most() -> None:
     assert needed([], Goal(least=0)) == (0, 0.0)
     much = Load(name="much", busiest_per_s=1e6, service_ms=100)
     assert needed([much], Goal(most=8))[0] == 8
+
+
+def test_each_node_has_an_equal_share_between_its_own_bounds() -> None:
+    need = MemberNeed(kind="clock", members=7, running=3, nodes=3, places=6.5, places_each=1.0, loads=())
+    assert share(need, least=1, most=8) == 3
+    assert share(need, least=1, most=2) == 2
+    assert share(need, least=4, most=8) == 4
 
 
 def test_a_task_that_the_forecast_showed_in_part_counts_in_part() -> None:

@@ -14,7 +14,7 @@ from delaybox.cli import dead, messages, quarantine, tasks, usage, watch
 from delaybox.cli import worker as worker_command
 from delaybox.cli.client import NodeRefused
 from delaybox.cli.exits import Exit, of_error
-from delaybox.cli.local import ConfigFile, DataDir, Redis, Settings, assignments, flags_of, run_to_end
+from delaybox.cli.local import ConfigFile, DataDir, Redis, Settings, assignments, flags_of, processes_of, run_to_end
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect, disconnect
 from delaybox.core.errors import ConfigError, DelayBoxError
 
@@ -105,6 +105,14 @@ def serve(
         str | None,
         typer.Option(metavar="api,clock,work", help="What this node is for: any of the three; default all of them."),
     ] = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|auto",
+            help="Clock, gRPC and REST processes, so many of each; auto: from 1 to the number of cores, by need. "
+            "Default 1.",
+        ),
+    ] = None,
     enable_shell: Annotated[
         bool, typer.Option("--enable-shell", help="Run payloads of SHELL_CMD tasks as shell commands of this user.")
     ] = False,
@@ -124,7 +132,7 @@ def serve(
         "logFormat": log_format,
         "workers.shell.enabled": enable_shell or None,
         "insecure": insecure or None,
-    }
+    } | processes_of(processes)
     flags = flags_of(settings, named)
     loaded = load(path=config, flags=flags)
     chosen = loaded.config

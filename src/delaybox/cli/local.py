@@ -33,6 +33,17 @@ def flags_of(settings: list[str] | None, named: Mapping[str, object]) -> dict[st
     return assignments(settings) | {key: value for key, value in named.items() if value is not None}
 
 
+def processes_of(given: str | None) -> dict[str, object]:
+    """What --processes sets: the number of each kind that may need a core of its own, or that it follows the need."""
+    if given is None:
+        return {}
+    if given == "auto":
+        return {"processes.auto": True}
+    if not (given.isascii() and given.isdigit() and len(given) < 3 and 1 <= int(given) <= 64):
+        raise ConfigError(f"--processes {given}: write a number from 1 to 64, or auto")
+    return {f"processes.{kind}": int(given) for kind in ("clock", "grpc", "rest")}
+
+
 def assignments(settings: list[str] | None) -> dict[str, object]:
     pairs: dict[str, object] = {}
     for setting in settings or ():

@@ -34,6 +34,7 @@ from delaybox.core.limits import (
     MAX_PREFIX,
     PREFIX,
 )
+from delaybox.core.scaling import LEAD_MS, LEAST_SPAN_MS, MAX_LEAD_MS
 from delaybox.embedded import default_data_dir
 from delaybox.store.address import URL_FORMS, ServerSettings
 
@@ -186,6 +187,14 @@ class ProcessesSection(Section):
     kafka: int = Field(default=1, ge=1, le=64, description=_COUNT)
     clock: int = Field(default=1, ge=1, le=64, description=_COUNT)
     work: int = Field(default=1, ge=1, le=64, description=_COUNT)
+    auto: bool = Field(default=False, description="true or false")
+    most: int = Field(default=0, ge=0, le=64, description="a number of processes from 1 to 64, or 0 for one a core")
+    lead: Duration = Field(
+        default=LEAD_MS, ge=LEAST_SPAN_MS, le=MAX_LEAD_MS, description="a duration with its unit from 1s to 60m"
+    )
+    cool_down: Duration = Field(
+        default=120_000, ge=1_000, le=86_400_000, description="a duration with its unit from 1s to 24h"
+    )
 
 
 class ProbeSection(Section):

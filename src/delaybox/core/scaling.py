@@ -71,7 +71,8 @@ class Goal:
 class MemberNeed:
     """The answer. ``kind``: clock, grpc or rest, or worker for the workers of ``queue`` and ``function`` ("": any).
 
-    ``members``: how many are needed; ``running``: how many there are. ``places``: places needed, at the target use.
+    ``members``: how many are needed; ``running``: how many there are, ``nodes``: on how many nodes. ``places``: places
+    needed, at the target use.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class MemberNeed:
     function: str = ""
     members: int
     running: int
+    nodes: int = 1
     places: float
     places_each: float
     loads: tuple[Load, ...]
@@ -127,6 +129,11 @@ class ScalingAnswer:
     clear_ms: int
     target_use: float
     needs: tuple[MemberNeed, ...]
+
+
+def share(need: MemberNeed, *, least: int, most: int) -> int:
+    """How many of the members needed one node should have: as many as any other, between its own bounds."""
+    return max(least, min(math.ceil(need.members / max(1, need.nodes)), most))
 
 
 class CoolDown:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+NAME_VARIABLE = "DELAYBOX_COUNTED_AS"
 _PREFIX = "delaybox-metrics-"
 _YOUNG_S = 60
 
@@ -36,17 +37,22 @@ def folder() -> Iterator[str]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def forget(made: str, pid: int) -> None:
-    """Removes the gauges of a process that ended, which show the moment; its counters stay in the sums."""
-    for left in Path(made).glob(f"gauge_live*_{pid}.db"):
+def forget(made: str, name: str) -> None:
+    """Removes the gauges of a process that ended, which show the moment; its counters stay in the sums. ``name``: its
+    process id, unless it counted under another name."""
+    for left in Path(made).glob(f"gauge_live*_{name}.db"):
         left.unlink(missing_ok=True)
 
 
-def environment(made: str) -> dict[str, str]:
-    """This process's environment for a child that counts there; "": for one that counts for itself."""
-    given = dict(os.environ)
-    given.pop(VARIABLE, None)
-    return given | {VARIABLE: made} if made else given
+def environment(made: str, name: str = "") -> dict[str, str]:
+    """This process's environment for a child that counts there; "": for one that counts for itself. ``name``: under
+    which it counts; its process id unless given."""
+    given = {key: value for key, value in os.environ.items() if key not in (VARIABLE, NAME_VARIABLE)}
+    if made:
+        given |= {VARIABLE: made}
+        if name:
+            given |= {NAME_VARIABLE: name}
+    return given
 
 
 @contextlib.contextmanager

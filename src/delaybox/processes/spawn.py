@@ -36,23 +36,34 @@ class ChildProcess:
     ``ready``: it works. ``died`` is set when the process has ended, for whatever reason, also after `stop`.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, what: str, counted_in: str = "") -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, what: str, counted_in: str = "", counted_as: str = ""
+    ) -> None:
         self._process = process
         self._what = what
         self._counted_in = counted_in
+        self._counted_as = counted_as
         self._grace_s = 0.0
         self.ready = False
         self.died = asyncio.Event()
         self._watcher = asyncio.create_task(self._watch())
 
     @classmethod
-    async def start(cls, kind: ProcessKind, *, listening: socket.socket | None = None, counted_in: str = "") -> Self:
+    async def start(
+        cls,
+        kind: ProcessKind,
+        *,
+        listening: socket.socket | None = None,
+        counted_in: str = "",
+        counted_as: str = "",
+    ) -> Self:
         """Starts ``python -m`` the kind's main, with the socket from which it accepts.
 
-        ``counted_in``: the folder for its counters. Call it from a thread that lives as long as the parent, because on
+        ``counted_in``: the folder for its counters; ``counted_as``: under this name instead of its process id, and with
+        what an earlier one of that name counted. Call it from a thread that lives as long as the parent, because on
         Linux the process dies with that thread.
         """
-        environment = counters.environment(counted_in)
+        environment = counters.environment(counted_in, counted_as)
         process = await asyncio.create_subprocess_exec(
             *python_module(kind.module, environment),
             stdin=asyncio.subprocess.PIPE,
@@ -61,7 +72,7 @@ class ChildProcess:
             start_new_session=True,  # a terminal's Ctrl-C is for the node, which then stops this process in its turn
             pass_fds=() if listening is None else (listening.fileno(),),
         )
-        return cls(process, kind.what, counted_in)
+        return cls(process, kind.what, counted_in, counted_as)
 
     async def begin(self, settings: ProcessSettings, *, timeout_s: float = READY_TIMEOUT_S) -> Mapping[str, str]:
         """Sends the child its settings. Returns when it is ready, with the facts that it found out.
@@ -130,5 +141,5 @@ class ChildProcess:
             if self._process.stdin is not None:
                 self._process.stdin.close()
             if self._counted_in:
-                counters.forget(self._counted_in, self._process.pid)
+                counters.forget(self._counted_in, self._counted_as or str(self._process.pid))
             self.died.set()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Literal
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.processes.restart import RestartBackoff, reason
@@ -24,7 +27,7 @@ class Keeper:
     ) -> None:
         self.kind = spec.kind
         self.spec = spec
-        self._number = number
+        self.number = number
         self._counted_in = counted_in
         self._backoff = backoff or RestartBackoff()
         self._child: ChildProcess | None = None
@@ -38,11 +41,16 @@ class Keeper:
 
     @property
     def _what(self) -> str:
-        return self.kind.what + (f" {self._number}" if self.spec.count > 1 else "")
+        return self.kind.what + (f" {self.number}" if self.spec.count > 1 or self.number > 1 else "")
 
     async def start(self) -> None:
         """Starts the child, which imports what it needs and then waits for `begin`."""
-        self._child = await ChildProcess.start(self.kind, listening=self.spec.listening, counted_in=self._counted_in)
+        # One that comes and goes counts where the last one of its number did, so that the counters do not become more
+        # and more.
+        counted_as = f"{self.kind}{self.number}" if self.number > self.spec.count else ""
+        self._child = await ChildProcess.start(
+            self.kind, listening=self.spec.listening, counted_in=self._counted_in, counted_as=counted_as
+        )
 
     async def begin(self, *, again: bool = False) -> Mapping[str, str]:
         """Lets the child work. Returns when it is ready, with the facts that it found out. ChildFailed when it cannot
@@ -94,7 +102,7 @@ class Keeper:
     def _settings(self, again: bool) -> ProcessSettings:
         listening = self.spec.listening
         fd = None if listening is None else listening.fileno()
-        return replace(self.spec.settings, number=self._number, again=again, listening=fd)
+        return replace(self.spec.settings, number=self.number, again=again, listening=fd)
 
 
 class Supervisor:
@@ -102,6 +110,11 @@ class Supervisor:
 
     def __init__(self, specs: Sequence[Spec], *, counted_in: str = "") -> None:
         self._specs = specs
+        self._counted_in = counted_in
+        self._until = asyncio.Event()
+        self._kept: dict[Keeper, asyncio.Task[None]] = {}
+        self._retiring: set[Keeper] = set()
+        self._defect: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keepers = [
             Keeper(spec, number, counted_in=counted_in) for spec in specs for number in range(1, spec.count + 1)
         ]
@@ -131,8 +144,59 @@ class Supervisor:
         await _together(keeper.begin() for keeper in self._of(kinds) if not keeper.child.ready)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Restarts children that died, until ``stop`` is set."""
-        await asyncio.gather(*(keeper.run(stop) for keeper in self._keepers))
+        """Restarts children that died, also those that are added meanwhile, until ``stop`` is set."""
+        self._until = stop
+        for keeper in self._keepers:
+            self._keep(keeper)
+        stopping = asyncio.create_task(stop.wait())
+        either: set[asyncio.Future[Literal[True]] | asyncio.Future[None]] = {stopping, self._defect}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._defect.done():
+            self._defect.result()
+        await asyncio.gather(*self._kept.values())
+
+    def count(self, kind: ProcessKind) -> int:
+        """How many children of a kind there are."""
+        return len(self._of([kind]))
+
+    async def add(self, kind: ProcessKind) -> None:
+        """Starts one more child of a kind that there is, and keeps it running. ChildFailed when it cannot start."""
+        same = self._of([kind])
+        taken = {keeper.number for keeper in (*same, *self._retiring)}
+        number = next(n for n in itertools.count(1) if n not in taken)
+        added = Keeper(same[0].spec, number, counted_in=self._counted_in)
+        try:
+            await added.start()
+            # As in the place of one that died: the node's store is there, and its start is over.
+            await added.begin(again=True)
+        except BaseException:
+            await added.stop()
+            raise
+        self._keepers.append(added)
+        self._keep(added)
+
+    async def retire(self, kind: ProcessKind) -> None:
+        """Ends the child of a kind that has the highest number; returns when it has finished its work."""
+        last = max(self._of([kind]), key=lambda keeper: keeper.number)
+        self._keepers.remove(last)
+        self._retiring.add(last)
+        try:
+            if (kept := self._kept.pop(last, None)) is not None:
+                kept.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await kept
+            await last.stop()
+        finally:
+            self._retiring.discard(last)
+
+    def _keep(self, keeper: Keeper) -> None:
+        kept = self._kept[keeper] = asyncio.create_task(keeper.run(self._until))
+        kept.add_done_callback(self._ended)
+
+    def _ended(self, kept: asyncio.Task[None]) -> None:
+        if not kept.cancelled() and (error := kept.exception()) is not None and not self._defect.done():
+            self._defect.set_exception(error)
 
     async def stop(self, kinds: Collection[ProcessKind] = frozenset(ProcessKind)) -> None:
         """Stops the children of ``kinds``: they accept no more connections, and get the grace to finish what is under
@@ -143,7 +207,8 @@ class Supervisor:
         for spec in self._specs:
             if spec.kind in kinds and spec.listening is not None:
                 spec.listening.close()
-        await asyncio.gather(*(keeper.stop() for keeper in self._of(kinds)))
+        retiring = [keeper for keeper in self._retiring if keeper.kind in kinds]
+        await asyncio.gather(*(keeper.stop() for keeper in (*self._of(kinds), *retiring)))
 
     def _of(self, kinds: Collection[ProcessKind]) -> list[Keeper]:
         return [keeper for keeper in self._keepers if keeper.kind in kinds]

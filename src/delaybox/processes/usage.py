@@ -16,17 +16,16 @@ class Cores:
     def __init__(self) -> None:
         self._at = time.monotonic()
         self._cpu = time.process_time()
-        self._mean: float | None = None
+        self._mean = 0.0
 
     def used(self, now_s: float) -> float:
         """The mean until now. ``now_s``: `time.monotonic`."""
         cpu, passed = time.process_time(), now_s - self._at
         if passed >= 0.1:
-            latest = (cpu - self._cpu) / passed
-            keep = 0.0 if self._mean is None else math.exp(-passed / _FADE_S)
-            self._mean = latest * (1.0 - keep) + (self._mean or 0.0) * keep
+            keep = math.exp(-passed / _FADE_S)
+            self._mean = (cpu - self._cpu) / passed * (1.0 - keep) + self._mean * keep
             self._at, self._cpu = now_s, cpu
-        return round(self._mean or 0.0, 3)
+        return round(self._mean, 3)
 
 
 def age_ms() -> int:

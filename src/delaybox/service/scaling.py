@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delaybox.core.lane import split
 from delaybox.core.membership import Member
@@ -142,7 +142,8 @@ class Scaler:
             if not service_ms:
                 # Of calls no forecast knows: as many CPU seconds a second as now.
                 loads.append(Load(name="calls", unforeseen_per_s=round(cores, 3), service_ms=1_000.0))
-        return _need(kind, asked, loads, running=len(mine), places_each=1.0)
+        found = _need(kind, asked, loads, running=len(mine), places_each=1.0)
+        return replace(found, nodes=len({member.parent for member in mine}))
 
     def _workers(
         self, asked: ScalingQuery, now: _Now, coming: Upcoming, step_ms: int, sample: Counter[bytes]
