@@ -1,11 +1,15 @@
-"""Leases: their ids, which scripts/lib/lease.lua reads as well, and which of them there are."""
+"""Leases: their ids, which scripts/lib/lease.lua reads as well, which of them there are, and how tasks move between
+them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from delaybox.store import keys
-from delaybox.store.store import Store
+from delaybox.store.loader import ScriptCall
+from delaybox.store.store import MAX_ITEMS, Store
 
 _LONGEST_MS = 2**32 - 1
 
@@ -16,6 +20,32 @@ def new_lease(lease_ms: int) -> bytes:
     So the length belongs to the lease, and no node judges it by a setting of its own.
     """
     return min(lease_ms, _LONGEST_MS).to_bytes(4, "big") + os.urandom(16)
+
+
+class Adopted(NamedTuple):
+    """What became of tasks that were to move to another lease. Those in neither list were lost: others have them."""
+
+    leased: list[bytes]
+    """Flat: id, record, id, record. They lie in the new lease now."""
+    ended: list[bytes]
+    """Ids of tasks that have ended."""
+
+
+async def adopt(
+    store: Store, partition: int, old_lease: bytes, new_lease: bytes, task_ids: Sequence[bytes], *, lease_ms: int
+) -> Adopted:
+    """Moves tasks from one lease to another, charging nothing; the holder of the old one is stale from then on.
+
+    The same call again does no harm. ``lease_ms``: for lease ids that do not carry their length. StoreUnavailable: it
+    is not known whether they were moved.
+    """
+    found = Adopted([], [])
+    for at in range(0, len(task_ids), MAX_ITEMS):
+        args = (old_lease, new_lease, lease_ms, store.bucket_ms, *task_ids[at : at + MAX_ITEMS])
+        leased, ended = await store.runner.run(ScriptCall("adopt", store.tags[partition], args))
+        found.leased.extend(leased)
+        found.ended.extend(ended)
+    return found
 
 
 async def of_partition(store: Store, partition: int, most: int) -> list[bytes]:
