@@ -12,6 +12,7 @@ from delaybox.core.delivery import Delivery, Outcome
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
+from delaybox.store.leases import Adopted
 from delaybox.targets.worker import Gateway, LanePool
 from delaybox.targets.worker_session import Profile, WorkerSession
 from delaybox.wire import body as wire_body
@@ -66,6 +67,12 @@ class Host:
 
     async def dismiss(self, guest: object) -> None:
         pass
+
+    def new_lease(self) -> bytes:
+        return b"N" * 20
+
+    async def adopt(self, *_: object) -> Adopted:
+        return Adopted([], [])
 
 
 class Desk:

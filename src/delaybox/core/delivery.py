@@ -105,10 +105,17 @@ class Lost:
     together: bool = False
 
 
-Outcome = Done | Failed | Snoozed | HandBack | Lost
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The task goes on, and another node answers for it now or soon: nothing is settled here, and its lease is no
+    longer extended."""
+
+
+Outcome = Done | Failed | Snoozed | HandBack | Lost | Elsewhere
 DONE = Done()
 HAND_BACK = HandBack()
 LOST = Lost()
+ELSEWHERE = Elsewhere()
 
 
 class Report(Protocol):

@@ -156,11 +156,14 @@ class Dispatcher:
         leased: Sequence[bytes],
         target: Target | None = None,
         over: Callable[[], None] | None = None,
+        *,
+        adopted: bool = False,
     ) -> list[float]:
         """Takes what one claim leased (flat: id, record, ...) and starts delivering it; how late each is (ms).
 
         ``target``: the target for which it was claimed, all of one type; None: the one that serves the task's type.
-        ``over``: called when every task was delivered, or will not be.
+        ``over``: called when every task was delivered, or will not be. ``adopted``: they run already, so how late they
+        began was counted elsewhere, and they cannot be too late any more.
         """
         by: dict[str, list[Delivery]] = {}
         now = self._clock.now_ms()
@@ -189,14 +192,15 @@ class Dispatcher:
                     r.lane,
                     r.stub,
                     r.body,
-                    r.look,
+                    r.look and not adopted,
                 )
             )
         if not late:
             if over is not None:
                 over()
             return late
-        metrics.observe_lateness(late)
+        if not adopted:
+            metrics.observe_lateness(late)
         # Nothing below can fail: every task that is counted here is delivered, and its lease is extended until then.
         self._leases[partition, lease_id] = len(late)
         self._in_flight += len(late)

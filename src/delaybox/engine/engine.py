@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from delaybox import metrics
+from delaybox.core import ids
 from delaybox.core.delivery import Pausing, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity, Member, keeps_time, places, together
@@ -31,6 +32,7 @@ from delaybox.engine.standin import StandIn
 from delaybox.engine.tracker import Tracker
 from delaybox.engine.wakeups import Wakeups
 from delaybox.store import keys
+from delaybox.store.leases import Adopted, adopt, new_lease
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
@@ -181,6 +183,28 @@ class Engine:
         self._listen()
         self._membership.beat_soon()
         await guest.stop()
+
+    async def adopt(
+        self, partition: int, old_lease: bytes, new_lease: bytes, task_ids: Sequence[bytes], target: Target
+    ) -> Adopted:
+        """Takes over tasks that a worker runs, from the lease of another node to ``new_lease``; ``target`` gets them.
+
+        The same call again does no harm. StoreUnavailable.
+        """
+        held = {task_id for task_id in task_ids if ids.partition(task_id) == partition < self._store.partitions}
+        lease_ms = self._options.lease_ms
+        found = await adopt(self._store, partition, old_lease, new_lease, sorted(held), lease_ms=lease_ms)
+        if found.leased:
+            self._dispatcher.accept(partition, new_lease, found.leased, target, adopted=True)
+        return found
+
+    def new_lease(self) -> bytes:
+        """An id for a lease that `adopt` can fill."""
+        return new_lease(self._options.lease_ms)
+
+    async def extend(self) -> None:
+        """Extends every lease once more, before tasks are left to other nodes. StoreUnavailable."""
+        await self._dispatcher.heartbeat()
 
     def _listen(self) -> None:
         """Subscribes to the wake-ups of partitions that this process claims from, or stands in for."""

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox import failpoints, metrics
-from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Lost, Outcome, Snoozed
+from delaybox.core.delivery import Delivery, Done, Elsewhere, Failed, HandBack, Lost, Outcome, Snoozed
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_SNOOZE_MS
@@ -70,6 +70,9 @@ class Settler:
         """Accepts outcomes; never blocks."""
         if isinstance(outcome, Done) and outcome.result is None:
             self._acks += deliveries
+        elif isinstance(outcome, Elsewhere):
+            self._settled(deliveries)
+            return
         else:
             self._others += [(d, outcome) for d in deliveries]
         self._idle.clear()
@@ -136,7 +139,7 @@ class Settler:
                 snoozed[d.partition, d.lease_id].append((d, outcome))
             elif isinstance(outcome, Lost):
                 lost[d.partition, d.lease_id, outcome.together].append((d, outcome))
-            else:
+            elif isinstance(outcome, HandBack):
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
         result: list[tuple[_Item, bool]] = []
         result += await self._complete(done)

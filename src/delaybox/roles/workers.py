@@ -6,6 +6,7 @@ The engine is no time keeper (ADR 0010), and runs in this process so that calls 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 
@@ -92,7 +93,7 @@ class WorkerService:
         )
 
     async def stop(self) -> None:
-        """Asks workers to go elsewhere; they may finish what they have, within the grace."""
+        """Asks workers to go elsewhere. They take along what they run, or finish it within the grace."""
         if self._gateway is None or self._engine is None:
             return
         self._gateway.leave()
@@ -100,6 +101,11 @@ class WorkerService:
         give_up = loop.time() + max(0.0, self._settings.grace_s - _STOP_S)
         while self._gateway.held and loop.time() < give_up:
             await self._gateway.wait_for_answer(give_up - loop.time())
+        if self._gateway.held:
+            # What is left runs on: its lease lasts from here, and whichever node its worker comes to adopts it.
+            with contextlib.suppress(DelayBoxError):
+                await self._engine.extend()
+            self._gateway.part()
         if isinstance(self._streams, Streams):
             self._streams.end()
         if self._noting is not None:

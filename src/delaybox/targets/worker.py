@@ -22,6 +22,7 @@ from delaybox.core.membership import Activity, ConnectedWorker
 from delaybox.core.queue import RuleBook
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
+from delaybox.targets.worker_adoption import Adopting, Adoption
 from delaybox.targets.worker_lives import Lives
 from delaybox.targets.worker_session import ClaimedTasks, Offered, Profile, WorkerSession
 from delaybox.targets.worker_suspects import Suspects
@@ -44,8 +45,8 @@ class Claimer(Protocol):
         """The pool can take more than before."""
 
 
-class ClaimHost(Protocol):
-    """Makes claimers; in a node it is the engine."""
+class ClaimHost(Adopting, Protocol):
+    """Makes claimers and adopts tasks; in a node it is the engine."""
 
     def admit(self, *, lanes: Sequence[bytes], target: Target, room: Callable[[], int]) -> Any:
         """Starts to claim for ``target``."""
@@ -91,7 +92,7 @@ class LanePool:
         """Returns when all are reported."""
         run = ClaimedTasks(report, len(batch))
         for d in batch:
-            offered = Offered(d, run, *self._wishes(d))
+            offered = Offered(d, run, *self.wishes(d))
             if d.losses < LOSSES_CAP - 1:
                 self._waiting.append(offered)
             elif not self._suspects.full:
@@ -129,7 +130,7 @@ class LanePool:
                 count = min(share, session.room, len(waiting))
                 session.assign(waiting.popleft() for _ in range(count))
         self._suspects.hand_out(self.sessions)
-        self._watch()
+        self.watch()
 
     def enforce(self) -> None:
         """Ends tasks that are out of time and that their workers have not ended."""
@@ -137,7 +138,7 @@ class LanePool:
         for session in self.sessions:
             session.enforce()
         self.more_room()
-        self._watch()
+        self.watch()
 
     def lose(self, session: WorkerSession, *, together: bool) -> None:
         """A session's worker is gone: its tasks go to others. ``together``: most other workers went at the same
@@ -149,7 +150,7 @@ class LanePool:
             self._suspects.lost(company)
         self.hand_out()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
         """Sets the timer to the first limit of all sessions."""
         first = min((s.next_limit for s in self.sessions), default=math.inf)
         if first == math.inf:
@@ -172,7 +173,7 @@ class LanePool:
         if self.claimer is not None and self.room() > 0:
             self.claimer.more_room()
 
-    def _wishes(self, d: Delivery) -> tuple[int, int]:
+    def wishes(self, d: Delivery) -> tuple[int, int]:
         """How long the task's result is kept, and how long an attempt may take; ms."""
         own = timeout_ms = 0
         if not has_only_payload(d.body):
@@ -196,12 +197,13 @@ class Gateway:
         self._lives = Lives(lease_ms)
         self._rules = rules
         self.max_output = max_output
+        self.lease_ms = lease_ms
         self._pools: dict[frozenset[bytes], LanePool] = {}
         self._guests: dict[frozenset[bytes], Any] = {}
         self._sessions: dict[str, WorkerSession] = {}
         self._alone: set[bytes] = set()
         self._lingering: dict[str, asyncio.TimerHandle] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._steps: set[asyncio.Future[None]] = set()
         self._answered = asyncio.Event()
 
     def open(self, profile: Profile) -> WorkerSession:
@@ -259,13 +261,25 @@ class Gateway:
         pool.lose(session, together=self._lives.most_left())
         if not pool.sessions:
             del self._pools[pool.lanes]
-            task = asyncio.ensure_future(self._host.dismiss(self._guests.pop(pool.lanes)))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._later(self._host.dismiss(self._guests.pop(pool.lanes)))
+
+    def _later(self, step: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(step)
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+
+    def _is_open(self, session: WorkerSession) -> bool:
+        return self._sessions.get(session.id) is session
 
     def received(self, session: WorkerSession) -> None:
         """A message of the worker was handled, so there may be room."""
-        self._pools[session.profile.lanes].more_room()
+        pool = self._pools[session.profile.lanes]
+        if session.carried:
+            carried, session.carried = session.carried, []
+            for group in carried:
+                adoption = Adoption(session, group, wishes=pool.wishes, watch=pool.watch, is_open=self._is_open)
+                self._later(adoption.run(self._host))
+        pool.more_room()
         self._answered.set()
 
     async def wait_for_answer(self, timeout_s: float) -> None:
@@ -282,6 +296,11 @@ class Gateway:
         """Asks every worker to connect elsewhere; nothing more is handed out."""
         for session in self._sessions.values():
             session.leave()
+
+    def part(self) -> None:
+        """This process ends. What workers that can move hold stays in its lease, and they bring it to another node."""
+        for session in self._sessions.values():
+            session.part()
 
     @property
     def held(self) -> int:

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from delaybox import metrics
 from delaybox.core import texts
-from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Report, Snoozed
+from delaybox.core.delivery import DONE, ELSEWHERE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Report, Snoozed
 from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
@@ -40,6 +40,10 @@ _NUMBERS_AT_ONCE = 20_000
 """Most sequence numbers of one kind in a message, of ten bytes at most each."""
 _MOST_STALE = 100_000
 """Most sequence numbers that wait to be reported to the worker as stale; further ones are only counted."""
+_CLAIMS_AT_ONCE = 2_000
+"""Most names of leases, and most answers on adoption, in a message, of 50 bytes at most each."""
+_FIRST_ADOPTED = 1 << 40
+"""Adopted tasks have sequence numbers from here on, so that they are told from those that are sent."""
 _ENTRY_BYTES = 200
 """Memory that a kept message costs beside its bytes."""
 _CONTENT_TYPE_BYTES = 256
@@ -88,6 +92,8 @@ class Profile:
     concurrency: int = 0
     takes: int = DEFAULT_TAKES
     """The largest message that it takes, bytes."""
+    moves: bool = False
+    """When its node goes away it brings what it runs to another one."""
 
 
 class WorkerSession:
@@ -110,7 +116,12 @@ class WorkerSession:
         self._replaced: Callable[[], None] = _nothing
         self._held: dict[int, Offered] = {}
         self._sequence = 0
+        self._adopted_sequence = _FIRST_ADOPTED
         self._tasks: list[bytes] = []
+        self._claims: list[worker_pb2.Claim] = []
+        self._adopted: list[worker_pb2.Adopted] = []
+        self.carried: list[worker_pb2.Carried] = []
+        """What the worker brought along and `adoption` has not looked at yet."""
         self._cancel: list[int] = []
         self._stale: list[int] = []
         self._leaving = False
@@ -145,6 +156,7 @@ class WorkerSession:
         """Sends tasks, each for one credit; returns how many. Tasks that are too large for the worker fail."""
         held, tasks, sequence = self._held, self._tasks, self._sequence
         largest = self.profile.takes - _BESIDE_TASKS
+        moves, last = self.profile.moves, None
         for o in offered:
             part = assignment(sequence + 1, o.delivery, want_result=o.keep_ms > 0)
             if len(part) > largest:
@@ -153,6 +165,13 @@ class WorkerSession:
             sequence += 1
             held[sequence] = o
             tasks.append(part)
+            if moves:
+                # The same object for all tasks of a claim.
+                if o.run is not last:
+                    last, d = o.run, o.delivery
+                    claim = worker_pb2.Claim(first=sequence, partition=d.partition, lease=d.lease_id)
+                    self._claims.append(claim)
+                claim.last = sequence
             if o.timeout_ms:
                 heappush(self._limits, (time.monotonic() + o.timeout_ms / 1000 + OVERTIME_S, sequence))
         if len(self._limits) > 2 * len(held) + 1_000:
@@ -166,6 +185,24 @@ class WorkerSession:
         self.credit -= count
         self._changed()
         return count
+
+    def take_over(self, number: int, offered: Offered, ran_ms: int) -> None:
+        """The worker runs this task already, as long as ``ran_ms``, and reports here from now on."""
+        self._adopted_sequence += 1
+        sequence = self._adopted_sequence
+        self._held[sequence] = offered
+        if offered.timeout_ms:
+            left_s = (offered.timeout_ms - ran_ms) / 1000 + OVERTIME_S
+            heappush(self._limits, (time.monotonic() + left_s, sequence))
+        self._adopted.append(worker_pb2.Adopted(number=number, sequence=sequence))
+        self._changed()
+
+    def not_adopted(self, number: int, *, ended: bool) -> None:
+        """The worker brought a task that is not its any more. ``ended``: it has ended; else others have it."""
+        if not ended:
+            metrics.stale_ack(1)
+        self._adopted.append(worker_pb2.Adopted(number=number, ended=ended))
+        self._changed()
 
     def cancel(self, task_id: bytes) -> bool:
         """Asks the worker to stop a task; False when it does not have it."""
@@ -208,7 +245,14 @@ class WorkerSession:
     def messages(self, *, idle: bool = False) -> list[bytes]:
         """The messages to send now, serialized. ``idle``: at least one, even if it only confirms what was received."""
         out, self._repeat = self._repeat, []
-        while self._tasks or self._cancel or self._stale or (self._leaving and not self._announced_leaving) or idle:
+        while (
+            self._tasks
+            or self._cancel
+            or self._stale
+            or self._adopted
+            or (self._leaving and not self._announced_leaving)
+            or idle
+        ):
             idle = False
             tasks, size = 0, 0
             for part in self._tasks:
@@ -223,9 +267,12 @@ class WorkerSession:
                 stale=self._stale[:_NUMBERS_AT_ONCE],
                 drain=self._leaving,
                 seen=self.heeded,
+                claims=self._claims[:_CLAIMS_AT_ONCE],
+                adopted=self._adopted[:_CLAIMS_AT_ONCE],
             )
             raw = b"".join((head.SerializeToString(), *self._tasks[:tasks]))
             del self._tasks[:tasks], self._cancel[:_NUMBERS_AT_ONCE], self._stale[:_NUMBERS_AT_ONCE]
+            del self._claims[:_CLAIMS_AT_ONCE], self._adopted[:_CLAIMS_AT_ONCE]
             self._announced_leaving = self._leaving
             self._unseen.append((self._number, raw))
             self._unseen_bytes += len(raw) + _ENTRY_BYTES
@@ -270,6 +317,12 @@ class WorkerSession:
         elif message.credit:
             self.credit = min(self.credit + message.credit, max(0, MAX_CREDIT - len(self._held)))
             self.draining = False
+        if message.carried:
+            self.carried += message.carried
+        if message.moved:
+            for sequence in message.moved:
+                if sequence in self._held:
+                    self._end(sequence, ELSEWHERE)
 
     def suspects_ended(self) -> list[bytes]:
         """Ids of `suspects` that came to an end since the last call."""
@@ -284,7 +337,7 @@ class WorkerSession:
         """
         unsent = self._sequence - len(self._tasks)
         company = self.suspects if len(self.suspects) > 1 else set()
-        blameless = {s for s in self._held if s > unsent or s in company}
+        blameless = {s for s in self._held if unsent < s < _FIRST_ADOPTED or s in company}
         ids = [self._held[s].delivery.task_id for s in company if s in self._held]
         free = {s: self._held.pop(s) for s in blameless}
         self._give_up(Lost(together=together))
@@ -292,9 +345,14 @@ class WorkerSession:
         self._give_up(HAND_BACK)
         return ids
 
-    def hand_back(self) -> None:
-        """The node ends: tasks that the worker still holds go to others, without a loss."""
-        self._give_up(HAND_BACK)
+    def part(self) -> None:
+        """The node ends. What a worker that moves has stays in its lease, so that it can bring it to another node."""
+        if self.profile.moves:
+            unsent = self._sequence - len(self._tasks)
+            theirs = {s: self._held.pop(s) for s in list(self._held) if not unsent < s < _FIRST_ADOPTED}
+            self._give_up(HAND_BACK)
+            self._held = theirs
+            self._give_up(ELSEWHERE)
 
     def delivery(self, sequence: int) -> Delivery | None:
         """The task that the worker names by this sequence number."""

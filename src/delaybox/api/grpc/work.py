@@ -104,6 +104,7 @@ class Streams:
                 resume_ms=int(RESUME_S * 1000),
                 node=self._node,
                 max_output=self._gateway.max_output,
+                adopt_ms=self._gateway.lease_ms if session.profile.moves else 0,
             ),
         )
         return Serialized(message.SerializeToString())
@@ -234,4 +235,5 @@ def profile_of(hello: worker_pb2.Hello) -> Profile:
         identity=hello.identity[:_TEXT],
         concurrency=hello.concurrency,
         takes=hello.max_message or DEFAULT_TAKES,
+        moves=hello.moves,
     )

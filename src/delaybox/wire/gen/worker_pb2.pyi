@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FromWorker(_message.Message):
-    __slots__ = ("number", "hello", "done", "succeeded", "failed", "handed_back", "progress", "credit", "drain", "seen")
+    __slots__ = ("number", "hello", "done", "succeeded", "failed", "handed_back", "progress", "credit", "drain", "seen", "carried", "moved")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,8 @@ class FromWorker(_message.Message):
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
     number: int
     hello: Hello
     done: _containers.RepeatedScalarFieldContainer[int]
@@ -30,10 +32,32 @@ class FromWorker(_message.Message):
     credit: int
     drain: bool
     seen: int
-    def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., done: _Optional[_Iterable[int]] = ..., succeeded: _Optional[_Iterable[_Union[Succeeded, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[Failed, _Mapping]]] = ..., handed_back: _Optional[_Iterable[int]] = ..., progress: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., credit: _Optional[int] = ..., drain: bool = ..., seen: _Optional[int] = ...) -> None: ...
+    carried: _containers.RepeatedCompositeFieldContainer[Carried]
+    moved: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., done: _Optional[_Iterable[int]] = ..., succeeded: _Optional[_Iterable[_Union[Succeeded, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[Failed, _Mapping]]] = ..., handed_back: _Optional[_Iterable[int]] = ..., progress: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., credit: _Optional[int] = ..., drain: bool = ..., seen: _Optional[int] = ..., carried: _Optional[_Iterable[_Union[Carried, _Mapping]]] = ..., moved: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Carried(_message.Message):
+    __slots__ = ("partition", "lease", "tasks")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    lease: bytes
+    tasks: _containers.RepeatedCompositeFieldContainer[CarriedTask]
+    def __init__(self, partition: _Optional[int] = ..., lease: _Optional[bytes] = ..., tasks: _Optional[_Iterable[_Union[CarriedTask, _Mapping]]] = ...) -> None: ...
+
+class CarriedTask(_message.Message):
+    __slots__ = ("number", "id", "ran_ms")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RAN_MS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    id: str
+    ran_ms: int
+    def __init__(self, number: _Optional[int] = ..., id: _Optional[str] = ..., ran_ms: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("session", "seen", "queues", "functions", "labels", "identity", "concurrency", "max_message")
+    __slots__ = ("session", "seen", "queues", "functions", "labels", "identity", "concurrency", "max_message", "moves")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +73,7 @@ class Hello(_message.Message):
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
     session: str
     seen: int
     queues: _containers.RepeatedScalarFieldContainer[str]
@@ -57,7 +82,8 @@ class Hello(_message.Message):
     identity: str
     concurrency: int
     max_message: int
-    def __init__(self, session: _Optional[str] = ..., seen: _Optional[int] = ..., queues: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., identity: _Optional[str] = ..., concurrency: _Optional[int] = ..., max_message: _Optional[int] = ...) -> None: ...
+    moves: bool
+    def __init__(self, session: _Optional[str] = ..., seen: _Optional[int] = ..., queues: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., identity: _Optional[str] = ..., concurrency: _Optional[int] = ..., max_message: _Optional[int] = ..., moves: bool = ...) -> None: ...
 
 class Function(_message.Message):
     __slots__ = ("name", "retry", "queues", "queue", "keep_result_ms")
@@ -114,7 +140,7 @@ class TaskProgress(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., progress: _Optional[_Union[_scheduler_pb2.Progress, _Mapping]] = ...) -> None: ...
 
 class ToWorker(_message.Message):
-    __slots__ = ("number", "welcome", "tasks", "cancel", "stale", "drain", "seen")
+    __slots__ = ("number", "welcome", "tasks", "cancel", "stale", "drain", "seen", "claims", "adopted")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +148,8 @@ class ToWorker(_message.Message):
     STALE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
     number: int
     welcome: Welcome
     tasks: _containers.RepeatedCompositeFieldContainer[Assignment]
@@ -129,23 +157,49 @@ class ToWorker(_message.Message):
     stale: _containers.RepeatedScalarFieldContainer[int]
     drain: bool
     seen: int
-    def __init__(self, number: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., stale: _Optional[_Iterable[int]] = ..., drain: bool = ..., seen: _Optional[int] = ...) -> None: ...
+    claims: _containers.RepeatedCompositeFieldContainer[Claim]
+    adopted: _containers.RepeatedCompositeFieldContainer[Adopted]
+    def __init__(self, number: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., stale: _Optional[_Iterable[int]] = ..., drain: bool = ..., seen: _Optional[int] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., adopted: _Optional[_Iterable[_Union[Adopted, _Mapping]]] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("first", "last", "partition", "lease")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    last: int
+    partition: int
+    lease: bytes
+    def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ..., partition: _Optional[int] = ..., lease: _Optional[bytes] = ...) -> None: ...
+
+class Adopted(_message.Message):
+    __slots__ = ("number", "sequence", "ended")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    sequence: int
+    ended: bool
+    def __init__(self, number: _Optional[int] = ..., sequence: _Optional[int] = ..., ended: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session", "resumed", "heartbeat_ms", "resume_ms", "node", "max_output")
+    __slots__ = ("session", "resumed", "heartbeat_ms", "resume_ms", "node", "max_output", "adopt_ms")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     RESUME_MS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     MAX_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_MS_FIELD_NUMBER: _ClassVar[int]
     session: str
     resumed: bool
     heartbeat_ms: int
     resume_ms: int
     node: str
     max_output: int
-    def __init__(self, session: _Optional[str] = ..., resumed: bool = ..., heartbeat_ms: _Optional[int] = ..., resume_ms: _Optional[int] = ..., node: _Optional[str] = ..., max_output: _Optional[int] = ...) -> None: ...
+    adopt_ms: int
+    def __init__(self, session: _Optional[str] = ..., resumed: bool = ..., heartbeat_ms: _Optional[int] = ..., resume_ms: _Optional[int] = ..., node: _Optional[str] = ..., max_output: _Optional[int] = ..., adopt_ms: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("sequence", "id", "name", "queue", "due_ms", "attempt", "token", "want_result", "task")
