@@ -1,4 +1,4 @@
-"""Tasks move from one lease to another while they run: what the old holder does before and after counts or is refused."""
+"""Tasks move from one lease to another while they run; what the old holder does before counts, and after is refused."""
 
 from __future__ import annotations
 

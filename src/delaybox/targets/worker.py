@@ -24,7 +24,8 @@ from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_adoption import Adopting, Adoption
 from delaybox.targets.worker_lives import Lives
-from delaybox.targets.worker_session import ClaimedTasks, Offered, Profile, WorkerSession
+from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_session import Profile, WorkerSession
 from delaybox.targets.worker_suspects import Suspects
 from delaybox.wire import body as wire_body
 from delaybox.wire.assignment import has_only_payload

@@ -10,7 +10,8 @@ from typing import Protocol
 from delaybox.core import ids
 from delaybox.core.delivery import LOST, Delivery, Report, Target
 from delaybox.core.errors import DelayBoxError, InvalidTask
-from delaybox.targets.worker_session import ClaimedTasks, Offered, WorkerSession
+from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire.gen import worker_pb2
 
 log = logging.getLogger("delaybox.workers")

@@ -5,7 +5,6 @@ No I/O here: bytes and messages in, bytes and outcomes out. proto/delaybox/v1/wo
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -15,14 +14,13 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from msgspec import Struct
-
 from delaybox import metrics
 from delaybox.core import texts
-from delaybox.core.delivery import DONE, ELSEWHERE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Report, Snoozed
+from delaybox.core.delivery import DONE, ELSEWHERE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Snoozed
 from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
+from delaybox.targets.worker_offers import ClaimedTasks, Offered
 from delaybox.wire.assignment import assignment
 from delaybox.wire.gen import worker_pb2
 
@@ -49,32 +47,6 @@ _ENTRY_BYTES = 200
 _CONTENT_TYPE_BYTES = 256
 _LONGEST_MS = 1 << 53
 """Longer than any task runs, and still exact where numbers are doubles, as in JavaScript's JSON."""
-
-
-class ClaimedTasks:
-    """The tasks of one claim, until all of them are reported."""
-
-    def __init__(self, report: Report, count: int) -> None:
-        self._report = report
-        self._left = count
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
-        """Reports outcomes to the engine."""
-        self._report(deliveries, outcome)
-        self._left -= len(deliveries)
-        if self._left <= 0 and not self.over.done():
-            self.over.set_result(None)
-
-
-class Offered(Struct, eq=False, gc=False):
-    """A task that waits for a worker, or that a worker has. ``keep_ms``: how long its result is kept; 0 = not at all.
-    ``timeout_ms``: how long an attempt may take; 0: the task sets no limit."""
-
-    delivery: Delivery
-    run: ClaimedTasks
-    keep_ms: int
-    timeout_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +167,8 @@ class WorkerSession:
             left_s = (offered.timeout_ms - ran_ms) / 1000 + OVERTIME_S
             heappush(self._limits, (time.monotonic() + left_s, sequence))
         self._adopted.append(worker_pb2.Adopted(number=number, sequence=sequence))
+        d = offered.delivery
+        self._claims.append(worker_pb2.Claim(first=sequence, last=sequence, partition=d.partition, lease=d.lease_id))
         self._changed()
 
     def not_adopted(self, number: int, *, ended: bool) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from delaybox.targets.worker_session import ClaimedTasks, Offered, WorkerSession
+from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_session import WorkerSession
 
 MOST_WAITING = 1_000
 """Most suspects that wait here. More would fill the node, which then could claim nothing else."""

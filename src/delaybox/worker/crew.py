@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings
 from delaybox.worker.functions import FunctionKind, TaskFunction
+from delaybox.worker.parted import Parted
 from delaybox.worker.run import Common, TaskRun
 from delaybox.worker.session import NodeSession, Received
 from delaybox.worker.slots import Slots
+from delaybox.worker.strays import Stray, Strays
 
 log = logging.getLogger("delaybox.worker")
 
@@ -40,6 +43,7 @@ class Crew(ABC):
         self.slots = Slots(size)
         self.freed: Callable[[], None] = lambda: None
         self.common = common
+        self.strays: Strays[TaskRun] = Strays()
         self._lingering: set[TaskRun] = set()
 
     async def start(self) -> None:  # noqa: B027 - most have nothing to do
@@ -53,6 +57,8 @@ class Crew(ABC):
         for run in received.lost:
             self.lose(run)
         self.common.stats.lost += received.unhandled
+        if received.adopted:
+            self._adopted(session, received.adopted)
         if received.tasks:
             runs: list[TaskRun] = []
             held, functions = session.held, self.functions
@@ -110,8 +116,79 @@ class Crew(ABC):
             run.signal.set(verdict.reason)
 
     def _linger(self, run: TaskRun) -> None:
-        self._lingering.add(run)
-        self.slots.lingering += 1
+        if run not in self._lingering:
+            self._lingering.add(run)
+            self.slots.lingering += 1
+
+    def _stop_lingering(self, run: TaskRun) -> None:
+        if run in self._lingering:
+            self._lingering.discard(run)
+            self.slots.lingering -= 1
+
+    # From one node to another
+
+    def carry(
+        self, session: NodeSession[TaskRun], parted: Sequence[Parted[TaskRun]], adopt_ms: int, *, there: bool = False
+    ) -> None:
+        """Attempts that left their session go on; the next session that can adopt them is offered them.
+
+        They are lost after ``adopt_ms``. ``there``: their node goes away and still answers for them meanwhile.
+        """
+        strays: list[Stray[TaskRun]] = []
+        for one in parted:
+            stray = Stray(one, max_output=session.max_output, giver=session if there else None)
+            if stray.running:
+                one.run.session = stray
+                self._linger(one.run)
+            strays.append(stray)
+        if strays:
+            session.away += len(strays) if there else 0
+            self.strays.add(strays)
+            asyncio.get_running_loop().call_later(adopt_ms / 1000, self._give_up, strays)
+            self.offer()
+
+    def offer(self) -> None:
+        """Offers the strays to a session that can adopt them, if there is one."""
+        now = time.monotonic()
+        for session, strays in self.strays.arrange():
+            carried = pb.Carried(partition=strays[0].partition, lease=strays[0].lease)
+            for stray in strays:
+                ran_ms = round((now - stray.run.began) * 1000) if stray.run.began else 0
+                carried.tasks.add(number=stray.number, id=stray.run.assignment.id, ran_ms=ran_ms)
+            session.offer(carried)
+
+    def _adopted(self, session: NodeSession[TaskRun], answers: Sequence[pb.Adopted]) -> None:
+        lost = 0
+        for answer in answers:
+            stray = self.strays.answered(session, answer.number)
+            if stray is None:
+                continue
+            if answer.sequence:
+                if stray.running:
+                    self._stop_lingering(stray.run)
+                    stray.run.session, stray.run.sequence = session, answer.sequence
+                stray.settle(session, answer.sequence)
+            else:
+                # Of one that has ended it is not known whether by this attempt's report or by others.
+                lost += not answer.ended
+                self._lost(stray)
+        if lost:
+            log.warning("%d tasks came too late to %s: others have been given them", lost, session.node)
+        self.freed()
+
+    def _give_up(self, strays: Sequence[Stray[TaskRun]]) -> None:
+        gone = self.strays.give_up(strays)
+        if gone:
+            log.warning("no node took over %d tasks in time: others have been given them", len(gone))
+        for stray in gone:
+            self._lost(stray)
+        self.freed()
+
+    def _lost(self, stray: Stray[TaskRun]) -> None:
+        if stray.running:
+            self.lose(stray.run)
+        else:
+            self.common.stats.lost += 1
 
     def _left(self, run: TaskRun) -> None:
         """The code of a run has ended, whatever was reported for it."""

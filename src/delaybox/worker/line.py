@@ -89,6 +89,10 @@ class WorkerLine:
         self._reported_down = False
         self._took_part = False
         """Whether the last stream got as far as a welcome."""
+        self._silent = False
+        """Whether the session broke because nothing came any more, and not because its stream was closed."""
+        self._known = False
+        """Whether this server took this worker before."""
         self._forgotten: asyncio.TimerHandle | None = None
 
     # Asked from outside
@@ -126,7 +130,7 @@ class WorkerLine:
                     why = str(over) or "the node closed the stream"
                 except grpc.aio.AioRpcError as error:
                     why = f"{error.code().name}: {error.details()}"
-                    if error.code() in _WONT and not self.session.id and not self._cut:
+                    if error.code() in _WONT and not self._known and not self._cut:
                         raise WorkerRefused(f"{self.server} will not have this worker: {why}") from None
                     # A node that is overloaded answers with the same code, and that passes.
                     if self._took_part and "larger than max" in why:
@@ -135,13 +139,19 @@ class WorkerLine:
                     why = f"{type(error).__name__}: {error}"
                 if self._over():
                     return
-                self._down(why)
-                await self._pause()
+                if self._replaced and self.session.id and self.session.adopt_ms:
+                    self._given_up = True
+                    self._part()
+                else:
+                    self._down(why)
+                    await self._pause()
                 if self._over():
                     return
         finally:
             self._stop_forgetting()
             self.crew.slots.leave(self.session)
+            self.crew.strays.free(self.session)
+            self.crew.offer()
             for run in list(self.session.held.values()):
                 self.crew.lose(run)
             self.session.held.clear()
@@ -151,7 +161,13 @@ class WorkerLine:
         """Whether nothing is left to do or to send."""
         session = self.session
         settled = self._given_up or not session.id or session.silent
-        return self._cut or (self._closing and not session.held and settled)
+        return self._cut or (self._closing and settled and not self._waits)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether this session has attempts under way, or may still get some that their node left."""
+        session = self.session
+        return bool(session.held or session.away or (self.crew.strays and not self._replaced))
 
     def _down(self, why: str) -> None:
         self.up.clear()
@@ -159,6 +175,8 @@ class WorkerLine:
         if self._forgotten is None and self.session.id:
             # A timer, because a try to connect may be under way at that moment and take long.
             resume_s = self.session.resume_ms / 1000
+            if self.session.adopt_ms and self.crew.strays.takers:
+                resume_s /= 2  # another node is there, and adopts the tasks before this one gives them to others
             self._forgotten = asyncio.get_running_loop().call_later(resume_s, self._give_up)
         if not self._reported_down:
             self._reported_down = True
@@ -186,9 +204,13 @@ class WorkerLine:
             self._forgotten = None
 
     def _give_up(self) -> None:
-        """The node has given to others the tasks that this session holds."""
+        """The node does not know this session any more, or is about to forget it."""
         self._given_up = True
         self.crew.slots.leave(self.session)
+        # A node that only fell silent lives perhaps, and is about to give the tasks to others.
+        if self.session.adopt_ms and (self.crew.strays.takers or not self._silent):
+            self._part()
+            return
         given_up = self.session.abandon()
         if given_up:
             log.warning(
@@ -199,6 +221,24 @@ class WorkerLine:
         for run in given_up:
             self.crew.lose(run)
         self.crew.freed()
+
+    def _part(self) -> None:
+        """Ends the session; what it has goes on and is offered to the next node that is there, this one or another."""
+        session = self.session
+        parted, lost, reports = session.part()
+        if parted:
+            log.warning("%s is gone: %d tasks go on and are brought to another node", self.server, len(parted))
+        for run in lost:
+            self.crew.lose(run)
+        self.crew.common.stats.lost += reports
+        self.crew.carry(session, parted, session.adopt_ms)
+        self.crew.freed()
+
+    def _hand_over(self) -> None:
+        """The node is going away: another one that is there takes over what runs."""
+        takers = self.crew.strays.takers
+        if self.session.adopt_ms and takers and self.session.held:
+            self.crew.carry(self.session, self.session.part_running(), self.session.adopt_ms, there=True)
 
     def _channel(self) -> grpc.aio.Channel:
         # A connection of its own, because streams that fail on a shared one would make others wait for its back-off.
@@ -245,6 +285,7 @@ class WorkerLine:
         finally:
             self._call = None
             self.up.clear()
+            self._leave_strays()
             if self._watch is not None:
                 self._watch.cancel()
             if writer is not None:
@@ -263,29 +304,46 @@ class WorkerLine:
                 raise _Over
             return False
         self._received_at = time.monotonic()
-        received = self.session.receive(pb.ToWorker.FromString(raw))
+        session = self.session
+        before, adopt_ms = session.id, session.adopt_ms
+        received = session.receive(pb.ToWorker.FromString(raw))
+        if session.id != before:
+            self.crew.strays.free(session)
+            self.crew.carry(session, received.parted, adopt_ms)
         if received.stale:
             self.crew.common.stats.stale += received.stale
             log.warning("%d reports came too late: other workers had been given the tasks", received.stale)
         self.crew.handle(self.session, received)
         if received.drain and not self._replaced:
             self._replaced = True
-            log.info("%s is going away: its tasks are finished, and a new session is opened", self.server)
+            log.info("%s is going away: its tasks go on, and a new session is opened", self.server)
             self.drain()
+            self._leave_strays()
             self._replace(self)
         return True
+
+    def _leave_strays(self) -> None:
+        """This session takes over no more tasks."""
+        takers = self.crew.strays.takers
+        if self.session in takers:
+            takers.remove(self.session)
 
     def _welcomed(self) -> None:
         session = self.session
         if self._reported_down or self._failures == 0:
             log.info("session with %s (node %s, %s functions)", self.server, session.node, self.crew.kind.value)
         self._failures = 0
+        self._known = True
+        self._silent = False
         self._reported_down = self._given_up = False
         self.crew.common.stats.streams += 1
         self._stop_forgetting()
+        if session.adopt_ms and not self._replaced:
+            self.crew.strays.takers.append(session)
+            self.crew.offer()
         if not self._closing and not session.refusing:
             self.crew.slots.join(session)
-            self.crew.freed()
+        self.crew.freed()
 
     async def _write(self, call: Call) -> None:
         """Sends messages and heartbeats; cancels the call when the node is silent for too long."""
@@ -302,6 +360,8 @@ class WorkerLine:
         session, slots, poked = self.session, self.crew.slots, self._poked
         while True:
             poked.clear()
+            if self._replaced:
+                self._hand_over()
             if not (self._closing or session.refusing or session.draining):
                 slots.join(session)
             raw = session.flush(slots.room(session))
@@ -313,7 +373,7 @@ class WorkerLine:
                 await call.write(raw)
                 if session.held:
                     await asyncio.sleep(COALESCE_S)
-            elif self._closing and not session.held:
+            elif self._closing and not self._waits:
                 # The node closes the stream when it has handled everything.
                 self._goodbye = True
                 await call.done_writing()
@@ -327,6 +387,7 @@ class WorkerLine:
         beat = self.session.heartbeat_ms / 1000
         silent = time.monotonic() - self._received_at
         if silent > SILENT_BEATS * beat:
+            self._silent = True
             log.warning("%s is silent for %.1f s: the stream is opened again", self.server, silent)
             call.cancel()
             return

@@ -15,7 +15,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings, logs
 from delaybox.worker.context import CancelSignal, Context, Facts
 from delaybox.worker.functions import TaskFunction
-from delaybox.worker.session import NodeSession
+from delaybox.worker.parted import Reports
 
 log = logging.getLogger("delaybox.worker")
 
@@ -33,7 +33,8 @@ class Stats:
     stale: int = 0
     """Reports that came too late: the tasks had been given to others."""
     lost: int = 0
-    """Attempts whose session was over before the node received their report: the tasks were given to others."""
+    """Attempts whose session was over before the node confirmed their report, and that no other node took over: mostly
+    their tasks were given to others."""
     overran: int = 0
     """Attempts whose time was over while their code went on, which still takes a place."""
     streams: int = 0
@@ -82,7 +83,7 @@ class TaskRun:
 
     def __init__(
         self,
-        session: NodeSession[TaskRun],
+        session: Reports,
         assignment: pb.Assignment,
         function: TaskFunction[..., Any],
         common: Common,

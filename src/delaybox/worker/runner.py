@@ -66,6 +66,7 @@ class Runner:
                 f"Python {platform.python_version()}",
                 concurrency=sizes.of(kind),
                 max_message=channel.MAX_MESSAGE,
+                moves=True,
             )
             if hello.ByteSize() > _MOST_HELLO:
                 raise ConfigError(
@@ -144,7 +145,7 @@ class Runner:
         if not await self._ended(grace_s):
             log.warning("%d tasks did not end in time: they are stopped and handed back", self.held)
             for line in self._lines.values():
-                for run in list(line.session.held.values()):
+                for run in [*line.session.held.values(), *line.crew.strays.running]:
                     line.crew.end_early(run, HAND_BACK)
             if not await self._ended(STOP_S):
                 for run in self._all_held():

@@ -6,14 +6,16 @@ crews report how tasks end. ``proto/delaybox/v1/worker.proto`` has the rules.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from delaybox.core.limits import STREAM_MESSAGE_BYTES
 from delaybox.core.texts import head
 from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.parted import Leases, Parted
 
 T = TypeVar("T")
 
@@ -22,6 +24,10 @@ NUMBERS_AT_ONCE = 10_000
 ENTRIES_AT_ONCE = 3_000
 """Most results, failures and progress reports in a message, of eight fields at most each: a node takes 50,000
 fields."""
+CARRIED_AT_ONCE = 500
+"""Most tasks of one lease that are brought along together."""
+_GROUPS_AT_ONCE = 20
+_CLAIMS_KEPT = 1_000
 _SMALL = 64 << 10
 """A message up to this size passes every limit on the way."""
 _BEFORE_WELCOME_MS = 10_000
@@ -44,6 +50,9 @@ class Received(Generic[T]):
     stale: int = 0
     drain: bool = False
     welcome: bool = False
+    parted: Sequence[Parted[T]] = ()
+    """Of the session that is over: attempts that another node, or this one, can adopt."""
+    adopted: Sequence[pb.Adopted] = ()
 
 
 _NOTHING: Received[object] = Received()
@@ -66,6 +75,10 @@ class NodeSession(Generic[T]):
         self.node = ""
         self.heartbeat_ms = self.resume_ms = _BEFORE_WELCOME_MS
         self.max_output = 0
+        self.adopt_ms = 0
+        """So long after a break another node can adopt what this session has; 0: none can."""
+        self.away = 0
+        """Attempts of this session that are offered to other nodes, while this one is still there."""
         self.stale = 0
         self._introduction = introduction
         self._changed = changed
@@ -79,6 +92,9 @@ class NodeSession(Generic[T]):
         """The last progress report that was sent for each task, in the order of the messages' numbers."""
         self._refused_at = 0
         self._drain_at = 0
+        self._claims: list[pb.Claim] = []
+        self._ended: dict[int, T] = {}
+        """Attempts whose report is not confirmed yet; only where they can be adopted."""
         self._forget()
 
     def _forget(self) -> None:
@@ -89,6 +105,8 @@ class NodeSession(Generic[T]):
         self._back: list[int] = []
         self._progress: dict[int, tuple[float, str]] = {}
         self._drain = False
+        self._carried: deque[pb.Carried] = deque()
+        self._moved: list[int] = []
 
     @property
     def taken(self) -> int:
@@ -104,7 +122,7 @@ class NodeSession(Generic[T]):
     def silent(self) -> bool:
         """Whether nothing is left to send, and the node has handled everything that was sent."""
         to_send = self._done or self._succeeded or self._failed or self._back or self._progress
-        return not (to_send or self._unheeded or self._drain)
+        return not (to_send or self._unheeded or self._drain or self._carried or self._moved)
 
     # Streams
 
@@ -124,10 +142,11 @@ class NodeSession(Generic[T]):
     def receive(self, message: pb.ToWorker) -> Received[T]:
         """Handles a message of the node. ContractBroken: drop the stream and resume on another."""
         lost: Sequence[T] = ()
+        parted: Sequence[Parted[T]] = ()
         unhandled = 0
         welcome = message.HasField("welcome")
         if welcome:
-            lost, unhandled = self._welcome(message.welcome)
+            parted, lost, unhandled = self._welcome(message.welcome)
         elif not self._welcomed:
             raise ContractBroken("the first message of a stream has no welcome")
         if message.seen:
@@ -135,34 +154,33 @@ class NodeSession(Generic[T]):
         number = message.number
         if number:
             if number <= self._seen:
-                return Received(lost=lost, unhandled=unhandled, welcome=welcome)
+                return Received(lost=lost, unhandled=unhandled, welcome=welcome, parted=parted)
             if number != self._seen + 1:
                 raise ContractBroken(f"message {number} came after {self._seen}")
             self._seen = number
         elif not welcome:
             raise ContractBroken("a message has no number")
+        if message.claims:
+            self._claims += message.claims
+            if len(self._claims) > 2 * (len(self.held) + len(self._ended)) + _CLAIMS_KEPT:
+                self._prune()
         tasks: Sequence[pb.Assignment] = message.tasks
         if tasks:
             tasks = self._within_credit(tasks)
-            if not (message.cancel or message.stale or message.drain or welcome):
+            if not (message.cancel or message.stale or message.drain or message.adopted or welcome):
                 return Received(tasks)
         self.stale += len(message.stale)
         cancel = [run for sequence in message.cancel if (run := self.held.get(sequence)) is not None]
-        return Received(tasks, cancel, lost, unhandled, len(message.stale), message.drain, welcome)
+        return Received(
+            tasks, cancel, lost, unhandled, len(message.stale), message.drain, welcome, parted, message.adopted
+        )
 
-    def _welcome(self, welcome: pb.Welcome) -> tuple[Sequence[T], int]:
+    def _welcome(self, welcome: pb.Welcome) -> tuple[Sequence[Parted[T]], Sequence[T], int]:
+        parted: Sequence[Parted[T]] = ()
         lost: Sequence[T] = ()
         unhandled = 0
         if not (welcome.resumed and welcome.session == self.id):
-            lost = list(self.held.values())
-            self.held.clear()
-            unhandled = len(self._done) + len(self._succeeded) + len(self._failed)
-            unhandled += sum(ends for _, _, ends in self._unheeded)
-            self._forget()
-            self._unheeded.clear()
-            self._progress_sent.clear()
-            self._sent = self._seen = self._drain_at = self.credit = self._refused_at = 0
-            self.refusing = False
+            parted, lost, unhandled = self.part()
             self.id = welcome.session
         else:
             self._progress = {
@@ -175,13 +193,92 @@ class NodeSession(Generic[T]):
         self.heartbeat_ms = max(1, welcome.heartbeat_ms)
         self.resume_ms = welcome.resume_ms
         self.max_output = welcome.max_output
+        self.adopt_ms = welcome.adopt_ms
         self._welcomed = True
-        return lost, unhandled
+        return parted, lost, unhandled
+
+    # Leaving a node
+
+    def part(self) -> tuple[Sequence[Parted[T]], Sequence[T], int]:
+        """Ends the session on this side.
+
+        Returns the attempts that other nodes can adopt, those that are lost, and how many reports are lost as well,
+        because the node has not confirmed them.
+        """
+        parted: list[Parted[T]] = []
+        reports = len(self._done) + len(self._succeeded) + len(self._failed) + sum(n for _, _, n in self._unheeded)
+        if self.adopt_ms:
+            where = Leases(self._claims)
+            for end, sequence in self._ends():
+                run = self._ended.pop(sequence, None)
+                if run is not None and (found := where.of(sequence)) is not None:
+                    parted.append(Parted(sequence, run, *found, end))
+                    reports -= not end.handed_back
+            parted += self.part_running()
+        lost = list(self.held.values())
+        self.held.clear()
+        self._ended.clear()
+        self._claims.clear()
+        self._forget()
+        self._unheeded.clear()
+        self._progress_sent.clear()
+        self._sent = self._seen = self._drain_at = self.credit = self._refused_at = 0
+        self.refusing = False
+        self.away = 0
+        self.id = ""
+        return parted, lost, reports
+
+    def part_running(self) -> Sequence[Parted[T]]:
+        """Takes out the attempts under way that other nodes can adopt; what has ended is still reported here."""
+        where = Leases(self._claims)
+        parted = [
+            Parted(sequence, run, *found)
+            for sequence, run in self.held.items()
+            if (found := where.of(sequence)) is not None
+        ]
+        for one in parted:
+            del self.held[one.sequence]
+        return parted
+
+    def offer(self, carried: pb.Carried) -> None:
+        """Brings tasks along from another node."""
+        self._carried.append(carried)
+        self._poke()
+
+    def gave(self, sequence: int) -> None:
+        """Another node answers for this attempt, one of `away`."""
+        if self.away:  # else this session has ended meanwhile
+            self.away -= 1
+            self._moved.append(sequence)
+            self._poke()
+
+    def _ends(self) -> Iterator[tuple[pb.FromWorker, int]]:
+        """Each report that the node has not confirmed, alone in a message, with its sequence number."""
+        waiting = pb.FromWorker(done=self._done, succeeded=self._succeeded, failed=self._failed, handed_back=self._back)
+        for message in [*(pb.FromWorker.FromString(raw) for _, raw, _ in self._unheeded), waiting]:
+            for sequence in message.done:
+                yield pb.FromWorker(done=[0]), sequence
+            for success in message.succeeded:
+                yield pb.FromWorker(succeeded=[success]), success.sequence
+            for failure in message.failed:
+                yield pb.FromWorker(failed=[failure]), failure.sequence
+            for sequence in message.handed_back:
+                yield pb.FromWorker(handed_back=[0]), sequence
+
+    def _prune(self) -> None:
+        """Forgets the leases in which no attempt of this session lies any more."""
+        live = sorted([*self.held, *self._ended])
+        newest = self._claims[-1]
+        self._claims = [
+            c for c in self._claims if bisect_left(live, c.first) < bisect_right(live, c.last) or c is newest
+        ]
 
     def _heeded(self, number: int) -> None:
         unheeded = self._unheeded
         while unheeded and unheeded[0][0] <= number:
-            unheeded.popleft()
+            _, raw, _ = unheeded.popleft()
+            if self._ended:
+                self._confirmed(raw)
         sent = self._progress_sent
         while sent and next(iter(sent.values()))[0] <= number:
             sent.popitem(last=False)
@@ -190,6 +287,17 @@ class NodeSession(Generic[T]):
             self._drain_at = self.credit = 0
             self.refusing = False
             self._poke()
+
+    def _confirmed(self, raw: bytes) -> None:
+        """The node has handled the reports of this message."""
+        message, ended = pb.FromWorker.FromString(raw), self._ended
+        for sequences in (message.done, message.handed_back):
+            for sequence in sequences:
+                ended.pop(sequence, None)
+        for success in message.succeeded:
+            ended.pop(success.sequence, None)
+        for failure in message.failed:
+            ended.pop(failure.sequence, None)
 
     def _within_credit(self, tasks: Sequence[pb.Assignment]) -> Sequence[pb.Assignment]:
         count = len(tasks)
@@ -205,8 +313,11 @@ class NodeSession(Generic[T]):
 
     def done(self, sequence: int) -> None:
         """The task ended well and nobody wants its result."""
-        if self.held.pop(sequence, None) is not None:
+        run = self.held.pop(sequence, None)
+        if run is not None:
             self._done.append(sequence)
+            if self.adopt_ms:
+                self._ended[sequence] = run
             if not self._dirty:
                 self._poke()
 
@@ -214,21 +325,27 @@ class NodeSession(Generic[T]):
         """The task ended well, with a result to keep."""
         # The message is made first: if that fails, the task must still be held.
         success = pb.Succeeded(sequence=sequence, output=output, content_type=content_type, duration_ms=duration_ms)
-        if self.held.pop(sequence, None) is not None:
+        if self._end(sequence):
             self._succeeded.append(success)
             self._poke()
 
     def failed(self, sequence: int, failure: pb.Failed) -> None:
         """The attempt failed; ``failure`` is complete but for the sequence number."""
-        if self.held.pop(sequence, None) is not None:
+        if self._end(sequence):
             failure.sequence = sequence
             self._failed.append(failure)
             self._poke()
 
     def hand_back(self, sequences: Iterable[int]) -> None:
         """The task is handed back, untouched."""
-        self._back.extend(sequence for sequence in sequences if self.held.pop(sequence, None) is not None)
+        self._back.extend(sequence for sequence in sequences if self._end(sequence))
         self._poke()
+
+    def _end(self, sequence: int) -> bool:
+        run = self.held.pop(sequence, None)
+        if run is not None and self.adopt_ms:
+            self._ended[sequence] = run
+        return run is not None
 
     def refuse(self, task: pb.Assignment) -> None:
         """A received task that cannot be run here is handed back; it was never held."""
@@ -287,13 +404,19 @@ class NodeSession(Generic[T]):
         self._dirty = False
         if self.draining:
             room = 0
-        if not (room or self._done or self._succeeded or self._failed or self._back or self._progress or self._drain):
+        ends = self._done or self._succeeded or self._failed or self._back
+        if not (room or ends or self._progress or self._drain or self._carried or self._moved):
             return None
         number = self._sent + 1
         message = pb.FromWorker(
             done=self._done[:NUMBERS_AT_ONCE], handed_back=self._back[:NUMBERS_AT_ONCE], credit=room, drain=self._drain
         )
         del self._done[:NUMBERS_AT_ONCE], self._back[:NUMBERS_AT_ONCE]
+        if self._moved:
+            message.moved.extend(self._moved[:NUMBERS_AT_ONCE])
+            del self._moved[:NUMBERS_AT_ONCE]
+        for _ in range(min(_GROUPS_AT_ONCE, len(self._carried))):
+            message.carried.append(self._carried.popleft())
         left, entries = STREAM_MESSAGE_BYTES, ENTRIES_AT_ONCE
         while self._succeeded and left > 0 and entries > 0:
             success = self._succeeded.popleft()
@@ -316,7 +439,15 @@ class NodeSession(Generic[T]):
             left -= part.ByteSize()
             self._progress_sent[sequence] = (number, fraction, text)
             self._progress_sent.move_to_end(sequence)
-        if self._done or self._back or self._succeeded or self._failed or self._progress:
+        if (
+            self._done
+            or self._back
+            or self._succeeded
+            or self._failed
+            or self._progress
+            or self._carried
+            or self._moved
+        ):
             self._poke()
         self.credit += room
         raw = self._numbered(message, len(message.done) + len(message.succeeded) + len(message.failed))
