@@ -39,7 +39,9 @@ def generate() -> dict[str, str]:
 
 
 def _imports_of(text: str) -> str:
-    return re.sub(r"^from delaybox\.v\d+ import", "from delaybox.wire.gen import", text, flags=re.MULTILINE)
+    return re.sub(
+        r"^from (delaybox\.v\d+|externalscaler) import", "from delaybox.wire.gen import", text, flags=re.MULTILINE
+    )
 
 
 def main(arguments: list[str]) -> int:

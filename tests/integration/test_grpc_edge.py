@@ -184,6 +184,8 @@ async def test_every_method_against_every_kind_of_caller(server: RealServer, pre
         assert len(policy.GRPC_RULES) > 20
         for method, rule in policy.GRPC_RULES.items():
             for given in (None, wrong, *(token(*grant) for grant in grants)):
+                if rule is policy.WithoutToken.IN_MESSAGE:
+                    continue  # see test_external_scaler
                 allowed = isinstance(rule, policy.WithoutToken) or given == token(rule)
                 if allowed and method.endswith(("/Work", "Health/Watch")):
                     continue  # they would wait for ever

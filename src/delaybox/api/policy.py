@@ -21,6 +21,8 @@ class WithoutToken(Enum):
     """Host and Origin are not checked either, because machines ask, by whatever name they know."""
     PAGE = "page"
     """Shows nothing about tasks, and a browser that opens it cannot send a token."""
+    IN_MESSAGE = "in message"
+    """The caller can send no header, so its token comes in the message, and the call itself checks it."""
 
 
 Rule = Access | WithoutToken
@@ -80,6 +82,10 @@ _SCHEDULER: Final[dict[str, Rule]] = {
 GRPC_RULES: Final[dict[str, Rule]] = {
     **{f"/delaybox.v1.Scheduler/{method}": rule for method, rule in _SCHEDULER.items()},
     "/delaybox.v1.Worker/Work": Access.WORKER,
+    "/externalscaler.ExternalScaler/IsActive": WithoutToken.IN_MESSAGE,
+    "/externalscaler.ExternalScaler/StreamIsActive": WithoutToken.IN_MESSAGE,
+    "/externalscaler.ExternalScaler/GetMetricSpec": WithoutToken.IN_MESSAGE,
+    "/externalscaler.ExternalScaler/GetMetrics": WithoutToken.IN_MESSAGE,
     "/grpc.health.v1.Health/Check": WithoutToken.PROBE,
     "/grpc.health.v1.Health/Watch": WithoutToken.PROBE,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": WithoutToken.PAGE,

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from delaybox.api.grpc.external_scaler import ExternalScaler
 from delaybox.api.grpc.guard import Guard
 from delaybox.api.grpc.health import Health
 from delaybox.api.grpc.scheduler import Scheduler
@@ -53,11 +54,16 @@ async def serve(settings: GrpcSettings) -> int:
             await part.start(store)
 
     late = Opening(settings, _log, begin)
-    parts += [Scheduler(late.service, settings), WorkerService(settings) if settings.workers else NoWorkers(settings)]
+    tokens = Tokens(settings.tokens)
+    parts += [
+        Scheduler(late.service, settings),
+        WorkerService(settings) if settings.workers else NoWorkers(settings),
+        ExternalScaler(late.service, tokens),
+    ]
     names = [part.descriptor.full_name for part in parts]
     health = Health(Probe(late.service), names)
     with front_of(settings) as front:
-        guard = Guard(Tokens(settings.tokens), limit=front.limit, message_s=front.message_s, know=front.know)
+        guard = Guard(tokens, limit=front.limit, message_s=front.message_s, know=front.know)
         server = make_server(settings, [*parts, health], guard)
         await listen(server, front, inherited(settings.listening))
         trying: asyncio.Task[None] | None = None

@@ -49,17 +49,18 @@ def query_of(given: Mapping[str, str | int]) -> ScalingQuery:
         kind=kind,
         queue=queue,
         function=function,
-        places=_places(given["places"]) if "places" in given else 0,
+        places=places_of("places", given["places"]) if "places" in given else 0,
         lead_ms=_span("lead", given["lead"]) if "lead" in given else LEAD_MS,
         clear_ms=_span("clear", given["clear"]) if "clear" in given else CLEAR_MS,
     )
 
 
-def _places(value: str | int) -> int:
+def places_of(name: str, value: str | int) -> int:
+    """How many tasks one member runs at once. ``name``: what the caller calls it. InvalidTask."""
     text = str(value)
     found = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
     if not 1 <= found <= MAX_PLACES:
-        raise InvalidTask("places", f"places {show(text)} is not in range; give a number from 1 to {MAX_PLACES}")
+        raise InvalidTask(name, f"{name} {show(text)} is not in range; give a number from 1 to {MAX_PLACES}")
     return found
 
 
