@@ -38,6 +38,8 @@ class Subscription:
     def __init__(self, client: Redis, channels: Collection[str]) -> None:
         self._pubsub: Any = client.pubsub()
         self._channels = frozenset(channels)
+        # Two changes at once could end without a channel that the later one wants: each does two things in turn.
+        self._changing = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._came_at = self._loop.time()
         self._asked_at: float | None = None
@@ -52,17 +54,18 @@ class Subscription:
     async def change(self, channels: Collection[str]) -> None:
         """Changes the channels; call it after `open`. Errors as of `open`."""
         wanted = frozenset(channels)
-        more, fewer = wanted - self._channels, self._channels - wanted
-        self._channels = wanted
-        try:
-            # New channels are added first: without any channel the connection would be idle, and not show that a server
-            # is gone.
-            if more:
-                await self._pubsub.subscribe(*more)
-            if fewer:
-                await self._pubsub.unsubscribe(*fewer)
-        except (RedisError, OSError) as error:
-            raise translate(error) from error
+        async with self._changing:
+            more, fewer = wanted - self._channels, self._channels - wanted
+            self._channels = wanted
+            try:
+                # New channels are added first: without any channel the connection would be idle, and not show that a
+                # server is gone.
+                if more:
+                    await self._pubsub.subscribe(*more)
+                if fewer:
+                    await self._pubsub.unsubscribe(*fewer)
+            except (RedisError, OSError) as error:
+                raise translate(error) from error
 
     async def next(self, timeout_s: float) -> Message | None:
         """The next message; None: none came in time. Errors as of `open`: the subscription is lost, open another
