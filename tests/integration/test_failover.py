@@ -116,7 +116,7 @@ async def test_a_half_open_subscription_is_noticed_and_made_anew(
     async with running(store, {TaskType.SHELL_CMD: target}, channel="", poll_ms=30_000):
         await add(store)
         await until(lambda: len(target.got) == 1)
-        assert proxy.silence(subscriptions=True) == 1
+        assert proxy.silence(subscriptions=True) == 2, "to wake-ups, and to the list of members"
         await add(store)
         await until(lambda: len(target.got) == 2)
     await client.aclose()
