@@ -139,6 +139,8 @@ MEANING = {
     "(`keep_result`) and whose queue says nothing. What nobody keeps costs nothing",
     "results.queues": "the same for the tasks of one queue",
     "results.maxBytes": "largest result; a function that returns more has failed, and is not tried again",
+    "keys.keep": "how long an idempotency key outlives its task; the same on every node. Keys that are locks "
+    "(`unique_while`) end with their task",
     "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
     "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",
     "insecure": "listen on more than loopback without any credential",
@@ -163,6 +165,7 @@ _TIMES = {
     "workers.shell.keepResult",
     "workers.shell.limits.cpu",
     "results.keep",
+    "keys.keep",
     "deadLetters.age",
     "quarantine.age",
 }

@@ -417,6 +417,19 @@ def test_another_body_under_the_same_key(cli: Cli) -> None:
     assert cli("schedule", "two", "--delay", "1h", "--key", "taken").code == 6
 
 
+def test_a_key_that_replaces_and_a_key_that_is_a_lock(cli: Cli) -> None:
+    replaced = ("--key", "burst", "--on-conflict", "replace", "--max-wait", "5m")
+    first = scheduled(cli, "one", "--delay", "1h", *replaced)
+    last = cli("schedule", "two", "--delay", "2h", *replaced, "--json").json()
+    assert (last["id"], last["created"], last["payload"]) == (first, False, "two")
+    shown = cli("schedule", "three", "--delay", "2h", *replaced).out
+    assert re.search(r", in 4 m .* \(replaced: same key\)", shown), shown
+    locked = scheduled(cli, "one", "--delay", "1h", "--key", "lock", "--unique-while", "running")
+    assert cli("schedule", "two", "--delay", "1h", "--key", "lock", "--unique-while", "running").code == 6
+    assert cli("cancel", locked).code == 0
+    assert scheduled(cli, "two", "--delay", "1h", "--key", "lock", "--unique-while", "running") != locked
+
+
 def test_tokens_and_scopes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     task_id = scheduled(cli, "x", "--delay", "1h")
     monkeypatch.setenv("DELAYBOX_TOKEN", "")

@@ -364,3 +364,25 @@ def test_the_key_of_a_cancelled_task_is_free_again_when_the_cancel_says_so(clien
     last.cancel(free_key=True)
     status, _, problem = served.call("DELETE", f"/v1/tasks/{last.id}?free_key=maybe")
     assert (status, problem["field"]) == (400, "free_key")
+
+
+def test_a_key_that_replaces_and_a_key_that_is_a_lock(client: Client, queue: str):
+    debounce: dict[str, Any] = {"key": queue, "on_conflict": "replace", "max_wait": "1m"}
+    first = client.schedule(NewTask.publish("1", delay="40s", queue=queue, **debounce))
+    last = client.schedule(NewTask.publish("2", delay="2h", queue=queue, **debounce))
+    assert (last.id, last.created) == (first.id, False)
+    assert first.due + timedelta(seconds=15) < last.due < first.due + timedelta(seconds=40)
+    assert client.get(first.id).payload == b"2"
+    (done,) = [client.schedule_many([NewTask.publish("3", delay="2h", queue=queue, **debounce)])]
+    assert (done.created, done.refused) == (0, 0) and client.get(first.id).payload == b"3"
+
+    lock: dict[str, Any] = {"key": f"{queue}-lock", "delay": SOON, "queue": queue, "unique_while": "running"}
+    locked = client.schedule(NewTask.publish("1", **lock))
+    with pytest.raises(IdempotencyConflict):
+        client.schedule(NewTask.publish("2", **lock))
+    locked.cancel()
+    assert client.schedule(NewTask.publish("2", **lock)).created
+    with pytest.raises(InvalidTask, match="no idempotency key"):
+        client.schedule(NewTask.publish("2", on_conflict="replace"))
+    with pytest.raises(InvalidTask, match="'merge' is not a way"):
+        NewTask.publish("2", key="k", on_conflict="merge")

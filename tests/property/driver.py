@@ -47,13 +47,14 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         self.seen_stream = [b"-"] * store.partitions
         self.actions = [
             (24, self.schedule), (18, self.move_time), (22, self.claim), (10, self.ack), (7, self.fail),
-            (4, self.snooze),
+            (4, self.snooze), (8, self.replace_),
             (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
         ]  # fmt: skip
         if rng.random() < 0.15:
             self.actions.append((6, self.lose_hint))
         self.weights = [w for w, _ in self.actions]
+        self.locks = [f"lock-{i}" for i in range(4)]
         # Two requests for each key: the same again gets the same id, the other one a conflict.
         self.keyed = {
             f"key-{i}".encode(): [self.new_task(key=f"key-{i}"), self.new_task(key=f"key-{i}")] for i in range(10)
@@ -80,7 +81,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             [0, 1, self.rng.randrange(2_000), self.rng.randrange(60_000), self.rng.randrange(400_000)]
         )
 
-    def new_task(self, key: str | None = None) -> NewTask:
+    def new_task(self, key: str | None = None, **parts: Any) -> NewTask:
         rng = self.rng
         due: dict[str, Any] = {}
         match rng.randrange(5):
@@ -103,6 +104,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             header={"x": b"1"} if rng.random() < 0.2 else {},
             idempotency_key=key,
             **due,
+            **parts,
         )
 
     async def schedule(self) -> None:
@@ -179,7 +181,9 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             t = self.model.tasks[task_id]
             assert t.state is State.PENDING and t.partition == p, f"leased, but {t}"
             assert t.due <= self.now, f"{t} claimed early, at {self.now}"
-            assert t.letter in limits.types or (t.letter == "p" and limits.channel and t.stub), f"{t} is not served"
+            assert t.letter in limits.types or (t.letter == "p" and limits.channel and (t.stub or t.extended)), (
+                f"{t} is not served"
+            )
             limited = [lane for lane in limits.lanes if lane[0] == t.lane[0]]
             any_queue = b"%c*%b" % (t.lane[0], b"".join(t.lane.partition(b":")[1:]))
             assert not limited or t.lane in limited or any_queue in limited, f"{t} is not among the lanes served"
@@ -200,7 +204,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         for t in left:
             for g in got:
                 # A body apart needs a slot even where small ones are fired in place.
-                if (t.lane, t.critical, t.stub) == (g.lane, g.critical, g.stub):
+                if (t.lane, t.critical, t.stub or t.extended) == (g.lane, g.critical, g.stub or g.extended):
                     assert g.virtual_deadline <= t.virtual_deadline, f"{g} was taken before {t}"
         served = [t for t in left if t.critical and t.letter in limits.types and t.letter != "p"]
         if served and limits.slots:
@@ -396,6 +400,8 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
                 want = "cancelled" if pending or freed else REFUSALS.get(t.state, "unknown")
                 assert word == want, f"cancel of {t}: {word}"
                 t.state = State.CANCELLED if pending else t.state
+                if pending:
+                    self.model.unlock(t)
                 if (pending or freed) and free and named and t.key is not None:
                     del self.model.keys[t.key]
 

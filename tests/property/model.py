@@ -48,6 +48,15 @@ class Task:
     """Losses of a WORKER task with a node."""
     deliveries: int = 0
     snoozed_since: int | None = None
+    waiting_since: int | None = None
+    lock: str = ""
+    """While its key is a lock: pending or running."""
+    superseded: bool = False
+
+    @property
+    def extended(self) -> bool:
+        """Whether its record has an extension, so that it is not fired in place."""
+        return bool(self.lock) or None is not self.waiting_since or None is not self.snoozed_since
 
     @property
     def letter(self) -> str:
@@ -73,6 +82,8 @@ class Task:
             "losses": (self.blamed + self.carried, r.losses),
             "blamed": (self.blamed, r.blamed),
             "deliveries": (self.deliveries, r.deliveries),
+            "superseded": (self.superseded, r.superseded),
+            "waiting since": (self.waiting_since, r.waiting_since),
             "snoozed since": (self.snoozed_since, r.snoozed_since),
             "body": (b"" if self.stub else self.body, r.body),
         }
@@ -125,14 +136,25 @@ class Model:
         self.tasks[task_id] = Task(
             task_id, partition, lane, new.priority, due, d.key, d.body is not None, body
         )  # fmt: skip
+        if new.unique_while is not None:
+            self.tasks[task_id].lock = new.unique_while.value
         if d.key is not None:
             self.keys[d.key] = (task_id, d.fingerprint)
+
+    def unlock(self, t: Task) -> None:
+        """Its key, which is a lock, is free again, and its record names it no more."""
+        if t.lock and t.key is not None:
+            if self.keys.get(t.key, (b"",))[0] == t.task_id:
+                del self.keys[t.key]
+            t.key = None
 
     def lease_out(self, lease_id: bytes, partition: int, task_ids: list[bytes], expiry: int) -> None:
         for task_id in task_ids:
             t = self.tasks[task_id]
             t.state, t.lease = State.LEASED, lease_id
             t.deliveries += 1
+            if t.lock == "pending":
+                self.unlock(t)
         if task_ids:
             length = int.from_bytes(lease_id[:4], "big") if len(lease_id) == 20 else None
             self.leases[lease_id] = Lease(partition, expiry, length, set(task_ids))
@@ -146,6 +168,11 @@ class Model:
         if not lease.held:
             del self.leases[lease_id]
         t = self.tasks[task_id]
+        if t.superseded:
+            # It is never tried again, and is no dead letter.
+            state = State.DONE
+        if state in (State.DONE, State.DEAD):
+            self.unlock(t)
         t.state, t.lease = state, None
         return True
 

@@ -54,6 +54,9 @@ def test_every_option_reaches_the_wire():
         headers={"trace": "4bf9", "raw": b"\xff"},
         keep_result=timedelta(hours=1),
         max_snooze="3d",
+        on_conflict="replace",
+        max_wait="5m",
+        unique_while="running",
         reject_past=True,
     )
     assert task.message == pb.NewTask(
@@ -71,6 +74,9 @@ def test_every_option_reaches_the_wire():
         expire_after_ms=86_400_000,
         keep_result_ms=3_600_000,
         max_snooze_ms=259_200_000,
+        on_conflict=pb.ON_CONFLICT_REPLACE,
+        max_wait_ms=300_000,
+        unique_while=pb.UNIQUE_WHILE_RUNNING,
         reject_past=True,
     )
     assert NewTask.publish(key=None, at=None, timeout=None).message == pb.NewTask()

@@ -13,7 +13,7 @@ from delaybox.store.loader import load, names
 
 FOLDER = Path(str(resources.files("delaybox.store.scripts")))
 # Refused by a full server itself; everything else must go on there (rule 12).
-DENIED_WHEN_FULL = {"schedule", "ingest", "ready"}
+DENIED_WHEN_FULL = {"schedule", "replace", "ingest", "ready"}
 READ_ONLY = {"forecast", "counts", "get", "peek", "ping", "roster", "states", "upcoming"}
 
 

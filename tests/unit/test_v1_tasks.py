@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.query import TaskQuery
 from delaybox.core.retry import RetryPolicy
-from delaybox.core.task import NewTask, Priority, TaskChange, TaskState, TaskType
+from delaybox.core.task import NewTask, OnConflict, Priority, TaskChange, TaskState, TaskType, UniqueWhile
 from delaybox.wire import controls
 from delaybox.wire.json import queries
 from delaybox.wire.json.tasks import TaskRules, parse_change, parse_task
@@ -55,6 +55,9 @@ def test_every_field():
         labels={"customer": "c:17"},
         keep_result="1d",
         max_snooze="3d",
+        on_conflict="replace",
+        max_wait="5m",
+        unique_while="running",
         reject_past=True,
     )
     assert parse_task(raw, RULES) == NewTask(
@@ -72,6 +75,9 @@ def test_every_field():
         labels={"customer": "c:17"},
         keep_result_ms=86_400_000,
         max_snooze_ms=259_200_000,
+        on_conflict=OnConflict.REPLACE,
+        max_wait_ms=300_000,
+        unique_while=UniqueWhile.RUNNING,
         reject_past=True,
     )
 
@@ -80,6 +86,7 @@ def test_null_is_the_same_as_nothing():
     names = [
         "type", "queue", "priority", "at", "delay", "payload", "payload_base64", "headers", "name", "retry", "timeout",
         "expire_after", "idempotency_key", "labels", "keep_result", "max_snooze", "reject_past",
+        "on_conflict", "max_wait", "unique_while",
     ]  # fmt: skip
     assert parse_task(body(**dict.fromkeys(names)), RULES) == NewTask()
 
@@ -165,6 +172,11 @@ def test_a_float_is_not_rounded_to_a_whole_number():
         ({"timeout": "P1Y"}, "timeout", "years or months, which have no fixed length"),
         ({"expire_after": "never"}, "expire_after", "expire_after 'never' is not a duration"),
         ({"max_snooze": 0}, "max_snooze", "max_snooze 0 is less than 1"),
+        ({"on_conflict": "replace"}, "on_conflict", "is given and no idempotency key; give idempotency_key as well"),
+        ({"unique_while": "running"}, "unique_while", "is given and no idempotency key"),
+        ({"idempotency_key": "k", "on_conflict": "merge"}, "on_conflict", "'merge' is not a way"),
+        ({"idempotency_key": "k", "unique_while": "ever"}, "unique_while", "'ever' is not a span"),
+        ({"idempotency_key": "k", "max_wait": "1m"}, "max_wait", "goes with on_conflict replace"),
         ({"keep_result": -5}, "keep_result", "keep_result -5 is negative"),
         ({"idempotency_key": ""}, "idempotency_key", "has 0 bytes; use 1 to 256"),
         ({"idempotency_key": "é" * 129}, "idempotency_key", "has 258 bytes; use 1 to 256"),

@@ -66,6 +66,7 @@ class Opening:
             expected=s.store_id,
             observe=metrics.script_took,
             on_lost=metrics.store_lost,
+            key_keep_ms=s.key_keep_ms,
         )
         if self._on_open is not None:
             await self._on_open(store)

@@ -28,7 +28,9 @@ async def take_over(
     """Imports, shows progress and the outcome. Exit code 1 when members were left where they are."""
     name = key or config.storage.scheduler_key_name
     async with any_server(config) as servers, _source(source, servers) as original:
-        store = await Store.open(servers, prefix=config.storage.prefix, partitions=config.partitions)
+        store = await Store.open(
+            servers, prefix=config.storage.prefix, partitions=config.partitions, key_keep_ms=config.keys.keep
+        )
         work = Import(OriginalSet(original, name), store, fold=dedupe, dry=dry_run)
         try:
             with _bar(quiet=as_json) as report:

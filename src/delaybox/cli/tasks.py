@@ -85,6 +85,16 @@ def schedule(
         str | None,
         typer.Option(metavar="SPAN", help="For how long in all its own code may put it off; 7d unless given."),
     ] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option(metavar="WAY", help="With a --key that is taken: keep the first task, or replace it.")
+    ] = None,
+    max_wait: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="With --on-conflict replace: put off no longer than this in all.")
+    ] = None,
+    unique_while: Annotated[
+        str | None,
+        typer.Option(metavar="STATE", help="--key is a lock while the task is pending, or running."),
+    ] = None,
     reject_past: Annotated[
         bool, typer.Option("--reject-past", help="Refuse a past time, which else means at once.")
     ] = False,
@@ -124,6 +134,9 @@ def schedule(
             "expire_after": expire_after,
             "keep_result": keep_result,
             "max_snooze": max_snooze,
+            "on_conflict": on_conflict,
+            "max_wait": max_wait,
+            "unique_while": unique_while,
             "reject_past": reject_past or None,
         }
     )
@@ -150,7 +163,8 @@ def schedule(
         return messages.out_json(task)
     if task.get("warning"):
         messages.warning(task["warning"])
-    there = "" if task.get("created", True) else "  (there already: same key)"
+    how = "replaced" if on_conflict == "replace" else "there already"
+    there = "" if task.get("created", True) else f"  ({how}: same key)"
     return messages.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{there}")
 
 

@@ -31,6 +31,8 @@ CODECS: Final = Codecs()
 """The codecs for arguments and results that this process knows; add your own here, on both sides."""
 
 _TYPE_NUMBERS: Final = {str(kind): number for number, kind in TYPES.items()}
+_ON_CONFLICT: Final[Mapping[str, int]] = {"keep": pb.ON_CONFLICT_KEEP, "replace": pb.ON_CONFLICT_REPLACE}
+_UNIQUE_WHILE: Final[Mapping[str, int]] = {"pending": pb.UNIQUE_WHILE_PENDING, "running": pb.UNIQUE_WHILE_RUNNING}
 _STATE_NUMBERS: Final = {str(state): number for number, state in STATES.items()}
 
 
@@ -74,6 +76,11 @@ class Options(When, total=False):
     keep_result: how long its result is kept, 0 for not at all; unless given what its queue keeps, which is none unless
         configured.
     max_snooze: for how long in all its function may put it off (RetryLater), from the first time; unless given 7 days.
+    on_conflict: with a key that names a task already: "keep" (unless given): the first one stays; "replace": this one
+        takes its place: a pending one keeps its id, one that runs is never tried again.
+    max_wait: with "replace": for how long such calls may put the task off, from the first that says so on.
+    unique_while: the key is a lock, free again as soon as its task is not "pending" (waits to be handed out for the
+        first time) or not "running" any more, in whatever way it ends.
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
 
@@ -87,6 +94,9 @@ class Options(When, total=False):
     headers: Mapping[str, str | bytes] | None
     keep_result: Duration | None
     max_snooze: Duration | None
+    on_conflict: str
+    max_wait: Duration | None
+    unique_while: str
     reject_past: bool
 
 
@@ -280,6 +290,13 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "headers": _put_headers,
     "keep_result": _put_keep_result,
     "max_snooze": _span("max_snooze"),
+    "on_conflict": lambda task, value: setattr(
+        task, "on_conflict", number_of("on_conflict", value, _ON_CONFLICT, "a way")
+    ),
+    "max_wait": _span("max_wait"),
+    "unique_while": lambda task, value: setattr(
+        task, "unique_while", number_of("unique_while", value, _UNIQUE_WHILE, "a span")
+    ),
     "reject_past": _put_flag,
 }
 

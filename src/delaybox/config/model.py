@@ -29,9 +29,11 @@ from delaybox.core.errors import ConfigError
 from delaybox.core.limits import (
     DEFAULT_PARTITIONS,
     DEFAULT_PAYLOAD_BYTES,
+    KEY_KEEP_MS,
     MAX_PARTITIONS,
     MAX_PAYLOAD_BYTES,
     MAX_PREFIX,
+    MAX_WAIT_MS,
     PREFIX,
 )
 from delaybox.core.scaling import LEAD_MS, LEAST_SPAN_MS, MAX_LEAD_MS
@@ -163,6 +165,17 @@ class Kept(Section):
     age: Duration = Field(default=0, ge=0, description="a duration with its unit such as 90d, or 0s to keep all")
 
 
+class Keys(Section):
+    """Idempotency keys."""
+
+    keep: Duration = Field(
+        default=KEY_KEEP_MS,
+        ge=60_000,
+        le=MAX_WAIT_MS,
+        description="a duration with its unit from 1m to 3650d, such as 24h",
+    )
+
+
 class CatchUpSection(Section):
     rate: int = Field(default=0, ge=0, le=10_000_000, description="overdue tasks a second, or 0 for no limit")
 
@@ -228,6 +241,7 @@ class Config(Section):
     pubsub: PubSub = PubSub()
     workers: WorkersSection = WorkersSection()
     results: Results = Results()
+    keys: Keys = Keys()
     dead_letters: Kept = Kept()
     quarantine: Kept = Kept()
     processes: ProcessesSection = ProcessesSection()

@@ -64,6 +64,7 @@ def specs(config: Config, node_id: str, grace_s: float, listening: Mapping[Proce
 def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
     return {
         "prefix": c.storage.prefix,
+        "key_keep_ms": c.keys.keep,
         "roles": c.duties,
         "node_id": node_id,
         "log_format": c.log_format,

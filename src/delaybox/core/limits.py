@@ -111,3 +111,7 @@ def task_bytes(payload_limit: int) -> int:
 def message_bytes(payload_limit: int) -> int:
     """Bytes that one task in protobuf may have: its payload, and room for what stands around it."""
     return payload_limit + _BESIDE_PAYLOAD
+
+
+KEY_KEEP_MS = 24 * 3600 * 1000
+"""How long an idempotency key outlives its task, unless the node is configured otherwise."""

@@ -57,6 +57,26 @@ class TaskState(Enum):
     CANCELLED = "cancelled"
 
 
+class OnConflict(Enum):
+    """What a new task does whose idempotency key names a task already."""
+
+    KEEP = "keep"
+    """The first one stays; another task with its key is refused."""
+    REPLACE = "replace"
+    """It takes the first one's place: its time and content count from now on."""
+
+
+class UniqueWhile(Enum):
+    """How long an idempotency key that is a lock is held: while its task waits, or until it ends in whatever way."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+
+
+ON_CONFLICT: Mapping[str, OnConflict] = MappingProxyType({one.value: one for one in OnConflict})
+UNIQUE_WHILE: Mapping[str, UniqueWhile] = MappingProxyType({one.value: one for one in UniqueWhile})
+
+
 class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     """A task as a caller asks for it. Exactly one of ``due_ms`` and ``delay_ms`` counts.
 
@@ -67,6 +87,9 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``keep_result_ms``: how long its result is kept; 0 = the target's default, NO_RESULT = not at all.
     ``max_snooze_ms``: for how long in all its own code may put it off, from the first time; 0 = DEFAULT_SNOOZE_MS.
     ``reject_past``: refused when it is already due.
+    ``on_conflict``: what is done where the idempotency key names a task already. ``max_wait_ms``: with REPLACE, how
+    long such requests may put the task off, from the first that says so on; 0 = any time.
+    ``unique_while``: the idempotency key is a lock, free again at once when this is over; None: it outlives its task.
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
     """
 
@@ -85,6 +108,9 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     labels: Mapping[str, str] = _NO_TEXT
     keep_result_ms: int = 0
     max_snooze_ms: int = 0
+    on_conflict: OnConflict = OnConflict.KEEP
+    max_wait_ms: int = 0
+    unique_while: UniqueWhile | None = None
     reject_past: bool = False
     queue_unstated: bool = False
 

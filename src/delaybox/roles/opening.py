@@ -86,6 +86,7 @@ async def opened(settings: StoreSettings, stopping: Stopping) -> Store | None:
                 expected=settings.store_id,
                 observe=metrics.script_took,
                 on_lost=metrics.store_lost,
+                key_keep_ms=settings.key_keep_ms,
             )
         except StoreUnavailable as error:
             if last != str(error):

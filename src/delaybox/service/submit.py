@@ -22,6 +22,7 @@ from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service.functions import OwnQueues
 from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
+from delaybox.store.replies import MAX_REPLACED
 from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.wire import body as wire_body
 from delaybox.wire.encoded import EncodedTask, TaskKind
@@ -234,15 +235,17 @@ class Submitter:
             return [Batch(self._turn, drafts)], [range(len(drafts))]
         batches: list[Batch] = []
         places: list[Sequence[int]] = []
-        open_: dict[int, tuple[Batch, list[int], list[int]]] = {}
+        open_: dict[tuple[int, bool], tuple[Batch, list[int], list[int]]] = {}
         for i, d in enumerate(drafts):
             decides = d.message_key if d.key is None else d.key
             p = self._turn if decides is None else self._store.partition_of(decides)
             size, extra = len(d.record), len(d.body or b"")
-            entry = open_.get(p)
+            entry = open_.get((p, d.replace))
+            if d.replace and entry is not None and len(entry[1]) >= MAX_REPLACED:
+                entry = None
             if entry is None or entry[2][0] + size > MAX_RECORD_BYTES or entry[2][1] + extra > MAX_BODY_BYTES:
-                entry = (Batch(p, []), [], [0, 0])
-                open_[p] = entry
+                entry = (Batch(p, [], d.replace), [], [0, 0])
+                open_[p, d.replace] = entry
                 batches.append(entry[0])
                 places.append(entry[1])
             entry[0].drafts.append(d)

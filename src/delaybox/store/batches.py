@@ -29,7 +29,9 @@ def by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T
 
 
 def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list[Any]:
-    """The arguments of schedule.lua behind ``head``. ``tails``: the ends of the new ids."""
+    """The arguments of schedule.lua, or replace.lua, behind ``head``. ``tails``: the ends of the new ids."""
+    if batch.replace:
+        return _replace_args(head, batch, tails)
     keyed: list[Any] = []
     bodies: list[Any] = []
     items: list[Any] = []
@@ -42,8 +44,24 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
     return [*head, len(tails), len(keyed) // 3, len(bodies) // 2, *items, *keyed, *bodies]
 
 
+def _replace_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list[Any]:
+    items: list[Any] = []
+    for d, tail in zip(batch.drafts, tails, strict=True):
+        items += (d.due48.to_bytes(6, "big") + tail, d.record, d.key, d.fingerprint, d.body or b"", d.max_wait_ms)
+    return [*head, *items]
+
+
+def _replaced(reply: list[Any]) -> list[Stored]:
+    return [
+        Stored(task_id, due, word == b"new", word == b"conflict")
+        for word, task_id, due in zip(reply[0::3], reply[1::3], reply[2::3], strict=True)
+    ]
+
+
 def answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
-    """What became of each task of a batch, read from the reply of schedule.lua. ``tails``: the ends of their ids."""
+    """What became of each task of a batch, read from the script's reply. ``tails``: the ends of their ids."""
+    if batch.replace:
+        return _replaced(reply)
     now: int = reply[0]
     out: list[Stored] = []
     keyed = 0

@@ -19,7 +19,7 @@ from delaybox.store.loader import ScriptCall
 from delaybox.store.record import Record, UnreadableRecord, hint, id_of_key, is_newer, read, read_dead
 from delaybox.store.scanning import hash_pages, zset_members
 from delaybox.store.servers import Command, milliseconds
-from delaybox.store.store import IDEM_TTL_MS, Store
+from delaybox.store.store import Store
 
 PAGE = 500
 CHECKED_AT_ONCE = 100
@@ -335,7 +335,7 @@ class _Check:
     async def _judge(self, p: int) -> None:
         suspects = sorted(self.suspects.pop(p, ()))
         self.counts["looked at twice"] += len(suspects)
-        head: list[Any] = [self.store.bucket_ms, int(self.repair), IDEM_TTL_MS]
+        head: list[Any] = [self.store.bucket_ms, int(self.repair), self.store.key_keep_ms]
         for at in range(0, len(suspects), CHECKED_AT_ONCE):
             some = suspects[at : at + CHECKED_AT_ONCE]
             args = [*head]

@@ -10,7 +10,7 @@ from delaybox.core.partition import of_id
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import UnreadableRecord, read
-from delaybox.store.store import IDEM_TTL_MS, MAX_ITEMS, Store
+from delaybox.store.store import MAX_ITEMS, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ async def evict(store: Store, task_ids: Sequence[bytes]) -> int:
     """Deletes the named records for good; how many there were."""
     deleted = 0
     for partition, group in _groups(store, task_ids):
-        call = ScriptCall("evict", store.tags[partition], (IDEM_TTL_MS, 0, store.bucket_ms, *group))
+        call = ScriptCall("evict", store.tags[partition], (store.key_keep_ms, 0, store.bucket_ms, *group))
         deleted += int(await store.runner.run(call))
     return deleted
 
@@ -68,7 +68,9 @@ async def evict(store: Store, task_ids: Sequence[bytes]) -> int:
 async def evict_older(store: Store, partition: int, before_ms: int) -> int:
     """Deletes the 500 oldest of what was put there before a moment; how many there were."""
     return int(
-        await store.runner.run(ScriptCall("evict", store.tags[partition], (IDEM_TTL_MS, before_ms, store.bucket_ms)))
+        await store.runner.run(
+            ScriptCall("evict", store.tags[partition], (store.key_keep_ms, before_ms, store.bucket_ms))
+        )
     )
 
 

@@ -11,7 +11,7 @@ import msgspec
 from delaybox.core import ids, texts
 from delaybox.core.lane import lane_of, split
 from delaybox.core.limits import TRACEBACK_BYTES
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.task import NewTask, OnConflict, TaskType, UniqueWhile
 from delaybox.wire import body as wire_body
 from delaybox.wire import encoded
 from delaybox.wire.encoded import TaskKind
@@ -34,7 +34,10 @@ _LOOK = 16
 """Delivered only after a look at the body, which scripts cannot read: never fired in place."""
 _WORKER = TaskType.WORKER.value.encode()
 SNOOZED = 1
-"""The extension's entry: since when (u48 ms) the task's own code puts it off."""
+"""The extension's entry: since when (u48 ms) the task's own code puts it off. The tags stand in lib/extension.lua."""
+WAITING = 2
+SUPERSEDED = 3
+LOCK = 4
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -45,6 +48,7 @@ class Draft(msgspec.Struct, gc=False):
     """A new task, encoded: what ``schedule`` sends. ``due48`` is a due time, or a delay with ``ids.RELATIVE`` set.
 
     ``message_key``: Kafka's; tasks that share it lie in one partition, unless an idempotency key decides that.
+    ``replace``: it takes the place of the key's task, put off for at most ``max_wait_ms`` (0: any time).
     """
 
     due48: int
@@ -53,6 +57,8 @@ class Draft(msgspec.Struct, gc=False):
     fingerprint: bytes
     body: bytes | None
     message_key: bytes | None = None
+    replace: bool = False
+    max_wait_ms: int = 0
 
 
 class Record(msgspec.Struct, gc=False):
@@ -80,6 +86,17 @@ class Record(msgspec.Struct, gc=False):
         """Since when (ms) the task's own code puts it off; None: it does not."""
         value = extension_entries(self.extension).get(SNOOZED)
         return None if value is None else int.from_bytes(value, "big")
+
+    @property
+    def waiting_since(self) -> int | None:
+        """Since when (ms) requests with its key put it off, where they say for how long at most."""
+        value = extension_entries(self.extension).get(WAITING)
+        return None if value is None else int.from_bytes(value, "big")
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another task took its place while it ran."""
+        return SUPERSEDED in extension_entries(self.extension)
 
     @property
     def look(self) -> bool:
@@ -113,6 +130,11 @@ class Record(msgspec.Struct, gc=False):
         return split(self.lane).name
 
 
+def _sized_extension(entries: Mapping[int, bytes]) -> bytes:
+    raw = extension_of(entries)
+    return len(raw).to_bytes(2, "big") + raw
+
+
 @lru_cache(maxsize=4096)
 def head(task_type: TaskType, queue: str, name: str, flags: int) -> bytes:
     """What a new record without a key starts with; ``flags`` of a plain one are its priority."""
@@ -138,10 +160,13 @@ def draft(task: NewTask) -> Draft:
         return Draft(due48, start + body, None, b"", None)
     key = task.idempotency_key.encode()
     start = head(task.type, task.queue, task.name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
+    if task.unique_while is not None:
+        start = bytes([_FRESH_EXT]) + start[1:] + _LOCKS[task.unique_while]
     fingerprint = wire_body.fingerprint(task)
-    if stub:
-        return Draft(due48, start, key, fingerprint, body)
-    return Draft(due48, start + body, key, fingerprint, None)
+    new = Draft(due48, start if stub else start + body, key, fingerprint, body if stub else None)
+    if task.on_conflict is OnConflict.REPLACE:
+        new.replace, new.max_wait_ms = True, task.max_wait_ms
+    return new
 
 
 def lane_of_draft(new: Draft) -> bytes:
@@ -309,3 +334,9 @@ def traceback_of(value: bytes) -> str:
         return ""
     _, size = _DEAD_HEAD.unpack_from(value)
     return reason_of(value[_DEAD_HEAD.size : _DEAD_HEAD.size + size])[1]
+
+
+_LOCKS = {
+    UniqueWhile.PENDING: _sized_extension({LOCK: b"p"}),
+    UniqueWhile.RUNNING: _sized_extension({LOCK: b"r"}),
+}

@@ -12,6 +12,8 @@ from delaybox.store.record import Draft
 
 MAX_ITEMS = 500
 """Tasks a script handles in one call, at most."""
+MAX_REPLACED = 100
+"""Tasks in one call that may take the place of others, at most."""
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -32,10 +34,14 @@ class Stored(Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class Batch:
-    """New tasks of one partition that one script call stores: at most MAX_ITEMS, within the byte bounds."""
+    """New tasks of one partition that one script call stores: at most MAX_ITEMS, within the byte bounds.
+
+    ``replace``: all of them may take the place of others; at most MAX_REPLACED then.
+    """
 
     partition: int
     drafts: list[Draft]
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from delaybox.core.limits import KEY_KEEP_MS
 from delaybox.processes.settings import ProcessSettings
 from delaybox.store.address import ServerSettings
 
@@ -18,5 +19,7 @@ class StoreSettings(ProcessSettings):
     """The id of the store that the node works for; "" takes the one that is there."""
     partitions: int = 0
     """The number of partitions of a store that is made where there is none; 0: this process makes none."""
+    key_keep_ms: int = KEY_KEEP_MS
+    """How long idempotency keys outlive their task."""
     roles: tuple[str, ...] = ()
     """The node's roles, for the heartbeat."""

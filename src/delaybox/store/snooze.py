@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import stored_reason
-from delaybox.store.store import DEAD_CAP, IDEM_TTL_MS, Store
+from delaybox.store.store import DEAD_CAP, Store
 
 
 class Snooze(NamedTuple):
@@ -35,7 +35,7 @@ async def snooze(
     dropped = 0
     for group in by_bytes(items, lambda item: len(item.result)):
         args: list[Any] = [
-            lease_id, store.bucket_ms, store.wakes[partition], dead_cap, IDEM_TTL_MS, store.ended_channel
+            lease_id, store.bucket_ms, store.wakes[partition], dead_cap, store.key_keep_ms, store.ended_channel
         ]  # fmt: skip
         for s in group:
             args += (s.task_id, s.delay_ms, s.longest_ms, stored_reason(s.reason), s.result, s.keep_ms)

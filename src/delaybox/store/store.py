@@ -9,7 +9,7 @@ from typing import Any
 
 from delaybox.core import ids
 from delaybox.core.errors import StoreLost, StoreRefused
-from delaybox.core.limits import MAX_PARTITIONS
+from delaybox.core.limits import KEY_KEEP_MS, MAX_PARTITIONS
 from delaybox.core.partition import Shape, of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes, schedule_args
@@ -35,7 +35,6 @@ from delaybox.store.subscription import Subscription
 from delaybox.store.unforeseen import Unforeseen
 
 MAX_RECORD_BYTES = 256 * 1024
-IDEM_TTL_MS = 24 * 3600 * 1000
 COMMAND_TTL_MS = 2 * REPEATED_WITHIN_MS
 DEAD_CAP = 100_000
 
@@ -51,7 +50,10 @@ class Store:
         shape: Shape,
         observe: Observer | None = None,
         on_lost: OnLost = lambda _: None,
+        key_keep_ms: int = KEY_KEEP_MS,
     ) -> None:
+        self.key_keep_ms = key_keep_ms
+        """How long idempotency keys outlive their task."""
         self.servers = servers
         """For the modules of `store` that read with plain commands."""
         self.prefix = prefix
@@ -78,6 +80,7 @@ class Store:
         expected: str = "",
         observe: Observer | None = None,
         on_lost: OnLost = lambda _: None,
+        key_keep_ms: int = KEY_KEEP_MS,
     ) -> Store:
         """Creates the store or takes the one that is there, whose partitions and bucket width then count.
 
@@ -89,7 +92,7 @@ class Store:
             raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {MAX_PARTITIONS}")
         wanted = Shape(os.urandom(8).hex(), partitions, bucket_ms)
         shape = await open_store(servers, prefix, wanted, expected=expected)
-        return cls(servers, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost)
+        return cls(servers, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost, key_keep_ms=key_keep_ms)
 
     @property
     def store_id(self) -> str:
@@ -128,7 +131,7 @@ class Store:
             calls.append(self.schedule_call(batch, tails))
         replies = await self.run_new(calls)
         for batch, reply in zip(batches, replies, strict=True):
-            if not isinstance(reply, BaseException):
+            if not isinstance(reply, BaseException) and not batch.replace:
                 self._clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
                 self.unforeseen.stored(batch.drafts, reply[0])
         return [
@@ -139,7 +142,8 @@ class Store:
     def schedule_call(self, batch: Batch, tails: list[bytes]) -> ScriptCall:
         """One batch's call. ``tails``: the ends of the new ids. Sent again it creates nothing, for it carries an id."""
         head = (self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wakes[batch.partition])
-        return ScriptCall("schedule", self.tags[batch.partition], schedule_args(head, batch, tails))
+        script = "replace" if batch.replace else "schedule"
+        return ScriptCall(script, self.tags[batch.partition], schedule_args(head, batch, tails))
 
     async def run_new(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Runs scripts that store new tasks, whose first argument is the store's id; per call reply or exception.
@@ -161,7 +165,7 @@ class Store:
         """A claim to send with others in one round trip; read the reply with `read_claim`."""
         args = (
             lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
-            limits.channel, limits.stream, limits.poll_ms, IDEM_TTL_MS, limits.fresh_ms, int(limits.guest),
+            limits.channel, limits.stream, limits.poll_ms, self.key_keep_ms, limits.fresh_ms, int(limits.guest),
             limits.looker, *limits.lanes,
         )  # fmt: skip
         return ScriptCall("claim", self.tags[partition], args)
@@ -172,7 +176,7 @@ class Store:
 
     def ack_call(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> ScriptCall:
         """Completion of at most MAX_ITEMS tasks of one lease; the reply lists the stale ids."""
-        return ScriptCall("ack", self.tags[partition], (lease_id, IDEM_TTL_MS, *task_ids))
+        return ScriptCall("ack", self.tags[partition], (lease_id, self.key_keep_ms, *task_ids))
 
     async def ack(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> list[bytes]:
         """Completes tasks of one lease; returns the ids that were not in it (stale)."""
@@ -207,7 +211,7 @@ class Store:
     ) -> ScriptCall:
         """As `complete`, one group of `by_bytes`; the reply lists the stale ids."""
         gone = [item[0] for item in items if item[0] in cancelled] if cancelled else []
-        args: list[Any] = [lease_id, IDEM_TTL_MS, self.ended_channel, len(gone), *gone]
+        args: list[Any] = [lease_id, self.key_keep_ms, self.ended_channel, len(gone), *gone]
         for item in items:
             args += item
         return ScriptCall("complete", self.tags[partition], args)
@@ -229,7 +233,7 @@ class Store:
                 self.bucket_ms,
                 self.wakes[partition],
                 dead_cap,
-                IDEM_TTL_MS,
+                self.key_keep_ms,
                 self.ended_channel,
             ]
             for v in group:
@@ -270,7 +274,7 @@ class Store:
         dead = dropped = 0
         for at in range(0, len(task_ids), MAX_ITEMS):
             args = (
-                lease_id, self.bucket_ms, self.wakes[partition], losses_cap, dead_cap, IDEM_TTL_MS, lease_ms,
+                lease_id, self.bucket_ms, self.wakes[partition], losses_cap, dead_cap, self.key_keep_ms, lease_ms,
                 int(failing), *task_ids[at : at + MAX_ITEMS],
             )  # fmt: skip
             reply = await self.runner.run(ScriptCall("lose", self.tags[partition], args))
@@ -308,7 +312,8 @@ class Store:
         dead-lettering is held (`core.membership`).
         """
         args = (
-            self.bucket_ms, lease_ms, losses_cap, self.wakes[partition], dead_cap, IDEM_TTL_MS, every_ms, int(failing)
+            self.bucket_ms, lease_ms, losses_cap, self.wakes[partition], dead_cap, self.key_keep_ms, every_ms,
+            int(failing),
         )  # fmt: skip
         return ScriptCall("reap", self.tags[partition], args)
 
@@ -344,7 +349,7 @@ class Store:
 
         ``free_key``: their idempotency keys name no task from now on. This also works for tasks cancelled before.
         """
-        args = (os.urandom(16), self.bucket_ms, IDEM_TTL_MS, COMMAND_TTL_MS, int(free_key), *task_ids)
+        args = (os.urandom(16), self.bucket_ms, self.key_keep_ms, COMMAND_TTL_MS, int(free_key), *task_ids)
         reply = await self.runner.run(ScriptCall("cancel", self.tags[self._partition(task_ids[0])], args))
         return [word.decode() for word in reply]
 
@@ -414,7 +419,7 @@ class Store:
 
     async def discard(self, partition: int, task_ids: Sequence[bytes] = (), *, died_before_ms: int = 0) -> int:
         """Deletes dead letters: those named, or the oldest 500 that died before a moment. Returns how many."""
-        args = (IDEM_TTL_MS, died_before_ms, *task_ids)
+        args = (self.key_keep_ms, died_before_ms, *task_ids)
         deleted: int = await self.runner.run(ScriptCall("discard", self.tags[partition], args))
         return deleted
 

@@ -8,6 +8,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/finish.lua
 local lease, idem_ttl = k_lease(ARGV[1]), ARGV[2]

@@ -17,6 +17,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/place.lua
@@ -130,7 +131,7 @@ end
 
 -- 3. What becomes of each: leased, fired, indexed again, put back, quarantined, or a hint without a record.
 local leased, fired, again = {}, {}, gather()
-local sour, pointers, put_back, touched = {}, {}, {}, {}
+local sour, pointers, put_back, touched, locks = {}, {}, {}, {}, {}
 local bytes, dropped, n_leased = 0, 0, 0
 local c = clock(now)
 local horizon = c.horizon
@@ -152,14 +153,14 @@ for i = 1, n_ids do
     end
     if kind == 'ok' and due <= now then
       local does = how[byte(rec, at + 1)]
-      if does == 2 and not may_fire_in_place(flags) then does = 1 end
+      if does == 2 and (first >= FRESH_EXT or not may_fire_in_place(flags)) then does = 1 end
       if does == 1 and n_leased < slots and bytes + #rec <= max_bytes then
         bytes = bytes + #rec
         n_leased = n_leased + 1
         local from_home = home[i].gone
         from_home[#from_home + 1] = id
         leased[2 * n_leased - 1] = id
-        if at == 3 then
+        if first == FRESH then
           -- the same as rec_build returns for a fresh record's first delivery
           local start = fresh_head[flags]
           if not start then
@@ -170,6 +171,10 @@ for i = 1, n_ids do
         else
           local attempt, losses, deliveries = rec_counters(rec)
           leased[2 * n_leased] = rec_build(rec, at, flags, attempt, losses, deliveries + 1, due)
+          if first >= FRESH_EXT and is_keyed(flags) and ext_get(rec, at, flags, EXT_LOCK) == 'p' then
+            locks[#locks + 1] = 2 * n_leased
+            touched[#touched + 1] = k_idem(rec_key(rec, at))
+          end
         end
       elseif does == 2 then
         local from_home = home[i].gone
@@ -200,6 +205,12 @@ err = guard(touched)
 if err then return err end
 
 -- 4. Destinations first, then sources, hints last (rule 1).
+for _, i in ipairs(locks) do
+  -- Its idempotency key is a lock for as long as it waits.
+  local id, rec = leased[i - 1], leased[i]
+  local _, flags, _, at = rec_head(id, rec)
+  leased[i] = unlock(id, rec, flags, at, 'p')
+end
 for from = 1, #leased, 1000 do redis.call('HSET', lease, unpack(leased, from, math.min(from + 999, #leased))) end
 if n_leased > 0 then
   redis.call('ZADD', K_LEASES, now + lease_ms, lid)

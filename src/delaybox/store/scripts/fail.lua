@@ -9,6 +9,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/turns.lua
@@ -33,14 +34,20 @@ for i = 7, #ARGV, 5 do
     local _, flags, due, at = rec_head(id, rec)
     local attempt, losses, deliveries = rec_counters(rec)
     attempt = math.min(attempt + 1, 65535)
-    if delay < 0 then
+    local superseded = is_superseded(rec, at, flags)
+    if superseded then
+      -- Another task took its place: it is not tried again, and it is no dead letter.
+      if ARGV[i + 3] ~= '' then keep_result(id, ARGV[i + 3], rec, now + tonumber(ARGV[i + 4])) end
+      forget(id, rec, flags, at, idem_ttl)
+      ended[#ended + 1] = id
+    elseif delay < 0 then
       reply[1] = reply[1] + bury(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), now, reason, cap, idem_ttl)
       ended[#ended + 1] = id
     else
       due = math.min(now + delay, MAX_DUE)
       place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
     end
-    if ARGV[i + 3] ~= '' then keep_result(id, ARGV[i + 3], '', now + tonumber(ARGV[i + 4])) end
+    if ARGV[i + 3] ~= '' and not superseded then keep_result(id, ARGV[i + 3], '', now + tonumber(ARGV[i + 4])) end
     leave(lease, lid, id)
   end
 end

@@ -8,10 +8,12 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/turns.lua
 --@include lib/place.lua
+--@include lib/finish.lua
 --@include lib/settle.lua
 local now = now_ms()
 local lid, W, delay = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
@@ -34,7 +36,12 @@ for i = 5, #ARGV do
       due = math.min(now + delay, MAX_DUE)
       rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
     end
-    place(id, rec, flags, rec_lane(rec, at), due, W, c)
+    if is_superseded(rec, at, flags) then
+      -- Another task took its place: it is not tried again.
+      forget(id, rec, flags, at, 0)
+    else
+      place(id, rec, flags, rec_lane(rec, at), due, W, c)
+    end
     leave(lease, lid, id)
   end
 end

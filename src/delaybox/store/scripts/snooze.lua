@@ -26,7 +26,7 @@ local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT,
 for i = 7, #ARGV, 6 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
-local dropped, ended, stale = 0, {}, {}
+local dropped, ended, gone, stale = 0, {}, {}, {}
 for i = 7, #ARGV, 6 do
   local id, delay, longest = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local rec = redis.call('HGET', lease, id)
@@ -37,7 +37,10 @@ for i = 7, #ARGV, 6 do
     local attempt, losses, deliveries = rec_counters(rec)
     local first = ext_get(rec, at, flags, EXT_SNOOZED)
     local since = first and of_u48(first) or now
-    if now + delay > since + longest then
+    if is_superseded(rec, at, flags) then
+      forget(id, rec, flags, at, idem_ttl)
+      gone[#gone + 1] = id
+    elseif now + delay > since + longest then
       dropped = dropped + bury(id, rec, now, ARGV[i + 3], cap, idem_ttl)
       if ARGV[i + 4] ~= '' then keep_result(id, ARGV[i + 4], '', now + tonumber(ARGV[i + 5])) end
       ended[#ended + 1] = id
@@ -51,6 +54,7 @@ for i = 7, #ARGV, 6 do
 end
 wake(c, ARGV[3])
 announce(ended, ARGV[6])
+announce(gone, ARGV[6])
 local reply = { dropped, #ended, unpack(ended) }
 for _, id in ipairs(stale) do reply[#reply + 1] = id end
 return reply

@@ -22,6 +22,17 @@ class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRIORITY_HIGH: _ClassVar[Priority]
     PRIORITY_CRITICAL: _ClassVar[Priority]
 
+class OnConflict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_CONFLICT_KEEP: _ClassVar[OnConflict]
+    ON_CONFLICT_REPLACE: _ClassVar[OnConflict]
+
+class UniqueWhile(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UNIQUE_WHILE_UNSPECIFIED: _ClassVar[UniqueWhile]
+    UNIQUE_WHILE_PENDING: _ClassVar[UniqueWhile]
+    UNIQUE_WHILE_RUNNING: _ClassVar[UniqueWhile]
+
 class TaskState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TASK_STATE_UNSPECIFIED: _ClassVar[TaskState]
@@ -40,6 +51,11 @@ PRIORITY_NORMAL: Priority
 PRIORITY_LOW: Priority
 PRIORITY_HIGH: Priority
 PRIORITY_CRITICAL: Priority
+ON_CONFLICT_KEEP: OnConflict
+ON_CONFLICT_REPLACE: OnConflict
+UNIQUE_WHILE_UNSPECIFIED: UniqueWhile
+UNIQUE_WHILE_PENDING: UniqueWhile
+UNIQUE_WHILE_RUNNING: UniqueWhile
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_SCHEDULED: TaskState
 TASK_STATE_READY: TaskState
@@ -50,7 +66,7 @@ TASK_STATE_CANCELLED: TaskState
 TASK_STATE_FINISHED_OR_UNKNOWN: TaskState
 
 class NewTask(_message.Message):
-    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms")
+    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms", "on_conflict", "max_wait_ms", "unique_while")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +98,9 @@ class NewTask(_message.Message):
     REJECT_PAST_FIELD_NUMBER: _ClassVar[int]
     NO_RESULT_FIELD_NUMBER: _ClassVar[int]
     MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
+    ON_CONFLICT_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    UNIQUE_WHILE_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
     due_ms: int
     delay_ms: int
@@ -99,7 +118,10 @@ class NewTask(_message.Message):
     reject_past: bool
     no_result: bool
     max_snooze_ms: int
-    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ...) -> None: ...
+    on_conflict: OnConflict
+    max_wait_ms: int
+    unique_while: UniqueWhile
+    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., on_conflict: _Optional[_Union[OnConflict, str]] = ..., max_wait_ms: _Optional[int] = ..., unique_while: _Optional[_Union[UniqueWhile, str]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "field", "retry_after_ms")

@@ -25,7 +25,19 @@ from delaybox.core.limits import (
 )
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, PRIORITY_NAMES, NewTask, Priority, TaskChange, TaskType
+from delaybox.core.task import (
+    DEFAULT_QUEUE,
+    NO_RESULT,
+    ON_CONFLICT,
+    PRIORITY_NAMES,
+    UNIQUE_WHILE,
+    NewTask,
+    OnConflict,
+    Priority,
+    TaskChange,
+    TaskType,
+    UniqueWhile,
+)
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
 from delaybox.wire.json import types
@@ -91,6 +103,8 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
                 f"idempotency_key {show(own_key)} and the header Idempotency-Key {show(key)} differ; give one of them",
             )
         key = own_key
+    if asked.on_conflict is not None or asked.max_wait is not None or asked.unique_while is not None:
+        check_keyed(key, asked.on_conflict or "", asked.max_wait is not None, asked.unique_while or "")
     if task_type is not _PUB_SUB or asked.name is not None:
         check_name(task_type, asked.name or "")
     payload = _payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes) or b""
@@ -118,6 +132,9 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         if asked.keep_result is None
         else _duration(_read_task, raw, "keep_result", asked.keep_result, least=0) or NO_RESULT,
         max_snooze_ms=0 if asked.max_snooze is None else _duration(_read_task, raw, "max_snooze", asked.max_snooze),
+        on_conflict=OnConflict.KEEP if asked.on_conflict is None else on_conflict_of(asked.on_conflict),
+        max_wait_ms=0 if asked.max_wait is None else _duration(_read_task, raw, "max_wait", asked.max_wait),
+        unique_while=None if asked.unique_while is None else unique_while_of(asked.unique_while),
         reject_past=bool(asked.reject_past),
         queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
     )
@@ -227,6 +244,31 @@ def check_key(field: str, key: str) -> None:
     size = len(key.encode())
     if not 1 <= size <= MAX_KEY_BYTES:
         raise InvalidTask(field, f"{field} has {size} bytes; use 1 to {MAX_KEY_BYTES}, or leave it out")
+
+
+def check_keyed(key: str | None, on_conflict: str, max_wait: bool, unique_while: str) -> None:
+    """What is said of a task's key has a key, and max_wait something that puts the task off. InvalidTask."""
+    for name, given in (("on_conflict", on_conflict), ("max_wait", max_wait), ("unique_while", unique_while)):
+        if given and key is None:
+            raise InvalidTask(name, f"{name} is given and no idempotency key; give idempotency_key as well")
+    if max_wait and on_conflict != OnConflict.REPLACE.value:
+        raise InvalidTask("max_wait", "max_wait goes with on_conflict replace; give that as well, or leave it out")
+
+
+def on_conflict_of(text: str) -> OnConflict:
+    """What is done where the key is taken. InvalidTask."""
+    found = ON_CONFLICT.get(text)
+    if found is None:
+        raise InvalidTask("on_conflict", "on_conflict " + unknown(text, ON_CONFLICT, {}, where="a way"))
+    return found
+
+
+def unique_while_of(text: str) -> UniqueWhile:
+    """How long a key that is a lock is held. InvalidTask."""
+    found = UNIQUE_WHILE.get(text)
+    if found is None:
+        raise InvalidTask("unique_while", "unique_while " + unknown(text, UNIQUE_WHILE, {}, where="a span"))
+    return found
 
 
 def headers_of(headers: Mapping[str, bytes]) -> Mapping[str, bytes]:

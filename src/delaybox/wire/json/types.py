@@ -26,6 +26,7 @@ from delaybox.core.limits import (
     MIN_DUE_MS,
     QUEUE,
 )
+from delaybox.core.task import ON_CONFLICT, UNIQUE_WHILE
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
 PRIORITIES: Final = ("low", "normal", "high", "critical")
@@ -212,6 +213,26 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     keep_result: Annotated[Number, _duration("how long its result is kept, 0 for not at all", "1d", 0)] = None
     max_snooze: Annotated[
         Number, _duration("for how long in all its own code may put it off (RetryLater), from the first time", "7d")
+    ] = None
+    on_conflict: Annotated[
+        str | None,
+        Meta(
+            description="what is done where the idempotency key names a task already. keep: the first one stays. "
+            "replace: this one takes its place (debounce); a pending one keeps its id, one that runs is never tried "
+            "again",
+            extra_json_schema={"enum": list(ON_CONFLICT)},
+        ),
+    ] = None
+    max_wait: Annotated[
+        Number, _duration("with replace: for how long such requests may put the task off, from the first on", "5m")
+    ] = None
+    unique_while: Annotated[
+        str | None,
+        Meta(
+            description="the idempotency key is a lock, free again as soon as its task is no more pending (waits to be "
+            "handed out for the first time) or no more running, in whatever way it ends",
+            extra_json_schema={"enum": list(UNIQUE_WHILE)},
+        ),
     ] = None
     reject_past: Annotated[bool | None, Meta(description="true: a past `at` is 422 and not run at once")] = None
 

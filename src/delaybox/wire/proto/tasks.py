@@ -11,7 +11,16 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import check_name
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import DEFAULT_QUEUE, NO_RESULT, NewTask, Priority, TaskChange, TaskType
+from delaybox.core.task import (
+    DEFAULT_QUEUE,
+    NO_RESULT,
+    NewTask,
+    OnConflict,
+    Priority,
+    TaskChange,
+    TaskType,
+    UniqueWhile,
+)
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.json import tasks as v1
@@ -33,6 +42,12 @@ PRIORITIES: Final[Mapping[pb.Priority, Priority]] = MappingProxyType(
         pb.PRIORITY_HIGH: Priority.HIGH,
         pb.PRIORITY_CRITICAL: Priority.CRITICAL,
     }
+)
+_ON_CONFLICT: Final[Mapping[pb.OnConflict, OnConflict]] = MappingProxyType(
+    {pb.ON_CONFLICT_KEEP: OnConflict.KEEP, pb.ON_CONFLICT_REPLACE: OnConflict.REPLACE}
+)
+_UNIQUE_WHILE: Final[Mapping[pb.UniqueWhile, UniqueWhile]] = MappingProxyType(
+    {pb.UNIQUE_WHILE_PENDING: UniqueWhile.PENDING, pb.UNIQUE_WHILE_RUNNING: UniqueWhile.RUNNING}
 )
 _NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
@@ -76,6 +91,9 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         labels=v1.labels_of(dict(asked.labels)) if asked.labels else _NO_LABELS,
         keep_result_ms=_keep(asked),
         max_snooze_ms=_span("max_snooze_ms", asked.max_snooze_ms),
+        on_conflict=_on_conflict(asked),
+        max_wait_ms=_span("max_wait_ms", asked.max_wait_ms),
+        unique_while=_unique_while(asked),
         reject_past=asked.reject_past,
         queue_unstated=task_type is TaskType.WORKER and not asked.queue,
     )
@@ -138,6 +156,34 @@ def retry_of(asked: task_pb2.Retry) -> RetryPolicy:
         max_ms=_span(_RETRY.maximum, asked.max_ms) or None,
         jitter=asked.jitter,
     )
+
+
+def _on_conflict(asked: pb.NewTask) -> OnConflict:
+    found = _ON_CONFLICT.get(asked.on_conflict)
+    if found is None:
+        raise InvalidTask(
+            "on_conflict",
+            f"on_conflict {asked.on_conflict} is not known; there are {_listed(pb.OnConflict.items())}",
+        )
+    if found is OnConflict.KEEP and asked.max_wait_ms:
+        raise InvalidTask("max_wait_ms", "max_wait_ms goes with on_conflict REPLACE; give that too, or leave it out")
+    if found is OnConflict.REPLACE and not asked.idempotency_key:
+        raise InvalidTask("on_conflict", "on_conflict is given and no idempotency key; give idempotency_key as well")
+    return found
+
+
+def _unique_while(asked: pb.NewTask) -> UniqueWhile | None:
+    if not asked.unique_while:
+        return None
+    found = _UNIQUE_WHILE.get(asked.unique_while)
+    if found is None:
+        raise InvalidTask(
+            "unique_while",
+            f"unique_while {asked.unique_while} is not known; there are {_listed(pb.UniqueWhile.items())}",
+        )
+    if not asked.idempotency_key:
+        raise InvalidTask("unique_while", "unique_while is given and no idempotency key; give idempotency_key as well")
+    return found
 
 
 def _keep(asked: pb.NewTask) -> int:

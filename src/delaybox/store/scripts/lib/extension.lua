@@ -1,7 +1,17 @@
 -- The extension of a record: what scripts must know of few tasks. A task that uses none of this has none. Needs record.
 -- Entries, each tag:u8 length:u16 value. A tag that this version does not know is kept.
 --   1 since when (u48 ms) the task's own code puts it off
-local EXT_SNOOZED = 1
+--   2 since when (u48 ms) requests with its idempotency key put it off, where they say for how long at most
+--   3 the id of the task that took its place while it ran: it is never tried again, and its record names no key any more
+--   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
+local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
+
+-- The record and its flags without the idempotency key that it names.
+local function without_key(rec, at, flags)
+  if not is_keyed(flags) then return rec, flags end
+  local lane_stop = at + byte(rec, at)
+  return sub(rec, 1, 1) .. string.char(flags - 8) .. sub(rec, 3, lane_stop) .. sub(rec, behind_key(rec, at, flags)), flags - 8
+end
 
 -- Milliseconds as they stand in entries.
 local function u48(ms)
@@ -45,3 +55,6 @@ local function ext_set(rec, at, flags, tag, value)
   if ext == '' then return string.char(FRESH + shape) .. sub(rec, 2, head - 1) .. sub(rec, body) end
   return string.char(FRESH_EXT + shape) .. sub(rec, 2, head - 1) .. struct.pack('>I2', #ext) .. ext .. sub(rec, body)
 end
+
+-- Whether another task took this one's place while it ran.
+local function is_superseded(rec, at, flags) return ext_get(rec, at, flags, EXT_SUPERSEDED) ~= nil end

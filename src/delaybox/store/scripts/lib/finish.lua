@@ -1,4 +1,4 @@
--- Ends of a task's life. Needs record, keys, time.
+-- Ends of a task's life. Needs record, extension, keys, time.
 
 -- Whether the entry of an idempotency key names this task. One that was freed may name another by now.
 local function names(entry, id)
@@ -19,11 +19,24 @@ local function retire(id, key, idem_ttl, free)
   end
 end
 
--- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry.
+-- Ends the lock of a record whose idempotency key is one: the record names the key no more. when: 'p' where the task begins to
+-- run, nil where it ends. Returns the record and its flags.
+local function unlock(id, rec, flags, at, when)
+  local lock = ext_get(rec, at, flags, EXT_LOCK)
+  if not lock or when and lock ~= when or not is_keyed(flags) then return rec, flags end
+  local entry = k_idem(rec_key(rec, at))
+  if names(entry, id) then redis.call('UNLINK', entry) end
+  return without_key(rec, at, flags)
+end
+
+-- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry; one
+-- that is a lock is free at once.
 local function forget(id, rec, flags, at, idem_ttl)
   if is_keyed(flags) then
     local entry = k_idem(rec_key(rec, at))
-    if names(entry, id) then redis.call('PEXPIRE', entry, idem_ttl) end
+    if names(entry, id) then
+      if ext_get(rec, at, flags, EXT_LOCK) then redis.call('UNLINK', entry) else redis.call('PEXPIRE', entry, idem_ttl) end
+    end
   end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
 end
@@ -31,6 +44,10 @@ end
 -- Dead letters: value = died:u64 reasonLen:u16 reason record; the reason may hold a NUL byte and a traceback behind it. Past the cap the oldest go, at most 20 a call.
 -- Returns how many were dropped by the cap.
 local function bury(id, rec, now, reason, cap, idem_ttl)
+  if byte(rec, 1) >= FRESH_EXT then
+    local kind, flags, _, at = rec_head(id, rec)
+    if kind == 'ok' then rec = unlock(id, rec, flags, at) end
+  end
   local hi = math.floor(now / 4294967296)
   redis.call('HSET', K_DEAD, id, struct.pack('>I4I4I2', hi, now - hi * 4294967296, #reason) .. reason .. rec)
   redis.call('ZADD', K_DEAD_AT, now, id)

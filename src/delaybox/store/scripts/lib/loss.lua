@@ -1,5 +1,5 @@
 -- What happens to a task whose doer, a node or a worker, went away in the middle of it (rule 9). Needs time, record, keys, gather,
--- place, finish.
+-- place, extension, finish.
 
 -- A node only carries messages and the calls that its workers run. It does not run them, so its loss is no evidence against them:
 -- where nodes die often, whole claims of healthy tasks would become dead letters. After this many losses they do.
@@ -28,6 +28,11 @@ end
 -- 'worker'; hold: it goes home all the same, one short of the cap.
 -- Returns nil, or for a dead letter how many others the cap of dead letters dropped.
 local function charge_loss(id, rec, flags, due, at, now, doer, losses_cap, hold, dead_cap, idem_ttl, W, c)
+  if is_superseded(rec, at, flags) then
+    -- Another task took its place: it is not tried again.
+    forget(id, rec, flags, at, idem_ttl)
+    return nil
+  end
   local attempt, losses, deliveries = rec_counters(rec)
   local letter = byte(rec, at + 1)
   local mine, carried = losses_by(letter, losses)

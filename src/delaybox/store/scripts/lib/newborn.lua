@@ -16,6 +16,21 @@ local function stranger(b, store)
   return redis.error_reply('STORELOST nothing was written: here lies store ' .. (b.clock.store == '' and 'none' or b.clock.store))
 end
 
+-- The id with that due time (ms).
+local function id_with(id, due)
+  local hi = math.floor(due / 4294967296)
+  return struct.pack('>I2I4', hi, due - hi * 4294967296) .. sub(id, 7)
+end
+
+-- The id and the due time (ms) of a template, as add_new describes them.
+local function born(template, now)
+  local hi, lo = struct.unpack('>I2I4', template)
+  local due = hi * 4294967296 + lo
+  if hi >= 32768 then due = due - 140737488355328 + now end
+  due = math.max(due, now)
+  return id_with(template, due), due
+end
+
 -- Adds one task and returns its id. A template's 48 bits are a due time, or, with the top bit set, a delay to which this
 -- server's clock is added; effective due = max(due, now), which the id then carries.
 local function add_new(b, id, rec)
