@@ -24,14 +24,18 @@ from delaybox.embedded import EmbeddedServer
 from delaybox.embedded.temporary import find_room
 from delaybox.processes import counters, files, hardening, logs
 from delaybox.processes.sockets import bind, bracketed, port_of
-from delaybox.processes.spawn import ChildFailed
+from delaybox.processes.spawn import KILL_AFTER_S, ChildFailed
 from delaybox.processes.spec import ProcessKind
 from delaybox.processes.supervise import Supervisor
 from delaybox.store.address import ServerSettings
 
 log = logging.getLogger("delaybox.node")
 
-GRACE_S = 10.0
+STOP_S = 8.0
+"""A node has stopped after this time, inside the 10 s after which many supervisors kill it."""
+_CALLERS_FIRST_S = 1.0
+"""Processes that serve callers end this much before the engines, which their last requests may wait for."""
+_MARGIN_S = 0.5
 _BACKLOG = 2_048
 _CALLERS = (ProcessKind.REST, ProcessKind.GRPC, ProcessKind.KAFKA)
 _ENGINES = (ProcessKind.CLOCK, ProcessKind.WORK)
@@ -72,7 +76,7 @@ class _Node:
         async with contextlib.AsyncExitStack() as server, contextlib.AsyncExitStack() as stack:
             # The ports come first: a node that cannot have them must not have done anything when it ends.
             listening = self._listen(stack)
-            children = Supervisor(specs(self._config, self._id, GRACE_S, listening), counted_in=self._counted_in)
+            children = Supervisor(specs(self._config, self._id, _grace_s, listening), counted_in=self._counted_in)
             stack.push_async_callback(children.stop)
             starting = asyncio.create_task(self._start(children, server))
             stopping = asyncio.create_task(self._stop.wait())
@@ -87,9 +91,10 @@ class _Node:
                     await children.run(self._stop)
                 finally:
                     await _end(scaling)
-                log.info("stopping: requests and running tasks have %.0f s to finish", GRACE_S)
-                await children.stop(_CALLERS)
-                await children.stop(_ENGINES)
+                log.info("stopping: requests and running tasks have %.0f s to finish", _grace_s(ProcessKind.CLOCK))
+                callers = asyncio.create_task(children.stop(_CALLERS))
+                await asyncio.wait({callers}, timeout=_CALLERS_FIRST_S)
+                await asyncio.gather(callers, children.stop(_ENGINES))
             stopping.cancel()
             if not starting.cancelled():
                 starting.result()
@@ -175,6 +180,12 @@ async def _end(scaling: asyncio.Task[None] | None) -> None:
     if scaling is not None:
         scaling.cancel()
         await asyncio.wait({scaling})
+
+
+def _grace_s(kind: ProcessKind) -> float:
+    """How long a process has to finish, so that all have ended when the node has to."""
+    grace_s = STOP_S - _MARGIN_S - KILL_AFTER_S
+    return grace_s if kind in _CALLERS else grace_s - _CALLERS_FIRST_S
 
 
 @contextlib.contextmanager

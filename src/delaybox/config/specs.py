@@ -42,8 +42,14 @@ def counts(config: Config) -> dict[ProcessKind, int]:
     return wanted
 
 
-def specs(config: Config, node_id: str, grace_s: float, listening: Mapping[ProcessKind, socket.socket]) -> list[Spec]:
-    """The node's processes. ``listening``: the sockets of those that serve callers.
+def specs(
+    config: Config,
+    node_id: str,
+    grace_s: Callable[[ProcessKind], float],
+    listening: Mapping[ProcessKind, socket.socket],
+) -> list[Spec]:
+    """The node's processes. ``grace_s``: what a kind has to finish in; ``listening``: the sockets of those that serve
+    callers.
 
     The server's address and the store's id are added when they are known. ConfigError for keys that do not fit
     together.
@@ -53,7 +59,7 @@ def specs(config: Config, node_id: str, grace_s: float, listening: Mapping[Proce
     return [
         Spec(
             kind=kind,
-            settings=_SETTINGS[kind](config, _common(config, node_id, grace_s)),
+            settings=_SETTINGS[kind](config, _common(config, node_id, grace_s(kind))),
             count=count,
             listening=listening.get(kind),
         )

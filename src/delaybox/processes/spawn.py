@@ -17,6 +17,8 @@ from delaybox.processes.settings import ProcessSettings, encode
 from delaybox.processes.spec import ProcessKind
 
 READY_TIMEOUT_S = 20.0
+KILL_AFTER_S = 1.0
+"""A child that has not ended so long after its grace is killed."""
 
 
 class ChildFailed(DelayBoxError):
@@ -119,7 +121,7 @@ class ChildProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             try:
-                await asyncio.wait_for(self.died.wait(), self._grace_s + 2.0)
+                await asyncio.wait_for(self.died.wait(), self._grace_s + KILL_AFTER_S)
             except TimeoutError:
                 self.kill()
         await self.died.wait()

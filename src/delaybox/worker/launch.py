@@ -203,7 +203,7 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("--concurrency", type=int, help="async functions at once")
     parser.add_argument("--threads", type=int, help="plain functions at once")
     parser.add_argument("--cpu-processes", type=int, help="cpu functions at once")
-    parser.add_argument("--grace", help="for what runs when it is told to stop, such as 10s or 1m; 30s unless given")
+    parser.add_argument("--grace", help="for what runs when it is told to stop, such as 10s or 1m; 20s unless given")
     parser.add_argument("--token", help="better in the environment: DELAYBOX_TOKEN")
     parser.add_argument("--tls", action="store_true", default=None)
     parser.add_argument("--ca-file")

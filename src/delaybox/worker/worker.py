@@ -51,8 +51,8 @@ class Worker:
         whose own queue is not among them are not served.
     concurrency: async functions at once; threads: plain ones (unless given 4 more than there are processors, at most
         32); cpu_processes: cpu functions (unless given one for each processor).
-    grace: how long running tasks may take to end when the worker is asked to stop; the rest is handed back. Seconds, a
-        timedelta, or text such as "30s", as every length of time here.
+    grace: how long running tasks may take to end when the worker is asked to stop; the rest is stopped within 5 s more
+        and handed back. Seconds, a timedelta, or text such as "30s", as every length of time here.
     token, tls, ca_file, cert_file, key_file: as the client's. Environment of the token: DELAYBOX_TOKEN.
     codecs: forms of arguments and results beside JSON and bytes.
     """
@@ -66,7 +66,7 @@ class Worker:
         concurrency: int = 1_000,
         threads: int | None = None,
         cpu_processes: int | None = None,
-        grace: Duration = "30s",
+        grace: Duration = "20s",
         labels: Mapping[str, str] | None = None,
         token: str | None = None,
         tls: bool = False,
