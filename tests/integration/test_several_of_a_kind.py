@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -71,6 +73,12 @@ def test_two_of_each_kind_are_one_node(server: RealServer, tmp_path: Path) -> No
         assert ask(probe, "/livez")[0] == ask(probe, "/readyz")[0] == 200
         assert ask(probe, "/v1/nodes")[0] == 404
 
+        for kind, port in (("rest", running.port), ("grpc", running.grpc_port)):
+            both = [pid for pid, name in mine.items() if name == kind]
+            assert min(taken_of_40(running, both, port)) >= 4, (
+                f"one of two {kind} processes took nearly all connections"
+            )
+
         commands = [run(running, n) for n in range(20)]
         # A process dies: its port stays open, connections go to the other one or wait.
         for kind in ("rest", "clock", "work"):
@@ -86,6 +94,20 @@ def test_two_of_each_kind_are_one_node(server: RealServer, tmp_path: Path) -> No
         running.until(lambda: total in ask(probe, "/metrics")[1])
         assert total in ask(running.port, "/metrics")[1]
         assert running.stop() == 0
+
+
+def taken_of_40(running: Node, pids: list[int], port: int) -> list[int]:
+    """How many of 40 new connections each process took."""
+
+    def files() -> list[int]:
+        return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids]
+
+    before = files()
+    with contextlib.ExitStack() as held:
+        for _ in range(40):
+            held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        running.until(lambda: sum(files()) >= sum(before) + 40)
+        return [now - then for now, then in zip(files(), before, strict=True)]
 
 
 def lives(pid: int) -> bool:

@@ -62,6 +62,7 @@ def specs(
             settings=_SETTINGS[kind](config, _common(config, node_id, grace_s(kind))),
             count=count,
             listening=listening.get(kind),
+            shared=count > 1 or config.processes.auto,
         )
         for kind, count in counts(config).items()
     ]

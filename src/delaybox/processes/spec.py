@@ -42,9 +42,13 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """``count`` processes of one kind with the same settings, which accept from the same ``listening`` socket."""
+    """``count`` processes of one kind with the same settings, which accept from the same ``listening`` socket.
+
+    ``shared``: there are several, or will be, so that each should take only some of the connections.
+    """
 
     kind: ProcessKind
     settings: ProcessSettings
     count: int = 1
     listening: socket.socket | None = None
+    shared: bool = False

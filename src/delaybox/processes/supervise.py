@@ -49,7 +49,11 @@ class Keeper:
         # and more.
         counted_as = f"{self.kind}{self.number}" if self.number > self.spec.count else ""
         self._child = await ChildProcess.start(
-            self.kind, listening=self.spec.listening, counted_in=self._counted_in, counted_as=counted_as
+            self.kind,
+            listening=self.spec.listening,
+            counted_in=self._counted_in,
+            counted_as=counted_as,
+            shared=self.spec.shared,
         )
 
     async def begin(self, *, again: bool = False) -> Mapping[str, str]:
