@@ -110,7 +110,7 @@ def _idle(bench: Bench) -> Row:
     with bench.server() as server, _members(server, "m", clocks=clocks, gateways=gateways, pools=pools):
         time.sleep(SETTLE_S)
         with _counted(server) as cost:
-            time.sleep(bench.size(20, 5))
+            time.sleep(bench.size(30, 10))
     return Row(
         what=f"idle scripts of {members} members with {gateways * pools} worker pools",
         subject=OURS,
