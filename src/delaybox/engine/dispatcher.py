@@ -46,6 +46,9 @@ _QUEUES_REPORTED = 500
 _LANES_REPORTED = 200
 """The same of lanes."""
 
+_TIMED_EACH = 4
+"""Of so many reports of success one is timed."""
+
 EXPIRED = "expired"
 """The reason of a dead letter that was later than its task's ``expire_after``."""
 
@@ -75,6 +78,7 @@ class Dispatcher:
         self._settler = Settler(store, options, self._on_settled)
         self._fired = Rates(time.monotonic())
         self._took_ms = Means()
+        self._reports = 0
         self._uncounted: list[bytes] = []
         self._running: set[asyncio.Task[None]] = set()
         self._leases: dict[tuple[int, bytes], int] = {}
@@ -279,8 +283,10 @@ class Dispatcher:
                 self._settler.report(fresh, outcome)
                 if isinstance(outcome, Done):
                     self._count(fresh)
-                    # One of those that are reported together stands for all.
-                    self._took_ms.add(fresh[0].lane, (time.monotonic() - began) * 1_000)
+                    self._reports += 1
+                    if self._reports % _TIMED_EACH == 0:
+                        # One of those that are reported together stands for all.
+                        self._took_ms.add(fresh[0].lane, (time.monotonic() - began) * 1_000)
 
         if target is None:
             target = self._targets.get(letter)
