@@ -23,6 +23,7 @@ from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain, variable
 from delaybox.store.fsck import KINDS
+from delaybox.targets import http_metrics  # noqa: F401 - adds its metrics to the others
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -46,6 +47,7 @@ MEANING = {
     "processes.most": "with `auto`: the most processes of each of these kinds",
     "processes.lead": "with `auto`: how far ahead tasks that become due are looked for",
     "processes.coolDown": "with `auto`: for how long fewer must have been enough before one is retired",
+    "processes.webhook": "how many processes send webhooks, each `webhooks.concurrency` at once",
     "probe.host": "address of the probe port",
     "probe.port": "a port for `/livez`, `/readyz` and `/metrics` of the whole node, whatever its roles. Without it "
     "only nodes with the role `api` have them, on the port of REST",
@@ -113,6 +115,21 @@ MEANING = {
     "pubsub.fire_in_place": "publish inside the claiming script, without a lease; `false` leases each task first",
     "pubsub.stream": "write each task also to a capped stream, one a partition: `{<prefix>:<p>}:stream`",
     "pubsub.require_subscriber": "a task that nobody received counts as failed and is tried again",
+    "webhooks.enabled": "take `http` tasks, and with role `work` send them (see [the how-to](howto/webhooks.md)). A "
+    "node whose API is to take them needs this section too, whoever sends them",
+    "webhooks.allow": "hosts to which webhooks may go although they are not public, on any port. Everything else that "
+    "is not public is refused: when it is scheduled, or, for names, when it is due",
+    "webhooks.ports": "ports to which webhooks may go, but for hosts that `allow` names",
+    "webhooks.schemes": "schemes that URLs may have",
+    "webhooks.secret": "signs requests by Standard Webhooks. With several each signs, so that receivers can change "
+    "from one to the next",
+    "webhooks.secrets": "other secrets for some hosts or queues; a host's come before its queue's",
+    "webhooks.concurrency": "requests at once in one process",
+    "webhooks.perHost": "requests at once to one host; four times as many wait in the process, the rest in the store",
+    "webhooks.timeout": "for tasks that state none: from the look-up of the name to the last byte of the answer",
+    "webhooks.maxResponse": "bytes of an answer's body that are read and can be kept",
+    "webhooks.maxRetryAfter": "longest Retry-After that is waited for without a charge",
+    "webhooks.caFile": "authorities that may have signed receivers' certificates, beside those that the system trusts",
     "workers.shell.via": "`topic`: due `SHELL_CMD` tasks go to `kafka.taskExecutionTopic`, and workers take them from "
     "there, as the original's do",
     "workers.shell.signingKeys": "with `via: topic`: the nodes' shared secret, by which workers tell the commands of "
@@ -160,6 +177,8 @@ _TIMES = {
     "frequency",
     "kafka.linger",
     "kafka.deliveryTimeout",
+    "webhooks.timeout",
+    "webhooks.maxRetryAfter",
     "workers.shell.timeout",
     "workers.shell.grace",
     "workers.shell.keepResult",
@@ -198,7 +217,7 @@ def _default(key: str, value: Any) -> str:
     if key in _TIMES:
         return f"`{value} ms`"
     if isinstance(value, tuple):
-        value = ",".join(value)
+        value = ",".join(map(str, value))
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

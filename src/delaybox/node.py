@@ -38,7 +38,7 @@ _CALLERS_FIRST_S = 1.0
 _MARGIN_S = 0.5
 _BACKLOG = 2_048
 _CALLERS = (ProcessKind.REST, ProcessKind.GRPC, ProcessKind.KAFKA)
-_ENGINES = (ProcessKind.CLOCK, ProcessKind.WORK)
+_ENGINES = (ProcessKind.CLOCK, ProcessKind.WORK, ProcessKind.WEBHOOK)
 
 
 def run(config: Config) -> int:

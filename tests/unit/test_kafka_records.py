@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.webhook import Webhook, WebhookRules
 from delaybox.store.record import encoded_head
 from delaybox.wire.encoded import encode
 from delaybox.wire.gen import task_pb2
@@ -222,3 +223,58 @@ def test_an_event_in_structured_mode() -> None:
 def test_structured_events_that_cannot_be_read(value: bytes, header: tuple[str, bytes], words: str) -> None:
     with pytest.raises(InvalidTask, match=words):
         read(value, header)
+
+
+HTTP = RecordRules(
+    original=request.OriginalRules(types=frozenset({TaskType.PUB_SUB, TaskType.HTTP})),
+    webhooks=WebhookRules(enabled=True),
+    pass_through=True,
+)
+
+
+def test_a_record_becomes_a_webhook() -> None:
+    headers: Headers = [
+        ("taskType", b"HTTP"),
+        ("url", b"https://example.com/x"),
+        ("method", b"PUT"),
+        ("retryOn", b"404, 409"),
+        ("delay", b"1500"),
+        ("x-own", b"1"),
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"17"),
+        ("ce_queue", b"mail"),
+        ("traceparent", b"00-x"),
+    ]
+    task = of_record(b"body", headers, AT, HTTP, key=b"k")
+    assert task.webhook == Webhook("https://example.com/x", "PUT", (404, 409))
+    assert (task.type, task.payload, task.due_ms, task.queue) == (TaskType.HTTP, b"body", AT + 1_500, "mail")
+    assert task.header == {"x-own": b"1", "ce-specversion": b"1.0", "ce-id": b"17", "traceparent": b"00-x"}
+
+
+def test_a_serialized_task_becomes_a_webhook() -> None:
+    message = task_pb2.Task(payload=b"body", header={"taskType": b"HTTP", "x": b"y"})
+    message.webhook.url = "https://example.com/"
+    task = of_record(message.SerializeToString(), [("content-type", b"application/x-protobuf")], AT, HTTP)
+    assert task.webhook == Webhook("https://example.com/") and task.header == {"x": b"y"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "field"),
+    [
+        ([("taskType", b"HTTP")], "url"),
+        ([("taskType", b"HTTP"), ("url", b"\xff")], "url"),
+        ([("taskType", b"HTTP"), ("url", b"http://10.0.0.1/")], "url"),
+        ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("method", b"LIST")], "method"),
+        ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("retryOn", b"all")], "retry_on"),
+        ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("host", b"x")], "headers.host"),
+    ],
+)
+def test_a_record_that_is_no_webhook_is_refused(headers: Headers, field: str) -> None:
+    with pytest.raises(InvalidTask) as caught:
+        of_record(b"body", headers, AT, HTTP)
+    assert caught.value.field == field
+
+
+def test_webhooks_are_off_in_records_too() -> None:
+    with pytest.raises(TypeDisabled, match=r"webhooks\.enabled"):
+        read(b"", ("taskType", b"HTTP"), ("url", b"https://example.com/"))

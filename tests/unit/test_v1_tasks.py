@@ -245,13 +245,13 @@ def test_sizes():
     assert error.field == "headers"
 
 
-def test_shell_says_how_to_enable_it_and_http_that_it_is_not_there():
+def test_shell_and_http_say_how_to_enable_them():
     error = refusal(body(type="shell", payload="date"))
     assert isinstance(error, TypeDisabled)
     assert "--enable-shell" in str(error)
     error = refusal(body(type="http"))
     assert isinstance(error, TypeDisabled)
-    assert "not there yet" in str(error)
+    assert "webhooks.enabled: true" in str(error)
 
 
 def test_shell_where_it_is_enabled():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from delaybox.core.access import Token
 from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES
 from delaybox.core.queue import RuleBook
+from delaybox.core.webhook import NO_WEBHOOKS, WebhookRules
 from delaybox.store.settings import StoreSettings
 from delaybox.wire.topics import TopicRules
 
@@ -24,6 +25,8 @@ class ServingSettings(StoreSettings):
     """Payloads may be shell commands."""
     shell_commands: tuple[str, ...] = ()
     """Names of the commands that shell tasks may name."""
+    webhooks: WebhookRules = NO_WEBHOOKS
+    """Where HTTP tasks may go."""
     queues: RuleBook = field(default_factory=RuleBook)
     """What is set for queues."""
     topics: TopicRules | None = None

@@ -144,6 +144,8 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         ("due", f"{moment(task['due_ms'], zone)} ({due_in(task['due_ms'], now_ms)})"),
     ]
     lines += [(name, str(task[name])) for name in ("type", "name", "queue", "priority") if task.get(name)]
+    if url := task.get("url"):
+        lines.append(("url", f"{task.get('method', '')} {url}".strip()))
     lines += [("payload", payload(task))] if payload(task) else []
     for name in ("headers", "labels"):
         lines += [(name if at == 0 else "", f"{k}={v}") for at, (k, v) in enumerate((task.get(name) or {}).items())]
@@ -174,10 +176,13 @@ def _result(result: Mapping[str, Any], zone: tzinfo | None) -> list[tuple[str, s
     word = "succeeded" if result.get("ok") else "failed"
     exit_code = result.get("exit_code")
     words = f"{word}, exit code {exit_code}" if exit_code is not None else word
+    if status := result.get("status"):
+        words = f"{word}, status {status}"
     took = span(int(result.get("duration_ms", 0)))
     lines = [("result", f"{words}, took {took}, ended {moment(int(result.get('finished_ms', 0)), zone)}")]
     if result.get("reason") and result["reason"] != f"exit code {exit_code}":
         lines.append(("", str(result["reason"])))
+    lines += [("answer" if at == 0 else "", f"{k}: {v}") for at, (k, v) in enumerate(result.get("headers", {}).items())]
     output = str(result.get("output") or "")
     if result.get("output_base64"):
         output = f"base64:{result['output_base64']}"

@@ -73,6 +73,13 @@ def schedule(
         str | None, typer.Option("--key", metavar="TEXT", help="Idempotency key: scheduled once, however often sent.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Function (worker) or named command (shell).")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Call this URL (type http), the payload as the body.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(metavar="METHOD", help="With --url: POST unless given.")] = None,
+    retry_on: Annotated[
+        list[int] | None, typer.Option(metavar="STATUS", help="With --url: this 4xx is tried again; repeatable.")
+    ] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None,
     backoff: Annotated[str | None, typer.Option(metavar="SPAN", help="Wait after the first failure.")] = None,
     backoff_max: Annotated[str | None, typer.Option(metavar="SPAN", help="Longest wait.")] = None,
@@ -120,7 +127,7 @@ def schedule(
     back = options.without_nothing({"initial": backoff, "max": backoff_max})
     body = options.without_nothing(
         {
-            "type": type_,
+            "type": type_ or ("http" if url is not None else None),
             "queue": queue,
             "priority": priority,
             "at": at,
@@ -129,6 +136,9 @@ def schedule(
             "labels": options.pairs("--label", label),
             "idempotency_key": key,
             "name": name,
+            "url": url,
+            "method": method,
+            "retry_on": retry_on or None,
             "retry": options.without_nothing({"max_attempts": attempts, "backoff": back}),
             "timeout": timeout,
             "expire_after": expire_after,

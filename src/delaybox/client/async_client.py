@@ -21,9 +21,11 @@ from delaybox.client.tasks import (
     MapOptions,
     NewTask,
     Options,
+    WebhookOptions,
     When,
     new_publish,
     new_shell,
+    new_webhook,
 )
 from delaybox.client.values import Duration, Moment
 from delaybox.core.errors import DelayBoxError
@@ -116,6 +118,13 @@ class AsyncClient(Base):
     async def shell(self, command: str | bytes = "", /, *, name: str = "", **options: Unpack[Options]) -> AsyncHandle:
         """See `Client.shell`."""
         handle: AsyncHandle = self._handle(await self._carrier.run(self._stored(new_shell(command, name, options))))
+        return handle
+
+    async def webhook(
+        self, url: str, /, *, json: Any = None, data: object = None, **options: Unpack[WebhookOptions]
+    ) -> AsyncHandle:
+        """See `Client.webhook`."""
+        handle: AsyncHandle = self._handle(await self._carrier.run(self._stored(new_webhook(url, json, data, options))))
         return handle
 
     async def schedule_many(

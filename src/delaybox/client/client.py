@@ -20,9 +20,11 @@ from delaybox.client.tasks import (
     MapOptions,
     NewTask,
     Options,
+    WebhookOptions,
     When,
     new_publish,
     new_shell,
+    new_webhook,
 )
 from delaybox.client.threads import ThreadCarrier
 from delaybox.client.values import Duration, Moment
@@ -135,6 +137,17 @@ class Client(Base):
     def shell(self, command: str | bytes = "", /, *, name: str = "", **options: Unpack[Options]) -> Handle:
         """Schedules a command for sh, or, by ``name``, one that the node knows (``command``: its standard input)."""
         handle: Handle = self._handle(self._carrier.run(self._stored(new_shell(command, name, options))))
+        return handle
+
+    def webhook(
+        self, url: str, /, *, json: Any = None, data: object = None, **options: Unpack[WebhookOptions]
+    ) -> Handle:
+        """Schedules a call of a URL (http); answered after the task is stored, not after the call.
+
+        ``json``: the body as JSON; or ``data``: bytes as they stand, text as UTF-8. For the options see
+        `WebhookOptions`.
+        """
+        handle: Handle = self._handle(self._carrier.run(self._stored(new_webhook(url, json, data, options))))
         return handle
 
     def schedule_many(

@@ -110,7 +110,7 @@ class Progress:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The result of a finished task. ``output`` in the form ``content_type`` (empty = JSON); ``exit_code`` of a
-    command."""
+    command; ``status`` and ``headers`` of the answer to a webhook, whose body is ``output``."""
 
     ok: bool
     finished: datetime
@@ -120,6 +120,8 @@ class Result:
     exit_code: int | None = None
     truncated: bool = False
     reason: str = ""
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, left: task_pb2.Result) -> Result:
@@ -132,6 +134,8 @@ class Result:
             exit_code=left.exit_code if left.HasField("exit_code") else None,
             truncated=left.truncated,
             reason=left.reason,
+            status=left.status,
+            headers=dict(left.headers),
         )
 
 
@@ -165,6 +169,8 @@ class Task:
     progress: Progress | None
     brief: bool = False
     traceback: str = ""
+    url: str = ""
+    method: str = ""
 
     @classmethod
     def of(cls, info: pb.TaskInfo) -> Task:
@@ -191,6 +197,8 @@ class Task:
             progress=Progress.of(info.progress) if info.HasField("progress") else None,
             brief=info.brief,
             traceback=info.traceback,
+            url=info.webhook.url,
+            method=info.webhook.method,
         )
 
 

@@ -10,6 +10,7 @@ from delaybox.client.values import (
     Duration,
     Moment,
     headers_of,
+    json_of,
     labels_of,
     number_of,
     policy_of,
@@ -106,6 +107,17 @@ class CallOptions(Options, total=False):
     content_type: str
 
 
+class WebhookOptions(Options, total=False):
+    """Options of a webhook; ``headers`` are those of its request.
+
+    method: "POST" unless given.
+    retry_on: statuses from 400 to 499 that are tried again, though they are final otherwise (408, 425, 429 are not).
+    """
+
+    method: str
+    retry_on: Sequence[int]
+
+
 class Filter(TypedDict, total=False):
     """Which tasks; everything that is given must hold. Due in [due_from, due_to)."""
 
@@ -118,7 +130,7 @@ class Filter(TypedDict, total=False):
 
 
 class NewTask:
-    """A task to schedule: made by `call`, `publish` or `shell`, which take `Options`."""
+    """A task to schedule: made by `call`, `publish`, `shell` or `webhook`, which take `Options`."""
 
     __slots__ = ("message",)
 
@@ -139,6 +151,11 @@ class NewTask:
     def shell(cls, command: str | bytes = "", /, *, name: str = "", **options: Any) -> NewTask:
         """Runs a command. See `new_shell`."""
         return cls(new_shell(command, name, options))
+
+    @classmethod
+    def webhook(cls, url: str, /, *, json: Any = None, data: object = None, **options: Any) -> NewTask:
+        """Calls a URL. See `new_webhook`."""
+        return cls(new_webhook(url, json, data, options))
 
     @property
     def key(self) -> str:
@@ -232,6 +249,31 @@ def new_publish(payload: object, options: Mapping[str, Any]) -> pb.NewTask:
 def new_shell(command: str | bytes, name: str, options: Mapping[str, Any]) -> pb.NewTask:
     """A SHELL_CMD task: ``command`` for sh, or with ``name`` a named command and ``command`` its standard input."""
     task = pb.NewTask(payload=raw_of(command), type=pb.TASK_TYPE_SHELL_CMD, name=name)
+    return _with(task, options) if options else task
+
+
+def new_webhook(url: str, json: object, data: object, options: Mapping[str, Any]) -> pb.NewTask:
+    """An HTTP task. ``json``: the body as JSON, or ``data``: bytes as they stand, text as UTF-8. InvalidTask.
+
+    None for both: no body. The headers name what the body is, where it is not JSON.
+    """
+    if json is not None and data is not None:
+        raise InvalidTask("data", "json and data are both given; give one of them")
+    task = pb.NewTask(type=pb.TASK_TYPE_HTTP)
+    task.webhook.url = text_of("url", url)
+    options = dict(options)
+    if (method := options.pop("method", None)) is not None:
+        task.webhook.method = text_of("method", method)
+    for status in options.pop("retry_on", None) or ():
+        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 499:
+            raise InvalidTask("retry_on", f"retry_on holds {show(status)}; give statuses from 400 to 499")
+        task.webhook.retry_on.append(status)
+    if data is not None:
+        task.payload = raw_of(data)
+    elif json is not None:
+        task.payload = json_of("json", json)
+        if not any(name.lower() == "content-type" for name in options.get("headers") or ()):
+            task.headers["content-type"] = b"application/json"
     return _with(task, options) if options else task
 
 

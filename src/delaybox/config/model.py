@@ -23,6 +23,7 @@ from delaybox.config.results import Results
 from delaybox.config.sections import Duration, Milliseconds, Section, Size, split
 from delaybox.config.tokens import FORMS as TOKEN_FORMS
 from delaybox.config.tokens import parse as parse_tokens
+from delaybox.config.webhooks import Webhooks
 from delaybox.config.workers import WorkersSection
 from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
@@ -208,6 +209,7 @@ class ProcessesSection(Section):
     cool_down: Duration = Field(
         default=120_000, ge=1_000, le=86_400_000, description="a duration with its unit from 1s to 24h"
     )
+    webhook: int = Field(default=1, ge=1, le=64, description=_COUNT)
 
 
 class ProbeSection(Section):
@@ -240,6 +242,7 @@ class Config(Section):
     catch_up: CatchUpSection = CatchUpSection()
     pubsub: PubSub = PubSub()
     workers: WorkersSection = WorkersSection()
+    webhooks: Webhooks = Webhooks()
     results: Results = Results()
     keys: Keys = Keys()
     dead_letters: Kept = Kept()

@@ -10,11 +10,12 @@ from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.config.model import Config
+from delaybox.config.webhooks import in_clear
 from delaybox.core.errors import ConfigError
 from delaybox.core.membership import member_id
 from delaybox.core.task import TaskType
 from delaybox.processes.spec import ProcessKind, Spec
-from delaybox.roles.settings import ClockSettings, KafkaOut, ShellSettings, TopicCommands, WorkSettings
+from delaybox.roles.settings import ClockSettings, KafkaOut, ShellSettings, TopicCommands, WebhookSettings, WorkSettings
 from delaybox.store.settings import StoreSettings
 from delaybox.targets.kafka_settings import KafkaSettings
 
@@ -35,6 +36,8 @@ def counts(config: Config) -> dict[ProcessKind, int]:
             wanted[ProcessKind.KAFKA] = config.processes.kafka
     if "clock" in duties:
         wanted[ProcessKind.CLOCK] = config.processes.clock
+    if "work" in duties and config.webhooks.enabled:
+        wanted[ProcessKind.WEBHOOK] = config.processes.webhook
     # Without shell commands there is nothing to run. But a node with the role work alone must be listed among the
     # nodes.
     if "work" in duties and (config.workers.shell.any or not wanted.keys() - {ProcessKind.PROBE}):
@@ -91,6 +94,7 @@ def _serving(c: Config, common: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": c.auth.tokens,
         "shell": c.workers.shell.enabled,
         "shell_commands": tuple(c.workers.shell.commands),
+        "webhooks": c.webhooks.rules,
         "queues": c.results.rules(),
         "topics": c.kafka.rules() if c.kafka.enabled else None,
         "engines": _engines(c, common["node_id"]),
@@ -102,7 +106,7 @@ def _engines(c: Config, node_id: str) -> tuple[str, ...]:
     wanted = counts(c)
     return tuple(
         member_id(node_id, kind, number)
-        for kind in (ProcessKind.CLOCK, ProcessKind.WORK)
+        for kind in (ProcessKind.CLOCK, ProcessKind.WORK, ProcessKind.WEBHOOK)
         for number in range(1, wanted.get(kind, 0) + 1)
     )
 
@@ -145,12 +149,16 @@ def _kafka(c: Config, common: Mapping[str, Any]) -> IntakeSettings:
         payload_limit=c.limits.body,
         shell=c.workers.shell.enabled,
         shell_commands=tuple(c.workers.shell.commands),
+        webhooks=c.webhooks.rules,
     )
 
 
 def _clock(c: Config, common: Mapping[str, Any]) -> ClockSettings:
     by_topic = c.workers.shell.via == "topic"
     runs_commands = ProcessKind.WORK in counts(c) and c.workers.shell.any and not by_topic
+    beside = TaskType.SHELL_CMD.value if runs_commands else ""
+    if ProcessKind.WEBHOOK in counts(c):
+        beside += TaskType.HTTP.value
     return ClockSettings(
         **_engine(c, common),
         channel=c.storage.task_execution_chanel,
@@ -159,7 +167,7 @@ def _clock(c: Config, common: Mapping[str, Any]) -> ClockSettings:
         require_subscriber=c.pubsub.require_subscriber,
         kafka=_kafka_out(c, by_topic) if c.kafka.enabled else None,
         input_channel=c.storage.scheduler_chanel,
-        types_beside=TaskType.SHELL_CMD.value if runs_commands else "",
+        types_beside=beside,
         payload_limit=c.limits.body,
         catch_up_rate=c.catch_up.rate,
         dead_age_ms=c.dead_letters.age,
@@ -210,6 +218,22 @@ def _work(c: Config, common: Mapping[str, Any]) -> WorkSettings:
     return WorkSettings(**_engine(c, common), shell=commands if shell.any else None, topic=topic)
 
 
+def _webhook(c: Config, common: Mapping[str, Any]) -> WebhookSettings:
+    w = c.webhooks
+    return WebhookSettings(
+        **_engine(c, common),
+        rules=w.rules,
+        secret=in_clear(w.secret),
+        secrets={name: in_clear(secrets) for name, secrets in w.secrets.items()},
+        concurrency=w.concurrency,
+        per_host=w.per_host,
+        timeout_ms=w.timeout,
+        max_answer=w.max_response,
+        longest_wait_ms=w.max_retry_after,
+        ca_file=w.ca_file or "",
+    )
+
+
 def _probe(c: Config, common: Mapping[str, Any]) -> ApiSettings:
     return ApiSettings(**_serving(c, common), host=c.probe.host, probes_only=True)
 
@@ -227,5 +251,6 @@ _SETTINGS: dict[ProcessKind, Callable[[Config, Mapping[str, Any]], StoreSettings
     ProcessKind.KAFKA: _kafka,
     ProcessKind.CLOCK: _clock,
     ProcessKind.WORK: _work,
+    ProcessKind.WEBHOOK: _webhook,
     ProcessKind.PROBE: _probe,
 }

@@ -40,6 +40,8 @@ def split(lane: bytes) -> Lane:
 
 def check_name(task_type: TaskType, name: str) -> None:
     """The name of a function or command, or "" for none. InvalidTask for one that the type cannot have or must have."""
+    if task_type is TaskType.HTTP and name:
+        raise InvalidTask("name", f"name {name[:64]!r} says nothing to an http task; its url says what is called")
     if task_type is TaskType.PUB_SUB and name:
         raise InvalidTask("name", f"name {name[:64]!r} says nothing to a pub_sub task; use headers, or type worker")
     if task_type is TaskType.WORKER and not name:

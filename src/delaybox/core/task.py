@@ -13,6 +13,7 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from delaybox.core.retry import RetryPolicy
+from delaybox.core.webhook import Webhook
 
 DEFAULT_QUEUE = "default"
 DEFAULT_SNOOZE_MS = 7 * 24 * 3600 * 1000
@@ -91,6 +92,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     long such requests may put the task off, from the first that says so on; 0 = any time.
     ``unique_while``: the idempotency key is a lock, free again at once when this is over; None: it outlives its task.
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
+    ``webhook``: the request of an HTTP task, and of no other; its headers and body are ``header`` and ``payload``.
     """
 
     payload: bytes = b""
@@ -113,6 +115,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     unique_while: UniqueWhile | None = None
     reject_past: bool = False
     queue_unstated: bool = False
+    webhook: Webhook | None = None
 
 
 class TaskChange(Struct, frozen=True, kw_only=True, gc=False):
@@ -142,7 +145,8 @@ class Submitted(Struct, frozen=True, gc=False):
 class TaskResult(Struct, frozen=True, kw_only=True, gc=False):
     """The result of a finished task. ``output``: what a command printed or a function returned, cut when ``truncated``.
 
-    ``content_type``: the form of a function's value; empty = JSON.
+    ``content_type``: the form of a function's value; empty = JSON. ``status``, ``headers``: of the answer to a webhook,
+    whose body is ``output``; 0 for what is none.
     """
 
     ok: bool
@@ -153,6 +157,8 @@ class TaskResult(Struct, frozen=True, kw_only=True, gc=False):
     truncated: bool = False
     reason: str = ""
     content_type: str = ""
+    status: int = 0
+    headers: Mapping[str, str] = _NO_TEXT
 
     @property
     def cancelled(self) -> bool:
@@ -191,3 +197,4 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     result: TaskResult | None = None
     progress: Progress | None = None
     traceback: str = ""
+    webhook: Webhook | None = None

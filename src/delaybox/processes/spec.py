@@ -17,6 +17,7 @@ class ProcessKind(StrEnum):
     REST = "rest"
     GRPC = "grpc"
     KAFKA = "kafka"
+    WEBHOOK = "webhook"
     PROBE = "probe"
 
     @property
@@ -36,6 +37,7 @@ _NAMES = {
     ProcessKind.REST: "API process",
     ProcessKind.GRPC: "gRPC process",
     ProcessKind.KAFKA: "Kafka process",
+    ProcessKind.WEBHOOK: "webhook process",
     ProcessKind.PROBE: "probe process",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from delaybox.core.webhook import NO_WEBHOOKS, WebhookRules
 from delaybox.store.settings import StoreSettings
 from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.topics import TopicRules
@@ -97,3 +98,18 @@ class WorkSettings(EngineSettings):
 
     shell: ShellSettings | None = None
     topic: TopicCommands | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings(EngineSettings):
+    """Settings of the webhook process. ``rules``: where requests may go; ``secret``, ``secrets``: sign them."""
+
+    rules: WebhookRules = NO_WEBHOOKS
+    secret: tuple[str, ...] = field(default=(), repr=False)
+    secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    concurrency: int = 1_000
+    per_host: int = 50
+    timeout_ms: int = 10_000
+    max_answer: int = 64 * 1024
+    longest_wait_ms: int = 3_600_000
+    ca_file: str = ""

@@ -14,6 +14,7 @@ from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rew
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
+from delaybox.wire.webhook import webhook_of
 
 _PRIORITIES: Final = tuple(sorted(Priority))
 
@@ -52,6 +53,7 @@ def of_record(
         keep_result_ms=message.keep_result_ms,
         max_snooze_ms=message.max_snooze_ms,
         result=kept,
+        webhook=webhook_of(message),
     )
 
 

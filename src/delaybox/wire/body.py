@@ -30,6 +30,7 @@ def encode(task: NewTask) -> bytes:
         or task.expire_after_ms
         or task.keep_result_ms
         or task.max_snooze_ms
+        or task.webhook
     ):
         # Fields 2 and 3 alone are written by hand, because bulk scheduling would spend a third of its time in the
         # library.
@@ -60,6 +61,11 @@ def encode(task: NewTask) -> bytes:
         message.max_snooze_ms = task.max_snooze_ms
     if task.labels:
         message.labels.update(task.labels)
+    if task.webhook is not None:
+        w = task.webhook
+        message.webhook.url = w.url
+        message.webhook.method = w.method
+        message.webhook.retry_on.extend(w.retry_on)
     if task.retry is not None:
         r = task.retry
         message.retry.max_attempts = r.max_attempts
@@ -137,6 +143,10 @@ def fingerprint(task: NewTask) -> bytes:
         parts.append(b"%d:%b%d:%b" % (len(raw), raw, len(value), value))
     for name, text in sorted(task.labels.items()):
         parts += (_sized(name.encode()), _sized(text.encode()))
+    if task.webhook is not None:
+        w = task.webhook
+        statuses = ",".join(map(str, w.retry_on))
+        parts += (_sized(w.url.encode()), _sized(w.method.encode()), _sized(statuses.encode()))
     return blake2b(b"".join(parts), digest_size=8).digest()
 
 

@@ -16,7 +16,9 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.lane import check_name
 from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.task import NewTask, TaskType
+from delaybox.core.webhook import NO_WEBHOOKS, WebhookRules
 from delaybox.wire import body, cloudevents, controls
+from delaybox.wire import webhook as wire_webhook
 from delaybox.wire.encoded import PLAIN, EncodedTask
 from delaybox.wire.original import message, request
 from delaybox.wire.shell_rules import ShellRules
@@ -43,6 +45,7 @@ class RecordRules:
 
     original: request.OriginalRules = request.DEFAULT_RULES
     shell: ShellRules = NO_SHELL
+    webhooks: WebhookRules = NO_WEBHOOKS
     topics: TopicRules | None = None
     pass_through: bool = False
 
@@ -148,6 +151,8 @@ def _checked(at_ms: int, task: NewTask, rules: RecordRules) -> NewTask:
     """The task with its delay counted from the record's timestamp."""
     if rules.topics is not None and task.type is TaskType.PUB_SUB:
         rules.topics.topic(task.header)
+    if task.type is TaskType.HTTP:
+        task = wire_webhook.of_record(task, rules.webhooks)
     if task.delay_ms is None or at_ms <= 0:
         return task
     due_ms = at_ms + task.delay_ms

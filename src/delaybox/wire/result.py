@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
 from delaybox.core.task import TaskResult
 from delaybox.wire.gen import task_pb2
+
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def encode(result: TaskResult) -> bytes:
@@ -21,6 +27,8 @@ def message(result: TaskResult) -> task_pb2.Result:
         truncated=result.truncated,
         reason=result.reason,
         content_type=result.content_type,
+        status=result.status,
+        headers=result.headers,
     )
     if result.exit_code is not None:
         out.exit_code = result.exit_code
@@ -39,4 +47,6 @@ def decode(raw: bytes) -> TaskResult:
         truncated=m.truncated,
         reason=m.reason,
         content_type=m.content_type,
+        status=m.status,
+        headers=dict(m.headers) if m.headers else _NO_HEADERS,
     )

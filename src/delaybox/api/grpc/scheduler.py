@@ -54,7 +54,7 @@ class Scheduler:
         self._service = service
         self._streams: set[_Batches] = set()
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
-        self._rules = TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)
+        self._rules = TaskRules(max_payload_bytes=settings.payload_limit, shell=shell, webhooks=settings.webhooks)
         self._reader = BatchReader(settings.payload_limit)
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from delaybox.core.task import TaskType
+from delaybox.core.webhook import NO_WEBHOOKS, WebhookRules
 from delaybox.store.settings import StoreSettings
 from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.topics import TopicRules
@@ -33,6 +34,8 @@ class IntakeSettings(StoreSettings):
     """Whether payloads may be shell commands."""
     shell_commands: tuple[str, ...] = ()
     """Names of the commands that shell tasks may name."""
+    webhooks: WebhookRules = NO_WEBHOOKS
+    """Where HTTP tasks may go."""
 
     @property
     def rules(self) -> RecordRules:
@@ -43,10 +46,15 @@ class IntakeSettings(StoreSettings):
         from delaybox.wire.shell_rules import ShellRules
 
         shell = ShellRules(payloads=self.shell, commands=frozenset(self.shell_commands))
-        types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if shell.any else {TaskType.PUB_SUB}
+        types = {TaskType.PUB_SUB}
+        if shell.any:
+            types.add(TaskType.SHELL_CMD)
+        if self.webhooks.enabled:
+            types.add(TaskType.HTTP)
         return RecordRules(
             original=request.OriginalRules(max_payload_bytes=self.payload_limit, types=frozenset(types)),
             shell=shell,
+            webhooks=self.webhooks,
             topics=self.topics,
             pass_through=self.pass_through,
         )

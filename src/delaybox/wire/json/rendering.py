@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
+from delaybox.core.webhook import Webhook
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import render_moment
 from delaybox.wire.json.tasks import TYPE_NAMES
@@ -44,6 +45,7 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         payload_base64=encoded,
         headers={k: v.decode() for k, v in new.header.items()} if new.header else _NO_HEADERS,
         name=new.name,
+        **_webhook(new.webhook),
         labels=dict(new.labels) if new.labels else _NO_HEADERS,
         timeout_ms=new.timeout_ms,
         expire_after_ms=new.expire_after_ms,
@@ -69,6 +71,7 @@ def task(view: TaskView) -> types.Task:
         # A task from the Redis channel may hold bytes that are no UTF-8; JSON must be UTF-8.
         headers={k: v.decode("utf-8", "replace") for k, v in view.header.items()} if view.header else _NO_HEADERS,
         name=view.name,
+        **_webhook(view.webhook),
         labels=dict(view.labels) if view.labels else _NO_HEADERS,
         timeout_ms=view.timeout_ms,
         expire_after_ms=view.expire_after_ms,
@@ -100,6 +103,21 @@ def gone(new: NewTask, stored: Submitted) -> types.Scheduled:
     return out
 
 
+class _Webhook(TypedDict, total=False):
+    url: str
+    method: str
+    retry_on: list[int]
+
+
+def _webhook(webhook: Webhook | None) -> _Webhook:
+    if webhook is None:
+        return _NO_WEBHOOK
+    return {"url": webhook.url, "method": webhook.method, "retry_on": list(webhook.retry_on)}
+
+
+_NO_WEBHOOK: Final[_Webhook] = {}
+
+
 def _result(result: TaskResult) -> types.Result:
     text, encoded = text_or_base64(result.output)
     return types.Result(
@@ -108,6 +126,8 @@ def _result(result: TaskResult) -> types.Result:
         finished_ms=result.finished_ms,
         duration_ms=result.duration_ms,
         exit_code=result.exit_code,
+        status=result.status,
+        headers=dict(result.headers) if result.headers else _NO_HEADERS,
         output=text,
         output_base64=encoded,
         truncated=result.truncated,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, Raw, UnsetType
 
-from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
+from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.lane import check_name
 from delaybox.core.limits import (
     DEFAULT_PAYLOAD_BYTES,
@@ -38,14 +38,16 @@ from delaybox.core.task import (
     TaskType,
     UniqueWhile,
 )
+from delaybox.core.webhook import NO_WEBHOOKS, Webhook, WebhookRules
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import JsonReader, check_json
-from delaybox.wire.original.request import HOW_TO_ENABLE, decode_base64
+from delaybox.wire.original.request import decode_base64
 from delaybox.wire.shell_rules import ShellRules
 from delaybox.wire.strictjson import Number, decimal_of
+from delaybox.wire.webhook import with_json_type
 
 TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
     {
@@ -73,6 +75,7 @@ class TaskRules:
 
     max_payload_bytes: int = DEFAULT_PAYLOAD_BYTES
     shell: ShellRules = field(default_factory=ShellRules)
+    webhooks: WebhookRules = NO_WEBHOOKS
 
 
 def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -> NewTask:
@@ -92,7 +95,6 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
     task_type = _PUB_SUB
     if asked.type is not None and asked.type != "pub_sub":
         task_type = type_of("type", asked.type)
-        check_type(task_type)
     due_ms, delay_ms = _when(asked, _read_task, raw)
     own_key = asked.idempotency_key
     if own_key is not None:
@@ -108,8 +110,19 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
     if task_type is not _PUB_SUB or asked.name is not None:
         check_name(task_type, asked.name or "")
     payload = _payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes) or b""
+    header = (
+        _NO_HEADERS if not asked.headers else headers_of({name: text.encode() for name, text in asked.headers.items()})
+    )
+    webhook = None
     if task_type is not _PUB_SUB and task_type is TaskType.SHELL_CMD:
         rules.shell.check(payload, asked.name or "")
+    elif task_type is not _PUB_SUB and task_type is TaskType.HTTP:
+        if asked.payload_json is not UNSET:
+            header = with_json_type(header)
+        webhook = rules.webhooks.check(_webhook(asked), header, payload)
+    elif asked.url is not None or asked.method is not None or asked.retry_on is not None:
+        field = "url" if asked.url is not None else "method" if asked.method is not None else "retry_on"
+        raise InvalidTask(field, f"{field} belongs to webhooks; give type http with it, or leave it out")
     return NewTask(
         payload=payload,
         due_ms=due_ms,
@@ -117,9 +130,7 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         type=task_type,
         queue=DEFAULT_QUEUE if asked.queue is None else queue_of("queue", asked.queue),
         priority=_NORMAL if asked.priority is None else priority_of("priority", asked.priority),
-        header=_NO_HEADERS
-        if not asked.headers
-        else headers_of({name: text.encode() for name, text in asked.headers.items()}),
+        header=header,
         name=asked.name or "",
         idempotency_key=key,
         retry=None if asked.retry is None else _retry(asked.retry, raw),
@@ -137,7 +148,13 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         unique_while=None if asked.unique_while is None else unique_while_of(asked.unique_while),
         reject_past=bool(asked.reject_past),
         queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
+        webhook=webhook,
     )
+
+
+def _webhook(asked: types.TaskRequest) -> Webhook:
+    statuses = [whole("retry_on", status) for status in asked.retry_on or ()]
+    return Webhook(asked.url or "", asked.method or "POST", tuple(statuses))
 
 
 def parse_change(body: bytes, rules: TaskRules) -> TaskChange:
@@ -323,12 +340,6 @@ def check_size(field: str, payload: bytes, limit: int) -> None:
             f"{field} holds {len(payload)} bytes, more than {limit}; store it elsewhere and send its address",
             limit=limit,
         )
-
-
-def check_type(task_type: TaskType) -> None:
-    """TypeDisabled for a type that no node can deliver to yet."""
-    if task_type is TaskType.HTTP:
-        raise TypeDisabled("type", f"type http is not there yet: {HOW_TO_ENABLE[task_type]}")
 
 
 _RETRY: Final = RetryFields(

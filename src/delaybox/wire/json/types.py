@@ -27,6 +27,7 @@ from delaybox.core.limits import (
     QUEUE,
 )
 from delaybox.core.task import ON_CONFLICT, UNIQUE_WHILE
+from delaybox.wire.json.webhook_types import RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
 PRIORITIES: Final = ("low", "normal", "high", "critical")
@@ -164,8 +165,8 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
         str | None,
         Meta(
             description=(
-                '"pub_sub" unless given. "shell" needs a node with shell commands enabled; "http" is not there yet; '
-                '"worker" calls the function `name` of a connected worker'
+                '"pub_sub" unless given. "shell" needs a node with shell commands enabled, "http" (calls `url`) one '
+                'with webhooks enabled; "worker" calls the function `name` of a connected worker'
             ),
             extra_json_schema={"enum": [*TYPES, None]},
         ),
@@ -195,6 +196,9 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
             extra_json_schema={"maxLength": MAX_NAME},
         ),
     ] = None
+    url: WebhookUrl = None
+    method: WebhookMethod = None
+    retry_on: RetryOn = None
     retry: Retry | None = None
     timeout: Annotated[Number, _duration("longest time of one attempt", "30s")] = None
     expire_after: Annotated[
@@ -292,7 +296,11 @@ class Result(Struct, omit_defaults=True, gc=False):
     finished_ms: Millis
     duration_ms: Count
     exit_code: Annotated[int | None, Meta(description="of a command")] = None
-    output: Annotated[str, Meta(description="what a command printed, as text")] = ""
+    status: Annotated[int, Meta(description="of the answer to a webhook")] = 0
+    headers: Annotated[dict[str, str], Meta(description="of that answer")] = {}
+    output: Annotated[
+        str, Meta(description="what a command printed, or the body of the answer to a webhook, as text")
+    ] = ""
     output_base64: Annotated[str, Meta(description="the same when it is not UTF-8")] = ""
     truncated: Annotated[bool, Meta(description="true: the output was cut")] = False
     reason: str = ""
@@ -324,6 +332,9 @@ class Task(Struct, omit_defaults=True, gc=False):
     payload_base64: Annotated[str, Meta(description="the payload when it is not UTF-8")] = ""
     headers: dict[str, str] = {}
     name: str = ""
+    url: Annotated[str, Meta(description="of an http task")] = ""
+    method: str = ""
+    retry_on: list[int] = []
     labels: dict[str, str] = {}
     timeout_ms: Count = 0
     expire_after_ms: Count = 0

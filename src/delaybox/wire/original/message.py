@@ -20,6 +20,7 @@ from delaybox.wire.json.tasks import labels_of
 from delaybox.wire.original import request
 from delaybox.wire.proto.tasks import retry_of
 from delaybox.wire.shell_rules import check_payload
+from delaybox.wire.webhook import webhook_of
 
 
 def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:
@@ -54,6 +55,7 @@ def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:
         keep_result_ms=duration_ms("keep_result_ms", message.keep_result_ms),
         max_snooze_ms=duration_ms("max_snooze_ms", message.max_snooze_ms),
         labels=labels_of(body.pairs(message.labels)),
+        webhook=webhook_of(message) if task.type is TaskType.HTTP else None,
     )
 
 

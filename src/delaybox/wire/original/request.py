@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from delaybox.core import webhook
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.limits import (
     DEFAULT_PAYLOAD_BYTES,
@@ -50,7 +51,7 @@ _IN_PARAMETER = tuple(name for name in controls.PARAMETERS if name != controls.T
 
 HOW_TO_ENABLE: Final[Mapping[TaskType, str]] = {
     TaskType.SHELL_CMD: shell_rules.HOW_TO_ENABLE,
-    TaskType.HTTP: "this version does not call webhooks yet; use PUB_SUB and call the URL from a subscriber",
+    TaskType.HTTP: webhook.HOW_TO_ENABLE,
     TaskType.WORKER: "this call cannot name a function; schedule tasks for workers over POST /v1/tasks, gRPC or Python",
 }
 

@@ -26,6 +26,7 @@ from delaybox.wire.gen import task_pb2
 from delaybox.wire.json import tasks as v1
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.tasks import TaskRules
+from delaybox.wire.webhook import webhook_of
 
 TYPES: Final[Mapping[pb.TaskType, TaskType]] = MappingProxyType(
     {
@@ -64,7 +65,6 @@ class WhenAsked:
 def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
     """The task that is asked for. Raises InvalidTask, PayloadTooLarge or TypeDisabled."""
     task_type = type_of("type", asked.type)
-    v1.check_type(task_type)
     when = when_of(asked)
     name, payload = asked.name, asked.payload
     if name or task_type is TaskType.WORKER:
@@ -72,6 +72,12 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
     v1.check_size("payload", payload, rules.max_payload_bytes)
     if task_type is TaskType.SHELL_CMD:
         rules.shell.check(payload, name)
+    header = v1.headers_of(dict(asked.headers)) if asked.headers else _NO_HEADERS
+    webhook = webhook_of(asked)
+    if task_type is TaskType.HTTP:
+        webhook = rules.webhooks.check(webhook, header, payload)
+    elif webhook is not None:
+        raise InvalidTask("webhook", "webhook belongs to type HTTP; give that type with it, or leave it out")
     key: str | None = asked.idempotency_key or None
     if key is not None:
         v1.check_key("idempotency_key", key)
@@ -82,7 +88,7 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         type=task_type,
         queue=v1.queue_of("queue", asked.queue) if asked.queue else DEFAULT_QUEUE,
         priority=priority_of("priority", asked.priority),
-        header=v1.headers_of(dict(asked.headers)) if asked.headers else _NO_HEADERS,
+        header=header,
         name=name,
         idempotency_key=key,
         retry=retry_of(asked.retry) if asked.HasField("retry") else None,
@@ -96,6 +102,7 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         unique_while=_unique_while(asked),
         reject_past=asked.reject_past,
         queue_unstated=task_type is TaskType.WORKER and not asked.queue,
+        webhook=webhook,
     )
 
 

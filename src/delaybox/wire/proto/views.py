@@ -19,6 +19,7 @@ from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.proto.tasks import PRIORITIES, TYPES
 from delaybox.wire.standing import Standing
+from delaybox.wire.webhook import message_of
 
 STATES: Final[Mapping[TaskState, pb.TaskState]] = MappingProxyType(
     {
@@ -63,6 +64,8 @@ def info(view: TaskView) -> pb.TaskInfo:
         max_snooze_ms=view.max_snooze_ms,
         traceback=view.traceback,
     )
+    if view.webhook is not None:
+        out.webhook.CopyFrom(message_of(view.webhook))
     if view.result is not None:
         out.result.CopyFrom(wire_result.message(view.result))
     if view.progress is not None:

@@ -277,7 +277,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
 def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
     """The routes of ``/v1``."""
     shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
-    rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell)
+    rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell, webhooks=settings.webhooks)
     v1 = V1(service, edge, rules, settings.root, settings.queues)
     by: dict[str, dict[str, Handler]] = {}
     for call in CALLS:

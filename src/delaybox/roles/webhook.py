@@ -1,0 +1,86 @@
+"""The webhook process: sends HTTP tasks. An engine of its own claims them: slow servers hold up nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from delaybox.core.errors import ConfigError
+from delaybox.core.membership import member_id
+from delaybox.core.task import TaskType
+from delaybox.engine.engine import Engine
+from delaybox.engine.options import EngineOptions
+from delaybox.processes import child, collector
+from delaybox.processes.child import Stopping
+from delaybox.processes.spec import ProcessKind
+from delaybox.roles import opening
+from delaybox.roles.settings import WebhookSettings
+from delaybox.targets.http import HttpOptions, HttpTarget
+
+log = logging.getLogger("delaybox.webhook")
+
+
+async def serve(settings: WebhookSettings) -> int:
+    """The process's whole life; returns its exit code."""
+    stopping = Stopping()
+    settings = await opening.prepared(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        target = _target(settings)
+        stack.push_async_callback(target.stop)
+        if settings.again:
+            child.ready(store_id=settings.store_id)
+        store = await opening.opened(settings, stopping)
+        if store is None:
+            return 0
+        stack.push_async_callback(store.close)
+        options = EngineOptions(
+            node_id=member_id(settings.node_id, ProcessKind.WEBHOOK, settings.number),
+            node=settings.node_id,
+            kind=ProcessKind.WEBHOOK,
+            roles=settings.roles,
+            clock=False,
+            channel="",
+            concurrency=settings.concurrency,
+            lease_ms=settings.lease_ms,
+            heartbeat_ms=settings.heartbeat_ms,
+            poll_ms=settings.poll_ms,
+        )
+        engine = Engine(store, {TaskType.HTTP: target}, options)
+        collector.set_apart()
+        await engine.start()
+        stack.push_async_callback(engine.stop, settings.grace_s)
+        if not settings.again:
+            child.ready(store_id=settings.store_id)
+        await stopping.wait()
+    return 0
+
+
+def _target(s: WebhookSettings) -> HttpTarget:
+    try:
+        target = HttpTarget(
+            HttpOptions(
+                rules=s.rules,
+                secret=s.secret,
+                secrets=s.secrets,
+                per_host=s.per_host,
+                timeout_ms=s.timeout_ms,
+                max_answer=s.max_answer,
+                longest_wait_ms=s.longest_wait_ms,
+                ca_file=s.ca_file,
+            )
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"webhooks.caFile is {s.ca_file!r}, which cannot be read as certificates ({error.strerror or error}); name "
+            "a PEM file"
+        ) from None
+    log.info("webhooks: %d at once, %d to one host", s.concurrency, s.per_host)
+    if not s.secret and not s.secrets:
+        log.warning(
+            "webhooks go out unsigned: set webhooks.secret, so that receivers can tell them from others' requests"
+        )
+    return target
+
+
+if __name__ == "__main__":
+    child.main(WebhookSettings, serve)

@@ -1,0 +1,277 @@
+"""HTTP: sends the request that a task describes, signed, and decides from the answer what becomes of the task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from delaybox import __version__, webhook
+from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report
+from delaybox.core.errors import InvalidTask
+from delaybox.core.lane import split
+from delaybox.core.task import TaskResult
+from delaybox.core.webhook import WITHOUT_BODY, Url, Webhook, WebhookRules, url_of
+from delaybox.targets import http_metrics
+from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolve
+from delaybox.targets.http_connection import HttpAnswer
+from delaybox.targets.http_hosts import Hosts, NoRoom
+from delaybox.wire import body as wire_body
+from delaybox.wire import signing
+from delaybox.wire.call import BYTES
+from delaybox.wire.gen import task_pb2
+from delaybox.wire.webhook import webhook_of
+
+log = logging.getLogger("delaybox.webhook")
+
+AGENT: Final = f"DelayBox/{__version__}"
+MAX_KEPT_HEADERS: Final = 16 * 1024
+"""Bytes of an answer's headers that are kept with a result."""
+_AGAIN: Final = frozenset({408, 425})
+_BUSY: Final = frozenset({429, 503})
+_MOST_UNCHARGED: Final = 1_000
+"""A task that was handed out so often without a charge is charged like any other when a server asks it to wait."""
+_LEAST_WAIT_MS: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """``secrets``: by queue or host name; ``secret`` signs where none of these does. Without any nothing is signed.
+
+    ``max_answer``: bytes of an answer's body that are read and can be kept. ``longest_wait_ms``: of Retry-After.
+    """
+
+    rules: WebhookRules
+    secret: tuple[str, ...] = field(default=(), repr=False)
+    secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    per_host: int = 50
+    timeout_ms: int = 10_000
+    max_answer: int = 64 * 1024
+    longest_wait_ms: int = 3_600_000
+    ca_file: str = ""
+
+
+class HttpTarget:
+    """`stop` closes its connections. ``now_ms``: the time by the store's clock."""
+
+    def __init__(
+        self, options: HttpOptions, *, resolve: Resolve | None = None, now_ms: Callable[[], float] | None = None
+    ) -> None:
+        self._options = options
+        self._rules = options.rules
+        self._client = HttpClient(options.rules, ca_file=options.ca_file, resolve=resolve)
+        self._hosts = Hosts(options.per_host)
+        self._now_ms = now_ms or (lambda: time.time() * 1000)
+        self._keys = {name: _keys(secrets) for name, secrets in options.secrets.items()}
+        self._key = _keys(options.secret)
+
+    async def stop(self) -> None:
+        """Twice is harmless."""
+        self._client.close()
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        """Reports each when its answer is there. Those whose host has no room or does not answer are handed back."""
+        sending = [asyncio.create_task(self._one(d, report)) for d in batch]
+        try:
+            await asyncio.gather(*sending)
+        except BaseException:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+            raise
+
+    async def _one(self, d: Delivery, report: Report) -> None:
+        try:
+            outcome = await self._outcome(d)
+        except Exception as error:  # one task that cannot be sent must not fail the others
+            log.exception("webhook %s: a defect of the target", d.id)
+            outcome = Failed(f"{type(error).__name__}"[:500])
+        report([d], outcome)
+
+    async def _outcome(self, d: Delivery) -> Outcome:
+        try:
+            task = wire_body.decode(d.body)
+            asked = webhook_of(task) or Webhook("")
+            url = url_of(asked.url)
+        except (DecodeError, InvalidTask) as error:
+            return Failed(f"it is no webhook: {error}"[:500], retryable=False)
+        if problem := self._rules.url_problem(url):
+            http_metrics.sent(url.place, "refused", None)
+            return Failed(f"not sent: its URL {problem}", retryable=False)
+        host = self._hosts.of(url.scheme, url.host, url.port)
+        loop = asyncio.get_running_loop()
+        try:
+            await host.enter(loop.time())
+        except NoRoom as full:
+            http_metrics.put_off()
+            return HandBack(delay_ms=full.after_ms)
+        began = loop.time()
+        answered: bool | None = None
+        try:
+            timeout_ms = task.timeout_ms or self._options.timeout_ms
+            try:
+                async with asyncio.timeout(timeout_ms / 1000):
+                    answer = await self._client.request(
+                        url, self._request(d, task, asked, url), self._options.max_answer, head=asked.method == "HEAD"
+                    )
+            except TimeoutError:
+                answered = False
+                http_metrics.sent(url.place, "no_answer", loop.time() - began)
+                return self._failed(task, f"no whole answer from {url.place} within {timeout_ms} ms", began)
+            except NoAnswer as error:
+                answered = False
+                http_metrics.sent(url.place, "no_answer", loop.time() - began)
+                return self._failed(task, str(error), began)
+            except Forbidden as error:
+                http_metrics.sent(url.place, "refused", None)
+                return Failed(f"not sent: its URL {error}", retryable=False)
+            answered = True
+            http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began)
+            return self._of_answer(d, task, asked, answer, began)
+        finally:
+            host.leave(loop.time(), loop.time() - began, answered=answered)
+            http_metrics.hosts_closed(self._hosts.closed)
+
+    def _request(self, d: Delivery, task: task_pb2.Task, asked: Webhook, url: Url) -> bytes:
+        """The whole request, as it is written to the connection."""
+        return request_bytes(
+            asked,
+            url,
+            wire_body.pairs(task.header),
+            task.payload,
+            message_id=d.id,
+            attempt=d.attempt + 1,
+            token=d.token,
+            due_ms=d.due_ms,
+            timestamp=int(self._now_ms() / 1000),
+            keys=self._keys_for(split(d.lane).queue, url.host),
+        )
+
+    def _keys_for(self, queue: str, host: str) -> tuple[bytes, ...]:
+        return self._keys.get(host) or self._keys.get(queue) or self._key
+
+    def _of_answer(self, d: Delivery, task: task_pb2.Task, asked: Webhook, answer: HttpAnswer, began: float) -> Outcome:
+        status = answer.status
+        if 200 <= status < 300:
+            if not _kept(task):
+                return DONE
+            return Done(self._result(answer, began, ""), task.keep_result_ms)
+        reason = f"the answer was {status}{_phrase(status)}"
+        if status < 400:
+            where = "; redirects are not followed: give the URL to which it leads" if status < 400 else ""
+            return self._failed(task, reason + where, began, answer, retryable=False)
+        wait_ms = _retry_after_ms(answer.headers.get("retry-after", ""), self._now_ms()) if status in _BUSY else None
+        if wait_ms is not None:
+            if wait_ms <= self._options.longest_wait_ms and d.token - d.attempt <= _MOST_UNCHARGED:
+                return HandBack(delay_ms=max(wait_ms, _LEAST_WAIT_MS))
+            wait_ms = min(wait_ms, self._options.longest_wait_ms)
+        again = status >= 500 or status in _AGAIN or status in _BUSY or status in asked.retry_on
+        return self._failed(task, reason, began, answer, retryable=again, delay_ms=wait_ms)
+
+    def _failed(
+        self,
+        task: task_pb2.Task,
+        reason: str,
+        began: float,
+        answer: HttpAnswer | None = None,
+        *,
+        retryable: bool = True,
+        delay_ms: int | None = None,
+    ) -> Failed:
+        result = self._result(answer, began, reason) if answer is not None and _kept(task) else None
+        return Failed(reason[:500], retryable=retryable, result=result, keep_ms=task.keep_result_ms, delay_ms=delay_ms)
+
+    def _result(self, answer: HttpAnswer, began: float, reason: str) -> TaskResult:
+        headers: dict[str, str] = {}
+        left = MAX_KEPT_HEADERS
+        for name, value in answer.headers.items():
+            left -= len(name) + len(value)
+            if left < 0:
+                break
+            if name != "set-cookie":
+                headers[name] = value
+        return TaskResult(
+            ok=not reason,
+            finished_ms=int(self._now_ms()),
+            duration_ms=int((asyncio.get_running_loop().time() - began) * 1000),
+            output=answer.body,
+            truncated=answer.truncated,
+            reason=reason,
+            content_type=BYTES,
+            status=answer.status,
+            headers=headers,
+        )
+
+
+def request_bytes(
+    asked: Webhook,
+    url: Url,
+    header: Mapping[str, bytes],
+    payload: bytes,
+    *,
+    message_id: str,
+    attempt: int,
+    token: int,
+    due_ms: int,
+    timestamp: int,
+    keys: Sequence[bytes],
+) -> bytes:
+    """A request as HTTP/1.1 writes it. ``timestamp``: Unix seconds. ``keys``: sign it; none: it goes unsigned."""
+    names = {name.lower() for name in header}
+    lines = [f"{asked.method} {url.path} HTTP/1.1".encode(), b"host: " + url.header.encode()]
+    if "user-agent" not in names:
+        lines.append(b"user-agent: " + AGENT.encode())
+    if "accept" not in names:
+        lines.append(b"accept: */*")
+    if payload and "content-type" not in names:
+        lines.append(b"content-type: application/octet-stream")
+    if asked.method not in WITHOUT_BODY:
+        lines.append(b"content-length: %d" % len(payload))
+    lines += [name.encode() + b": " + value for name, value in header.items()]
+    lines += [
+        b"%b: %b" % (webhook.ID.encode(), message_id.encode()),
+        b"%b: %d" % (webhook.TIMESTAMP.encode(), timestamp),
+        b"%b: %d" % (signing.ATTEMPT.encode(), attempt),
+        b"%b: %d" % (signing.FENCING.encode(), token),
+        b"%b: %d" % (signing.DUE.encode(), due_ms),
+    ]
+    if keys:
+        signature = webhook.sign(message_id, timestamp, payload, keys)
+        lines.append(f"{webhook.SIGNATURE}: {signature}".encode())
+    return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if asked.method in WITHOUT_BODY else payload)
+
+
+def _keys(secrets: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(webhook.key_of(secret) for secret in secrets)
+
+
+def _kept(task: task_pb2.Task) -> bool:
+    return bool(task.keep_result_ms) and not task.no_result
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f" ({HTTPStatus(status).phrase})"
+    except ValueError:
+        return ""
+
+
+def _retry_after_ms(text: str, now_ms: float) -> int | None:
+    """The wait that a Retry-After asks for, in seconds or as a moment; None for none that can be read."""
+    if text.isascii() and text.isdigit():
+        return int(text[:12]) * 1000
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0, int(moment.timestamp() * 1000 - now_ms))

@@ -1,0 +1,154 @@
+"""How much a host is given: at most so many requests at once, and none while it does not answer (a breaker).
+
+A host that has failed several times in a row gets no request for a while; then a single one is let through as a probe,
+and its success opens the way again. Pure but for the random draws: the time is an argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import OrderedDict, deque
+from typing import Final
+
+FAILURES: Final = 5
+"""So many requests in a row without an answer close the way to a host."""
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 30.0
+_WAITING_FOR_ONE: Final = 4
+"""Requests that may wait in this process for each that may run at once; the rest goes back to the store."""
+_MOST_HOSTS: Final = 10_000
+
+
+class NoRoom(Exception):
+    """The host takes nothing now; ``after_ms``: when to come again."""
+
+    def __init__(self, after_ms: int) -> None:
+        super().__init__(after_ms)
+        self.after_ms = after_ms
+
+
+class Host:
+    """One host with its port."""
+
+    __slots__ = ("_closed_until", "_failures", "_limit", "_pause_s", "_probing", "_running", "_took_s", "_waiting")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._failures = 0
+        self._pause_s = 0.0
+        self._closed_until = 0.0
+        self._probing = False
+        self._took_s = 0.05
+
+    @property
+    def closed(self) -> bool:
+        """Whether its breaker is open: it does not answer."""
+        return self._pause_s > 0
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is known of it that would have to be remembered."""
+        return not self._running and not self._waiting and not self._failures
+
+    async def enter(self, now: float) -> None:
+        """Waits for room; each `enter` that returns needs a `leave`. NoRoom."""
+        if self._pause_s:
+            if now < self._closed_until:
+                raise NoRoom(_spread(self._closed_until - now))
+            if self._probing or self._running >= self._limit:
+                raise NoRoom(_spread(FIRST_PAUSE_S))
+            self._probing = True
+        if self._running < self._limit:
+            self._running += 1
+            return
+        if len(self._waiting) >= _WAITING_FOR_ONE * self._limit:
+            raise NoRoom(_spread(self._took_s * len(self._waiting) / self._limit))
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._running -= 1
+                self._next()
+            raise
+
+    def leave(self, now: float, took_s: float, *, answered: bool | None) -> None:
+        """A request has ended. ``answered``: whether the host answered; None: nothing was learnt of it."""
+        self._running -= 1
+        self._took_s += (took_s - self._took_s) / 8
+        if answered is not None:
+            self._learn(now, answered=answered)
+        elif self._probing:
+            self._probing = False
+        self._next()
+
+    def _learn(self, now: float, *, answered: bool) -> None:
+        probed, self._probing = self._probing, False
+        if answered:
+            self._failures, self._pause_s = 0, 0.0
+            return
+        self._failures += 1
+        if self._failures < FAILURES:
+            return
+        if not self._pause_s:
+            self._pause_s, self._closed_until = FIRST_PAUSE_S, now + FIRST_PAUSE_S
+        elif probed:
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self._closed_until = now + self._pause_s
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(NoRoom(_spread(self._closed_until - now)))
+
+    def _next(self) -> None:
+        while self._waiting and self._running < self._limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._running += 1
+                turn.set_result(None)
+
+
+class Hosts:
+    """The hosts that are known, the least lately used first."""
+
+    def __init__(self, per_host: int) -> None:
+        self._per_host = per_host
+        self._known: OrderedDict[tuple[str, str, int], Host] = OrderedDict()
+
+    def of(self, scheme: str, host: str, port: int) -> Host:
+        """The host of that name and port."""
+        key = (scheme, host, port)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = Host(self._per_host)
+            if len(self._known) > _MOST_HOSTS:
+                self._forget()
+        self._known.move_to_end(key)
+        return found
+
+    @property
+    def closed(self) -> int:
+        """How many do not answer."""
+        return sum(host.closed for host in self._known.values())
+
+    def _forget(self) -> None:
+        """Forgets one that is not in use; a host that does not answer only where all are such."""
+        idle = next((key for key, host in self._known.items() if host.unused), None)
+        if idle is None:
+            idle = next((key for key, host in self._known.items() if not host._running and not host._waiting), None)
+        if idle is not None:
+            del self._known[idle]
+
+
+def _spread(seconds: float) -> int:
+    """Milliseconds, drawn so that not all come again at the same moment.
+
+    One of few values, because hand-backs with the same delay share a round trip.
+    """
+    tenths = math.ceil(10 * max(seconds, 0.1))
+    return 100 * tenths + 25 * tenths * random.randrange(4)

@@ -1,0 +1,197 @@
+"""Webhooks through a whole node: every way in, the signed request that comes out, results, dead letters."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delaybox import Client, Retry, webhook
+from delaybox.client.errors import TaskFailed
+from delaybox.core.errors import InvalidTask
+from tests.command import Command
+from tests.nodes import Node, node
+from tests.receivers import Receiver, receiver, reply
+from tests.servers import RealServer
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.fixture(scope="module")
+def to() -> Iterator[Receiver]:
+    with receiver() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def on(server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that may call this machine."""
+    flags = ("--redis", server.url, "--set", f"storage.prefix=webhooks-{os.getpid()}", "--http-port", "0")
+    allowed = ("--set", "webhooks.enabled=true", "--set", "webhooks.allow=127.0.0.1")
+    lease = ("--set", "lease=2s", "--set", "heartbeat=500ms")
+    folder, secret = tmp_path_factory.mktemp("node"), {"DELAYBOX_WEBHOOKS_SECRET": SECRET}
+    with node(*flags, *allowed, *lease, folder=folder, environ=secret) as found:
+        yield found
+
+
+@pytest.fixture
+def client(on: Node) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{on.grpc_port}") as found:
+        yield found
+
+
+def v1(on: Node, **task: Any) -> tuple[int, Any]:
+    status, _, answer = on.call("POST", "/v1/tasks", {"type": "http", **task})
+    return status, answer
+
+
+def ended(on: Node, task_id: str) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        status, _, task = on.call("GET", f"/v1/tasks/{task_id}")
+        return task if status == 200 and task["state"] in ("succeeded", "failed") else None
+
+    found: dict[str, Any] = on.until(look)
+    return found
+
+
+def test_off_by_default_with_words(server: RealServer, prefix: str, tmp_path: Path):
+    flags = ("--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0")
+    with node(*flags, folder=tmp_path) as off:
+        status, answer = v1(off, url="https://example.com/")
+        assert status == 403 and answer["code"] == "type_disabled" and "webhooks.enabled: true" in answer["detail"]
+        status, _, answer = off.call("POST", "/task", {"taskType": "HTTP"})
+        assert status == 403 and "webhooks.enabled: true" in answer["error"]
+        assert "webhook" not in off.output()
+
+
+def test_over_rest(on: Node, to: Receiver):
+    to.answers["/rest?k=secret-in-query"] = reply(201, b'{"made": 1}', x_id="9", content_type="application/json")
+    status, answer = v1(
+        on,
+        url=to.url("/rest?k=secret-in-query"),
+        method="PUT",
+        payload_json={"order": 17},
+        headers={"x-own": "yes"},
+        delay="100ms",
+        keep_result="1h",
+    )
+    assert status == 201 and answer["url"] == to.url("/rest?k=secret-in-query") and answer["method"] == "PUT"
+    (got,) = to.wait("/rest?k=secret-in-query")
+    assert got.method == "PUT" and json.loads(got.body) == {"order": 17}
+    assert got.headers["content-type"] == "application/json" and got.headers["x-own"] == "yes"
+    assert webhook.verify(got.body, got.headers, SECRET) == answer["id"]
+    task = ended(on, answer["id"])
+    assert task["state"] == "succeeded" and task["result"]["status"] == 201
+    assert task["result"]["headers"]["x-id"] == "9" and json.loads(task["result"]["output"]) == {"made": 1}
+    assert "secret-in-query" not in on.output()
+    status, _, metrics = on.call("GET", "/metrics")
+    assert re.search(rb'delaybox_webhook_requests_total\{answer="2xx",host="http://127.0.0.1:\d+"\}', metrics)
+
+
+def test_wrong_input_is_refused_with_field_and_mend(on: Node, to: Receiver):
+    for task, field, words in (
+        ({}, "url", "missing"),
+        ({"url": "http://10.0.0.1/"}, "url", "webhooks.allow"),
+        ({"url": "http://169.254.169.254/latest"}, "url", "link-local"),
+        ({"url": "https://u:p@example.com/"}, "url", "authorization"),
+        ({"url": "https://example.com/", "headers": {"x": "a\r\nb: c"}}, "headers.x", "line end"),
+        ({"url": "https://example.com/", "headers": {"Webhook-Id": "1"}}, "headers.Webhook-Id", "by the node"),
+        ({"url": "https://example.com/", "method": "GET", "payload": "x"}, "method", "no body"),
+        ({"url": "https://example.com/", "retry_on": [500]}, "retry_on", "400 to 499"),
+        ({"url": "https://example.com/", "name": "f"}, "name", "url says"),
+        ({"url": "https://example.com/", "type": "pub_sub"}, "url", "type http"),
+    ):
+        status, answer = v1(on, **task)
+        assert status == 400 and answer["field"] == field and words in answer["detail"], (task, answer)
+        assert "u:p" not in answer["detail"]
+    status, answer = v1(on, url="https://example.com/", payload="x" * (1 << 20 | 1))
+    assert status == 413 or answer["code"] == "too_large"
+
+
+def test_from_python(client: Client, to: Receiver):
+    to.answers["/python"] = [reply(500), reply(200, b"pong")]
+    handle = client.webhook(
+        to.url("/python"), json={"a": [1, None]}, retry=Retry(initial="10ms", jitter=0), keep_result="1h", delay="50ms"
+    )
+    assert handle.result(timeout=60) == b"pong"
+    first, second = to.wait("/python", 2)
+    assert json.loads(first.body) == {"a": [1, None]} and first.headers["content-type"] == "application/json"
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == handle.id
+    assert [one.headers["delaybox-attempt"] for one in (first, second)] == ["1", "2"]
+    assert int(second.headers["delaybox-fencing"]) > int(first.headers["delaybox-fencing"])
+    task = client.get(handle.id)
+    assert (task.type, task.url, task.method) == ("http", to.url("/python"), "POST")
+    assert task.result is not None and task.result.status == 200
+
+    to.answers["/gone"] = reply(410)
+    with pytest.raises(TaskFailed, match="410"):
+        client.webhook(to.url("/gone"), data="text").result(timeout=60)
+    assert to.to("/gone")[0].body == b"text" and len(to.to("/gone")) == 1
+    with pytest.raises(InvalidTask, match=r"webhooks\.allow"):
+        client.webhook("http://10.0.0.1/")
+    with pytest.raises(InvalidTask, match="json and data"):
+        client.webhook(to.url("/"), json=1, data=b"")
+
+
+def test_retry_after_is_not_charged(client: Client, to: Receiver):
+    to.answers["/busy"] = [*[reply(429, retry_after="0")] * 3, reply(200)]
+    handle = client.webhook(to.url("/busy"), retry=0)
+    got = to.wait("/busy", 4)
+    assert [one.headers["delaybox-attempt"] for one in got] == ["1"] * 4 and handle.id == got[0].headers["webhook-id"]
+
+
+def test_a_name_that_leads_here_becomes_a_dead_letter(on: Node, to: Receiver):
+    # What the resolver makes of the name decides, and it is asked when the task is due.
+    status, answer = v1(on, url="http://localhost.localdomain:80/dead", retry={"max_attempts": 1})
+    assert status == 201
+    task = ended(on, answer["id"])
+    assert task["state"] == "failed" and ("not sent" in task["reason"] or "cannot be resolved" in task["reason"])
+
+
+def test_from_the_command_line(
+    on: Node, to: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = Command(monkeypatch, capsys)
+    server = ("--server", f"http://127.0.0.1:{on.port}")
+    done = run(
+        *("schedule", "--url", to.url("/cli"), "--method", "PATCH", "--payload-json", '{"a":1}'),
+        *("--keep-result", "1h", "--retry-on", "404", "--json", *server),
+    )
+    assert done.code == 0, done.err
+    (got,) = to.wait("/cli")
+    assert got.method == "PATCH" and got.body == b'{"a":1}'
+    task = ended(on, done.json()["id"])
+    assert task["retry_on"] == [404]
+    shown = run("get", task["id"], *server)
+    assert "PATCH" in shown.out and to.url("/cli") in shown.out and "status 200" in shown.out
+
+
+def test_a_killed_process_loses_nothing(on: Node, client: Client, to: Receiver):
+    (pid,) = _pids(on)
+    ids = {client.webhook(to.url("/killed"), data=b"x" * 100).id for _ in range(200)}
+    to.wait("/killed", 20)
+    os.kill(pid, signal.SIGKILL)
+    on.until(lambda: {one.headers["webhook-id"] for one in to.to("/killed")} == ids)
+    again = len(to.to("/killed")) - len(ids)
+    assert 0 <= again <= 200, "each was sent once, or again with the same id"
+    assert _pids(on) != [pid]
+
+
+def _pids(on: Node) -> list[int]:
+    """The node's webhook processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            command = (path.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == on.process.pid and b"delaybox.roles.webhook" in command:
+            found.append(int(path.parent.name))
+    return found
