@@ -17,6 +17,8 @@ from delaybox.wire.gen import worker_pb2
 log = logging.getLogger("delaybox.workers")
 
 _LONGEST_PAUSE_S = 1.0
+_LONGEST_LEASE = 64
+"""Bytes: no lease has a longer id, and whatever a worker sends becomes part of a key's name."""
 
 
 class AdoptedTasks(Protocol):
@@ -67,8 +69,12 @@ class Adoption:
         self._brought: dict[bytes, worker_pb2.CarriedTask] = {}
         for task in carried.tasks:
             try:
-                self._brought[ids.parse(task.id)] = task
+                task_id = ids.parse(task.id)
             except InvalidTask:
+                task_id = b""
+            if task_id and len(carried.lease) <= _LONGEST_LEASE:
+                self._brought[task_id] = task
+            else:
                 session.not_adopted(task.number, ended=False)
 
     async def run(self, host: Adopting) -> None:
