@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from delaybox import Client, Retry, webhook
+from delaybox import Client, NewTask, Retry, webhook
 from delaybox.client.errors import TaskFailed
 from delaybox.core.errors import InvalidTask
 from tests.command import Command
 from tests.nodes import Node, node
-from tests.receivers import Receiver, receiver, reply
+from tests.receivers import Received, Receiver, receiver, reply
 from tests.servers import RealServer
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -144,6 +146,26 @@ def test_retry_after_is_not_charged(client: Client, to: Receiver):
     handle = client.webhook(to.url("/busy"), retry=0)
     got = to.wait("/busy", 4)
     assert [one.headers["delaybox-attempt"] for one in got] == ["1"] * 4 and handle.id == got[0].headers["webhook-id"]
+
+
+def test_large_bodies_do_not_wait_for_a_host_that_is_slow(client: Client, to: Receiver):
+    released = threading.Event()
+
+    async def hold(_: Received, writer: asyncio.StreamWriter) -> None:
+        while not released.is_set():
+            await asyncio.sleep(0.02)
+        writer.write(reply(200))
+        await writer.drain()
+
+    to.answers["/hold-large"] = hold
+    paths = ["/hold-large"] * 40 + ["/quick-large"] * 5
+    tasks = [NewTask.webhook(to.url(path), data=b"x" * 2_000, delay="500ms", timeout="5m") for path in paths]
+    try:
+        assert client.schedule_many(tasks).created == 45
+        to.wait("/quick-large", 5)
+        to.wait("/hold-large", 40)
+    finally:
+        released.set()
 
 
 def test_a_name_that_leads_here_becomes_a_dead_letter(on: Node, to: Receiver):

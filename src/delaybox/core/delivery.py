@@ -145,6 +145,13 @@ class Limited(Protocol):
 
 
 @runtime_checkable
+class SideBySide(Protocol):
+    """A target whose deliveries may take long and must not wait for one another, whatever their bodies hold."""
+
+    side_by_side: bool
+
+
+@runtime_checkable
 class Pausing(Protocol):
     """A target that may be unable to carry out tasks for a while; meanwhile nothing is claimed for it."""
 

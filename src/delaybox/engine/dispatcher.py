@@ -23,6 +23,7 @@ from delaybox.core.delivery import (
     Outcome,
     Pausing,
     Report,
+    SideBySide,
     Target,
 )
 from delaybox.core.errors import DelayBoxError
@@ -325,10 +326,22 @@ class Dispatcher:
             report(list(left.values()), _LATER)
 
     async def _deliver_stubs(self, target: Target, stubs: list[Delivery], report: Report) -> None:
-        for at in range(0, len(stubs), _BODIES_AT_ONCE):
-            ready = self._in_time(await self._with_bodies(stubs[at : at + _BODIES_AT_ONCE], report), report)
-            if ready:
-                await target.deliver(ready, report)
+        groups = [stubs[at : at + _BODIES_AT_ONCE] for at in range(0, len(stubs), _BODIES_AT_ONCE)]
+        if isinstance(target, SideBySide) and target.side_by_side:
+            ends = await asyncio.gather(
+                *(self._deliver_group(target, group, report) for group in groups), return_exceptions=True
+            )
+            for end in ends:
+                if end is not None:
+                    raise end
+            return
+        for group in groups:
+            await self._deliver_group(target, group, report)
+
+    async def _deliver_group(self, target: Target, stubs: list[Delivery], report: Report) -> None:
+        ready = self._in_time(await self._with_bodies(stubs, report), report)
+        if ready:
+            await target.deliver(ready, report)
 
     async def _with_bodies(self, stubs: list[Delivery], report: Report) -> list[Delivery]:
         ready: list[Delivery] = []

@@ -62,6 +62,9 @@ class HttpOptions:
 class HttpTarget:
     """`stop` closes its connections. ``now_ms``: the time by the store's clock."""
 
+    side_by_side = True
+    """A host that does not answer must not hold up the others' tasks, those with large bodies included."""
+
     def __init__(
         self, options: HttpOptions, *, resolve: Resolve | None = None, now_ms: Callable[[], float] | None = None
     ) -> None:
