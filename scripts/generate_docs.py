@@ -155,6 +155,8 @@ MEANING = {
     "results.keep": "how long what a worker's function returned is kept, for tasks that say nothing of their own "
     "(`keep_result`) and whose queue says nothing. What nobody keeps costs nothing",
     "results.queues": "the same for the tasks of one queue",
+    "queues": "rules of queues for a store in which none were ever set; from then on `delaybox queues set` changes "
+    "them (docs/queues.md)",
     "results.maxBytes": "largest result; a function that returns more has failed, and is not tried again",
     "keys.keep": "how long an idempotency key outlives its task; the same on every node. Keys that are locks "
     "(`unique_while`) end with their task",

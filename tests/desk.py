@@ -10,7 +10,7 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.core.delivery import Delivery, Outcome
 from delaybox.core.lane import lane_of
-from delaybox.core.queue import QueueRules, RuleBook
+from delaybox.core.queue import LiveRules, QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store.leases import Adopted
 from delaybox.targets.worker import Gateway, LanePool
@@ -82,7 +82,7 @@ class Desk:
         self.engine = Engine()
         self.host = Host()
         self.gateway = Gateway(
-            self.host, rules=RuleBook(default=QueueRules(keep_result_ms=keep_ms)), max_output=max_output
+            self.host, rules=LiveRules(RuleBook(default=QueueRules(keep_result_ms=keep_ms))), max_output=max_output
         )
 
     def open(self, credit: int = 0, **profile: Any) -> WorkerSession:

@@ -17,8 +17,9 @@ from delaybox.core.errors import (
 )
 from delaybox.core.membership import Activity, LivingNode, Member, nodes_of
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
-from delaybox.service import Service
+from delaybox.service import Service, ShownRules
 
 ID = "01a2b3c4-d5e6-8001-9f00-112233445566"
 JSON = {"content-type": "application/json", "host": "localhost:8088"}
@@ -89,6 +90,10 @@ class FakeService:
             for kind, rate in ((TaskType.PUB_SUB, 1.25), (TaskType.WORKER, 2.5))
         ]
 
+    @property
+    def rules(self) -> FakeRules:
+        return FakeRules(self)
+
     async def replay(self, task_id: str) -> None:
         self._note("replay", task_id)
 
@@ -106,6 +111,24 @@ class FakeService:
     async def nodes(self) -> list[LivingNode]:
         self._note("nodes")
         return nodes_of([Member(id="n", host="h", pid=1, seen_ms=DUE, activity=Activity(types="psz"))])
+
+
+@dataclass
+class FakeRules:
+    service: FakeService
+
+    async def of(self, queue: str) -> ShownRules:
+        return ShownRules(queue=queue, own=QueueRules(), effect=QueueRules())
+
+    async def every(self) -> list[ShownRules]:
+        return [await self.of("mail")]
+
+    async def set(self, queue: str, wanted: QueueRules, **how: Any) -> ShownRules:
+        self.service._note("set", queue, wanted, how)
+        return ShownRules(queue=queue, own=wanted, effect=wanted)
+
+    async def unset(self, queue: str) -> None:
+        self.service._note("unset", queue)
 
 
 @dataclass

@@ -101,6 +101,7 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
     task_id = await both.stored(idempotency_key="known")
     one = f"/v1/tasks/{task_id}"
     shown = {"id", "state", "due", "due_ms"}
+    ruled = {"queue", "rules", "effect", "waits", "newer"}
     calls: dict[tuple[str, str], tuple[str, Any, set[str]]] = {
         ("POST", "/task"): ("/task", {"pyload": "YQ=="}, {"message", "taskUuid"}),
         ("POST", "/v1/tasks"): ("/v1/tasks", TASK | {"idempotency_key": "known"}, shown | {"created"}),
@@ -112,6 +113,9 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
         ("PATCH", "/v1/tasks/{id}"): (one, {"priority": "low"}, shown),
         ("POST", "/v1/tasks/{id}/run"): (f"{one}/run", None, {"id", "due", "due_ms"}),
         ("DELETE", "/v1/tasks/{id}"): (one, None, set()),
+        ("PUT", "/v1/queues/{queue}"): ("/v1/queues/x", {"timeout": 5}, ruled),
+        ("PATCH", "/v1/queues/{queue}"): ("/v1/queues/x", {"timeout": 6}, ruled),
+        ("DELETE", "/v1/queues/{queue}"): ("/v1/queues/x", None, set()),
         ("POST", "/v1/dead/replay"): ("/v1/dead/replay", {}, {"replayed"}),
         ("POST", "/v1/dead/{id}/replay"): (f"/v1/dead/{task_id}/replay", None, set()),
         ("DELETE", "/v1/dead/{id}"): (f"/v1/dead/{task_id}", None, set()),
@@ -159,6 +163,8 @@ async def test_grpc_shows_id_due_and_state_alone(both: Both):
         "RunNow": [pb.RunNowRequest(id=task_id)],
         "CancelMany": [pb.CancelManyRequest(selection=all_), pb.CancelManyRequest(selection=one)],
         "Cancel": [pb.CancelRequest(id=await both.stored())],
+        "SetQueue": [pb.SetQueueRequest(queue="x", rules=pb.Rules(timeout_ms=5))],
+        "UnsetQueue": [pb.UnsetQueueRequest(queue="x")],
         "ReplayDeadMany": [pb.ReplayDeadManyRequest(selection=all_)],
         "ReplayDead": [],
         "DiscardDead": [pb.DiscardDeadRequest(id=task_id)],

@@ -242,6 +242,7 @@ async def test_queues_and_nodes(v1: V1):
             "in_flight": 0,
             "fired_per_s": 0.0,
             "unserved": [],
+            "waits": "",
         }
     ]
     _, answer = await v1.call("GET", "/nodes")

@@ -10,8 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from delaybox.core import ids
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.store import keys
+from delaybox.store import keys, rules
 from delaybox.store.record import draft, read
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
@@ -43,6 +44,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         self.now = 1_800_000_000_000 + rng.randrange(10**9)
         self.log: list[str] = []
         self.lossy = False
+        self.rules_version = 0
         self.gone_leases: list[bytes] = []
         self.seen_stream = [b"-"] * store.partitions
         self.actions = [
@@ -50,6 +52,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             (4, self.snooze), (8, self.replace_),
             (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
+            (3, self.pause),
         ]  # fmt: skip
         if rng.random() < 0.15:
             self.actions.append((6, self.lose_hint))
@@ -170,6 +173,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         for task_id in fired:
             t = self.model.tasks[task_id]
             assert t.state is State.PENDING and t.due <= self.now and t.letter == "p" and limits.channel, t
+            assert not self.model.waits(t), f"{t} of a paused queue was fired"
             t.state = State.DONE
         known = self.model.leases.get(lease_id)
         if known is not None:
@@ -181,6 +185,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             t = self.model.tasks[task_id]
             assert t.state is State.PENDING and t.partition == p, f"leased, but {t}"
             assert t.due <= self.now, f"{t} claimed early, at {self.now}"
+            assert not self.model.waits(t), f"{t} of a paused queue was leased"
             assert t.letter in limits.types or (t.letter == "p" and limits.channel and (t.stub or t.extended)), (
                 f"{t} is not served"
             )
@@ -200,6 +205,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
     def check_order(self, taken: set[bytes], hinted: set[bytes], limits: ClaimLimits) -> None:
         """Earliest virtual deadline first in each lane; critical before all but the others' share."""
         left = [t for i in hinted if (t := self.model.tasks[i]).state is State.PENDING and t.due <= self.now]
+        left = [t for t in left if not self.model.waits(t)]
         got = [self.model.tasks[i] for i in taken]
         for t in left:
             for g in got:
@@ -259,6 +265,18 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             return lease_id, lease.partition, held + stray
         lease_id = self.rng.choice(self.gone_leases) if self.gone_leases else self.rng.randbytes(16)
         return lease_id, tasks[0].partition if tasks else 0, tasks
+
+    async def pause(self) -> None:
+        """Pauses or resumes a queue, or all that have no rule; several at once now and then."""
+        for _ in range(self.rng.choice([1, 1, 3])):
+            self.model.paused[self.rng.choice(["default", "mail", "a.b-c", "*"])] = self.rng.choice([True, False, None])
+        self.note("pause", self.model.paused)
+        await self.steer()
+
+    async def steer(self) -> None:
+        self.rules_version += 1
+        stored = {queue: QueueRules(paused=paused) for queue, paused in self.model.paused.items()}
+        await rules.copy(self.store, range(self.store.partitions), self.rules_version, rules.codes(stored))
 
     async def ack(self) -> None:
         lease_id, p, tasks = self.a_lease()
@@ -478,6 +496,8 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             await self.scrub()
         await self.compare()
         await self.clean()
+        self.model.paused.clear()
+        await self.steer()
         for _ in range(100):
             for by in (80_000, 20_000):
                 self.now += by

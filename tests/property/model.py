@@ -125,6 +125,12 @@ class Model:
     leases: dict[bytes, Lease] = field(default_factory=dict)
     keys: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
     notes: dict[int, Notes] = field(default_factory=dict)
+    paused: dict[str, bool | None] = field(default_factory=dict)
+
+    def waits(self, t: Task) -> bool:
+        """Whether its queue is paused, by a rule of its own or by that of all others."""
+        own = self.paused.get(t.lane[1:].partition(b":")[0].decode() or "default")
+        return bool(self.paused.get("*") if own is None else own)
 
     def of(self, *states: State) -> list[Task]:
         return [t for t in self.tasks.values() if t.state in states]

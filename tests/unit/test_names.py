@@ -15,6 +15,7 @@ MIRRORED = {
     "ForecastStep": {DOMAIN, CLIENT},
     "NewTask": {DOMAIN, CLIENT},
     "Priority": {DOMAIN, CLIENT},
+    "QueueRules": {DOMAIN, CLIENT},
     "TaskState": {DOMAIN, CLIENT},
     "TaskType": {DOMAIN, CLIENT},
     # Schemas of the OpenAPI document, from which clients are generated.

@@ -23,6 +23,7 @@ from delaybox.core.errors import (
     TaskRunning,
 )
 from delaybox.core.query import TaskQuery
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskResult, TaskState, TaskType
 from tests.v1_apps import DUE, ID, JSON, FakeService, call, view
 
@@ -221,6 +222,12 @@ async def test_one_task():
         ("GET", "/v1/queues/mail", b"", 200, ("queues",),
          {"pending": 6, "ready": 4, "in_flight": 2, "fired_per_s": 3.75, "settings": {"keep_result_ms": 0}}),
         ("GET", "/v1/queues/other", b"", 200, ("queues",), {"pending": 0, "types": []}),
+        ("PUT", "/v1/queues/mail", {"paused": True, "timeout": "2s"}, 200,
+         ("set", "mail", QueueRules(paused=True, timeout_ms=2_000), {"clear": frozenset(), "whole": True}),
+         {"rules": {"paused": True, "timeout": 2_000}}),
+        ("PATCH", "/v1/queues/*", {"paused": None}, 200,
+         ("set", "*", QueueRules(), {"clear": frozenset({"paused"}), "whole": False}), {"queue": "*"}),
+        ("DELETE", "/v1/queues/mail", b"", 204, ("unset", "mail"), None),
         ("GET", f"/v1/forecast?from={DUE}&to={DUE + 120_000}&step=1m", b"", 200,
          ("forecast", DUE, DUE + 120_000, 60_000), {"total": 5, "step_ms": 60_000}),
         ("GET", "/v1/nodes", b"", 200, ("nodes",), {}),

@@ -26,6 +26,7 @@ WITHOUT_READ: Final[Mapping[str, Fields | None]] = {
     "Moved": _ALL,
     "BatchAnswer": _ALL,
     "Replayed": _ALL,
+    "RuledQueue": _ALL,
     # delaybox.v1
     "TaskInfo": _STANDING,
     "BulkResponse": frozenset({"matched", "changed", "skipped"}),
@@ -35,6 +36,8 @@ WITHOUT_READ: Final[Mapping[str, Fields | None]] = {
     "RunNowResponse": _ALL,
     "ReplayDeadResponse": _ALL,
     "DiscardDeadResponse": _ALL,
+    "SetQueueResponse": _ALL,
+    "UnsetQueueResponse": _ALL,
     # A worker gets the tasks that it is to run: the scope worker is for that.
     "ToWorker": _ALL,
 }

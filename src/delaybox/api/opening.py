@@ -31,6 +31,7 @@ class Opening:
             engines=settings.engines,
             on_scheduled=metrics.scheduled,
             topics=settings.topics,
+            queues=settings.queues,
         )
         self._settings = settings
         self._log = log

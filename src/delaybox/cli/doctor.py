@@ -106,7 +106,37 @@ def _node(client: RestClient) -> tuple[list[Finding], list[dict[str, Any]]]:
     else:
         found += of_nodes(nodes)
     found += of_numbers(client)
+    found += _paused(client)
     return found, nodes
+
+
+def _paused(client: RestClient) -> list[Finding]:
+    """Paused queues in which due tasks wait."""
+    try:
+        lanes = client.get("/v1/queues")["queues"]
+    except NodeRefused:
+        return []  # said of the nodes already
+    waiting: dict[str, int] = {}
+    for lane in lanes:
+        # A node of an older version does not say.
+        if lane.get("waits") and lane["ready"]:
+            waiting[lane["queue"]] = waiting.get(lane["queue"], 0) + lane["ready"]
+    if not waiting:
+        return []
+    most = sorted(waiting.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{queue} ({count:,} due)" for queue, count in most[:_PAUSED_SHOWN])
+    more = f" and {len(most) - _PAUSED_SHOWN} more" if len(most) > _PAUSED_SHOWN else ""
+    return [
+        Finding(
+            "queues",
+            "warning",
+            f"paused, while due tasks wait: {shown}{more}",
+            "if that is not meant any more: `delaybox queues set QUEUE --resume`",
+        )
+    ]
+
+
+_PAUSED_SHOWN = 5
 
 
 def not_ready(words: str) -> Finding:

@@ -1,15 +1,14 @@
-"""`delaybox queues stats forecast`: how many tasks are where now, and how many are due when."""
+"""`delaybox stats forecast nodes workers top`: how many tasks are where now, and how many are due when."""
 
 from __future__ import annotations
 
-import shlex
 import time
 from typing import Annotated, Any
 
 import typer
 
 from delaybox.cli import messages, options, render, scrape
-from delaybox.cli.client import RestClient, segment
+from delaybox.cli.client import RestClient
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.core.errors import ConfigError
 
@@ -22,7 +21,6 @@ _COUNTS = ("pending", "ready", "in_flight", "dead", "quarantined")
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for name, command in (
-        ("queues", queues),
         ("nodes", nodes),
         ("workers", workers),
         ("stats", stats),
@@ -31,26 +29,6 @@ def register(app: typer.Typer) -> None:
         ("top", top),
     ):
         app.command(name, rich_help_panel="Watching")(command)
-
-
-def queues(
-    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="Only this one.")] = None,
-    server: Server = DEFAULT_SERVER,
-    token: Token = "",
-    as_json: AsJson = False,
-) -> None:
-    """Show the queues that hold something: pending, ready, in flight, and what they fire a second."""
-    client = connect(server, token, as_json)
-    answer = client.get(f"/v1/queues/{segment(queue)}" if queue else "/v1/queues")
-    if as_json:
-        return messages.out_json(answer)
-    if queue and not answer["types"]:
-        # Any name is a queue's: one that was never used is like one that is empty.
-        return messages.out(
-            f"queue {queue!r} has nothing due soon or in flight, and nothing fired in the last minute; "
-            f"`delaybox list --queue {shlex.quote(queue)}` shows all that waits, `delaybox queues` the queues in use"
-        )
-    return messages.out(queue_table(answer["types"] if queue else answer["queues"], messages.width()))
 
 
 def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
@@ -154,6 +132,8 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
     if not lanes:
         empty = "nothing is due soon or in flight, and nothing fired in the last minute"
         return f"{empty}; `delaybox list` shows all that waits"
+    # The column is there only where it says something.
+    paused = any(lane.get("waits") for lane in lanes)
     rows = [
         [
             lane["queue"],
@@ -163,12 +143,17 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
             f"{lane['in_flight']:,}",
             # An older node does not report rates.
             "-" if (rate := lane.get("fired_per_s")) is None else f"{rate:,.1f}",
+            *([_standing(lane)] if paused else []),
         ]
         for lane in lanes
     ]
     waiting = "pending" if all(lane.get("pending_complete") for lane in lanes) else "due soon"
     names = ["queue", "type", waiting, "ready", "in flight", "fired/s"]
-    return render.table(names, rows, right=[2, 3, 4, 5], width=width)
+    return render.table([*names, *([""] if paused else [])], rows, right=[2, 3, 4, 5], width=width)
+
+
+def _standing(lane: dict[str, Any]) -> str:
+    return "paused" if lane.get("waits") else ""
 
 
 def read_metrics(client: RestClient) -> scrape.Numbers:

@@ -25,6 +25,7 @@ from delaybox.client.models import (
     Priority,
     Progress,
     Queue,
+    QueueRules,
     Result,
     Retry,
     Scheduled,
@@ -32,7 +33,7 @@ from delaybox.client.models import (
     TaskState,
     TaskType,
 )
-from delaybox.client.tasks import CODECS, CallOptions, Filter, NewTask, Options
+from delaybox.client.tasks import CODECS, CallOptions, Filter, NewTask, Options, RulesToSet
 from delaybox.core.errors import (
     DelayBoxError,
     IdempotencyConflict,
@@ -78,10 +79,12 @@ __all__ = [
     "Priority",
     "Progress",
     "Queue",
+    "QueueRules",
     "Refused",
     "Result",
     "ResultGone",
     "Retry",
+    "RulesToSet",
     "Scheduled",
     "StoreUnavailable",
     "Task",

@@ -12,7 +12,17 @@ from typing import Any, Unpack
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
 from delaybox.client.mapping import WINDOW
-from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, ScheduleAnswer, Scheduled, Task, moment
+from delaybox.client.models import (
+    BulkDone,
+    Event,
+    ForecastStep,
+    Queue,
+    QueueRules,
+    ScheduleAnswer,
+    Scheduled,
+    Task,
+    moment,
+)
 from delaybox.client.progress import Report
 from delaybox.client.tasked import LoopCarrier
 from delaybox.client.tasks import (
@@ -21,6 +31,7 @@ from delaybox.client.tasks import (
     MapOptions,
     NewTask,
     Options,
+    RulesToSet,
     WebhookOptions,
     When,
     new_publish,
@@ -309,6 +320,18 @@ class AsyncClient(Base):
     async def queues(self, queue: str | None = None, /) -> tuple[Queue, ...]:
         """See `Client.queues`."""
         return await self._carrier.run(self._session.unary(calls.queues(queue)))
+
+    async def queue_rules(self, queue: str | None = None, /) -> tuple[QueueRules, ...]:
+        """See `Client.queue_rules`."""
+        return await self._carrier.run(self._session.unary(calls.queue_rules(queue)))
+
+    async def set_queue(self, queue: str, /, *, replace: bool = False, **rules: Unpack[RulesToSet]) -> QueueRules:
+        """See `Client.set_queue`."""
+        return await self._carrier.run(self._session.unary(calls.set_queue(queue, rules, replace=replace)))
+
+    async def unset_queue(self, queue: str, /) -> None:
+        """See `Client.unset_queue`."""
+        await self._carrier.run(self._session.unary(calls.unset_queue(queue)))
 
     async def forecast(
         self, *, start: Moment | None = None, end: Moment | None = None, step: Duration | None = None

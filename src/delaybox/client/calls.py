@@ -6,12 +6,25 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from delaybox.client.models import BulkDone, ForecastStep, Queue, ScheduleAnswer, Task, moment, nodes_of
+from delaybox.client.models import BulkDone, ForecastStep, Queue, QueueRules, ScheduleAnswer, Task, moment, nodes_of
 from delaybox.client.steps import Repeating, RpcCall
-from delaybox.client.tasks import selection_of
-from delaybox.client.values import Duration, Moment, id_of, labels_of, priority_number, put_when, raw_of, unix_ms, warn
+from delaybox.client.tasks import RulesToSet, selection_of
+from delaybox.client.values import (
+    Duration,
+    Moment,
+    id_of,
+    labels_of,
+    policy_of,
+    priority_number,
+    put_policy,
+    put_when,
+    raw_of,
+    unix_ms,
+    warn,
+)
 from delaybox.core.errors import InvalidTask
 from delaybox.core.spans import span_ms
+from delaybox.core.words import unknown
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 
@@ -107,6 +120,38 @@ def queues(queue: str | None) -> RpcCall[tuple[Queue, ...]]:
         Repeating.READ,
         lambda answer: tuple(map(Queue.of, answer.queues)),
     )
+
+
+def queue_rules(queue: str | None) -> RpcCall[tuple[QueueRules, ...]]:
+    return RpcCall(
+        "QueueRules",
+        pb.QueueRulesRequest(queue=queue or ""),
+        Repeating.READ,
+        lambda said: tuple(map(QueueRules.of, said.queues)),
+    )
+
+
+def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall[QueueRules]:
+    """``rules``: by name; None clears one."""
+    request = pb.SetQueueRequest(queue=queue, replace=replace)
+    for name in rules:
+        if name not in RulesToSet.__annotations__:
+            raise InvalidTask(name, unknown(name, RulesToSet.__annotations__, {}, where="a rule of a queue"))
+    request.clear.extend(name for name, value in rules.items() if value is None)
+    for name, value in rules.items():
+        if value is None:
+            continue
+        if name == "paused":
+            request.rules.paused = value
+        elif name == "retry":
+            put_policy(request.rules.retry, policy_of("retry", value))
+        else:
+            setattr(request.rules, f"{name}_ms", span_ms(name, value, least=0))
+    return RpcCall("SetQueue", request, Repeating.REPEATABLE, lambda said: QueueRules.of(said.queue))
+
+
+def unset_queue(queue: str) -> RpcCall[None]:
+    return RpcCall("UnsetQueue", pb.UnsetQueueRequest(queue=queue), Repeating.REPEATABLE, _nothing)
 
 
 def forecast(start: Moment | None, end: Moment | None, step: Duration | None) -> RpcCall[tuple[ForecastStep, ...]]:

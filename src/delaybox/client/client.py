@@ -12,7 +12,17 @@ from typing import Any, Unpack
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
 from delaybox.client.mapping import WINDOW
-from delaybox.client.models import BulkDone, Event, ForecastStep, Queue, ScheduleAnswer, Scheduled, Task, moment
+from delaybox.client.models import (
+    BulkDone,
+    Event,
+    ForecastStep,
+    Queue,
+    QueueRules,
+    ScheduleAnswer,
+    Scheduled,
+    Task,
+    moment,
+)
 from delaybox.client.progress import Report
 from delaybox.client.tasks import (
     CallOptions,
@@ -20,6 +30,7 @@ from delaybox.client.tasks import (
     MapOptions,
     NewTask,
     Options,
+    RulesToSet,
     WebhookOptions,
     When,
     new_publish,
@@ -369,6 +380,27 @@ class Client(Base):
     def queues(self, queue: str | None = None, /) -> tuple[Queue, ...]:
         """What each queue holds now, or one of them."""
         return self._carrier.run(self._session.unary(calls.queues(queue)))
+
+    def queue_rules(self, queue: str | None = None, /) -> tuple[QueueRules, ...]:
+        """The rules of one queue (``"*"``: of all others), or of every queue that has some."""
+        return self._carrier.run(self._session.unary(calls.queue_rules(queue)))
+
+    def set_queue(self, queue: str, /, *, replace: bool = False, **rules: Unpack[RulesToSet]) -> QueueRules:
+        """Sets rules of a queue, and clears those given as None; what is not named stays. Returns the rules then.
+
+        In force when it returns, and on every node within a second. ``queue`` may be ``"*"``: all queues without such a
+        rule of their own. ``replace``: the queue has no other rules from now on. Needs the scope admin.
+
+        paused: due tasks wait, scheduling goes on, and what runs already ends.
+        keep_result: how long results of its functions and commands are kept; 0: not at all.
+        retry: of tasks that have no policy, where their function has none either.
+        timeout: longest time of one attempt of a function or command whose task sets none.
+        """
+        return self._carrier.run(self._session.unary(calls.set_queue(queue, rules, replace=replace)))
+
+    def unset_queue(self, queue: str, /) -> None:
+        """Returns a queue to the default: clears its rules; its tasks stay. Needs the scope admin."""
+        self._carrier.run(self._session.unary(calls.unset_queue(queue)))
 
     def forecast(
         self, *, start: Moment | None = None, end: Moment | None = None, step: Duration | None = None

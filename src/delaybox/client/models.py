@@ -243,7 +243,10 @@ class BulkDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """One queue of one task type. ``unserved``: functions with ready tasks that no connected worker serves."""
+    """One queue of one task type. ``unserved``: functions with ready tasks that no connected worker serves.
+
+    ``waits``: why its due tasks wait by the rules of the queue; "" where they do not.
+    """
 
     queue: str
     type: TaskType
@@ -251,6 +254,7 @@ class Queue:
     ready: int
     in_flight: int
     unserved: tuple[str, ...]
+    waits: str = ""
 
     @classmethod
     def of(cls, answer: pb.QueueInfo) -> Queue:
@@ -261,7 +265,53 @@ class Queue:
             ready=answer.ready,
             in_flight=answer.in_flight,
             unserved=tuple(answer.unserved),
+            waits=answer.waits,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRules:
+    """The rules of a queue; of the fields None is a rule that is not set.
+
+    queue: ``"*"`` stands for all queues without such a rule of their own.
+    effect: what holds for it, with what comes from ``"*"`` and from the node's configuration; None inside of it.
+    waits: why its due tasks wait by its rules; "" where they do not.
+    """
+
+    queue: str
+    paused: bool | None
+    keep_result: timedelta | None
+    retry: Retry | None
+    timeout: timedelta | None
+    effect: QueueRules | None = None
+    waits: str = ""
+
+    @classmethod
+    def of(cls, answer: pb.RuledQueue) -> QueueRules:
+        effect = cls(**_rules(answer.queue, answer.effect))
+        return cls(**_rules(answer.queue, answer.rules), effect=effect, waits=answer.waits)
+
+
+def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
+    def span(name: str) -> timedelta | None:
+        return timedelta(milliseconds=getattr(said, name)) if said.HasField(name) else None
+
+    policy = said.retry
+    return {
+        "queue": queue,
+        "paused": said.paused if said.HasField("paused") else None,
+        "keep_result": span("keep_result_ms"),
+        "retry": Retry(
+            policy.max_attempts,
+            timedelta(milliseconds=policy.initial_ms),
+            policy.factor,
+            timedelta(milliseconds=policy.max_ms),
+            policy.jitter,
+        )
+        if said.HasField("retry")
+        else None,
+        "timeout": span("timeout_ms"),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,15 @@ class Filter(TypedDict, total=False):
     due_to: Moment | None
 
 
+class RulesToSet(TypedDict, total=False):
+    """Rules of a queue; None clears one. See `Client.set_queue`."""
+
+    paused: bool | None
+    keep_result: Duration | None
+    retry: Retry | int | None
+    timeout: Duration | None
+
+
 class NewTask:
     """A task to schedule: made by `call`, `publish`, `shell` or `webhook`, which take `Options`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from delaybox.config.kafka import Kafka
+from delaybox.config.queues import QUEUE_RULES_FORM, queue_rules
 from delaybox.config.results import Results
 from delaybox.config.sections import Duration, Milliseconds, Section, Size, split
 from delaybox.config.tokens import FORMS as TOKEN_FORMS
@@ -37,6 +39,7 @@ from delaybox.core.limits import (
     MAX_WAIT_MS,
     PREFIX,
 )
+from delaybox.core.queue import QueueRules
 from delaybox.core.scaling import LEAD_MS, LEAST_SPAN_MS, MAX_LEAD_MS
 from delaybox.embedded import default_data_dir
 from delaybox.store.address import URL_FORMS, ServerSettings
@@ -245,6 +248,9 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     results: Results = Results()
     keys: Keys = Keys()
+    queues: Annotated[Mapping[str, QueueRules], BeforeValidator(queue_rules)] = Field(
+        default={}, description=QUEUE_RULES_FORM
+    )
     dead_letters: Kept = Kept()
     quarantine: Kept = Kept()
     processes: ProcessesSection = ProcessesSection()

@@ -35,6 +35,7 @@ class QueueStats:
     ``complete``: all were counted; else the store holds too many, and ``pending`` counts only tasks that are due soon,
     or ``in_flight`` is an estimate. ``fired_per_s``: over the last minute, as the living nodes report it.
     ``ready_lanes``: the lanes with ready tasks; ``unserved``: the functions among them that no connected worker serves.
+    ``waits``: why its tasks wait by the rules of the queue, "" where they do not.
     """
 
     queue: str
@@ -46,6 +47,7 @@ class QueueStats:
     fired_per_s: float = 0.0
     ready_lanes: tuple[bytes, ...] = ()
     unserved: tuple[str, ...] = ()
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True)

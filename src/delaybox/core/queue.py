@@ -1,29 +1,107 @@
-"""The rules of queues: a record of one queue's rules, and the book in which they are looked up. Pure."""
+"""The rules of queues: a record of one queue's rules, and the books in which they are looked up. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from delaybox.core.retry import RetryPolicy
+
+OTHERS = "*"
+"""Stands for every queue that has no rule of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRules:
-    """The rules of one queue. ``keep_result_ms``: how long the results of its WORKER tasks are kept; 0: not at all."""
+    """The rules of one queue; None: this rule is not set. Times in ms.
 
-    keep_result_ms: int = 0
+    ``paused``: due tasks wait. ``keep_result_ms``: how long the results of its WORKER tasks are kept; 0: not at all.
+    ``retry`` and ``timeout_ms``: of tasks that have none of their own.
+    """
+
+    paused: bool | None = None
+    keep_result_ms: int | None = None
+    retry: RetryPolicy | None = None
+    timeout_ms: int | None = None
 
     def kept_ms(self, own_ms: int) -> int:
         """How long the result of one task is kept. ``own_ms``: what the task itself asks for, or 0; it comes first."""
-        return own_ms or self.keep_result_ms
+        return own_ms or self.keep_result_ms or 0
+
+    def over(self, others: QueueRules) -> QueueRules:
+        """These rules, and of those that are not set the others."""
+        return QueueRules(
+            paused=others.paused if self.paused is None else self.paused,
+            keep_result_ms=others.keep_result_ms if self.keep_result_ms is None else self.keep_result_ms,
+            retry=others.retry if self.retry is None else self.retry,
+            timeout_ms=others.timeout_ms if self.timeout_ms is None else self.timeout_ms,
+        )
+
+
+RULE_NAMES = tuple(one.name for one in fields(QueueRules))
+NO_RULES = QueueRules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleBook:
-    """The rules of all queues: those of the ``named`` ones, and the ``default`` of every other."""
+    """The rules of all queues by one source: those of the ``named`` ones, and the ``default`` of every other."""
 
-    default: QueueRules = QueueRules()
+    default: QueueRules = NO_RULES
     named: Mapping[str, QueueRules] = field(default_factory=dict)
 
     def of(self, queue: str) -> QueueRules:
         """The rules that hold for a queue."""
         return self.named.get(queue, self.default)
+
+
+class LiveRules:
+    """The rules that hold now: those that are stored come before those of this node's configuration.
+
+    A rule of the queue itself comes before one of all others (`OTHERS`), whichever of the two sources it is from.
+    """
+
+    def __init__(self, configured: RuleBook | None = None) -> None:
+        self._configured = RuleBook() if configured is None else configured
+        self._stored: Mapping[str, QueueRules] = {}
+        self._known: dict[str, QueueRules] = {}
+        self.version = -1
+        """Changes whenever the stored rules change."""
+
+    def take(self, version: int, stored: Mapping[str, QueueRules]) -> None:
+        """The stored rules, from now on."""
+        self._stored, self._known, self.version = stored, {}, version
+
+    @property
+    def stored(self) -> Mapping[str, QueueRules]:
+        """The stored rules of each queue that has some."""
+        return self._stored
+
+    def of(self, queue: str) -> QueueRules:
+        """The rules that hold for a queue."""
+        known = self._known.get(queue)
+        if known is None:
+            configured, own = self._configured, self._stored.get(queue, NO_RULES)
+            others = self._stored.get(OTHERS, NO_RULES)
+            known = own.over(configured.named.get(queue, NO_RULES)).over(others).over(configured.default)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[queue] = known
+        return known
+
+
+_MOST_KNOWN = 20_000
+
+
+def why_paused(queue: str, stored: Mapping[str, QueueRules]) -> str:
+    """Why the tasks of a paused queue wait, and how to end it; '' where it is not paused. ``stored``: all rules."""
+    for name in (queue, OTHERS):
+        paused = stored.get(name, NO_RULES).paused
+        if paused is not None:
+            if not paused:
+                return ""
+            what = (
+                f"queue {queue!r} is paused" if name == queue else "all queues without a rule of their own are paused"
+            )
+            quoted = "'*'" if name == OTHERS else name
+            return f"waits: {what}; `delaybox queues set {quoted} --resume` ends that"
+    return ""

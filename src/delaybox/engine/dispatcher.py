@@ -28,6 +28,7 @@ from delaybox.core.delivery import (
 )
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.lane import split
+from delaybox.core.queue import LiveRules
 from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskType
 from delaybox.engine.options import EngineOptions
@@ -67,6 +68,7 @@ class Dispatcher:
         options: EngineOptions,
         clock: RedisClock,
         freed: Callable[[], None],
+        rules: LiveRules,
     ) -> None:
         self._store = store
         self._targets = {t.value: target for t, target in targets.items()}
@@ -76,7 +78,7 @@ class Dispatcher:
         self._options = options
         self._clock = clock
         self._freed = freed
-        self._settler = Settler(store, options, self._on_settled)
+        self._settler = Settler(store, options, self._on_settled, rules)
         self._fired = Rates(time.monotonic())
         self._took_ms = Means()
         self._reports = 0

@@ -14,6 +14,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity, Member, keeps_time, places, together
 from delaybox.core.ownership import Candidate, assigned
 from delaybox.core.placement import Server
+from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.ager import Ager
 from delaybox.engine.dispatcher import Dispatcher
@@ -27,6 +28,7 @@ from delaybox.engine.ownership import Ownership
 from delaybox.engine.placement import Placement
 from delaybox.engine.reaper import Reaper
 from delaybox.engine.redis_time import RedisClock, local_ms
+from delaybox.engine.rules import RuleReader
 from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.standin import StandIn
 from delaybox.engine.tracker import Tracker
@@ -52,7 +54,7 @@ class Engine:
     """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased.
 
     ``hosts``: guests may be admitted. ``facts``: what the heartbeat reports beside the engine's own; None: send no
-    heartbeat for now.
+    heartbeat for now. ``rules``: those of queues, which it keeps as they are stored.
     """
 
     def __init__(
@@ -63,13 +65,15 @@ class Engine:
         *,
         hosts: bool = False,
         facts: Callable[[], Activity | None] = Activity,
+        rules: LiveRules | None = None,
     ) -> None:
         self._store = store
         self._options = options
         self._facts = facts
         self._guests: set[Guest] = set()
         self._clock = RedisClock()
-        self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed)
+        rules = LiveRules() if rules is None else rules
+        self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed, rules)
         self._tracker = Tracker(store, self._dispatcher, options, self._clock, self._dispatcher.fired_in_place)
         for target in targets.values():
             if isinstance(target, Pausing):
@@ -87,6 +91,9 @@ class Engine:
             # that time.
             Loop("lease heartbeat", self._dispatcher.heartbeat, away_s=min(1.0, options.lease_ms / 6000)),
         ]
+        self._others.append(
+            Loop("rules of queues", RuleReader(store, rules, self._ownership, keeps=options.clock).step)
+        )
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
         self._membership = Membership(store, who, self._activity, self)
         self._expander = Expander(store, options, self._clock)

@@ -15,6 +15,8 @@ from msgspec.structs import replace
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import Delivery, Done, Elsewhere, Failed, HandBack, Lost, Outcome, Snoozed
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.lane import split
+from delaybox.core.queue import LiveRules
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_SNOOZE_MS
 from delaybox.engine.loops import end
@@ -40,7 +42,14 @@ class Settler:
     is not run twice.
     """
 
-    def __init__(self, store: Store, options: EngineOptions, settled: Callable[[Sequence[Delivery]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        options: EngineOptions,
+        settled: Callable[[Sequence[Delivery]], None],
+        rules: LiveRules,
+    ) -> None:
+        self._rules = rules
         self._store = store
         self._options = options
         self._settled = settled
@@ -303,7 +312,7 @@ class Settler:
         return Verdict(d.task_id, delay, outcome.reason, result, self._keep_ms(d, outcome), outcome.traceback)
 
     def _policy(self, d: Delivery, outcome: Failed | Snoozed) -> RetryPolicy:
-        policy = outcome.retry or self._options.retry
+        policy = outcome.retry or self._rules.of(split(d.lane).queue).retry or self._options.retry
         # A body that cannot be read must not keep the task from becoming a dead letter.
         with contextlib.suppress(DecodeError):
             policy = wire_body.retry_of(wire_body.decode(d.body), policy)

@@ -11,6 +11,7 @@ from delaybox.core.delivery import Target
 from delaybox.core.errors import ConfigError
 from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.membership import member_id
+from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
@@ -28,7 +29,8 @@ async def serve(settings: WorkSettings) -> int:
     stopping = Stopping()
     settings = await opening.prepared(settings)
     async with contextlib.AsyncExitStack() as stack:
-        shell = await _shell(settings.shell, stack) if settings.shell is not None else None
+        rules = LiveRules()
+        shell = await _shell(settings.shell, rules, stack) if settings.shell is not None else None
         if settings.again:
             child.ready(store_id=settings.store_id)
         store = await opening.opened(settings, stopping)
@@ -50,7 +52,7 @@ async def serve(settings: WorkSettings) -> int:
             heartbeat_ms=settings.heartbeat_ms,
             poll_ms=settings.poll_ms,
         )
-        engine = Engine(store, {TaskType.SHELL_CMD: shell} if shell is not None else {}, options)
+        engine = Engine(store, {TaskType.SHELL_CMD: shell} if shell is not None else {}, options, rules=rules)
         collector.set_apart()
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
@@ -66,7 +68,7 @@ def shell_lanes(shell: ShellSettings) -> tuple[bytes, ...]:
     return tuple(lane_of(TaskType.SHELL_CMD, ANY_QUEUE, name) for name in names)
 
 
-async def _shell(s: ShellSettings, stack: contextlib.AsyncExitStack) -> Target:
+async def _shell(s: ShellSettings, rules: LiveRules, stack: contextlib.AsyncExitStack) -> Target:
     """The target of SHELL_CMD tasks, running."""
     from delaybox.targets.shell import CommandLimits, ShellOptions, ShellTarget, why_not
 
@@ -88,7 +90,7 @@ async def _shell(s: ShellSettings, stack: contextlib.AsyncExitStack) -> Target:
     )
     if problem := why_not(options):
         raise ConfigError(problem)
-    target = ShellTarget(options)
+    target = ShellTarget(options, rules)
     await target.start()
     stack.push_async_callback(target.stop)
     what = "payloads and named commands" if s.payloads and s.commands else "payloads"

@@ -19,6 +19,7 @@ from delaybox.api.grpc.work import NotYet, Streams
 from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.membership import Activity, member_id
+from delaybox.core.queue import LiveRules
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -77,8 +78,9 @@ class WorkerService:
             poll_ms=s.poll_ms,
         )
         self._store = store
-        self._engine = engine = Engine(store, {}, options, hosts=True, facts=self._facts)
-        self._gateway = gateway = Gateway(engine, rules=s.queues, max_output=s.max_output, lease_ms=s.lease_ms)
+        rules = LiveRules(s.queues)
+        self._engine = engine = Engine(store, {}, options, hosts=True, facts=self._facts, rules=rules)
+        self._gateway = gateway = Gateway(engine, rules=rules, max_output=s.max_output, lease_ms=s.lease_ms)
         self._listener = Listener(store, store.control_channel, self._asked)
         self._noting = Loop("progress of tasks", self._note)
         await engine.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from delaybox.service.bulk import Selection
 from delaybox.service.records import RecordService
+from delaybox.service.rules import ShownRules
 from delaybox.service.serving import LIVE_NODE_MS
 from delaybox.service.tasks import STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
 from delaybox.service.watch import Change, Watch
@@ -16,6 +17,7 @@ __all__ = [
     "RecordService",
     "Selection",
     "Service",
+    "ShownRules",
     "StoreCounts",
     "Watch",
 ]

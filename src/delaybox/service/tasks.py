@@ -22,9 +22,11 @@ from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
 from delaybox.core.membership import LivingNode, nodes_of, together
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
+from delaybox.core.queue import RuleBook, why_paused
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
+from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
 from delaybox.service.submit import BatchItem, Submitter
@@ -70,10 +72,11 @@ class StoreCounts:
 class _Parts:
     """The parts that the use-cases need, made once there is a store."""
 
-    __slots__ = ("bulk", "lookup", "scaler", "serving", "store", "submitter", "watcher")
+    __slots__ = ("bulk", "lookup", "rules", "scaler", "serving", "store", "submitter", "watcher")
 
-    def __init__(self, store: Store, submitter: Callable[[Store], Submitter]) -> None:
+    def __init__(self, store: Store, submitter: Callable[[Store], Submitter], queues: RuleBook | None) -> None:
         self.store = store
+        self.rules = Rules(store, queues)
         self.submitter = submitter(store)
         self.lookup = Lookup(store)
         self.watcher = Watcher(store)
@@ -86,7 +89,8 @@ class Service:
     """Use-cases over one store, which may come later: until `open` every call raises StoreUnavailable.
 
     ``node_id``: the node that `check` looks for; None where this process belongs to none. ``engines``: the ids of its
-    members that must be alive; None: the node's own. The other arguments are the `Submitter`'s.
+    members that must be alive; None: the node's own. ``queues``: their rules by this
+    node's configuration. The other arguments are the `Submitter`'s.
     """
 
     def __init__(
@@ -98,7 +102,9 @@ class Service:
         engines: Collection[str] | None = None,
         on_scheduled: Callable[[int, int], None] | None = None,
         topics: TopicRules | None = None,
+        queues: RuleBook | None = None,
     ) -> None:
+        self._queues = queues
         self._submitter = partial(Submitter, max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
         self._node_id = node_id
         self._engines = (node_id or "",) if engines is None else engines
@@ -109,7 +115,7 @@ class Service:
 
     def open(self, store: Store) -> None:
         """Sets the store: calls are answered from now on."""
-        self._parts = _Parts(store, self._submitter)
+        self._parts = _Parts(store, self._submitter, self._queues)
 
     def not_open(self, reason: str) -> None:
         """Gives the reason with which calls are refused until `open`."""
@@ -125,6 +131,11 @@ class Service:
     def bulk(self) -> Bulk:
         """Changes of every task that a filter matches. StoreUnavailable before the store is open."""
         return self._opened.bulk
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of queues. StoreUnavailable before the store is open."""
+        return self._opened.rules
 
     # -- schedule -----------------------------------------------------------------------------------------------
 
@@ -154,7 +165,8 @@ class Service:
 
     async def list_tasks(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
-        return await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit)
+        found = await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit)
+        return replace(found, items=await self._opened.rules.with_reason(found.items))
 
     async def dead_letters(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Dead letters in pages, newest first."""
@@ -170,7 +182,8 @@ class Service:
         found = await self._opened.lookup.find(raw)
         shown = of_found(raw, found)
         if shown is not None:
-            return await self._opened.serving.completed(shown)
+            (shown,) = await self._opened.rules.with_reason([await self._opened.serving.completed(shown)])
+            return shown
         if found.place == "quarantine":
             raise TaskNotFound(f"task {task_id} {_UNREADABLE}")
         if found.place:
@@ -206,9 +219,11 @@ class Service:
             found[task_type, queue] = QueueStats(
                 queue=queue, type=task_type, pending=0, ready=0, in_flight=0, complete=complete
             )
+        stored = await self._opened.rules.fresh(now=True)
         return [
             replace(
                 q,
+                waits=why_paused(q.queue, stored),
                 fired_per_s=round(rates.get(at, 0.0), 3),
                 unserved=functions_unserved(q.ready_lanes, served),
             )

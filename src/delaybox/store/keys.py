@@ -53,9 +53,26 @@ def ready(tag_: str, lane: bytes, *, critical: bool) -> str:
     return f"{tag_}:ready:{lane.decode()}{_CRITICAL if critical else ''}"
 
 
+def steered(tag_: str) -> str:
+    """Hash: queue as lanes spell it (``*``: all others) -> b"1" paused, b"0" not, where scripts must know of it."""
+    return f"{tag_}:steered"
+
+
+def parked(tag_: str) -> str:
+    """Zset of the lanes with ready work whose queue is paused; `parked_lane` reads a member."""
+    return f"{tag_}:parked"
+
+
+def parked_lane(member: bytes) -> tuple[bytes, bool]:
+    """The lane that a member of `parked` names, and whether its critical work is meant."""
+    _, _, rest = member.partition(b"\0")
+    return rest[1:], rest[:1] == b"!"
+
+
 def clock(tag_: str) -> str:
     """Hash: store, horizon, expanded, expanding, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w
-    (lib/select.lua), and of reapers: reaped, run, outage, grace, held (reap.lua). docs/storage.md explains each."""
+    (lib/select.lua), rules and steered (steer.lua),
+    and of reapers: reaped, run, outage, grace, held (reap.lua). docs/storage.md explains each."""
     return f"{tag_}:clock"
 
 
@@ -179,6 +196,11 @@ def ready_channel(tag_: str) -> str:
 def functions(prefix: str) -> str:
     """Hash function -> the queue that it has of its own; the empty field holds the version."""
     return f"{prefix}:functions"
+
+
+def rules(prefix: str) -> str:
+    """Hash queue -> its rules (JSON); the empty field holds the version."""
+    return f"{prefix}:queues"
 
 
 def ended_channel(prefix: str) -> str:

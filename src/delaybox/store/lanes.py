@@ -94,6 +94,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
                     *[("ZRANGE", near, 0, _SAMPLE - 1) for near in nears],
                     *[_due(near, now_ms, _SAMPLE) for near in waits],
                     *[("ZRANGE", active, 0, -1) for active, _ in keys.actives(tag)],
+                    ("ZRANGE", keys.parked(tag), 0, -1),
                     ("ZRANGE", keys.leases(tag), 0, _LEASES - 1),
                     ("HLEN", keys.leased(tag)),
                     ("ZRANGE", keys.buckets(tag), 0, -1 if complete else 0),
@@ -106,6 +107,9 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         for members in islice(replies, len(waits)):
             ready.update(of_hint(member)[1] for member in members)
         lanes = _ready(tag, replies)
+        for member in next(replies):
+            lane, critical = keys.parked_lane(member)
+            lanes.append((lane, ("ZCARD", keys.ready(tag, lane, critical=critical))))
         leases, running, numbers = replies
         buckets = numbers if complete else []
         more = iter(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from delaybox.core.limits import KEY_KEEP_MS
+from delaybox.core.queue import QueueRules
 from delaybox.processes.settings import ProcessSettings
 from delaybox.store.address import ServerSettings
 
@@ -21,5 +23,7 @@ class StoreSettings(ProcessSettings):
     """The number of partitions of a store that is made where there is none; 0: this process makes none."""
     key_keep_ms: int = KEY_KEEP_MS
     """How long idempotency keys outlive their task."""
+    first_rules: Mapping[str, QueueRules] = field(default_factory=dict)
+    """Rules of queues for a store in which none were ever set."""
     roles: tuple[str, ...] = ()
     """The node's roles, for the heartbeat."""

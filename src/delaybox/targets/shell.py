@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Report
+from delaybox.core.lane import split
+from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
 from delaybox.targets.shell_pool import Ended, Job, ShellPool
 from delaybox.wire import body as wire_body
@@ -88,9 +90,10 @@ def why_not(options: ShellOptions) -> str:
 
 
 class ShellTarget:
-    """Start it before its first delivery; `stop` ends every command at once."""
+    """Start it before its first delivery; `stop` ends every command at once. ``rules``: those of queues."""
 
-    def __init__(self, options: ShellOptions) -> None:
+    def __init__(self, options: ShellOptions, rules: LiveRules | None = None) -> None:
+        self._rules = LiveRules() if rules is None else rules
         self._options = options
         self._pool = ShellPool(
             options.concurrency,
@@ -150,11 +153,12 @@ class ShellTarget:
     def _job(self, d: Delivery, run: _Batch) -> Job | None:
         """None: it cannot run here."""
         message = wire_body.decode(d.body)
+        rules = self._rules.of(split(d.lane).queue)
         head: dict[str, object] = {
             "id": d.id,
             "attempt": d.attempt + 1,
             "token": d.token,
-            "timeout_ms": message.timeout_ms or self._options.timeout_ms,
+            "timeout_ms": message.timeout_ms or rules.timeout_ms or self._options.timeout_ms,
         }
         name = d.name or message.name
         if name:
@@ -166,12 +170,13 @@ class ShellTarget:
         elif not self._options.payloads:
             self._not_here("payloads are not run as commands here (no --enable-shell)")
             return None
-        keep_ms = message.keep_result_ms or self._options.keep_result_ms
+        of_queue = self._options.keep_result_ms if rules.keep_result_ms is None else rules.keep_result_ms
+        keep_ms = message.keep_result_ms or of_queue
 
         def done(job: Job, ended: Ended) -> None:
             self._pace_s += (ended.details.get("ms", 0) / 1000 - self._pace_s) / 16
             outcome = outcome_of(ended, keep_ms, cancelled=job.cancelled)
-            if message.no_result and isinstance(outcome, Done):
+            if (message.no_result or not keep_ms) and isinstance(outcome, Done):
                 outcome = Done()
             run.ended(job, d, outcome)
 

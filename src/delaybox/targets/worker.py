@@ -19,7 +19,7 @@ from delaybox import metrics
 from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report, Target
 from delaybox.core.lane import split
 from delaybox.core.membership import Activity, ConnectedWorker
-from delaybox.core.queue import RuleBook
+from delaybox.core.queue import LiveRules
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_adoption import Adopting, Adoption
@@ -62,12 +62,13 @@ class LanePool:
     Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspects`).
     """
 
-    def __init__(self, lanes: frozenset[bytes], rules: RuleBook, alone: set[bytes]) -> None:
+    def __init__(self, lanes: frozenset[bytes], rules: LiveRules, alone: set[bytes]) -> None:
         self.lanes = lanes
         self.sessions: list[WorkerSession] = []
         self.claimer: Claimer | None = None
         self._rules = rules
         self._kept_of: dict[bytes, int] = {}
+        self._version = 0
         self.announced({})
         self._waiting: deque[Offered] = deque()
         self._suspects = Suspects(alone)
@@ -80,9 +81,11 @@ class LanePool:
     def announced(self, keep_ms: Mapping[str, int]) -> None:
         """How long results are kept, by function; the last announcement counts."""
         self._of_function = keep_ms
+        self._version = self._rules.version
         self._kept_of = {
             lane: self._rules.of(split(lane).queue).kept_ms(keep_ms.get(split(lane).name, 0)) for lane in self.lanes
         }
+        self._limits_time = any(rules.timeout_ms for rules in self._rules.stored.values())
 
     def room(self) -> int:
         """Tasks that can be claimed now."""
@@ -176,6 +179,17 @@ class LanePool:
 
     def wishes(self, d: Delivery) -> tuple[int, int]:
         """How long the task's result is kept, and how long an attempt may take; ms."""
+        if self._version != self._rules.version:
+            self.announced(self._of_function)
+        kept, timeout_ms = self._own_wishes(d)
+        if not timeout_ms and self._limits_time:
+            timeout_ms = self._rules.of(split(d.lane).queue).timeout_ms or 0
+            if timeout_ms:
+                # The worker learns of it as of the task's own: of a field that comes twice the last one counts.
+                d.body += wire_body.timeout_field(timeout_ms)
+        return kept, timeout_ms
+
+    def _own_wishes(self, d: Delivery) -> tuple[int, int]:
         own = timeout_ms = 0
         if not has_only_payload(d.body):
             # A body that cannot be read goes out all the same: the worker reports what is wrong with it.
@@ -193,7 +207,7 @@ class LanePool:
 class Gateway:
     """All sessions of this process. ``max_output``: bytes of a result."""
 
-    def __init__(self, host: ClaimHost, *, rules: RuleBook, max_output: int, lease_ms: int = 15_000) -> None:
+    def __init__(self, host: ClaimHost, *, rules: LiveRules, max_output: int, lease_ms: int = 15_000) -> None:
         self._host = host
         self._lives = Lives(lease_ms)
         self._rules = rules

@@ -94,6 +94,11 @@ def pairs(field: Mapping[str, _T]) -> dict[str, _T]:
     return {name: field[name] for name in field}
 
 
+def timeout_field(timeout_ms: int) -> bytes:
+    """The field ``timeout_ms`` alone, to stand behind a serialized body, where it counts."""
+    return task_pb2.Task(timeout_ms=timeout_ms).SerializeToString()
+
+
 def retry_of(message: task_pb2.Task, default: RetryPolicy) -> RetryPolicy:
     """The task's own retry policy, or ``default`` when it has none."""
     if not message.HasField("retry"):

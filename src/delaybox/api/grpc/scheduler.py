@@ -17,12 +17,13 @@ from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask
 from delaybox.core.limits import MAX_PAGE
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import NewTask, TaskType
-from delaybox.service import Selection, Service
+from delaybox.service import Selection, Service, ShownRules
 from delaybox.store.store import Store
 from delaybox.wire import scaling
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.json import queue_rules
 from delaybox.wire.json.tasks import TaskRules, queue_of
-from delaybox.wire.proto import queries, tasks, views
+from delaybox.wire.proto import queries, rules, tasks, views
 from delaybox.wire.proto.bulk import BatchReader
 from delaybox.wire.proto.bulk import stored as stored_entry
 from delaybox.wire.shell_rules import ShellRules
@@ -251,6 +252,21 @@ class Scheduler:
             queue_of("queue", request.queue)
         return views.queues(await self._service.queues(), request.queue)
 
+    async def queue_rules(self, request: pb.QueueRulesRequest, caller: Caller) -> pb.QueueRulesResponse:
+        if request.queue:
+            return views.ruled([_ruled(await self._service.rules.of(queue_rules.queue_of("queue", request.queue)))])
+        return views.ruled(map(_ruled, await self._service.rules.every()))
+
+    async def set_queue(self, request: pb.SetQueueRequest, caller: Caller) -> pb.SetQueueResponse:
+        name = queue_rules.queue_of("queue", request.queue)
+        wanted, clear = rules.wanted(request)
+        shown = await self._service.rules.set(name, wanted, clear=clear, whole=request.replace)
+        return pb.SetQueueResponse(queue=_ruled(shown))
+
+    async def unset_queue(self, request: pb.UnsetQueueRequest, caller: Caller) -> pb.UnsetQueueResponse:
+        await self._service.rules.unset(queue_rules.queue_of("queue", request.queue))
+        return pb.UnsetQueueResponse()
+
     async def forecast(self, request: pb.ForecastRequest, caller: Caller) -> pb.ForecastResponse:
         start, end, step = queries.forecast(request, time.time_ns() // 1_000_000)
         return views.forecast(await self._service.forecast(start, end, step))
@@ -260,6 +276,10 @@ class Scheduler:
 
     async def nodes(self, request: pb.NodesRequest, caller: Caller) -> pb.NodesResponse:
         return views.nodes(await self._service.nodes())
+
+
+def _ruled(shown: ShownRules) -> pb.RuledQueue:
+    return views.ruled_queue(shown.queue, shown.own, shown.effect, shown.waits, shown.newer)
 
 
 def _selection(asked: pb.Selection) -> Selection:

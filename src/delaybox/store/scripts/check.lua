@@ -16,6 +16,7 @@
 --@include lib/turns.lua
 local W, repair, idem_ttl = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 local now = now_ms()
+local copying = string.find(redis.call('HGET', K_CLOCK, 'rules') or '', '~', 1, true) ~= nil
 local expanded = tonumber(redis.call('HGET', K_CLOCK, 'expanded') or '') or 0
 local suspects = {}
 local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_LEASED, unpack(K_NEAR, 0, 7) }
@@ -33,12 +34,16 @@ if err then return err end
 local bad
 local function report(kind) bad[#bad + 1] = kind end
 
--- A bucketed record is found in time: by near, by a ready set whose lane is active, or by a bucket still to be expanded.
+-- A bucketed record is found in time: by near, by a ready set whose lane is active or parked, or by a bucket still to be expanded.
 local function hinted(id, flags, lane, due)
   local score = redis.call('ZSCORE', K_NEAR[near_of(flags, lane)], id .. lane)
   if score and tonumber(score) <= due then return true end
   local critical = flags % 4 == 0
   if redis.call('ZSCORE', k_ready(lane, critical), id) then
+    -- While rules are being copied a lane may still stand among the parked; the copy moves it.
+    if is_steered() and (paused(lane) or copying) and redis.call('ZSCORE', K_PARKED, parked_name(lane, critical)) then
+      return true
+    end
     local active = true
     for _, set in ipairs(active_sets(lane, critical)) do active = active and redis.call('ZSCORE', set, lane) end
     if active then return true end

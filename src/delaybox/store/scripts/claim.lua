@@ -70,6 +70,9 @@ end
 local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
 
+local c = clock(now)
+set_steered(c.steered)
+
 -- 1. Candidates: straight from near while nothing that this taker serves is ready, else through ready.
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
@@ -133,7 +136,6 @@ end
 local leased, fired, again = {}, {}, gather()
 local sour, pointers, put_back, touched, locks = {}, {}, {}, {}, {}
 local bytes, dropped, n_leased = 0, 0, 0
-local c = clock(now)
 local horizon = c.horizon
 local fresh_head, seen = {}, not candidates.once and {} or nil
 for i = 1, n_ids do
@@ -283,6 +285,7 @@ if workers_alone and due >= 0 then redis.call('PUBLISH', T .. ':wake:w', int(due
 if again_at and (due < 0 or again_at < due) then due = again_at end
 local progress = n_leased > 0 or #fired > 0 or dropped > 0
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + HIDDEN end
+if n_parked > 0 then due = now end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))
 local lanes = {}
 for lane, count in pairs(by_lane) do

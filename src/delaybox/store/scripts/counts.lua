@@ -43,5 +43,10 @@ for _, letter in ipairs({ 'p', 's', 'h', 'w' }) do
     due, due_guessed = due + ready, due_guessed or guessed
   end
 end
+local parked, parked_guessed = sum(K_PARKED, 200, function(member)
+  local mark, lane = string.match(member, '^[^%z]*%z(.)(.*)$')
+  return redis.call('ZCARD', k_ready(lane, mark == '!'))
+end)
+due, due_guessed = due + parked, due_guessed or parked_guessed
 return { now, pending, near, due, in_flight, redis.call('ZCARD', K_LEASES), redis.call('HLEN', K_DEAD), redis.call('HLEN', K_QUAR), oldest,
   pending_guessed and 1 or 0, due_guessed and 1 or 0 }

@@ -448,20 +448,90 @@ class QueuesResponse(_message.Message):
     def __init__(self, queues: _Optional[_Iterable[_Union[QueueInfo, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
 
 class QueueInfo(_message.Message):
-    __slots__ = ("queue", "type", "pending", "ready", "in_flight", "unserved")
+    __slots__ = ("queue", "type", "pending", "ready", "in_flight", "unserved", "waits")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     UNSERVED_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
     queue: str
     type: TaskType
     pending: int
     ready: int
     in_flight: int
     unserved: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., pending: _Optional[int] = ..., ready: _Optional[int] = ..., in_flight: _Optional[int] = ..., unserved: _Optional[_Iterable[str]] = ...) -> None: ...
+    waits: str
+    def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., pending: _Optional[int] = ..., ready: _Optional[int] = ..., in_flight: _Optional[int] = ..., unserved: _Optional[_Iterable[str]] = ..., waits: _Optional[str] = ...) -> None: ...
+
+class Rules(_message.Message):
+    __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms")
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    paused: bool
+    keep_result_ms: int
+    retry: _task_pb2.Retry
+    timeout_ms: int
+    def __init__(self, paused: bool = ..., keep_result_ms: _Optional[int] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class RuledQueue(_message.Message):
+    __slots__ = ("queue", "rules", "effect", "waits", "newer")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    NEWER_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    rules: Rules
+    effect: Rules
+    waits: str
+    newer: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, queue: _Optional[str] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., effect: _Optional[_Union[Rules, _Mapping]] = ..., waits: _Optional[str] = ..., newer: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class QueueRulesRequest(_message.Message):
+    __slots__ = ("queue",)
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    def __init__(self, queue: _Optional[str] = ...) -> None: ...
+
+class QueueRulesResponse(_message.Message):
+    __slots__ = ("queues", "truncated")
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    queues: _containers.RepeatedCompositeFieldContainer[RuledQueue]
+    truncated: bool
+    def __init__(self, queues: _Optional[_Iterable[_Union[RuledQueue, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
+
+class SetQueueRequest(_message.Message):
+    __slots__ = ("queue", "rules", "clear", "replace")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    rules: Rules
+    clear: _containers.RepeatedScalarFieldContainer[str]
+    replace: bool
+    def __init__(self, queue: _Optional[str] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., clear: _Optional[_Iterable[str]] = ..., replace: bool = ...) -> None: ...
+
+class SetQueueResponse(_message.Message):
+    __slots__ = ("queue",)
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    queue: RuledQueue
+    def __init__(self, queue: _Optional[_Union[RuledQueue, _Mapping]] = ...) -> None: ...
+
+class UnsetQueueRequest(_message.Message):
+    __slots__ = ("queue",)
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    def __init__(self, queue: _Optional[str] = ...) -> None: ...
+
+class UnsetQueueResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ForecastRequest(_message.Message):
     __slots__ = ("from_ms", "to_ms", "step_ms")

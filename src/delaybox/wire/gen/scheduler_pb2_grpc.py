@@ -114,6 +114,21 @@ class SchedulerStub(object):
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.QueuesRequest.SerializeToString,
                 response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.QueuesResponse.FromString,
                 _registered_method=True)
+        self.QueueRules = channel.unary_unary(
+                '/delaybox.v1.Scheduler/QueueRules',
+                request_serializer=delaybox_dot_v1_dot_scheduler__pb2.QueueRulesRequest.SerializeToString,
+                response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.QueueRulesResponse.FromString,
+                _registered_method=True)
+        self.SetQueue = channel.unary_unary(
+                '/delaybox.v1.Scheduler/SetQueue',
+                request_serializer=delaybox_dot_v1_dot_scheduler__pb2.SetQueueRequest.SerializeToString,
+                response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.SetQueueResponse.FromString,
+                _registered_method=True)
+        self.UnsetQueue = channel.unary_unary(
+                '/delaybox.v1.Scheduler/UnsetQueue',
+                request_serializer=delaybox_dot_v1_dot_scheduler__pb2.UnsetQueueRequest.SerializeToString,
+                response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.UnsetQueueResponse.FromString,
+                _registered_method=True)
         self.Forecast = channel.unary_unary(
                 '/delaybox.v1.Scheduler/Forecast',
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.ForecastRequest.SerializeToString,
@@ -253,6 +268,27 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueueRules(self, request, context):
+        """The rules of one queue, or of every queue that has some. Scope read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetQueue(self, request, context):
+        """Sets and clears rules of a queue. In force when it is answered, and on every other node within a second. Scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnsetQueue(self, request, context):
+        """Returns a queue to the default: clears its rules; its tasks stay. Scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Forecast(self, request, context):
         """How many tasks are due when. Scope read.
         """
@@ -363,6 +399,21 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.Queues,
                     request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.QueuesRequest.FromString,
                     response_serializer=delaybox_dot_v1_dot_scheduler__pb2.QueuesResponse.SerializeToString,
+            ),
+            'QueueRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueueRules,
+                    request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.QueueRulesRequest.FromString,
+                    response_serializer=delaybox_dot_v1_dot_scheduler__pb2.QueueRulesResponse.SerializeToString,
+            ),
+            'SetQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQueue,
+                    request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.SetQueueRequest.FromString,
+                    response_serializer=delaybox_dot_v1_dot_scheduler__pb2.SetQueueResponse.SerializeToString,
+            ),
+            'UnsetQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnsetQueue,
+                    request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.UnsetQueueRequest.FromString,
+                    response_serializer=delaybox_dot_v1_dot_scheduler__pb2.UnsetQueueResponse.SerializeToString,
             ),
             'Forecast': grpc.unary_unary_rpc_method_handler(
                     servicer.Forecast,
@@ -817,6 +868,87 @@ class Scheduler(object):
             '/delaybox.v1.Scheduler/Queues',
             delaybox_dot_v1_dot_scheduler__pb2.QueuesRequest.SerializeToString,
             delaybox_dot_v1_dot_scheduler__pb2.QueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueueRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/delaybox.v1.Scheduler/QueueRules',
+            delaybox_dot_v1_dot_scheduler__pb2.QueueRulesRequest.SerializeToString,
+            delaybox_dot_v1_dot_scheduler__pb2.QueueRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/delaybox.v1.Scheduler/SetQueue',
+            delaybox_dot_v1_dot_scheduler__pb2.SetQueueRequest.SerializeToString,
+            delaybox_dot_v1_dot_scheduler__pb2.SetQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnsetQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/delaybox.v1.Scheduler/UnsetQueue',
+            delaybox_dot_v1_dot_scheduler__pb2.UnsetQueueRequest.SerializeToString,
+            delaybox_dot_v1_dot_scheduler__pb2.UnsetQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,

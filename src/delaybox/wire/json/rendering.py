@@ -12,7 +12,7 @@ from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
 from delaybox.core.webhook import Webhook
-from delaybox.wire.json import types
+from delaybox.wire.json import queue_types, types
 from delaybox.wire.json.moments import render_moment
 from delaybox.wire.json.tasks import TYPE_NAMES
 
@@ -149,8 +149,8 @@ def moved(task_id: str, due_ms: int) -> types.Moved:
     return types.Moved(task_id, render_moment(due_ms), due_ms)
 
 
-def _lane(stats: QueueStats) -> types.Lane:
-    return types.Lane(
+def _lane(stats: QueueStats) -> queue_types.Lane:
+    return queue_types.Lane(
         stats.queue,
         NAME_OF_TYPE[stats.type],
         stats.pending,
@@ -159,27 +159,56 @@ def _lane(stats: QueueStats) -> types.Lane:
         stats.in_flight,
         stats.fired_per_s,
         stats.unserved,
+        stats.waits,
     )
 
 
-def queues(all_: Iterable[QueueStats]) -> types.Queues:
+def queues(all_: Iterable[QueueStats]) -> queue_types.Queues:
     """Every queue."""
-    return types.Queues([_lane(stats) for stats in all_])
+    return queue_types.Queues([_lane(stats) for stats in all_])
 
 
-def queue(name: str, all_: Iterable[QueueStats], *, rules: QueueRules) -> types.Queue:
+def queue(
+    name: str, all_: Iterable[QueueStats], *, own: QueueRules, effect: QueueRules, waits: str
+) -> queue_types.Queue:
     """One queue; zeros for one that holds nothing."""
     here = [stats for stats in all_ if stats.queue == name]
-    return types.Queue(
+    return queue_types.Queue(
         name,
         sum(s.pending for s in here),
         all(s.complete for s in here),
         sum(s.ready for s in here),
         sum(s.in_flight for s in here),
         round(sum(s.fired_per_s for s in here), 3),
-        types.QueueSettings(rules.keep_result_ms),
+        queue_types.QueueSettings(effect.kept_ms(0)),
         [_lane(s) for s in here],
+        rules(own),
+        rules(effect),
+        waits,
     )
+
+
+def rules(set_: QueueRules) -> queue_types.QueueRulesSet:
+    """Rules, such that they can be sent as they are."""
+    retry = set_.retry
+    return queue_types.QueueRulesSet(
+        paused=set_.paused,
+        keep_result=set_.keep_result_ms,
+        retry=None
+        if retry is None
+        else types.Retry(
+            retry.max_attempts,
+            types.Backoff(retry.initial_ms, retry.factor, retry.max_ms, retry.jitter),
+        ),
+        timeout=set_.timeout_ms,
+    )
+
+
+def ruled(
+    queue_: str, own: QueueRules, effect: QueueRules, waits: str, newer: tuple[str, ...]
+) -> queue_types.RuledQueue:
+    """A queue with its rules."""
+    return queue_types.RuledQueue(queue_, rules(own), rules(effect), waits, newer)
 
 
 def forecast(steps: Sequence[ForecastStep], step_ms: int) -> types.Forecast:

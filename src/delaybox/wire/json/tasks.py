@@ -133,18 +133,18 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         header=header,
         name=asked.name or "",
         idempotency_key=key,
-        retry=None if asked.retry is None else _retry(asked.retry, raw),
-        timeout_ms=0 if asked.timeout is None else _duration(_read_task, raw, "timeout", asked.timeout),
+        retry=None if asked.retry is None else retry_of(_read_task, asked.retry, raw),
+        timeout_ms=0 if asked.timeout is None else duration(_read_task, raw, "timeout", asked.timeout),
         expire_after_ms=0
         if asked.expire_after is None
-        else _duration(_read_task, raw, "expire_after", asked.expire_after),
+        else duration(_read_task, raw, "expire_after", asked.expire_after),
         labels=_NO_LABELS if not asked.labels else labels_of(asked.labels),
         keep_result_ms=0
         if asked.keep_result is None
-        else _duration(_read_task, raw, "keep_result", asked.keep_result, least=0) or NO_RESULT,
-        max_snooze_ms=0 if asked.max_snooze is None else _duration(_read_task, raw, "max_snooze", asked.max_snooze),
+        else duration(_read_task, raw, "keep_result", asked.keep_result, least=0) or NO_RESULT,
+        max_snooze_ms=0 if asked.max_snooze is None else duration(_read_task, raw, "max_snooze", asked.max_snooze),
         on_conflict=OnConflict.KEEP if asked.on_conflict is None else on_conflict_of(asked.on_conflict),
-        max_wait_ms=0 if asked.max_wait is None else _duration(_read_task, raw, "max_wait", asked.max_wait),
+        max_wait_ms=0 if asked.max_wait is None else duration(_read_task, raw, "max_wait", asked.max_wait),
         unique_while=None if asked.unique_while is None else unique_while_of(asked.unique_while),
         reject_past=bool(asked.reject_past),
         queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
@@ -189,7 +189,8 @@ def _number(reader: JsonReader[Any], body: bytes, field: str, value: str | float
     return int(exact)
 
 
-def _duration(reader: JsonReader[Any], body: bytes, field: str, value: str | float, *, least: int = 1) -> int:
+def duration(reader: JsonReader[Any], body: bytes, field: str, value: str | float, *, least: int = 1) -> int:
+    """Milliseconds of the duration in a field of a body. InvalidTask."""
     return duration_ms(field, _number(reader, body, field, value), least=least)
 
 
@@ -208,7 +209,7 @@ def _when(
         if delay is not None:
             raise InvalidTask("delay", f"at {show(at)} and delay {show(delay)} are both given; give one of them")
         return moment_ms("at", _number(reader, body, "at", at)), None
-    return None, None if delay is None else _duration(reader, body, "delay", delay, least=0)
+    return None, None if delay is None else duration(reader, body, "delay", delay, least=0)
 
 
 def type_of(field: str, text: str) -> TaskType:
@@ -351,9 +352,11 @@ _RETRY: Final = RetryFields(
 )
 
 
-def _retry(asked: types.Retry, body: bytes) -> RetryPolicy:
+def retry_of(reader: JsonReader[Any], asked: types.Retry, body: bytes) -> RetryPolicy:
+    """The policy that stands in the field ``retry`` of a body. InvalidTask."""
+
     def span(field: str, value: str | float | None) -> int | None:
-        return None if value is None else _duration(_read_task, body, field, value)
+        return None if value is None else duration(reader, body, field, value)
 
     b = asked.backoff or types.Backoff()
     return checked_policy(

@@ -90,7 +90,7 @@ Delay = Annotated[
 ]
 
 
-def _duration(text: str, example: str, least: int = 1) -> Meta:
+def duration(text: str, example: str, least: int = 1) -> Meta:
     return Meta(description=f"{text}; ms or as `delay`", examples=[example], extra_json_schema=_span(least))
 
 
@@ -130,12 +130,12 @@ Labels = Annotated[
 class Backoff(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """How long to wait between attempts: `initial`, then `factor` times as long each time, at most `max`."""
 
-    initial: Annotated[Number, _duration("wait after the first failure; 1 s unless given", "1s")] = None
+    initial: Annotated[Number, duration("wait after the first failure; 1 s unless given", "1s")] = None
     factor: Annotated[
         float | None,
         Meta(description="2 unless given", extra_json_schema={"minimum": 1, "maximum": MAX_FACTOR}),
     ] = None
-    max: Annotated[Number, _duration("longest wait; 1 h unless given", "1h")] = None
+    max: Annotated[Number, duration("longest wait; 1 h unless given", "1h")] = None
     jitter: Annotated[
         float | None,
         Meta(
@@ -200,9 +200,9 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     method: WebhookMethod = None
     retry_on: RetryOn = None
     retry: Retry | None = None
-    timeout: Annotated[Number, _duration("longest time of one attempt", "30s")] = None
+    timeout: Annotated[Number, duration("longest time of one attempt", "30s")] = None
     expire_after: Annotated[
-        Number, _duration('late by more than this: not run but dead-lettered as "expired"', "10m")
+        Number, duration('late by more than this: not run but dead-lettered as "expired"', "10m")
     ] = None
     idempotency_key: Annotated[
         str | None,
@@ -214,9 +214,9 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
         ),
     ] = None
     labels: Labels = None
-    keep_result: Annotated[Number, _duration("how long its result is kept, 0 for not at all", "1d", 0)] = None
+    keep_result: Annotated[Number, duration("how long its result is kept, 0 for not at all", "1d", 0)] = None
     max_snooze: Annotated[
-        Number, _duration("for how long in all its own code may put it off (RetryLater), from the first time", "7d")
+        Number, duration("for how long in all its own code may put it off (RetryLater), from the first time", "7d")
     ] = None
     on_conflict: Annotated[
         str | None,
@@ -228,7 +228,7 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
         ),
     ] = None
     max_wait: Annotated[
-        Number, _duration("with replace: for how long such requests may put the task off, from the first on", "5m")
+        Number, duration("with replace: for how long such requests may put the task off, from the first on", "5m")
     ] = None
     unique_while: Annotated[
         str | None,
@@ -412,63 +412,6 @@ class Replayed(Struct, gc=False):
     """How many dead letters were brought back."""
 
     replayed: Count
-
-
-class Lane(Struct, gc=False):
-    """One task type of a queue now."""
-
-    queue: str
-    type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
-    pending: Annotated[
-        int, Meta(description="waiting, the ready ones among them; all or those due soon: see `pending_complete`")
-    ]
-    pending_complete: Annotated[
-        bool,
-        Meta(description="false: the store holds more than 10,000 tasks, of which `pending` counts those due soon"),
-    ]
-    ready: Annotated[int, Meta(description="due, waiting for a free slot")]
-    in_flight: Annotated[int, Meta(description="being carried out")]
-    fired_per_s: Annotated[
-        float,
-        Meta(
-            description="carried out a second over the last minute, as the living nodes tell",
-            extra_json_schema={"minimum": 0},
-        ),
-    ]
-    unserved: Annotated[
-        tuple[str, ...], Meta(description="functions with ready tasks that no connected worker serves")
-    ] = ()
-
-
-class Queues(Struct, gc=False):
-    """All queues that hold something now or fired in the last minute, a line for each task type."""
-
-    queues: list[Lane]
-
-
-class QueueSettings(Struct, gc=False):
-    """What holds for a queue by the configuration of the node that answers."""
-
-    keep_result_ms: Annotated[
-        int,
-        Meta(
-            description="how long a worker's answer is kept unless its task says otherwise; 0: not at all",
-            extra_json_schema={"minimum": 0},
-        ),
-    ]
-
-
-class Queue(Struct, gc=False):
-    """One queue: sums, and a line for each task type it holds."""
-
-    queue: str
-    pending: Count
-    pending_complete: bool
-    ready: Count
-    in_flight: Count
-    fired_per_s: Annotated[float, Meta(extra_json_schema={"minimum": 0})]
-    settings: QueueSettings
-    types: list[Lane]
 
 
 class Step(Struct, gc=False):

@@ -12,11 +12,13 @@ from google.protobuf.message import DecodeError
 from delaybox.core import ids
 from delaybox.core.membership import LivingNode
 from delaybox.core.query import BulkResult, ForecastStep, Page, QueueStats
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
 from delaybox.wire import members
 from delaybox.wire import progress as wire_progress
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.proto import rules
 from delaybox.wire.proto.tasks import PRIORITIES, TYPES
 from delaybox.wire.standing import Standing
 from delaybox.wire.webhook import message_of
@@ -110,6 +112,7 @@ def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
             ready=q.ready,
             in_flight=q.in_flight,
             unserved=q.unserved if name else q.unserved[:_UNSERVED_SHOWN],
+            waits=q.waits,
         )
         size += shown.ByteSize() + _ENTRY_BYTES
         if size > ANSWER_BYTES:
@@ -117,6 +120,26 @@ def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
             break
         out.truncated |= len(shown.unserved) < len(q.unserved)
         out.queues.append(shown)
+    return out
+
+
+def ruled_queue(
+    queue: str, own: QueueRules, effect: QueueRules, waits: str = "", newer: Iterable[str] = ()
+) -> pb.RuledQueue:
+    """A queue with its rules."""
+    return pb.RuledQueue(queue=queue, rules=rules.message(own), effect=rules.message(effect), waits=waits, newer=newer)
+
+
+def ruled(found: Iterable[pb.RuledQueue]) -> pb.QueueRulesResponse:
+    """The queues with rules that fit."""
+    out = pb.QueueRulesResponse()
+    size = 0
+    for queue in found:
+        size += queue.ByteSize() + _ENTRY_BYTES
+        if size > ANSWER_BYTES:
+            out.truncated = True
+            break
+        out.queues.append(queue)
     return out
 
 

@@ -15,12 +15,11 @@ from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
-from delaybox.core.queue import RuleBook
 from delaybox.core.task import NewTask, Submitted, TaskType
-from delaybox.service import Service
+from delaybox.service import Service, ShownRules
 from delaybox.wire import members, scaling
 from delaybox.wire.bounds import check_batch_count
-from delaybox.wire.json import queries, rendering, tasks, types
+from delaybox.wire.json import queries, queue_rules, queue_types, rendering, tasks, types
 from delaybox.wire.json.reading import JsonReader
 from delaybox.wire.trace import trace_of, with_trace
 
@@ -49,10 +48,9 @@ Replier = Callable[[Scope, Headers, Receive], Awaitable[Reply]]
 
 
 class V1:
-    """The handlers. ``root``: the context path, for Location. ``queues``: the rules that are shown of a queue."""
+    """The handlers. ``root``: the context path, for Location."""
 
-    def __init__(self, service: Service, edge: Edge, rules: tasks.TaskRules, root: str, queues: RuleBook) -> None:
-        self._queues = queues
+    def __init__(self, service: Service, edge: Edge, rules: tasks.TaskRules, root: str) -> None:
         self._service = service
         self._edge = edge
         self._rules = rules
@@ -147,9 +145,32 @@ class V1:
 
     async def queue(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        name = tasks.queue_of("queue", scope["params"]["queue"])
+        name = _queue(scope)
         found = await self._service.queues()
-        return Reply(rendering.queue(name, found, rules=self._queues.of(name)))
+        shown = await self._service.rules.of(name)
+        return Reply(rendering.queue(name, found, own=shown.own, effect=shown.effect, waits=shown.waits))
+
+    async def set_rules(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        return await self._set_rules(scope, headers, receive, whole=True)
+
+    async def change_rules(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        return await self._set_rules(scope, headers, receive, whole=False)
+
+    async def _set_rules(self, scope: Scope, headers: Headers, receive: Receive, *, whole: bool) -> Reply:
+        queries.parse_none(scope["query_string"])
+        name = _queue(scope)
+        asked = queue_rules.parse(await self._edge.json_body(headers, receive))
+        shown = await self._service.rules.set(name, asked.rules, clear=asked.clear, whole=whole)
+        return Reply(_ruled(shown))
+
+    async def unset_rules(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        queries.parse_none(scope["query_string"])
+        await self._service.rules.unset(_queue(scope))
+        return _NOTHING
+
+    async def rules(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        queries.parse_none(scope["query_string"])
+        return Reply(queue_types.RuledQueues([_ruled(shown) for shown in await self._service.rules.every()]))
 
     async def forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         start, end, step = queries.parse_forecast(scope["query_string"], _now_ms())
@@ -192,6 +213,14 @@ class V1:
 
 
 _NOTHING = Reply(None, 204)
+
+
+def _queue(scope: Scope) -> str:
+    return queue_rules.queue_of("queue", scope["params"]["queue"])
+
+
+def _ruled(shown: ShownRules) -> queue_types.RuledQueue:
+    return rendering.ruled(shown.queue, shown.own, shown.effect, shown.waits, shown.newer)
 
 
 def _item(answer: Submitted | DelayBoxError) -> types.BatchItem:

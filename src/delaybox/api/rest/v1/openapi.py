@@ -90,9 +90,10 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         {"type": "string", "format": "delaybox-duration", "example": "30s"},
     ),
 }
+_ANY_QUEUE = rf"^({types.QUEUE_PATTERN[1:-1]}|\*)$"
 _PATH: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "id": ("the task's id", {"type": "string", "format": "uuid", "pattern": types.ID_PATTERN}),
-    "queue": ("the queue's name", {"type": "string", "pattern": types.QUEUE_PATTERN}),
+    "queue": ("the queue's name; `*` where rules of all others are meant", {"type": "string", "pattern": _ANY_QUEUE}),
 }
 _HEADER: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "Idempotency-Key": (

@@ -14,7 +14,7 @@ from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
-from delaybox.wire.json import nodes, scaling, tasks, types
+from delaybox.wire.json import nodes, queue_types, scaling, tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell_rules import ShellRules
 
@@ -170,7 +170,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         summary="List queues",
         about="Those with tasks due soon, ready or in flight.",
         tag="queues",
-        answers={200: ("a line for each queue and task type", types.Queues)},
+        answers={200: ("a line for each queue and task type", queue_types.Queues)},
     ),
     ApiCall(
         method="GET",
@@ -178,9 +178,56 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         name="getQueue",
         handler=lambda v1: v1.queue,
         summary="Get a queue",
-        about="A queue exists by being used: one that holds nothing is all zeros.",
+        about="A queue exists by being used: one that holds nothing is all zeros. The answer also holds its rules, and "
+        "says why its due tasks wait.",
         tag="queues",
-        answers={200: ("the queue", types.Queue)},
+        answers={200: ("the queue", queue_types.Queue)},
+    ),
+    ApiCall(
+        method="PUT",
+        path="/v1/queues/{queue}",
+        name="setQueueRules",
+        handler=lambda v1: v1.set_rules,
+        summary="Set the rules of a queue",
+        about="All of them: a rule that is left out is not set. In force when it is answered, and on every other node "
+        "within a second. Queue `*` stands for all queues, as far as they have no such rule of their own.",
+        tag="queues",
+        body=queue_types.QueueRulesRequest,
+        answers={200: ("the rules, and what holds for the queue", queue_types.RuledQueue)},
+        refusals=_SIZE,
+        examples={"pause": {"paused": True}, "defaults": {"timeout": "30s", "retry": {"max_attempts": 8}}},
+    ),
+    ApiCall(
+        method="PATCH",
+        path="/v1/queues/{queue}",
+        name="changeQueueRules",
+        handler=lambda v1: v1.change_rules,
+        summary="Change rules of a queue",
+        about="What is left out stays, and `null` clears a rule.",
+        tag="queues",
+        body=queue_types.QueueRulesRequest,
+        answers={200: ("the rules, and what holds for the queue", queue_types.RuledQueue)},
+        refusals=_SIZE,
+        examples={"resume": {"paused": None}},
+    ),
+    ApiCall(
+        method="DELETE",
+        path="/v1/queues/{queue}",
+        name="unsetQueueRules",
+        handler=lambda v1: v1.unset_rules,
+        summary="Return a queue to the default",
+        about="Clears its rules; its tasks stay.",
+        tag="queues",
+        answers={204: ("no rule of its own is set", None)},
+    ),
+    ApiCall(
+        method="GET",
+        path="/v1/queue-rules",
+        name="listQueueRules",
+        handler=lambda v1: v1.rules,
+        summary="List queues with rules",
+        tag="queues",
+        answers={200: ("every queue with rules of its own", queue_types.RuledQueues)},
     ),
     ApiCall(
         method="GET",
@@ -278,7 +325,7 @@ def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
     """The routes of ``/v1``."""
     shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
     rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell, webhooks=settings.webhooks)
-    v1 = V1(service, edge, rules, settings.root, settings.queues)
+    v1 = V1(service, edge, rules, settings.root)
     by: dict[str, dict[str, Handler]] = {}
     for call in CALLS:
         handlers = by.setdefault(call.path, {})

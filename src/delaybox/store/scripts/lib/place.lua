@@ -4,13 +4,13 @@
 -- Reads the clock's hash. horizon: tasks due before it (ms) get a near hint at once; at least LEAD ahead, for times in which no node
 -- moves it. looks and earliest have an entry for each group of near indexes (0, and 4 for WORKER tasks). looks: when those who
 -- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
--- promised: the moment up to which the last look of a time keeper was good.
+-- steered: a queue may be paused (lib/turns.lua). promised: the moment up to which the last look of a time keeper was good.
 local LEAD = 60000
 -- The promise of those who take WORKER tasks counts no more when it is broken by this (ms): whoever made it is gone. A time
 -- keeper's promise stays as it is, because the stand-in goes by it.
 local BROKEN = 100
 local function clock(now)
-  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked')
+  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered')
   local workers = tonumber(c[3]) or 1e15
   if workers < now - BROKEN then workers = 1e15 end
   return {
@@ -18,6 +18,7 @@ local function clock(now)
     looks = { [0] = tonumber(c[2]) or 1e15, [4] = workers },
     earliest = { [0] = 1e15, [4] = 1e15 },
     store = c[4] or '',
+    steered = c[6] ~= false,
     promised = math.max(tonumber(c[2]) or 0, tonumber(c[5]) or 0),
   }
 end

@@ -150,6 +150,9 @@ local function promote(own, now, limit)
   return limit - left
 end
 
+-- How many lanes of paused queues this script found active and put apart.
+local n_parked = 0
+
 -- The lanes of the given task types that are served and have ready work, critical or other.
 local function ready_lanes(types, served, now, critical)
   local lanes = {}
@@ -159,8 +162,14 @@ local function ready_lanes(types, served, now, critical)
     local flat = of and served_lanes(letter, of, now, critical)
       or redis.call('ZRANGE', k_active(letter, critical), 0, LANES - 1, 'WITHSCORES')
     for i = 1, #flat, 2 do
-      lanes[#lanes + 1] =
-        { name = flat[i], start = tonumber(flat[i + 1]), critical = critical, key = k_ready(flat[i], critical), n = 0 }
+      -- A lane that was active when its queue was paused leaves here; those behind it are looked at by the next claim.
+      if is_steered() and paused(flat[i]) then
+        park(flat[i], critical)
+        n_parked = n_parked + 1
+      else
+        lanes[#lanes + 1] =
+          { name = flat[i], start = tonumber(flat[i + 1]), critical = critical, key = k_ready(flat[i], critical), n = 0 }
+      end
     end
   end
   return lanes
@@ -259,7 +268,7 @@ local GRACE = 1000
 
 -- Takes due entries straight from the given near indexes: critical first (the others keep their floor), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
--- What cannot be taken becomes ready; but a guest stops when its slots are full, and leaves what it does not serve.
+-- What cannot be taken becomes ready, and so does what is due of paused queues; but a guest stops when its slots are full, and leaves what it does not serve.
 -- Returns: what the caller must pass to take_away at the end; how many entries became ready; when the first entry that a guest
 -- left must become ready (ms, or nil); whether an index may hold more than was looked at.
 local function take_near(out, own, from, now, how, served, slots, limit, guest, floor_field)
@@ -292,6 +301,7 @@ local function take_near(out, own, from, now, how, served, slots, limit, guest, 
       end
       if not known then kind = nil end
     end
+    if kind and steered and paused(sub(member, 17)) then kind = nil end
     if kind == 1 then
       if slots > 0 then slots = slots - 1 else kind = nil end
     end
@@ -350,7 +360,7 @@ local function take_near(out, own, from, now, how, served, slots, limit, guest, 
       local ready, dues = {}, {}
       for i, score in ipairs(redis.call('ZMSCORE', K_NEAR[n], unpack(l))) do
         local due = tonumber(score)
-        if guest and (n < 4 or due > now - GRACE) then
+        if guest and (n < 4 or due > now - GRACE) and not (steered and paused(sub(l[i], 17))) then
           stays[l[i]], some = true, true
           if n >= 4 then again = math.min(again or due + GRACE, due + GRACE) end
         else

@@ -30,13 +30,52 @@ local function virtual_time(critical)
   return known
 end
 
--- A lane with ready work. One that stands there already keeps its start.
-local function activate(lane, critical)
-  local start = virtual_time(critical)
-  for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZADD', set, 'NX', start, lane) end
+-- Paused queues. The field `steered` of the clock's hash exists while a queue is paused or a lane is parked; without it nothing is
+-- looked up, so that a store without paused queues pays nothing for them.
+local steered
+local function set_steered(value) steered = value end
+local function is_steered()
+  if steered == nil then steered = redis.call('HEXISTS', K_CLOCK, 'steered') == 1 end
+  return steered
+end
+local paused_of = {}
+local function paused(lane)
+  if not is_steered() then return false end
+  local queue = string.match(lane, '^.([^:]*)')
+  local known = paused_of[queue]
+  if known == nil then
+    local codes = redis.call('HMGET', K_STEERED, queue, '*')
+    known = (codes[1] or codes[2]) == '1'
+    paused_of[queue] = known
+  end
+  return known
+end
+
+-- The member of the parked set: queue, a NUL byte, '!' or '-', lane. Members of one queue stand side by side.
+local function parked_name(lane, critical)
+  return string.match(lane, '^.([^:]*)') .. '\0' .. (critical and '!' or '-') .. lane
+end
+local function parked_parts(member)
+  local mark, lane = string.match(member, '^[^%z]*%z(.)(.*)$')
+  return lane, mark == '!'
 end
 
 -- A lane without ready work.
 local function retire(lane, critical)
   for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZREM', set, lane) end
+  if is_steered() then redis.call('ZREM', K_PARKED, parked_name(lane, critical)) end
+end
+
+-- A lane with ready work whose queue is paused: it stands apart, so that no claim finds it. Where it stands comes first, so
+-- that it is in one of the two whenever a script stops half-way.
+local function park(lane, critical)
+  redis.call('ZADD', K_PARKED, 0, parked_name(lane, critical))
+  for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZREM', set, lane) end
+end
+
+-- A lane with ready work. One that stands there already keeps its start.
+local function activate(lane, critical)
+  if paused(lane) then return park(lane, critical) end
+  local start = virtual_time(critical)
+  for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZADD', set, 'NX', start, lane) end
 end

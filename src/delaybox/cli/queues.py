@@ -1,0 +1,178 @@
+"""`delaybox queues`: what each queue holds, and its rules."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from delaybox.cli import messages, render
+from delaybox.cli.client import RestClient, segment
+from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
+from delaybox.cli.watch import queue_table
+from delaybox.core.errors import ConfigError
+
+OTHERS = "*"
+_LOOK_EVERY_S = 0.5
+
+
+class _Group(TyperGroup):
+    """`delaybox queues`, `delaybox queues mail` and `delaybox queues --json` are short for `queues show …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Group, help="Show queues (`queues [QUEUE]`), and set their rules.")
+
+Name = Annotated[str, typer.Argument(metavar="QUEUE", help="Its name; '*': all that have no such rule of their own.")]
+
+
+@app.command()
+def show(
+    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="Only this one, with its rules.")] = None,
+    rules: Annotated[bool, typer.Option("--rules", help="The queues that have rules of their own.")] = False,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the queues that hold something: pending, ready, in flight, and what they fire a second."""
+    if rules and queue:
+        raise ConfigError(f"--rules and {queue!r} are both given; leave --rules out: one queue is shown with its rules")
+    client = connect(server, token, as_json)
+    if rules:
+        ruled = client.get("/v1/queue-rules")
+        return messages.out_json(ruled) if as_json else messages.out(_rules_table(ruled["queues"], messages.width()))
+    answer = client.get(f"/v1/queues/{segment(queue)}" if queue else "/v1/queues")
+    if as_json:
+        return messages.out_json(answer)
+    if queue is None:
+        return messages.out(queue_table(answer["queues"], messages.width()))
+    if answer["types"]:
+        messages.out(queue_table(answer["types"], messages.width()))
+    elif queue != OTHERS:
+        # Any name is a queue's: one that was never used is like one that is empty.
+        messages.out(
+            f"queue {queue!r} has nothing due soon or in flight, and nothing fired in the last minute; "
+            f"`delaybox list --queue {shlex.quote(queue)}` shows all that waits, `delaybox queues` the queues in use"
+        )
+    _say_rules(answer)
+    return None
+
+
+@app.command("set")
+def set_(
+    queue: Name,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Due tasks wait; scheduling goes on, and what runs already ends.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Due tasks are taken, in order.")] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="With --pause: return when nothing of it runs any more.")
+    ] = False,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Longest time of one attempt of tasks that set none.")
+    ] = None,
+    keep_result: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long results are kept; 0: not at all.")
+    ] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(metavar="N", help="Attempts in all of tasks without a policy of their own.")
+    ] = None,
+    backoff: Annotated[str | None, typer.Option(metavar="DURATION", help="The wait after the first failure.")] = None,
+    max_backoff: Annotated[str | None, typer.Option(metavar="DURATION", help="The longest wait.")] = None,
+    clear: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Clear paused, timeout, keep_result or retry; repeatable."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Set rules of a queue, in force at once; what is not named stays as it is."""
+    if pause and resume:
+        raise ConfigError("--pause and --resume are both given; give one of them")
+    if drain and not pause:
+        raise ConfigError("--drain waits for a paused queue to run empty; give --pause with it")
+    body: dict[str, Any] = dict.fromkeys(clear or ())
+    if pause or resume:
+        # With '*' paused, one queue is resumed by a rule of its own.
+        body["paused"] = pause
+    given = {"timeout": timeout, "keep_result": keep_result}
+    body |= {name: int(value) if value.isdigit() else value for name, value in given.items() if value is not None}
+    wait = {name: value for name, value in (("initial", backoff), ("max", max_backoff)) if value is not None}
+    if max_attempts is not None or wait:
+        body["retry"] = {"max_attempts": max_attempts, "backoff": wait or None}
+    if not body:
+        raise ConfigError("no rule is given; `delaybox queues set --help` shows them")
+    client = connect(server, token, as_json)
+    answer = client.call("PATCH", f"/v1/queues/{segment(queue)}", body)
+    if drain:
+        _drain(client, queue, quiet=as_json)
+    if as_json:
+        return messages.out_json(answer)
+    _say_rules(answer)
+    return None
+
+
+@app.command()
+def unset(queue: Name, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Return a queue to the default: clear its rules. Its tasks stay."""
+    client = connect(server, token, as_json)
+    client.call("DELETE", f"/v1/queues/{segment(queue)}")
+    if as_json:
+        return messages.out_json(client.get(f"/v1/queues/{segment(queue)}"))
+    return messages.out(f"queue {queue!r} has no rules of its own any more")
+
+
+def _drain(client: RestClient, queue: str, *, quiet: bool) -> None:
+    last = -1
+    while True:
+        if queue == OTHERS:
+            running = sum(lane["in_flight"] for lane in client.get("/v1/queues")["queues"] if lane["waits"])
+        else:
+            running = client.get(f"/v1/queues/{segment(queue)}")["in_flight"]
+        if not running:
+            return
+        if running != last and not quiet:
+            messages.note(f"{running:,} still run")
+        last = running
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _say_rules(answer: dict[str, Any]) -> None:
+    own, effect = answer.get("rules", {}), answer.get("effect", {})
+    for name, value in effect.items():
+        origin = "" if name in own else "  (not its own)"
+        messages.out(f"{name} = {_value(name, value)}{origin}")
+    if not effect:
+        messages.out("no rule holds")
+    if answer.get("waits"):
+        messages.out(answer["waits"])
+    if answer.get("newer"):
+        messages.note(f"a newer DelayBox set {', '.join(answer['newer'])}; this node leaves that alone")
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if name == "retry":
+        back = value.get("backoff", {})
+        first, most = render.span(back.get("initial", 0)), render.span(back.get("max", 0))
+        return f"{value.get('max_attempts')} attempts, {first} to {most} between them"
+    return render.span(value)
+
+
+def _rules_table(found: list[dict[str, Any]], width: int) -> str:
+    if not found:
+        return "no queue has rules of its own; `delaybox queues set QUEUE` sets some"
+    rows = [
+        [one["queue"], ", ".join(f"{name} = {_value(name, value)}" for name, value in one["rules"].items())]
+        for one in found
+    ]
+    return render.table(["queue", "rules"], rows, width=width)

@@ -1,0 +1,50 @@
+"""The key ``queues``: rules for the first start of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from delaybox.config.sections import mapping
+from delaybox.core.errors import InvalidTask
+from delaybox.core.queue import QueueRules
+from delaybox.wire.json.queue_rules import parse, queue_of
+
+QUEUE_RULES_FORM = (
+    "queues with their rules, such as {mail: {timeout: 30s, retry: {max_attempts: 8}}, imports: {paused: true}}, as "
+    "YAML or (in a variable) as JSON; the rules are paused, keep_result, retry and timeout"
+)
+_NUMBERS = frozenset({"max_attempts", "factor", "jitter"})
+_MOST = 1_000
+
+
+def queue_rules(value: object) -> object:
+    """The rules of each queue. ValueError."""
+    found = mapping(value)
+    if len(found) > _MOST:
+        raise ValueError(f"at most {_MOST} queues")
+    return {str(name): one if isinstance(one, QueueRules) else _rules(str(name), one) for name, one in found.items()}
+
+
+def _rules(name: str, value: object) -> QueueRules:
+    try:
+        queue_of("queues", name)
+        return parse(msgspec.json.encode(_typed("", value))).rules
+    except InvalidTask as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _typed(name: str, value: object) -> Any:
+    """YAML's text as the JSON that the reader of rules takes."""
+    if isinstance(value, Mapping):
+        return {str(key): _typed(str(key), one) for key, one in value.items()}
+    if value in ("true", "false"):
+        return value == "true"
+    if name in _NUMBERS and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

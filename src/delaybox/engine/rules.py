@@ -1,0 +1,48 @@
+"""Reads the rules of queues again when they change, and keeps the copies in this engine's partitions up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from delaybox.core.queue import LiveRules
+from delaybox.engine.ownership import Ownership
+from delaybox.store import rules
+from delaybox.store.rules import StoredRules
+from delaybox.store.store import Store
+
+_EVERY_S = 0.4
+"""With it a change is in force everywhere within a second."""
+_CHECKS = 12
+"""Every so many looks a time keeper also looks at copies that should be complete."""
+
+
+class RuleReader:
+    """One step = look at the version, read the rules where it changed, copy them where a partition of ours is behind.
+
+    ``keeps``: this engine is a time keeper.
+    """
+
+    def __init__(self, store: Store, live: LiveRules, ownership: Ownership, *, keeps: bool) -> None:
+        self._store = store
+        self._live = live
+        self._ownership = ownership
+        self._keeps = keeps
+        self._read: Mapping[str, StoredRules] = {}
+        self._kept: frozenset[int] = frozenset()
+        self._looks = 0
+
+    async def step(self) -> float:
+        """For `Loop`."""
+        changed = await rules.version(self._store) != self._live.version
+        if changed:
+            number, self._read = await rules.every(self._store, self._read)
+            self._live.take(number, {queue: one.rules for queue, one in self._read.items()})
+        self._looks += 1
+        kept = frozenset(self._ownership.kept)
+        if self._keeps and (changed or kept != self._kept or self._looks % _CHECKS == 0):
+            number = self._live.version
+            late = await rules.behind(self._store, kept, number) if number else []
+            if late:
+                await rules.copy(self._store, late, number, rules.codes(self._live.stored))
+            self._kept = kept
+        return _EVERY_S

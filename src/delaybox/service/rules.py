@@ -1,0 +1,133 @@
+"""The rules of queues, for callers: set, changed, shown, and returned to the default."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from msgspec import structs
+
+from delaybox.core.errors import InvalidTask, StoreUnavailable
+from delaybox.core.queue import NO_RULES, OTHERS, LiveRules, QueueRules, RuleBook, why_paused
+from delaybox.core.task import TaskState, TaskView
+from delaybox.store import rules
+from delaybox.store.rules import StoredRules
+from delaybox.store.store import Store
+
+_FRESH_S = 1.0
+_TRIES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownRules:
+    """The rules of a queue.
+
+    ``own``: set for it alone; ``effect``: what holds for it. ``newer``: the names of rules that a newer version set,
+    which this one does not know. ``waits``: why its tasks wait, "" where they do not.
+    """
+
+    queue: str
+    own: QueueRules
+    effect: QueueRules
+    newer: tuple[str, ...] = ()
+    waits: str = ""
+
+
+class Rules:
+    """The rules in one store. ``configured``: those of this node's configuration, which come after them."""
+
+    def __init__(self, store: Store, configured: RuleBook | None = None) -> None:
+        self._store = store
+        self._live = LiveRules(configured)
+        self._read: Mapping[str, StoredRules] = {}
+        self._until = 0.0
+        self._looking = asyncio.Lock()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    async def fresh(self, *, now: bool = False) -> Mapping[str, QueueRules]:
+        """All stored rules, at most a second old, or as they are now. StoreUnavailable."""
+        if now or time.monotonic() >= self._until:
+            async with self._looking:
+                if now or time.monotonic() >= self._until:
+                    if await rules.version(self._store) != self._live.version:
+                        number, self._read = await rules.every(self._store, self._read)
+                        self._live.take(number, {queue: one.rules for queue, one in self._read.items()})
+                    self._until = time.monotonic() + _FRESH_S
+        return self._live.stored
+
+    async def of(self, queue: str) -> ShownRules:
+        """The rules of a queue now. StoreUnavailable."""
+        await self.fresh(now=True)
+        return self._shown(queue)
+
+    async def every(self) -> list[ShownRules]:
+        """Every queue with rules of its own, by name. StoreUnavailable."""
+        return [self._shown(queue) for queue in sorted(await self.fresh(now=True))]
+
+    async def with_reason(self, views: list[TaskView]) -> list[TaskView]:
+        """The views; those of due tasks that wait in a paused queue with that reason. StoreUnavailable."""
+        if not any(view.state is TaskState.READY for view in views):
+            return views
+        stored = await self.fresh()
+        if not any(one.paused for one in stored.values()):
+            return views
+        return [
+            structs.replace(view, reason=waits)
+            if view.state is TaskState.READY and (waits := why_paused(view.queue, stored))
+            else view
+            for view in views
+        ]
+
+    def _shown(self, queue: str) -> ShownRules:
+        read = self._read.get(queue, StoredRules())
+        return ShownRules(
+            queue=queue,
+            own=read.rules,
+            effect=self._live.of(queue),
+            newer=tuple(sorted(read.newer)),
+            waits=why_paused(queue, self._live.stored),
+        )
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    async def set(
+        self, queue: str, wanted: QueueRules, *, clear: Collection[str] = (), whole: bool = False
+    ) -> ShownRules:
+        """Sets the rules that are not None and clears those named (`core.queue.RULE_NAMES`); in force when it returns
+        for whatever is claimed then, on other nodes within a second. ``whole``: the queue has no other rules then.
+
+        InvalidTask where too many queues have rules; StoreUnavailable: it may be in force, and may be set again.
+        """
+        for _ in range(_TRIES):
+            before = await rules.one(self._store, queue)
+            base = NO_RULES if whole else replace(before.rules, **dict.fromkeys(clear))
+            new = rules.encode(wanted.over(base), {} if whole else before.newer)
+            if await self._stored(queue, before.raw, new):
+                return await self.of(queue)
+        raise StoreUnavailable(f"the rules of queue {queue!r} are being changed by others all the time; try again")
+
+    async def unset(self, queue: str) -> ShownRules:
+        """Returns a queue to the default. Errors as `set`."""
+        return await self.set(queue, NO_RULES, whole=True)
+
+    async def _stored(self, queue: str, old: bytes, new: bytes) -> bool:
+        if old == new:
+            word, number = "stored", await rules.version(self._store)
+        else:
+            word, number = await rules.change(self._store, [(queue, old, new)])
+        if word == "full":
+            raise InvalidTask(
+                "queue",
+                f"{rules.MOST} queues have rules already; set a rule for all others with queue {OTHERS!r}, or unset "
+                "queues that need none",
+            )
+        if word != "stored":
+            return False
+        stored = await self.fresh(now=True)
+        number = self._live.version
+        late = await rules.behind(self._store, range(self._store.partitions), number) if number else []
+        await rules.copy(self._store, late, number, rules.codes(stored))
+        return True

@@ -1,0 +1,188 @@
+"""The rules of queues as they are stored: one hash for all, and in each partition a copy of what scripts must know.
+
+A change is stored first, with a new version; then it is copied into the partitions. Each of them keeps the version that
+it has as its mark. Whoever stores a change copies it at once, and time keepers look after their partitions, so that a
+copy which was cut off is completed within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from delaybox.core.queue import NO_RULES, OTHERS, QueueRules
+from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import DEFAULT_QUEUE
+from delaybox.store import keys
+from delaybox.store.loader import ScriptCall
+from delaybox.store.servers import Command
+from delaybox.store.store import Store
+
+MOST = 20_000
+"""Most queues with rules of their own."""
+_VERSION = b""
+"""The field that holds the version: no queue has an empty name."""
+_PART = 500
+_END = b"\xff"
+"""Behind every member of the parked set: nothing is looked at there."""
+_AT_ONCE = 16
+
+
+class _Stored(msgspec.Struct, omit_defaults=True):
+    """The JSON of one queue's rules. Fields of a newer version are kept by `StoredRules`."""
+
+    paused: bool | None = None
+    keep_result_ms: int | None = None
+    retry: RetryPolicy | None = None
+    timeout_ms: int | None = None
+
+
+_decode = msgspec.json.Decoder(_Stored).decode
+_decode_all = msgspec.json.Decoder(dict[str, Any]).decode
+_KNOWN = _Stored.__struct_fields__
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRules:
+    """The rules of one queue as they were read. ``newer``: rules that a newer version stored, by name; ``raw``: all of
+    it, b"" where none are stored."""
+
+    rules: QueueRules = NO_RULES
+    newer: Mapping[str, Any] = field(default_factory=dict)
+    raw: bytes = b""
+
+    @classmethod
+    def read(cls, raw: bytes | None) -> StoredRules:
+        """From the stored JSON. What cannot be read counts as no rule."""
+        if not raw:
+            return cls()
+        try:
+            found, everything = _decode(raw), _decode_all(raw)
+        except msgspec.MsgspecError:
+            return cls(raw=raw)
+        newer = {name: value for name, value in everything.items() if name not in _KNOWN}
+        rules = QueueRules(**{name: getattr(found, name) for name in _KNOWN})
+        return cls(rules, newer, raw)
+
+
+def encode(rules: QueueRules, newer: Mapping[str, Any]) -> bytes:
+    """The JSON to store; b"" where no rule is set."""
+    known = {name: value for name in _KNOWN if (value := getattr(rules, name)) is not None}
+    return msgspec.json.encode({**newer, **known}) if known or newer else b""
+
+
+async def version(store: Store) -> int:
+    """A number that rises with each change; 0: no rule was ever stored. StoreUnavailable."""
+    raw: bytes | None = await store.servers.ask("HGET", keys.rules(store.prefix), _VERSION)
+    return int(raw or 0)
+
+
+async def one(store: Store, queue: str) -> StoredRules:
+    """The rules that one queue has of its own. StoreUnavailable."""
+    return StoredRules.read(await store.servers.ask("HGET", keys.rules(store.prefix), queue))
+
+
+async def every(store: Store, known: Mapping[str, StoredRules]) -> tuple[int, dict[str, StoredRules]]:
+    """The version, and the rules of each queue that has some. ``known``: what was read before; only what changed since
+    is decoded. StoreUnavailable."""
+    flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.rules(store.prefix))
+    number = int(flat.pop(_VERSION, 0))
+    found: dict[str, StoredRules] = {}
+    for name, raw in flat.items():
+        queue = name.decode("utf-8", "replace")
+        before = known.get(queue)
+        found[queue] = before if before is not None and before.raw == raw else StoredRules.read(raw)
+    return number, found
+
+
+async def change(
+    store: Store, changes: Sequence[tuple[str, bytes, bytes]], *, only_first: bool = False
+) -> tuple[str, int]:
+    """Stores (queue, rules as they were read, new ones) all or none. StoreUnavailable.
+
+    Returns ('stored', version), ('changed', version) where others stand there by now, or ('full', version).
+    ``only_first``: only where no rule was ever stored.
+    """
+    args: list[Any] = [int(only_first), MOST]
+    for queue, old, new in changes:
+        args += (queue, old, new)
+    word, number = await store.runner.run(ScriptCall("rules", keys.rules(store.prefix), args))
+    return word.decode(), number
+
+
+async def begin(store: Store, first: Mapping[str, QueueRules]) -> None:
+    """Stores rules if none were ever stored. Time keepers copy them. StoreUnavailable."""
+    if first and not await version(store):
+        await change(store, [(queue, b"", encode(one_, {})) for queue, one_ in first.items()], only_first=True)
+
+
+# -- the copy in each partition -----------------------------------------------------------------------------------
+
+
+def codes(stored: Mapping[str, QueueRules]) -> dict[bytes, bytes]:
+    """What the scripts must know: queue as lanes spell it -> b"1" paused, b"0" not. A queue that is as all others are
+    does not stand there."""
+    others = bool(stored.get(OTHERS, NO_RULES).paused)
+    found: dict[bytes, bytes] = {b"*": b"1"} if others else {}
+    for queue, rules in stored.items():
+        if queue != OTHERS and rules.paused is not None and rules.paused != others:
+            found[b"" if queue == DEFAULT_QUEUE else queue.encode()] = b"1" if rules.paused else b"0"
+    return found
+
+
+async def behind(store: Store, partitions: Iterable[int], number: int) -> list[int]:
+    """Those of the partitions that do not have this version yet, nor a later one. StoreUnavailable."""
+    wanted = list(partitions)
+    commands: list[Command] = [("HGET", keys.clock(store.tags[p]), "rules") for p in wanted]
+    marks = await store.servers.ask_many(commands) if commands else []
+    return [p for p, mark in zip(wanted, marks, strict=True) if not _has(mark or b"", number)]
+
+
+async def copy(store: Store, partitions: Iterable[int], number: int, wanted: Mapping[bytes, bytes]) -> None:
+    """Brings the `codes` of a version into partitions that have an older one. StoreUnavailable."""
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def into(p: int) -> None:
+        async with room:
+            await _copy(store, p, number, wanted)
+
+    await asyncio.gather(*(into(p) for p in partitions))
+
+
+async def _copy(store: Store, p: int, number: int, wanted: Mapping[bytes, bytes]) -> None:
+    tag = store.tags[p]
+    while True:
+        mark: bytes = await store.servers.ask("HGET", keys.clock(tag), "rules") or b""
+        if _has(mark, number):
+            return
+        # The mark was read first: whatever changes after that changes the mark as well, and the script refuses.
+        here: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.steered(tag))
+        changes = [(queue, code) for queue, code in wanted.items() if here.get(queue) != code]
+        changes += [(queue, b"") for queue in here if queue not in wanted]
+        # Nobody was paused or released since a copy that was completed, so no lane has to move.
+        behind_ = _END if not changes and b"~" not in mark else b""
+        at = 0
+        while True:
+            part, rest = changes[at : at + _PART], len(changes) > at + _PART
+            step = b"%d~%b" % (number, os.urandom(8).hex().encode())
+            args: list[Any] = [mark, step, b"" if rest else b"%d" % number, behind_]
+            for pair in part:
+                args += pair
+            stands, behind_ = await store.runner.run(ScriptCall("steer", tag, args))
+            if stands == b"%d" % number:
+                return
+            if stands != step:
+                break  # somebody else copies as well
+            mark, at = step, at + _PART
+
+
+def _has(mark: bytes, number: int) -> bool:
+    """Whether a partition with this mark has that version or a later one, whole or in the making."""
+    text, unfinished, _ = mark.partition(b"~")
+    have = int(text or 0)
+    return have > number or (have == number and not unfinished)

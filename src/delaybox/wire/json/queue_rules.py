@@ -1,0 +1,71 @@
+"""The rules of a queue asked for over ``/v1``, by the command line or in the configuration -> domain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import UNSET
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import MAX_WAIT_MS
+from delaybox.core.queue import OTHERS, QueueRules
+from delaybox.wire.json import queue_types, tasks, types
+from delaybox.wire.json.reading import JsonReader
+
+_read = JsonReader(queue_types.QueueRulesRequest, where="a rule of a queue")
+NAMES: Final = {"paused": "paused", "keep_result": "keep_result_ms", "retry": "retry", "timeout": "timeout_ms"}
+"""The rules by the names that callers use, and their fields in `QueueRules`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RulesChange:
+    """``rules``: those to set. ``clear``: the names (of `QueueRules`) of those to clear."""
+
+    rules: QueueRules
+    clear: frozenset[str]
+
+
+def parse(body: bytes) -> RulesChange:
+    """The rules in a body. InvalidTask, which names the rule, its value and the mend."""
+    asked = _read(body)
+    _read.strictly(body)
+    clear = frozenset(field for name, field in NAMES.items() if getattr(asked, name) is None)
+    retry, keep, timeout = asked.retry, asked.keep_result, asked.timeout
+    return RulesChange(
+        QueueRules(
+            paused=asked.paused if isinstance(asked.paused, bool) else None,
+            keep_result_ms=None
+            if keep is UNSET or keep is None
+            else checked_keep("keep_result", tasks.duration(_read, body, "keep_result", keep, least=0)),
+            retry=tasks.retry_of(_read, retry, body) if isinstance(retry, types.Retry) else None,
+            timeout_ms=None if timeout is UNSET or timeout is None else _timeout(body, timeout),
+        ),
+        clear,
+    )
+
+
+def _timeout(body: bytes, timeout: str | float) -> int:
+    return checked_timeout("timeout", tasks.duration(_read, body, "timeout", timeout, least=0))
+
+
+def checked_timeout(field: str, ms: int) -> int:
+    """A time-out in ms. InvalidTask."""
+    if not ms:
+        raise InvalidTask(
+            field, f"{field} 0 would end every attempt at once; to hold the queue's tasks back set paused, to set no "
+            "limit leave it out (in a PATCH: null)"
+        )  # fmt: skip
+    return ms
+
+
+def checked_keep(field: str, ms: int) -> int:
+    """How long results are kept, in ms. InvalidTask."""
+    if ms > MAX_WAIT_MS:
+        raise InvalidTask(field, f"{field} {ms} ms is over ten years; give at most {MAX_WAIT_MS}")
+    return ms
+
+
+def queue_of(field: str, text: str) -> str:
+    """The name of a queue, or `*` for all that have no rule of their own. InvalidTask."""
+    return text if text == OTHERS else tasks.queue_of(field, text)

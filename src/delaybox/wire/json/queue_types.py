@@ -1,0 +1,119 @@
+"""The bodies of ``/v1`` about queues: what they hold, and their rules."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from delaybox.wire.json.types import TYPES, Count, Retry, duration
+
+
+class Lane(Struct, gc=False):
+    """One task type of a queue now."""
+
+    queue: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
+    pending: Annotated[
+        int, Meta(description="waiting, the ready ones among them; all or those due soon: see `pending_complete`")
+    ]
+    pending_complete: Annotated[
+        bool,
+        Meta(description="false: the store holds more than 10,000 tasks, of which `pending` counts those due soon"),
+    ]
+    ready: Annotated[int, Meta(description="due, waiting for a free slot")]
+    in_flight: Annotated[int, Meta(description="being carried out")]
+    fired_per_s: Annotated[
+        float,
+        Meta(
+            description="carried out a second over the last minute, as the living nodes tell",
+            extra_json_schema={"minimum": 0},
+        ),
+    ]
+    unserved: Annotated[
+        tuple[str, ...], Meta(description="functions with ready tasks that no connected worker serves")
+    ] = ()
+    waits: Annotated[str, Meta(description="why its due tasks wait by the queue's rules; empty: they do not")] = ""
+
+
+class Queues(Struct, gc=False):
+    """All queues that hold something now or fired in the last minute, a line for each task type."""
+
+    queues: list[Lane]
+
+
+class QueueSettings(Struct, gc=False):
+    """What holds for a queue by the configuration of the node that answers."""
+
+    keep_result_ms: Annotated[
+        int,
+        Meta(
+            description="how long a worker's answer is kept unless its task says otherwise; 0: not at all",
+            extra_json_schema={"minimum": 0},
+        ),
+    ]
+
+
+Rule = UnsetType | None
+
+
+class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """The rules of a queue. In a PATCH `null` clears a rule, and what is left out stays as it is."""
+
+    paused: Annotated[
+        bool | Rule, Meta(description="true: due tasks wait, scheduling goes on, and what runs already ends")
+    ] = UNSET
+    keep_result: Annotated[
+        str | int | float | Rule,
+        duration("how long results of its worker functions and commands are kept; 0: not at all", "1h", least=0),
+    ] = UNSET
+    retry: Retry | Rule = UNSET
+    """Of tasks that have no policy, where their function has none either."""
+    timeout: Annotated[
+        str | int | float | Rule,
+        duration("longest time of one attempt of a worker function or command whose task sets none", "30s"),
+    ] = UNSET
+
+
+class QueueRulesSet(Struct, omit_defaults=True, gc=False):
+    """Rules, in the form in which they are set; those that are not set are left out."""
+
+    paused: bool | None = None
+    keep_result: Annotated[int | None, Meta(description="ms; 0: not at all", extra_json_schema={"minimum": 0})] = None
+    retry: Retry | None = None
+    timeout: Annotated[int | None, Meta(description="ms", extra_json_schema={"minimum": 1})] = None
+
+
+class RuledQueue(Struct, gc=False):
+    """The rules of one queue, or with `*` those of all queues without a rule of their own.
+
+    `rules`: set for this queue. `effect`: what holds; a rule that is not set comes from `*`, or from the configuration.
+    """
+
+    queue: str
+    rules: QueueRulesSet
+    effect: QueueRulesSet
+    waits: Annotated[str, Meta(description="why its due tasks wait by its rules; empty: they do not")]
+    newer: Annotated[tuple[str, ...], Meta(description="rules that a newer DelayBox set; this one leaves them alone")]
+
+
+class RuledQueues(Struct, gc=False):
+    """Every queue that has rules of its own, by name."""
+
+    queues: list[RuledQueue]
+
+
+class Queue(Struct, gc=False):
+    """One queue: sums, and a line for each task type it holds."""
+
+    queue: str
+    pending: Count
+    pending_complete: bool
+    ready: Count
+    in_flight: Count
+    fired_per_s: Annotated[float, Meta(extra_json_schema={"minimum": 0})]
+    settings: QueueSettings
+    types: list[Lane]
+    rules: QueueRulesSet
+    effect: QueueRulesSet
+    waits: str

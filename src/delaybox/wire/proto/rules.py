@@ -1,0 +1,63 @@
+"""The rules of a queue over gRPC <-> domain."""
+
+from __future__ import annotations
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.queue import QueueRules
+from delaybox.core.spans import duration_ms
+from delaybox.core.words import unknown
+from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.json.queue_rules import NAMES, checked_keep, checked_timeout
+from delaybox.wire.proto.tasks import retry_of
+
+
+def wanted(request: pb.SetQueueRequest) -> tuple[QueueRules, frozenset[str]]:
+    """The rules to set, and the names (of `QueueRules`) of those to clear. InvalidTask."""
+    for name in request.clear:
+        if name not in NAMES:
+            raise InvalidTask("clear", unknown(name, NAMES, {}, where="a rule of a queue"))
+    given = request.rules
+    rules = QueueRules(
+        paused=given.paused if given.HasField("paused") else None,
+        keep_result_ms=checked_keep("rules.keep_result_ms", duration_ms("rules.keep_result_ms", given.keep_result_ms))
+        if given.HasField("keep_result_ms")
+        else None,
+        retry=retry_of(given.retry) if given.HasField("retry") else None,
+        timeout_ms=checked_timeout("rules.timeout_ms", duration_ms("rules.timeout_ms", given.timeout_ms))
+        if given.HasField("timeout_ms")
+        else None,
+    )
+    clear = frozenset(NAMES[name] for name in request.clear)
+    both = sorted(name for name, field in NAMES.items() if field in clear and getattr(rules, field) is not None)
+    if both:
+        raise InvalidTask("clear", f"{both[0]} is both set and cleared; do one of them")
+    return rules, clear
+
+
+def message(rules: QueueRules) -> pb.Rules:
+    """Rules for an answer; what is not set is absent."""
+    out = pb.Rules()
+    if rules.paused is not None:
+        out.paused = rules.paused
+    if rules.keep_result_ms is not None:
+        out.keep_result_ms = rules.keep_result_ms
+    if rules.retry is not None:
+        retry = rules.retry
+        out.retry.max_attempts = retry.max_attempts
+        out.retry.initial_ms = retry.initial_ms
+        out.retry.factor = retry.factor
+        out.retry.max_ms = retry.max_ms
+        out.retry.jitter = retry.jitter
+    if rules.timeout_ms is not None:
+        out.timeout_ms = rules.timeout_ms
+    return out
+
+
+def of_message(said: pb.Rules) -> QueueRules:
+    """The rules in an answer."""
+    return QueueRules(
+        paused=said.paused if said.HasField("paused") else None,
+        keep_result_ms=said.keep_result_ms if said.HasField("keep_result_ms") else None,
+        retry=retry_of(said.retry) if said.HasField("retry") else None,
+        timeout_ms=said.timeout_ms if said.HasField("timeout_ms") else None,
+    )

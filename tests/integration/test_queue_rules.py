@@ -1,0 +1,206 @@
+"""Rules of queues on a running node: set over REST, gRPC, the command line and the configuration, with one effect."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from delaybox import Client, Worker
+from delaybox.client import InvalidTask, Retry, TaskFailed, TaskState
+from tests.command import Command
+from tests.nodes import Node, node
+from tests.waiting import until
+
+CONFIG = "queues: {first: {paused: true, timeout: 30s, retry: {max_attempts: 2, backoff: {initial: 10ms}}}}\n"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    folder = tmp_path_factory.mktemp("queue-rules")
+    (folder / "c.yaml").write_text(CONFIG)
+    arguments = ("--http-port", "0", "--data-dir", str(folder / "data"), "--config", str(folder / "c.yaml"))
+    with node(*arguments, "--enable-shell", folder=folder) as started:
+        yield started
+
+
+@pytest.fixture
+def client(served: Node) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{served.grpc_port}") as made:
+        yield made
+
+
+class Crew:
+    """A worker in a thread. `gate` holds its function up; `ran` is what it ran, in order."""
+
+    def __init__(self) -> None:
+        self.gate, self.ran, self.failures = threading.Event(), list[str](), 0
+        self.gate.set()
+
+    async def step(self, name: str) -> str:
+        self.ran.append(name)
+        while not self.gate.is_set():
+            await asyncio.sleep(0.01)
+        return name
+
+    async def fail(self) -> None:
+        self.failures += 1
+        raise ValueError("no")
+
+
+@pytest.fixture(scope="module")
+def crew(served: Node) -> Iterator[Crew]:
+    made, over = Crew(), threading.Event()
+    worker = Worker("crew", servers=f"127.0.0.1:{served.grpc_port}", queues=["mail", "first", "other"], grace="1s")
+
+    @worker.task(name="step")
+    async def step(name: str) -> str:
+        return await made.step(name)
+
+    @worker.task(name="fail")
+    async def fail() -> None:
+        await made.fail()
+
+    async def work() -> None:
+        async with worker.running():
+            await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(work(),), daemon=True)
+    thread.start()
+    served.until(lambda: served.call("GET", "/v1/workers")[2]["count"])
+    yield made
+    made.gate.set()
+    over.set()
+    thread.join(20)
+
+
+def rules(served: Node, queue: str, body: Any, method: str = "PATCH") -> Any:
+    status, _, answer = served.call(method, f"/v1/queues/{queue}", body)
+    assert status in (200, 204), answer
+    return answer
+
+
+@pytest.fixture
+def cli(served: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.setenv("DELAYBOX_SERVER", f"http://127.0.0.1:{served.port}")
+    return Command(monkeypatch, capsys)
+
+
+def test_pause_drain_and_resume(served: Node, client: Client, crew: Crew, cli: Command) -> None:
+    crew.gate.clear()
+    running = client.schedule("step", ["running"], queue="mail", keep_result="1m")
+    until(lambda: crew.ran)
+    draining = subprocess.Popen(
+        [*(sys.executable, "-m", "delaybox", "queues", "set", "mail", "--pause", "--drain"),
+         *("--server", f"http://127.0.0.1:{served.port}")],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    until(lambda: served.call("GET", "/v1/queues/mail")[2]["waits"])
+    held = [client.schedule("step", [str(n)], queue="mail", keep_result="1m") for n in range(3)]
+    elsewhere = client.schedule("step", ["elsewhere"], queue="other", keep_result="1m")
+    assert draining.poll() is None
+    crew.gate.set()
+    out, _ = draining.communicate(timeout=30)
+    assert draining.returncode == 0 and "waits: queue 'mail' is paused" in out
+    assert running.result(timeout=20) == "running"
+    assert elsewhere.result(timeout=20) == "elsewhere"
+    reason = "waits: queue 'mail' is paused; `delaybox queues set mail --resume` ends that"
+    until(lambda: served.call("GET", "/v1/queues/mail")[2]["ready"] == 3)
+    task = client.get(held[0].id)
+    assert (task.state, task.reason) == (TaskState.READY, reason)
+    listed = served.call("GET", "/v1/tasks?queue=mail")[2]["tasks"]
+    assert {one["reason"] for one in listed} == {reason}
+    assert [queue.waits for queue in client.queues("mail")] == [reason]
+    assert "paused" in cli("queues").out
+    assert "paused, while due tasks wait: mail (3 due)" in cli("doctor").out
+    assert cli("queues", "set", "mail", "--resume").code == 0
+    assert [one.result(timeout=20) for one in held] == ["0", "1", "2"]
+    assert sorted(crew.ran[-3:]) == ["0", "1", "2"], "they lie in several partitions"
+    assert cli("queues", "unset", "mail").code == 0
+
+
+def test_other_types_wait_as_well(served: Node) -> None:
+    rules(served, "*", {"paused": True})
+    bodies: list[dict[str, Any]] = [{"payload": "x"}, {"type": "shell", "payload": "true", "keep_result": "1m"}]
+    ids = [served.call("POST", "/v1/tasks", {**body, "queue": "batch"})[2]["id"] for body in bodies]
+    until(lambda: served.call("GET", "/v1/queues/batch")[2]["ready"] == 2)
+    for task_id in ids:
+        assert served.call("GET", f"/v1/tasks/{task_id}")[2]["state"] == "ready"
+    rules(served, "*", None, "DELETE")
+    until(lambda: served.call("GET", "/v1/queues/batch")[2]["pending"] == 0)
+    until(lambda: served.call("GET", f"/v1/tasks/{ids[1]}")[2]["state"] == "succeeded")
+
+
+def test_retry_timeout_and_keeping_results_are_live(served: Node, client: Client, crew: Crew) -> None:
+    crew.failures = 0
+    shown = client.set_queue("mail", retry=Retry(attempts=3, initial=0.01), keep_result="1h", timeout=0.3)
+    assert shown.effect is not None and shown.effect.timeout is not None
+    time.sleep(1.0)  # what is promised: in force everywhere within a second
+    with pytest.raises(TaskFailed):
+        client.schedule("fail", queue="mail").result(timeout=20)
+    assert crew.failures == 3
+    crew.gate.clear()
+    slow = client.schedule("step", ["slow"], queue="mail", retry=0)
+    with pytest.raises(TaskFailed, match="timed out"):
+        slow.result(timeout=20)
+    crew.gate.set()
+    kept = client.schedule("step", ["kept"], queue="mail", timeout="20s")
+    until(lambda: client.get(kept.id).state is TaskState.SUCCEEDED)
+    client.unset_queue("mail")
+    assert client.queue_rules("mail")[0].retry is None
+
+
+def test_the_configuration_sets_rules_at_the_first_start(served: Node, client: Client) -> None:
+    (first,) = client.queue_rules("first")
+    assert first.paused and first.retry is not None and first.retry.attempts == 2
+    client.set_queue("first", paused=None)
+    (first,) = client.queue_rules("first")
+    assert first.paused is None and first.waits == "" and first.retry is not None
+
+
+def test_put_replaces_and_patch_changes(served: Node, client: Client, cli: Command) -> None:
+    rules(served, "p", {"paused": True, "timeout": "5s"}, "PUT")
+    answer = rules(served, "p", {"paused": None})
+    assert answer["rules"] == {"timeout": 5_000} == served.call("GET", "/v1/queues/p")[2]["rules"]
+    assert rules(served, "p", {"keep_result": 0}, "PUT")["rules"] == {"keep_result": 0}
+    assert [one["queue"] for one in served.call("GET", "/v1/queue-rules")[2]["queues"]] == ["first", "p"]
+    assert {one.queue for one in client.queue_rules()} == {"first", "p"}
+    shown = cli("queues", "show", "p", "--json").json()
+    assert shown["effect"]["keep_result"] == 0
+    assert "keep_result = 0" in cli("queues", "show", "--rules").out
+    rules(served, "p", None, "DELETE")
+    assert served.call("GET", "/v1/queues/p")[2]["rules"] == {}
+
+
+@pytest.mark.parametrize(
+    ("queue", "body", "field", "words"),
+    [
+        ("p", {"paussed": True}, "paussed", "is not a rule of a queue; did you mean paused?"),
+        ("p", {"concurrency": 0}, "concurrency", "is not a rule of a queue"),
+        ("p", {"paused": "yes"}, "paused", "must be true or false"),
+        ("p", {"timeout": 0}, "timeout", "set paused"),
+        ("p", {"timeout": "soon"}, "timeout", "soon"),
+        ("p", {"retry": {"max_attempts": 0}}, "retry.max_attempts", "1 (no retry) to"),
+        ("P!", {"paused": True}, "queue", "is not a queue name"),
+    ],
+)
+def test_wrong_rules_are_refused_with_field_and_mend(
+    served: Node, queue: str, body: dict[str, Any], field: str, words: str
+) -> None:
+    status, _, answer = served.call("PATCH", f"/v1/queues/{queue}", body)
+    assert (status, answer["field"]) == (400, field) and words in answer["detail"], answer
+
+
+def test_wrong_rules_are_refused_in_python_and_on_the_command_line(client: Client, cli: Command) -> None:
+    with pytest.raises(InvalidTask, match="is not a rule of a queue"):
+        client.set_queue("p", colour=1)  # type: ignore[call-arg]
+    with pytest.raises(InvalidTask, match="set paused"):
+        client.set_queue("p", timeout=0)
+    assert "give one of them" in cli("queues", "set", "p", "--pause", "--resume").err
+    assert "no rule is given" in cli("queues", "set", "p").err

@@ -1,0 +1,173 @@
+"""The rules of queues in the store: paused lanes wait apart, and the copies in partitions follow what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from delaybox.core.lane import lane_of
+from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.engine.ownership import Ownership
+from delaybox.engine.rules import RuleReader
+from delaybox.service.rules import Rules
+from delaybox.store import keys, rules
+from delaybox.store.lanes import queues
+from tests.lab import Lab, leased
+
+SEND = lane_of(TaskType.WORKER, "mail", "send")
+
+
+def call(queue: str = "mail", **parts: Any) -> NewTask:
+    return NewTask(type=TaskType.WORKER, queue=queue, name="send", **parts)
+
+
+async def pause(lab: Lab, queue: str, paused: bool | None = True) -> None:
+    await Rules(lab.store).set(queue, QueueRules(paused=paused), clear={"paused"} if paused is None else ())
+
+
+async def unsteered(lab: Lab) -> bool:
+    """Whether a partition holds nothing about rules, so that scripts look nothing up."""
+    found = await lab.client.exists(keys.steered(lab.tag), keys.parked(lab.tag))
+    return not found and not await lab.client.hexists(keys.clock(lab.tag), "steered")
+
+
+@pytest.mark.parametrize("guest", [False, True])
+@pytest.mark.parametrize("ready", [False, True])
+async def test_a_paused_queue_waits_and_goes_on_in_order(lab: Lab, ready: bool, guest: bool) -> None:
+    first = await lab.add(call(priority=Priority.HIGH), call(priority=Priority.CRITICAL), call(delay_ms=500))
+    (other,) = await lab.add(call("other"))
+    if ready:
+        await lab.claim(slots=0)
+    await pause(lab, "mail")
+    await lab.move(5_000)
+    lanes = (SEND, lane_of(TaskType.WORKER, "other", "send")) if guest else ()
+    took: dict[bytes, Any] = {}
+    for _ in range(3):
+        took |= leased(await lab.claim(types="w", lanes=lanes, guest=guest))
+    assert set(took) == {other}
+    assert await lab.problems() == []
+    late = await lab.add(call())
+    assert leased(await lab.claim(types="w", lanes=lanes, guest=guest)) == {}
+    counts = (await lab.store.counts())[0]
+    (mail,) = [q for q in await queues(lab.store) if q.queue == "mail"]
+    assert (mail.pending, mail.ready, counts.due) == (4, 4, 4)
+    await pause(lab, "mail", None)
+    assert await unsteered(lab)
+    order = [first[1], first[0], first[2], late[0]]
+    for task_id in order:
+        assert list(leased(await lab.claim(types="w", lanes=lanes, guest=guest, slots=1))) == [task_id]
+    assert await lab.problems() == []
+
+
+async def test_a_paused_queue_is_not_fired_in_place(lab: Lab) -> None:
+    async with lab.client.pubsub() as heard:
+        await heard.subscribe("c")
+        await heard.get_message(timeout=1)
+        await pause(lab, "news")
+        task_id, other = await lab.add(NewTask(queue="news"), NewTask())
+        assert (await lab.claim(channel="c", slots=0)).lateness_ms == [0]
+        assert (await lab.find(task_id)).place == "home" and (await lab.find(other)).place == ""
+        await pause(lab, "news", False)
+        assert (await lab.claim(channel="c", slots=0)).lateness_ms == [0]
+
+
+async def test_a_paused_lane_that_is_cancelled_leaves_nothing(lab: Lab) -> None:
+    await pause(lab, "mail")
+    task_ids = await lab.add(call(), call())
+    await lab.claim()
+    assert await lab.client.zcard(keys.parked(lab.tag)) == 1
+    await lab.store.cancel(task_ids)
+    assert await lab.client.zcard(keys.parked(lab.tag)) == 0
+    await Rules(lab.store).unset("mail")
+    assert await unsteered(lab)
+
+
+async def test_all_others_are_paused_with_a_star(lab: Lab) -> None:
+    kept, *held = await lab.add(call("vip"), call("mail"), call("default"))
+    await pause(lab, "*")
+    await pause(lab, "vip", False)
+    assert set(leased(await lab.claim())) == {kept}
+    await pause(lab, "*", None)
+    assert set(leased(await lab.claim())) == set(held)
+    assert await unsteered(lab), "vip is as all others are, so no script need know of it"
+
+
+async def test_lanes_behind_many_paused_ones_are_found(lab: Lab) -> None:
+    await lab.add(*(NewTask(type=TaskType.SHELL_CMD, queue=f"q{n}") for n in range(300)))
+    (mine,) = await lab.add(NewTask(type=TaskType.SHELL_CMD, queue="zz"))
+    await lab.claim(slots=0)
+    await pause(lab, "*")
+    await pause(lab, "zz", False)
+    for _ in range(15):
+        if mine in leased(claimed := await lab.claim()):
+            break
+        assert claimed.next_due_ms >= 0, "the claim is to be repeated at once"
+    else:
+        raise AssertionError("300 paused lanes stand before it")
+    assert await lab.client.zcard(keys.parked(lab.tag)) == 300
+    await pause(lab, "*", None)
+    assert len(leased(await lab.claim())) + len(leased(await lab.claim())) >= 64
+    assert await lab.problems() == []
+
+
+async def test_a_copy_that_was_cut_off_is_completed_by_a_time_keeper(lab: Lab) -> None:
+    """T24 for rules: whoever stored them died before the copy."""
+    (task_id,) = await lab.add(call())
+    word, number = await rules.change(lab.store, [("mail", b"", rules.encode(QueueRules(paused=True), {}))])
+    assert (word, number) == ("stored", 1)
+    live, ownership = LiveRules(), Ownership(lab.store.partitions)
+    ownership.assign(frozenset({0}), frozenset())
+    reader = RuleReader(lab.store, live, ownership, keeps=True)
+    await reader.step()
+    assert live.of("mail").paused and leased(await lab.claim()) == {}
+    await rules.change(lab.store, [("mail", rules.encode(QueueRules(paused=True), {}), b"")])
+    # The mark of a copy that another began and did not end.
+    await lab.client.hset(keys.clock(lab.tag), "rules", "2~gone")
+    await reader.step()
+    assert set(leased(await lab.claim())) == {task_id} and await unsteered(lab)
+
+
+async def test_several_who_copy_at_once_end_with_the_last_rules(lab: Lab) -> None:
+    names = [f"q{n}" for n in range(20)]
+    await asyncio.gather(*(pause(lab, name) for name in names))
+    assert await lab.client.hgetall(keys.steered(lab.tag)) == {name.encode(): b"1" for name in names}
+    await asyncio.gather(*(Rules(lab.store).unset(name) for name in names))
+    assert await unsteered(lab)
+
+
+async def test_rules_of_a_newer_version_are_left_alone_and_shown(lab: Lab) -> None:
+    service = Rules(lab.store)
+    await lab.client.hset(keys.rules(lab.store.prefix), mapping={"mail": b'{"color":"red","paused":true}', "": 1})
+    shown = await service.set("mail", QueueRules(timeout_ms=5), clear={"paused"})
+    assert (shown.own, shown.newer) == (QueueRules(timeout_ms=5), ("color",))
+    assert (await rules.one(lab.store, "mail")).newer == {"color": "red"}
+
+
+async def test_a_rule_comes_from_the_queue_first_then_from_all_others(lab: Lab) -> None:
+    service = Rules(lab.store)
+    await service.set("*", QueueRules(paused=True, timeout_ms=1_000))
+    shown = await service.set("mail", QueueRules(timeout_ms=2_000))
+    assert shown.effect == QueueRules(paused=True, timeout_ms=2_000)
+    assert shown.waits.startswith("waits: all queues without a rule of their own are paused")
+    assert (await service.set("mail", QueueRules(paused=False))).waits == ""
+    assert (await service.set("mail", QueueRules(paused=True), whole=True)).own == QueueRules(paused=True)
+    assert (await service.unset("mail")).own == QueueRules()
+    assert [one.queue for one in await service.every()] == ["*"]
+
+
+async def test_rules_for_the_first_start_are_taken_once(lab: Lab) -> None:
+    await rules.begin(lab.store, {"mail": QueueRules(paused=True)})
+    await Rules(lab.store).unset("mail")
+    await rules.begin(lab.store, {"mail": QueueRules(paused=True)})
+    assert (await rules.one(lab.store, "mail")).rules == QueueRules()
+
+
+async def test_too_many_queues_with_rules_are_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "MOST", 1)
+    service = Rules(lab.store)
+    await service.set("a", QueueRules(paused=True))
+    with pytest.raises(Exception, match="1 queues have rules already"):
+        await service.set("b", QueueRules(paused=True))
