@@ -25,6 +25,7 @@ from delaybox.core.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.processes.settings import decode, encode
 from delaybox.service import Readiness, Service, StoreCounts
@@ -56,6 +57,12 @@ class FakeService:
         if self.error:
             raise self.error
         return StoreCounts(5, 4, 3, 2, 1)
+
+    async def due_soon(self) -> dict[str, int]:
+        return {"10s": 7}
+
+    async def scaling(self, asked: ScalingQuery) -> ScalingAnswer:
+        return ScalingAnswer(lead_ms=30_000, clear_ms=30_000, target_use=0.7, needs=())
 
     async def check(self) -> Readiness:
         self.checks += 1

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.lane import check_name
+from delaybox.core.limits import NAME, NAME_FORM
 from delaybox.core.scaling import (
     CLEAR_MS,
     KINDS,
@@ -19,7 +19,6 @@ from delaybox.core.scaling import (
     ScalingQuery,
 )
 from delaybox.core.spans import duration_ms
-from delaybox.core.task import TaskType
 from delaybox.core.words import show
 from delaybox.wire.json.tasks import queue_of
 
@@ -35,16 +34,16 @@ _KINDS: Final = (*KINDS, WORKER)
 def query_of(given: Mapping[str, str | int]) -> ScalingQuery:
     """What is asked, from values by the names of FIELDS; one that is missing has its default. InvalidTask."""
     kind, queue, function = (str(given.get(name, "")) for name in ("kind", "queue", "function"))
-    if kind and kind not in _KINDS:
+    if "kind" in given and kind not in _KINDS:
         raise InvalidTask("kind", f"kind {show(kind)} is not known; use one of {', '.join(_KINDS)}, or leave it out")
     if kind not in ("", WORKER) and (queue or function):
         raise InvalidTask(
             "kind", f"kind {kind} is a process of nodes, which serves all queues; leave queue and function out"
         )
-    if queue:
+    if "queue" in given:
         queue = queue_of("queue", queue)
-    if function:
-        check_name(TaskType.WORKER, function)
+    if "function" in given and NAME.fullmatch(function) is None:
+        raise InvalidTask("function", f"function {show(function)} is not a name; use {NAME_FORM}")
     return ScalingQuery(
         kind=kind,
         queue=queue,
@@ -143,12 +142,12 @@ def scaling_message(found: ScalingAnswer) -> pb.ScalingResponse:
 
 def asked_by(request: pb.ScalingRequest) -> ScalingQuery:
     """What a gRPC request asks. InvalidTask."""
-    numbers = {"places": request.places, "lead": request.lead_ms, "clear": request.clear_ms}
-    return query_of(
-        {
-            "kind": request.kind,
-            "queue": request.queue,
-            "function": request.function,
-            **{name: value for name, value in numbers.items() if value},
-        }
-    )
+    given: dict[str, str | int] = {
+        "kind": request.kind,
+        "queue": request.queue,
+        "function": request.function,
+        "places": request.places,
+        "lead": request.lead_ms,
+        "clear": request.clear_ms,
+    }
+    return query_of({name: value for name, value in given.items() if value})

@@ -35,7 +35,7 @@ class Need(Struct, gc=False):
     needed: Count
     running: Count
     places: Annotated[float, Meta(ge=0, description="places needed, at the target use")]
-    places_each: Annotated[float, Meta(gt=0, description="places of one member")]
+    places_each: Annotated[float, Meta(ge=0, description="places of one member")]
     terms: list[Term]
 
 
