@@ -430,6 +430,12 @@ def test_a_key_that_replaces_and_a_key_that_is_a_lock(cli: Cli) -> None:
     assert scheduled(cli, "two", "--delay", "1h", "--key", "lock", "--unique-while", "running") != locked
 
 
+def test_at_most_once_is_shown(cli: Cli) -> None:
+    task_id = scheduled(cli, "one", "--delay", "1h", "--delivery", "at_most_once")
+    assert cli("get", task_id, "--json").json()["delivery"] == "at_most_once"
+    assert re.search(r"delivery +at_most_once", cli("get", task_id).out)
+
+
 def test_tokens_and_scopes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     task_id = scheduled(cli, "x", "--delay", "1h")
     monkeypatch.setenv("DELAYBOX_TOKEN", "")

@@ -386,3 +386,10 @@ def test_a_key_that_replaces_and_a_key_that_is_a_lock(client: Client, queue: str
         client.schedule(NewTask.publish("2", on_conflict="replace"))
     with pytest.raises(InvalidTask, match="'merge' is not a way"):
         NewTask.publish("2", key="k", on_conflict="merge")
+
+
+def test_at_most_once_is_shown_and_goes_with_no_result(client: Client, queue: str):
+    handle = client.schedule(NewTask.publish("1", delay=SOON, queue=queue, delivery="at_most_once"))
+    assert client.get(handle.id).at_most_once
+    with pytest.raises(InvalidTask, match="keep_result does not go with delivery at_most_once"):
+        client.schedule(NewTask.publish("1", delivery="at_most_once", keep_result="1h"))

@@ -10,6 +10,7 @@ import pytest
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import Runner
 from tests.engines import until
+from tests.waiting import until_async
 from tests.yard import Yard, yard
 
 __all__ = ["yard"]  # the fixture
@@ -73,6 +74,18 @@ async def test_what_ends_for_good_is_a_dead_letter_that_says_why(
     found = await yard.ends(task)
     assert found.state == pb.TASK_STATE_FAILED
     assert found.reason.startswith(reason)
+
+
+async def test_at_most_once_runs_once_whatever_comes_of_it(yard: Yard) -> None:
+    await yard.worker()
+    (well,) = await yard.call("fails", 0, delivery=pb.DELIVERY_AT_MOST_ONCE)
+    (bad,) = await yard.call("fails", 9, delivery=pb.DELIVERY_AT_MOST_ONCE)
+    (after,) = await yard.call("fails", 2, **KEEP)
+    assert (await yard.ends(after)).state == pb.TASK_STATE_SUCCEEDED
+    await until_async(lambda: {well, bad} <= yard.oracle.begun().keys())
+    begun = yard.oracle.begun()
+    assert [len(begun[task]) for task in (well, bad, after)] == [1, 1, 3]
+    await yard.sound()
 
 
 async def test_a_cpu_process_that_dies_costs_an_attempt_of_its_task_alone(yard: Yard) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from delaybox.core import ids
 from delaybox.core.queue import QueueRules
-from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
 from delaybox.store import keys, rules
 from delaybox.store.record import draft, read
 from delaybox.store.store import Batch, ClaimLimits, Store
@@ -106,6 +106,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             priority=rng.choice(list(Priority)),
             header={"x": b"1"} if rng.random() < 0.2 else {},
             idempotency_key=key,
+            delivery=DeliveryMode.AT_MOST_ONCE if rng.random() < 0.1 else DeliveryMode.AT_LEAST_ONCE,
             **due,
             **parts,
         )

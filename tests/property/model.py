@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from delaybox.core.task import NewTask, Priority
+from delaybox.core.task import DeliveryMode, NewTask, Priority
 from delaybox.store.record import Draft, Record
 
 SLACK_MS = {Priority.CRITICAL: 0, Priority.HIGH: 2_000, Priority.NORMAL: 10_000, Priority.LOW: 60_000}
@@ -52,11 +52,13 @@ class Task:
     lock: str = ""
     """While its key is a lock: pending or running."""
     superseded: bool = False
+    once: bool = False
+    """Handed out at most once."""
 
     @property
     def extended(self) -> bool:
         """Whether its record has an extension, so that it is not fired in place."""
-        return bool(self.lock) or None is not self.waiting_since or None is not self.snoozed_since
+        return self.once or bool(self.lock) or None is not self.waiting_since or None is not self.snoozed_since
 
     @property
     def letter(self) -> str:
@@ -82,6 +84,7 @@ class Task:
             "losses": (self.blamed + self.carried, r.losses),
             "blamed": (self.blamed, r.blamed),
             "deliveries": (self.deliveries, r.deliveries),
+            "once": (self.once, r.once),
             "superseded": (self.superseded, r.superseded),
             "waiting since": (self.waiting_since, r.waiting_since),
             "snoozed since": (self.snoozed_since, r.snoozed_since),
@@ -142,6 +145,7 @@ class Model:
         self.tasks[task_id] = Task(
             task_id, partition, lane, new.priority, due, d.key, d.body is not None, body
         )  # fmt: skip
+        self.tasks[task_id].once = new.delivery is DeliveryMode.AT_MOST_ONCE
         if new.unique_while is not None:
             self.tasks[task_id].lock = new.unique_while.value
         if d.key is not None:

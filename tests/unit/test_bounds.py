@@ -174,6 +174,7 @@ WRONG = {
     "expire_after_ms": task_pb2.Task(expire_after_ms=1 << 60),
     "keep_result_ms": task_pb2.Task(keep_result_ms=1 << 60),
     "max_snooze_ms": task_pb2.Task(max_snooze_ms=1 << 60),
+    "at_most_once": task_pb2.Task(at_most_once=True),
     "name": task_pb2.Task(name="f"),
     "retry.max_attempts": task_pb2.Task(retry=task_pb2.Retry(max_attempts=5_000)),
     "retry.factor": task_pb2.Task(retry=task_pb2.Retry(factor=float("nan"))),

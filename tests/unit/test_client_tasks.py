@@ -80,6 +80,7 @@ def test_every_option_reaches_the_wire():
         reject_past=True,
     )
     assert NewTask.publish(key=None, at=None, timeout=None).message == pb.NewTask()
+    assert NewTask.publish(delivery="at_most_once").message == pb.NewTask(delivery=pb.DELIVERY_AT_MOST_ONCE)
 
 
 @pytest.mark.parametrize(

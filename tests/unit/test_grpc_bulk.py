@@ -42,6 +42,7 @@ kinds = st.fixed_dictionaries(
         "expire_after_ms": st.just(5),
         "keep_result_ms": st.just(5),
         "max_snooze_ms": st.just(5),
+        "delivery": st.just(1),
         "idempotency_key": st.just("k"),
         "retry": st.just({"max_attempts": 2}),
     },

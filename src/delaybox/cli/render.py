@@ -143,7 +143,7 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         ("state", str(task.get("state") or "gone: it has ended and left no record")),
         ("due", f"{moment(task['due_ms'], zone)} ({due_in(task['due_ms'], now_ms)})"),
     ]
-    lines += [(name, str(task[name])) for name in ("type", "name", "queue", "priority") if task.get(name)]
+    lines += [(name, str(task[name])) for name in ("type", "name", "queue", "priority", "delivery") if task.get(name)]
     if url := task.get("url"):
         lines.append(("url", f"{task.get('method', '')} {url}".strip()))
     lines += [("payload", payload(task))] if payload(task) else []

@@ -92,6 +92,9 @@ def schedule(
         str | None,
         typer.Option(metavar="SPAN", help="For how long in all its own code may put it off; 7d unless given."),
     ] = None,
+    delivery: Annotated[
+        str | None, typer.Option(metavar="WAY", help="at_most_once: never carried out twice, perhaps not at all.")
+    ] = None,
     on_conflict: Annotated[
         str | None, typer.Option(metavar="WAY", help="With a --key that is taken: keep the first task, or replace it.")
     ] = None,
@@ -144,6 +147,7 @@ def schedule(
             "expire_after": expire_after,
             "keep_result": keep_result,
             "max_snooze": max_snooze,
+            "delivery": delivery,
             "on_conflict": on_conflict,
             "max_wait": max_wait,
             "unique_while": unique_while,

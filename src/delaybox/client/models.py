@@ -165,6 +165,7 @@ class Task:
     timeout_ms: int
     keep_result_ms: int
     max_snooze_ms: int
+    at_most_once: bool
     result: Result | None
     progress: Progress | None
     brief: bool = False
@@ -193,6 +194,7 @@ class Task:
             timeout_ms=info.timeout_ms,
             keep_result_ms=info.keep_result_ms,
             max_snooze_ms=info.max_snooze_ms,
+            at_most_once=info.delivery == pb.DELIVERY_AT_MOST_ONCE,
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,
             brief=info.brief,

@@ -32,6 +32,10 @@ CODECS: Final = Codecs()
 """The codecs for arguments and results that this process knows; add your own here, on both sides."""
 
 _TYPE_NUMBERS: Final = {str(kind): number for number, kind in TYPES.items()}
+_DELIVERY: Final[Mapping[str, int]] = {
+    "at_least_once": pb.DELIVERY_AT_LEAST_ONCE,
+    "at_most_once": pb.DELIVERY_AT_MOST_ONCE,
+}
 _ON_CONFLICT: Final[Mapping[str, int]] = {"keep": pb.ON_CONFLICT_KEEP, "replace": pb.ON_CONFLICT_REPLACE}
 _UNIQUE_WHILE: Final[Mapping[str, int]] = {"pending": pb.UNIQUE_WHILE_PENDING, "running": pb.UNIQUE_WHILE_RUNNING}
 _STATE_NUMBERS: Final = {str(state): number for number, state in STATES.items()}
@@ -57,6 +61,7 @@ class MapOptions(When, total=False):
     headers: Mapping[str, str | bytes] | None
     keep_result: Duration | None
     max_snooze: Duration | None
+    delivery: str
     reject_past: bool
     content_type: str
 
@@ -82,6 +87,8 @@ class Options(When, total=False):
     max_wait: with "replace": for how long such calls may put the task off, from the first that says so on.
     unique_while: the key is a lock, free again as soon as its task is not "pending" (waits to be handed out for the
         first time) or not "running" any more, in whatever way it ends.
+    delivery: "at_most_once": acked before it is handed out; it is never carried out twice, and perhaps not at all, for
+        it is not tried again when it fails or is lost. Unless given "at_least_once".
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
 
@@ -95,6 +102,7 @@ class Options(When, total=False):
     headers: Mapping[str, str | bytes] | None
     keep_result: Duration | None
     max_snooze: Duration | None
+    delivery: str
     on_conflict: str
     max_wait: Duration | None
     unique_while: str
@@ -341,6 +349,7 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "headers": _put_headers,
     "keep_result": _put_keep_result,
     "max_snooze": _span("max_snooze"),
+    "delivery": lambda task, value: setattr(task, "delivery", number_of("delivery", value, _DELIVERY, "a way")),
     "on_conflict": lambda task, value: setattr(
         task, "on_conflict", number_of("on_conflict", value, _ON_CONFLICT, "a way")
     ),

@@ -19,7 +19,7 @@ class Delivery(Struct, gc=False):
 
     ``attempt`` counts failed attempts before this one; ``losses`` how often the process that ran it was lost (the
     worker of a WORKER task, else the node). ``body`` is the protobuf task; ``look``: it holds a time after which the
-    task must not be delivered.
+    task must not be delivered. ``once``: it is acked before it is handed out.
     """
 
     task_id: bytes
@@ -33,6 +33,7 @@ class Delivery(Struct, gc=False):
     stub: bool
     body: bytes
     look: bool = False
+    once: bool = False
 
     @property
     def id(self) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
+from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.webhook import Webhook
 
@@ -74,6 +75,15 @@ class UniqueWhile(Enum):
     RUNNING = "running"
 
 
+class DeliveryMode(Enum):
+    """Whether a task may be carried out twice, or rather not at all."""
+
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+    """It is acked before it is handed out: never twice, and never again when it fails or is lost."""
+
+
+DELIVERY_MODES: Mapping[str, DeliveryMode] = MappingProxyType({one.value: one for one in DeliveryMode})
 ON_CONFLICT: Mapping[str, OnConflict] = MappingProxyType({one.value: one for one in OnConflict})
 UNIQUE_WHILE: Mapping[str, UniqueWhile] = MappingProxyType({one.value: one for one in UniqueWhile})
 
@@ -91,6 +101,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``on_conflict``: what is done where the idempotency key names a task already. ``max_wait_ms``: with REPLACE, how
     long such requests may put the task off, from the first that says so on; 0 = any time.
     ``unique_while``: the idempotency key is a lock, free again at once when this is over; None: it outlives its task.
+    ``delivery``: AT_MOST_ONCE goes with neither a retry policy, nor a result, nor a lock that lasts while it runs.
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
     ``webhook``: the request of an HTTP task, and of no other; its headers and body are ``header`` and ``payload``.
     """
@@ -113,6 +124,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     on_conflict: OnConflict = OnConflict.KEEP
     max_wait_ms: int = 0
     unique_while: UniqueWhile | None = None
+    delivery: DeliveryMode = DeliveryMode.AT_LEAST_ONCE
     reject_past: bool = False
     queue_unstated: bool = False
     webhook: Webhook | None = None
@@ -194,7 +206,24 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     timeout_ms: int = 0
     keep_result_ms: int = 0
     max_snooze_ms: int = 0
+    delivery: DeliveryMode = DeliveryMode.AT_LEAST_ONCE
     result: TaskResult | None = None
     progress: Progress | None = None
     traceback: str = ""
     webhook: Webhook | None = None
+
+
+def check_delivery(task: NewTask) -> None:
+    """InvalidTask for what cannot hold of a task that is acked before it is handed out."""
+    if task.delivery is not DeliveryMode.AT_MOST_ONCE:
+        return
+    for field, given, why in (
+        ("retry", task.retry is not None, "is never tried again"),
+        ("keep_result", task.keep_result_ms > 0, "leaves no result"),
+        ("max_snooze", task.max_snooze_ms > 0, "cannot be put off by its own code"),
+        ("unique_while", task.unique_while is UniqueWhile.RUNNING, "is not known any more while it runs"),
+    ):
+        if given:
+            raise InvalidTask(
+                field, f"{field} does not go with delivery at_most_once: such a task {why}; leave one out"
+            )

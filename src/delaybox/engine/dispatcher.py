@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from heapq import nlargest
 from operator import itemgetter
 
@@ -54,6 +55,8 @@ _TIMED_EACH = 4
 EXPIRED = "expired"
 """The reason of a dead letter that was later than its task's ``expire_after``."""
 
+_First = Callable[[list[Delivery]], Awaitable[list[Delivery]]]
+"""What is done with deliveries right before they are handed out; answers those that may be."""
 _LATER = HandBack(delay_ms=1_000)
 """A task that a target could not even try waits a moment; otherwise it would be claimed again at once, for ever."""
 
@@ -200,6 +203,7 @@ class Dispatcher:
                     r.stub,
                     r.body,
                     r.look and not adopted,
+                    r.once,
                 )
             )
         if not late:
@@ -277,13 +281,19 @@ class Dispatcher:
 
     async def _deliver(self, letter: str, batch: list[Delivery], target: Target | None) -> None:
         left = {d.task_id: d for d in batch}
+        acked: set[bytes] = set()
         count = len(batch)
         began = time.monotonic()
 
         def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
             fresh = [d for d in deliveries if left.pop(d.task_id, None) is not None]
             if fresh:
-                self._settler.report(fresh, outcome)
+                if acked:
+                    # One claim may hold both kinds, and a target may report them together.
+                    self._over([d for d in fresh if d.task_id in acked], outcome)
+                    self._settler.report([d for d in fresh if d.task_id not in acked], outcome)
+                else:
+                    self._settler.report(fresh, outcome)
                 if isinstance(outcome, Done):
                     self._count(fresh)
                     self._reports += 1
@@ -291,6 +301,7 @@ class Dispatcher:
                         # One of those that are reported together stands for all.
                         self._took_ms.add(fresh[0].lane, (time.monotonic() - began) * 1_000)
 
+        first = partial(self._acked_first, left, acked)
         if target is None:
             target = self._targets.get(letter)
         if target is None:
@@ -303,13 +314,14 @@ class Dispatcher:
             failpoints.hit("before_deliver")
             apart = [d for d in batch if d.stub]
             plain = self._in_time([d for d in batch if not d.stub] if apart else batch, report)
+            plain = await first(plain)
             if not apart:
                 if plain:
                     await target.deliver(plain, report)
             else:
                 # Side by side: tasks whose body must be fetched and tasks with their body at hand must not wait for
                 # each other.
-                stubs = self._deliver_stubs(target, apart, report)
+                stubs = self._deliver_stubs(target, apart, report, first)
                 ends = await asyncio.gather(target.deliver(plain, report), stubs, return_exceptions=True)
                 for end in ends:
                     if end is not None:
@@ -327,21 +339,21 @@ class Dispatcher:
         else:
             report(list(left.values()), _LATER)
 
-    async def _deliver_stubs(self, target: Target, stubs: list[Delivery], report: Report) -> None:
+    async def _deliver_stubs(self, target: Target, stubs: list[Delivery], report: Report, first: _First) -> None:
         groups = [stubs[at : at + _BODIES_AT_ONCE] for at in range(0, len(stubs), _BODIES_AT_ONCE)]
         if isinstance(target, SideBySide) and target.side_by_side:
             ends = await asyncio.gather(
-                *(self._deliver_group(target, group, report) for group in groups), return_exceptions=True
+                *(self._deliver_group(target, group, report, first) for group in groups), return_exceptions=True
             )
             for end in ends:
                 if end is not None:
                     raise end
             return
         for group in groups:
-            await self._deliver_group(target, group, report)
+            await self._deliver_group(target, group, report, first)
 
-    async def _deliver_group(self, target: Target, stubs: list[Delivery], report: Report) -> None:
-        ready = self._in_time(await self._with_bodies(stubs, report), report)
+    async def _deliver_group(self, target: Target, stubs: list[Delivery], report: Report, first: _First) -> None:
+        ready = await first(self._in_time(await self._with_bodies(stubs, report), report))
         if ready:
             await target.deliver(ready, report)
 
@@ -368,9 +380,48 @@ class Dispatcher:
         gone = {d.task_id for d in expired}
         return [d for d in batch if d.task_id not in gone]
 
+    async def _acked_first(
+        self, left: dict[bytes, Delivery], acked: set[bytes], batch: list[Delivery]
+    ) -> list[Delivery]:
+        """Acks those that may be handed out once at most, adds them to ``acked``, and leaves out those that were not.
+
+        Where the answer is lost nobody knows whether they were acked, so they are not handed out: if they were not,
+        their lease expires, and they are claimed again.
+        """
+        once = [d for d in batch if d.once]
+        if not once:
+            return batch
+        try:
+            refused = set(await self._store.ack(once[0].partition, once[0].lease_id, [d.task_id for d in once]))
+        except DelayBoxError as error:
+            log.warning("%d tasks are not handed out: it is unknown whether they were acked: %s", len(once), error)
+            refused = {d.task_id for d in once}
+        self._unlease(once)
+        gone = [d for d in once if d.task_id in refused]
+        for d in gone:
+            left.pop(d.task_id, None)
+        self._free(len(gone))
+        acked |= {d.task_id for d in once} - refused
+        return [d for d in batch if d.task_id not in refused]
+
+    def _over(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """What was acked before it was handed out has ended, so nothing is stored of its end."""
+        for d in deliveries if not isinstance(outcome, Done) else ():
+            why = outcome.reason if isinstance(outcome, Failed) else "it was not carried out to its end"
+            log.warning("task %s is not tried again, because its delivery is at_most_once: %s", d.id, why)
+        self._free(len(deliveries))
+
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
+        self._unlease(deliveries)
+        self._free(len(deliveries))
+
+    def _free(self, count: int) -> None:
         was_full = self._in_flight >= self._options.concurrency
-        self._in_flight -= len(deliveries)
+        self._in_flight -= count
+        if was_full and count:
+            self._freed()
+
+    def _unlease(self, deliveries: Sequence[Delivery]) -> None:
         leases = self._leases
         for d in deliveries:
             key = (d.partition, d.lease_id)
@@ -380,8 +431,6 @@ class Dispatcher:
                     del leases[key]
                 else:
                     leases[key] = left - 1
-        if was_full:
-            self._freed()
 
 
 def _expired(d: Delivery, now_ms: float) -> bool:

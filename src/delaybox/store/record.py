@@ -11,7 +11,7 @@ import msgspec
 from delaybox.core import ids, texts
 from delaybox.core.lane import lane_of, split
 from delaybox.core.limits import TRACEBACK_BYTES
-from delaybox.core.task import NewTask, OnConflict, TaskType, UniqueWhile
+from delaybox.core.task import DeliveryMode, NewTask, OnConflict, TaskType, UniqueWhile
 from delaybox.wire import body as wire_body
 from delaybox.wire import encoded
 from delaybox.wire.encoded import TaskKind
@@ -38,6 +38,7 @@ SNOOZED = 1
 WAITING = 2
 SUPERSEDED = 3
 LOCK = 4
+ONCE = 5
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -99,6 +100,11 @@ class Record(msgspec.Struct, gc=False):
         return SUPERSEDED in extension_entries(self.extension)
 
     @property
+    def once(self) -> bool:
+        """Whether it is acked before it is handed out."""
+        return bool(self.extension) and ONCE in extension_entries(self.extension)
+
+    @property
     def look(self) -> bool:
         """Whether its body is to be looked at before it is delivered."""
         return bool(self.flags & _LOOK)
@@ -153,15 +159,18 @@ def draft(task: NewTask) -> Draft:
     stub = len(body) > STUB_OVER
     due48 = encoded.due48(task)
     flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
+    once = task.delivery is DeliveryMode.AT_MOST_ONCE
     if task.idempotency_key is None:
         start = head(task.type, task.queue, task.name, flags)
+        if once:
+            start = bytes([_FRESH_EXT]) + start[1:] + _EXTENSIONS[None, True]
         if stub:
             return Draft(due48, start, None, b"", body)
         return Draft(due48, start + body, None, b"", None)
     key = task.idempotency_key.encode()
     start = head(task.type, task.queue, task.name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
-    if task.unique_while is not None:
-        start = bytes([_FRESH_EXT]) + start[1:] + _LOCKS[task.unique_while]
+    if once or task.unique_while is not None:
+        start = bytes([_FRESH_EXT]) + start[1:] + _EXTENSIONS[task.unique_while, once]
     fingerprint = wire_body.fingerprint(task)
     new = Draft(due48, start if stub else start + body, key, fingerprint, body if stub else None)
     if task.on_conflict is OnConflict.REPLACE:
@@ -336,7 +345,10 @@ def traceback_of(value: bytes) -> str:
     return reason_of(value[_DEAD_HEAD.size : _DEAD_HEAD.size + size])[1]
 
 
-_LOCKS = {
-    UniqueWhile.PENDING: _sized_extension({LOCK: b"p"}),
-    UniqueWhile.RUNNING: _sized_extension({LOCK: b"r"}),
+_LOCKS = {None: {}, UniqueWhile.PENDING: {LOCK: b"p"}, UniqueWhile.RUNNING: {LOCK: b"r"}}
+_EXTENSIONS = {
+    (lock, once): _sized_extension({**entries, **({ONCE: b""} if once else {})})
+    for lock, entries in _LOCKS.items()
+    for once in (False, True)
 }
+"""The extension of a new task, by its lock and whether it is handed out at most once."""

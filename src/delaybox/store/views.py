@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
-from delaybox.core.task import CANCELLED, Priority, TaskState, TaskView
+from delaybox.core.task import CANCELLED, DeliveryMode, Priority, TaskState, TaskView
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rewrite, traceback_of
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body
@@ -52,6 +52,7 @@ def of_record(
         timeout_ms=message.timeout_ms,
         keep_result_ms=message.keep_result_ms,
         max_snooze_ms=message.max_snooze_ms,
+        delivery=DeliveryMode.AT_MOST_ONCE if message.at_most_once else DeliveryMode.AT_LEAST_ONCE,
         result=kept,
         webhook=webhook_of(message),
     )

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from delaybox.core.lane import NAMED
 from delaybox.core.retry import RetryPolicy
-from delaybox.core.task import NO_RESULT, NewTask, TaskType
+from delaybox.core.task import NO_RESULT, DeliveryMode, NewTask, TaskType
 from delaybox.wire import trace
 from delaybox.wire.gen import task_pb2
 
 _T = TypeVar("_T")
 
 _PAYLOAD_TAG = b"\x1a"
+_ONCE = DeliveryMode.AT_MOST_ONCE
 _SHORT = [bytes([value]) for value in range(128)]
 
 
@@ -30,6 +31,7 @@ def encode(task: NewTask) -> bytes:
         or task.expire_after_ms
         or task.keep_result_ms
         or task.max_snooze_ms
+        or task.delivery is _ONCE
         or task.webhook
     ):
         # Fields 2 and 3 alone are written by hand, because bulk scheduling would spend a third of its time in the
@@ -57,6 +59,8 @@ def encode(task: NewTask) -> bytes:
         message.no_result = True
     elif task.keep_result_ms:
         message.keep_result_ms = task.keep_result_ms
+    if task.delivery is _ONCE:
+        message.at_most_once = True
     if task.max_snooze_ms:
         message.max_snooze_ms = task.max_snooze_ms
     if task.labels:
@@ -140,6 +144,8 @@ def fingerprint(task: NewTask) -> bytes:
     if trace.PARENT in header:
         # Trace headers do not count: a request that is sent again has another span.
         header = {key: value for key, value in header.items() if key not in trace.NAMES}
+    if task.delivery is _ONCE:
+        parts.append(_sized(b"once"))
     if task.max_snooze_ms:
         parts.append(_sized(b"snooze %d" % task.max_snooze_ms))
     parts.append(_sized(b"%d" % len(header)))

@@ -33,6 +33,11 @@ class UniqueWhile(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UNIQUE_WHILE_PENDING: _ClassVar[UniqueWhile]
     UNIQUE_WHILE_RUNNING: _ClassVar[UniqueWhile]
 
+class Delivery(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DELIVERY_AT_LEAST_ONCE: _ClassVar[Delivery]
+    DELIVERY_AT_MOST_ONCE: _ClassVar[Delivery]
+
 class TaskState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TASK_STATE_UNSPECIFIED: _ClassVar[TaskState]
@@ -56,6 +61,8 @@ ON_CONFLICT_REPLACE: OnConflict
 UNIQUE_WHILE_UNSPECIFIED: UniqueWhile
 UNIQUE_WHILE_PENDING: UniqueWhile
 UNIQUE_WHILE_RUNNING: UniqueWhile
+DELIVERY_AT_LEAST_ONCE: Delivery
+DELIVERY_AT_MOST_ONCE: Delivery
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_SCHEDULED: TaskState
 TASK_STATE_READY: TaskState
@@ -66,7 +73,7 @@ TASK_STATE_CANCELLED: TaskState
 TASK_STATE_FINISHED_OR_UNKNOWN: TaskState
 
 class NewTask(_message.Message):
-    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms", "on_conflict", "max_wait_ms", "unique_while", "webhook")
+    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms", "on_conflict", "max_wait_ms", "unique_while", "delivery", "webhook")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +108,7 @@ class NewTask(_message.Message):
     ON_CONFLICT_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     UNIQUE_WHILE_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
     due_ms: int
@@ -122,8 +130,9 @@ class NewTask(_message.Message):
     on_conflict: OnConflict
     max_wait_ms: int
     unique_while: UniqueWhile
+    delivery: Delivery
     webhook: _task_pb2.Webhook
-    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., on_conflict: _Optional[_Union[OnConflict, str]] = ..., max_wait_ms: _Optional[int] = ..., unique_while: _Optional[_Union[UniqueWhile, str]] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
+    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., on_conflict: _Optional[_Union[OnConflict, str]] = ..., max_wait_ms: _Optional[int] = ..., unique_while: _Optional[_Union[UniqueWhile, str]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "field", "retry_after_ms")
@@ -188,7 +197,7 @@ class GetRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
-    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "webhook")
+    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "webhook")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +234,7 @@ class TaskInfo(_message.Message):
     BRIEF_FIELD_NUMBER: _ClassVar[int]
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: TaskState
@@ -248,8 +258,9 @@ class TaskInfo(_message.Message):
     brief: bool
     traceback: str
     max_snooze_ms: int
+    delivery: Delivery
     webhook: _task_pb2.Webhook
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("fraction", "message")

@@ -10,7 +10,7 @@ import msgspec
 
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
-from delaybox.core.task import NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
+from delaybox.core.task import DeliveryMode, NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
 from delaybox.core.webhook import Webhook
 from delaybox.wire.json import queue_types, types
 from delaybox.wire.json.moments import render_moment
@@ -50,9 +50,14 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         timeout_ms=new.timeout_ms,
         expire_after_ms=new.expire_after_ms,
         max_snooze_ms=new.max_snooze_ms,
+        delivery=_delivery(new.delivery),
         created=stored.created,
         warning=stored.warning,
     )
+
+
+def _delivery(mode: DeliveryMode) -> str:
+    return "" if mode is DeliveryMode.AT_LEAST_ONCE else mode.value
 
 
 def task(view: TaskView) -> types.Task:
@@ -76,6 +81,7 @@ def task(view: TaskView) -> types.Task:
         timeout_ms=view.timeout_ms,
         expire_after_ms=view.expire_after_ms,
         max_snooze_ms=view.max_snooze_ms,
+        delivery=_delivery(view.delivery),
         attempt=view.attempt,
         losses=view.losses,
         deliveries=view.deliveries,

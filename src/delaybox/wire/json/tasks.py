@@ -27,16 +27,19 @@ from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
     DEFAULT_QUEUE,
+    DELIVERY_MODES,
     NO_RESULT,
     ON_CONFLICT,
     PRIORITY_NAMES,
     UNIQUE_WHILE,
+    DeliveryMode,
     NewTask,
     OnConflict,
     Priority,
     TaskChange,
     TaskType,
     UniqueWhile,
+    check_delivery,
 )
 from delaybox.core.webhook import NO_WEBHOOKS, Webhook, WebhookRules
 from delaybox.core.words import show, unknown
@@ -123,7 +126,7 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
     elif asked.url is not None or asked.method is not None or asked.retry_on is not None:
         field = "url" if asked.url is not None else "method" if asked.method is not None else "retry_on"
         raise InvalidTask(field, f"{field} belongs to webhooks; give type http with it, or leave it out")
-    return NewTask(
+    new = NewTask(
         payload=payload,
         due_ms=due_ms,
         delay_ms=delay_ms,
@@ -146,10 +149,14 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         on_conflict=OnConflict.KEEP if asked.on_conflict is None else on_conflict_of(asked.on_conflict),
         max_wait_ms=0 if asked.max_wait is None else duration(_read_task, raw, "max_wait", asked.max_wait),
         unique_while=None if asked.unique_while is None else unique_while_of(asked.unique_while),
+        delivery=DeliveryMode.AT_LEAST_ONCE if asked.delivery is None else delivery_of(asked.delivery),
         reject_past=bool(asked.reject_past),
         queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
         webhook=webhook,
     )
+    if asked.delivery is not None:
+        check_delivery(new)
+    return new
 
 
 def _webhook(asked: types.TaskRequest) -> Webhook:
@@ -278,6 +285,14 @@ def on_conflict_of(text: str) -> OnConflict:
     found = ON_CONFLICT.get(text)
     if found is None:
         raise InvalidTask("on_conflict", "on_conflict " + unknown(text, ON_CONFLICT, {}, where="a way"))
+    return found
+
+
+def delivery_of(text: str) -> DeliveryMode:
+    """Whether a task may be carried out twice. InvalidTask."""
+    found = DELIVERY_MODES.get(text)
+    if found is None:
+        raise InvalidTask("delivery", "delivery " + unknown(text, DELIVERY_MODES, {}, where="a way"))
     return found
 
 

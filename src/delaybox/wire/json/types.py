@@ -26,7 +26,7 @@ from delaybox.core.limits import (
     MIN_DUE_MS,
     QUEUE,
 )
-from delaybox.core.task import ON_CONFLICT, UNIQUE_WHILE
+from delaybox.core.task import DELIVERY_MODES, ON_CONFLICT, UNIQUE_WHILE
 from delaybox.wire.json.webhook_types import RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
@@ -238,6 +238,14 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
             extra_json_schema={"enum": list(UNIQUE_WHILE)},
         ),
     ] = None
+    delivery: Annotated[
+        str | None,
+        Meta(
+            description="at_most_once: acked before it is handed out. Never carried out twice, and not tried again "
+            "when it fails or is lost, so perhaps not at all. Unless given at_least_once",
+            extra_json_schema={"enum": list(DELIVERY_MODES)},
+        ),
+    ] = None
     reject_past: Annotated[bool | None, Meta(description="true: a past `at` is 422 and not run at once")] = None
 
 
@@ -339,6 +347,9 @@ class Task(Struct, omit_defaults=True, gc=False):
     timeout_ms: Count = 0
     expire_after_ms: Count = 0
     max_snooze_ms: Count = 0
+    delivery: Annotated[
+        str, Meta(description="at_most_once, or nothing", extra_json_schema={"enum": ["at_most_once"]})
+    ] = ""
     attempt: Annotated[int, Meta(description="failed attempts")] = 0
     losses: Annotated[int, Meta(description="times the node or worker that had it was lost")] = 0
     deliveries: Annotated[int, Meta(description="times it was handed out")] = 0

@@ -40,6 +40,8 @@ def of_message(raw: bytes, rules: request.OriginalRules) -> NewTask:
             f"payload holds {len(payload)} bytes, more than {rules.max_payload_bytes}",
             limit=rules.max_payload_bytes,
         )
+    if message.at_most_once:
+        raise InvalidTask("at_most_once", "at_most_once is set, which is taken over REST and gRPC only; use these")
     task = request.of_header(message.header, rules)
     if task.type is TaskType.SHELL_CMD:
         check_payload(payload)

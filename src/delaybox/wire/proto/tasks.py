@@ -14,12 +14,14 @@ from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
     DEFAULT_QUEUE,
     NO_RESULT,
+    DeliveryMode,
     NewTask,
     OnConflict,
     Priority,
     TaskChange,
     TaskType,
     UniqueWhile,
+    check_delivery,
 )
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
@@ -81,7 +83,7 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
     key: str | None = asked.idempotency_key or None
     if key is not None:
         v1.check_key("idempotency_key", key)
-    return NewTask(
+    new = NewTask(
         payload=payload,
         due_ms=when.due_ms,
         delay_ms=when.delay_ms,
@@ -100,10 +102,14 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         on_conflict=_on_conflict(asked),
         max_wait_ms=_span("max_wait_ms", asked.max_wait_ms),
         unique_while=_unique_while(asked),
+        delivery=_delivery(asked),
         reject_past=asked.reject_past,
         queue_unstated=task_type is TaskType.WORKER and not asked.queue,
         webhook=webhook,
     )
+    if asked.delivery:
+        check_delivery(new)
+    return new
 
 
 def change(asked: pb.RescheduleRequest, rules: TaskRules) -> TaskChange:
@@ -177,6 +183,16 @@ def _on_conflict(asked: pb.NewTask) -> OnConflict:
     if found is OnConflict.REPLACE and not asked.idempotency_key:
         raise InvalidTask("on_conflict", "on_conflict is given and no idempotency key; give idempotency_key as well")
     return found
+
+
+def _delivery(asked: pb.NewTask) -> DeliveryMode:
+    if not asked.delivery:
+        return DeliveryMode.AT_LEAST_ONCE
+    if asked.delivery != pb.DELIVERY_AT_MOST_ONCE:
+        raise InvalidTask(
+            "delivery", f"delivery {asked.delivery} is not known; there are {_listed(pb.Delivery.items())}"
+        )
+    return DeliveryMode.AT_MOST_ONCE
 
 
 def _unique_while(asked: pb.NewTask) -> UniqueWhile | None:

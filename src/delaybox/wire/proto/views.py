@@ -13,7 +13,7 @@ from delaybox.core import ids
 from delaybox.core.membership import LivingNode
 from delaybox.core.query import BulkResult, ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
-from delaybox.core.task import Priority, TaskState, TaskType, TaskView
+from delaybox.core.task import DeliveryMode, Priority, TaskState, TaskType, TaskView
 from delaybox.wire import members
 from delaybox.wire import progress as wire_progress
 from delaybox.wire import result as wire_result
@@ -64,6 +64,7 @@ def info(view: TaskView) -> pb.TaskInfo:
         timeout_ms=view.timeout_ms,
         keep_result_ms=view.keep_result_ms,
         max_snooze_ms=view.max_snooze_ms,
+        delivery=pb.DELIVERY_AT_MOST_ONCE if view.delivery is DeliveryMode.AT_MOST_ONCE else pb.DELIVERY_AT_LEAST_ONCE,
         traceback=view.traceback,
     )
     if view.webhook is not None:

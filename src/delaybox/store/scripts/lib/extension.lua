@@ -3,6 +3,7 @@
 --   1 since when (u48 ms) the task's own code puts it off
 --   2 since when (u48 ms) requests with its idempotency key put it off, where they say for how long at most
 --   3 the id of the task that took its place while it ran: it is never tried again, and its record names no key any more
+--   5 empty: it is handed out at most once, acked before (engine/dispatcher.py); scripts need not know
 --   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
 local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
 
