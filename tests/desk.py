@@ -13,7 +13,7 @@ from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store.leases import Adopted
-from delaybox.targets.worker import Gateway, LanePool
+from delaybox.targets.worker_gateway import Gateway, LanePool
 from delaybox.targets.worker_session import Profile, WorkerSession
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import worker_pb2

@@ -13,7 +13,7 @@ from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock
-from delaybox.engine.tracker import Tracker
+from delaybox.engine.time_tracker import Tracker
 from delaybox.store import keys
 from delaybox.store.record import draft, read_dead
 from delaybox.store.servers import Servers

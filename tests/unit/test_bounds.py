@@ -16,7 +16,7 @@ from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, Payload
 from delaybox.core.limits import MAX_FIELDS
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskType
-from delaybox.wire import body, kafka, strictjson
+from delaybox.wire import body, kafka_record, strictjson
 from delaybox.wire.bounds import check_batch_count, check_items
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2, worker_pb2
@@ -189,7 +189,7 @@ def test_the_channel_and_kafka_have_the_bounds_of_the_other_doors(field: str):
         message.of_message(raw, request.DEFAULT_RULES)
     assert error.value.field == field.split(" ")[0]
     with pytest.raises(InvalidTask) as error:
-        kafka.of_record(raw, [("content-type", b"application/x-protobuf")], 0, kafka.RecordRules())
+        kafka_record.of_record(raw, [("content-type", b"application/x-protobuf")], 0, kafka_record.RecordRules())
     assert error.value.field == field.split(" ")[0]
     for many in (b"\x12\x00" * 500_000, b"\x4a\x00" * 500_000):
         with pytest.raises(PayloadTooLarge):
@@ -197,7 +197,7 @@ def test_the_channel_and_kafka_have_the_bounds_of_the_other_doors(field: str):
 
 
 def test_a_record_names_a_function_by_the_rules_of_names():
-    rules = kafka.RecordRules(original=request.OriginalRules(types=frozenset(TaskType)))
+    rules = kafka_record.RecordRules(original=request.OriginalRules(types=frozenset(TaskType)))
     with pytest.raises(InvalidTask, match="not a name"):
-        kafka.of_record(b"", [("taskType", b"WORKER"), ("name", b"a:b")], 0, rules)
-    assert kafka.of_record(b"", [("taskType", b"WORKER"), ("name", b"f" * 128)], 0, rules).name == "f" * 128
+        kafka_record.of_record(b"", [("taskType", b"WORKER"), ("name", b"a:b")], 0, rules)
+    assert kafka_record.of_record(b"", [("taskType", b"WORKER"), ("name", b"f" * 128)], 0, rules).name == "f" * 128

@@ -11,7 +11,7 @@ from delaybox.core.task import NewTask
 from delaybox.targets.kafka_message import Message, composer, payload_of
 from delaybox.wire import body
 from delaybox.wire.gen.task_pb2 import Task
-from delaybox.wire.kafka import RecordRules, of_record
+from delaybox.wire.kafka_record import RecordRules, of_record
 from delaybox.wire.topics import TopicRules
 
 ID = bytes.fromhex("0190d3a8cb918001a123456789abcdef")

@@ -16,7 +16,7 @@ from delaybox.core.webhook import Webhook, WebhookRules
 from delaybox.store.record import encoded_head
 from delaybox.wire.encoded import encode
 from delaybox.wire.gen import task_pb2
-from delaybox.wire.kafka import Headers, RecordRules, of_record, plain
+from delaybox.wire.kafka_record import Headers, RecordRules, of_record, plain
 from delaybox.wire.original import request
 from delaybox.wire.shell_rules import ShellRules
 

@@ -31,7 +31,7 @@ from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.engine.rules import RuleReader
 from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.standin import StandIn
-from delaybox.engine.tracker import Tracker
+from delaybox.engine.time_tracker import Tracker
 from delaybox.engine.wakeups import Wakeups
 from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease

@@ -11,7 +11,7 @@ from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.placement import Placement
 from delaybox.engine.redis_time import RedisClock
-from delaybox.engine.tracker import Tracker
+from delaybox.engine.time_tracker import Tracker
 from delaybox.store.store import Store
 
 _CLAIM_PATIENCE_S = 2.0

@@ -28,7 +28,7 @@ from delaybox.processes.spec import ProcessKind
 from delaybox.roles.beating import Beating
 from delaybox.store import functions, progress
 from delaybox.store.store import Store
-from delaybox.targets.worker import Gateway
+from delaybox.targets.worker_gateway import Gateway
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire import progress as wire_progress
 from delaybox.wire.gen import worker_pb2

@@ -32,7 +32,7 @@ from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_un
 from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import lanes, nodes, offset_pages, pages
-from delaybox.store.lookup import Lookup
+from delaybox.store.by_id import Lookup
 from delaybox.store.publish import ask_to_stop
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import Found, Store, Stored

@@ -1,7 +1,7 @@
 """SHELL_CMD: runs the payload with ``sh -c``, or a command that this node's configuration names.
 
 Commands run in slots, which are separate processes, so that neither spawning nor reading output delays the node's other
-tasks. shell_slot.py explains how a slot gets rid of everything that a command started.
+tasks. shell_run.py explains how a slot gets rid of everything that a command started.
 """
 
 from __future__ import annotations

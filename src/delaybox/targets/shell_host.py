@@ -23,7 +23,7 @@ from typing import Any
 
 from delaybox.processes.hardening import no_new_privileges, not_dumpable
 from delaybox.targets import shell_frames as frames
-from delaybox.targets.shell_slot import Slot, SlotSettings, become_subreaper, kill_children
+from delaybox.targets.shell_run import Slot, SlotSettings, become_subreaper, kill_children
 
 _PAUSE_S = 0.05
 _LAST_SWEEP_S = 10.0

@@ -1,4 +1,4 @@
-"""delaybox.v1.Worker: the streams of workers. targets/worker.py has the sessions behind them."""
+"""delaybox.v1.Worker: the streams of workers. targets/worker_gateway.py has the sessions behind them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from delaybox.core.lane import check_name, lane_of
 from delaybox.core.limits import MAX_LABELS, MAX_LANES, MAX_WAIT_MS, STREAM_MESSAGE_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
-from delaybox.targets.worker import RESUME_S, Gateway
+from delaybox.targets.worker_gateway import RESUME_S, Gateway
 from delaybox.targets.worker_session import DEFAULT_TAKES, Profile, WorkerSession
 from delaybox.wire.gen import worker_pb2
 from delaybox.wire.json.tasks import queue_of

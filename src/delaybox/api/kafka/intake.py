@@ -23,7 +23,7 @@ from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask
 from delaybox.service import RecordService
 from delaybox.store.kafka import Stream
 from delaybox.wire.encoded import encode
-from delaybox.wire.kafka import of_record, plain
+from delaybox.wire.kafka_record import of_record, plain
 
 log = logging.getLogger("delaybox.kafka")
 

@@ -12,7 +12,7 @@ from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.topics import TopicRules
 
 if TYPE_CHECKING:
-    from delaybox.wire.kafka import RecordRules
+    from delaybox.wire.kafka_record import RecordRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class IntakeSettings(StoreSettings):
     def rules(self) -> RecordRules:
         """What records are accepted."""
         # Imported late, because the parent that makes these settings does not need protobuf.
-        from delaybox.wire.kafka import RecordRules
+        from delaybox.wire.kafka_record import RecordRules
         from delaybox.wire.original import request
         from delaybox.wire.shell_rules import ShellRules
 
