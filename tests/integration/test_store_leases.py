@@ -322,7 +322,7 @@ async def test_dead_letters_for_losses_are_held_for_two_leases(lab: Lab) -> None
 async def test_a_lease_with_a_newer_record_is_kept_for_newer_nodes(lab: Lab) -> None:
     ok, newer, bad = await lab.add(NewTask(), NewTask(), NewTask())
     await lab.lease(b"L")
-    await lab.client.hset(keys.lease(lab.tag, b"L"), mapping={newer: b"\x2anew", bad: b"\x01bad"})
+    await lab.client.hset(keys.lease(lab.tag, b"L"), mapping={newer: b"\x3anew", bad: b"\x01bad"})
     await watched(lab, LEASE_MS - 1)
     await lab.move(1)
     for turn in range(2):
@@ -331,7 +331,7 @@ async def test_a_lease_with_a_newer_record_is_kept_for_newer_nodes(lab: Lab) -> 
     assert [(await lab.find(i)).place for i in (ok, newer, bad)] == ["home", "lease", "quarantine"]
     await lab.move(4 * LEASE_MS)
     assert (await reap(lab)).back == 0
-    assert (await lab.find(newer)).value == b"\x2anew"
+    assert (await lab.find(newer)).value == b"\x3anew"
 
 
 async def test_cancel_and_reschedule_answer_where_a_task_stands(lab: Lab) -> None:

@@ -180,3 +180,11 @@ async def test_a_record_of_a_newer_version_is_left_alone(lab: Lab) -> None:
     two = await put(lab, b"2")
     assert (two.task_id, two.conflict) == (one.task_id, True)
     assert await lab.client.hget(bucket, one.task_id) == b"\x30?"
+
+
+async def test_who_cancels_the_first_again_does_not_free_the_key_of_the_next(lab: Lab) -> None:
+    first = await put(lab, b"1", delay_ms=60_000)
+    assert await lab.store.cancel([first.task_id]) == ["cancelled"]
+    assert (await put(lab, b"2", delay_ms=60_000)).created
+    assert await lab.store.cancel([first.task_id], free_key=True) == ["unknown"]
+    assert not (await put(lab, b"2", replace=False, delay_ms=60_000)).created

@@ -159,7 +159,7 @@ def _new(**changes: object) -> CoreTask:
         "name": "remind",
         "payload": b"[1]",
         "delay_ms": 3_600_000,
-        "queue_unsaid": True,
+        "queue_unstated": True,
     }
     return CoreTask(**{**settings, **changes})  # type: ignore[arg-type]
 

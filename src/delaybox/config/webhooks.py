@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -10,13 +9,13 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from delaybox import webhook
 from delaybox.config.sections import Duration, Section, Size, mapping, split
+from delaybox.core.limits import HOST
 from delaybox.core.webhook import WebhookRules, check_allowed
 
 SECRET_FORMS = (
     f"a secret of {webhook.MIN_SECRET_BYTES} to {webhook.MAX_SECRET_BYTES} bytes in base64, with {webhook.PREFIX} "
     "before it or without, such as openssl rand -base64 32 makes; or a list of several (text with commas between them)"
 )
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 
 
 def _secret(value: object) -> object:
@@ -33,7 +32,7 @@ def _secrets(value: object) -> object:
 
 
 def _named(name: object) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not HOST.fullmatch(name):
         raise ValueError("name")
     return name.lower()
 

@@ -21,6 +21,9 @@ NAME: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME}}}")
 """The name of a worker's function, or of a command in a node's configuration."""
 NAME_FORM: Final = f"1 to {MAX_NAME} of the characters A-Z, a-z, 0-9, '.', '_', '-'"
 
+HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
+"""The name of a host, as DNS bounds it."""
+
 MAX_LABELS: Final = 16
 MAX_LABEL: Final = 64
 MAX_LABEL_VALUE: Final = 256
