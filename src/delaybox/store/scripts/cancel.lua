@@ -50,12 +50,11 @@ for i = 6, #ARGV do
     if key then
       local err = guard({ req, k_idem(key), k_cancelled(id) })
       if err then return err end
-      -- A task that replaced this one may have the key by now: then nothing is freed.
-      local freed = names(k_idem(key), id)
-      if freed then redis.call('UNLINK', k_idem(key)) end
+      -- Another task may have the key by now, such as one that replaced this one: it keeps it.
+      if names(k_idem(key), id) then redis.call('UNLINK', k_idem(key)) end
       redis.call('UNLINK', k_cancelled(id))
-      reply[#reply + 1] = freed and 'cancelled' or 'unknown'
-      cancelled = cancelled or freed
+      reply[#reply + 1] = 'cancelled'
+      cancelled = true
     else
       reply[#reply + 1] = words[where] or 'unknown'
     end
