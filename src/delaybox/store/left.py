@@ -8,7 +8,8 @@ from typing import Any
 
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
-from delaybox.store.servers import Command, milliseconds
+from delaybox.store.looks import first, look, score
+from delaybox.store.servers import Command
 from delaybox.store.store import MAX_ITEMS, Store
 
 
@@ -31,18 +32,18 @@ class Promoted:
 
 async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left]]:
     """Redis's clock (ms), and the state of each partition. StoreUnavailable."""
-    commands: list[Command] = [("TIME",)]
-    for p in partitions:
-        tag = store.tags[p]
-        commands += [("ZRANGE", key, 0, 0, "WITHSCORES") for key in keys.nears(tag)[4:]]
-        commands.append(("EXISTS", *(keys.active(tag, "w", critical=critical) for critical in (True, False))))
-    time, *replies = await store.servers.ask_many(commands)
-    return milliseconds(time), [_left(replies[at : at + 5]) for at in range(0, len(replies), 5)]
+
+    def asked(tag: str) -> list[Command]:
+        active = (keys.active(tag, "w", critical=critical) for critical in (True, False))
+        return [*map(first, keys.nears(tag)[4:]), ("EXISTS", *active)]
+
+    now, rows = await look(store, partitions, asked)
+    return now, [_left(*row) for row in rows]
 
 
-def _left(replies: Sequence[Any]) -> Left:
-    dues = [int(float(head[0][1] if isinstance(head[0], list) else head[1])) for head in replies[:4] if head]
-    return Left(min(dues, default=-1), bool(replies[4]))
+def _left(*replies: Any) -> Left:
+    *heads, ready = replies
+    return Left(min((due for due in map(score, heads) if due >= 0), default=-1), bool(ready))
 
 
 async def promote(store: Store, partition: int, *, late_ms: int) -> Promoted:

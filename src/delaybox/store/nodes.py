@@ -19,8 +19,8 @@ _named: set[str] = set()
 """Members whose damaged heartbeats were logged: each once in the life of a process."""
 
 _KEPT_MS = 75_000
-"""Heartbeats of dead members are kept this many leases: by them the reaper sees whether most nodes went away at
-once."""
+"""Heartbeats of dead members are kept for five leases of the default length: by them the reaper sees whether most nodes
+went away at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from delaybox.store import keys
-from delaybox.store.servers import milliseconds
+from delaybox.store.looks import look
 from delaybox.store.store import Store
+
+_FIELDS = ("wake", "looked", "gap", "looker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,8 @@ class Promise:
 
 async def promises(store: Store, partitions: Sequence[int]) -> tuple[int, list[Promise]]:
     """Redis's clock (ms), and the promise of each partition; StoreUnavailable."""
-    fields = ("wake", "looked", "gap", "looker")
-    commands = [("HMGET", keys.clock(store.tags[p]), *fields) for p in partitions]
-    time, *rows = await store.servers.ask_many([("TIME",), *commands])
-    return milliseconds(time), [_read(*row) for row in rows]
+    now, rows = await look(store, partitions, lambda tag: [("HMGET", keys.clock(tag), *_FIELDS)])
+    return now, [_read(*fields) for (fields,) in rows]
 
 
 def _read(wake: bytes | None, looked: bytes | None, late: bytes | None, looker: bytes | None) -> Promise:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import NAME, NAME_FORM
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIELDS: Final = ("kind", "queue", "function", "places", "lead", "clear")
 _KINDS: Final = (*KINDS, WORKER)
+_Answer = TypeVar("_Answer")
 
 
 def query_of(given: Mapping[str, str | int]) -> ScalingQuery:
@@ -74,47 +75,26 @@ def scaling_json(found: ScalingAnswer) -> shown.Scaling:
     """The answer in REST's form."""
     from delaybox.wire.json import scaling as shown
 
-    return shown.Scaling(
-        lead_ms=found.lead_ms,
-        clear_ms=found.clear_ms,
-        target_use=found.target_use,
-        needs=[
-            shown.Need(
-                kind=need.kind,
-                queue=need.queue,
-                function=need.function,
-                needed=need.members,
-                running=need.running,
-                places=need.places,
-                places_each=need.places_each,
-                terms=[
-                    shown.Term(
-                        name=load.name,
-                        due=load.due,
-                        busiest_per_s=load.busiest_per_s,
-                        unforeseen_per_s=load.unforeseen_per_s,
-                        backlog=load.backlog,
-                        service_ms=load.service_ms,
-                        measured=load.measured,
-                    )
-                    for load in need.loads
-                ],
-            )
-            for need in found.needs
-        ],
-    )
+    return _answer(found, shown.Scaling, shown.Need, shown.Term)
 
 
 def scaling_message(found: ScalingAnswer) -> pb.ScalingResponse:
     """The answer in gRPC's form."""
     from delaybox.wire.gen import scheduler_pb2 as pb
 
-    return pb.ScalingResponse(
+    return _answer(found, pb.ScalingResponse, pb.ScalingNeed, pb.ScalingTerm)
+
+
+def _answer(
+    found: ScalingAnswer, answer: Callable[..., _Answer], need_of: Callable[..., Any], term_of: Callable[..., Any]
+) -> _Answer:
+    """Both protocols show the same fields."""
+    return answer(
         lead_ms=found.lead_ms,
         clear_ms=found.clear_ms,
         target_use=found.target_use,
         needs=[
-            pb.ScalingNeed(
+            need_of(
                 kind=need.kind,
                 queue=need.queue,
                 function=need.function,
@@ -123,7 +103,7 @@ def scaling_message(found: ScalingAnswer) -> pb.ScalingResponse:
                 places=need.places,
                 places_each=need.places_each,
                 terms=[
-                    pb.ScalingTerm(
+                    term_of(
                         name=load.name,
                         due=load.due,
                         busiest_per_s=load.busiest_per_s,

@@ -141,3 +141,21 @@ def _too_deep() -> InvalidTask:
 
 def _invalid(message: str) -> InvalidTask:
     return InvalidTask("body", message)
+
+
+def kind_of(value: object) -> str:
+    """A JSON value in words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case Number():
+            return f"the number {value[:40]}"
+        case str():
+            # The value is not named, because it may be a secret at the wrong place.
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "an object"

@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 from delaybox.core.errors import InvalidTask
 from delaybox.core.words import unknown
 from delaybox.wire import strictjson
-from delaybox.wire.strictjson import Number, has_escapes
+from delaybox.wire.strictjson import Number, has_escapes, kind_of
 
 T = TypeVar("T", bound=Struct)
 
@@ -143,24 +143,6 @@ class JsonReader(Generic[T]):
             elif isinstance(value, dict):
                 value = value.get(name)
         return kind_of(value)
-
-
-def kind_of(value: object) -> str:
-    """A JSON value in words."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case Number():
-            return f"the number {value[:40]}"
-        case str():
-            # The value is not named, because it may be a secret at the wrong place.
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
 
 
 def check_json(field: str, raw: Raw | bytes, max_depth: int = strictjson.MAX_DEPTH) -> None:

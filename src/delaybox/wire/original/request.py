@@ -35,7 +35,7 @@ from delaybox.core.retry import NO_RETRY, RetryPolicy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.wire import controls, shell_rules, strictjson
-from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes
+from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes, kind_of
 
 _SECONDS_FROM = 10**8
 _MICROSECONDS_TO = 10**17
@@ -117,7 +117,7 @@ def parse_task(body: bytes, rules: OriginalRules = DEFAULT_RULES) -> NewTask:
 def _parse_strictly(body: bytes, rules: OriginalRules) -> NewTask:
     value = strictjson.loads(body)
     if not isinstance(value, dict):
-        raise InvalidTask("body", f"body must be a JSON object, not {_kind(value)}; send {{...}}")
+        raise InvalidTask("body", f"body must be a JSON object, not {kind_of(value)}; send {{...}}")
     top: dict[str, object] = {}
     for name, item in value.items():
         known = _field_of(name)
@@ -132,12 +132,12 @@ def _parse_strictly(body: bytes, rules: OriginalRules) -> NewTask:
     if parameter is None:
         parameter = {}
     elif not isinstance(parameter, dict):
-        raise InvalidTask("parameter", f"parameter must be a JSON object, not {_kind(parameter)}; send {{...}}")
+        raise InvalidTask("parameter", f"parameter must be a JSON object, not {kind_of(parameter)}; send {{...}}")
     for name, item in parameter.items():
         if not isinstance(item, str):
             raise InvalidTask(
                 f"parameter.{name[:40]}",
-                f"parameter.{name[:40]} is {_kind(item)}; give a string or a number, or leave it out",
+                f"parameter.{name[:40]} is {kind_of(item)}; give a string or a number, or leave it out",
             )
     return _build(_text(top, "taskType"), parameter, _text(top, "pyload"), _text(top, "payload"), rules)
 
@@ -155,7 +155,7 @@ def _text(top: Mapping[str, object], name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or isinstance(value, Number):
-        raise InvalidTask(name, f"{name} must be a string, not {_kind(value)}; put it in quotes")
+        raise InvalidTask(name, f"{name} must be a string, not {kind_of(value)}; put it in quotes")
     return value
 
 
@@ -424,22 +424,6 @@ def _decode(text: str) -> bytes | None:
         return a2b_base64(text, strict_mode=True)
     except ValueError:
         return None
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case Number():
-            return f"the number {value[:40]}"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
 
 
 def _show(value: object) -> str:

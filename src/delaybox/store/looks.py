@@ -1,0 +1,38 @@
+"""Looks at many partitions with plain commands, which cost less than scripts: in round trips of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from delaybox.store.servers import Command, milliseconds
+from delaybox.store.store import Store
+
+_AT_ONCE = 64
+"""Partitions read in one round trip."""
+
+
+async def look(
+    store: Store, partitions: Sequence[int], of: Callable[[str], list[Command]]
+) -> tuple[int, list[list[Any]]]:
+    """Redis's clock (ms) before the first look, and for each partition the replies to the commands that ``of`` makes
+    for its tag: as many for each. StoreUnavailable."""
+    now = 0
+    found: list[list[Any]] = []
+    for at in range(0, len(partitions), _AT_ONCE):
+        asked = [of(store.tags[p]) for p in partitions[at : at + _AT_ONCE]]
+        clock, *replies = await store.servers.ask_many([("TIME",), *(command for each in asked for command in each)])
+        now = now or milliseconds(clock)
+        width = len(asked[0])
+        found += [replies[i : i + width] for i in range(0, len(replies), width)]
+    return now, found
+
+
+def first(key: str) -> Command:
+    """Asks for the first entry of a zset; `score` reads the reply."""
+    return ("ZRANGE", key, 0, 0, "WITHSCORES")
+
+
+def score(reply: Any) -> int:
+    """The score of that entry; -1 where there is none."""
+    return int(reply[0][1]) if reply else -1
