@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.core import ids
 from delaybox.core.delivery import DONE, Delivery, Report
 from delaybox.core.membership import Member
 from delaybox.core.task import NewTask, TaskType
@@ -155,10 +156,15 @@ async def test_three_node_kills_under_a_living_worker_make_no_dead_letter(yard: 
     def times(noted: dict[str, list[int]], count: int) -> bool:
         return len(noted.get(task_id, [])) == count
 
+    async def taken_back() -> bool:
+        return (await yard.store.get(ids.parse(task_id))).place == "home"
+
     for kill in range(1, 4):
         await until(lambda n=kill: times(yard.oracle.begun(), n))  # type: ignore[misc]
         os.kill(node.process.pid, signal.SIGKILL)
         await until(lambda n=kill: times(yard.oracle.ended(), n))  # type: ignore[misc]
+        # The node stays away for longer than the lease: one that is back before adopts the task, and nothing is lost.
+        await until(taken_back)
         node = await yard.node(**settings)
     info = await yard.ends(task_id)
     assert info.losses == 3 and await yard.dead() == {}
