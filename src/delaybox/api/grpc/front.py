@@ -232,6 +232,8 @@ class _Caller(asyncio.Protocol):
 
     def from_core(self, data: bytes) -> None:
         """Passes on what the core sends."""
+        if self._transport.is_closing():
+            return  # the caller is gone, and the end of its connection is on its way to the core
         self._transport.write(self.traffic.from_core(data))
         if self._over_since:
             self._go_on()
