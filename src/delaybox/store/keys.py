@@ -54,7 +54,8 @@ def ready(tag_: str, lane: bytes, *, critical: bool) -> str:
 
 
 def steered(tag_: str) -> str:
-    """Hash: queue as lanes spell it (``*``: all others) -> b"1" paused, b"0" not, where scripts must know of it."""
+    """Hash: queue as lanes spell it (``*``: all others) -> b"1" paused, b"0" not, where scripts must know of it; with a
+    colon behind it -> its other rules that they must know."""
     return f"{tag_}:steered"
 
 

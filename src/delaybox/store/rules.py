@@ -125,22 +125,37 @@ async def begin(store: Store, first: Mapping[str, QueueRules]) -> None:
 
 
 def codes(stored: Mapping[str, QueueRules]) -> dict[bytes, bytes]:
-    """What the scripts must know: queue as lanes spell it -> b"1" paused, b"0" not. A queue that is as all others are
-    does not stand there."""
-    others = bool(stored.get(OTHERS, NO_RULES).paused)
+    """What the scripts must know, as it stands in the hash `keys.steered`: queue as lanes spell it -> b"1" paused, b"0"
+    not; with a colon behind it -> its other rules (``name=value name=value``). A queue that is as all others are does
+    not stand there."""
+    default = stored.get(OTHERS, NO_RULES)
+    others = bool(default.paused)
     found: dict[bytes, bytes] = {b"*": b"1"} if others else {}
+    if text := _more(default):
+        found[b"*:"] = text
     for queue, rules in stored.items():
-        if queue != OTHERS and rules.paused is not None and rules.paused != others:
-            found[b"" if queue == DEFAULT_QUEUE else queue.encode()] = b"1" if rules.paused else b"0"
+        if queue == OTHERS:
+            continue
+        name = b"" if queue == DEFAULT_QUEUE else queue.encode()
+        if rules.paused is not None and rules.paused != others:
+            found[name] = b"1" if rules.paused else b"0"
+        if (own := _more(rules.over(default))) != text:
+            found[name + b":"] = own
     return found
+
+
+def _more(rules: QueueRules) -> bytes:
+    """What scripts must know beside the pause; b"" for nothing."""
+    del rules
+    return b""
 
 
 async def behind(store: Store, partitions: Iterable[int], number: int) -> list[int]:
     """Those of the partitions that do not have this version yet, nor a later one. StoreUnavailable."""
     wanted = list(partitions)
-    commands: list[Command] = [("HGET", keys.clock(store.tags[p]), "rules") for p in wanted]
+    commands: list[Command] = [("HMGET", keys.clock(store.tags[p]), "rules", "ruled") for p in wanted]
     marks = await store.servers.ask_many(commands) if commands else []
-    return [p for p, mark in zip(wanted, marks, strict=True) if not _has(mark or b"", number)]
+    return [p for p, found in zip(wanted, marks, strict=True) if not _has(found, number)]
 
 
 async def copy(store: Store, partitions: Iterable[int], number: int, wanted: Mapping[bytes, bytes]) -> None:
@@ -157,9 +172,10 @@ async def copy(store: Store, partitions: Iterable[int], number: int, wanted: Map
 async def _copy(store: Store, p: int, number: int, wanted: Mapping[bytes, bytes]) -> None:
     tag = store.tags[p]
     while True:
-        mark: bytes = await store.servers.ask("HGET", keys.clock(tag), "rules") or b""
-        if _has(mark, number):
+        found = await store.servers.ask("HMGET", keys.clock(tag), "rules", "ruled")
+        if _has(found, number):
             return
+        mark: bytes = found[0] or b""
         # The mark was read first: whatever changes after that changes the mark as well, and the script refuses.
         here: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.steered(tag))
         changes = [(queue, code) for queue, code in wanted.items() if here.get(queue) != code]
@@ -170,7 +186,7 @@ async def _copy(store: Store, p: int, number: int, wanted: Mapping[bytes, bytes]
         while True:
             part, rest = changes[at : at + _PART], len(changes) > at + _PART
             step = b"%d~%b" % (number, os.urandom(8).hex().encode())
-            args: list[Any] = [mark, step, b"" if rest else b"%d" % number, behind_]
+            args: list[Any] = [mark, step, b"" if rest else b"%d" % number, behind_, number]
             for pair in part:
                 args += pair
             stands, behind_ = await store.runner.run(ScriptCall("steer", tag, args))
@@ -181,8 +197,11 @@ async def _copy(store: Store, p: int, number: int, wanted: Mapping[bytes, bytes]
             mark, at = step, at + _PART
 
 
-def _has(mark: bytes, number: int) -> bool:
-    """Whether a partition with this mark has that version or a later one, whole or in the making."""
-    text, unfinished, _ = mark.partition(b"~")
+def _has(found: Sequence[bytes | None], number: int) -> bool:
+    """Whether a partition whose ``rules`` and ``ruled`` are ``found`` has that version or a later one, whole.
+
+    A copy that a node of an earlier version made holds pauses alone: then ``ruled`` is lower.
+    """
+    text, unfinished, _ = (found[0] or b"").partition(b"~")
     have = int(text or 0)
-    return have > number or (have == number and not unfinished)
+    return have > number or (have == number and not unfinished and int(found[1] or 0) >= number)

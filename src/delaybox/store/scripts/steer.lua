@@ -3,7 +3,8 @@
 -- not paused any more become active again, and those who claim are woken.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 mark that must stand here ('' none), 2 mark to set now, 3 mark to set at the end ('' = more parts follow),
---       4 member of the parked set to go on behind ('' from the start), then (queue as lanes spell it or '*', '1', '0' or '' for none) ...
+--       4 member of the parked set to go on behind ('' from the start), 5 the version that is copied, then (field of `steered`, its value
+--       or '' for none) ...
 -- REPLY {mark that stands here now, member to go on behind ('' = done)}; where another mark stands, nothing was written
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 queues, 200 parked lanes
@@ -18,7 +19,7 @@ local mark = redis.call('HGET', K_CLOCK, 'rules') or ''
 if mark ~= ARGV[1] then return { mark, '' } end
 -- The flag comes first and goes last: a script that sees it looks the rules up, and finds none where there are none.
 redis.call('HSET', K_CLOCK, 'rules', ARGV[2], 'steered', 1)
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   if ARGV[i + 1] == '' then redis.call('HDEL', K_STEERED, ARGV[i]) else redis.call('HSET', K_STEERED, ARGV[i], ARGV[i + 1]) end
 end
 if ARGV[3] == '' then return { ARGV[2], '' } end
@@ -46,6 +47,7 @@ if woken > 0 then
   redis.call('PUBLISH', T .. ':ready:w', now .. ' ' .. woken)
 end
 if #members == WALK then return { ARGV[2], members[WALK] } end
-redis.call('HSET', K_CLOCK, 'rules', ARGV[3])
+-- A node of an earlier version copies pauses alone, and does not set `ruled`.
+redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'ruled', ARGV[5])
 if redis.call('EXISTS', K_STEERED, K_PARKED) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
 return { ARGV[3], '' }

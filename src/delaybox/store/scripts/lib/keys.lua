@@ -15,7 +15,8 @@ local K_NEAR = {
 -- Where the near indexes of a lane start, by its first byte, which is the task type's letter ('w' is 119); and the index of a task.
 local function near_base(letter) return letter == 119 and 4 or 0 end
 local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lane)) end
--- Queue, as lanes spell it ('*' for all others) -> '1' paused or '0' not; and the lanes with ready work that wait for that reason.
+-- Queue, as lanes spell it ('*' for all others) -> '1' paused or '0' not; with a colon behind it -> its other rules that scripts must
+-- know (`rule_of` in turns). And the lanes with ready work that wait because their queue is paused.
 local K_STEERED, K_PARKED = T .. ':steered', T .. ':parked'
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end
 local function k_lease(lid) return T .. ':lease:' .. lid end

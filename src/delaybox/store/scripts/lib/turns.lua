@@ -30,25 +30,34 @@ local function virtual_time(critical)
   return known
 end
 
--- Paused queues. The field `steered` of the clock's hash exists while a queue is paused or a lane is parked; without it nothing is
--- looked up, so that a store without paused queues pays nothing for them.
+-- Rules of queues. The field `steered` of the clock's hash exists while a queue has a rule that scripts must know, or a lane is parked;
+-- without it nothing is looked up, so that a store without such rules pays nothing for them.
 local steered
 local function set_steered(value) steered = value end
 local function is_steered()
   if steered == nil then steered = redis.call('HEXISTS', K_CLOCK, 'steered') == 1 end
   return steered
 end
-local paused_of = {}
-local function paused(lane)
-  if not is_steered() then return false end
+local paused_of, ruled_of = {}, {}
+-- Reads what scripts must know of the rules of a lane's queue: once for each queue. Returns the queue.
+local function look_up(lane)
   local queue = string.match(lane, '^.([^:]*)')
-  local known = paused_of[queue]
-  if known == nil then
-    local codes = redis.call('HMGET', K_STEERED, queue, '*')
-    known = (codes[1] or codes[2]) == '1'
-    paused_of[queue] = known
+  if paused_of[queue] == nil then
+    local codes = redis.call('HMGET', K_STEERED, queue, '*', queue .. ':', '*:')
+    paused_of[queue] = (codes[1] or codes[2]) == '1'
+    ruled_of[queue] = codes[3] or codes[4]
   end
-  return known
+  return queue
+end
+local function paused(lane)
+  return is_steered() and paused_of[look_up(lane)]
+end
+-- The value of a rule other than the pause, as text; nil: the queue has none. Where a queue has such a field of its own, all of its
+-- rules stand there, those of all others included.
+local function rule_of(lane, name)
+  if not is_steered() then return nil end
+  local text = ruled_of[look_up(lane)]
+  return text and string.match(' ' .. text, ' ' .. name .. '=(%S+)')
 end
 
 -- The member of the parked set: queue, a NUL byte, '!' or '-', lane. Members of one queue stand side by side.
