@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -91,6 +92,10 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
             # The body is not logged: payloads are the callers' secrets.
             _log.exception("%s %s failed", scope["method"], name)
             answer = _family(path, v1).defect()
+        if answer.parts is not None:
+            answered.one(name, answer.status)
+            await _stream(answer, answer.parts, send)
+            return
         size = len(answer.body)
         if answer.headers or answer.status == 204 or answer.content_type != b"application/json":
             response_headers = _headers_of(answer)
@@ -108,6 +113,14 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
             await edge.drain(receive)
 
     return app
+
+
+async def _stream(answer: Answer, parts: AsyncGenerator[bytes, None], send: Send) -> None:
+    headers = [(b"content-type", answer.content_type), *GUARDS, *answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -12,12 +12,17 @@ from delaybox.api.rest.edge import Headers, Receive, Scope
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response; the content type is JSON unless given."""
+    """One response; the content type is JSON unless given.
+
+    ``parts``: in place of a body, its parts as they come; the connection ends with the last one, or the stream with the
+    connection. A part is sent when the caller has taken those before it.
+    """
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
     content_type: bytes = b"application/json"
+    parts: AsyncGenerator[bytes, None] | None = None
 
 
 Handler = Callable[[Scope, Headers, Receive], Awaitable[Answer]]

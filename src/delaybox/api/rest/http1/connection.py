@@ -29,8 +29,8 @@ class HttpConnection(asyncio.Protocol):
     """``reserved``: one past the limit of connections; a probe is answered on it, whatever else is refused."""
 
     __slots__ = (
-        "_awaits_continue", "_closing", "_eof", "_last", "_lingered", "_lost", "_reader", "_reading", "_request",
-        "_server", "_started", "_task", "_transport", "_waiter", "_writable", "reserved",
+        "_awaits_continue", "_client", "_closing", "_eof", "_last", "_lingered", "_lost", "_reader", "_reading",
+        "_request", "_server", "_started", "_streaming", "_task", "_transport", "_waiter", "_writable", "reserved",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -50,11 +50,16 @@ class HttpConnection(asyncio.Protocol):
         self._closing = False
         self._lingered = 0
         self._lost = False
+        self._streaming = False
+        self._client: tuple[str, int] | None = None
 
     # -- what the event loop calls ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        # A unix socket's caller has no address.
+        self._client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
         self._server.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -62,6 +67,7 @@ class HttpConnection(asyncio.Protocol):
         self._server.closed(self)
         self._reader.close()
         self._wake()
+        self.end_stream()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
@@ -92,7 +98,8 @@ class HttpConnection(asyncio.Protocol):
             self._request.broken = True
         self._eof = True
         self._wake()
-        return self._task is not None and not self._closing
+        # One that reads a stream has nothing more to send: where it closes, it is gone.
+        return self._task is not None and not self._closing and not self._streaming
 
     def pause_writing(self) -> None:
         self._writable = asyncio.get_running_loop().create_future()
@@ -108,6 +115,11 @@ class HttpConnection(asyncio.Protocol):
         """Closes the connection if no request is under way, else after that request."""
         if self._task is None:
             self._finish()
+
+    def end_stream(self) -> None:
+        """Ends an answer that is sent in parts, without which it would go on for ever."""
+        if self._streaming and self._task is not None:
+            self._task.cancel()
 
     def late(self) -> None:
         """The caller's time to send a head is over."""
@@ -191,6 +203,7 @@ class HttpConnection(asyncio.Protocol):
             "raw_path": head.raw_path,
             "query_string": head.query,
             "headers": head.headers,
+            "client": self._client,
         }
         whole = False
         try:
@@ -207,7 +220,9 @@ class HttpConnection(asyncio.Protocol):
         if self._lost:
             return
         reader = self._reader
-        if not whole:
+        if self._streaming:
+            self._finish()
+        elif not whole:
             self.abort()
         elif not request.over:
             self._linger()
@@ -237,6 +252,9 @@ class HttpConnection(asyncio.Protocol):
         request = self._request
         if self._lost or request is None:
             return
+        if "more_body" in message:
+            await self._send_part(started, message["body"])
+            return
         head, headers = request.head, started["headers"]
         if _CLOSE in headers:
             self._last = True
@@ -246,6 +264,21 @@ class HttpConnection(asyncio.Protocol):
         elif head.is_1_0:
             headers = [*headers, _KEEP]
         self._write(started["status"], headers, b"" if head.method == "HEAD" else message["body"])
+        if self._writable is not None:
+            await self._drained()
+
+    async def _send_part(self, started: Message, body: bytes) -> None:
+        """Sends a part of an answer whose length nobody knows: the end of the connection ends it."""
+        if self._streaming:
+            self._transport.write(body)
+        else:
+            self._streaming = True
+            self._write(started["status"], [*started["headers"], _CLOSE], body)
+        if self._writable is not None:
+            await self._drained()
+
+    async def _drained(self) -> None:
+        """Returns when the caller has taken enough of what was sent, at the latest after the time to write."""
         if (waiting := self._writable) is not None:
             done, _ = await asyncio.wait((waiting,), timeout=self._server.write_timeout_s)
             if not done:

@@ -84,6 +84,8 @@ class HttpServer:
             self._server.close()
         for connection in (*self._waiting, *self._idle, *self._reserved):
             connection.end()
+        for connection in tuple(self._open):
+            connection.end_stream()
         if self._open:
             try:
                 await asyncio.wait_for(self._empty.wait(), grace_s)
