@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
 from delaybox.core import ids
@@ -126,6 +127,36 @@ async def test_the_others_keep_their_floor_whatever_arrives(lab: Lab, slots: int
         taken, others = taken + len(got), others + len(got & low)
     assert taken == slots * claims
     assert others == len(low)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_the_floor_holds_where_tasks_are_fired_in_place(lab: Lab, ready: bool) -> None:
+    """By way of ready sets, critical tasks took all of each claim."""
+    low = set(await lab.add(*(NewTask(queue="low", priority=Priority.LOW) for _ in range(500))))
+    fired = others = 0
+    for _ in range(20):
+        await lab.add(*(NewTask(priority=Priority.CRITICAL) for _ in range(300)))
+        if ready:
+            await lab.claim(slots=0)
+        claimed = await lab.claim(channel="c", slots=0, items=64)
+        fired, others = fired + len(claimed.lateness_ms), others + claimed.fired.get(b"plow", 0)
+    assert fired == 20 * 64
+    assert 0.04 * fired <= others <= 0.06 * fired
+    assert len(low) > others
+
+
+@pytest.mark.parametrize("share", [None, (0, 10), (10, 0), (8, 2)])
+@pytest.mark.parametrize("ready", [False, True])
+async def test_a_claim_follows_what_its_taker_decided(lab: Lab, ready: bool, share: tuple[int, int] | None) -> None:
+    critical = set(await lab.add(*(NewTask(type=WORKER, priority=Priority.CRITICAL) for _ in range(50))))
+    await lab.add(*(NewTask(type=WORKER, priority=Priority.LOW) for _ in range(50)))
+    if ready:
+        await lab.claim(slots=0)
+    plan = b"" if share is None else msgspec.msgpack.encode(share)
+    got = set((await lab.claim(slots=10, plan=plan)).leased[0::2])
+    # Where the taker knew of nothing critical, what is critical here comes first all the same.
+    assert len(got & critical) == {None: 10, (0, 10): 10, (10, 0): 10, (8, 2): 8}[share]
+    assert len(got) == 10
 
 
 @pytest.mark.parametrize(("name", "least"), [("comes", 19), ("comes-{}", 6)])

@@ -65,6 +65,8 @@ class ClaimLimits:
     lanes: tuple[bytes, ...] = ()
     guest: bool = False
     looker: str = ""
+    plan: bytes = b""
+    """What the taker decided for this partition (claim.lua says how)."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,8 @@ class Claimed:
     promoted: int
     more: bool
     fired: Mapping[bytes, int]
+    pressed: bool = False
+    """Queues have weights and more waits than there were slots: nothing was leased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,4 +170,5 @@ def read_claim(reply: list[Any]) -> Claimed:
         n[4],
         n[5] == 1,
         dict(zip(lanes[::2], lanes[1::2], strict=True)),
+        n[6] == 1,
     )

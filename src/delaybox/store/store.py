@@ -166,7 +166,7 @@ class Store:
         args = (
             lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
             limits.channel, limits.stream, limits.poll_ms, self.key_keep_ms, limits.fresh_ms, int(limits.guest),
-            limits.looker, *limits.lanes,
+            limits.looker, limits.plan, *limits.lanes,
         )  # fmt: skip
         return ScriptCall("claim", self.tags[partition], args)
 

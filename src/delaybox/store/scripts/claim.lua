@@ -7,10 +7,13 @@
 --       10 poll ms, 11 how long idempotency keys outlive their task ms,
 --       12 0, or: take only what is late by less than this (ms) and not ready yet, so that a backlog can wait,
 --       13 1 = a guest (not a time keeper): it takes what it serves and leaves everything else where it lies,
---       14 the member that looks, where it keeps time, 15.. lanes: of a type letter that is named here only these lanes are
---       served; '*' for the queue stands for any queue
+--       14 the member that looks, where it keeps time, 15 what the taker decided for this partition: '' nothing; 's' = queues have
+--       weights, so where more is due than there are slots nothing is leased and the reply says so; or (msgpack) {critical tasks,
+--       other tasks[, lane, how many of these, by how much each moves the lane back, ...]}, 16.. lanes: of a type letter that is named
+--       here only these lanes are served; '*' for the queue stands for any queue
 -- REPLY {now ms, when to look next at near (-1 nothing there), leased {id, record, ...}, lateness ms of each fired in place,
---        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due},
+--        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due, 1 = more
+--        waits than there are slots, so nothing was leased ('s')},
 --        lanes of what was fired in place {lane, how many, ...}}
 -- ERRORS TRYAGAIN (nothing written but hints)
 -- BOUND 500 items, 256 KiB of records
@@ -50,7 +53,7 @@ if how[112] == 2 and stream > 0 and type(redis.pcall('XLEN', T .. ':stream')) ~=
   how[112] = string.find(types, 'p', 1, true) and 1 or nil
   channel = ''
 end
-local served = lane_filter(15)
+local served = lane_filter(16)
 -- The first due time (ms; -1 none) in the near indexes of this taker, from `after` on.
 local function next_due(after)
   local best = -1
@@ -65,7 +68,7 @@ local function next_due(after)
 end
 
 if redis.call('EXISTS', lease) == 1 then
-  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1 }, {} }
+  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {} }
 end
 local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
@@ -78,27 +81,32 @@ local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
 local candidates = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }
 local gone, promoted, again_at, full = nil, 0, nil, false
+local plan, pressed = nil, false
+if ARGV[15] ~= '' then
+  if ARGV[15] ~= 's' then
+    local parts = cmsgpack.unpack(ARGV[15])
+    plan = { critical = parts[1], others = parts[2], lanes = parts[3] and { unpack(parts, 3) } }
+  elseif letters ~= '' then
+    pressed = due_up_to(own, from, now, slots) > slots or fresh == 0 and has_ready(letters, served, now)
+    if pressed then slots, letters = 0, '' end
+  end
+end
 local backlog = has_ready(fresh > 0 and '' or free .. letters, served, now)
 if backlog then
   promoted = promote(own, now, math.max(most, FEWEST))
-  local taken = 0
-  if free ~= '' then taken = take_ready(candidates, open_lanes(candidates, free, served, now, true), most) end
-  local leased = math.min(slots, most - taken)
-  if leased > 0 then
-    local critical = open_lanes(candidates, letters, served, now, true)
-    local others = open_lanes(candidates, letters, served, now, false)
-    local floor = #critical > 0 and #others > 0 and floor_of(floor_field) or nil
-    local of_critical = take_ready(candidates, critical, leased - (floor and reserve(floor, leased) or 0))
-    local of_others = take_ready(candidates, others, leased - of_critical)
-    -- the slots that were kept for the floor and not used
-    of_critical = of_critical + take_ready(candidates, critical, leased - of_critical - of_others)
+  if free ~= '' then
+    local critical = open_lanes(candidates, free, served, now, true)
+    local others = open_lanes(candidates, free, served, now, false)
+    local floor = #critical > 0 and #others > 0 and floor_of('floor:p') or nil
+    local of_critical = take_ready(candidates, critical, most - (floor and reserve(floor, most) or 0))
+    if slots > 0 then take_leased(candidates, letters, served, now, math.min(slots, most - of_critical), floor_field, plan) end
+    local of_others = take_ready(candidates, others, most - #candidates.ids)
     if floor then settle_floor(floor, of_critical, of_others) end
-  end
-  if free ~= '' and #candidates.ids < most then
-    take_ready(candidates, open_lanes(candidates, free, served, now, false), most - #candidates.ids)
+  elseif slots > 0 then
+    take_leased(candidates, letters, served, now, math.min(slots, most), floor_field, plan)
   end
 else
-  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest, floor_field)
+  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest, floor_field, plan)
 end
 
 -- 2. Their records, in the order of the candidates.
@@ -262,7 +270,7 @@ end
 flush(again, 'ZADD')
 for _, b in ipairs(put_back) do
   -- over the bytes or the slots of this claim: ready for the next one
-  redis.call('ZADD', k_ready(b[2], b[3] == 0), b[4] + SLACK[b[3]], b[1])
+  redis.call('ZADD', k_ready(b[2], b[3] == 0), b[4] + slack_of(b[2], b[3]), b[1])
   activate(b[2], b[3] == 0)
 end
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
@@ -292,4 +300,4 @@ for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane
   lanes[#lanes + 1] = count
 end
-return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0 }, lanes }
+return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes }

@@ -2,11 +2,20 @@
 -- Candidates are parallel lists: ids, their near members or lanes, and the key of the ready set for those that come from one (those
 -- from near are removed by rank). once: no id can be among them twice.
 
-local SLACK = { [0] = 0, 2000, 10000, 60000 }
+-- A script may have 200 local names at once, so only what others use is visible behind this file.
+local lane_filter, serves, slack_of, due_up_to, promote, ready_lanes, has_ready, open_lanes, take_ready
+local take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked
+do
+
+local SLACK, LEVELS = { [0] = 0, 2000, 10000, 60000 }, { 'high', 'normal', 'low' }
+-- What is added to a due time for the virtual deadline (ms): the queue's own slack, or the one of the priority.
+function slack_of(lane, priority)
+  return priority > 0 and tonumber(rule_of(lane, LEVELS[priority]) or '') or SLACK[priority]
+end
 
 -- Reads the lanes that ARGV lists, from index `from` on. Returns by letter byte: lanes, the set of them (list: in order); names, the
 -- set of functions and commands that are served in any queue (any: in order). A letter without an entry is not limited.
-local function lane_filter(from)
+function lane_filter(from)
   local served = {}
   for i = from, #ARGV do
     local lane = ARGV[i]
@@ -27,7 +36,7 @@ local function lane_filter(from)
 end
 
 -- Whether a lane of a served type is among those named. Its parts: letter, queue, and behind a colon a function's name.
-local function serves(served, lane)
+function serves(served, lane)
   local of = served[byte(lane)]
   return not of or of.lanes[lane] or of.names[string.match(lane, ':(.*)') or ''] or false
 end
@@ -76,16 +85,16 @@ end
 
 -- Moves entries of near index n that this claim does not take into their ready sets, scored by virtual deadline.
 local function make_ready(n, members, dues)
-  local slack, critical = SLACK[n % 4], n % 4 == 0
-  local ready, key_of = gather(), {}
+  local critical = n % 4 == 0
+  local ready, key_of, slacks = gather(), {}, {}
   for i, member in ipairs(members) do
     local lane = sub(member, 17)
     local key = key_of[lane]
     if not key then
       key = k_ready(lane, critical)
-      key_of[lane] = key
+      key_of[lane], slacks[lane] = key, slack_of(lane, n % 4)
     end
-    add2(ready, key, dues[i] + slack, sub(member, 1, 16))
+    add2(ready, key, dues[i] + slacks[lane], sub(member, 1, 16))
   end
   flush(ready, 'ZADD')
   for lane in pairs(key_of) do activate(lane, critical) end
@@ -103,14 +112,27 @@ local function due_members(n, from, now, limit)
 end
 
 -- Which of the given near indexes is next: the one with the earliest virtual deadline, among the critical ones or among the others.
--- dues: due times by index; used: how many of them were taken. nil where nothing is left.
-local function next_index(own, dues, used, critical)
+-- members, dues: by index; used: how many of them were taken. nil where nothing is left.
+local function next_index(own, members, dues, used, critical)
   local best, when
   for _, n in ipairs(own) do
-    local due = (n % 4 == 0) == critical and dues[n][used[n] + 1]
-    if due and (not best or due + SLACK[n % 4] < when) then best, when = n, due + SLACK[n % 4] end
+    local i = used[n] + 1
+    local due = (n % 4 == 0) == critical and dues[n][i]
+    if due then
+      local at = due + (steered and slack_of(sub(members[n][i], 17), n % 4) or SLACK[n % 4])
+      if not best or at < when then best, when = n, at end
+    end
   end
   return best
+end
+
+-- How many entries of the given near indexes are due between from and now; counted no further than past `enough`.
+function due_up_to(own, from, now, enough)
+  local sum = 0
+  for _, n in ipairs(own) do
+    if sum <= enough then sum = sum + redis.call('ZCOUNT', K_NEAR[n], from, now) end
+  end
+  return sum
 end
 
 -- How many of `limit` entries may be critical. While `others` are due, these keep a twentieth.
@@ -121,7 +143,7 @@ end
 -- Moves up to limit due entries of the given near indexes to ready: critical ones first, then the others, which keep a twentieth, by
 -- virtual deadline. (Taken index by index, with 300 critical tasks a claim, none of the others became ready in 300 claims.)
 -- Returns how many.
-local function promote(own, now, limit)
+function promote(own, now, limit)
   local members, dues, used, total, others = {}, {}, {}, 0, 0
   for _, n in ipairs(own) do
     members[n], dues[n] = due_members(n, '-inf', now, limit)
@@ -132,7 +154,7 @@ local function promote(own, now, limit)
   local left = limit
   local function take(critical, most)
     for _ = 1, most do
-      local n = next_index(own, dues, used, critical)
+      local n = next_index(own, members, dues, used, critical)
       if not n then return end
       used[n], left = used[n] + 1, left - 1
     end
@@ -151,10 +173,10 @@ local function promote(own, now, limit)
 end
 
 -- How many lanes of paused queues this script found active and put apart.
-local n_parked = 0
+n_parked = 0
 
 -- The lanes of the given task types that are served and have ready work, critical or other.
-local function ready_lanes(types, served, now, critical)
+function ready_lanes(types, served, now, critical)
   local lanes = {}
   for letter in string.gmatch(types, '.') do
     local of = served[byte(letter)]
@@ -176,7 +198,7 @@ local function ready_lanes(types, served, now, critical)
 end
 
 -- Whether anything served is ready.
-local function has_ready(types, served, now)
+function has_ready(types, served, now)
   for letter in string.gmatch(types, '.') do
     for _, critical in ipairs({ true, false }) do
       if served[byte(letter)] then
@@ -190,7 +212,7 @@ local function has_ready(types, served, now)
 end
 
 -- The lanes that a claim takes from, in the order of their turns.
-local function open_lanes(out, types, served, now, critical)
+function open_lanes(out, types, served, now, critical)
   local lanes = ready_lanes(types, served, now, critical)
   table.sort(lanes, function(a, b) return a.start < b.start or (a.start == b.start and a.name < b.name) end)
   for i = #lanes, LANES + 1, -1 do lanes[i] = nil end
@@ -198,9 +220,39 @@ local function open_lanes(out, types, served, now, critical)
   return lanes
 end
 
+-- The lanes that a taker planned to take from in this partition: a flat list of lane, how many, and by how much each task moves the
+-- lane back. They are looked up by name.
+local function planned_lanes(out, plan)
+  local lanes = {}
+  for i = 1, #plan, 3 do
+    local name = plan[i]
+    local start = redis.call('ZSCORE', k_active(sub(name, 1, 1), false), name)
+    if start and not paused(name) then
+      local lane = { name = name, start = tonumber(start), critical = false, key = k_ready(name, false), n = 0,
+        most = plan[i + 1], charge = plan[i + 2] }
+      lanes[#lanes + 1] = lane
+      out.turns[#out.turns + 1] = lane
+    end
+  end
+  return lanes
+end
+
+-- Takes up to `count` ids from the ready set of a lane, from where it stopped. Returns how many.
+local function take_lane(out, lane, count)
+  if count <= 0 then return 0 end
+  local ids = redis.call('ZRANGE', lane.key, lane.n, lane.n + count - 1)
+  local ids_, keys, lanes, n = out.ids, out.keys, out.lanes, #out.ids
+  for i, id in ipairs(ids) do
+    ids_[n + i], keys[n + i], lanes[n + i] = id, lane.key, lane.name
+  end
+  lane.n = lane.n + #ids
+  if #ids < count then lane.dry = true end
+  return #ids
+end
+
 -- Takes up to limit ids from the ready sets of open lanes; called again, it goes on where it stopped. Lanes take turns by virtual
 -- start time, in equal shares. What a lane with little work leaves of its share goes to lanes that have more.
-local function take_ready(out, lanes, limit)
+function take_ready(out, lanes, limit)
   local taken, open = 0, 0
   for _, lane in ipairs(lanes) do
     if not lane.dry then open = open + 1 end
@@ -212,18 +264,8 @@ local function take_ready(out, lanes, limit)
       if taken < limit and not lane.dry then
         local share = math.ceil((limit - taken) / turns)
         turns = turns - 1
-        local ids = redis.call('ZRANGE', lane.key, lane.n, lane.n + share - 1)
-        for _, id in ipairs(ids) do
-          out.ids[#out.ids + 1] = id
-          out.keys[#out.ids] = lane.key
-          out.lanes[#out.ids] = lane.name
-        end
-        taken = taken + #ids
-        lane.n = lane.n + #ids
-        if #ids < share then
-          lane.dry = true
-          open = open - 1
-        end
+        taken = taken + take_lane(out, lane, share)
+        if lane.dry then open = open - 1 end
       end
     end
   end
@@ -232,10 +274,10 @@ end
 
 -- After a claim: dry lanes leave their active sets, the others move back by what was taken from them. This comes last, because
 -- a lane whose ready set is not empty must stay active if the claim stops half-way.
-local function take_turns(out)
+function take_turns(out)
   local ends = {}
   for _, lane in ipairs(out.turns) do
-    local start = lane.start + lane.n
+    local start = lane.start + lane.n * (lane.charge or 1)
     if lane.n > 0 then ends[lane.critical] = math.max(ends[lane.critical] or virtual_time(lane.critical), start) end
     if lane.dry then
       retire(lane.name, lane.critical)
@@ -249,17 +291,41 @@ local function take_turns(out)
   end
 end
 
--- The floor of tasks that are not critical: while some wait, one of every 20 leased tasks is theirs. What is owed to them and less
--- than a whole task is kept in the clock's hash under field, in twentieths.
-local function floor_of(field)
+-- The floor of tasks that are not critical: while some wait, one of every 20 tasks that are taken is theirs. What is owed to them and
+-- less than a whole task is kept in the clock's hash under field, in twentieths.
+function floor_of(field)
   return { field = field, owed = tonumber(redis.call('HGET', K_CLOCK, field) or '') or 0 }
 end
--- Slots that critical tasks leave to the others.
-local function reserve(floor, slots) return math.min(slots, math.floor((floor.owed + slots) / 20)) end
--- Notes how many of both kinds were leased while both waited.
-local function settle_floor(floor, critical, others)
+-- How many of so many tasks critical ones leave to the others.
+function reserve(floor, count) return math.min(count, math.floor((floor.owed + count) / 20)) end
+-- Notes how many of both kinds were taken while both waited.
+function settle_floor(floor, critical, others)
   local owed = math.min(math.max(floor.owed + critical - 19 * others, 0), 19)
   if owed ~= floor.owed then redis.call('HSET', K_CLOCK, floor.field, owed) end
+end
+
+-- Takes up to `slots` from ready sets, to be leased: critical first, the others keep their floor. plan: what the taker decided for this
+-- partition, or nil. Returns how many.
+function take_leased(out, letters, served, now, slots, floor_field, plan)
+  local critical = open_lanes(out, letters, served, now, true)
+  local of_critical, of_others = 0, 0
+  if plan and plan.lanes then
+    of_critical = take_ready(out, critical, math.min(plan.critical, slots))
+    for _, lane in ipairs(planned_lanes(out, plan.lanes)) do
+      of_others = of_others + take_lane(out, lane, math.min(lane.most, slots - of_critical - of_others))
+    end
+    return of_critical + of_others
+  end
+  local others = open_lanes(out, letters, served, now, false)
+  local planned = plan and plan.critical > 0
+  local floor = not planned and #critical > 0 and #others > 0 and floor_of(floor_field) or nil
+  local kept = planned and math.min(plan.others, slots) or floor and reserve(floor, slots) or 0
+  of_critical = take_ready(out, critical, slots - kept)
+  of_others = take_ready(out, others, slots - of_critical)
+  -- the slots that were kept for the floor and not used
+  of_critical = of_critical + take_ready(out, critical, slots - of_critical - of_others)
+  if floor then settle_floor(floor, of_critical, of_others) end
+  return of_critical + of_others
 end
 
 -- How long (ms) a guest leaves due WORKER tasks that it does not serve in near. Then it makes them ready: whoever comes to serve
@@ -269,9 +335,10 @@ local GRACE = 1000
 -- Takes due entries straight from the given near indexes: critical first (the others keep their floor), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
 -- What cannot be taken becomes ready, and so does what is due of paused queues; but a guest stops when its slots are full, and leaves what it does not serve.
+-- plan: what the taker decided for this partition, or nil.
 -- Returns: what the caller must pass to take_away at the end; how many entries became ready; when the first entry that a guest
 -- left must become ready (ms, or nil); whether an index may hold more than was looked at.
-local function take_near(out, own, from, now, how, served, slots, limit, guest, floor_field)
+function take_near(out, own, from, now, how, served, slots, limit, guest, floor_field, plan)
   local members, used, left = {}, {}, {}
   local total, only, full = 0, nil, false
   -- A guest reads more entries than it has slots, because some are tasks of others and some have lost their record.
@@ -334,22 +401,22 @@ local function take_near(out, own, from, now, how, served, slots, limit, guest, 
     end
     local function take(critical, most)
       for i = 1, most do
-        local n = next_index(own, dues, used, critical)
+        local n = next_index(own, members, dues, used, critical)
         if not n or guest and slots == 0 then return i - 1 end
         used[n] = used[n] + 1
         use(n, members[n][used[n]])
       end
       return most
     end
-    local before = slots
-    local floor = others > 0 and others < total and floor_of(floor_field) or nil
-    local kept = floor and math.min(reserve(floor, slots), others) or 0
+    local began, planned = count, plan and plan.critical > 0
+    local floor = not planned and others > 0 and others < total and floor_of(floor_field) or nil
+    local kept = planned and math.min(plan.others, slots, others) or floor and math.min(reserve(floor, slots), others) or 0
     slots = slots - kept
-    local taken = take(true, most_critical(limit, others))
+    local taken = take(true, floor and limit - math.min(reserve(floor, limit), others) or limit - kept)
     slots = slots + kept
-    local critical = before - slots
+    local critical = count - began
     take(false, limit - taken)
-    if floor then settle_floor(floor, critical, before - critical - slots) end
+    if floor then settle_floor(floor, critical, count - began - critical) end
   end
 
   local gone, moved, again = {}, 0, nil
@@ -385,7 +452,7 @@ local function take_near(out, own, from, now, how, served, slots, limit, guest, 
 end
 
 -- Removes from near what take_near used up: by rank from the first entry that is due after from, or by name.
-local function take_away(gone, now, fresh)
+function take_away(gone, now, fresh)
   for n, what in pairs(gone) do
     if type(what) == 'number' then
       local first = fresh > 0 and redis.call('ZCOUNT', K_NEAR[n], '-inf', now - fresh) or 0
@@ -394,4 +461,6 @@ local function take_away(gone, now, fresh)
       redis.call('ZREM', K_NEAR[n], unpack(what))
     end
   end
+end
+
 end
