@@ -42,6 +42,7 @@ class Node:
             )
         finally:
             self._log.started()
+        self.folder = folder
         self.port = 0
         self.grpc_port = 0
 
@@ -53,6 +54,10 @@ class Node:
     def wait_for(self, words: str) -> re.Match[str]:
         """Returns when it has said what matches ``words``; AssertionError when it ends or takes too long."""
         return self._log.wait_for(words)
+
+    def address(self, way: str) -> str:
+        """For a client: over ``grpc``, or straight to the server of its data folder, which lies at ``data``."""
+        return f"127.0.0.1:{self.grpc_port}" if way == "grpc" else f"file:{self.folder / 'data'}"
 
     def ready(self) -> Node:
         """Itself, when it listens and its readiness is given."""

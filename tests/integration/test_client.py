@@ -1,4 +1,4 @@
-"""Both clients against a node as a user starts it, over gRPC."""
+"""Both clients against a node as a user starts it: over gRPC, and straight on its server."""
 
 from __future__ import annotations
 
@@ -45,9 +45,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield started
 
 
+@pytest.fixture(params=["grpc", "redis"])
+def address(request: pytest.FixtureRequest, served: Node) -> str:
+    """Of the node, and of the server behind it: both ways do the same."""
+    return served.address(request.param)
+
+
 @pytest.fixture
-def client(served: Node) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{served.grpc_port}") as opened:
+def client(address: str) -> Iterator[Client]:
+    with Client(address) as opened:
         yield opened
 
 
@@ -174,8 +180,8 @@ def test_a_source_that_raises_says_how_many_were_stored(client: Client, queue: s
     assert Counter(task.payload for task in found) == Counter(str(n).encode() for n in range(1, 1_234))
 
 
-async def test_an_asynchronous_source_may_pause_and_raise_too(served: Node, queue: str):
-    async with AsyncClient(f"127.0.0.1:{served.grpc_port}") as client:
+async def test_an_asynchronous_source_may_pause_and_raise_too(address: str, queue: str):
+    async with AsyncClient(address) as client:
 
         async def tasks() -> AsyncIterator[NewTask]:
             yield NewTask.publish("0", delay=SOON, queue=queue)
@@ -279,8 +285,8 @@ def test_tls_with_certificates_of_both_sides(tmp_path: Path):
         Client(address, cert_file=cert)
 
 
-def test_a_closed_client_says_so(served: Node):
-    client = Client(f"127.0.0.1:{served.grpc_port}")
+def test_a_closed_client_says_so(address: str):
+    client = Client(address)
     client.queues()
     client.close()
     client.close()
@@ -290,12 +296,12 @@ def test_a_closed_client_says_so(served: Node):
         client.schedule_many([NewTask.publish("x")])
 
 
-async def test_the_asynchronous_client_does_the_same(served: Node, queue: str):
+async def test_the_asynchronous_client_does_the_same(address: str, queue: str):
     async def tasks() -> AsyncIterator[NewTask]:
         for n in range(2_500):
             yield NewTask.publish(str(n), delay=SOON, queue=queue)
 
-    async with AsyncClient(f"127.0.0.1:{served.grpc_port}") as client:
+    async with AsyncClient(address) as client:
         handle = await client.schedule("f", [1, 2], delay=SOON, queue=queue)
         assert (await handle.get()).payload == b"[1,2]"
         many = await asyncio.gather(*(client.publish(str(n), delay=SOON, queue=queue) for n in range(20)))

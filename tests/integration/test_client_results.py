@@ -24,9 +24,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield started
 
 
+@pytest.fixture(params=["grpc", "redis"])
+def address(request: pytest.FixtureRequest, served: Node) -> str:
+    """Of the node, and of the server behind it: both ways do the same."""
+    return served.address(request.param)
+
+
 @pytest.fixture
-def client(served: Node) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{served.grpc_port}") as opened:
+def client(address: str) -> Iterator[Client]:
+    with Client(address) as opened:
         yield opened
 
 
@@ -95,8 +101,8 @@ def test_a_watch_shows_the_way_to_the_end(client: Client):
     assert events[-1].result is not None and events[-1].result.output == b"done\n"
 
 
-async def test_many_are_awaited_at_once(served: Node):
-    async with AsyncClient(f"127.0.0.1:{served.grpc_port}") as client:
+async def test_many_are_awaited_at_once(address: str):
+    async with AsyncClient(address) as client:
         handles = [await client.shell(f"echo {n}", keep_result="1m") for n in range(8)]
         results = await asyncio.gather(*(handle.result(60) for handle in handles))
         assert results == [f"{n}\n".encode() for n in range(8)]
@@ -104,8 +110,8 @@ async def test_many_are_awaited_at_once(served: Node):
         assert sorted(event.id for event in events) == sorted(handle.id for handle in handles)
 
 
-def test_a_client_that_was_closed_says_so_at_once(served: Node):
-    client = Client(f"127.0.0.1:{served.grpc_port}")
+def test_a_client_that_was_closed_says_so_at_once(address: str):
+    client = Client(address)
     handle = client.shell("echo never", delay="1h")
     events = client.watch(handle.id)
     next(events)
@@ -119,8 +125,8 @@ def test_a_client_that_was_closed_says_so_at_once(served: Node):
             call()
 
 
-async def test_and_so_does_an_asynchronous_one(served: Node):
-    client = AsyncClient(f"127.0.0.1:{served.grpc_port}")
+async def test_and_so_does_an_asynchronous_one(address: str):
+    client = AsyncClient(address)
     handle = await client.shell("echo never", delay="1h")
     events = client.watch(handle.id)
     await anext(events)

@@ -84,7 +84,7 @@ class AsyncClient(Base):
     """
 
     def _open(self) -> None:
-        self._carrier = LoopCarrier(self._target)
+        self._carrier = LoopCarrier(self._target.looping())
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote
 from uuid import uuid4
 
-from delaybox.client import calls, channel, chunks, mapping, streams
+from delaybox.client import calls, chunks, mapping, streams
 from delaybox.client.endpoints import Endpoints, named
 from delaybox.client.models import Event, ScheduleAnswer
 from delaybox.client.progress import Report, reported, shown
 from delaybox.client.steps import ClientSession, Steps, each
 from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
+from delaybox.client.transports import client_target
 from delaybox.client.values import watched_id
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.limits import MAX_BATCH
@@ -42,7 +44,7 @@ class Base:
         safe: bool = False,
         codecs: Codecs = CODECS,
     ) -> None:
-        self._target = channel.target(
+        self._target = client_target(
             named(endpoints, os.environ), token=token, tls=tls, ca_file=ca_file, cert_file=cert_file, key_file=key_file
         )
         self._codecs = codecs
@@ -55,6 +57,15 @@ class Base:
             safe=safe,
         )
         self._open()
+
+    @classmethod
+    def embedded(cls, folder: str | Path, /, **options: Any) -> Self:
+        """A client of a folder's embedded server, which it starts where nobody else has: ``file:`` and the folder.
+
+        ``options``: the client's others. Everybody on this machine who names the folder shares the server, which runs
+        as long as one of them does.
+        """
+        return cls(f"file:{quote(str(folder))}", **options)
 
     def _open(self) -> None:
         """Makes the runner that carries steps out."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from delaybox import __version__
 from delaybox.client import endpoints as endpoints_module
 from delaybox.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from delaybox.client.grpc_loop import GrpcLoop
+    from delaybox.client.grpc_threads import GrpcThreads
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 """The largest message that is accepted or sent, bytes."""
@@ -26,8 +30,20 @@ class ChannelTarget:
     metadata: tuple[tuple[str, str], ...]
     options: tuple[tuple[str, Any], ...]
 
+    def blocking(self) -> GrpcThreads:
+        """For threads; connects when the first call is made."""
+        from delaybox.client.grpc_threads import GrpcThreads
 
-def target(
+        return GrpcThreads(self)
+
+    def looping(self) -> GrpcLoop:
+        """For one event loop; connects when the first call is made."""
+        from delaybox.client.grpc_loop import GrpcLoop
+
+        return GrpcLoop(self)
+
+
+def grpc_target(
     endpoints: str | Iterable[str],
     *,
     token: str | None,

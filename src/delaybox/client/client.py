@@ -78,12 +78,17 @@ class Handle:
 
 
 class Client(Base):
-    """Calls to DelayBox nodes over gRPC. For several threads; make it once and keep it, `close` it at the end.
+    """Calls to DelayBox, over gRPC to nodes or straight on Redis. For several threads; make it once and keep it,
+    `close` it at the end.
 
     endpoints: one address or several, ``host:port`` each (port 9088 unless given). Without any, those of the variable
         DELAYBOX_GRPC_SERVERS, else localhost:9088. Calls take turns among the nodes that work, and go on with the
         others when one is lost.
-    token: sent as a bearer token. Over networks use it with TLS only.
+        Or the URL of the Redis server that holds the tasks (``redis://[user:password@]host[:6379][/db]``,
+        ``rediss://``, ``unix:///path/to/socket``), or ``file:`` and the data folder of an embedded one; ``?prefix=``
+        names a store other than "delaybox". This needs the extra ``redis``, and no node. Who can reach Redis so may
+        do everything: tokens and their scopes are a node's.
+    token: sent to a node as a bearer token. Over networks use it with TLS only.
     tls: TLS with the authorities that gRPC trusts; ``ca_file`` names others, ``cert_file`` and ``key_file`` this
         client's own certificate (PEM). Any of them means TLS.
     timeout: of one call with all its attempts: seconds, a timedelta, or text such as "30s"; None: no limit.
@@ -100,7 +105,7 @@ class Client(Base):
     """
 
     def _open(self) -> None:
-        self._carrier = ThreadCarrier(self._target)
+        self._carrier = ThreadCarrier(self._target.blocking())
 
     def __enter__(self) -> Client:
         return self

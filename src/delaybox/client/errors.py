@@ -115,14 +115,14 @@ def closed(*, sent: bool = False) -> Failure:
     return Failure(error, "CANCELLED", sent=sent, refused=not sent, final=True)
 
 
-_REFUSALS: Final = frozenset(
+REFUSALS: Final = frozenset(
     ("INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
      "FAILED_PRECONDITION", "UNAUTHENTICATED", "UNIMPLEMENTED", "OUT_OF_RANGE")
 )  # fmt: skip
 _KINDS: Final[Mapping[str, type[DelayBoxError]]] = {
     kind.code: kind for kind in vars(core).values() if isinstance(kind, type) and issubclass(kind, DelayBoxError)
 }
-_REFUSED_CODES: Final = frozenset((core.StoreFull.code, core.Overloaded.code))
+REFUSED_CODES: Final = frozenset((core.StoreFull.code, core.Overloaded.code))
 
 
 def failure_of(error: grpc.RpcError, where: str) -> Failure:
@@ -134,16 +134,14 @@ def failure_of(error: grpc.RpcError, where: str) -> Failure:
     if refusal is not None:
         info, field, wait_s = refusal
         found = error_of(info.reason, details, field=field, metadata=info.metadata)
-        return Failure(
-            found, status, refused=status in _REFUSALS or info.reason in _REFUSED_CODES, retry_after_s=wait_s
-        )
+        return Failure(found, status, refused=status in REFUSALS or info.reason in REFUSED_CODES, retry_after_s=wait_s)
     sent = not (status == "UNAVAILABLE" and any(words in details for words in _NEVER_SENT))
     if status == "UNAVAILABLE":
         mend = "" if sent else _mend(details)
         return Failure(Unreachable(f"{where}: {details}{mend}"), status, sent=sent)
     if status == "DEADLINE_EXCEEDED":
         return Failure(CallTimeout(f"{where} did not answer in time"), status)
-    return Failure(Refused(status.lower(), f"{where}: {details or status}"), status, refused=status in _REFUSALS)
+    return Failure(Refused(status.lower(), f"{where}: {details or status}"), status, refused=status in REFUSALS)
 
 
 def _mend(details: str) -> str:

@@ -1,4 +1,4 @@
-"""Carries steps out with asyncio's gRPC; started steps are tasks."""
+"""Carries steps out with asyncio; started steps are tasks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-import grpc
-from google.protobuf.message import Message
-
-from delaybox.client.channel import ChannelTarget
-from delaybox.client.errors import Failure, closed, failure_of
 from delaybox.client.steps import (
     AtExit,
     Drop,
@@ -29,57 +24,11 @@ from delaybox.client.steps import (
     Steps,
     Wait,
 )
+from delaybox.client.transports import LoopStream, LoopTransport
 from delaybox.core.errors import DelayBoxError
-from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 
 T = TypeVar("T")
 log = logging.getLogger("delaybox.client")
-
-
-def _being_cancelled() -> bool:
-    """Whether the running asyncio task is being cancelled. A call is also cancelled when its channel is closed."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-class _Stream:
-    """A stream of responses. A task writes the requests, because two sides that both wait to write would wait for
-    ever."""
-
-    def __init__(self, carrier: LoopCarrier, method: Any, request: Message | None, which: int, **options: Any) -> None:
-        self._carrier = carrier
-        self._which = which
-        self._dropped = False
-        self._call = method(**options) if request is None else method(request, **options)
-        self._requests: asyncio.Queue[Message] = asyncio.Queue()
-        self._writer = asyncio.create_task(self._write()) if request is None else None
-
-    async def _write(self) -> None:
-        try:
-            while True:
-                await self._call.write(await self._requests.get())
-        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-            pass  # the next receive reports it
-
-    def send(self, message: Message) -> None:
-        self._requests.put_nowait(message)
-
-    async def receive(self) -> Message | Failure | None:
-        try:
-            message = await self._call.read()
-        except grpc.RpcError as error:
-            return self._carrier.failed(error, self._which)
-        except asyncio.CancelledError:
-            if _being_cancelled() or not (self._dropped or not self._carrier.is_open()):
-                raise
-            return closed(sent=True)
-        return None if message is grpc.aio.EOF else message
-
-    def drop(self) -> None:
-        self._dropped = True
-        if self._writer is not None:
-            self._writer.cancel()
-        self._call.cancel()
 
 
 class _Drive:
@@ -87,7 +36,7 @@ class _Drive:
 
     def __init__(self, carrier: LoopCarrier) -> None:
         self._carrier = carrier
-        self._streams: set[_Stream] = set()
+        self._streams: set[LoopStream] = set()
         self._branches: set[asyncio.Task[None]] = set()
         self._exit: Steps[None] | None = None
 
@@ -102,7 +51,7 @@ class _Drive:
         result: Any = None
         match effect:
             case Invoke():
-                result = await self._carrier.invoke(effect)
+                result = await self._carrier.transport.invoke(effect)
             case Receive():
                 result = await effect.stream.receive()
             case Pull():
@@ -110,7 +59,7 @@ class _Drive:
             case Send():
                 effect.stream.send(effect.message)
             case OpenStream():
-                result = self._carrier.open(effect)
+                result = self._carrier.transport.open(effect)
                 self._streams.add(result)
             case Drop():
                 effect.stream.drop()
@@ -169,13 +118,10 @@ async def _pull(effect: Pull) -> bool:
 
 
 class LoopCarrier:
-    """Channels to the nodes, and what is carried out over them. For one event loop."""
+    """Carries a client's steps out over one transport. For one event loop."""
 
-    def __init__(self, target: ChannelTarget) -> None:
-        self._target = target
-        self._channels: list[grpc.aio.Channel | None] = [None] * len(target.endpoints)
-        self._stubs: list[Any] = [None] * len(target.endpoints)
-        self._closed = False
+    def __init__(self, transport: LoopTransport) -> None:
+        self.transport = transport
         self.to_leave: weakref.WeakSet[_Drive] = weakref.WeakSet()
 
     async def run(self, steps: Steps[T]) -> T:
@@ -216,56 +162,8 @@ class LoopCarrier:
             steps.close()
             await drive.stop()
 
-    async def invoke(self, effect: Invoke) -> Message | Failure:
-        if not self.is_open():
-            return closed()
-        try:
-            method = getattr(self._stub(effect.which), effect.method)
-            answer: Message = await method(effect.request, timeout=effect.timeout_s, metadata=self._target.metadata)
-        except grpc.RpcError as error:
-            return self.failed(error, effect.which)
-        except (grpc.aio.UsageError, asyncio.CancelledError):
-            if self.is_open() or _being_cancelled():
-                raise
-            return closed(sent=True)
-        return answer
-
-    def open(self, effect: OpenStream) -> _Stream:
-        """Raises Unreachable on a client that was closed."""
-        options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
-        try:
-            method = getattr(self._stub(effect.which), effect.method)
-            return _Stream(self, method, effect.request, effect.which, **options)
-        except grpc.aio.UsageError:
-            if self.is_open():
-                raise
-            raise closed().error from None
-
-    def failed(self, error: grpc.RpcError, which: int) -> Failure:
-        return failure_of(error, self._target.endpoints[which]) if self.is_open() else closed(sent=True)
-
-    def is_open(self) -> bool:
-        return not self._closed
-
-    def _stub(self, which: int) -> Any:
-        if self._closed:
-            raise grpc.aio.UsageError("closed")
-        if self._stubs[which] is None:
-            target = self._target
-            channel = (
-                grpc.aio.insecure_channel(target.endpoints[which], target.options)
-                if target.credentials is None
-                else grpc.aio.secure_channel(target.endpoints[which], target.credentials, target.options)
-            )
-            self._channels[which] = channel
-            self._stubs[which] = SchedulerStub(channel)  # type: ignore[no-untyped-call]
-        return self._stubs[which]
-
     async def close(self) -> None:
         """Harmless when repeated."""
         for drive in list(self.to_leave):
             await drive.leave()
-        self._closed = True
-        for channel in self._channels:
-            if channel is not None:
-                await channel.close()
+        await self.transport.close()

@@ -1,21 +1,15 @@
-"""Carries steps out with blocking gRPC: one call in the caller's thread, started steps in threads of their own."""
+"""Carries steps out for threads: one call in the caller's thread, started steps in threads of their own."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import logging
-import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import grpc
-from google.protobuf.message import Message
-
-from delaybox.client.channel import ChannelTarget
-from delaybox.client.errors import Failure, closed, failure_of
 from delaybox.client.steps import (
     AtExit,
     Drop,
@@ -31,8 +25,8 @@ from delaybox.client.steps import (
     Steps,
     Wait,
 )
+from delaybox.client.transports import BlockingStream, BlockingTransport
 from delaybox.core.errors import DelayBoxError
-from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 
 T = TypeVar("T")
 log = logging.getLogger("delaybox.client")
@@ -51,38 +45,12 @@ class StepsStopped(Exception):
     """Raised in started steps when the steps that started them have ended."""
 
 
-class _Stream:
-    """A stream of responses. A thread of gRPC takes the requests when it can send them."""
-
-    def __init__(
-        self, carrier: ThreadCarrier, method: Any, request: Message | None, which: int, **options: Any
-    ) -> None:
-        self._carrier = carrier
-        self._which = which
-        self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._call = method(iter(self._requests.get, None) if request is None else request, **options)
-
-    def send(self, message: Message) -> None:
-        self._requests.put(message)
-
-    def receive(self) -> Message | Failure | None:
-        try:
-            message: Message | None = next(self._call, None)
-        except grpc.RpcError as error:
-            return self._carrier.failed(error, self._which)
-        return message
-
-    def drop(self) -> None:
-        self._requests.put(None)
-        self._call.cancel()
-
-
 class _Drive:
     """One run of steps: what it opened ends with it."""
 
     def __init__(self, carrier: ThreadCarrier) -> None:
         self._carrier = carrier
-        self._streams: set[_Stream] = set()
+        self._streams: set[BlockingStream] = set()
         self._branches: list[_Drive] = []
         self._stopped = threading.Event()
         self._waits_for: Any = None
@@ -100,7 +68,7 @@ class _Drive:
         result: Any = None
         match effect:
             case Invoke():
-                result = self._carrier.invoke(effect)
+                result = self._carrier.transport.invoke(effect)
             case Receive():
                 result = effect.stream.receive()
                 self._check()
@@ -109,7 +77,7 @@ class _Drive:
             case Send():
                 effect.stream.send(effect.message)
             case OpenStream():
-                result = self._carrier.open(effect)
+                result = self._carrier.transport.open(effect)
                 self._streams.add(result)
                 self._check()
             case Drop():
@@ -171,14 +139,10 @@ class _Drive:
 
 
 class ThreadCarrier:
-    """Channels to the nodes, and what is carried out over them. For several threads."""
+    """Carries a client's steps out over one transport. For several threads."""
 
-    def __init__(self, target: ChannelTarget) -> None:
-        self._target = target
-        self._lock = threading.Lock()
-        self._channels: list[grpc.Channel | None] = [None] * len(target.endpoints)
-        self._stubs: list[Any] = [None] * len(target.endpoints)
-        self._closed = False
+    def __init__(self, transport: BlockingTransport) -> None:
+        self.transport = transport
         self.to_leave: weakref.WeakSet[_Drive] = weakref.WeakSet()
         _open.add(self)
 
@@ -221,50 +185,6 @@ class ThreadCarrier:
             steps.close()
             drive.stop()
 
-    def invoke(self, effect: Invoke) -> Message | Failure:
-        try:
-            method = getattr(self._stub(effect.which), effect.method)
-            answer: Message = method(effect.request, timeout=effect.timeout_s, metadata=self._target.metadata)
-        except grpc.RpcError as error:
-            return self.failed(error, effect.which)
-        except ValueError:
-            # gRPC raises this when a channel was closed, perhaps by another thread.
-            if not self._closed:
-                raise
-            return closed()
-        return answer
-
-    def open(self, effect: OpenStream) -> _Stream:
-        """Raises Unreachable on a client that was closed."""
-        options = {"timeout": effect.timeout_s, "metadata": self._target.metadata}
-        try:
-            method = getattr(self._stub(effect.which), effect.method)
-            return _Stream(self, method, effect.request, effect.which, **options)
-        except ValueError:
-            if not self._closed:
-                raise
-            raise closed().error from None
-
-    def failed(self, error: grpc.RpcError, which: int) -> Failure:
-        return closed(sent=True) if self._closed else failure_of(error, self._target.endpoints[which])
-
-    def _stub(self, which: int) -> Any:
-        if (stub := self._stubs[which]) is not None:
-            return stub
-        with self._lock:
-            if self._closed:
-                raise ValueError("closed")
-            if self._stubs[which] is None:
-                target = self._target
-                channel = (
-                    grpc.insecure_channel(target.endpoints[which], target.options)
-                    if target.credentials is None
-                    else grpc.secure_channel(target.endpoints[which], target.credentials, target.options)
-                )
-                self._channels[which] = channel
-                self._stubs[which] = SchedulerStub(channel)  # type: ignore[no-untyped-call]
-            return self._stubs[which]
-
     def leave(self) -> None:
         """Ends all iterations that are under way."""
         for drive in list(self.to_leave):
@@ -273,8 +193,4 @@ class ThreadCarrier:
     def close(self) -> None:
         """Harmless when repeated."""
         self.leave()
-        with self._lock:
-            self._closed = True
-            for channel in self._channels:
-                if channel is not None:
-                    channel.close()
+        self.transport.close()

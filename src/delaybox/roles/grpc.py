@@ -56,7 +56,7 @@ async def serve(settings: GrpcSettings) -> int:
     late = Opening(settings, _log, begin)
     tokens = Tokens(settings.tokens)
     parts += [
-        Scheduler(late.service, settings),
+        Scheduler(late.service, settings.rules()),
         WorkerService(settings) if settings.workers else NoWorkers(settings),
         ExternalScaler(late.service, tokens),
     ]

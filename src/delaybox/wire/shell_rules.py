@@ -15,10 +15,12 @@ HOW_TO_ENABLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShellRules:
-    """``payloads``: payloads may be commands. ``commands``: the names that are configured."""
+    """``payloads``: payloads may be commands. ``commands``: the names that are configured. ``judged_later``: any name
+    is taken, because only the process that runs the command knows which there are."""
 
     payloads: bool = False
     commands: frozenset[str] = frozenset()
+    judged_later: bool = False
 
     @property
     def any(self) -> bool:
@@ -29,7 +31,7 @@ class ShellRules:
         """TypeDisabled for kinds of commands that are switched off, InvalidTask for a command that the system would
         refuse."""
         if name:
-            if name not in self.commands:
+            if name not in self.commands and not self.judged_later:
                 known = f"; there are {', '.join(sorted(self.commands))}" if self.commands else ""
                 raise TypeDisabled(
                     "name", f"name {name[:64]!r} is no command of this node (workers.shell.commands){known}"

@@ -103,7 +103,7 @@ class Worker:
             concurrency=given["concurrency"], threads=given["threads"], cpu_processes=given["cpu_processes"]
         )
         grace_s = span_ms("grace", given["grace"], least=0) / 1000
-        self.target = channel.target(
+        self.target = channel.grpc_target(
             named(given["servers"], os.environ),
             token=given["token"] or os.environ.get("DELAYBOX_TOKEN") or None,
             tls=given["tls"],

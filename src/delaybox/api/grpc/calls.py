@@ -36,12 +36,19 @@ _LATE = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
+class CallContext(Protocol):
+    """What a call came with beside its request."""
+
+    def invocation_metadata(self) -> Any:
+        """Pairs of name and value, or None."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The caller and its rights."""
 
     grant: Grant
-    context: Context
+    context: CallContext
     hold: Callable[[int], AbstractContextManager[None]]
     """Counts bytes that the call keeps in memory. Overloaded."""
 
@@ -80,12 +87,17 @@ def handler_of(service: Servicer, guard: Guard, *, name: str = "") -> grpc.Gener
     ours = described.full_name.startswith(_OUR_CONTRACT)
     made = {}
     for method in described.methods:
-        attribute = _CAMEL.sub("_", method.name).lower()
+        attribute = attribute_of(method.name)
         if not ours and not hasattr(service, attribute):
             continue
         call = getattr(service, attribute)
         made[method.name] = _method(f"/{name}/{method.name}", method, call, guard, service)
     return grpc.method_handlers_generic_handler(name, made)
+
+
+def attribute_of(method: str) -> str:
+    """The name of the function that serves a gRPC method."""
+    return _CAMEL.sub("_", method).lower()
 
 
 def _method(

@@ -139,12 +139,12 @@ class Guard:
         limit = OPEN_BYTES if isinstance(rule, policy.WithoutToken) else self._limit
         refused = refusal(raw)
         if refused is not None:
-            too_long, size = refused
-            raise _too_long(size, limit) if too_long else _busy()
+            is_long, size = refused
+            raise too_long(size, limit) if is_long else _busy()
         if raw.startswith(_GZIP):
             raw = _inflated(raw, limit)
         if len(raw) > limit:
-            raise _too_long(len(raw), limit)
+            raise too_long(len(raw), limit)
         return raw
 
     @contextlib.contextmanager
@@ -170,7 +170,8 @@ def _inflated(raw: bytes, limit: int) -> bytes:
     return found
 
 
-def _too_long(size: int, limit: int) -> MessageTooLong:
+def too_long(size: int, limit: int) -> MessageTooLong:
+    """The error for a message of so many bytes or more."""
     return MessageTooLong(
         "request", f"the request holds {size} bytes or more, over {limit}; send it in several calls", limit=limit
     )

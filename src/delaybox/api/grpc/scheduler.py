@@ -11,7 +11,6 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from delaybox.api import changing, policy
 from delaybox.api.grpc.calls import Caller, Serialized
-from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.status import error_of
 from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
 from delaybox.core.limits import MAX_PAGE
@@ -26,7 +25,6 @@ from delaybox.wire.json.tasks import TaskRules, queue_of
 from delaybox.wire.proto import queries, rules, tasks, views
 from delaybox.wire.proto.bulk import BatchReader
 from delaybox.wire.proto.bulk import stored as stored_entry
-from delaybox.wire.shell_rules import ShellRules
 from delaybox.wire.trace import NAMES, PARENT, STATE, trace_of, with_trace
 
 MAX_WATCHED = 10_000
@@ -49,14 +47,13 @@ class _Ask(Protocol):
 
 
 class Scheduler:
-    """The calls."""
+    """The calls. ``rules``: which tasks are taken."""
 
-    def __init__(self, service: Service, settings: GrpcSettings) -> None:
+    def __init__(self, service: Service, rules: TaskRules) -> None:
         self._service = service
         self._streams: set[_Batches] = set()
-        shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
-        self._rules = TaskRules(max_payload_bytes=settings.payload_limit, shell=shell, webhooks=settings.webhooks)
-        self._reader = BatchReader(settings.payload_limit)
+        self._rules = rules
+        self._reader = BatchReader(rules.max_payload_bytes)
 
     @property
     def descriptor(self) -> ServiceDescriptor:

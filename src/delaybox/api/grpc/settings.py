@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from delaybox.api.settings import ServingSettings
 from delaybox.core.limits import MAX_BATCH_BYTES, message_bytes
+from delaybox.wire.json.tasks import TaskRules
+from delaybox.wire.shell_rules import ShellRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,4 +34,14 @@ class GrpcSettings(ServingSettings):
     @property
     def receive_limit(self) -> int:
         """Most bytes of a message from a caller: those of a batch, or of one task with the largest payload."""
-        return message_bytes(max(MAX_BATCH_BYTES, self.payload_limit))
+        return receive_limit(self.payload_limit)
+
+    def rules(self) -> TaskRules:
+        """Which tasks are taken."""
+        shell = ShellRules(payloads=self.shell, commands=frozenset(self.shell_commands))
+        return TaskRules(max_payload_bytes=self.payload_limit, shell=shell, webhooks=self.webhooks)
+
+
+def receive_limit(payload_limit: int) -> int:
+    """Most bytes of a message from a caller: those of a batch, or of one task with the largest payload."""
+    return message_bytes(max(MAX_BATCH_BYTES, payload_limit))

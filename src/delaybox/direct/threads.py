@@ -1,0 +1,143 @@
+"""Carries the calls of several threads out on one event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from delaybox.client.errors import Failure, closed
+from delaybox.client.steps import Invoke, OpenStream
+from delaybox.client.transports import LoopStream, LoopTransport
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """A thread that runs an event loop until `stop`."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            import uvloop
+
+            self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        except ModuleNotFoundError:
+            self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            left = asyncio.all_tasks(self.loop)
+            for task in left:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    def result(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Waits for what a coroutine returns. What is still waited for at `stop` raises CancelledError."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Ends the loop with all that still runs on it."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+
+class DirectThreads:
+    """Carries calls out for several threads over one transport. See `transports.BlockingTransport`."""
+
+    def __init__(self, make: Callable[[], LoopTransport]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._running: tuple[LoopThread, LoopTransport] | None = None
+        self._closed = False
+
+    def invoke(self, effect: Invoke) -> Message | Failure:
+        begun = self._begun()
+        if begun is None:
+            return closed()
+        thread, transport = begun
+        try:
+            return thread.result(transport.invoke(effect))
+        except concurrent.futures.CancelledError:
+            return closed(sent=True)
+
+    def open(self, effect: OpenStream) -> _ThreadStream:
+        """Raises Unreachable when it was closed."""
+        begun = self._begun()
+        if begun is None:
+            raise closed().error
+        thread, transport = begun
+        try:
+            return _ThreadStream(thread, thread.result(_opened(transport, effect)))
+        except concurrent.futures.CancelledError:
+            raise closed().error from None
+
+    def _begun(self) -> tuple[LoopThread, LoopTransport] | None:
+        """The thread and what runs on it; None: it is closed."""
+        with self._lock:
+            if self._closed:
+                return None
+            if self._running is None:
+                self._running = LoopThread("delaybox-direct"), self._make()
+            return self._running
+
+    def close(self) -> None:
+        """Calls under way end as those of a closed client. Twice is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            running = self._running
+        if running is not None:
+            thread, transport = running
+            thread.result(transport.close())
+            thread.stop()
+
+
+async def _opened(transport: LoopTransport, effect: OpenStream) -> LoopStream:
+    return transport.open(effect)
+
+
+class _ThreadStream:
+    """A stream whose other end is on the loop."""
+
+    def __init__(self, thread: LoopThread, stream: LoopStream) -> None:
+        self._thread = thread
+        self._stream = stream
+
+    def send(self, message: Message) -> None:
+        # After the loop's end the next receive reports it.
+        with contextlib.suppress(RuntimeError):
+            self._thread.loop.call_soon_threadsafe(self._stream.send, message)
+
+    def receive(self) -> Message | Failure | None:
+        coroutine = self._stream.receive()
+        try:
+            return self._thread.result(coroutine)
+        except concurrent.futures.CancelledError:
+            return closed(sent=True)
+        except RuntimeError:
+            if not self._thread.loop.is_closed():
+                raise
+            coroutine.close()
+            return closed(sent=True)
+
+    def drop(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._thread.loop.call_soon_threadsafe(self._stream.drop)
