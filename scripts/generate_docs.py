@@ -160,6 +160,11 @@ MEANING = {
     "results.maxBytes": "largest result; a function that returns more has failed, and is not tried again",
     "keys.keep": "how long an idempotency key outlives its task; the same on every node. Keys that are locks "
     "(`unique_while`) end with their task",
+    "history.keep": "how long it is remembered how a task ended (outcome, times, attempts, node, reason); `0s`: not at "
+    "all",
+    "history.keepFailed": "the same of tasks that failed, at least `history.keep`",
+    "history.entries": "ends that the whole store remembers; past it the oldest go first, those of failures last",
+    "history.bytes": "the same in bytes of entries; the server needs about twice as much",
     "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
     "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",
     "insecure": "listen on more than loopback without any credential",
@@ -187,6 +192,8 @@ _TIMES = {
     "workers.shell.limits.cpu",
     "results.keep",
     "keys.keep",
+    "history.keep",
+    "history.keepFailed",
     "deadLetters.age",
     "quarantine.age",
 }

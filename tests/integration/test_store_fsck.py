@@ -228,6 +228,14 @@ async def watermark_of_nothing(f: Full) -> None:
     await f.client.hset(keys.kafka(f.tag), "topic", "5")
 
 
+async def history_unlisted(f: Full) -> None:
+    await f.client.hset(keys.history_hash(f.tag, b"s1:0"), f.soon, b"?")
+
+
+async def history_miscounted(f: Full) -> None:
+    await f.client.hincrby(keys.history(f.tag), "entries:s", 3)
+
+
 DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (lose_near, ["no-hint"]),
     (late_near, ["late-hint"]),
@@ -264,6 +272,8 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (body_of_small, ["body-orphan"]),
     (watermark_wrong, ["watermark-wrong"]),
     (watermark_of_nothing, ["watermark-wrong"]),
+    (history_unlisted, ["history-not-listed"]),
+    (history_miscounted, ["history-not-counted"]),
 ]
 
 

@@ -19,6 +19,7 @@ MIRRORED = {
     "TaskState": {DOMAIN, CLIENT},
     "TaskType": {DOMAIN, CLIENT},
     # Schemas of the OpenAPI document, from which clients are generated.
+    "EndedTask": {DOMAIN, CLIENT, SCHEMA},
     "Lane": {DOMAIN, SCHEMA},
     "Progress": {DOMAIN, CLIENT, SCHEMA},
     "Queue": {CLIENT, SCHEMA},

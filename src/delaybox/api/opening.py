@@ -32,6 +32,7 @@ class Opening:
             on_scheduled=metrics.scheduled,
             topics=settings.topics,
             queues=settings.queues,
+            history=settings.history,
         )
         self._settings = settings
         self._log = log

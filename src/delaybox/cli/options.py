@@ -42,6 +42,14 @@ class StateName(StrEnum):
     CANCELLED = "cancelled"
 
 
+class EndedName(StrEnum):
+    """How a task can have ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 Server = Annotated[
     str,
     typer.Option(

@@ -136,6 +136,29 @@ def dead(found: Sequence[dict[str, Any]], *, width: int = 0, zone: tzinfo | None
     return table(header, rows, right=[5], width=width, drop=["was due", "queue", "type", "attempts"], room=_NEEDED)
 
 
+def ended(found: Sequence[dict[str, Any]], now_ms: int, *, width: int = 0, zone: tzinfo | None = None) -> str:
+    """How tasks ended, one a line, in the order given."""
+    rows = [
+        [
+            str(task["id"]),
+            moment(task["ended_ms"], zone),
+            due_in(task["ended_ms"], now_ms),
+            str(task["state"]),
+            str(task["type"]),
+            str(task.get("name") or ""),
+            str(task["queue"]),
+            span(task["fired_ms"] - task["due_ms"]) if task.get("fired_ms", 0) >= task["due_ms"] else "",
+            str(task.get("attempt", 0)),
+            str(task.get("node") or ""),
+            str(task.get("reason") or ""),
+        ]
+        for task in found
+    ]
+    header = ["id", "ended", "ago", "state", "type", "function", "queue", "late", "failures", "node", "reason"]
+    drop = ["ended", "node", "failures", "late", "type", "queue"]
+    return table(header, rows, right=[7, 8], width=width, drop=drop, room=_NEEDED)
+
+
 def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> str:
     """A task, one line for each field that it has."""
     lines: list[tuple[str, str]] = [
@@ -155,6 +178,10 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         if task.get(name)
     ]
     lines += [(words, str(task[name])) for name, words in _COUNTED.items() if task.get(name)]
+    lines += [(name, moment(task[f"{name}_ms"], zone)) for name in ("fired", "ended") if task.get(f"{name}_ms")]
+    lines += [("node", str(task["node"]))] if task.get("node") else []
+    if task.get("remembered"):
+        lines.append(("", "(only its end is remembered: payload, headers and labels are not kept)"))
     if result := task.get("result"):
         lines += _result(result, zone)
     output = str((result or {}).get("output") or "")

@@ -16,6 +16,7 @@ from delaybox.cli.client import NodeUnreachable, segment
 from delaybox.cli.options import (
     DEFAULT_SERVER,
     AsJson,
+    EndedName,
     From,
     Labels,
     PriorityName,
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
         ("schedule", schedule),
         ("get", get),
         ("list", list_tasks),
+        ("history", history),
         ("cancel", cancel),
         ("reschedule", reschedule),
         ("run-now", run_now),
@@ -257,6 +259,31 @@ def list_tasks(
     if as_json:
         return messages.out_json({"tasks": found, "cursor": more})
     messages.out(render.tasks(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no tasks")
+    return note_more(more)
+
+
+def history(
+    state: Annotated[EndedName | None, typer.Option("--state", "-s", help="How they ended.")] = None,
+    type_: Type = None,
+    queue: Queue = None,
+    function: Annotated[str | None, typer.Option("--function", help="Function or command.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Ended at or after: RFC 3339 with offset, or Unix ms.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Ended before.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 100,
+    cursor: Annotated[str, typer.Option(help="Go on where an earlier list ended.")] = "",
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """List how tasks ended, the newest end first."""
+    client = connect(server, token, as_json)
+    query = {"state": state, "type": type_, "queue": queue, "function": function, "ended_from": start, "ended_to": end}
+    found, more = pages(client, "/v1/history", query, limit=limit, cursor=cursor)
+    if as_json:
+        return messages.out_json({"tasks": found, "cursor": more})
+    messages.out(render.ended(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no ends")
     return note_more(more)
 
 

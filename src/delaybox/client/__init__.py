@@ -20,6 +20,7 @@ from delaybox.client.errors import (
 )
 from delaybox.client.models import (
     BulkDone,
+    EndedTask,
     Event,
     ForecastStep,
     Priority,
@@ -61,10 +62,12 @@ __all__ = [
     "Client",
     "Codecs",
     "DelayBoxError",
+    "EndedTask",
     "Event",
     "Filter",
     "ForecastStep",
     "Handle",
+    "HistoryFilter",
     "IdempotencyConflict",
     "InvalidTask",
     "KeyCancelled",

@@ -14,6 +14,7 @@ from delaybox.client.base import Base
 from delaybox.client.mapping import WINDOW
 from delaybox.client.models import (
     BulkDone,
+    EndedTask,
     Event,
     ForecastStep,
     Queue,
@@ -28,6 +29,7 @@ from delaybox.client.tasked import LoopCarrier
 from delaybox.client.tasks import (
     CallOptions,
     Filter,
+    HistoryFilter,
     MapOptions,
     NewTask,
     Options,
@@ -294,6 +296,10 @@ class AsyncClient(Base):
     async def _bulk(self, make: Callable[..., Any], wanted: Mapping[str, Any], **options: Any) -> BulkDone:
         done: BulkDone = await self._carrier.run(self._session.unary(make(wanted, **options)))
         return done
+
+    def history(self, *, limit: int | None = None, **wanted: Unpack[HistoryFilter]) -> AsyncIterator[EndedTask]:
+        """See `Client.history`."""
+        return self._carrier.iterate(streams.ended(self._session, wanted, limit))
 
     # -- dead letters -------------------------------------------------------------------------------------------
 

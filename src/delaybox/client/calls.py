@@ -44,6 +44,10 @@ def get(task_id: str) -> RpcCall[Task]:
     return RpcCall("Get", pb.GetRequest(id=id_of(task_id)), Repeating.READ, Task.of)
 
 
+def history(request: pb.HistoryRequest) -> RpcCall[pb.HistoryResponse]:
+    return RpcCall("History", request, Repeating.READ, lambda answer: answer)
+
+
 def cancel(task_id: str, *, running: bool, free_key: bool) -> RpcCall[bool]:
     """True or an error. True: the task was cancelled, or its worker was asked to stop it."""
     request = pb.CancelRequest(id=id_of(task_id), running=running, free_key=free_key)

@@ -14,6 +14,7 @@ from delaybox.client.base import Base
 from delaybox.client.mapping import WINDOW
 from delaybox.client.models import (
     BulkDone,
+    EndedTask,
     Event,
     ForecastStep,
     Queue,
@@ -27,6 +28,7 @@ from delaybox.client.progress import Report
 from delaybox.client.tasks import (
     CallOptions,
     Filter,
+    HistoryFilter,
     MapOptions,
     NewTask,
     Options,
@@ -359,6 +361,11 @@ class Client(Base):
     def _bulk(self, make: Callable[..., Any], wanted: Mapping[str, Any], **options: Any) -> BulkDone:
         done: BulkDone = self._carrier.run(self._session.unary(make(wanted, **options)))
         return done
+
+    def history(self, *, limit: int | None = None, **wanted: Unpack[HistoryFilter]) -> Iterator[EndedTask]:
+        """How tasks ended, the newest end first; ``limit`` of them, or all that are remembered. Fetched as they are
+        iterated."""
+        return self._carrier.iterate(streams.ended(self._session, wanted, limit))
 
     # -- dead letters -------------------------------------------------------------------------------------------
 

@@ -96,6 +96,44 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndedTask:
+    """How a task ended. ``fired``: when it was handed out last, None: never; ``attempt``: failed attempts, the last one
+    included; ``node``: the member that had it, "": a caller ended it."""
+
+    id: str
+    state: TaskState
+    type: TaskType
+    queue: str
+    name: str
+    priority: Priority
+    due: datetime
+    fired: datetime | None
+    ended: datetime
+    attempt: int
+    deliveries: int
+    node: str
+    reason: str
+
+    @classmethod
+    def of(cls, answer: pb.EndedTask) -> EndedTask:
+        return cls(
+            id=answer.id,
+            state=STATES[answer.state],
+            type=TYPES[answer.type],
+            queue=answer.queue,
+            name=answer.name,
+            priority=PRIORITIES[answer.priority],
+            due=moment(answer.due_ms),
+            fired=moment(answer.fired_ms) if answer.fired_ms else None,
+            ended=moment(answer.ended_ms),
+            attempt=answer.attempt,
+            deliveries=answer.deliveries,
+            node=answer.node,
+            reason=answer.reason,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """``fraction``: 0 to 1, or None when it was not stated."""
 
@@ -144,7 +182,9 @@ class Task:
     """A task as it is now. ``attempt``: failed attempts so far; ``reason``: why it last failed, or why it waits.
 
     ``brief``: the token lacks the scope read, so only id, state and due are given. ``traceback``: of a worker's dead
-    letter, the last one; lists leave it out.
+    letter, the last one; lists leave it out. ``fired``, ``ended``, ``node``: of an ended task that `Client.get` looks
+    at, where that is remembered: when it was handed out last, when it ended, and the member that had it ("": a caller
+    ended it). ``remembered``: only its end is; payload, headers, labels and result are not kept.
     """
 
     id: str
@@ -172,6 +212,10 @@ class Task:
     traceback: str = ""
     url: str = ""
     method: str = ""
+    fired: datetime | None = None
+    ended: datetime | None = None
+    node: str = ""
+    remembered: bool = False
 
     @classmethod
     def of(cls, info: pb.TaskInfo) -> Task:
@@ -201,6 +245,10 @@ class Task:
             traceback=info.traceback,
             url=info.webhook.url,
             method=info.webhook.method,
+            fired=moment(info.fired_ms) if info.fired_ms else None,
+            ended=moment(info.ended_ms) if info.ended_ms else None,
+            node=info.node,
+            remembered=info.remembered,
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from delaybox.client import calls
 from delaybox.client.errors import (
     CallTimeout,
     Failure,
@@ -15,7 +16,7 @@ from delaybox.client.errors import (
     TaskFailed,
     Unreachable,
 )
-from delaybox.client.models import STATES, Task, TaskState
+from delaybox.client.models import STATES, EndedTask, Task, TaskState
 from delaybox.client.steps import (
     ClientSession,
     Drop,
@@ -28,7 +29,7 @@ from delaybox.client.steps import (
     Tries,
     feed,
 )
-from delaybox.client.tasks import filter_of
+from delaybox.client.tasks import filter_of, history_of
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.limits import MAX_PAGE
 from delaybox.wire.call import Codecs
@@ -68,6 +69,22 @@ def listed(session: ClientSession, method: str, wanted: Mapping[str, Any], limit
                 request.limit = max(min(left, MAX_PAGE), 1)
             yield Emit(tasks)
         session.endpoints.worked(which)
+        if not request.cursor:
+            return
+
+
+def ended(session: ClientSession, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
+    """Emits how the tasks that match ended, the newest end first, ``limit`` at most."""
+    request = history_of(wanted)
+    left = limit
+    while left is None or left > 0:
+        request.limit = MAX_PAGE if left is None else min(left, MAX_PAGE)
+        page = yield from session.unary(calls.history(request))
+        if left is not None:
+            left -= len(page.tasks)
+        if page.tasks:
+            yield Emit([EndedTask.of(one) for one in page.tasks])
+        request.cursor = page.cursor
         if not request.cursor:
             return
 

@@ -137,6 +137,17 @@ class Filter(TypedDict, total=False):
     due_to: Moment | None
 
 
+class HistoryFilter(TypedDict, total=False):
+    """Which ends; everything that is given must hold. Ended in [start, end)."""
+
+    state: TaskState | str | None
+    queue: str | None
+    type: str | None
+    function: str | None
+    start: Moment | None
+    end: Moment | None
+
+
 class RulesToSet(TypedDict, total=False):
     """Rules of a queue; None clears one. See `Client.set_queue`."""
 
@@ -378,6 +389,27 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
         out.due_from_ms = unix_ms("due_from", moment)
     if (moment := wanted.get("due_to")) is not None:
         out.due_to_ms = unix_ms("due_to", moment)
+    return out
+
+
+def history_of(wanted: Mapping[str, Any]) -> pb.HistoryRequest:
+    """The wire's question for ends. InvalidTask, TypeError for an unknown part."""
+    if strange := wanted.keys() - HistoryFilter.__annotations__.keys():
+        known = ", ".join(HistoryFilter.__annotations__)
+        raise TypeError(f"{min(strange)!r} is no part of a filter of ends; there are {known}")
+    out = pb.HistoryRequest()
+    if (queue := wanted.get("queue")) is not None:
+        out.queue = text_of("queue", queue)
+    if (function := wanted.get("function")) is not None:
+        out.function = text_of("function", function)
+    if (state := wanted.get("state")) is not None:
+        out.state = number_of("state", state, _STATE_NUMBERS, "a state")  # type: ignore[assignment]
+    if (kind := wanted.get("type")) is not None:
+        out.type = number_of("type", kind, _TYPE_NUMBERS, "a task type")  # type: ignore[assignment]
+    if (moment := wanted.get("start")) is not None:
+        out.from_ms = unix_ms("start", moment)
+    if (moment := wanted.get("end")) is not None:
+        out.to_ms = unix_ms("end", moment)
     return out
 
 

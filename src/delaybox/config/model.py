@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from delaybox.config.history import HistorySection
 from delaybox.config.kafka import Kafka
 from delaybox.config.queues import QUEUE_RULES_FORM, queue_rules
 from delaybox.config.results import Results
@@ -248,6 +249,7 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     results: Results = Results()
     keys: Keys = Keys()
+    history: HistorySection = HistorySection()
     queues: Annotated[Mapping[str, QueueRules], BeforeValidator(queue_rules)] = Field(
         default={}, description=QUEUE_RULES_FORM
     )

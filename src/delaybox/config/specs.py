@@ -76,6 +76,7 @@ def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
         "prefix": c.storage.prefix,
         "key_keep_ms": c.keys.keep,
         "first_rules": c.queues,
+        "history": c.history.rules(),
         "roles": c.duties,
         "node_id": node_id,
         "log_format": c.log_format,

@@ -19,7 +19,8 @@ class Delivery(Struct, gc=False):
 
     ``attempt`` counts failed attempts before this one; ``losses`` how often the process that ran it was lost (the
     worker of a WORKER task, else the node). ``body`` is the protobuf task; ``look``: it holds a time after which the
-    task must not be delivered. ``once``: it is acked before it is handed out.
+    task must not be delivered. ``once``: it is acked before it is handed out. ``priority``: the record's number.
+    ``fired_ms``: when it was handed out, by Redis's clock.
     """
 
     task_id: bytes
@@ -34,6 +35,8 @@ class Delivery(Struct, gc=False):
     body: bytes
     look: bool = False
     once: bool = False
+    priority: int = 2
+    fired_ms: int = 0
 
     @property
     def id(self) -> str:

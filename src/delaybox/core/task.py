@@ -186,7 +186,12 @@ class Progress(Struct, frozen=True, gc=False):
 
 
 class TaskView(Struct, frozen=True, kw_only=True, gc=False):
-    """A stored task as a reader sees it. ``traceback``: of a dead letter that is looked at alone, its last one."""
+    """A stored task as a reader sees it. ``traceback``: of a dead letter that is looked at alone, its last one.
+
+    ``fired_ms``, ``ended_ms``, ``node``: of a task that has ended, where that is remembered: when it was handed out
+    last (0: never), when it ended, and the member that had it ("": a caller ended it). ``remembered``: nothing else of
+    it is kept, so it has no payload, headers or labels here.
+    """
 
     task_id: str
     state: TaskState
@@ -211,6 +216,10 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     progress: Progress | None = None
     traceback: str = ""
     webhook: Webhook | None = None
+    fired_ms: int = 0
+    ended_ms: int = 0
+    node: str = ""
+    remembered: bool = False
 
 
 def check_delivery(task: NewTask) -> None:

@@ -1,4 +1,4 @@
-"""Deletes what is kept only for a time: results, dead letters, quarantined records, dead nodes' heartbeats."""
+"""Deletes what is kept only for a time: results, history, dead letters, quarantined records, dead nodes' heartbeats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
-from delaybox.store import nodes, quarantine
+from delaybox.store import history, nodes, quarantine
 from delaybox.store.expiry import Ages, ages
 from delaybox.store.store import MAX_ITEMS, Store
 
@@ -65,6 +65,11 @@ class Ager:
         if o.quarantine_age_ms and 0 <= oldest.quarantined < now - o.quarantine_age_ms:
             until = now - o.quarantine_age_ms
             more = await _all(lambda: quarantine.evict_older(self._store, p, until), give_up) or more
+        if o.history.keep_ms:
+            old = now - o.history.keep_ms
+            failed = now - max(o.history.keep_ms, o.history.keep_failed_ms)
+            if 0 <= oldest.ended < old or 0 <= oldest.failed < failed:
+                await history.fade(self._store, p, o.history)
         return more
 
     async def _sweep(self, now: int) -> None:

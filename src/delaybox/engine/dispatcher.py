@@ -31,10 +31,11 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.rates import Means, Rates
-from delaybox.core.task import TaskType
+from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock
 from delaybox.engine.settler import Settler
+from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import MAX_ITEMS, Store
 from delaybox.wire import body as wire_body
@@ -72,8 +73,10 @@ class Dispatcher:
         clock: RedisClock,
         freed: Callable[[], None],
         rules: LiveRules,
+        recorder: Recorder,
     ) -> None:
         self._store = store
+        self._recorder = recorder
         self._targets = {t.value: target for t, target in targets.items()}
         self._pausing = {letter: target for letter, target in self._targets.items() if isinstance(target, Pausing)}
         self._limited = list({id(t): t for t in self._targets.values() if isinstance(t, Limited)}.values())
@@ -81,7 +84,7 @@ class Dispatcher:
         self._options = options
         self._clock = clock
         self._freed = freed
-        self._settler = Settler(store, options, self._on_settled, rules)
+        self._settler = Settler(store, options, self._on_settled, rules, recorder)
         self._fired = Rates(time.monotonic())
         self._took_ms = Means()
         self._reports = 0
@@ -204,6 +207,8 @@ class Dispatcher:
                     r.body,
                     r.look and not adopted,
                     r.once,
+                    r.priority,
+                    int(now),
                 )
             )
         if not late:
@@ -409,6 +414,9 @@ class Dispatcher:
         for d in deliveries if not isinstance(outcome, Done) else ():
             why = outcome.reason if isinstance(outcome, Failed) else "it was not carried out to its end"
             log.warning("task %s is not tried again, because its delivery is at_most_once: %s", d.id, why)
+            self._recorder.ended((d,), TaskState.FAILED, why)
+        if isinstance(outcome, Done):
+            self._recorder.ended(deliveries, TaskState.SUCCEEDED)
         self._free(len(deliveries))
 
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:

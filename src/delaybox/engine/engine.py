@@ -33,6 +33,7 @@ from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.standin import StandIn
 from delaybox.engine.time_tracker import Tracker
 from delaybox.engine.wakeups import Wakeups
+from delaybox.service.recorder import Recorder
 from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease
 from delaybox.store.store import Store
@@ -73,7 +74,8 @@ class Engine:
         self._guests: set[Guest] = set()
         self._clock = RedisClock()
         rules = LiveRules() if rules is None else rules
-        self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed, rules)
+        self._recorder = Recorder(store, options.history, lambda _: int(self._clock.now_ms()), options.node_id)
+        self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed, rules, self._recorder)
         self._tracker = Tracker(store, self._dispatcher, options, self._clock, self._dispatcher.fired_in_place)
         for target in targets.values():
             if isinstance(target, Pausing):
@@ -94,6 +96,8 @@ class Engine:
         self._others.append(
             Loop("rules of queues", RuleReader(store, rules, self._ownership, keeps=options.clock).step)
         )
+        if self._recorder.on:
+            self._others.append(Loop("history", self._recorder.step))
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
         self._membership = Membership(store, who, self._activity, self)
         self._expander = Expander(store, options, self._clock)
@@ -155,6 +159,7 @@ class Engine:
         self._stand_in.close()
         # Leases are kept alive while their tasks finish.
         await self._dispatcher.stop(grace_s)
+        await self._recorder.close()
         for loop in self._others:
             await loop.stop()
         await self._membership.stop()

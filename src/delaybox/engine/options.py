@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from delaybox.core.history import NO_HISTORY, HistoryRules
 from delaybox.core.retry import DEFAULT_RETRY, LOSSES_CAP, RetryPolicy
 
 
@@ -44,3 +45,5 @@ class EngineOptions:
     """As ``dead_age_ms``, for records in quarantine."""
     retry: RetryPolicy = DEFAULT_RETRY
     scrub: bool = True
+    history: HistoryRules = NO_HISTORY
+    """How long it is remembered how tasks ended."""

@@ -18,12 +18,14 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.retry import RetryPolicy
-from delaybox.core.task import DEFAULT_SNOOZE_MS
+from delaybox.core.task import DEFAULT_SNOOZE_MS, TaskState
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
+from delaybox.service.recorder import Recorder
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
 from delaybox.store.snooze import Snooze, snooze
+from delaybox.store.states import states
 from delaybox.store.store import MAX_ITEMS, Store, Verdict
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
@@ -36,7 +38,8 @@ _Item = tuple[Delivery, Outcome]
 
 
 class Settler:
-    """Collects outcomes and settles them; ``settled`` is called with how many slots came free.
+    """Collects outcomes and settles them; ``settled`` is called with how many slots came free. ``recorder`` notes how
+    tasks ended.
 
     An outcome whose settling failed because the store was away is kept and sent again: while its lease lives the task
     is not run twice.
@@ -48,8 +51,10 @@ class Settler:
         options: EngineOptions,
         settled: Callable[[Sequence[Delivery]], None],
         rules: LiveRules,
+        recorder: Recorder,
     ) -> None:
         self._rules = rules
+        self._recorder = recorder
         self._store = store
         self._options = options
         self._settled = settled
@@ -127,8 +132,11 @@ class Settler:
                 continue
             if isinstance(reply, BaseException):
                 log.error("an ack was refused by the server: %r; its tasks run again when their lease expires", reply)
-            elif reply:
-                metrics.stale_ack(len(reply))
+            else:
+                if reply:
+                    metrics.stale_ack(len(reply))
+                if self._recorder.on:
+                    self._recorder.ended(_without(group, reply), TaskState.SUCCEEDED)
             self._settled(group)
         return ok
 
@@ -209,8 +217,11 @@ class Settler:
                 continue
             if isinstance(reply, BaseException):
                 log.error("results were refused by the server: %r; tasks run again when their lease expires", reply)
-            elif reply:
-                metrics.stale_ack(len(reply))
+            else:
+                if reply:
+                    metrics.stale_ack(len(reply))
+                if self._recorder.on:
+                    self._note_results(done_items, reply)
             self._settled([d for d, _ in done_items])
         return result
 
@@ -249,6 +260,7 @@ class Settler:
             metrics.stale_ack(len(stale))
         if dead:
             metrics.dead_lettered(dead)
+            await self._note_lost([d for d, _ in items])
         self._report_dropped(dropped)
         self._settled([d for d, _ in items])
         return True
@@ -268,6 +280,7 @@ class Settler:
                 continue
             if verdict.delay_ms is None:
                 metrics.dead_lettered()
+                self._recorder.ended((d,), TaskState.FAILED, verdict.reason)
             else:
                 metrics.retried(d.type.name)
         self._report_dropped(dropped)
@@ -288,12 +301,36 @@ class Settler:
         if dead:
             metrics.dead_lettered(len(dead))
         ended = {*stale, *dead}
-        for d, _ in items:
+        for (d, _), wish in zip(items, wishes, strict=True):
             if d.task_id not in ended:
                 metrics.snoozed(d.type.name)
+            elif d.task_id in dead:
+                self._recorder.ended((d,), TaskState.FAILED, wish.reason)
         self._report_dropped(dropped)
         self._settled([d for d, _ in items])
         return True
+
+    def _note_results(self, items: Sequence[tuple[Delivery, Done]], stale: Sequence[bytes]) -> None:
+        refused = set(stale)
+        for d, outcome in items:
+            result = outcome.result
+            if d.task_id in refused or result is None:
+                continue
+            if result.ok:
+                self._recorder.ended((d,), TaskState.SUCCEEDED)
+            else:
+                state = TaskState.CANCELLED if result.cancelled else TaskState.FAILED
+                self._recorder.ended((d,), state, result.reason)
+
+    async def _note_lost(self, deliveries: Sequence[Delivery]) -> None:
+        """Some of these became dead letters: the script's reply states only how many."""
+        if not self._recorder.on:
+            return
+        with contextlib.suppress(DelayBoxError):
+            found = await states(self._store, [d.task_id for d in deliveries], leased=False)
+            for d, standing in zip(deliveries, found, strict=True):
+                if standing is not None and standing.state is TaskState.FAILED:
+                    self._recorder.ended((d,), TaskState.FAILED, standing.reason)
 
     def _report_dropped(self, dropped: int) -> None:
         if dropped:
@@ -342,3 +379,10 @@ class Settler:
         except DecodeError:
             wished = 0
         return max(wished or outcome.keep_ms, 60_000)
+
+
+def _without(group: list[Delivery], stale: Sequence[bytes]) -> Sequence[Delivery]:
+    if not stale:
+        return group
+    refused = set(stale)
+    return [d for d in group if d.task_id not in refused]

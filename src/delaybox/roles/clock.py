@@ -121,6 +121,7 @@ def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) ->
         catch_up_rate=s.catch_up_rate,
         dead_age_ms=s.dead_age_ms,
         quarantine_age_ms=s.quarantine_age_ms,
+        history=s.history,
     )
 
     def facts() -> Activity:

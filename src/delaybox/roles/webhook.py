@@ -44,6 +44,7 @@ async def serve(settings: WebhookSettings) -> int:
             lease_ms=settings.lease_ms,
             heartbeat_ms=settings.heartbeat_ms,
             poll_ms=settings.poll_ms,
+            history=settings.history,
         )
         engine = Engine(store, {TaskType.HTTP: target}, options)
         collector.set_apart()

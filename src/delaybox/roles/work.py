@@ -51,6 +51,7 @@ async def serve(settings: WorkSettings) -> int:
             lease_ms=settings.lease_ms,
             heartbeat_ms=settings.heartbeat_ms,
             poll_ms=settings.poll_ms,
+            history=settings.history,
         )
         engine = Engine(store, {TaskType.SHELL_CMD: shell} if shell is not None else {}, options, rules=rules)
         collector.set_apart()

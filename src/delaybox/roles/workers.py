@@ -76,6 +76,7 @@ class WorkerService:
             lease_ms=s.lease_ms,
             heartbeat_ms=s.heartbeat_ms,
             poll_ms=s.poll_ms,
+            history=s.history,
         )
         self._store = store
         rules = LiveRules(s.queues)

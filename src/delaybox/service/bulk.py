@@ -10,6 +10,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.task import TaskState, TaskView
+from delaybox.service.history import History
 from delaybox.store import pages
 from delaybox.store.store import MAX_ITEMS, Store
 
@@ -31,8 +32,9 @@ class Selection:
 class Bulk:
     """The bulk changes of one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, history: History) -> None:
         self._store = store
+        self._history = history
 
     async def cancel(self, selection: Selection, *, free_keys: bool = False) -> BulkResult:
         """Cancels the pending tasks that match. InvalidTask for a filter by a state that is not pending.
@@ -50,7 +52,10 @@ class Bulk:
 
     def _cancelling(self, free_keys: bool) -> _Change:
         async def change(task_ids: Sequence[bytes]) -> int:
-            return (await self._store.cancel(task_ids, free_key=free_keys)).count("cancelled")
+            before = await self._history.pending(task_ids)
+            words = await self._store.cancel(task_ids, free_key=free_keys)
+            await self._history.cancelled(before, task_ids, words)
+            return words.count("cancelled")
 
         return change
 

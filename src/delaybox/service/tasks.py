@@ -18,6 +18,7 @@ from delaybox.core.errors import (
     TaskNotFound,
     TaskRunning,
 )
+from delaybox.core.history import NO_HISTORY, HistoryPage, HistoryQuery, HistoryRules
 from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
 from delaybox.core.membership import LivingNode, nodes_of, together
@@ -26,6 +27,7 @@ from delaybox.core.queue import RuleBook, why_paused
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
+from delaybox.service.history import History
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
@@ -72,15 +74,18 @@ class StoreCounts:
 class _Parts:
     """The parts that the use-cases need, made once there is a store."""
 
-    __slots__ = ("bulk", "lookup", "rules", "scaler", "serving", "store", "submitter", "watcher")
+    __slots__ = ("bulk", "history", "lookup", "rules", "scaler", "serving", "store", "submitter", "watcher")
 
-    def __init__(self, store: Store, submitter: Callable[[Store], Submitter], queues: RuleBook | None) -> None:
+    def __init__(
+        self, store: Store, submitter: Callable[[Store], Submitter], queues: RuleBook | None, history: HistoryRules
+    ) -> None:
         self.store = store
+        self.history = History(store, history)
         self.rules = Rules(store, queues)
         self.submitter = submitter(store)
         self.lookup = Lookup(store)
         self.watcher = Watcher(store)
-        self.bulk = Bulk(store)
+        self.bulk = Bulk(store, self.history)
         self.serving = Serving(store)
         self.scaler = Scaler(store)
 
@@ -90,7 +95,8 @@ class Service:
 
     ``node_id``: the node that `check` looks for; None where this process belongs to none. ``engines``: the ids of its
     members that must be alive; None: the node's own. ``queues``: their rules by this
-    node's configuration. The other arguments are the `Submitter`'s.
+    node's configuration. ``history``: whether ends that callers cause are noted. The other arguments are the
+    `Submitter`'s.
     """
 
     def __init__(
@@ -103,7 +109,9 @@ class Service:
         on_scheduled: Callable[[int, int], None] | None = None,
         topics: TopicRules | None = None,
         queues: RuleBook | None = None,
+        history: HistoryRules = NO_HISTORY,
     ) -> None:
+        self._history = history
         self._queues = queues
         self._submitter = partial(Submitter, max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
         self._node_id = node_id
@@ -115,7 +123,7 @@ class Service:
 
     def open(self, store: Store) -> None:
         """Sets the store: calls are answered from now on."""
-        self._parts = _Parts(store, self._submitter, self._queues)
+        self._parts = _Parts(store, self._submitter, self._queues, self._history)
 
     def not_open(self, reason: str) -> None:
         """Gives the reason with which calls are refused until `open`."""
@@ -173,7 +181,7 @@ class Service:
         return await self.list_tasks(replace(wanted, state=TaskState.FAILED), cursor=cursor, limit=limit)
 
     async def get(self, task_id: str) -> TaskView:
-        """One task wherever it stands, finished ones while their result is kept.
+        """One task wherever it stands, finished ones while their result is kept or their end is remembered.
 
         InvalidTask for text that is no id, TaskNotFound, and TaskFinished where there is no record and its time is
         past.
@@ -183,16 +191,23 @@ class Service:
         shown = of_found(raw, found)
         if shown is not None:
             (shown,) = await self._opened.rules.with_reason([await self._opened.serving.completed(shown)])
-            return shown
+            return await self._opened.history.completed(shown)
         if found.place == "quarantine":
             raise TaskNotFound(f"task {task_id} {_UNREADABLE}")
         if found.place:
             raise TaskNotFound(
                 f"task {task_id} is there, but was written by a newer DelayBox or is damaged; see `delaybox fsck`"
             )
+        remembered = await self._opened.history.view(raw)
+        if remembered is not None:
+            return remembered
         if ids.due_ms(raw) <= found.now_ms:
             raise TaskFinished(f"task {task_id} has finished, was cancelled, or never was; nothing of it is kept")
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
+
+    async def history(self, wanted: HistoryQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> HistoryPage:
+        """How tasks ended, in pages, the newest end first. InvalidTask for a bad cursor."""
+        return await self._opened.history.page(wanted, cursor=cursor, limit=limit)
 
     async def watch(self, task_ids: Sequence[str], *, ends_only: bool = False) -> Watch:
         """Begins to wait for tasks; InvalidTask for text that is no id. Close the watch if its end is not awaited."""
@@ -202,6 +217,7 @@ class Service:
         """Ends every watch. Harmless when repeated."""
         if self._parts is not None:
             await self._parts.watcher.close()
+            await self._parts.history.close()
 
     async def queues(self) -> list[QueueStats]:
         """Every queue with tasks pending, ready or in flight, or fired in the last minute."""
@@ -308,7 +324,9 @@ class Service:
         ``free_key``: its idempotency key may be used again at once; also works for a task that is cancelled already.
         """
         raw = ids.parse(task_id)
+        before = await self._opened.history.pending([raw])
         word = (await self._opened.store.cancel([raw], free_key=free_key))[0]
+        await self._opened.history.cancelled(before, [raw], [word])
         if word == "running" and running:
             found = await self._opened.store.get(raw)
             if found.place == "lease" and read(raw, found.value).type is TaskType.WORKER:
@@ -371,15 +389,19 @@ class Service:
 
     async def _changed(self, raw: bytes, found: Found, due_ms: int, priority: Priority | None) -> TaskView:
         """The task as it is after a change that was made. ``found``: before its time or priority changed."""
-        try:
-            return await self.get(ids.render(raw))
-        except TaskNotFound:
-            # It was due at once, and was carried out between the change and this look.
-            view = of_found(raw, found)
-            if view is None:
-                raise
-            then = view.priority if priority is None else priority
-            return structs.replace(view, due_ms=due_ms, state=TaskState.READY, priority=then)
+        now = None
+        with suppress(TaskNotFound):
+            now = await self.get(ids.render(raw))
+            if not now.remembered:
+                return now
+        # It was due at once, and was carried out between the change and this look.
+        view = of_found(raw, found)
+        if view is None:
+            if now is None:
+                raise _refusal(ids.render(raw), "unknown")
+            return now
+        then = view.priority if priority is None else priority
+        return structs.replace(view, due_ms=due_ms, state=TaskState.READY, priority=then)
 
     async def run_now(self, task_id: str) -> int:
         """Makes a pending task due at once; returns that moment (ms)."""

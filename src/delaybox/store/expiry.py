@@ -29,11 +29,14 @@ class Ages:
     """Of one partition, ms by Redis's clock; -1 where there is none.
 
     ``result``: until when the first need be kept, ``dead`` and ``quarantined``: since when the oldest lies there.
+    ``ended``, ``failed``: the last entry of the oldest hash of ended tasks, and of failed ones.
     """
 
     result: int
     dead: int
     quarantined: int
+    ended: int
+    failed: int
 
 
 async def ends(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, Ends]]:
@@ -53,7 +56,8 @@ async def ages(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, 
     """As `ends`, for results, dead letters and quarantined records, which are deleted after a time."""
 
     def asked(tag: str) -> list[Command]:
-        return [first(key(tag)) for key in (keys.results_at, keys.dead_at, keys.quarantine_at)]
+        own = [first(key(tag)) for key in (keys.results_at, keys.dead_at, keys.quarantine_at)]
+        return [*own, *(first(keys.history_at(tag, family)) for family in "sf")]
 
     now, rows = await look(store, partitions, asked)
     return now, {p: Ages(*map(score, row)) for p, row in zip(partitions, rows, strict=True)}

@@ -52,6 +52,8 @@ KINDS: dict[str, str] = {
     "key-wrong": "an idempotency key names a task that does not carry it",
     "body-missing": "a task's body, stored apart, is gone",
     "body-orphan": "a body is stored apart that no task needs",
+    "history-not-listed": "what is remembered of ended tasks has no place in the list, so only its expiry removes it",
+    "history-not-counted": "the sums over what is remembered of ended tasks are not those of its parts",
     "watermark-wrong": "how far a Kafka partition was read cannot be read, or lies where nobody looks for it",
 }
 """Every kind of problem and what it means; a problem's text starts with its kind."""
@@ -86,6 +88,7 @@ class _Check:
         self.buckets: dict[int, set[int]] = defaultdict(set)
         self.leases: dict[int, set[bytes]] = defaultdict(set)
         self.suspects: dict[int, set[tuple[bytes, bytes]]] = defaultdict(set)
+        self.history: dict[int, list[bytes]] = defaultdict(list)
         self.seen_in: dict[bytes, list[bytes]] = {}
         """Of the partition at hand: the leases in which each leased task was seen."""
 
@@ -94,6 +97,7 @@ class _Check:
         for p in range(self.store.partitions):
             await self._partition(p)
             await self._judge(p)
+            await self._remembered(p)
 
     def _report(self, kind: str, partition: int, what: str) -> None:
         self.problems.add(f"{kind}: partition {partition}, {what}: {KINDS[kind]}")
@@ -123,6 +127,8 @@ class _Check:
                     idem.append((p, rest))
                 elif kind == b"kafka":
                     await self._watermarks(p)
+                elif kind == b"history" and keys.is_history(rest):
+                    self.history[p].append(rest)
             await self._bodies(bodies)
             await self._idempotency(idem)
 
@@ -204,6 +210,33 @@ class _Check:
             self.counts["buckets"] += 1
             async for page in self._hash(keys.bucket(tag, number)):
                 await self._bucketed(p, number, expanded, elsewhere, page)
+
+    async def _remembered(self, p: int) -> None:
+        """What is remembered of ended tasks: each hash is listed, and the sums are those of the hashes."""
+        tag = self.store.tags[p]
+        for name in self.history[p]:
+            self.counts["hashes of ended tasks"] += 1
+            there, listed, counted = await self.servers.together(
+                [
+                    ("EXISTS", keys.history_hash(tag, name)),
+                    ("ZSCORE", keys.history_at(tag, name[:1].decode()), name),
+                    ("HEXISTS", keys.history_sizes(tag), name),
+                ]
+            )
+            if there and not (listed and counted):
+                self._report("history-not-listed", p, f"hash {name.decode(errors='replace')!r}")
+        sizes, sums = await self.servers.together(
+            [
+                ("HVALS", keys.history_sizes(tag)),
+                ("HMGET", keys.history(tag), "entries:s", "entries:f", "bytes:s", "bytes:f"),
+            ]
+        )
+        entries = sum(int.from_bytes(size[:4], "big") for size in sizes)
+        held = sum(int.from_bytes(size[4:8], "big") for size in sizes)
+        noted = [int(value or 0) for value in sums]
+        self.counts["ended tasks"] += entries
+        if (entries, held) != (noted[0] + noted[1], noted[2] + noted[3]):
+            self._report("history-not-counted", p, f"{entries} entries of {held} bytes")
 
     async def _pairs(self, p: int, listed: set[bytes]) -> None:
         """Lease hashes and their expiries, those that differ looked at again in one moment each."""

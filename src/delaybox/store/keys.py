@@ -137,6 +137,26 @@ def cancelled(tag_: str, task_id: bytes) -> bytes:
     return f"{tag_}:cancelled:".encode() + task_id
 
 
+def history(tag_: str) -> str:
+    """Hash: sums over what is remembered of ended tasks, and which hash of a bucket is filled (lib/history.lua)."""
+    return f"{tag_}:history"
+
+
+def history_at(tag_: str, family: str) -> str:
+    """Zset name of a hash of ended tasks -> ms of its last entry. ``family``: f failed, s all others."""
+    return f"{tag_}:history:at:{family}"
+
+
+def history_sizes(tag_: str) -> str:
+    """Hash name of a hash of ended tasks -> its entries, bytes, and when it was begun (lib/history.lua)."""
+    return f"{tag_}:history:sizes"
+
+
+def history_hash(tag_: str, name: bytes) -> bytes:
+    """Hash id -> how the task ended. ``name``: a member of `history_at`."""
+    return f"{tag_}:history:".encode() + name
+
+
 def kafka(tag_: str) -> str:
     """Hash topic id/Kafka partition -> the offset up to which its records are stored here."""
     return f"{tag_}:kafka"
@@ -236,6 +256,11 @@ def progress(tag_: str, task_id: bytes) -> bytes:
 def pattern(prefix: str) -> str:
     """What matches the keys of all partitions, for SCAN."""
     return "".join("\\" + c if c in _SPECIAL else c for c in f"{{{prefix}:") + "*"
+
+
+def is_history(rest: bytes) -> bool:
+    """Whether a key of the kind ``history`` is a hash of ended tasks, by what stands behind the kind."""
+    return rest[1:2].isdigit() and rest[:1] in (b"s", b"f")
 
 
 def parts(key: bytes) -> tuple[bytes, bytes, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from delaybox.core.history import NO_HISTORY, HistoryRules
 from delaybox.core.limits import KEY_KEEP_MS
 from delaybox.core.queue import QueueRules
 from delaybox.processes.settings import ProcessSettings
@@ -23,6 +24,8 @@ class StoreSettings(ProcessSettings):
     """The number of partitions of a store that is made where there is none; 0: this process makes none."""
     key_keep_ms: int = KEY_KEEP_MS
     """How long idempotency keys outlive their task."""
+    history: HistoryRules = NO_HISTORY
+    """How long it is remembered how tasks ended."""
     first_rules: Mapping[str, QueueRules] = field(default_factory=dict)
     """Rules of queues for a store in which none were ever set."""
     roles: tuple[str, ...] = ()

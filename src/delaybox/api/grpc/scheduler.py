@@ -200,6 +200,10 @@ class Scheduler:
         async for response in self._pages(self._service.dead_letters, wanted, cursor, left):
             yield response
 
+    async def history(self, request: pb.HistoryRequest, caller: Caller) -> pb.HistoryResponse:
+        wanted, cursor, limit = queries.history(request)
+        return views.history(await self._service.history(wanted, cursor=cursor, limit=limit))
+
     @staticmethod
     async def _pages(ask: _Ask, wanted: TaskQuery, cursor: str, left: int) -> AsyncIterator[pb.ListResponse]:
         most = MAX_PAGE

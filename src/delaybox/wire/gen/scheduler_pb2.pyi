@@ -197,7 +197,7 @@ class GetRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
-    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "webhook")
+    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "webhook", "fired_ms", "ended_ms", "node", "remembered")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +236,10 @@ class TaskInfo(_message.Message):
     MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
+    FIRED_MS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_MS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REMEMBERED_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: TaskState
     due_ms: int
@@ -260,7 +264,11 @@ class TaskInfo(_message.Message):
     max_snooze_ms: int
     delivery: Delivery
     webhook: _task_pb2.Webhook
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
+    fired_ms: int
+    ended_ms: int
+    node: str
+    remembered: bool
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., node: _Optional[str] = ..., remembered: bool = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("fraction", "message")
@@ -728,6 +736,70 @@ class WorkerInfo(_message.Message):
     running: int
     connected: bool
     def __init__(self, identity: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[int] = ..., concurrency: _Optional[int] = ..., running: _Optional[int] = ..., connected: bool = ...) -> None: ...
+
+class HistoryRequest(_message.Message):
+    __slots__ = ("state", "queue", "type", "function", "from_ms", "to_ms", "limit", "cursor")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    state: TaskState
+    queue: str
+    type: TaskType
+    function: str
+    from_ms: int
+    to_ms: int
+    limit: int
+    cursor: str
+    def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., function: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ...) -> None: ...
+
+class HistoryResponse(_message.Message):
+    __slots__ = ("tasks", "cursor", "beyond_succeeded", "beyond_failed", "beyond_cancelled")
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    BEYOND_SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    BEYOND_FAILED_FIELD_NUMBER: _ClassVar[int]
+    BEYOND_CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[EndedTask]
+    cursor: str
+    beyond_succeeded: int
+    beyond_failed: int
+    beyond_cancelled: int
+    def __init__(self, tasks: _Optional[_Iterable[_Union[EndedTask, _Mapping]]] = ..., cursor: _Optional[str] = ..., beyond_succeeded: _Optional[int] = ..., beyond_failed: _Optional[int] = ..., beyond_cancelled: _Optional[int] = ...) -> None: ...
+
+class EndedTask(_message.Message):
+    __slots__ = ("id", "state", "type", "queue", "name", "priority", "due_ms", "fired_ms", "ended_ms", "attempt", "deliveries", "node", "reason")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DUE_MS_FIELD_NUMBER: _ClassVar[int]
+    FIRED_MS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_MS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    state: TaskState
+    type: TaskType
+    queue: str
+    name: str
+    priority: Priority
+    due_ms: int
+    fired_ms: int
+    ended_ms: int
+    attempt: int
+    deliveries: int
+    node: str
+    reason: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., name: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., due_ms: _Optional[int] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., deliveries: _Optional[int] = ..., node: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("ids", "ends_only")

@@ -94,6 +94,11 @@ class SchedulerStub(object):
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.ListRequest.SerializeToString,
                 response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.History = channel.unary_unary(
+                '/delaybox.v1.Scheduler/History',
+                request_serializer=delaybox_dot_v1_dot_scheduler__pb2.HistoryRequest.SerializeToString,
+                response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.HistoryResponse.FromString,
+                _registered_method=True)
         self.ReplayDead = channel.unary_unary(
                 '/delaybox.v1.Scheduler/ReplayDead',
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.ReplayDeadRequest.SerializeToString,
@@ -240,6 +245,13 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def History(self, request, context):
+        """How tasks ended, the newest end first. Scope read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReplayDead(self, request, context):
         """Brings one dead letter back, due at once, its attempts forgotten. Scope admin.
         """
@@ -379,6 +391,11 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.ListDead,
                     request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.ListRequest.FromString,
                     response_serializer=delaybox_dot_v1_dot_scheduler__pb2.ListResponse.SerializeToString,
+            ),
+            'History': grpc.unary_unary_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.HistoryRequest.FromString,
+                    response_serializer=delaybox_dot_v1_dot_scheduler__pb2.HistoryResponse.SerializeToString,
             ),
             'ReplayDead': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplayDead,
@@ -760,6 +777,33 @@ class Scheduler(object):
             '/delaybox.v1.Scheduler/ListDead',
             delaybox_dot_v1_dot_scheduler__pb2.ListRequest.SerializeToString,
             delaybox_dot_v1_dot_scheduler__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/delaybox.v1.Scheduler/History',
+            delaybox_dot_v1_dot_scheduler__pb2.HistoryRequest.SerializeToString,
+            delaybox_dot_v1_dot_scheduler__pb2.HistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

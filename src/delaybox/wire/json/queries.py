@@ -63,7 +63,7 @@ def parse_dead(query: bytes) -> Listing:
 
 def parse_forecast(query: bytes, now_ms: int) -> tuple[int, int, int]:
     """from, to and step (ms) of ``GET /v1/forecast``: a day from now in hours unless given. InvalidTask."""
-    given, _ = _fields(query, _FORECAST, {})
+    given, _ = fields_of(query, _FORECAST, {})
     start = moment_ms("from", given["from"]) if "from" in given else now_ms
     end = moment_ms("to", given["to"]) if "to" in given else start + DAY_MS
     return start, end, duration_ms("step", given["step"], least=1) if "step" in given else HOUR_MS
@@ -71,13 +71,13 @@ def parse_forecast(query: bytes, now_ms: int) -> tuple[int, int, int]:
 
 def parse_scaling(query: bytes) -> ScalingQuery:
     """The query of ``GET /v1/scaling``. InvalidTask."""
-    given, _ = _fields(query, scaling.FIELDS, {})
+    given, _ = fields_of(query, scaling.FIELDS, {})
     return scaling.query_of(given)
 
 
 def parse_cancel(query: bytes) -> bool:
     """The query of ``DELETE /v1/tasks/{id}``: free_key. InvalidTask."""
-    given, _ = _fields(query, _CANCEL, {"free": "free_key", "freekey": "free_key"})
+    given, _ = fields_of(query, _CANCEL, {"free": "free_key", "freekey": "free_key"})
     text = given.get("free_key", "false")
     if text not in _BOOLS:
         raise InvalidTask("free_key", f"free_key {show(text)} is neither true nor false; give one of them")
@@ -86,7 +86,7 @@ def parse_cancel(query: bytes) -> bool:
 
 def parse_none(query: bytes) -> None:
     """The query of a call that takes none. InvalidTask."""
-    _fields(query, (), {})
+    fields_of(query, (), {})
 
 
 def parse_replay(body: bytes) -> tuple[TaskQuery, int]:
@@ -115,7 +115,7 @@ def _moment(field: str, value: str | float) -> int:
 def _listing(query: bytes, known: Sequence[str]) -> Listing:
     if not query:
         return _ALL
-    given, labels = _fields(query, known, _MEANT)
+    given, labels = fields_of(query, known, _MEANT)
     state = None
     if "state" in given:
         state = _STATES.get(given["state"])
@@ -135,14 +135,14 @@ def _listing(query: bytes, known: Sequence[str]) -> Listing:
             due_to_ms=moment_ms("due_to", given["due_to"]) if "due_to" in given else everything.due_to_ms,
         ),
         cursor,
-        _limit(given["limit"]) if "limit" in given else DEFAULT_PAGE,
+        limit_of(given["limit"]) if "limit" in given else DEFAULT_PAGE,
     )
 
 
 _ALL = Listing(TaskQuery(), "", DEFAULT_PAGE)
 
 
-def _fields(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def fields_of(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Parameters by name, and labels."""
     given: dict[str, str] = {}
     labels: dict[str, str] = {}
@@ -174,7 +174,7 @@ def _fields(query: bytes, known: Sequence[str], meant: Mapping[str, str]) -> tup
     return given, dict(labels_of(labels))
 
 
-def _limit(text: str) -> int:
+def limit_of(text: str) -> int:
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidTask("limit", f"limit {show(text)} is not in range; give a number from 1 to {MAX_PAGE}")

@@ -10,7 +10,17 @@ import msgspec
 
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
-from delaybox.core.task import DeliveryMode, NewTask, Priority, Progress, Submitted, TaskResult, TaskType, TaskView
+from delaybox.core.task import (
+    DeliveryMode,
+    NewTask,
+    Priority,
+    Progress,
+    Submitted,
+    TaskResult,
+    TaskState,
+    TaskType,
+    TaskView,
+)
 from delaybox.core.webhook import Webhook
 from delaybox.wire.json import queue_types, types
 from delaybox.wire.json.moments import render_moment
@@ -89,6 +99,7 @@ def task(view: TaskView) -> types.Task:
         result=None if view.result is None else _result(view.result),
         progress=None if view.progress is None else _progress(view.progress),
         traceback=view.traceback,
+        **_end(view),
     )
 
 
@@ -102,11 +113,35 @@ def found(view: TaskView) -> types.Scheduled:
     return types.Scheduled(**msgspec.structs.asdict(task(view)), created=False)
 
 
-def gone(new: NewTask, stored: Submitted) -> types.Scheduled:
-    """The same when that task has ended and left no record: the fields of the present request, and no state."""
+def gone(new: NewTask, stored: Submitted, state: TaskState | None = None) -> types.Scheduled:
+    """The same when that task has ended and left no record: the fields of the present request, and no state unless its
+    end is remembered."""
     out = scheduled(new, stored, 0)
-    out.state = None
+    out.state = None if state is None else state.value
     return out
+
+
+class _End(TypedDict, total=False):
+    fired: str
+    fired_ms: int
+    ended: str
+    ended_ms: int
+    node: str
+    remembered: bool
+
+
+def _end(view: TaskView) -> _End:
+    if not view.ended_ms:
+        return _NO_END
+    out: _End = {"ended": render_moment(view.ended_ms), "ended_ms": view.ended_ms, "node": view.node}
+    if view.fired_ms:
+        out["fired"], out["fired_ms"] = render_moment(view.fired_ms), view.fired_ms
+    if view.remembered:
+        out["remembered"] = True
+    return out
+
+
+_NO_END: Final[_End] = {}
 
 
 class _Webhook(TypedDict, total=False):

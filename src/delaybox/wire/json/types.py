@@ -357,6 +357,14 @@ class Task(Struct, omit_defaults=True, gc=False):
     result: Result | None = None
     progress: Progress | None = None
     traceback: Annotated[str, Meta(description="of a worker's dead letter: its last 8 KiB; not in lists")] = ""
+    fired: Annotated[str, Meta(description="of an ended task, looked at alone: when it was handed out last")] = ""
+    fired_ms: Count = 0
+    ended: Annotated[str, Meta(description="the same: when it ended")] = ""
+    ended_ms: Count = 0
+    node: Annotated[str, Meta(description="the same: the member that had it; nothing: a caller ended it")] = ""
+    remembered: Annotated[
+        bool, Meta(description="true: only its end is remembered; payload, headers, labels and result are not kept")
+    ] = False
 
 
 class ChangedTask(Task, omit_defaults=True, gc=False, kw_only=True):

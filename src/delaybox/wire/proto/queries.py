@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.limits import MAX_CURSOR
+from delaybox.core.history import ENDED, HistoryQuery
+from delaybox.core.limits import DEFAULT_PAGE, MAX_CURSOR, MAX_PAGE
 from delaybox.core.query import TaskQuery
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
@@ -46,6 +47,28 @@ def listing(asked: pb.ListRequest) -> tuple[TaskQuery, str, int]:
     if len(asked.cursor) > MAX_CURSOR:
         raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
     return filter_of(asked.filter, "filter"), asked.cursor, asked.limit or DEFAULT_LIST
+
+
+def history(asked: pb.HistoryRequest) -> tuple[HistoryQuery, str, int]:
+    """Which ends, cursor and how many. InvalidTask."""
+    state = None
+    if asked.state != pb.TASK_STATE_UNSPECIFIED:
+        state = _STATES.get(asked.state)
+        if state not in ENDED:
+            raise InvalidTask("state", f"state {asked.state} is not that of an ended task; use 4, 5 or 6")
+    if len(asked.cursor) > MAX_CURSOR:
+        raise InvalidTask("cursor", "cursor is too long; pass on the one that the last page gave, or leave it out")
+    if asked.limit > MAX_PAGE:
+        raise InvalidTask("limit", f"limit {asked.limit} is not in range; give a number from 1 to {MAX_PAGE}")
+    wanted = HistoryQuery(
+        state=state,
+        queue=queue_of("queue", asked.queue) if asked.queue else None,
+        type=type_of("type", asked.type) if asked.HasField("type") else None,
+        name=asked.function or None,
+        from_ms=moment_ms("from_ms", asked.from_ms) if asked.from_ms else 0,
+        to_ms=moment_ms("to_ms", asked.to_ms) if asked.to_ms else 10**15,
+    )
+    return wanted, asked.cursor, asked.limit or DEFAULT_PAGE
 
 
 def forecast(asked: pb.ForecastRequest, now_ms: int) -> tuple[int, int, int]:

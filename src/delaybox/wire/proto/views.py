@@ -10,6 +10,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from delaybox.core import ids
+from delaybox.core.history import HistoryPage
 from delaybox.core.membership import LivingNode
 from delaybox.core.query import BulkResult, ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
@@ -66,6 +67,10 @@ def info(view: TaskView) -> pb.TaskInfo:
         max_snooze_ms=view.max_snooze_ms,
         delivery=pb.DELIVERY_AT_MOST_ONCE if view.delivery is DeliveryMode.AT_MOST_ONCE else pb.DELIVERY_AT_LEAST_ONCE,
         traceback=view.traceback,
+        fired_ms=view.fired_ms,
+        ended_ms=view.ended_ms,
+        node=view.node,
+        remembered=view.remembered,
     )
     if view.webhook is not None:
         out.webhook.CopyFrom(message_of(view.webhook))
@@ -79,6 +84,34 @@ def info(view: TaskView) -> pb.TaskInfo:
 def page(found: Page) -> pb.ListResponse:
     """Part of a list."""
     return pb.ListResponse(tasks=[info(view) for view in found.items], cursor=found.cursor)
+
+
+def history(found: HistoryPage) -> pb.HistoryResponse:
+    """Part of the list of ends."""
+    return pb.HistoryResponse(
+        tasks=[
+            pb.EndedTask(
+                id=one.task_id,
+                state=STATES[one.state],
+                type=_TYPE_NUMBERS[one.type],
+                queue=one.queue,
+                name=one.name,
+                priority=_PRIORITY_NUMBERS[one.priority],
+                due_ms=one.due_ms,
+                fired_ms=one.fired_ms,
+                ended_ms=one.ended_ms,
+                attempt=one.attempt,
+                deliveries=one.deliveries,
+                node=one.node,
+                reason=one.reason,
+            )
+            for one in found.items
+        ],
+        cursor=found.cursor,
+        beyond_succeeded=found.beyond.get(TaskState.SUCCEEDED, 0),
+        beyond_failed=found.beyond.get(TaskState.FAILED, 0),
+        beyond_cancelled=found.beyond.get(TaskState.CANCELLED, 0),
+    )
 
 
 def fitting(response: pb.ListResponse) -> int:

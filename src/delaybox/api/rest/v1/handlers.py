@@ -19,7 +19,7 @@ from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service, ShownRules
 from delaybox.wire import members, scaling
 from delaybox.wire.bounds import check_batch_count
-from delaybox.wire.json import queries, queue_rules, queue_types, rendering, tasks, types
+from delaybox.wire.json import history, queries, queue_rules, queue_types, rendering, tasks, types
 from delaybox.wire.json.reading import JsonReader
 from delaybox.wire.trace import trace_of, with_trace
 
@@ -70,7 +70,8 @@ class V1:
         if stored.created:
             return Reply(rendering.scheduled(task, stored, _now_ms()), 201, (location,))
         try:
-            answer = rendering.found(await self._service.get(stored.task_id))
+            view = await self._service.get(stored.task_id)
+            answer = rendering.found(view) if not view.remembered else rendering.gone(task, stored, view.state)
         except TaskNotFound:
             answer = rendering.gone(task, stored)
         return Reply(answer, 200, (location,))
@@ -138,6 +139,10 @@ class V1:
         return Reply(
             rendering.page(await self._service.list_tasks(asked.filter, cursor=asked.cursor, limit=asked.limit))
         )
+
+    async def history(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        wanted, cursor, limit = history.parse(scope["query_string"])
+        return Reply(history.page(await self._service.history(wanted, cursor=cursor, limit=limit)))
 
     async def queues(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])

@@ -56,6 +56,8 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         },
     ),
     "due_from": (f"only tasks due at or after: {_MOMENT_TEXT}", _MOMENT),
+    "ended_from": (f"only tasks that ended at or after: {_MOMENT_TEXT}", _MOMENT),
+    "ended_to": (f"only tasks that ended before: {_MOMENT_TEXT}", _MOMENT),
     "due_to": (f"only tasks due before: {_MOMENT_TEXT}", _MOMENT),
     "free_key": (
         "true: the task's idempotency key may be used again at once",

@@ -14,7 +14,7 @@ from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
-from delaybox.wire.json import nodes, queue_types, scaling, tasks, types
+from delaybox.wire.json import history, nodes, queue_types, scaling, tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell_rules import ShellRules
 
@@ -120,7 +120,8 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         name="getTask",
         handler=lambda v1: v1.get,
         summary="Get a task",
-        about="Its state, attempts, and its result while that is kept.",
+        about="Its state, attempts, and its result while that is kept. Of a task that has ended the end is remembered "
+        "for a while (`history.keep`): then `remembered` is true, and payload, headers and labels are not stated.",
         tag="tasks",
         answers={200: ("the task", types.Task)},
         refusals={404: "no record, and its time has not come: cancelled, or never was", 410: _PENDING[410]},
@@ -228,6 +229,19 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         summary="List queues with rules",
         tag="queues",
         answers={200: ("every queue with rules of its own", queue_types.RuledQueues)},
+    ),
+    ApiCall(
+        method="GET",
+        path="/v1/history",
+        name="listHistory",
+        handler=lambda v1: v1.history,
+        summary="List how tasks ended",
+        about="The newest end first. Ends are remembered for `history.keep` (an hour unless configured otherwise, "
+        "those of failures longer) and up to `history.entries`. PUB_SUB tasks that are published in place are not "
+        "among them.",
+        tag="tasks",
+        query=history.FIELDS,
+        answers={200: ("a page", history.EndedPage)},
     ),
     ApiCall(
         method="GET",

@@ -1,0 +1,100 @@
+"""What became of tasks that have ended: looked up, listed, and noted where a caller ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from delaybox.core import ids
+from delaybox.core.history import ENDED, EndedTask, HistoryPage, HistoryQuery, HistoryRules
+from delaybox.core.partition import of_id
+from delaybox.core.task import Priority, TaskState, TaskView
+from delaybox.service.recorder import Recorder
+from delaybox.store import history, keys
+from delaybox.store.record import Record, UnreadableRecord, read
+from delaybox.store.store import Store
+
+
+class History:
+    """The history of one store. ``rules``: whether ends that callers cause are noted."""
+
+    def __init__(self, store: Store, rules: HistoryRules) -> None:
+        self._store = store
+        self._recorder = Recorder(store, rules, store.now_ms)
+
+    async def page(self, wanted: HistoryQuery, *, cursor: str, limit: int) -> HistoryPage:
+        """Ends in pages, the newest first. InvalidTask for a bad cursor. StoreUnavailable."""
+        return await history.page(self._store, wanted, cursor=cursor, limit=limit)
+
+    async def find(self, task_id: bytes) -> EndedTask | None:
+        """How a task ended; None where that is not remembered. StoreUnavailable."""
+        noted = self._recorder.waiting(task_id)
+        if noted is not None:
+            return history.read(task_id, noted)
+        return await history.find(self._store, task_id)
+
+    async def view(self, task_id: bytes) -> TaskView | None:
+        """A task of which nothing but its end is remembered."""
+        one = await self.find(task_id)
+        return None if one is None else view_of(one)
+
+    async def completed(self, view: TaskView) -> TaskView:
+        """The view of an ended task with its moments, where they are remembered."""
+        if view.state not in ENDED:
+            return view
+        one = await self.find(ids.parse(view.task_id))
+        if one is None or one.state is not view.state:
+            return view
+        return replace(view, fired_ms=one.fired_ms, ended_ms=one.ended_ms, node=one.node)
+
+    async def pending(self, task_ids: Sequence[bytes]) -> dict[bytes, Record]:
+        """The records of those that are pending, as they are before a cancel; none where nothing is noted."""
+        if not self._recorder.on:
+            return {}
+        store = self._store
+        asked = [
+            ("HGET", keys.bucket(store.tags[of_id(i, store.partitions)], ids.bucket(i, store.bucket_ms)), i)
+            for i in task_ids
+        ]
+        found: dict[bytes, Record] = {}
+        for task_id, raw in zip(task_ids, await store.servers.ask_many(asked), strict=True):
+            try:
+                if raw:
+                    found[task_id] = read(task_id, raw)
+            except UnreadableRecord:
+                continue
+        return found
+
+    async def cancelled(self, before: dict[bytes, Record], task_ids: Sequence[bytes], words: Sequence[str]) -> None:
+        """Notes those that were cancelled, by the answers to a cancel and what `pending` found before it."""
+        if before:
+            gone = [before[i] for i, word in zip(task_ids, words, strict=True) if word == "cancelled" and i in before]
+            self._recorder.cancelled(gone)
+            await self._recorder.soon()
+
+    async def close(self) -> None:
+        """Writes what is left. Harmless when repeated."""
+        await self._recorder.close()
+
+
+def view_of(one: EndedTask) -> TaskView:
+    """The view of a task of which nothing but its end is remembered: it has no payload."""
+    return TaskView(
+        task_id=one.task_id,
+        state=one.state,
+        due_ms=one.due_ms,
+        type=one.type,
+        queue=one.queue,
+        priority=Priority(one.priority),
+        payload=b"",
+        header={},
+        attempt=one.attempt,
+        deliveries=one.deliveries,
+        reason=one.reason or ("cancelled" if one.state is TaskState.CANCELLED else ""),
+        name=one.name,
+        fired_ms=one.fired_ms,
+        ended_ms=one.ended_ms,
+        node=one.node,
+        remembered=True,
+    )

@@ -1,0 +1,155 @@
+"""Writes down how tasks ended: apart from acks and claims, seldom, and best effort.
+
+What the store does not take, because it is full or away, is left out: nothing waits for it, and a task's end does not
+depend on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from delaybox.core.delivery import Delivery
+from delaybox.core.history import ENDED, HistoryRules
+from delaybox.core.partition import of_id
+from delaybox.core.task import TaskState
+from delaybox.store import history
+from delaybox.store.ending import end
+from delaybox.store.record import Record
+from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.service")
+
+PAUSE_S = 0.1
+"""A partition is written to once in this time at most."""
+_AT_ONCE = 4
+"""Partitions in one round trip, because all others wait while the server carries out the scripts of one."""
+
+
+class Recorder:
+    """Collects the ends that one process sees. ``now``: Redis's clock (ms) as a partition's server has it.
+
+    ``node``: the member that carries tasks out here; "" where callers end them. With rules that keep nothing every call
+    returns at once.
+    """
+
+    def __init__(self, store: Store, rules: HistoryRules, now: Callable[[int], int], node: str = "") -> None:
+        self._store = store
+        self._rules = rules
+        self._now = now
+        self._node = node.encode()[:255]
+        self.on = rules.keep_ms > 0
+        # More than a partition keeps at all need not be sent to it.
+        self._most = min(history.MOST_NOTED, max(1, rules.entries // store.partitions))
+        self._waiting: dict[int, dict[bytes, bytes]] = {}
+        self._beyond: dict[int, list[int]] = {}
+        self._flushed_at = -1e9
+        self._flushing: asyncio.Task[None] | None = None
+        self._refused = 0
+
+    def ended(self, deliveries: Iterable[Delivery], state: TaskState, reason: str = "") -> None:
+        """Notes deliveries that ended their tasks; never blocks."""
+        if not self.on:
+            return
+        failed = 1 if state is TaskState.FAILED else 0
+        for d in deliveries:
+            waiting = self._room(d.partition, state)
+            if waiting is not None:
+                waiting[d.task_id] = history.entry(
+                    state,
+                    d.lane,
+                    self._node,
+                    reason,
+                    due_ms=d.due_ms,
+                    fired_ms=d.fired_ms,
+                    ended_ms=self._now(d.partition),
+                    priority=d.priority,
+                    attempt=d.attempt + failed,
+                    deliveries=d.token,
+                )
+
+    def cancelled(self, records: Iterable[Record]) -> None:
+        """Notes pending tasks that a caller cancelled."""
+        for r in records if self.on else ():
+            partition = of_id(r.task_id, self._store.partitions)
+            waiting = self._room(partition, TaskState.CANCELLED)
+            if waiting is not None:
+                waiting[r.task_id] = history.entry(
+                    TaskState.CANCELLED,
+                    r.lane,
+                    self._node,
+                    "",
+                    due_ms=r.due_ms,
+                    fired_ms=0,
+                    ended_ms=self._now(partition),
+                    priority=r.priority,
+                    attempt=r.attempt,
+                    deliveries=r.deliveries,
+                )
+
+    def _room(self, partition: int, state: TaskState) -> dict[bytes, bytes] | None:
+        waiting = self._waiting.setdefault(partition, {})
+        if len(waiting) < self._most:
+            return waiting
+        self._beyond.setdefault(partition, [0, 0, 0])[ENDED.index(state)] += 1
+        return None
+
+    def waiting(self, task_id: bytes) -> bytes | None:
+        """The entry of an end that this process noted and has not written yet."""
+        return self._waiting.get(of_id(task_id, self._store.partitions), {}).get(task_id)
+
+    async def step(self) -> float:
+        """For a loop: writes what was noted since the last step."""
+        await self.flush()
+        return PAUSE_S
+
+    async def flush(self) -> None:
+        """Writes what was noted; what is refused is left out."""
+        self._flushed_at = asyncio.get_running_loop().time()
+        waiting, self._waiting = self._waiting, {}
+        beyond, self._beyond = self._beyond, {}
+        partitions = list(waiting)
+        for at in range(0, len(partitions), _AT_ONCE):
+            await self._write(partitions[at : at + _AT_ONCE], waiting, beyond)
+
+    async def _write(
+        self, partitions: Sequence[int], waiting: dict[int, dict[bytes, bytes]], beyond: dict[int, list[int]]
+    ) -> None:
+        calls = [
+            history.note_call(self._store, p, self._rules, list(waiting[p].items()), beyond.get(p, (0, 0, 0)))
+            for p in partitions
+        ]
+        for p, reply in zip(partitions, await self._store.runner.run_many(calls), strict=True):
+            if isinstance(reply, BaseException):
+                if not self._refused:
+                    log.warning("how tasks ended is not written down for now: %s", reply)
+                self._refused += len(waiting[p])
+            elif self._refused:
+                log.info("how tasks ended is written down again; %d ends were left out", self._refused)
+                self._refused = 0
+
+    async def soon(self) -> None:
+        """Writes what was noted: now if the last time is `PAUSE_S` ago, else later, without waiting for it."""
+        if not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._flushed_at + PAUSE_S - loop.time()
+        if left <= 0 and self._flushing is None:
+            await self.flush()
+        elif self._flushing is None:
+            self._flushing = asyncio.create_task(self._later(left), name="delaybox-history")
+
+    async def _later(self, pause_s: float) -> None:
+        try:
+            await asyncio.sleep(pause_s)
+            await self.flush()
+        finally:
+            self._flushing = None
+
+    async def close(self) -> None:
+        """Writes what is left. Harmless when repeated."""
+        if self._flushing is not None:
+            await end(self._flushing)
+        if self._waiting:
+            await self.flush()

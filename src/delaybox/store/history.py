@@ -1,0 +1,196 @@
+"""How tasks ended, as it is stored: the one speller of entries, and the reads.
+
+scripts/lib/history.lua says where entries lie.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from heapq import heapify, heappop
+from struct import Struct, error
+
+from delaybox.core import ids, texts
+from delaybox.core.errors import InvalidTask
+from delaybox.core.history import EndedTask, HistoryPage, HistoryQuery, HistoryRules
+from delaybox.core.lane import split
+from delaybox.core.partition import of_id
+from delaybox.core.task import Priority, TaskState
+from delaybox.store import keys
+from delaybox.store.loader import ScriptCall
+from delaybox.store.store import Store
+
+MOST_NOTED = 1_000
+"""Entries in one call of ``note``."""
+EXAMINED = 20_000
+"""Most entries that one page looks at; then it ends with a cursor."""
+_REASON_BYTES = 200
+_VERSION = 1
+_HEAD = Struct(">BcBHIHIHIHIBB")
+_LETTERS = {TaskState.SUCCEEDED: b"s", TaskState.FAILED: b"f", TaskState.CANCELLED: b"c"}
+_STATES = {letter: state for state, letter in _LETTERS.items()}
+_PRIORITIES = tuple(sorted(Priority))
+_FAMILIES = {None: "sf", TaskState.FAILED: "f", TaskState.SUCCEEDED: "s", TaskState.CANCELLED: "s"}
+_HASHES = 1_000
+"""Hashes of one partition that a page may choose from, the latest ones."""
+_LATE_MS = 10_000
+"""An end may be written down this much later; after a longer time without a store it is not written down at all."""
+
+
+def entry(
+    state: TaskState,
+    lane: bytes,
+    node: bytes,
+    reason: str,
+    *,
+    due_ms: int,
+    fired_ms: int,
+    ended_ms: int,
+    priority: int,
+    attempt: int,
+    deliveries: int,
+) -> bytes:
+    """One end as it is stored. A reason is cut at 200 bytes."""
+    head = _HEAD.pack(
+        _VERSION,
+        _LETTERS[state],
+        priority,
+        min(attempt, 65_535),
+        deliveries,
+        due_ms >> 32,
+        due_ms & 0xFFFFFFFF,
+        fired_ms >> 32,
+        fired_ms & 0xFFFFFFFF,
+        ended_ms >> 32,
+        ended_ms & 0xFFFFFFFF,
+        len(lane),
+        len(node),
+    )
+    why = texts.head(reason, _REASON_BYTES).encode("utf-8", "replace") if reason else b""
+    return head + lane + node + why
+
+
+def read(task_id: bytes, raw: bytes) -> EndedTask | None:
+    """An entry; None for what this version cannot read."""
+    try:
+        version, letter, priority, attempt, deliveries, d1, d0, f1, f0, e1, e0, lane_n, node_n = _HEAD.unpack_from(raw)
+        if version != _VERSION:
+            return None
+        at = _HEAD.size
+        lane = split(raw[at : at + lane_n])
+        return EndedTask(
+            task_id=ids.render(task_id),
+            state=_STATES[letter],
+            due_ms=d1 << 32 | d0,
+            fired_ms=f1 << 32 | f0,
+            ended_ms=e1 << 32 | e0,
+            type=lane.type,
+            queue=lane.queue,
+            name=lane.name,
+            priority=_PRIORITIES[priority],
+            attempt=attempt,
+            deliveries=deliveries,
+            node=raw[at + lane_n : at + lane_n + node_n].decode("utf-8", "replace"),
+            reason=raw[at + lane_n + node_n :].decode("utf-8", "replace"),
+        )
+    except (error, KeyError, IndexError, ValueError, LookupError):
+        return None
+
+
+def note_call(
+    store: Store,
+    partition: int,
+    rules: HistoryRules,
+    entries: Sequence[tuple[bytes, bytes]],
+    beyond: Sequence[int] = (0, 0, 0),
+) -> ScriptCall:
+    """Remembers at most MOST_NOTED ends. ``beyond``: how many more succeeded, failed and were cancelled."""
+    parts = store.partitions
+    args: list[bytes | int] = [
+        store.bucket_ms,
+        rules.keep_ms,
+        max(rules.keep_ms, rules.keep_failed_ms),
+        max(1, rules.entries // parts),
+        max(1, rules.bytes // parts),
+        *beyond,
+    ]
+    for task_id, raw in entries:
+        args += (task_id, raw)
+    return ScriptCall("note", store.tags[partition], args)
+
+
+async def fade(store: Store, partition: int, rules: HistoryRules) -> int:
+    """Unlinks hashes whose last entry is older than the rules keep; returns how many, 50 of each family at most."""
+    args = (rules.keep_ms, max(rules.keep_ms, rules.keep_failed_ms))
+    return int(await store.runner.run(ScriptCall("fade", store.tags[partition], args)))
+
+
+async def find(store: Store, task_id: bytes) -> EndedTask | None:
+    """How a task ended; None where that is not remembered. StoreUnavailable."""
+    partition = of_id(task_id, store.partitions)
+    reply = await store.runner.run(ScriptCall("recall", store.tags[partition], (store.bucket_ms, task_id)))
+    return read(task_id, reply[0]) if reply[0] else None
+
+
+async def page(store: Store, wanted: HistoryQuery, *, cursor: str, limit: int) -> HistoryPage:
+    """The next ends, the newest first. InvalidTask for a cursor that is none of ours. StoreUnavailable."""
+    before = _decode(cursor) if cursor else (10**15, b"\xff" * 17)
+    families = _FAMILIES[wanted.state]
+    store.present()
+    how = ("+inf", wanted.from_ms, "BYSCORE", "REV", "LIMIT", 0, _HASHES, "WITHSCORES")
+    asked = [("ZRANGE", keys.history_at(tag, family), *how) for tag in store.tags for family in families]
+    sums = [("HMGET", keys.history(tag), "beyond:s", "beyond:f", "beyond:c") for tag in store.tags]
+    replies = await store.servers.ask_many([*asked, *sums])
+    listed, counted = replies[: len(asked)], replies[len(asked) :]
+    # Newest last entry first. Every entry of a hash ended before the hash's last entry was written.
+    hashes: list[tuple[int, str, bytes]] = []
+    for i, reply in enumerate(listed):
+        hashes += [(-int(score), store.tags[i // len(families)], name) for name, score in reply]
+    heapify(hashes)
+    beyond = {state: sum(int(row[i] or 0) for row in counted) for i, state in enumerate(_LETTERS)}
+    found: list[tuple[int, bytes, EndedTask]] = []
+    examined = 0
+    while hashes:
+        _, tag, name = heappop(hashes)
+        if cursor and _first_ms(await store.servers.ask("HGET", keys.history_sizes(tag), name)) > before[0] + _LATE_MS:
+            continue
+        for task_id, raw in (await store.servers.ask("HGETALL", keys.history_hash(tag, name))).items():
+            examined += 1
+            one = read(task_id, raw)
+            if one is not None and (one.ended_ms, task_id) < before and wanted.matches(one):
+                found.append((one.ended_ms, task_id, one))
+        edge = -hashes[0][0] if hashes else -1
+        sure = sum(1 for ended_ms, _, _ in found if ended_ms > edge)
+        # However many were looked at, a page gets further than the one before it.
+        if sure >= limit or (examined >= EXAMINED and hashes and edge + 1 < before[0]):
+            found.sort(reverse=True)
+            items = [one for ended_ms, _, one in found if ended_ms > edge][:limit]
+            last = found[len(items) - 1][:2] if len(items) == limit else (edge + 1, b"")
+            return HistoryPage(items, _encode(*last), beyond)
+    found.sort(reverse=True)
+    rest = [one for _, _, one in found[:limit]]
+    more = _encode(*found[limit - 1][:2]) if len(found) > limit else ""
+    return HistoryPage(rest, more, beyond)
+
+
+def _first_ms(size: bytes | None) -> int:
+    """When the first entry of a hash was written, by what `history_sizes` holds of it."""
+    return int.from_bytes(size[8:14], "big") if size else 0
+
+
+def _encode(ended_ms: int, task_id: bytes) -> str:
+    text = json.dumps(["h", ended_ms, task_id.hex()], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> tuple[int, bytes]:
+    try:
+        kind, ended_ms, task_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if kind != "h" or type(ended_ms) is not int or not 0 <= ended_ms < 2**64:
+            raise ValueError
+        return ended_ms, bytes.fromhex(task_id)
+    except (ValueError, TypeError):
+        raise InvalidTask(
+            "cursor", f"cursor {cursor[:40]!r} is not one of this list; start again without a cursor"
+        ) from None
