@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from delaybox.store.connect import make_client
 from scripts.kafka_broker import Broker
+from tests.cluster import RealCluster
 from tests.kafka import Kafka, need_broker
 from tests.kafka import shared as shared_kafka
 from tests.order import dealt
@@ -41,6 +42,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def server() -> Iterator[RealServer]:
     """The worker's server, shared by its tests: keep to your `prefix`, never flush or reconfigure it."""
     shared = RealServer()
+    shared.start()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RealCluster]:
+    """The worker's cluster of three primaries with a replica each, shared by its tests: keep to your `prefix`.
+
+    Who kills a server or moves a slot brings all back (`RealCluster.whole`).
+    """
+    shared = RealCluster(replicas=True)
     shared.start()
     yield shared
     shared.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 
 if TYPE_CHECKING:
     from delaybox.config import Config
+    from delaybox.store.primaries import Primary
+    from delaybox.store.probe import ServerReport
     from delaybox.store.servers import Servers
 
 
@@ -51,12 +54,55 @@ async def _asked(config: Config, nodes: Collection[str]) -> list[Finding]:
             Finding("server", "ok", f"{features.kind} {features.version} at {place}, scripts run"),
             Finding("policy", "ok", "maxmemory-policy noeviction: no task is thrown away"),
         ]
-        info = await servers.info()
-        found += persistence(features.aof, info, await servers.setting("appendfsync"))
-        found.append(memory(info))
-        found.append(server_clock(await servers.measured_clock_offset_ms()))
+        reports = await servers.reports()
+        if servers.primaries():
+            found += primaries(servers.primaries(), reports)
+        for one in reports:
+            aof = bool(int(one.info.get("aof_enabled", 0))) if one.info else features.aof
+            at = [*persistence(aof, one.info, one.fsync), memory(one.info), server_clock(one.clock_offset_ms)]
+            found += [replace(finding, says=f"{one.place}: {finding.says}") if one.place else finding for finding in at]
         found += await _opened(servers, config.storage.prefix, nodes)
     return found
+
+
+def primaries(known: Sequence[Primary], reports: Sequence[ServerReport]) -> list[Finding]:
+    """The servers of a cluster that have a part of the store."""
+    found: list[Finding] = []
+    for one in known:
+        place = f"{one.address[0]}:{one.address[1]}"
+        text = f"{place}: {one.slots} slots, {one.replicas} replica{'' if one.replicas == 1 else 's'}"
+        if one.away:
+            mend = "bring it back, or promote its replica: until then its part of the store is away"
+            found.append(Finding("primary", "problem", f"{text}, does not answer", mend))
+        elif not one.replicas:
+            mend = "give it a replica: without one its part of the store is away for as long as it is"
+            found.append(Finding("primary", "warning", text, mend))
+        else:
+            found.append(Finding("primary", "ok", text))
+    if any(one.full_coverage == "yes" for one in reports):
+        found.append(
+            Finding(
+                "cluster",
+                "warning",
+                "cluster-require-full-coverage is yes: while one primary is away, all others refuse as well",
+                "`CONFIG SET cluster-require-full-coverage no` on each server, and in its configuration file",
+            )
+        )
+    return found
+
+
+def partitions(counts: Sequence[int]) -> Finding:
+    """How evenly the store's partitions lie on the primaries of a cluster. ``counts``: partitions of each primary."""
+    most, mean = max(counts), sum(counts) / len(counts)
+    text = f"{sum(counts)} on {len(counts)} primaries: {', '.join(map(str, counts))}"
+    if most <= 1.5 * mean:
+        return Finding("partitions", "ok", text)
+    return Finding(
+        "partitions",
+        "warning",
+        f"{text}; one primary has {most / mean:.1f} times the mean",
+        "move slots between the servers, or make the next store with more partitions (64 are advised for a cluster)",
+    )
 
 
 def persistence(aof: bool, info: Mapping[str, Any], fsync: str) -> list[Finding]:
@@ -147,6 +193,10 @@ async def _opened(servers: Servers, prefix: str, nodes: Collection[str]) -> list
             )
         ]
     store = await Store.open(servers, prefix=prefix)
+    spread: list[Finding] = []
+    if known_primaries := servers.primaries():
+        groups = store.shards.group(range(store.partitions))
+        spread.append(partitions([len(groups.get(one.shard, ())) for one in known_primaries]))
     if nodes and not {member.parent for member in await live(store)}.intersection(nodes):
         return [
             Finding(
@@ -165,10 +215,11 @@ async def _opened(servers: Servers, prefix: str, nodes: Collection[str]) -> list
     took_ms = (time.perf_counter() - sent) * 1000
     at = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [
+        *spread,
         Finding(
             "store",
             "ok",
             f"{prefix!r}, {store.partitions} partitions; a script took {took_ms:.1f} ms, "
             f"the server's time is {at:%H:%M:%S}Z",
-        )
+        ),
     ]

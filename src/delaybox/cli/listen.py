@@ -23,7 +23,7 @@ from delaybox.wire.gen.task_pb2 import Task
 if TYPE_CHECKING:
     from delaybox.config import Config
     from delaybox.store.servers import Servers
-    from delaybox.store.subscription import Subscription
+    from delaybox.store.subscription import Subscribed
 
 SHOWN_BYTES = 500
 RETRY_S = 0.5
@@ -68,7 +68,7 @@ class Source:
     def __init__(self, servers: Servers, channel: str) -> None:
         self._servers = servers
         self._channel = channel
-        self._subscription: Subscription | None = None
+        self._subscription: Subscribed | None = None
         self._away = False
 
     async def next(self) -> bytes | None:

@@ -134,6 +134,11 @@ class StoreUnavailable(DelayBoxError):
         self.retry_after_s = retry_after_s
 
 
+class PartAway(StoreUnavailable):
+    """One server of several does not answer, or a part of the store moves to another one. Nothing was written, so the
+    same may be sent again, to this part of the store or to another one."""
+
+
 class StoreLost(StoreUnavailable):
     """The server answers, but the store that this node works for is not on it any more, or only in part."""
 

@@ -358,7 +358,8 @@ class Tracker:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
             self._in_place(c.fired)
-            if c.without_listeners:
+            # A server of a cluster counts its own subscribers alone.
+            if c.without_listeners and not self._store.servers.sharded:
                 metrics.published_without_listeners(c.without_listeners)
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)

@@ -22,7 +22,7 @@ from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
 from delaybox.store import progress
 from delaybox.store.ending import end
-from delaybox.store.listening import listen
+from delaybox.store.listening import Listening
 from delaybox.store.states import states
 from delaybox.store.store import Store
 from delaybox.wire.standing import Standing
@@ -150,7 +150,8 @@ class Watcher:
             entry.fresh.append(watch)
             self._soon[task_id] = None
         if not self._tasks:
-            loops = (self._look_on(), listen(self._store, self._store.ended_channel, self._on_message))
+            ends = Listening(self._store, set(self._store.ended), self._on_message)
+            loops = (self._look_on(), ends.run())
             self._tasks = [asyncio.create_task(loop, name="delaybox-watcher") for loop in loops]
         self._event.set()
         return watch
@@ -192,7 +193,7 @@ class Watcher:
         for queue in self._later:
             queue.clear()
 
-    def _on_message(self, data: bytes) -> None:
+    def _on_message(self, _channel: str, data: bytes) -> None:
         watched = self._watched
         for at in range(0, len(data), 16):
             task_id = data[at : at + 16]

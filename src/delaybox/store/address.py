@@ -8,7 +8,11 @@ from urllib.parse import unquote, urlsplit
 
 from delaybox.core.errors import ConfigError
 
-URL_FORMS = "redis://[user:password@]host[:6379][/db], rediss://... for TLS, or unix:///path/to/socket[?db=0]"
+URL_FORMS = (
+    "redis://[user:password@]host[:6379][/db], rediss://... for TLS, "
+    "redis+sentinel://[user:password@]host[:26379][,host...]/name (rediss+sentinel://... for TLS), "
+    "or unix:///path/to/socket[?db=0]"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +32,21 @@ class ServerSettings:
     tls_key_file: str | None = None
     """File of the key of the client's certificate, if the server asks for one; None: the key is in the certificate's
     file."""
+    more: tuple[tuple[str, int], ...] = ()
+    """Further servers (host, port) that are asked where the first does not answer: of the same cluster, or further
+    sentinels."""
+    sentinel: str = ""
+    """The name of the primary that sentinels know; host, port and ``more`` are then those of the sentinels."""
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    """What sentinels ask for, which need not be what the servers ask for."""
 
     @classmethod
     def from_url(cls, url: str) -> ServerSettings:
         """Parse one of `URL_FORMS`; ConfigError (which never repeats the password) for anything else."""
+        url, others = _first_host(url.strip())
         try:
-            parts = urlsplit(url.strip())
+            parts = urlsplit(url)
             port, host = parts.port, parts.hostname
         except ValueError:
             # The error's text repeats what stands where the port should be, which may be the beginning of a password
@@ -42,7 +55,8 @@ class ServerSettings:
         if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
             raise ConfigError(f"the server's URL has an @ behind its host; write {URL_FORMS}. {_ENCODE}")
         query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
-        known = {"db"} if parts.scheme == "unix" else {"db", *_TLS_OPTIONS}
+        sentinel = parts.scheme in ("redis+sentinel", "rediss+sentinel")
+        known = {"db"} if parts.scheme == "unix" else {"db", *_TLS_OPTIONS, *(_SENTINEL_OPTIONS if sentinel else ())}
         if unknown := query.keys() - known:
             raise ConfigError(f"the server's URL has an unknown option {min(unknown)!r}; write {URL_FORMS}")
         username = unquote(parts.username) if parts.username else None
@@ -53,18 +67,29 @@ class ServerSettings:
             return cls(
                 unix_path=unquote(parts.path), db=_db(query.get("db", "0")), username=username, password=password
             )
-        if parts.scheme not in ("redis", "rediss"):
+        if parts.scheme not in ("redis", "rediss") and not sentinel:
             # Without a scheme it can be a user's name or a password.
             start = repr(parts.scheme) if "://" in url else "no scheme"
             raise ConfigError(f"the server's URL starts with {start}; write {URL_FORMS}")
+        usual = 26379 if sentinel else 6379
+        name, _, number = parts.path.strip("/").partition("/") if sentinel else ("", "", parts.path.strip("/"))
+        if sentinel and not name:
+            raise ConfigError(
+                "the server's URL names sentinels and not whom to ask them for; write "
+                "redis+sentinel://host:26379,host:26379/NAME with the name of `sentinel monitor NAME` in their "
+                "configuration"
+            )
+        options = _TLS_OPTIONS | (_SENTINEL_OPTIONS if sentinel else {})
         return cls(
             host=host or "127.0.0.1",
-            port=6379 if port is None else port,
-            db=_db(query.get("db") or parts.path.strip("/") or "0"),
+            port=usual if port is None else port,
+            more=tuple((one, usual if its is None else its) for one, its in others),
+            db=_db(query.get("db") or number or "0"),
             username=username,
             password=password,
-            tls=parts.scheme == "rediss",
-            **{name: unquote(query[option]) for option, name in _TLS_OPTIONS.items() if query.get(option)},
+            tls=parts.scheme.startswith("rediss"),
+            sentinel=unquote(name),
+            **{name: unquote(query[option]) for option, name in options.items() if query.get(option)},
         )
 
     @classmethod
@@ -91,7 +116,10 @@ class ServerSettings:
         """The server in words for logs and errors, without credentials."""
         how = "TLS with a client certificate" if self.tls_cert_file else "TLS"
         tls = f" ({how})" if self.tls else ""
-        place = f"unix socket {self.unix_path}" if self.unix_path else f"{self.host}:{self.port}{tls}"
+        hosts = ", ".join(f"{host}:{port}" for host, port in ((self.host, self.port), *self.more))
+        place = f"unix socket {self.unix_path}" if self.unix_path else f"{hosts}{tls}"
+        if self.sentinel:
+            place = f"the primary {self.sentinel!r} of the sentinels {place}"
         return f"{place}, db {self.db}" if self.db else place
 
 
@@ -103,7 +131,29 @@ def without_credentials(address: str) -> str:
     return f"***@{address.rpartition('@')[2]}" if "@" in address else address
 
 
+_SENTINEL_OPTIONS = {"sentinel_username": "sentinel_username", "sentinel_password": "sentinel_password"}
 _TLS_OPTIONS = {"ssl_ca_certs": "tls_ca_file", "ssl_certfile": "tls_cert_file", "ssl_keyfile": "tls_key_file"}
+
+
+def _first_host(url: str) -> tuple[str, list[tuple[str, int | None]]]:
+    """The URL with only the first of its hosts, and the others with their ports."""
+    scheme, separator, rest = url.partition("://")
+    end = next((i for i, c in enumerate(rest) if c in "/?#"), len(rest))
+    user, at, hosts = rest[:end].rpartition("@")
+    first, *others = hosts.split(",")
+    if not others or scheme == "unix":
+        return url, []
+    found: list[tuple[str, int | None]] = []
+    for other in others:
+        try:
+            parts = urlsplit(f"//{other}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not host:
+            raise ConfigError(f"the server's URL has a bad host or port in its list; write {URL_FORMS}")
+        found.append((host, port))
+    return f"{scheme}{separator}{user}{at}{first}{rest[end:]}", found
 
 
 def _db(text: str) -> int:

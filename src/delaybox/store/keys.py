@@ -225,8 +225,19 @@ def rules(prefix: str) -> str:
 
 
 def ended_channel(prefix: str) -> str:
-    """Channel of ended tasks: scripts publish their ids here, one after another, for those who wait for results."""
+    """Channel of ended tasks: scripts publish their ids here, one after another, for those who wait for results. On a
+    cluster each partition has one of its own: see `ended_at`."""
     return f"{prefix}:ended"
+
+
+def ended_at(tag_: str) -> str:
+    """As `ended_channel`, of one partition."""
+    return f"{tag_}:ended"
+
+
+def is_partition_channel(channel: str) -> bool:
+    """Whether a channel is that of a partition, by its tag."""
+    return channel.startswith("{") and "}:" in channel
 
 
 def folded(prefix: str) -> str:

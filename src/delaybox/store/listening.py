@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.store.store import Store
-from delaybox.store.subscription import QUIET_S, Message, Subscription
+from delaybox.store.subscription import QUIET_S, Message, Subscribed
 
 log = logging.getLogger("delaybox.store")
 
@@ -34,7 +34,7 @@ class Listening:
         store: Store,
         channels: Collection[str],
         received: Callable[[str, bytes], None],
-        subscribed: Callable[[str | None], None],
+        subscribed: Callable[[str | None], None] = lambda _: None,
         lost: Callable[[], None] = _nothing,
     ) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class Listening:
         self._received = received
         self._subscribed = subscribed
         self._lost = lost
-        self._open: Subscription | None = None
+        self._open: Subscribed | None = None
         self._missing: set[str] = set()
         self._fresh = False
 

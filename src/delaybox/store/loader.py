@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, NamedTuple, Protocol
 
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
@@ -25,10 +26,13 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from delaybox.core.errors import DelayBoxError, StoreFull, StoreLost, StoreRefused, StoreUnavailable
+from delaybox.core.errors import DelayBoxError, PartAway, StoreFull, StoreLost, StoreRefused, StoreUnavailable
+from delaybox.store.roundtrips import NotSent
 
 _INCLUDE = "--@include "
 _CLOCK = _INCLUDE + "lib/time.lua"
+_PUBLISH = "local NOTIFY = 'PUBLISH'"
+_SHARDED = "local NOTIFY = 'SPUBLISH'"
 
 Observer = Callable[[str, float], None]
 """Called with the name and the round-trip seconds of each script that answered."""
@@ -64,10 +68,11 @@ class ScriptCall(NamedTuple):
 
 
 @cache
-def load(name: str, clock: str | None = None) -> Script:
+def load(name: str, clock: str | None = None, sharded: bool = False) -> Script:
     """The script ``scripts/<name>.lua`` with every ``--@include`` line replaced by that file.
 
-    ``clock``: Lua to stand in for lib/time.lua; tests move time with it instead of waiting.
+    ``clock``: Lua to stand in for lib/time.lua; tests move time with it instead of waiting. ``sharded``: messages on a
+    partition's channels go to the subscribers at its own server alone, which a cluster offers.
     """
     folder = resources.files("delaybox.store.scripts")
     lines: list[str] = []
@@ -78,6 +83,8 @@ def load(name: str, clock: str | None = None) -> Script:
             lines += (folder / line[len(_INCLUDE) :].strip()).read_text().splitlines()
         else:
             lines.append(line)
+    if sharded:
+        lines = [_SHARDED if line == _PUBLISH else line for line in lines]
     source = "\n".join(lines) + "\n"
     return Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
@@ -101,6 +108,11 @@ def translate(error: BaseException) -> BaseException:
     """The error as one of DelayBox's; what is neither the server's failing nor its refusal is returned as it is."""
     if isinstance(error, DelayBoxError):
         return error
+    if isinstance(error, NotSent):
+        return PartAway(str(error))
+    if isinstance(error, AskError):
+        # MovedError is one as well.
+        return PartAway("a part of the store has just moved to another server; try again shortly")
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and str(error).startswith("OOM")):
         return StoreFull(
             "the server has reached its maxmemory: it takes no new tasks, while due ones go on firing; raise "
@@ -142,6 +154,10 @@ def translate(error: BaseException) -> BaseException:
     return error
 
 
+PATIENCE_S = 2.0
+"""How long one command waits for a part of the store that is away: nearly as long as a fail-over takes."""
+_LOOK_AGAIN_S = 0.05
+
 REPEATED_WITHIN_MS = 30_000
 """A command is repeated only within this time of its first sending: half the time for which the server remembers it."""
 
@@ -154,6 +170,9 @@ do
 end
 """
 """Stands before a script that is repeated; its last argument is the latest moment (ms of the server's clock)."""
+
+
+_TIME = "return redis.call('TIME')"
 
 
 def _too_late() -> StoreUnavailable:
@@ -173,7 +192,7 @@ class ScriptRunner:
 
     ``send``: see `Servers.send`. ``repeats``: how often an unknown outcome is asked again before it is reported.
     ``within_ms``: how long after the first time at most: a process that was frozen reports the outcome as unknown.
-    ``clock``: see `load`. ``gate``: keeps the scripts of a store from one that is not it.
+    ``clock``, ``sharded``: see `load`. ``gate``: keeps the scripts of a store from one that is not it.
     """
 
     def __init__(
@@ -185,17 +204,27 @@ class ScriptRunner:
         observe: Observer | None = None,
         clock: str | None = None,
         gate: Gate | None = None,
+        sharded: bool = False,
     ) -> None:
         self._send_all = send
         self._clock = clock
+        self._sharded = sharded
         self._repeats = repeats
         self._within_ms = within_ms
         self._observe = observe
         self._gate = gate
 
     async def run(self, call: ScriptCall) -> Any:
-        """The reply of one script; StoreUnavailable or StoreFull where the server failed."""
+        """The reply of one script; StoreUnavailable or StoreFull where the server failed.
+
+        A part of the store that is away is waited for, for a moment.
+        """
         result = (await self.run_many((call,)))[0]
+        if isinstance(result, PartAway):
+            give_up = time.monotonic() + PATIENCE_S
+            while isinstance(result, PartAway) and time.monotonic() < give_up:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                result = (await self.run_many((call,)))[0]
         if isinstance(result, BaseException):
             raise result
         return result
@@ -218,6 +247,10 @@ class ScriptRunner:
                 replies = await self._round(calls)
             again: list[int] = []
             for i, reply in zip(waiting, replies, strict=True):
+                if turn and isinstance(reply, NotSent):
+                    # What became of the first sending stays unknown.
+                    again.append(i)
+                    continue
                 results[i] = reply
                 if isinstance(reply, _PASSING):
                     again.append(i)
@@ -230,7 +263,7 @@ class ScriptRunner:
 
     async def _round(self, calls: Sequence[ScriptCall]) -> list[Any]:
         started = time.perf_counter()
-        scripts = [load(call.script, self._clock) for call in calls]
+        scripts = [load(call.script, self._clock, self._sharded) for call in calls]
         replies = await self._send([("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)])
         forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
@@ -255,17 +288,26 @@ class ScriptRunner:
 
         if left_ms() <= 0:
             return [_too_late()] * len(calls)
-        now = (await self._send([("TIME",)]))[0]
-        if isinstance(now, BaseException):
-            return [now] * len(calls)
-        latest = int(now[0]) * 1000 + int(now[1]) // 1000 + left_ms()
-        sources = [load(call.script, self._clock).source for call in calls]
-        return await self._send(
-            [
-                ("EVAL", _with_prelude(source, _NOT_AFTER), 1, c.tag, *c.args, latest)
-                for source, c in zip(sources, calls, strict=True)
-            ]
-        )
+        # Each server has a clock of its own, so each partition is asked.
+        tags = list(dict.fromkeys(call.tag for call in calls))
+        times = dict(zip(tags, await self._send([("EVAL", _TIME, 1, tag) for tag in tags]), strict=True))
+        left = left_ms()
+        replies: list[Any] = [times[call.tag] for call in calls]
+        sent = [i for i, now in enumerate(replies) if not isinstance(now, BaseException)]
+        commands = [
+            (
+                "EVAL",
+                _with_prelude(load(calls[i].script, self._clock, self._sharded).source, _NOT_AFTER),
+                1,
+                calls[i].tag,
+                *calls[i].args,
+                int(replies[i][0]) * 1000 + int(replies[i][1]) // 1000 + left,
+            )
+            for i in sent
+        ]
+        for i, reply in zip(sent, await self._send(commands) if commands else (), strict=True):
+            replies[i] = reply
+        return replies
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         try:

@@ -16,7 +16,7 @@ async def look(
     store: Store, partitions: Sequence[int], of: Callable[[str], list[Command]]
 ) -> tuple[int, list[list[Any]]]:
     """Redis's clock (ms) before the first look, and for each partition the replies to the commands that ``of`` makes
-    for its tag: as many for each. StoreUnavailable."""
+    for its tag: as many for each. The clock is that of the first partition's server. StoreUnavailable."""
     now = 0
     found: list[list[Any]] = []
     for at in range(0, len(partitions), _AT_ONCE):

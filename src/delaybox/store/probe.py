@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from redis.asyncio import Redis
@@ -13,12 +14,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core.errors import StoreRefused, StoreUnavailable
+from delaybox.store import roundtrips
+from delaybox.store.cluster import ServerCluster
 from delaybox.store.loader import translate
+from delaybox.store.primaries import gaps_in_words
+from delaybox.store.slots import SLOTS
 
 _LOG_IN = (
     "set storage.redisPass (and storage.redisUser where the server has ACL users), or write both into the server's URL"
 )
 # Runs only where scripts may carry flags (Redis 7.0) and have `struct`; both are what the store's scripts need.
+_CLOCK_LOOKS = 5
 _PROBE_SCRIPT = "#!lua flags=allow-oom\nreturn struct.pack('>I2', 1)"
 
 
@@ -34,6 +40,80 @@ class ServerFeatures:
     aof: bool
     policy: str
     run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """What one server reports of itself.
+
+    ``place``: which one, where there are several. ``info``: INFO's fields, none where an ACL forbids it. ``fsync``,
+    ``full_coverage``: settings, empty where they are hidden from us. ``clock_offset_ms``: see that function.
+    """
+
+    place: str
+    info: Mapping[str, Any]
+    fsync: str
+    full_coverage: str
+    clock_offset_ms: float
+
+
+async def report(client: Redis, place: str) -> ServerReport:
+    """Asks one server. RedisError or OSError."""
+    info = await info_of(client)
+    fsync, full_coverage = (
+        await _setting(client, "appendfsync"),
+        await _setting(client, "cluster-require-full-coverage"),
+    )
+    return ServerReport(place, info, fsync, full_coverage, await clock_offset_ms(roundtrips.of(client).send))
+
+
+async def clock_offset_ms(send: Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]) -> float:
+    """The server's clock minus this machine's, from the quickest of a few round trips. RedisError or OSError.
+
+    0 where they differ by less than this can measure: probably it is one clock, and no task must seem early by it.
+    """
+    best, offset = float("inf"), 0.0
+    for _ in range(_CLOCK_LOOKS):
+        sent = time.time()
+        (reply,) = await send([("TIME",)])
+        if isinstance(reply, BaseException):
+            raise reply
+        answered = time.time()
+        if answered - sent < best:
+            best = answered - sent
+            offset = (int(reply[0]) + int(reply[1]) / 1e6 - (sent + answered) / 2) * 1000
+    return offset if abs(offset) > best * 1000 / 2 else 0.0
+
+
+async def _setting(client: Redis, name: str) -> str:
+    """A setting of the server; empty where it is hidden from us, or unknown to it."""
+    (reply,) = await roundtrips.of(client).send([("CONFIG", "GET", name)])
+    return next((value.decode() for value in reply.values()), "") if isinstance(reply, dict) else ""
+
+
+async def probe_cluster(cluster: ServerCluster) -> ServerFeatures:
+    """As `probe`, of all primaries: what the weakest of them can do. A cluster with slots that nobody serves is
+    unavailable."""
+    if gaps := cluster.uncovered():
+        missing = sum(last + 1 - first for first, last in gaps)
+        raise StoreUnavailable(
+            f"the cluster serves only {SLOTS - missing} of {SLOTS} slots: no primary has the slots "
+            f"{', '.join(gaps_in_words(gaps[:5]))}{' and more' if len(gaps) > 5 else ''}; bring the servers that had "
+            "them back, or give the slots to others (`valkey-cli --cluster fix`)"
+        )
+    found: list[ServerFeatures] = []
+    for link in cluster.links:
+        try:
+            found.append(await probe(link.client))
+        except (StoreRefused, StoreUnavailable) as error:
+            raise type(error)(f"{link}: {error}") from None
+    return replace(
+        found[0],
+        cluster=True,
+        aof=all(one.aof for one in found),
+        waitaof=all(one.waitaof for one in found),
+        hexpire=all(one.hexpire for one in found),
+    )
 
 
 async def probe(client: Redis) -> ServerFeatures:
@@ -70,7 +150,7 @@ async def probe(client: Redis) -> ServerFeatures:
             raise StoreUnavailable(f"the server is not ready: {error}") from None
         if isinstance(known := translate(error), StoreUnavailable | StoreRefused):
             raise known from None
-        raise StoreRefused(f"the server refuses DelayBox: {error}") from None
+        raise StoreRefused(f"the server refuses DelayBox: {_no_database(str(error)) or error}") from None
     valkey = info.get("valkey_version")
     return ServerFeatures(
         kind="valkey" if valkey or info.get("server_name") == "valkey" else "redis",
@@ -164,10 +244,16 @@ def _handshake_refusal(error: BaseException) -> str | None:
                 return f"a password is needed, and none is configured; {_LOG_IN}"
             if isinstance(link, AuthenticationError) or "WRONGPASS" in str(link):
                 return f"{text}; {_LOG_IN}"
-            if "DB index" in text:
-                return f"it has no such database ({text}); correct storage.redisDb, or the number at the URL's end"
-            return text
+            return _no_database(text) or text
         link = link.__cause__ or link.__context__
+    return None
+
+
+def _no_database(text: str) -> str | None:
+    if "SELECT" in text and "cluster" in text:
+        return "a cluster has database 0 alone; set storage.redisDb to 0, or leave the number at the URL's end out"
+    if "DB index" in text:
+        return f"it has no such database ({text}); correct storage.redisDb, or the number at the URL's end"
     return None
 
 

@@ -15,7 +15,8 @@ async def publish(store: Store, channel: str, messages: Sequence[tuple[int, byte
 
     ``stream``: also added to the partition's stream, capped at about this length; 0 = no stream. If one of the two
     fails, the message's result is that error, because it was not delivered in full.
-    StoreUnavailable when the server did not answer (what was published then is unknown).
+    StoreUnavailable when the server did not answer (what was published then is unknown). Of a cluster, the number is
+    that of all its primaries' subscribers at that moment.
     """
     commands: list[Command] = []
     for partition, message in messages:
@@ -24,6 +25,10 @@ async def publish(store: Store, channel: str, messages: Sequence[tuple[int, byte
             commands.append(("XADD", place, "MAXLEN", "~", stream, "*", "task", message))
         commands.append(("PUBLISH", channel, message))
     replies = await store.servers.replies(commands)
+    if store.servers.sharded and 0 in replies:
+        # A server of a cluster counts its own subscribers alone.
+        there = await store.servers.listeners(channel)
+        replies = [there if reply == 0 else reply for reply in replies]
     if not stream:
         return replies
     return [

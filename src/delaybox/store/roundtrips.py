@@ -22,6 +22,11 @@ _KEPT = 8
 too."""
 
 
+class NotSent(RedisError):
+    """Nothing was sent, because the server of these keys does not answer now or their slot moves: a repeat is harmless,
+    to the same keys or to others."""
+
+
 class RoundTrips:
     """The round trips of one client. Get it by `of`: all users of the client share its connections."""
 

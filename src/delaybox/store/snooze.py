@@ -35,7 +35,7 @@ async def snooze(
     dropped = 0
     for group in by_bytes(items, lambda item: len(item.result)):
         args: list[Any] = [
-            lease_id, store.bucket_ms, store.wakes[partition], dead_cap, store.key_keep_ms, store.ended_channel
+            lease_id, store.bucket_ms, store.wakes[partition], dead_cap, store.key_keep_ms, store.ended[partition]
         ]  # fmt: skip
         for s in group:
             args += (s.task_id, s.delay_ms, s.longest_ms, stored_reason(s.reason), s.result, s.keep_ms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -31,7 +30,8 @@ from delaybox.store.replies import (
     read_claim,
 )
 from delaybox.store.servers import Servers
-from delaybox.store.subscription import Subscription
+from delaybox.store.shards import Shards
+from delaybox.store.subscription import Subscribed
 from delaybox.store.unforeseen import Unforeseen
 
 MAX_RECORD_BYTES = 256 * 1024
@@ -60,12 +60,14 @@ class Store:
         self.partitions = shape.partitions
         self.bucket_ms = shape.bucket_ms
         self.presence = Presence(servers, prefix, shape, on_lost)
-        self.runner = ScriptRunner(servers.send, observe=observe, gate=self.presence)
-        self.ended_channel = keys.ended_channel(prefix)
+        self.runner = ScriptRunner(servers.send, observe=observe, gate=self.presence, sharded=servers.sharded)
         self.control_channel = keys.control_channel(prefix)
         self.unforeseen = Unforeseen()
-        self._clock_offset_ms = 0
         self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
+        self.shards = Shards(servers, self.tags)
+        own = servers.sharded
+        self.ended = [keys.ended_at(tag) if own else keys.ended_channel(prefix) for tag in self.tags]
+        """The channel of ended tasks of each partition; of one server all are the same."""
         self.wakes = [keys.wake(tag) for tag in self.tags]
         """The wake channel of each partition."""
 
@@ -91,6 +93,7 @@ class Store:
         if partitions & (partitions - 1) or not 1 <= partitions <= MAX_PARTITIONS:
             raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {MAX_PARTITIONS}")
         wanted = Shape(os.urandom(8).hex(), partitions, bucket_ms)
+        await servers.find()
         shape = await open_store(servers, prefix, wanted, expected=expected)
         return cls(servers, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost, key_keep_ms=key_keep_ms)
 
@@ -103,7 +106,7 @@ class Store:
         """Closes the connections."""
         await self.servers.close()
 
-    def subscribe(self, *channels: str) -> Subscription:
+    def subscribe(self, *channels: str) -> Subscribed:
         """A subscription to channels of the store's servers, not opened yet."""
         return self.servers.subscribe(*channels)
 
@@ -132,7 +135,7 @@ class Store:
         replies = await self.run_new(calls)
         for batch, reply in zip(batches, replies, strict=True):
             if not isinstance(reply, BaseException) and not batch.replace:
-                self._clock_offset_ms = reply[0] - time.time_ns() // 1_000_000
+                self.shards.observe(batch.partition, reply[0])
                 self.unforeseen.stored(batch.drafts, reply[0])
         return [
             reply if isinstance(reply, BaseException) else answers(batch, tails, reply)
@@ -211,7 +214,7 @@ class Store:
     ) -> ScriptCall:
         """As `complete`, one group of `by_bytes`; the reply lists the stale ids."""
         gone = [item[0] for item in items if item[0] in cancelled] if cancelled else []
-        args: list[Any] = [lease_id, self.key_keep_ms, self.ended_channel, len(gone), *gone]
+        args: list[Any] = [lease_id, self.key_keep_ms, self.ended[partition], len(gone), *gone]
         for item in items:
             args += item
         return ScriptCall("complete", self.tags[partition], args)
@@ -234,7 +237,7 @@ class Store:
                 self.wakes[partition],
                 dead_cap,
                 self.key_keep_ms,
-                self.ended_channel,
+                self.ended[partition],
             ]
             for v in group:
                 delay = -1 if v.delay_ms is None else v.delay_ms
@@ -451,7 +454,7 @@ class Store:
     def now_ms(self, partition: int = 0) -> int:
         """The time (Unix ms) on the server of a partition, by this machine's clock and how far that was off at the
         last schedule or look: for answers, never for decisions. ``partition``: 0 where a task has none yet."""
-        return time.time_ns() // 1_000_000 + self._clock_offset_ms
+        return self.shards.now_ms(partition)
 
     def present(self) -> None:
         """Raises StoreLost if the last look did not find the store: for those who read without scripts."""
@@ -460,15 +463,11 @@ class Store:
 
     async def look(self) -> int:
         """Runs one real script; Redis's clock in ms. StoreUnavailable when it does not answer."""
-        return self._clock(await self.presence.look(self.runner))
+        return self.shards.observe(0, await self.presence.look(self.runner))
 
     async def glance(self) -> int:
         """As `look`, with plain reads, which cost the server less: for those who run scripts anyway."""
-        return self._clock(await self.presence.glance())
-
-    def _clock(self, now: int) -> int:
-        self._clock_offset_ms = now - time.time_ns() // 1_000_000
-        return now
+        return self.shards.observe(0, await self.presence.glance())
 
     async def bodies(self, partition: int, task_ids: Sequence[bytes]) -> list[bytes | None]:
         """Bodies that lie apart, fetched outside the claim; None for one that is gone."""

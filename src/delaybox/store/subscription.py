@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from delaybox.core.errors import StoreUnavailable
 from delaybox.store.loader import translate
+from delaybox.store.slots import slot_of
 
 QUIET_S = 3.0
 """After this long without a message the server is asked whether it still knows the subscription."""
@@ -28,16 +31,31 @@ class Message(NamedTuple):
     channel: str
 
 
-class Subscription:
-    """A subscription to some channels. A quiet one looks like one whose server is gone, so the server is asked now and
-    then.
+class Subscribed(Protocol):
+    """What `Servers.subscribe` returns. `Subscription` says what its methods do."""
 
-    Made by `Servers.subscribe`.
+    async def open(self) -> None: ...
+
+    async def change(self, channels: Collection[str]) -> None: ...
+
+    async def next(self, timeout_s: float) -> Message | None: ...
+
+    async def close(self) -> None: ...
+
+
+class Subscription:
+    """A subscription to some channels of one server. A quiet one looks like one whose server is gone, so the server is
+    asked now and then.
+
+    ``sharded``: whether a channel is a cluster's, which is subscribed to at the server of its slot.
     """
 
-    def __init__(self, client: Redis, channels: Collection[str]) -> None:
+    def __init__(
+        self, client: Redis, channels: Collection[str], sharded: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._pubsub: Any = client.pubsub()
         self._channels = frozenset(channels)
+        self._sharded = sharded
         # Two changes at once could end without a channel that the later one wants: each does two things in turn.
         self._changing = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -47,7 +65,7 @@ class Subscription:
     async def open(self) -> None:
         """Sends the subscription; a message for each confirms it. StoreUnavailable; StoreRefused: an ACL forbids it."""
         try:
-            await self._pubsub.subscribe(*self._channels)
+            await self._add(self._channels)
         except (RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -61,11 +79,28 @@ class Subscription:
                 # New channels are added first: without any channel the connection would be idle, and not show that a
                 # server is gone.
                 if more:
-                    await self._pubsub.subscribe(*more)
+                    await self._add(more)
                 if fewer:
-                    await self._pubsub.unsubscribe(*fewer)
+                    await self._remove(fewer)
             except (RedisError, OSError) as error:
                 raise translate(error) from error
+
+    async def _add(self, channels: Collection[str]) -> None:
+        for of_slot in self._by_slot(channels):
+            await self._pubsub.ssubscribe(*of_slot)
+        if plain := [channel for channel in channels if not self._sharded(channel)]:
+            await self._pubsub.subscribe(*plain)
+
+    async def _remove(self, channels: Collection[str]) -> None:
+        for of_slot in self._by_slot(channels):
+            await self._pubsub.sunsubscribe(*of_slot)
+        if plain := [channel for channel in channels if not self._sharded(channel)]:
+            await self._pubsub.unsubscribe(*plain)
+
+    def _by_slot(self, channels: Collection[str]) -> list[list[str]]:
+        """The sharded ones; one command may name those of one slot only."""
+        sharded = sorted((channel for channel in channels if self._sharded(channel)), key=slot_of)
+        return [list(group) for _, group in groupby(sharded, slot_of)]
 
     async def next(self, timeout_s: float) -> Message | None:
         """The next message; None: none came in time. Errors as of `open`: the subscription is lost, open another
@@ -75,10 +110,12 @@ class Subscription:
         except (RedisError, OSError) as error:
             raise translate(error) from error
         match message:
-            case {"type": "message", "data": bytes(data), "channel": bytes(channel)}:
+            case {"type": "message" | "smessage", "data": bytes(data), "channel": bytes(channel)}:
                 return Message(False, data, channel.decode())
-            case {"type": "subscribe", "channel": bytes(channel)}:
+            case {"type": "subscribe" | "ssubscribe", "channel": bytes(channel)}:
                 return Message(True, b"", channel.decode())
+            case {"type": "sunsubscribe", "channel": bytes(channel)} if channel.decode() in self._channels:
+                raise StoreUnavailable("the channel's slot has moved to another server")
         return None
 
     async def _next(self, timeout_s: float) -> dict[str, Any] | None:

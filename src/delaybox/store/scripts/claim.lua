@@ -283,11 +283,11 @@ if not guest then
   -- What the stand-in goes by: when this member looks next, and by how much this look was later than it had promised.
   redis.call('HSET', K_CLOCK, 'wake', look, 'looked', now, 'gap', math.max(0, now - c.promised), 'looker', ARGV[14])
   -- Those who serve what became ready here look for it now: they do not wait for what is due to others.
-  if promoted > 0 then redis.call('PUBLISH', T .. ':ready', T) end
+  if promoted > 0 then redis.call(NOTIFY, T .. ':ready', T) end
 end
 if for_workers then redis.call('HSET', K_CLOCK, 'wake:w', look) end
 -- Other members may serve the lane of what is due next, and nobody told them of it while something earlier was waited for.
-if workers_alone and due >= 0 then redis.call('PUBLISH', T .. ':wake:w', int(due)) end
+if workers_alone and due >= 0 then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
 -- A guest also looks again when what it left must become ready. That moment stands in its reply alone and not in `wake`,
 -- because nobody else goes by it.
 if again_at and (due < 0 or again_at < due) then due = again_at end

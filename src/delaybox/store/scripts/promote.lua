@@ -27,5 +27,5 @@ for _, n in ipairs(own) do
   end
 end
 local stands = redis.call('EXISTS', k_active('w', true), k_active('w', false)) > 0
-if stands then redis.call('PUBLISH', T .. ':ready:w', int(now) .. ' ' .. moved) end
+if stands then redis.call(NOTIFY, T .. ':ready:w', int(now) .. ' ' .. moved) end
 return { now, moved, first, stands and 1 or 0 }

@@ -41,10 +41,10 @@ for _, member in ipairs(members) do
 end
 if woken > 0 then
   local now = int(now_ms())
-  redis.call('PUBLISH', T .. ':wake', now)
-  redis.call('PUBLISH', T .. ':ready', T)
-  redis.call('PUBLISH', T .. ':wake:w', now)
-  redis.call('PUBLISH', T .. ':ready:w', now .. ' ' .. woken)
+  redis.call(NOTIFY, T .. ':wake', now)
+  redis.call(NOTIFY, T .. ':ready', T)
+  redis.call(NOTIFY, T .. ':wake:w', now)
+  redis.call(NOTIFY, T .. ':ready:w', now .. ' ' .. woken)
 end
 if #members == WALK then return { ARGV[2], members[WALK] } end
 -- A node of an earlier version copies pauses alone, and does not set `ruled`.

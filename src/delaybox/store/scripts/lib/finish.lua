@@ -80,5 +80,5 @@ end
 -- Publishes one message with the ids of tasks that have ended, for those who wait for them. A lost message does no harm, because
 -- they poll as well. pcall: where an access list forbids PUBLISH, the script must not fail after its writes.
 local function announce(ids, channel)
-  if #ids > 0 then redis.pcall('PUBLISH', channel, table.concat(ids)) end
+  if #ids > 0 then redis.pcall(NOTIFY, channel, table.concat(ids)) end
 end

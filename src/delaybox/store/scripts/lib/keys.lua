@@ -1,5 +1,8 @@
 -- Keys of one partition; store/keys.py spells the same. T is the hash tag, {prefix:p}.
 local T = KEYS[1]
+-- The command for messages on the partition's channels. On a cluster store/loader.py makes it SPUBLISH, which reaches the
+-- subscribers at this server alone and costs the others nothing.
+local NOTIFY = 'PUBLISH'
 local K_BUCKETS, K_CLOCK, K_LEASES = T .. ':buckets', T .. ':clock', T .. ':leases'
 -- id -> lease id of every leased task: a hint, for whoever asks where a task is.
 local K_LEASED = T .. ':leased'

@@ -29,7 +29,7 @@ local function wake(c, channel)
   for base, due in pairs(c.earliest) do
     if due < c.looks[base] then
       redis.call('HSET', K_CLOCK, base == 0 and 'wake' or 'wake:w', due)
-      redis.call('PUBLISH', base == 0 and channel or channel .. ':w', int(due))
+      redis.call(NOTIFY, base == 0 and channel or channel .. ':w', int(due))
     end
   end
 end

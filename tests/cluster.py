@@ -1,0 +1,220 @@
+"""A real cluster for tests: server processes in cluster mode."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import redis
+
+from delaybox.store import keys
+from delaybox.store.address import ServerSettings
+from delaybox.store.slots import SLOTS, slot_of
+from tests.servers import RealServer
+
+NODE_TIMEOUT_MS = 1_000
+_PATIENCE_S = 20.0
+_BASE = (
+    "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-require-full-coverage", "no",
+    "--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration",
+    "no", "--appendonly", "no", "--enable-debug-command", "local",
+)  # fmt: skip
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now; all are below those that the system hands out by itself."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            found.append(int(probe.getsockname()[1]))
+        return found
+
+
+def spread(prefix: str, partitions: int = 16) -> str:
+    """A prefix whose partitions lie at all three primaries of a fresh cluster, at least three at each."""
+    for suffix in range(1_000):
+        found = f"{prefix}{suffix}"
+        at = [slot_of(keys.tag(found, p)) * 3 // SLOTS for p in range(partitions)]
+        if all(at.count(shard) >= 3 for shard in range(3)):
+            return found
+    raise AssertionError("no prefix spreads")
+
+
+class ClusterServer(RealServer):
+    """One server of a cluster. ``admin``: a client of it that follows no redirection."""
+
+    def __init__(self, port: int, bus: int, arguments: Sequence[str] = ()) -> None:
+        super().__init__((*_BASE, "--port", str(port), "--cluster-port", str(bus), *arguments))
+        self.port = port
+        self.admin: Any = None
+
+    def start(self) -> None:
+        super().start()
+        self.admin = redis.Redis(unix_socket_path=self.unix_path, protocol=3)
+
+    @property
+    def node_id(self) -> str:
+        return str(self.admin.execute_command("CLUSTER", "MYID").decode())
+
+    def close(self) -> None:
+        if self.admin is not None:
+            self.admin.close()
+        super().close()
+
+
+class RealCluster:
+    """``primaries`` servers with a part of the slots each, and as many replicas, if ``replicas``."""
+
+    def __init__(self, *, primaries: int = 3, replicas: bool = False, arguments: Sequence[str] = ()) -> None:
+        count = primaries * (2 if replicas else 1)
+        ports = free_ports(2 * count)
+        self.servers = [ClusterServer(ports[2 * i], ports[2 * i + 1], arguments) for i in range(count)]
+        self._primaries = primaries
+        self._replicas = replicas
+        self._buses = ports[1::2]
+
+    @property
+    def settings(self) -> ServerSettings:
+        return ServerSettings(port=self.servers[0].port)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.servers[0].port}"
+
+    def start(self) -> None:
+        """Returns when all slots are served and all replicas are in step."""
+        # Each gets the file that it would have written after they had met, because meeting takes seconds.
+        ids = [f"{i + 1:02x}" * 20 for i in range(len(self.servers))]
+        share = SLOTS // self._primaries
+        lines = []
+        for i, (server, bus) in enumerate(zip(self.servers, self._buses, strict=True)):
+            of = i % self._primaries
+            last = SLOTS - 1 if of == self._primaries - 1 else (of + 1) * share - 1
+            role = f"slave {ids[of]}" if i >= self._primaries else "master -"
+            slots = "" if i >= self._primaries else f" {of * share}-{last}"
+            place = f"127.0.0.1:{server.port}@{bus},,tls-port=0,shard-id={of + 1:02x}" + f"{of + 1:02x}" * 19
+            lines.append(f"{ids[i]} {place} {role} 0 0 {of + 1} connected{slots}")
+        for i, server in enumerate(self.servers):
+            mine = [
+                line.replace(" master ", " myself,master ").replace(" slave ", " myself,slave ") if i == at else line
+                for at, line in enumerate(lines)
+            ]
+            text = "\n".join([*mine, f"vars currentEpoch {len(ids)} lastVoteEpoch 0", ""])
+            (server.folder / "nodes.conf").write_text(text)
+            server.start()
+        self.whole()
+
+    def whole(self) -> None:
+        """Returns when all slots are served and all replicas are in step."""
+        self.until(lambda: all(self._ok(server) for server in self.servers))
+        if self._replicas:
+            self.until(lambda: all(self._in_step(server) for server in self.servers))
+
+    def pairs(self) -> Iterator[tuple[ClusterServer, ClusterServer]]:
+        """Primaries as they were at the start, and the replica of each."""
+        half = self._primaries
+        return zip(self.servers[:half], self.servers[half:], strict=True)
+
+    def primary_of(self, key: str) -> ClusterServer:
+        """The server that has a key's slot now, as most servers know it."""
+        slot = slot_of(key)
+        votes: dict[int, int] = {}
+        for server in self.servers:
+            with contextlib.suppress(redis.RedisError):
+                for first, last, (_, port, *_), *_ in server.admin.execute_command("CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        votes[port] = votes.get(port, 0) + 1
+        port = max(votes, key=lambda one: votes[one])
+        return next(server for server in self.servers if server.port == port)
+
+    def other_than(self, server: ClusterServer) -> ClusterServer:
+        """Another primary."""
+        return next(one for one in self.servers if one is not server and self._role(one) == "master")
+
+    def promote(self, server: ClusterServer, how: str = "") -> None:
+        """CLUSTER FAILOVER on a replica, and waits until all know."""
+        server.admin.execute_command("CLUSTER", "FAILOVER", *([how] if how else []))
+        self.until(lambda: self._role(server) == "master")
+
+    def replica_of(self, primary: ClusterServer) -> ClusterServer:
+        """The replica that a primary has now."""
+        mine = primary.node_id
+        for server in self.servers:
+            for line in server.admin.execute_command("CLUSTER", "NODES").decode().splitlines():
+                words = line.split()
+                if "myself" in words[2] and words[3] == mine:
+                    return server
+        raise AssertionError("it has no replica")
+
+    def move_slot(self, slot: int, source: ClusterServer, target: ClusterServer) -> Iterator[str]:
+        """Moves a slot key by key, as `valkey-cli --cluster reshard` does; yields before each step."""
+        ids = source.node_id, target.node_id
+        target.admin.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        source.admin.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        yield "begun"
+        while found := source.admin.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            source.admin.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *found)
+            yield "key"
+        for server in (target, source, *self.servers):
+            if self._role(server) == "master":
+                server.admin.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+        yield "done"
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+    def until(self, true: Any, *, within_s: float = _PATIENCE_S) -> None:
+        give_up = time.monotonic() + within_s
+        while True:
+            with contextlib.suppress(redis.RedisError, OSError):
+                if true():
+                    return
+            assert time.monotonic() < give_up, [self._state(server) for server in self.servers]
+            time.sleep(0.02)
+
+    async def soon(self, true: Any, *, within_s: float = _PATIENCE_S) -> None:
+        """As `until`, while the event loop goes on."""
+        await asyncio.to_thread(self.until, true, within_s=within_s)
+
+    def _knows(self, server: ClusterServer) -> int:
+        lines = server.admin.execute_command("CLUSTER", "NODES").decode().splitlines()
+        return sum("handshake" not in line and "fail" not in line.split()[2] for line in lines)
+
+    def _ok(self, server: ClusterServer) -> bool:
+        info = _info(server.admin.execute_command("CLUSTER", "INFO"))
+        return info["cluster_state"] == "ok" and int(info["cluster_slots_ok"]) == SLOTS
+
+    def _in_step(self, server: ClusterServer) -> bool:
+        info = server.admin.info("replication")
+        if info["role"] == "master":
+            return int(info["connected_slaves"]) == 1
+        return bool(info["master_link_status"] == "up")
+
+    def _role(self, server: ClusterServer) -> str:
+        try:
+            return str(server.admin.info("replication")["role"])
+        except (redis.RedisError, OSError):
+            return "away"
+
+    def _state(self, server: ClusterServer) -> str:
+        try:
+            return str(server.admin.execute_command("CLUSTER", "NODES").decode())
+        except (redis.RedisError, OSError) as error:
+            return str(error)
+
+
+def _info(reply: Any) -> dict[str, str]:
+    text = reply.decode() if isinstance(reply, bytes) else str(reply)
+    return dict(line.partition(":")[::2] for line in text.splitlines() if ":" in line)
+
+
+def _done(admin: Any, *command: Any) -> bool:
+    admin.execute_command(*command)
+    return True

@@ -1,0 +1,160 @@
+"""One store on a real cluster: every part of it is found, whichever server has it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from delaybox.cli import doctor_server
+from delaybox.core.errors import StoreRefused
+from delaybox.core.query import TaskQuery
+from delaybox.core.task import NewTask, TaskType
+from delaybox.service import Service
+from delaybox.store import keys, nodes
+from delaybox.store.address import ServerSettings
+from delaybox.store.fsck import fsck
+from delaybox.store.record import draft
+from delaybox.store.servers import Servers
+from delaybox.store.slots import slot_of
+from delaybox.store.store import Batch, Store
+from tests.cluster import RealCluster, spread
+from tests.engines import Recorder, running, until
+
+PARTITIONS = 16
+
+
+@pytest.fixture
+async def store(cluster: RealCluster, prefix: str) -> AsyncIterator[Store]:
+    servers = Servers.connect(cluster.settings, timeout_s=2.0)
+    found = await Store.open(servers, prefix=spread(prefix), partitions=PARTITIONS)
+    yield found
+    assert (await fsck(found)).problems == []
+    await found.close()
+
+
+def one(delay_ms: int = 0, **what: Any) -> NewTask:
+    return NewTask(type=TaskType.SHELL_CMD, delay_ms=delay_ms, **what)
+
+
+async def everywhere(store: Store, *tasks: NewTask) -> list[bytes]:
+    """Schedules the tasks in every partition; their ids."""
+    found = await store.schedule([Batch(p, [draft(task) for task in tasks]) for p in range(store.partitions)])
+    ids: list[bytes] = []
+    for answers in found:
+        assert not isinstance(answers, BaseException), answers
+        ids += [answer.task_id for answer in answers]
+    return ids
+
+
+async def test_the_server_has_the_same_slots(cluster: RealCluster) -> None:
+    admin = cluster.servers[0].admin
+    for key in ("123456789", "foo", "{}x", "x{}y{z}", "{a:1}:b", "{delaybox:nodes}:beats"):
+        assert admin.execute_command("CLUSTER", "KEYSLOT", key) == slot_of(key)
+
+
+async def test_any_server_leads_to_all(cluster: RealCluster) -> None:
+    for server in (cluster.servers[1], cluster.servers[-1]):
+        away = ServerSettings(port=1, more=(("127.0.0.1", server.port),))
+        servers = Servers.connect(away)
+        try:
+            features = await servers.probe()
+            assert features.cluster and len(servers.primaries()) == 3
+            assert sum(primary.slots for primary in servers.primaries()) == 16_384
+        finally:
+            await servers.close()
+
+
+async def test_a_database_that_a_cluster_lacks_is_refused(cluster: RealCluster) -> None:
+    servers = Servers.connect(ServerSettings(port=cluster.servers[0].port, db=1))
+    try:
+        with pytest.raises(StoreRefused, match="database"):
+            await servers.probe()
+    finally:
+        await servers.close()
+
+
+async def test_tasks_of_all_servers_fire_in_time_and_are_listed(store: Store) -> None:
+    ids = await everywhere(store, one(50), one(3_600_000), one(0))
+    assert len(set(store.shards.of)) == 3
+    assert sum(count.pending for count in await store.counts()) == len(ids)
+    target = Recorder()
+    began = time.time() * 1000
+    async with running(store, {TaskType.SHELL_CMD: target}, channel="", node_id="m1"):
+        await until(lambda: len(target.got) == 2 * PARTITIONS)
+        late = [at - d.due_ms for at, d in target.got if d.due_ms > began]
+        assert all(ms >= 0 for ms in late)
+        # A wake-up comes from the partition's own server: without it a task would wait for the poll.
+        again = await everywhere(store, one(0))
+        await until(lambda: len(target.got) == 3 * PARTITIONS)
+        assert {d.task_id for _, d in target.got} >= set(again)
+        assert [member.id for member in await nodes.live(store)] == ["m1"]
+    now = store.now_ms()
+    steps = await store.forecast(now // 60_000, (now + 7_200_000) // 60_000 + 1, 1)
+    assert sum(steps.values()) == PARTITIONS
+
+
+async def test_the_service_works_over_all_servers(store: Store) -> None:
+    service = Service()
+    service.open(store)
+    target = Recorder()
+    try:
+        stored = [await service.submit(one(60_000, idempotency_key=f"k{i}")) for i in range(8)]
+        again = await service.submit(one(60_000, idempotency_key="k3"))
+        assert (again.task_id, again.created) == (stored[3].task_id, False)
+        page = await service.list_tasks(TaskQuery())
+        assert {task.task_id for task in page.items} == {task.task_id for task in stored}
+        assert (await service.counts()).pending == 8
+        assert sum(queue.pending for queue in await service.queues()) == 8
+        assert (await service.check()).ok
+        await service.cancel(stored[0].task_id)
+        ends = await service.watch([task.task_id for task in stored[1:]], ends_only=True)
+        async with running(store, {TaskType.SHELL_CMD: target}, channel=""):
+            for task in stored[1:]:
+                await service.run_now(task.task_id)
+            seen = 0
+            async for changes in ends:
+                seen += len(changes)
+            assert seen == 7 and len(target.got) == 7
+    finally:
+        await service.close()
+
+
+async def test_fsck_and_scripts_of_the_whole_store(store: Store, cluster: RealCluster) -> None:
+    await everywhere(store, one(3_600_000), one(60_000))
+    key = keys.bucket(store.tags[3], 1)
+    cluster.primary_of(key).admin.hset(key, b"x" * 16, b"junk")
+    report = await fsck(store)
+    assert report.counts["pending"] == 2 * PARTITIONS and any("partition 3" in problem for problem in report.problems)
+    cluster.primary_of(key).admin.unlink(key)
+
+
+async def test_doctor_shows_the_primaries(store: Store) -> None:
+    found = doctor_server.primaries(store.servers.primaries(), await store.servers.reports())
+    assert [finding.word for finding in found] == ["ok"] * 3
+    assert all("1 replica" in finding.says for finding in found)
+    assert doctor_server.partitions([22, 21, 21]).word == "ok"
+    assert doctor_server.partitions([12, 2, 2]).word == "warning"
+
+
+async def test_together_and_channels_of_no_partition(store: Store) -> None:
+    name = keys.functions(store.prefix)
+    assert await store.servers.together([("HSET", name, "f", "q"), ("HGET", name, "f")]) == [1, b"q"]
+    subscription = store.subscribe(keys.members_channel(store.prefix), *store.wakes)
+    await subscription.open()
+    try:
+        opened: set[str] = set()
+        while len(opened) < 1 + PARTITIONS:
+            message = await subscription.next(5.0)
+            assert message is not None and message.opened
+            opened.add(message.channel)
+        await store.servers.publish(keys.members_channel(store.prefix), "7")
+        message = await subscription.next(5.0)
+        assert message is not None and message.data == b"7"
+        await subscription.change(store.wakes[:1])
+        await asyncio.sleep(0)
+    finally:
+        await subscription.close()
