@@ -91,6 +91,11 @@ class _Node:
                     await children.run(self._stop)
                 finally:
                     await _end(scaling)
+                # Only the children accept now, and each takes what waits before it closes its own copy. A socket that
+                # nobody accepts from would let callers connect and reset them at the end.
+                for kind in _CALLERS:
+                    if kind in listening:
+                        listening[kind].close()
                 log.info("stopping: requests and running tasks have %.0f s to finish", _grace_s(ProcessKind.CLOCK))
                 callers = asyncio.create_task(children.stop(_CALLERS))
                 await asyncio.wait({callers}, timeout=_CALLERS_FIRST_S)

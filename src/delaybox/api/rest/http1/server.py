@@ -9,6 +9,7 @@ once. So callers who hold every connection do not block probes, and while they s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,9 @@ from delaybox.api.rest.http1.head import BadHead
 RESERVE: Final = 256
 _RESERVED_S: Final = 2.0
 _TICK_S: Final = 1.0
+_PARTING_S: Final = 0.5
+"""How long a server that stops goes on answering what comes over open connections. A proxy that sends a request while
+its connection is closed gets no answer, and may not send a POST again; so each is asked to close, by an answer."""
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 RefusedHead = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
@@ -67,33 +71,59 @@ class HttpServer:
         self._tick_s = min(_TICK_S, head_s / 4)
         self._ticking: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._empty = asyncio.Event()
 
     async def start(self, listening: socket.socket, backlog: int) -> None:
         """Serves a socket that is bound."""
         self._tick()
+        self._listening = listening.dup()
+        self._listening.setblocking(False)
         self._server = await asyncio.get_running_loop().create_server(
             lambda: HttpConnection(self), sock=listening, backlog=backlog
         )
 
     async def stop(self, grace_s: float) -> None:
         """Accepts no more connections; returns when the requests under way are answered, at the latest after the
-        grace."""
+        grace. Each answer closes its connection; one on which nothing comes for a moment is closed without."""
         self.stopping = True
+        ends = time.monotonic() + grace_s
         if self._server is not None:
             self._server.close()
+        await self._accept_the_last()
+        if self._waiting or self._idle:
+            await self._emptied(min(_PARTING_S, grace_s))
         for connection in (*self._waiting, *self._idle, *self._reserved):
             connection.end()
         for connection in tuple(self._open):
             connection.end_stream()
-        if self._open:
-            try:
-                await asyncio.wait_for(self._empty.wait(), grace_s)
-            except TimeoutError:
-                for connection in tuple(self._open):
-                    connection.abort()
+        if not await self._emptied(max(0.0, ends - time.monotonic())):
+            for connection in tuple(self._open):
+                connection.abort()
         if self._ticking is not None:
             self._ticking.cancel()
+
+    async def _accept_the_last(self) -> None:
+        """Accepts what has been waiting in the backlog: closing the socket would reset it."""
+        if self._listening is None:
+            return
+        loop = asyncio.get_running_loop()
+        with self._listening as listening, contextlib.suppress(OSError):  # BlockingIOError: none is left
+            while True:
+                accepted, _ = listening.accept()
+                accepted.setblocking(False)
+                await loop.connect_accepted_socket(lambda: HttpConnection(self), accepted)
+        self._listening = None
+
+    async def _emptied(self, within_s: float) -> bool:
+        """Waits until no connection is open, at most so long."""
+        if not self._open:
+            return True
+        try:
+            await asyncio.wait_for(self._empty.wait(), within_s)
+        except TimeoutError:
+            return False
+        return True
 
     # -- called by connections ------------------------------------------------------------------------------------
 
