@@ -25,7 +25,7 @@ MENDABLE = {
     "leased-dangling",
     "no-hint", "late-hint", "bucket-not-listed", "bucket-empty", "lease-without-expiry", "expiry-without-lease",
     "dead-without-time", "time-without-dead", "quarantine-without-time", "time-without-quarantine", "key-expires",
-    "key-orphan", "result-without-time", "time-without-result",
+    "key-orphan", "result-without-time", "time-without-result", "group-missing", "group-dangling",
 }  # fmt: skip
 
 
@@ -43,6 +43,7 @@ class Full:
     moved_to: int
     ready: bytes
     urgent: bytes
+    grouped: bytes
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.tag, self.client = lab, lab.tag, lab.client
@@ -67,6 +68,7 @@ class Full:
         self.moved_to = lab.now + 2 * HOUR
         await lab.store.reschedule(self.moved, due_ms=self.moved_to)
         self.ready, self.urgent = await lab.add(NewTask(), NewTask(priority=Priority.CRITICAL))
+        (self.grouped,) = await lab.add(NewTask(delay_ms=HOUR, group="g"))
         await lab.expand()
         await lab.claim(slots=0)
         return self
@@ -220,6 +222,18 @@ async def body_of_small(f: Full) -> None:
     await f.client.set(keys.body(f.tag, f.soon), b"?")
 
 
+async def group_missing(f: Full) -> None:
+    await f.client.zrem(keys.groups(f.tag), b"g\0" + f.grouped)
+
+
+async def group_of_nobody(f: Full) -> None:
+    await f.client.zadd(keys.groups(f.tag), {b"g\0" + f.soon[:10] + bytes(6): 0})
+
+
+async def group_of_another(f: Full) -> None:
+    await f.client.zadd(keys.groups(f.tag), {b"h\0" + f.grouped: 0, b"g\0" + f.leased: 0})
+
+
 async def watermark_wrong(f: Full) -> None:
     await f.client.hset(keys.kafka(f.tag), "topic/0", "far")
 
@@ -270,6 +284,9 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (body_gone, ["body-missing"]),
     (body_orphan, ["body-orphan"]),
     (body_of_small, ["body-orphan"]),
+    (group_missing, ["group-missing"]),
+    (group_of_nobody, ["group-dangling"]),
+    (group_of_another, ["group-dangling", "group-dangling"]),
     (watermark_wrong, ["watermark-wrong"]),
     (watermark_of_nothing, ["watermark-wrong"]),
     (history_unlisted, ["history-not-listed"]),
@@ -311,7 +328,7 @@ async def test_a_clean_store_is_counted(lab: Lab) -> None:
     report = await fsck(lab.store)
     assert report.problems == []
     assert {k: report.counts[k] for k in ("pending", "in flight", "dead", "quarantined", "pointers", "bodies")} == {
-        "pending": 7, "in flight": 1, "dead": 1, "quarantined": 1, "pointers": 1, "bodies": 1,
+        "pending": 8, "in flight": 1, "dead": 1, "quarantined": 1, "pointers": 1, "bodies": 1,
     }  # fmt: skip
     assert report.counts["keys of live tasks"] == 2
 

@@ -7,7 +7,7 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
-from delaybox.store.record import read, read_dead
+from delaybox.store.record import group_member, read, read_dead
 from delaybox.store.store import Store
 from tests.property.model import Model, State
 
@@ -18,6 +18,7 @@ class Checks:
     client: Any
     store: Store
     model: Model
+    lossy: bool
 
     async def compare(self) -> None:
         """Every task in exactly one state, the model's, and nothing else stored."""
@@ -46,6 +47,11 @@ class Checks:
             state, lease_id, record = places[0]
             assert (state, lease_id) == (t.state, t.lease), f"stored as {state} {lease_id!r}, but {t}"
             assert not (why := t.differs(record)), f"{t}: {why}"
+        grouped = [t for t in self.model.of(State.PENDING, State.LEASED, State.DEAD) if t.group]
+        for p, tag in enumerate(self.store.tags):
+            listed = set(await self.client.zrange(keys.groups(tag), 0, -1))
+            wanted = {group_member(t.group, t.task_id) for t in grouped if t.partition == p}
+            assert listed == wanted or (self.lossy and listed <= wanted), f"groups list {listed ^ wanted}"
         live = {t.task_id for t in self.model.of(State.PENDING, State.LEASED, State.DEAD)}
         assert not (lost := live - where.keys()), f"lost: {[self.model.tasks[i] for i in lost]}"
 
@@ -64,4 +70,6 @@ class Checks:
                     fine = (await self.client.ttl(name) == -1) == (task_id in dead)
                 if kind == b"cancelled":
                     fine = self.model.tasks[rest].state is State.CANCELLED and await self.client.ttl(name) > 0
+                if kind == b"groups":
+                    fine = any(t.group for t in self.model.of(State.DEAD))
                 assert fine, f"{name!r} is left behind"

@@ -18,7 +18,7 @@ from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK_KEY
 from tests.property.model import LOSSES_CAP, REFUSALS, Model, Notes, State, Task
-from tests.property.steering import Steering
+from tests.property.steering import GROUPS, Steering
 from tests.property.twice import pairs
 
 LONGEST_MS = 15_000
@@ -52,7 +52,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             (4, self.snooze), (8, self.replace_),
             (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
-            (3, self.pause),
+            (3, self.pause), (5, self.move_group),
         ]  # fmt: skip
         if rng.random() < 0.15:
             self.actions.append((6, self.lose_hint))
@@ -107,6 +107,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             header={"x": b"1"} if rng.random() < 0.2 else {},
             idempotency_key=key,
             delivery=DeliveryMode.AT_MOST_ONCE if rng.random() < 0.1 else DeliveryMode.AT_LEAST_ONCE,
+            group=rng.choice(GROUPS) if rng.random() < 0.2 else "",
             **due,
             **parts,
         )
@@ -479,7 +480,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         tag = self.store.tags[self.partition()]
         match self.rng.randrange(3):
             case 0:
-                key = self.rng.choice(keys.nears(tag))
+                key = self.rng.choice([*keys.nears(tag), keys.groups(tag)])
                 await self.client.zpopmin(key, self.rng.randint(1, 3))
             case 1:
                 key = f"{tag}:active:{self.rng.choice(LETTERS)}{self.rng.choice(['', ':critical'])}"

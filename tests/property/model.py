@@ -54,11 +54,16 @@ class Task:
     superseded: bool = False
     once: bool = False
     """Handed out at most once."""
+    group: str = ""
 
     @property
     def extended(self) -> bool:
         """Whether its record has an extension, so that it is not fired in place."""
-        return self.once or bool(self.lock) or None is not self.waiting_since or None is not self.snoozed_since
+        return (
+            bool(self.once or self.lock or self.group)
+            or None is not self.waiting_since
+            or None is not self.snoozed_since
+        )
 
     @property
     def letter(self) -> str:
@@ -85,6 +90,7 @@ class Task:
             "blamed": (self.blamed, r.blamed),
             "deliveries": (self.deliveries, r.deliveries),
             "once": (self.once, r.once),
+            "group": (self.group, r.group),
             "superseded": (self.superseded, r.superseded),
             "waiting since": (self.waiting_since, r.waiting_since),
             "snoozed since": (self.snoozed_since, r.snoozed_since),
@@ -146,6 +152,7 @@ class Model:
             task_id, partition, lane, new.priority, due, d.key, d.body is not None, body
         )  # fmt: skip
         self.tasks[task_id].once = new.delivery is DeliveryMode.AT_MOST_ONCE
+        self.tasks[task_id].group = new.group
         if new.unique_while is not None:
             self.tasks[task_id].lock = new.unique_while.value
         if d.key is not None:

@@ -7,12 +7,15 @@ from typing import Any
 
 from delaybox.core import ids
 from delaybox.core.task import NewTask, OnConflict, UniqueWhile
+from delaybox.store import groups
 from delaybox.store.record import draft
 from delaybox.store.replies import Batch
 from delaybox.store.snooze import Snooze, snooze
 from delaybox.wire import body as wire_body
 from tests.property.checks import Checks
 from tests.property.model import State, Task
+
+GROUPS = ["g", "g2", "order:17"]
 
 
 class Steering(Checks):
@@ -101,3 +104,29 @@ class Steering(Checks):
         self.model.create(got.task_id, p, new, d, wire_body.encode(new), due)
         made = self.model.tasks[got.task_id]
         made.deliveries, made.waiting_since = deliveries, since
+
+    async def move_group(self) -> None:
+        """Cancels or moves the waiting tasks of one group, as they are found by its index."""
+        group, due = self.rng.choice(GROUPS), self.now + self.span()
+        drop = self.rng.random() < 0.2
+        self.note("cancel group" if drop else "move group", group, due)
+        for p in await groups.places(self.store, group):
+            found = [m async for page in groups.members(self.store, p, group) for m in page]
+            mine = [t for t in self.model.of(State.PENDING, State.LEASED) if t.group == group and t.partition == p]
+            if not self.lossy:
+                assert [m.record.task_id for m in found] == sorted(t.task_id for t in mine)
+            waiting = [m.record.task_id for m in found if not m.leased]
+            assert all(self.model.tasks[task_id].state is State.PENDING for task_id in waiting)
+            if not waiting:
+                continue
+            if drop:
+                assert set(await self.store.cancel(waiting, group=group)) == {"cancelled"}
+            else:
+                assert set(await self.store.reschedule_many(waiting, due, group)) == {("moved", due)}
+            assert set(await self.store.cancel(waiting, group="another")) == {"unknown"}
+            for task_id in waiting:
+                t = self.model.tasks[task_id]
+                t.due, t.snoozed_since = (t.due, t.snoozed_since) if drop else (due, None)
+                if drop:
+                    t.state = State.CANCELLED
+                    self.model.unlock(t)

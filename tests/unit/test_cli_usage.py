@@ -23,7 +23,7 @@ def delaybox(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Compl
     ("arguments", "words"),
     [
         ("list --json --limit x", "'--limit'"),
-        ("cancel --json", "Missing argument 'ID...'"),
+        ("get --json", "Missing argument 'ID'"),
         ("lst --json", "No such command 'lst'"),
         ("serve --log-format json --prot 1", "No such option"),
     ],

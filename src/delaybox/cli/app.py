@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delaybox import __version__
-from delaybox.cli import dead, messages, quarantine, queues, tasks, usage, watch
+from delaybox.cli import changes, dead, messages, quarantine, queues, tasks, usage, watch
 from delaybox.cli import worker as worker_command
 from delaybox.cli.client import NodeRefused
 from delaybox.cli.exits import Exit, of_error
@@ -36,6 +36,7 @@ app.add_typer(quarantine.app, name="quarantine", rich_help_panel="Tasks")
 store_app = typer.Typer(help="Which store lies on the server.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 tasks.register(app)
+changes.register(app)
 app.add_typer(dead.app, name="dead", rich_help_panel="Tasks")
 watch.register(app)
 app.add_typer(queues.app, name="queues", rich_help_panel="Watching")

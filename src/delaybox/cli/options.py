@@ -50,6 +50,8 @@ class EndedName(StrEnum):
     CANCELLED = "cancelled"
 
 
+WHEN = "RFC 3339 with an offset (2030-01-31T09:00:00+01:00), or Unix ms."
+
 Server = Annotated[
     str,
     typer.Option(
@@ -74,6 +76,7 @@ TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="One or more
 Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Queue.")]
 Type = Annotated[TypeName | None, typer.Option("--type", "-t", help="Task type.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Label; repeatable.")]
+Group = Annotated[str | None, typer.Option("--group", "-g", metavar="NAME", help="Group of tasks.")]
 From = Annotated[
     str | None, typer.Option("--from", metavar="TIME", help="Due at or after: RFC 3339 with offset, or Unix ms.")
 ]

@@ -73,6 +73,11 @@ def due_in(due_ms: int, now_ms: int) -> str:
     return f"in {span(due_ms - now_ms)}" if due_ms >= now_ms else f"{span(now_ms - due_ms)} ago"
 
 
+def due(task: Mapping[str, Any], now_ms: int) -> str:
+    """When a task is due, and how far off that is."""
+    return f"{moment(task['due_ms'])}, {due_in(int(task['due_ms']), now_ms)}"
+
+
 def moment(ms: int, zone: tzinfo | None = None) -> str:
     """A moment in the zone (None: this machine's), with milliseconds and offset."""
     try:
@@ -166,7 +171,9 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         ("state", str(task.get("state") or "gone: it has ended and left no record")),
         ("due", f"{moment(task['due_ms'], zone)} ({due_in(task['due_ms'], now_ms)})"),
     ]
-    lines += [(name, str(task[name])) for name in ("type", "name", "queue", "priority", "delivery") if task.get(name)]
+    lines += [
+        (name, str(task[name])) for name in ("type", "name", "queue", "priority", "group", "delivery") if task.get(name)
+    ]
     if url := task.get("url"):
         lines.append(("url", f"{task.get('method', '')} {url}".strip()))
     lines += [("payload", payload(task))] if payload(task) else []

@@ -1,4 +1,4 @@
-"""`delaybox schedule get list cancel reschedule run-now`."""
+"""`delaybox schedule get list`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from delaybox.cli import messages, options, render
 from delaybox.cli.client import NodeUnreachable, segment
 from delaybox.cli.options import (
     DEFAULT_SERVER,
+    WHEN,
     AsJson,
     EndedName,
     From,
+    Group,
     Labels,
     PriorityName,
     Queue,
     Server,
     StateName,
     TaskId,
-    TaskIds,
     To,
     Token,
     Type,
     connect,
 )
-from delaybox.cli.several import each, note_more, pages
+from delaybox.cli.several import note_more, pages
 from delaybox.core.errors import ConfigError
-
-_WHEN = "RFC 3339 with an offset (2030-01-31T09:00:00+01:00), or Unix ms."
 
 
 def register(app: typer.Typer) -> None:
@@ -43,9 +42,6 @@ def register(app: typer.Typer) -> None:
         ("get", get),
         ("list", list_tasks),
         ("history", history),
-        ("cancel", cancel),
-        ("reschedule", reschedule),
-        ("run-now", run_now),
     ):
         app.command(name, rich_help_panel="Tasks")(command)
 
@@ -54,7 +50,7 @@ def schedule(
     payload: Annotated[
         str | None, typer.Argument(metavar="[PAYLOAD]", help="Text; - reads it from standard input.")
     ] = None,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"When: {_WHEN}")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"When: {WHEN}")] = None,
     delay: Annotated[
         str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now: 15m, 1h30m, PT15M, or ms.")
     ] = None,
@@ -107,6 +103,7 @@ def schedule(
         str | None,
         typer.Option(metavar="STATE", help="--key is a lock while the task is pending, or running."),
     ] = None,
+    group: Group = None,
     reject_past: Annotated[
         bool, typer.Option("--reject-past", help="Refuse a past time, which else means at once.")
     ] = False,
@@ -153,6 +150,7 @@ def schedule(
             "on_conflict": on_conflict,
             "max_wait": max_wait,
             "unique_while": unique_while,
+            "group": group,
             "reject_past": reject_past or None,
         }
     )
@@ -181,7 +179,7 @@ def schedule(
         messages.warning(task["warning"])
     how = "replaced" if on_conflict == "replace" else "there already"
     there = "" if task.get("created", True) else f"  ({how}: same key)"
-    return messages.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{there}")
+    return messages.out(f"{task['id']}  due {render.due(task, time.time_ns() // 1_000_000)}{there}")
 
 
 def _payload(text: str | None, as_json: str | None, file: Path | None) -> dict[str, Any]:
@@ -219,10 +217,6 @@ def _bytes(data: bytes) -> dict[str, Any]:
         return {"payload_base64": base64.b64encode(data).decode()}
 
 
-def _when(task: dict[str, Any]) -> str:
-    return render.due_in(int(task["due_ms"]), time.time_ns() // 1_000_000)
-
-
 def get(task_id: TaskId, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
     """Show a task: its state, attempts, result."""
     task = connect(server, token, as_json).get(f"/v1/tasks/{segment(task_id)}")
@@ -236,6 +230,7 @@ def list_tasks(
     type_: Type = None,
     queue: Queue = None,
     label: Labels = None,
+    group: Group = None,
     due_from: From = None,
     due_to: To = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 100,
@@ -251,6 +246,7 @@ def list_tasks(
         "type": type_,
         "queue": queue,
         "label": [f"{key}={value}" for key, value in options.pairs("--label", label).items()],
+        "group": group,
         "due_from": due_from,
         "due_to": due_to,
     }
@@ -285,47 +281,3 @@ def history(
         return messages.out_json({"tasks": found, "cursor": more})
     messages.out(render.ended(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no ends")
     return note_more(more)
-
-
-def cancel(
-    task_ids: TaskIds,
-    free_key: Annotated[
-        bool,
-        typer.Option("--free-key", help="Their idempotency keys may be used again; also of tasks cancelled already."),
-    ] = False,
-    server: Server = DEFAULT_SERVER,
-    token: Token = "",
-    as_json: AsJson = False,
-) -> None:
-    """Cancel pending tasks."""
-    client = connect(server, token, as_json)
-    query = "?free_key=true" if free_key else ""
-    each(task_ids, lambda one: client.call("DELETE", f"/v1/tasks/{segment(one)}{query}"), "cancelled", as_json=as_json)
-
-
-def run_now(task_ids: TaskIds, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
-    """Make pending tasks due now."""
-    client = connect(server, token, as_json)
-    each(task_ids, lambda one: client.call("POST", f"/v1/tasks/{segment(one)}/run"), "due now", as_json=as_json)
-
-
-def reschedule(
-    task_id: TaskId,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"New time: {_WHEN}")] = None,
-    delay: Annotated[str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now.")] = None,
-    priority: Annotated[PriorityName | None, typer.Option("--priority", "-p", help="New priority.")] = None,
-    server: Server = DEFAULT_SERVER,
-    token: Token = "",
-    as_json: AsJson = False,
-) -> None:
-    """Move a pending task to another time, or give it another priority."""
-    client = connect(server, token, as_json)
-    change = options.without_nothing({"at": at, "delay": delay, "priority": priority})
-    if not change:
-        raise ConfigError("nothing to change; give --at, --delay or --priority")
-    task = client.call("PATCH", f"/v1/tasks/{segment(task_id)}", change)
-    if as_json:
-        return messages.out_json(task)
-    # A token without the scope read gets only the id, state and due time.
-    rank = f", priority {task['priority']}" if "priority" in task else ""
-    return messages.out(f"{task['id']}  due {render.moment(task['due_ms'])}, {_when(task)}{rank}")

@@ -216,6 +216,7 @@ class Task:
     ended: datetime | None = None
     node: str = ""
     remembered: bool = False
+    group: str = ""
 
     @classmethod
     def of(cls, info: pb.TaskInfo) -> Task:
@@ -239,6 +240,7 @@ class Task:
             keep_result_ms=info.keep_result_ms,
             max_snooze_ms=info.max_snooze_ms,
             at_most_once=info.delivery == pb.DELIVERY_AT_MOST_ONCE,
+            group=info.group,
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,
             brief=info.brief,

@@ -62,6 +62,7 @@ class MapOptions(When, total=False):
     keep_result: Duration | None
     max_snooze: Duration | None
     delivery: str
+    group: str
     reject_past: bool
     content_type: str
 
@@ -89,6 +90,7 @@ class Options(When, total=False):
         first time) or not "running" any more, in whatever way it ends.
     delivery: "at_most_once": acked before it is handed out; it is never carried out twice, and perhaps not at all, for
         it is not tried again when it fails or is lost. Unless given "at_least_once".
+    group: a name; tasks of one group can be released, moved or cancelled together (``run_now_many(group=…)``).
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
 
@@ -106,6 +108,7 @@ class Options(When, total=False):
     on_conflict: str
     max_wait: Duration | None
     unique_while: str
+    group: str
     reject_past: bool
 
 
@@ -133,6 +136,7 @@ class Filter(TypedDict, total=False):
     queue: str | None
     type: str | None
     labels: Mapping[str, str] | None
+    group: str | None
     due_from: Moment | None
     due_to: Moment | None
 
@@ -368,6 +372,7 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "unique_while": lambda task, value: setattr(
         task, "unique_while", number_of("unique_while", value, _UNIQUE_WHILE, "a span")
     ),
+    "group": _text("group"),
     "reject_past": _put_flag,
 }
 
@@ -381,6 +386,8 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
         out.queue = text_of("queue", queue)
     if (labels := wanted.get("labels")) is not None:
         out.labels.update(labels_of("labels", labels))
+    if (group := wanted.get("group")) is not None:
+        out.group = text_of("group", group)
     if (state := wanted.get("state")) is not None:
         out.state = number_of("state", state, _STATE_NUMBERS, "a state")  # type: ignore[assignment]
     if (kind := wanted.get("type")) is not None:

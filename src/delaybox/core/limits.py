@@ -35,6 +35,11 @@ LABEL_FORM: Final = f"1 to {MAX_LABEL} of the characters A-Z, a-z, 0-9, '.', '_'
 MAX_KEY_BYTES: Final = 256
 """Most bytes of an idempotency key."""
 
+MAX_GROUP: Final = 128
+GROUP: Final = re.compile(rf"[A-Za-z0-9._:/@-]{{1,{MAX_GROUP}}}")
+"""The name of a group of tasks."""
+GROUP_FORM: Final = f"1 to {MAX_GROUP} of the characters A-Z, a-z, 0-9, '.', '_', '-', ':', '/', '@'"
+
 MAX_TOPIC: Final = 249
 TOPIC: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_TOPIC}}}")
 """A Kafka topic's name, by Kafka's own rule."""

@@ -10,12 +10,14 @@ from delaybox.core.task import TaskState, TaskType, TaskView
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQuery:
-    """Which tasks a list shows; everything that is set must hold. Due range in Unix ms, end excluded."""
+    """Which tasks a list shows; everything that is set must hold. Due range in Unix ms, end excluded. ``group`` "": any
+    or none."""
 
     state: TaskState | None = None
     queue: str | None = None
     type: TaskType | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
     due_from_ms: int = 0
     due_to_ms: int = 10**15
 

@@ -103,6 +103,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``unique_while``: the idempotency key is a lock, free again at once when this is over; None: it outlives its task.
     ``delivery``: AT_MOST_ONCE goes with neither a retry policy, nor a result, nor a lock that lasts while it runs.
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
+    ``group``: tasks of one name can be released, moved or cancelled together; "" for none.
     ``webhook``: the request of an HTTP task, and of no other; its headers and body are ``header`` and ``payload``.
     """
 
@@ -127,6 +128,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     delivery: DeliveryMode = DeliveryMode.AT_LEAST_ONCE
     reject_past: bool = False
     queue_unstated: bool = False
+    group: str = ""
     webhook: Webhook | None = None
 
 
@@ -215,6 +217,7 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     result: TaskResult | None = None
     progress: Progress | None = None
     traceback: str = ""
+    group: str = ""
     webhook: Webhook | None = None
     fired_ms: int = 0
     ended_ms: int = 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from delaybox.engine.ownership import Ownership
-from delaybox.store import buckets, leases
+from delaybox.store import buckets, groups, leases
 from delaybox.store.store import Store
 
 _CHUNK = 250
@@ -53,6 +53,18 @@ class Scrubber:
                         break
             async for _ in self._leases(p):
                 yield
+            async for _ in self._groups(p):
+                yield
+
+    async def _groups(self, p: int) -> AsyncIterator[None]:
+        """Drops entries of groups whose tasks are gone, as when a node of an earlier version carried them out. What a
+        group lacks comes back by the walk over the buckets."""
+        after = b""
+        while True:
+            after, _, _ = await groups.regroup(self._store, p, after, count=_CHUNK)
+            yield
+            if not after:
+                return
 
     async def _leases(self, p: int) -> AsyncIterator[None]:
         """Mends the index of leased tasks, both ways, because nodes of an earlier version lease and settle without

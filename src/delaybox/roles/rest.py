@@ -50,6 +50,7 @@ async def serve(settings: ApiSettings) -> int:
         await server.start(listening, settings.backlog)
         child.ready(store_id=settings.store_id)
         await stopping.wait_or(trying)
+        await late.service.close()  # those who wait for a task's end are answered, and go to another node
         await server.stop(settings.grace_s)
         return 0
     finally:

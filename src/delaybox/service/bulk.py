@@ -42,7 +42,8 @@ class Bulk:
         ``free_keys``: their idempotency keys may be used again at once.
         """
 
-        return await _apply(self._waiting(selection.wanted), selection, self._cancelling(free_keys))
+        change = self._cancelling(free_keys, selection.wanted.group)
+        return await _apply(self._waiting(selection.wanted), selection, change)
 
     async def cancel_ids(self, task_ids: Sequence[str], *, free_keys: bool = False) -> BulkResult:
         """Cancels those of these tasks that are pending. InvalidTask for text that is no id."""
@@ -50,10 +51,10 @@ class Bulk:
         changed = await _by_partition(wanted, self._cancelling(free_keys))
         return BulkResult(matched=len(wanted), changed=changed, skipped=len(wanted) - changed)
 
-    def _cancelling(self, free_keys: bool) -> _Change:
+    def _cancelling(self, free_keys: bool, group: str = "") -> _Change:
         async def change(task_ids: Sequence[bytes]) -> int:
             before = await self._history.pending(task_ids)
-            words = await self._store.cancel(task_ids, free_key=free_keys)
+            words = await self._store.cancel(task_ids, free_key=free_keys, group=group)
             await self._history.cancelled(before, task_ids, words)
             return words.count("cancelled")
 
@@ -82,7 +83,8 @@ class Bulk:
 
     async def _move(self, selection: Selection, target: int, applies: Callable[[TaskView], bool]) -> BulkResult:
         async def change(task_ids: Sequence[bytes]) -> int:
-            return sum(word == "moved" for word, _ in await self._store.reschedule_many(task_ids, target))
+            moved = await self._store.reschedule_many(task_ids, target, selection.wanted.group)
+            return sum(word == "moved" for word, _ in moved)
 
         async def found() -> AsyncIterator[list[TaskView]]:
             async for views in self._waiting(selection.wanted):
@@ -95,7 +97,8 @@ class Bulk:
             raise InvalidTask(
                 "state", f"state {wanted.state.value} is not one of pending tasks; use scheduled or ready"
             )
-        return pages.waiting_chunks(self._store, wanted)
+        # A group is found by its index, in time that grows with the group and not with what is pending.
+        return pages.group_chunks(self._store, wanted) if wanted.group else pages.waiting_chunks(self._store, wanted)
 
     async def _dead(self, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
         if wanted.state not in (None, TaskState.FAILED):

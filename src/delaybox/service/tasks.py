@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -180,13 +181,17 @@ class Service:
         """Dead letters in pages, newest first."""
         return await self.list_tasks(replace(wanted, state=TaskState.FAILED), cursor=cursor, limit=limit)
 
-    async def get(self, task_id: str) -> TaskView:
+    async def get(self, task_id: str, *, wait_ms: int = 0) -> TaskView:
         """One task wherever it stands, finished ones while their result is kept or their end is remembered.
+
+        ``wait_ms``: it is answered when the task has ended, or after so long.
 
         InvalidTask for text that is no id, TaskNotFound, and TaskFinished where there is no record and its time is
         past.
         """
         raw = ids.parse(task_id)
+        if wait_ms:
+            await self._wait(task_id, wait_ms)
         found = await self._opened.lookup.find(raw)
         shown = of_found(raw, found)
         if shown is not None:
@@ -208,6 +213,16 @@ class Service:
     async def history(self, wanted: HistoryQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> HistoryPage:
         """How tasks ended, in pages, the newest end first. InvalidTask for a bad cursor."""
         return await self._opened.history.page(wanted, cursor=cursor, limit=limit)
+
+    async def _wait(self, task_id: str, for_ms: int) -> None:
+        watch = await self.watch([task_id], ends_only=True)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(for_ms / 1000):
+                    async for _ in watch:
+                        pass
+        finally:
+            watch.close()
 
     async def watch(self, task_ids: Sequence[str], *, ends_only: bool = False) -> Watch:
         """Begins to wait for tasks; InvalidTask for text that is no id. Close the watch if its end is not awaited."""

@@ -34,6 +34,7 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
         return _replace_args(head, batch, tails)
     keyed: list[Any] = []
     bodies: list[Any] = []
+    grouped: list[Any] = []
     items: list[Any] = []
     for i, (d, tail) in enumerate(zip(batch.drafts, tails, strict=True), 1):
         items += (d.due48.to_bytes(6, "big") + tail, d.record)
@@ -41,7 +42,10 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
             keyed += (i, d.key, d.fingerprint)
         if d.body is not None:
             bodies += (i, d.body)
-    return [*head, len(tails), len(keyed) // 3, len(bodies) // 2, *items, *keyed, *bodies]
+        if d.group is not None:
+            grouped += (i, d.group)
+    counts = (len(tails), len(keyed) // 3, len(bodies) // 2, len(grouped) // 2)
+    return [*head, *counts, *items, *keyed, *bodies, *grouped]
 
 
 def _replace_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list[Any]:

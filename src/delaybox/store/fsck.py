@@ -16,7 +16,16 @@ from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.kafka import Stream
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import Record, UnreadableRecord, hint, id_of_key, is_newer, read, read_dead
+from delaybox.store.record import (
+    Record,
+    UnreadableRecord,
+    group_member,
+    hint,
+    id_of_key,
+    is_newer,
+    read,
+    read_dead,
+)
 from delaybox.store.scanning import hash_pages, zset_members
 from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import Store
@@ -54,6 +63,8 @@ KINDS: dict[str, str] = {
     "body-orphan": "a body is stored apart that no task needs",
     "history-not-listed": "what is remembered of ended tasks has no place in the list, so only its expiry removes it",
     "history-not-counted": "the sums over what is remembered of ended tasks are not those of its parts",
+    "group-missing": "a task's group does not list it, so it is not released, moved or cancelled with it",
+    "group-dangling": "a group lists a task that is gone, or that belongs to another group",
     "watermark-wrong": "how far a Kafka partition was read cannot be read, or lies where nobody looks for it",
 }
 """Every kind of problem and what it means; a problem's text starts with its kind."""
@@ -87,7 +98,7 @@ class _Check:
         self.counts: dict[str, int] = defaultdict(int)
         self.buckets: dict[int, set[int]] = defaultdict(set)
         self.leases: dict[int, set[bytes]] = defaultdict(set)
-        self.suspects: dict[int, set[tuple[bytes, bytes]]] = defaultdict(set)
+        self.suspects: dict[int, set[tuple[bytes, bytes, bytes]]] = defaultdict(set)
         self.history: dict[int, list[bytes]] = defaultdict(list)
         self.seen_in: dict[bytes, list[bytes]] = {}
         """Of the partition at hand: the leases in which each leased task was seen."""
@@ -102,8 +113,8 @@ class _Check:
     def _report(self, kind: str, partition: int, what: str) -> None:
         self.problems.add(f"{kind}: partition {partition}, {what}: {KINDS[kind]}")
 
-    def _suspect(self, partition: int, task_id: bytes, key: bytes = b"") -> None:
-        self.suspects[partition].add((task_id, key))
+    def _suspect(self, partition: int, task_id: bytes, key: bytes = b"", member: bytes = b"") -> None:
+        self.suspects[partition].add((task_id, key, member))
 
     # -- the keyspace: which buckets and leases there are; bodies and keys' entries are looked at in passing ---
 
@@ -203,6 +214,7 @@ class _Check:
             for task_id in hash_ids ^ {member async for member in self._zset(times)}:
                 self._suspect(p, task_id)
 
+        await self._groups(p)
         expanded = int(await self.servers.ask("HGET", keys.clock(tag), "expanded") or 0)
         numbers = {int(member) async for member in self._zset(keys.buckets(tag))}
         await self._listed(p, self.buckets[p] ^ numbers)
@@ -237,6 +249,23 @@ class _Check:
         self.counts["ended tasks"] += entries
         if (entries, held) != (noted[0] + noted[1], noted[2] + noted[3]):
             self._report("history-not-counted", p, f"{entries} entries of {held} bytes")
+
+    async def _groups(self, p: int) -> None:
+        """Suspects entries of groups whose tasks do not lie at home and belong to that group."""
+        after = b"-"
+        while True:
+            index = keys.groups(self.store.tags[p])
+            found: list[bytes] = await self.servers.ask("ZRANGE", index, after, "+", "BYLEX", "LIMIT", 0, PAGE)
+            self.counts["in groups"] += len(found)
+            task_ids = [member[-ids.ID_BYTES :] for member in found]
+            at_home = await self._at_home([(p, task_id) for task_id in task_ids])
+            for member, task_id, raw in zip(found, task_ids, at_home, strict=True):
+                record = _readable(task_id, raw)
+                if record is None or group_member(record.group, task_id) != member:
+                    self._suspect(p, task_id, member=member)
+            if len(found) < PAGE:
+                return
+            after = b"(" + found[-1]
 
     async def _pairs(self, p: int, listed: set[bytes]) -> None:
         """Lease hashes and their expiries, those that differ looked at again in one moment each."""
@@ -336,10 +365,17 @@ class _Check:
 
     async def _belongings(self, p: int, records: Sequence[Record]) -> None:
         """Suspects records whose idempotency entry or large body is missing or wrong."""
+        tag = self.store.tags[p]
+        in_groups = [r for r in records if r.group]
+        if in_groups:
+            names = [group_member(r.group, r.task_id) for r in in_groups]
+            scores = await self.servers.ask("ZMSCORE", keys.groups(tag), *names)
+            for r, score in zip(in_groups, scores, strict=True):
+                if score is None:
+                    self._suspect(p, r.task_id)
         special = [r for r in records if r.stub or r.key is not None]
         if not special:
             return
-        tag = self.store.tags[p]
         commands: list[Command] = []
         for r in special:
             name = keys.idem(tag, r.key or b"")
@@ -372,11 +408,11 @@ class _Check:
         for at in range(0, len(suspects), CHECKED_AT_ONCE):
             some = suspects[at : at + CHECKED_AT_ONCE]
             args = [*head]
-            for task_id, key in some:
+            for task_id, key, member in some:
                 seen = self.seen_in.get(task_id, [])[:MOST_SEEN]
-                args += (task_id, key, len(seen), *seen)
+                args += (task_id, key, member, len(seen), *seen)
             replies = await self.store.runner.run(ScriptCall("check", self.store.tags[p], args))
-            for (task_id, key), kinds in zip(some, replies, strict=True):
+            for (task_id, key, _), kinds in zip(some, replies, strict=True):
                 for kind in map(bytes.decode, kinds):
                     named = f", key {key!r}" if key and kind.startswith("key-") else ""
                     self._report(kind, p, f"id {_name(task_id)}{named}")

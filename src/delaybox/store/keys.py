@@ -162,6 +162,11 @@ def kafka(tag_: str) -> str:
     return f"{tag_}:kafka"
 
 
+def groups(tag_: str) -> str:
+    """Zset of group + NUL + id, all scored 0: the tasks of each group that have not ended."""
+    return f"{tag_}:groups"
+
+
 def stream(tag_: str) -> str:
     """Stream of fired PUB_SUB tasks, one a partition."""
     return f"{tag_}:stream"

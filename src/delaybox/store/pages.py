@@ -1,8 +1,8 @@
 """Lists in pages with a cursor, for any number of tasks: a page examines a bounded part of the store.
 
 Order: running tasks, then waiting ones by minute (inside a minute in the server's own order), then failed and succeeded
-ones, newest first. A cursor marks where the last page ended. A task that moves meanwhile can appear twice or not at
-all.
+ones, newest first. Of one group, those that wait or run come in the order of their ids, partition by partition. A
+cursor marks where the last page ended. A task that moves meanwhile can appear twice or not at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import TaskState, TaskView
-from delaybox.store import buckets, keys
+from delaybox.store import buckets, groups, keys
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, split_result
 from delaybox.store.scanning import fields, hscan
 from delaybox.store.store import Store
@@ -29,8 +29,14 @@ EXAMINED = 5_000
 
 _LEASES_AT_ONCE = 20
 """Leases read in one round trip: each may hold 500 tasks."""
-_PHASES = ("running", "waiting", "failed", "succeeded")
-_PLACES = {"running": [int, str, int], "waiting": [int] * 5, "failed": [int, str], "succeeded": [int, str]}
+_PHASES = ("running", "waiting", "failed", "succeeded", "group")
+_PLACES = {
+    "running": [int, str, int],
+    "waiting": [int] * 5,
+    "failed": [int, str],
+    "succeeded": [int, str],
+    "group": [int, str],
+}
 """What a place in each phase is made of; see `_encode`."""
 _OF_STATE = {
     None: ("running", "waiting"),
@@ -51,6 +57,8 @@ _Found = tuple[list[Any], TaskView | None]
 async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int) -> Page:
     """The next ``limit`` tasks. InvalidTask for a cursor that is none of ours."""
     phases = _OF_STATE[wanted.state]
+    if wanted.group and phases and phases[0] in ("running", "waiting"):
+        phases = ("group",)
     phase, place = _decode(cursor) if cursor else ("", [])
     if phase:
         if phase not in phases:
@@ -81,6 +89,7 @@ def matches(wanted: TaskQuery, view: TaskView) -> bool:
         (wanted.state is None or view.state is wanted.state)
         and (wanted.queue is None or view.queue == wanted.queue)
         and (wanted.type is None or view.type is wanted.type)
+        and (not wanted.group or view.group == wanted.group)
         and wanted.due_from_ms <= view.due_ms < wanted.due_to_ms
         and all(view.labels.get(name) == value for name, value in wanted.labels.items())
     )
@@ -180,6 +189,37 @@ async def waiting_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[
             cursor, found = fields(await store.servers.ask(*scan))
             views = await _chunk(store, tag, bucket, found, edges[partition], now)
             yield [view for view in views if view is not None and matches(wanted, view)]
+
+
+async def _grouped(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+    p, after = place or (0, "")
+    now = await store.ping()
+    for partition in await groups.places(store, wanted.group, p):
+        tag = store.tags[partition]
+        async for page_ in groups.members(
+            store, partition, wanted.group, bytes.fromhex(after) if partition == p else b""
+        ):
+            for record, leased in page_:
+                state = TaskState.RUNNING if leased else pending_state(record, now)
+                yield [partition, record.task_id.hex()], await _of_record(store, tag, record, state)
+
+
+async def group_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
+    """As `waiting_chunks`, of one group; bodies are read only where a label must match. StoreUnavailable."""
+    now = await store.ping()
+    for partition in await groups.places(store, wanted.group):
+        async for page_ in groups.members(store, partition, wanted.group):
+            views: list[TaskView] = []
+            for record, leased in page_:
+                if leased:
+                    continue
+                state = pending_state(record, now)
+                if not wanted.labels:
+                    record = replace(record, stub=False, body=b"")
+                view = await _of_record(store, store.tags[partition], record, state)
+                if view is not None and matches(wanted, view):
+                    views.append(view)
+            yield views
 
 
 async def horizons(store: Store) -> list[int]:
@@ -323,4 +363,10 @@ def _bad(cursor: str) -> InvalidTask:
     return InvalidTask("cursor", f"cursor {cursor[:40]!r} is not one of this list; start again without a cursor")
 
 
-_WALKS = {"running": _running, "waiting": _waiting, "failed": _failed, "succeeded": _succeeded}
+_WALKS = {
+    "running": _running,
+    "waiting": _waiting,
+    "failed": _failed,
+    "succeeded": _succeeded,
+    "group": _grouped,
+}

@@ -39,6 +39,7 @@ WAITING = 2
 SUPERSEDED = 3
 LOCK = 4
 ONCE = 5
+GROUP = 15
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -50,6 +51,7 @@ class Draft(msgspec.Struct, gc=False):
 
     ``message_key``: Kafka's; tasks that share it lie in one partition, unless an idempotency key decides that.
     ``replace``: it takes the place of the key's task, put off for at most ``max_wait_ms`` (0: any time).
+    ``group``: as its record's extension names it.
     """
 
     due48: int
@@ -60,6 +62,7 @@ class Draft(msgspec.Struct, gc=False):
     message_key: bytes | None = None
     replace: bool = False
     max_wait_ms: int = 0
+    group: bytes | None = None
 
 
 class Record(msgspec.Struct, gc=False):
@@ -103,6 +106,11 @@ class Record(msgspec.Struct, gc=False):
     def once(self) -> bool:
         """Whether it is acked before it is handed out."""
         return bool(self.extension) and ONCE in extension_entries(self.extension)
+
+    @property
+    def group(self) -> str:
+        """The group that it belongs to; "" for none."""
+        return extension_entries(self.extension).get(GROUP, b"").decode("utf-8", "replace") if self.extension else ""
 
     @property
     def look(self) -> bool:
@@ -159,23 +167,40 @@ def draft(task: NewTask) -> Draft:
     stub = len(body) > STUB_OVER
     due48 = encoded.due48(task)
     flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
-    once = task.delivery is DeliveryMode.AT_MOST_ONCE
+    extension = _new_extension(task)
     if task.idempotency_key is None:
         start = head(task.type, task.queue, task.name, flags)
-        if once:
-            start = bytes([_FRESH_EXT]) + start[1:] + _EXTENSIONS[None, True]
-        if stub:
-            return Draft(due48, start, None, b"", body)
-        return Draft(due48, start + body, None, b"", None)
+        if extension:
+            start = bytes([_FRESH_EXT]) + start[1:] + extension
+        new = Draft(due48, start, None, b"", body) if stub else Draft(due48, start + body, None, b"", None)
+        if task.group:
+            new.group = task.group.encode()
+        return new
     key = task.idempotency_key.encode()
     start = head(task.type, task.queue, task.name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
-    if once or task.unique_while is not None:
-        start = bytes([_FRESH_EXT]) + start[1:] + _EXTENSIONS[task.unique_while, once]
+    if extension:
+        start = bytes([_FRESH_EXT]) + start[1:] + extension
     fingerprint = wire_body.fingerprint(task)
     new = Draft(due48, start if stub else start + body, key, fingerprint, body if stub else None)
+    if task.group:
+        new.group = task.group.encode()
     if task.on_conflict is OnConflict.REPLACE:
         new.replace, new.max_wait_ms = True, task.max_wait_ms
     return new
+
+
+def _new_extension(task: NewTask) -> bytes:
+    """The extension of a new task, with its length before it; ``b""`` where it has none, as most tasks."""
+    once = task.delivery is DeliveryMode.AT_MOST_ONCE
+    if not task.group:
+        return _EXTENSIONS[task.unique_while, once] if once or task.unique_while is not None else b""
+    entries = {**_LOCKS[task.unique_while], **({ONCE: b""} if once else {}), GROUP: task.group.encode()}
+    return _sized_extension(entries)
+
+
+def group_member(group: str, task_id: bytes) -> bytes:
+    """A task's entry in the index of groups; the ids of one group stand together, in order."""
+    return group.encode() + b"\0" + task_id
 
 
 def lane_of_draft(new: Draft) -> bytes:

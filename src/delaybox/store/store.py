@@ -347,12 +347,12 @@ class Store:
 
     # -- control ------------------------------------------------------------------------------------------------
 
-    async def cancel(self, task_ids: Sequence[bytes], *, free_key: bool = False) -> list[str]:
+    async def cancel(self, task_ids: Sequence[bytes], *, free_key: bool = False, group: str = "") -> list[str]:
         """Per id: cancelled, running, dead, quarantined, newer or unknown. All must be of one partition.
 
-        ``free_key``: their idempotency keys name no task from now on. This also works for tasks cancelled before.
-        """
-        args = (os.urandom(16), self.bucket_ms, self.key_keep_ms, COMMAND_TTL_MS, int(free_key), *task_ids)
+        ``free_key``: their idempotency keys name no task from now on, also of tasks cancelled before.
+        ``group``: only those of that group."""
+        args = (os.urandom(16), self.bucket_ms, self.key_keep_ms, COMMAND_TTL_MS, int(free_key), group, *task_ids)
         reply = await self.runner.run(ScriptCall("cancel", self.tags[self._partition(task_ids[0])], args))
         return [word.decode() for word in reply]
 
@@ -365,15 +365,15 @@ class Store:
             how, value = "keep", 0
         return (await self._move([task_id], how, value, priority))[0]
 
-    async def reschedule_many(self, task_ids: Sequence[bytes], due_ms: int) -> list[tuple[str, int]]:
-        """As `reschedule`, of up to MAX_ITEMS ids of one partition."""
-        return await self._move(task_ids, "at", due_ms, None)
+    async def reschedule_many(self, task_ids: Sequence[bytes], due_ms: int, group: str = "") -> list[tuple[str, int]]:
+        """As `reschedule`, of up to MAX_ITEMS ids of one partition; with ``group`` only those of that group."""
+        return await self._move(task_ids, "at", due_ms, None, group)
 
     async def _move(
-        self, task_ids: Sequence[bytes], how: str, value: int, priority: int | None
+        self, task_ids: Sequence[bytes], how: str, value: int, priority: int | None, group: str = ""
     ) -> list[tuple[str, int]]:
         p = self._partition(task_ids[0])
-        args = (self.bucket_ms, self.wakes[p], how, value, -1 if priority is None else int(priority), *task_ids)
+        args = (self.bucket_ms, self.wakes[p], how, value, -1 if priority is None else int(priority), group, *task_ids)
         reply = await self.runner.run(ScriptCall("reschedule", self.tags[p], args))
         return [("moved", one) if isinstance(one, int) else (one.decode(), 0) for one in reply]
 

@@ -54,6 +54,7 @@ def of_record(
         max_snooze_ms=message.max_snooze_ms,
         delivery=DeliveryMode.AT_MOST_ONCE if message.at_most_once else DeliveryMode.AT_LEAST_ONCE,
         result=kept,
+        group=record.group,
         webhook=webhook_of(message),
     )
 

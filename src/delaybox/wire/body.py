@@ -148,6 +148,8 @@ def fingerprint(task: NewTask) -> bytes:
         parts.append(_sized(b"once"))
     if task.max_snooze_ms:
         parts.append(_sized(b"snooze %d" % task.max_snooze_ms))
+    if task.group:
+        parts.append(_sized(b"group " + task.group.encode()))
     parts.append(_sized(b"%d" % len(header)))
     for key, value in sorted(header.items()):
         raw = key.encode()

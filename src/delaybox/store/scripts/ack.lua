@@ -22,11 +22,13 @@ for i, id in ipairs(ids) do
   else
     mine[#mine + 1] = id
     -- A plain record, and most are, has nothing elsewhere.
-    if byte(rec, 2) >= 4 then
+    local first, bits = byte(rec, 1, 2)
+    if bits >= 4 or first >= FRESH_EXT then
       local kind, flags, _, at = rec_head(id, rec)
       if kind == 'ok' then
         special[#special + 1] = { id, rec, flags, at }
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+        if first >= FRESH_EXT then touched[#touched + 1] = K_GROUPS end
       end
     end
   end
@@ -39,4 +41,5 @@ if #mine > 0 then
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
   redis.call('HDEL', K_LEASED, unpack(mine))
 end
+part()
 return stale

@@ -3,7 +3,8 @@
 -- index entries again; it never removes a record, a body or a key's entry.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket width ms, 2 '1' = repair, 3 how long idempotency keys outlive their task ms,
---       then (id, idempotency key that names it or '', number of leases l in which it was seen, l x lease id) ...
+--       then (id, idempotency key that names it or '', entry of the index of groups that names it or '', number of leases l in
+--       which it was seen, l x lease id) ...
 -- REPLY for each id its problems: a list of kinds, as store/fsck.py explains them
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 100 ids, each looked for in the leases that are named with it and in the one that the index names;
@@ -11,6 +12,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/leased.lua
 --@include lib/turns.lua
@@ -19,14 +21,14 @@ local now = now_ms()
 local copying = string.find(redis.call('HGET', K_CLOCK, 'rules') or '', '~', 1, true) ~= nil
 local expanded = tonumber(redis.call('HGET', K_CLOCK, 'expanded') or '') or 0
 local suspects = {}
-local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_LEASED, unpack(K_NEAR, 0, 7) }
+local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_LEASED, K_GROUPS, unpack(K_NEAR, 0, 7) }
 local from = 4
 while from <= #ARGV do
-  local n = tonumber(ARGV[from + 2])
-  local one = { id = ARGV[from], key = ARGV[from + 1], lids = { unpack(ARGV, from + 3, from + 2 + n) } }
+  local n = tonumber(ARGV[from + 3])
+  local one = { id = ARGV[from], key = ARGV[from + 1], member = ARGV[from + 2], lids = { unpack(ARGV, from + 4, from + 3 + n) } }
   suspects[#suspects + 1] = one
   keys[#keys + 1] = k_bucket(math.floor(id_due(one.id) / W))
-  from = from + 3 + n
+  from = from + 4 + n
 end
 local err = guard(keys)
 if err then return err end
@@ -88,7 +90,7 @@ local function in_leases(id, lids)
   return places, rec, right, named
 end
 
-local function judge(id, key, lids)
+local function judge(id, key, named_by, lids)
   local home = math.floor(id_due(id) / W)
   local at_home, places = redis.call('HGET', k_bucket(home), id), 0
   local rec = at_home
@@ -142,10 +144,21 @@ local function judge(id, key, lids)
         if repair then redis.call('PERSIST', idem) end
       end
     end
+    local member = grouped(id, rec, at, flags)
+    if member and not redis.call('ZSCORE', K_GROUPS, member) then
+      report('group-missing')
+      if repair then redis.call('ZADD', K_GROUPS, 0, member) end
+    end
     if is_stub(flags) and not body then report('body-missing') end
     if body and not is_stub(flags) then report('body-orphan') end
   elseif places == 0 and body then
     report('body-orphan')
+  end
+  if named_by ~= '' and redis.call('ZSCORE', K_GROUPS, named_by) then
+    if places == 0 or kind == 'ok' and grouped(id, rec, at, flags) ~= named_by then
+      report('group-dangling')
+      if repair then redis.call('ZREM', K_GROUPS, named_by) end
+    end
   end
   if key ~= '' then
     local idem = k_idem(key)
@@ -164,7 +177,7 @@ end
 local reply = {}
 for _, one in ipairs(suspects) do
   bad = {}
-  judge(one.id, one.key, one.lids)
+  judge(one.id, one.key, one.member, one.lids)
   reply[#reply + 1] = bad
 end
 return reply

@@ -16,7 +16,7 @@
 local now = now_ms()
 local lid, idem_ttl = ARGV[1], ARGV[2]
 local lease = k_lease(lid)
-local err = guard({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT })
+local err = guard({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT, K_GROUPS })
 if err then return err end
 local stale, ended, kept, until_ms = {}, {}, gather(), gather()
 local ids, taken, cancelled = {}, {}, {}
@@ -48,5 +48,6 @@ if #ended > 0 then
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, lid) end
   redis.call('HDEL', K_LEASED, unpack(ended))
 end
+part()
 announce(ended, ARGV[3])
 return stale

@@ -11,7 +11,7 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/finish.lua
-local err = guard({ K_DEAD, K_DEAD_AT })
+local err = guard({ K_DEAD, K_DEAD_AT, K_GROUPS })
 if err then return err end
 local ids = { unpack(ARGV, 3) }
 if ARGV[2] ~= '0' then ids = redis.call('ZRANGE', K_DEAD_AT, '-inf', '(' .. ARGV[2], 'BYSCORE', 'LIMIT', 0, 500) end
@@ -26,4 +26,5 @@ for _, id in ipairs(ids) do
   end
   redis.call('ZREM', K_DEAD_AT, id)
 end
+part()
 return deleted

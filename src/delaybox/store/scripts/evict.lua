@@ -14,7 +14,7 @@
 --@include lib/finish.lua
 --@include lib/leased.lua
 --@include lib/find.lua
-local err = guard({ K_QUAR, K_QUAR_AT })
+local err = guard({ K_QUAR, K_QUAR_AT, K_GROUPS })
 if err then return err end
 local W, ids = tonumber(ARGV[3]), { unpack(ARGV, 4) }
 if ARGV[2] ~= '0' then ids = redis.call('ZRANGE', K_QUAR_AT, '-inf', '(' .. ARGV[2], 'BYSCORE', 'LIMIT', 0, 500) end
@@ -32,4 +32,5 @@ for _, id in ipairs(ids) do
   end
   redis.call('ZREM', K_QUAR_AT, id)
 end
+part()
 return deleted

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Asserts the hints of one chunk of a bucket: expansion and scrubber are the same step (rules 4 to 6).
+-- Asserts the hints of one chunk of a bucket, and the groups of its tasks: expansion and scrubber are the same step (rules 4 to 6).
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket number, 2 cursor as last replied ('0' first), 3 count, 4 bucket width ms
 -- REPLY {cursor ('0' at the end), fields seen, hints added, pointers dropped, quarantined}
@@ -10,6 +10,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/turns.lua
@@ -18,7 +19,7 @@
 local now = now_ms()
 local number, W = tonumber(ARGV[1]), tonumber(ARGV[4])
 local bucket = k_bucket(number)
-local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
+local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, K_GROUPS, unpack(K_NEAR, 0, 7) })
 if err then return err end
 local c = clock(now)
 local horizon = c.horizon
@@ -29,12 +30,15 @@ local scan = redis.call('HSCAN', bucket, cursor, 'COUNT', ARGV[3])
 cursor = scan[1] == '0' and '0' or scan[1] .. '@' .. run
 local flat = scan[2]
 local near, far, active, gone, dropped, soured = gather(), {}, {}, gather(), 0, 0
+local members = gather()
 local hints = 0
 -- kind, due
 local function look(id, rec)
   local kind, flags, due, at = rec_head(id, rec)
   if kind ~= 'ok' then return kind end
   local lane = rec_lane(rec, at)
+  local member = byte(rec, 1) >= FRESH_EXT and grouped(id, rec, at, flags)
+  if member then add2(members, K_GROUPS, 0, member) end
   if due < horizon then
     -- what is due may be ready already; asserting it in near as well would only make a claim look twice
     local critical = flags % 4 == 0
@@ -70,6 +74,7 @@ for i = 1, #flat, 2 do
     end
   end
 end
+flush(members, 'ZADD')
 flush(near, 'ZADD')
 for _, l in pairs(active) do activate(l[1], l[2]) end
 for _, f in ipairs(far) do hint(f[1], f[2], f[3], f[4], W, c) end

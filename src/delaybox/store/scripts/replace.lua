@@ -57,7 +57,7 @@ for i = 6, #ARGV, 6 do
     local home = math.floor(id_due(mine) / W)
     local _, new_flags, _, new_at = rec_head(mine, rec)
     local lane = rec_lane(rec, new_at)
-    local keys = { req, entry, k_bucket(home), k_bucket(math.floor(due / W)), k_body(mine), K_BUCKETS, K_CLOCK, unpack(K_NEAR, 0, 7) }
+    local keys = { req, entry, k_bucket(home), k_bucket(math.floor(due / W)), k_body(mine), K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 7) }
     if pending then
       keys[#keys + 1] = k_bucket(math.floor(old_due / W))
       keys[#keys + 1] = k_ready(rec_lane(there, at), flags % 4 == 0)
@@ -69,6 +69,7 @@ for i = 6, #ARGV, 6 do
     err = guard(keys)
     if err then return err end
     if longest > 0 then rec = ext_set(rec, new_at, new_flags, EXT_WAITING, u48(since)) end
+    local entered = grouped(mine, rec, new_at, new_flags)
     if pending then
       local _, _, deliveries = rec_counters(there)
       rec = rec_build(rec, new_at, new_flags, 0, 0, deliveries, due)
@@ -86,10 +87,13 @@ for i = 6, #ARGV, 6 do
         redis.call('HSET', K_DEAD, old, sub(there, 1, from - 1) .. dead)
       end
     end
+    if entered then redis.call('ZADD', K_GROUPS, 0, entered) end
     if is_stub(new_flags) then redis.call('SET', k_body(mine), body) end
     place(mine, rec, new_flags, lane, due, W, c)
     redis.call('SET', entry, mine .. ARGV[i + 3])
     if pending and is_stub(flags) and not is_stub(new_flags) then redis.call('UNLINK', k_body(old)) end
+    local left = pending and grouped(old, there, at, flags)
+    if left and left ~= entered then redis.call('ZREM', K_GROUPS, left) end
     answer(pending and 'moved' or 'new', mine, due)
   end
 end

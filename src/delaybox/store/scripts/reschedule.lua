@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Moves pending tasks to another time or priority. The id stays, so its home bucket stays; the header's due counts.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 bucket width ms, 2 wake channel, 3 'at', 'delay' or 'keep', 4 Unix ms or ms, 5 priority 0..3 or -1 to keep, then ids
+-- ARGV  1 bucket width ms, 2 wake channel, 3 'at', 'delay' or 'keep', 4 Unix ms or ms, 5 priority 0..3 or -1 to keep,
+--       6 '' or the group that each must belong to (of another it is unknown), then ids
 -- REPLY for each id: its due ms now, or running, dead, quarantined, newer or unknown
 -- ERRORS TRYAGAIN (what was moved before stays moved; asking again moves it to the same place)
 -- BOUND 500 ids; all together look 1,000 times into leases that an earlier version made
@@ -17,14 +18,16 @@
 --@include lib/find.lua
 local now = now_ms()
 local W, how, value, priority = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local group = ARGV[6]
 local words = { lease = 'running', dead = 'dead', quarantine = 'quarantined' }
 local c = clock(now)
 local reply = {}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   local id = ARGV[i]
   local where, rec = find(id, W)
   local kind, flags, due, at
   if where == 'home' then kind, flags, due, at = rec_head(id, rec) end
+  if kind == 'ok' and group ~= '' and ext_get(rec, at, flags, EXT_GROUP) ~= group then kind = nil end
   if kind == 'ok' then
     local to = due
     if how == 'at' then to = value end

@@ -3,7 +3,8 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 id of the store, 2 command id (16 bytes), 3 bucket width ms, 4 how long the command is remembered ms,
 --       5 wake channel, 6 n, 7 number of keyed tasks m, 8 number of large bodies k,
---       then n x (id template, record), m x (index from 1, idempotency key, fingerprint), k x (index from 1, body)
+--       9 number of tasks g in groups, then n x (id template, record), m x (index from 1, idempotency key, fingerprint),
+--       k x (index from 1, body), g x (index from 1, group, as the record's extension names it)
 --       An id template's 48 bits are a due time, or, with the top bit set, a delay to which this server's clock is added.
 -- REPLY {time of scheduling ms, m x answer}; answer: '' created, id = the key's task (same body), '!' .. id = other body,
 --       '~' .. id = its task was cancelled.
@@ -31,7 +32,7 @@ if err then return err end
 local keys = new.keys
 keys[#keys + 1] = req
 local skip, idem = {}, {}
-local at = 9 + 2 * n
+local at = 10 + 2 * n
 for i = 1, m do
   local index, key, print_ = tonumber(ARGV[at]), k_idem(ARGV[at + 1]), ARGV[at + 2]
   at = at + 3
@@ -60,7 +61,7 @@ end
 
 local ids = {}
 for i = 1, n do
-  if not skip[i] then ids[i] = add_new(new, ARGV[7 + 2 * i], ARGV[8 + 2 * i]) end
+  if not skip[i] then ids[i] = add_new(new, ARGV[8 + 2 * i], ARGV[9 + 2 * i]) end
 end
 for i = 1, m do
   local r = reply[i + 1]
@@ -71,9 +72,21 @@ for _ = 1, k do
   if id then add_body(new, id, ARGV[at + 1]) end
   at = at + 2
 end
+local members = {}
+for _ = 1, tonumber(ARGV[9]) do
+  local id = ids[tonumber(ARGV[at])]
+  if id then
+    members[#members + 1] = 0
+    members[#members + 1] = ARGV[at + 1] .. '\0' .. id
+  end
+  at = at + 2
+end
+if #members > 0 then keys[#keys + 1] = K_GROUPS end
 err = guard(keys)
 if err then return err end
 
+-- At most 500 pairs. A task enters its group before its record is written.
+if #members > 0 then redis.call('ZADD', K_GROUPS, unpack(members)) end
 for key, who in pairs(idem) do redis.call('SET', key, ids[who[1]] .. who[2]) end
 redis.call('SET', req, cmsgpack.pack(reply), 'PX', ARGV[4])
 write_new(new, ARGV[5])

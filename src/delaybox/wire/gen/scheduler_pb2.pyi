@@ -73,7 +73,7 @@ TASK_STATE_CANCELLED: TaskState
 TASK_STATE_FINISHED_OR_UNKNOWN: TaskState
 
 class NewTask(_message.Message):
-    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms", "on_conflict", "max_wait_ms", "unique_while", "delivery", "webhook")
+    __slots__ = ("payload", "due_ms", "delay_ms", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms", "on_conflict", "max_wait_ms", "unique_while", "delivery", "group", "webhook")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class NewTask(_message.Message):
     MAX_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     UNIQUE_WHILE_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
     due_ms: int
@@ -131,8 +132,9 @@ class NewTask(_message.Message):
     max_wait_ms: int
     unique_while: UniqueWhile
     delivery: Delivery
+    group: str
     webhook: _task_pb2.Webhook
-    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., on_conflict: _Optional[_Union[OnConflict, str]] = ..., max_wait_ms: _Optional[int] = ..., unique_while: _Optional[_Union[UniqueWhile, str]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
+    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., on_conflict: _Optional[_Union[OnConflict, str]] = ..., max_wait_ms: _Optional[int] = ..., unique_while: _Optional[_Union[UniqueWhile, str]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "field", "retry_after_ms")
@@ -197,7 +199,7 @@ class GetRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
-    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "webhook", "fired_ms", "ended_ms", "node", "remembered")
+    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "group", "webhook", "fired_ms", "ended_ms", "node", "remembered")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +237,7 @@ class TaskInfo(_message.Message):
     TRACEBACK_FIELD_NUMBER: _ClassVar[int]
     MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     FIRED_MS_FIELD_NUMBER: _ClassVar[int]
     ENDED_MS_FIELD_NUMBER: _ClassVar[int]
@@ -263,12 +266,13 @@ class TaskInfo(_message.Message):
     traceback: str
     max_snooze_ms: int
     delivery: Delivery
+    group: str
     webhook: _task_pb2.Webhook
     fired_ms: int
     ended_ms: int
     node: str
     remembered: bool
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., node: _Optional[str] = ..., remembered: bool = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., node: _Optional[str] = ..., remembered: bool = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("fraction", "message")
@@ -279,7 +283,7 @@ class Progress(_message.Message):
     def __init__(self, fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
 
 class TaskFilter(_message.Message):
-    __slots__ = ("state", "queue", "type", "labels", "due_from_ms", "due_to_ms")
+    __slots__ = ("state", "queue", "type", "labels", "due_from_ms", "due_to_ms", "group")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -293,13 +297,15 @@ class TaskFilter(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DUE_FROM_MS_FIELD_NUMBER: _ClassVar[int]
     DUE_TO_MS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     state: TaskState
     queue: str
     type: TaskType
     labels: _containers.ScalarMap[str, str]
     due_from_ms: int
     due_to_ms: int
-    def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_from_ms: _Optional[int] = ..., due_to_ms: _Optional[int] = ...) -> None: ...
+    group: str
+    def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_from_ms: _Optional[int] = ..., due_to_ms: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("filter", "limit", "cursor")

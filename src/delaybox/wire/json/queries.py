@@ -15,20 +15,23 @@ from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.core.words import show, unknown
 from delaybox.wire import scaling
-from delaybox.wire.json import types
+from delaybox.wire.json import bulk_types, types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import JsonReader
-from delaybox.wire.json.tasks import check_label, labels_of, queue_of, type_of, whole
+from delaybox.wire.json.tasks import check_label, group_of, labels_of, queue_of, type_of, when_of, whole
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 
 _MAX_FIELDS = 60
 _STATES: Final = {s.value: s for s in TaskState}
-_DEAD = ("queue", "type", "label", "due_from", "due_to", "cursor", "limit")
+_DEAD = ("queue", "type", "label", "group", "due_from", "due_to", "cursor", "limit")
 _TASKS = ("state", *_DEAD)
 _FORECAST = ("from", "to", "step")
-_CANCEL = ("free_key",)
+_CANCEL = ("free_key", "running")
+_GET = ("wait",)
+MAX_WAIT_MS: Final = 60_000
+"""For how long a GET of a task may wait for its end."""
 _BOOLS: Final = {"true": True, "false": False}
 _MEANT = {
     "status": "state",
@@ -75,12 +78,29 @@ def parse_scaling(query: bytes) -> ScalingQuery:
     return scaling.query_of(given)
 
 
-def parse_cancel(query: bytes) -> bool:
-    """The query of ``DELETE /v1/tasks/{id}``: free_key. InvalidTask."""
-    given, _ = fields_of(query, _CANCEL, {"free": "free_key", "freekey": "free_key"})
-    text = given.get("free_key", "false")
+def parse_cancel(query: bytes) -> tuple[bool, bool]:
+    """The query of ``DELETE /v1/tasks/{id}``: free_key and running. InvalidTask."""
+    given, _ = fields_of(query, _CANCEL, {"free": "free_key", "freekey": "free_key", "stop": "running"})
+    return _flag(given, "free_key"), _flag(given, "running")
+
+
+def parse_get(query: bytes) -> int:
+    """The query of ``GET /v1/tasks/{id}``: for how long (ms) to wait for its end. InvalidTask."""
+    given, _ = fields_of(query, _GET, {"timeout": "wait"})
+    if "wait" not in given:
+        return 0
+    wait = duration_ms("wait", given["wait"], least=0)
+    if wait > MAX_WAIT_MS:
+        raise InvalidTask(
+            "wait", f"wait {show(given['wait'])} is more than {MAX_WAIT_MS // 1000} s; give less, and ask again"
+        )
+    return wait
+
+
+def _flag(given: Mapping[str, str], name: str) -> bool:
+    text = given.get(name, "false")
     if text not in _BOOLS:
-        raise InvalidTask("free_key", f"free_key {show(text)} is neither true nor false; give one of them")
+        raise InvalidTask(name, f"{name} {show(text)} is neither true nor false; give one of them")
     return _BOOLS[text]
 
 
@@ -96,16 +116,85 @@ def parse_replay(body: bytes) -> tuple[TaskQuery, int]:
     limit = DEFAULT_REPLAY if asked.limit is None else whole("limit", asked.limit)
     if not 1 <= limit <= MAX_REPLAY:
         raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
+    return _filter(asked.queue, asked.type, asked.labels, asked.due_from, asked.due_to), limit
+
+
+_read_cancel_many = JsonReader(bulk_types.CancelManyRequest, where="a field of a selection of tasks")
+_read_reschedule_many = JsonReader(bulk_types.RescheduleManyRequest, where="a field of a selection of tasks")
+_read_selection = JsonReader(bulk_types.SelectionRequest, where="a field of a selection of tasks")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which pending tasks are to be changed, how many at most (0: all), and whether only to count."""
+
+    wanted: TaskQuery
+    limit: int
+    dry_run: bool
+
+
+def parse_cancel_many(body: bytes) -> tuple[Chosen, bool]:
+    """The body of ``POST /v1/tasks/cancel``; and whether keys are freed. InvalidTask."""
+    asked = _read_cancel_many(body)
+    _read_cancel_many.check_names(body, asked)
+    return _chosen(asked), bool(asked.free_keys)
+
+
+def parse_reschedule_many(body: bytes) -> tuple[Chosen, int | None, int | None]:
+    """The body of ``POST /v1/tasks/reschedule``; with due ms or delay ms. InvalidTask."""
+    asked = _read_reschedule_many(body)
+    _read_reschedule_many.check_names(body, asked)
+    due_ms, delay_ms = when_of(asked, _read_reschedule_many, body)
+    if due_ms is None and delay_ms is None:
+        raise InvalidTask("at", "neither at nor delay is given; say when the tasks are to be due")
+    return _chosen(asked), due_ms, delay_ms
+
+
+def parse_run_many(body: bytes) -> Chosen:
+    """The body of ``POST /v1/tasks/run``. InvalidTask."""
+    asked = _read_selection(body)
+    _read_selection.check_names(body, asked)
+    return _chosen(asked)
+
+
+def _chosen(asked: bulk_types.SelectionRequest) -> Chosen:
+    found = _filter(asked.queue, asked.type, asked.labels, asked.due_from, asked.due_to)
+    if asked.group is not None:
+        found = replace(found, group=group_of("group", asked.group))
+    if asked.state is not None:
+        if asked.state not in bulk_types.PENDING_STATES:
+            raise InvalidTask("state", f"state {show(asked.state)} is not one of pending tasks; use scheduled or ready")
+        found = replace(found, state=_STATES[asked.state])
+    empty = found == TaskQuery()
+    if empty and not asked.all:
+        raise InvalidTask("body", "body names no tasks; give queue, labels, group and so on, or all true for every one")
+    if asked.all and not empty:
+        raise InvalidTask("all", "all is given with a filter; give one of them")
+    limit = 0
+    if asked.limit is not None:
+        limit = whole("limit", asked.limit)
+        if limit < 1:
+            raise InvalidTask("limit", f"limit {limit} is less than 1; give 1 or more, or leave it out for no limit")
+    return Chosen(found, limit, bool(asked.dry_run))
+
+
+def _filter(
+    queue: str | None,
+    kind: str | None,
+    labels: Mapping[str, str] | None,
+    due_from: types.Number,
+    due_to: types.Number,
+) -> TaskQuery:
     found = TaskQuery(
-        queue=None if asked.queue is None else queue_of("queue", asked.queue),
-        type=None if asked.type is None else type_of("type", asked.type),
-        labels=labels_of(asked.labels or {}),
+        queue=None if queue is None else queue_of("queue", queue),
+        type=None if kind is None else type_of("type", kind),
+        labels=labels_of(labels or {}),
     )
-    if asked.due_from is not None:
-        found = replace(found, due_from_ms=_moment("due_from", asked.due_from))
-    if asked.due_to is not None:
-        found = replace(found, due_to_ms=_moment("due_to", asked.due_to))
-    return found, limit
+    if due_from is not None:
+        found = replace(found, due_from_ms=_moment("due_from", due_from))
+    if due_to is not None:
+        found = replace(found, due_to_ms=_moment("due_to", due_to))
+    return found
 
 
 def _moment(field: str, value: str | float) -> int:
@@ -131,6 +220,7 @@ def _listing(query: bytes, known: Sequence[str]) -> Listing:
             queue=queue_of("queue", given["queue"]) if "queue" in given else None,
             type=type_of("type", given["type"]) if "type" in given else None,
             labels=labels,
+            group=group_of("group", given["group"]) if "group" in given else "",
             due_from_ms=moment_ms("due_from", given["due_from"]) if "due_from" in given else everything.due_from_ms,
             due_to_ms=moment_ms("due_to", given["due_to"]) if "due_to" in given else everything.due_to_ms,
         ),

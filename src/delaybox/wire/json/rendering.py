@@ -61,6 +61,7 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         expire_after_ms=new.expire_after_ms,
         max_snooze_ms=new.max_snooze_ms,
         delivery=_delivery(new.delivery),
+        group=new.group,
         created=stored.created,
         warning=stored.warning,
     )
@@ -92,6 +93,7 @@ def task(view: TaskView) -> types.Task:
         expire_after_ms=view.expire_after_ms,
         max_snooze_ms=view.max_snooze_ms,
         delivery=_delivery(view.delivery),
+        group=view.group,
         attempt=view.attempt,
         losses=view.losses,
         deliveries=view.deliveries,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -13,6 +13,8 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.lane import check_name
 from delaybox.core.limits import (
     DEFAULT_PAYLOAD_BYTES,
+    GROUP,
+    GROUP_FORM,
     LABEL,
     LABEL_FORM,
     MAX_HEADER_BYTES,
@@ -98,7 +100,7 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
     task_type = _PUB_SUB
     if asked.type is not None and asked.type != "pub_sub":
         task_type = type_of("type", asked.type)
-    due_ms, delay_ms = _when(asked, _read_task, raw)
+    due_ms, delay_ms = when_of(asked, _read_task, raw)
     own_key = asked.idempotency_key
     if own_key is not None:
         check_key("idempotency_key", own_key)
@@ -152,6 +154,7 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         delivery=DeliveryMode.AT_LEAST_ONCE if asked.delivery is None else delivery_of(asked.delivery),
         reject_past=bool(asked.reject_past),
         queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
+        group="" if asked.group is None else group_of("group", asked.group),
         webhook=webhook,
     )
     if asked.delivery is not None:
@@ -168,7 +171,7 @@ def parse_change(body: bytes, rules: TaskRules) -> TaskChange:
     """What a PATCH body asks for. Raises InvalidTask or PayloadTooLarge."""
     asked = _read_change(body)
     _read_change.check_names(body, asked)
-    due_ms, delay_ms = _when(asked, _read_change, body)
+    due_ms, delay_ms = when_of(asked, _read_change, body)
     change = TaskChange(
         due_ms=due_ms,
         delay_ms=delay_ms,
@@ -208,9 +211,15 @@ def whole(field: str, value: int | float) -> int:
     return int(value)
 
 
-def _when(
-    asked: types.TaskRequest | types.ChangeRequest, reader: JsonReader[Any], body: bytes
-) -> tuple[int | None, int | None]:
+class Timed(Protocol):
+    """A body that may say when."""
+
+    at: types.Number
+    delay: types.Number
+
+
+def when_of(asked: Timed, reader: JsonReader[Any], body: bytes) -> tuple[int | None, int | None]:
+    """(due ms, delay ms) of a body: one of the two, or neither. InvalidTask."""
     at, delay = asked.at, asked.delay
     if at is not None:
         if delay is not None:
@@ -239,6 +248,13 @@ def queue_of(field: str, text: str) -> str:
     """A queue's name. InvalidTask."""
     if QUEUE.fullmatch(text) is None:
         raise InvalidTask(field, f"{field} {show(text)} is not a queue name; use {QUEUE_FORM}")
+    return text
+
+
+def group_of(field: str, text: str) -> str:
+    """A group's name. InvalidTask."""
+    if GROUP.fullmatch(text) is None:
+        raise InvalidTask(field, f"{field} {show(text)} is not a group's name; use {GROUP_FORM}")
     return text
 
 

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from delaybox.core.limits import (
     DEFAULT_REPLAY,
+    GROUP,
     LABEL,
     MAX_ATTEMPTS,
     MAX_BATCH,
@@ -34,6 +35,7 @@ PRIORITIES: Final = ("low", "normal", "high", "critical")
 STATES: Final = ("scheduled", "ready", "running", "succeeded", "failed", "cancelled")
 QUEUE_PATTERN: Final = f"^{QUEUE.pattern}$"
 LABEL_PATTERN: Final = f"^{LABEL.pattern}$"
+GROUP_PATTERN: Final = f"^{GROUP.pattern}$"
 ID_PATTERN: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-8[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 _EXAMPLE_ID: Final = "01a2b3c4-d5e6-8001-9f00-112233445566"
 _EXAMPLE_DUE: Final = "2030-01-31T08:00:00.000Z"
@@ -88,6 +90,10 @@ Delay = Annotated[
         extra_json_schema=_span(0),
     ),
 ]
+
+
+DueFrom = Annotated[Number, Meta(description="due at or after", extra_json_schema=_MOMENT)]
+DueTo = Annotated[Number, Meta(description="due before", extra_json_schema=_MOMENT)]
 
 
 def duration(text: str, example: str, least: int = 1) -> Meta:
@@ -246,6 +252,14 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
             extra_json_schema={"enum": list(DELIVERY_MODES)},
         ),
     ] = None
+    group: Annotated[
+        str | None,
+        Meta(
+            description="tasks of one group can be released, moved or cancelled together",
+            examples=["order-17"],
+            extra_json_schema={"pattern": GROUP_PATTERN},
+        ),
+    ] = None
     reject_past: Annotated[bool | None, Meta(description="true: a past `at` is 422 and not run at once")] = None
 
 
@@ -286,8 +300,8 @@ class ReplayRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=F
     queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None
     type: Annotated[str | None, Meta(extra_json_schema={"enum": [*TYPES, None]})] = None
     labels: Labels = None
-    due_from: Annotated[Number, Meta(description="due at or after", extra_json_schema=_MOMENT)] = None
-    due_to: Annotated[Number, Meta(description="due before", extra_json_schema=_MOMENT)] = None
+    due_from: DueFrom = None
+    due_to: DueTo = None
     limit: Annotated[
         int | float | None,
         Meta(
@@ -344,6 +358,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     method: str = ""
     retry_on: list[int] = []
     labels: dict[str, str] = {}
+    group: str = ""
     timeout_ms: Count = 0
     expire_after_ms: Count = 0
     max_snooze_ms: Count = 0

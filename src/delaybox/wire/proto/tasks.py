@@ -105,6 +105,7 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         delivery=_delivery(asked),
         reject_past=asked.reject_past,
         queue_unstated=task_type is TaskType.WORKER and not asked.queue,
+        group=v1.group_of("group", asked.group) if asked.group else "",
         webhook=webhook,
     )
     if asked.delivery:

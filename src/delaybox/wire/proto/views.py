@@ -71,6 +71,7 @@ def info(view: TaskView) -> pb.TaskInfo:
         ended_ms=view.ended_ms,
         node=view.node,
         remembered=view.remembered,
+        group=view.group,
     )
     if view.webhook is not None:
         out.webhook.CopyFrom(message_of(view.webhook))

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from delaybox.core.limits import MAX_DELAY_MS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.wire.json import types
+from delaybox.wire.json.bulk_types import PENDING_STATES
 
 VERSION: Final = "3.0.3"
 _NULL: Final = {"type": "null"}
@@ -20,6 +21,7 @@ NAMED: Final[Mapping[str, dict[str, Any]]] = {
     "TaskType": {"type": "string", "enum": list(types.TYPES)},
     "Priority": {"type": "string", "enum": list(types.PRIORITIES)},
     "TaskState": {"type": "string", "enum": list(types.STATES)},
+    "PendingState": {"type": "string", "enum": list(PENDING_STATES)},
     "Moment": {
         "description": "RFC 3339 with an offset, or Unix ms",
         "anyOf": [

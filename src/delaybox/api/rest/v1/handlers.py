@@ -15,11 +15,12 @@ from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
+from delaybox.core.query import BulkResult
 from delaybox.core.task import NewTask, Submitted, TaskType
-from delaybox.service import Service, ShownRules
+from delaybox.service import Selection, Service, ShownRules
 from delaybox.wire import members, scaling
 from delaybox.wire.bounds import check_batch_count
-from delaybox.wire.json import history, queries, queue_rules, queue_types, rendering, tasks, types
+from delaybox.wire.json import bulk_types, history, queries, queue_rules, queue_types, rendering, tasks, types
 from delaybox.wire.json.reading import JsonReader
 from delaybox.wire.trace import trace_of, with_trace
 
@@ -111,13 +112,13 @@ class V1:
     # -- one task -----------------------------------------------------------------------------------------------
 
     async def get(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        queries.parse_none(scope["query_string"])
-        return Reply(rendering.task(await self._service.get(scope["params"]["id"])))
+        wait_ms = queries.parse_get(scope["query_string"])
+        return Reply(rendering.task(await self._service.get(scope["params"]["id"], wait_ms=wait_ms)))
 
     async def cancel(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        free_key = queries.parse_cancel(scope["query_string"])
-        await self._service.cancel(scope["params"]["id"], free_key=free_key)
-        return _NOTHING
+        free_key, running = queries.parse_cancel(scope["query_string"])
+        asked = await self._service.cancel(scope["params"]["id"], running=running, free_key=free_key)
+        return Reply(None, 202) if asked else _NOTHING
 
     async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
@@ -133,6 +134,21 @@ class V1:
         return Reply(rendering.moved(task_id, await self._service.run_now(task_id)))
 
     # -- many ---------------------------------------------------------------------------------------------------
+
+    async def cancel_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        queries.parse_none(scope["query_string"])
+        chosen, free_keys = queries.parse_cancel_many(await self._edge.json_body(headers, receive))
+        return _changed(await self._service.bulk.cancel(_selection(chosen), free_keys=free_keys))
+
+    async def change_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        queries.parse_none(scope["query_string"])
+        chosen, due_ms, delay_ms = queries.parse_reschedule_many(await self._edge.json_body(headers, receive))
+        return _changed(await self._service.bulk.reschedule(_selection(chosen), due_ms=due_ms, delay_ms=delay_ms))
+
+    async def run_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        queries.parse_none(scope["query_string"])
+        chosen = queries.parse_run_many(await self._edge.json_body(headers, receive))
+        return _changed(await self._service.bulk.run_now(_selection(chosen)))
 
     async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         asked = queries.parse_tasks(scope["query_string"])
@@ -218,6 +234,14 @@ class V1:
 
 
 _NOTHING = Reply(None, 204)
+
+
+def _selection(chosen: queries.Chosen) -> Selection:
+    return Selection(wanted=chosen.wanted, limit=chosen.limit, dry_run=chosen.dry_run)
+
+
+def _changed(done: BulkResult) -> Reply:
+    return Reply(bulk_types.ChangedMany(done.matched, done.changed, done.skipped, done.sample))
 
 
 def _queue(scope: Scope) -> str:

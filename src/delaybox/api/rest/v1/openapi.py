@@ -25,6 +25,7 @@ from delaybox.core.limits import (
 )
 from delaybox.core.scaling import KINDS, MAX_PLACES, WORKER
 from delaybox.wire.json import types
+from delaybox.wire.json.queries import MAX_WAIT_MS
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
@@ -62,6 +63,15 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "free_key": (
         "true: the task's idempotency key may be used again at once",
         {"type": "boolean", "default": False},
+    ),
+    "running": (
+        "true: also when it runs; then the worker that runs it is asked to stop it",
+        {"type": "boolean", "default": False},
+    ),
+    "group": ("only tasks of this group", {"type": "string", "pattern": types.GROUP_PATTERN}),
+    "wait": (
+        f"for how long to wait for its end, in ms or as `30s`; at most `{MAX_WAIT_MS // 1000}s`",
+        {"type": "string", "format": "delaybox-duration", "example": "30s"},
     ),
     "cursor": ("the last page's cursor", {"type": "string", "maxLength": MAX_CURSOR}),
     "limit": (

@@ -14,7 +14,7 @@ from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
-from delaybox.wire.json import history, nodes, queue_types, scaling, tasks, types
+from delaybox.wire.json import bulk_types, history, nodes, queue_types, scaling, tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell_rules import ShellRules
 
@@ -47,7 +47,11 @@ _SIZE = {413: "the body, the payload or the headers are too large", 415: "the bo
          408: "the body did not come within 30 s", 429: "too much waits already; see Retry-After"}  # fmt: skip
 _ONE = {404: "no such task", 409: "it runs right now, so it cannot be changed"}
 _PENDING = {**_ONE, 410: "nothing of it is kept and its time is past: it has finished, or never was"}
-_FILTER = ("queue", "type", "label", "due_from", "due_to", "cursor", "limit")
+_MANY = (
+    "`dry_run` counts and shows a sample. Very many tasks take a while: give a `limit`, and call again until `changed` "
+    "is 0."
+)
+_FILTER = ("queue", "type", "label", "group", "due_from", "due_to", "cursor", "limit")
 
 CALLS: Final[tuple[ApiCall, ...]] = (
     ApiCall(
@@ -103,6 +107,45 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         examples={"two": {"tasks": [{"delay": "15m", "payload": "one"}, {"delay": "20m", "payload": "two"}]}},
     ),
     ApiCall(
+        method="POST",
+        path="/v1/tasks/cancel",
+        name="cancelTasks",
+        handler=lambda v1: v1.cancel_many,
+        summary="Cancel pending tasks by filter",
+        about=_MANY,
+        tag="tasks",
+        body=bulk_types.CancelManyRequest,
+        answers={200: ("how many", bulk_types.ChangedMany)},
+        refusals=_SIZE,
+        examples={"a group": {"group": "order-17"}, "look first": {"queue": "mail", "dry_run": True}},
+    ),
+    ApiCall(
+        method="POST",
+        path="/v1/tasks/reschedule",
+        name="rescheduleTasks",
+        handler=lambda v1: v1.change_many,
+        summary="Move pending tasks by filter",
+        about=f"All to one moment; those that are due then anyway are left out. {_MANY}",
+        tag="tasks",
+        body=bulk_types.RescheduleManyRequest,
+        answers={200: ("how many", bulk_types.ChangedMany)},
+        refusals=_SIZE,
+        examples={"a group, later": {"group": "order-17", "delay": "1h"}},
+    ),
+    ApiCall(
+        method="POST",
+        path="/v1/tasks/run",
+        name="runTasks",
+        handler=lambda v1: v1.run_many,
+        summary="Run pending tasks by filter now",
+        about=f"Those that wait for their time. {_MANY}",
+        tag="tasks",
+        body=bulk_types.SelectionRequest,
+        answers={200: ("how many", bulk_types.ChangedMany)},
+        refusals=_SIZE,
+        examples={"release a group": {"group": "order-17"}},
+    ),
+    ApiCall(
         method="GET",
         path="/v1/tasks",
         name="listTasks",
@@ -121,8 +164,11 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         handler=lambda v1: v1.get,
         summary="Get a task",
         about="Its state, attempts, and its result while that is kept. Of a task that has ended the end is remembered "
-        "for a while (`history.keep`): then `remembered` is true, and payload, headers and labels are not stated.",
+        "for a while (`history.keep`): then `remembered` is true, and payload, headers and labels are not stated. "
+        "With `wait` the answer comes when the task has ended, or after that time, whichever is first: its state says "
+        "which.",
         tag="tasks",
+        query=("wait",),
         answers={200: ("the task", types.Task)},
         refusals={404: "no record, and its time has not come: cancelled, or never was", 410: _PENDING[410]},
     ),
@@ -149,8 +195,11 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         "for a task that will run; with `free_key` it may be used again at once. `free_key` may also be given later, "
         "for a task that is cancelled already.",
         tag="tasks",
-        query=("free_key",),
-        answers={204: ("cancelled; it will not run", None)},
+        query=("free_key", "running"),
+        answers={
+            204: ("cancelled; it will not run", None),
+            202: ("`running`: the worker that runs it was asked to stop it; its state shows what came of it", None),
+        },
         refusals=_PENDING,
     ),
     ApiCall(

@@ -29,8 +29,14 @@ local function unlock(id, rec, flags, at, when)
   return without_key(rec, at, flags)
 end
 
+-- Entries of groups whose records the script deletes. part() removes them, as the last step: a task leaves its group when it is gone.
+local parted = {}
+local function part()
+  for from = 1, #parted, 1000 do redis.call('ZREM', K_GROUPS, unpack(parted, from, math.min(from + 999, #parted))) end
+end
+
 -- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry; one
--- that is a lock is free at once.
+-- that is a lock is free at once. Its group is left in part(), which each script that includes this file calls at its end.
 local function forget(id, rec, flags, at, idem_ttl)
   if is_keyed(flags) then
     local entry = k_idem(rec_key(rec, at))
@@ -39,6 +45,7 @@ local function forget(id, rec, flags, at, idem_ttl)
     end
   end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
+  if byte(rec, 1) >= FRESH_EXT then parted[#parted + 1] = grouped(id, rec, at, flags) end
 end
 
 -- Dead letters: value = died:u64 reasonLen:u16 reason record; the reason may hold a NUL byte and a traceback behind it. Past the cap the oldest go, at most 20 a call.

@@ -10,6 +10,8 @@ local K_DEAD, K_DEAD_AT = T .. ':dead', T .. ':dead:at'
 local K_RESULTS, K_RESULTS_AT = T .. ':results', T .. ':results:at'
 local K_QUAR, K_QUAR_AT = T .. ':quarantine', T .. ':quarantine:at'
 local K_KAFKA = T .. ':kafka'
+-- group + NUL + id, all scored 0: the tasks of each group that have not ended.
+local K_GROUPS = T .. ':groups'
 -- Near by priority: 0 to 3 for those who keep time, 4 to 7 the same of WORKER tasks, which guests take.
 local K_NEAR = {
   [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3',

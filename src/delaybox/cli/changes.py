@@ -1,0 +1,238 @@
+"""`delaybox cancel reschedule run-now wait`: of tasks named by id, or of all that a filter matches."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Final
+
+import typer
+
+from delaybox.cli import messages, options, render
+from delaybox.cli.client import NodeRefused, RestClient, segment
+from delaybox.cli.exits import Exit
+from delaybox.cli.options import (
+    DEFAULT_SERVER,
+    WHEN,
+    AsJson,
+    From,
+    Group,
+    Labels,
+    PriorityName,
+    Queue,
+    Server,
+    To,
+    Token,
+    Type,
+    connect,
+)
+from delaybox.cli.several import each
+from delaybox.core.errors import ConfigError
+
+_WAIT_S: Final = 20.0
+"""Longest time of one request that waits: below the client's own time-out."""
+_ENDS: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids; or give a filter below.")]
+Everything = Annotated[bool, typer.Option("--all", help="Every pending task; no filter then.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="With a filter: change at most this many.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With a filter: count and show a sample, change nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for name, command in (("cancel", cancel), ("reschedule", reschedule), ("run-now", run_now), ("wait", wait)):
+        app.command(name, rich_help_panel="Tasks")(command)
+
+
+def cancel(
+    task_ids: SomeIds = None,
+    running: Annotated[
+        bool, typer.Option("--running", help="Also when it runs: its worker is asked to stop it. With ids.")
+    ] = False,
+    free_key: Annotated[
+        bool,
+        typer.Option("--free-key", help="Their idempotency keys may be used again; also of tasks cancelled already."),
+    ] = False,
+    group: Group = None,
+    queue: Queue = None,
+    type_: Type = None,
+    label: Labels = None,
+    due_from: From = None,
+    due_to: To = None,
+    everything: Everything = False,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Cancel pending tasks: those with these ids, or all that match."""
+    client = connect(server, token, as_json)
+    chosen = _chosen(task_ids, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
+    if chosen is not None:
+        if running:
+            raise ConfigError("--running goes with ids; a filter is for tasks that wait")
+        return _many(client, "cancel", {**chosen, "free_keys": free_key or None}, "cancelled", as_json=as_json)
+    flags = [f"{name}=true" for name, given in (("free_key", free_key), ("running", running)) if given]
+    query = f"?{'&'.join(flags)}" if flags else ""
+    done = "cancelled, or its worker was asked to stop it" if running else "cancelled"
+    return each(
+        task_ids or (),
+        lambda one: client.call("DELETE", f"/v1/tasks/{segment(one)}{query}"),
+        done,
+        as_json=as_json,
+    )
+
+
+def run_now(
+    task_ids: SomeIds = None,
+    group: Group = None,
+    queue: Queue = None,
+    type_: Type = None,
+    label: Labels = None,
+    due_from: From = None,
+    due_to: To = None,
+    everything: Everything = False,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make pending tasks due now: those with these ids, or all that match (--group releases a group)."""
+    client = connect(server, token, as_json)
+    chosen = _chosen(task_ids, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
+    if chosen is not None:
+        return _many(client, "run", chosen, "due now", as_json=as_json)
+    return each(
+        task_ids or (),
+        lambda one: client.call("POST", f"/v1/tasks/{segment(one)}/run"),
+        "due now",
+        as_json=as_json,
+    )
+
+
+def reschedule(
+    task_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The task's id; or give a filter below.")
+    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"New time: {WHEN}")] = None,
+    delay: Annotated[str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now.")] = None,
+    priority: Annotated[PriorityName | None, typer.Option("--priority", "-p", help="New priority; with an id.")] = None,
+    group: Group = None,
+    queue: Queue = None,
+    type_: Type = None,
+    label: Labels = None,
+    due_from: From = None,
+    due_to: To = None,
+    everything: Everything = False,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Move a pending task to another time, or give it another priority; or move all that match to one moment."""
+    client = connect(server, token, as_json)
+    chosen = _chosen(
+        task_id and [task_id], _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run
+    )
+    when = options.without_nothing({"at": at, "delay": delay})
+    if chosen is not None:
+        if priority is not None:
+            raise ConfigError("--priority goes with an id; a filter moves tasks to another time")
+        if not when:
+            raise ConfigError("no time is given; give --at or --delay")
+        return _many(client, "reschedule", {**chosen, **when}, "moved", as_json=as_json)
+    change = options.without_nothing({**when, "priority": priority})
+    if not change:
+        raise ConfigError("nothing to change; give --at, --delay or --priority")
+    task = client.call("PATCH", f"/v1/tasks/{segment(task_id or '')}", change)
+    if as_json:
+        return messages.out_json(task)
+    # A token without the scope read gets only the id, state and due time.
+    rank = f", priority {task['priority']}" if "priority" in task else ""
+    return messages.out(f"{task['id']}  due {render.due(task, time.time_ns() // 1_000_000)}{rank}")
+
+
+def wait(
+    task_id: options.TaskId,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="SPAN", help="Give up after so long, such as 5m; unless given as long as it takes."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Wait until a task has ended, and show it. Exit code 1: it failed, was cancelled, or the time is over."""
+    client = connect(server, token, as_json)
+    until = None if timeout is None else time.monotonic() + options.duration_ms("--timeout", timeout) / 1000
+    task: dict[str, Any] = {}
+    while task.get("state") not in _ENDS:
+        left = _WAIT_S if until is None else min(_WAIT_S, until - time.monotonic())
+        if task and left <= 0:
+            break
+        try:
+            task = client.get(f"/v1/tasks/{segment(task_id)}", {"wait": f"{max(int(left * 1000), 0)}ms"})
+        except NodeRefused as error:
+            if not task or error.status != 410:
+                raise
+            # It was there a moment ago, so it has ended, and left nothing.
+            task = {**task, "state": None}
+            break
+    if as_json:
+        messages.out_json(task)
+    elif task["state"] is None:
+        messages.out(f"{task['id']}  has ended; no result of it is kept")
+    else:
+        messages.out(render.one(task, time.time_ns() // 1_000_000))
+    if task["state"] not in (None, "succeeded"):
+        raise typer.Exit(Exit.FAILED)
+
+
+def _filter(
+    group: str | None,
+    queue: str | None,
+    kind: str | None,
+    labels: list[str] | None,
+    due_from: str | None,
+    due_to: str | None,
+) -> dict[str, Any]:
+    return options.without_nothing(
+        {
+            "group": group,
+            "queue": queue,
+            "type": kind,
+            "labels": options.pairs("--label", labels),
+            "due_from": due_from,
+            "due_to": due_to,
+        }
+    )
+
+
+def _chosen(
+    task_ids: list[str] | str | None, wanted: dict[str, Any], everything: bool, limit: int | None, dry_run: bool
+) -> dict[str, Any] | None:
+    """The body of a change of many; None where tasks are named by their ids. ConfigError."""
+    if not task_ids and not wanted and not everything:
+        raise ConfigError("no tasks are named; give ids, a filter such as --group or --queue, or --all")
+    if everything and wanted:
+        raise ConfigError(f"--all and {', '.join(sorted(wanted))} are both given; give one of them")
+    rest = options.without_nothing({"all": everything or None, "limit": limit, "dry_run": dry_run or None})
+    if not task_ids:
+        return wanted | rest
+    if extra := wanted | rest:
+        raise ConfigError(f"{', '.join(sorted(extra))}: not with ids, which say already which tasks are meant")
+    return None
+
+
+def _many(client: RestClient, what: str, body: dict[str, Any], done: str, *, as_json: bool) -> None:
+    answer = client.call("POST", f"/v1/tasks/{what}", options.without_nothing(body))
+    if as_json:
+        return messages.out_json(answer)
+    if body.get("dry_run"):
+        sample = "".join(f"\n  {task_id}" for task_id in answer.get("sample_ids", ()))
+        return messages.out(f"{answer['matched']:,} match; nothing was changed{sample}")
+    skipped = f", {answer['skipped']:,} had begun or ended before" if answer.get("skipped") else ""
+    return messages.out(f"{answer.get('changed', 0):,} {done}{skipped}")

@@ -1,0 +1,70 @@
+"""The bodies of changes of many tasks over ``/v1``: as `types`, which these belong to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from delaybox.wire.json.types import (
+    GROUP_PATTERN,
+    QUEUE_PATTERN,
+    TYPES,
+    At,
+    Count,
+    Delay,
+    DueFrom,
+    DueTo,
+    Labels,
+)
+
+PENDING_STATES = ("scheduled", "ready")
+
+
+class SelectionRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
+    """Which pending tasks; everything that is given must hold. It must name something, or say `all`."""
+
+    state: Annotated[str | None, Meta(extra_json_schema={"enum": [*PENDING_STATES, None]})] = None
+    queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None
+    type: Annotated[str | None, Meta(extra_json_schema={"enum": [*TYPES, None]})] = None
+    labels: Labels = None
+    group: Annotated[
+        str | None,
+        Meta(
+            description="found in time that grows with the group, not with what is pending",
+            extra_json_schema={"pattern": GROUP_PATTERN},
+        ),
+    ] = None
+    due_from: DueFrom = None
+    due_to: DueTo = None
+    all: Annotated[bool | None, Meta(description="true, and no filter: every pending task")] = None
+    limit: Annotated[
+        int | float | None,
+        Meta(
+            description="change at most this many; no limit unless given",
+            extra_json_schema={"x-is": {"type": ["integer", "null"], "minimum": 1}},
+        ),
+    ] = None
+    dry_run: Annotated[bool | None, Meta(description="true: count and show a sample, change nothing")] = None
+
+
+class CancelManyRequest(SelectionRequest, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
+    """Which pending tasks to cancel."""
+
+    free_keys: Annotated[bool | None, Meta(description="true: their idempotency keys may be used again at once")] = None
+
+
+class RescheduleManyRequest(SelectionRequest, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
+    """Which pending tasks to move, and to when: all to one moment."""
+
+    at: At = None
+    delay: Delay = None
+
+
+class ChangedMany(Struct, omit_defaults=True, gc=False):
+    """What became of the tasks that matched."""
+
+    matched: Count
+    changed: Annotated[int, Meta(description="0 in a dry run")] = 0
+    skipped: Annotated[int, Meta(description="had begun to run, or ended, before they could be changed")] = 0
+    sample_ids: Annotated[list[str], Meta(description="of up to ten of those that matched")] = []
