@@ -17,7 +17,7 @@ from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
-from delaybox.store import nodes
+from delaybox.store import keys, nodes
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
@@ -116,6 +116,36 @@ async def test_if_nobody_else_is_left_one_that_just_returned_keeps_time(client: 
         assert kept(a) == [frozenset()]
         await a.listed([], [me])
         assert kept(a) == [frozenset(range(PARTITIONS))]
+
+
+async def test_who_carries_out_commands_asks_only_when_some_are_ready(client: Redis, prefix: str):
+    """Tasks of others, which lie in the same indexes, cost it no claim."""
+    calls: list[str] = []
+    store, own = await opened(client, prefix), await opened(client, prefix, calls)
+    others, commands = Recorder(), Recorder()
+    aside: dict[str, Any] = {"node_id": "b", "node": "b", "kind": "work", "clock": False, "channel": ""}
+    async with (
+        running(own, {TaskType.SHELL_CMD: commands}, **aside),
+        running(store, {TaskType.PUB_SUB: others}, **keeper("a")),
+    ):
+        await put(store, NewTask(delay_ms=50), NewTask(delay_ms=100))
+        await until(lambda: len(others.got) == 2 * PARTITIONS)
+        assert calls.count("claim") <= PARTITIONS, "one each, when it began to listen"
+        await put(store, NewTask(type=TaskType.SHELL_CMD, payload=b"true", delay_ms=50))
+        await until(lambda: len(commands.got) == PARTITIONS)
+
+
+async def test_ready_commands_are_announced_again(client: Redis, prefix: str):
+    store = await opened(client, prefix)
+    listener = client.pubsub()
+    await listener.subscribe(keys.ready_channel(store.tags[0]))
+    async with running(store, {}, **keeper("a")):
+        await store.schedule([Batch(0, [draft(NewTask(type=TaskType.SHELL_CMD, payload=b"true"))])])
+        announced = 0
+        while announced < 2:
+            message = await asyncio.wait_for(listener.get_message(timeout=None), 10)
+            announced += message["type"] == "message"
+    await listener.aclose()
 
 
 class Pool:

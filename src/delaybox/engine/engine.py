@@ -36,6 +36,7 @@ from delaybox.engine.wakeups import Wakeups
 from delaybox.service.recorder import Recorder
 from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease
+from delaybox.store.left import CARRIED_OUT
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
@@ -115,6 +116,11 @@ class Engine:
             self._ownership.follow(self._expander.keep)
             self._ownership.follow(lambda _: self._listen())
         self._claims = options.clock or bool(targets)
+        # Near indexes hold tasks of all types. A process that looked there whenever something is due would mostly find
+        # tasks of others, so it waits until a time keeper has made ready what it serves.
+        self._called_only = not options.clock and bool(targets) and set(self._dispatcher.serves) <= set(CARRIED_OUT)
+        if self._called_only:
+            self._tracker.wait_to_be_called(when_ready=True)
         self._hosts = hosts
         self._listens = self._claims or hosts
         self._listen()
@@ -226,7 +232,7 @@ class Engine:
         if TaskType.WORKER.value in self._dispatcher.serves:
             for_workers.update(every)
         self._wakeups.want(
-            due=o.kept | o.stands_in if keeps else every if self._claims else (),
+            due=o.kept | o.stands_in if keeps else every if self._claims and not self._called_only else (),
             for_workers=for_workers | o.kept if keeps else for_workers,
             ready=every if self._claims and not keeps else (),
             left=every if self._guests else (),
@@ -271,7 +277,8 @@ class Engine:
             self._leftovers.kick(partition, due_ms)
         elif partition is not None:
             self._stand_in.kick(partition, due_ms)
-        if self._claims and (not for_workers or TaskType.WORKER.value in self._dispatcher.serves):
+        mine = TaskType.WORKER.value in self._dispatcher.serves if for_workers else self._claims
+        if mine and (partition is None or not self._called_only):
             self._tracker.kick(partition, due_ms)
         if for_workers:
             for guest in self._guests:

@@ -1,5 +1,5 @@
 """Finds WORKER tasks that their placer did not claim in time, makes them ready, and calls members that may serve
-them."""
+them. Calls those again that carry out commands and webhooks, while any of these stand ready."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import RedisClock
-from delaybox.store.left import left, promote
+from delaybox.store.left import call_again, left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 
 LATE_MS = 100
@@ -59,6 +59,9 @@ class Leftovers:
                 first = one.first_ms
                 if 0 <= first <= now_ms - LATE_MS or (one.ready and self._may_call(p)):
                     first = await self._promote(p)
+                elif one.for_nodes and self._may_call(p):
+                    self._called[p] = time.monotonic()
+                    await call_again(self._store, p)
                 if first >= 0:
                     self._at[p] = min(self._at[p], max(first + LATE_MS, now_ms + 1.0))
         return 0.0

@@ -107,7 +107,7 @@ class Tracker:
         self._look = [0.0] * store.partitions
         self._hungry: set[int] = set()
         self._called: set[int] = set()
-        self._called_only = False
+        self._called_only = self._when_ready = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
         self._deep: set[int] = set()
@@ -134,9 +134,13 @@ class Tracker:
         if fresh:
             self._alarm.ring()
 
-    def wait_to_be_called(self) -> None:
-        """From now on no partition is looked at only because time has passed: messages name those with work."""
+    def wait_to_be_called(self, *, when_ready: bool = False) -> None:
+        """From now on no partition is looked at only because time has passed: messages name those with work.
+
+        ``when_ready``: not for what is due later, either: time keepers make that ready, and call.
+        """
         self._called_only = True
+        self._when_ready = when_ready
 
     def call(self, partition: int) -> None:
         """Ready work waits there, whoever claims there as a rule. It is claimed as soon as there is room."""
@@ -365,7 +369,7 @@ class Tracker:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
         look = _UNTIL_CALLED if self._called_only else float(c.now_ms + self._options.poll_ms)
-        if 0 <= c.next_due_ms < look:
+        if 0 <= c.next_due_ms < look and (c.next_due_ms <= c.now_ms or not self._when_ready):
             look = float(c.next_due_ms)
         if c.more:
             look = 0.0

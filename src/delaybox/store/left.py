@@ -1,4 +1,4 @@
-"""Due WORKER tasks that nobody claimed: reads how many there are with plain commands, and makes them ready."""
+"""Due tasks that nobody claimed: reads with plain commands whether there are any, and makes those for workers ready."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from delaybox.core.task import TaskType
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.looks import first, look, score
 from delaybox.store.servers import Command
 from delaybox.store.store import MAX_ITEMS, Store
 
+CARRIED_OUT = (TaskType.SHELL_CMD.value, TaskType.HTTP.value)
+"""Letters of the types for which nodes have processes that claim nothing before the owner of the partition has made it
+ready."""
+
 
 @dataclass(frozen=True, slots=True)
 class Left:
     """The state of one partition. ``first_ms``: when the first WORKER task in its near indexes is due; -1: none.
-    ``ready``: whether some are in ready sets."""
+    ``ready``: whether some are in ready sets. ``for_nodes``: whether tasks are that processes of nodes carry out."""
 
     first_ms: int
     ready: bool
+    for_nodes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +40,25 @@ async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left]
     """Redis's clock (ms), and the state of each partition. StoreUnavailable."""
 
     def asked(tag: str) -> list[Command]:
-        active = (keys.active(tag, "w", critical=critical) for critical in (True, False))
-        return [*map(first, keys.nears(tag)[4:]), ("EXISTS", *active)]
+        def active(letter: str) -> list[str]:
+            return [keys.active(tag, letter, critical=critical) for critical in (True, False)]
+
+        carried_out = [key for letter in CARRIED_OUT for key in active(letter)]
+        return [*map(first, keys.nears(tag)[4:]), ("EXISTS", *active("w")), ("EXISTS", *carried_out)]
 
     now, rows = await look(store, partitions, asked)
     return now, [_left(*row) for row in rows]
 
 
 def _left(*replies: Any) -> Left:
-    *heads, ready = replies
-    return Left(min((due for due in map(score, heads) if due >= 0), default=-1), bool(ready))
+    *heads, ready, for_nodes = replies
+    return Left(min((due for due in map(score, heads) if due >= 0), default=-1), bool(ready), bool(for_nodes))
+
+
+async def call_again(store: Store, partition: int) -> None:
+    """Announces once more that work for processes of nodes is ready, as the claim did that made it ready."""
+    tag = store.tags[partition]
+    await store.servers.notify(keys.ready_channel(tag), tag)
 
 
 async def promote(store: Store, partition: int, *, late_ms: int) -> Promoted:

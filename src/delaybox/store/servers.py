@@ -200,6 +200,10 @@ class Servers:
         """How many subscribers a message reached: of a cluster, those at one of its servers. StoreUnavailable."""
         return int(await self.ask("PUBLISH", channel, message))
 
+    async def notify(self, channel: str, message: str | bytes) -> None:
+        """Publishes on a partition's channel, as scripts do there. StoreUnavailable."""
+        await self.ask("PUBLISH" if self._cluster is None else "SPUBLISH", channel, message)
+
     async def listeners(self, channel: str) -> int:
         """How many subscribe to a channel now. StoreUnavailable."""
         if self._cluster is not None:

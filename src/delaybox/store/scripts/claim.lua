@@ -286,8 +286,8 @@ if not guest then
   if promoted > 0 then redis.call(NOTIFY, T .. ':ready', T) end
 end
 if for_workers then redis.call('HSET', K_CLOCK, 'wake:w', look) end
--- Other members may serve the lane of what is due next, and nobody told them of it while something earlier was waited for.
-if workers_alone and due >= 0 then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
+-- Other members may serve the lane of what is due next, and know nothing of it while something earlier was waited for.
+if workers_alone and due >= 0 and due ~= c.announced then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
 -- A guest also looks again when what it left must become ready. That moment stands in its reply alone and not in `wake`,
 -- because nobody else goes by it.
 if again_at and (due < 0 or again_at < due) then due = again_at end

@@ -5,6 +5,7 @@
 -- moves it. looks and earliest have an entry for each group of near indexes (0, and 4 for WORKER tasks). looks: when those who
 -- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
 -- steered: a queue may be paused (lib/turns.lua). promised: the moment up to which the last look of a time keeper was good.
+-- announced: the due time of WORKER tasks (ms) that those who claim them know of, or nil.
 local LEAD = 60000
 -- The promise of those who take WORKER tasks counts no more when it is broken by this (ms): whoever made it is gone. A time
 -- keeper's promise stays as it is, because the stand-in goes by it.
@@ -20,6 +21,7 @@ local function clock(now)
     store = c[4] or '',
     steered = c[6] ~= false,
     promised = math.max(tonumber(c[2]) or 0, tonumber(c[5]) or 0),
+    announced = tonumber(c[3]),
   }
 end
 
