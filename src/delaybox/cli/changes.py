@@ -16,6 +16,7 @@ from delaybox.cli.options import (
     AsJson,
     From,
     Group,
+    Key,
     Labels,
     PriorityName,
     Queue,
@@ -25,7 +26,8 @@ from delaybox.cli.options import (
     Type,
     connect,
 )
-from delaybox.cli.several import each
+from delaybox.cli.several import address_of, each
+from delaybox.core import texts
 from delaybox.core.errors import ConfigError
 
 _WAIT_S: Final = 20.0
@@ -46,6 +48,7 @@ def register(app: typer.Typer) -> None:
 
 def cancel(
     task_ids: SomeIds = None,
+    key: Key = None,
     running: Annotated[
         bool, typer.Option("--running", help="Also when it runs: its worker is asked to stop it. With ids.")
     ] = False,
@@ -68,11 +71,18 @@ def cancel(
 ) -> None:
     """Cancel pending tasks: those with these ids, or all that match."""
     client = connect(server, token, as_json)
-    chosen = _chosen(task_ids, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
+    named = [*(task_ids or ()), *((key,) if key is not None else ())]
+    chosen = _chosen(named, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
     if chosen is not None:
         if running:
             raise ConfigError("--running goes with ids; a filter is for tasks that wait")
         return _many(client, "cancel", {**chosen, "free_keys": free_key or None}, "cancelled", as_json=as_json)
+    if key is not None:
+        if running:
+            raise ConfigError("--running goes with ids; `delaybox get --key` shows the id")
+        path = address_of(task_ids[0] if task_ids else None, key)
+        client.call("DELETE", f"{path}&free_key=true" if free_key else path)
+        return messages.out_json({"key": key, "ok": True}) if as_json else messages.out(f"{texts.line(key)}  cancelled")
     flags = [f"{name}=true" for name, given in (("free_key", free_key), ("running", running)) if given]
     query = f"?{'&'.join(flags)}" if flags else ""
     done = "cancelled, or its worker was asked to stop it" if running else "cancelled"
@@ -116,6 +126,7 @@ def reschedule(
     task_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="The task's id; or give a filter below.")
     ] = None,
+    key: Key = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help=f"New time: {WHEN}")] = None,
     delay: Annotated[str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now.")] = None,
     priority: Annotated[PriorityName | None, typer.Option("--priority", "-p", help="New priority; with an id.")] = None,
@@ -134,9 +145,8 @@ def reschedule(
 ) -> None:
     """Move a pending task to another time, or give it another priority; or move all that match to one moment."""
     client = connect(server, token, as_json)
-    chosen = _chosen(
-        task_id and [task_id], _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run
-    )
+    named = [str(task_id or key)] if task_id or key else None
+    chosen = _chosen(named, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
     when = options.without_nothing({"at": at, "delay": delay})
     if chosen is not None:
         if priority is not None:
@@ -147,7 +157,7 @@ def reschedule(
     change = options.without_nothing({**when, "priority": priority})
     if not change:
         raise ConfigError("nothing to change; give --at, --delay or --priority")
-    task = client.call("PATCH", f"/v1/tasks/{segment(task_id or '')}", change)
+    task = client.call("PATCH", address_of(task_id, key), change)
     if as_json:
         return messages.out_json(task)
     # A token without the scope read gets only the id, state and due time.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import typer
 
 from delaybox.cli import messages
-from delaybox.cli.client import NodeRefused, RestClient
+from delaybox.cli.client import NodeRefused, RestClient, segment
 from delaybox.cli.exits import Exit
 from delaybox.core import texts
+from delaybox.core.errors import ConfigError
 from delaybox.core.limits import MAX_PAGE
 
 """Most tasks that a node returns at once."""
@@ -34,6 +36,13 @@ def pages(
         more = page.get("cursor")
         if not more or len(found) >= limit:
             return found, more
+
+
+def address_of(task_id: str | None, key: str | None) -> str:
+    """The path of the task that an id or an idempotency key names. ConfigError."""
+    if (task_id is None) == (key is None):
+        raise ConfigError("give the id of a task, or --key with its idempotency key; one of them")
+    return f"/v1/tasks/{segment(task_id)}" if task_id is not None else f"/v1/tasks/by-key?{urlencode({'key': key})}"
 
 
 def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as_json: bool) -> None:

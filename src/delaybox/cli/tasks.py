@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from delaybox.cli import messages, options, render
-from delaybox.cli.client import NodeUnreachable, segment
+from delaybox.cli.client import NodeUnreachable
 from delaybox.cli.options import (
     DEFAULT_SERVER,
     WHEN,
@@ -20,18 +20,19 @@ from delaybox.cli.options import (
     EndedName,
     From,
     Group,
+    Key,
     Labels,
     PriorityName,
     Queue,
     Server,
     StateName,
-    TaskId,
+    TaskOrKey,
     To,
     Token,
     Type,
     connect,
 )
-from delaybox.cli.several import note_more, pages
+from delaybox.cli.several import address_of, note_more, pages
 from delaybox.core.errors import ConfigError
 
 
@@ -217,9 +218,15 @@ def _bytes(data: bytes) -> dict[str, Any]:
         return {"payload_base64": base64.b64encode(data).decode()}
 
 
-def get(task_id: TaskId, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+def get(
+    task_id: TaskOrKey = None,
+    key: Key = None,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
     """Show a task: its state, attempts, result."""
-    task = connect(server, token, as_json).get(f"/v1/tasks/{segment(task_id)}")
+    task = connect(server, token, as_json).get(address_of(task_id, key))
     if as_json:
         return messages.out_json(task)
     return messages.out(render.one(task, time.time_ns() // 1_000_000))

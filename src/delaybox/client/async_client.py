@@ -208,9 +208,9 @@ class AsyncClient(Base):
 
     # -- one task -----------------------------------------------------------------------------------------------
 
-    async def get(self, task_id: str, /) -> Task:
+    async def get(self, task_id: str | None = None, /, *, key: str | None = None) -> Task:
         """See `Client.get`."""
-        return await self._carrier.run(self._session.unary(calls.get(task_id)))
+        return await self._carrier.run(self._session.unary(calls.get(task_id, key)))
 
     async def result(self, task_id: str, /, timeout: Duration | None = None) -> Any:
         """See `Client.result`."""
@@ -227,15 +227,26 @@ class AsyncClient(Base):
         """See `Client.watch`."""
         return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
 
-    async def cancel(self, task_id: str, /, *, running: bool = False, free_key: bool = False) -> bool:
+    async def cancel(
+        self,
+        task_id: str | None = None,
+        /,
+        *,
+        key: str | None = None,
+        running: bool = False,
+        free_key: bool = False,
+    ) -> bool:
         """See `Client.cancel`."""
-        return await self._carrier.run(self._session.unary(calls.cancel(task_id, running=running, free_key=free_key)))
+        return await self._carrier.run(
+            self._session.unary(calls.cancel(task_id, running=running, free_key=free_key, key=key))
+        )
 
     async def reschedule(
         self,
-        task_id: str,
+        task_id: str | None = None,
         /,
         *,
+        key: str | None = None,
         priority: str | None = None,
         payload: object = None,
         labels: Mapping[str, str] | None = None,
@@ -243,7 +254,9 @@ class AsyncClient(Base):
     ) -> Task:
         """See `Client.reschedule`."""
         return await self._carrier.run(
-            self._session.unary(calls.reschedule(task_id, when, priority=priority, payload=payload, labels=labels))
+            self._session.unary(
+                calls.reschedule(task_id, when, priority=priority, payload=payload, labels=labels, key=key)
+            )
         )
 
     async def run_now(self, task_id: str, /) -> datetime:

@@ -19,6 +19,7 @@ from delaybox.client.values import (
     put_policy,
     put_when,
     raw_of,
+    text_of,
     unix_ms,
     warn,
 )
@@ -40,29 +41,39 @@ def schedule(task: pb.NewTask, *, own_key: bool = False) -> RpcCall[ScheduleAnsw
     return RpcCall("Schedule", pb.ScheduleRequest(task=task), kind, stored)
 
 
-def get(task_id: str) -> RpcCall[Task]:
-    return RpcCall("Get", pb.GetRequest(id=id_of(task_id)), Repeating.READ, Task.of)
+def get(task_id: str | None, key: str | None = None) -> RpcCall[Task]:
+    return RpcCall("Get", pb.GetRequest(**_named(task_id, key)), Repeating.READ, Task.of)
+
+
+def _named(task_id: str | None, key: str | None) -> dict[str, str]:
+    """The fields of a request that name its task: by id, or by idempotency key. InvalidTask."""
+    if (task_id is None) == (key is None):
+        raise InvalidTask("id", "give the id of a task, or key=, its idempotency key; one of them")
+    return {"idempotency_key": text_of("key", key)} if task_id is None else {"id": id_of(task_id)}
 
 
 def history(request: pb.HistoryRequest) -> RpcCall[pb.HistoryResponse]:
     return RpcCall("History", request, Repeating.READ, lambda answer: answer)
 
 
-def cancel(task_id: str, *, running: bool, free_key: bool) -> RpcCall[bool]:
+def cancel(task_id: str | None, *, running: bool, free_key: bool, key: str | None = None) -> RpcCall[bool]:
     """True or an error. True: the task was cancelled, or its worker was asked to stop it."""
-    request = pb.CancelRequest(id=id_of(task_id), running=running, free_key=free_key)
+    request = pb.CancelRequest(**_named(task_id, key), running=running, free_key=free_key)
     return RpcCall("Cancel", request, Repeating.ONCE, lambda _: True)
 
 
 def reschedule(
-    task_id: str,
+    task_id: str | None,
     when: Mapping[str, Any],
     *,
     priority: str | None,
     payload: object,
     labels: Mapping[str, str] | None,
+    key: str | None = None,
 ) -> RpcCall[Task]:
-    request = pb.RescheduleRequest(id=id_of(task_id))
+    request = pb.RescheduleRequest()
+    for name, value in _named(task_id, key).items():
+        setattr(request, name, value)
     put_when(request, when)
     if priority is not None:
         request.priority = priority_number(priority)  # type: ignore[assignment]

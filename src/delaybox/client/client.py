@@ -259,9 +259,10 @@ class Client(Base):
 
     # -- one task -----------------------------------------------------------------------------------------------
 
-    def get(self, task_id: str, /) -> Task:
-        """The task, wherever it stands. TaskNotFound, TaskFinished where nothing of it is kept."""
-        return self._carrier.run(self._session.unary(calls.get(task_id)))
+    def get(self, task_id: str | None = None, /, *, key: str | None = None) -> Task:
+        """The task of this id, or that the idempotency ``key`` names, wherever it stands. TaskNotFound, TaskFinished
+        where nothing of it is kept."""
+        return self._carrier.run(self._session.unary(calls.get(task_id, key)))
 
     def result(self, task_id: str, /, timeout: Duration | None = None) -> Any:
         """Waits until the task has ended, and returns what its function returned (of a command: what it printed).
@@ -286,28 +287,43 @@ class Client(Base):
         """
         return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
 
-    def cancel(self, task_id: str, /, *, running: bool = False, free_key: bool = False) -> bool:
+    def cancel(
+        self,
+        task_id: str | None = None,
+        /,
+        *,
+        key: str | None = None,
+        running: bool = False,
+        free_key: bool = False,
+    ) -> bool:
         """Cancels a task that waits; True when that is done. TaskNotFound, TaskFinished.
 
+        ``key``: its idempotency key, in place of the id.
         TaskRunning for one that runs, unless ``running``: then True means that its worker was asked to stop it.
         ``free_key``: its key may be used again at once, and does not answer KeyCancelled. May be given later, for a
         task that is cancelled already.
         """
-        return self._carrier.run(self._session.unary(calls.cancel(task_id, running=running, free_key=free_key)))
+        return self._carrier.run(
+            self._session.unary(calls.cancel(task_id, running=running, free_key=free_key, key=key))
+        )
 
     def reschedule(
         self,
-        task_id: str,
+        task_id: str | None = None,
         /,
         *,
+        key: str | None = None,
         priority: str | None = None,
         payload: object = None,
         labels: Mapping[str, str] | None = None,
         **when: Unpack[When],
     ) -> Task:
-        """Moves a task that waits, and changes what else is given; ``labels`` replace all. TaskRunning."""
+        """Moves a task that waits, and changes what else is given; ``labels`` replace all. ``key``: its
+        idempotency key, in place of the id. TaskRunning."""
         return self._carrier.run(
-            self._session.unary(calls.reschedule(task_id, when, priority=priority, payload=payload, labels=labels))
+            self._session.unary(
+                calls.reschedule(task_id, when, priority=priority, payload=payload, labels=labels, key=key)
+            )
         )
 
     def run_now(self, task_id: str, /) -> datetime:

@@ -27,6 +27,7 @@ from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
 from delaybox.core.queue import RuleBook, why_paused
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
+from delaybox.core.words import show
 from delaybox.service.bulk import Bulk, Selection
 from delaybox.service.history import History
 from delaybox.service.rules import Rules
@@ -34,10 +35,10 @@ from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
 from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
-from delaybox.store import lanes, nodes, offset_pages, pages
+from delaybox.store import keys, lanes, nodes, offset_pages, pages
 from delaybox.store.by_id import Lookup
 from delaybox.store.publish import ask_to_stop
-from delaybox.store.record import UnreadableRecord, read
+from delaybox.store.record import UnreadableRecord, id_of_key, read
 from delaybox.store.store import Found, Store, Stored
 from delaybox.store.views import changed, of_found
 from delaybox.wire.topics import TopicRules
@@ -209,6 +210,16 @@ class Service:
         if ids.due_ms(raw) <= found.now_ms:
             raise TaskFinished(f"task {task_id} has finished, was cancelled, or never was; nothing of it is kept")
         raise TaskNotFound(f"no task {task_id}: it was cancelled, or never was")
+
+    async def id_of_key(self, key: str) -> str:
+        """The id of the task that an idempotency key names, wherever that stands. TaskNotFound."""
+        store = self._opened.store
+        store.present()
+        raw = key.encode()
+        entry = await store.servers.ask("GET", keys.idem(store.tags[store.partition_of(raw)], raw))
+        if entry is None:
+            raise TaskNotFound(f"no task has the idempotency key {show(key)}: it was never used, or its time is over")
+        return ids.render(id_of_key(entry))
 
     async def history(self, wanted: HistoryQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> HistoryPage:
         """How tasks ended, in pages, the newest end first. InvalidTask for a bad cursor."""

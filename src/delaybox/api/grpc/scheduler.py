@@ -21,7 +21,7 @@ from delaybox.store.store import Store
 from delaybox.wire import scaling
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json import queue_rules
-from delaybox.wire.json.tasks import TaskRules, queue_of
+from delaybox.wire.json.tasks import TaskRules, check_key, queue_of
 from delaybox.wire.proto import queries, rules, tasks, views
 from delaybox.wire.proto.bulk import BatchReader
 from delaybox.wire.proto.bulk import stored as stored_entry
@@ -149,16 +149,28 @@ class Scheduler:
     # -- one task -----------------------------------------------------------------------------------------------
 
     async def get(self, request: pb.GetRequest, caller: Caller) -> pb.TaskInfo:
-        return views.info(await self._service.get(request.id))
+        return views.info(await self._service.get(await self._named(request)))
 
     async def cancel(self, request: pb.CancelRequest, caller: Caller) -> pb.CancelResponse:
         return pb.CancelResponse(
-            signalled=await self._service.cancel(request.id, running=request.running, free_key=request.free_key)
+            signalled=await self._service.cancel(
+                await self._named(request), running=request.running, free_key=request.free_key
+            )
         )
 
     async def reschedule(self, request: pb.RescheduleRequest, caller: Caller) -> pb.TaskInfo:
         wanted = tasks.change(request, self._rules)
-        return views.info(await changing.change(self._service, caller.grant, request.id, wanted, self._rules.shell))
+        task_id = await self._named(request)
+        return views.info(await changing.change(self._service, caller.grant, task_id, wanted, self._rules.shell))
+
+    async def _named(self, request: pb.GetRequest | pb.CancelRequest | pb.RescheduleRequest) -> str:
+        """The id that a request names, or that its idempotency key does."""
+        if not request.idempotency_key:
+            return request.id
+        if request.id:
+            raise InvalidTask("idempotency_key", "id and idempotency_key are both given; give one of them")
+        check_key("idempotency_key", request.idempotency_key)
+        return await self._service.id_of_key(request.idempotency_key)
 
     async def run_now(self, request: pb.RunNowRequest, caller: Caller) -> pb.RunNowResponse:
         return pb.RunNowResponse(due_ms=await self._service.run_now(request.id))

@@ -193,10 +193,12 @@ class ScheduleResult(_message.Message):
     def __init__(self, id: _Optional[str] = ..., due_ms: _Optional[int] = ..., created: bool = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "idempotency_key")
     ID_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
     __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "group", "webhook", "fired_ms", "ended_ms", "node", "remembered")
@@ -326,14 +328,16 @@ class ListResponse(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[TaskInfo, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
-    __slots__ = ("id", "running", "free_key")
+    __slots__ = ("id", "running", "free_key", "idempotency_key")
     ID_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     FREE_KEY_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
     running: bool
     free_key: bool
-    def __init__(self, id: _Optional[str] = ..., running: bool = ..., free_key: bool = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, id: _Optional[str] = ..., running: bool = ..., free_key: bool = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class CancelResponse(_message.Message):
     __slots__ = ("signalled",)
@@ -342,20 +346,22 @@ class CancelResponse(_message.Message):
     def __init__(self, signalled: bool = ...) -> None: ...
 
 class RescheduleRequest(_message.Message):
-    __slots__ = ("id", "due_ms", "delay_ms", "priority", "payload", "labels")
+    __slots__ = ("id", "due_ms", "delay_ms", "priority", "payload", "labels", "idempotency_key")
     ID_FIELD_NUMBER: _ClassVar[int]
     DUE_MS_FIELD_NUMBER: _ClassVar[int]
     DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
     due_ms: int
     delay_ms: int
     priority: Priority
     payload: bytes
     labels: Labels
-    def __init__(self, id: _Optional[str] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., payload: _Optional[bytes] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, id: _Optional[str] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., payload: _Optional[bytes] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class Labels(_message.Message):
     __slots__ = ("values",)

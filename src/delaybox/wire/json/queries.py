@@ -18,7 +18,7 @@ from delaybox.wire import scaling
 from delaybox.wire.json import bulk_types, types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import JsonReader
-from delaybox.wire.json.tasks import check_label, group_of, labels_of, queue_of, type_of, when_of, whole
+from delaybox.wire.json.tasks import check_key, check_label, group_of, labels_of, queue_of, type_of, when_of, whole
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
@@ -29,6 +29,7 @@ _DEAD = ("queue", "type", "label", "group", "due_from", "due_to", "cursor", "lim
 _TASKS = ("state", *_DEAD)
 _FORECAST = ("from", "to", "step")
 _CANCEL = ("free_key", "running")
+_BY_KEY = ("key", "free_key")
 _GET = ("wait",)
 MAX_WAIT_MS: Final = 60_000
 """For how long a GET of a task may wait for its end."""
@@ -95,6 +96,15 @@ def parse_get(query: bytes) -> int:
             "wait", f"wait {show(given['wait'])} is more than {MAX_WAIT_MS // 1000} s; give less, and ask again"
         )
     return wait
+
+
+def parse_key(query: bytes, *, frees: bool = False) -> tuple[str, bool]:
+    """The query of ``/v1/tasks/by-key``: the key, and where it ``frees``, free_key. InvalidTask."""
+    given, _ = fields_of(query, _BY_KEY if frees else _BY_KEY[:1], {"idempotency_key": "key", "free": "free_key"})
+    if "key" not in given:
+        raise InvalidTask("key", "key is missing; give the idempotency key as ?key=...")
+    check_key("key", given["key"])
+    return given["key"], _flag(given, "free_key")
 
 
 def _flag(given: Mapping[str, str], name: str) -> bool:

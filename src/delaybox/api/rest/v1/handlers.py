@@ -122,11 +122,26 @@ class V1:
 
     async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        body = await self._edge.json_body(headers, receive)
+        return await self._change(scope, scope["params"]["id"], await self._edge.json_body(headers, receive))
+
+    async def _change(self, scope: Scope, task_id: str, body: bytes) -> Reply:
         wanted = tasks.parse_change(body, self._rules)
-        task_id = scope["params"]["id"]
         view = await changing.change(self._service, scope["auth"], task_id, wanted, self._rules.shell)
         return Reply(rendering.changed(view))
+
+    async def get_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        key, _ = queries.parse_key(scope["query_string"])
+        return Reply(rendering.task(await self._service.get(await self._service.id_of_key(key))))
+
+    async def cancel_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        key, free_key = queries.parse_key(scope["query_string"], frees=True)
+        await self._service.cancel(await self._service.id_of_key(key), free_key=free_key)
+        return _NOTHING
+
+    async def change_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        key, _ = queries.parse_key(scope["query_string"])
+        body = await self._edge.json_body(headers, receive)
+        return await self._change(scope, await self._service.id_of_key(key), body)
 
     async def run(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])

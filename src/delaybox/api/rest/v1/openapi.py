@@ -68,6 +68,7 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         "true: also when it runs; then the worker that runs it is asked to stop it",
         {"type": "boolean", "default": False},
     ),
+    "key": ("the idempotency key", {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES}),
     "group": ("only tasks of this group", {"type": "string", "pattern": types.GROUP_PATTERN}),
     "wait": (
         f"for how long to wait for its end, in ms or as `30s`; at most `{MAX_WAIT_MS // 1000}s`",
