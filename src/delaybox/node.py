@@ -22,7 +22,7 @@ from delaybox.config.specs import counts, specs
 from delaybox.core.errors import ConfigError, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 from delaybox.embedded import EmbeddedServer
 from delaybox.embedded.temporary import find_room
-from delaybox.processes import counters, files, hardening, logs
+from delaybox.processes import counters, files, hardening, logs, service_manager
 from delaybox.processes.sockets import bind, bracketed, port_of
 from delaybox.processes.spawn import KILL_AFTER_S, ChildFailed
 from delaybox.processes.spec import ProcessKind
@@ -86,11 +86,13 @@ class _Node:
                 await asyncio.wait({starting})
             elif not starting.exception():
                 self._announce(listening)
+                service_manager.ready()
                 scaling = self._scale(children)
                 try:
                     await children.run(self._stop)
                 finally:
                     await _end(scaling)
+                service_manager.stopping()
                 # Only the children accept now, and each takes what waits before it closes its own copy. A socket that
                 # nobody accepts from would let callers connect and reset them at the end.
                 for kind in _CALLERS:
