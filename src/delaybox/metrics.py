@@ -24,6 +24,7 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -217,6 +218,13 @@ _due_soon = Gauge(
 _needed = Gauge(
     "delaybox_needed_members",
     "Processes that all nodes together need now, by kind; see /v1/scaling for the terms.",
+    ["kind"],
+    multiprocess_mode="mostrecent",
+    registry=_registry,
+)
+_running = Gauge(
+    "delaybox_running_members",
+    "Processes of all nodes that live, by kind.",
     ["kind"],
     multiprocess_mode="mostrecent",
     registry=_registry,
@@ -432,12 +440,14 @@ def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: 
         _stored[name].set(value)
 
 
-def forecast(due: Mapping[str, int], needed: Mapping[str, int]) -> None:
-    """How many tasks become due within each window, and how many processes of each kind are needed for them."""
+def forecast(due: Mapping[str, int], needed: Mapping[str, int], running: Mapping[str, int]) -> None:
+    """How many tasks become due within each window, and how many processes of each kind are needed for them and run."""
     for window, count in due.items():
         _due_soon.labels(window).set(count)
     for kind, count in needed.items():
         _needed.labels(kind).set(count)
+    for kind, count in running.items():
+        _running.labels(kind).set(count)
 
 
 def store_down() -> None:
@@ -450,13 +460,16 @@ def store_lost(lost: bool) -> None:
     _store_lost.set(lost)
 
 
-def render() -> bytes:
-    """Everything in Prometheus's text format, summed over the processes that share the directory."""
+def render(more: Collector | None = None) -> bytes:
+    """Everything in Prometheus's text format, summed over the processes that share the directory; and ``more``."""
+    merged = CollectorRegistry()
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if not directory or not Path(directory).is_dir():
-        return generate_latest(_registry)
-    merged = CollectorRegistry()
-    MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
+        merged.register(_registry)
+    else:
+        MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
+    if more is not None:
+        merged.register(more)
     return generate_latest(merged)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from delaybox import metrics
 from delaybox.api import policy
+from delaybox.api.node_metrics import NodeCollector
 from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe
 from delaybox.api.rest import problems
 from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
@@ -210,6 +211,7 @@ class _Api:
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
         self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
         self._probe = Probe(service)
+        self._node = NodeCollector()
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         body = await self._edge.json_body(headers, receive)
@@ -254,12 +256,13 @@ class _Api:
                 quarantined=counts.quarantined,
                 estimated=counts.estimated,
             )
-            metrics.forecast(due, {need.kind: need.members for need in scaling.needs})
+            needs = scaling.needs
+            metrics.forecast(due, {n.kind: n.members for n in needs}, {n.kind: n.running for n in needs})
             if not (await self._probe.ask()).store:
                 # The store reports its counts, but takes no new tasks.
                 metrics.store_down()
         self._answered.add()
-        return Answer(200, metrics.render(), content_type=metrics.CONTENT_TYPE.encode())
+        return Answer(200, metrics.render(self._node), content_type=metrics.CONTENT_TYPE.encode())
 
 
 def _text(status: int, text: str) -> Answer:

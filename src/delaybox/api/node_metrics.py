@@ -1,0 +1,89 @@
+"""What a node is and uses, for Prometheus: its version, and the CPU, memory and files of all its processes together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from delaybox import __version__
+from delaybox.metrics import DIRECTORY_VARIABLE
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_MOST: Final = 1_000
+"""Processes that are looked at: a shell command may have started any number."""
+
+
+@dataclass(slots=True)
+class _Used:
+    cpu_s: float = 0.0
+    resident: int = 0
+    virtual: int = 0
+    files: int = 0
+    processes: int = 0
+    started_s: float = 0.0
+
+
+class NodeCollector(Collector):
+    """The names and meanings of Prometheus's own ``process_*``, but for the whole node: its parent and all below it."""
+
+    def __init__(self) -> None:
+        # A process without the folder of a node's counters was started by itself.
+        self._root = os.getppid() if os.environ.get(DIRECTORY_VARIABLE) else os.getpid()
+
+    def collect(self) -> Iterator[Metric]:
+        """Reads /proc; where there is none, only the version is shown."""
+        build = GaugeMetricFamily(
+            "delaybox_build_info", "1, with the versions as labels.", labels=["version", "python"]
+        )
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
+        used = self._used()
+        if not used.processes:
+            return
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        cpu = CounterMetricFamily("process_cpu_seconds", "CPU time of this node's processes that live.")
+        cpu.add_metric([], used.cpu_s)
+        yield cpu
+        yield _gauge("process_resident_memory_bytes", used.resident, "Resident memory; shared pages count for each.")
+        yield _gauge("process_virtual_memory_bytes", used.virtual, "Virtual memory.")
+        yield _gauge("process_open_fds", used.files, "Open files.")
+        yield _gauge("process_max_fds", files, "Files that one process may have open.")
+        yield _gauge("process_start_time_seconds", used.started_s, "When the node started, in Unix seconds.")
+        yield _gauge("delaybox_processes", used.processes, "Processes of this node, its commands and server included.")
+
+    def _used(self) -> _Used:
+        used, left = _Used(), [self._root]
+        while left and used.processes < _MOST:
+            pid = left.pop()
+            # One that has just ended is left out.
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                used.cpu_s += (int(fields[11]) + int(fields[12])) / _TICKS
+                used.virtual += int(fields[20])
+                used.resident += int(fields[21]) * _PAGE
+                used.processes += 1
+                if pid == self._root:
+                    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS
+                    used.started_s = time.time() - age_s
+                left += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+                # Of processes of another user the files are not shown.
+                used.files += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names are all that is wanted
+        return used
+
+
+def _gauge(name: str, value: float, meaning: str) -> Metric:
+    family = GaugeMetricFamily(name, meaning)
+    family.add_metric([], value)
+    return family
