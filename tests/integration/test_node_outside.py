@@ -37,6 +37,11 @@ def test_a_node_tells_systemd_and_shows_what_it_uses(tmp_path: Path) -> None:
             assert shown["process_cpu_seconds_total"] > 0.5
             assert shown["process_open_fds"] > 50
             assert shown["delaybox_running_members"] >= 1
+            node.call("PUT", "/v1/queues/reports", {"paused": True})
+            for _ in range(3):
+                assert node.call("POST", "/v1/tasks", {"payload": "x", "queue": "reports"})[0] == 201
+            waiting = b'delaybox_queue_ready_tasks{queue="reports"} 3.0'
+            node.until(lambda: waiting in node.call("GET", "/metrics")[2])
             node.process.terminate()
             assert manager.recv(1_000).startswith(b"STOPPING=1")
             assert node.process.wait(60) == 0, node.output()

@@ -1,4 +1,5 @@
-"""What a node is and uses, for Prometheus: its version, and the CPU, memory and files of all its processes together."""
+"""What is read for each scrape and counted nowhere: the node's version, the CPU, memory and files of all its processes
+together, and the busiest queues."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,10 +19,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from delaybox import __version__
+from delaybox.core.query import QueueStats
 from delaybox.metrics import DIRECTORY_VARIABLE
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+MOST_QUEUES: Final = 50
+"""Queues with a series of their own."""
 _MOST: Final = 1_000
 """Processes that are looked at: a shell command may have started any number."""
 
@@ -41,6 +46,7 @@ class NodeCollector(Collector):
     def __init__(self) -> None:
         # A process without the folder of a node's counters was started by itself.
         self._root = os.getppid() if os.environ.get(DIRECTORY_VARIABLE) else os.getpid()
+        self.queues: Sequence[QueueStats] = ()
 
     def collect(self) -> Iterator[Metric]:
         """Reads /proc; where there is none, only the version is shown."""
@@ -49,6 +55,7 @@ class NodeCollector(Collector):
         )
         build.add_metric([__version__, platform.python_version()], 1)
         yield build
+        yield from _of_queues(self.queues)
         used = self._used()
         if not used.processes:
             return
@@ -81,6 +88,29 @@ class NodeCollector(Collector):
                 # Of processes of another user the files are not shown.
                 used.files += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names are all that is wanted
         return used
+
+
+def _of_queues(stats: Sequence[QueueStats]) -> Iterator[Metric]:
+    """The queues with the most tasks due or in flight by name, the others as one."""
+    ready: Counter[str] = Counter()
+    in_flight: Counter[str] = Counter()
+    rate: defaultdict[str, float] = defaultdict(float)
+    for one in stats:
+        ready[one.queue] += one.ready
+        in_flight[one.queue] += one.in_flight
+        rate[one.queue] += one.fired_per_s
+    named = {queue for queue, _ in (ready + in_flight).most_common(MOST_QUEUES)}
+    for name, meaning, figures in (
+        ("delaybox_queue_ready_tasks", "Tasks of a queue that are due and wait.", ready),
+        ("delaybox_queue_in_flight_tasks", "Tasks of a queue that are leased right now.", in_flight),
+        ("delaybox_queue_fired_per_second", "Tasks of a queue handed out a second, over the last minute.", rate),
+    ):
+        family = GaugeMetricFamily(name, meaning, labels=["queue"])
+        for queue in sorted(named):
+            family.add_metric([queue], figures[queue])
+        if len(figures) > len(named):
+            family.add_metric(["(others)"], sum(figures.values()) - sum(figures[queue] for queue in named))
+        yield family
 
 
 def _gauge(name: str, value: float, meaning: str) -> Metric:

@@ -245,6 +245,8 @@ class _Api:
                 counts = await self._service.counts()
                 due = await self._service.due_soon()
                 scaling = await self._service.scaling(_ALL_KINDS)
+                # Estimated counts mean more lanes than a scrape should look at.
+                self._node.queues = () if counts.estimated else await self._service.queues()
         except (TimeoutError, DelayBoxError):
             metrics.store_down()
         else:
