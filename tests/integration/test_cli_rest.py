@@ -430,6 +430,20 @@ def test_a_key_that_replaces_and_a_key_that_is_a_lock(cli: Cli) -> None:
     assert scheduled(cli, "two", "--delay", "1h", "--key", "lock", "--unique-while", "running") != locked
 
 
+def test_a_local_time_keeps_its_zone(cli: Cli) -> None:
+    # 02:30 does not exist on that night; it lies as much behind the gap.
+    task_id = scheduled(cli, "x", "--at", "2027-03-28T02:30", "--zone", "Europe/Berlin")
+    shown = cli("get", task_id, "--json").json()
+    assert (shown["due"], shown["zone"]) == ("2027-03-28T01:30:00.000Z", "Europe/Berlin")
+    assert "Europe/Berlin, there 2027-03-28 03:30:00.000+0200" in cli("get", task_id).out
+    moved = cli("reschedule", task_id, "--at", "2027-10-31T02:30", "--zone", "Europe/Paris", "--fold", "1", "--json")
+    assert (moved.json()["due"], moved.json()["zone"]) == ("2027-10-31T01:30:00.000Z", "Europe/Paris")
+    assert cli("reschedule", task_id, "--delay", "1h", "--json").json()["zone"] == "Europe/Paris"
+    refused = cli("schedule", "x", "--at", "2027-10-31T02:30Z", "--zone", "Europe/Paris")
+    assert refused.code == 2 and "leave the offset out" in refused.err
+    assert "--zone UTC has no time" in cli("schedule", "x", "--zone", "UTC").err
+
+
 def test_at_most_once_is_shown(cli: Cli) -> None:
     task_id = scheduled(cli, "one", "--delay", "1h", "--delivery", "at_most_once")
     assert cli("get", task_id, "--json").json()["delivery"] == "at_most_once"

@@ -89,8 +89,8 @@ async def test_move_by_filter_in_one_pass(rpc: Rpc, store: Store, when: str):
     moved = await schedule(rpc, 400, queue="a")
     await schedule(rpc, 20, queue="b")
     now = await store.ping()
-    value = now + 50 * HOUR_MS if when == "due_ms" else 50 * HOUR_MS
-    request = pb.RescheduleManyRequest(selection=selection(queue="a"), **{when: value})
+    then: Any = {when: now + 50 * HOUR_MS if when == "due_ms" else 50 * HOUR_MS}
+    request = pb.RescheduleManyRequest(selection=selection(queue="a"), **then)
     answer = await rpc.scheduler.RescheduleMany(request)
     assert (answer.matched, answer.changed, answer.skipped) == (400, 400, 0)
     found = await listed(rpc, due_from_ms=now + 49 * HOUR_MS)

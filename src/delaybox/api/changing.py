@@ -21,4 +21,5 @@ async def change(service: Service, grant: Grant, task_id: str, wanted: TaskChang
         priority=wanted.priority,
         payload=wanted.payload,
         labels=wanted.labels,
+        zone=wanted.zone,
     )

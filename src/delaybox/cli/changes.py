@@ -14,6 +14,7 @@ from delaybox.cli.options import (
     DEFAULT_SERVER,
     WHEN,
     AsJson,
+    Fold,
     From,
     Group,
     Key,
@@ -24,6 +25,7 @@ from delaybox.cli.options import (
     To,
     Token,
     Type,
+    Zone,
     connect,
 )
 from delaybox.cli.several import address_of, each
@@ -129,6 +131,8 @@ def reschedule(
     key: Key = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help=f"New time: {WHEN}")] = None,
     delay: Annotated[str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now.")] = None,
+    zone: Zone = None,
+    fold: Fold = None,
     priority: Annotated[PriorityName | None, typer.Option("--priority", "-p", help="New priority; with an id.")] = None,
     group: Group = None,
     queue: Queue = None,
@@ -147,7 +151,7 @@ def reschedule(
     client = connect(server, token, as_json)
     named = [str(task_id or key)] if task_id or key else None
     chosen = _chosen(named, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
-    when = options.without_nothing({"at": at, "delay": delay})
+    when = options.without_nothing({"at": options.when(at, zone, fold), "delay": delay})
     if chosen is not None:
         if priority is not None:
             raise ConfigError("--priority goes with an id; a filter moves tasks to another time")

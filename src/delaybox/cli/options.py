@@ -79,6 +79,14 @@ Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Queue.")]
 Type = Annotated[TypeName | None, typer.Option("--type", "-t", help="Task type.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Label; repeatable.")]
 Group = Annotated[str | None, typer.Option("--group", "-g", metavar="NAME", help="Group of tasks.")]
+Zone = Annotated[
+    str | None,
+    typer.Option("--zone", metavar="NAME", help="Time zone of --at, which has no offset then: --at 2027-03-28T02:30."),
+]
+Fold = Annotated[
+    int | None,
+    typer.Option("--fold", min=0, max=1, help="With --zone: 1 is the second of two such times (clocks go back)."),
+]
 From = Annotated[
     str | None, typer.Option("--from", metavar="TIME", help="Due at or after: RFC 3339 with offset, or Unix ms.")
 ]
@@ -113,6 +121,17 @@ def pairs(option: str, given: list[str] | None) -> dict[str, str]:
             raise ConfigError(f"{option} {key} is given twice; give it once")
         found[key] = value
     return found
+
+
+def when(at: str | None, zone: str | None, fold: int | None) -> object:
+    """What REST takes as ``at``. ConfigError for a zone without a time."""
+    if zone is None:
+        if fold is not None:
+            raise ConfigError("--fold belongs to --zone; give that too, or leave it out")
+        return at
+    if at is None:
+        raise ConfigError(f"--zone {zone} has no time; give --at as a clock shows it there, such as 2027-03-28T02:30")
+    return without_nothing({"local": at, "zone": zone, "fold": fold})
 
 
 def moment_ms(option: str, text: str) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from delaybox.core import texts
 
@@ -85,6 +86,14 @@ def moment(ms: int, zone: tzinfo | None = None) -> str:
     except (ValueError, OverflowError, OSError):
         return f"{ms} ms"
     return f"{at:%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}{at:%z}"
+
+
+def _there(zone: str, ms: int) -> str:
+    """A zone's name, and what its clocks show at that moment where this machine knows the zone."""
+    try:
+        return f"{zone}, there {moment(ms, ZoneInfo(zone))}"
+    except (OSError, ValueError, LookupError):
+        return zone
 
 
 # -- tasks ------------------------------------------------------------------------------------------------------
@@ -171,6 +180,8 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         ("state", str(task.get("state") or "gone: it has ended and left no record")),
         ("due", f"{moment(task['due_ms'], zone)} ({due_in(task['due_ms'], now_ms)})"),
     ]
+    if zone_name := task.get("zone"):
+        lines.append(("zone", _there(str(zone_name), int(task["due_ms"]))))
     lines += [
         (name, str(task[name])) for name in ("type", "name", "queue", "priority", "group", "delivery") if task.get(name)
     ]

@@ -18,6 +18,7 @@ from delaybox.cli.options import (
     WHEN,
     AsJson,
     EndedName,
+    Fold,
     From,
     Group,
     Key,
@@ -30,6 +31,7 @@ from delaybox.cli.options import (
     To,
     Token,
     Type,
+    Zone,
     connect,
 )
 from delaybox.cli.several import address_of, note_more, pages
@@ -52,6 +54,8 @@ def schedule(
         str | None, typer.Argument(metavar="[PAYLOAD]", help="Text; - reads it from standard input.")
     ] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help=f"When: {WHEN}")] = None,
+    zone: Zone = None,
+    fold: Fold = None,
     delay: Annotated[
         str | None, typer.Option("--delay", "-d", metavar="SPAN", help="How long from now: 15m, 1h30m, PT15M, or ms.")
     ] = None,
@@ -133,7 +137,7 @@ def schedule(
             "type": type_ or ("http" if url is not None else None),
             "queue": queue,
             "priority": priority,
-            "at": at,
+            "at": options.when(at, zone, fold),
             "delay": delay,
             "headers": options.pairs("--header", header),
             "labels": options.pairs("--label", label),

@@ -217,6 +217,7 @@ class Task:
     node: str = ""
     remembered: bool = False
     group: str = ""
+    zone: str = ""
 
     @classmethod
     def of(cls, info: pb.TaskInfo) -> Task:
@@ -241,6 +242,7 @@ class Task:
             max_snooze_ms=info.max_snooze_ms,
             at_most_once=info.delivery == pb.DELIVERY_AT_MOST_ONCE,
             group=info.group,
+            zone=info.zone,
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,
             brief=info.brief,

@@ -14,6 +14,7 @@ from uuid import UUID
 from delaybox.client.models import PRIORITIES, Retry
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_ATTEMPTS, MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.localtime import instant_us, name_of
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import Span, span_ms
 from delaybox.core.words import show, unknown
@@ -21,12 +22,14 @@ from delaybox.wire.gen import task_pb2
 from delaybox.wire.json.moments import moment_ms
 
 Moment = datetime | str
-"""When: an aware datetime, or RFC 3339 text with an offset."""
+"""When: an aware datetime, or RFC 3339 text with an offset.
+
+The zone of a datetime with a zoneinfo.ZoneInfo is kept with the task. A time that its clocks leave out lies behind the
+gap, and of two that they show the first is meant, unless its fold is 1."""
 Duration = Span
 """How long: seconds, a timedelta, or text such as "15m", "1h30m" or "PT15M"."""
 
 DAY_S: Final = 86_400
-_EPOCH_ORDINAL: Final = datetime(1970, 1, 1).toordinal()  # noqa: DTZ001 - the calendar alone is asked
 _PRIORITY_NUMBERS: Final = {str(priority): number for number, priority in PRIORITIES.items()}
 _NUMBER = re.compile(r"\s*[-+]?[\d_]+(?:\.\d*)?\s*", re.ASCII)
 
@@ -127,16 +130,12 @@ def unix_ms(field: str, value: Moment, *, ms_field: str = "") -> int:
             f"{field} {show(value)} is {_kind(value)}, not a moment; give an aware datetime such as "
             f"datetime.now(UTC) + timedelta(hours=1), RFC 3339 text such as 2030-01-31T09:00:00+01:00{instead}",
         )
-    offset = value.utcoffset()
-    if offset is None:
+    if value.utcoffset() is None:
         raise InvalidTask(
             field,
             f"{field} {value.isoformat()} has no time zone; use datetime.now(UTC), or .astimezone() for local time",
         )
-    day = value.toordinal() - _EPOCH_ORDINAL
-    second = (day * 24 + value.hour) * 3600 + value.minute * 60 + value.second
-    micros = second * 1_000_000 + value.microsecond - offset // timedelta(microseconds=1)
-    ms = -(-micros // 1000)
+    ms = -(-instant_us(value) // 1000)
     if not MIN_DUE_MS <= ms <= MAX_DUE_MS:
         raise InvalidTask(field, f"{field} {value.isoformat()} is before 1973-03-03 or after 5138-11-16")
     return ms
@@ -150,6 +149,8 @@ def put_when(message: Any, when: Mapping[str, Any]) -> None:
         raise InvalidTask(given[-1], f"{' and '.join(given)} are both given; give one of them")
     if at is not None:
         message.due_ms = unix_ms("at", at, ms_field="at_ms")
+        if isinstance(at, datetime) and "zone" in message.DESCRIPTOR.fields_by_name:
+            message.zone = name_of(at.tzinfo)
     elif at_ms is not None:
         if isinstance(at_ms, bool) or not isinstance(at_ms, int):
             raise InvalidTask("at_ms", f"at_ms {show(at_ms)} is {_kind(at_ms)}; give whole Unix milliseconds")

@@ -103,6 +103,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``unique_while``: the idempotency key is a lock, free again at once when this is over; None: it outlives its task.
     ``delivery``: AT_MOST_ONCE goes with neither a retry policy, nor a result, nor a lock that lasts while it runs.
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
+    ``zone``: the time zone in which its time was meant, kept to be shown; "" for none.
     ``group``: tasks of one name can be released, moved or cancelled together; "" for none.
     ``webhook``: the request of an HTTP task, and of no other; its headers and body are ``header`` and ``payload``.
     """
@@ -129,6 +130,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     reject_past: bool = False
     queue_unstated: bool = False
     group: str = ""
+    zone: str = ""
     webhook: Webhook | None = None
 
 
@@ -140,6 +142,7 @@ class TaskChange(Struct, frozen=True, kw_only=True, gc=False):
     priority: Priority | None = None
     payload: bytes | None = None
     labels: Mapping[str, str] | None = None
+    zone: str | None = None
 
 
 class Submitted(Struct, frozen=True, gc=False):
@@ -218,6 +221,7 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     progress: Progress | None = None
     traceback: str = ""
     group: str = ""
+    zone: str = ""
     webhook: Webhook | None = None
     fired_ms: int = 0
     ended_ms: int = 0

@@ -388,10 +388,11 @@ class Service:
         priority: Priority | None = None,
         payload: bytes | None = None,
         labels: Mapping[str, str] | None = None,
+        zone: str | None = None,
     ) -> TaskView:
         """Changes the given parts of a pending task; the task as it is then. Errors as `cancel`."""
         raw = ids.parse(task_id)
-        if payload is None and labels is None:
+        if payload is None and labels is None and zone is None:
             found = await self._opened.store.get(raw)
             due = await self.reschedule(task_id, due_ms=due_ms, delay_ms=delay_ms, priority=priority)
             return await self._changed(raw, found, due, priority)
@@ -402,7 +403,14 @@ class Service:
                 raise _refusal(task_id, _WORDS.get(found.place, "unknown"))
             try:
                 new, apart = changed(
-                    raw, found, due_ms=due_ms, delay_ms=delay_ms, priority=priority, payload=payload, labels=labels
+                    raw,
+                    found,
+                    due_ms=due_ms,
+                    delay_ms=delay_ms,
+                    priority=priority,
+                    payload=payload,
+                    labels=labels,
+                    zone=zone,
                 )
             except UnreadableRecord:
                 raise _refusal(task_id, "newer") from None

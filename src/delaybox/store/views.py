@@ -55,6 +55,7 @@ def of_record(
         delivery=DeliveryMode.AT_MOST_ONCE if message.at_most_once else DeliveryMode.AT_LEAST_ONCE,
         result=kept,
         group=record.group,
+        zone=message.zone,
         webhook=webhook_of(message),
     )
 
@@ -99,6 +100,7 @@ def changed(
     priority: Priority | None,
     payload: bytes | None,
     labels: Mapping[str, str] | None,
+    zone: str | None = None,
 ) -> tuple[bytes, bytes]:
     """(new record, body that lies apart) of a pending task with some of its parts replaced; UnreadableRecord."""
     record = read(task_id, found.value)
@@ -111,6 +113,8 @@ def changed(
     if labels is not None:
         message.labels.clear()
         message.labels.update(labels)
+    if zone is not None:
+        message.zone = zone
     due = record.due_ms
     if due_ms is not None:
         due = due_ms

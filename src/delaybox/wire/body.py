@@ -33,6 +33,7 @@ def encode(task: NewTask) -> bytes:
         or task.max_snooze_ms
         or task.delivery is _ONCE
         or task.webhook
+        or task.zone
     ):
         # Fields 2 and 3 alone are written by hand, because bulk scheduling would spend a third of its time in the
         # library.
@@ -63,6 +64,8 @@ def encode(task: NewTask) -> bytes:
         message.at_most_once = True
     if task.max_snooze_ms:
         message.max_snooze_ms = task.max_snooze_ms
+    if task.zone:
+        message.zone = task.zone
     if task.labels:
         message.labels.update(task.labels)
     if task.webhook is not None:
@@ -148,6 +151,8 @@ def fingerprint(task: NewTask) -> bytes:
         parts.append(_sized(b"once"))
     if task.max_snooze_ms:
         parts.append(_sized(b"snooze %d" % task.max_snooze_ms))
+    if task.zone:
+        parts.append(_sized(b"zone " + task.zone.encode()))
     if task.group:
         parts.append(_sized(b"group " + task.group.encode()))
     parts.append(_sized(b"%d" % len(header)))

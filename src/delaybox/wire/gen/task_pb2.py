@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x64\x65laybox/v1/task.proto\x12\x0b\x64\x65laybox.v1\"\xcc\x04\n\x04Task\x12\x10\n\x08taskUuid\x18\x01 \x01(\t\x12-\n\x06header\x18\x02 \x03(\x0b\x32\x1d.delaybox.v1.Task.HeaderEntry\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12(\n\x06status\x18\x04 \x01(\x0e\x32\x18.delaybox.v1.Task.Status\x12\x0c\n\x04name\x18\x05 \x01(\t\x12!\n\x05retry\x18\x06 \x01(\x0b\x32\x12.delaybox.v1.Retry\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x04\x12\x17\n\x0f\x65xpire_after_ms\x18\x08 \x01(\x04\x12-\n\x06labels\x18\t \x03(\x0b\x32\x1d.delaybox.v1.Task.LabelsEntry\x12\x16\n\x0ekeep_result_ms\x18\n \x01(\x04\x12\x11\n\tno_result\x18\x0b \x01(\x08\x12\x15\n\rmax_snooze_ms\x18\x0c \x01(\x04\x12\x14\n\x0c\x61t_most_once\x18\r \x01(\x08\x12%\n\x07webhook\x18\x1e \x01(\x0b\x32\x14.delaybox.v1.Webhook\x1a-\n\x0bHeaderEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x06Status\x12\r\n\tSCHEDULED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0e\n\nPROCESSING\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\r\n\tSUCCEEDED\x10\x04\x12\r\n\tCANCELLED\x10\x05\"a\n\x05Retry\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12\x12\n\ninitial_ms\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x12\x0e\n\x06max_ms\x18\x04 \x01(\x04\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\"8\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08retry_on\x18\x03 \x03(\r\"\xa0\x02\n\x06Result\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x13\n\x0b\x66inished_ms\x18\x02 \x01(\x04\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x04\x12\x16\n\texit_code\x18\x04 \x01(\x11H\x00\x88\x01\x01\x12\x0e\n\x06output\x18\x05 \x01(\x0c\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x08 \x01(\t\x12\x0e\n\x06status\x18\x1e \x01(\r\x12\x31\n\x07headers\x18\x1f \x03(\x0b\x32 .delaybox.v1.Result.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_exit_codeBU\n\x15io.github.delaybox.v1P\x01Z:github.com/delaybox/delaybox/gen/go/delaybox/v1;delayboxv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x64\x65laybox/v1/task.proto\x12\x0b\x64\x65laybox.v1\"\xda\x04\n\x04Task\x12\x10\n\x08taskUuid\x18\x01 \x01(\t\x12-\n\x06header\x18\x02 \x03(\x0b\x32\x1d.delaybox.v1.Task.HeaderEntry\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12(\n\x06status\x18\x04 \x01(\x0e\x32\x18.delaybox.v1.Task.Status\x12\x0c\n\x04name\x18\x05 \x01(\t\x12!\n\x05retry\x18\x06 \x01(\x0b\x32\x12.delaybox.v1.Retry\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x04\x12\x17\n\x0f\x65xpire_after_ms\x18\x08 \x01(\x04\x12-\n\x06labels\x18\t \x03(\x0b\x32\x1d.delaybox.v1.Task.LabelsEntry\x12\x16\n\x0ekeep_result_ms\x18\n \x01(\x04\x12\x11\n\tno_result\x18\x0b \x01(\x08\x12\x15\n\rmax_snooze_ms\x18\x0c \x01(\x04\x12\x14\n\x0c\x61t_most_once\x18\r \x01(\x08\x12\x0c\n\x04zone\x18\x0e \x01(\t\x12%\n\x07webhook\x18\x1e \x01(\x0b\x32\x14.delaybox.v1.Webhook\x1a-\n\x0bHeaderEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x06Status\x12\r\n\tSCHEDULED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0e\n\nPROCESSING\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\r\n\tSUCCEEDED\x10\x04\x12\r\n\tCANCELLED\x10\x05\"a\n\x05Retry\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12\x12\n\ninitial_ms\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x12\x0e\n\x06max_ms\x18\x04 \x01(\x04\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\"8\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08retry_on\x18\x03 \x03(\r\"\xa0\x02\n\x06Result\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x13\n\x0b\x66inished_ms\x18\x02 \x01(\x04\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x04\x12\x16\n\texit_code\x18\x04 \x01(\x11H\x00\x88\x01\x01\x12\x0e\n\x06output\x18\x05 \x01(\x0c\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x08 \x01(\t\x12\x0e\n\x06status\x18\x1e \x01(\r\x12\x31\n\x07headers\x18\x1f \x03(\x0b\x32 .delaybox.v1.Result.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_exit_codeBU\n\x15io.github.delaybox.v1P\x01Z:github.com/delaybox/delaybox/gen/go/delaybox/v1;delayboxv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,19 +39,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESULT_HEADERSENTRY']._loaded_options = None
   _globals['_RESULT_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_TASK']._serialized_start=40
-  _globals['_TASK']._serialized_end=628
-  _globals['_TASK_HEADERENTRY']._serialized_start=440
-  _globals['_TASK_HEADERENTRY']._serialized_end=485
-  _globals['_TASK_LABELSENTRY']._serialized_start=487
-  _globals['_TASK_LABELSENTRY']._serialized_end=532
-  _globals['_TASK_STATUS']._serialized_start=534
-  _globals['_TASK_STATUS']._serialized_end=628
-  _globals['_RETRY']._serialized_start=630
-  _globals['_RETRY']._serialized_end=727
-  _globals['_WEBHOOK']._serialized_start=729
-  _globals['_WEBHOOK']._serialized_end=785
-  _globals['_RESULT']._serialized_start=788
-  _globals['_RESULT']._serialized_end=1076
-  _globals['_RESULT_HEADERSENTRY']._serialized_start=1016
-  _globals['_RESULT_HEADERSENTRY']._serialized_end=1062
+  _globals['_TASK']._serialized_end=642
+  _globals['_TASK_HEADERENTRY']._serialized_start=454
+  _globals['_TASK_HEADERENTRY']._serialized_end=499
+  _globals['_TASK_LABELSENTRY']._serialized_start=501
+  _globals['_TASK_LABELSENTRY']._serialized_end=546
+  _globals['_TASK_STATUS']._serialized_start=548
+  _globals['_TASK_STATUS']._serialized_end=642
+  _globals['_RETRY']._serialized_start=644
+  _globals['_RETRY']._serialized_end=741
+  _globals['_WEBHOOK']._serialized_start=743
+  _globals['_WEBHOOK']._serialized_end=799
+  _globals['_RESULT']._serialized_start=802
+  _globals['_RESULT']._serialized_end=1090
+  _globals['_RESULT_HEADERSENTRY']._serialized_start=1030
+  _globals['_RESULT_HEADERSENTRY']._serialized_end=1076
 # @@protoc_insertion_point(module_scope)

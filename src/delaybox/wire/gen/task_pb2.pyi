@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Task(_message.Message):
-    __slots__ = ("taskUuid", "header", "payload", "status", "name", "retry", "timeout_ms", "expire_after_ms", "labels", "keep_result_ms", "no_result", "max_snooze_ms", "at_most_once", "webhook")
+    __slots__ = ("taskUuid", "header", "payload", "status", "name", "retry", "timeout_ms", "expire_after_ms", "labels", "keep_result_ms", "no_result", "max_snooze_ms", "at_most_once", "zone", "webhook")
     class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SCHEDULED: _ClassVar[Task.Status]
@@ -50,6 +50,7 @@ class Task(_message.Message):
     NO_RESULT_FIELD_NUMBER: _ClassVar[int]
     MAX_SNOOZE_MS_FIELD_NUMBER: _ClassVar[int]
     AT_MOST_ONCE_FIELD_NUMBER: _ClassVar[int]
+    ZONE_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     taskUuid: str
     header: _containers.ScalarMap[str, bytes]
@@ -64,8 +65,9 @@ class Task(_message.Message):
     no_result: bool
     max_snooze_ms: int
     at_most_once: bool
+    zone: str
     webhook: Webhook
-    def __init__(self, taskUuid: _Optional[str] = ..., header: _Optional[_Mapping[str, bytes]] = ..., payload: _Optional[bytes] = ..., status: _Optional[_Union[Task.Status, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_result_ms: _Optional[int] = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., at_most_once: bool = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ...) -> None: ...
+    def __init__(self, taskUuid: _Optional[str] = ..., header: _Optional[_Mapping[str, bytes]] = ..., payload: _Optional[bytes] = ..., status: _Optional[_Union[Task.Status, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., keep_result_ms: _Optional[int] = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., at_most_once: bool = ..., zone: _Optional[str] = ..., webhook: _Optional[_Union[Webhook, _Mapping]] = ...) -> None: ...
 
 class Retry(_message.Message):
     __slots__ = ("max_attempts", "initial_ms", "factor", "max_ms", "jitter")

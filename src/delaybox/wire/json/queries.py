@@ -154,7 +154,7 @@ def parse_reschedule_many(body: bytes) -> tuple[Chosen, int | None, int | None]:
     """The body of ``POST /v1/tasks/reschedule``; with due ms or delay ms. InvalidTask."""
     asked = _read_reschedule_many(body)
     _read_reschedule_many.check_names(body, asked)
-    due_ms, delay_ms = when_of(asked, _read_reschedule_many, body)
+    due_ms, delay_ms, _ = when_of(asked, _read_reschedule_many, body)
     if due_ms is None and delay_ms is None:
         raise InvalidTask("at", "neither at nor delay is given; say when the tasks are to be due")
     return _chosen(asked), due_ms, delay_ms

@@ -62,6 +62,7 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         max_snooze_ms=new.max_snooze_ms,
         delivery=_delivery(new.delivery),
         group=new.group,
+        zone=new.zone,
         created=stored.created,
         warning=stored.warning,
     )
@@ -94,6 +95,7 @@ def task(view: TaskView) -> types.Task:
         max_snooze_ms=view.max_snooze_ms,
         delivery=_delivery(view.delivery),
         group=view.group,
+        zone=view.zone,
         attempt=view.attempt,
         losses=view.losses,
         deliveries=view.deliveries,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -25,6 +25,7 @@ from delaybox.core.limits import (
     QUEUE_FORM,
     task_bytes,
 )
+from delaybox.core.localtime import local_ms
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
@@ -100,7 +101,7 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
     task_type = _PUB_SUB
     if asked.type is not None and asked.type != "pub_sub":
         task_type = type_of("type", asked.type)
-    due_ms, delay_ms = when_of(asked, _read_task, raw)
+    when = when_of(asked, _read_task, raw)
     own_key = asked.idempotency_key
     if own_key is not None:
         check_key("idempotency_key", own_key)
@@ -130,8 +131,9 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         raise InvalidTask(field, f"{field} belongs to webhooks; give type http with it, or leave it out")
     new = NewTask(
         payload=payload,
-        due_ms=due_ms,
-        delay_ms=delay_ms,
+        due_ms=when.due_ms,
+        delay_ms=when.delay_ms,
+        zone=when.zone or "",
         type=task_type,
         queue=DEFAULT_QUEUE if asked.queue is None else queue_of("queue", asked.queue),
         priority=_NORMAL if asked.priority is None else priority_of("priority", asked.priority),
@@ -171,10 +173,11 @@ def parse_change(body: bytes, rules: TaskRules) -> TaskChange:
     """What a PATCH body asks for. Raises InvalidTask or PayloadTooLarge."""
     asked = _read_change(body)
     _read_change.check_names(body, asked)
-    due_ms, delay_ms = when_of(asked, _read_change, body)
+    when = when_of(asked, _read_change, body)
     change = TaskChange(
-        due_ms=due_ms,
-        delay_ms=delay_ms,
+        due_ms=when.due_ms,
+        delay_ms=when.delay_ms,
+        zone=when.zone,
         priority=None if asked.priority is None else priority_of("priority", asked.priority),
         payload=_payload(asked.payload, asked.payload_json, asked.payload_base64, rules.max_payload_bytes),
         labels=None if asked.labels is None else labels_of(asked.labels),
@@ -214,18 +217,33 @@ def whole(field: str, value: int | float) -> int:
 class Timed(Protocol):
     """A body that may say when."""
 
-    at: types.Number
+    at: types.Number | types.LocalTime
     delay: types.Number
 
 
-def when_of(asked: Timed, reader: JsonReader[Any], body: bytes) -> tuple[int | None, int | None]:
-    """(due ms, delay ms) of a body: one of the two, or neither. InvalidTask."""
+class When(NamedTuple):
+    """A due time or a delay, or neither. ``zone``: in which the time was given; None: in none."""
+
+    due_ms: int | None = None
+    delay_ms: int | None = None
+    zone: str | None = None
+
+
+def when_of(asked: Timed, reader: JsonReader[Any], body: bytes) -> When:
+    """When the task of a body is to be due. InvalidTask."""
     at, delay = asked.at, asked.delay
     if at is not None:
         if delay is not None:
-            raise InvalidTask("delay", f"at {show(at)} and delay {show(delay)} are both given; give one of them")
-        return moment_ms("at", _number(reader, body, "at", at)), None
-    return None, None if delay is None else duration(reader, body, "delay", delay, least=0)
+            shown = f"{at.local} {at.zone}" if isinstance(at, types.LocalTime) else at
+            raise InvalidTask("delay", f"at {show(shown)} and delay {show(delay)} are both given; give one of them")
+        if isinstance(at, types.LocalTime):
+            fold = 0 if at.fold is None else whole("at.fold", at.fold)
+            return When(local_ms("at", at.local, at.zone, fold), None, at.zone)
+        return When(moment_ms("at", _number(reader, body, "at", at)))
+    return _AT_ONCE if delay is None else When(None, duration(reader, body, "delay", delay, least=0))
+
+
+_AT_ONCE: Final = When()
 
 
 def type_of(field: str, text: str) -> TaskType:

@@ -27,6 +27,7 @@ from delaybox.core.limits import (
     MIN_DUE_MS,
     QUEUE,
 )
+from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES, ON_CONFLICT, UNIQUE_WHILE
 from delaybox.wire.json.webhook_types import RetryOn, WebhookMethod, WebhookUrl
 
@@ -74,12 +75,37 @@ def _whole(least: int, most: int) -> dict[str, Any]:
 Number = str | int | float | None
 """A moment or duration; a float only where it is a whole number (1.7e12), which the readers check."""
 
+
+class LocalTime(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What a clock shows in a time zone. Where clocks go forward, a time that does not exist lies behind the gap; where
+    they go back, the first of two is taken, or with `fold` 1 the second."""
+
+    local: Annotated[str, Meta(description="without an offset", examples=["2027-03-28T02:30"])]
+    zone: Annotated[
+        str,
+        Meta(
+            description="a name of the IANA database; kept with the task and shown",
+            examples=["Europe/Berlin"],
+            extra_json_schema={"maxLength": MAX_ZONE},
+        ),
+    ]
+    fold: Annotated[
+        int | float | None,
+        Meta(description="1: the second of two such times", extra_json_schema=_whole(0, 1)),
+    ] = None
+
+
 At = Annotated[
-    Number,
+    Number | LocalTime,
     Meta(
-        description="when: RFC 3339 with an offset, or Unix ms; past: at once. Excludes `delay`; neither: at once",
-        examples=["2030-01-31T09:00:00+01:00", 1896076800000],
-        extra_json_schema=_MOMENT,
+        description="when: RFC 3339 with an offset, Unix ms, or a local time; past: at once. Excludes `delay`; "
+        "neither: at once",
+        examples=["2030-01-31T09:00:00+01:00", 1896076800000, {"local": "2030-01-31T09:00", "zone": "Europe/Berlin"}],
+        extra_json_schema={
+            "x-is": {
+                "anyOf": [*_MOMENT["x-is"]["anyOf"][:2], {"$ref": "#/components/schemas/LocalTime"}, {"type": "null"}]
+            }
+        },
     ),
 ]
 Delay = Annotated[
@@ -359,6 +385,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     retry_on: list[int] = []
     labels: dict[str, str] = {}
     group: str = ""
+    zone: Annotated[str, Meta(description="the time zone in which its time was meant")] = ""
     timeout_ms: Count = 0
     expire_after_ms: Count = 0
     max_snooze_ms: Count = 0

@@ -9,6 +9,7 @@ from typing import Final
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import check_name
+from delaybox.core.localtime import local_ms, zone_of
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
@@ -62,6 +63,7 @@ class WhenAsked:
 
     due_ms: int | None = None
     delay_ms: int | None = None
+    zone: str | None = None
 
 
 def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
@@ -87,6 +89,7 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         payload=payload,
         due_ms=when.due_ms,
         delay_ms=when.delay_ms,
+        zone=when.zone or "",
         type=task_type,
         queue=v1.queue_of("queue", asked.queue) if asked.queue else DEFAULT_QUEUE,
         priority=priority_of("priority", asked.priority),
@@ -122,6 +125,7 @@ def change(asked: pb.RescheduleRequest, rules: TaskRules) -> TaskChange:
     found = TaskChange(
         due_ms=when.due_ms,
         delay_ms=when.delay_ms,
+        zone=when.zone,
         priority=priority_of("priority", asked.priority) if asked.HasField("priority") else None,
         payload=payload,
         labels=v1.labels_of(dict(asked.labels.values)) if asked.HasField("labels") else None,
@@ -137,8 +141,18 @@ def when_of(asked: pb.NewTask | pb.RescheduleRequest | pb.RescheduleManyRequest)
     if which is None:
         return WhenAsked()
     if which == "due_ms":
-        return WhenAsked(due_ms=moment_ms("due_ms", asked.due_ms))
+        return WhenAsked(due_ms=moment_ms("due_ms", asked.due_ms), zone=_zone(asked))
+    if which == "local":
+        local = asked.local
+        return WhenAsked(due_ms=local_ms("local", local.local, local.zone, local.fold), zone=local.zone)
     return WhenAsked(delay_ms=duration_ms("delay_ms", asked.delay_ms))
+
+
+def _zone(asked: pb.NewTask | pb.RescheduleRequest | pb.RescheduleManyRequest) -> str | None:
+    if isinstance(asked, pb.RescheduleManyRequest) or not asked.zone:
+        return None
+    zone_of("zone", asked.zone)
+    return asked.zone
 
 
 def type_of(field: str, number: pb.TaskType) -> TaskType:

@@ -72,6 +72,7 @@ def info(view: TaskView) -> pb.TaskInfo:
         node=view.node,
         remembered=view.remembered,
         group=view.group,
+        zone=view.zone,
     )
     if view.webhook is not None:
         out.webhook.CopyFrom(message_of(view.webhook))
