@@ -1,7 +1,7 @@
 # Two commands to know: `make demo` and `make test`. Both set up .venv by themselves on their first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-install format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
+.PHONY: help setup check check-install check-deploy format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench        benchmarks: a table, and JSON under benchmarks/results/'
 	@echo 'make check        lint, format, types, import layers, generated code and tables are current'
 	@echo 'make check-install  what users get: built, installed with the newest and the lowest versions, used'
+	@echo 'make check-deploy   image, compose, chart, units, alerts and boards under deploy/'
 	@echo 'make format       let ruff rewrite what it can'
 	@echo 'make proto        regenerate $(GEN) from proto/'
 	@echo 'make docs         fill the tables in docs/ from the code'
@@ -43,6 +44,16 @@ check: lint types layout proto-check docs-check
 # On each Python that the machine has; the network is asked for packages only, where pip is set up to take them from.
 check-install: $(STAMP)
 	$(PY) scripts/check_install.py
+
+# Its tools have an environment of their own. What is not there is named, and that check left out.
+DEPLOY_STAMP := .tools/.setup-done
+$(DEPLOY_STAMP): requirements/deploy.txt
+	@set -e; python=$$(scripts/find-python); "$$python" -m venv --clear .tools/venv
+	@.tools/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/deploy.txt
+	@touch $@
+
+check-deploy: $(DEPLOY_STAMP)
+	.tools/venv/bin/python scripts/check_deploy.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -93,6 +104,7 @@ lock:
 	@command -v uv >/dev/null || { echo 'make lock needs uv on the PATH' >&2; exit 1; }
 	uv pip compile $(LOCK) --extra all pyproject.toml requirements/dev.in --output-file requirements/dev.txt
 	uv pip compile $(LOCK) --extra all pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	uv pip compile $(LOCK) requirements/deploy.in --output-file requirements/deploy.txt
 	uv pip compile $(LOCK) $(PEERS)/requirements.in --output-file $(PEERS)/requirements.txt
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,216 @@
+"""Looks at everything under deploy/ with the tools that its readers have: `make check-deploy`.
+
+Python's tools come from requirements/deploy.txt, helm from the Go module proxy where it is not on the PATH, and the
+others (promtool, nginx, docker-compose, systemd-analyze) from the system. A tool that is missing is named and its check
+left out; DELAYBOX_ALL_TOOLS=1 makes that a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+TOOLS = ROOT / ".tools"
+HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+KUBERNETES = ("1.30", "1.37")
+CHART = DEPLOY / "helm/delaybox"
+WAYS_TO_SET_IT = (
+    "redis.url=redis://redis:6379,insecure=true",
+    "redis.url=redis://redis:6379,insecure=true,api.autoscaling.enabled=true,clock.autoscaling.enabled=true",
+    "redis.url=redis://redis:6379,insecure=true,networkPolicy.enabled=true,ingress.enabled=true,ingress.tlsSecret=tls",
+    "redis.url=redis://redis:6379,insecure=true,serviceMonitor.enabled=true,prometheusRule.enabled=true",
+    "redis.existingSecret=store,auth.existingSecret=tokens,keda.enabled=true,keda.tokenSecret=scaler",
+    "redis.existingSecret=store,auth.existingSecret=tokens,clock.enabled=false,api.roles=api\\,clock\\,work",
+)
+REFUSED = {
+    "insecure=true": "name your server",
+    "redis.url=redis://redis:6379": "who may call?",
+    "redis.url=redis://redis:6379,insecure=true,clock.enabled=false": "no node would keep time",
+    "redis.url=redis://r:6379,insecure=true,keda.enabled=true,api.autoscaling.enabled=true": "choose one",
+}
+
+
+class Wrong(Exception):
+    """What is not as it must be."""
+
+
+class Missing(Exception):
+    """The tool that is not there, and how to get it."""
+
+
+def run(command: Sequence[str | Path], *, fails_with: str = "") -> str:
+    """Its output. Wrong if it fails, or with ``fails_with`` unless it fails with these words."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT)
+    output = done.stdout + done.stderr
+    if fails_with:
+        if done.returncode == 0 or fails_with not in output:
+            raise Wrong(f"{' '.join(map(str, command))}: should have refused with {fails_with!r}, but:\n{output}")
+    elif done.returncode:
+        raise Wrong(f"{' '.join(map(str, command))}:\n{output}")
+    return output
+
+
+def tool(name: str, how: str) -> str:
+    """Its path. Missing."""
+    found = shutil.which(
+        name,
+        path=os.pathsep.join([str(TOOLS / "bin"), str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"]),
+    )
+    if found is None:
+        raise Missing(f"{name} ({how})")
+    return found
+
+
+def helm() -> str:
+    """helm's path; built from its module where it is missing and Go is there."""
+    try:
+        return tool("helm", "https://helm.sh, or Go, with which this check builds it")
+    except Missing:
+        go = shutil.which("go")
+        if go is None:
+            raise
+        print("  building helm with Go (once)", flush=True)
+        environ = {**os.environ, "GOBIN": str(TOOLS / "bin"), "GOFLAGS": "-mod=mod"}
+        done = subprocess.run([go, "install", HELM], env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Missing(f"helm (go install {HELM} failed: {done.stderr.strip().splitlines()[-1:]})") from None
+        return tool("helm", "")
+
+
+def dockerfile() -> None:
+    """hadolint."""
+    run([tool("hadolint", "pip"), DEPLOY / "Dockerfile"])
+
+
+def yaml() -> None:
+    """yamllint, but for the chart's templates, which are no YAML yet."""
+    files = [path for path in DEPLOY.rglob("*.y*ml") if "templates" not in path.parts]
+    rules = "{extends: relaxed, rules: {line-length: {max: 160}}}"
+    run([tool("yamllint", "pip"), "--strict", "-d", rules, *sorted(files)])
+
+
+def compose() -> None:
+    """Each way in which the files are meant to be put together."""
+    command = tool("docker-compose", "Debian: docker-compose")
+    folder = DEPLOY / "compose"
+    for names in (
+        ["one"],
+        ["three"],
+        ["three", "three-kafka"],
+        ["three", "monitoring"],
+        ["three", "three-kafka", "monitoring"],
+    ):
+        run([command, *(part for name in names for part in ("-f", folder / f"{name}.yaml")), "config", "-q"])
+
+
+def nginx() -> None:
+    """nginx -t, with names that resolve here."""
+    command = tool("nginx", "Debian: nginx")
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        for source in (DEPLOY / "nginx").glob("*.conf"):
+            text = re.sub(r"server node(\d):", r"server 127.0.0.\1:", source.read_text())
+            (folder / source.name).write_text(text.replace("/tmp/nginx.pid", str(folder / "pid")))
+        run([command, "-t", "-p", folder, "-c", folder / "nginx.conf"])
+
+
+def systemd() -> None:
+    """systemd-analyze verify, with a command that is there."""
+    command = tool("systemd-analyze", "Debian: systemd")
+    with tempfile.TemporaryDirectory() as made:
+        for source in (DEPLOY / "systemd").glob("*.service"):
+            unit = Path(made) / source.name.replace("@", "@shop")
+            text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", source.read_text(), flags=re.MULTILINE)
+            unit.write_text(text)
+            run([command, "verify", "--man=no", unit])
+
+
+def alerts() -> None:
+    """promtool, also with the tests of the rules; and the chart's copy of them."""
+    command = tool("promtool", "Debian: prometheus")
+    run([command, "check", "rules", DEPLOY / "prometheus/rules.yml"])
+    run([command, "test", "rules", DEPLOY / "prometheus/rules_test.yml"])
+    run([command, "check", "config", "--syntax-only", DEPLOY / "prometheus/prometheus.yml"])
+
+
+def boards() -> None:
+    """Each expression of Grafana's boards parses, and asks for metrics that there are."""
+    command = tool("promtool", "Debian: prometheus")
+    known = metrics()
+    rules: list[dict[str, str]] = []
+    for file in sorted((DEPLOY / "grafana/boards").glob("*.json")):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel["targets"]:
+                expression = target["expr"].replace("$__rate_interval", "1m").replace("$queue", ".*")
+                rules.append({"record": "board:panel", "expr": expression})
+                if unknown := set(re.findall(r"delaybox_[a-z_]+", expression)) - known:
+                    raise Wrong(f"{file.name}, {panel['title']!r}: no such metric: {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as made:
+        written = Path(made) / "boards.json"
+        written.write_text(json.dumps({"groups": [{"name": "boards", "rules": rules}]}))
+        run([command, "check", "rules", "--lint=none", written])
+    asked = set(re.findall(r"delaybox_[a-z_]+", (DEPLOY / "prometheus/rules.yml").read_text()))
+    if unknown := asked - known:
+        raise Wrong(f"rules.yml: no such metric: {', '.join(sorted(unknown))}")
+
+
+def metrics() -> set[str]:
+    """Every metric that docs/operations.md names (its table is made from the code)."""
+    text = (ROOT / "docs/operations.md").read_text()
+    found = set(re.findall(r"`(delaybox_[a-z_]+)", text))
+    parts = {f"{name}{end}" for name in found for end in ("_bucket", "_count", "_sum")}
+    return found | parts
+
+
+def same_alerts() -> None:
+    """A chart can hold no file from outside its folder."""
+    if (CHART / "rules.yml").read_text() != (DEPLOY / "prometheus/rules.yml").read_text():
+        raise Wrong(f"{CHART / 'rules.yml'} differs: cp deploy/prometheus/rules.yml deploy/helm/delaybox/")
+
+
+def chart() -> None:
+    """helm lint and template, each way of setting it, against Kubernetes' schemas; and what must be refused."""
+    command = helm()
+    validate = tool("kubernetes-validate", "pip")
+    run([command, "lint", "--strict", CHART, "--set", WAYS_TO_SET_IT[0]])
+    with tempfile.TemporaryDirectory() as made:
+        for settings in WAYS_TO_SET_IT:
+            for version in KUBERNETES:
+                shown = run([command, "template", "shop", CHART, "--kube-version", version, "--set", settings])
+                file = Path(made) / "all.yaml"
+                file.write_text(shown)
+                run([validate, "--kubernetes-version", version, "--strict", "--quiet", "--no-warn", file])
+    for settings, words in REFUSED.items():
+        run([command, "template", "shop", CHART, "--kube-version", KUBERNETES[0], "--set", settings], fails_with=words)
+
+
+CHECKS: tuple[Callable[[], None], ...] = (dockerfile, yaml, compose, nginx, systemd, same_alerts, alerts, boards, chart)
+
+
+def main() -> int:
+    """The exit code."""
+    wrong = missing = 0
+    for check in CHECKS:
+        try:
+            check()
+            print(f"  {check.__name__}: good", flush=True)
+        except Missing as lacking:
+            missing += 1
+            print(f"  {check.__name__}: NOT CHECKED, for there is no {lacking}", flush=True)
+        except Wrong as problem:
+            wrong += 1
+            print(f"  {check.__name__}: WRONG\n{problem}", flush=True)
+    return 1 if wrong or (missing and os.environ.get("DELAYBOX_ALL_TOOLS")) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
