@@ -12,6 +12,7 @@ from delaybox.core.delivery import Delivery, Outcome
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.stored import Stored
 from delaybox.store.leases import Adopted
 from delaybox.targets.worker_gateway import Gateway, LanePool
 from delaybox.targets.worker_session import Profile, WorkerSession
@@ -60,6 +61,7 @@ class Host:
 
     def __init__(self) -> None:
         self.pools: list[Any] = []
+        self.stored = Stored()
 
     def admit(self, *, lanes: Sequence[bytes], target: Any, room: Any) -> Claimer:
         self.pools.append(target)

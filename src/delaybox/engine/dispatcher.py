@@ -85,6 +85,8 @@ class Dispatcher:
         self._clock = clock
         self._freed = freed
         self._settler = Settler(store, options, self._on_settled, rules, recorder)
+        self.stored = self._settler.stored
+        """How far the outcomes that were reported are stored."""
         self._fired = Rates(time.monotonic())
         self._took_ms = Means()
         self._reports = 0

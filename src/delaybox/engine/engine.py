@@ -31,6 +31,7 @@ from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.engine.rules import RuleReader
 from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.standin import StandIn
+from delaybox.engine.stored import Stored
 from delaybox.engine.time_tracker import Tracker
 from delaybox.engine.wakeups import Wakeups
 from delaybox.service.recorder import Recorder
@@ -130,6 +131,11 @@ class Engine:
     def in_flight(self) -> int:
         """Deliveries handed out and not settled."""
         return self._dispatcher.in_flight
+
+    @property
+    def stored(self) -> Stored:
+        """How far the outcomes that targets reported are stored."""
+        return self._dispatcher.stored
 
     @property
     def serves(self) -> str:

@@ -21,6 +21,7 @@ from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_SNOOZE_MS, TaskState
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.stored import Stored
 from delaybox.service.recorder import Recorder
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
@@ -60,6 +61,8 @@ class Settler:
         self._settled = settled
         self._acks: list[Delivery] = []
         self._others: list[_Item] = []
+        self.stored = Stored()
+        """How far what was reported is stored."""
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -89,6 +92,7 @@ class Settler:
             return
         else:
             self._others += [(d, outcome) for d in deliveries]
+        self.stored.reported()
         self._idle.clear()
         self._wake.set()
 
@@ -99,6 +103,7 @@ class Settler:
                 self._idle.set()
                 await self._wake.wait()
             self._wake.clear()
+            self.stored.begins()
             acks, self._acks = self._acks, []
             others, self._others = self._others, []
             ok = await self._settle_acks(acks) if acks else True
@@ -106,6 +111,7 @@ class Settler:
                 ok = ok and not again
                 if again:
                     self._others.append((delivery, outcome))
+            self.stored.ends(all_=ok)
             pause = 0.0 if ok else min(max(pause * 2, 0.05), 1.0)
             if pause:
                 await asyncio.sleep(pause)

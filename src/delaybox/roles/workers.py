@@ -38,6 +38,8 @@ log = logging.getLogger("delaybox.workers")
 PROGRESS_S = 0.25
 """Pause between two writes of progress; of each task only the last report in between is stored."""
 _STOP_S = 2.0
+_STORED_S = 1.0
+"""How long what workers reported may take to be stored, before the last confirmation goes to them."""
 
 
 class WorkerService:
@@ -108,6 +110,7 @@ class WorkerService:
             # What is left runs on: its lease lasts from here, and whichever node its worker comes to adopts it.
             with contextlib.suppress(DelayBoxError):
                 await self._engine.extend()
+            await self._gateway.stored(within_s=_STORED_S)
             self._gateway.part()
         if isinstance(self._streams, Streams):
             self._streams.end()

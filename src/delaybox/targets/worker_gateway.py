@@ -23,6 +23,7 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_adoption import Adopting, Adoption
+from delaybox.targets.worker_confirmations import Outcomes
 from delaybox.targets.worker_lives import Lives
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
 from delaybox.targets.worker_session import Profile, WorkerSession
@@ -47,7 +48,11 @@ class Claimer(Protocol):
 
 
 class ClaimHost(Adopting, Protocol):
-    """Makes claimers and adopts tasks; in a node it is the engine."""
+    """Makes claimers, adopts tasks and stores outcomes; in a node it is the engine."""
+
+    @property
+    def stored(self) -> Outcomes:
+        """How far the outcomes that were reported are stored."""
 
     def admit(self, *, lanes: Sequence[bytes], target: Target, room: Callable[[], int]) -> Any:
         """Starts to claim for ``target``."""
@@ -223,7 +228,7 @@ class Gateway:
 
     def open(self, profile: Profile) -> WorkerSession:
         """A new session; its pool claims from now on."""
-        session = WorkerSession(os.urandom(12).hex(), profile, max_output=self.max_output)
+        session = WorkerSession(os.urandom(12).hex(), profile, self._host.stored, max_output=self.max_output)
         self._sessions[session.id] = session
         pool = self._pools.get(profile.lanes)
         if pool is None:
@@ -296,6 +301,11 @@ class Gateway:
                 self._later(adoption.run(self._host))
         pool.more_room()
         self._answered.set()
+
+    async def stored(self, *, within_s: float) -> None:
+        """Returns when the outcomes of all messages that were handled are stored, at the latest after ``within_s``."""
+        stored = self._host.stored
+        await stored.wait(stored.mark, within_s=within_s)
 
     async def wait_for_answer(self, timeout_s: float) -> None:
         """Returns when a worker sent a message, at the latest after ``timeout_s``."""

@@ -20,6 +20,7 @@ from delaybox.core.delivery import DONE, ELSEWHERE, HAND_BACK, Delivery, Done, F
 from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
+from delaybox.targets.worker_confirmations import Confirmations, Outcomes
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
 from delaybox.wire.assignment import assignment
 from delaybox.wire.gen import worker_pb2
@@ -71,7 +72,7 @@ class Profile:
 class WorkerSession:
     """One worker's session. ``credit`` counts only while a stream is open and the worker does not drain."""
 
-    def __init__(self, session_id: str, profile: Profile, *, max_output: int) -> None:
+    def __init__(self, session_id: str, profile: Profile, outcomes: Outcomes, *, max_output: int) -> None:
         self.id = session_id
         self.profile = profile
         self.credit = 0
@@ -102,8 +103,9 @@ class WorkerSession:
         self._unseen: deque[tuple[int, bytes]] = deque()
         self._unseen_bytes = 0
         self._repeat: list[bytes] = []
-        self.heeded = 0
-        """The highest number of the worker's messages that were handled."""
+        self.received = Confirmations(outcomes)
+        """The worker's messages that were handled."""
+        self._parted = False
 
     @property
     def room(self) -> int:
@@ -240,7 +242,7 @@ class WorkerSession:
                 cancel=self._cancel[:_NUMBERS_AT_ONCE],
                 stale=self._stale[:_NUMBERS_AT_ONCE],
                 drain=self._leaving,
-                seen=self.heeded,
+                seen=self.received.confirmed,
                 claims=self._claims[:_CLAIMS_AT_ONCE],
                 adopted=self._adopted[:_CLAIMS_AT_ONCE],
             )
@@ -271,9 +273,14 @@ class WorkerSession:
         """Handles a message. Of one that was handled before, only the confirmations count."""
         self._forget_seen(message.seen)
         if message.number:
-            if message.number <= self.heeded:
+            if message.number <= self.received.handled or self._parted:
                 return
-            self.heeded = message.number
+            self._handle(message)
+            self.received.add(message.number)
+        else:
+            self._handle(message)
+
+    def _handle(self, message: worker_pb2.FromWorker) -> None:
         if message.done:
             self._done(message.done)
         if message.succeeded:
@@ -320,11 +327,14 @@ class WorkerSession:
         return ids
 
     def part(self) -> None:
-        """The node ends. What a worker that moves has stays in its lease, so that it can bring it to another node."""
+        """The node ends: nothing more is handled. What a worker that moves has stays in its lease, so that it can bring
+        it to another node."""
+        self._parted = True
         if self.profile.moves:
             unsent = self._sequence - len(self._tasks)
             theirs = {s: self._held.pop(s) for s in list(self._held) if not unsent < s < _FIRST_ADOPTED}
             self._give_up(HAND_BACK)
+            self._tasks.clear()
             self._held = theirs
             self._give_up(ELSEWHERE)
 

@@ -20,6 +20,8 @@ from delaybox.wire.json.tasks import queue_of
 from delaybox.wire.proto.tasks import retry_of
 
 HELLO_S = 10.0
+STORED_S = 2.0
+"""How long the end of a worker's stream waits until all that it reported is stored."""
 SILENT_BEATS = 3
 _TEXT = 200
 
@@ -45,8 +47,9 @@ class Streams:
         self._open: set[_Stream] = set()
 
     def end(self) -> None:
-        """Ends every stream, so that the workers go elsewhere."""
+        """Ends every stream with a last confirmation, so that the workers go elsewhere."""
         for stream in self._open:
+            stream.farewell = True
             stream.end()
 
     async def work(self, requests: AsyncIterator[worker_pb2.FromWorker], caller: Caller) -> AsyncIterator[Serialized]:
@@ -68,6 +71,12 @@ class Streams:
             while not stream.over:
                 idle = await stream.wait()
                 for raw in session.messages(idle=idle):
+                    yield Serialized(raw)
+            if stream.ended_by_worker:
+                # It has no more to send, and ends when the stream does: all that it reported is to be stored by then.
+                await session.received.wait(within_s=STORED_S)
+            elif stream.farewell:
+                for raw in session.messages(idle=True):
                     yield Serialized(raw)
             if reading.done() and not reading.cancelled() and (error := reading.exception()) is not None:
                 raise error
@@ -96,7 +105,7 @@ class Streams:
 
     def _welcome(self, session: WorkerSession, *, resumed: bool) -> Serialized:
         message = worker_pb2.ToWorker(
-            seen=session.heeded,
+            seen=session.received.confirmed,
             welcome=worker_pb2.Welcome(
                 session=session.id,
                 resumed=resumed,
@@ -123,6 +132,7 @@ class Streams:
                 self._receive(session, message)
                 if stream.over:
                     return
+            stream.ended_by_worker = True
         finally:
             stream.end()
 
@@ -145,6 +155,9 @@ class _Stream:
         self.over = False
         self.silent = False
         self.replaced = False
+        self.farewell = False
+        """The node ends it, and says last how much is stored."""
+        self.ended_by_worker = False
         self._timer = self._loop.call_later(beat_s, self._beat)
 
     def ring(self) -> None:
