@@ -141,6 +141,30 @@ def test_from_python(client: Client, to: Receiver):
         client.webhook(to.url("/"), json=1, data=b"")
 
 
+def test_callbacks_over_every_door(
+    on: Node, client: Client, to: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    cli = Command(monkeypatch, capsys)
+    monkeypatch.setenv("DELAYBOX_SERVER", f"http://127.0.0.1:{on.port}")
+    to.answers["/first"], to.answers["/refuses"] = reply(200), reply(404)
+    good, bad = to.url("/ended-well"), to.url("/failed")
+    status, answer = v1(on, url=to.url("/first"), on_success=good, on_failure=bad)
+    assert (status, answer["on_success"], answer["on_failure"]) == (201, good, bad)
+    refused = client.webhook(to.url("/refuses"), on_success=good, on_failure=bad)
+    assert cli("schedule", "--url", to.url("/first"), "--on-success", good).code == 0
+    said = [json.loads(one.body) for one in to.wait("/ended-well", 2)]
+    assert {one["state"] for one in said} == {"succeeded"} and answer["id"] in {one["task_id"] for one in said}
+    (call,) = to.wait("/failed")
+    failure = json.loads(call.body)
+    assert (failure["type"], failure["task_id"], failure["attempts"]) == ("webhook.failed", refused.id, 1)
+    assert "404" in failure["reason"]
+    assert webhook.verify(call.body, call.headers, SECRET) != refused.id
+    status, answer = v1(on, url=to.url("/first"), on_failure="http://10.0.0.1/")
+    assert (status, answer["field"]) == (400, "on_failure") and "on_failure has the host" in answer["detail"]
+    status, answer = v1(on, url=to.url("/first"), on_success=good, delivery="at_most_once")
+    assert (status, answer["field"]) == (400, "on_success")
+
+
 def test_retry_after_is_not_charged(client: Client, to: Receiver):
     to.answers["/busy"] = [*[reply(429, retry_after="0")] * 3, reply(200)]
     handle = client.webhook(to.url("/busy"), retry=0)

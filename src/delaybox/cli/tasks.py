@@ -83,6 +83,12 @@ def schedule(
     retry_on: Annotated[
         list[int] | None, typer.Option(metavar="STATUS", help="With --url: this 4xx is tried again; repeatable.")
     ] = None,
+    on_success: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --url: called when it has ended well.")
+    ] = None,
+    on_failure: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --url: called when it became a dead letter.")
+    ] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None,
     backoff: Annotated[str | None, typer.Option(metavar="SPAN", help="Wait after the first failure.")] = None,
     backoff_max: Annotated[str | None, typer.Option(metavar="SPAN", help="Longest wait.")] = None,
@@ -146,6 +152,8 @@ def schedule(
             "url": url,
             "method": method,
             "retry_on": retry_on or None,
+            "on_success": on_success,
+            "on_failure": on_failure,
             "retry": options.without_nothing({"max_attempts": attempts, "backoff": back}),
             "timeout": timeout,
             "expire_after": expire_after,

@@ -238,6 +238,8 @@ def check_delivery(task: NewTask) -> None:
         ("keep_result", task.keep_result_ms > 0, "leaves no result"),
         ("max_snooze", task.max_snooze_ms > 0, "cannot be put off by its own code"),
         ("unique_while", task.unique_while is UniqueWhile.RUNNING, "is not known any more while it runs"),
+        ("on_success", bool(task.webhook and task.webhook.on_success), "is not known any more when it ends"),
+        ("on_failure", bool(task.webhook and task.webhook.on_failure), "is not known any more when it ends"),
     ):
         if given:
             raise InvalidTask(

@@ -46,12 +46,15 @@ _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 class Webhook(Struct, frozen=True, gc=False):
     """The request of an HTTP task; its headers and body are those of the task.
 
-    ``retry_on``: statuses from 400 to 499 that are tried again, though they are final otherwise.
+    ``retry_on``: statuses from 400 to 499 that are tried again, though they are final otherwise. ``on_success``,
+    ``on_failure``: URLs that are called when the task has ended well, or became a dead letter; "" for none.
     """
 
     url: str
     method: str = "POST"
     retry_on: tuple[int, ...] = ()
+    on_success: str = ""
+    on_failure: str = ""
 
 
 class Url(NamedTuple):
@@ -146,8 +149,10 @@ class WebhookRules:
             raise TypeDisabled("type", f"webhooks are switched off: {HOW_TO_ENABLE}")
         if webhook is None:
             webhook = Webhook("")
-        if found := self.url_problem(url_of(webhook.url)):
-            raise InvalidTask("url", f"url {found}")
+        self._check_url("url", webhook.url)
+        for field, url in (("on_success", webhook.on_success), ("on_failure", webhook.on_failure)):
+            if url:
+                self._check_url(field, url)
         if webhook.method not in METHODS:
             raise InvalidTask(
                 "method", f"method {webhook.method[:20]!r} is not known; give one of {', '.join(METHODS)}"
@@ -158,6 +163,15 @@ class WebhookRules:
             raise InvalidTask("retry_on", f"retry_on holds at most {MAX_RETRY_ON} statuses from 400 to 499; correct it")
         _check_header(header)
         return webhook
+
+    def _check_url(self, field: str, text: str) -> None:
+        try:
+            found = self.url_problem(url_of(text))
+        except InvalidTask as error:
+            # Its text begins with the field's name.
+            raise InvalidTask(field, f"{field}{str(error).removeprefix('url')}") from None
+        if found:
+            raise InvalidTask(field, f"{field} {found}")
 
     def url_problem(self, url: Url) -> str:
         """Why nothing may be sent to the URL, and how to mend it; '' when it may, as far as can be seen from it."""

@@ -14,6 +14,7 @@ from delaybox.core.limits import TRACEBACK_BYTES
 from delaybox.core.task import DeliveryMode, NewTask, OnConflict, TaskType, UniqueWhile
 from delaybox.wire import body as wire_body
 from delaybox.wire import encoded
+from delaybox.wire import webhook as wire_webhook
 from delaybox.wire.encoded import TaskKind
 
 FORMAT = 1
@@ -40,6 +41,8 @@ SUPERSEDED = 3
 LOCK = 4
 ONCE = 5
 GROUP = 15
+ON_SUCCESS = 16
+ON_FAILURE = 17
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -192,10 +195,16 @@ def draft(task: NewTask) -> Draft:
 def _new_extension(task: NewTask) -> bytes:
     """The extension of a new task, with its length before it; ``b""`` where it has none, as most tasks."""
     once = task.delivery is DeliveryMode.AT_MOST_ONCE
-    if not task.group:
+    if not task.group and task.webhook is None:
         return _EXTENSIONS[task.unique_while, once] if once or task.unique_while is not None else b""
-    entries = {**_LOCKS[task.unique_while], **({ONCE: b""} if once else {}), GROUP: task.group.encode()}
-    return _sized_extension(entries)
+    entries = {**_LOCKS[task.unique_while], **({ONCE: b""} if once else {})}
+    if task.group:
+        entries[GROUP] = task.group.encode()
+    if task.webhook is not None:
+        for tag, url in ((ON_SUCCESS, task.webhook.on_success), (ON_FAILURE, task.webhook.on_failure)):
+            if url:
+                entries[tag] = wire_webhook.callback_of(url)
+    return _sized_extension(entries) if entries else b""
 
 
 def group_member(group: str, task_id: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any
 
 from delaybox.core import ids
@@ -179,7 +180,8 @@ class Store:
 
     def ack_call(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> ScriptCall:
         """Completion of at most MAX_ITEMS tasks of one lease; the reply lists the stale ids."""
-        return ScriptCall("ack", self.tags[partition], (lease_id, self.key_keep_ms, *task_ids))
+        args = (lease_id, self.key_keep_ms, self.bucket_ms, self.wakes[partition], *task_ids)
+        return ScriptCall("ack", self.tags[partition], args)
 
     async def ack(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> list[bytes]:
         """Completes tasks of one lease; returns the ids that were not in it (stale)."""
@@ -214,9 +216,8 @@ class Store:
     ) -> ScriptCall:
         """As `complete`, one group of `by_bytes`; the reply lists the stale ids."""
         gone = [item[0] for item in items if item[0] in cancelled] if cancelled else []
-        args: list[Any] = [lease_id, self.key_keep_ms, self.ended[partition], len(gone), *gone]
-        for item in items:
-            args += item
+        args: list[Any] = [lease_id, self.key_keep_ms, self.ended[partition], self.bucket_ms, self.wakes[partition]]
+        args += (len(gone), *gone, *chain.from_iterable(items))
         return ScriptCall("complete", self.tags[partition], args)
 
     async def fail(

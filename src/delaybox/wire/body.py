@@ -73,6 +73,8 @@ def encode(task: NewTask) -> bytes:
         message.webhook.url = w.url
         message.webhook.method = w.method
         message.webhook.retry_on.extend(w.retry_on)
+        message.webhook.on_success = w.on_success
+        message.webhook.on_failure = w.on_failure
     if task.retry is not None:
         r = task.retry
         message.retry.max_attempts = r.max_attempts
@@ -165,6 +167,8 @@ def fingerprint(task: NewTask) -> bytes:
         w = task.webhook
         statuses = ",".join(map(str, w.retry_on))
         parts += (_sized(w.url.encode()), _sized(w.method.encode()), _sized(statuses.encode()))
+        if w.on_success or w.on_failure:
+            parts += (_sized(w.on_success.encode()), _sized(w.on_failure.encode()))
     return blake2b(b"".join(parts), digest_size=8).digest()
 
 

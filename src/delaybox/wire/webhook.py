@@ -30,12 +30,25 @@ def webhook_of(message: task_pb2.Task | pb.NewTask) -> Webhook | None:
     if not message.HasField("webhook"):
         return None
     asked = message.webhook
-    return Webhook(asked.url, asked.method or "POST", tuple(asked.retry_on))
+    return Webhook(asked.url, asked.method or "POST", tuple(asked.retry_on), asked.on_success, asked.on_failure)
 
 
 def message_of(webhook: Webhook) -> task_pb2.Webhook:
     """As a message."""
-    return task_pb2.Webhook(url=webhook.url, method=webhook.method, retry_on=webhook.retry_on)
+    return task_pb2.Webhook(
+        url=webhook.url,
+        method=webhook.method,
+        retry_on=webhook.retry_on,
+        on_success=webhook.on_success,
+        on_failure=webhook.on_failure,
+    )
+
+
+def callback_of(url: str) -> bytes:
+    """The stored body of a task that calls back, but for its payload, which the script that ends the first adds."""
+    message = task_pb2.Task(webhook=task_pb2.Webhook(url=url, method="POST"))
+    message.header[CONTENT_TYPE] = _JSON
+    return message.SerializeToString()
 
 
 def with_json_type(header: Mapping[str, bytes]) -> Mapping[str, bytes]:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Completes tasks of one lease (rule 8: only what lies in that lease).
 -- KEYS  1 hash tag of the partition
--- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, then ids
+-- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, 3 bucket width ms, 4 wake channel, then ids
 -- REPLY ids that were not in the lease (stale)
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids
@@ -10,9 +10,13 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/turns.lua
+--@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/callback.lua
 local lease, idem_ttl = k_lease(ARGV[1]), ARGV[2]
-local ids = { unpack(ARGV, 3) }
+local ids = { unpack(ARGV, 5) }
 local records = redis.call('HMGET', lease, unpack(ids))
 local stale, special, mine, touched = {}, {}, {}, { lease, K_LEASES, K_LEASED }
 for i, id in ipairs(ids) do
@@ -28,10 +32,17 @@ for i, id in ipairs(ids) do
       if kind == 'ok' then
         special[#special + 1] = { id, rec, flags, at }
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
-        if first >= FRESH_EXT then touched[#touched + 1] = K_GROUPS end
+        if first >= FRESH_EXT then
+          touched[#touched + 1] = K_GROUPS
+          succeeded(id, rec, flags, at)
+        end
       end
     end
   end
+end
+local now, W = #ending.calls > 0 and now_ms(), tonumber(ARGV[3])
+if now then
+  for _, key in ipairs({ callback_keys(now, W) }) do touched[#touched + 1] = key end
 end
 local err = guard(touched)
 if err then return err end
@@ -42,4 +53,5 @@ if #mine > 0 then
   redis.call('HDEL', K_LEASED, unpack(mine))
 end
 part()
+if now then call_back(now, W, ARGV[4]) end
 return stale

@@ -30,7 +30,7 @@ for i = 7, #ARGV do
   local where, rec = find(id, W)
   if where == 'home' then
     local kind, flags, due, at = rec_head(id, rec)
-    if kind == 'ok' and group ~= '' and ext_get(rec, at, flags, EXT_GROUP) ~= group then
+    if kind == 'ok' and group ~= '' and ext_get(rec, at, flags, EXT.GROUP) ~= group then
       reply[#reply + 1] = 'unknown'
     elseif kind == 'ok' then
       local home, lane = math.floor(id_due(id) / W), rec_lane(rec, at)

@@ -2,7 +2,7 @@
 -- Completes tasks of one lease and keeps their results for a while. Without a result `ack` does it, which is cheaper.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, 3 channel for those who wait for ends,
---       4 number of tasks k that were cancelled while they ran, k x id, then (id, how long to keep ms, result) ...
+--       4 bucket width ms, 5 wake channel, 6 number of tasks k that were cancelled while they ran, k x id, then (id, how long to keep ms, result) ...
 -- REPLY ids that were not in the lease (stale)
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids; the caller keeps results <= 4 MiB a call
@@ -12,16 +12,19 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/turns.lua
+--@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/callback.lua
 local now = now_ms()
-local lid, idem_ttl = ARGV[1], ARGV[2]
+local lid, idem_ttl, W = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local lease = k_lease(lid)
-local err = guard({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT, K_GROUPS })
+local err = guard({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT, K_GROUPS, callback_keys(now, W) })
 if err then return err end
 local stale, ended, kept, until_ms = {}, {}, gather(), gather()
 local ids, taken, cancelled = {}, {}, {}
-local first = 5 + tonumber(ARGV[4])
-for i = 5, first - 1 do cancelled[ARGV[i]] = true end
+local first = 7 + tonumber(ARGV[6])
+for i = 7, first - 1 do cancelled[ARGV[i]] = true end
 for i = first, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
 local records = redis.call('HMGET', lease, unpack(ids))
 for n, id in ipairs(ids) do
@@ -36,6 +39,7 @@ for n, id in ipairs(ids) do
     local kind, flags, _, at = rec_head(id, rec)
     if kind == 'ok' then
       forget(id, rec, flags, at, idem_ttl)
+      if not cancelled[id] then succeeded(id, rec, flags, at) end
       if cancelled[id] and is_keyed(flags) then retire(id, rec_key(rec, at), idem_ttl) end
     end
     ended[#ended + 1] = id
@@ -49,5 +53,6 @@ if #ended > 0 then
   redis.call('HDEL', K_LEASED, unpack(ended))
 end
 part()
+call_back(now, W, ARGV[5])
 announce(ended, ARGV[3])
 return stale

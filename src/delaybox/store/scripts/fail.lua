@@ -15,12 +15,13 @@
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/callback.lua
 --@include lib/settle.lua
 local now = now_ms()
 local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
 local lease = k_lease(lid)
 local c = clock(now)
-local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS, unpack(K_NEAR, 0, 7) }
+local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS, callback_keys(now, W) }
 for i = 7, #ARGV, 5 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
@@ -52,6 +53,7 @@ for i = 7, #ARGV, 5 do
   end
 end
 part()
+call_back(now, W, ARGV[3])
 wake(c, ARGV[3])
 announce(ended, ARGV[6])
 return reply

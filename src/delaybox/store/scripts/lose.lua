@@ -16,13 +16,14 @@
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/callback.lua
 --@include lib/settle.lua
 --@include lib/loss.lua
 local now = now_ms()
 local lid, W, losses_cap, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local lease = k_lease(lid)
 local c = clock(now)
-local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_GROUPS, unpack(K_NEAR, 0, 7) }
+local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_GROUPS, callback_keys(now, W) }
 for i = 9, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
@@ -41,5 +42,6 @@ for i = 9, #ARGV do
   end
 end
 part()
+call_back(now, W, ARGV[3])
 wake(c, ARGV[3])
 return reply

@@ -19,12 +19,13 @@
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/callback.lua
 --@include lib/lease.lua
 --@include lib/loss.lua
 local now = now_ms()
 local W, lease_ms, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
 local between, failing = tonumber(ARGV[7]), ARGV[8] == '1'
-local err = guard({ K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_GROUPS, unpack(K_NEAR, 0, 7) })
+local err = guard({ K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_GROUPS, callback_keys(now, W) })
 if err then return err end
 
 -- 1. Could the holders extend? The leases that expire first are looked at, because the shortest ones are among them, and
@@ -119,6 +120,7 @@ for _, lid in ipairs(over) do
   reaped = reaped + 1
 end
 part()
+call_back(now, W, ARGV[4])
 wake(c, ARGV[4])
 local head = redis.call('ZRANGE', K_LEASES, 0, 0, 'WITHSCORES')
 return { now, reaped, back, dead, head[2] and tonumber(head[2]) or -1, dropped, graced }

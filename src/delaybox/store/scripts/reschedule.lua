@@ -27,7 +27,7 @@ for i = 7, #ARGV do
   local where, rec = find(id, W)
   local kind, flags, due, at
   if where == 'home' then kind, flags, due, at = rec_head(id, rec) end
-  if kind == 'ok' and group ~= '' and ext_get(rec, at, flags, EXT_GROUP) ~= group then kind = nil end
+  if kind == 'ok' and group ~= '' and ext_get(rec, at, flags, EXT.GROUP) ~= group then kind = nil end
   if kind == 'ok' then
     local to = due
     if how == 'at' then to = value end

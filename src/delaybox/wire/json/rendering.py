@@ -152,12 +152,20 @@ class _Webhook(TypedDict, total=False):
     url: str
     method: str
     retry_on: list[int]
+    on_success: str
+    on_failure: str
 
 
 def _webhook(webhook: Webhook | None) -> _Webhook:
     if webhook is None:
         return _NO_WEBHOOK
-    return {"url": webhook.url, "method": webhook.method, "retry_on": list(webhook.retry_on)}
+    return {
+        "url": webhook.url,
+        "method": webhook.method,
+        "retry_on": list(webhook.retry_on),
+        "on_success": webhook.on_success,
+        "on_failure": webhook.on_failure,
+    }
 
 
 _NO_WEBHOOK: Final[_Webhook] = {}

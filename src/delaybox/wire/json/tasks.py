@@ -126,8 +126,15 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         if asked.payload_json is not UNSET:
             header = with_json_type(header)
         webhook = rules.webhooks.check(_webhook(asked), header, payload)
-    elif asked.url is not None or asked.method is not None or asked.retry_on is not None:
-        field = "url" if asked.url is not None else "method" if asked.method is not None else "retry_on"
+    elif (
+        asked.url is not None
+        or asked.method is not None
+        or asked.retry_on is not None
+        or asked.on_success is not None
+        or asked.on_failure is not None
+    ):
+        names = ("url", "method", "retry_on", "on_success", "on_failure")
+        field = next(name for name in names if getattr(asked, name) is not None)
         raise InvalidTask(field, f"{field} belongs to webhooks; give type http with it, or leave it out")
     new = NewTask(
         payload=payload,
@@ -166,7 +173,9 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
 
 def _webhook(asked: types.TaskRequest) -> Webhook:
     statuses = [whole("retry_on", status) for status in asked.retry_on or ()]
-    return Webhook(asked.url or "", asked.method or "POST", tuple(statuses))
+    return Webhook(
+        asked.url or "", asked.method or "POST", tuple(statuses), asked.on_success or "", asked.on_failure or ""
+    )
 
 
 def parse_change(body: bytes, rules: TaskRules) -> TaskChange:

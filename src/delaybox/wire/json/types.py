@@ -29,7 +29,7 @@ from delaybox.core.limits import (
 )
 from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES, ON_CONFLICT, UNIQUE_WHILE
-from delaybox.wire.json.webhook_types import RetryOn, WebhookMethod, WebhookUrl
+from delaybox.wire.json.webhook_types import OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
 PRIORITIES: Final = ("low", "normal", "high", "critical")
@@ -231,6 +231,8 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     url: WebhookUrl = None
     method: WebhookMethod = None
     retry_on: RetryOn = None
+    on_success: OnSuccess = None
+    on_failure: OnFailure = None
     retry: Retry | None = None
     timeout: Annotated[Number, duration("longest time of one attempt", "30s")] = None
     expire_after: Annotated[
@@ -383,6 +385,8 @@ class Task(Struct, omit_defaults=True, gc=False):
     url: Annotated[str, Meta(description="of an http task")] = ""
     method: str = ""
     retry_on: list[int] = []
+    on_success: str = ""
+    on_failure: str = ""
     labels: dict[str, str] = {}
     group: str = ""
     zone: Annotated[str, Meta(description="the time zone in which its time was meant")] = ""

@@ -16,6 +16,18 @@ WebhookUrl = Annotated[
         extra_json_schema={"maxLength": MAX_URL},
     ),
 ]
+
+
+def _callback(when: str) -> Meta:
+    return Meta(
+        description=f"of an http task: called when it {when}, by a task of its own, with id, state and reason as JSON",
+        examples=["https://example.com/hooks/ended"],
+        extra_json_schema={"maxLength": MAX_URL},
+    )
+
+
+OnSuccess = Annotated[str | None, _callback("has ended well")]
+OnFailure = Annotated[str | None, _callback("became a dead letter")]
 WebhookMethod = Annotated[
     str | None,
     Meta(description="of an http task; POST unless given", extra_json_schema={"enum": [*METHODS, None]}),

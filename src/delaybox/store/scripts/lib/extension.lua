@@ -5,9 +5,11 @@
 --   3 the id of the task that took its place while it ran: it is never tried again, and its record names no key any more
 --   5 empty: it is handed out at most once, acked before (engine/dispatcher.py); scripts need not know
 --   15 the group that the task belongs to (lib/keys.lua, K_GROUPS): entered before its record is written, left after it is gone
+--   16, 17 of a webhook: the task that is stored when it has ended well, or is a dead letter: its body without the payload
 --   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
 local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
-local EXT_GROUP = 15
+-- In one local: a script may have 200.
+local EXT = { GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }
 
 -- The record and its flags without the idempotency key that it names.
 local function without_key(rec, at, flags)
@@ -64,6 +66,6 @@ local function is_superseded(rec, at, flags) return ext_get(rec, at, flags, EXT_
 
 -- The entry of a task in the index of groups, or nil where it belongs to none.
 local function grouped(id, rec, at, flags)
-  local group = ext_get(rec, at, flags, EXT_GROUP)
+  local group = ext_get(rec, at, flags, EXT.GROUP)
   return group and group .. '\0' .. id
 end

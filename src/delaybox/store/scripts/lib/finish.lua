@@ -29,10 +29,14 @@ local function unlock(id, rec, flags, at, when)
   return without_key(rec, at, flags)
 end
 
--- Entries of groups whose records the script deletes. part() removes them, as the last step: a task leaves its group when it is gone.
-local parted = {}
+-- What is left to do for tasks that have ended (one local, for a script may have 200).
+--   groups: entries of groups whose records the script deletes. part() removes them, as the last step: a task leaves its group when
+--   it is gone.
+--   calls: tasks that call back, {id, record, flags, lane_at, template, reason or nil}; call_back() of callback.lua stores these.
+local ending = { groups = {}, calls = {} }
 local function part()
-  for from = 1, #parted, 1000 do redis.call('ZREM', K_GROUPS, unpack(parted, from, math.min(from + 999, #parted))) end
+  local left = ending.groups
+  for from = 1, #left, 1000 do redis.call('ZREM', K_GROUPS, unpack(left, from, math.min(from + 999, #left))) end
 end
 
 -- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry; one
@@ -45,7 +49,7 @@ local function forget(id, rec, flags, at, idem_ttl)
     end
   end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
-  if byte(rec, 1) >= FRESH_EXT then parted[#parted + 1] = grouped(id, rec, at, flags) end
+  if byte(rec, 1) >= FRESH_EXT then ending.groups[#ending.groups + 1] = grouped(id, rec, at, flags) end
 end
 
 -- Dead letters: value = died:u64 reasonLen:u16 reason record; the reason may hold a NUL byte and a traceback behind it. Past the cap the oldest go, at most 20 a call.
@@ -53,7 +57,11 @@ end
 local function bury(id, rec, now, reason, cap, idem_ttl)
   if byte(rec, 1) >= FRESH_EXT then
     local kind, flags, _, at = rec_head(id, rec)
-    if kind == 'ok' then rec = unlock(id, rec, flags, at) end
+    if kind == 'ok' then
+      rec, flags = unlock(id, rec, flags, at)
+      local template = ext_get(rec, at, flags, EXT.ON_FAILURE)
+      if template then ending.calls[#ending.calls + 1] = { id, rec, flags, at, template, reason } end
+    end
   end
   local hi = math.floor(now / 4294967296)
   redis.call('HSET', K_DEAD, id, struct.pack('>I4I4I2', hi, now - hi * 4294967296, #reason) .. reason .. rec)
