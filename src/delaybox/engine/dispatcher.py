@@ -33,8 +33,9 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.redis_time import RedisClock
+from delaybox.engine.redis_time import Clocks
 from delaybox.engine.settler import Settler
+from delaybox.engine.stored import Stored, StoredEverywhere
 from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import MAX_ITEMS, Store
@@ -70,7 +71,7 @@ class Dispatcher:
         store: Store,
         targets: Mapping[TaskType, Target],
         options: EngineOptions,
-        clock: RedisClock,
+        clocks: Clocks,
         freed: Callable[[], None],
         rules: LiveRules,
         recorder: Recorder,
@@ -82,10 +83,13 @@ class Dispatcher:
         self._limited = list({id(t): t for t in self._targets.values() if isinstance(t, Limited)}.values())
         self._serves = "".join(sorted(self._targets))
         self._options = options
-        self._clock = clock
+        self._clocks = clocks
         self._freed = freed
-        self._settler = Settler(store, options, self._on_settled, rules, recorder)
-        self.stored = self._settler.stored
+        self._new_settler = partial(Settler, store, options, self._on_settled, rules, recorder)
+        self._settlers: dict[int, Settler] = {}
+        self._everywhere = StoredEverywhere()
+        self._started = False
+        self.stored: Stored = self._everywhere if store.servers.sharded else self._settler_at(0).stored
         """How far the outcomes that were reported are stored."""
         self._fired = Rates(time.monotonic())
         self._took_ms = Means()
@@ -151,7 +155,9 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begins; returns at once."""
-        self._settler.start()
+        self._started = True
+        for settler in self._settlers.values():
+            settler.start()
 
     async def stop(self, grace_s: float) -> None:
         """Waits for what runs, then cuts it off and hands it back without charging an attempt."""
@@ -162,7 +168,7 @@ class Dispatcher:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=5.0)
-        await self._settler.stop(5.0)
+        await asyncio.gather(*(settler.stop(5.0) for settler in self._settlers.values()))
 
     def accept(
         self,
@@ -181,7 +187,7 @@ class Dispatcher:
         began was counted elsewhere, and they cannot be too late any more.
         """
         by: dict[str, list[Delivery]] = {}
-        now = self._clock.now_ms()
+        now = self._clocks.of(partition).now_ms()
         late: list[float] = []
         for at in range(0, len(leased), 2):
             task_id = leased[at]
@@ -230,11 +236,34 @@ class Dispatcher:
                 task.add_done_callback(lambda _: over())
         return late
 
-    async def heartbeat(self) -> float:
-        """Extends every lease that still has work; returns the seconds until the next one is due."""
+    def _settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """Each server has a settler of its own, so that none waits for another server."""
+        if not self._store.servers.sharded:
+            self._settler_at(0).report(deliveries, outcome)
+            return
+        by: dict[int, list[Delivery]] = {}
+        for d in deliveries:
+            by.setdefault(self._store.shards.of[d.partition], []).append(d)
+        for shard, some in by.items():
+            self._settler_at(shard).report(some, outcome)
+
+    def _settler_at(self, shard: int) -> Settler:
+        settler = self._settlers.get(shard)
+        if settler is None:
+            settler = self._settlers[shard] = self._new_settler()
+            self._everywhere.add(settler.stored)
+            if self._started:
+                settler.start()
+        return settler
+
+    async def heartbeat(self, shard: int | None = None) -> float:
+        """Extends every lease that still has work; returns the seconds until the next one is due. ``shard``: only those
+        at the server of this number."""
         by: dict[int, list[bytes]] = {}
+        shards = self._store.shards.of
         for partition, lease_id in self._leases:
-            by.setdefault(partition, []).append(lease_id)
+            if shard is None or shards[partition] == shard:
+                by.setdefault(partition, []).append(lease_id)
         groups = [
             (partition, lease_ids[at : at + MAX_ITEMS])
             for partition, lease_ids in by.items()
@@ -248,7 +277,7 @@ class Dispatcher:
             [self._store.extend_call(partition, lease_ids, self._options.lease_ms) for partition, lease_ids in groups]
         )
         problem: BaseException | None = None
-        suspects: set[tuple[int, bytes]] = set()
+        suspects = {key for key in self._suspects if key[0] not in by}
         gone = 0
         for (partition, lease_ids), reply in zip(groups, replies, strict=True):
             if isinstance(reply, BaseException):
@@ -298,9 +327,9 @@ class Dispatcher:
                 if acked:
                     # One claim may hold both kinds, and a target may report them together.
                     self._over([d for d in fresh if d.task_id in acked], outcome)
-                    self._settler.report([d for d in fresh if d.task_id not in acked], outcome)
+                    self._settle([d for d in fresh if d.task_id not in acked], outcome)
                 else:
-                    self._settler.report(fresh, outcome)
+                    self._settle(fresh, outcome)
                 if isinstance(outcome, Done):
                     self._count(fresh)
                     self._reports += 1
@@ -378,7 +407,9 @@ class Dispatcher:
     def _in_time(self, batch: list[Delivery], report: Report) -> list[Delivery]:
         """The deliveries that are not later than their task allows; the others become dead letters and are not
         delivered."""
-        now = self._clock.now_ms()
+        if not batch:
+            return batch
+        now = self._clocks.of(batch[0].partition).now_ms()
         expired = [d for d in batch if d.look and _expired(d, now)]
         if not expired:
             return batch

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from delaybox import metrics
 from delaybox.core import ids
@@ -16,23 +17,18 @@ from delaybox.core.ownership import Candidate, assigned
 from delaybox.core.placement import Server
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
-from delaybox.engine.ager import Ager
 from delaybox.engine.dispatcher import Dispatcher
-from delaybox.engine.expander import Expander
 from delaybox.engine.guest import Guest
-from delaybox.engine.leftovers import Leftovers
 from delaybox.engine.loops import Loop
 from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.ownership import Ownership
+from delaybox.engine.ownership import Ownership, PartOwnership
 from delaybox.engine.placement import Placement
-from delaybox.engine.reaper import Reaper
-from delaybox.engine.redis_time import RedisClock, local_ms
+from delaybox.engine.redis_time import Clocks, local_ms
 from delaybox.engine.rules import RuleReader
-from delaybox.engine.scrubber import Scrubber
-from delaybox.engine.standin import StandIn
+from delaybox.engine.station import Station
 from delaybox.engine.stored import Stored
-from delaybox.engine.time_tracker import Tracker
+from delaybox.engine.trackers import Trackers
 from delaybox.engine.wakeups import Wakeups
 from delaybox.service.recorder import Recorder
 from delaybox.store import keys
@@ -74,27 +70,23 @@ class Engine:
         self._options = options
         self._facts = facts
         self._guests: set[Guest] = set()
-        self._clock = RedisClock()
+        self._clocks = Clocks(lambda: store.shards.of)
         rules = LiveRules() if rules is None else rules
-        self._recorder = Recorder(store, options.history, lambda _: int(self._clock.now_ms()), options.node_id)
-        self._dispatcher = Dispatcher(store, targets, options, self._clock, self._slots_freed, rules, self._recorder)
-        self._tracker = Tracker(store, self._dispatcher, options, self._clock, self._dispatcher.fired_in_place)
+        self._recorder = Recorder(store, options.history, self._clocks.now_ms, options.node_id)
+        self._dispatcher = Dispatcher(store, targets, options, self._clocks, self._slots_freed, rules, self._recorder)
+        self._tracker = Trackers(
+            "tracker", store, self._dispatcher, options, self._clocks, self._dispatcher.fired_in_place
+        )
         for target in targets.values():
             if isinstance(target, Pausing):
                 target.on_change(self._tracker.kick)
         self._ownership = Ownership(store.partitions)
         self._wakeups = Wakeups(store, self)
-        self._stand_in = StandIn(store, self._ownership, options.node_id, self._clock)
-        self._leftovers = Leftovers(store, self._ownership, self._clock)
         self._placement = Placement(options.node_id, store.partitions)
         self._placement.follow(self._place)
         self._asked_for_help = -1e9
-        self._tracking = Loop("tracker", self._tracker.step)
-        self._others = [
-            # After an outage a lease is not reaped for its own length, so the first heartbeat must come well within
-            # that time.
-            Loop("lease heartbeat", self._dispatcher.heartbeat, away_s=min(1.0, options.lease_ms / 6000)),
-        ]
+        self._stations: dict[int, Station] = {}
+        self._others: list[Loop] = []
         self._others.append(
             Loop("rules of queues", RuleReader(store, rules, self._ownership, keeps=options.clock).step)
         )
@@ -102,20 +94,12 @@ class Engine:
             self._others.append(Loop("history", self._recorder.step))
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
         self._membership = Membership(store, who, self._activity, self)
-        self._expander = Expander(store, options, self._clock)
         if options.clock:
-            self._others += [
-                Loop("expander", self._expander.step),
-                Loop("ager", Ager(store, options, self._ownership).step),
-                Loop("reaper", Reaper(store, options, self._ownership).step),
-                Loop("stand-in", self._stand_in.step),
-                Loop("leftovers", self._leftovers.step),
-            ]
-            if options.scrub:
-                self._others.append(Loop("scrubber", Scrubber(store, self._ownership).step))
             self._ownership.follow(self._tracker.keep)
-            self._ownership.follow(self._expander.keep)
             self._ownership.follow(lambda _: self._listen())
+        self._started = False
+        self._spread()
+        store.shards.follow(self._spread)
         self._claims = options.clock or bool(targets)
         # Near indexes hold tasks of all types. A process that looked there whenever something is due would mostly find
         # tasks of others, so it waits until a time keeper has made ready what it serves.
@@ -147,11 +131,14 @@ class Engine:
         if self._listens:
             await self._wakeups.start()
         self._dispatcher.start()
+        self._started = True
+        for station in self._stations.values():
+            station.start()
         for loop in self._others:
             loop.start()
         await self._membership.start()
         if self._claims:
-            self._tracking.start()
+            self._tracker.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Claims nothing more, lets running tasks finish within ``grace_s``, hands the rest back. Twice is harmless."""
@@ -160,20 +147,21 @@ class Engine:
         self._stopped = True
         # First of all, so that others look after its partitions before it no longer does.
         await self._membership.retire()
-        self._tracker.retire()
+        self._store.shards.unfollow(self._spread)
         # A claim that is cut off would leave its lease to expire, which charges a loss and takes a lease's time.
-        await self._tracking.stop(patience_s=_CLAIM_PATIENCE_S)
-        await self._tracker.finish(_CLAIM_PATIENCE_S)
-        self._tracker.close()
+        await self._tracker.stop(_CLAIM_PATIENCE_S)
         for guest in list(self._guests):
             await self.dismiss(guest)
         await self._wakeups.stop()
-        self._stand_in.close()
+        for station in self._stations.values():
+            station.close()
         # Leases are kept alive while their tasks finish.
         await self._dispatcher.stop(grace_s)
         await self._recorder.close()
         for loop in self._others:
             await loop.stop()
+        for station in self._stations.values():
+            await station.stop()
         await self._membership.stop()
 
     def admit(
@@ -188,7 +176,7 @@ class Engine:
             self._store,
             self._dispatcher,
             self._options,
-            self._clock,
+            self._clocks,
             lanes=lanes,
             target=target,
             room=room,
@@ -230,6 +218,26 @@ class Engine:
         """Extends every lease once more, before tasks are left to other nodes. StoreUnavailable."""
         await self._dispatcher.heartbeat()
 
+    def _station_of(self, partition: int) -> Station:
+        return self._stations[self._store.shards.of[partition]]
+
+    def _spread(self) -> None:
+        """Gives each server's station its partitions; a server that is new gets one."""
+        groups = self._store.shards.group(range(self._store.partitions))
+        for shard, partitions in groups.items():
+            if shard in self._stations:
+                continue
+            single = not self._store.servers.sharded
+            own = self._ownership if single else PartOwnership(self._ownership, frozenset(partitions))
+            heartbeat = partial(self._dispatcher.heartbeat, None if single else shard)
+            station = Station(self._store, self._options, self._clocks.at(shard), own, heartbeat)
+            self._stations[shard] = station
+            if self._started:
+                station.start()
+        for shard, station in self._stations.items():
+            if isinstance(station.ownership, PartOwnership):
+                station.ownership.move(frozenset(groups.get(shard, ())))
+
     def _listen(self) -> None:
         """Subscribes to the wake-ups of partitions that this process claims from, or stands in for."""
         every = range(self._store.partitions)
@@ -255,7 +263,7 @@ class Engine:
         if self._placement.alone or now - self._asked_for_help < _HELP_MS:
             return
         self._asked_for_help = now
-        seed = str(int(self._clock.now_ms()))
+        seed = str(self._clocks.now_ms(0))
         channel, message = keys.help_channel(self._store.prefix), " ".join([seed, *map(str, partitions[:_HELP_MOST])])
         self._helping = asyncio.create_task(self._call_for_help(channel, message))
 
@@ -277,12 +285,8 @@ class Engine:
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
         """Something is due before the next look (`wakeups.WakeupReceiver`)."""
-        if partition is None:
-            self._expander.kick()
-        if for_workers:
-            self._leftovers.kick(partition, due_ms)
-        elif partition is not None:
-            self._stand_in.kick(partition, due_ms)
+        for station in self._stations.values() if partition is None else (self._station_of(partition),):
+            station.due(partition, due_ms, for_workers=for_workers)
         mine = TaskType.WORKER.value in self._dispatcher.serves if for_workers else self._claims
         if mine and (partition is None or not self._called_only):
             self._tracker.kick(partition, due_ms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from delaybox.core.errors import PartAway
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock
 from delaybox.store.store import Store
@@ -49,13 +50,22 @@ class Expander:
         """For `Loop`."""
         loop = asyncio.get_running_loop()
         started = loop.time()
+        away: PartAway | None = None
         try:
             busy = False
             for p in sorted(self._kept):
-                busy = await self._advance(p, loop.time()) or busy
+                try:
+                    busy = await self._advance(p, loop.time()) or busy
+                except PartAway as error:
+                    # It moves to another server, where a scan begins anew. The others go on.
+                    self._cursors.pop(p, None)
+                    self._look[p] = 0.0
+                    away = error
         except BaseException:
             self.kick()
             raise
+        if away is not None:
+            raise away
         if not busy:
             return 0.25
         return (loop.time() - started) * (1 - _SHARE) / _SHARE

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from delaybox.core.delivery import Delivery, Report, Target
 from delaybox.engine.dispatcher import Dispatcher
-from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.placement import Placement
-from delaybox.engine.redis_time import RedisClock
-from delaybox.engine.time_tracker import Tracker
+from delaybox.engine.redis_time import Clocks
+from delaybox.engine.trackers import Trackers
 from delaybox.store.store import Store
 
 _CLAIM_PATIENCE_S = 2.0
@@ -29,7 +28,7 @@ class Guest:
         store: Store,
         dispatcher: Dispatcher,
         options: EngineOptions,
-        clock: RedisClock,
+        clocks: Clocks,
         *,
         lanes: Sequence[bytes],
         target: Target,
@@ -47,10 +46,10 @@ class Guest:
         self._room = room
         self._on_their_way = 0
         self._stopping = False
-        self.tracker = Tracker(store, self, replace(options, clock=False, channel="", catch_up_rate=0), clock)
+        guests = replace(options, clock=False, channel="", catch_up_rate=0)
+        self.tracker = Trackers(f"tracker of {target!r}", store, self, guests, clocks)
         self.partitions = frozenset(range(store.partitions))
         """Those that this member claims from for the target without being called."""
-        self._loop = Loop(f"tracker of {target!r}", self.tracker.step)
 
     @property
     def free(self) -> int:
@@ -93,7 +92,7 @@ class Guest:
 
     def start(self) -> None:
         """Begins to claim; returns at once."""
-        self._loop.start()
+        self.tracker.start()
 
     def more_room(self) -> None:
         """The target can take more than before, so partitions in which work was left are looked at now."""
@@ -102,10 +101,7 @@ class Guest:
     async def stop(self) -> None:
         """Claims nothing more; tasks of a claim under way are still delivered. Twice is harmless."""
         self._stopping = True
-        self.tracker.retire()
-        await self._loop.stop(patience_s=_CLAIM_PATIENCE_S)
-        await self.tracker.finish(_CLAIM_PATIENCE_S)
-        self.tracker.close()
+        await self.tracker.stop(_CLAIM_PATIENCE_S)
 
 
 class _Claim:

@@ -49,3 +49,42 @@ class Ownership:
         self.kept = self.owned | acting
         for follower in self._followers:
             follower(self.kept)
+
+
+class PartOwnership(Ownership):
+    """The partitions of an ownership that lie at one server. ``mine``: these partitions."""
+
+    def __init__(self, whole: Ownership, mine: frozenset[int]) -> None:
+        self._whole = whole
+        self._mine = mine
+        self._followers: list[Kept] = []
+        self._take()
+        whole.follow(lambda _: self._changed())
+
+    def move(self, mine: frozenset[int]) -> None:
+        """Partitions have come from another server, or gone to one."""
+        if mine != self._mine:
+            self._mine = mine
+            self._changed()
+
+    def act(self, partition: int) -> None:
+        """As of the whole."""
+        self._whole.act(partition)
+
+    def rest(self, partition: int) -> None:
+        """As of the whole."""
+        self._whole.rest(partition)
+
+    def acts(self, partition: int) -> bool:
+        """As of the whole."""
+        return self._whole.acts(partition)
+
+    def _take(self) -> None:
+        self.owned = self._whole.owned & self._mine
+        self.stands_in = self._whole.stands_in & self._mine
+        self.kept = self._whole.kept & self._mine
+
+    def _changed(self) -> None:
+        self._take()
+        for follower in self._followers:
+            follower(self.kept)

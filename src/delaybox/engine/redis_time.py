@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 _FORGET_MS = 10_000.0
 _SLACK_MS = 0.02
@@ -53,3 +54,26 @@ class RedisClock:
     def local_at(self, redis_ms: float) -> float:
         """The local moment (ms) at which Redis's clock shows ``redis_ms``."""
         return redis_ms - self.now_ms() + local_ms()
+
+
+class Clocks:
+    """One `RedisClock` for each server. ``shards``: the number of its server for each partition, as it is now."""
+
+    def __init__(self, shards: Callable[[], Sequence[int]] = lambda: (0,)) -> None:
+        self._shards = shards
+        self._clocks: dict[int, RedisClock] = {}
+
+    def at(self, shard: int) -> RedisClock:
+        """The clock of one server."""
+        clock = self._clocks.get(shard)
+        if clock is None:
+            clock = self._clocks[shard] = RedisClock()
+        return clock
+
+    def of(self, partition: int) -> RedisClock:
+        """The clock of the server that has a partition."""
+        return self.at(self._shards()[partition])
+
+    def now_ms(self, partition: int) -> int:
+        """The time at the server that has a partition."""
+        return int(self.of(partition).now_ms())

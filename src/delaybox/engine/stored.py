@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 
 
 class Stored:
@@ -47,3 +48,46 @@ class Stored:
             async with asyncio.timeout(within_s):
                 while not self.is_stored(mark):
                     await self._advanced.wait()
+
+
+_MOST_MARKS = 1_000
+
+
+class StoredEverywhere(Stored):
+    """The same over the settlers of several servers: something is stored when each of them has stored its part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[Stored] = []
+        self._last = 0
+        self._marks: deque[tuple[int, list[int]]] = deque()
+
+    def add(self, part: Stored) -> None:
+        """Counts one more settler in, before anything is reported to it."""
+        self._parts.append(part)
+
+    @property
+    def mark(self) -> int:
+        """As of one settler."""
+        marks = [part.mark for part in self._parts]
+        if self._marks and (self._marks[-1][1] == marks or len(self._marks) >= _MOST_MARKS):
+            # With very many waiting, the last one waits for what came after it as well.
+            self._marks[-1] = self._last, marks
+            return self._last
+        self._last += 1
+        self._marks.append((self._last, marks))
+        return self._last
+
+    def is_stored(self, mark: int) -> bool:
+        """As of one settler."""
+        while self._marks and all(part.is_stored(at) for part, at in zip(self._parts, self._marks[0][1], strict=False)):
+            self._through = self._marks.popleft()[0]
+        return self._through >= mark
+
+    async def wait(self, mark: int, *, within_s: float) -> None:
+        """As of one settler."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not self.is_stored(mark):
+                    for part, at in zip(list(self._parts), self._marks[0][1], strict=False):
+                        await part.wait(at, within_s=within_s)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from delaybox import failpoints, metrics
+from delaybox.core.errors import PartAway
 from delaybox.engine.alarm import Alarm
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.loops import end
@@ -44,6 +45,8 @@ _UNTIL_CALLED = 1e300
 """When a partition is looked at in which nothing is known to be due."""
 _FAR_MS = 10**12
 """The promise of a taker that waits to be called: it does not look, so whatever is due must be announced."""
+_MOVING_MS = 50.0
+"""When a partition is looked at again that moves to another server."""
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
 """With hardly a slot free, a claim waits this long for more slots; otherwise each claim would take one task."""
@@ -82,12 +85,19 @@ class Taker(Protocol):
         """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""
 
 
+class Asked:
+    """The tasks that claims under way may bring, of all trackers of one taker. ``count``: how many."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Tracker:
     """One step = wait until a partition is due, claim from every due one, hand over what came.
 
     ``look``: when to look next at each partition, by Redis's clock: at its next due time, earlier after a message on
     the wake channel, and at the latest one poll after the last look. ``in_place`` is called with how many tasks of
-    which lane a claim fired itself.
+    which lane a claim fired itself. ``asked``, ``catch_up``: shared with other trackers of the same taker.
     """
 
     def __init__(
@@ -97,6 +107,8 @@ class Tracker:
         options: EngineOptions,
         clock: RedisClock,
         in_place: Callable[[Mapping[bytes, int]], None] = lambda _: None,
+        asked: Asked | None = None,
+        catch_up: CatchUp | None = None,
     ) -> None:
         self._store = store
         self._taker = taker
@@ -109,11 +121,11 @@ class Tracker:
         self._called: set[int] = set()
         self._called_only = self._when_ready = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
-        self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
+        self._catch_up = catch_up or CatchUp(options.catch_up_rate, store.partitions)
         self._deep: set[int] = set()
         self._rounds: set[asyncio.Task[None]] = set()
         self._under_way: set[int] = set()
-        self._asked = 0
+        self._asked = asked or Asked()
         self._trouble: BaseException | None = None
         self._alarm = Alarm()
         self._asleep_until = 0.0
@@ -144,7 +156,7 @@ class Tracker:
 
     def call(self, partition: int) -> None:
         """Ready work waits there, whoever claims there as a rule. It is claimed as soon as there is room."""
-        if self._taker.free - self._asked <= 0:
+        if self._taker.free - self._asked.count <= 0:
             self._hungry.add(partition)
             return
         self._called.add(partition)
@@ -203,7 +215,7 @@ class Tracker:
             raise problem
         due = [p for p, at in enumerate(self._look) if at <= now and p not in self._under_way]
         deep = not self._deep.isdisjoint(due)
-        slots = self._taker.free - self._asked
+        slots = self._taker.free - self._asked.count
         if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):
             # The end of a round wakes this loop.
             await self._alarm.wait(local_ms() + self._options.poll_ms)
@@ -278,7 +290,7 @@ class Tracker:
             self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)
         ]
         asked = sum(min(a.limits.slots, a.limits.items) for a in asks)
-        self._asked += asked
+        self._asked.count += asked
         self._under_way.update(due)
         for p in due:
             # From here on only a new wake-up may set an earlier look than the one that the claim will return.
@@ -288,7 +300,7 @@ class Tracker:
         try:
             await self._send(asks, leases, calls, sent)
         finally:
-            self._asked -= asked
+            self._asked.count -= asked
             self._under_way.difference_update(due)
             for p in due:
                 if self._look[p] == math.inf:
@@ -321,7 +333,12 @@ class Tracker:
         received = local_ms()
         failpoints.hit("after_claim_reply")
         problem: BaseException | None = None
+        some = len(asks) > 1 and not all(isinstance(reply, PartAway) for reply in replies)
         for ask, lease_id, reply in zip(asks, leases, replies, strict=True):
+            if some and isinstance(reply, PartAway):
+                # A slot on its way to another server; the other partitions go on.
+                self._look_at(ask.partition, self._clock.now_ms() + _MOVING_MS)
+                continue
             if isinstance(reply, BaseException):
                 self._unanswered[ask.partition, ask.limits.fresh_ms] = lease_id
                 self._look_at(ask.partition, 0.0)

@@ -38,6 +38,10 @@ class Shards:
         """Calls ``follower`` whenever partitions have moved to another server, or a server answers again."""
         self._servers.follow(follower)
 
+    def unfollow(self, follower: Callable[[], None]) -> None:
+        """Calls it no more. Twice is harmless."""
+        self._servers.unfollow(follower)
+
     def observe(self, partition: int, now_ms: int) -> int:
         """Takes the clock that the partition's server has just answered (ms), and returns it."""
         self._offsets_ms[self.of[partition]] = now_ms - time.time_ns() // 1_000_000
