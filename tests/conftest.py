@@ -76,6 +76,12 @@ def make_server() -> Iterator[Callable[..., RealServer]]:
 
 
 @pytest.fixture
+def way() -> str:
+    """How tests reach what they test: over ``grpc``, or straight on ``redis`` where they are parametrised so."""
+    return "grpc"
+
+
+@pytest.fixture
 def prefix() -> str:
     """A store prefix that no other test uses."""
     return f"t{uuid.uuid4().hex[:12]}"

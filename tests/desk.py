@@ -80,11 +80,14 @@ class Host:
 class Desk:
     """A gateway, its engine's end, and workers made of messages."""
 
-    def __init__(self, keep_ms: int = 0, max_output: int = 100) -> None:
+    def __init__(self, keep_ms: int = 0, max_output: int = 100, *, same_process: bool = False) -> None:
         self.engine = Engine()
         self.host = Host()
         self.gateway = Gateway(
-            self.host, rules=LiveRules(RuleBook(default=QueueRules(keep_result_ms=keep_ms))), max_output=max_output
+            self.host,
+            rules=LiveRules(RuleBook(default=QueueRules(keep_result_ms=keep_ms))),
+            max_output=max_output,
+            same_process=same_process,
         )
 
     def open(self, credit: int = 0, **profile: Any) -> WorkerSession:

@@ -34,8 +34,16 @@ class Yard:
     """A store with a clock, gRPC processes on it, and workers in the test's own process."""
 
     def __init__(
-        self, server: RealServer, prefix: str, store: Store, oracle: Oracle, stack: contextlib.AsyncExitStack
+        self,
+        server: RealServer,
+        prefix: str,
+        store: Store,
+        oracle: Oracle,
+        stack: contextlib.AsyncExitStack,
+        *,
+        way: str = "grpc",
     ) -> None:
+        self.way = way
         self._server = server
         self._prefix = prefix
         self._stack = stack
@@ -55,9 +63,19 @@ class Yard:
         self._stack.push_async_callback(made.close)
         return made
 
+    @property
+    def url(self) -> str:
+        """Of the server itself, for workers without a node."""
+        return f"{self._server.url}?prefix={self._prefix}"
+
+    @property
+    def address(self) -> str:
+        """For workers, unless a test names another."""
+        return self.rpc.address if self.way == "grpc" else self.url
+
     async def worker(self, *servers: str, **settings: Any) -> Runner:
         """One that is connected."""
-        worker_app.worker.change(servers=list(servers) or [self.rpc.address], **{**DEFAULTS, **settings})
+        worker_app.worker.change(servers=list(servers) or [self.address], **{**DEFAULTS, **settings})
         runner = await self._stack.enter_async_context(worker_app.worker.running())
         await asyncio.wait_for(runner.connected(), 20)
         return runner
@@ -104,19 +122,21 @@ class Yard:
         assert (await fsck(self.store)).problems == []
 
 
-DEFAULTS = {"concurrency": 10, "threads": 4, "cpu_processes": 1, "grace": "5s"}
+DEFAULTS = {"concurrency": 10, "threads": 4, "cpu_processes": 1, "grace": "5s", "clock": False, "lease": "3s"}
+both_ways = pytest.mark.parametrize("way", ["grpc", "redis"])
+"""Workers of a node, and workers straight on Redis."""
 
 
 @pytest.fixture
 async def yard(
-    server: RealServer, client: Redis, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RealServer, client: Redis, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> AsyncIterator[Yard]:
     oracle = Oracle(tmp_path / "oracle")
     monkeypatch.setenv("ORACLE", str(oracle.file))
     monkeypatch.setattr(worker_app, "_file", -1)
     store = await Store.open(Servers(client), prefix=prefix)
     async with running(store, {}), contextlib.AsyncExitStack() as stack:
-        made = Yard(server, prefix, store, oracle, stack)
+        made = Yard(server, prefix, store, oracle, stack, way=way)
         made.rpc = await made.node()
         yield made
 
@@ -148,10 +168,12 @@ async def worker(
     yard: Yard, folder: Path, *arguments: str, sessions: int = 3, server: str = ""
 ) -> AsyncIterator[Process]:
     """One that is connected, with all three kinds of functions (times ``--processes``); killed at the end."""
+    address = server or yard.address
+    where = ("--server", address) if "://" not in address else ("--redis", address, "--no-clock", "--lease", "3s")
     log = folder / f"worker-{len(list(folder.glob('worker-*')))}.log"
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "delaybox.worker", "tests.worker_app", "--server", server or yard.rpc.address,
+            sys.executable, "-m", "delaybox.worker", "tests.worker_app", *where,
             "--concurrency", "10", "--threads", "4", *arguments,
             stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip

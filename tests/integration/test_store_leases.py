@@ -142,6 +142,17 @@ async def test_what_a_node_only_carries_is_not_blamed_for_the_nodes_that_die_wit
     assert read_dead(task_id, found.value)[2].losses == 20
 
 
+async def test_a_worker_that_claimed_for_itself_is_charged_as_a_worker(lab: Lab) -> None:
+    (task_id,) = await lab.add(NewTask(type=TaskType.WORKER, name="f"))
+    for n in range(3):
+        lease_id = new_lease(LEASE_MS, of_worker=True)
+        assert len(lease_id) == 20
+        assert (await lab.lease(lease_id))[task_id].blamed == n
+        await watched(lab)
+    found = await lab.find(task_id)
+    assert found.place == "dead" and b"lost with its worker 3 times" in found.value
+
+
 async def test_losses_of_a_call_with_nodes_and_with_workers_are_counted_apart(lab: Lab) -> None:
     (task_id,) = await lab.add(NewTask(type=TaskType.WORKER, name="f"))
     for n in range(3):

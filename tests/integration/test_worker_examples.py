@@ -115,8 +115,9 @@ def test_a_worker_pasted_from_the_documents_works(place: Place, page: str) -> No
     for mark, name in (("app.py", "app.py"), ("with app.py", "caller.py")):
         block = re.search(rf"^<!-- {re.escape(mark)} -->\n```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         assert block, f"{page} has no block {mark}"
-        assert "localhost:9088" in block[1]
-        (place.folder / name).write_text(block[1].replace("localhost:9088", here))
+        assert "localhost:9088" in block[1] or "redis://localhost:6379" in block[1]
+        code = block[1].replace("redis://localhost:6379", place.node.address("redis"))
+        (place.folder / name).write_text(code.replace("localhost:9088", here))
     command = [sys.executable, "-m", "delaybox", "worker", "app:worker", "--processes", "2"]
     worker = subprocess.Popen(command, cwd=place.folder, stderr=subprocess.DEVNULL)
     try:

@@ -11,13 +11,14 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import Runner
 from tests.engines import until
 from tests.waiting import until_async
-from tests.yard import Yard, yard
+from tests.yard import Yard, both_ways, yard
 
 __all__ = ["yard"]  # the fixture
 
 KEEP: dict[str, Any] = {"keep_result_ms": 60_000}
 
 
+@both_ways
 async def test_every_kind_of_function_gives_its_result(yard: Yard) -> None:
     await yard.worker()
     (one,) = await yard.call("echoes", {"a": [1, None]}, **KEEP)
@@ -29,6 +30,7 @@ async def test_every_kind_of_function_gives_its_result(yard: Yard) -> None:
     await yard.sound()
 
 
+@both_ways
 async def test_failures_are_tried_again_by_the_functions_own_rules(yard: Yard) -> None:
     await yard.worker()
     (well,) = await yard.call("fails", 2, **KEEP)
@@ -44,6 +46,7 @@ async def test_failures_are_tried_again_by_the_functions_own_rules(yard: Yard) -
     assert (await yard.ends(put_off)).result.output == b'"at last"'
 
 
+@both_ways
 async def test_a_task_may_put_itself_off_more_often_than_it_has_attempts(yard: Yard) -> None:
     await yard.worker()
     (often,) = await yard.call("waits", 7, retry={"max_attempts": 1}, **KEEP)
@@ -57,6 +60,7 @@ async def test_a_task_may_put_itself_off_more_often_than_it_has_attempts(yard: Y
     await yard.sound()
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("name", "arguments", "reason"),
     [
@@ -76,6 +80,7 @@ async def test_what_ends_for_good_is_a_dead_letter_that_says_why(
     assert found.reason.startswith(reason)
 
 
+@both_ways
 async def test_at_most_once_runs_once_whatever_comes_of_it(yard: Yard) -> None:
     await yard.worker()
     (well,) = await yard.call("fails", 0, delivery=pb.DELIVERY_AT_MOST_ONCE)
@@ -98,6 +103,7 @@ async def test_a_cpu_process_that_dies_costs_an_attempt_of_its_task_alone(yard: 
     assert {(await yard.ends(task)).result.output for task in good} == {b"332833500"}
 
 
+@both_ways
 async def test_progress_is_seen_and_a_running_task_can_be_cancelled(yard: Yard) -> None:
     await yard.worker()
     (task,) = await yard.call("reports", **KEEP)
@@ -111,6 +117,7 @@ async def test_progress_is_seen_and_a_running_task_can_be_cancelled(yard: Yard) 
     await yard.sound()
 
 
+@both_ways
 async def test_a_function_that_nobody_serves_waits_for_a_worker_that_does(yard: Yard) -> None:
     await yard.worker(queues=["other"])
     (task,) = await yard.call("quick")
@@ -122,6 +129,7 @@ async def test_a_function_that_nobody_serves_waits_for_a_worker_that_does(yard: 
     await yard.sound()
 
 
+@both_ways
 async def test_concurrency_is_never_exceeded(yard: Yard) -> None:
     await yard.worker(concurrency=3, queues=[])
     made = await yard.call("naps", 0.02, count=40)

@@ -17,11 +17,12 @@ from delaybox.store.store import Store
 from tests.engines import until
 from tests.rpc import rpc_process
 from tests.servers import RealServer
-from tests.yard import Yard, worker, yard
+from tests.yard import Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
 
 
+@both_ways
 async def test_sigterm_lets_what_runs_end(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path) as process:
         made = await yard.call("naps", 1.0, count=3) + await yard.call("sleeps", 1.0, count=2)
@@ -32,6 +33,7 @@ async def test_sigterm_lets_what_runs_end(yard: Yard, tmp_path: Path) -> None:
     await yard.sound()
 
 
+@both_ways
 async def test_what_does_not_end_within_the_grace_is_handed_back_uncharged(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path, "--grace", "300ms") as process:
         made = await yard.call("naps", 60.0, count=2)
@@ -45,6 +47,7 @@ async def test_what_does_not_end_within_the_grace_is_handed_back_uncharged(yard:
     await runner.stop(0.1)
 
 
+@both_ways
 async def test_a_second_signal_ends_it_at_once(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path, "--grace", "60s") as process:
         (task,) = await yard.call("naps", 60.0)
@@ -67,6 +70,7 @@ async def test_a_thread_that_never_returns_does_not_keep_the_process(yard: Yard,
         assert await process.end(30.0) == 0, process.output()
 
 
+@both_ways
 async def test_a_killed_workers_tasks_are_run_by_another(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path) as process:
         made = await yard.call("naps", 1.0, count=5)
@@ -80,6 +84,7 @@ async def test_a_killed_workers_tasks_are_run_by_another(yard: Yard, tmp_path: P
     await yard.sound()
 
 
+@both_ways
 async def test_a_frozen_workers_late_answers_count_for_nothing(yard: Yard, tmp_path: Path) -> None:
     """T3: it is stopped for more than three leases and goes on as if nothing had been."""
     async with worker(yard, tmp_path) as process:
@@ -96,7 +101,8 @@ async def test_a_frozen_workers_late_answers_count_for_nothing(yard: Yard, tmp_p
         await yard.begun(after)
         process.signal(signal.SIGTERM)
         assert await process.end() == 0, process.output()
-        assert "4 lost with their session" in process.output()
+        # Straight on Redis what comes too late is only counted, in delaybox_stale_acks_total.
+        assert "4 lost with their session" in process.output() or yard.way == "redis"
     assert runner.stats.done >= 4
     await yard.sound()
 
@@ -113,6 +119,7 @@ async def test_a_worker_whose_supervisor_is_killed_ends(yard: Yard, tmp_path: Pa
     await yard.sound()
 
 
+@both_ways
 async def test_a_process_that_dies_is_started_again_and_all_end_together(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path, "--processes", "2", sessions=6) as process:
         made = await yard.call("naps", 0.1, count=10)

@@ -17,6 +17,7 @@ from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.wire.call import name_of
 from delaybox.worker import Context, Worker
 from delaybox.worker.functions import FunctionKind
+from delaybox.worker.lines import NodesTarget
 
 
 def test_the_public_door() -> None:
@@ -135,12 +136,18 @@ def test_settings_that_cannot_be(settings: dict[str, Any], error: type[Exception
         Worker("w", **settings)
 
 
+def _metadata(worker: Worker) -> Any:
+    target = worker.target
+    assert isinstance(target, NodesTarget)
+    return target.target.metadata
+
+
 def test_settings_come_from_the_environment_where_none_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELAYBOX_GRPC_SERVERS", "a:1,b:2")
     monkeypatch.setenv("DELAYBOX_TOKEN", "secret")
     assert Worker("w").target.endpoints == ("a:1", "b:2")
-    assert Worker("w").target.metadata == (("authorization", "Bearer secret"),)
-    assert Worker("w", servers=["c"], token="other").target.metadata == (("authorization", "Bearer other"),)
+    assert _metadata(Worker("w")) == (("authorization", "Bearer secret"),)
+    assert _metadata(Worker("w", servers=["c"], token="other")) == (("authorization", "Bearer other"),)
 
 
 def test_which_queues_functions_are_served_from() -> None:

@@ -57,6 +57,19 @@ async def test_tasks_that_workers_died_with_go_out_one_a_worker_and_more_as_they
     assert set(desk.engine.outcomes.values()) == {DONE}
 
 
+async def test_workers_in_this_process_run_one_suspect_and_hand_the_others_back() -> None:
+    """All that was claimed is charged when the process dies, so no suspect may wait in it."""
+    desk = Desk(same_process=True)
+    session = desk.open(credit=10)
+    suspects = [delivery(losses=2) for _ in range(4)]
+    over = await desk.deliver(*suspects, delivery())
+    back = [d.task_id for d in suspects if isinstance(desk.engine.outcomes.get(d.task_id), HandBack)]
+    assert len(back) == 3 and session.held == 2
+    desk.receive(session, number=2, done=[t.sequence for t in tasks_of(messages_of(session))])
+    await over
+    assert len([outcome for outcome in desk.engine.outcomes.values() if outcome == DONE]) == 2
+
+
 async def test_a_thousand_healthy_suspects_neither_wait_for_each_other_nor_stand_in_the_way() -> None:
     desk = Desk()
     session = desk.open(credit=1_200)

@@ -23,6 +23,30 @@ def worker(
             help="A node's gRPC address; repeatable. Default: as the worker says, else DELAYBOX_GRPC_SERVERS.",
         ),
     ] = None,
+    redis: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="DELAYBOX_REDIS",
+            show_default=False,
+            help="In place of nodes the Redis server itself: redis://, rediss://, unix:// or file:FOLDER. With a "
+            "password use DELAYBOX_REDIS.",
+        ),
+    ] = "",
+    clock: Annotated[
+        bool | None,
+        typer.Option("--clock/--no-clock", help="With --redis: keep time as well, in a child process. Default: yes."),
+    ] = None,
+    lease: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="With --redis: how long a silent worker keeps its tasks. Default: 15s."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="With --redis: the port of its probes and metrics.")
+    ] = None,
+    metrics_host: Annotated[
+        str | None, typer.Option(help="The address that this port is on. Default: 127.0.0.1.")
+    ] = None,
     queues: Annotated[
         Repeated, typer.Option(metavar="NAMES", help="Queues to take tasks from, separated by commas; repeatable.")
     ] = None,
@@ -52,7 +76,11 @@ def worker(
     asked = launch.Launch(
         worker=name,
         processes=processes,
-        servers=tuple(server) if server else None,
+        servers=launch.servers_of(redis if not server else None, server),
+        clock=clock,
+        lease=lease,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
         queues=launch.names_of(queues),
         concurrency=concurrency,
         threads=threads,

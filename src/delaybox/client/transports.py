@@ -1,7 +1,7 @@
 """How a client's calls travel: over gRPC to nodes, or straight to the Redis server that holds the tasks.
 
-An address with one of the `DIRECT` schemes means Redis. What serves it needs more packages than a client over gRPC, so
-it is loaded by name when such an address is given.
+An address with the scheme of a Redis URL, or ``file:`` for the data folder of an embedded server, means Redis. What
+serves it needs more packages than a client over gRPC, so it is loaded by name when such an address is given.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from delaybox.client.errors import Failure
 from delaybox.client.steps import Invoke, OpenStream
 from delaybox.core.errors import ConfigError
 
-DIRECT: Final = ("redis", "rediss", "unix", "file")
-"""Schemes of addresses that lead to Redis; ``file``: the data folder of an embedded server."""
 EXTRA: Final = "delaybox[redis]"
 _FACTORY: Final = "delaybox.direct.client:direct_target"
-_SCHEME = re.compile(r"(redis|rediss|unix)://|(file):")
+_SCHEME = re.compile(r"rediss?(\+sentinel)?://|unix://|file:")
 
 
 class BlockingStream(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from delaybox import metrics
+from delaybox.core.history import KEEP_MS, HistoryRules
 from delaybox.core.limits import DEFAULT_PARTITIONS
 from delaybox.direct.address import DirectAddress
 from delaybox.embedded import EmbeddedServer
@@ -20,6 +21,8 @@ from delaybox.store.store import Store
 log = logging.getLogger("delaybox.direct")
 
 CONNECTIONS: Final = 32
+HISTORY: Final = HistoryRules(keep_ms=KEEP_MS)
+"""How ends are remembered, as by a node that is not configured otherwise."""
 
 
 @dataclass(slots=True)

@@ -25,6 +25,8 @@ class EngineOptions:
     roles: tuple[str, ...] = ()
     """The node's roles, for the heartbeat."""
     clock: bool = True
+    runs_tasks: bool = False
+    """Its process runs the WORKER tasks that it claims: the loss of the process is the loss of their worker."""
     lanes: tuple[bytes, ...] = ()
     """Of a task type that has a lane here, only these lanes are claimed (`core.lane`; ANY_QUEUE for the queue)."""
     channel: str = "TaskExecution"

@@ -284,7 +284,9 @@ class Tracker:
         asks = self._ramped(due, limits) if self._catch_up.limited else self._asks(due, limits)
         # A claim whose reply never came is sent again with the same lease id, and gets the same content.
         leases = [
-            self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") or new_lease(a.limits.lease_ms) for a in asks
+            self._unanswered.pop((a.partition, a.limits.fresh_ms), b"")
+            or new_lease(a.limits.lease_ms, of_worker=self._options.runs_tasks)
+            for a in asks
         ]
         calls = [
             self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)

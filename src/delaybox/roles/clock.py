@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from delaybox.api.channel.intake import ChannelIntake, ChannelSettings
@@ -19,6 +20,7 @@ from delaybox.processes.child import Stopping
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.settings import ClockSettings, KafkaOut
+from delaybox.store import firing
 from delaybox.store.publish import listeners
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("delaybox.clock")
 
 WAIT_FOR_SUBSCRIBERS_S = 3.0
+FOLLOW_S = 1.0
+"""Pause between two looks at how the nodes publish."""
 
 
 async def serve(settings: ClockSettings) -> int:
@@ -44,7 +48,13 @@ async def serve(settings: ClockSettings) -> int:
         if store is None:
             return 0
         stack.push_async_callback(store.close)
+        if settings.follows_nodes:
+            collector.set_apart()
+            await _follow(settings, store, stopping, ready=ready)
+            return 0
         kafka = await _kafka(settings, settings.kafka, store.partitions, stack) if settings.kafka else None
+        if settings.node_id:
+            await _note_firing(settings, store)
         engine = _engine(settings, store, kafka)
         if settings.await_subscribers and not (settings.again or settings.stream or settings.kafka):
             with contextlib.suppress(DelayBoxError):
@@ -68,6 +78,61 @@ async def serve(settings: ClockSettings) -> int:
             child.ready(store_id=settings.store_id)
         await stopping.wait()
     return 0
+
+
+async def _note_firing(s: ClockSettings, store: Store) -> None:
+    how = firing.Firing(
+        channel=s.channel,
+        stream=s.stream,
+        in_place=s.in_place,
+        require_subscriber=s.require_subscriber,
+        kafka=s.kafka is not None,
+    )
+    try:
+        await firing.note(store, how)
+    except DelayBoxError as error:
+        log.warning("workers that keep time are not informed how this node publishes PUB_SUB tasks: %s", error)
+
+
+async def _follow(settings: ClockSettings, store: Store, stopping: Stopping, *, ready: bool) -> None:
+    """Keeps time as a worker's child, and publishes as the nodes do, also when that changes."""
+    known: firing.Firing | None = None
+    engine: Engine | None = None
+    try:
+        while not stopping.is_set():
+            with contextlib.suppress(DelayBoxError):
+                found = await firing.noted(store)
+                if found != known:
+                    if engine is not None:
+                        await engine.stop(settings.grace_s)
+                        engine = None
+                    if found.kafka:
+                        log.warning(
+                            "this worker keeps no time: the nodes of this store send PUB_SUB tasks to Kafka, which "
+                            "they alone can do. Start it with --no-clock"
+                        )
+                    else:
+                        engine = _engine(_as_noted(settings, found), store, None)
+                        await engine.start()
+                    known = found
+            if known is not None and not ready:
+                child.ready(store_id=store.store_id)
+                ready = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), FOLLOW_S)
+    finally:
+        if engine is not None:
+            await engine.stop(settings.grace_s)
+
+
+def _as_noted(settings: ClockSettings, found: firing.Firing) -> ClockSettings:
+    return replace(
+        settings,
+        channel=found.channel,
+        stream=found.stream,
+        in_place=found.in_place,
+        require_subscriber=found.require_subscriber,
+    )
 
 
 async def _kafka(

@@ -56,6 +56,9 @@ class ClockSettings(EngineSettings):
     catch_up_rate: int = 0
     dead_age_ms: int = 0
     quarantine_age_ms: int = 0
+    follows_nodes: bool = False
+    """It belongs to a worker, and publishes PUB_SUB tasks as the store's nodes do (`store.firing`), not as set here. It
+    keeps no time where that takes Kafka."""
     await_subscribers: bool = False
     """Whether the server has just been started with this node: its subscribers were cut off, and get a moment to
     return."""

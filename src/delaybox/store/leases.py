@@ -12,14 +12,17 @@ from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Store
 
 _LONGEST_MS = 2**32 - 1
+_OF_WORKER = b"wrkr"
 
 
-def new_lease(lease_ms: int) -> bytes:
-    """An id for a new lease: its length (u32, ms) and 16 random bytes.
+def new_lease(lease_ms: int, *, of_worker: bool = False) -> bytes:
+    """An id for a new lease: its length (u32, ms) and 16 bytes, random but for the last four of a worker's own lease.
 
-    So the length belongs to the lease, and no node judges it by a setting of its own.
+    So the length belongs to the lease, and no node judges it by a setting of its own. ``of_worker``: who holds it runs
+    its tasks itself, so that they are charged with the loss of a worker when it expires.
     """
-    return min(lease_ms, _LONGEST_MS).to_bytes(4, "big") + os.urandom(16)
+    length = min(lease_ms, _LONGEST_MS).to_bytes(4, "big")
+    return length + (os.urandom(12) + _OF_WORKER if of_worker else os.urandom(16))
 
 
 class Adopted(NamedTuple):

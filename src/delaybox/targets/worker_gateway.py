@@ -36,6 +36,8 @@ log = logging.getLogger("delaybox.workers")
 RESUME_S = 2.0
 """How long a session whose stream broke is kept, so that its worker can come back to it."""
 _LATER = HandBack(delay_ms=1_000)
+_TURN = HandBack(delay_ms=250)
+"""A suspect that must not wait here comes back after this time."""
 _LANES_SHOWN = 2_000
 _WORKERS_SHOWN = 200
 
@@ -65,9 +67,14 @@ class LanePool:
     """The sessions that serve the same lanes, and what was claimed for them.
 
     Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspects`).
+    ``same_process``: the workers run in this process, and all that was claimed is charged when it dies. So one suspect
+    is claimed for at a time, and others are handed back.
     """
 
-    def __init__(self, lanes: frozenset[bytes], rules: LiveRules, alone: set[bytes]) -> None:
+    def __init__(
+        self, lanes: frozenset[bytes], rules: LiveRules, alone: set[bytes], *, same_process: bool = False
+    ) -> None:
+        self._same_process = same_process
         self.lanes = lanes
         self.sessions: list[WorkerSession] = []
         self.claimer: Claimer | None = None
@@ -76,7 +83,7 @@ class LanePool:
         self._version = 0
         self.announced({})
         self._waiting: deque[Offered] = deque()
-        self._suspects = Suspects(alone)
+        self._suspects = Suspects(alone, 1) if same_process else Suspects(alone)
         self._turn = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -109,6 +116,9 @@ class LanePool:
             else:
                 run.report([d], _LATER)
         self.hand_out()
+        if self._same_process and self._suspects:
+            for o in self._suspects.take():
+                o.run.report([o.delivery], _TURN)
         try:
             await run.over
         except asyncio.CancelledError:
@@ -210,10 +220,19 @@ class LanePool:
 
 
 class Gateway:
-    """All sessions of this process. ``max_output``: bytes of a result."""
+    """All sessions of this process. ``max_output``: bytes of a result. ``same_process``: see `LanePool`."""
 
-    def __init__(self, host: ClaimHost, *, rules: LiveRules, max_output: int, lease_ms: int = 15_000) -> None:
+    def __init__(
+        self,
+        host: ClaimHost,
+        *,
+        rules: LiveRules,
+        max_output: int,
+        lease_ms: int = 15_000,
+        same_process: bool = False,
+    ) -> None:
         self._host = host
+        self._same_process = same_process
         self._lives = Lives(lease_ms)
         self._rules = rules
         self.max_output = max_output
@@ -229,17 +248,24 @@ class Gateway:
     def open(self, profile: Profile) -> WorkerSession:
         """A new session; its pool claims from now on."""
         session = WorkerSession(os.urandom(12).hex(), profile, self._host.stored, max_output=self.max_output)
+        self.add(session)
+        return session
+
+    def add(self, session: WorkerSession) -> None:
+        """Claims for a session from now on."""
+        profile = session.profile
         self._sessions[session.id] = session
         pool = self._pools.get(profile.lanes)
         if pool is None:
-            pool = self._pools[profile.lanes] = LanePool(profile.lanes, self._rules, self._alone)
+            pool = self._pools[profile.lanes] = LanePool(
+                profile.lanes, self._rules, self._alone, same_process=self._same_process
+            )
             guest = self._host.admit(lanes=sorted(profile.lanes), target=pool, room=pool.room)
             self._guests[profile.lanes] = pool.claimer = guest
         pool.announced(profile.keep_ms)
         pool.sessions.append(session)
         session.connect(0)
         self._lives.came(profile.identity, session.id)
-        return session
 
     def resume(self, session_id: str, seen: int, profile: Profile) -> WorkerSession | None:
         """The session whose stream broke, unchanged. None: it is unknown, or over."""

@@ -282,16 +282,15 @@ class WorkerSession:
 
     def _handle(self, message: worker_pb2.FromWorker) -> None:
         if message.done:
-            self._done(message.done)
+            self.done(message.done)
         if message.succeeded:
             for success in message.succeeded:
-                self._succeeded(success)
+                self.succeeded(success.sequence, success.output, success.content_type, success.duration_ms)
         if message.failed:
             for failure in message.failed:
-                self._failed(failure)
+                self.failed(failure)
         if message.handed_back:
-            for sequence in message.handed_back:
-                self._end(sequence, HAND_BACK)
+            self.handed_back(message.handed_back)
         if message.drain:
             self.credit = 0
             self.draining = True
@@ -350,7 +349,8 @@ class WorkerSession:
             self.suspects.discard(sequence)
         self.alone = self.alone and bool(self.suspects)
 
-    def _done(self, sequences: Sequence[int]) -> None:
+    def done(self, sequences: Sequence[int]) -> None:
+        """These ended well, and nobody wants their results."""
         pop = self._held.pop
         by: dict[ClaimedTasks, list[Delivery]] = {}
         late: list[int] = []
@@ -370,27 +370,33 @@ class WorkerSession:
         for run, deliveries in by.items():
             run.report(deliveries, DONE)
 
-    def _succeeded(self, success: worker_pb2.Succeeded) -> None:
-        held = self._held.get(success.sequence)
+    def handed_back(self, sequences: Iterable[int]) -> None:
+        """These go to others; nothing is charged."""
+        for sequence in sequences:
+            self._end(sequence, HAND_BACK)
+
+    def succeeded(self, sequence: int, output: bytes, content_type: str, duration_ms: int) -> None:
+        """It ended well, with a result."""
+        held = self._held.get(sequence)
         outcome: Outcome = DONE
         if held is not None and held.keep_ms:
-            size = len(success.output)
+            size = len(output)
             if size > self._max_output:
                 outcome = Failed(
                     f"its result holds {size} bytes, more than {self._max_output} (results.maxBytes)", retryable=False
                 )
-            elif len(success.content_type) > _CONTENT_TYPE_BYTES:
+            elif len(content_type) > _CONTENT_TYPE_BYTES:
                 outcome = Failed(
-                    f"its result's content type has {len(success.content_type)} characters, more than "
-                    f"{_CONTENT_TYPE_BYTES}",
+                    f"its result's content type has {len(content_type)} characters, more than {_CONTENT_TYPE_BYTES}",
                     retryable=False,
                 )
             else:
-                result = _result(True, success.duration_ms, success.output, content_type=success.content_type)
+                result = _result(True, duration_ms, output, content_type=content_type)
                 outcome = Done(result, held.keep_ms)
-        self._end(success.sequence, outcome)
+        self._end(sequence, outcome)
 
-    def _failed(self, failure: worker_pb2.Failed) -> None:
+    def failed(self, failure: worker_pb2.Failed) -> None:
+        """The attempt failed, was cancelled, or put itself off."""
         held = self._held.get(failure.sequence)
         if held is None:
             self._too_late(failure.sequence)

@@ -21,9 +21,10 @@ _MOST_TOGETHER = 1_024
 
 class Suspects:
     """The suspects of one pool. ``alone``: ids of those that must be a worker's only suspect; all pools of a process
-    share it."""
+    share it. ``most``: how many may run side by side at most."""
 
-    def __init__(self, alone: set[bytes]) -> None:
+    def __init__(self, alone: set[bytes], most: int = _MOST_TOGETHER) -> None:
+        self._most = most
         self._waiting: deque[Offered] = deque()
         self._alone = alone
         self._together = 1
@@ -70,7 +71,7 @@ class Suspects:
         """These suspects came to an end, and their worker lives."""
         self._alone.difference_update(task_ids)
         self._ended += len(task_ids)
-        while self._ended >= self._together and self._together < _MOST_TOGETHER:
+        while self._ended >= self._together and self._together < self._most:
             self._ended -= self._together
             self._together *= 2
 

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings
+from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.functions import FunctionKind, TaskFunction
-from delaybox.worker.parted import Parted
+from delaybox.worker.parted import Parted, Reports
 from delaybox.worker.run import Common, TaskRun
 from delaybox.worker.session import NodeSession, Received
 from delaybox.worker.slots import Slots
@@ -22,6 +23,17 @@ log = logging.getLogger("delaybox.worker")
 
 LOST: Final = "the session with the node was lost; others have the task now"
 CANCELLED: Final = "cancelled"
+
+
+class TaskSession(Reports, Protocol):
+    """A session by which tasks come to a crew."""
+
+    @property
+    def held(self) -> dict[int, TaskRun]:
+        """Tasks under way, by sequence number."""
+
+    def refuse(self, task: AssignedTask) -> None:
+        """A task that cannot be run here is handed back; it was never held."""
 
 
 class Crew(ABC):
@@ -60,21 +72,29 @@ class Crew(ABC):
         if received.adopted:
             self._adopted(session, received.adopted)
         if received.tasks:
-            runs: list[TaskRun] = []
-            held, functions = session.held, self.functions
-            for assignment in received.tasks:
-                function = functions.get(assignment.name)
-                if function is None:
-                    self.common.stats.handed_back += 1
-                    session.refuse(assignment)
-                    log.warning("task %s asks for %r, which is not served here", assignment.id, assignment.name)
-                    continue
-                run = TaskRun(session, assignment, function, self.common)
-                held[run.sequence] = run
-                runs.append(run)
-            self._begin(runs)
+            self.take(session, received.tasks)
         for run in received.cancel:
-            self.end_early(run, endings.failed(CANCELLED, cancelled=True))
+            self.cancel(run)
+
+    def take(self, session: TaskSession, tasks: Iterable[AssignedTask]) -> None:
+        """Starts tasks that came by a session; there is a place for each."""
+        runs: list[TaskRun] = []
+        held, functions = session.held, self.functions
+        for assignment in tasks:
+            function = functions.get(assignment.name)
+            if function is None:
+                self.common.stats.handed_back += 1
+                session.refuse(assignment)
+                log.warning("task %s asks for %r, which is not served here", assignment.id, assignment.name)
+                continue
+            run = TaskRun(session, assignment, function, self.common)
+            held[run.sequence] = run
+            runs.append(run)
+        self._begin(runs)
+
+    def cancel(self, run: TaskRun) -> None:
+        """Somebody cancelled the task: asks the run to stop."""
+        self.end_early(run, endings.failed(CANCELLED, cancelled=True))
 
     @abstractmethod
     def _begin(self, runs: list[TaskRun]) -> None:

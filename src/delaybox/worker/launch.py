@@ -12,11 +12,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from delaybox.core.errors import ConfigError, DelayBoxError
-from delaybox.processes import collector
+from delaybox.processes import collector, counters
 from delaybox.processes.restart import RestartBackoff, reason
 from delaybox.worker import logs
 from delaybox.worker.line import WorkerRefused
@@ -27,6 +27,7 @@ log = logging.getLogger("delaybox.worker")
 FAILED: Final = 1
 WRONG_INPUT: Final = 2
 NOT_ALLOWED: Final = 4
+VARIABLE: Final = "DELAYBOX_REDIS"
 _FINAL: Final = (WRONG_INPUT, NOT_ALLOWED)
 """Exit codes of mistakes that another start would not mend."""
 
@@ -47,6 +48,10 @@ class Launch:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    clock: bool | None = None
+    lease: str | None = None
+    metrics_port: int | None = None
+    metrics_host: str | None = None
     log_format: str = "text"
 
     def settings(self) -> dict[str, Any]:
@@ -55,7 +60,7 @@ class Launch:
         if cpu is None and self.processes > 1:
             cpu = max(1, (os.cpu_count() or 1) // self.processes)
         mine = asdict(self) | {"cpu_processes": cpu}
-        return {name: value for name, value in mine.items() if name not in ("worker", "processes", "log_format")}
+        return {name: value for name, value in mine.items() if name not in ("worker", "processes")}
 
 
 def run(launch: Launch) -> int:
@@ -63,9 +68,13 @@ def run(launch: Launch) -> int:
     logs.set_up(launch.log_format)
     if launch.processes < 1:
         return _report(ConfigError(f"--processes {launch.processes}: at least 1"))
-    if launch.processes > 1:
-        return asyncio.run(_Supervisor(launch).run())
-    return _run(launch, until=None)
+    with contextlib.ExitStack() as stack:
+        if launch.metrics_port is not None and counters.VARIABLE not in os.environ:
+            # Before the worker's module is imported: it may import what counts.
+            os.environ[counters.VARIABLE] = stack.enter_context(counters.folder())
+        if launch.processes > 1:
+            return asyncio.run(_Supervisor(launch).run())
+        return _run(launch, until=None)
 
 
 def child(settings: str) -> int:
@@ -157,7 +166,9 @@ class _Supervisor:
 
     async def _keep(self, number: int) -> None:
         loop, backoff = asyncio.get_running_loop(), RestartBackoff()
-        settings = json.dumps(asdict(self._launch))
+        # One of them is enough to keep time and to serve metrics for all.
+        launch = self._launch if number == 0 else replace(self._launch, clock=False, metrics_port=None)
+        settings = json.dumps(asdict(launch))
         while not self._stopping.is_set():
             began = loop.time()
             process = await asyncio.create_subprocess_exec(
@@ -175,6 +186,8 @@ class _Supervisor:
                 process.send_signal(signal.SIGTERM)
             code = await process.wait()
             self._children.discard(process)
+            if folder := os.environ.get(counters.VARIABLE):
+                counters.forget(folder, str(process.pid))
             if self._stopping.is_set():
                 # A process that was still importing has no handler yet. It ended because it was asked to, and held no
                 # task.
@@ -199,6 +212,11 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("worker", metavar="MODULE:WORKER")
     parser.add_argument("--processes", type=int, default=1, help="processes of this worker")
     parser.add_argument("--server", action="append", dest="servers", metavar="HOST:PORT", help="a node; repeatable")
+    parser.add_argument("--redis", metavar="URL", help="in place of nodes: the server itself; or DELAYBOX_REDIS")
+    parser.add_argument("--clock", action=argparse.BooleanOptionalAction, help="with --redis: keep time as well")
+    parser.add_argument("--lease", help="with --redis: how long a silent worker keeps its tasks; 15s unless given")
+    parser.add_argument("--metrics-port", type=int, help="with --redis: where Prometheus finds its metrics")
+    parser.add_argument("--metrics-host", help="the address of that port; 127.0.0.1 unless given")
     parser.add_argument("--queues", action="append", metavar="NAMES", help="separated by commas; repeatable")
     parser.add_argument("--concurrency", type=int, help="async functions at once")
     parser.add_argument("--threads", type=int, help="plain functions at once")
@@ -213,10 +231,14 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     given = vars(parser.parse_args(arguments))
     if token := given.pop("token"):
         os.environ["DELAYBOX_TOKEN"] = token
-    return Launch(
-        **given
-        | {"servers": tuple(given["servers"]) if given["servers"] else None, "queues": names_of(given["queues"])}
-    )
+    servers = servers_of(given.pop("redis"), given["servers"])
+    return Launch(**given | {"servers": servers, "queues": names_of(given["queues"])})
+
+
+def servers_of(redis: str | None, nodes: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The servers that a command line names: nodes, or the URL of the Redis server; None: none."""
+    redis = redis or ("" if nodes else os.environ.get(VARIABLE, ""))
+    return ((redis,) if redis else ()) + tuple(nodes or ()) or None
 
 
 def names_of(given: Sequence[str] | None) -> tuple[str, ...] | None:

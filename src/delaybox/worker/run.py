@@ -13,6 +13,7 @@ from delaybox.core.texts import tail_bytes
 from delaybox.wire.call import Call, Calls, Encoded
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings, logs
+from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.context import CancelSignal, Context, Facts
 from delaybox.worker.functions import TaskFunction
 from delaybox.worker.parted import Reports
@@ -84,7 +85,7 @@ class TaskRun:
     def __init__(
         self,
         session: Reports,
-        assignment: pb.Assignment,
+        assignment: AssignedTask,
         function: TaskFunction[..., Any],
         common: Common,
     ) -> None:

@@ -8,19 +8,19 @@ import os
 import platform
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from delaybox import __version__
 from delaybox.client import channel
-from delaybox.client.channel import ChannelTarget
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import forks
 from delaybox.worker.coroutines import STOP_S, Coroutines
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind, TaskFunction
-from delaybox.worker.line import GOODBYE_S, WorkerLine
+from delaybox.worker.line import GOODBYE_S
+from delaybox.worker.lines import Line, WorkerTarget
 from delaybox.worker.processes import Processes
 from delaybox.worker.run import HAND_BACK, Common, Stats, TaskRun
 from delaybox.worker.sizes import Sizes
@@ -44,12 +44,12 @@ class Runner:
         functions: Mapping[str, TaskFunction[..., Any]],
         served: Mapping[FunctionKind, Mapping[str, tuple[str, ...]]],
         sizes: Sizes,
-        target: ChannelTarget,
+        target: WorkerTarget,
         labels: Mapping[str, str],
     ) -> None:
-        self._target = target
+        self._source = target.source()
         self._common = Common()
-        self._lines: dict[asyncio.Task[None], WorkerLine] = {}
+        self._lines: dict[asyncio.Task[None], Line] = {}
         self._hurry = asyncio.Event()
         self._refused: DelayBoxError | None = None
         self._asked = asyncio.Event()
@@ -92,8 +92,8 @@ class Runner:
         for crew, _ in self._crews:
             await crew.start()
         for crew, hello in self._crews:
-            for server in self._target.endpoints:
-                self._begin(server, crew, hello)
+            for line in self._source.lines(crew, hello, self._again(crew, hello)):
+                self._begin(line)
 
     async def connected(self) -> None:
         """Returns when each kind of function has a session."""
@@ -158,6 +158,7 @@ class Runner:
             await asyncio.wait(self._lines, timeout=GOODBYE_S)
         for crew, _ in self._crews:
             await crew.stop()
+        await self._source.stop()
         log.info("stopped: %s", self.stats.summary())
 
     async def _ended(self, within_s: float) -> bool:
@@ -183,12 +184,14 @@ class Runner:
     def _all_held(self) -> Iterable[TaskRun]:
         return [run for line in self._lines.values() for run in line.session.held.values()]
 
-    def _begin(self, server: str, crew: Crew, hello: pb.Hello) -> None:
-        def again(_: WorkerLine) -> None:
+    def _again(self, crew: Crew, hello: pb.Hello) -> Callable[[str], None]:
+        def again(place: str) -> None:
             if not self._stopping:
-                self._begin(server, crew, hello)
+                self._begin(self._source.line(place, crew, hello, again))
 
-        line = WorkerLine(server, self._target, crew, hello, replace=again)
+        return again
+
+    def _begin(self, line: Line) -> None:
         task = asyncio.get_running_loop().create_task(line.run())
         self._lines[task] = line
         task.add_done_callback(self._on_end)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from delaybox.core.limits import STREAM_MESSAGE_BYTES
 from delaybox.core.texts import head
 from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.parted import Leases, Parted
 
 T = TypeVar("T")
@@ -347,7 +348,7 @@ class NodeSession(Generic[T]):
             self._ended[sequence] = run
         return run is not None
 
-    def refuse(self, task: pb.Assignment) -> None:
+    def refuse(self, task: AssignedTask) -> None:
         """A received task that cannot be run here is handed back; it was never held."""
         self._back.append(task.sequence)
         self._poke()

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
-from delaybox.client import channel
 from delaybox.client.endpoints import named
 from delaybox.client.models import Retry
 from delaybox.client.tasks import CODECS
@@ -23,6 +22,7 @@ from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.call import Codecs
 from delaybox.worker.functions import FunctionKind, TaskFunction, kind_of, policy
+from delaybox.worker.lines import DirectOptions, worker_target
 from delaybox.worker.runner import Runner
 from delaybox.worker.sizes import Sizes
 
@@ -47,6 +47,9 @@ class Worker:
     servers: nodes, "host:port" each. There is a session with every one of them, and the places are shared among the
         sessions in equal parts, so that never more runs than there are places. A node's address may also be a load
         balancer's. Environment: DELAYBOX_GRPC_SERVERS.
+        Or the URL of the Redis server that holds the tasks ("redis://localhost:6379", also rediss://, unix:///path, or
+        file: and the data folder of an embedded server): then this process claims its tasks itself, and needs no node.
+        It takes the extra ``redis``.
     queues: what it takes tasks from; unless given, each function's own queue, else "default". When given, functions
         whose own queue is not among them are not served.
     concurrency: async functions at once; threads: plain ones (unless given 4 more than there are processors, at most
@@ -54,6 +57,10 @@ class Worker:
     grace: how long running tasks may take to end when the worker is asked to stop; the rest is stopped within 5 s more
         and handed back. Seconds, a timedelta, or text such as "30s", as every length of time here.
     token, tls, ca_file, cert_file, key_file: as the client's. Environment of the token: DELAYBOX_TOKEN.
+    clock: straight on Redis, whether a child process keeps time as well, so that workers and a server are a whole
+        system; yes unless given. At least one process of a store must: this one's child, or a node's clock.
+    lease: straight on Redis, how long others wait for a sign of life of this process before they run what it had.
+    metrics_port, metrics_host: straight on Redis, where Prometheus finds the metrics of this process and its child.
     codecs: forms of arguments and results beside JSON and bytes.
     """
 
@@ -73,6 +80,10 @@ class Worker:
         ca_file: str | Path | None = None,
         cert_file: str | Path | None = None,
         key_file: str | Path | None = None,
+        clock: bool | None = None,
+        lease: Duration = "15s",
+        metrics_port: int | None = None,
+        metrics_host: str = "127.0.0.1",
         codecs: Codecs = CODECS,
     ) -> None:
         self.name = name
@@ -92,6 +103,11 @@ class Worker:
             ca_file=ca_file,
             cert_file=cert_file,
             key_file=key_file,
+            clock=clock,
+            lease=lease,
+            log_format="text",
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
         )
 
     def change(self, **settings: Any) -> None:
@@ -103,8 +119,17 @@ class Worker:
             concurrency=given["concurrency"], threads=given["threads"], cpu_processes=given["cpu_processes"]
         )
         grace_s = span_ms("grace", given["grace"], least=0) / 1000
-        self.target = channel.grpc_target(
+        options = DirectOptions(
+            clock=True if given["clock"] is None else given["clock"],
+            metrics_port=given["metrics_port"],
+            metrics_host=given["metrics_host"],
+            lease_ms=span_ms("lease", given["lease"], least=1_000),
+            log_format=given["log_format"],
+        )
+        self.target = worker_target(
             named(given["servers"], os.environ),
+            name=self.name,
+            options=options,
             token=given["token"] or os.environ.get("DELAYBOX_TOKEN") or None,
             tls=given["tls"],
             ca_file=given["ca_file"],

@@ -4,3 +4,8 @@ local function lease_length(lid, guess)
   if #lid ~= 20 then return guess end
   return (struct.unpack('>I4', lid))
 end
+
+-- Who is lost when the lease expires: a worker that claimed for itself ends its ids so, all others are nodes.
+local function lease_doer(lid)
+  return #lid == 20 and string.sub(lid, 17) == 'wrkr' and 'worker' or 'node'
+end

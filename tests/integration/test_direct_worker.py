@@ -1,0 +1,141 @@
+"""Workers straight on Redis, where they differ from those of a node: a whole system of a server and a worker, fleets of
+both, and who publishes.
+
+That both kinds do the same is shown by test_worker_node.py and test_worker_process.py, which run over both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox import Client
+from delaybox.core.errors import ConfigError
+from delaybox.processes.spawn import ChildProcess
+from delaybox.processes.spec import ProcessKind
+from delaybox.roles.settings import ClockSettings
+from delaybox.store import firing
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
+from delaybox.wire.gen import task_pb2
+from delaybox.worker import Worker
+from tests.engines import until
+from tests.servers import RealServer
+from tests.yard import Yard, yard
+
+__all__ = ["yard"]  # the fixture
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path) -> None:
+    """No node anywhere: the worker's child keeps time, publishes, and shows how late everything was."""
+    (tmp_path / "app.py").write_text(
+        "from delaybox import Worker\n"
+        "worker = Worker('shop', servers='file:data')\n"
+        "@worker.task(keep_result='1m')\n"
+        "async def add(a, b=1): return a + b\n"
+    )
+    log, port = tmp_path / "log", free_port()
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "delaybox.worker", "app", "--metrics-port", str(port),
+            cwd=tmp_path, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    try:
+        await until(lambda: "session with the embedded server" in log.read_text())
+
+        def use() -> None:
+            with Client(f"file:{tmp_path / 'data'}") as client:
+                client.publish("news", delay=0.2)
+                assert client.schedule("add", [1, 2], delay=0.2).result(30) == 3
+                assert list(client.map("add", range(5))) == [1, 2, 3, 4, 5]
+                (node,) = client.nodes()
+                assert (node["roles"], node["id"].startswith("shop-")) == (["work", "clock"], True)
+
+        await asyncio.to_thread(use)
+
+        def scraped() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                return str(answer.read().decode())
+
+        text = await asyncio.to_thread(scraped)
+        assert re.search(r'delaybox_fired_tasks_total\{mode="leased",type="WORKER"\} 6\.0', text)
+        assert re.search(r'delaybox_fired_tasks_total\{mode="in_place",type="PUB_SUB"\} 1\.0', text)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+async def test_workers_of_both_kinds_share_the_tasks_of_one_store(yard: Yard) -> None:
+    of_node = await yard.worker()
+    straight = await yard.worker(yard.url)
+    made = await yard.call("naps", 0.02, count=200)
+    await yard.begun(*made)
+    await yard.sound()
+    assert {task: [1] for task in made} == dict(yard.oracle.ended()), "each ran once"
+    assert of_node.stats.done > 0 and straight.stats.done > 0
+    assert of_node.stats.done + straight.stats.done == 200
+    await straight.stop(1)
+    (after,) = await yard.call("quick")
+    await yard.begun(after)
+
+
+async def test_a_worker_waits_for_its_server(make_server: Callable[..., RealServer], prefix: str) -> None:
+    server = make_server()
+    server.kill()
+    worker = Worker("late", servers=f"{server.url}?prefix={prefix}", clock=False)
+
+    @worker.task(keep_result="1m")
+    async def one() -> int:
+        return 1
+
+    async with worker.running() as runner:
+        await asyncio.sleep(0.2)
+        server.start()
+        await asyncio.wait_for(runner.connected(), 30)
+    with pytest.raises(ConfigError, match="a metrics port is for workers straight on Redis"):
+        Worker("w", servers="localhost:9088", metrics_port=1)
+
+
+async def test_a_workers_clock_publishes_as_the_nodes_do(server: RealServer, client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix)
+    await firing.note(store, firing.Firing(kafka=True))
+    settings = ClockSettings(
+        server=server.settings, prefix=prefix, store_id=store.store_id, node_id="w", follows_nodes=True, grace_s=1.0
+    )
+    clock = await ChildProcess.start(ProcessKind.CLOCK)
+    received = store.subscribe(f"{prefix}-channel")
+    try:
+        await clock.begin(settings)
+        await received.open()
+        with Client(f"{server.url}?prefix={prefix}") as caller:
+            handle = await asyncio.to_thread(caller.publish, "x")
+            await asyncio.sleep(0.3)
+            assert (await asyncio.to_thread(caller.get, handle.id)).id == handle.id, "only a node can send it to Kafka"
+            await firing.note(store, firing.Firing(channel=f"{prefix}-channel"))
+            async with asyncio.timeout(20):
+                while (message := await received.next(1)) is None or message.opened:
+                    pass
+            assert task_pb2.Task.FromString(message.data).payload == b"x"
+    finally:
+        await received.close()
+        await clock.stop()
