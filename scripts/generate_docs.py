@@ -51,6 +51,13 @@ MEANING = {
     "probe.host": "address of the probe port",
     "probe.port": "a port for `/livez`, `/readyz` and `/metrics` of the whole node, whatever its roles. Without it "
     "only nodes with the role `api` have them, on the port of REST",
+    "dashboard.enabled": "`false`: this node shows no [dashboard](dashboard.md)",
+    "dashboard.read_only": "the pages only show, whatever a token allows",
+    "dashboard.host": "address of the dashboard's own port; as `httpServer.host` unless given",
+    "dashboard.port": "a port and a process of its own for the dashboard, whatever the roles. Without it nodes with "
+    "the role `api` show it on the port of REST",
+    "dashboard.secret": "signs the cookies of those who are logged in. Random for each start of a node unless given; "
+    "give the same to all nodes behind one address",
     "httpServer.host": "address to listen on; one that is not loopback needs `auth.tokens` or `insecure`",
     "httpServer.port": "port of REST, metrics and probes",
     "httpServer.mode": "the original's; changes nothing",

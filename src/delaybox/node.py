@@ -37,7 +37,7 @@ _CALLERS_FIRST_S = 1.0
 """Processes that serve callers end this much before the engines, which their last requests may wait for."""
 _MARGIN_S = 0.5
 _BACKLOG = 2_048
-_CALLERS = (ProcessKind.REST, ProcessKind.GRPC, ProcessKind.KAFKA)
+_CALLERS = (ProcessKind.REST, ProcessKind.GRPC, ProcessKind.KAFKA, ProcessKind.DASHBOARD)
 _ENGINES = (ProcessKind.CLOCK, ProcessKind.WORK, ProcessKind.WEBHOOK)
 
 
@@ -130,6 +130,7 @@ class _Node:
             ProcessKind.REST: (c.http_server.host, c.http_server.port, "--http-port"),
             ProcessKind.GRPC: (c.grpc_host, c.grpc_server.port, "--grpc-port"),
             ProcessKind.PROBE: (c.probe.host, c.probe.port or 0, "--set probe.port=PORT"),
+            ProcessKind.DASHBOARD: (c.dashboard_host, c.dashboard.port or 0, "--set dashboard.port=PORT"),
         }
         listening: dict[ProcessKind, socket.socket] = {}
         for kind, (host, port, option) in addresses.items():
@@ -164,6 +165,11 @@ class _Node:
         if ProcessKind.REST in listening:
             address = f"{bracketed(c.http_server.host)}:{port_of(listening[ProcessKind.REST])}"
             log.info("listening on http://%s%s", address, c.http_server.context_path)
+        if ProcessKind.DASHBOARD in listening:
+            port = port_of(listening[ProcessKind.DASHBOARD])
+            log.info(
+                "the dashboard is on http://%s:%d%s", bracketed(c.dashboard_host), port, c.http_server.context_path
+            )
         if ProcessKind.KAFKA in counts(c):
             log.info("tasks are taken from Kafka: %s", ", ".join(c.kafka.scheduler_topics))
         if c.duties != ROLES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from itertools import combinations
 from typing import Any, cast
@@ -10,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from delaybox.api import policy
+from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.rest import app as app_module
 from delaybox.api.rest.app import AsgiApp, build_app
 from delaybox.api.rest.routing import Route, Router
@@ -68,7 +71,7 @@ def secret(scopes: tuple[Access, ...]) -> str:
 
 def settings(**changes: Any) -> ApiSettings:
     tokens = tuple(Token.of(secret(subset), subset) for subset in SUBSETS)
-    return ApiSettings(tokens=tokens, **changes)
+    return ApiSettings(tokens=tokens, dashboard=DashboardSettings(secret="of the tests"), **changes)
 
 
 async def call(
@@ -85,6 +88,8 @@ async def call(
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if message.get("more_body"):
+            raise asyncio.CancelledError  # a stream: its caller has seen enough
 
     scope = {
         "type": "http",
@@ -94,7 +99,8 @@ async def call(
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }
-    await app(scope, receive, send)
+    with contextlib.suppress(asyncio.CancelledError):
+        await app(scope, receive, send)
     out = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     is_json = "json" in out.get("content-type", "")
     return sent[0]["status"], out, json.loads(sent[1]["body"] or b"{}") if is_json and method != "HEAD" else {}
@@ -174,7 +180,7 @@ async def test_host_and_origin_are_asked_of_every_route_but_the_probes(routers: 
 
 
 def test_the_table_has_no_line_for_what_is_not_served(routers: list[Router]):
-    app = build_app(cast(Service, Spy()), ApiSettings())
+    app = build_app(cast(Service, Spy()), settings())
     served = {(method, route) for method, route, _ in cells(routers, app)}
     assert {(method, route) for method, route in policy.RULES if (method, route) not in served} == set()
 

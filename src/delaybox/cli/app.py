@@ -298,6 +298,7 @@ def config_check(config: ConfigFile = None, settings: Settings = None) -> None:
 def _exposed(config: Config) -> str:
     http, grpc = config.http_server, config.grpc_server
     where = {"httpServer.host": f"{http.host}:{http.port}", "grpcServer.host": f"{config.grpc_host}:{grpc.port}"}
+    where["dashboard.host"] = f"{config.dashboard_host}:{config.dashboard.port}"
     if "httpServer.host" in config.exposed and grpc.enabled and grpc.host is None:
         where["httpServer.host"] += f" or port {grpc.port}"
     return " or ".join(where[key] for key in config.exposed)

@@ -83,7 +83,7 @@ class RestClient:
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.has_token = bool(token)
         self._port = port or (443 if self.tls else 80)
-        self._root = parts.path.rstrip("/")
+        self.root = self._root = parts.path.rstrip("/")
         self._timeout_s = timeout_s
         self._headers = {"User-Agent": f"delaybox-cli/{__version__}", "Accept": "application/json"}
         if token:

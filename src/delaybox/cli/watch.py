@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from delaybox.cli import messages, options, render, scrape
+from delaybox.cli.browse import open_
 from delaybox.cli.client import RestClient
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.core.errors import ConfigError
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
         ("forecast", forecast),
         ("scaling", scaling),
         ("top", top),
+        ("open", open_),
     ):
         app.command(name, rich_help_panel="Watching")(command)
 

@@ -301,7 +301,12 @@ def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
 
 
 def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) -> None:
-    if config.exposed and "api" in config.roles and not config.auth.tokens and not config.insecure:
+    if (
+        config.exposed
+        and ("api" in config.roles or config.dashboard.port is not None)
+        and not config.auth.tokens
+        and not config.insecure
+    ):
         key = config.exposed[0]
         setting = settings[key]
         raise ConfigError(

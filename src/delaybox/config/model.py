@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from delaybox.config.dashboard import DashboardSection
 from delaybox.config.history import HistorySection
 from delaybox.config.kafka import Kafka
 from delaybox.config.queues import QUEUE_RULES_FORM, queue_rules
@@ -257,6 +258,7 @@ class Config(Section):
     quarantine: Kept = Kept()
     processes: ProcessesSection = ProcessesSection()
     probe: ProbeSection = ProbeSection()
+    dashboard: DashboardSection = DashboardSection()
     insecure: bool = Field(default=False, description="true or false")
     partitions: int = Field(
         default=DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"
@@ -339,11 +341,23 @@ class Config(Section):
         return self.grpc_server.host or self.http_server.host
 
     @property
+    def dashboard_host(self) -> str:
+        """Where the dashboard listens, if it has a port of its own."""
+        return self.dashboard.host or self.http_server.host
+
+    @property
     def exposed(self) -> tuple[str, ...]:
         """The keys of the addresses that others than this machine's users can reach."""
         found = [] if _on_loopback(self.http_server.host) else ["httpServer.host"]
         if self.grpc_server.enabled and self.grpc_server.host and not _on_loopback(self.grpc_server.host):
             found.append("grpcServer.host")
+        if (
+            self.dashboard.enabled
+            and self.dashboard.port is not None
+            and self.dashboard.host
+            and not _on_loopback(self.dashboard.host)
+        ):
+            found.append("dashboard.host")
         return tuple(found)
 
 

@@ -28,6 +28,8 @@ def counts(config: Config) -> dict[ProcessKind, int]:
     wanted: dict[ProcessKind, int] = {}
     if config.probe.port is not None:
         wanted[ProcessKind.PROBE] = 1
+    if config.dashboard.enabled and config.dashboard.port is not None:
+        wanted[ProcessKind.DASHBOARD] = 1
     if "api" in duties:
         wanted[ProcessKind.REST] = config.processes.rest
         if config.grpc_server.enabled:
@@ -40,7 +42,9 @@ def counts(config: Config) -> dict[ProcessKind, int]:
         wanted[ProcessKind.WEBHOOK] = config.processes.webhook
     # Without shell commands there is nothing to run. But a node with the role work alone must be listed among the
     # nodes.
-    if "work" in duties and (config.workers.shell.any or not wanted.keys() - {ProcessKind.PROBE}):
+    if "work" in duties and (
+        config.workers.shell.any or not wanted.keys() - {ProcessKind.PROBE, ProcessKind.DASHBOARD}
+    ):
         wanted[ProcessKind.WORK] = config.processes.work
     return wanted
 
@@ -119,6 +123,17 @@ def _rest(c: Config, common: Mapping[str, Any]) -> ApiSettings:
         host=c.http_server.host,
         context_path=c.http_server.context_path,
         allowed_hosts=c.http_server.allowed_hosts,
+        dashboard=c.dashboard.settings(alone=False),
+    )
+
+
+def _dashboard(c: Config, common: Mapping[str, Any]) -> ApiSettings:
+    return ApiSettings(
+        **_serving(c, common),
+        host=c.dashboard_host,
+        context_path=c.http_server.context_path,
+        allowed_hosts=c.http_server.allowed_hosts,
+        dashboard=c.dashboard.settings(alone=True),
     )
 
 
@@ -255,4 +270,5 @@ _SETTINGS: dict[ProcessKind, Callable[[Config, Mapping[str, Any]], StoreSettings
     ProcessKind.WORK: _work,
     ProcessKind.WEBHOOK: _webhook,
     ProcessKind.PROBE: _probe,
+    ProcessKind.DASHBOARD: _dashboard,
 }

@@ -11,7 +11,7 @@ LEAST = 3
 """Least number of holders. Fewer that go away together may be chance, or the work of one task."""
 _QUIET_MS = 2_500
 """Members beat once a second: two beats were missed."""
-_HOLD_NOTHING = frozenset({"rest", "kafka", "probe"})
+_HOLD_NOTHING = frozenset({"rest", "kafka", "probe", "dashboard"})
 """Kinds of processes that claim no tasks."""
 _BESIDE = ".workers"
 """A node of the previous version appends this to its id for the process that serves its workers."""

@@ -16,6 +16,8 @@ class TaskQuery:
     state: TaskState | None = None
     queue: str | None = None
     type: TaskType | None = None
+    name: str | None = None
+    """Of a function or a named command."""
     labels: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
     due_from_ms: int = 0

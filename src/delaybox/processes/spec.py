@@ -19,6 +19,7 @@ class ProcessKind(StrEnum):
     KAFKA = "kafka"
     WEBHOOK = "webhook"
     PROBE = "probe"
+    DASHBOARD = "dashboard"
 
     @property
     def module(self) -> str:
@@ -39,6 +40,7 @@ _NAMES = {
     ProcessKind.KAFKA: "Kafka process",
     ProcessKind.WEBHOOK: "webhook process",
     ProcessKind.PROBE: "probe process",
+    ProcessKind.DASHBOARD: "dashboard process",
 }
 
 

@@ -29,7 +29,7 @@ async def serve(settings: ApiSettings) -> int:
     settings = await opening.prepared(settings)
     listening = inherited(settings.listening)
     edge = Edge(settings)
-    beating = Beating(settings, ProcessKind.PROBE if settings.probes_only else ProcessKind.REST)
+    beating = Beating(settings, _kind(settings))
     late = Opening(settings, _log, beating.begin)
     trying: asyncio.Task[None] | None = None
     try:
@@ -60,6 +60,13 @@ async def serve(settings: ApiSettings) -> int:
         listening.close()
         await beating.end()
         await late.close()
+
+
+def _kind(settings: ApiSettings) -> ProcessKind:
+    if settings.probes_only:
+        return ProcessKind.PROBE
+    alone = settings.dashboard is not None and settings.dashboard.alone
+    return ProcessKind.DASHBOARD if alone else ProcessKind.REST
 
 
 def shares(limit: int, most: int) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.core.words import show
 from delaybox.service.bulk import Bulk, Selection
+from delaybox.service.dead import DeadByReason
 from delaybox.service.history import History
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
@@ -37,6 +38,7 @@ from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import keys, lanes, nodes, offset_pages, pages
 from delaybox.store.by_id import Lookup
+from delaybox.store.outlook import Outlook, outlook
 from delaybox.store.publish import ask_to_stop
 from delaybox.store.record import UnreadableRecord, id_of_key, read
 from delaybox.store.store import Found, Store, Stored
@@ -76,7 +78,7 @@ class StoreCounts:
 class _Parts:
     """The parts that the use-cases need, made once there is a store."""
 
-    __slots__ = ("bulk", "history", "lookup", "rules", "scaler", "serving", "store", "submitter", "watcher")
+    __slots__ = ("bulk", "dead", "history", "lookup", "rules", "scaler", "serving", "store", "submitter", "watcher")
 
     def __init__(
         self, store: Store, submitter: Callable[[Store], Submitter], queues: RuleBook | None, history: HistoryRules
@@ -88,6 +90,7 @@ class _Parts:
         self.lookup = Lookup(store)
         self.watcher = Watcher(store)
         self.bulk = Bulk(store, self.history)
+        self.dead = DeadByReason(store)
         self.serving = Serving(store)
         self.scaler = Scaler(store)
 
@@ -141,6 +144,11 @@ class Service:
     def bulk(self) -> Bulk:
         """Changes of every task that a filter matches. StoreUnavailable before the store is open."""
         return self._opened.bulk
+
+    @property
+    def dead(self) -> DeadByReason:
+        """Dead letters in groups. StoreUnavailable before the store is open."""
+        return self._opened.dead
 
     @property
     def rules(self) -> Rules:
@@ -297,6 +305,14 @@ class Service:
             )
         sums = await self._opened.store.forecast(first, first + steps * size, size)
         return [ForecastStep(first * width + i * step_ms, sums.get(i, 0)) for i in range(steps)]
+
+    async def outlook(self, from_ms: int, to_ms: int, step_ms: int) -> Outlook:
+        """As `forecast`, for a picture: in bounded time, however far it goes. Where very many buckets hold tasks, the
+        counts are estimates. InvalidTask for more than `outlook.MAX_STEPS` steps."""
+        width = self._opened.store.bucket_ms
+        size = max(1, step_ms // width)
+        first = from_ms // width
+        return await outlook(self._opened.store, first, -(-(to_ms - first * width) // (size * width)), size)
 
     async def scaling(self, asked: ScalingQuery) -> ScalingAnswer:
         """How many processes or workers are needed, with the terms of the figure. StoreUnavailable."""

@@ -90,6 +90,7 @@ def matches(wanted: TaskQuery, view: TaskView) -> bool:
         and (wanted.queue is None or view.queue == wanted.queue)
         and (wanted.type is None or view.type is wanted.type)
         and (not wanted.group or view.group == wanted.group)
+        and (wanted.name is None or view.name == wanted.name)
         and wanted.due_from_ms <= view.due_ms < wanted.due_to_ms
         and all(view.labels.get(name) == value for name, value in wanted.labels.items())
     )

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from delaybox import metrics
 from delaybox.api import policy
+from delaybox.api.dashboard.site import Dashboard
 from delaybox.api.node_metrics import NodeCollector
 from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe
 from delaybox.api.rest import problems
@@ -46,9 +47,15 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
     api = _Api(service, settings, edge, answered)
     root = settings.root
     router = Router()
+    dashboard = None if settings.dashboard is None else Dashboard(service, edge, settings, settings.dashboard)
+    alone = settings.dashboard is not None and settings.dashboard.alone
     task = Route("/task", {"POST": api.create, "GET": api.list, "HEAD": api.list})
     ping = Route("/ping", {"GET": api.ping, "HEAD": api.ping})
-    if not settings.probes_only:
+    if dashboard is not None:
+        router.add(dashboard.routes(), root)
+        for at in {"", root}:
+            router.add(dashboard.front(), at)
+    if not settings.probes_only and not alone:
         # The Go original accepts a slash at the end too.
         router.add((task, ping), root)
         router.add((task, ping), root, slash=True)
@@ -57,8 +64,9 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
     for path, handler in (("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics)):
         router.add((Route(path, {"GET": handler, "HEAD": handler}),))
     v1 = f"{root}/v1"
-    task_path = "" if settings.probes_only else f"{root}/task"
-    known_paths = "/livez, /readyz or /metrics" if settings.probes_only else f"{v1}/tasks or {root}/task, and see /docs"
+    apart = settings.probes_only or alone
+    task_path = "" if apart else f"{root}/task"
+    known_paths = "/livez, /readyz or /metrics" if apart else f"{v1}/tasks or {root}/task, and see /docs"
     create = api.create
     create_rule = task.rules["POST"]
     length_headers: dict[int, list[tuple[bytes, bytes]]] = {}
@@ -79,7 +87,10 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
             else:
                 route = router.find(scope)
                 name = route.name if route else "other"
-                answer = await _dispatch(route, edge, scope, receive, known_paths)
+                if dashboard is not None and (dashboard.owns(path) if route is None else route.browser):
+                    answer = await dashboard.answer(route, scope, receive)
+                else:
+                    answer = await _dispatch(route, edge, scope, receive, known_paths)
         except Refusal as refusal:
             answer = _family(path, v1).refusal(refusal)
             unread = True
@@ -128,7 +139,9 @@ def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
     if answer.status == 204:
         return [*GUARDS, *answer.headers]
     size = b"%d" % len(answer.body)
-    return [(b"content-type", answer.content_type), (b"content-length", size), *GUARDS, *answer.headers]
+    own = {name for name, _ in answer.headers}
+    guards = [guard for guard in GUARDS if guard[0] not in own] if own else GUARDS
+    return [(b"content-type", answer.content_type), (b"content-length", size), *guards, *answer.headers]
 
 
 def refusals(settings: ApiSettings) -> Callable[[BadHead], RefusedHead]:

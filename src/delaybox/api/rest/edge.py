@@ -117,12 +117,16 @@ class Edge:
         """What the caller's bearer token allows. Unauthenticated."""
         return self._tokens.grant(headers.get(b"authorization", b""))
 
-    async def json_body(self, headers: Headers, receive: Receive, *, limit: int = 0) -> bytes:
+    def json_body(self, headers: Headers, receive: Receive, *, limit: int = 0) -> Awaitable[bytes]:
         """The whole body of a JSON request, counted while it arrives. ``limit``: in place of the usual one."""
-        limit = limit or self._limit
         content_type = headers.get(b"content-type", b"")
         if content_type not in self._good_types:
             self._learn_type(content_type)
+        return self.body(headers, receive, limit=limit)
+
+    async def body(self, headers: Headers, receive: Receive, *, limit: int = 0) -> bytes:
+        """The same, whatever its type; the caller has checked that."""
+        limit = limit or self._limit
         if b"content-encoding" in headers:
             raise Refusal(415, "a compressed body is not accepted; send it without Content-Encoding")
         length = -1

@@ -36,6 +36,8 @@ class Route:
 
     name: str
     handlers: Mapping[str, Handler]
+    browser: bool = False
+    """A page, which its own dispatcher serves: a browser cannot send a token in a header."""
     rules: Mapping[str, policy.Rule] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.settings import ServingSettings
 from delaybox.core.limits import task_bytes
 
@@ -18,6 +19,8 @@ class ApiSettings(ServingSettings):
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
     probes_only: bool = False
     """Only /livez, /readyz and /metrics are served."""
+    dashboard: DashboardSettings | None = None
+    """The pages that browsers are shown; None: none."""
     body_timeout_s: float = 30.0
     header_timeout_s: float = 10.0
     """Time limit from the opening of a connection, or the first byte of a further request, to the end of its

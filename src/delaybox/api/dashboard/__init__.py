@@ -1,0 +1,1 @@
+"""The pages that a node shows to browsers."""

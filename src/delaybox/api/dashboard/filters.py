@@ -1,0 +1,72 @@
+"""The filter of a list of tasks, as a form has it -> what the service is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlencode
+
+from delaybox.core.errors import InvalidTask
+from delaybox.core.query import TaskQuery
+from delaybox.core.task import TaskState
+from delaybox.wire.json.moments import moment_ms
+from delaybox.wire.json.tasks import check_label, labels_of, queue_of, type_of
+
+FIELDS: Final = ("state", "queue", "type", "name", "label", "due_from", "due_to")
+STATES: Final = ("scheduled", "ready", "running", "failed", "succeeded")
+_STATES: Final = {state.value: state for state in TaskState}
+
+
+def filter_of(form: Mapping[str, str]) -> TaskQuery:
+    """The filter. InvalidTask, which names the field."""
+    state = None
+    if "state" in form:
+        state = _STATES.get(form["state"])
+        if state is None:
+            raise InvalidTask("state", f"state {form['state'][:40]!r} is unknown; choose one of {', '.join(STATES)}")
+    everything = TaskQuery()
+    return TaskQuery(
+        state=state,
+        queue=queue_of("queue", form["queue"].strip()) if "queue" in form else None,
+        type=type_of("type", form["type"]) if "type" in form else None,
+        name=form["name"].strip() if "name" in form else None,
+        labels=labels_of(labels("label", form.get("label", ""))),
+        due_from_ms=moment("due_from", form["due_from"]) if "due_from" in form else everything.due_from_ms,
+        due_to_ms=moment("due_to", form["due_to"]) if "due_to" in form else everything.due_to_ms,
+    )
+
+
+def labels(field: str, text: str) -> dict[str, str]:
+    """Labels as people write them: name=value, with commas or lines between them. InvalidTask."""
+    found: dict[str, str] = {}
+    for part in text.replace("\n", ",").split(","):
+        if not part.strip():
+            continue
+        name, equals, value = part.strip().partition("=")
+        if not equals:
+            raise InvalidTask(field, f"{field} {part.strip()[:40]!r} has no value; write name=value")
+        check_label(field, name, value)
+        found[name] = value
+    return found
+
+
+def moment(field: str, text: str) -> int:
+    """Unix ms of a moment from a form. Where no script runs, a field for date and time has no zone: it is in UTC.
+    InvalidTask."""
+    text = text.strip()
+    if len(text) == 16 and text[10:11] == "T":
+        text += ":00"
+    if len(text) == 19 and text[10:11] == "T":
+        text += "Z"
+    return moment_ms(field, text)
+
+
+def query_of(form: Mapping[str, str], **more: str) -> str:
+    """The filter as a query, to ask for the same again."""
+    return urlencode({name: form[name] for name in FIELDS if name in form} | more)
+
+
+def words(form: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The filter for people: (what, value)."""
+    names = {"label": "label", "name": "function", "due_from": "due from", "due_to": "due before"}
+    return [(names.get(name, name), form[name]) for name in FIELDS if name in form]

@@ -1,0 +1,54 @@
+"""The life of a task as a line of moments, as far as the store knows it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from delaybox.core import ids
+from delaybox.core.task import TaskState, TaskView
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """``at_ms`` 0: when it was is not known. ``tone``: good, bad, now or "" for the mark. ``about``: more words."""
+
+    title: str
+    at_ms: int = 0
+    tone: str = ""
+    about: str = ""
+
+
+def of(task: TaskView) -> list[Moment]:
+    """What has happened to it and what is to come, in order."""
+    first_due = ids.due_ms(ids.parse(task.task_id))
+    found = []
+    if first_due != task.due_ms:
+        found.append(Moment("First due", first_due, about="it was moved, put off or tried again since"))
+    found.append(Moment("Due", task.due_ms, "now" if task.state is TaskState.SCHEDULED else ""))
+    if task.deliveries:
+        found.append(Moment(f"Handed out {task.deliveries} {_times(task.deliveries)}"))
+    if task.losses:
+        found.append(Moment(f"Lost {task.losses} {_times(task.losses)}", tone="bad", about="with its worker or node"))
+    result = task.result
+    if task.attempt:
+        failed = task.attempt - (task.state is TaskState.FAILED)
+        if failed:
+            found.append(Moment(f"Failed {failed} {_times(failed)}", tone="bad", about="and was tried again"))
+    if result is not None and result.duration_ms:
+        found.append(Moment("Began its last attempt", result.finished_ms - result.duration_ms))
+    ended = result.finished_ms if result is not None else 0
+    if task.state is TaskState.READY:
+        found.append(Moment("Waits", tone="now", about=task.reason or "for a free place"))
+    elif task.state is TaskState.RUNNING:
+        found.append(Moment("Runs", tone="now", about=task.progress.message if task.progress else ""))
+    elif task.state is TaskState.SUCCEEDED:
+        found.append(Moment("Succeeded", ended, "good"))
+    elif task.state is TaskState.FAILED:
+        found.append(Moment("Failed for good", ended, "bad", task.reason))
+    elif task.state is TaskState.CANCELLED:
+        found.append(Moment("Cancelled", ended, "", task.reason if task.reason != "cancelled" else ""))
+    return found
+
+
+def _times(count: int) -> str:
+    return "time" if count == 1 else "times"

@@ -1,0 +1,57 @@
+"""Dead letters, grouped by what ended them."""
+
+from __future__ import annotations
+
+from delaybox.api.dashboard.frame import Frames
+from delaybox.api.dashboard.visit import Visit
+from delaybox.api.rest.edge import Refusal
+from delaybox.api.rest.routing import Answer
+from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import MAX_CURSOR
+from delaybox.core.query import TaskQuery
+from delaybox.service import Service
+from delaybox.wire.json import rendering
+
+_PAGE = 50
+
+
+class DeadPages:
+    """The groups, and below them the dead letters themselves."""
+
+    def __init__(self, frames: Frames, service: Service) -> None:
+        self._frames = frames
+        self._service = service
+
+    async def page(self, visit: Visit) -> Answer:
+        """Groups, and the newest dead letters."""
+        cursor = visit.query.get("cursor", "")
+        if len(cursor) > MAX_CURSOR:
+            raise InvalidTask("cursor", "this page's address is not whole; begin the list again")
+        groups = await self._service.dead.groups()
+        found = await self._service.dead_letters(TaskQuery(), cursor=cursor, limit=_PAGE)
+        return self._frames.page(
+            visit, "dead.html", groups=groups, found=found, further=bool(cursor), type_names=rendering.NAME_OF_TYPE
+        )
+
+    async def replay(self, visit: Visit) -> Answer:
+        """Brings a group back."""
+        count = await self._service.dead.replay(_group(visit))
+        return self._frames.done(visit, "/dead", f"{_tasks(count)} brought back, and due now.")
+
+    async def discard(self, visit: Visit) -> Answer:
+        """Deletes a group for good."""
+        count = await self._service.dead.discard(_group(visit))
+        return self._frames.done(visit, "/dead", f"{_tasks(count)} deleted for good.")
+
+
+def _group(visit: Visit) -> str:
+    key = visit.form.get("group", "")
+    if not key:
+        raise Refusal(400, "the form names no group; open the page again")
+    return key
+
+
+def _tasks(count: int) -> str:
+    if not count:
+        return "The group is gone already: none of it was"
+    return f"{count:,} {'task was' if count == 1 else 'tasks were'}"

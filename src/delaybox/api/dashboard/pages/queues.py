@@ -1,0 +1,191 @@
+"""Queues: what they hold, why their tasks wait, and their rules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from delaybox.api.dashboard.frame import Frames
+from delaybox.api.dashboard.visit import Visit
+from delaybox.api.rest.routing import Answer
+from delaybox.core.errors import InvalidTask
+from delaybox.core.query import QueueStats
+from delaybox.core.queue import OTHERS, QueueRules
+from delaybox.service import Service
+from delaybox.wire.json import queue_rules, rendering
+from delaybox.wire.json.queue_types import QueueRulesRequest, QueueRulesSet
+
+_ABOUT: Final = {
+    "paused": ("Paused", "Due tasks wait; scheduling goes on, and what runs already ends."),
+    "timeout": ("Time-out", "Longest time of one attempt of tasks that set none, such as 30s."),
+    "keep_result": ("Keep results", "How long results of functions and commands are kept, such as 1h; 0: not at all."),
+    "retry": ("Retry", 'Of tasks without a policy: {"max_attempts": 8, "backoff": {"initial": "2s", "max": "10m"}}.'),
+    "weight": ("Weight", "Its share beside other queues, where all have work: 1 is the usual one."),
+    "concurrency": ("Concurrency", "Most of its tasks that run at a time."),
+    "rate": ("Rate", "Most of its tasks that begin in any interval, such as 100/s."),
+    "burst": ("Burst", "How many of these may begin together."),
+    "slack": ("Slack", "How long tasks of each priority may wait, as JSON."),
+    "keys": ("Limits by key", "Limits of each value of a label, as JSON."),
+    "key_keep": ("Keep keys", "How long an idempotency key outlives its task."),
+}  # fmt: skip
+"""What a rule is called and what it does. A rule that is missing here is shown by its own name."""
+_SPANS: Final = frozenset({"timeout", "keep_result", "key_keep"})
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRule:
+    """``own``: the queue's own value as a form has it, "" where it has none; ``effect``: what holds."""
+
+    name: str
+    title: str
+    about: str
+    own: str
+    effect: str
+
+
+class QueuePages:
+    """The list, and one queue."""
+
+    def __init__(self, frames: Frames, service: Service) -> None:
+        self._frames = frames
+        self._service = service
+
+    async def every(self, visit: Visit) -> Answer:
+        """All queues that hold something or have rules."""
+        found = await self._service.queues()
+        ruled = {one.queue: one for one in await self._service.rules.every()}
+        rows: dict[str, list[QueueStats]] = {}
+        for stats in found:
+            rows.setdefault(stats.queue, []).append(stats)
+        return self._frames.page(
+            visit, "queues.html", rows=dict(sorted(rows.items())), ruled=ruled, others=OTHERS,
+            idle=[name for name in ruled if name not in rows and name != OTHERS], shown=_shown_short,
+            partly=not all(stats.complete for stats in found), type_names=rendering.NAME_OF_TYPE,
+        )  # fmt: skip
+
+    async def one(self, visit: Visit) -> Answer:
+        """One queue with its rules."""
+        return await self._one(visit)
+
+    async def change(self, visit: Visit) -> Answer:
+        """Sets and clears rules as the form has them; a form that does not fit is shown again with the reason."""
+        name = _queue(visit)
+        body: dict[str, object] = {}
+        try:
+            for field in QueueRulesRequest.__struct_fields__:
+                text = visit.form.get(field, "").strip()
+                # What the form leaves as it is, is not sent: others may have changed it meanwhile.
+                if f"was-{field}" in visit.form and text != visit.form[f"was-{field}"].removeprefix("="):
+                    body[field] = _value(field, text) if text else None
+            asked = queue_rules.parse(json.dumps(body).encode())
+            await self._service.rules.set(name, asked.rules, clear=asked.clear)
+        except InvalidTask as error:
+            return await self._one(visit, problem=str(error), status=400)
+        return self._frames.done(visit, _path(name), "The rules are in force." if body else "Nothing was changed.")
+
+    async def pause(self, visit: Visit) -> Answer:
+        """Due tasks wait from now on."""
+        name = _queue(visit)
+        await self._service.rules.set(name, QueueRules(paused=True))
+        running = sum(q.in_flight for q in await self._service.queues() if q.queue == name)
+        drained = (
+            f" {running:,} of its tasks still run; the page counts them down." if running else " Nothing of it runs."
+        )
+        return self._frames.done(visit, _path(name), f"Queue {name} is paused.{drained}")
+
+    async def resume(self, visit: Visit) -> Answer:
+        """Due tasks are taken again. Where all others are paused by ``*``, by a rule of its own."""
+        name = _queue(visit)
+        await self._service.rules.set(name, QueueRules(), clear=["paused"])
+        if (await self._service.rules.of(name)).effect.paused:
+            await self._service.rules.set(name, QueueRules(paused=False))
+        return self._frames.done(visit, _path(name), f"Queue {name} goes on.")
+
+    async def unset(self, visit: Visit) -> Answer:
+        """Clears all rules of the queue."""
+        name = _queue(visit)
+        await self._service.rules.unset(name)
+        return self._frames.done(visit, _path(name), f"Queue {name} has no rules of its own any more.")
+
+    async def _one(self, visit: Visit, *, problem: str = "", status: int = 200) -> Answer:
+        name = _queue(visit)
+        shown = await self._service.rules.of(name)
+        own, effect = _plain(shown.own), _plain(shown.effect)
+        given = visit.form if problem else {}
+        lanes = [q for q in await self._service.queues() if q.queue == name or (name == OTHERS and q.waits)]
+        return self._frames.page(
+            visit, "queue.html", status=status, name=name, problem=problem, rules=_rules(own, effect, given),
+            paused=bool(shown.effect.paused), waits=shown.waits, newer=shown.newer, lanes=lanes, others=OTHERS,
+            has_own=bool(own), type_names=rendering.NAME_OF_TYPE, running=sum(q.in_flight for q in lanes),
+        )  # fmt: skip
+
+
+def _queue(visit: Visit) -> str:
+    return queue_rules.queue_of("queue", visit.params["queue"])
+
+
+def _path(name: str) -> str:
+    return f"/queues/{quote(name, safe='')}"
+
+
+def _plain(rules: QueueRules) -> dict[str, Any]:
+    """The rules that are set, in the form in which they can be set."""
+    set_: QueueRulesSet = rendering.rules(rules)
+    found: dict[str, Any] = msgspec.to_builtins(set_)
+    return found
+
+
+def _rules(own: dict[str, Any], effect: dict[str, Any], given: Any) -> list[ShownRule]:
+    found = []
+    for field in QueueRulesRequest.__struct_fields__:
+        title, about = _ABOUT.get(field, (field.replace("_", " ").capitalize(), ""))
+        value = effect.get(field)
+        found.append(
+            ShownRule(
+                field, title, about, given.get(field, _form_text(field, own.get(field))),
+                _form_text(field, value) if value is not None else "",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _form_text(field: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if field in _SPANS and isinstance(value, int):
+        return _span(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _span(ms: int) -> str:
+    """The shortest text that means just this duration."""
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")):
+        if ms and ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms" if ms else "0"
+
+
+def _value(field: str, text: str) -> object:
+    if text[0] in "{[":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise InvalidTask(field, f"{field} is no JSON; correct it") from None
+    if text.isascii() and text.isdigit() and len(text) < 16:
+        return int(text)
+    return text
+
+
+def _shown_short(rules: QueueRules) -> list[str]:
+    """Rules in a few words each, for the list; the pause has a mark of its own."""
+    return [
+        f"{_ABOUT.get(field, (field, ''))[0]} {_form_text(field, value)}"
+        for field, value in _plain(rules).items()
+        if field != "paused"
+    ]

@@ -1,0 +1,17 @@
+"""What the dashboard needs to know beyond what REST does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DashboardSettings:
+    """Frozen settings of the pages of one process."""
+
+    read_only: bool = False
+    """Nothing can be changed, whatever a token allows."""
+    secret: str = field(default="", repr=False)
+    """Signs the cookies. Whoever knows it can log in, so it is random for each node unless it is configured."""
+    alone: bool = False
+    """The pages have a port of their own: beside them only probes and metrics are served there."""

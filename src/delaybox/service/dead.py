@@ -1,0 +1,100 @@
+"""Dead letters in groups: those of one function that failed for the same reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from delaybox.core import ids
+from delaybox.core.lane import split
+from delaybox.core.task import TaskType
+from delaybox.store import dead_groups
+from delaybox.store.dead_groups import DeadLetter
+from delaybox.store.store import MAX_ITEMS, Store
+
+_VARIES = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|0x[0-9a-f]+|\b[0-9a-f]{16,}\b|\d+", re.IGNORECASE
+)
+_LONGEST = 200
+
+
+@dataclass(slots=True, kw_only=True)
+class DeadGroup:
+    """``reason``: of the newest one. ``key``: names the group in calls. Times in ms."""
+
+    key: str
+    type: TaskType
+    queue: str
+    name: str
+    reason: str
+    count: int = 0
+    newest_ms: int = 0
+    oldest_ms: int = 0
+    sample: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroups:
+    """The largest group first. ``seen``: dead letters looked at, the newest ones; ``total``: how many there are."""
+
+    groups: list[DeadGroup]
+    seen: int
+    total: int
+
+
+class DeadByReason:
+    """The groups of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def groups(self) -> DeadGroups:
+        """The newest dead letters by type, queue, function and reason; numbers and ids in a reason do not count.
+        StoreUnavailable."""
+        letters, total = await dead_groups.newest(self._store)
+        found: dict[str, DeadGroup] = {}
+        for letter in letters:
+            key = _key(letter)
+            group = found.get(key)
+            if group is None:
+                try:
+                    lane = split(letter.lane)
+                except ValueError:
+                    continue  # a newer node's task type
+                group = found[key] = DeadGroup(
+                    key=key, type=lane.type, queue=lane.queue, name=lane.name, reason=letter.reason,
+                    newest_ms=letter.died_ms,
+                )  # fmt: skip
+            group.count += 1
+            group.oldest_ms = letter.died_ms
+            if len(group.sample) < 3:
+                group.sample.append(ids.render(letter.task_id))
+        return DeadGroups(sorted(found.values(), key=lambda g: (-g.count, -g.newest_ms)), len(letters), total)
+
+    async def replay(self, key: str) -> int:
+        """Brings back those of a group that are among the newest; returns how many. StoreUnavailable."""
+        brought = 0
+        for some in await self._of_group(key):
+            brought += (await self._store.replay(some)).count("replayed")
+        return brought
+
+    async def discard(self, key: str) -> int:
+        """Deletes those of a group that are among the newest, for good; returns how many. StoreUnavailable."""
+        deleted = 0
+        for some in await self._of_group(key):
+            deleted += await self._store.discard(ids.partition(some[0]) % self._store.partitions, some)
+        return deleted
+
+    async def _of_group(self, key: str) -> list[Sequence[bytes]]:
+        letters, _ = await dead_groups.newest(self._store)
+        by_partition: dict[int, list[bytes]] = {}
+        for letter in letters:
+            if _key(letter) == key:
+                by_partition.setdefault(ids.partition(letter.task_id), []).append(letter.task_id)
+        return [group[at : at + MAX_ITEMS] for group in by_partition.values() for at in range(0, len(group), MAX_ITEMS)]
+
+
+def _key(letter: DeadLetter) -> str:
+    reason = _VARIES.sub("#", letter.reason[:2_000])[:_LONGEST]
+    return f"{letter.lane.hex()}:{reason}"

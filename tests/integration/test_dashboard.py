@@ -1,0 +1,463 @@
+"""The dashboard as somebody hostile meets it, and as a program does: a real process, without a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.api.dashboard.sessions import Brake
+from delaybox.api.dashboard.settings import DashboardSettings
+from delaybox.core.access import Access, Token
+from delaybox.core.task import NewTask, TaskType
+from delaybox.service import Service
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
+from tests.children import Served
+from tests.rest import rest_process
+from tests.servers import RealServer
+from tests.shared import a_prefix, empty, kept
+from tests.waiting import until_async
+
+TOKENS = {
+    "all": ("token-for-everything", tuple(Access)),
+    "read": ("token-that-only-reads", (Access.READ,)),
+    "schedule": ("token-that-schedules", (Access.SCHEDULE,)),
+}
+HTML = {"Accept": "text/html"}
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'><!--"
+
+
+Seen = tuple[int, dict[str, str], str]
+
+
+class Visitor:
+    """A browser in outline: it keeps cookies and finds the token of a form."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.cookies: dict[str, str] = {}
+        self.set: list[str] = []
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], str]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        given = {**HTML, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        if self.cookies:
+            given["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        try:
+            connection.request(method, path, body, given)
+            answer: HTTPResponse = connection.getresponse()
+            text = answer.read().decode()
+            for name, value in answer.getheaders():
+                if name.lower() == "set-cookie":
+                    self.set.append(value)
+                    key, _, content = value.partition(";")[0].partition("=")
+                    self.cookies[key] = content
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, text
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Seen:
+        return self.ask("GET", path, None, **headers)
+
+    def form_of(self, path: str) -> str:
+        found = re.search(r'name="form" value="(\w+)"', self.get(path)[2])
+        assert found, path
+        return found[1]
+
+    def post(self, path: str, form: dict[str, str], **headers: str) -> tuple[int, dict[str, str], str]:
+        given = {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/x-www-form-urlencoded"}
+        return self.ask("POST", path, urlencode(form).encode(), **given | headers)
+
+    def log_in(self, token: str) -> tuple[int, dict[str, str], str]:
+        form = self.form_of("/dashboard/login")
+        return self.post("/dashboard/login", {"form": form, "token": token, "next": "/dashboard/queues"})
+
+
+@pytest.fixture(scope="module")
+def shared(server: RealServer) -> Iterator[tuple[Served, str]]:
+    prefix = a_prefix()
+    process = rest_process(
+        server=server.settings,
+        prefix=prefix,
+        partitions=2,
+        tokens=tuple(Token.of(token, scopes) for token, scopes in TOKENS.values()),
+        dashboard=DashboardSettings(secret="a secret of the tests " * 2),
+    )
+    with kept(process) as found:
+        yield found, prefix
+
+
+@pytest.fixture
+async def service(shared: tuple[Served, str], client: Redis) -> Service:
+    await empty(client, shared[1])
+    return Service(await Store.open(Servers(client), prefix=shared[1]))
+
+
+@pytest.fixture
+def visitor(shared: tuple[Served, str]) -> Visitor:
+    return Visitor(shared[0].port)
+
+
+@pytest.fixture
+def entered(visitor: Visitor) -> Visitor:
+    status, headers, _ = visitor.log_in(TOKENS["all"][0])
+    assert (status, headers["location"]) == (303, "/dashboard/queues")
+    return visitor
+
+
+class Parts(HTMLParser):
+    """Everything in a page that could run something."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name.startswith(("on", "hx-on", "hx-vals")) or name in ("style", "srcdoc", "formaction"):
+                self.found.append(f"{tag} {name}={value}")
+            if name in ("href", "src", "action") and not (value or "").startswith(("/dashboard", "#")):
+                self.found.append(f"{tag} {name}={value}")
+        if tag in ("iframe", "object", "embed", "base", "style", "img") or (
+            tag == "script" and "src" not in dict(attrs)
+        ):
+            self.found.append(tag)
+
+
+def refused(answer: tuple[int, dict[str, str], str], status: int = 403) -> bool:
+    return answer[0] == status
+
+
+def test_browsers_land_on_the_page_and_programs_get_what_they_got(visitor: Visitor) -> None:
+    status, headers, _ = visitor.get("/")
+    assert (status, headers["location"]) == (303, "/dashboard")
+    status, headers, text = Visitor(visitor.port).get("/", Accept="*/*")
+    assert (status, headers["content-type"]) == (404, "application/problem+json"), text
+    status, headers, _ = visitor.get("/dashboard")
+    assert (status, headers["location"]) == (303, "/dashboard/login?next=/dashboard")
+    assert visitor.get("/dashboard", Accept="application/json")[0] == 401
+    bearer = f"Bearer {TOKENS['read'][0]}"
+    assert visitor.get("/dashboard", Authorization=bearer)[0] == 200
+    assert visitor.get("/dashboard/nowhere")[0] == 404
+
+
+def test_a_login_makes_a_cookie_that_scripts_and_other_sites_do_not_get(visitor: Visitor) -> None:
+    before = visitor.form_of("/dashboard/login")
+    assert visitor.log_in("token-for-everythin")[0] == 401
+    status, _, _ = visitor.log_in(f" {TOKENS['all'][0]} ")
+    assert status == 303
+    cookie = visitor.set[-1]
+    assert cookie.startswith(f"delaybox-{visitor.port}=")
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Secure" not in cookie
+    assert TOKENS["all"][0] not in cookie
+    assert before != visitor.form_of("/dashboard/schedule"), "a session from before the login is not the one after"
+    assert visitor.get("/dashboard/login?next=/dashboard/dead")[1]["location"] == "/dashboard/dead"
+    for there in (
+        "https://evil.example",
+        "//evil.example",
+        "/dashboard//evil.example",
+        "/dashboard/\\evil",
+        "/v1/tasks",
+    ):
+        assert visitor.get(f"/dashboard/login?next={quote(there)}")[1]["location"] == "/dashboard"
+    assert visitor.post("/dashboard/logout", {"form": visitor.form_of("/dashboard")})[0] == 303
+    assert visitor.get("/dashboard")[0] == 303
+
+
+def test_behind_a_proxy_with_tls_the_cookie_stays_on_tls(shared: tuple[Served, str]) -> None:
+    visitor = Visitor(shared[0].port)
+    form = visitor.form_of("/dashboard/login")
+    origin = f"https://127.0.0.1:{visitor.port}"
+    visitor.post("/dashboard/login", {"form": form, "token": TOKENS["all"][0]}, Origin=origin)
+    assert visitor.set[-1].endswith("; Secure")
+
+
+def test_whoever_guesses_tokens_is_slowed_down(server: RealServer) -> None:
+    settings: dict[str, Any] = {
+        "server": server.settings,
+        "prefix": a_prefix(),
+        "partitions": 1,
+        "tokens": (Token.of(*TOKENS["all"]),),
+        "dashboard": DashboardSettings(secret="x" * 40),
+    }
+    with kept(rest_process(**settings)) as process:
+        visitor = Visitor(process.port)
+        form = visitor.form_of("/dashboard/login")
+        answers: list[int] = []
+        # On a busy machine a wait may be over before the next try, but the waits grow.
+        while 429 not in answers and len(answers) < 30:
+            answers.append(visitor.post("/dashboard/login", {"form": form, "token": f"guess-{len(answers)}"})[0])
+        assert answers[: Brake.FREE] == [401] * Brake.FREE and answers[-1] == 429
+        # The right one is not looked at either, or the wait would keep nobody from guessing.
+        status, headers, text = visitor.post("/dashboard/login", {"form": form, "token": TOKENS["all"][0]})
+        assert status == 303 or (int(headers["retry-after"]) >= 1 and "try again in" in text)
+
+
+async def test_a_form_from_elsewhere_changes_nothing(entered: Visitor, service: Service) -> None:
+    made = await service.submit(NewTask(payload=b"x", delay_ms=3_600_000))
+    path = f"/dashboard/tasks/{made.task_id}/cancel"
+    form = await asyncio.to_thread(entered.form_of, f"/dashboard/tasks/{made.task_id}")
+    other = await asyncio.to_thread(Visitor(entered.port).form_of, "/dashboard/login")
+
+    def attempts() -> None:
+        for given in ({}, {"form": ""}, {"form": "x" * 32}, {"form": other}):
+            assert refused(entered.post(path, given)), given
+        for origin in (
+            "http://evil.example",
+            "null",
+            f"http://localhost:{entered.port + 1}",
+            f"http://127.0.0.1:{entered.port}.evil.example",
+        ):
+            assert refused(entered.post(path, {"form": form}, Origin=origin)), origin
+        assert refused(entered.post(path, {"form": form}, Content_Type="text/plain"), 415)
+        assert refused(entered.ask("GET", f"{path}?form={form}"), 405)
+        status, headers, _ = Visitor(entered.port).post(path, {"form": form})
+        assert (status, headers["location"]) == (303, "/dashboard/login?next=/dashboard"), "without the cookie"
+
+    await asyncio.to_thread(attempts)
+    assert (await service.get(made.task_id)).state.value == "scheduled"
+    status, headers, _ = await asyncio.to_thread(entered.post, path, {"form": form})
+    assert (status, headers["location"]) == (303, f"/dashboard/tasks/{made.task_id}")
+
+
+async def test_scopes_decide_what_is_shown_and_done(service: Service, shared: tuple[Served, str]) -> None:
+    made = await service.submit(NewTask(payload=b"x", delay_ms=3_600_000))
+    reader = Visitor(shared[0].port)
+
+    def read() -> None:
+        reader.log_in(TOKENS["read"][0])
+        page = reader.get(f"/dashboard/tasks/{made.task_id}")[2]
+        assert "Run now" not in page and "Cancel" not in page and "Schedule" not in page
+        session = reader.cookies[f"delaybox-{reader.port}"]
+        assert session
+        form = reader.form_of("/dashboard")
+        for path in (
+            f"/tasks/{made.task_id}/run",
+            f"/tasks/{made.task_id}/cancel",
+            "/queues/mail/pause",
+            "/dead/replay",
+            "/many/cancel",
+        ):
+            answer = reader.post(f"/dashboard{path}", {"form": form})
+            assert answer[0] == 403 and "lacks the scope" in answer[2], path
+        scheduler = Visitor(shared[0].port)
+        scheduler.log_in(TOKENS["schedule"][0])
+        for path in (
+            "",
+            "/tasks",
+            f"/tasks/{made.task_id}",
+            "/dead",
+            "/nodes",
+            "/live",
+            "/forecast",
+            f"/tasks/{made.task_id}/payload",
+        ):
+            assert refused(scheduler.get(f"/dashboard{path}")), path
+        form = scheduler.form_of("/dashboard/schedule")
+        status, _, text = scheduler.post("/dashboard/schedule", {"form": form, "delay": "1h", "payload": "mine"})
+        assert status == 200 and "The task is scheduled." in text and "Its id is" in text
+        # Without the scope read a task that cannot be changed is not shown along with the reason.
+        status, _, text = scheduler.post(f"/dashboard/tasks/{made.task_id}/move", {"form": form, "delay": "x"})
+        assert status == 400 and "payload" not in text.lower()
+
+    await asyncio.to_thread(read)
+    assert (await service.get(made.task_id)).state.value == "scheduled"
+
+
+async def test_nothing_that_callers_send_runs_in_a_page(entered: Visitor, service: Service) -> None:
+    header = {"x": EVIL.encode(), "esc": b"\x1b[2J\x1b]0;pwned\x07", "raw": b"\xff\xfe"}
+    payloads = [
+        EVIL.encode(),
+        f'{{"a": "{EVIL[:24]}"}}'.encode(),
+        b"\xff\xfe\x00<script>",
+        b"\x1b[31mred",
+        b"<" * (1 << 20),
+    ]
+    ids = []
+    for payload in payloads:
+        new = NewTask(
+            payload=payload,
+            delay_ms=3_600_000,
+            header=header,
+            labels={"a": EVIL[:60]},
+            name="f<b>" if payload == EVIL.encode() else "g",
+            type=TaskType.WORKER,
+        )
+        ids.append((await service.submit(new)).task_id)
+
+    def look() -> None:
+        pages = [f"/dashboard/tasks/{one}{how}" for one in ids for how in ("", "?as=text", "?as=json", "?as=hex")]
+        pages += ["/dashboard/tasks", "/dashboard/queues", "/dashboard", "/dashboard/nodes", "/dashboard/dead"]
+        pages += [
+            f"/dashboard/tasks?{urlencode({'label': 'a=' + EVIL[:60]})}",
+            f"/dashboard/tasks?{urlencode({'queue': EVIL})}",
+        ]
+        pages += [f"/dashboard/schedule?{urlencode({'payload': EVIL, 'name': EVIL, 'type': EVIL, 'labels': EVIL})}"]
+        pages += [
+            f"/dashboard/tasks?id={quote(EVIL)}",
+            f"/dashboard/tasks/{quote(EVIL, safe='')}",
+            f"/dashboard/queues/{quote(EVIL, safe='')}",
+        ]
+        for page in pages:
+            status, headers, text = entered.get(page)
+            assert status in (200, 303, 400, 404), (page, status)
+            if status == 303:
+                assert headers["location"].startswith("/dashboard/tasks/")
+                continue
+            assert not Parts(text).found, (page, Parts(text).found)
+            assert "\x1b" not in text and "\x07" not in text and "<script>alert" not in text
+            assert len(text) < 900_000, page
+            policy = headers["content-security-policy"]
+            assert "script-src 'self'" in policy and "unsafe" not in policy and "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy and headers["x-frame-options"] == "DENY"
+        status, headers, _ = entered.ask("GET", f"/dashboard/tasks/{ids[3]}/payload")
+        assert (status, headers["content-type"]) == (200, "application/octet-stream")
+        assert (
+            headers["content-disposition"].startswith("attachment") and headers["x-content-type-options"] == "nosniff"
+        )
+
+    await asyncio.to_thread(look)
+
+
+async def test_a_form_that_came_too_late_says_so(entered: Visitor, service: Service) -> None:
+    made = await service.submit(NewTask(payload=b"x", delay_ms=3_600_000))
+    form = await asyncio.to_thread(entered.form_of, f"/dashboard/tasks/{made.task_id}")
+    await service.cancel(made.task_id)
+    for action in ("run", "move", "cancel", "replay", "discard"):
+        status, _, text = await asyncio.to_thread(
+            entered.post, f"/dashboard/tasks/{made.task_id}/{action}", {"form": form, "delay": "5m"}
+        )
+        assert status == 409 and "Nothing was changed" in text, (action, status)
+
+
+async def test_what_is_empty_says_so(entered: Visitor, service: Service) -> None:
+    for path, words in (
+        ("/dead", "No task has failed for good."),
+        ("/tasks?state=failed", "No task matches."),
+        ("/queues", "No queue holds anything"),
+        ("/nodes", "No worker is connected"),
+    ):
+        status, _, text = await asyncio.to_thread(entered.get, f"/dashboard{path}")
+        assert status == 200 and words in text, path
+
+
+async def test_many_are_changed_after_a_dry_run(entered: Visitor, service: Service) -> None:
+    for number in range(6):
+        await service.submit(NewTask(delay_ms=3_600_000, queue="mail" if number < 4 else "other"))
+    form = {"form": await asyncio.to_thread(entered.form_of, "/dashboard/tasks?queue=mail"), "queue": "mail"}
+    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", form)
+    assert "4 tasks would be cancelled" in text
+    assert (await service.counts()).pending == 6
+    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", {**form, "sure": "yes"})
+    assert "4 tasks were cancelled" in text
+    assert (await service.counts()).pending == 2
+    status, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/move", {**form, "delay": "soon"})
+    assert status == 400 and "soon" in text
+
+
+async def test_rules_are_set_as_the_form_has_them(entered: Visitor, service: Service) -> None:
+    form = {"form": await asyncio.to_thread(entered.form_of, "/dashboard/queues/mail")}
+
+    async def send(path: str, **fields: str) -> tuple[int, str]:
+        status, _, text = await asyncio.to_thread(entered.post, f"/dashboard/queues/mail{path}", form | fields)
+        return status, text
+
+    retry = '{"max_attempts": 3}'
+    given = {
+        "timeout": "30s",
+        "was-timeout": "=",
+        "retry": retry,
+        "was-retry": "=",
+        "keep_result": "",
+        "was-keep_result": "=",
+    }
+    assert (await send("/rules", **given))[0] == 303
+    own = (await service.rules.of("mail")).own
+    assert own.timeout_ms == 30_000 and own.retry is not None and own.retry.max_attempts == 3
+    assert (await send("/rules", **{"was-timeout": "=30s"}))[0] == 303
+    assert (await service.rules.of("mail")).own.timeout_ms is None
+    for field, text in (("timeout", "soon"), ("timeout", "0"), ("retry", "{"), ("retry", '{"tries": 1}')):
+        status, page = await send("/rules", **{field: text, f"was-{field}": "="})
+        assert status == 400 and 'role="alert"' in page, (field, text)
+    assert (await send("/pause"))[0] == 303 and (await service.rules.of("mail")).effect.paused
+    listed = await asyncio.to_thread(entered.get, "/dashboard/queues")
+    assert "paused" in listed[2]
+    assert (await send("/resume"))[0] == 303 and not (await service.rules.of("mail")).effect.paused
+    assert (await send("/unset"))[0] == 303 and (await service.rules.every()) == []
+
+
+async def test_live_numbers_come_once_a_second_and_the_same_to_all(entered: Visitor, service: Service) -> None:
+    await service.submit(NewTask(delay_ms=3_600_000))
+
+    def frames() -> list[str]:
+        connection = HTTPConnection("127.0.0.1", entered.port, timeout=20)
+        cookie = "; ".join(f"{name}={value}" for name, value in entered.cookies.items())
+        connection.request("GET", "/dashboard/live", headers={"Accept": "text/event-stream", "Cookie": cookie})
+        answer = connection.getresponse()
+        assert answer.getheader("content-type") == "text/event-stream"
+        found: list[str] = []
+        while len(found) < 2:
+            line = answer.readline().decode()
+            if line.startswith("data: {"):
+                found.append(line)
+        connection.close()
+        return found
+
+    one, two = await asyncio.gather(asyncio.to_thread(frames), asyncio.to_thread(frames))
+    assert set(one) & set(two), "encoded once for all"
+    assert '"pending":1' in one[0]
+
+
+async def test_the_forecast_comes_for_any_part_of_the_future(entered: Visitor, service: Service) -> None:
+    for minutes in (1, 30, 30):
+        await service.submit(NewTask(delay_ms=minutes * 60_000 + 30_000))
+
+    def ask(query: str) -> tuple[int, Any]:
+        status, _, text = entered.get(f"/dashboard/forecast?{query}", Accept="application/json")
+        return status, json.loads(text)
+
+    for span, due in (("3h", 3), ("24h", 3), ("1y", 3)):
+        status, found = await asyncio.to_thread(ask, f"span={span}")
+        assert (status, sum(found["due"]), found["estimated"]) == (200, due, False)
+    for query in ("span=9y", "from=1&to=2", "from=x", "to=99999999999999999"):
+        assert (await asyncio.to_thread(ask, query))[0] == 400, query
+
+
+async def test_a_read_only_dashboard_changes_nothing(server: RealServer, client: Redis) -> None:
+    prefix = a_prefix()
+    settings = DashboardSettings(secret="x" * 40, read_only=True)
+    async with rest_process(server=server.settings, prefix=prefix, partitions=1, dashboard=settings) as process:
+        service = Service(await Store.open(Servers(client), prefix=prefix))
+        made = await service.submit(NewTask(delay_ms=3_600_000))
+        visitor = Visitor(process.port)
+        page = (await asyncio.to_thread(visitor.get, f"/dashboard/tasks/{made.task_id}"))[2]
+        assert "read only" in page and "Cancel" not in page
+        form = await asyncio.to_thread(visitor.form_of, "/dashboard/schedule")
+        for path in (f"/tasks/{made.task_id}/cancel", "/schedule", "/many/cancel", "/queues/mail/pause"):
+            status, _, text = await asyncio.to_thread(visitor.post, f"/dashboard{path}", {"form": form, "sure": "1"})
+            assert status == 403 and "only shows" in text, path
+        assert (await service.get(made.task_id)).state.value == "scheduled"
+
+
+async def test_pages_say_that_the_store_is_away_and_come_back(make_server: Any) -> None:
+    own = make_server("--appendonly", "yes")
+    settings = DashboardSettings(secret="x" * 40)
+    async with rest_process(server=own.settings, prefix=a_prefix(), partitions=1, dashboard=settings) as process:
+        visitor = Visitor(process.port)
+        assert (await asyncio.to_thread(visitor.get, "/dashboard"))[0] == 200
+        own.kill()
+        for path in ("", "/queues", "/tasks", "/dead", "/nodes"):
+            status, _, text = await asyncio.to_thread(visitor.get, f"/dashboard{path}")
+            assert status == 503 and "The store does not answer" in text and "data-away" in text, path
+        own.start()
+        await until_async(lambda: visitor.get("/dashboard")[0] == 200)

@@ -1,0 +1,250 @@
+"""The dashboard in a real browser, as a person uses it: a whole node, a worker, Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from delaybox import Client
+from tests.browser import Browser, driver
+from tests.nodes import Node, node
+from tests.servers import RealServer
+from tests.shared import a_prefix
+from tests.waiting import until
+
+APP = """
+from pathlib import Path
+from delaybox import Worker
+
+worker = Worker("shop")
+
+
+@worker.task(name="mail.send", queue="mail", retries=0, keep_result="1h")
+def send(to):
+    if not Path("mended").exists():
+        raise ValueError(f"no template for {to}: <b>is it deployed?</b>")
+    return f"sent to {to}"
+"""
+TOKEN = "token-for-the-browser"
+PAGES = ("", "/queues", "/queues/mail", "/tasks", "/tasks?state=failed", "/dead", "/nodes", "/schedule")
+
+
+class World:
+    """The node, its worker's folder, and a client."""
+
+    def __init__(self, running: Node, folder: Path, client: Client) -> None:
+        self.node = running
+        self.folder = folder
+        self.client = client
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.node.port}/dashboard"
+
+
+@pytest.fixture(scope="module")
+def make() -> Iterator[object]:
+    with driver() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def world(make: object, server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "app.py").write_text(APP)
+    environ = {"DELAYBOX_STORAGE_PREFIX": a_prefix(), "DELAYBOX_AUTH_TOKENS": TOKEN}
+    with node("--redis", server.url, "--http-port", "0", folder=folder, environ=environ) as running:
+        servers = f"127.0.0.1:{running.grpc_port}"
+        given = {**os.environ, "DELAYBOX_GRPC_SERVERS": servers, "DELAYBOX_TOKEN": TOKEN}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "delaybox", "worker", "app:worker"], cwd=folder, env=given, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            with Client(servers, token=TOKEN) as client:
+                yield World(running, folder, client)
+        finally:
+            worker.terminate()
+            worker.wait(20)
+
+
+@pytest.fixture(scope="module")
+def window(make: object, world: World) -> Browser:
+    """A window that is logged in."""
+    assert callable(make)
+    browser: Browser = make()
+    browser.go(f"{world.base}/tasks")
+    browser.see("This node asks for a token")
+    browser.fill("token", TOKEN)
+    browser.click("Log in", "main button")
+    browser.see("Function or command")
+    return browser
+
+
+@pytest.fixture
+def page(window: Browser) -> Iterator[Browser]:
+    window.complaints()
+    yield window
+    assert not window.complaints(), "the console complains: a script failed, or the policy stopped something"
+
+
+def test_a_failed_task_is_found_read_replayed_and_succeeds(page: Browser, world: World) -> None:
+    handle = world.client.schedule("mail.send", {"to": "ann@example.org"}, labels={"customer": "c-17"})
+    until(lambda: handle.get().state == "failed", world.node.output)
+    page.go(world.base)
+    page.click("failed for good")
+    page.see("By reason")
+    page.see("1 ×")
+    page.go(f"{world.base}/tasks")
+    page.choose("state", "failed")
+    page.fill("label", "customer=c-17")
+    page.fill("name", "mail.send")
+    page.click("Find", "main button")
+    page.one("main a.id", handle.id).click()
+    page.see("Traceback of the last attempt")
+    page.see("no template for ann@example.org: <b>is it deployed?</b>")
+    (world.folder / "mended").touch()
+    page.click("Replay", "main button")
+    page.see("It was brought back")
+
+    def succeeded() -> bool:
+        page.go(f"{world.base}/tasks/{handle.id}")
+        return "Succeeded" in page.text
+
+    until(succeeded, lambda: page.text)
+    page.see('"sent to ann@example.org"')
+
+
+def test_a_queue_is_paused_and_goes_on(page: Browser, world: World) -> None:
+    page.go(f"{world.base}/queues/mail")
+    page.click("Pause", "main button")
+    page.see("Queue mail is paused.")
+    page.see("it is drained")
+    handle = world.client.schedule("mail.send", {"to": "bob@example.org"})
+    page.go(f"{world.base}/queues")
+    page.see("paused")
+    page.go(f"{world.base}/tasks/{handle.id}")
+    page.see("queue 'mail' is paused")
+    page.go(f"{world.base}/queues/mail")
+    page.click("Resume", "main button")
+    page.see("Queue mail goes on.")
+    (world.folder / "mended").touch()
+    assert handle.result(timeout=60) == "sent to bob@example.org"
+
+
+def test_tasks_are_cancelled_by_filter_after_a_dry_run(page: Browser, world: World) -> None:
+    for number in range(5):
+        world.client.publish(b"x", delay="1h", queue="old", labels={"batch": f"b-{number % 2}"})
+    page.go(f"{world.base}/tasks?queue=old")
+    page.fill("label", "batch=b-0")
+    page.click("Find", "main button")
+    page.click("Cancel …", "main button")
+    page.see("3 tasks would be cancelled")
+    page.click("Cancel 3 tasks", "main button")
+    page.see("3 tasks were cancelled")
+    assert sum(1 for _ in world.client.list(queue="old")) == 2
+
+
+def test_the_forecast_changes_after_a_batch(page: Browser, world: World) -> None:
+    page.go(world.base)
+    page.click("24 hours", "main button")
+    page.see("The coming 24 hours")
+
+    def total() -> int:
+        """-1 while the picture is not there yet."""
+        words = str(page.run("return document.querySelector('#forecast-words').textContent"))
+        if "Nothing is due" in words:
+            return 0
+        return int(words.split(" due;")[0].replace(",", "")) if " due;" in words else -1
+
+    before = until(lambda: total() + 1, lambda: page.text) - 1
+    for _ in range(40):
+        world.client.publish(b"x", delay="5h", queue="later")
+    # By itself, and not because the page is asked for again.
+    until(lambda: total() == before + 40, lambda: page.text)
+    until(lambda: page.run("return document.querySelector('[data-now=pending]').textContent") != "0")
+    page.see("live")
+
+
+def test_a_task_is_scheduled_with_the_lines_that_would_do_the_same(page: Browser, world: World) -> None:
+    page.go(f"{world.base}/schedule")
+    page.choose("type", "worker")
+    page.fill("name", "mail.send")
+    page.fill("queue", "mail")
+    page.fill("payload", '{"to": "eve@example.org"}')
+    page.see("client.schedule(")
+    page.fill("delay", "nonsense")
+    page.click("Schedule", "main button.first")
+    page.see("nonsense")
+    page.fill("delay", "2h")
+    page.click("Schedule", "main button.first")
+    page.see("The task is scheduled.")
+    page.see("eve@example.org")
+    page.click("Run now", "main button")
+    page.see("It is due now.")
+
+
+def test_times_are_the_viewers_with_utc_beside(page: Browser, world: World) -> None:
+    page.devtools("Emulation.setTimezoneOverride", timezoneId="Asia/Kolkata")
+    try:
+        handle = world.client.publish(b"x", at="2031-03-01T10:00:00Z")
+        page.go(f"{world.base}/tasks/{handle.id}")
+        page.see("2031-03-01 15:30:00")
+        page.see("10:00:00 UTC")
+        page.go(f"{world.base}/tasks?due_from=2031-03-01T09:00:00Z&due_to=2031-03-01T11:00:00Z")
+        page.see(handle.id)
+        assert page.run("return document.querySelector('[name=due_from]').value").startswith("2031-03-01T14:30")
+        page.click("Find", "main button")
+        page.see(handle.id)
+        assert "due_from=2031-03-01T09" in page.address
+        handle.cancel()
+    finally:
+        page.devtools("Emulation.setTimezoneOverride", timezoneId="")
+
+
+@pytest.mark.parametrize(("phone", "dark"), [(False, False), (True, True)])
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
+    page: Browser, world: World, dark: bool, phone: bool
+) -> None:
+    page.size(390 if phone else 1280, 844, phone=phone)
+    page.dark(dark)
+    try:
+        failed = next(iter(world.client.list(state="failed", limit=1)), None)
+        for path in (*PAGES, *([f"/tasks/{failed.id}"] if failed else ())):
+            page.go(f"{world.base}{path}")
+            assert page.axe() == [], path
+            wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert page.run(wide) <= 0, path
+    finally:
+        page.size(1280, 900)
+        page.dark(False)
+
+
+def test_everything_can_be_reached_by_keyboard(page: Browser, world: World) -> None:
+    page.go(f"{world.base}/queues")
+    reached = []
+    body = page.one("body")
+    for _ in range(12):
+        body.type("\ue004")
+        reached.append(str(page.run("return document.activeElement.textContent.trim()")))
+        body = page.one(":focus")
+    for words in ("Skip to the content", "Now", "Queues", "Schedule", "Log out"):
+        assert any(words in one for one in reached), (words, reached)
+
+
+def test_the_page_cannot_be_shown_in_a_frame(make: object, world: World, tmp_path: Path) -> None:
+    assert callable(make)
+    other: Browser = make()
+    frame = tmp_path / "frame.html"
+    frame.write_text(f"<!doctype html><title>x</title><iframe id=f src='{world.base}/login'></iframe>")
+    other.go(frame.as_uri())
+    said = until(lambda: [one for one in other.complaints() if "frame-ancestors" in one], lambda: other.text)
+    assert said
+    with contextlib.suppress(AssertionError):
+        other.close()
