@@ -132,6 +132,7 @@ MEANING = {
     "from one to the next",
     "webhooks.secrets": "other secrets for some hosts or queues; a host's come before its queue's",
     "webhooks.concurrency": "requests at once in one process",
+    "webhooks.perHostRate": "requests a second to one host from one process; the rest waits in the store",
     "webhooks.perHost": "requests at once to one host; four times as many wait in the process, the rest in the store",
     "webhooks.timeout": "for tasks that state none: from the look-up of the name to the last byte of the answer",
     "webhooks.maxResponse": "bytes of an answer's body that are read and can be kept",

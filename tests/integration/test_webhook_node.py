@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +218,40 @@ def test_from_the_command_line(
     assert task["retry_on"] == [404]
     shown = run("get", task["id"], *server)
     assert "PATCH" in shown.out and to.url("/cli") in shown.out and "status 200" in shown.out
+
+
+def test_a_receiver_for_development_and_a_request_by_hand(
+    to: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = Command(monkeypatch, capsys)
+    shown = run("webhook", "send", to.url("/by-hand"), "--payload-json", '{"a": 1}', "--secret", SECRET, "--dry-run")
+    head, _, body = shown.out.partition("\n\n")
+    headers = dict(line.split(": ", 1) for line in head.splitlines()[1:])
+    assert head.startswith("POST /by-hand HTTP/1.1\n") and headers["content-type"] == "application/json"
+    assert webhook.verify(body.rstrip("\n"), headers, SECRET) == headers["webhook-id"]
+    assert not to.to("/by-hand")
+    assert run("webhook", "send", to.url("/by-hand"), "--payload", "x", "--secret", SECRET).out == "200  ok\n"
+    (got,) = to.to("/by-hand")
+    assert webhook.verify(got.body, got.headers, SECRET)
+    to.answers["/by-hand-no"] = reply(404)
+    assert run("webhook", "send", to.url("/by-hand-no")).code == 1
+    assert "base64" in run("webhook", "send", to.url("/"), "--secret", "x").err
+
+    secret = {**os.environ, "DELAYBOX_WEBHOOKS_SECRET": SECRET}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "delaybox", "webhook", "listen", "--port", "0", "--count", "2", "--status", "202"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=secret,
+    )  # fmt: skip
+    assert started.stderr is not None
+    found = re.search(r"http://\S+:\d+", started.stderr.readline())
+    assert found is not None
+    url = f"{found[0]}/hook"
+    assert run("webhook", "send", url, "--payload", "hello", "--secret", SECRET, "--json").json()["status"] == 202
+    other = "whsec_" + "A" * 32
+    refused = run("webhook", "send", url, "--payload", "hello", "--secret", other, "--json")
+    assert (refused.code, refused.json()["status"]) == (1, 401)
+    out, _ = started.communicate(timeout=20)
+    assert "verified" in out and "hello" in out and "no signature fits" in out
 
 
 def test_a_killed_process_loses_nothing(on: Node, client: Client, to: Receiver):

@@ -17,6 +17,7 @@ from delaybox import webhook
 from delaybox.core.addresses import Address
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome
 from delaybox.core.lane import lane_of
+from delaybox.core.queue import LiveRules, QueueRules, RuleBook
 from delaybox.core.task import NO_RESULT, NewTask, TaskType
 from delaybox.core.webhook import Webhook, WebhookRules
 from delaybox.targets.http import HttpOptions, HttpTarget
@@ -39,8 +40,10 @@ def server() -> Iterator[Receiver]:
 
 
 @contextlib.asynccontextmanager
-async def target(resolve: Resolve | None = None, *, rules: WebhookRules = HERE, **options) -> AsyncIterator[HttpTarget]:
-    found = HttpTarget(HttpOptions(rules=rules, **options), resolve=resolve)
+async def target(
+    resolve: Resolve | None = None, *, rules: WebhookRules = HERE, queues: LiveRules | None = None, **options
+) -> AsyncIterator[HttpTarget]:
+    found = HttpTarget(HttpOptions(rules=rules, **options), queues, resolve=resolve)
     try:
         yield found
     finally:
@@ -364,6 +367,34 @@ async def test_a_target_that_is_stopped_reports_nothing_more(server: Receiver):
         with pytest.raises(asyncio.CancelledError):
             await running
     assert not ends
+
+
+async def test_a_host_gets_no_more_requests_a_second_than_its_rate():
+    host, now, taken = Host(1_000, 50), 100.0, 0
+    for at in range(2_000):
+        try:
+            await host.enter(now + at / 1_000)
+            taken += 1
+        except NoRoom as full:
+            assert full.after_ms >= 100
+    # Those that may be ahead at the beginning are added.
+    assert 100 <= taken <= 100 + 6
+
+
+async def test_rules_of_a_queue_hold_for_webhooks(server: Receiver):
+    rules = LiveRules(RuleBook(default=QueueRules(timeout_ms=50, keep_result_ms=60_000)))
+
+    async def never(_: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    server.answers["/late"], server.answers["/kept"] = never, reply(200, b"pong")
+    async with target(queues=rules) as to:
+        late = await outcome(to, task(server.url("/late")))
+        assert isinstance(late, Failed) and "within 50 ms" in late.reason
+        kept = await outcome(to, task(server.url("/kept")))
+        assert isinstance(kept, Done) and kept.result is not None and kept.keep_ms == 60_000
+        not_kept = await outcome(to, task(server.url("/kept"), keep_result_ms=NO_RESULT))
+        assert not_kept == Done()
 
 
 async def test_a_breaker_opens_probes_and_closes():

@@ -11,6 +11,7 @@ import typer
 
 from delaybox import __version__
 from delaybox.cli import changes, dead, messages, quarantine, queues, tasks, usage, watch
+from delaybox.cli import webhook as webhook_command
 from delaybox.cli import worker as worker_command
 from delaybox.cli.client import NodeRefused
 from delaybox.cli.exits import Exit, of_error
@@ -40,6 +41,7 @@ changes.register(app)
 app.add_typer(dead.app, name="dead", rich_help_panel="Tasks")
 watch.register(app)
 app.add_typer(queues.app, name="queues", rich_help_panel="Watching")
+app.add_typer(webhook_command.app, name="webhook")
 app.command("worker")(worker_command.worker)
 
 

@@ -244,6 +244,7 @@ def _webhook(c: Config, common: Mapping[str, Any]) -> WebhookSettings:
         secrets={name: in_clear(secrets) for name, secrets in w.secrets.items()},
         concurrency=w.concurrency,
         per_host=w.per_host,
+        per_host_rate=w.per_host_rate,
         timeout_ms=w.timeout,
         max_answer=w.max_response,
         longest_wait_ms=w.max_retry_after,

@@ -69,6 +69,7 @@ class Webhooks(Section):
     )
     concurrency: int = Field(default=1_000, ge=1, le=10_000, description="a number from 1 to 10000")
     per_host: int = Field(default=50, ge=1, le=10_000, description="a number from 1 to 10000")
+    per_host_rate: int = Field(default=0, ge=0, le=100_000, description="a number up to 100000; 0: any")
     timeout: Duration = Field(
         default=10_000, ge=100, le=3_600_000, description="a duration with its unit from 100ms to 1h, such as 10s"
     )

@@ -112,6 +112,7 @@ class WebhookSettings(EngineSettings):
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     concurrency: int = 1_000
     per_host: int = 50
+    per_host_rate: int = 0
     timeout_ms: int = 10_000
     max_answer: int = 64 * 1024
     longest_wait_ms: int = 3_600_000

@@ -7,6 +7,7 @@ import logging
 
 from delaybox.core.errors import ConfigError
 from delaybox.core.membership import member_id
+from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
@@ -25,7 +26,8 @@ async def serve(settings: WebhookSettings) -> int:
     stopping = Stopping()
     settings = await opening.prepared(settings)
     async with contextlib.AsyncExitStack() as stack:
-        target = _target(settings)
+        queues = LiveRules()
+        target = _target(settings, queues)
         stack.push_async_callback(target.stop)
         if settings.again:
             child.ready(store_id=settings.store_id)
@@ -46,7 +48,7 @@ async def serve(settings: WebhookSettings) -> int:
             poll_ms=settings.poll_ms,
             history=settings.history,
         )
-        engine = Engine(store, {TaskType.HTTP: target}, options)
+        engine = Engine(store, {TaskType.HTTP: target}, options, rules=queues)
         collector.set_apart()
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
@@ -56,7 +58,7 @@ async def serve(settings: WebhookSettings) -> int:
     return 0
 
 
-def _target(s: WebhookSettings) -> HttpTarget:
+def _target(s: WebhookSettings, queues: LiveRules) -> HttpTarget:
     try:
         target = HttpTarget(
             HttpOptions(
@@ -64,11 +66,13 @@ def _target(s: WebhookSettings) -> HttpTarget:
                 secret=s.secret,
                 secrets=s.secrets,
                 per_host=s.per_host,
+                per_host_rate=s.per_host_rate,
                 timeout_ms=s.timeout_ms,
                 max_answer=s.max_answer,
                 longest_wait_ms=s.longest_wait_ms,
                 ca_file=s.ca_file,
-            )
+            ),
+            queues,
         )
     except OSError as error:
         raise ConfigError(

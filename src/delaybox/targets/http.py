@@ -18,6 +18,7 @@ from delaybox import __version__, webhook
 from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import split
+from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
 from delaybox.core.webhook import WITHOUT_BODY, Url, Webhook, WebhookRules, url_of
 from delaybox.targets import http_metrics
@@ -46,13 +47,15 @@ _LEAST_WAIT_MS: Final = 100
 class HttpOptions:
     """``secrets``: by queue or host name; ``secret`` signs where none of these does. Without any nothing is signed.
 
-    ``max_answer``: bytes of an answer's body that are read and can be kept. ``longest_wait_ms``: of Retry-After.
+    ``per_host_rate``: requests a second to one host; 0: any. ``max_answer``: bytes of an answer's body that are read
+    and can be kept. ``longest_wait_ms``: of Retry-After.
     """
 
     rules: WebhookRules
     secret: tuple[str, ...] = field(default=(), repr=False)
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     per_host: int = 50
+    per_host_rate: int = 0
     timeout_ms: int = 10_000
     max_answer: int = 64 * 1024
     longest_wait_ms: int = 3_600_000
@@ -60,18 +63,24 @@ class HttpOptions:
 
 
 class HttpTarget:
-    """`stop` closes its connections. ``now_ms``: the time by the store's clock."""
+    """`stop` closes its connections. ``queues``: their rules; ``now_ms``: the time by the store's clock."""
 
     side_by_side = True
     """A host that does not answer must not hold up the others' tasks, those with large bodies included."""
 
     def __init__(
-        self, options: HttpOptions, *, resolve: Resolve | None = None, now_ms: Callable[[], float] | None = None
+        self,
+        options: HttpOptions,
+        queues: LiveRules | None = None,
+        *,
+        resolve: Resolve | None = None,
+        now_ms: Callable[[], float] | None = None,
     ) -> None:
         self._options = options
+        self._queues = LiveRules() if queues is None else queues
         self._rules = options.rules
         self._client = HttpClient(options.rules, ca_file=options.ca_file, resolve=resolve)
-        self._hosts = Hosts(options.per_host)
+        self._hosts = Hosts(options.per_host, options.per_host_rate)
         self._now_ms = now_ms or (lambda: time.time() * 1000)
         self._keys = {name: _keys(secrets) for name, secrets in options.secrets.items()}
         self._key = _keys(options.secret)
@@ -119,7 +128,9 @@ class HttpTarget:
         began = loop.time()
         answered: bool | None = None
         try:
-            timeout_ms = task.timeout_ms or self._options.timeout_ms
+            own = self._queues.of(split(d.lane).queue)
+            timeout_ms = task.timeout_ms or own.timeout_ms or self._options.timeout_ms
+            keep_ms = 0 if task.no_result else own.kept_ms(task.keep_result_ms)
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
                     answer = await self._client.request(
@@ -128,17 +139,17 @@ class HttpTarget:
             except TimeoutError:
                 answered = False
                 http_metrics.sent(url.place, "no_answer", loop.time() - began)
-                return self._failed(task, f"no whole answer from {url.place} within {timeout_ms} ms", began)
+                return self._failed(keep_ms, f"no whole answer from {url.place} within {timeout_ms} ms", began)
             except NoAnswer as error:
                 answered = False
                 http_metrics.sent(url.place, "no_answer", loop.time() - began)
-                return self._failed(task, str(error), began)
+                return self._failed(keep_ms, str(error), began)
             except Forbidden as error:
                 http_metrics.sent(url.place, "refused", None)
                 return Failed(f"not sent: its URL {error}", retryable=False)
             answered = True
             http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began)
-            return self._of_answer(d, task, asked, answer, began)
+            return self._of_answer(d, keep_ms, asked, answer, began)
         finally:
             host.leave(loop.time(), loop.time() - began, answered=answered)
             http_metrics.hosts_closed(self._hosts.closed)
@@ -161,27 +172,25 @@ class HttpTarget:
     def _keys_for(self, queue: str, host: str) -> tuple[bytes, ...]:
         return self._keys.get(host) or self._keys.get(queue) or self._key
 
-    def _of_answer(self, d: Delivery, task: task_pb2.Task, asked: Webhook, answer: HttpAnswer, began: float) -> Outcome:
+    def _of_answer(self, d: Delivery, keep_ms: int, asked: Webhook, answer: HttpAnswer, began: float) -> Outcome:
         status = answer.status
         if 200 <= status < 300:
-            if not _kept(task):
-                return DONE
-            return Done(self._result(answer, began, ""), task.keep_result_ms)
+            return Done(self._result(answer, began, ""), keep_ms) if keep_ms else DONE
         reason = f"the answer was {status}{_phrase(status)}"
         if status < 400:
             where = "; redirects are not followed: give the URL to which it leads" if status < 400 else ""
-            return self._failed(task, reason + where, began, answer, retryable=False)
+            return self._failed(keep_ms, reason + where, began, answer, retryable=False)
         wait_ms = _retry_after_ms(answer.headers.get("retry-after", ""), self._now_ms()) if status in _BUSY else None
         if wait_ms is not None:
             if wait_ms <= self._options.longest_wait_ms and d.token - d.attempt <= _MOST_UNCHARGED:
                 return HandBack(delay_ms=max(wait_ms, _LEAST_WAIT_MS))
             wait_ms = min(wait_ms, self._options.longest_wait_ms)
         again = status >= 500 or status in _AGAIN or status in _BUSY or status in asked.retry_on
-        return self._failed(task, reason, began, answer, retryable=again, delay_ms=wait_ms)
+        return self._failed(keep_ms, reason, began, answer, retryable=again, delay_ms=wait_ms)
 
     def _failed(
         self,
-        task: task_pb2.Task,
+        keep_ms: int,
         reason: str,
         began: float,
         answer: HttpAnswer | None = None,
@@ -189,8 +198,8 @@ class HttpTarget:
         retryable: bool = True,
         delay_ms: int | None = None,
     ) -> Failed:
-        result = self._result(answer, began, reason) if answer is not None and _kept(task) else None
-        return Failed(reason[:500], retryable=retryable, result=result, keep_ms=task.keep_result_ms, delay_ms=delay_ms)
+        result = self._result(answer, began, reason) if answer is not None and keep_ms else None
+        return Failed(reason[:500], retryable=retryable, result=result, keep_ms=keep_ms, delay_ms=delay_ms)
 
     def _result(self, answer: HttpAnswer, began: float, reason: str) -> TaskResult:
         headers: dict[str, str] = {}
@@ -254,10 +263,6 @@ def request_bytes(
 
 def _keys(secrets: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(webhook.key_of(secret) for secret in secrets)
-
-
-def _kept(task: task_pb2.Task) -> bool:
-    return bool(task.keep_result_ms) and not task.no_result
 
 
 def _phrase(status: int) -> str:

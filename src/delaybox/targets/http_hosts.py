@@ -1,4 +1,4 @@
-"""How much a host is given: at most so many requests at once, and none while it does not answer (a breaker).
+"""How much a host is given: so many requests at once and a second, and none while it does not answer (a breaker).
 
 A host that has failed several times in a row gets no request for a while; then a single one is let through as a probe,
 and its success opens the way again. Pure but for the random draws: the time is an argument.
@@ -18,6 +18,8 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 _WAITING_FOR_ONE: Final = 4
 """Requests that may wait in this process for each that may run at once; the rest goes back to the store."""
+_TURNS_AHEAD_S: Final = 0.1
+"""By so much the requests of a host may be ahead of its rate."""
 _MOST_HOSTS: Final = 10_000
 
 
@@ -32,10 +34,23 @@ class NoRoom(Exception):
 class Host:
     """One host with its port."""
 
-    __slots__ = ("_closed_until", "_failures", "_limit", "_pause_s", "_probing", "_running", "_took_s", "_waiting")
+    __slots__ = (
+        "_between_s",
+        "_closed_until",
+        "_failures",
+        "_limit",
+        "_next_at",
+        "_pause_s",
+        "_probing",
+        "_running",
+        "_took_s",
+        "_waiting",
+    )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, rate: int = 0) -> None:
         self._limit = limit
+        self._between_s = 1 / rate if rate else 0.0
+        self._next_at = 0.0
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._failures = 0
@@ -62,6 +77,8 @@ class Host:
             if self._probing or self._running >= self._limit:
                 raise NoRoom(_spread(FIRST_PAUSE_S))
             self._probing = True
+        if self._between_s:
+            self._take_turn(now)
         if self._running < self._limit:
             self._running += 1
             return
@@ -76,6 +93,15 @@ class Host:
                 self._running -= 1
                 self._next()
             raise
+
+    def _take_turn(self, now: float) -> None:
+        """Takes the next turn that the rate gives. A few may be taken ahead, so that a loop that wakes late loses
+        none. NoRoom."""
+        ahead = self._next_at - now
+        if ahead > _TURNS_AHEAD_S:
+            self._probing = False
+            raise NoRoom(_spread(ahead))
+        self._next_at = max(self._next_at, now) + self._between_s
 
     def leave(self, now: float, took_s: float, *, answered: bool | None) -> None:
         """A request has ended. ``answered``: whether the host answered; None: nothing was learnt of it."""
@@ -116,8 +142,9 @@ class Host:
 class Hosts:
     """The hosts that are known, the least lately used first."""
 
-    def __init__(self, per_host: int) -> None:
+    def __init__(self, per_host: int, rate: int = 0) -> None:
         self._per_host = per_host
+        self._rate = rate
         self._known: OrderedDict[tuple[str, str, int], Host] = OrderedDict()
 
     def of(self, scheme: str, host: str, port: int) -> Host:
@@ -125,7 +152,7 @@ class Hosts:
         key = (scheme, host, port)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = Host(self._per_host)
+            found = self._known[key] = Host(self._per_host, self._rate)
             if len(self._known) > _MOST_HOSTS:
                 self._forget()
         self._known.move_to_end(key)
