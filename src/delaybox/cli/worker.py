@@ -23,6 +23,14 @@ def worker(
             help="A node's gRPC address; repeatable. Default: as the worker says, else DELAYBOX_GRPC_SERVERS.",
         ),
     ] = None,
+    dev: Annotated[
+        bool,
+        typer.Option(
+            "--dev",
+            help="For a laptop: an embedded server in the folder .delaybox (unless one is named), and one process that "
+            "is started again when a source file changes.",
+        ),
+    ] = False,
     redis: Annotated[
         str,
         typer.Option(
@@ -77,6 +85,7 @@ def worker(
         worker=name,
         processes=processes,
         servers=launch.servers_of(redis if not server else None, server),
+        dev=dev,
         clock=clock,
         lease=lease,
         metrics_port=metrics_port,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from delaybox.client.transports import loaded
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.processes import collector, counters
 from delaybox.processes.restart import RestartBackoff, reason
@@ -28,6 +29,7 @@ FAILED: Final = 1
 WRONG_INPUT: Final = 2
 NOT_ALLOWED: Final = 4
 VARIABLE: Final = "DELAYBOX_REDIS"
+_DEV: Final = "delaybox.direct.dev:run_dev"
 _FINAL: Final = (WRONG_INPUT, NOT_ALLOWED)
 """Exit codes of mistakes that another start would not mend."""
 
@@ -53,6 +55,8 @@ class Launch:
     metrics_port: int | None = None
     metrics_host: str | None = None
     log_format: str = "text"
+    dev: bool = False
+    """An embedded server, unless one is named, and one process that is started again when a source file changes."""
 
     def settings(self) -> dict[str, Any]:
         """The settings that change the worker."""
@@ -60,7 +64,7 @@ class Launch:
         if cpu is None and self.processes > 1:
             cpu = max(1, (os.cpu_count() or 1) // self.processes)
         mine = asdict(self) | {"cpu_processes": cpu}
-        return {name: value for name, value in mine.items() if name not in ("worker", "processes")}
+        return {name: value for name, value in mine.items() if name not in ("worker", "processes", "dev")}
 
 
 def run(launch: Launch) -> int:
@@ -68,6 +72,8 @@ def run(launch: Launch) -> int:
     logs.set_up(launch.log_format)
     if launch.processes < 1:
         return _report(ConfigError(f"--processes {launch.processes}: at least 1"))
+    if launch.dev:
+        return _develop(launch)
     with contextlib.ExitStack() as stack:
         if launch.metrics_port is not None and counters.VARIABLE not in os.environ:
             # Before the worker's module is imported: it may import what counts.
@@ -75,6 +81,14 @@ def run(launch: Launch) -> int:
         if launch.processes > 1:
             return asyncio.run(_Supervisor(launch).run())
         return _run(launch, until=None)
+
+
+def _develop(launch: Launch) -> int:
+    try:
+        code: int = loaded(_DEV, "file:")(launch)
+        return code
+    except (DelayBoxError, ValueError) as error:
+        return _report(error)
 
 
 def child(settings: str) -> int:
@@ -210,6 +224,7 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
 
     parser = argparse.ArgumentParser(prog="python -m delaybox.worker", description="Run a worker.")
     parser.add_argument("worker", metavar="MODULE:WORKER")
+    parser.add_argument("--dev", action="store_true", help="an embedded server, and a restart when a source changes")
     parser.add_argument("--processes", type=int, default=1, help="processes of this worker")
     parser.add_argument("--server", action="append", dest="servers", metavar="HOST:PORT", help="a node; repeatable")
     parser.add_argument("--redis", metavar="URL", help="in place of nodes: the server itself; or DELAYBOX_REDIS")

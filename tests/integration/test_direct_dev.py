@@ -1,0 +1,50 @@
+"""`delaybox worker --dev` as somebody at a laptop uses it: a folder with one file, which changes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from delaybox import Client
+from tests.waiting import until
+
+APP = """
+from delaybox import Worker
+
+worker = Worker("app", servers="redis://nowhere:1")
+
+@worker.task(keep_result="1m")
+async def version():
+    return {version}
+"""
+
+
+def test_a_worker_follows_its_sources(tmp_path: Path) -> None:
+    source, log = tmp_path / "app.py", tmp_path / "log"
+    source.write_text(APP.format(version=1))
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "delaybox.worker", "--dev", "app"]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True)
+
+    def sessions() -> int:
+        return log.read_text().count("session with")
+
+    try:
+        until(lambda: sessions() == 1, log.read_text)
+        with Client.embedded(tmp_path / ".delaybox") as client:
+            assert client.schedule("version").result(30) == 1
+            source.write_text("this is no Python")
+            until(lambda: "starts again when a file changes" in log.read_text(), log.read_text)
+            waiting = client.schedule("version")
+            source.write_text(APP.format(version=22))
+            assert waiting.result(30) == 22, "the server stayed, and what was scheduled meanwhile"
+        assert sessions() == 2 and "SyntaxError" in log.read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
