@@ -6,10 +6,23 @@ from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
 from benchmarks.ours.node import Node, members, serve, subscriber, work
 from benchmarks.ours.storing import at_once, fill, opened, pending, run, schedule, script_names
-from benchmarks.ours.workers import BARE, SDK, Crew, Herd, Kind, crew, worker_herd, worker_lateness, worker_map
+from benchmarks.ours.workers import (
+    BARE,
+    DIRECT,
+    SDK,
+    Crew,
+    Herd,
+    Kind,
+    crew,
+    worker_calls,
+    worker_herd,
+    worker_lateness,
+    worker_map,
+)
 
 __all__ = [
     "BARE",
+    "DIRECT",
     "SDK",
     "Commands",
     "Crew",
@@ -32,6 +45,7 @@ __all__ = [
     "serve",
     "subscriber",
     "work",
+    "worker_calls",
     "worker_herd",
     "worker_lateness",
     "worker_map",

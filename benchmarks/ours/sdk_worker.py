@@ -31,6 +31,12 @@ async def late(text: str) -> None:
     _mark(time.time_ns() / 1e6 - current().due_ms)
 
 
+@worker.task
+async def answer(number: int) -> int:
+    """Returns what it got."""
+    return number
+
+
 @worker.task(cpu=True)
 def compute(seed: int) -> int:
     """`workload.burn` as a task."""

@@ -28,24 +28,32 @@ CREDIT = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a worker process is started. ``tool``: `delaybox worker`; else the stream is spoken by hand."""
+    """How a worker process is started. ``tool``: `delaybox worker`; else the stream is spoken by hand. ``direct``: it
+    works straight on the server, without a node, and its child keeps time."""
 
     name: str
     tool: bool
+    direct: bool = False
 
 
 BARE = Kind("bare stream worker", tool=False)
 SDK = Kind("SDK", tool=True)
+DIRECT = Kind("SDK straight on Redis, its child keeps time", tool=True, direct=True)
 
 
 @dataclass(slots=True)
 class Crew:
-    """A node with workers; ``folder`` holds what they count."""
+    """Workers, with a node unless they work straight on the server; ``folder`` holds what they count."""
 
     server: BenchServer
-    node: Node
+    node: Node | None
     folder: Path
     children: list[Child] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """For clients."""
+        return f"unix://{self.server.unix}" if self.node is None else self.node.grpc
 
     @property
     def done(self) -> int:
@@ -65,18 +73,20 @@ def crew(
     """Yields when every worker is connected. ``each``: the bare one notes how late every task is."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dbx-tally-")))
-        node = stack.enter_context(serve(server))
+        node = None if kind.direct else stack.enter_context(serve(server))
         found = Crew(server, node, folder)
         environment = {
             **os.environ,
             tally.FOLDER: str(folder),
             "PYTHONPATH": str(ROOT),
-            "DELAYBOX_GRPC_SERVERS": node.grpc,
+            "DELAYBOX_GRPC_SERVERS": found.address,
         }
-        options = {"address": node.grpc, "functions": ["noop", "late"], "credit": CREDIT, "each": each}
-        for _ in range(processes):
+        options = {"address": found.address, "functions": ["noop", "late"], "credit": CREDIT, "each": each}
+        for number in range(processes):
             if kind.tool:
                 more = ("--cpu-processes", str(cpu_processes))
+                if kind.direct and number:
+                    more += ("--no-clock",)
                 command = python("delaybox", "worker", "benchmarks.ours.sdk_worker:worker", *more)
             else:
                 command = python("benchmarks.ours.bare_worker", json.dumps(options))
@@ -85,7 +95,7 @@ def crew(
         yield found
 
 
-async def _until_connected(crew: Crew, processes: int, *, seconds: float = 20.0) -> None:
+async def _until_connected(crew: Crew, processes: int, *, seconds: float = 60.0) -> None:
     """By what the node says of its workers."""
     deadline = time.monotonic() + seconds
     async with opened(crew.server) as store:
@@ -145,7 +155,7 @@ async def worker_lateness(crew: Crew, *, count: int, rate: int, lead_ms: int) ->
 
 def worker_map(crew: Crew, count: int, *, processes: int, function: str = "compute", chunksize: int = 1) -> float:
     """Seconds for a map of ``count`` calls of a function that computes; its processes are up before."""
-    with Client(crew.node.grpc) as client:
+    with Client(crew.address) as client:
         list(client.map(function, range(4 * processes)))
         started = time.monotonic()
         found = list(client.map(function, range(count), chunksize=chunksize))
@@ -153,3 +163,17 @@ def worker_map(crew: Crew, count: int, *, processes: int, function: str = "compu
     if len(set(found)) < count:
         raise RuntimeError(f"{len(set(found))} different answers to {count} calls")
     return seconds
+
+
+def worker_calls(crew: Crew, count: int) -> list[float]:
+    """How long each of ``count`` calls took from scheduling to its result in the caller's hands, one by one, in ms."""
+    with Client(crew.address) as client:
+        for n in range(20):
+            client.schedule("answer", n, keep_result="1m").result(30)
+        found: list[float] = []
+        for n in range(count):
+            began = time.perf_counter()
+            if client.schedule("answer", n, keep_result="1m").result(30) != n:
+                raise RuntimeError("another result")
+            found.append((time.perf_counter() - began) * 1000)
+    return found

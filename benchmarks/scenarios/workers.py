@@ -24,12 +24,20 @@ LATE_TARGET = (at_most(5.0), at_most(0, part="early"))
 MAP = "map over 2 processes against one, a function that computes"
 MAP_TARGET = (at_least(1.8),)
 BARE = "bare stream worker"
+STRAIGHT = f"{OURS}, straight on Redis"
+BY_TURNS = "no-op tasks to workers, a herd of 100,000, by turns"
+BY_TURNS_TARGET = (at_least(1.3, of=OURS),)
+LATE_STRAIGHT_TARGET = (Bound(limit=1.2, at_least=False, of=BARE), at_most(0, part="early"))
+CALL = "one call to its result in the caller's hands, one by one"
+CALL_TARGET = (at_most(2.0),)
 POOL = "bare process pool"
 
 
 def run(bench: Bench) -> None:
     _noop(bench)
+    _by_turns(bench)
     _late(bench)
+    _call(bench)
     _map(bench)
 
 
@@ -84,6 +92,47 @@ def _noop(bench: Bench) -> None:
         bench.attempt(NOOP, peer.name, UNIT, lambda peer=peer: python_peer(peer))
 
 
+def _by_turns(bench: Bench) -> None:
+    """Workers straight on Redis and those of a node in alternation, each pair with servers of its own."""
+    n, pairs = bench.size(100_000, 10_000), bench.size(3, 1)
+
+    def measure() -> list[Row]:
+        rates: dict[str, list[float]] = {OURS: [], STRAIGHT: []}
+        for _ in range(pairs):
+            for subject, kind in ((OURS, ours.SDK), (STRAIGHT, ours.DIRECT)):
+                with bench.server() as server, ours.crew(server, kind) as crew:
+                    ours.run(ours.worker_herd(crew, 2_000))
+                    rates[subject].append(n / ours.run(ours.worker_herd(crew, n)).seconds)
+        return [
+            Row(
+                what=BY_TURNS,
+                subject=subject,
+                value=median(found),
+                unit=UNIT,
+                note=f"1 process; median of {pairs} in alternation, warm, until all are acked "
+                f"({min(found):,.0f} to {max(found):,.0f})",
+                bounds=BY_TURNS_TARGET if subject == STRAIGHT else (),
+            )
+            for subject, found in rates.items()
+        ]
+
+    bench.attempt(BY_TURNS, STRAIGHT, UNIT, measure, bounds=BY_TURNS_TARGET)
+
+
+def _call(bench: Bench) -> None:
+    count = bench.size(500, 100)
+
+    def measure(subject: str, kind: ours.Kind, bounds: tuple[Bound, ...] = ()) -> Row:
+        with bench.server() as server, ours.crew(server, kind) as crew:
+            found = sorted(ours.worker_calls(crew, count))
+        p99 = found[int(len(found) * 0.99)]
+        note = f"n={count}, p99 {p99:.1f} ms; {kind.name}, client and worker on one host, results kept"
+        return Row(what=CALL, subject=subject, value=median(found), unit="ms", note=note, bounds=bounds)
+
+    bench.attempt(CALL, OURS, "ms", lambda: measure(OURS, ours.SDK))
+    bench.attempt(CALL, STRAIGHT, "ms", lambda: measure(STRAIGHT, ours.DIRECT, CALL_TARGET), bounds=CALL_TARGET)
+
+
 def _late(bench: Bench) -> None:
     count = RATE * bench.size(8, 3)
 
@@ -91,10 +140,17 @@ def _late(bench: Bench) -> None:
         with bench.server() as server, ours.crew(server, kind, each=True) as crew:
             found = spread(ours.run(ours.worker_lateness(crew, count=count, rate=RATE, lead_ms=2_500)))
         extra = {"p50": found.p50, "p99": found.p99, "max": found.max, "early": float(found.early)}
-        note = f"{found.note()}; {kind.name}, node and worker on one host"
+        note = f"{found.note()}; {kind.name}, all on one host"
         return Row(what=LATE, subject=subject, value=found.p99, unit="ms", note=note, bounds=bounds, extra=extra)
 
     bench.attempt(LATE, OURS, "ms", lambda: measure(OURS, ours.SDK, LATE_TARGET), bounds=LATE_TARGET)
+    bench.attempt(
+        LATE,
+        STRAIGHT,
+        "ms",
+        lambda: measure(STRAIGHT, ours.DIRECT, LATE_STRAIGHT_TARGET),
+        bounds=LATE_STRAIGHT_TARGET,
+    )
     bench.attempt(LATE, BARE, "ms", lambda: measure(BARE, ours.BARE))
 
 
