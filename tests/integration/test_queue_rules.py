@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -179,6 +180,23 @@ def test_put_replaces_and_patch_changes(served: Node, client: Client, cli: Comma
     assert served.call("GET", "/v1/queues/p")[2]["rules"] == {}
 
 
+def test_weight_and_slack_are_set_in_each_way(served: Node, client: Client, cli: Command) -> None:
+    assert rules(served, "w", {"weight": 3, "slack": {"high": "500ms"}})["rules"] == {
+        "weight": 3.0,
+        "slack": {"high": 500},
+    }
+    shown = client.set_queue("w", weight=2, slack={"low": "10m"})
+    assert (shown.weight, shown.slack) == (2.0, {"low": timedelta(minutes=10)})
+    assert cli("queues", "set", "w", "--weight", "0.5", "--slack", "low=5m", "--slack", "high=100").code == 0
+    assert served.call("GET", "/v1/queues/w")[2]["rules"] == {"weight": 0.5, "slack": {"high": 100, "low": 300_000}}
+    assert "weight = 0.5" in (out := cli("queues", "show", "w").out) and "slack = high 100 ms, low 5 m" in out
+    assert client.set_queue("w", weight=None, slack=None).weight is None
+    for wrong in ({"weight": 0}, {"slack": {"high": "2d"}}):
+        with pytest.raises(InvalidTask, match=r"0\.01 to 100|at most 24h"):
+            client.set_queue("w", **wrong)
+    client.unset_queue("w")
+
+
 @pytest.mark.parametrize(
     ("queue", "body", "field", "words"),
     [
@@ -189,6 +207,12 @@ def test_put_replaces_and_patch_changes(served: Node, client: Client, cli: Comma
         ("p", {"timeout": "soon"}, "timeout", "soon"),
         ("p", {"retry": {"max_attempts": 0}}, "retry.max_attempts", "1 (no retry) to"),
         ("P!", {"paused": True}, "queue", "is not a queue name"),
+        ("p", {"weight": 0}, "weight", "weight 0 is out of range; give 0.01 to 100"),
+        ("p", {"weight": 1000}, "weight", "weight 1000 is out of range"),
+        ("p", {"weight": "heavy"}, "weight", "must be a number"),
+        ("p", {"slack": {}}, "slack", "names no priority"),
+        ("p", {"slack": {"critical": "1s"}}, "slack.critical", "critical"),
+        ("p", {"slack": {"low": "3d"}}, "slack.low", "at most 24h"),
     ],
 )
 def test_wrong_rules_are_refused_with_field_and_mend(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from delaybox.core.lane import lane_of
-from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.queue import LiveRules, QueueRules, Slack
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.rules import RuleReader
@@ -171,3 +171,31 @@ async def test_too_many_queues_with_rules_are_refused(lab: Lab, monkeypatch: pyt
     await service.set("a", QueueRules(paused=True))
     with pytest.raises(Exception, match="1 queues have rules already"):
         await service.set("b", QueueRules(paused=True))
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_a_queue_has_slack_of_its_own(lab: Lab, ready: bool) -> None:
+    await Rules(lab.store).set("mail", QueueRules(slack=Slack(low_ms=100)))
+    await Rules(lab.store).set("*", QueueRules(slack=Slack(low_ms=90_000)))
+    (low,) = await lab.add(call(priority=Priority.LOW))
+    await lab.move(500)
+    (high,) = await lab.add(call(priority=Priority.HIGH))
+    if ready:
+        await lab.claim(slots=0)
+    for task_id in (low, high):
+        assert list(leased(await lab.claim(slots=1))) == [task_id]
+    assert await lab.client.hgetall(keys.steered(lab.tag)) == {b"*:": b"low=90000", b"mail:": b"low=100"}
+    await Rules(lab.store).unset("mail")
+    await Rules(lab.store).unset("*")
+    assert await unsteered(lab)
+
+
+async def test_what_a_node_of_an_earlier_version_copied_is_copied_again(lab: Lab) -> None:
+    """It knows pauses alone: it removes the other rules, and sets the mark."""
+    await Rules(lab.store).set("mail", QueueRules(slack=Slack(low_ms=100)))
+    await lab.client.hdel(keys.steered(lab.tag), "mail:")
+    await lab.client.hset(keys.clock(lab.tag), "ruled", 0)
+    ownership = Ownership(lab.store.partitions)
+    ownership.assign(frozenset({0}), frozenset())
+    await RuleReader(lab.store, LiveRules(), ownership, keeps=True).step()
+    assert await lab.client.hgetall(keys.steered(lab.tag)) == {b"mail:": b"low=100"}

@@ -86,9 +86,20 @@ def set_(
     ] = None,
     backoff: Annotated[str | None, typer.Option(metavar="DURATION", help="The wait after the first failure.")] = None,
     max_backoff: Annotated[str | None, typer.Option(metavar="DURATION", help="The longest wait.")] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Its share where there is more work than places; 1 is usual."),
+    ] = None,
+    slack: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRIORITY=DURATION",
+            help="How long tasks may wait behind others of the queue, such as low=10m; repeatable.",
+        ),
+    ] = None,
     clear: Annotated[
         list[str] | None,
-        typer.Option(metavar="RULE", help="Clear paused, timeout, keep_result or retry; repeatable."),
+        typer.Option(metavar="RULE", help="Clear a rule, such as paused, timeout or weight; repeatable."),
     ] = None,
     server: Server = DEFAULT_SERVER,
     token: Token = "",
@@ -108,6 +119,10 @@ def set_(
     wait = {name: value for name, value in (("initial", backoff), ("max", max_backoff)) if value is not None}
     if max_attempts is not None or wait:
         body["retry"] = {"max_attempts": max_attempts, "backoff": wait or None}
+    if weight is not None:
+        body["weight"] = weight
+    if slack:
+        body["slack"] = dict(_level(text) for text in slack)
     if not body:
         raise ConfigError("no rule is given; `delaybox queues set --help` shows them")
     client = connect(server, token, as_json)
@@ -128,6 +143,13 @@ def unset(queue: Name, server: Server = DEFAULT_SERVER, token: Token = "", as_js
     if as_json:
         return messages.out_json(client.get(f"/v1/queues/{segment(queue)}"))
     return messages.out(f"queue {queue!r} has no rules of its own any more")
+
+
+def _level(text: str) -> tuple[str, str | int]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ConfigError(f"--slack {text!r} is not PRIORITY=DURATION; write for example low=10m")
+    return name, int(value) if value.isdigit() else value
 
 
 def _drain(client: RestClient, queue: str, *, quiet: bool) -> None:
@@ -165,6 +187,10 @@ def _value(name: str, value: Any) -> str:
         back = value.get("backoff", {})
         first, most = render.span(back.get("initial", 0)), render.span(back.get("max", 0))
         return f"{value.get('max_attempts')} attempts, {first} to {most} between them"
+    if name == "weight":
+        return f"{value:g}"
+    if name == "slack":
+        return ", ".join(f"{level} {render.span(ms)}" for level, ms in value.items())
     return render.span(value)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from delaybox.client.models import BulkDone, ForecastStep, Queue, QueueRules, ScheduleAnswer, Task, moment, nodes_of
 from delaybox.client.steps import Repeating, RpcCall
-from delaybox.client.tasks import RulesToSet, selection_of
+from delaybox.client.tasks import RulesToSet, Slack, selection_of
 from delaybox.client.values import (
     Duration,
     Moment,
@@ -158,6 +158,13 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
             continue
         if name == "paused":
             request.rules.paused = value
+        elif name == "weight":
+            request.rules.weight = value
+        elif name == "slack":
+            for level, span in value.items():
+                if level not in Slack.__annotations__:
+                    raise InvalidTask("slack", unknown(level, Slack.__annotations__, {}, where="a priority with slack"))
+                setattr(request.rules.slack, f"{level}_ms", span_ms(f"slack.{level}", span, least=0))
         elif name == "retry":
             put_policy(request.rules.retry, policy_of("retry", value))
         else:

@@ -423,6 +423,8 @@ class Client(Base):
         keep_result: how long results of its functions and commands are kept; 0: not at all.
         retry: of tasks that have no policy, where their function has none either.
         timeout: longest time of one attempt of a function or command whose task sets none.
+        weight: its share beside other queues where workers have fewer places than there is work, 0.01 to 100.
+        slack: how long tasks may wait behind others of the queue, by priority: ``{"high": "500ms"}``.
         """
         return self._carrier.run(self._session.unary(calls.set_queue(queue, rules, replace=replace)))
 

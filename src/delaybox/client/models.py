@@ -337,6 +337,8 @@ class QueueRules:
     keep_result: timedelta | None
     retry: Retry | None
     timeout: timedelta | None
+    weight: float | None = None
+    slack: Mapping[str, timedelta] | None = None
     effect: QueueRules | None = None
     waits: str = ""
 
@@ -365,6 +367,14 @@ def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
         if said.HasField("retry")
         else None,
         "timeout": span("timeout_ms"),
+        "weight": said.weight if said.HasField("weight") else None,
+        "slack": {
+            level: timedelta(milliseconds=getattr(said.slack, f"{level}_ms"))
+            for level in ("high", "normal", "low")
+            if said.slack.HasField(f"{level}_ms")
+        }
+        if said.HasField("slack")
+        else None,
     }
 
 

@@ -155,6 +155,14 @@ class HistoryFilter(TypedDict, total=False):
     end: Moment | None
 
 
+class Slack(TypedDict, total=False):
+    """How long tasks of a queue may wait behind others of it, by priority."""
+
+    high: Duration
+    normal: Duration
+    low: Duration
+
+
 class RulesToSet(TypedDict, total=False):
     """Rules of a queue; None clears one. See `Client.set_queue`."""
 
@@ -162,6 +170,8 @@ class RulesToSet(TypedDict, total=False):
     keep_result: Duration | None
     retry: Retry | int | None
     timeout: Duration | None
+    weight: float | None
+    slack: Slack | None
 
 
 class NewTask:

@@ -14,9 +14,9 @@ from delaybox.wire.json.queue_rules import parse, queue_of
 
 QUEUE_RULES_FORM = (
     "queues with their rules, such as {mail: {timeout: 30s, retry: {max_attempts: 8}}, imports: {paused: true}}, as "
-    "YAML or (in a variable) as JSON; the rules are paused, keep_result, retry and timeout"
+    "YAML or (in a variable) as JSON; the rules are paused, keep_result, retry, timeout, weight and slack"
 )
-_NUMBERS = frozenset({"max_attempts", "factor", "jitter"})
+_NUMBERS = frozenset({"max_attempts", "factor", "jitter", "weight"})
 _MOST = 1_000
 
 

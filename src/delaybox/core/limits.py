@@ -110,6 +110,14 @@ MAX_PARTITIONS: Final = 4096
 MAX_ATTEMPTS: Final = 1000
 MAX_FACTOR: Final = 100
 
+# Shares
+
+MIN_WEIGHT: Final = 0.01
+MAX_WEIGHT: Final = 100.0
+"""Of a queue, or of a fairness key within it."""
+MAX_SLACK_MS: Final = 24 * 3600 * 1000
+"""By how much a task's virtual deadline may be later than its due time."""
+
 
 def task_bytes(payload_limit: int) -> int:
     """Bytes that one task in JSON may have: base64 with escaped line breaks, and room for the parameters."""

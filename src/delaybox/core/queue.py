@@ -11,10 +11,27 @@ OTHERS = "*"
 """Stands for every queue that has no rule of its own."""
 
 
+DEFAULT_WEIGHT = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slack:
+    """By how much the virtual deadlines of a queue's tasks are later than their due times (ms), by priority; None: the
+    default. Critical tasks have none."""
+
+    high_ms: int | None = None
+    normal_ms: int | None = None
+    low_ms: int | None = None
+
+
+DEFAULT_SLACK = Slack(high_ms=2_000, normal_ms=10_000, low_ms=60_000)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRules:
     """The rules of one queue; None: this rule is not set. Times in ms.
 
+    ``weight``: its share of what takers with fewer slots than work take, beside other queues. ``slack``: of its tasks.
     ``paused``: due tasks wait. ``keep_result_ms``: how long the results of its WORKER tasks are kept; 0: not at all.
     ``retry`` and ``timeout_ms``: of tasks that have none of their own.
     """
@@ -23,6 +40,8 @@ class QueueRules:
     keep_result_ms: int | None = None
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None
+    weight: float | None = None
+    slack: Slack | None = None
 
     def kept_ms(self, own_ms: int) -> int:
         """How long the result of one task is kept. ``own_ms``: what the task itself asks for, or 0; it comes first."""
@@ -35,6 +54,8 @@ class QueueRules:
             keep_result_ms=others.keep_result_ms if self.keep_result_ms is None else self.keep_result_ms,
             retry=others.retry if self.retry is None else self.retry,
             timeout_ms=others.timeout_ms if self.timeout_ms is None else self.timeout_ms,
+            weight=others.weight if self.weight is None else self.weight,
+            slack=others.slack if self.slack is None else self.slack,
         )
 
 

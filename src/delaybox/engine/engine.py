@@ -74,8 +74,9 @@ class Engine:
         rules = LiveRules() if rules is None else rules
         self._recorder = Recorder(store, options.history, self._clocks.now_ms, options.node_id)
         self._dispatcher = Dispatcher(store, targets, options, self._clocks, self._slots_freed, rules, self._recorder)
+        self._rules = rules
         self._tracker = Trackers(
-            "tracker", store, self._dispatcher, options, self._clocks, self._dispatcher.fired_in_place
+            "tracker", store, self._dispatcher, options, self._clocks, self._dispatcher.fired_in_place, rules
         )
         for target in targets.values():
             if isinstance(target, Pausing):
@@ -182,6 +183,7 @@ class Engine:
             room=room,
             placement=self._placement,
             full=self._ask_for_help,
+            rules=self._rules,
         )
         self._guests.add(guest)
         self._place()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from delaybox.core.delivery import Delivery, Report, Target
+from delaybox.core.queue import LiveRules
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.placement import Placement
@@ -35,6 +36,7 @@ class Guest:
         room: Callable[[], int],
         placement: Placement,
         full: Callable[[Sequence[int]], None],
+        rules: LiveRules,
     ) -> None:
         self._store = store
         self._placement = placement
@@ -47,7 +49,7 @@ class Guest:
         self._on_their_way = 0
         self._stopping = False
         guests = replace(options, clock=False, channel="", catch_up_rate=0)
-        self.tracker = Trackers(f"tracker of {target!r}", store, self, guests, clocks)
+        self.tracker = Trackers(f"tracker of {target!r}", store, self, guests, clocks, rules=rules)
         self.partitions = frozenset(range(store.partitions))
         """Those that this member claims from for the target without being called."""
 

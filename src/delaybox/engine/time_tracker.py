@@ -14,11 +14,14 @@ from typing import NamedTuple, Protocol
 
 from delaybox import failpoints, metrics
 from delaybox.core.errors import PartAway
+from delaybox.core.queue import LiveRules
+from delaybox.core.shares import Part
 from delaybox.engine.alarm import Alarm
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock, local_ms
+from delaybox.engine.shares import Chooser
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
@@ -109,6 +112,7 @@ class Tracker:
         in_place: Callable[[Mapping[bytes, int]], None] = lambda _: None,
         asked: Asked | None = None,
         catch_up: CatchUp | None = None,
+        rules: LiveRules | None = None,
     ) -> None:
         self._store = store
         self._taker = taker
@@ -131,6 +135,7 @@ class Tracker:
         self._asleep_until = 0.0
         self._had_slots = 0.0
         self._turn = 0
+        self._chooser = Chooser(store, LiveRules() if rules is None else rules, guest=not options.clock)
         self._retired = False
 
     def keep(self, partitions: frozenset[int]) -> None:
@@ -224,6 +229,7 @@ class Tracker:
             self._had_slots = now
         elif self._taker.types:
             self._hungry.update(due)
+            self._chooser.press(due)
             self._taker.full(due)
             if now - self._had_slots < _SATURATED_MS:
                 # Slots come free in a moment; a claim without slots would only move tasks to the ready sets.
@@ -234,19 +240,40 @@ class Tracker:
                     self._look[p] = now + self._options.poll_ms
                 return 0.0
         if due:
-            due = self._turns(due, slots, deep)
+            parts = await self._parts(due, slots)
+            if parts is None:
+                due = self._turns(due, slots, deep)
+            elif self._options.clock:
+                # Whoever keeps time also looks where it wants nothing, as it has promised.
+                due = list(dict.fromkeys([*parts, *self._turns(due, len(due) * _FULL_CLAIM, deep)]))
+            else:
+                due = list(parts)
             if deep and not self._catch_up.limited:
-                task = asyncio.create_task(self._round(due, slots))
+                task = asyncio.create_task(self._round(due, slots, parts))
                 self._rounds.add(task)
                 # This round must first mark the partitions that it claims from, before the next one begins.
                 await asyncio.sleep(0)
             else:
-                await self._claim(due, slots)
+                await self._claim(due, slots, parts)
         return 0.0
 
-    async def _round(self, due: Sequence[int], slots: int) -> None:
+    async def _parts(self, due: Sequence[int], slots: int) -> dict[int, Part] | None:
+        """What to claim where, if there are fewer slots than work."""
+        if not slots or self._catch_up.limited:
+            return None
+        taker = self._taker
+        # Nobody else may ask for these slots meanwhile.
+        self._asked.count += slots
         try:
-            await self._claim(due, slots)
+            return await self._chooser.parts(
+                due, slots, _ITEMS, taker.types, lambda p: taker.lanes_at(p, all_=p in self._called)
+            )
+        finally:
+            self._asked.count -= slots
+
+    async def _round(self, due: Sequence[int], slots: int, parts: Mapping[int, Part] | None) -> None:
+        try:
+            await self._claim(due, slots, parts)
         except Exception as error:  # noqa: BLE001 - the next step raises it, for `Loop` to say and to back off
             self._trouble = error
         finally:
@@ -265,7 +292,7 @@ class Tracker:
         start = self._turn % len(due)
         return (due[start:] + due[:start])[:most]
 
-    async def _claim(self, due: Sequence[int], slots: int) -> None:
+    async def _claim(self, due: Sequence[int], slots: int, parts: Mapping[int, Part] | None = None) -> None:
         share = slots if not slots else max(1, slots // len(due))
         limits = ClaimLimits(
             slots=min(share, MAX_ITEMS),
@@ -279,9 +306,13 @@ class Tracker:
             items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
             guest=not self._options.clock,
             looker=self._options.node_id if self._options.clock else "",
+            plan=self._chooser.default,
         )
-        due = due[: slots or None]
-        asks = self._ramped(due, limits) if self._catch_up.limited else self._asks(due, limits)
+        if parts is not None:
+            asks = self._planned(due, limits, parts)
+        else:
+            due = due[: slots or None]
+            asks = self._ramped(due, limits) if self._catch_up.limited else self._asks(due, limits)
         # A claim whose reply never came is sent again with the same lease id, and gets the same content.
         leases = [
             self._unanswered.pop((a.partition, a.limits.fresh_ms), b"")
@@ -318,6 +349,18 @@ class Tracker:
             if own is None:
                 own = by_lanes[lanes] = replace(limits, lanes=lanes) if lanes else limits
             asks.append(_Ask(p, own))
+        return asks
+
+    def _planned(self, due: Sequence[int], limits: ClaimLimits, parts: Mapping[int, Part]) -> list[_Ask]:
+        asks: list[_Ask] = []
+        for p in due:
+            lanes, part = self._taker.lanes_at(p, all_=p in self._called), parts.get(p)
+            if part is None:
+                asks.append(_Ask(p, replace(limits, lanes=lanes, slots=0, plan=b"")))
+            else:
+                items = max(limits.items, part.total)
+                plan = self._chooser.packed(part)
+                asks.append(_Ask(p, replace(limits, lanes=lanes, slots=part.total, items=items, plan=plan)))
         return asks
 
     async def _send(
@@ -377,6 +420,7 @@ class Tracker:
         late: list[float] = []
         if c.leased:
             late = self._taker.accept(p, lease_id, c.leased)
+            self._chooser.took(c.leased)
         if c.lateness_ms:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
@@ -397,8 +441,14 @@ class Tracker:
             self._deep.discard(p)
         if look <= c.now_ms and not progress:
             look = c.now_ms + _NO_PROGRESS_MS
-        if len(c.leased) // 2 >= limits.slots and look <= c.now_ms:
+        if c.pressed:
+            self._chooser.press([p])
+            look = 0.0
+        elif limits.slots and len(c.leased) // 2 < limits.slots and not c.more:
+            self._chooser.relieve(p)
+        if len(c.leased) // 2 >= limits.slots and look <= c.now_ms and not c.pressed:
             self._hungry.add(p)
+            self._chooser.press([p])
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
         if not c.more and p not in self._hungry and self._look[p] == math.inf:

@@ -311,6 +311,11 @@ def head_of(task_id: bytes, raw: bytes) -> tuple[int, int]:
     return 0, ids.due_ms(task_id)
 
 
+def lane_and_priority(raw: bytes) -> tuple[bytes, int]:
+    """Of a leased record, which has the full shape."""
+    return raw[16 : 16 + raw[15]], raw[1] & 3
+
+
 def is_stub(raw: bytes) -> bool:
     """Whether the body lies apart; also of what is too short to be a record."""
     return len(raw) < 2 or bool(raw[1] & _STUB)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from delaybox.core.queue import NO_RULES, OTHERS, QueueRules
+from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Slack
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.store import keys
@@ -40,6 +40,8 @@ class _Stored(msgspec.Struct, omit_defaults=True):
     keep_result_ms: int | None = None
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None
+    weight: float | None = None
+    slack: Slack | None = None
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -146,8 +148,9 @@ def codes(stored: Mapping[str, QueueRules]) -> dict[bytes, bytes]:
 
 def _more(rules: QueueRules) -> bytes:
     """What scripts must know beside the pause; b"" for nothing."""
-    del rules
-    return b""
+    slack = rules.slack or Slack()
+    levels = (("high", slack.high_ms), ("normal", slack.normal_ms), ("low", slack.low_ms))
+    return " ".join(f"{name}={ms}" for name, ms in levels if ms is not None).encode()
 
 
 async def behind(store: Store, partitions: Iterable[int], number: int) -> list[int]:

@@ -37,6 +37,8 @@ local HIDDEN = 20
 -- Least number of due tasks that one claim makes ready. With a slot or two, the twentieth that is kept for tasks which are not
 -- critical would be rounded up to a half.
 local FEWEST = 100
+-- So many due tasks of each near index are looked at to see whether more of them are served than there are slots.
+local LOOKED = 64
 -- The near indexes taken from, critical ones first.
 local for_workers = string.find(types, 'w', 1, true) ~= nil
 local workers_alone = guest and types == 'w'
@@ -87,7 +89,8 @@ if ARGV[15] ~= '' then
     local parts = cmsgpack.unpack(ARGV[15])
     plan = { critical = parts[1], others = parts[2], lanes = parts[3] and { unpack(parts, 3) } }
   elseif letters ~= '' then
-    pressed = due_up_to(own, from, now, slots) > slots or fresh == 0 and has_ready(letters, served, now)
+    local of_critical, of_others = served_in_near(own, from, now, letters, served, math.min(slots + 1, LOOKED))
+    pressed = of_critical + of_others > slots or fresh == 0 and has_ready(letters, served, now)
     if pressed then slots, letters = 0, '' end
   end
 end

@@ -8,13 +8,20 @@ from typing import Final
 from msgspec import UNSET
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.limits import MAX_WAIT_MS
-from delaybox.core.queue import OTHERS, QueueRules
+from delaybox.core.limits import MAX_SLACK_MS, MAX_WAIT_MS, MAX_WEIGHT, MIN_WEIGHT
+from delaybox.core.queue import OTHERS, QueueRules, Slack
 from delaybox.wire.json import queue_types, tasks, types
 from delaybox.wire.json.reading import JsonReader
 
 _read = JsonReader(queue_types.QueueRulesRequest, where="a rule of a queue")
-NAMES: Final = {"paused": "paused", "keep_result": "keep_result_ms", "retry": "retry", "timeout": "timeout_ms"}
+NAMES: Final = {
+    "paused": "paused",
+    "keep_result": "keep_result_ms",
+    "retry": "retry",
+    "timeout": "timeout_ms",
+    "weight": "weight",
+    "slack": "slack",
+}
 """The rules by the names that callers use, and their fields in `QueueRules`."""
 
 
@@ -32,6 +39,7 @@ def parse(body: bytes) -> RulesChange:
     _read.strictly(body)
     clear = frozenset(field for name, field in NAMES.items() if getattr(asked, name) is None)
     retry, keep, timeout = asked.retry, asked.keep_result, asked.timeout
+    weight, slack = asked.weight, asked.slack
     return RulesChange(
         QueueRules(
             paused=asked.paused if isinstance(asked.paused, bool) else None,
@@ -40,6 +48,8 @@ def parse(body: bytes) -> RulesChange:
             else checked_keep("keep_result", tasks.duration(_read, body, "keep_result", keep, least=0)),
             retry=tasks.retry_of(_read, retry, body) if isinstance(retry, types.Retry) else None,
             timeout_ms=None if timeout is UNSET or timeout is None else _timeout(body, timeout),
+            weight=None if weight is UNSET or weight is None else checked_weight("weight", weight),
+            slack=_slack(body, slack) if isinstance(slack, queue_types.Slack) else None,
         ),
         clear,
     )
@@ -47,6 +57,43 @@ def parse(body: bytes) -> RulesChange:
 
 def _timeout(body: bytes, timeout: str | float) -> int:
     return checked_timeout("timeout", tasks.duration(_read, body, "timeout", timeout, least=0))
+
+
+def _slack(body: bytes, slack: queue_types.Slack) -> Slack:
+    def of(name: str, value: str | float | None) -> int | None:
+        field = f"slack.{name}"
+        if value is None:
+            return None
+        return checked_slack(field, tasks.duration(_read, body, field, value, least=0))
+
+    return some_slack(
+        "slack",
+        Slack(high_ms=of("high", slack.high), normal_ms=of("normal", slack.normal), low_ms=of("low", slack.low)),
+    )
+
+
+def some_slack(field: str, slack: Slack) -> Slack:
+    """Slack of one priority at least. InvalidTask."""
+    if slack == Slack():
+        raise InvalidTask(field, f"{field} names no priority; give high, normal or low, such as {{high: 500ms}}")
+    return slack
+
+
+def checked_slack(field: str, ms: int) -> int:
+    """The slack of one priority, in ms. InvalidTask."""
+    if ms > MAX_SLACK_MS:
+        raise InvalidTask(field, f"{field} {ms} ms is over a day; give at most 24h")
+    return ms
+
+
+def checked_weight(field: str, weight: float) -> float:
+    """The weight of a queue or a fairness key. InvalidTask."""
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        pause = "; to hold a queue's tasks back set paused" if field.endswith("weight") and weight <= 0 else ""
+        raise InvalidTask(
+            field, f"{field} {weight:g} is out of range; give {MIN_WEIGHT:g} to {MAX_WEIGHT:g} (1 is usual){pause}"
+        )
+    return float(weight)
 
 
 def checked_timeout(field: str, ms: int) -> int:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from delaybox.wire.json.types import TYPES, Count, Retry, duration
+from delaybox.core.limits import MAX_WEIGHT, MIN_WEIGHT
+from delaybox.wire.json.types import TYPES, Count, Number, Retry, duration
 
 
 class Lane(Struct, gc=False):
@@ -57,6 +58,22 @@ class QueueSettings(Struct, gc=False):
 Rule = UnsetType | None
 
 
+class Slack(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """By how much a task's virtual deadline is later than its due time; tasks of a queue go in the order of these."""
+
+    high: Annotated[Number, duration("of priority high; 2 s unless given", "500ms", least=0)] = None
+    normal: Annotated[Number, duration("of priority normal; 10 s unless given", "5s", least=0)] = None
+    low: Annotated[Number, duration("of priority low; 60 s unless given", "10m", least=0)] = None
+
+
+class SlackSet(Struct, omit_defaults=True, gc=False):
+    """Slack in ms."""
+
+    high: Annotated[int | None, Meta(extra_json_schema={"minimum": 0})] = None
+    normal: Annotated[int | None, Meta(extra_json_schema={"minimum": 0})] = None
+    low: Annotated[int | None, Meta(extra_json_schema={"minimum": 0})] = None
+
+
 class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """The rules of a queue. In a PATCH `null` clears a rule, and what is left out stays as it is."""
 
@@ -73,6 +90,17 @@ class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, 
         str | int | float | Rule,
         duration("longest time of one attempt of a worker function or command whose task sets none", "30s"),
     ] = UNSET
+    weight: Annotated[
+        int | float | Rule,
+        Meta(
+            description="its share beside other queues where workers have fewer places than there is work; 1 unless "
+            "set. A queue of weight 2 gets twice as much as one of weight 1",
+            examples=[2],
+            extra_json_schema={"x-is": {"type": ["number", "null"], "minimum": MIN_WEIGHT, "maximum": MAX_WEIGHT}},
+        ),
+    ] = UNSET
+    slack: Slack | Rule = UNSET
+    """How long tasks of each priority may wait behind others of their queue."""
 
 
 class QueueRulesSet(Struct, omit_defaults=True, gc=False):
@@ -82,6 +110,8 @@ class QueueRulesSet(Struct, omit_defaults=True, gc=False):
     keep_result: Annotated[int | None, Meta(description="ms; 0: not at all", extra_json_schema={"minimum": 0})] = None
     retry: Retry | None = None
     timeout: Annotated[int | None, Meta(description="ms", extra_json_schema={"minimum": 1})] = None
+    weight: float | None = None
+    slack: SlackSet | None = None
 
 
 class RuledQueue(Struct, gc=False):

@@ -254,6 +254,10 @@ def rules(set_: QueueRules) -> queue_types.QueueRulesSet:
             types.Backoff(retry.initial_ms, retry.factor, retry.max_ms, retry.jitter),
         ),
         timeout=set_.timeout_ms,
+        weight=set_.weight,
+        slack=None
+        if set_.slack is None
+        else queue_types.SlackSet(set_.slack.high_ms, set_.slack.normal_ms, set_.slack.low_ms),
     )
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.queue import QueueRules
+from delaybox.core.queue import QueueRules, Slack
 from delaybox.core.spans import duration_ms
 from delaybox.core.words import unknown
 from delaybox.wire.gen import scheduler_pb2 as pb
-from delaybox.wire.json.queue_rules import NAMES, checked_keep, checked_timeout
+from delaybox.wire.json.queue_rules import (
+    NAMES,
+    checked_keep,
+    checked_slack,
+    checked_timeout,
+    checked_weight,
+    some_slack,
+)
 from delaybox.wire.proto.tasks import retry_of
+
+_LEVELS = ("high_ms", "normal_ms", "low_ms")
 
 
 def wanted(request: pb.SetQueueRequest) -> tuple[QueueRules, frozenset[str]]:
@@ -26,6 +35,8 @@ def wanted(request: pb.SetQueueRequest) -> tuple[QueueRules, frozenset[str]]:
         timeout_ms=checked_timeout("rules.timeout_ms", duration_ms("rules.timeout_ms", given.timeout_ms))
         if given.HasField("timeout_ms")
         else None,
+        weight=checked_weight("rules.weight", given.weight) if given.HasField("weight") else None,
+        slack=some_slack("rules.slack", _slack(given.slack, check=True)) if given.HasField("slack") else None,
     )
     clear = frozenset(NAMES[name] for name in request.clear)
     both = sorted(name for name, field in NAMES.items() if field in clear and getattr(rules, field) is not None)
@@ -50,6 +61,11 @@ def message(rules: QueueRules) -> pb.Rules:
         out.retry.jitter = retry.jitter
     if rules.timeout_ms is not None:
         out.timeout_ms = rules.timeout_ms
+    if rules.weight is not None:
+        out.weight = rules.weight
+    for name in _LEVELS if rules.slack is not None else ():
+        if (ms := getattr(rules.slack, name)) is not None:
+            setattr(out.slack, name, ms)
     return out
 
 
@@ -60,4 +76,15 @@ def of_message(said: pb.Rules) -> QueueRules:
         keep_result_ms=said.keep_result_ms if said.HasField("keep_result_ms") else None,
         retry=retry_of(said.retry) if said.HasField("retry") else None,
         timeout_ms=said.timeout_ms if said.HasField("timeout_ms") else None,
+        weight=said.weight if said.HasField("weight") else None,
+        slack=_slack(said.slack, check=False) if said.HasField("slack") else None,
     )
+
+
+def _slack(given: pb.Slack, *, check: bool) -> Slack:
+    found = {name: getattr(given, name) if given.HasField(name) else None for name in _LEVELS}
+    if check:
+        for name, ms in found.items():
+            if ms is not None:
+                checked_slack(f"rules.slack.{name}", duration_ms(f"rules.slack.{name}", ms, least=0))
+    return Slack(**found)

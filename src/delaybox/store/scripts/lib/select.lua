@@ -3,8 +3,8 @@
 -- from near are removed by rank). once: no id can be among them twice.
 
 -- A script may have 200 local names at once, so only what others use is visible behind this file.
-local lane_filter, serves, slack_of, due_up_to, promote, ready_lanes, has_ready, open_lanes, take_ready
-local take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked
+local lane_filter, serves, slack_of, promote, ready_lanes, has_ready, open_lanes, take_ready
+local take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked, served_in_near
 do
 
 local SLACK, LEVELS = { [0] = 0, 2000, 10000, 60000 }, { 'high', 'normal', 'low' }
@@ -126,13 +126,21 @@ local function next_index(own, members, dues, used, critical)
   return best
 end
 
--- How many entries of the given near indexes are due between from and now; counted no further than past `enough`.
-function due_up_to(own, from, now, enough)
-  local sum = 0
+-- How many due tasks of the given near indexes a taker serves: critical ones, others. Of an index in which more than `looked` are due it
+-- is an estimate by the first of them.
+function served_in_near(own, from, now, types, served, looked)
+  local sums = { [true] = 0, [false] = 0 }
   for _, n in ipairs(own) do
-    if sum <= enough then sum = sum + redis.call('ZCOUNT', K_NEAR[n], from, now) end
+    local found = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, looked)
+    local mine = 0
+    for _, member in ipairs(found) do
+      local lane = sub(member, 17)
+      if string.find(types, sub(lane, 1, 1), 1, true) and serves(served, lane) and not paused(lane) then mine = mine + 1 end
+    end
+    if mine > 0 and #found == looked then mine = math.ceil(redis.call('ZCOUNT', K_NEAR[n], from, now) * mine / looked) end
+    sums[n % 4 == 0] = sums[n % 4 == 0] + mine
   end
-  return sum
+  return sums[true], sums[false]
 end
 
 -- How many of `limit` entries may be critical. While `others` are due, these keep a twentieth.

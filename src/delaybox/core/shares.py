@@ -1,0 +1,152 @@
+"""How a taker that has fewer slots than work divides them. Pure.
+
+The order of choice: critical tasks first, in whichever partition they lie; one of every twenty is not critical while
+such wait; then queues by weight. What comes after that, within one queue of one partition, is up to the claim script.
+
+Queues take turns by start-time fair queueing: each has a start, which a task of it moves on by its cost over the
+queue's weight, and the lowest start is next. A queue that begins to wait starts no earlier than the virtual time, which
+is the largest start that was served: so it neither waits for its absence nor overtakes because of it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+from typing import NamedTuple
+
+from delaybox.core.lane import split
+
+FLOOR = 20
+"""One of so many tasks is not critical, while such wait."""
+_MOST_OWED = 20 * FLOOR
+_MOST_KNOWN = 20_000
+"""Queues whose start is remembered; of more only those that wait."""
+
+
+class Waiting(NamedTuple):
+    """What waits in one partition. ``lanes``: ready tasks that are not critical, by lane; empty where weights do not
+    count."""
+
+    critical: int
+    others: int
+    lanes: Mapping[bytes, int]
+
+
+@dataclass(slots=True)
+class Part:
+    """What to claim from one partition. ``lanes``: how many of which lane, where weights count."""
+
+    critical: int = 0
+    others: int = 0
+    lanes: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Tasks in all."""
+        return self.critical + self.others
+
+
+class Shares:
+    """The turns of one taker. ``weight_of``: of a queue."""
+
+    def __init__(self, weight_of: Callable[[str], float]) -> None:
+        self._weight_of = weight_of
+        self._starts: dict[str, float] = {}
+        self._virtual = 0.0
+        self._waited: frozenset[str] = frozenset()
+        self._owed = 0
+        self._both = False
+
+    def plan(self, slots: int, waiting: Mapping[int, Waiting], most: int) -> dict[int, Part]:
+        """What to claim from which partition: in all no more than ``slots``, from one no more than ``most``.
+
+        Partitions come first in the order of ``waiting``, so a caller that changes it gives each its turn.
+        """
+        critical = sum(one.critical for one in waiting.values())
+        others = sum(one.others for one in waiting.values())
+        self._both = critical > 0 and others > 0
+        kept = min(max((self._owed + slots) // FLOOR, 0), slots, others) if self._both else 0
+        parts: dict[int, Part] = {}
+
+        def room(p: int) -> int:
+            return most - parts[p].total if p in parts else most
+
+        left = min(slots - kept, critical)
+        taken = 0
+        for p, one in waiting.items():
+            if left > taken and (count := min(one.critical, left - taken, room(p))) > 0:
+                parts.setdefault(p, Part()).critical += count
+                taken += count
+        left = min(slots - taken, others)
+        if any(one.lanes for one in waiting.values()):
+            self._by_weight(left, waiting, parts, most)
+            return parts
+        for p, one in waiting.items():
+            if left > 0 and (count := min(one.others, left, room(p))) > 0:
+                parts.setdefault(p, Part()).others += count
+                left -= count
+        return parts
+
+    def took(self, critical: int, lanes: Mapping[bytes, int]) -> None:
+        """Tasks came: so many critical ones, and others by lane."""
+        if self._both:
+            owed = self._owed + critical - (FLOOR - 1) * sum(lanes.values())
+            self._owed = max(min(owed, 2 * FLOOR), -_MOST_OWED)
+        by_queue: dict[str, int] = defaultdict(int)
+        for lane, count in lanes.items():
+            by_queue[split(lane).queue] += count
+        before = self._virtual
+        for queue, count in by_queue.items():
+            start, each = self._start(queue, before), 1 / self._weight_of(queue)
+            self._starts[queue] = start + count * each
+            self._virtual = max(self._virtual, start + (count - 1) * each)
+        if len(self._starts) > _MOST_KNOWN:
+            self._starts = {q: s for q, s in self._starts.items() if q in self._waited or s > self._virtual}
+
+    def charge(self, lane: bytes) -> float:
+        """By how much a task of this lane moves its queue's start."""
+        return 1 / self._weight_of(split(lane).queue)
+
+    def _start(self, queue: str, virtual: float) -> float:
+        """Only a queue that has waited already may start before the virtual time."""
+        start = self._starts.get(queue)
+        if start is None:
+            return virtual
+        return start if queue in self._waited else max(start, virtual)
+
+    def _by_weight(self, left: int, waiting: Mapping[int, Waiting], parts: dict[int, Part], most: int) -> None:
+        pools: dict[str, list[tuple[int, bytes, int]]] = defaultdict(list)
+        for p, one in waiting.items():
+            for lane, count in one.lanes.items():
+                if count > 0:
+                    pools[split(lane).queue].append((p, lane, count))
+        for queue in pools:
+            self._starts[queue] = self._start(queue, self._virtual)
+        self._waited = frozenset(pools)
+        sources = {queue: _each(pool, parts, most) for queue, pool in pools.items()}
+        charges = {queue: 1 / self._weight_of(queue) for queue in pools}
+        turns = [(self._starts[queue], queue) for queue in pools]
+        heapify(turns)
+        while left > 0 and turns:
+            start, queue = turns[0]
+            found = next(sources[queue], None)
+            if found is None:
+                heappop(turns)
+                continue
+            p, lane = found
+            part = parts.setdefault(p, Part())
+            part.others += 1
+            part.lanes[lane] = part.lanes.get(lane, 0) + 1
+            left -= 1
+            heapreplace(turns, (start + charges[queue], queue))
+
+
+def _each(pool: Iterable[tuple[int, bytes, int]], parts: Mapping[int, Part], most: int) -> Iterator[tuple[int, bytes]]:
+    """Where the tasks of a queue are, one after the other, in partitions that have room for one more."""
+    for p, lane, count in pool:
+        for _ in range(count):
+            if p in parts and parts[p].total >= most:
+                break
+            yield p, lane

@@ -1,0 +1,117 @@
+"""Decides what a taker with fewer slots than work claims where: it looks at its partitions, and divides its slots."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from delaybox.core.queue import LiveRules
+from delaybox.core.shares import Part, Shares, Waiting
+from delaybox.engine.redis_time import local_ms
+from delaybox.store.record import lane_and_priority
+from delaybox.store.store import Store
+from delaybox.store.survey import SHARED, packed, survey_call, waiting
+
+_FRESH_MS = 15.0
+"""How long a look at the partitions counts, less what was claimed since. A critical task is found no later."""
+_LOOKS = 64
+"""Partitions that one look covers; where more have work left, the next look covers others."""
+
+
+class Chooser:
+    """The decisions of one taker. ``rules``: of queues.
+
+    A partition is *pressed* while more waits there than the taker had slots for. Only then does it look and decide:
+    where everything that is due can be taken, there is nothing to choose.
+    """
+
+    def __init__(self, store: Store, rules: LiveRules, *, guest: bool) -> None:
+        self._store = store
+        self._rules = rules
+        self._guest = guest
+        self._version = -1
+        self._weighted = False
+        self._shares = Shares(lambda queue: rules.of(queue).weight or 1.0)
+        self._pressed: set[int] = set()
+        self._waiting: dict[int, Waiting] = {}
+        self._looked = 0.0
+        self._turn = 0
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a queue has a weight."""
+        if self._version != self._rules.version:
+            self._version = self._rules.version
+            self._weighted = any(rules.weight is not None for rules in self._rules.stored.values())
+        return self._weighted
+
+    @property
+    def default(self) -> bytes:
+        """The plan of a claim that nothing was decided for."""
+        return SHARED if self.weighted else b""
+
+    def press(self, partitions: Iterable[int]) -> None:
+        """There may be work in these that there were no slots for."""
+        self._pressed.update(partitions)
+
+    def relieve(self, partition: int) -> None:
+        """All that was due there was taken."""
+        self._pressed.discard(partition)
+        self._waiting.pop(partition, None)
+
+    async def parts(
+        self, due: Sequence[int], slots: int, most: int, types: str, lanes_at: Callable[[int], tuple[bytes, ...]]
+    ) -> dict[int, Part] | None:
+        """What to claim from which of the partitions; None: nothing is to be chosen. StoreUnavailable."""
+        if self._pressed.isdisjoint(due):
+            return None
+        due = due if len(due) <= _LOOKS else self._in_turn(due)[:_LOOKS]
+        known = [self._waiting[p] for p in due if p in self._waiting]
+        left = any(one.critical or one.others for one in known)
+        if not left or len(known) < len(due) or local_ms() - self._looked > _FRESH_MS:
+            weighted = self.weighted
+            calls = [
+                survey_call(self._store, p, types=types, lanes=lanes_at(p), guest=self._guest, weighted=weighted)
+                for p in due
+            ]
+            replies = await self._store.runner.run_many(calls)
+            self._looked = local_ms()
+            self._waiting = {
+                p: waiting(reply) for p, reply in zip(due, replies, strict=True) if not isinstance(reply, BaseException)
+            }
+        parts = self._shares.plan(slots, {p: self._waiting[p] for p in self._in_turn(due) if p in self._waiting}, most)
+        if not parts:
+            # It lies where a look does not see it, so a claim finds it.
+            self._pressed.difference_update(due)
+            return None
+        for p, part in parts.items():
+            self._waiting[p] = _less(self._waiting[p], part)
+        return parts
+
+    def packed(self, part: Part) -> bytes:
+        """The plan of a claim."""
+        return packed(part, self._shares.charge)
+
+    def took(self, leased: Sequence[bytes]) -> None:
+        """Tasks came (flat: id, record, ...)."""
+        if not self._pressed and not self.weighted:
+            return
+        lanes: Counter[bytes] = Counter()
+        critical = 0
+        for record in leased[1::2]:
+            lane, priority = lane_and_priority(record)
+            if priority:
+                lanes[lane] += 1
+            else:
+                critical += 1
+        self._shares.took(critical, lanes)
+
+    def _in_turn(self, due: Sequence[int]) -> list[int]:
+        self._turn += 1
+        first = self._turn % len(due)
+        return [*due[first:], *due[:first]]
+
+
+def _less(one: Waiting, part: Part) -> Waiting:
+    lanes = {lane: count - part.lanes.get(lane, 0) for lane, count in one.lanes.items()} if one.lanes else one.lanes
+    return Waiting(max(one.critical - part.critical, 0), max(one.others - part.others, 0), lanes)

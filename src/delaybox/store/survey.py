@@ -1,0 +1,40 @@
+"""What waits in a partition for a taker that has fewer slots than work, and what it decided to claim there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from delaybox.core.shares import Part, Waiting
+from delaybox.store.loader import ScriptCall
+from delaybox.store.store import Store
+
+SHARED = b"s"
+"""In place of a plan: queues have weights, so where more is due than there are slots the claim leases nothing."""
+_MADE_READY = 500
+"""Lanes take turns by weight among what is ready, so this many due tasks are made ready first."""
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def survey_call(
+    store: Store, partition: int, *, types: str, lanes: Sequence[bytes], guest: bool, weighted: bool
+) -> ScriptCall:
+    """A look to send with others in one round trip; the reply is for `waiting`."""
+    args = (types, int(guest), _MADE_READY if weighted else 0, *lanes)
+    return ScriptCall("survey", store.tags[partition], args)
+
+
+def waiting(reply: Sequence[Any]) -> Waiting:
+    """What the script found."""
+    return Waiting(reply[1], reply[2], dict(zip(reply[3::2], reply[4::2], strict=True)))
+
+
+def packed(part: Part, charge: Callable[[bytes], float]) -> bytes:
+    """A plan as claim.lua takes it. ``charge``: by how much a task moves its lane back."""
+    plan: list[Any] = [part.critical, part.others]
+    for lane, count in part.lanes.items():
+        # As text: the scripts' msgpack knows no bytes.
+        plan += (lane.decode(), count, charge(lane))
+    return _pack(plan)

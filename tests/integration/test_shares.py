@@ -1,0 +1,134 @@
+"""The order of choice of a taker that has fewer slots than work, over all partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.delivery import DONE, Delivery, Report
+from delaybox.core.lane import lane_of
+from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.engine.engine import Engine
+from delaybox.engine.guest import Guest
+from delaybox.engine.options import EngineOptions
+from delaybox.service.rules import Rules
+from delaybox.store.fsck import fsck
+from delaybox.store.record import draft
+from delaybox.store.servers import Servers
+from delaybox.store.store import Batch, Store
+from tests.engines import until
+
+
+class Places:
+    """A target with few places, each of which is free again in a moment. ``got``: what it was given, in order."""
+
+    def __init__(self, places: int) -> None:
+        self.free = places
+        self.got: list[Delivery] = []
+        self.guest: Guest | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    def room(self) -> int:
+        return self.free
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        self.got += batch
+        self.free -= len(batch)
+        await self.open.wait()
+        await asyncio.sleep(0.001)
+        report(batch, DONE)
+        self.free += len(batch)
+        if self.guest is not None:
+            self.guest.more_room()
+
+
+def call(queue: str = "default", **parts: Any) -> NewTask:
+    return NewTask(type=TaskType.WORKER, queue=queue, name="f", **parts)
+
+
+async def add(store: Store, partition: int, *tasks: NewTask) -> None:
+    for at in range(0, len(tasks), 500):
+        (answers,) = await store.schedule([Batch(partition, [draft(t) for t in tasks[at : at + 500]])])
+        assert not isinstance(answers, BaseException), answers
+
+
+@contextlib.asynccontextmanager
+async def taking(store: Store, places: Places, queues: Sequence[str] = ("*",)) -> AsyncIterator[Engine]:
+    rules = LiveRules()
+    engine = Engine(store, {}, EngineOptions(node_id="test", clock=False), hosts=True, rules=rules)
+    await engine.start()
+    try:
+        await until(lambda: rules.version >= 0)
+        lanes = [lane_of(TaskType.WORKER, queue, "f") for queue in queues]
+        places.guest = engine.admit(lanes=lanes, target=places, room=places.room)
+        yield engine
+    finally:
+        await engine.stop(2.0)
+
+
+def counted(got: Sequence[Delivery], what: Callable[[Delivery], Any]) -> Counter[Any]:
+    return Counter(what(d) for d in got)
+
+
+@pytest.fixture
+async def store(client: Redis, prefix: str) -> Store:
+    return await Store.open(Servers(client), prefix=prefix, partitions=8)
+
+
+def queue_of(d: Delivery) -> str:
+    return d.lane.decode()[1:].partition(":")[0]
+
+
+async def test_queues_share_by_weight_however_their_tasks_lie(store: Store) -> None:
+    weights = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "idle": 50.0}
+    for queue, weight in weights.items():
+        await Rules(store).set(queue, QueueRules(weight=weight))
+    for p in range(8):
+        for queue in "bcd":
+            await add(store, p, *(call(queue) for _ in range(80)))
+    # All of these lie in one partition.
+    await add(store, 0, *(call("a") for _ in range(400)))
+    places = Places(40)
+    async with taking(store, places):
+        await until(lambda: len(places.got) >= 1_000)
+    shares = counted(places.got[:1_000], queue_of)
+    for n, queue in enumerate("abcd", 1):
+        # The last round of claims may have come in part.
+        assert abs(shares[queue] - 100 * n) <= 10, shares
+    assert (await fsck(store)).problems == []
+
+
+async def test_a_queue_that_wakes_neither_waits_nor_overtakes(store: Store) -> None:
+    await Rules(store).set("woken", QueueRules(weight=1.0))
+    for p in range(8):
+        await add(store, p, *(call("busy") for _ in range(150)))
+    places = Places(20)
+    async with taking(store, places):
+        await until(lambda: len(places.got) >= 400)
+        places.open.clear()
+        await until(lambda: not places.room())
+        before = len(places.got)
+        await add(store, 3, *(call("woken") for _ in range(300)))
+        places.open.set()
+        await until(lambda: len(places.got) >= before + 400)
+    woken = counted(places.got[before + 40 : before + 400], queue_of)["woken"]
+    assert 160 <= woken <= 200, woken
+
+
+async def test_critical_tasks_come_first_over_all_partitions_and_others_keep_their_floor(store: Store) -> None:
+    for p in range(8):
+        await add(store, p, *(call("others", priority=Priority.LOW) for _ in range(200)))
+    await add(store, 5, *(call(priority=Priority.CRITICAL) for _ in range(1_000)))
+    places = Places(10)
+    async with taking(store, places):
+        await until(lambda: len(places.got) >= 1_030)
+    others = counted(places.got[20:1_020], queue_of)["others"]
+    assert 40 <= others <= 60, others
