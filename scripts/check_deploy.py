@@ -163,6 +163,15 @@ def boards() -> None:
         raise Wrong(f"rules.yml: no such metric: {', '.join(sorted(unknown))}")
 
 
+def mends() -> None:
+    """The page that an alert names is there."""
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs/production.md").read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-")) for heading in headings}
+    rules = (DEPLOY / "prometheus/rules.yml").read_text()
+    if lost := set(re.findall(r"#([a-z-]+)", rules)) - anchors:
+        raise Wrong(f"rules.yml: docs/production.md has no such heading: {', '.join(sorted(lost))}")
+
+
 def metrics() -> set[str]:
     """Every metric that docs/operations.md names (its table is made from the code)."""
     text = (ROOT / "docs/operations.md").read_text()
@@ -193,7 +202,18 @@ def chart() -> None:
         run([command, "template", "shop", CHART, "--kube-version", KUBERNETES[0], "--set", settings], fails_with=words)
 
 
-CHECKS: tuple[Callable[[], None], ...] = (dockerfile, yaml, compose, nginx, systemd, same_alerts, alerts, boards, chart)
+CHECKS: tuple[Callable[[], None], ...] = (
+    dockerfile,
+    yaml,
+    compose,
+    nginx,
+    systemd,
+    same_alerts,
+    alerts,
+    boards,
+    mends,
+    chart,
+)
 
 
 def main() -> int:
