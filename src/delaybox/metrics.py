@@ -215,6 +215,14 @@ _due_soon = Gauge(
     multiprocess_mode="mostrecent",
     registry=_registry,
 )
+_waits = Gauge(
+    "delaybox_longest_extra_wait_seconds",
+    "How much longer a task of this priority may wait for a place than if what is due first went first, by the load of "
+    "the last minute; see docs/queues.md for the formula.",
+    ["priority"],
+    multiprocess_mode="livemax",
+    registry=_registry,
+)
 _needed = Gauge(
     "delaybox_needed_members",
     "Processes that all nodes together need now, by kind; see /v1/scaling for the terms.",
@@ -247,6 +255,11 @@ def scheduled(created: int, duplicates: int = 0) -> None:
 def fired(task_type: str, mode: Mode, n: int = 1) -> None:
     """``n`` tasks were delivered, by the claim script itself or under a lease."""
     _fired.labels(task_type, mode).inc(n)
+
+
+def longest_extra_wait(priority: str, ms: float) -> None:
+    """How much longer tasks of a priority may wait than if what is due first went first."""
+    _waits.labels(priority).set(ms / 1000)
 
 
 def observe_lateness(late_ms: Sequence[float]) -> None:

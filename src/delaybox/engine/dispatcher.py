@@ -32,6 +32,7 @@ from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskState, TaskType
+from delaybox.engine.levels import Levels
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.settler import Settler
@@ -92,6 +93,8 @@ class Dispatcher:
         self.stored: Stored = self._everywhere if store.servers.sharded else self._settler_at(0).stored
         """How far the outcomes that were reported are stored."""
         self._fired = Rates(time.monotonic())
+        self.levels = Levels(rules)
+        """What was taken lately, by priority."""
         self._took_ms = Means()
         self._reports = 0
         self._uncounted: list[bytes] = []
@@ -189,6 +192,7 @@ class Dispatcher:
         by: dict[str, list[Delivery]] = {}
         now = self._clocks.of(partition).now_ms()
         late: list[float] = []
+        levels = [0, 0, 0, 0]
         for at in range(0, len(leased), 2):
             task_id = leased[at]
             try:
@@ -201,6 +205,7 @@ class Dispatcher:
                 log.error("task %s was leased but cannot be read: %s", task_id.hex(), error)
                 continue
             late.append(max(0.0, now - r.due_ms))
+            levels[r.priority] += 1
             batch.append(
                 Delivery(
                     task_id,
@@ -225,6 +230,7 @@ class Dispatcher:
             return late
         if not adopted:
             metrics.observe_lateness(late)
+            self.levels.took(levels)
         # Nothing below can fail: every task that is counted here is delivered, and its lease is extended until then.
         self._leases[partition, lease_id] = len(late)
         self._in_flight += len(late)

@@ -338,6 +338,7 @@ class Engine:
             if not self._wakeups.listening:
                 troubles = (DEAF,)
         kept = sorted(self._ownership.kept) if self._options.clock else []
+        self._dispatcher.levels.export()
         own = Activity(
             in_flight=self._dispatcher.in_flight,
             types=self._dispatcher.serves,

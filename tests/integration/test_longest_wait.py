@@ -1,0 +1,61 @@
+"""In overload every task waits no longer than is stated for its priority."""
+
+from __future__ import annotations
+
+import pytest
+
+from delaybox.core.queue import Slack
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.waits import longest_wait_ms
+from tests.lab import Lab
+
+TICK_MS = 500
+PLACES = 20
+ARRIVE = {Priority.CRITICAL: 4, Priority.HIGH: 8, Priority.NORMAL: 12, Priority.LOW: 16}
+"""In each tick; twice as much as there are places for."""
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_in_overload_every_level_keeps_its_stated_wait(lab: Lab, ready: bool) -> None:
+    due: dict[bytes, tuple[int, Priority]] = {}
+    took: list[tuple[int, bytes]] = []
+
+    async def claim() -> None:
+        if ready:
+            await lab.claim(slots=0)
+        took.extend((lab.now, task_id) for task_id in (await lab.claim(slots=PLACES)).leased[0::2])
+
+    for _ in range(60):
+        new = [NewTask(type=TaskType.WORKER, name="f", priority=p) for p, n in ARRIVE.items() for _ in range(n)]
+        for task_id, task in zip(await lab.add(*new), new, strict=True):
+            due[task_id] = (lab.now, task.priority)
+        await claim()
+        await lab.move(TICK_MS)
+    while len(took) < len(due):
+        before = len(took)
+        await claim()
+        await lab.move(TICK_MS)
+        assert len(took) > before, "work waits, and nothing is taken"
+
+    # First due first would take them in this order, as many at a time.
+    first_due = sorted(due, key=lambda task_id: due[task_id][0])
+    waits = {task_id: at - due[task_id][0] for (at, _), task_id in zip(took, first_due, strict=True)}
+    load = {priority: count / PLACES for priority, count in ARRIVE.items()}
+    slowest = dict.fromkeys(Priority, 0.0)
+    for at, task_id in took:
+        began, priority = due[task_id]
+        # A tick more: places come free no more often than that.
+        stated = longest_wait_ms(priority, waits[task_id], load) + TICK_MS
+        assert at - began <= stated, (priority, at - began, stated)
+        slowest[priority] = max(slowest[priority], at - began)
+    assert slowest[Priority.CRITICAL] <= TICK_MS
+    assert slowest[Priority.HIGH] < slowest[Priority.NORMAL] < slowest[Priority.LOW]
+
+
+def test_the_stated_wait_by_the_formula() -> None:
+    load = {Priority.CRITICAL: 0.1, Priority.HIGH: 0.2, Priority.NORMAL: 0.7}
+    assert longest_wait_ms(Priority.NORMAL, 900, load) == pytest.approx((900 + 0.2 * 8_000) / 0.9)
+    assert longest_wait_ms(Priority.HIGH, 0, load) == 0
+    assert longest_wait_ms(Priority.LOW, 0, load, Slack(low_ms=1_000)) == 0
+    assert longest_wait_ms(Priority.LOW, 10, {Priority.CRITICAL: 5.0}) == pytest.approx(200)
+    assert longest_wait_ms(Priority.CRITICAL, 19, load) == pytest.approx(20)
