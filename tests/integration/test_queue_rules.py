@@ -197,6 +197,39 @@ def test_weight_and_slack_are_set_in_each_way(served: Node, client: Client, cli:
     client.unset_queue("w")
 
 
+def test_fairness_keys_are_given_in_each_way(served: Node, client: Client, cli: Command) -> None:
+    body = {"type": "worker", "name": "step", "delay": "1h", "fairness_key": "c-17", "fairness_weight": 2.5}
+    by_rest = served.call("POST", "/v1/tasks", body)[2]["id"]
+    by_python = client.schedule("step", ["x"], queue="other", delay="1h", fairness_key="c-17", fairness_weight=2.5).id
+    by_cli = cli(
+        *("schedule", "--type", "worker", "--name", "step", "--delay", "1h", "--json"),
+        *("--fairness-key", "c-17", "--fairness-weight", "2.5"),
+    ).json()["id"]
+    parameter = {"delay": "3600000", "fairnessKey": "c-17", "fairnessWeight": "2.5"}
+    by_original = served.call("POST", "/task", {"taskType": "PUB_SUB", "parameter": parameter})[2]["taskUuid"]
+    for task_id in (by_rest, by_python, by_cli, by_original):
+        shown = served.call("GET", f"/v1/tasks/{task_id}")[2]
+        assert (shown["fairness_key"], shown["fairness_weight"]) == ("c-17", 2.5)
+        task = client.get(task_id)
+        assert (task.fairness_key, task.fairness_weight) == ("c-17", 2.5)
+    assert "fairness key" in cli("get", by_rest).out
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "words"),
+    [
+        ({"fairness_key": ""}, "fairness_key", "1 to 64 bytes"),
+        ({"fairness_key": "a" * 65}, "fairness_key", "1 to 64 bytes"),
+        ({"fairness_key": "a\u0000"}, "fairness_key", "without control characters"),
+        ({"fairness_key": "a", "fairness_weight": 0}, "fairness_weight", "fairness_weight 0 is out of range"),
+        ({"fairness_weight": 2}, "fairness_weight", "give fairness_key as well"),
+    ],
+)
+def test_wrong_fairness_is_refused(served: Node, part: dict[str, Any], field: str, words: str) -> None:
+    status, _, answer = served.call("POST", "/v1/tasks", {"payload": "x", **part})
+    assert (status, answer["field"]) == (400, field) and words in answer["detail"], answer
+
+
 @pytest.mark.parametrize(
     ("queue", "body", "field", "words"),
     [

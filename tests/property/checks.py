@@ -65,6 +65,8 @@ class Checks:
             for name in await self.client.keys(f"{tag}:*"):
                 kind, _, rest = name[len(tag) + 1 :].partition(b":")
                 fine = kind in (b"clock", b"dead", b"req", b"stream", b"active") or (kind == b"body" and rest in dead)
+                # Which lanes may have fairness keys.
+                fine = fine or (kind == b"fair" and not rest)
                 if kind == b"idem":
                     task_id = self.model.keys[rest][0]
                     fine = (await self.client.ttl(name) == -1) == (task_id in dead)

@@ -98,16 +98,18 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
                 due = {"due_ms": self.now + self.span()}
         size = rng.choice([0, 10, 80, 200, 200, 1_021, 1_500])
         task_type = rng.choice(list(TaskType))
+        queue = rng.choice(["default", "default", "mail", "a.b-c"])
         return NewTask(
             payload=rng.randbytes(size),
             type=task_type,
             name=rng.choice(NAMES[task_type]),
-            queue=rng.choice(["default", "default", "mail", "a.b-c"]),
+            queue=queue,
             priority=rng.choice(list(Priority)),
             header={"x": b"1"} if rng.random() < 0.2 else {},
             idempotency_key=key,
             delivery=DeliveryMode.AT_MOST_ONCE if rng.random() < 0.1 else DeliveryMode.AT_LEAST_ONCE,
             group=rng.choice(GROUPS) if rng.random() < 0.2 else "",
+            fairness_key=rng.choice(["", "a", "b", "c"]) if queue == "a.b-c" else "",
             **due,
             **parts,
         )
@@ -207,7 +209,8 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
     def check_order(self, taken: set[bytes], hinted: set[bytes], limits: ClaimLimits) -> None:
         """Earliest virtual deadline first in each lane; critical before all but the others' share."""
         left = [t for i in hinted if (t := self.model.tasks[i]).state is State.PENDING and t.due <= self.now]
-        left = [t for t in left if not self.model.waits(t)]
+        # In this queue tasks have fairness keys, which take turns.
+        left = [t for t in left if not self.model.waits(t) and b"a.b-c" not in t.lane]
         got = [self.model.tasks[i] for i in taken]
         for t in left:
             for g in got:

@@ -55,12 +55,13 @@ class Task:
     once: bool = False
     """Handed out at most once."""
     group: str = ""
+    fairness: bool = False
 
     @property
     def extended(self) -> bool:
         """Whether its record has an extension, so that it is not fired in place."""
         return (
-            bool(self.once or self.lock or self.group)
+            bool(self.once or self.lock or self.group or self.fairness)
             or None is not self.waiting_since
             or None is not self.snoozed_since
         )
@@ -153,6 +154,7 @@ class Model:
         )  # fmt: skip
         self.tasks[task_id].once = new.delivery is DeliveryMode.AT_MOST_ONCE
         self.tasks[task_id].group = new.group
+        self.tasks[task_id].fairness = bool(new.fairness_key)
         if new.unique_while is not None:
             self.tasks[task_id].lock = new.unique_while.value
         if d.key is not None:

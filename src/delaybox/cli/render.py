@@ -183,7 +183,9 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
     if zone_name := task.get("zone"):
         lines.append(("zone", _there(str(zone_name), int(task["due_ms"]))))
     lines += [
-        (name, str(task[name])) for name in ("type", "name", "queue", "priority", "group", "delivery") if task.get(name)
+        (name.replace("_", " "), str(task[name]))
+        for name in ("type", "name", "queue", "priority", "group", "fairness_key", "delivery")
+        if task.get(name)
     ]
     if url := task.get("url"):
         lines.append(("url", f"{task.get('method', '')} {url}".strip()))

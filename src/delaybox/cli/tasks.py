@@ -115,6 +115,13 @@ def schedule(
         typer.Option(metavar="STATE", help="--key is a lock while the task is pending, or running."),
     ] = None,
     group: Group = None,
+    fairness_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Keys of a queue take turns where there are fewer places than work."),
+    ] = None,
+    fairness_weight: Annotated[
+        float | None, typer.Option(metavar="N", help="The key's share beside other keys; 1 is usual.")
+    ] = None,
     reject_past: Annotated[
         bool, typer.Option("--reject-past", help="Refuse a past time, which else means at once.")
     ] = False,
@@ -164,6 +171,8 @@ def schedule(
             "max_wait": max_wait,
             "unique_while": unique_while,
             "group": group,
+            "fairness_key": fairness_key,
+            "fairness_weight": fairness_weight,
             "reject_past": reject_past or None,
         }
     )

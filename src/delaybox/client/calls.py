@@ -19,6 +19,7 @@ from delaybox.client.values import (
     put_policy,
     put_when,
     raw_of,
+    real_of,
     text_of,
     unix_ms,
     warn,
@@ -159,7 +160,7 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
         if name == "paused":
             request.rules.paused = value
         elif name == "weight":
-            request.rules.weight = value
+            request.rules.weight = real_of("weight", value)
         elif name == "slack":
             for level, span in value.items():
                 if level not in Slack.__annotations__:

@@ -217,6 +217,8 @@ class Task:
     node: str = ""
     remembered: bool = False
     group: str = ""
+    fairness_key: str = ""
+    fairness_weight: float = 1.0
     zone: str = ""
 
     @classmethod
@@ -242,6 +244,8 @@ class Task:
             max_snooze_ms=info.max_snooze_ms,
             at_most_once=info.delivery == pb.DELIVERY_AT_MOST_ONCE,
             group=info.group,
+            fairness_key=info.fairness_key,
+            fairness_weight=info.fairness_weight or 1.0,
             zone=info.zone,
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,

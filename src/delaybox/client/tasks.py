@@ -18,6 +18,7 @@ from delaybox.client.values import (
     put_policy,
     put_when,
     raw_of,
+    real_of,
     text_of,
     unix_ms,
 )
@@ -63,6 +64,8 @@ class MapOptions(When, total=False):
     max_snooze: Duration | None
     delivery: str
     group: str
+    fairness_key: str
+    fairness_weight: float
     reject_past: bool
     content_type: str
 
@@ -90,6 +93,8 @@ class Options(When, total=False):
         first time) or not "running" any more, in whatever way it ends.
     delivery: "at_most_once": acked before it is handed out; it is never carried out twice, and perhaps not at all, for
         it is not tried again when it fails or is lost. Unless given "at_least_once".
+    fairness_key: where there are fewer places than work, keys of a queue take turns, such as the names of customers.
+    fairness_weight: the key's share beside other keys, 0.01 to 100; 1 unless given.
     group: a name; tasks of one group can be released, moved or cancelled together (``run_now_many(group=…)``).
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
@@ -109,6 +114,8 @@ class Options(When, total=False):
     max_wait: Duration | None
     unique_while: str
     group: str
+    fairness_key: str
+    fairness_weight: float
     reject_past: bool
 
 
@@ -389,6 +396,8 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
         task, "unique_while", number_of("unique_while", value, _UNIQUE_WHILE, "a span")
     ),
     "group": _text("group"),
+    "fairness_key": _text("fairness_key"),
+    "fairness_weight": lambda task, value: setattr(task, "fairness_weight", real_of("fairness_weight", value)),
     "reject_past": _put_flag,
 }
 

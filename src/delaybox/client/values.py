@@ -188,9 +188,9 @@ def policy_of(field: str, retry: object) -> RetryPolicy:
             fields,
             attempts=_count(fields.attempts, retry.attempts),
             initial_ms=None if initial is None else span_ms(fields.initial, initial),
-            factor=_real(fields.factor, retry.factor),
+            factor=real_of(fields.factor, retry.factor),
             max_ms=None if maximum is None else span_ms(fields.maximum, maximum),
-            jitter=_real(fields.jitter, retry.jitter),
+            jitter=real_of(fields.jitter, retry.jitter),
         )
     if isinstance(retry, bool) or not isinstance(retry, int):
         raise InvalidTask(
@@ -220,7 +220,7 @@ def _count(field: str, value: object) -> int:
     return value
 
 
-def _real(field: str, value: object) -> float:
+def real_of(field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidTask(field, f"{field} {show(value)} is {_kind(value)}; give a number")
     return value

@@ -115,6 +115,8 @@ MAX_FACTOR: Final = 100
 MIN_WEIGHT: Final = 0.01
 MAX_WEIGHT: Final = 100.0
 """Of a queue, or of a fairness key within it."""
+MAX_FAIRNESS_KEY_BYTES: Final = 64
+FAIRNESS_KEY_FORM: Final = f"1 to {MAX_FAIRNESS_KEY_BYTES} bytes without control characters"
 MAX_SLACK_MS: Final = 24 * 3600 * 1000
 """By how much a task's virtual deadline may be later than its due time."""
 

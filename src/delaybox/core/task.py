@@ -104,6 +104,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``delivery``: AT_MOST_ONCE goes with neither a retry policy, nor a result, nor a lock that lasts while it runs.
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
     ``zone``: the time zone in which its time was meant, kept to be shown; "" for none.
+    ``fairness_key``: keys take turns within a queue and a partition, by ``fairness_weight``; "" is one of them.
     ``group``: tasks of one name can be released, moved or cancelled together; "" for none.
     ``webhook``: the request of an HTTP task, and of no other; its headers and body are ``header`` and ``payload``.
     """
@@ -130,6 +131,8 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     reject_past: bool = False
     queue_unstated: bool = False
     group: str = ""
+    fairness_key: str = ""
+    fairness_weight: float = 1.0
     zone: str = ""
     webhook: Webhook | None = None
 
@@ -221,6 +224,8 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     progress: Progress | None = None
     traceback: str = ""
     group: str = ""
+    fairness_key: str = ""
+    fairness_weight: float = 1.0
     zone: str = ""
     webhook: Webhook | None = None
     fired_ms: int = 0

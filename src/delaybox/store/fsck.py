@@ -65,6 +65,7 @@ KINDS: dict[str, str] = {
     "history-not-counted": "the sums over what is remembered of ended tasks are not those of its parts",
     "group-missing": "a task's group does not list it, so it is not released, moved or cancelled with it",
     "group-dangling": "a group lists a task that is gone, or that belongs to another group",
+    "fair-orphan": "fairness keys are kept of a lane that has no ready work; they start anew when it has some",
     "watermark-wrong": "how far a Kafka partition was read cannot be read, or lies where nobody looks for it",
 }
 """Every kind of problem and what it means; a problem's text starts with its kind."""
@@ -123,6 +124,7 @@ class _Check:
         async for found in self.servers.keys_like(keys.pattern(self.store.prefix), 2 * PAGE):
             bodies: list[tuple[int, bytes]] = []
             idem: list[tuple[int, bytes]] = []
+            fair: list[tuple[int, bytes, bytes]] = []
             for key in found:
                 tag, kind, rest = keys.parts(key)
                 p = tags.get(tag)
@@ -138,10 +140,23 @@ class _Check:
                     idem.append((p, rest))
                 elif kind == b"kafka":
                     await self._watermarks(p)
+                elif kind in (b"fair", b"fairq", b"fairidle") and rest:
+                    fair.append((p, key, rest))
                 elif kind == b"history" and keys.is_history(rest):
                     self.history[p].append(rest)
             await self._bodies(bodies)
             await self._idempotency(idem)
+            await self._fairness(fair)
+
+    async def _fairness(self, found: Sequence[tuple[int, bytes, bytes]]) -> None:
+        """What is kept of fairness keys goes away with the ready work of their lane."""
+        self.counts["sets of fairness keys"] += len(found)
+        for p, key, lane in found:
+            tag = self.store.tags[p]
+            looks = [("EXISTS", key), ("EXISTS", keys.ready_of(tag, lane)), *keys.stands(tag, lane)]
+            there, *needed = await self.servers.together(looks)
+            if there and not any(needed):
+                self._report("fair-orphan", p, f"set {lane.decode(errors='replace')!r}")
 
     async def _watermarks(self, p: int) -> None:
         async for page in self._hash(keys.kafka(self.store.tags[p])):

@@ -279,6 +279,21 @@ def is_history(rest: bytes) -> bool:
     return rest[1:2].isdigit() and rest[:1] in (b"s", b"f")
 
 
+def ready_of(tag_: str, lane: bytes) -> bytes:
+    """The ready set of a lane as other keys name it: with ``:critical`` behind it for critical tasks."""
+    return tag_.encode() + b":ready:" + lane
+
+
+def stands(tag_: str, lane: bytes) -> list[tuple[str, str, bytes]]:
+    """Asks whether a lane, named as for `ready_of`, is active or parked: then a claim may find it, with work or not."""
+    asks: list[tuple[str, str, bytes]] = []
+    for critical, name in ((False, lane), (True, lane.removesuffix(_CRITICAL.encode()))):
+        queue = name[1:].partition(b":")[0]
+        asks.append(("ZSCORE", active(tag_, chr(name[0]), critical=critical), name))
+        asks.append(("ZSCORE", parked(tag_), queue + (b"\0!" if critical else b"\0-") + name))
+    return asks
+
+
 def parts(key: bytes) -> tuple[bytes, bytes, bytes]:
     """(tag, kind such as ``b`` or ``lease``, the rest behind the colon) of a partition's key."""
     tag_, _, name = key.partition(b"}:")

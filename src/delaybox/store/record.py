@@ -43,6 +43,8 @@ ONCE = 5
 GROUP = 15
 ON_SUCCESS = 16
 ON_FAILURE = 17
+FAIR_KEY = 9
+FAIR_WEIGHT = 10
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -114,6 +116,16 @@ class Record(msgspec.Struct, gc=False):
     def group(self) -> str:
         """The group that it belongs to; "" for none."""
         return extension_entries(self.extension).get(GROUP, b"").decode("utf-8", "replace") if self.extension else ""
+
+    @property
+    def fairness_key(self) -> str:
+        """The key that takes turns with others of its lane; "" where the task has none."""
+        return extension_entries(self.extension).get(FAIR_KEY, b"").decode() if self.extension else ""
+
+    @property
+    def fairness_weight(self) -> float:
+        """The weight of that key."""
+        return float(extension_entries(self.extension).get(FAIR_WEIGHT, b"1")) if self.extension else 1.0
 
     @property
     def look(self) -> bool:
@@ -195,11 +207,15 @@ def draft(task: NewTask) -> Draft:
 def _new_extension(task: NewTask) -> bytes:
     """The extension of a new task, with its length before it; ``b""`` where it has none, as most tasks."""
     once = task.delivery is DeliveryMode.AT_MOST_ONCE
-    if not task.group and task.webhook is None:
+    if not task.group and not task.fairness_key and task.webhook is None:
         return _EXTENSIONS[task.unique_while, once] if once or task.unique_while is not None else b""
     entries = {**_LOCKS[task.unique_while], **({ONCE: b""} if once else {})}
     if task.group:
         entries[GROUP] = task.group.encode()
+    if task.fairness_key:
+        entries[FAIR_KEY] = task.fairness_key.encode()
+        if task.fairness_weight != 1:
+            entries[FAIR_WEIGHT] = b"%g" % task.fairness_weight
     if task.webhook is not None:
         for tag, url in ((ON_SUCCESS, task.webhook.on_success), (ON_FAILURE, task.webhook.on_failure)):
             if url:

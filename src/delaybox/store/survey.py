@@ -22,7 +22,7 @@ def survey_call(
     store: Store, partition: int, *, types: str, lanes: Sequence[bytes], guest: bool, weighted: bool
 ) -> ScriptCall:
     """A look to send with others in one round trip; the reply is for `waiting`."""
-    args = (types, int(guest), _MADE_READY if weighted else 0, *lanes)
+    args = (types, int(guest), _MADE_READY if weighted else 0, store.bucket_ms, *lanes)
     return ScriptCall("survey", store.tags[partition], args)
 
 

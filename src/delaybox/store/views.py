@@ -55,6 +55,8 @@ def of_record(
         delivery=DeliveryMode.AT_MOST_ONCE if message.at_most_once else DeliveryMode.AT_LEAST_ONCE,
         result=kept,
         group=record.group,
+        fairness_key=record.fairness_key,
+        fairness_weight=record.fairness_weight,
         zone=message.zone,
         webhook=webhook_of(message),
     )

@@ -155,6 +155,8 @@ def fingerprint(task: NewTask) -> bytes:
         parts.append(_sized(b"snooze %d" % task.max_snooze_ms))
     if task.zone:
         parts.append(_sized(b"zone " + task.zone.encode()))
+    if task.fairness_key:
+        parts.append(_sized(b"fairness %g " % task.fairness_weight + task.fairness_key.encode()))
     if task.group:
         parts.append(_sized(b"group " + task.group.encode()))
     parts.append(_sized(b"%d" % len(header)))

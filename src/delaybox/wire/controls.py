@@ -17,7 +17,7 @@ TASK_TYPE: Final = "taskType"
 PARAMETERS: Final = (TASK_TYPE, "executionTimestamp", "delay", "queue", "priority", "idempotencyKey")
 """Of ``POST /task``."""
 EVENT: Final = "ce_"
-OF_EVENT: Final = {EVENT + name.lower(): name for name in (*PARAMETERS, "name")}
+OF_EVENT: Final = {EVENT + name.lower(): name for name in (*PARAMETERS, "name", "fairnessKey", "fairnessWeight")}
 """The same as extension attributes of a CloudEvent, whose names have only lower-case letters and digits."""
 RESERVED: Final = frozenset((*PARAMETERS, *OF_EVENT))
 SHELL: Final = b"SHELL_CMD"

@@ -23,6 +23,7 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/turns.lua
@@ -45,6 +46,7 @@ local workers_alone = guest and types == 'w'
 local own = workers_alone and { 4, 5, 6, 7 } or for_workers and { 0, 4, 1, 5, 2, 6, 3, 7 } or { 0, 1, 2, 3 }
 local floor_field = workers_alone and 'floor:w' or 'floor'
 local lease = k_lease(lid)
+fair.W = W
 
 -- By letter byte: 1 leased, 2 fired in place.
 local how = {}
@@ -115,8 +117,9 @@ end
 -- 2. Their records, in the order of the candidates.
 local ids = candidates.ids
 local n_ids = #ids
-local groups, group_of, last, group = {}, {}, nil, nil
-local births, birth = {}, nil
+local groups, births = {}, {}
+do
+local group_of, last, group, birth = {}, nil, nil, nil
 for i = 1, n_ids do
   local id = ids[i]
   local prefix = sub(id, 1, 6)
@@ -133,6 +136,7 @@ for i = 1, n_ids do
   local n = group.n + 1
   group.n, group.ids[n], group.at[n] = n, id, i
   births[i] = birth
+end
 end
 local records, home = {}, {}
 for _, g in ipairs(groups) do
@@ -182,6 +186,8 @@ for i = 1, n_ids do
           end
           leased[2 * n_leased] = start .. sub(id, 1, 6) .. sub(rec, 3)
         else
+          -- Its lane was not known to have keys any more.
+          if fair.crowded and first >= FRESH_EXT then fair.note(rec, flags, rec_lane(rec, at), due) end
           local attempt, losses, deliveries = rec_counters(rec)
           leased[2 * n_leased] = rec_build(rec, at, flags, attempt, losses, deliveries + 1, due)
           if first >= FRESH_EXT and is_keyed(flags) and ext_get(rec, at, flags, EXT_LOCK) == 'p' then
@@ -195,7 +201,7 @@ for i = 1, n_ids do
         fired[#fired + 1] = { id, rec, flags, at, now - due }
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
       else
-        put_back[#put_back + 1] = { id, rec_lane(rec, at), flags % 4, due }
+        put_back[#put_back + 1] = { id, rec_lane(rec, at), flags % 4, due, rec, flags }
       end
     elseif kind == 'ok' then
       local lane = rec_lane(rec, at)
@@ -268,13 +274,21 @@ else
   local stale = gather()
   for i, id in ipairs(ids) do add1(stale, candidates.keys[i], id) end
   flush(stale, 'ZREM')
+  fair.settle(candidates, records)
   take_turns(candidates)
 end
 flush(again, 'ZADD')
+do
+local keyed = {}
+fair.again()
 for _, b in ipairs(put_back) do
   -- over the bytes or the slots of this claim: ready for the next one
   redis.call('ZADD', k_ready(b[2], b[3] == 0), b[4] + slack_of(b[2], b[3]), b[1])
   activate(b[2], b[3] == 0)
+  if byte(b[5], 1) >= FRESH_EXT then fair.note(b[5], b[6], b[2], b[4]) end
+  if fair.has(b[2]) then keyed[#keyed + 1] = { b[1], b[2], b[3] == 0, b[4] + slack_of(b[2], b[3]) } end
+end
+fair.enlist(keyed, W)
 end
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
@@ -296,7 +310,7 @@ if workers_alone and due >= 0 and due ~= c.announced then redis.call(NOTIFY, T .
 if again_at and (due < 0 or again_at < due) then due = again_at end
 local progress = n_leased > 0 or #fired > 0 or dropped > 0
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + HIDDEN end
-if n_parked > 0 then due = now end
+if n_parked > 0 or fair.moved then due = now end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))
 local lanes = {}
 for lane, count in pairs(by_lane) do

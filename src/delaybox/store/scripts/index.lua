@@ -13,6 +13,7 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/run.lua
@@ -40,6 +41,7 @@ local function look(id, rec)
   local member = byte(rec, 1) >= FRESH_EXT and grouped(id, rec, at, flags)
   if member then add2(members, K_GROUPS, 0, member) end
   if due < horizon then
+    if byte(rec, 1) >= FRESH_EXT then fair.note(rec, flags, lane, due) end
     -- what is due may be ready already; asserting it in near as well would only make a claim look twice
     local critical = flags % 4 == 0
     if due <= now and redis.call('ZSCORE', k_ready(lane, critical), id) then

@@ -1,19 +1,22 @@
 #!lua flags=allow-oom
 -- Makes WORKER tasks ready that nobody claimed in time, and publishes a message for members that may serve them.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 how late ms, 2 most tasks (<= 500)
+-- ARGV  1 how late ms, 2 most tasks (<= 500), 3 bucket width ms
 -- REPLY {now ms, tasks made ready, due ms of the first that is left in the near indexes (-1 none), 1 = there is ready work}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 tasks
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/turns.lua
 --@include lib/select.lua
 local now = now_ms()
 local late, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+fair.W = tonumber(ARGV[3])
 local own = { 4, 5, 6, 7 }
 local err = guard({ K_CLOCK, unpack(K_NEAR, 4, 7) })
 if err then return err end

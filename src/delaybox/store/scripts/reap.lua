@@ -16,6 +16,7 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua

@@ -12,6 +12,7 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/leased.lua

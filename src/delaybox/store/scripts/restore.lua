@@ -8,8 +8,10 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/place.lua
 --@include lib/leased.lua
 --@include lib/find.lua

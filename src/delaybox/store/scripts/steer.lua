@@ -35,6 +35,8 @@ for _, member in ipairs(members) do
     if waiting > 0 then
       activate(lane, critical)
       woken = woken + waiting
+    else
+      retire(lane, critical)
     end
     redis.call('ZREM', K_PARKED, member)
   end

@@ -2,7 +2,7 @@
 -- How much waits in one partition for a taker that has fewer slots than work: it decides by this what it claims where.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 letters of the task types served by lease, 2 1 = a guest, as in claim.lua, 3 how many due tasks to make ready first, because
---       lanes take turns by weight (0 none), 4.. lanes, as in claim.lua from 16 on
+--       lanes take turns by weight (0 none), 4 bucket width ms, 5.. lanes, as in claim.lua from 16 on
 -- REPLY {now ms, critical tasks, other tasks[, lane, ready tasks that are not critical, ...]}; lanes where ARGV[3] > 0. Where near holds
 --       much, or tasks of others among those served, how many wait there is an estimate by the first of them
 -- ERRORS TRYAGAIN (nothing written)
@@ -10,8 +10,10 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/turns.lua
 --@include lib/select.lua
 local LOOKED, MOST_LANES = 32, 64
@@ -20,7 +22,8 @@ local types, guest, make = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 local for_workers = string.find(types, 'w', 1, true) ~= nil
 local workers_alone = guest and types == 'w'
 local own = workers_alone and { 4, 5, 6, 7 } or for_workers and { 0, 4, 1, 5, 2, 6, 3, 7 } or { 0, 1, 2, 3 }
-local served = lane_filter(4)
+local served = lane_filter(5)
+fair.W = tonumber(ARGV[4])
 local err = guard({ K_CLOCK, K_PARKED, unpack(K_NEAR, 0, 7) })
 if err then return err end
 local of_critical, of_others = served_in_near(own, '-inf', now, types, served, LOOKED)

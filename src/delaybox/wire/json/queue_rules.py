@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import UNSET
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.limits import MAX_SLACK_MS, MAX_WAIT_MS, MAX_WEIGHT, MIN_WEIGHT
+from delaybox.core.limits import MAX_SLACK_MS, MAX_WAIT_MS
 from delaybox.core.queue import OTHERS, QueueRules, Slack
 from delaybox.wire.json import queue_types, tasks, types
 from delaybox.wire.json.reading import JsonReader
@@ -48,7 +48,7 @@ def parse(body: bytes) -> RulesChange:
             else checked_keep("keep_result", tasks.duration(_read, body, "keep_result", keep, least=0)),
             retry=tasks.retry_of(_read, retry, body) if isinstance(retry, types.Retry) else None,
             timeout_ms=None if timeout is UNSET or timeout is None else _timeout(body, timeout),
-            weight=None if weight is UNSET or weight is None else checked_weight("weight", weight),
+            weight=None if weight is UNSET or weight is None else tasks.checked_weight("weight", weight),
             slack=_slack(body, slack) if isinstance(slack, queue_types.Slack) else None,
         ),
         clear,
@@ -84,16 +84,6 @@ def checked_slack(field: str, ms: int) -> int:
     if ms > MAX_SLACK_MS:
         raise InvalidTask(field, f"{field} {ms} ms is over a day; give at most 24h")
     return ms
-
-
-def checked_weight(field: str, weight: float) -> float:
-    """The weight of a queue or a fairness key. InvalidTask."""
-    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
-        pause = "; to hold a queue's tasks back set paused" if field.endswith("weight") and weight <= 0 else ""
-        raise InvalidTask(
-            field, f"{field} {weight:g} is out of range; give {MIN_WEIGHT:g} to {MAX_WEIGHT:g} (1 is usual){pause}"
-        )
-    return float(weight)
 
 
 def checked_timeout(field: str, ms: int) -> int:

@@ -13,14 +13,18 @@ from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.lane import check_name
 from delaybox.core.limits import (
     DEFAULT_PAYLOAD_BYTES,
+    FAIRNESS_KEY_FORM,
     GROUP,
     GROUP_FORM,
     LABEL,
     LABEL_FORM,
+    MAX_FAIRNESS_KEY_BYTES,
     MAX_HEADER_BYTES,
     MAX_KEY_BYTES,
     MAX_LABEL_VALUE,
     MAX_LABELS,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
     QUEUE,
     QUEUE_FORM,
     task_bytes,
@@ -164,6 +168,10 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         reject_past=bool(asked.reject_past),
         queue_unstated=task_type is TaskType.WORKER and asked.queue is None,
         group="" if asked.group is None else group_of("group", asked.group),
+        fairness_key="" if asked.fairness_key is None else fairness_key_of("fairness_key", asked.fairness_key),
+        fairness_weight=1.0
+        if asked.fairness_weight is None
+        else fairness_weight_of("fairness_weight", asked.fairness_weight, keyed=asked.fairness_key is not None),
         webhook=webhook,
     )
     if asked.delivery is not None:
@@ -276,6 +284,30 @@ def queue_of(field: str, text: str) -> str:
     if QUEUE.fullmatch(text) is None:
         raise InvalidTask(field, f"{field} {show(text)} is not a queue name; use {QUEUE_FORM}")
     return text
+
+
+def fairness_key_of(field: str, text: str) -> str:
+    """A fairness key. InvalidTask."""
+    if not 1 <= len(text.encode()) <= MAX_FAIRNESS_KEY_BYTES or any(c < " " or c == "\x7f" for c in text):
+        raise InvalidTask(field, f"{field} {show(text)} is not a fairness key; use {FAIRNESS_KEY_FORM}")
+    return text
+
+
+def fairness_weight_of(field: str, weight: float, *, keyed: bool) -> float:
+    """The weight of a fairness key. ``keyed``: there is such a key. InvalidTask."""
+    if not keyed:
+        raise InvalidTask(field, f"{field} is given and no fairness_key; give fairness_key as well, or leave it out")
+    return checked_weight(field, weight)
+
+
+def checked_weight(field: str, weight: float) -> float:
+    """The weight of a queue or a fairness key. InvalidTask."""
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        pause = "; to hold a queue's tasks back set paused" if "fairness" not in field and weight <= 0 else ""
+        raise InvalidTask(
+            field, f"{field} {weight:g} is out of range; give {MIN_WEIGHT:g} to {MAX_WEIGHT:g} (1 is usual){pause}"
+        )
+    return float(weight)
 
 
 def group_of(field: str, text: str) -> str:

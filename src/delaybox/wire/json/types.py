@@ -29,6 +29,7 @@ from delaybox.core.limits import (
 )
 from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES, ON_CONFLICT, UNIQUE_WHILE
+from delaybox.wire.json.share_types import FairnessKey, FairnessWeight
 from delaybox.wire.json.webhook_types import OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
@@ -280,6 +281,8 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
             extra_json_schema={"enum": list(DELIVERY_MODES)},
         ),
     ] = None
+    fairness_key: FairnessKey = None
+    fairness_weight: FairnessWeight = None
     group: Annotated[
         str | None,
         Meta(
@@ -389,6 +392,8 @@ class Task(Struct, omit_defaults=True, gc=False):
     on_failure: str = ""
     labels: dict[str, str] = {}
     group: str = ""
+    fairness_key: str = ""
+    fairness_weight: Annotated[float, Meta(description="where it is not 1")] = 1.0
     zone: Annotated[str, Meta(description="the time zone in which its time was meant")] = ""
     timeout_ms: Count = 0
     expire_after_ms: Count = 0

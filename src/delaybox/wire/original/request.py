@@ -23,11 +23,15 @@ from delaybox.core import webhook
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.limits import (
     DEFAULT_PAYLOAD_BYTES,
+    FAIRNESS_KEY_FORM,
     MAX_DELAY_MS,
     MAX_DUE_MS,
+    MAX_FAIRNESS_KEY_BYTES,
     MAX_HEADER_BYTES,
     MAX_KEY_BYTES,
+    MAX_WEIGHT,
     MIN_DUE_MS,
+    MIN_WEIGHT,
     QUEUE,
     QUEUE_FORM,
 )
@@ -213,6 +217,7 @@ def _build(
     queue = DEFAULT_QUEUE
     priority = _NORMAL
     key: str | None = None
+    fairness_key, fairness_weight = "", 1.0
     if parameter:
         at = parameter.get("executionTimestamp")
         delay = parameter.get("delay")
@@ -233,6 +238,10 @@ def _build(
                 priority = _priority(header["priority"].decode())
             if "idempotencyKey" in header:
                 key = _key(header["idempotencyKey"])
+            if "fairnessKey" in header:
+                fairness_key = _fairness_key(header["fairnessKey"].decode())
+            if "fairnessWeight" in header:
+                fairness_weight = _fairness_weight(header["fairnessWeight"].decode(), keyed=bool(fairness_key))
         if not plain:
             # The original's subscribers parse these two as integers: 1.7e12 and 1721672590913.0 reach them as digits.
             if at is not None and type(at) is not str:
@@ -255,6 +264,8 @@ def _build(
         header=header,
         idempotency_key=key,
         retry=retry,
+        fairness_key=fairness_key,
+        fairness_weight=fairness_weight,
     )
 
 
@@ -370,6 +381,28 @@ def _key(raw: bytes) -> str:
             f"parameter.idempotencyKey has {len(raw)} bytes; use 1 to {MAX_KEY_BYTES}, or leave it out",
         )
     return raw.decode()
+
+
+def _fairness_key(text: str) -> str:
+    if not 1 <= len(text.encode()) <= MAX_FAIRNESS_KEY_BYTES or any(c < " " or c == "\x7f" for c in text):
+        raise InvalidTask(
+            "parameter.fairnessKey",
+            f"parameter.fairnessKey {_show(text)} is not a fairness key; use {FAIRNESS_KEY_FORM}",
+        )
+    return text
+
+
+def _fairness_weight(text: str, *, keyed: bool) -> float:
+    field = "parameter.fairnessWeight"
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise InvalidTask(field, f"{field} {_show(text)} is no weight; give {MIN_WEIGHT:g} to {MAX_WEIGHT:g}")
+    if not keyed:
+        raise InvalidTask(field, f"{field} is given and no fairnessKey; give that as well, or leave it out")
+    return weight
 
 
 def _payload(pyload: str | None, payload: str | None, limit: int) -> bytes:

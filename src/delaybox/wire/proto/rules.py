@@ -12,9 +12,9 @@ from delaybox.wire.json.queue_rules import (
     checked_keep,
     checked_slack,
     checked_timeout,
-    checked_weight,
     some_slack,
 )
+from delaybox.wire.json.tasks import checked_weight
 from delaybox.wire.proto.tasks import retry_of
 
 _LEVELS = ("high_ms", "normal_ms", "low_ms")

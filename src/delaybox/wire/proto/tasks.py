@@ -109,6 +109,10 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         reject_past=asked.reject_past,
         queue_unstated=task_type is TaskType.WORKER and not asked.queue,
         group=v1.group_of("group", asked.group) if asked.group else "",
+        fairness_key=v1.fairness_key_of("fairness_key", asked.fairness_key) if asked.fairness_key else "",
+        fairness_weight=v1.fairness_weight_of("fairness_weight", asked.fairness_weight, keyed=bool(asked.fairness_key))
+        if asked.fairness_weight
+        else 1.0,
         webhook=webhook,
     )
     if asked.delivery:

@@ -72,6 +72,8 @@ def info(view: TaskView) -> pb.TaskInfo:
         node=view.node,
         remembered=view.remembered,
         group=view.group,
+        fairness_key=view.fairness_key,
+        fairness_weight=view.fairness_weight if view.fairness_key else 0,
         zone=view.zone,
     )
     if view.webhook is not None:

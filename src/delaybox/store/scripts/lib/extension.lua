@@ -7,6 +7,8 @@
 --   15 the group that the task belongs to (lib/keys.lua, K_GROUPS): entered before its record is written, left after it is gone
 --   16, 17 of a webhook: the task that is stored when it has ended well, or is a dead letter: its body without the payload
 --   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
+--   9 its fairness key; 10 that key's weight (text), where it is not 1; 11 how many places the task takes (u16), where it is not 1
+local EXT_FAIR_KEY, EXT_FAIR_WEIGHT, EXT_COST = 9, 10, 11
 local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
 -- In one local: a script may have 200.
 local EXT = { GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }

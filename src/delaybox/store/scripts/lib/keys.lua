@@ -23,6 +23,8 @@ local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lan
 -- Queue, as lanes spell it ('*' for all others) -> '1' paused or '0' not; with a colon behind it -> its other rules that scripts must
 -- know (`rule_of` in turns). And the lanes with ready work that wait because their queue is paused.
 local K_STEERED, K_PARKED = T .. ':steered', T .. ':parked'
+-- State of fairness keys (lib/fair.lua).
+local K_FAIR = T .. ':fair'
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end
 local function k_lease(lid) return T .. ':lease:' .. lid end
 local function k_body(id) return T .. ':body:' .. id end

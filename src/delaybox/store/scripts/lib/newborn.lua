@@ -52,7 +52,8 @@ local function add_new(b, id, rec)
   end
   add2(b.fields, key, id, rec)
   if due < b.limit then
-    local flags, len, letter = byte(rec, 2, 4)
+    local first, flags, len, letter = byte(rec, 1, 4)
+    if first >= FRESH_EXT then fair.note(rec, flags, sub(rec, 4, 3 + len), due) end
     local base, earliest = near_base(letter), b.clock.earliest
     add2(b.near, K_NEAR[base + flags % 4], due, id .. sub(rec, 4, 3 + len))
     if due < earliest[base] then earliest[base] = due end

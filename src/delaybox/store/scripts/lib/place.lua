@@ -11,7 +11,8 @@ local LEAD = 60000
 -- keeper's promise stays as it is, because the stand-in goes by it.
 local BROKEN = 100
 local function clock(now)
-  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered')
+  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered', 'fair')
+  fair.set(c[7] ~= false)
   local workers = tonumber(c[3]) or 1e15
   if workers < now - BROKEN then workers = 1e15 end
   return {
@@ -67,6 +68,7 @@ local function place(id, rec, flags, lane, due, W, c)
   local home = math.floor(id_due(id) / W)
   redis.call('HSET', k_bucket(home), id, rec)
   redis.call('ZADD', K_BUCKETS, home, home)
+  if byte(rec, 1) >= FRESH_EXT and due < c.horizon then fair.note(rec, flags, lane, due) end
   hint(id, flags, lane, due, W, c)
 end
 

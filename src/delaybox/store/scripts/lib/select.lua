@@ -86,7 +86,7 @@ end
 -- Moves entries of near index n that this claim does not take into their ready sets, scored by virtual deadline.
 local function make_ready(n, members, dues)
   local critical = n % 4 == 0
-  local ready, key_of, slacks = gather(), {}, {}
+  local ready, key_of, slacks, keyed = gather(), {}, {}, {}
   for i, member in ipairs(members) do
     local lane = sub(member, 17)
     local key = key_of[lane]
@@ -95,8 +95,10 @@ local function make_ready(n, members, dues)
       key_of[lane], slacks[lane] = key, slack_of(lane, n % 4)
     end
     add2(ready, key, dues[i] + slacks[lane], sub(member, 1, 16))
+    if fair.has(lane) then keyed[#keyed + 1] = { sub(member, 1, 16), lane, critical, dues[i] + slacks[lane] } end
   end
   flush(ready, 'ZADD')
+  fair.enlist(keyed, fair.W)
   for lane in pairs(key_of) do activate(lane, critical) end
 end
 
@@ -248,6 +250,7 @@ end
 -- Takes up to `count` ids from the ready set of a lane, from where it stopped. Returns how many.
 local function take_lane(out, lane, count)
   if count <= 0 then return 0 end
+  if fair.has(lane.name) then return fair.take(out, lane, count) end
   local ids = redis.call('ZRANGE', lane.key, lane.n, lane.n + count - 1)
   local ids_, keys, lanes, n = out.ids, out.keys, out.lanes, #out.ids
   for i, id in ipairs(ids) do
@@ -325,9 +328,8 @@ function take_leased(out, letters, served, now, slots, floor_field, plan)
     return of_critical + of_others
   end
   local others = open_lanes(out, letters, served, now, false)
-  local planned = plan and plan.critical > 0
-  local floor = not planned and #critical > 0 and #others > 0 and floor_of(floor_field) or nil
-  local kept = planned and math.min(plan.others, slots) or floor and reserve(floor, slots) or 0
+  local floor = not plan and #critical > 0 and #others > 0 and floor_of(floor_field) or nil
+  local kept = plan and math.min(plan.others, slots) or floor and reserve(floor, slots) or 0
   of_critical = take_ready(out, critical, slots - kept)
   of_others = take_ready(out, others, slots - of_critical)
   -- the slots that were kept for the floor and not used
@@ -362,6 +364,8 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
     end
   end
   if total == 0 then return {}, 0, nil, false end
+  fair.crowded = full or total > slots
+  local crowded = fair.crowded and fair.any()
 
   local ids, names, count, kinds = out.ids, out.members, #out.ids, {}
   local function use(n, member)
@@ -377,6 +381,10 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       if not known then kind = nil end
     end
     if kind and steered and paused(sub(member, 17)) then kind = nil end
+    if kind and crowded and fair.has(sub(member, 17)) then
+      -- More is due than is taken: keys take turns among what is ready, so the next claim takes it from there.
+      kind, fair.moved = nil, true
+    end
     if kind == 1 then
       if slots > 0 then slots = slots - 1 else kind = nil end
     end
@@ -416,9 +424,9 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       end
       return most
     end
-    local began, planned = count, plan and plan.critical > 0
-    local floor = not planned and others > 0 and others < total and floor_of(floor_field) or nil
-    local kept = planned and math.min(plan.others, slots, others) or floor and math.min(reserve(floor, slots), others) or 0
+    local began = count
+    local floor = not plan and others > 0 and others < total and floor_of(floor_field) or nil
+    local kept = plan and math.min(plan.others, slots, others) or floor and math.min(reserve(floor, slots), others) or 0
     slots = slots - kept
     local taken = take(true, floor and limit - math.min(reserve(floor, limit), others) or limit - kept)
     slots = slots + kept
@@ -435,7 +443,8 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       local ready, dues = {}, {}
       for i, score in ipairs(redis.call('ZMSCORE', K_NEAR[n], unpack(l))) do
         local due = tonumber(score)
-        if guest and (n < 4 or due > now - GRACE) and not (steered and paused(sub(l[i], 17))) then
+        if guest and (n < 4 or due > now - GRACE) and not (steered and paused(sub(l[i], 17)))
+          and not (crowded and fair.has(sub(l[i], 17))) then
           stays[l[i]], some = true, true
           if n >= 4 then again = math.min(again or due + GRACE, due + GRACE) end
         else
@@ -456,7 +465,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       gone[n] = count_
     end
   end
-  return gone, moved, again, full
+  return gone, moved, again, full or fair.moved
 end
 
 -- Removes from near what take_near used up: by rank from the first entry that is due after from, or by name.

@@ -38,6 +38,8 @@ local function is_steered()
   if steered == nil then steered = redis.call('HEXISTS', K_CLOCK, 'steered') == 1 end
   return steered
 end
+local paused, rule_of
+do
 local paused_of, ruled_of = {}, {}
 -- Reads what scripts must know of the rules of a lane's queue: once for each queue. Returns the queue.
 local function look_up(lane)
@@ -49,15 +51,16 @@ local function look_up(lane)
   end
   return queue
 end
-local function paused(lane)
+function paused(lane)
   return is_steered() and paused_of[look_up(lane)]
 end
 -- The value of a rule other than the pause, as text; nil: the queue has none. Where a queue has such a field of its own, all of its
 -- rules stand there, those of all others included.
-local function rule_of(lane, name)
+function rule_of(lane, name)
   if not is_steered() then return nil end
   local text = ruled_of[look_up(lane)]
   return text and string.match(' ' .. text, ' ' .. name .. '=(%S+)')
+end
 end
 
 -- The member of the parked set: queue, a NUL byte, '!' or '-', lane. Members of one queue stand side by side.
@@ -69,10 +72,32 @@ local function parked_parts(member)
   return lane, mark == '!'
 end
 
+local retire
+do
+-- Forgets the fairness keys of a lane that has no ready work: they start anew when it has some again (lib/fair.lua).
+local function forget_keys(lane, critical)
+  local s = critical and lane .. ':critical' or lane
+  local keys, idle = T .. ':fair:' .. s, T .. ':fairidle:' .. s
+  local known = redis.call('ZCARD', keys) + redis.call('ZCARD', idle)
+  redis.call('UNLINK', keys, idle, T .. ':fairq:' .. s)
+  redis.call('HDEL', K_FAIR, '=' .. s)
+  if known > 0 then redis.call('HINCRBY', K_FAIR, '', -known) end
+  local last = tonumber(redis.call('HGET', K_FAIR, '.' .. lane) or '')
+  if not last or last <= now_ms() and redis.call('EXISTS', k_ready(lane, not critical)) == 0 then
+    redis.call('HDEL', K_FAIR, '.' .. lane)
+    if redis.call('HLEN', K_FAIR) <= 1 then
+      redis.call('DEL', K_FAIR)
+      redis.call('HDEL', K_CLOCK, 'fair')
+    end
+  end
+end
+
 -- A lane without ready work.
-local function retire(lane, critical)
+function retire(lane, critical)
+  if redis.call('HEXISTS', K_CLOCK, 'fair') == 1 then forget_keys(lane, critical) end
   for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZREM', set, lane) end
   if is_steered() then redis.call('ZREM', K_PARKED, parked_name(lane, critical)) end
+end
 end
 
 -- A lane with ready work whose queue is paused: it stands apart, so that no claim finds it. Where it stands comes first, so

@@ -1,0 +1,275 @@
+-- Fairness keys: within a lane of this partition, keys with ready work take turns by start-time fair queueing. Needs time, keys, record,
+-- extension, gather. Kept only while a lane has ready work of such tasks; a lane without pays one look at a field that is read anyway.
+--   fair            hash: '.' + lane -> largest due ms of its hinted tasks with a key; '=' + lane[:critical] -> virtual time and takes
+--                   since one by virtual deadline; '' -> how many keys the partition knows
+--   fair:<lane>     zset: key -> start, of keys with ready work         fairidle:<lane>  the same of keys whose work was taken
+--   fairq:<lane>    zset, all 0: key, NUL, virtual deadline (6 bytes), id, charge (8 bytes): what is ready, in order within each key
+-- (with :critical behind for critical tasks). The ready set stays what it is; an entry here that it lacks is dropped when it is met.
+-- Virtual time is the largest start that was served. Every twentieth take goes by virtual deadline, or new keys at capacity would
+-- starve a key with a backlog.
+local fair = {}
+do
+local MOST_KEYS, FORGOTTEN, EVERY, SHARED = 100000, 100, 20, '\1'
+local on, lanes, marked, states = nil, {}, {}, {}
+
+local function suffix(lane, critical) return critical and lane .. ':critical' or lane end
+local function k_keys(s) return T .. ':fair:' .. s end
+local function k_idle(s) return T .. ':fairidle:' .. s end
+local function k_queue(s) return T .. ':fairq:' .. s end
+
+function fair.set(value) on = value end
+-- Whether a lane may have ready tasks with a fairness key. Scripts that did not read the clock's hash ask for the flag.
+function fair.has(lane)
+  if on == nil then on = redis.call('HEXISTS', K_CLOCK, 'fair') == 1 end
+  if not on then return false end
+  local known = lanes[lane]
+  if known == nil then
+    known = redis.call('HEXISTS', K_FAIR, '.' .. lane) == 1
+    lanes[lane] = known
+  end
+  return known
+end
+
+-- Whatever this script knows of lanes may not hold any more, because some have no ready work now.
+function fair.again() on, lanes, marked, states = nil, {}, {}, {} end
+-- Whether any lane has.
+function fair.any()
+  if on == nil then on = redis.call('HEXISTS', K_CLOCK, 'fair') == 1 end
+  return on
+end
+
+-- The fairness key of a record and by how much the task moves it: cost over weight. '' for one without.
+function fair.of(rec, at, flags)
+  if byte(rec, 1) < FRESH_EXT then return '', 1 end
+  local key = ext_get(rec, at, flags, EXT_FAIR_KEY)
+  local weight = key and tonumber(ext_get(rec, at, flags, EXT_FAIR_WEIGHT) or '') or 1
+  local cost = ext_get(rec, at, flags, EXT_COST)
+  return key or '', (cost and struct.unpack('>I2', cost) or 1) / weight
+end
+
+-- Notes that a task of this lane with a fairness key has a hint.
+function fair.mark(lane, due)
+  if (marked[lane] or -1) >= due then return end
+  local before = tonumber(redis.call('HGET', K_FAIR, '.' .. lane) or '') or -1
+  marked[lane], lanes[lane], on = math.max(before, due), true, true
+  if before < 0 then redis.call('HSET', K_CLOCK, 'fair', 1) end
+  if due > before then redis.call('HSET', K_FAIR, '.' .. lane, due) end
+end
+-- The same by a record.
+function fair.note(rec, flags, lane, due)
+  local at = byte(rec, 1) % 16 == 0 and 3 or 16
+  if ext_get(rec, at, flags, EXT_FAIR_KEY) then fair.mark(lane, due) end
+end
+
+local function member(key, deadline, id, charge)
+  local hi = math.floor(deadline / 4294967296)
+  return key .. struct.pack('>BI2I4', 0, hi, deadline - hi * 4294967296) .. id .. struct.pack('>d', charge)
+end
+
+local function state(s)
+  local known = states[s]
+  if not known then
+    local text = redis.call('HGET', K_FAIR, '=' .. s) or ''
+    known = { virtual = tonumber(string.match(text, '^%S+') or '') or 0, since = tonumber(string.match(text, ' (%S+)') or '') or 0 }
+    states[s] = known
+  end
+  return known
+end
+
+local function count(change)
+  if change ~= 0 then redis.call('HINCRBY', K_FAIR, '', change) end
+end
+
+-- Adds ready tasks to their keys' queues. tasks: {id, lane, critical, virtual deadline, record or nil, flags, lane_at} ...; W: bucket width ms.
+function fair.enlist(tasks, W)
+  if #tasks == 0 then return end
+  local missing, at = gather(), {}
+  for i, t in ipairs(tasks) do
+    if not t[5] then
+      local bucket = k_bucket(math.floor(id_due(t[1]) / W))
+      add1(missing, bucket, t[1])
+      at[bucket] = at[bucket] or {}
+      table.insert(at[bucket], i)
+    end
+  end
+  for _, bucket in ipairs(missing.order) do
+    for j, rec in ipairs(redis.call('HMGET', bucket, unpack(missing.by[bucket]))) do tasks[at[bucket][j]][5] = rec end
+  end
+  local queues, woken, known = gather(), {}, nil
+  for _, t in ipairs(tasks) do
+    local rec, key, charge = t[5], '', 1
+    if rec then
+      local kind, flags, _, lane_at = rec_head(t[1], rec)
+      if kind == 'ok' then key, charge = fair.of(rec, lane_at, flags) end
+    end
+    local s = suffix(t[2], t[3])
+    woken[s] = woken[s] or {}
+    local as = woken[s][key]
+    if not as then
+      as = key
+      if not redis.call('ZSCORE', k_keys(s), key) then
+        local start = tonumber(redis.call('ZSCORE', k_idle(s), key) or '')
+        known = known or tonumber(redis.call('HGET', K_FAIR, '') or '') or 0
+        if not start and known >= MOST_KEYS then as = SHARED end
+        local change = redis.call('ZADD', k_keys(s), 'NX', math.max(start or 0, state(s).virtual), as)
+        if start then change = change - redis.call('ZREM', k_idle(s), key) end
+        known = known + change
+        count(change)
+      end
+      woken[s][key] = as
+    end
+    add2(queues, k_queue(s), 0, member(as, t[4], t[1], charge))
+  end
+  flush(queues, 'ZADD')
+end
+
+-- Takes up to n ids of a lane in the order of its keys. Returns how many; lane.dry where nothing is left. Keys' own starts are moved by
+-- fair.settle at the end.
+function fair.take(out, lane, n)
+  local s = suffix(lane.name, lane.critical)
+  local f = lane.fair
+  if not f then
+    f = { s = s, state = state(s), taken = {}, keys = {}, listed = 0, deadline = 0, chunk = {}, at = 0, used = {}, last = -1 }
+    -- What became ready before its lane was known to have keys is found by virtual deadline alone.
+    f.every = redis.call('ZCARD', lane.key) > redis.call('ZCARD', k_queue(s)) and 2 or EVERY
+    lane.fair = f
+  end
+  local heap = f.keys
+  local function before(a, b) return a.start < b.start or a.start == b.start and a.key < b.key end
+  local function push(k)
+    local i = #heap + 1
+    heap[i] = k
+    while i > 1 do
+      local up = (i - i % 2) / 2
+      if not before(heap[i], heap[up]) then return end
+      heap[i], heap[up], i = heap[up], heap[i], up
+    end
+  end
+  local function pop()
+    local top, n = heap[1], #heap
+    heap[1] = heap[n]
+    heap[n] = nil
+    local i = 1
+    while true do
+      local least = i
+      for child = 2 * i, 2 * i + 1 do
+        if heap[child] and before(heap[child], heap[least]) then least = child end
+      end
+      if least == i then return top end
+      heap[i], heap[least], i = heap[least], heap[i], least
+    end
+  end
+  -- Takes out the key with the lowest start, or nil. Those that were not read yet start no earlier than the last one that was.
+  local function lowest()
+    while not f.all and (not heap[1] or heap[1].start >= f.last) do
+      local flat = redis.call('ZRANGE', k_keys(s), f.listed, f.listed + 63, 'WITHSCORES')
+      for i = 1, #flat, 2 do push({ key = flat[i], start = tonumber(flat[i + 1]), found = {}, at = 0, from = 0 }) end
+      f.listed, f.all, f.last = f.listed + #flat / 2, #flat < 128, tonumber(flat[#flat]) or 0
+    end
+    return heap[1] and pop()
+  end
+  local function put(id, score)
+    local at = #out.ids + 1
+    out.ids[at], out.keys[at], out.lanes[at] = id, lane.key, lane.name
+    out.fair = out.fair or {}
+    out.fair[at] = { s, score }
+    f.taken[id] = true
+  end
+  local function by_deadline()
+    while true do
+      f.at = f.at + 2
+      if f.at > #f.chunk then
+        f.chunk = redis.call('ZRANGE', lane.key, f.deadline, f.deadline + 15, 'WITHSCORES')
+        f.deadline, f.at = f.deadline + #f.chunk / 2, 2
+        if #f.chunk == 0 then return false end
+      end
+      local id = f.chunk[f.at - 1]
+      if not f.taken[id] then
+        put(id, tonumber(f.chunk[f.at]))
+        return true
+      end
+    end
+  end
+  local function by_key()
+    while true do
+      local k = lowest()
+      if not k then return false end
+      k.at = k.at + 1
+      local m = k.found[k.at]
+      if not m then
+        local size = math.min(math.max(2 * k.from, 2), 64)
+        k.found = redis.call('ZRANGE', k_queue(s), '[' .. k.key .. '\0', '(' .. k.key .. '\1', 'BYLEX', 'LIMIT', k.from, size)
+        k.from, k.at = k.from + #k.found, 1
+        m = k.found[1]
+      end
+      f.used[k.key] = k
+      if not m then
+        k.dry = true
+      else
+        local id, start = sub(m, #k.key + 8, #k.key + 23), k.start
+        out.gone = out.gone or gather()
+        add1(out.gone, k_queue(s), m)
+        local fresh = not f.taken[id]
+        if fresh then k.start = start + struct.unpack('>d', m, #k.key + 24) end
+        push(k)
+        if fresh then
+          f.state.virtual = math.max(f.state.virtual, start)
+          put(id)
+          return true
+        end
+      end
+    end
+  end
+  local got = 0
+  while got < n do
+    local first, second = by_key, by_deadline
+    if f.state.since >= f.every - 1 then first, second = by_deadline, by_key end
+    if first() then
+      f.state.since = first == by_deadline and 0 or f.state.since + 1
+    elseif not second() then
+      lane.dry = true
+      break
+    end
+    got = got + 1
+  end
+  lane.n = lane.n + got
+  return got
+end
+
+-- After a claim: what was taken leaves the queues of its keys, keys move on, and some that are remembered for nothing are forgotten.
+-- records: of the candidates.
+function fair.settle(out, records)
+  for at, where in pairs(out.fair or {}) do
+    local rec = records[at]
+    if where[2] and rec and rec ~= '' then
+      local kind, flags, _, lane_at = rec_head(out.ids[at], rec)
+      if kind == 'ok' then
+        local key, charge = fair.of(rec, lane_at, flags)
+        out.gone = out.gone or gather()
+        add1(out.gone, k_queue(where[1]), member(key, where[2], out.ids[at], charge))
+      end
+    end
+  end
+  if out.gone then flush(out.gone, 'ZREM') end
+  for _, lane in ipairs(out.turns) do
+    local f = lane.fair
+    if f then
+      for key, k in pairs(f.used) do
+        if k.dry then
+          redis.call('ZREM', k_keys(f.s), key)
+          redis.call('ZADD', k_idle(f.s), k.start, key)
+        else
+          redis.call('ZADD', k_keys(f.s), 'XX', k.start, key)
+        end
+      end
+      local over = redis.call('ZRANGE', k_idle(f.s), '-inf', f.state.virtual, 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
+      if #over > 0 then
+        redis.call('ZREM', k_idle(f.s), unpack(over))
+        count(-#over)
+      end
+      if redis.call('EXISTS', lane.key) == 0 then lane.dry = true end
+      redis.call('HSET', K_FAIR, '=' .. f.s, string.format('%.17g %d', f.state.virtual, f.state.since))
+    end
+  end
+end
+end

@@ -1,0 +1,110 @@
+"""Fairness keys: within a lane of a partition keys take turns, and nobody waits for another's backlog."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.store.replies import Claimed
+from tests.lab import Lab, leased
+
+
+def call(key: str = "", weight: float = 1.0, **parts: Any) -> NewTask:
+    return NewTask(type=TaskType.WORKER, name="f", fairness_key=key, fairness_weight=weight, **parts)
+
+
+async def taken(lab: Lab, count: int, *, slots: int = 10, **how: Any) -> list[str]:
+    """The keys of the tasks that were taken, in order."""
+    keys: list[str] = []
+    idle = 0
+    while len(keys) < count and idle < 20:
+        claimed: Claimed = await lab.claim(types="w", slots=slots, **how)
+        found = [record.fairness_key for record in leased(claimed).values()]
+        idle = 0 if found else idle + 1
+        keys += found
+    return keys
+
+
+@pytest.mark.parametrize("guest", [False, True])
+@pytest.mark.parametrize("priority", [Priority.NORMAL, Priority.CRITICAL])
+async def test_keys_take_turns_by_weight(lab: Lab, guest: bool, priority: Priority) -> None:
+    for key, count, weight in (("a", 400, 1.0), ("b", 300, 2.0), ("", 100, 1.0)):
+        await lab.add(*(call(key, weight, priority=priority) for _ in range(count)))
+    # All of it is ready first: what was due before a key comes up is not passed over.
+    for _ in range(8):
+        await lab.claim(slots=0)
+    got = Counter((await taken(lab, 200, guest=guest))[:200])
+    # Every twentieth goes by virtual deadline, and that is the backlog of a.
+    assert abs(got["b"] - 95) <= 3 and abs(got[""] - 48) <= 3 and abs(got["a"] - 57) <= 3, got
+    assert await lab.problems() == []
+
+
+async def test_a_key_with_little_work_does_not_wait_for_a_backlog(lab: Lab) -> None:
+    await lab.add(*(call("busy") for _ in range(300)))
+    assert (await taken(lab, 20))[:20] == ["busy"] * 20
+    await lab.add(call("small"), call("small"))
+    assert "small" in (await taken(lab, 300, slots=4))[:80]
+    rest = await taken(lab, 300, slots=250)
+    assert len(rest) <= 300
+    assert await lab.names("fair*") == [], "nothing is kept of a lane without ready work"
+    assert not await lab.client.hexists(f"{lab.tag}:clock", "fair")
+
+
+async def test_new_keys_do_not_starve_a_backlog(lab: Lab) -> None:
+    await lab.add(*(call("old") for _ in range(50)))
+    await lab.claim(slots=0)
+    old = 0
+    for turn in range(60):
+        await lab.move(1)
+        await lab.add(*(call(f"new-{turn}-{n}") for n in range(5)))
+        old += Counter((await taken(lab, 5, slots=5))[:5])["old"]
+    assert old >= 12, "every twentieth of 300 goes by virtual deadline, at least"
+
+
+async def test_without_a_crowd_nothing_is_made_ready(lab: Lab) -> None:
+    ids = await lab.add(*(call(f"k{n}") for n in range(20)))
+    claimed = await lab.claim(types="w", slots=20)
+    assert set(leased(claimed)) == set(ids) and claimed.promoted == 0
+
+
+async def test_what_is_cancelled_or_moved_leaves_nothing(lab: Lab) -> None:
+    ids = await lab.add(*(call("k") for _ in range(30)))
+    await lab.claim(slots=0)
+    assert await lab.names("fair*")
+    await lab.store.cancel(ids[:10])
+    for task_id in ids[10:20]:
+        assert (await lab.store.reschedule(task_id, delay_ms=5_000))[0] == "moved"
+    assert len(await taken(lab, 30)) == 10
+    assert await lab.problems() == []
+    await lab.move(6_000)
+    assert len(await taken(lab, 30)) == 10
+    # That the lane may have keys is known until its ready work is over again.
+    assert await lab.names("fair*") == [f"{lab.tag}:fair".encode()]
+
+
+async def test_fsck_finds_keys_that_are_kept_for_nothing(lab: Lab) -> None:
+    lab.dirty = True
+    await lab.client.zadd(f"{lab.tag}:fair:w:f", {"k": 1})
+    assert await lab.kinds() == ["fair-orphan"]
+
+
+async def test_a_retry_keeps_its_key(lab: Lab) -> None:
+    (task_id,) = await lab.add(call("k", 2.5))
+    lease = b"l" * 16
+    await lab.lease(lease)
+    await lab.store.fail(0, lease, [(task_id, 1_000, "no")])
+    record = await lab.record(task_id)
+    assert (record.fairness_key, record.fairness_weight) == ("k", 2.5)
+
+
+async def test_ten_thousand_ready_keys_among_many_pending_ones(lab: Lab) -> None:
+    for first in range(0, 3_000, 500):
+        await lab.add(*(call(f"key-{n}") for n in range(first, first + 500)))
+        await lab.add(*(call(f"later-{n}", delay_ms=3_600_000) for n in range(first, first + 500)))
+    for _ in range(6):
+        await lab.claim(slots=0)
+    got = Counter(await taken(lab, 3_000, slots=250))
+    assert len(got) == 3_000 and set(got.values()) == {1}
