@@ -67,6 +67,18 @@ class RealServer:
                 raise RuntimeError(f"the test server does not start: {self.log.read_text()[-2000:]}")
             time.sleep(0.01)
 
+    def start_as(self, config: Path, *arguments: str, port: int) -> None:
+        """Starts the server in another role, by a configuration file; returns when it serves on a port."""
+        with self.log.open("ab") as output:
+            command = [str(server_binary()), str(config), *arguments]
+            self._process, self._pipe = launch(command, output=output.fileno())
+        give_up = time.monotonic() + READY_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                return
+            assert time.monotonic() < give_up, self.log.read_text()[-2000:]
+            time.sleep(0.01)
+
     def _serves(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
             connection.settimeout(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from delaybox.core.errors import ConfigError
 from delaybox.store.address import ServerSettings
 from delaybox.store.connections import Doubt, TcpConnection, TlsConnection, UnixConnection, keepalive
+from delaybox.store.sentinel import NamedTcpConnection, NamedTlsConnection, Sentinels
 
 
 def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connections: int = 32) -> Redis:
@@ -46,8 +48,44 @@ def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connect
         options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
         if settings.tls:
             options |= {"connection_class": TlsConnection, "tls": _tls_context(settings)}
+        if settings.sentinel:
+            named = NamedTlsConnection if settings.tls else NamedTcpConnection
+            options |= {"connection_class": named, "sentinels": _sentinels(settings, options["doubt"])}
     pool = BlockingConnectionPool(max_connections=max_connections, timeout=timeout_s, **options)
+    if settings.sentinel:
+        options["sentinels"].leave = lambda: pool.disconnect(inuse_connections=True)
     return Redis.from_pool(pool)
+
+
+def _sentinels(settings: ServerSettings, doubt: Doubt) -> Sentinels:
+    """The sentinels, each with a client of its own. They have users and passwords apart from those of the servers."""
+    places = ((settings.host, settings.port), *settings.more)
+    clients = [
+        make_client(
+            replace(
+                settings,
+                host=host,
+                port=port,
+                more=(),
+                db=0,
+                sentinel="",
+                username=settings.sentinel_username,
+                password=settings.sentinel_password,
+            ),
+            timeout_s=1.0,
+            max_connections=2,
+        )
+        for host, port in places
+    ]
+    return Sentinels(settings.sentinel, clients, doubt, ", ".join(f"{host}:{port}" for host, port in places))
+
+
+async def close_client(client: Redis) -> None:
+    """Closes the connections of a client of `make_client`, and its looks at sentinels. Twice is harmless."""
+    sentinels = client.connection_pool.connection_kwargs.get("sentinels")
+    if sentinels is not None:
+        await sentinels.close()
+    await client.aclose()
 
 
 def _tls_context(settings: ServerSettings) -> ssl.SSLContext:

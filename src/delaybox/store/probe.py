@@ -18,6 +18,7 @@ from delaybox.store import roundtrips
 from delaybox.store.cluster import ServerCluster
 from delaybox.store.loader import translate
 from delaybox.store.primaries import gaps_in_words
+from delaybox.store.sentinel import UnknownPrimary
 from delaybox.store.slots import SLOTS
 
 _LOG_IN = (
@@ -140,6 +141,8 @@ async def probe(client: Redis) -> ServerFeatures:
         await _try_scripts(client)
         commands = await _commands(client, "WAITAOF", "HEXPIRE")
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        if refusal := _unknown_name(error):
+            raise StoreRefused(refusal) from None
         if refusal := _handshake_refusal(error):
             raise StoreRefused(f"the server at {_place(client)} refuses the connection: {refusal}") from None
         if refusal := _tls_refusal(error):
@@ -212,6 +215,8 @@ async def _commands(client: Redis, *names: str) -> frozenset[str]:
 def _place(client: Redis) -> str:
     """Where the server is, without the user's name: of a URL that was mistyped that is the password."""
     options = client.connection_pool.connection_kwargs
+    if "sentinels" in options:
+        return str(options["sentinels"])
     return f"unix socket {options['path']}" if "path" in options else f"{options['host']}:{options['port']}"
 
 
@@ -229,6 +234,16 @@ def _tls_hint(client: Redis, error: BaseException) -> str:
         # A server without TLS takes the greeting for the beginning of a command, and waits for the rest.
         return "; if it speaks no TLS on this port, give its TLS port, or redis:// instead of rediss://"
     return ""
+
+
+def _unknown_name(error: BaseException) -> str | None:
+    """What sentinels answer for a name that they do not know. Waiting does not mend this."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, UnknownPrimary):
+            return str(link)
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def _handshake_refusal(error: BaseException) -> str | None:

@@ -20,7 +20,7 @@ from delaybox.core.errors import StoreRefused
 from delaybox.store import roundtrips
 from delaybox.store.address import ServerSettings
 from delaybox.store.cluster import ServerCluster
-from delaybox.store.connect import make_client
+from delaybox.store.connect import close_client, make_client
 from delaybox.store.loader import translate
 from delaybox.store.primaries import Primary
 from delaybox.store.probe import ServerFeatures, ServerReport, clock_offset_ms, probe, probe_cluster, report
@@ -66,7 +66,7 @@ class Servers:
         """Closes the connections. Twice is harmless."""
         if self._cluster is not None:
             await self._cluster.close()
-        await self._client.aclose()
+        await close_client(self._client)
 
     async def find(self) -> None:
         """Finds out whether there is one server or a cluster, if that is not known yet. The first command does it by

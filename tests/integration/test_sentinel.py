@@ -1,0 +1,123 @@
+"""Real sentinels name the primary: it is found, and a new one after a fail-over, with no restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from delaybox.core.errors import StoreRefused, StoreUnavailable
+from delaybox.core.task import NewTask, TaskType
+from delaybox.store.address import ServerSettings
+from delaybox.store.record import draft
+from delaybox.store.servers import Servers
+from delaybox.store.store import Batch, Store
+from tests.cluster import free_ports
+from tests.engines import Recorder, running, until
+from tests.servers import RealServer
+
+_PASSWORD = "s3cret"
+
+
+class Watched:
+    """A primary, its replica and three sentinels that are their own processes."""
+
+    def __init__(self, make: Callable[..., RealServer]) -> None:
+        self.ports = free_ports(5)
+        log_in = ("--requirepass", _PASSWORD, "--masterauth", _PASSWORD)
+        self.servers = [
+            make("--port", str(port), "--repl-diskless-sync-delay", "0", *log_in) for port in self.ports[:2]
+        ]
+        self.admins: list[Any] = [
+            redis.Redis(unix_socket_path=server.unix_path, password=_PASSWORD) for server in self.servers
+        ]
+        self.admins[1].execute_command("REPLICAOF", "127.0.0.1", self.ports[0])
+        self._wait(lambda: self.admins[1].info("replication")["master_link_status"] == "up")
+        self.sentinels = []
+        for port in self.ports[2:]:
+            own = RealServer()
+            # A sentinel keeps what it learns in its configuration, which must be a file.
+            config = own.folder / "sentinel.conf"
+            config.write_text(
+                f"port {port}\ndir {own.folder}\nsentinel monitor main 127.0.0.1 {self.ports[0]} 2\n"
+                f"sentinel auth-pass main {_PASSWORD}\nsentinel down-after-milliseconds main 500\n"
+                "sentinel failover-timeout main 3000\n"
+            )
+            own.start_as(config, "--sentinel", port=port)
+            self.sentinels.append(own)
+        admin = redis.Redis(port=self.ports[2], protocol=2)
+        self._wait(lambda: admin.execute_command("SENTINEL", "CKQUORUM", "main"))
+        admin.close()
+
+    @property
+    def settings(self) -> ServerSettings:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in (1, *self.ports[2:]))
+        return ServerSettings.from_url(f"redis+sentinel://:{_PASSWORD}@{hosts}/main")
+
+    def close(self) -> None:
+        for admin in self.admins:
+            admin.close()
+        for sentinel in self.sentinels:
+            sentinel.close()
+
+    @staticmethod
+    def _wait(true: Callable[[], Any]) -> None:
+        give_up = time.monotonic() + 15
+        while True:
+            with contextlib.suppress(redis.RedisError):
+                if true():
+                    return
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def watched(make_server: Callable[..., RealServer]) -> Iterator[Watched]:
+    made = Watched(make_server)
+    yield made
+    made.close()
+
+
+async def test_a_primary_that_stands_still_is_left_for_the_one_that_sentinels_name(
+    watched: Watched, prefix: str
+) -> None:
+    servers = Servers.connect(watched.settings)
+    assert not (await servers.probe()).cluster
+    store = await Store.open(servers, prefix=prefix, partitions=1)
+    target = Recorder()
+
+    async def add() -> bool:
+        (answers,) = await store.schedule([Batch(0, [draft(NewTask(type=TaskType.SHELL_CMD))])])
+        if isinstance(answers, StoreUnavailable):
+            return False
+        assert not isinstance(answers, BaseException)
+        return True
+
+    unknown = Servers.connect(ServerSettings.from_url(f"redis+sentinel://127.0.0.1:{watched.ports[2]}/other"))
+    with pytest.raises(StoreRefused, match=r"know no primary 'other' \(they know: main\)"):
+        await unknown.probe()
+    await unknown.close()
+    async with running(store, {TaskType.SHELL_CMD: target}, channel=""):
+        assert await add()
+        await until(lambda: len(target.got) == 1)
+        os.kill(watched.servers[0].pid, signal.SIGSTOP)
+        try:
+            new = watched.admins[1]
+            while (await asyncio.to_thread(new.info, "replication"))["role"] != "master":
+                await asyncio.sleep(0.05)
+            promoted = time.monotonic()
+            await until(add)
+            await until(lambda: len(target.got) >= 2)
+            # The issue asks for 3 s; a busy machine gets a little more.
+            assert time.monotonic() - promoted < 4.0
+        finally:
+            os.kill(watched.servers[0].pid, signal.SIGCONT)
+    assert watched.admins[1].exists(f"{prefix}:meta")
+    await store.close()
