@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +159,28 @@ async def test_together_and_channels_of_no_partition(store: Store) -> None:
         await asyncio.sleep(0)
     finally:
         await subscription.close()
+
+
+async def test_the_documented_user_is_enough(cluster: RealCluster, prefix: str) -> None:
+    """The line of docs/security.md, with another prefix."""
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("ACL SETUSER delaybox"))
+    name = spread(prefix)
+    words = line.replace("delaybox:", f"{name}:").replace("SETUSER delaybox", f"SETUSER {name}").split()
+    for server in cluster.servers:
+        server.admin.execute_command(*words)
+    settings = ServerSettings(port=cluster.servers[0].port, username=name, password="PASSWORD")
+    servers = Servers.connect(settings, timeout_s=2.0)
+    target = Recorder()
+    try:
+        await servers.probe()
+        store = await Store.open(servers, prefix=name, partitions=PARTITIONS)
+        assert len(servers.primaries()) == 3
+        async with running(store, {TaskType.SHELL_CMD: target}, channel="") as engine:
+            await everywhere(store, one(0))
+            await until(lambda: len(target.got) == PARTITIONS)
+            assert engine.in_flight <= PARTITIONS
+    finally:
+        await servers.close()
+        for server in cluster.servers:
+            server.admin.execute_command("ACL", "DELUSER", name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from delaybox import __version__
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.membership import Activity, Member, places
 from delaybox.engine.lag import Lag
 from delaybox.engine.loops import Loop
@@ -141,10 +141,12 @@ class Membership:
             return
         if local_ms() - self._looked >= LOOK_MS:
             # Whether the store is still there, which no process asks for more often.
-            now_ms = await self._store.glance()
-            self._looked = local_ms()
-            self._clock_ms = now_ms - self._looked
-            self._clock_offset_ms = time.time_ns() // 1_000_000 - now_ms
+            # Where its server alone is away, the list of members goes on at another one.
+            with contextlib.suppress(PartAway):
+                now_ms = await self._store.glance()
+                self._looked = local_ms()
+                self._clock_ms = now_ms - self._looked
+                self._clock_offset_ms = time.time_ns() // 1_000_000 - now_ms
         now_ms = round(local_ms() + self._clock_ms)
         self._started_ms = self._started_ms or now_ms
         self._start_ms = self._start_ms or age_ms()

@@ -15,12 +15,14 @@ from delaybox.core.errors import (
     IdempotencyConflict,
     KeyCancelled,
     Overloaded,
+    PartAway,
     PastDue,
     StoreUnavailable,
 )
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service.functions import OwnQueues
 from delaybox.store.batches import MAX_BODY_BYTES
+from delaybox.store.loader import PATIENCE_S
 from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
 from delaybox.store.replies import MAX_REPLACED
 from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
@@ -33,6 +35,7 @@ _CHUNKS_UNDER_WAY = 2
 _MOST_TURNS = 16
 """Turns of the event loop for which a round waits for more tasks, as long as some come in each turn."""
 _MOST_KINDS = 4_096
+_AGAIN_S = 0.05
 _Item = TypeVar("_Item")
 
 BatchItem = EncodedTask | NewTask | DelayBoxError
@@ -64,7 +67,7 @@ class Submitter:
         self._own = OwnQueues(store)
         self._heads: dict[TaskKind, tuple[bytes, bytes]] = {}
         self._heads_version = -1
-        self._waiting: list[tuple[Draft, asyncio.Future[Stored]]] = []
+        self._waiting: list[tuple[Draft, asyncio.Future[Stored], float]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
 
@@ -81,10 +84,13 @@ class Submitter:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{len(self._waiting)} tasks already wait for Redis; try again in a second")
         future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self._waiting.append((new, future))
+        self._put((new, future, 0.0))
+        return future
+
+    def _put(self, waiting: tuple[Draft, asyncio.Future[Stored], float]) -> None:
+        self._waiting.append(waiting)
         if self._pump_task is None:
             self._pump_task = asyncio.ensure_future(self._pump())
-        return future
 
     async def _pump(self) -> None:
         # One round trip at a time: with two under way each would carry half as many tasks.
@@ -93,17 +99,29 @@ class Submitter:
             taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
             answers: Sequence[Stored | BaseException]
             try:
-                answers = await self._store_all([new for new, _ in taken])
+                answers = await self._store_all([new for new, _, _ in taken])
             except Exception as error:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
                 answers = [error] * len(taken)
-            for (_, future), answer in zip(taken, answers, strict=True):
+            for (new, future, until), answer in zip(taken, answers, strict=True):
                 if future.done():
                     continue  # the caller has gone; its task is stored all the same
+                if isinstance(answer, PartAway) and self._later(new, future, until):
+                    continue
                 if isinstance(answer, BaseException):
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
         self._pump_task = None
+
+    def _later(self, new: Draft, future: asyncio.Future[Stored], until: float) -> bool:
+        """Sends a task again in a moment: its part of the store is away, so nothing of it was sent. False: it has been
+        tried for long enough."""
+        loop = asyncio.get_running_loop()
+        until = until or loop.time() + PATIENCE_S
+        if loop.time() > until:
+            return False
+        loop.call_later(_AGAIN_S, self._put, (new, future, until))
+        return True
 
     async def _gather(self) -> None:
         """Waits for tasks that other coroutines are about to submit, because a round trip costs 0.23 ms of CPU even
@@ -176,11 +194,24 @@ class Submitter:
                 answers.append(_NO_ANSWER)
             except DelayBoxError as error:
                 answers.append(error)
-        replies = await self._store_all(drafts)
+        replies = await self._store_patiently(drafts)
         if len(replies) == len(items):
             return replies
         stored = iter(replies)
         return [next(stored) if answer is _NO_ANSWER else answer for answer in answers]
+
+    async def _store_patiently(self, drafts: list[Draft]) -> list[Stored | DelayBoxError]:
+        """As `_store_all`; what belongs to a part of the store that is away is sent again for a moment."""
+        replies = await self._store_all(drafts)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE_S
+        while away := [i for i, reply in enumerate(replies) if isinstance(reply, PartAway)]:
+            if loop.time() > until:
+                break
+            await asyncio.sleep(_AGAIN_S)
+            for i, reply in zip(away, await self._store_all([drafts[i] for i in away]), strict=True):
+                replies[i] = reply
+        return replies
 
     def _draft(self, task: NewTask) -> Draft:
         if task.reject_past and task.delay_ms is None:
@@ -226,10 +257,19 @@ class Submitter:
             self._on_scheduled(created, known)
         return answers
 
+    def _next(self, turn: int) -> int:
+        """The partition for tasks that may lie in any: each in turn, but for those that are away now."""
+        partitions = self._store.partitions
+        for at in range(1, partitions + 1):
+            p = (turn + at) % partitions
+            if self._store.shards.reachable(p):
+                return p
+        return (turn + 1) % partitions
+
     def _batches(self, drafts: list[Draft]) -> tuple[list[Batch], list[Sequence[int]]]:
         """Splits by partition (that of a key, else one a call in turn) and by bytes; with each, the drafts'
         places."""
-        self._turn = (self._turn + 1) % self._store.partitions
+        self._turn = self._next(self._turn)
         plain = all(d.key is None and d.body is None and d.message_key is None for d in drafts)
         if plain and sum(len(d.record) for d in drafts) <= MAX_RECORD_BYTES:
             return [Batch(self._turn, drafts)], [range(len(drafts))]

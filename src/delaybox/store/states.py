@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
+from delaybox.core.errors import StoreUnavailable
 from delaybox.core.partition import of_id
 from delaybox.core.task import CANCELLED, TaskState
 from delaybox.store.loader import ScriptCall
@@ -40,8 +41,13 @@ async def states(store: Store, wanted: Sequence[bytes], *, leased: bool = True) 
             calls.append(ScriptCall("states", store.tags[partition], args))
             places.append(part)
     out: list[Standing | None] = [None] * len(wanted)
-    for reply, part in zip(await store.runner.run_many(calls), places, strict=True):
+    replies = await store.runner.run_many(calls)
+    some = any(not isinstance(reply, BaseException) for reply in replies)
+    for reply, part in zip(replies, places, strict=True):
         if isinstance(reply, BaseException):
+            if some and isinstance(reply, StoreUnavailable):
+                # One server of several is away: of its tasks nothing is known now, and the others are answered.
+                continue
             raise reply
         now = reply[0]
         for i, value in zip(part, reply[1:], strict=True):
