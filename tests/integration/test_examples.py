@@ -20,6 +20,7 @@ from tests.nodes import Node
 from tests.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 DELAYBOX = [sys.executable, "-m", "delaybox"]
 
 
@@ -28,6 +29,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.orders_url = ""
         self.node = self._start()
 
     def _start(self, port: int = 0) -> Node:
@@ -41,8 +43,9 @@ class Place:
             data,
             "--set",
             "pubsub.require_subscriber=true",
+            *("--set", "webhooks.enabled=true", "--set", "webhooks.allow=127.0.0.1"),
         )
-        return Node(*flags, folder=self.folder).ready()
+        return Node(*flags, folder=self.folder, environ={"DELAYBOX_WEBHOOKS_SECRET": SECRET}).ready()
 
     def kill(self) -> None:
         """kill -9."""
@@ -55,7 +58,8 @@ class Place:
 
     def environ(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DELAYBOX_", "APP_"))}
-        return {**kept, "DELAYBOX_SERVER": f"http://127.0.0.1:{self.node.port}", "PYTHONUNBUFFERED": "1"}
+        own = {"DELAYBOX_SERVER": f"http://127.0.0.1:{self.node.port}", "PYTHONUNBUFFERED": "1"}
+        return {**kept, **own, "DELAYBOX_WEBHOOKS_SECRET": SECRET, "ORDERS_URL": self.orders_url}
 
     def run(self, script: str, *arguments: str, code: int = 0) -> str:
         """What the example prints."""
@@ -65,6 +69,21 @@ class Place:
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[Path]:
+        """`python3 order_timeout.py receive`; yields the file that what it prints goes to."""
+        output = self.folder / "received.out"
+        with output.open("w") as out:
+            command = [sys.executable, str(EXAMPLES / "order_timeout.py"), "receive", "--port", "0"]
+            receiver = subprocess.Popen(command, stdout=out, stderr=out, cwd=self.folder, env=self.environ())
+        try:
+            until(lambda: "listening on" in output.read_text(), output.read_text)
+            self.orders_url = output.read_text().split()[-1]
+            yield output
+        finally:
+            receiver.terminate()
+            receiver.wait(15)
 
     @contextlib.contextmanager
     def listening(self, script: str, *arguments: str) -> Iterator[Path]:
@@ -131,7 +150,7 @@ def test_reminders_are_sent_once_at_their_time(place: Place) -> None:
 
 
 def test_an_order_that_is_paid_stays_and_one_that_is_not_is_dropped(place: Place) -> None:
-    with place.listening("order_timeout.py", "watch") as output:
+    with place.receiving() as output:
         assert "unpaid" in place.run("order_timeout.py", "place", "1", "--timeout", "60s")
         place.run("order_timeout.py", "place", "2", "--timeout", "500ms")
         assert place.run("order_timeout.py", "pay", "1") == "order 1: paid, time-out cancelled\n"
@@ -143,7 +162,7 @@ def test_an_order_that_is_paid_stays_and_one_that_is_not_is_dropped(place: Place
 
 
 def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place: Place) -> None:
-    with place.listening("order_timeout.py", "watch") as output:
+    with place.receiving() as output:
         for order in ("paid-before", "paid-while-away", "unpaid"):
             place.run("order_timeout.py", "place", order, "--timeout", "8s")
         tasks = place.node.call("GET", "/v1/tasks")[2]["tasks"]

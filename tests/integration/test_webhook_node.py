@@ -265,6 +265,25 @@ def test_a_killed_process_loses_nothing(on: Node, client: Client, to: Receiver):
     assert _pids(on) != [pid]
 
 
+@pytest.mark.slow
+def test_a_killed_node_loses_nothing(server: RealServer, prefix: str, to: Receiver, tmp_path: Path):
+    """The whole node, killed while it sends: another one sends the rest, and what is sent again has its webhook-id."""
+    flags = ("--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0", "--set", "lease=1s")
+    allowed = ("--set", "heartbeat=300ms", "--set", "webhooks.enabled=true", "--set", "webhooks.allow=127.0.0.1")
+    limited = ("--set", "webhooks.perHost=8")
+    with node(*flags, *allowed, *limited, folder=tmp_path) as first:
+        with Client(f"127.0.0.1:{first.grpc_port}") as client:
+            ids = {client.webhook(to.url("/node-killed"), data=b"x").id for _ in range(200)}
+        to.wait("/node-killed", 20)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+        with node(*flags, *allowed, *limited, folder=tmp_path) as second:
+            second.until(lambda: {one.headers["webhook-id"] for one in to.to("/node-killed")} == ids)
+            second.until(lambda: not second.call("GET", "/v1/tasks")[2]["tasks"])
+    again = len(to.to("/node-killed")) - len(ids)
+    assert 0 <= again <= 200, "each was sent once, or again with the same id"
+
+
 def _pids(on: Node) -> list[int]:
     """The node's webhook processes."""
     found = []
