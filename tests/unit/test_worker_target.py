@@ -10,6 +10,7 @@ from delaybox.core.membership import ConnectedWorker
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, NewTask
 from delaybox.wire import body as wire_body
+from delaybox.wire import result as wire_result
 from delaybox.wire.assignment import assignment, has_only_payload
 from delaybox.wire.gen import task_pb2, worker_pb2
 from tests.desk import NOW, Desk, delivery, messages_of, tasks_of
@@ -85,8 +86,9 @@ async def test_outcomes_of_every_kind() -> None:
     await over
     got = [desk.engine.outcomes[d.task_id] for d in batch]
     ok, large, boom, final, stopped, later, back = got
-    assert isinstance(ok, Done) and ok.result is not None and ok.keep_ms == 1_000
-    assert (ok.result.output, ok.result.duration_ms, ok.result.content_type) == (b"42", 7, "a/b")
+    assert isinstance(ok, Done) and ok.result is None and ok.keep_ms == 1_000
+    kept = wire_result.decode(ok.stored)
+    assert (kept.ok, kept.output, kept.duration_ms, kept.content_type) == (True, b"42", 7, "a/b")
     assert isinstance(large, Failed) and "101 bytes" in large.reason and not large.retryable
     assert isinstance(boom, Failed) and boom.reason == "boom" and boom.retry == policy and boom.retryable
     assert boom.result is not None and boom.result.output == b"trace"
@@ -124,7 +126,7 @@ async def test_no_result_is_kept_that_nobody_wants() -> None:
     for task in (plain, kept):
         desk.receive(session, succeeded=[worker_pb2.Succeeded(sequence=task.sequence, output=b"1")])
     await over
-    assert [isinstance(o, Done) and o.result is not None for o in desk.engine.outcomes.values()] == [False, True]
+    assert [isinstance(o, Done) and o.stored != b"" for o in desk.engine.outcomes.values()] == [False, True]
 
 
 async def test_a_draining_worker_gets_nothing_and_answers_what_it_has() -> None:

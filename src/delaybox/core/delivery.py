@@ -56,10 +56,14 @@ class Delivery(Struct, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The task was carried out. ``result`` is kept where the task or its target wants one."""
+    """The task was carried out. ``result`` is kept where the task or its target wants one.
+
+    ``stored``: a result of success in its stored form, in place of ``result``; ``keep_ms`` is then final.
+    """
 
     result: TaskResult | None = None
     keep_ms: int = 0
+    stored: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,10 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from msgspec.structs import replace
@@ -25,7 +29,11 @@ from delaybox.engine.stored import Stored
 from delaybox.service.recorder import Recorder
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
-from delaybox.store.snooze import Snooze, snooze
+from delaybox.store.settling import fail_calls, lose_calls, release_calls
+from delaybox.store.settling import failed as failures
+from delaybox.store.settling import lost as losses
+from delaybox.store.snooze import Snooze, snooze_calls
+from delaybox.store.snooze import snoozed as snoozes
 from delaybox.store.states import states
 from delaybox.store.store import MAX_ITEMS, Store, Verdict
 from delaybox.wire import body as wire_body
@@ -33,9 +41,19 @@ from delaybox.wire import result as wire_result
 
 log = logging.getLogger("delaybox.engine")
 
+_LEAST_KEPT_MS = 60_000
 _Lease = tuple[int, bytes]
 _Item = tuple[Delivery, Outcome]
 """An outcome that is no plain ack."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settling:
+    """Outcomes of one lease on their way into the store. ``ended`` gets the replies when there is one to each call."""
+
+    items: Sequence[_Item]
+    calls: list[ScriptCall]
+    ended: Callable[[Sequence[Any]], Awaitable[None]]
 
 
 class Settler:
@@ -85,7 +103,7 @@ class Settler:
 
     def report(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Accepts outcomes; never blocks."""
-        if isinstance(outcome, Done) and outcome.result is None:
+        if isinstance(outcome, Done) and outcome.result is None and not outcome.stored:
             self._acks += deliveries
         elif isinstance(outcome, Elsewhere):
             self._settled(deliveries)
@@ -164,31 +182,53 @@ class Settler:
                 lost[d.partition, d.lease_id, outcome.together].append((d, outcome))
             elif isinstance(outcome, HandBack):
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
-        result: list[tuple[_Item, bool]] = []
-        result += await self._complete(done)
-        for (partition, lease_id), items in failed.items():
-            again = await self._again(self._fail(partition, lease_id, items), items)
-            result += [(item, again) for item in items]
-        for (partition, lease_id), put_off in snoozed.items():
-            again = await self._again(self._snooze(partition, lease_id, put_off), put_off)
-            result += [(item, again) for item in put_off]
-        for (partition, lease_id, together), gone in lost.items():
-            again = await self._again(self._lose(partition, lease_id, gone, failing=together), gone)
-            result += [(item, again) for item in gone]
-        for (partition, lease_id, delay_ms), handed in back.items():
-            again = await self._again(self._release(partition, lease_id, handed, delay_ms), handed)
-            result += [(item, again) for item in handed]
-        return result
+        result = await self._complete(done)
+        makers: list[tuple[Callable[[], _Settling], Sequence[_Item]]] = [
+            *((partial(self._fail, *lease, items), items) for lease, items in failed.items()),
+            *((partial(self._snooze, *lease, items), items) for lease, items in snoozed.items()),
+            *((partial(self._lose, *lease, items), items) for lease, items in lost.items()),
+            *((partial(self._release, *lease, items), items) for lease, items in back.items()),
+        ]
+        settlings = [found for make, items in makers if (found := self._made(make, items)) is not None]
+        if failed or snoozed:
+            failpoints.hit("before_fail")
+        if lost or back:
+            failpoints.hit("before_release")
+        return result + await self._settle_together(settlings)
 
-    async def _again(self, settling: Awaitable[bool], items: Sequence[_Item]) -> bool:
-        """Whether these outcomes must be sent again. Those that no repeat can mend are dropped: if such an error ended
-        the settler, the heartbeat would hold every lease of this node for ever."""
+    def _made(self, make: Callable[[], _Settling], items: Sequence[_Item]) -> _Settling | None:
         try:
-            return not await settling
+            return make()
         except Exception:
-            log.exception("outcomes were refused by the server; their tasks run again when their lease expires")
+            log.exception("outcomes cannot be stored; their tasks run again when their lease expires")
             self._settled([d for d, _ in items])
-            return False
+            return None
+
+    async def _settle_together(self, settlings: Sequence[_Settling]) -> list[tuple[_Item, bool]]:
+        """All leases in one round trip. For each outcome: whether it must be sent again.
+
+        Those that no repeat can mend are dropped: if such an error ended the settler, the heartbeat would hold every
+        lease of this node for ever.
+        """
+        if not settlings:
+            return []
+        replies = iter(await self._store.runner.run_many([call for s in settlings for call in s.calls]))
+        result: list[tuple[_Item, bool]] = []
+        for s in settlings:
+            mine = list(islice(replies, len(s.calls)))
+            again = any(isinstance(reply, DelayBoxError) for reply in mine)
+            result += [(item, again) for item in s.items]
+            if again:
+                continue
+            try:
+                for reply in mine:
+                    if isinstance(reply, BaseException):
+                        raise reply
+                await s.ended(mine)
+            except Exception:
+                log.exception("outcomes were refused by the server; their tasks run again when their lease expires")
+            self._settled([d for d, _ in s.items])
+        return result
 
     async def _complete(self, done: Mapping[_Lease, list[tuple[Delivery, Done]]]) -> list[tuple[_Item, bool]]:
         """All leases in one round trip, because each claim has a lease of its own, often with few tasks."""
@@ -196,11 +236,7 @@ class Settler:
         calls: list[ScriptCall] = []
         for (partition, lease_id), items in done.items():
             try:
-                stored = [
-                    ((d, o), (d.task_id, self._keep_ms(d, o), wire_result.encode(o.result)))
-                    for d, o in items
-                    if o.result is not None
-                ]
+                stored = [((d, o), self._kept(d, o)) for d, o in items]
             except Exception:
                 log.exception("results cannot be stored; their tasks run again when their lease expires")
                 self._settled([d for d, _ in items])
@@ -231,98 +267,85 @@ class Settler:
             self._settled([d for d, _ in done_items])
         return result
 
-    async def _release(
-        self, partition: int, lease_id: bytes, items: list[tuple[Delivery, HandBack]], delay_ms: int
-    ) -> bool:
-        try:
-            failpoints.hit("before_release")
-            ids = [d.task_id for d, _ in items]
-            stale = await self._store.release(partition, lease_id, ids, delay_ms=delay_ms)
-        except DelayBoxError:
-            return False
-        if stale:
-            metrics.stale_ack(len(stale))
-        self._settled([d for d, _ in items])
-        return True
+    def _release(self, partition: int, lease_id: bytes, delay_ms: int, items: Sequence[_Item]) -> _Settling:
+        async def ended(replies: Sequence[Any]) -> None:
+            if stale := sum(map(len, replies)):
+                metrics.stale_ack(stale)
 
-    async def _lose(
-        self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Lost]], *, failing: bool
-    ) -> bool:
+        ids = [d.task_id for d, _ in items]
+        return _Settling(items, release_calls(self._store, partition, lease_id, ids, delay_ms=delay_ms), ended)
+
+    def _lose(self, partition: int, lease_id: bytes, failing: bool, items: Sequence[_Item]) -> _Settling:
+        async def ended(replies: Sequence[Any]) -> None:
+            stale, dead, dropped = losses(replies)
+            if stale:
+                metrics.stale_ack(len(stale))
+            if dead:
+                metrics.dead_lettered(dead)
+                await self._note_lost([d for d, _ in items])
+            self._report_dropped(dropped)
+
         o = self._options
-        try:
-            failpoints.hit("before_release")
-            stale, dead, dropped = await self._store.lose(
-                partition,
-                lease_id,
-                [d.task_id for d, _ in items],
-                losses_cap=o.losses_cap,
-                dead_cap=o.dead_cap,
-                lease_ms=o.lease_ms,
-                failing=failing,
-            )
-        except DelayBoxError:
-            return False
-        if stale:
-            metrics.stale_ack(len(stale))
-        if dead:
-            metrics.dead_lettered(dead)
-            await self._note_lost([d for d, _ in items])
-        self._report_dropped(dropped)
-        self._settled([d for d, _ in items])
-        return True
+        calls = lose_calls(
+            self._store,
+            partition,
+            lease_id,
+            [d.task_id for d, _ in items],
+            losses_cap=o.losses_cap,
+            dead_cap=o.dead_cap,
+            lease_ms=o.lease_ms,
+            failing=failing,
+        )
+        return _Settling(items, calls, ended)
 
-    async def _fail(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Failed]]) -> bool:
+    def _fail(self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Failed]]) -> _Settling:
         verdicts = [self._verdict(d, outcome) for d, outcome in items]
-        try:
-            failpoints.hit("before_fail")
-            stale, dropped = await self._store.fail(partition, lease_id, verdicts, dead_cap=self._options.dead_cap)
-        except DelayBoxError:
-            return False
-        if stale:
-            metrics.stale_ack(len(stale))
-        refused = set(stale)
-        for (d, _), verdict in zip(items, verdicts, strict=True):
-            if verdict.task_id in refused:
-                continue
-            if verdict.delay_ms is None:
-                metrics.dead_lettered()
-                self._recorder.ended((d,), TaskState.FAILED, verdict.reason)
-            else:
-                metrics.retried(d.type.name)
-        self._report_dropped(dropped)
-        self._settled([d for d, _ in items])
-        return True
 
-    async def _snooze(self, partition: int, lease_id: bytes, items: list[tuple[Delivery, Snoozed]]) -> bool:
+        async def ended(replies: Sequence[Any]) -> None:
+            stale, dropped = failures(replies)
+            if stale:
+                metrics.stale_ack(len(stale))
+            refused = set(stale)
+            for (d, _), verdict in zip(items, verdicts, strict=True):
+                if verdict.task_id in refused:
+                    continue
+                if verdict.delay_ms is None:
+                    metrics.dead_lettered()
+                    self._recorder.ended((d,), TaskState.FAILED, verdict.reason)
+                else:
+                    metrics.retried(d.type.name)
+            self._report_dropped(dropped)
+
+        calls = fail_calls(self._store, partition, lease_id, verdicts, dead_cap=self._options.dead_cap)
+        return _Settling(items, calls, ended)
+
+    def _snooze(self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Snoozed]]) -> _Settling:
         wishes = [self._wish(d, outcome) for d, outcome in items]
-        try:
-            failpoints.hit("before_fail")
-            stale, dead, dropped = await snooze(
-                self._store, partition, lease_id, wishes, dead_cap=self._options.dead_cap
-            )
-        except DelayBoxError:
-            return False
-        if stale:
-            metrics.stale_ack(len(stale))
-        if dead:
-            metrics.dead_lettered(len(dead))
-        ended = {*stale, *dead}
-        for (d, _), wish in zip(items, wishes, strict=True):
-            if d.task_id not in ended:
-                metrics.snoozed(d.type.name)
-            elif d.task_id in dead:
-                self._recorder.ended((d,), TaskState.FAILED, wish.reason)
-        self._report_dropped(dropped)
-        self._settled([d for d, _ in items])
-        return True
+
+        async def ended(replies: Sequence[Any]) -> None:
+            stale, dead, dropped = snoozes(replies)
+            if stale:
+                metrics.stale_ack(len(stale))
+            if dead:
+                metrics.dead_lettered(len(dead))
+            over = {*stale, *dead}
+            for (d, _), wish in zip(items, wishes, strict=True):
+                if d.task_id not in over:
+                    metrics.snoozed(d.type.name)
+                elif d.task_id in dead:
+                    self._recorder.ended((d,), TaskState.FAILED, wish.reason)
+            self._report_dropped(dropped)
+
+        calls = snooze_calls(self._store, partition, lease_id, wishes, dead_cap=self._options.dead_cap)
+        return _Settling(items, calls, ended)
 
     def _note_results(self, items: Sequence[tuple[Delivery, Done]], stale: Sequence[bytes]) -> None:
         refused = set(stale)
         for d, outcome in items:
             result = outcome.result
-            if d.task_id in refused or result is None:
+            if d.task_id in refused:
                 continue
-            if result.ok:
+            if result is None or result.ok:
                 self._recorder.ended((d,), TaskState.SUCCEEDED)
             else:
                 state = TaskState.CANCELLED if result.cancelled else TaskState.FAILED
@@ -377,6 +400,11 @@ class Settler:
         result = wire_result.encode(replace(outcome.result, reason=reason))
         return Snooze(d.task_id, delay, longest, reason, result, self._keep_ms(d, outcome))
 
+    def _kept(self, d: Delivery, outcome: Done) -> tuple[bytes, int, bytes]:
+        if outcome.stored or outcome.result is None:
+            return d.task_id, max(outcome.keep_ms, _LEAST_KEPT_MS), outcome.stored
+        return d.task_id, self._keep_ms(d, outcome), wire_result.encode(outcome.result)
+
     def _keep_ms(self, d: Delivery, outcome: Done | Failed | Snoozed) -> int:
         """How long the result is kept: the task's own wish, else its target's; at least a minute, so that a caller can
         see it."""
@@ -384,7 +412,7 @@ class Settler:
             wished = wire_body.decode(d.body).keep_result_ms
         except DecodeError:
             wished = 0
-        return max(wished or outcome.keep_ms, 60_000)
+        return max(wished or outcome.keep_ms, _LEAST_KEPT_MS)
 
 
 def _without(group: list[Delivery], stale: Sequence[bytes]) -> Sequence[Delivery]:

@@ -16,7 +16,6 @@ from delaybox.store.batches import answers, by_bytes, schedule_args
 from delaybox.store.identity import open_store
 from delaybox.store.loader import REPEATED_WITHIN_MS, Observer, ScriptCall, ScriptRunner
 from delaybox.store.presence import OnLost, Presence
-from delaybox.store.record import stored_reason
 from delaybox.store.replies import (
     MAX_ITEMS,
     Batch,
@@ -31,6 +30,7 @@ from delaybox.store.replies import (
     read_claim,
 )
 from delaybox.store.servers import Servers
+from delaybox.store.settling import fail_calls, failed, lose_calls, lost, release_calls
 from delaybox.store.shards import Shards
 from delaybox.store.subscription import Subscribed
 from delaybox.store.unforeseen import Unforeseen
@@ -229,35 +229,14 @@ class Store:
         dead_cap: int = DEAD_CAP,
     ) -> tuple[list[bytes], int]:
         """Reports failures; returns (stale ids, dead letters that the cap dropped)."""
-        stale: list[bytes] = []
-        dropped = 0
-        for group in by_bytes([Verdict(*item) for item in items], lambda v: len(v.result) + len(v.traceback)):
-            args: list[Any] = [
-                lease_id,
-                self.bucket_ms,
-                self.wakes[partition],
-                dead_cap,
-                self.key_keep_ms,
-                self.ended[partition],
-            ]
-            for v in group:
-                delay = -1 if v.delay_ms is None else v.delay_ms
-                reason = stored_reason(v.reason, v.traceback if v.delay_ms is None else "")
-                args += (v.task_id, delay, reason, v.result, v.keep_ms)
-            reply = await self.runner.run(ScriptCall("fail", self.tags[partition], args))
-            dropped += reply[0]
-            stale += reply[1:]
-        return stale, dropped
+        return failed(await self._replies(fail_calls(self, partition, lease_id, items, dead_cap=dead_cap)))
 
     async def release(
         self, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, delay_ms: int = 0
     ) -> list[bytes]:
         """Hands tasks back, charging nothing; returns the stale ids."""
-        stale: list[bytes] = []
-        for at in range(0, len(task_ids), MAX_ITEMS):
-            args = (lease_id, self.bucket_ms, self.wakes[partition], delay_ms, *task_ids[at : at + MAX_ITEMS])
-            stale += await self.runner.run(ScriptCall("release", self.tags[partition], args))
-        return stale
+        replies = await self._replies(release_calls(self, partition, lease_id, task_ids, delay_ms=delay_ms))
+        return [task_id for stale in replies for task_id in stale]
 
     async def lose(
         self,
@@ -274,18 +253,24 @@ class Store:
 
         ``failing``: most doers of the store went away within one lease (`core.membership`).
         """
-        stale: list[bytes] = []
-        dead = dropped = 0
-        for at in range(0, len(task_ids), MAX_ITEMS):
-            args = (
-                lease_id, self.bucket_ms, self.wakes[partition], losses_cap, dead_cap, self.key_keep_ms, lease_ms,
-                int(failing), *task_ids[at : at + MAX_ITEMS],
-            )  # fmt: skip
-            reply = await self.runner.run(ScriptCall("lose", self.tags[partition], args))
-            dead += reply[0]
-            dropped += reply[1]
-            stale += reply[2:]
-        return stale, dead, dropped
+        calls = lose_calls(
+            self,
+            partition,
+            lease_id,
+            task_ids,
+            losses_cap=losses_cap,
+            dead_cap=dead_cap,
+            lease_ms=lease_ms,
+            failing=failing,
+        )
+        return lost(await self._replies(calls))
+
+    async def _replies(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        replies = await self.runner.run_many(calls)
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return replies
 
     def extend_call(self, partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> ScriptCall:
         """Heartbeat of at most MAX_ITEMS leases; the reply lists those that are gone. ``lease_ms``: for leases whose id

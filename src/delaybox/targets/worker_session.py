@@ -22,6 +22,7 @@ from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.targets.worker_confirmations import Confirmations, Outcomes
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.wire import result as wire_result
 from delaybox.wire.assignment import assignment
 from delaybox.wire.gen import worker_pb2
 
@@ -391,8 +392,14 @@ class WorkerSession:
                     retryable=False,
                 )
             else:
-                result = _result(True, duration_ms, output, content_type=content_type)
-                outcome = Done(result, held.keep_ms)
+                # As bytes from here to whoever reads it. The pool has read the task's own wish to keep it already.
+                stored = wire_result.success(
+                    output,
+                    content_type,
+                    finished_ms=time.time_ns() // 1_000_000,
+                    duration_ms=min(duration_ms, _LONGEST_MS),
+                )
+                outcome = Done(keep_ms=held.keep_ms, stored=stored)
         self._end(sequence, outcome)
 
     def failed(self, failure: worker_pb2.Failed) -> None:

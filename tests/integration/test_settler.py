@@ -1,0 +1,79 @@
+"""Outcomes on their way into the store: those that arrive together share round trips, whatever they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Lost, Outcome, Snoozed
+from delaybox.core.history import NO_HISTORY
+from delaybox.core.queue import LiveRules
+from delaybox.core.task import NewTask, TaskState, TaskType
+from delaybox.engine.options import EngineOptions
+from delaybox.engine.settler import Settler
+from delaybox.service import Service
+from delaybox.service.recorder import Recorder
+from delaybox.store.leases import new_lease
+from delaybox.store.record import read
+from delaybox.store.replies import ClaimLimits
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
+from delaybox.wire import result as wire_result
+from tests.engines import until
+
+
+async def test_outcomes_of_many_leases_share_a_round_trip(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
+    service = Service(store)
+    outcomes: list[Outcome] = [
+        Failed("no", delay_ms=60_000),
+        Failed("never", retryable=False),
+        HandBack(60_000),
+        Lost(),
+        Snoozed("later", 60_000),
+        Done(keep_ms=1, stored=wire_result.success(b"7", "", finished_ms=1, duration_ms=2)),
+    ]
+    made = [await service.submit(NewTask(type=TaskType.WORKER, name="f")) for _ in outcomes]
+    leased: list[Delivery] = []
+    for p in range(4):
+        while True:
+            lease_id = new_lease(15_000)
+            found = await store.claim(p, lease_id, ClaimLimits(slots=1, items=1, types="w"))
+            if not found.leased:
+                break
+            task_id, record = found.leased
+            r = read(task_id, record)
+            leased.append(
+                Delivery(task_id, p, lease_id, r.deliveries, r.attempt, r.blamed, r.due_ms, r.lane, False, r.body)
+            )
+    assert len({d.lease_id for d in leased}) == len(outcomes)
+
+    trips: list[list[str]] = []
+    run_many = store.runner.run_many
+
+    async def counted(calls: Sequence[Any]) -> list[Any]:
+        trips.append(sorted(call.script for call in calls))
+        return await run_many(calls)
+
+    store.runner.run_many = counted  # type: ignore[method-assign]
+    settled: list[Delivery] = []
+    settler = Settler(
+        store, EngineOptions(node_id="n"), settled.extend, LiveRules(), Recorder(store, NO_HISTORY, store.now_ms)
+    )
+    for d, outcome in zip(leased, outcomes, strict=True):
+        settler.report([d], outcome)
+    settler.start()
+    await until(lambda: len(settled) == len(outcomes))
+    await settler.stop(1.0)
+    assert trips == [["complete"], ["fail", "fail", "lose", "release", "snooze"]]
+    store.runner.run_many = run_many  # type: ignore[method-assign]
+    states = {d.id: (await service.get(d.id)) for d in leased}
+    assert set(states) == {one.task_id for one in made}
+    by_outcome = [states[d.id] for d in leased]
+    assert [view.state for view in by_outcome[:2]] == [TaskState.SCHEDULED, TaskState.FAILED]
+    assert [view.state for view in by_outcome[3:]] == [TaskState.READY, TaskState.SCHEDULED, TaskState.SUCCEEDED]
+    assert by_outcome[2].due_ms > time.time() * 1000 + 30_000 and by_outcome[5].result is not None
+    assert by_outcome[5].result.output == b"7"
