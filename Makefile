@@ -12,7 +12,7 @@ WORKERS ?= 2
 PEERS := benchmarks/peers/python
 
 help:
-	@echo 'make demo         start a node with its own Valkey and watch tasks fire'
+	@echo 'make demo         start a node with its own Valkey and watch tasks fire; KEEP=1: it stays up for a look around'
 	@echo 'make demo-kafka   records through a real Kafka broker and back at their time (Java 17 and Maven, or a container)'
 	@echo 'make test         unit, integration, property and short fault tests'
 	@echo 'make test-faults  the fault tests at full size (slow)'

@@ -7,11 +7,13 @@ in by POST. Nothing is left behind: the data folder is a temporary one and both 
 from __future__ import annotations
 
 import base64
+import bisect
 import contextlib
 import http.client
 import json
 import os
 import queue
+import random
 import re
 import signal
 import subprocess
@@ -37,7 +39,14 @@ SPREAD_MS = 6_000
 START_S = 30.0
 OVERDUE_S = 5.0
 """A task that has not fired this long after the last one's due time counts as not fired."""
-LAST_SHOWN = 12
+LAST_SHOWN = 6
+LINE_EVERY = 25
+"""Without a terminal a line is printed after so many tasks."""
+BARS = 48
+RISING = " ▁▂▃▄▅▆▇█"
+LATE_MS = (0.25, 0.5, 1, 2, 4, 8, 16)
+LATER = 240
+"""Tasks that are left to come with KEEP=1, over the hours after the demo."""
 
 # The body of the project's first example: a date in the past, so it fires at once.
 FIRST_BODY = '{"taskType":"PUB_SUB","parameter":{"executionTimestamp":"1721672590913"},"pyload":"VGVzdCBKYXkK"}'
@@ -186,12 +195,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 class View:
-    """Shows tasks as they fire: a live table on a terminal, a line a task elsewhere."""
+    """Shows tasks as they fire: on a terminal a histogram of how late they are, what is still to come, and the last
+    ones; elsewhere a line from time to time. ``due``: by payload, when each is due (Unix ms)."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, due: dict[str, int], address: str) -> None:
         self._console = console
+        self._due = due
+        self._address = address
         self._fired: list[Fired] = []
-        self._live = Live(console=console, refresh_per_second=15, get_renderable=self._render)
+        self._live = Live(console=console, refresh_per_second=12, get_renderable=self._render)
 
     def __enter__(self) -> View:
         if self._console.is_terminal:
@@ -203,20 +215,66 @@ class View:
 
     def add(self, fired: Fired) -> None:
         self._fired.append(fired)
-        if not self._console.is_terminal:
-            self._console.print(f"{clock(fired.received_ms)}  {fired.late_ms:+7.2f} ms  {fired.text}")
+        if not self._console.is_terminal and len(self._fired) % LINE_EVERY == 0:
+            late = percentile([one.late_ms for one in self._fired], 0.99)
+            self._console.print(
+                f"{clock(fired.received_ms)}  {len(self._fired)} fired so far, p99 {late:.2f} ms late; the last one: "
+                f"{fired.text}, {fired.late_ms:+.2f} ms"
+            )
 
     def _render(self) -> Group:
+        count = len(self._fired)
+        done = Table.grid(padding=(0, 2))
+        done.add_row(ProgressBar(TASKS, count, width=BARS, complete_style="green"), f"{count} of {TASKS} fired")
+        return Group(
+            histogram([one.late_ms for one in self._fired]),
+            Text(),
+            self._coming(),
+            Text(),
+            self._last(),
+            Text(),
+            done,
+            Text(f"look at it: {self._address}", style="dim"),
+        )
+
+    def _coming(self) -> Text:
+        """What is due in each part of the time that is left, as the node's forecast shows it for minutes."""
+        fired = {one.text for one in self._fired}
+        left = [due for text, due in self._due.items() if text not in fired]
+        first = min(self._due.values())
+        counts = [0] * BARS
+        for due in left:
+            counts[min(BARS - 1, (due - first) * BARS // SPREAD_MS)] += 1
+        most = max(*counts, 1)
+        bars = "".join(RISING[round(8 * count / most)] for count in counts)
+        return Text.assemble(("to come  ", "dim"), (bars, "cyan"), f"  {len(left)} in {SPREAD_MS / 1000:g} s")
+
+    def _last(self) -> Table:
         table = Table("fired at", "late", "payload", "task", box=None, header_style="dim")
         table.columns[1].justify = "right"
         for fired in self._fired[-LAST_SHOWN:]:
-            style = "green" if fired.late_ms < 2 else "yellow" if fired.late_ms < 10 else "red"
-            late = Text(f"{fired.late_ms:+.2f} ms", style=style)
+            late = Text(f"{fired.late_ms:+.2f} ms", style=style_of(fired.late_ms))
             table.add_row(clock(fired.received_ms), late, fired.text, Text(fired.task_id, style="dim"))
-        done = Table.grid(padding=(0, 2))
-        count = len(self._fired)
-        done.add_row(ProgressBar(TASKS, count, width=50, complete_style="green"), f"{count} of {TASKS}")
-        return Group(table, Text(), done)
+        return table
+
+
+def style_of(late_ms: float) -> str:
+    return "green" if late_ms < 2 else "yellow" if late_ms < 10 else "red"
+
+
+def histogram(late_ms: Sequence[float]) -> Table:
+    """How many were how late, a line for each range."""
+    table = Table("late", "", "tasks", box=None, header_style="dim")
+    table.columns[2].justify = "right"
+    counts = [0] * (len(LATE_MS) + 1)
+    for late in late_ms:
+        counts[bisect.bisect_left(LATE_MS, late)] += 1
+    most = max(*counts, 1)
+    for at, count in enumerate(counts):
+        words = f"up to {LATE_MS[at]:g} ms" if at < len(LATE_MS) else f"over {LATE_MS[-1]:g} ms"
+        upto = LATE_MS[at] if at < len(LATE_MS) else LATE_MS[-1] * 2
+        table.add_row(words, Text("█" * -(-count * BARS // most), style=style_of(upto / 1.001)), str(count))
+    return table
 
 
 def clock(unix_ms: float) -> str:
@@ -237,7 +295,7 @@ def first_task(console: Console, api: Api, port: int, node: Child, listener: Chi
     raise DemoFailed(f"task {answer['taskUuid']} was accepted and has not fired within {OVERDUE_S:g} s")
 
 
-def many_tasks(console: Console, api: Api, node: Child, listener: Child) -> list[Fired]:
+def many_tasks(console: Console, api: Api, node: Child, listener: Child, address: str) -> list[Fired]:
     """Posts the tasks, shows them firing, and returns them; DemoFailed when one is missing or early."""
     start_ms = int(time.time() * 1000) + FIRST_DUE_MS
     due = {f"task {i}": start_ms + i * SPREAD_MS // TASKS for i in range(TASKS)}
@@ -251,7 +309,7 @@ def many_tasks(console: Console, api: Api, node: Child, listener: Child) -> list
     )
     fired: dict[str, Fired] = {}
     until = time.monotonic() + (max(due.values()) / 1000 - time.time()) + OVERDUE_S
-    with View(console) as view:
+    with View(console, due, address) as view:
         for one in arrivals(node, listener, until):
             if one.task_id in accepted and one.task_id not in fired:
                 fired[one.task_id] = one
@@ -280,9 +338,30 @@ def results(console: Console, fired: Sequence[Fired]) -> None:
         raise DemoFailed(f"{early} tasks fired before they were due")
 
 
+def stay(console: Console, api: Api, node: Child, address: str) -> None:
+    """Leaves something to look at, and returns with Ctrl-C or when the node ends."""
+    now = int(time.time() * 1000)
+    chance = random.Random(7)
+    for number in range(LATER):
+        due = chance.choice(
+            (chance.gauss(45, 8), chance.gauss(110, 5), chance.expovariate(1 / 30), chance.uniform(0, 170))
+        )
+        api.post(body_for(TASKS + number, now + int(max(0.2, due) * 60_000)))
+    console.print(
+        f"\nThe node stays up, with {LATER} more tasks for the coming hours. Look around:\n\n  {address}\n\n"
+        "Ctrl-C stops it and removes its data.",
+        style="bold",
+        soft_wrap=True,
+    )
+    while True:
+        node.check()
+        time.sleep(0.2)
+
+
 NEXT = """
 To try next (the demo's node is stopped and its data removed):
 
+  make demo KEEP=1                      the same, and the node stays up for a look at its dashboard
   .venv/bin/delaybox serve              a node that keeps its tasks, http://localhost:8088
   .venv/bin/delaybox listen             in a second terminal: what fires, and how late
   curl "http://localhost:8088/task"     what waits (schedule with the curl above, port 8088)
@@ -298,11 +377,14 @@ def run(console: Console) -> None:
             port = int(node.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
             with running(folder, "listen", "--json") as listener:
                 listener.wait_for(r"listening on channel")
-                console.print(f"It listens on http://localhost:{port}")
+                address = f"http://localhost:{port}/dashboard"
+                console.print(f"It listens on http://localhost:{port}; its dashboard, while this runs: {address}")
                 api = Api("127.0.0.1", port)
                 first_task(console, api, port, node, listener)
-                fired = many_tasks(console, api, node, listener)
+                fired = many_tasks(console, api, node, listener, address)
             results(console, fired)
+            if os.environ.get("KEEP", "0") not in ("", "0"):
+                stay(console, api, node, address)
     console.print(NEXT, highlight=False, soft_wrap=True)
 
 

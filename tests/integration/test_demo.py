@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,15 @@ from tests.kafka import need_broker
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
-def _start(tmp_path: Path, script: Path = DEMO) -> subprocess.Popen[str]:
+def _start(tmp_path: Path, script: Path = DEMO, **more: str) -> subprocess.Popen[str]:
     # Somebody's settings for another node must not reach the demo's.
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "REDIS_HOST": "127.0.0.1:1", "DELAYBOX_HTTP_PORT": "1"}
+    environment = {
+        **os.environ,
+        "TMPDIR": str(tmp_path),
+        "REDIS_HOST": "127.0.0.1:1",
+        "DELAYBOX_HTTP_PORT": "1",
+        **more,
+    }
     return subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
@@ -53,14 +61,19 @@ def test_every_task_fires_never_early_and_nothing_is_left(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
-    demo = _start(tmp_path)
+def test_it_stays_up_for_a_look_around_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
+    demo = _start(tmp_path, KEEP="1")
     assert demo.stdout is not None
+    address = ""
     for line in demo.stdout:
-        if "task 3" in line:
+        if found := re.search(r"its dashboard, while this runs: (\S+)", line):
+            address = found[1]
+        if "The node stays up" in line:
             break
     else:
-        raise AssertionError("the demo ended before its tasks fired")
+        raise AssertionError("the demo ended before it stayed up")
+    with urllib.request.urlopen(urllib.request.Request(address, headers={"Accept": "text/html"}), timeout=20) as page:
+        assert b"The coming" in page.read()
     demo.send_signal(signal.SIGINT)
     output, _ = demo.communicate(timeout=30)
     assert demo.returncode == 130

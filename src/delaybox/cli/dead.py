@@ -43,7 +43,7 @@ def list_dead(
     found, more = pages(client, "/v1/dead", query, limit=limit, cursor=cursor)
     if as_json:
         return messages.out_json({"tasks": found, "cursor": more})
-    messages.out(render.dead(found, width=messages.width()) if found else "no dead letters")
+    messages.table(render.dead(found, width=messages.width()) if found else "no dead letters")
     return note_more(more)
 
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 from typing import Any
 
+from delaybox.cli import colour
 from delaybox.core import texts
 
 as_json = False
@@ -21,6 +22,16 @@ def out(text: str) -> None:
         print(text, flush=True)  # noqa: T201
     except UnicodeEncodeError:
         print(text.encode("ascii", "backslashreplace").decode(), flush=True)  # noqa: T201
+
+
+def table(text: str) -> None:
+    """A table as an answer, in colours where the terminal has some; its first line is the header."""
+    out(colour.painted(text, header=True) if colour.wanted() else text)
+
+
+def drawn(text: str) -> None:
+    """An answer with bars or states, in colours where the terminal has some."""
+    out(colour.painted(text) if colour.wanted() else text)
 
 
 def out_json(value: Any) -> None:

@@ -52,9 +52,9 @@ def show(
     if as_json:
         return messages.out_json(answer)
     if queue is None:
-        return messages.out(queue_table(answer["queues"], messages.width()))
+        return messages.table(queue_table(answer["queues"], messages.width()))
     if answer["types"]:
-        messages.out(queue_table(answer["types"], messages.width()))
+        messages.table(queue_table(answer["types"], messages.width()))
     elif queue != OTHERS:
         # Any name is a queue's: one that was never used is like one that is empty.
         messages.out(

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from delaybox.core import texts
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
+_RISING = "▁▂▃▄▅▆▇█"
 _GAP = "  "
 _LONGEST_PAYLOAD = 60
 
@@ -250,6 +251,14 @@ def bar(share: float, width: int, *, blocks: bool = True) -> str:
         return "#" * max(1, round(share * width))
     eighths = max(1, round(min(share, 1.0) * width * 8))
     return "█" * (eighths // 8) + (_BLOCKS[eighths % 8] if eighths % 8 else "")
+
+
+def sparkline(values: Sequence[float], *, blocks: bool = True) -> str:
+    """One character for each value, the highest one full; "" for none, or where the terminal cannot draw."""
+    most = max(values, default=0.0)
+    if most <= 0 or not blocks:
+        return ""
+    return "".join(_RISING[min(7, int(8 * max(value, 0.0) / most))] for value in values)
 
 
 def histogram(

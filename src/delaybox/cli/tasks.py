@@ -250,7 +250,7 @@ def get(
     task = connect(server, token, as_json).get(address_of(task_id, key))
     if as_json:
         return messages.out_json(task)
-    return messages.out(render.one(task, time.time_ns() // 1_000_000))
+    return messages.drawn(render.one(task, time.time_ns() // 1_000_000))
 
 
 def list_tasks(
@@ -282,7 +282,7 @@ def list_tasks(
     found.sort(key=lambda task: int(task["due_ms"]))
     if as_json:
         return messages.out_json({"tasks": found, "cursor": more})
-    messages.out(render.tasks(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no tasks")
+    messages.table(render.tasks(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no tasks")
     return note_more(more)
 
 
@@ -307,5 +307,5 @@ def history(
     found, more = pages(client, "/v1/history", query, limit=limit, cursor=cursor)
     if as_json:
         return messages.out_json({"tasks": found, "cursor": more})
-    messages.out(render.ended(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no ends")
+    messages.table(render.ended(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no ends")
     return note_more(more)

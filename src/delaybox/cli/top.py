@@ -6,17 +6,23 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from delaybox.cli import messages, render, scrape
+from delaybox.cli import colour, messages, render, scrape
 from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.exits import Exit
 from delaybox.cli.watch import BUCKET_MS, late_ms, node_table, queue_table, read_metrics, shown_ms
 from delaybox.core.errors import DelayBoxError
 
 _COMING = 10
+_BESIDE = 120
+"""Columns from which on two blocks stand beside each other."""
+_KEPT = 300
+"""Looks whose lateness is drawn."""
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _TO_LINE_END, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
@@ -81,31 +87,61 @@ def line(now: Look, before: Look | None) -> str:
     )
 
 
-def screen(now: Look, before: Look | None, url: str, *, width: int, height: int) -> list[str]:
-    """One moment as a terminal's lines."""
+def screen(
+    now: Look, before: Look | None, url: str, *, width: int, height: int, late: Sequence[float | None] = ()
+) -> list[str]:
+    """One moment as a terminal's lines. ``late``: the p99 of the looks so far, in ms.
+
+    Where the terminal is wide enough, what is coming and the nodes stand beside each other.
+    """
     speed = rates(now, before)
     since = before.numbers if before else None
-    late = ", ".join(f"p{s * 100:g} {shown_ms(late_ms(now.numbers, s, since))}" for s in (0.5, 0.99))
+    lates = ", ".join(f"p{s * 100:g} {shown_ms(late_ms(now.numbers, s, since))}" for s in (0.5, 0.99))
     counted = [
         f"{name.replace('_', ' ')} {now.numbers.get(f'{name}_tasks'):,}"
         for name in ("pending", "ready", "in_flight", "dead", "quarantined")
     ]
+    drawn = render.sparkline([ms for ms in late if ms is not None][-max(8, width - 24) :], blocks=messages.blocks())
     lines = [
         f"DelayBox {url}  {time.strftime('%H:%M:%S')}  (Ctrl-C ends)",
         "",
         "tasks     " + "   ".join(counted),
-        f"now       {speed['scheduled']:,.1f} scheduled/s   {speed['fired']:,.1f} fired/s   late {late}",
+        f"now       {speed['scheduled']:,.1f} scheduled/s   {speed['fired']:,.1f} fired/s   late {lates}",
+        *([f"late p99  {drawn}  up to {shown_ms(max(ms for ms in late if ms is not None))}"] if drawn else []),
         *([] if now.numbers.get("store_up") else ["          THE STORE DOES NOT ANSWER THE NODE"]),
         "",
-        *render.histogram(now.coming, BUCKET_MS, width=width, blocks=messages.blocks()).splitlines(),
-        "",
-        *node_table(now.nodes).splitlines(),
-        "",
-        *queue_table(now.lanes).splitlines(),
     ]
+    room = width if width < _BESIDE else width // 2 - 2
+    coming = render.histogram(now.coming, BUCKET_MS, width=room, blocks=messages.blocks()).splitlines()
+    nodes = node_table(now.nodes, members=width >= _BESIDE).splitlines()
+    lines += _beside(coming, nodes, room) if width >= _BESIDE else [*coming, "", *nodes]
+    lines += ["", *_queues(now.lanes).splitlines()]
     if len(lines) > height:
         lines = [*lines[: height - 1], f"… {len(lines) - height + 1} more lines"]
     return [render.cut(text, width) for text in lines]
+
+
+def _beside(left: list[str], right: list[str], room: int) -> list[str]:
+    """Two blocks of lines, the left one as wide as ``room``."""
+    return [
+        f"{render.cut(one, room).ljust(room)}    {two}".rstrip() for one, two in zip_longest(left, right, fillvalue="")
+    ]
+
+
+def _queues(lanes: list[dict[str, Any]]) -> str:
+    """The queues, with the reason why due tasks of one wait."""
+    table = queue_table(lanes)
+    if not any(lane.get("waits") or lane.get("unserved") for lane in lanes):
+        return table
+    reasons = [lane.get("waits") or _unserved(lane) for lane in lanes]
+    header, *rows = table.splitlines()
+    wide = max(map(len, rows), default=0)
+    return "\n".join([header, *(f"{row.ljust(wide)}  {why}".rstrip() for row, why in zip(rows, reasons, strict=True))])
+
+
+def _unserved(lane: dict[str, Any]) -> str:
+    functions = lane.get("unserved") or ()
+    return f"waits: no worker serves {', '.join(functions)}" if functions else ""
 
 
 def watch(client: RestClient, *, every: float, count: int, as_json: bool) -> int:
@@ -113,6 +149,7 @@ def watch(client: RestClient, *, every: float, count: int, as_json: bool) -> int
     live = sys.stdout.isatty() and not as_json
     before: Look | None = None
     seen = 0
+    late: deque[float | None] = deque(maxlen=_KEPT)
     with _terminal(live), contextlib.suppress(KeyboardInterrupt):
         while True:
             try:
@@ -124,7 +161,9 @@ def watch(client: RestClient, *, every: float, count: int, as_json: bool) -> int
             else:
                 if live:
                     size = shutil.get_terminal_size()
-                    _draw(screen(now, before, client.url, width=size.columns, height=size.lines - 1))
+                    late.append(late_ms(now.numbers, 0.99, before.numbers if before else None))
+                    room = {"width": size.columns, "height": size.lines - 1}
+                    _draw(screen(now, before, client.url, **room, late=tuple(late)))
                 elif as_json:
                     messages.out_json(facts(now, before))
                 else:
@@ -145,6 +184,8 @@ def _away(error: DelayBoxError, live: bool) -> None:
 
 
 def _draw(lines: list[str]) -> None:
+    if colour.wanted():
+        lines = [colour.painted(text) for text in lines]
     sys.stdout.write(_HOME + "".join(f"{text}{_TO_LINE_END}\n" for text in lines) + _TO_END)
     sys.stdout.flush()
 

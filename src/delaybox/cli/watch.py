@@ -39,7 +39,7 @@ def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = 
     if as_json:
         return messages.out_json(answer)
     found = answer["nodes"]
-    return messages.out(
+    return messages.table(
         node_table(found, messages.width(), members=True) if found else "no node's engine has reported within 10 s"
     )
 
@@ -106,7 +106,7 @@ def workers(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson 
     if as_json:
         return messages.out_json(answer)
     found = answer["workers"]
-    messages.out(_worker_table(found, messages.width()) if found else "no worker is connected to a living node")
+    messages.table(_worker_table(found, messages.width()) if found else "no worker is connected to a living node")
     if answer["count"] > len(found):
         messages.note(f"{answer['count'] - len(found):,} more are connected; a node tells of 100")
     return None
@@ -239,10 +239,18 @@ def forecast(
     if as_json:
         return messages.out_json(answer)
     drawn = render.histogram(answer["steps"], answer["step_ms"], width=messages.width() or 80, blocks=messages.blocks())
-    total = answer["total"]
-    return messages.out(
-        f"{total:,} task{'' if total == 1 else 's'} due, a line for each {render.span(answer['step_ms'])}\n\n{drawn}"
-    )
+    return messages.drawn(f"{_totals(answer)}\n\n{drawn}")
+
+
+def _totals(answer: dict[str, Any]) -> str:
+    """How many are due in all, and where most of them are."""
+    total, step = answer["total"], render.span(answer["step_ms"])
+    line = f"{total:,} task{'' if total == 1 else 's'} due, a line for each {step}"
+    if total < 2 or len(answer["steps"]) < 2:
+        return line
+    most = max(answer["steps"], key=lambda one: one["count"])
+    mean = total * 1_000 / (len(answer["steps"]) * answer["step_ms"])
+    return f"{line}\nmost from {render.moment(most['start_ms'])[11:16]} on: {most['count']:,}; on average {mean:,.1f}/s"
 
 
 def scaling(

@@ -1,0 +1,54 @@
+"""Colours for people at a terminal, by rich; a pipe, a file and NO_COLOR get the text as it is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_WORDS = {
+    "bold red": r"\b(failed|dead|THE STORE DOES NOT ANSWER THE NODE)\b",
+    "green": r"\b(succeeded|connected)\b",
+    "yellow": r"\b(ready|paused|waits|away)\b",
+    "magenta": r"\brunning\b",
+    "blue": r"\bscheduled\b",
+    "cyan": r"[█▏▎▍▌▋▊▉▁▂▃▄▅▆▇]+|#{2,}",
+}
+"""Styles of words and bars, wherever they stand in an answer that is drawn."""
+
+
+def wanted() -> bool:
+    """Whether stdout is a terminal that shows colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def painted(text: str, *, header: bool = False) -> str:
+    """The text with a terminal's colours. ``header``: its first line is that of a table. The characters stay as they
+    are, so that widths do too."""
+    from rich.text import Text
+
+    lines = Text(text)
+    for style, words in _WORDS.items():
+        lines.highlight_regex(words, style)
+    if header:
+        lines.stylize("dim", 0, len(text.partition("\n")[0]))
+    return _rendered(lines)
+
+
+def _rendered(text: Text) -> str:
+    console = _console()
+    with console.capture() as captured:
+        console.print(text, end="", soft_wrap=True)
+    return captured.get()
+
+
+@cache
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(force_terminal=True, highlight=False, markup=False, emoji=False)
