@@ -7,6 +7,7 @@ from benchmarks.scenarios import (
     bulk,
     client,
     cost,
+    dashboard,
     grpc,
     herd,
     import_original,
@@ -39,5 +40,6 @@ ALL: tuple[Scenario, ...] = (
     longest_script.SCENARIO,
     memory.SCENARIO,
     cost.SCENARIO,
+    dashboard.SCENARIO,
     v1.FULL_STORE,
 )
