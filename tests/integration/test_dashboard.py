@@ -346,9 +346,27 @@ async def test_what_is_empty_says_so(entered: Visitor, service: Service) -> None
         ("/tasks?state=failed", "No task matches."),
         ("/queues", "No queue holds anything"),
         ("/nodes", "No worker is connected"),
+        ("/ended", "No end is remembered"),
     ):
         status, _, text = await asyncio.to_thread(entered.get, f"/dashboard{path}")
         assert status == 200 and words in text, path
+
+
+async def test_tasks_are_found_by_key_and_when_they_have_ended(entered: Visitor, service: Service) -> None:
+    made = await service.submit(NewTask(delay_ms=3_600_000, idempotency_key="order-17", labels={"a": "b"}))
+    status, headers, _ = await asyncio.to_thread(entered.get, "/dashboard/tasks?id=order-17")
+    assert (status, headers["location"]) == (303, f"/dashboard/tasks/{made.task_id}")
+    status, _, text = await asyncio.to_thread(entered.get, "/dashboard/tasks?id=order-18")
+    assert status == 404 and "order-18" in text
+    status, _, text = await asyncio.to_thread(entered.get, "/dashboard/tasks?state=scheduled&label=a%3Db&group=none")
+    assert status == 200 and "No task matches." in text
+    for query, words in (
+        ("", "No end is remembered"),
+        ("?state=failed&queue=mail", "No end"),
+        ("?state=ready", "no end;"),
+    ):
+        status, _, text = await asyncio.to_thread(entered.get, f"/dashboard/ended{query}")
+        assert status == (400 if "ready" in query else 200) and words in text, query
 
 
 async def test_many_are_changed_after_a_dry_run(entered: Visitor, service: Service) -> None:

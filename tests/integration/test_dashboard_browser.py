@@ -32,7 +32,7 @@ def send(to):
     return f"sent to {to}"
 """
 TOKEN = "token-for-the-browser"
-PAGES = ("", "/queues", "/queues/mail", "/tasks", "/tasks?state=failed", "/dead", "/nodes", "/schedule")
+PAGES = ("", "/queues", "/queues/mail", "/tasks", "/tasks?state=failed", "/ended", "/dead", "/nodes", "/schedule")
 
 
 class World:
@@ -119,6 +119,8 @@ def test_a_failed_task_is_found_read_replayed_and_succeeds(page: Browser, world:
 
     until(succeeded, lambda: page.text)
     page.see('"sent to ann@example.org"')
+    page.go(f"{world.base}/ended?state=succeeded&name=mail.send")
+    page.one("main a.id", handle.id)
 
 
 def test_a_queue_is_paused_and_goes_on(page: Browser, world: World) -> None:

@@ -81,6 +81,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("POST", "/dashboard/queues/{queue}/resume"): Access.ADMIN,
     ("POST", "/dashboard/queues/{queue}/unset"): Access.ADMIN,
     ("GET", "/dashboard/tasks"): Access.READ,
+    ("GET", "/dashboard/ended"): Access.READ,
     ("GET", "/dashboard/tasks/{id}"): Access.READ,
     ("GET", "/dashboard/tasks/{id}/payload"): Access.READ,
     ("POST", "/dashboard/tasks/{id}/run"): Access.SCHEDULE,

@@ -7,12 +7,13 @@ from typing import Final
 from urllib.parse import urlencode
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.history import ENDED, HistoryQuery
 from delaybox.core.query import TaskQuery
 from delaybox.core.task import TaskState
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.tasks import check_label, labels_of, queue_of, type_of
 
-FIELDS: Final = ("state", "queue", "type", "name", "label", "due_from", "due_to")
+FIELDS: Final = ("state", "queue", "type", "name", "group", "label", "due_from", "due_to", "ended_from", "ended_to")
 STATES: Final = ("scheduled", "ready", "running", "failed", "succeeded")
 _STATES: Final = {state.value: state for state in TaskState}
 
@@ -30,9 +31,26 @@ def filter_of(form: Mapping[str, str]) -> TaskQuery:
         queue=queue_of("queue", form["queue"].strip()) if "queue" in form else None,
         type=type_of("type", form["type"]) if "type" in form else None,
         name=form["name"].strip() if "name" in form else None,
+        group=form.get("group", "").strip(),
         labels=labels_of(labels("label", form.get("label", ""))),
         due_from_ms=moment("due_from", form["due_from"]) if "due_from" in form else everything.due_from_ms,
         due_to_ms=moment("due_to", form["due_to"]) if "due_to" in form else everything.due_to_ms,
+    )
+
+
+def ends_of(form: Mapping[str, str]) -> HistoryQuery:
+    """The filter of tasks that have ended. InvalidTask."""
+    given = filter_of({name: form[name] for name in ("state", "queue", "type", "name") if name in form})
+    if given.state is not None and given.state not in ENDED:
+        raise InvalidTask("state", f"state {given.state.value} is no end; choose succeeded, failed or cancelled")
+    everything = HistoryQuery()
+    return HistoryQuery(
+        state=given.state,
+        queue=given.queue,
+        type=given.type,
+        name=given.name,
+        from_ms=moment("ended_from", form["ended_from"]) if "ended_from" in form else everything.from_ms,
+        to_ms=moment("ended_to", form["ended_to"]) if "ended_to" in form else everything.to_ms,
     )
 
 

@@ -25,8 +25,10 @@ def of(task: TaskView) -> list[Moment]:
     if first_due != task.due_ms:
         found.append(Moment("First due", first_due, about="it was moved, put off or tried again since"))
     found.append(Moment("Due", task.due_ms, "now" if task.state is TaskState.SCHEDULED else ""))
-    if task.deliveries:
-        found.append(Moment(f"Handed out {task.deliveries} {_times(task.deliveries)}"))
+    if task.deliveries or task.fired_ms:
+        count = max(task.deliveries, 1)
+        where = f"by {task.node}" if task.node else ""
+        found.append(Moment(f"Handed out {count} {_times(count)}", task.fired_ms, about=where))
     if task.losses:
         found.append(Moment(f"Lost {task.losses} {_times(task.losses)}", tone="bad", about="with its worker or node"))
     result = task.result
@@ -36,7 +38,7 @@ def of(task: TaskView) -> list[Moment]:
             found.append(Moment(f"Failed {failed} {_times(failed)}", tone="bad", about="and was tried again"))
     if result is not None and result.duration_ms:
         found.append(Moment("Began its last attempt", result.finished_ms - result.duration_ms))
-    ended = result.finished_ms if result is not None else 0
+    ended = result.finished_ms if result is not None else task.ended_ms
     if task.state is TaskState.READY:
         found.append(Moment("Waits", tone="now", about=task.reason or "for a free place"))
     elif task.state is TaskState.RUNNING:

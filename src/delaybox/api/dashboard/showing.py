@@ -27,6 +27,8 @@ def number(value: float | None) -> str:
     """1234567 as 1,234,567; a fraction below 100 with one digit; a dash for nothing."""
     if value is None:
         return "–"
+    if 0 < value < 0.05:
+        return "< 0.1"
     if value < 100 and value != int(value):
         return f"{value:,.1f}"
     return f"{round(value):,}"

@@ -75,6 +75,7 @@ class Dashboard:
             "/queues": self._queues.every,
             "/queues/{queue}": self._queues.one,
             "/tasks": self._tasks.find,
+            "/ended": self._tasks.ended,
             "/tasks/{id}": self._tasks.one,
             "/tasks/{id}/payload": self._tasks.payload,
             "/dead": self._dead.page,

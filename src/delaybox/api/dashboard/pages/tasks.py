@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from delaybox.api.dashboard import filters, life, render, showing
 from delaybox.api.dashboard.frame import Frames, see_other
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.routing import Answer
+from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError, InvalidTask, StoreUnavailable, TaskFinished, TaskNotFound, TaskRunning
+from delaybox.core.history import ENDED, HistoryPage
 from delaybox.core.limits import MAX_CURSOR
 from delaybox.core.query import Page
 from delaybox.core.spans import duration_ms
@@ -28,9 +31,12 @@ class TaskPages:
         self._service = service
 
     async def find(self, visit: Visit) -> Answer:
-        """Tasks by filter. An id leads to its task."""
+        """Tasks by filter. An id or an idempotency key leads to its task."""
         if wanted := visit.query.get("id", "").strip():
-            return see_other(f"{self._frames.base}/tasks/{_segment(wanted)}")
+            try:
+                return see_other(f"{self._frames.base}/tasks/{await self._id_of(wanted)}")
+            except (InvalidTask, TaskNotFound) as error:
+                return self._list(visit, Page([]), problem=str(error), status=404)
         problem, found, cursor = "", Page([]), visit.query.get("cursor", "")
         try:
             if len(cursor) > MAX_CURSOR:
@@ -38,11 +44,37 @@ class TaskPages:
             found = await self._service.list_tasks(filters.filter_of(visit.query), cursor=cursor, limit=PAGE)
         except InvalidTask as error:
             problem = str(error)
+        return self._list(visit, found, problem=problem, status=400 if problem else 200)
+
+    def _list(self, visit: Visit, found: Page, *, problem: str, status: int) -> Answer:
         return self._frames.page(
-            visit, "tasks.html", status=400 if problem else 200, form=visit.query, found=found, problem=problem,
-            states=filters.STATES, types=list(TYPE_NAMES), type_names=rendering.NAME_OF_TYPE, further=bool(cursor),
+            visit, "tasks.html", status=status, form=visit.query, found=found, problem=problem,
+            states=filters.STATES, types=list(TYPE_NAMES), type_names=rendering.NAME_OF_TYPE,
+            further=bool(visit.query.get("cursor")),
             next=filters.query_of(visit.query, cursor=found.cursor) if found.cursor else "",
             pending=visit.query.get("state") in (None, "scheduled", "ready"),
+        )  # fmt: skip
+
+    async def _id_of(self, text: str) -> str:
+        """The id that somebody typed, or that of the task with this idempotency key. InvalidTask, TaskNotFound."""
+        with suppress(InvalidTask):
+            return ids.render(ids.parse(text))
+        return await self._service.id_of_key(text)
+
+    async def ended(self, visit: Visit) -> Answer:
+        """Tasks that have ended, as long as that is remembered, newest first."""
+        problem, found, cursor = "", HistoryPage(items=[]), visit.query.get("cursor", "")
+        try:
+            if len(cursor) > MAX_CURSOR:
+                raise InvalidTask("cursor", "this page's address is not whole; begin the list again")
+            found = await self._service.history(filters.ends_of(visit.query), cursor=cursor, limit=PAGE)
+        except InvalidTask as error:
+            problem = str(error)
+        return self._frames.page(
+            visit, "ended.html", status=400 if problem else 200, form=visit.query, found=found, problem=problem,
+            states=[state.value for state in ENDED], types=list(TYPE_NAMES), type_names=rendering.NAME_OF_TYPE,
+            next=filters.query_of(visit.query, cursor=found.cursor) if found.cursor else "",
+            beyond={state.value: count for state, count in found.beyond.items() if count},
         )  # fmt: skip
 
     async def one(self, visit: Visit) -> Answer:

@@ -144,7 +144,7 @@
         paths: this.bars ? uPlot.paths.bars({ size: [0.82, 60], align: 1, radius: 0.15 }) : undefined,
       }));
       this.plot = new uPlot({
-        ...this.size(), series: [{}, ...series], padding: [8, 8, 0, 0],
+        ...this.size(), series: [{}, ...series], padding: [8, 20, 0, 0],
         axes: [{ ...axis, grid: { show: false }, size: 28, space: 70, values: (_, at, __, ___, apart) => this.times(at, apart) }, { ...axis, size: 52, values: (_, found) => found.map((v) => (v === null ? "" : short(v))) }],
         scales: { ...(this.lasting ? { x: { range: (_, low, high) => [high - this.lasting, high] } } : {}), y: { range: (_, low, high) => [0, Math.max(high || 0, this.bars ? 4 : 1) * 1.1] } },
         cursor: { y: false, points: { show: !this.bars }, drag: { x: Boolean(this.select), y: false, setScale: false } },
