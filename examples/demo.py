@@ -378,7 +378,8 @@ def run(console: Console) -> None:
             with running(folder, "listen", "--json") as listener:
                 listener.wait_for(r"listening on channel")
                 address = f"http://localhost:{port}/dashboard"
-                console.print(f"It listens on http://localhost:{port}; its dashboard, while this runs: {address}")
+                console.print(f"It listens on http://localhost:{port}")
+                console.print(f"its dashboard, while this runs: {address}", soft_wrap=True)
                 api = Api("127.0.0.1", port)
                 first_task(console, api, port, node, listener)
                 fired = many_tasks(console, api, node, listener, address)

@@ -15,7 +15,7 @@ from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
 MAX_STEPS = 400
-_EXACT = 20_000
+_EXACT = 10_000
 """Up to so many buckets all are counted."""
 _SAMPLE = 12
 """Buckets of one step whose tasks are counted."""
