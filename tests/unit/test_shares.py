@@ -54,3 +54,14 @@ def test_a_queue_that_was_away_starts_where_the_others_stand() -> None:
         shares.took(0, taken(shares.plan(100, {0: Waiting(0, 500, {b"wa": 500})}, 250)))
     both = {0: Waiting(0, 1_000, {b"wa": 500, b"wb": 500})}
     assert abs(taken(shares.plan(100, both, 250))[b"wb"] - 50) <= 1
+
+
+def test_a_queue_whose_partition_is_being_claimed_from_keeps_its_turn() -> None:
+    shares, sums = Shares(lambda _: 1.0), Counter[bytes]()
+    for turn in range(400):
+        lanes = {0: {b"wa": 10_000}, 1: {b"wb": 10_000}}
+        hidden = lanes.pop(1) if turn % 2 else {}
+        now = taken(shares.plan(20, {p: Waiting(0, 10_000, one) for p, one in lanes.items()}, 250, hidden))
+        shares.took(0, now)
+        sums.update(now)
+    assert abs(sums[b"wa"] - sums[b"wb"]) <= 20

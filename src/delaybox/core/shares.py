@@ -59,10 +59,13 @@ class Shares:
         self._owed = 0
         self._both = False
 
-    def plan(self, slots: int, waiting: Mapping[int, Waiting], most: int) -> dict[int, Part]:
+    def plan(
+        self, slots: int, waiting: Mapping[int, Waiting], most: int, elsewhere: Iterable[bytes] = ()
+    ) -> dict[int, Part]:
         """What to claim from which partition: in all no more than ``slots``, from one no more than ``most``.
 
-        Partitions come first in the order of ``waiting``, so a caller that changes it gives each its turn.
+        ``elsewhere``: lanes that wait in partitions which cannot be claimed from right now; their queues keep their
+        starts. Partitions come first in the order of ``waiting``, so a caller that changes it gives each its turn.
         """
         critical = sum(one.critical for one in waiting.values())
         others = sum(one.others for one in waiting.values())
@@ -81,7 +84,7 @@ class Shares:
                 taken += count
         left = min(slots - taken, others)
         if any(one.lanes for one in waiting.values()):
-            self._by_weight(left, waiting, parts, most)
+            self._by_weight(left, waiting, parts, most, {split(lane).queue for lane in elsewhere})
             return parts
         for p, one in waiting.items():
             if left > 0 and (count := min(one.others, left, room(p))) > 0:
@@ -116,7 +119,9 @@ class Shares:
             return virtual
         return start if queue in self._waited else max(start, virtual)
 
-    def _by_weight(self, left: int, waiting: Mapping[int, Waiting], parts: dict[int, Part], most: int) -> None:
+    def _by_weight(
+        self, left: int, waiting: Mapping[int, Waiting], parts: dict[int, Part], most: int, elsewhere: set[str]
+    ) -> None:
         pools: dict[str, list[tuple[int, bytes, int]]] = defaultdict(list)
         for p, one in waiting.items():
             for lane, count in one.lanes.items():
@@ -124,7 +129,7 @@ class Shares:
                     pools[split(lane).queue].append((p, lane, count))
         for queue in pools:
             self._starts[queue] = self._start(queue, self._virtual)
-        self._waited = frozenset(pools)
+        self._waited = frozenset(pools) | elsewhere
         sources = {queue: _each(pool, parts, most) for queue, pool in pools.items()}
         charges = {queue: 1 / self._weight_of(queue) for queue in pools}
         turns = [(self._starts[queue], queue) for queue in pools]

@@ -76,10 +76,14 @@ class Chooser:
             ]
             replies = await self._store.runner.run_many(calls)
             self._looked = local_ms()
-            self._waiting = {
+            # What waits where claims are under way was seen before, and waits still.
+            self._waiting = {p: one for p, one in self._waiting.items() if p in self._pressed}
+            self._waiting |= {
                 p: waiting(reply) for p, reply in zip(due, replies, strict=True) if not isinstance(reply, BaseException)
             }
-        parts = self._shares.plan(slots, {p: self._waiting[p] for p in self._in_turn(due) if p in self._waiting}, most)
+        here = {p: self._waiting[p] for p in self._in_turn(due) if p in self._waiting}
+        elsewhere = {lane for p, one in self._waiting.items() if p not in here for lane in one.lanes}
+        parts = self._shares.plan(slots, here, most, elsewhere)
         if not parts:
             # It lies where a look does not see it, so a claim finds it.
             self._pressed.difference_update(due)
