@@ -1,0 +1,92 @@
+"""An engine that claims for a target with few places, which come free again after a moment: who gets how much?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from delaybox.core.delivery import DONE, Delivery, Report
+from delaybox.core.lane import lane_of
+from delaybox.core.queue import LiveRules
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.engine import Engine
+from delaybox.engine.guest import Guest
+from delaybox.engine.options import EngineOptions
+from delaybox.store.record import draft
+from delaybox.store.store import Batch, Store
+
+FUNCTION = "f"
+_AT_ONCE = 500
+
+
+class Places:
+    """A target for WORKER tasks. ``key``: by what tasks are counted; each is counted with its lateness (ms)."""
+
+    def __init__(self, places: int, takes_s: float, key: Callable[[Delivery], str], most: int) -> None:
+        self.free = places
+        self.got: list[tuple[str, float]] = []
+        self.guest: Guest | None = None
+        self.full = asyncio.Event()
+        self._takes_s = takes_s
+        self._key = key
+        self._most = most
+
+    def room(self) -> int:
+        """Places that are free."""
+        return self.free
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        """Takes tasks, each of which takes the same time."""
+        now = time.time() * 1000
+        self.got += [(self._key(d), now - d.due_ms) for d in batch]
+        self.free -= len(batch)
+        if len(self.got) >= self._most:
+            self.full.set()
+        await asyncio.sleep(self._takes_s)
+        report(batch, DONE)
+        self.free += len(batch)
+        if self.guest is not None:
+            self.guest.more_room()
+
+    def counts(self, first: int, behind: int) -> Counter[str]:
+        """How many of each key are among the tasks from ``first`` to ``behind``, in the order in which they came."""
+        return Counter(key for key, _ in self.got[first:behind])
+
+
+def call(queue: str, **parts: object) -> NewTask:
+    """A task for the target."""
+    return NewTask(type=TaskType.WORKER, queue=queue, name=FUNCTION, **parts)  # type: ignore[arg-type]
+
+
+async def add(store: Store, partition: int, tasks: Sequence[NewTask]) -> list[bytes]:
+    """Stores tasks in one partition; their ids."""
+    found: list[bytes] = []
+    for at in range(0, len(tasks), _AT_ONCE):
+        (answers,) = await store.schedule([Batch(partition, [draft(task) for task in tasks[at : at + _AT_ONCE]])])
+        if isinstance(answers, BaseException):
+            raise answers
+        found += [answer.task_id for answer in answers]
+    return found
+
+
+@asynccontextmanager
+async def taking(store: Store, places: Places, queue: str = "*") -> AsyncIterator[None]:
+    """An engine claims for the target."""
+    rules = LiveRules()
+    engine = Engine(store, {}, EngineOptions(node_id="bench", clock=False), hosts=True, rules=rules)
+    await engine.start()
+    try:
+        while rules.version < 0:
+            await asyncio.sleep(0.01)
+        places.guest = engine.admit(lanes=[lane_of(TaskType.WORKER, queue, FUNCTION)], target=places, room=places.room)
+        yield
+    finally:
+        await engine.stop(5.0)
+
+
+def queue_of(delivery: Delivery) -> str:
+    """The queue that the lane names."""
+    return delivery.lane.decode()[1:].partition(":")[0]

@@ -1,0 +1,199 @@
+"""Whose turn it is where there is more work than places: priorities, shares, fairness keys, one lane among many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from benchmarks import ours
+from benchmarks.harness.bench import Bench, Scenario
+from benchmarks.harness.figures import reset_costs, slowest_script, spread
+from benchmarks.harness.report import OURS, Row, at_least, at_most
+from benchmarks.harness.server import BenchServer
+from benchmarks.ours.queues import Places, add, call, queue_of, taking
+from benchmarks.ours.storing import opened
+from delaybox.core.lane import lane_of
+from delaybox.core.queue import QueueRules
+from delaybox.core.task import Priority, TaskType
+from delaybox.service.rules import Rules
+from delaybox.store.record import extension_entries, read
+from delaybox.store.replies import ClaimLimits
+from delaybox.store.store import Store
+
+QUEUES = 10
+TAKEN = 10_000
+WARM = 3_000
+"""Tasks that are taken before it is counted: by then what is due was made ready, so that all of it is seen."""
+FROM_US = 500
+
+
+def run(bench: Bench) -> None:
+    bench.attempt(f"{QUEUES} queues by weight", OURS, "%", lambda: _shares(bench), bounds=(at_most(5),))
+    bench.attempt("critical in overload", OURS, "ms", lambda: _overload(bench), bounds=(at_most(50),))
+    bench.attempt("fairness keys", OURS, "tasks", lambda: _keys(bench), bounds=(at_most(1),))
+    bench.attempt("one lane among many", OURS, "ms", lambda: _one_lane(bench), bounds=(at_most(50),))
+
+
+def _shares(bench: Bench) -> Row:
+    async def measure(server: BenchServer) -> tuple[float, str]:
+        async with opened(server) as store:
+            weights = {f"q{n}": float(n + 1) for n in range(QUEUES)}
+            drawn = bench.random()
+            for at, (queue, weight) in enumerate(weights.items()):
+                await Rules(store).set(queue, QueueRules(weight=weight))
+                # Some lie in one partition, some in a few, some in all.
+                spread_over = drawn.sample(range(store.partitions), (1, 3, store.partitions)[at % 3])
+                for p in spread_over:
+                    await add(store, p, [call(queue) for _ in range(6 * TAKEN // QUEUES // len(spread_over))])
+            places = Places(100, 0.02, queue_of, WARM + TAKEN + 100)
+            async with taking(store, places):
+                await asyncio.wait_for(places.full.wait(), 120)
+            counts = places.counts(WARM, WARM + TAKEN)
+            whole = sum(weights.values())
+            off = {queue: counts[queue] / (TAKEN * weight / whole) - 1 for queue, weight in weights.items()}
+            worst = max(off, key=lambda queue: abs(off[queue]))
+            return 100 * abs(off[worst]), f"worst is {worst}: {counts[worst]} of {TAKEN:,}; weights 1 to {QUEUES}"
+
+    with bench.server() as server:
+        worst, note = ours.run(measure(server))
+    what = f"shares of {QUEUES} queues over {TAKEN:,} tasks, off their weights by at most"
+    return Row(what=what, subject=OURS, value=worst, unit="%", note=note, bounds=(at_most(5),))
+
+
+def _overload(bench: Bench) -> list[Row]:
+    seconds = bench.size(30, 8)
+    places_, takes_s = 20, 0.1
+    capacity = places_ / takes_s
+
+    async def measure(server: BenchServer) -> Places:
+        async with opened(server) as store:
+            levels = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
+            # The backlog of a minute at ten times what can be done, less for a quick run.
+            backlog = int(bench.size(60, 10) * 10 * capacity) // store.partitions
+            for p in range(store.partitions):
+                await add(store, p, [call(f"q-{levels[n % 3].name}", priority=levels[n % 3]) for n in range(backlog)])
+            places = Places(places_, takes_s, queue_of, 1 << 60)
+            async with taking(store, places):
+                each, until, turn = int(capacity / 20), time.monotonic() + seconds, 0
+                while time.monotonic() < until:
+                    turn += 1
+                    # Half of what can be done is critical; the rest of ten times that much is not.
+                    new = [call("critical", priority=Priority.CRITICAL) for _ in range(each // 2)]
+                    new += [call("q-NORMAL") for _ in range(each * 19 // 2)]
+                    await add(store, turn % store.partitions, new)
+                    await asyncio.sleep(0.05)
+            return places
+
+    with bench.server() as server:
+        places = ours.run(measure(server))
+    late = [late_ms for key, late_ms in places.got[100:] if key == "critical"]
+    found = spread(late)
+    rows = [
+        Row(
+            what="10 x overload with a backlog, critical tasks late, p99",
+            subject=OURS,
+            value=sorted(late)[int(len(late) * 0.99)],
+            unit="ms",
+            note=f"{len(late):,} critical of {len(places.got):,} taken; {found.note()}",
+            bounds=(at_most(50),),
+        )
+    ]
+    return [*rows, _floor(bench)]
+
+
+def _floor(bench: Bench) -> Row:
+    async def measure(server: BenchServer) -> Places:
+        async with opened(server) as store:
+            for p in range(store.partitions):
+                await add(store, p, [call("critical", priority=Priority.CRITICAL) for _ in range(1_000)])
+            for p in (0, 3):
+                await add(store, p, [call("low", priority=Priority.LOW) for _ in range(500)])
+            places = Places(20, 0.002, queue_of, TAKEN + 100)
+            async with taking(store, places):
+                await asyncio.wait_for(places.full.wait(), 120)
+            return places
+
+    with bench.server() as server:
+        places = ours.run(measure(server))
+    share = 100 * places.counts(100, 100 + TAKEN)["low"] / TAKEN
+    what = f"share of low tasks among {TAKEN:,} taken while critical ones wait"
+    return Row(what=what, subject=OURS, value=share, unit="%", note="", bounds=(at_least(4), at_most(6)))
+
+
+def _keys(bench: Bench) -> list[Row]:
+    keys, tasks = 10_000, bench.size(1_000_000, 100_000)
+
+    async def measure(server: BenchServer) -> int:
+        async with opened(server) as store:
+            each = tasks // keys // store.partitions or 1
+            for p in range(store.partitions):
+                for _ in range(each):
+                    await add(store, p, [call("mail", fairness_key=f"customer-{n}") for n in range(keys)])
+            reset_costs(server, slowlog_from_us=FROM_US)
+            limits = ClaimLimits(slots=250, types="w", guest=True, lanes=(lane_of(TaskType.WORKER, "mail", "f"),))
+            return max([await _worst(store, p, limits, keys, each) for p in range(2)])
+
+    with bench.server() as server:
+        worst = ours.run(measure(server))
+        slow = slowest_script(server, slowlog_from_us=FROM_US, names=ours.script_names())
+    return [
+        Row(
+            what=f"{keys:,} fairness keys over {tasks:,} tasks, off an equal share in a partition by at most",
+            subject=OURS, value=float(worst), unit="tasks", note="looked at after each round of all keys",
+            bounds=(at_most(1),),
+        ),
+        Row(
+            what=f"{keys:,} fairness keys, longest script", subject=OURS, value=slow.longest_us / 1000, unit="ms",
+            note=slow.note(from_us=FROM_US), bounds=(at_most(10),),
+        ),
+    ]  # fmt: skip
+
+
+async def _worst(store: Store, p: int, limits: ClaimLimits, keys: int, each: int) -> int:
+    """By how much a key's tasks differ from an equal share, at worst, once all are ready."""
+    made_ready = 0
+    while made_ready < keys * each:
+        made_ready += (await store.claim(p, b"%016d" % made_ready, ClaimLimits(slots=0, types="w"))).promoted
+    counts: dict[bytes, int] = {}
+    taken = worst = 0
+    while taken < keys * each * 9 // 10:
+        claimed = await store.claim(p, b"%016d" % (keys * each + taken), limits)
+        for at in range(0, len(claimed.leased), 2):
+            key = extension_entries(read(claimed.leased[at], claimed.leased[at + 1]).extension)[9]
+            counts[key] = counts.get(key, 0) + 1
+        taken += len(claimed.leased) // 2
+        # Every twentieth goes by virtual deadline and not by key: it comes on top.
+        share = taken * 0.95 / keys
+        worst = max(worst, int(max(counts.values()) - share), int(share - min(counts.get(k, 0) for k in counts)))
+    return worst
+
+
+def _one_lane(bench: Bench) -> Row:
+    lanes = bench.size(100_000, 10_000)
+
+    async def measure(server: BenchServer) -> list[float]:
+        async with opened(server) as store:
+            for first in range(0, lanes, 500):
+                await add(store, 0, [call(f"q{n}") for n in range(first, first + 500)])
+            made_ready = 0
+            while made_ready < lanes:
+                made_ready += (await store.claim(0, b"%016d" % made_ready, ClaimLimits(slots=0, types="w"))).promoted
+            late: list[float] = []
+            for n in range(50):
+                places = Places(1, 0.0, queue_of, 1)
+                async with taking(store, places, f"q{n * (lanes // 50)}"):
+                    admitted = time.monotonic()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(places.full.wait(), 5)
+                    late.append((time.monotonic() - admitted) * 1000)
+            return late
+
+    with bench.server() as server:
+        late = ours.run(measure(server))
+    what = f"a worker that serves one lane of {lanes:,} with ready work gets its task after"
+    note = f"the longest of 50, the median {sorted(late)[25]:.1f} ms"
+    return Row(what=what, subject=OURS, value=max(late), unit="ms", note=note, bounds=(at_most(50),))
+
+
+SCENARIO = Scenario("queues", "whose turn it is where there is more work than places", run=run)
