@@ -431,6 +431,8 @@ async def test_live_numbers_come_once_a_second_and_the_same_to_all(entered: Visi
         connection.close()
         return found
 
+    status, _, text = await asyncio.to_thread(entered.ask, "HEAD", "/dashboard/live")
+    assert (status, text) == (200, "")
     one, two = await asyncio.gather(asyncio.to_thread(frames), asyncio.to_thread(frames))
     assert set(one) & set(two), "encoded once for all"
     assert '"pending":1' in one[0]

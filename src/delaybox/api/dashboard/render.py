@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any, Final
 
 from delaybox import __version__
 from delaybox.api.dashboard import showing
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FOLDER: Final = Path(__file__).parent
 KINDS: Final = {".js": b"text/javascript; charset=utf-8", ".css": b"text/css; charset=utf-8", ".svg": b"image/svg+xml"}
@@ -32,6 +33,9 @@ HTML: Final = b"text/html; charset=utf-8"
 
 @cache
 def _environment() -> Environment:
+    # With the first page: a node that nobody looks at does without it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     made = Environment(
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
@@ -167,6 +168,9 @@ class Dashboard:
             if self._own.read_only and not isinstance(rule, policy.WithoutToken):
                 raise Refusal(403, READ_ONLY)
         answer = await handler(scope, headers, receive)
+        if scope["method"] == "HEAD" and answer.parts is not None:
+            await answer.parts.aclose()
+            answer = replace(answer, parts=None)
         return self._frames.with_cookies(visit, answer)
 
     def _visit(self, scope: Scope, headers: Headers) -> Visit:
