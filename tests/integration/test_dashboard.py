@@ -402,7 +402,8 @@ async def test_rules_are_set_as_the_form_has_them(entered: Visitor, service: Ser
     assert (await send("/rules", **given))[0] == 303
     own = (await service.rules.of("mail")).own
     assert own.timeout_ms == 30_000 and own.retry is not None and own.retry.max_attempts == 3
-    assert (await send("/rules", **{"was-timeout": "=30s"}))[0] == 303
+    assert (await send("/rules", **{"was-timeout": "=30s", "weight": "1.5", "was-weight": "="}))[0] == 303
+    assert (await service.rules.of("mail")).own.weight == 1.5
     assert (await service.rules.of("mail")).own.timeout_ms is None
     for field, text in (("timeout", "soon"), ("timeout", "0"), ("retry", "{"), ("retry", '{"tries": 1}')):
         status, page = await send("/rules", **{field: text, f"was-{field}": "="})

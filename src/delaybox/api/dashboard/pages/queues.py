@@ -24,11 +24,11 @@ _ABOUT: Final = {
     "timeout": ("Time-out", "Longest time of one attempt of tasks that set none, such as 30s."),
     "keep_result": ("Keep results", "How long results of functions and commands are kept, such as 1h; 0: not at all."),
     "retry": ("Retry", 'Of tasks without a policy: {"max_attempts": 8, "backoff": {"initial": "2s", "max": "10m"}}.'),
-    "weight": ("Weight", "Its share beside other queues, where all have work: 1 is the usual one."),
+    "weight": ("Weight", "Its share beside other queues, where all have work, such as 2 or 0.5; 1 unless set."),
     "concurrency": ("Concurrency", "Most of its tasks that run at a time."),
     "rate": ("Rate", "Most of its tasks that begin in any interval, such as 100/s."),
     "burst": ("Burst", "How many of these may begin together."),
-    "slack": ("Slack", "How long tasks of each priority may wait, as JSON."),
+    "slack": ("Slack", 'How long tasks of a priority may wait behind more urgent ones: {"low": "60s"}.'),
     "keys": ("Limits by key", "Limits of each value of a label, as JSON."),
     "key_keep": ("Keep keys", "How long an idempotency key outlives its task."),
 }  # fmt: skip
@@ -177,8 +177,8 @@ def _value(field: str, text: str) -> object:
             return json.loads(text)
         except (ValueError, RecursionError):
             raise InvalidTask(field, f"{field} is no JSON; correct it") from None
-    if text.isascii() and text.isdigit() and len(text) < 16:
-        return int(text)
+    if text.isascii() and len(text) < 16 and text.replace(".", "", 1).isdigit():
+        return float(text) if "." in text else int(text)
     return text
 
 
