@@ -168,6 +168,8 @@ MEANING = {
     "results.maxBytes": "largest result; a function that returns more has failed, and is not tried again",
     "keys.keep": "how long an idempotency key outlives its task; the same on every node. Keys that are locks "
     "(`unique_while`) end with their task",
+    "index.labels": "labels by which tasks are indexed, so that lists and changes by one of them need no scan. Tasks "
+    "that are there already are indexed within minutes. A label that was named once stays indexed",
     "history.keep": "how long it is remembered how a task ended (outcome, times, attempts, node, reason); `0s`: not at "
     "all",
     "history.keepFailed": "the same of tasks that failed, at least `history.keep`",

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from delaybox.core import ids
 from delaybox.core.task import NewTask, Priority
-from delaybox.store import keys
+from delaybox.store import keys, labels
 from delaybox.store.fsck import KINDS, fsck
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
@@ -20,7 +20,7 @@ from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.lab import Lab
 
 HOUR = 3_600_000
-MENDABLE = {
+MENDABLE = {"label-missing", "label-dangling",
     "leased-not-indexed",
     "leased-dangling",
     "no-hint", "late-hint", "bucket-not-listed", "bucket-empty", "lease-without-expiry", "expiry-without-lease",
@@ -61,7 +61,7 @@ class Full:
         await lab.client.hset(f"{lab.tag}:quarantine", self.sour, b"\x01bad")
         await lab.client.zadd(f"{lab.tag}:quarantine:at", {self.sour: lab.now})
         self.soon, self.large, self.keyed = await lab.add(
-            NewTask(delay_ms=20_000), NewTask(delay_ms=20_000, payload=bytes(3_000)),
+            NewTask(delay_ms=20_000, labels={"customer": "7"}), NewTask(delay_ms=20_000, payload=bytes(3_000)),
             NewTask(delay_ms=20_000, idempotency_key="k"),
         )  # fmt: skip
         self.far, self.moved = await lab.add(NewTask(delay_ms=HOUR), NewTask(delay_ms=3 * HOUR))
@@ -242,6 +242,15 @@ async def watermark_of_nothing(f: Full) -> None:
     await f.client.hset(keys.kafka(f.tag), "topic", "5")
 
 
+async def label_gone(f: Full) -> None:
+    await labels.index(f.lab.store, 0, {f.soon: await f.raw(f.soon)}, ("customer",))
+    await f.client.delete(keys.label(f.tag, int.from_bytes(labels.place("customer", "7")[:2], "big")))
+
+
+async def label_of_nothing(f: Full) -> None:
+    await f.client.sadd(keys.label(f.tag, 5), f.soon[:10] + bytes(10))
+
+
 async def history_unlisted(f: Full) -> None:
     await f.client.hset(keys.history_hash(f.tag, b"s1:0"), f.soon, b"?")
 
@@ -289,6 +298,8 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (group_of_another, ["group-dangling", "group-dangling"]),
     (watermark_wrong, ["watermark-wrong"]),
     (watermark_of_nothing, ["watermark-wrong"]),
+    (label_gone, ["label-missing"]),
+    (label_of_nothing, ["label-dangling"]),
     (history_unlisted, ["history-not-listed"]),
     (history_miscounted, ["history-not-counted"]),
 ]

@@ -13,8 +13,8 @@ from delaybox.store.loader import load, names
 
 FOLDER = Path(str(resources.files("delaybox.store.scripts")))
 # Refused by a full server itself; everything else must go on there (rule 12).
-DENIED_WHEN_FULL = {"schedule", "replace", "ingest", "ready", "note"}
-READ_ONLY = {"forecast", "counts", "get", "peek", "ping", "recall", "roster", "states", "upcoming"}
+DENIED_WHEN_FULL = {"schedule", "replace", "ingest", "ready", "note", "label"}
+READ_ONLY = {"labelled", "forecast", "counts", "get", "peek", "ping", "recall", "roster", "states", "upcoming"}
 
 
 def text(name: str) -> str:

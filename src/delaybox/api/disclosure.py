@@ -26,7 +26,7 @@ WITHOUT_READ: Final[Mapping[str, Fields | None]] = {
     "Moved": _ALL,
     "BatchAnswer": _ALL,
     "Replayed": _ALL,
-    "ChangedMany": frozenset({"matched", "changed", "skipped"}),
+    "ChangedMany": frozenset({"matched", "changed", "skipped", "scanned"}),
     "RuledQueue": _ALL,
     # delaybox.v1
     "TaskInfo": _STANDING,

@@ -285,17 +285,23 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkDone:
-    """What a bulk call did. ``matched`` the filter; ``skipped``: had begun or ended before they could be changed."""
+    """What a bulk call did. ``matched`` the filter; ``skipped``: had begun or ended before they could be changed.
+    ``scanned``: labels without an index were asked for, so all that waits was looked through."""
 
     matched: int
     changed: int
     skipped: int
     sample_ids: tuple[str, ...]
+    scanned: bool = False
 
     @classmethod
     def of(cls, answer: pb.BulkResponse) -> BulkDone:
         return cls(
-            matched=answer.matched, changed=answer.changed, skipped=answer.skipped, sample_ids=tuple(answer.sample_ids)
+            matched=answer.matched,
+            changed=answer.changed,
+            skipped=answer.skipped,
+            sample_ids=tuple(answer.sample_ids),
+            scanned=answer.scanned,
         )
 
 

@@ -35,10 +35,12 @@ from delaybox.core.limits import (
     DEFAULT_PARTITIONS,
     DEFAULT_PAYLOAD_BYTES,
     KEY_KEEP_MS,
+    LABEL,
     MAX_PARTITIONS,
     MAX_PAYLOAD_BYTES,
     MAX_PREFIX,
     MAX_WAIT_MS,
+    MOST_INDEXED,
     PREFIX,
 )
 from delaybox.core.queue import QueueRules
@@ -182,6 +184,23 @@ class Keys(Section):
     )
 
 
+class Index(Section):
+    """What tasks are looked up by without a scan."""
+
+    labels: Annotated[tuple[str, ...], BeforeValidator(split)] = Field(
+        default=(),
+        max_length=MOST_INDEXED,
+        description=f"up to {MOST_INDEXED} names of labels, with commas between them",
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(LABEL.fullmatch(name) for name in value):
+            raise ValueError("labels")
+        return value
+
+
 class CatchUpSection(Section):
     rate: int = Field(default=0, ge=0, le=10_000_000, description="overdue tasks a second, or 0 for no limit")
 
@@ -250,6 +269,7 @@ class Config(Section):
     webhooks: Webhooks = Webhooks()
     results: Results = Results()
     keys: Keys = Keys()
+    index: Index = Index()
     history: HistorySection = HistorySection()
     queues: Annotated[Mapping[str, QueueRules], BeforeValidator(queue_rules)] = Field(
         default={}, description=QUEUE_RULES_FORM

@@ -80,6 +80,7 @@ def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
         "prefix": c.storage.prefix,
         "key_keep_ms": c.keys.keep,
         "first_rules": c.queues,
+        "index_labels": c.index.labels,
         "history": c.history.rules(),
         "roles": c.duties,
         "node_id": node_id,

@@ -25,6 +25,8 @@ HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
 """The name of a host, as DNS bounds it."""
 
 MAX_LABELS: Final = 16
+MOST_INDEXED: Final = 16
+"""Labels that are indexed, at most."""
 MAX_LABEL: Final = 64
 MAX_LABEL_VALUE: Final = 256
 """Characters of a label's value."""

@@ -26,10 +26,14 @@ class TaskQuery:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a list. ``cursor`` continues it; empty at the end. A short page with a cursor is legal."""
+    """Part of a list. ``cursor`` continues it; empty at the end. A short page with a cursor is legal.
+
+    ``scanned``: labels were asked for that have no index, so all that waits is looked through.
+    """
 
     items: list[TaskView]
     cursor: str = ""
+    scanned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +70,11 @@ class ForecastStep:
 class BulkResult:
     """The outcome of changing many tasks. ``skipped``: matched, but running or gone before they could be changed.
 
-    ``sample``: the ids of the first ones.
+    ``sample``: the ids of the first ones. ``scanned``: labels were asked for that have no index.
     """
 
     matched: int = 0
     changed: int = 0
     skipped: int = 0
     sample: list[str] = field(default_factory=list)
+    scanned: bool = False

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from delaybox.engine.ownership import Ownership
-from delaybox.store import buckets, groups, leases
+from delaybox.store import buckets, groups, labels, leases
 from delaybox.store.store import Store
 
 _CHUNK = 250
@@ -55,6 +55,8 @@ class Scrubber:
                 yield
             async for _ in self._groups(p):
                 yield
+            async for _ in self._labels(p):
+                yield
 
     async def _groups(self, p: int) -> AsyncIterator[None]:
         """Drops entries of groups whose tasks are gone, as when a node of an earlier version carried them out. What a
@@ -65,6 +67,21 @@ class Scrubber:
             yield
             if not after:
                 return
+
+    async def _labels(self, p: int) -> AsyncIterator[None]:
+        """As `_groups`, of the index of labels."""
+        if not await labels.declared(self._store):
+            return
+        for first in range(0, labels.SETS, _CHUNK):
+            for number in await labels.sets(self._store, p, first, _CHUNK):
+                cursor = b"0"
+                while True:
+                    cursor, seen, _ = await labels.dangling(self._store, p, number, cursor, count=_CHUNK)
+                    if seen >= _CHUNK or number % 16 == 0:
+                        yield
+                    if cursor == b"0":
+                        break
+            yield
 
     async def _leases(self, p: int) -> AsyncIterator[None]:
         """Mends the index of leased tasks, both ways, because nodes of an earlier version lease and settle without

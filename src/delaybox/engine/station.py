@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from delaybox.engine.ager import Ager
 from delaybox.engine.expander import Expander
+from delaybox.engine.labeller import Labeller
 from delaybox.engine.leftovers import Leftovers
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -48,6 +49,7 @@ class Station:
                 Loop("reaper", Reaper(store, options, ownership).step),
                 Loop("stand-in", self._stand_in.step),
                 Loop("leftovers", self._leftovers.step),
+                Loop("labels", Labeller(store, ownership).step),
             ]
             if options.scrub:
                 self._loops.append(Loop("scrubber", Scrubber(store, ownership).step))

@@ -12,7 +12,7 @@ from delaybox import metrics
 from delaybox.core.errors import StoreUnavailable
 from delaybox.core.limits import DEFAULT_PARTITIONS
 from delaybox.processes.child import Stopping
-from delaybox.store import rules
+from delaybox.store import labels, rules
 from delaybox.store.servers import Servers
 from delaybox.store.settings import StoreSettings
 from delaybox.store.store import Store
@@ -43,6 +43,7 @@ async def prepared(settings: Settings) -> Settings:
                 features = await servers.probe()
                 store = await Store.open(servers, prefix=settings.prefix, partitions=settings.partitions)
                 await rules.begin(store, settings.first_rules)
+                await labels.declare(store, settings.index_labels)
                 break
             except StoreUnavailable as error:
                 if asyncio.get_running_loop().time() > deadline:

@@ -11,7 +11,7 @@ from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.service.history import History
-from delaybox.store import pages
+from delaybox.store import labels, pages
 from delaybox.store.store import MAX_ITEMS, Store
 
 SAMPLE = 10
@@ -43,7 +43,8 @@ class Bulk:
         """
 
         change = self._cancelling(free_keys, selection.wanted.group)
-        return await _apply(self._waiting(selection.wanted), selection, change)
+        by = await self._label(selection.wanted)
+        return await _apply(self._waiting(selection.wanted, by), selection, change, scanned=self._scans(selection, by))
 
     async def cancel_ids(self, task_ids: Sequence[str], *, free_keys: bool = False) -> BulkResult:
         """Cancels those of these tasks that are pending. InvalidTask for text that is no id."""
@@ -86,19 +87,32 @@ class Bulk:
             moved = await self._store.reschedule_many(task_ids, target, selection.wanted.group)
             return sum(word == "moved" for word, _ in moved)
 
+        by = await self._label(selection.wanted)
+
         async def found() -> AsyncIterator[list[TaskView]]:
-            async for views in self._waiting(selection.wanted):
+            async for views in self._waiting(selection.wanted, by):
                 yield [view for view in views if applies(view)]
 
-        return await _apply(found(), selection, change)
+        return await _apply(found(), selection, change, scanned=self._scans(selection, by))
 
-    def _waiting(self, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
+    async def _label(self, wanted: TaskQuery) -> str:
+        """The label by whose index tasks are found; "" for none."""
+        return "" if wanted.group else await labels.usable(self._store, wanted.labels)
+
+    @staticmethod
+    def _scans(selection: Selection, by: str) -> bool:
+        return bool(selection.wanted.labels) and not selection.wanted.group and not by
+
+    def _waiting(self, wanted: TaskQuery, by: str) -> AsyncIterator[list[TaskView]]:
         if wanted.state not in (None, TaskState.SCHEDULED, TaskState.READY):
             raise InvalidTask(
                 "state", f"state {wanted.state.value} is not one of pending tasks; use scheduled or ready"
             )
         # A group is found by its index, in time that grows with the group and not with what is pending.
-        return pages.group_chunks(self._store, wanted) if wanted.group else pages.waiting_chunks(self._store, wanted)
+        if wanted.group:
+            return pages.group_chunks(self._store, wanted)
+        # So are tasks by a label that is indexed.
+        return pages.label_chunks(self._store, wanted, by) if by else pages.waiting_chunks(self._store, wanted)
 
     async def _dead(self, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
         if wanted.state not in (None, TaskState.FAILED):
@@ -112,8 +126,10 @@ class Bulk:
                 return
 
 
-async def _apply(found: AsyncIterator[list[TaskView]], selection: Selection, change: _Change) -> BulkResult:
-    out = BulkResult()
+async def _apply(
+    found: AsyncIterator[list[TaskView]], selection: Selection, change: _Change, *, scanned: bool = False
+) -> BulkResult:
+    out = BulkResult(scanned=scanned)
     async for views in found:
         left = selection.limit - (out.matched if selection.dry_run else out.changed) if selection.limit else len(views)
         taken = views[:left]

@@ -22,6 +22,7 @@ from delaybox.core.errors import (
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service.functions import OwnQueues
 from delaybox.store.batches import MAX_BODY_BYTES
+from delaybox.store.labels import IndexedLabels, draft_with
 from delaybox.store.loader import PATIENCE_S
 from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
 from delaybox.store.replies import MAX_REPLACED
@@ -65,6 +66,7 @@ class Submitter:
         self._on_scheduled = on_scheduled
         self._topics = topics
         self._own = OwnQueues(store)
+        self.labels = IndexedLabels(store)
         self._heads: dict[TaskKind, tuple[bytes, bytes]] = {}
         self._heads_version = -1
         self._waiting: list[tuple[Draft, asyncio.Future[Stored], float]] = []
@@ -75,6 +77,8 @@ class Submitter:
         """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
         if task.queue_unstated:
             await self._own.fresh()
+        if task.labels and self.labels.stale:
+            await self.labels.fresh()
         answer = _submitted(task, await self._enqueue(self._draft(task)), self._own)
         if isinstance(answer, DelayBoxError):
             raise answer
@@ -140,6 +144,11 @@ class Submitter:
                 await self._own.fresh()
             except DelayBoxError as error:
                 return [error] * len(tasks)
+        if self.labels.stale and any(task.labels for task in tasks):
+            try:
+                await self.labels.fresh()
+            except DelayBoxError as error:
+                return [error] * len(tasks)
         answers = await self._store_many(tasks, self._draft)
         return [_submitted(task, answer, self._own) for task, answer in zip(tasks, answers, strict=True)]
 
@@ -150,6 +159,8 @@ class Submitter:
         """
         try:
             await self._own.fresh()
+            if self.labels.stale:
+                await self.labels.fresh()
         except DelayBoxError as error:
             return [error for _ in tasks]
         if self._heads_version != self._own.version or len(self._heads) > _MOST_KINDS:
@@ -164,12 +175,24 @@ class Submitter:
                 return self._draft(item)
             raise item
         kind, body = item.kind, item.body
+        if self.labels.names and any(name in body for name in self.labels.spelled):
+            return self._labelled(item)
         known = self._heads.get(kind)
         if known is None:
             known = self._heads[kind] = encoded_head(kind, self._own.queue(kind))
         if len(body) > STUB_OVER:
             return Draft(item.due48, known[1], None, b"", body)
         return Draft(item.due48, known[0] + body, None, b"", None)
+
+    def _labelled(self, item: EncodedTask) -> Draft:
+        """A task that may have a label that is indexed."""
+        kind, body = item.kind, item.body
+        with_body, apart = encoded_head(kind, self._own.queue(kind))
+        large = len(body) > STUB_OVER
+        new = Draft(item.due48, apart if large else with_body + body, None, b"", body if large else None)
+        labels = wire_body.pairs(wire_body.decode(body).labels)
+        draft_with(new, self.labels.names, labels)
+        return new
 
     async def _store_many(self, items: Iterable[_Item], make: Callable[[_Item], Draft]) -> list[Stored | DelayBoxError]:
         out: list[Stored | DelayBoxError] = []
@@ -226,6 +249,8 @@ class Submitter:
                 )
         asked, task = task, self._own.resolved(task)
         new = draft(task)
+        if task.labels and self.labels.names:
+            draft_with(new, self.labels.names, task.labels)
         if task is not asked and new.key is not None:
             # The fingerprint is that of the request, so that the same request finds the same task again, even if a
             # queue was announced meanwhile.

@@ -412,6 +412,8 @@ class Service:
             found = await self._opened.store.get(raw)
             due = await self.reschedule(task_id, due_ms=due_ms, delay_ms=delay_ms, priority=priority)
             return await self._changed(raw, found, due, priority)
+        await self._opened.submitter.labels.fresh()
+        indexed = self._opened.submitter.labels.names
         word = "changed"
         for _ in range(_UPDATE_TRIES):
             found = await self._opened.store.get(raw)
@@ -427,6 +429,7 @@ class Service:
                     payload=payload,
                     labels=labels,
                     zone=zone,
+                    indexed=indexed,
                 )
             except UnreadableRecord:
                 raise _refusal(task_id, "newer") from None

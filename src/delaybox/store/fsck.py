@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delaybox.core import ids
-from delaybox.store import keys
+from delaybox.store import keys, labels
 from delaybox.store.kafka import Stream
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import (
@@ -61,6 +61,8 @@ KINDS: dict[str, str] = {
     "key-wrong": "an idempotency key names a task that does not carry it",
     "body-missing": "a task's body, stored apart, is gone",
     "body-orphan": "a body is stored apart that no task needs",
+    "label-missing": "the index of labels does not list a task, so it is not found by its label",
+    "label-dangling": "the index of labels lists a task that is gone, or that has another label",
     "history-not-listed": "what is remembered of ended tasks has no place in the list, so only its expiry removes it",
     "history-not-counted": "the sums over what is remembered of ended tasks are not those of its parts",
     "group-missing": "a task's group does not list it, so it is not released, moved or cancelled with it",
@@ -142,6 +144,8 @@ class _Check:
                     await self._watermarks(p)
                 elif kind in (b"fair", b"fairq", b"fairidle") and rest:
                     fair.append((p, key, rest))
+                elif kind == b"label" and rest.isdigit():
+                    await self._labels(p, int(rest))
                 elif kind == b"history" and keys.is_history(rest):
                     self.history[p].append(rest)
             await self._bodies(bodies)
@@ -237,6 +241,17 @@ class _Check:
             self.counts["buckets"] += 1
             async for page in self._hash(keys.bucket(tag, number)):
                 await self._bucketed(p, number, expanded, elsewhere, page)
+
+    async def _labels(self, p: int, number: int) -> None:
+        """Entries of the index of labels, judged in the script that would drop them."""
+        cursor = b"0"
+        while True:
+            cursor, seen, wrong = await labels.dangling(self.store, p, number, cursor, count=PAGE, drop=self.repair)
+            self.counts["labels"] += seen
+            if wrong:
+                self._report("label-dangling", p, f"{wrong} in set {number}")
+            if cursor == b"0":
+                return
 
     async def _remembered(self, p: int) -> None:
         """What is remembered of ended tasks: each hash is listed, and the sums are those of the hashes."""
@@ -387,6 +402,12 @@ class _Check:
             scores = await self.servers.ask("ZMSCORE", keys.groups(tag), *names)
             for r, score in zip(in_groups, scores, strict=True):
                 if score is None:
+                    self._suspect(p, r.task_id)
+        listed = [(r, number, field_) for r in records for number, field_ in labels.entries_of(r)]
+        if listed:
+            there = await self.servers.ask_many([("SISMEMBER", keys.label(tag, n), f) for _, n, f in listed])
+            for (r, _, _), found in zip(listed, there, strict=True):
+                if not found:
                     self._suspect(p, r.task_id)
         special = [r for r in records if r.stub or r.key is not None]
         if not special:

@@ -24,7 +24,7 @@ _NEVER = b"\xff" * 17
 
 
 class Member(NamedTuple):
-    """A task of a group. ``leased``: it runs."""
+    """A task that an index names. ``leased``: it runs."""
 
     record: Record
     leased: bool
@@ -53,13 +53,14 @@ async def members(store: Store, partition: int, group: str, after: bytes = b"") 
         first = b"(" + group_member(group, after)
         found: list[bytes] = await store.servers.ask("ZRANGE", index, first, last, "BYLEX", "LIMIT", 0, PAGE)
         task_ids = [member[-ids.ID_BYTES :] for member in found]
-        yield [member for member in await _read(store, partition, task_ids) if member.record.group == group]
+        yield [member for member in await read_members(store, partition, task_ids) if member.record.group == group]
         if len(found) < PAGE:
             return
         after = task_ids[-1]
 
 
-async def _read(store: Store, partition: int, task_ids: Sequence[bytes]) -> list[Member]:
+async def read_members(store: Store, partition: int, task_ids: Sequence[bytes]) -> list[Member]:
+    """Those of some tasks of one partition that wait or run. StoreUnavailable."""
     tag = store.tags[partition]
     at_home = await store.servers.ask_many(
         [("HGET", keys.bucket(tag, ids.bucket(task_id, store.bucket_ms)), task_id) for task_id in task_ids]

@@ -157,6 +157,16 @@ def history_hash(tag_: str, name: bytes) -> bytes:
     return f"{tag_}:history:".encode() + name
 
 
+def label(tag_: str, number: int) -> str:
+    """Set: entries of the index of labels (`labels.place`)."""
+    return f"{tag_}:label:{number}"
+
+
+def indexed(prefix: str) -> str:
+    """Hash label -> since when (ms) it is to be indexed."""
+    return f"{prefix}:labels"
+
+
 def kafka(tag_: str) -> str:
     """Hash topic id/Kafka partition -> the offset up to which its records are stored here."""
     return f"{tag_}:kafka"

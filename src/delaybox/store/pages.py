@@ -18,7 +18,7 @@ from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import TaskState, TaskView
-from delaybox.store import buckets, groups, keys
+from delaybox.store import buckets, groups, keys, labels
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, split_result
 from delaybox.store.scanning import fields, hscan
 from delaybox.store.store import Store
@@ -27,15 +27,17 @@ from delaybox.store.views import of_record, pending_state
 EXAMINED = 5_000
 """Most records that one page looks at; then it ends with a cursor, however few matched."""
 
+_LOOKED_UP_AT_ONCE = 500
 _LEASES_AT_ONCE = 20
 """Leases read in one round trip: each may hold 500 tasks."""
-_PHASES = ("running", "waiting", "failed", "succeeded", "group")
+_PHASES = ("running", "waiting", "failed", "succeeded", "group", "label")
 _PLACES = {
     "running": [int, str, int],
     "waiting": [int] * 5,
     "failed": [int, str],
     "succeeded": [int, str],
     "group": [int, str],
+    "label": [str, int, str],
 }
 """What a place in each phase is made of; see `_encode`."""
 _OF_STATE = {
@@ -57,8 +59,13 @@ _Found = tuple[list[Any], TaskView | None]
 async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int) -> Page:
     """The next ``limit`` tasks. InvalidTask for a cursor that is none of ours."""
     phases = _OF_STATE[wanted.state]
+    scanned = bool(wanted.labels) and not wanted.group
     if wanted.group and phases and phases[0] in ("running", "waiting"):
         phases = ("group",)
+    elif wanted.labels and phases and phases[0] in ("running", "waiting"):
+        # A list goes on as it began, whatever became of the index.
+        by_index = _decode(cursor)[0] == "label" if cursor else bool(await labels.usable(store, wanted.labels))
+        phases, scanned = (("label",), False) if by_index else (phases, True)
     phase, place = _decode(cursor) if cursor else ("", [])
     if phase:
         if phase not in phases:
@@ -75,12 +82,12 @@ async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int) -> P
                 if view is not None and matches(wanted, view):
                     items.append(view)
                 if len(items) >= limit or examined >= EXAMINED:
-                    return Page(items, _encode(name, place_after))
+                    return Page(items, _encode(name, place_after), scanned)
     except (TypeError, ValueError, IndexError, KeyError):
         if cursor:
             raise _bad(cursor) from None
         raise
-    return Page(items)
+    return Page(items, scanned=scanned)
 
 
 def matches(wanted: TaskQuery, view: TaskView) -> bool:
@@ -221,6 +228,43 @@ async def group_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[Ta
                 if view is not None and matches(wanted, view):
                     views.append(view)
             yield views
+
+
+async def _labelled(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
+    name, p, after = place or (await labels.usable(store, wanted.labels) or min(wanted.labels), 0, "")
+    now = await store.ping()
+    async for partition, members in _with_label(store, wanted, name, p, bytes.fromhex(after)):
+        for record, leased in members:
+            state = TaskState.RUNNING if leased else pending_state(record, now)
+            shown = await _of_record(store, store.tags[partition], record, state)
+            yield [name, partition, record.task_id.hex()], shown
+
+
+async def _with_label(
+    store: Store, wanted: TaskQuery, name: str, start: int = 0, after: bytes = b""
+) -> AsyncIterator[tuple[int, list[groups.Member]]]:
+    """(partition, tasks that seem to have one of the labels), some hundreds at a time, in the order of their ids."""
+    for partition in await labels.some(store, name, wanted.labels[name]):
+        if partition < start:
+            continue
+        found = await labels.candidates(store, partition, name, wanted.labels[name])
+        left = [task_id for task_id in found if partition > start or task_id > after]
+        for at in range(0, len(left), _LOOKED_UP_AT_ONCE):
+            some = left[at : at + _LOOKED_UP_AT_ONCE]
+            yield partition, await groups.read_members(store, partition, some)
+
+
+async def label_chunks(store: Store, wanted: TaskQuery, name: str) -> AsyncIterator[list[TaskView]]:
+    """As `waiting_chunks`, by the index of one label. StoreUnavailable."""
+    now = await store.ping()
+    async for partition, members in _with_label(store, wanted, name):
+        views: list[TaskView] = []
+        for record, leased in members:
+            if not leased:
+                view = await _of_record(store, store.tags[partition], record, pending_state(record, now))
+                if view is not None and matches(wanted, view):
+                    views.append(view)
+        yield views
 
 
 async def horizons(store: Store) -> list[int]:
@@ -370,4 +414,5 @@ _WALKS = {
     "failed": _failed,
     "succeeded": _succeeded,
     "group": _grouped,
+    "label": _labelled,
 }

@@ -45,6 +45,7 @@ ON_SUCCESS = 16
 ON_FAILURE = 17
 FAIR_KEY = 9
 FAIR_WEIGHT = 10
+LABELS = 20
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -223,6 +224,21 @@ def _new_extension(task: NewTask) -> bytes:
     return _sized_extension(entries) if entries else b""
 
 
+def with_entry(raw: bytes, tag: int, value: bytes) -> bytes:
+    """A new record, in the fresh shape, with one entry more in its extension."""
+    at = 3 + raw[2]
+    if raw[1] & _KEYED:
+        at += 2 + int.from_bytes(raw[at : at + 2], "big")
+    added = b"%c%b%b" % (tag, len(value).to_bytes(2, "big"), value)
+    if raw[0] == _FRESH_EXT:
+        size = int.from_bytes(raw[at : at + 2], "big")
+        added = raw[at + 2 : at + 2 + size] + added
+        rest = raw[at + 2 + size :]
+    else:
+        rest = raw[at:]
+    return bytes([_FRESH_EXT]) + raw[1:at] + len(added).to_bytes(2, "big") + added + rest
+
+
 def group_member(group: str, task_id: bytes) -> bytes:
     """A task's entry in the index of groups; the ids of one group stand together, in order."""
     return group.encode() + b"\0" + task_id
@@ -239,8 +255,13 @@ def encoded_head(kind: TaskKind, queue: str) -> tuple[bytes, bytes]:
     return head(kind.type, queue, kind.name, flags), head(kind.type, queue, kind.name, flags | _STUB)
 
 
-def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[bytes, bytes]:
-    """(record in full shape, body that lies apart or b"") of a pending task that was changed; counters and key stay."""
+def rewrite(
+    old: Record, *, body: bytes, due_ms: int, priority: int, labels: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """(record in full shape, body that lies apart or b"") of a pending task that was changed; counters and key stay.
+
+    ``labels``: what the extension says of its labels from now on; None: as before.
+    """
     stub = len(body) > STUB_OVER
     flags = old.flags & ~(3 | _STUB) | priority | (_STUB if stub else 0)
     extension = old.extension
@@ -249,6 +270,10 @@ def rewrite(old: Record, *, body: bytes, due_ms: int, priority: int) -> tuple[by
         entries = extension_entries(extension)
         entries.pop(SNOOZED, None)
         extension = extension_of(entries)
+    if labels is not None:
+        entries = extension_entries(extension)
+        entries.pop(LABELS, None)
+        extension = extension_of({**entries, LABELS: labels} if labels else entries)
     head = _FULL_HEAD.pack(
         _FULL_EXT if extension else _FULL,
         flags,
@@ -377,6 +402,14 @@ def read_dead(task_id: bytes, value: bytes) -> tuple[int, str, Record]:
     died, size = _DEAD_HEAD.unpack_from(value)
     at = _DEAD_HEAD.size
     return died, reason_of(value[at : at + size])[0], read(task_id, value[at + size :])
+
+
+def read_dead_raw(value: bytes) -> bytes:
+    """The record in a dead letter, as it is stored; b"" where there is none."""
+    if len(value) < _DEAD_HEAD.size:
+        return b""
+    _, size = _DEAD_HEAD.unpack_from(value)
+    return value[_DEAD_HEAD.size + size :]
 
 
 def stored_reason(reason: str, traceback: str = "") -> bytes:

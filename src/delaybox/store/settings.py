@@ -24,6 +24,8 @@ class StoreSettings(ProcessSettings):
     """The number of partitions of a store that is made where there is none; 0: this process makes none."""
     key_keep_ms: int = KEY_KEEP_MS
     """How long idempotency keys outlive their task."""
+    index_labels: tuple[str, ...] = ()
+    """Labels by which tasks are indexed."""
     history: HistoryRules = NO_HISTORY
     """How long it is remembered how tasks ended."""
     first_rules: Mapping[str, QueueRules] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.task import CANCELLED, DeliveryMode, Priority, TaskState, TaskView
+from delaybox.store.labels import entry as label_entry
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rewrite, traceback_of
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body
@@ -103,6 +104,7 @@ def changed(
     payload: bytes | None,
     labels: Mapping[str, str] | None,
     zone: str | None = None,
+    indexed: Collection[str] = (),
 ) -> tuple[bytes, bytes]:
     """(new record, body that lies apart) of a pending task with some of its parts replaced; UnreadableRecord."""
     record = read(task_id, found.value)
@@ -123,4 +125,10 @@ def changed(
     elif delay_ms is not None:
         due = found.now_ms + delay_ms
     body = message.SerializeToString()
-    return rewrite(record, body=body, due_ms=due, priority=record.priority if priority is None else int(priority))
+    return rewrite(
+        record,
+        body=body,
+        due_ms=due,
+        priority=record.priority if priority is None else int(priority),
+        labels=None if labels is None else label_entry(indexed, labels),
+    )

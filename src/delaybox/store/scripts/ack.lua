@@ -36,6 +36,7 @@ for i, id in ipairs(ids) do
         if first >= FRESH_EXT then
           touched[#touched + 1] = K_GROUPS
           succeeded(id, rec, flags, at)
+          labels.touch(labels.of(id, rec, at, flags), touched)
         end
       end
     end

@@ -149,6 +149,13 @@ local function judge(id, key, named_by, lids)
       report('group-missing')
       if repair then redis.call('ZADD', K_GROUPS, 0, member) end
     end
+    local entries = labels.of(id, rec, at, flags)
+    for i = 1, #entries, 2 do
+      if redis.call('SISMEMBER', entries[i], entries[i + 1]) == 0 then
+        report('label-missing')
+        if repair then redis.call('SADD', entries[i], entries[i + 1]) end
+      end
+    end
     if is_stub(flags) and not body then report('body-missing') end
     if body and not is_stub(flags) then report('body-orphan') end
   elseif places == 0 and body then

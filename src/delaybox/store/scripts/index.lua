@@ -31,7 +31,7 @@ local scan = redis.call('HSCAN', bucket, cursor, 'COUNT', ARGV[3])
 cursor = scan[1] == '0' and '0' or scan[1] .. '@' .. run
 local flat = scan[2]
 local near, far, active, gone, dropped, soured = gather(), {}, {}, gather(), 0, 0
-local members = gather()
+local members, listed = gather(), gather()
 local hints = 0
 -- kind, due
 local function look(id, rec)
@@ -40,6 +40,8 @@ local function look(id, rec)
   local lane = rec_lane(rec, at)
   local member = byte(rec, 1) >= FRESH_EXT and grouped(id, rec, at, flags)
   if member then add2(members, K_GROUPS, 0, member) end
+  local entries = byte(rec, 1) >= FRESH_EXT and labels.of(id, rec, at, flags) or {}
+  for i = 1, #entries, 2 do add1(listed, entries[i], entries[i + 1]) end
   if due < horizon then
     if byte(rec, 1) >= FRESH_EXT then fair.note(rec, flags, lane, due) end
     -- what is due may be ready already; asserting it in near as well would only make a claim look twice
@@ -77,6 +79,7 @@ for i = 1, #flat, 2 do
   end
 end
 flush(members, 'ZADD')
+flush(listed, 'SADD')
 flush(near, 'ZADD')
 for _, l in pairs(active) do activate(l[1], l[2]) end
 for _, f in ipairs(far) do hint(f[1], f[2], f[3], f[4], W, c) end

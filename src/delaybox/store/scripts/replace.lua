@@ -67,9 +67,12 @@ for i = 6, #ARGV, 6 do
     elseif where == 'dead' then
       keys[#keys + 1] = K_DEAD
     end
+    if pending then labels.touch(labels.of(old, there, at, flags), keys) end
+    labels.touch(labels.of(mine, rec, new_at, new_flags), keys)
     err = guard(keys)
     if err then return err end
     if longest > 0 then rec = ext_set(rec, new_at, new_flags, EXT_WAITING, u48(since)) end
+    local listed = labels.of(mine, rec, new_at, new_flags)
     local entered = grouped(mine, rec, new_at, new_flags)
     if pending then
       local _, _, deliveries = rec_counters(there)
@@ -89,6 +92,8 @@ for i = 6, #ARGV, 6 do
       end
     end
     if entered then redis.call('ZADD', K_GROUPS, 0, entered) end
+    if pending then labels.leave(labels.of(old, there, at, flags)) end
+    labels.enter(listed)
     if is_stub(new_flags) then redis.call('SET', k_body(mine), body) end
     place(mine, rec, new_flags, lane, due, W, c)
     redis.call('SET', entry, mine .. ARGV[i + 3])

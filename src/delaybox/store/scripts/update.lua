@@ -31,12 +31,17 @@ local _, new_flags, to, new_at = rec_head(id, ARGV[5])
 if to ~= due and to < now then to = now end
 local attempt, losses, deliveries = rec_counters(ARGV[5])
 local home = math.floor(id_due(id) / W)
-local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), k_body(id), K_BUCKETS, K_CLOCK,
-  k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 7) })
+local keys = { k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), k_body(id), K_BUCKETS, K_CLOCK,
+  k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 7) }
+labels.touch(labels.of(id, rec, at, flags), keys)
+labels.touch(labels.of(id, ARGV[5], new_at, new_flags), keys)
+local err = guard(keys)
 if err then return err end
 local c = clock(now)
 unhint(id, flags, lane, due, W)
 if ARGV[6] ~= '' then redis.call('SET', k_body(id), ARGV[6]) end
+labels.leave(labels.of(id, rec, at, flags))
+labels.enter(labels.of(id, ARGV[5], new_at, new_flags))
 place(id, rec_build(ARGV[5], new_at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, c)
 wake(c, ARGV[3])
 if is_stub(flags) and not is_stub(new_flags) then redis.call('UNLINK', k_body(id)) end

@@ -344,12 +344,14 @@ class ListRequest(_message.Message):
     def __init__(self, filter: _Optional[_Union[TaskFilter, _Mapping]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class ListResponse(_message.Message):
-    __slots__ = ("tasks", "cursor")
+    __slots__ = ("tasks", "cursor", "scanned")
     TASKS_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    SCANNED_FIELD_NUMBER: _ClassVar[int]
     tasks: _containers.RepeatedCompositeFieldContainer[TaskInfo]
     cursor: str
-    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskInfo, _Mapping]]] = ..., cursor: _Optional[str] = ...) -> None: ...
+    scanned: bool
+    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskInfo, _Mapping]]] = ..., cursor: _Optional[str] = ..., scanned: bool = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("id", "running", "free_key", "idempotency_key")
@@ -457,16 +459,18 @@ class RunNowManyRequest(_message.Message):
     def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
 
 class BulkResponse(_message.Message):
-    __slots__ = ("matched", "changed", "skipped", "sample_ids")
+    __slots__ = ("matched", "changed", "skipped", "sample_ids", "scanned")
     MATCHED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    SCANNED_FIELD_NUMBER: _ClassVar[int]
     matched: int
     changed: int
     skipped: int
     sample_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, matched: _Optional[int] = ..., changed: _Optional[int] = ..., skipped: _Optional[int] = ..., sample_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    scanned: bool
+    def __init__(self, matched: _Optional[int] = ..., changed: _Optional[int] = ..., skipped: _Optional[int] = ..., sample_ids: _Optional[_Iterable[str]] = ..., scanned: bool = ...) -> None: ...
 
 class ReplayDeadRequest(_message.Message):
     __slots__ = ("id",)

@@ -68,3 +68,6 @@ class ChangedMany(Struct, omit_defaults=True, gc=False):
     changed: Annotated[int, Meta(description="0 in a dry run")] = 0
     skipped: Annotated[int, Meta(description="had begun to run, or ended, before they could be changed")] = 0
     sample_ids: Annotated[list[str], Meta(description="of up to ten of those that matched")] = []
+    scanned: Annotated[
+        bool, Meta(description="true: labels without an index were asked for, so all that waits was looked through")
+    ] = False

@@ -198,7 +198,7 @@ def _progress(report: Progress) -> types.Progress:
 
 def page(found_: Page) -> types.TaskPage:
     """Part of a list."""
-    return types.TaskPage([task(view) for view in found_.items], found_.cursor or None)
+    return types.TaskPage([task(view) for view in found_.items], found_.cursor or None, found_.scanned)
 
 
 def moved(task_id: str, due_ms: int) -> types.Moved:

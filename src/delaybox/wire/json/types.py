@@ -438,6 +438,9 @@ class TaskPage(Struct, gc=False):
 
     tasks: list[Task]
     cursor: Annotated[str | None, Meta(description="pass it on to get the next page; null at the end")] = None
+    scanned: Annotated[
+        bool, Meta(description="true: labels without an index are asked for, so all that waits is looked through")
+    ] = False
 
 
 class Problem(Struct, omit_defaults=True, gc=False):

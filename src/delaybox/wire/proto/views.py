@@ -87,7 +87,7 @@ def info(view: TaskView) -> pb.TaskInfo:
 
 def page(found: Page) -> pb.ListResponse:
     """Part of a list."""
-    return pb.ListResponse(tasks=[info(view) for view in found.items], cursor=found.cursor)
+    return pb.ListResponse(tasks=[info(view) for view in found.items], cursor=found.cursor, scanned=found.scanned)
 
 
 def history(found: HistoryPage) -> pb.HistoryResponse:
@@ -133,7 +133,13 @@ def fitting(response: pb.ListResponse) -> int:
 
 def changed(found: BulkResult) -> pb.BulkResponse:
     """The outcome of a bulk change."""
-    return pb.BulkResponse(matched=found.matched, changed=found.changed, skipped=found.skipped, sample_ids=found.sample)
+    return pb.BulkResponse(
+        matched=found.matched,
+        changed=found.changed,
+        skipped=found.skipped,
+        sample_ids=found.sample,
+        scanned=found.scanned,
+    )
 
 
 def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:

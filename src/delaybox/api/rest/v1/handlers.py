@@ -256,7 +256,7 @@ def _selection(chosen: queries.Chosen) -> Selection:
 
 
 def _changed(done: BulkResult) -> Reply:
-    return Reply(bulk_types.ChangedMany(done.matched, done.changed, done.skipped, done.sample))
+    return Reply(bulk_types.ChangedMany(done.matched, done.changed, done.skipped, done.sample, done.scanned))
 
 
 def _queue(scope: Scope) -> str:

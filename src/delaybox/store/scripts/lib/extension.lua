@@ -9,6 +9,7 @@
 --   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
 --   9 its fairness key; 10 that key's weight (text), where it is not 1; 11 how many places the task takes (u16), where it is not 1
 local EXT_FAIR_KEY, EXT_FAIR_WEIGHT, EXT_COST = 9, 10, 11
+--   20 for each of its labels that is indexed the number of the set (u16) and the mark (4 bytes) of its entry there (labels)
 local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
 -- In one local: a script may have 200.
 local EXT = { GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }
@@ -70,4 +71,42 @@ local function is_superseded(rec, at, flags) return ext_get(rec, at, flags, EXT_
 local function grouped(id, rec, at, flags)
   local group = ext_get(rec, at, flags, EXT.GROUP)
   return group and group .. '\0' .. id
+end
+
+-- The index of labels: sets of id .. mark (4 bytes), spread by label and value (store/labels.py). One table, because a script has at
+-- most 200 local names.
+local labels = { TAG = 20, left = {}, names = {} }
+function labels.key(number)
+  local key = labels.names[number]
+  if not key then
+    key = T .. ':label:' .. number
+    labels.names[number] = key
+  end
+  return key
+end
+-- The entries that the index has of a task: key, member, key, member ...
+function labels.of(id, rec, at, flags)
+  local value, entries = ext_get(rec, at, flags, labels.TAG), {}
+  for from = 1, value and #value - 5 or 0, 6 do
+    entries[#entries + 1] = labels.key(struct.unpack('>I2', value, from))
+    entries[#entries + 1] = id .. sub(value, from + 2, from + 5)
+  end
+  return entries
+end
+function labels.enter(entries)
+  for i = 1, #entries, 2 do redis.call('SADD', entries[i], entries[i + 1]) end
+end
+function labels.leave(entries)
+  for i = 1, #entries, 2 do redis.call('SREM', entries[i], entries[i + 1]) end
+end
+-- Notes entries that part() of finish.lua removes.
+function labels.forget(entries)
+  for i = 1, #entries, 2 do
+    local left = labels.left[entries[i]] or {}
+    left[#left + 1], labels.left[entries[i]] = entries[i + 1], left
+  end
+end
+-- Adds their keys to those that a guard asks for.
+function labels.touch(entries, keys)
+  for i = 1, #entries, 2 do keys[#keys + 1] = entries[i] end
 end

@@ -30,13 +30,14 @@ local function unlock(id, rec, flags, at, when)
 end
 
 -- What is left to do for tasks that have ended (one local, for a script may have 200).
---   groups: entries of groups whose records the script deletes. part() removes them, as the last step: a task leaves its group when
+--   groups: entries of groups whose records the script deletes. part() removes them, and those of labels, as the last step: a task leaves its group when
 --   it is gone.
 --   calls: tasks that call back, {id, record, flags, lane_at, template, reason or nil}; call_back() of callback.lua stores these.
 local ending = { groups = {}, calls = {} }
 local function part()
   local left = ending.groups
   for from = 1, #left, 1000 do redis.call('ZREM', K_GROUPS, unpack(left, from, math.min(from + 999, #left))) end
+  for key, members in pairs(labels.left) do redis.call('SREM', key, unpack(members)) end
 end
 
 -- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry; one
@@ -49,7 +50,10 @@ local function forget(id, rec, flags, at, idem_ttl)
     end
   end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
-  if byte(rec, 1) >= FRESH_EXT then ending.groups[#ending.groups + 1] = grouped(id, rec, at, flags) end
+  if byte(rec, 1) >= FRESH_EXT then
+    ending.groups[#ending.groups + 1] = grouped(id, rec, at, flags)
+    labels.forget(labels.of(id, rec, at, flags))
+  end
 end
 
 -- Dead letters: value = died:u64 reasonLen:u16 reason record; the reason may hold a NUL byte and a traceback behind it. Past the cap the oldest go, at most 20 a call.

@@ -1,10 +1,10 @@
 -- New tasks. They are collected first, so that a script can look at every key before its first write (rule 2), and then written.
--- Needs time, record, keys, gather, place.
+-- Needs time, record, extension, keys, gather, place.
 -- W: bucket width in ms. Of the fields: keys is what write_new will touch, for guard.
 local function newborn(now, W)
   local c = clock(now)
   return {
-    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), numbers = {}, bodies = {},
+    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), labels = gather(), numbers = {}, bodies = {},
     keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 7) },
   }
 end
@@ -51,6 +51,12 @@ local function add_new(b, id, rec)
     b.keys[#b.keys + 1] = key
   end
   add2(b.fields, key, id, rec)
+  if byte(rec) >= FRESH_EXT then
+    local value = ext_get(rec, 3, byte(rec, 2), labels.TAG)
+    for from = 1, value and #value - 5 or 0, 6 do
+      add1(b.labels, labels.key(struct.unpack('>I2', value, from)), id .. sub(value, from + 2, from + 5))
+    end
+  end
   if due < b.limit then
     local first, flags, len, letter = byte(rec, 1, 4)
     if first >= FRESH_EXT then fair.note(rec, flags, sub(rec, 4, 3 + len), due) end
@@ -71,6 +77,7 @@ end
 -- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
 local function write_new(b, channel)
   for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
+  flush(b.labels, 'SADD')
   flush(b.fields, 'HSET')
   local index = {}
   for number in pairs(b.numbers) do

@@ -1,0 +1,191 @@
+"""The index of labels: which tasks have a label of a value, for the labels that a configuration names.
+
+An entry of the index is a hint. Whether a task has the label is decided by its record when it is read. Every writer
+reads at least once a second which labels are indexed; what was stored before is indexed by the owners of partitions,
+and until a partition is through, look-ups scan. scripts/lib/extension.lua says where entries lie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
+
+from google.protobuf.message import DecodeError
+
+from delaybox.store import keys
+from delaybox.store.loader import ScriptCall
+from delaybox.store.record import LABELS, Draft, Record, UnreadableRecord, extension_entries, read, with_entry
+from delaybox.store.store import Store
+from delaybox.wire import body as wire_body
+
+SETS = 128
+"""Sets of one partition that the entries are spread over. With a million tasks in 16 partitions each has 500 entries of
+a label: so few sets that the 500 tasks of one script share them, and so many that one is looked through quickly."""
+_MARK = 4
+FRESH_S = 1.0
+SETTLED_MS = 3_000
+"""From this time on after a label was named, every writer indexes it."""
+LOOKED_UP = 200_000
+"""Past this many entries a look-up scans: most of what it finds would match anyway."""
+
+
+def place(name: str, value: str) -> bytes:
+    """The number of the set (u16) and the mark (4 bytes) of a label. Part of the stored format."""
+    digest = blake2b(f"{name}\0{value}".encode(), digest_size=2 + _MARK).digest()
+    number = int.from_bytes(digest[:2], "big") % SETS
+    return number.to_bytes(2, "big") + digest[2:]
+
+
+def entry(indexed: Collection[str], labels: Mapping[str, str]) -> bytes:
+    """What a record's extension says of a task with these labels; b"" where none of them is indexed."""
+    return b"".join(place(name, labels[name]) for name in sorted(labels) if name in indexed)
+
+
+def draft_with(new: Draft, indexed: Collection[str], labels: Mapping[str, str]) -> None:
+    """Adds the entry to a new task."""
+    value = entry(indexed, labels)
+    if value:
+        new.record = with_entry(new.record, LABELS, value)
+
+
+class IndexedLabels:
+    """The labels that are indexed in one store, at most a second old after `fresh`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._until = 0.0
+        self._looking = asyncio.Lock()
+        self.names: frozenset[str] = frozenset()
+        self.spelled: tuple[bytes, ...] = ()
+        """The names as they stand in encoded bodies."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether `fresh` would read again."""
+        return time.monotonic() >= self._until
+
+    async def fresh(self) -> None:
+        """Reads the names again, unless that was done within the last second. StoreUnavailable."""
+        async with self._looking:
+            if self.stale:
+                self.names = frozenset(await declared(self._store))
+                self.spelled = tuple(name.encode() for name in self.names)
+                self._until = time.monotonic() + FRESH_S
+
+
+async def declare(store: Store, names: Sequence[str]) -> None:
+    """Names labels to be indexed. A label that was named once stays so. StoreUnavailable."""
+    if names:
+        now = await store.look()
+        await store.servers.ask_many([("HSETNX", keys.indexed(store.prefix), name, now) for name in names])
+
+
+async def declared(store: Store) -> dict[str, int]:
+    """The labels that are indexed, and since when (ms) each is named. StoreUnavailable."""
+    found = await store.servers.ask("HGETALL", keys.indexed(store.prefix))
+    return {name.decode("utf-8", "replace"): int(since) for name, since in found.items()}
+
+
+async def complete(store: Store, partitions: Sequence[int]) -> list[frozenset[str]]:
+    """For each partition the labels by which all of its tasks are indexed. StoreUnavailable."""
+    found = await store.servers.ask_many([("HGET", keys.clock(store.tags[p]), "labels") for p in partitions])
+    return [frozenset((raw or b"").decode("utf-8", "replace").split("\n")) - {""} for raw in found]
+
+
+async def completed(store: Store, partition: int, names: Collection[str]) -> None:
+    """Notes that all tasks of a partition are indexed by these. StoreUnavailable."""
+    await store.servers.ask("HSET", keys.clock(store.tags[partition]), "labels", "\n".join(sorted(names)))
+
+
+async def usable(store: Store, labels: Mapping[str, str]) -> str:
+    """A label of these by which tasks can be looked up; "" where a look-up has to scan. StoreUnavailable."""
+    if not labels:
+        return ""
+    everywhere = frozenset(labels).intersection(*await complete(store, range(store.partitions)))
+    if not everywhere:
+        return ""
+    names = sorted(everywhere)
+    asked = [
+        ("SCARD", keys.label(tag, int.from_bytes(place(name, labels[name])[:2], "big")))
+        for name in names
+        for tag in store.tags
+    ]
+    sizes = await store.servers.ask_many(asked)
+    parts = store.partitions
+    sums = [sum(sizes[at : at + parts]) for at in range(0, len(sizes), parts)]
+    best = min(range(len(names)), key=sums.__getitem__)
+    return names[best] if sums[best] <= LOOKED_UP else ""
+
+
+async def candidates(store: Store, partition: int, name: str, value: str) -> list[bytes]:
+    """The ids of the tasks of one partition that seem to have a label, in order. StoreUnavailable."""
+    where = place(name, value)
+    call = ScriptCall("labelled", store.tags[partition], (int.from_bytes(where[:2], "big"), where[2:]))
+    found: list[bytes] = await store.runner.run(call)
+    return found
+
+
+async def some(store: Store, name: str, value: str) -> list[int]:
+    """The partitions that may hold such tasks. StoreUnavailable."""
+    number = int.from_bytes(place(name, value)[:2], "big")
+    found = await store.servers.ask_many([("EXISTS", keys.label(tag, number)) for tag in store.tags])
+    return [p for p, there in enumerate(found) if there]
+
+
+# -- what was stored before a label was named ---------------------------------------------------------------------
+
+
+async def index(store: Store, partition: int, found: Mapping[bytes, bytes], names: Collection[str]) -> int:
+    """Indexes records that were read from one partition (id -> record); how many lacked that. StoreUnavailable."""
+    lacking: list[bytes] = []
+    records: list[tuple[Record, bytes]] = []
+    for task_id, raw in found.items():
+        try:
+            if raw:
+                records.append((read(task_id, raw), raw))
+        except UnreadableRecord:
+            continue
+    stubs = [record.task_id for record, _ in records if record.stub]
+    bodies = dict(zip(stubs, await store.bodies(partition, stubs), strict=True)) if stubs else {}
+    for record, raw in records:
+        body = bodies.get(record.task_id) if record.stub else record.body
+        try:
+            labels = wire_body.pairs(wire_body.decode(body or b"").labels)
+        except DecodeError:
+            continue
+        value = entry(names, labels)
+        if value and extension_entries(record.extension).get(LABELS) != value:
+            lacking += (record.task_id, raw, value)
+    for at in range(0, len(lacking), 300):
+        args = (store.bucket_ms, *lacking[at : at + 300])
+        await store.runner.run(ScriptCall("label", store.tags[partition], args))
+    return len(lacking) // 3
+
+
+async def dangling(
+    store: Store, partition: int, number: int, cursor: bytes, *, count: int = 250, drop: bool = True
+) -> tuple[bytes, int, int]:
+    """Looks at entries of one set: (next cursor, entries seen, how many name no such task). ``drop``: removes
+    those."""
+    args = (store.bucket_ms, number, cursor, count, int(drop))
+    reply = await store.runner.run(ScriptCall("delabel", store.tags[partition], args))
+    return reply[0], reply[1], reply[2]
+
+
+async def sets(store: Store, partition: int, first: int, count: int) -> list[int]:
+    """Which of the sets from ``first`` on are there. StoreUnavailable."""
+    numbers = range(first, min(first + count, SETS))
+    tag = store.tags[partition]
+    found = await store.servers.ask_many([("EXISTS", keys.label(tag, n)) for n in numbers])
+    return [n for n, there in zip(numbers, found, strict=True) if there]
+
+
+def entries_of(record: Record) -> list[tuple[int, bytes]]:
+    """(number of the set, member of it) of each entry that the index must have of a record."""
+    value = extension_entries(record.extension).get(LABELS, b"") if record.extension else b""
+    return [
+        (int.from_bytes(value[at : at + 2], "big"), record.task_id + value[at + 2 : at + 2 + _MARK])
+        for at in range(0, len(value) - 2 - _MARK + 1, 2 + _MARK)
+    ]

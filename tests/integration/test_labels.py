@@ -1,0 +1,191 @@
+"""The index of labels: kept by the scripts, mended, built for what was there before, and used by lists and changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core import ids
+from delaybox.core.query import TaskQuery
+from delaybox.core.task import NewTask, OnConflict, Submitted, TaskState, TaskType
+from delaybox.engine.labeller import Labeller
+from delaybox.engine.ownership import Ownership
+from delaybox.engine.scrubber import Scrubber
+from delaybox.service import Selection, Service
+from delaybox.store import keys, labels
+from delaybox.store.fsck import fsck
+from delaybox.store.servers import Servers
+from delaybox.store.store import ClaimLimits, Store, Verdict
+
+CUSTOMER = {"customer": "7"}
+LEASE = ClaimLimits(slots=100, types="wsp")
+
+
+@pytest.fixture
+async def store(client: Redis, prefix: str) -> AsyncIterator[Store]:
+    opened = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    yield opened
+    assert (await fsck(opened)).problems == []
+
+
+async def built(store: Store, *names: str) -> Service:
+    """A service with these labels indexed, in a store that knows them long enough."""
+    long_ago = await store.ping() - 60_000
+    for name in names:
+        await store.servers.ask("HSET", keys.indexed(store.prefix), name, long_ago)
+    labeller = Labeller(store, Ownership(store.partitions))
+    while await labeller.step() < 1:
+        pass
+    return Service(store)
+
+
+async def submit(service: Service, *tasks: NewTask) -> list[str]:
+    answers = await service.submit_many(tasks)
+    assert all(isinstance(a, Submitted) for a in answers), answers
+    return [a.task_id for a in answers if isinstance(a, Submitted)]
+
+
+def later(**options: object) -> NewTask:
+    return NewTask(delay_ms=900_000, **options)  # type: ignore[arg-type]
+
+
+async def found(service: Service, wanted: TaskQuery, *, limit: int = 100) -> list[str]:
+    out: list[str] = []
+    cursor = ""
+    while True:
+        page = await service.list_tasks(wanted, cursor=cursor, limit=limit)
+        assert not page.scanned
+        out += [view.task_id for view in page.items]
+        cursor = page.cursor
+        if not cursor:
+            return sorted(out)
+
+
+async def indexed(store: Store, value: str = "7") -> int:
+    number = int.from_bytes(labels.place("customer", value)[:2], "big")
+    mark = labels.place("customer", value)[2:]
+    sets = [await store.servers.ask("SMEMBERS", keys.label(tag, number)) for tag in store.tags]
+    return sum(member[ids.ID_BYTES :] == mark for found in sets for member in found)
+
+
+async def test_a_list_by_an_indexed_label_does_not_scan(store: Store) -> None:
+    service = await built(store, "customer", "order")
+    await submit(service, *(later(labels={"customer": str(n % 5), "env": "prod"}) for n in range(40)))
+    mine = await submit(
+        service,
+        later(labels=CUSTOMER),
+        later(labels={**CUSTOMER, "order": "1"}),
+        later(labels=CUSTOMER, payload=bytes(5_000)),
+    )
+    for limit in (1, 2, 100):
+        assert await found(service, TaskQuery(labels=CUSTOMER), limit=limit) == sorted(mine)
+    assert await found(service, TaskQuery(labels={"customer": "7", "order": "1"})) == [mine[1]]
+    assert await found(service, TaskQuery(labels={"customer": "nobody"})) == []
+    other = await service.list_tasks(TaskQuery(labels={"env": "prod"}))
+    assert other.scanned and len(other.items) == 40
+    assert (await service.bulk.cancel(Selection(wanted=TaskQuery(labels={"env": "x"}), dry_run=True))).scanned
+
+
+async def test_every_way_out_leaves_the_index(store: Store) -> None:
+    service = await built(store, "customer")
+    now = NewTask(type=TaskType.WORKER, name="f", labels=CUSTOMER)
+    made = [ids.parse(one) for one in await submit(service, *(now for _ in range(8)))]
+    keyed = await submit(service, later(labels=CUSTOMER, idempotency_key="k"))
+    assert await indexed(store) == 9
+    leased: dict[bytes, tuple[int, bytes]] = {}
+    for p in range(2):
+        claimed = await store.claim(p, bytes([p]) * 20, LEASE)
+        leased |= {task_id: (p, bytes([p]) * 20) for task_id in claimed.leased[0::2]}
+    assert await found(service, TaskQuery(labels=CUSTOMER, state=TaskState.RUNNING)) == sorted(map(ids.render, made))
+    acked, kept, dead, again, lost, back, *rest = made
+    await store.ack(*leased[acked], [acked])
+    await store.complete(*leased[kept], [(kept, 60_000, b"")])
+    await store.fail(*leased[dead], [Verdict(dead, None, "no")])
+    await store.fail(*leased[again], [Verdict(again, 60_000, "later")])
+    await store.lose(*leased[lost], [lost], losses_cap=1)
+    await store.release(*leased[back], [back], delay_ms=60_000)
+    assert await indexed(store) == 7, "dead letters stay in the index until they are discarded"
+    assert sorted(map(ids.render, [again, back])) == sorted(
+        set(await found(service, TaskQuery(labels=CUSTOMER, state=TaskState.SCHEDULED))) - set(keyed)
+    )
+    await store.discard(leased[dead][0], [dead])
+    await store.discard(leased[lost][0], [lost])
+    for task_id in (again, back):
+        await service.cancel(ids.render(task_id))
+    await service.cancel(keyed[0], free_key=True)
+    for task_id in rest:
+        await store.ack(*leased[task_id], [task_id])
+    assert await indexed(store) == 0
+
+
+async def test_changed_labels_are_found_and_the_old_ones_are_not(store: Store) -> None:
+    service = await built(store, "customer")
+    (task_id,) = await submit(service, later(labels={"customer": "1", "x": "y"}))
+    await service.update(task_id, labels=CUSTOMER)
+    assert await found(service, TaskQuery(labels=CUSTOMER)) == [task_id]
+    assert await found(service, TaskQuery(labels={"customer": "1"})) == []
+    await service.update(task_id, payload=b"new")
+    assert await found(service, TaskQuery(labels=CUSTOMER)) == [task_id]
+    await service.update(task_id, labels={})
+    assert await indexed(store) == 0
+    (keyed,) = await submit(service, later(labels={"customer": "2"}, idempotency_key="k"))
+    replaced = await service.submit(
+        later(labels=CUSTOMER, idempotency_key="k", on_conflict=OnConflict.REPLACE, payload=b"2")
+    )
+    assert (replaced.task_id, await indexed(store), await indexed(store, "2")) == (keyed, 1, 0)
+
+
+async def test_changes_by_filter_use_it(store: Store) -> None:
+    service = await built(store, "customer")
+    made = await submit(service, *(later(labels=CUSTOMER) for _ in range(7)), later(labels={"customer": "1"}))
+    moved = await service.bulk.reschedule(Selection(wanted=TaskQuery(labels=CUSTOMER)), delay_ms=1_800_000)
+    assert (moved.changed, moved.scanned) == (7, False)
+    gone = await service.bulk.cancel(Selection(wanted=TaskQuery(labels=CUSTOMER), limit=5))
+    assert (gone.changed, gone.scanned, len(await found(service, TaskQuery(labels=CUSTOMER)))) == (5, False, 2)
+    assert (await service.get(made[-1])).state is TaskState.SCHEDULED
+
+
+async def test_tasks_from_before_are_indexed_and_until_then_a_list_scans(store: Store) -> None:
+    service = Service(store)
+    made = await submit(service, later(labels=CUSTOMER), later(labels=CUSTOMER, payload=bytes(5_000)), later())
+    (failed,) = await submit(service, NewTask(type=TaskType.WORKER, name="f", labels=CUSTOMER))
+    p = ids.partition(ids.parse(failed))
+    await store.claim(p, b"L" * 20, LEASE)
+    await store.fail(p, b"L" * 20, [Verdict(ids.parse(failed), None, "no")])
+    await labels.declare(store, ["customer"])
+    page = await service.list_tasks(TaskQuery(labels=CUSTOMER))
+    assert page.scanned and len(page.items) == 2
+    labeller = Labeller(store, Ownership(store.partitions))
+    assert await labeller.step() > 1, "writers get some time to learn of it"
+    service = await built(store, "customer")
+    assert await found(service, TaskQuery(labels=CUSTOMER)) == sorted(made[:2])
+    assert await indexed(store) == 3
+    await service.replay(failed)
+    assert failed in await found(service, TaskQuery(labels=CUSTOMER))
+
+
+async def test_a_lost_entry_comes_back_and_a_wrong_one_goes(client: Redis, store: Store) -> None:
+    service = await built(store, "customer")
+    (task_id,) = await submit(service, later(labels=CUSTOMER))
+    raw = ids.parse(task_id)
+    where = labels.place("customer", "7")
+    key = keys.label(store.tags[ids.partition(raw)], int.from_bytes(where[:2], "big"))
+    await client.delete(key)
+    await client.sadd(key, raw[:10] + bytes(6) + where[2:])
+    kinds = {problem.partition(":")[0] for problem in (await fsck(store)).problems}
+    assert kinds == {"label-missing", "label-dangling"}
+    scrubber = Scrubber(store)
+    while await scrubber.step() < 1:
+        pass
+    assert await client.smembers(key) == {raw + where[2:]}
+
+
+async def test_a_task_without_indexed_labels_costs_no_byte(store: Store) -> None:
+    service = await built(store, "customer")
+    plain, other = await submit(service, later(), later(labels={"env": "prod"}))
+    for task_id in (plain, other):
+        raw = ids.parse(task_id)
+        key = keys.bucket(store.tags[ids.partition(raw)], ids.bucket(raw, store.bucket_ms))
+        assert (await store.servers.ask("HGET", key, raw))[0] == 0x10
