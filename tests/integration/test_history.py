@@ -215,14 +215,13 @@ async def test_more_ends_in_a_minute_than_fit_are_counted(client: Redis, prefix:
     store, service = await opened(client, prefix)
     now = await store.ping()
     tag = store.tags[0]
-    # As if 50 hashes of this minute were full but for one entry.
+    # As if 50 hashes of this minute were full.
     bucket = f"s{now // store.bucket_ms}"
     await client.hset(keys.history(tag), bucket, "49")
-    name = f"{bucket}:49".encode()
-    await client.hset(keys.history_hash(tag, name), mapping={bytes([0, n // 256, n % 256]): b"" for n in range(999)})
+    await client.hset(keys.history_sizes(tag), f"{bucket}:49", (1_000).to_bytes(4, "big") + bytes(14))
     some = [(_id(now, 0, n), entry(now)) for n in range(3)]
-    assert await store.runner.run(history.note_call(store, 0, RULES, some, (5, 0, 0))) == 2
-    assert (await service.history(HistoryQuery())).beyond[TaskState.SUCCEEDED] == 7
+    assert await store.runner.run(history.note_call(store, 0, RULES, some, (5, 0, 0))) == 3
+    assert (await service.history(HistoryQuery())).beyond[TaskState.SUCCEEDED] == 8
 
 
 async def test_the_owner_unlinks_what_is_old_and_an_expiry_is_the_fallback(client: Redis, prefix: str) -> None:

@@ -117,7 +117,7 @@ class Recorder:
         self, partitions: Sequence[int], waiting: dict[int, dict[bytes, bytes]], beyond: dict[int, list[int]]
     ) -> None:
         calls = [
-            history.note_call(self._store, p, self._rules, list(waiting[p].items()), beyond.get(p, (0, 0, 0)))
+            history.note_call(self._store, p, self._rules, waiting[p].items(), beyond.get(p, (0, 0, 0)))
             for p in partitions
         ]
         for p, reply in zip(partitions, await self._store.runner.run_many(calls), strict=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop
 from struct import Struct, error
 
@@ -23,6 +23,7 @@ from delaybox.store.store import Store
 
 MOST_NOTED = 1_000
 """Entries in one call of ``note``."""
+_CHUNK = 500
 EXAMINED = 20_000
 """Most entries that one page looks at; then it ends with a cursor."""
 _REASON_BYTES = 200
@@ -102,22 +103,39 @@ def note_call(
     store: Store,
     partition: int,
     rules: HistoryRules,
-    entries: Sequence[tuple[bytes, bytes]],
+    entries: Iterable[tuple[bytes, bytes]],
     beyond: Sequence[int] = (0, 0, 0),
 ) -> ScriptCall:
     """Remembers at most MOST_NOTED ends. ``beyond``: how many more succeeded, failed and were cancelled."""
     parts = store.partitions
     args: list[bytes | int] = [
-        store.bucket_ms,
         rules.keep_ms,
         max(rules.keep_ms, rules.keep_failed_ms),
         max(1, rules.entries // parts),
         max(1, rules.bytes // parts),
         *beyond,
     ]
+    groups: dict[tuple[bytes, int], list[bytes]] = {}
+    width = store.bucket_ms
     for task_id, raw in entries:
-        args += (task_id, raw)
+        family = b"f" if raw[1:2] == b"f" else b"s"
+        group = groups.setdefault((family, ids.bucket(task_id, width)), [])
+        group.append(task_id + len(raw).to_bytes(2, "big") + raw)
+    for (family, bucket), group in groups.items():
+        for at in range(0, len(group), _CHUNK):
+            some = group[at : at + _CHUNK]
+            args += (b"%b%d" % (family, bucket), len(some), b"".join(some))
     return ScriptCall("note", store.tags[partition], args)
+
+
+def _ends(chunk: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(id, entry) of each end in a chunk."""
+    at = 0
+    while at + ids.ID_BYTES + 2 <= len(chunk):
+        behind = at + ids.ID_BYTES + 2
+        size = int.from_bytes(chunk[behind - 2 : behind], "big")
+        yield chunk[at : at + ids.ID_BYTES], chunk[behind : behind + size]
+        at = behind + size
 
 
 async def fade(store: Store, partition: int, rules: HistoryRules) -> int:
@@ -130,7 +148,7 @@ async def find(store: Store, task_id: bytes) -> EndedTask | None:
     """How a task ended; None where that is not remembered. StoreUnavailable."""
     partition = of_id(task_id, store.partitions)
     reply = await store.runner.run(ScriptCall("recall", store.tags[partition], (store.bucket_ms, task_id)))
-    return read(task_id, reply[0]) if reply[0] else None
+    return read(task_id, reply) if reply else None
 
 
 async def page(store: Store, wanted: HistoryQuery, *, cursor: str, limit: int) -> HistoryPage:
@@ -155,11 +173,12 @@ async def page(store: Store, wanted: HistoryQuery, *, cursor: str, limit: int) -
         _, tag, name = heappop(hashes)
         if cursor and _first_ms(await store.servers.ask("HGET", keys.history_sizes(tag), name)) > before[0] + _LATE_MS:
             continue
-        for task_id, raw in (await store.servers.ask("HGETALL", keys.history_hash(tag, name))).items():
-            examined += 1
-            one = read(task_id, raw)
-            if one is not None and (one.ended_ms, task_id) < before and wanted.matches(one):
-                found.append((one.ended_ms, task_id, one))
+        for chunk in await store.servers.ask("HVALS", keys.history_hash(tag, name)):
+            for task_id, raw in _ends(chunk):
+                examined += 1
+                one = read(task_id, raw)
+                if one is not None and (one.ended_ms, task_id) < before and wanted.matches(one):
+                    found.append((one.ended_ms, task_id, one))
         edge = -hashes[0][0] if hashes else -1
         sure = sum(1 for ended_ms, _, _ in found if ended_ms > edge)
         # However many were looked at, a page gets further than the one before it.

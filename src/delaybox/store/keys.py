@@ -148,12 +148,12 @@ def history_at(tag_: str, family: str) -> str:
 
 
 def history_sizes(tag_: str) -> str:
-    """Hash name of a hash of ended tasks -> its entries, bytes, and when it was begun (lib/history.lua)."""
+    """Hash name of a hash of ended tasks -> its entries, bytes, when it was begun, chunks (lib/history.lua)."""
     return f"{tag_}:history:sizes"
 
 
 def history_hash(tag_: str, name: bytes) -> bytes:
-    """Hash id -> how the task ended. ``name``: a member of `history_at`."""
+    """Hash: chunks that say how tasks ended. ``name``: a member of `history_at`."""
     return f"{tag_}:history:".encode() + name
 
 
