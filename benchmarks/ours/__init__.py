@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
+from benchmarks.ours.labels import index_labels, look_up
 from benchmarks.ours.node import Node, members, serve, subscriber, work
 from benchmarks.ours.storing import at_once, fill, opened, pending, run, schedule, script_names
 from benchmarks.ours.workers import (
@@ -34,7 +35,9 @@ __all__ = [
     "crew",
     "drain_herd",
     "fill",
+    "index_labels",
     "lateness",
+    "look_up",
     "members",
     "opened",
     "pending",

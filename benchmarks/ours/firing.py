@@ -13,6 +13,7 @@ from benchmarks.harness.server import BenchServer
 from benchmarks.ours.node import CHANNEL, subscriber
 from benchmarks.ours.storing import fill, opened, schedule
 from delaybox.core.delivery import DONE, Delivery, Report, Target
+from delaybox.core.history import NO_HISTORY, HistoryRules
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
@@ -38,9 +39,11 @@ class Recorder:
 
 
 @asynccontextmanager
-async def engine(store: Store, targets: Mapping[TaskType, Target], *, channel: str = "") -> AsyncIterator[Engine]:
+async def engine(
+    store: Store, targets: Mapping[TaskType, Target], *, channel: str = "", history: HistoryRules = NO_HISTORY
+) -> AsyncIterator[Engine]:
     """With the node's own options; without a channel PUB_SUB tasks are leased to their target."""
-    running = Engine(store, targets, EngineOptions(node_id="bench", channel=channel))
+    running = Engine(store, targets, EngineOptions(node_id="bench", channel=channel, history=history))
     await running.start()
     try:
         yield running
@@ -66,7 +69,13 @@ async def herd_ahead(server: BenchServer, count: int, *, due_ms: int) -> None:
 
 
 async def drain_herd(
-    server: BenchServer, count: int, *, fire_in_place: bool = False, filled: int = 0, patience_s: float = 120.0
+    server: BenchServer,
+    count: int,
+    *,
+    fire_in_place: bool = False,
+    filled: int = 0,
+    patience_s: float = 120.0,
+    history: HistoryRules = NO_HISTORY,
 ) -> Drained:
     """``count`` tasks due at one instant, ``filled`` of them stored before the engine starts: it must expand them."""
     async with opened(server) as store:
@@ -78,7 +87,7 @@ async def drain_herd(
         if fire_in_place:
             return await _drain_in_place(server, store, count, count - filled, due_ms, patience_s)
         recorder = Recorder(count)
-        async with engine(store, {TaskType.PUB_SUB: recorder}):
+        async with engine(store, {TaskType.PUB_SUB: recorder}, history=history):
             await herd_ahead(server, count - filled, due_ms=due_ms)
             try:
                 await asyncio.wait_for(recorder.all_handled.wait(), patience_s)

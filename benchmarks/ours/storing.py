@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -96,11 +96,17 @@ async def fill(server: BenchServer, count: int, *, first_ms: int, span_ms: int, 
 
 
 async def schedule(
-    server: BenchServer, count: int, due: Callable[[int], int], *, payload: bytes, function: str = ""
+    server: BenchServer,
+    count: int,
+    due: Callable[[int], int],
+    *,
+    payload: bytes,
+    function: str = "",
+    labels: Callable[[int], Mapping[str, str]] = lambda _: {},
 ) -> float:
     """Seconds to schedule ``count`` tasks, ``due`` giving each one's moment; making the tasks is counted.
 
-    ``function``: tasks for workers that serve it; else PUB_SUB.
+    ``function``: tasks for workers that serve it; else PUB_SUB. ``labels``: those of each task, by its number.
     """
     kind = TaskType.WORKER if function else TaskType.PUB_SUB
     async with opened(server) as store:
@@ -110,7 +116,10 @@ async def schedule(
         async def caller() -> None:
             for at in source:
                 upto = min(at + workload.CHUNK, count)
-                tasks = [NewTask(type=kind, name=function, payload=payload, due_ms=due(i)) for i in range(at, upto)]
+                tasks = [
+                    NewTask(type=kind, name=function, payload=payload, due_ms=due(i), labels=labels(i))
+                    for i in range(at, upto)
+                ]
                 for answer in await service.submit_many(tasks):
                     if not isinstance(answer, Submitted):
                         raise answer
