@@ -20,6 +20,7 @@ from delaybox.core.query import TaskQuery
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DeliveryMode, NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Selection, Service
+from delaybox.service.recorder import BURST, Recorder
 from delaybox.store import history, keys
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptRunner
@@ -222,6 +223,26 @@ async def test_more_ends_in_a_minute_than_fit_are_counted(client: Redis, prefix:
     some = [(_id(now, 0, n), entry(now)) for n in range(3)]
     assert await store.runner.run(history.note_call(store, 0, RULES, some, (5, 0, 0))) == 3
     assert (await service.history(HistoryQuery())).beyond[TaskState.SUCCEEDED] == 8
+
+
+async def test_of_very_many_successes_most_are_only_counted_and_failures_are_not(client: Redis, prefix: str) -> None:
+    store, service = await opened(client, prefix)
+    recorder = Recorder(store, HistoryRules(keep_ms=60_000, entries=100_000), store.now_ms)
+    now = await store.ping()
+    for at in range(0, 20_000, 500):
+        some = [Delivery(_id(now, 0, at + n), 0, b"", 1, 0, 0, now, b"w:f", False, b"") for n in range(500)]
+        recorder.ended(some, TaskState.SUCCEEDED)
+        if at % 1_000 == 0:
+            await recorder.flush()
+    recorder.ended(
+        [Delivery(_id(now, 1, n), 1, b"", 1, 0, 0, now, b"w:f", False, b"") for n in range(9)], TaskState.FAILED
+    )
+    await recorder.close()
+    page = await service.history(HistoryQuery(), limit=1000)
+    assert sum(one.state is TaskState.FAILED for one in page.items) == 9
+    noted = 20_000 - page.beyond[TaskState.SUCCEEDED]
+    assert BURST <= noted < 20_000
+    assert (await fsck(store)).counts["ended tasks"] == noted + 9
 
 
 async def test_the_owner_unlinks_what_is_old_and_an_expiry_is_the_fallback(client: Redis, prefix: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from delaybox.core.delivery import Delivery
@@ -23,6 +24,9 @@ log = logging.getLogger("delaybox.service")
 
 PAUSE_S = 0.1
 """A partition is written to once in this time at most."""
+BURST = 5_000
+A_SECOND = 3_000
+"""Successes that a process notes at once, and in a second for longer."""
 _AT_ONCE = 4
 """Partitions in one round trip, because all others wait while the server carries out the scripts of one."""
 
@@ -44,14 +48,24 @@ class Recorder:
         self._most = min(history.MOST_NOTED, max(1, rules.entries // store.partitions))
         self._waiting: dict[int, dict[bytes, bytes]] = {}
         self._beyond: dict[int, list[int]] = {}
+        self._tokens = float(BURST)
+        self._filled_at = time.monotonic()
         self._flushed_at = -1e9
         self._flushing: asyncio.Task[None] | None = None
         self._refused = 0
 
-    def ended(self, deliveries: Iterable[Delivery], state: TaskState, reason: str = "") -> None:
-        """Notes deliveries that ended their tasks; never blocks."""
+    def ended(self, deliveries: Sequence[Delivery], state: TaskState, reason: str = "") -> None:
+        """Notes deliveries of one partition that ended their tasks; never blocks.
+
+        Of very many that succeed most are only counted: to note each of them would cost a drain a tenth of its rate.
+        """
         if not self.on:
             return
+        if state is TaskState.SUCCEEDED:
+            room = self._allowed(len(deliveries))
+            if room < len(deliveries):
+                self._count(deliveries[0].partition, state, len(deliveries) - room)
+                deliveries = deliveries[:room]
         failed = 1 if state is TaskState.FAILED else 0
         for d in deliveries:
             waiting = self._room(d.partition, state)
@@ -92,8 +106,21 @@ class Recorder:
         waiting = self._waiting.setdefault(partition, {})
         if len(waiting) < self._most:
             return waiting
-        self._beyond.setdefault(partition, [0, 0, 0])[ENDED.index(state)] += 1
+        self._count(partition, state, 1)
         return None
+
+    def _count(self, partition: int, state: TaskState, count: int) -> None:
+        self._waiting.setdefault(partition, {})
+        self._beyond.setdefault(partition, [0, 0, 0])[ENDED.index(state)] += count
+
+    def _allowed(self, count: int) -> int:
+        """How many of so many ends may be noted now: BURST at once, and A_SECOND from then on."""
+        now = time.monotonic()
+        self._tokens = min(BURST, self._tokens + (now - self._filled_at) * A_SECOND)
+        self._filled_at = now
+        room = min(count, int(self._tokens))
+        self._tokens -= room
+        return room
 
     def waiting(self, task_id: bytes) -> bytes | None:
         """The entry of an end that this process noted and has not written yet."""

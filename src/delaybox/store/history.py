@@ -29,6 +29,8 @@ EXAMINED = 20_000
 _REASON_BYTES = 200
 _VERSION = 1
 _HEAD = Struct(">BcBHIHIHIHIBB")
+_ENDED = slice(21, 27)
+"""Where the moment of its end stands in an entry."""
 _LETTERS = {TaskState.SUCCEEDED: b"s", TaskState.FAILED: b"f", TaskState.CANCELLED: b"c"}
 _STATES = {letter: state for state, letter in _LETTERS.items()}
 _PRIORITIES = tuple(sorted(Priority))
@@ -167,7 +169,8 @@ async def page(store: Store, wanted: HistoryQuery, *, cursor: str, limit: int) -
         hashes += [(-int(score), store.tags[i // len(families)], name) for name, score in reply]
     heapify(hashes)
     beyond = {state: sum(int(row[i] or 0) for row in counted) for i, state in enumerate(_LETTERS)}
-    found: list[tuple[int, bytes, EndedTask]] = []
+    letters = {letter: wanted.state in (None, state) for letter, state in _STATES.items()}
+    found: list[tuple[int, bytes, bytes]] = []
     examined = 0
     while hashes:
         _, tag, name = heappop(hashes)
@@ -176,21 +179,32 @@ async def page(store: Store, wanted: HistoryQuery, *, cursor: str, limit: int) -
         for chunk in await store.servers.ask("HVALS", keys.history_hash(tag, name)):
             for task_id, raw in _ends(chunk):
                 examined += 1
-                one = read(task_id, raw)
-                if one is not None and (one.ended_ms, task_id) < before and wanted.matches(one):
-                    found.append((one.ended_ms, task_id, one))
+                ended_ms = int.from_bytes(raw[_ENDED], "big")
+                if (ended_ms, task_id) < before and letters.get(raw[1:2]) and _matches(wanted, task_id, raw, ended_ms):
+                    found.append((ended_ms, task_id, raw))
         edge = -hashes[0][0] if hashes else -1
         sure = sum(1 for ended_ms, _, _ in found if ended_ms > edge)
         # However many were looked at, a page gets further than the one before it.
         if sure >= limit or (examined >= EXAMINED and hashes and edge + 1 < before[0]):
             found.sort(reverse=True)
-            items = [one for ended_ms, _, one in found if ended_ms > edge][:limit]
-            last = found[len(items) - 1][:2] if len(items) == limit else (edge + 1, b"")
-            return HistoryPage(items, _encode(*last), beyond)
+            shown = found[: min(sure, limit)]
+            last = shown[-1][:2] if len(shown) == limit else (edge + 1, b"")
+            return HistoryPage(_read_all(shown), _encode(*last), beyond)
     found.sort(reverse=True)
-    rest = [one for _, _, one in found[:limit]]
     more = _encode(*found[limit - 1][:2]) if len(found) > limit else ""
-    return HistoryPage(rest, more, beyond)
+    return HistoryPage(_read_all(found[:limit]), more, beyond)
+
+
+def _matches(wanted: HistoryQuery, task_id: bytes, raw: bytes, ended_ms: int) -> bool:
+    """As `HistoryQuery.matches`, of an entry in the right state: it is read only where its lane counts."""
+    if wanted.queue is None and wanted.type is None and wanted.name is None:
+        return wanted.from_ms <= ended_ms < wanted.to_ms
+    one = read(task_id, raw)
+    return one is not None and wanted.matches(one)
+
+
+def _read_all(found: Iterable[tuple[int, bytes, bytes]]) -> list[EndedTask]:
+    return [one for _, task_id, raw in found if (one := read(task_id, raw)) is not None]
 
 
 def _first_ms(size: bytes | None) -> int:
