@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from delaybox.core import ids
+from delaybox.core.partition import of_id
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.looks import look
@@ -53,22 +54,27 @@ async def members(store: Store, partition: int, group: str, after: bytes = b"") 
         first = b"(" + group_member(group, after)
         found: list[bytes] = await store.servers.ask("ZRANGE", index, first, last, "BYLEX", "LIMIT", 0, PAGE)
         task_ids = [member[-ids.ID_BYTES :] for member in found]
-        yield [member for member in await read_members(store, partition, task_ids) if member.record.group == group]
+        yield [member for member in await read_members(store, task_ids) if member.record.group == group]
         if len(found) < PAGE:
             return
         after = task_ids[-1]
 
 
-async def read_members(store: Store, partition: int, task_ids: Sequence[bytes]) -> list[Member]:
-    """Those of some tasks of one partition that wait or run. StoreUnavailable."""
-    tag = store.tags[partition]
+async def read_members(store: Store, task_ids: Sequence[bytes]) -> list[Member]:
+    """Those of some tasks that wait or run. StoreUnavailable."""
+
+    def tag(task_id: bytes) -> str:
+        return store.tags[of_id(task_id, store.partitions)]
+
     at_home = await store.servers.ask_many(
-        [("HGET", keys.bucket(tag, ids.bucket(task_id, store.bucket_ms)), task_id) for task_id in task_ids]
+        [("HGET", keys.bucket(tag(task_id), ids.bucket(task_id, store.bucket_ms)), task_id) for task_id in task_ids]
     )
     elsewhere = [task_id for task_id, raw in zip(task_ids, at_home, strict=True) if not raw]
-    leases = await store.servers.ask_many([("HGET", keys.leased(tag), task_id) for task_id in elsewhere])
+    leases = await store.servers.ask_many([("HGET", keys.leased(tag(task_id)), task_id) for task_id in elsewhere])
     running = [(task_id, lease) for task_id, lease in zip(elsewhere, leases, strict=True) if lease is not None]
-    held = await store.servers.ask_many([("HGET", keys.lease(tag, lease), task_id) for task_id, lease in running])
+    held = await store.servers.ask_many(
+        [("HGET", keys.lease(tag(task_id), lease), task_id) for task_id, lease in running]
+    )
     in_lease = dict(zip([task_id for task_id, _ in running], held, strict=True))
     out: list[Member] = []
     for task_id, raw in zip(task_ids, at_home, strict=True):

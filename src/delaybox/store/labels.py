@@ -20,10 +20,12 @@ from delaybox.store.record import LABELS, Draft, Record, UnreadableRecord, exten
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
 
-SETS = 128
-"""Sets of one partition that the entries are spread over. With a million tasks in 16 partitions each has 500 entries of
-a label: so few sets that the 500 tasks of one script share them, and so many that one is looked through quickly."""
+SETS = 64
+"""Sets of one partition that the entries are spread over. With a million tasks in 16 partitions each has 1,000 entries
+of a label: so few sets that the 500 tasks of one script share them, and so many that one is looked through quickly."""
 _MARK = 4
+_AT_ONCE = 16
+"""Partitions in one round trip."""
 FRESH_S = 1.0
 SETTLED_MS = 3_000
 """From this time on after a label was named, every writer indexes it."""
@@ -119,12 +121,20 @@ async def usable(store: Store, labels: Mapping[str, str]) -> str:
     return names[best] if sums[best] <= LOOKED_UP else ""
 
 
-async def candidates(store: Store, partition: int, name: str, value: str) -> list[bytes]:
-    """The ids of the tasks of one partition that seem to have a label, in order. StoreUnavailable."""
+async def candidates(store: Store, name: str, value: str, start: int = 0) -> list[tuple[int, bytes]]:
+    """(partition, id) of the tasks that seem to have a label, from a partition on, in this order. StoreUnavailable."""
     where = place(name, value)
-    call = ScriptCall("labelled", store.tags[partition], (int.from_bytes(where[:2], "big"), where[2:]))
-    found: list[bytes] = await store.runner.run(call)
-    return found
+    args = (int.from_bytes(where[:2], "big"), where[2:])
+    partitions = [p for p in await some(store, name, value) if p >= start]
+    out: list[tuple[int, bytes]] = []
+    for at in range(0, len(partitions), _AT_ONCE):
+        part = partitions[at : at + _AT_ONCE]
+        replies = await store.runner.run_many([ScriptCall("labelled", store.tags[p], args) for p in part])
+        for p, reply in zip(part, replies, strict=True):
+            if isinstance(reply, BaseException):
+                raise reply
+            out += [(p, task_id) for task_id in reply]
+    return out
 
 
 async def some(store: Store, name: str, value: str) -> list[int]:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
+from delaybox.core.partition import of_id
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.store import buckets, groups, keys, labels
@@ -233,35 +234,33 @@ async def group_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[Ta
 async def _labelled(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
     name, p, after = place or (await labels.usable(store, wanted.labels) or min(wanted.labels), 0, "")
     now = await store.ping()
-    async for partition, members in _with_label(store, wanted, name, p, bytes.fromhex(after)):
+    async for members in _with_label(store, wanted, name, p, bytes.fromhex(after)):
         for record, leased in members:
             state = TaskState.RUNNING if leased else pending_state(record, now)
+            partition = of_id(record.task_id, store.partitions)
             shown = await _of_record(store, store.tags[partition], record, state)
             yield [name, partition, record.task_id.hex()], shown
 
 
 async def _with_label(
     store: Store, wanted: TaskQuery, name: str, start: int = 0, after: bytes = b""
-) -> AsyncIterator[tuple[int, list[groups.Member]]]:
-    """(partition, tasks that seem to have one of the labels), some hundreds at a time, in the order of their ids."""
-    for partition in await labels.some(store, name, wanted.labels[name]):
-        if partition < start:
-            continue
-        found = await labels.candidates(store, partition, name, wanted.labels[name])
-        left = [task_id for task_id in found if partition > start or task_id > after]
-        for at in range(0, len(left), _LOOKED_UP_AT_ONCE):
-            some = left[at : at + _LOOKED_UP_AT_ONCE]
-            yield partition, await groups.read_members(store, partition, some)
+) -> AsyncIterator[list[groups.Member]]:
+    """The tasks that seem to have one of the labels, some hundreds at a time, by partition and id."""
+    found = await labels.candidates(store, name, wanted.labels[name], start)
+    left = [one for one in found if one > (start, after)]
+    for at in range(0, len(left), _LOOKED_UP_AT_ONCE):
+        yield await groups.read_members(store, [task_id for _, task_id in left[at : at + _LOOKED_UP_AT_ONCE]])
 
 
 async def label_chunks(store: Store, wanted: TaskQuery, name: str) -> AsyncIterator[list[TaskView]]:
     """As `waiting_chunks`, by the index of one label. StoreUnavailable."""
     now = await store.ping()
-    async for partition, members in _with_label(store, wanted, name):
+    async for members in _with_label(store, wanted, name):
         views: list[TaskView] = []
         for record, leased in members:
             if not leased:
-                view = await _of_record(store, store.tags[partition], record, pending_state(record, now))
+                tag = store.tags[of_id(record.task_id, store.partitions)]
+                view = await _of_record(store, tag, record, pending_state(record, now))
                 if view is not None and matches(wanted, view):
                     views.append(view)
         yield views

@@ -225,14 +225,14 @@ def _new_extension(task: NewTask) -> bytes:
 
 
 def with_entry(raw: bytes, tag: int, value: bytes) -> bytes:
-    """A new record, in the fresh shape, with one entry more in its extension."""
+    """A new record, in the fresh shape, with one entry more in its extension, before the others."""
     at = 3 + raw[2]
     if raw[1] & _KEYED:
         at += 2 + int.from_bytes(raw[at : at + 2], "big")
     added = b"%c%b%b" % (tag, len(value).to_bytes(2, "big"), value)
     if raw[0] == _FRESH_EXT:
         size = int.from_bytes(raw[at : at + 2], "big")
-        added = raw[at + 2 : at + 2 + size] + added
+        added += raw[at + 2 : at + 2 + size]
         rest = raw[at + 2 + size :]
     else:
         rest = raw[at:]

@@ -84,7 +84,6 @@ for _ = 1, tonumber(ARGV[9]) do
   at = at + 2
 end
 if #members > 0 then keys[#keys + 1] = K_GROUPS end
-for _, key in ipairs(new.labels.order) do keys[#keys + 1] = key end
 err = guard(keys)
 if err then return err end
 

@@ -4,7 +4,7 @@
 local function newborn(now, W)
   local c = clock(now)
   return {
-    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), labels = gather(), numbers = {}, bodies = {},
+    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), labels = {}, numbers = {}, bodies = {},
     keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 7) },
   }
 end
@@ -52,9 +52,21 @@ local function add_new(b, id, rec)
   end
   add2(b.fields, key, id, rec)
   if byte(rec) >= FRESH_EXT then
-    local value = ext_get(rec, 3, byte(rec, 2), labels.TAG)
-    for from = 1, value and #value - 5 or 0, 6 do
-      add1(b.labels, labels.key(struct.unpack('>I2', value, from)), id .. sub(value, from + 2, from + 5))
+    -- Of a new record it is the first entry, if it is there.
+    local from = behind_key(rec, 3, byte(rec, 2)) + 2
+    if byte(rec, from) == labels.TAG then
+      local lists = b.labels
+      for at = from + 3, from + 2 + byte(rec, from + 2), 6 do
+        local high, low = byte(rec, at, at + 1)
+        local number = 256 * high + low
+        local list = lists[number]
+        if not list then
+          list = {}
+          lists[number] = list
+          b.keys[#b.keys + 1] = labels.key(number)
+        end
+        list[#list + 1] = id .. sub(rec, at + 2, at + 5)
+      end
     end
   end
   if due < b.limit then
@@ -77,7 +89,7 @@ end
 -- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
 local function write_new(b, channel)
   for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
-  flush(b.labels, 'SADD')
+  for number, members in pairs(b.labels) do redis.call('SADD', labels.key(number), unpack(members)) end
   flush(b.fields, 'HSET')
   local index = {}
   for number in pairs(b.numbers) do
