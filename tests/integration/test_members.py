@@ -14,6 +14,7 @@ from delaybox.core.delivery import DONE
 from delaybox.core.lane import lane_of
 from delaybox.core.membership import Activity, ConnectedWorker, Member
 from delaybox.core.task import NewTask, TaskType
+from delaybox.engine import handover
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -21,6 +22,7 @@ from delaybox.store import keys, nodes
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
+from delaybox.wire import body as wire_body
 from tests.engines import Recorder, running, until
 
 PARTITIONS = 8
@@ -106,6 +108,72 @@ async def test_one_who_was_frozen_owns_nothing_before_it_is_punctual_again(clien
         b._membership._loop.start()
         await until(lambda: len(b._ownership.owned) == 0)
         await until(lambda: len(b._ownership.owned) == PARTITIONS // 2, timeout_s=20)
+
+
+class Sending:
+    """Sends messages when it may; the partition and the payload of those that are sent."""
+
+    def __init__(self, sent: list[tuple[int, bytes]]) -> None:
+        self.sent = sent
+        self.begun = asyncio.Event()
+        self.may = asyncio.Event()
+        self.may.set()
+
+    async def deliver(self, batch: Sequence[Any], report: Any) -> None:
+        self.begun.set()
+        await self.may.wait()
+        for d in batch:
+            self.sent.append((d.partition, wire_body.decode(d.body).payload))
+            report([d], DONE)
+
+
+@pytest.mark.parametrize("how", ["joins", "leaves"])
+async def test_a_new_owner_sends_when_the_former_one_has_sent_all(
+    client: Redis, prefix: str, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Messages of one key, which lie in one partition, stay in order while it changes hands."""
+    monkeypatch.setattr(handover, "SILENT_MS", 60_000)  # on a slow machine the former owner must not look dead
+    store = await opened(client, prefix)
+    sent: list[tuple[int, bytes]] = []
+    one, two = Sending(sent), Sending(sent)
+    number = 0
+
+    async def put_everywhere(count: int) -> None:
+        nonlocal number
+        for _ in range(count):
+            await put(store, NewTask(payload=b"%03d" % number))
+            number += 1
+
+    async with running(store, {TaskType.PUB_SUB: one}, **keeper("a")) as a:
+        if how == "joins":
+            one.may.clear()
+            await put_everywhere(1)
+            await one.begun.wait()
+            async with running(store, {TaskType.PUB_SUB: two}, **keeper("b")) as b:
+                await until(lambda: len(kept(a)[0]) == PARTITIONS // 2)
+                await put_everywhere(3)
+                assert not two.begun.is_set()
+                one.may.set()
+                await until(lambda: len(sent) == 4 * PARTITIONS)
+                assert two.begun.is_set() and kept(b)[0]
+        else:
+            async with running(store, {TaskType.PUB_SUB: two}, **keeper("b")) as b:
+                await until(lambda: len(kept(a)[0]) == PARTITIONS // 2)
+                await put_everywhere(1)
+                await until(lambda: len(sent) == PARTITIONS)
+                two.may.clear()
+                two.begun.clear()
+                await put_everywhere(1)
+                await two.begun.wait()
+                ending = asyncio.create_task(b.stop(5.0))
+                await until(lambda: len(kept(a)[0]) == PARTITIONS)
+                await put_everywhere(2)
+                two.may.set()
+                await until(lambda: len(sent) == 4 * PARTITIONS)
+                await ending
+    for p in range(PARTITIONS):
+        of_one = [payload for partition, payload in sent if partition == p]
+        assert of_one == sorted(of_one), p
 
 
 async def test_if_nobody_else_is_left_one_that_just_returned_keeps_time(client: Redis, prefix: str):

@@ -133,6 +133,10 @@ class Dispatcher:
         """Deliveries handed out and not settled."""
         return self._in_flight
 
+    def holds(self, partition: int) -> bool:
+        """Whether tasks of this partition are under way."""
+        return any(p == partition for p, _ in self._leases)
+
     def full(self, partitions: Sequence[int]) -> None:
         """A time keeper leaves work ready for others by itself."""
 

@@ -19,6 +19,7 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.guest import Guest
+from delaybox.engine.handover import HandOver
 from delaybox.engine.loops import Loop
 from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
@@ -98,6 +99,14 @@ class Engine:
         if options.clock:
             self._ownership.follow(self._tracker.keep)
             self._ownership.follow(lambda _: self._listen())
+        self._hand_over: HandOver | None = None
+        if options.clock and not options.channel and TaskType.PUB_SUB in targets:
+            announce = self._membership.announce
+            self._hand_over = hand_over = HandOver(options.node_id, self._tracker, self._dispatcher.holds, announce)
+            # Before the tracker learns of it, which looks at once.
+            self._ownership.follow(lambda kept: hand_over.acts(kept - self._ownership.owned), first=True)
+        self._known = False
+        """Whether a list of members was applied."""
         self._started = False
         self._spread()
         store.shards.follow(self._spread)
@@ -156,6 +165,8 @@ class Engine:
         await self._wakeups.stop()
         for station in self._stations.values():
             station.close()
+        if self._hand_over is not None:
+            self._hand_over.close()
         # Leases are kept alive while their tasks finish.
         await self._dispatcher.stop(grace_s)
         await self._recorder.close()
@@ -299,24 +310,31 @@ class Engine:
     def _slots_freed(self) -> None:
         self._tracker.slots_freed()
 
-    async def listed(self, ranking: Sequence[Member], returned: Sequence[Member]) -> None:
+    async def listed(
+        self, ranking: Sequence[Member], returned: Sequence[Member], ending: Sequence[Member] = ()
+    ) -> None:
         """Takes this engine's share of what the members do (`membership.Follower`)."""
         partitions = self._store.partitions
         me = self._options.node_id
         if self._options.clock:
             # If nobody ranks, those that returned a moment ago are better than nobody.
             keepers = [m for m in ranking if keeps_time(m)] or [m for m in returned if keeps_time(m)]
-            known = [Candidate(member.id, member.host) for member in keepers]
-            if len(known) * partitions > _MUCH:
-                shares = await asyncio.to_thread(assigned, known, partitions)
+            candidates = [Candidate(member.id, member.host) for member in keepers]
+            if len(candidates) * partitions > _MUCH:
+                shares = await asyncio.to_thread(assigned, candidates, partitions)
             else:
-                shares = assigned(known, partitions)
+                shares = assigned(candidates, partitions)
             # If there is nobody at all, this member is ending or off the list: it keeps what it has.
             if shares:
+                before = self._ownership.owned
                 self._ownership.assign(
                     frozenset(p for p, share in enumerate(shares) if share.owner == me),
                     frozenset(p for p, share in enumerate(shares) if share.stand_in == me),
                 )
+                owned, known, self._known = self._ownership.owned, self._known, True
+                if self._hand_over is not None:
+                    gained = owned - before if known else owned
+                    self._hand_over.listed(owned, [*ranking, *returned, *ending], gained=gained, lost=before - owned)
         if self._hosts:
             self._placement.assign(
                 [
@@ -326,6 +344,10 @@ class Engine:
                     if member.activity.lanes and len(member.activity.lanes) == member.activity.lane_count
                 ]
             )
+
+    def _kept(self) -> list[int]:
+        left = self._hand_over.left if self._hand_over is not None else frozenset()
+        return sorted(self._ownership.kept | left)
 
     def _activity(self) -> Activity | None:
         """What the heartbeat reports of this engine and of what stands beside it."""
@@ -337,7 +359,7 @@ class Engine:
             metrics.wakeups_subscribed("workers" if self._hosts else "node", self._wakeups.listening)
             if not self._wakeups.listening:
                 troubles = (DEAF,)
-        kept = sorted(self._ownership.kept) if self._options.clock else []
+        kept = self._kept() if self._options.clock else []
         self._dispatcher.levels.export()
         own = Activity(
             in_flight=self._dispatcher.in_flight,

@@ -47,8 +47,11 @@ class Identity:
 class Follower(Protocol):
     """Goes by the list of members."""
 
-    def listed(self, ranking: Sequence[Member], returned: Sequence[Member]) -> Awaitable[None]:
-        """Gets those that rank, whenever that changed, and those that were silent and do not rank yet."""
+    def listed(
+        self, ranking: Sequence[Member], returned: Sequence[Member], ending: Sequence[Member] = ()
+    ) -> Awaitable[None]:
+        """Gets those that rank, whenever that changed, those that were silent and do not rank yet, and those that are
+        ending."""
 
 
 class Membership:
@@ -72,7 +75,7 @@ class Membership:
         self._loop = Loop("heartbeat", self._step)
         self._changed = asyncio.Event()
         self._listener = Listener(store, keys.members_channel(store.prefix), self._announced, self._changed.set)
-        self._urgent = False
+        self._urgent = self._announces = False
         self._version = -1
         self._place: tuple[int, frozenset[bytes]] | None = None
         self._lag = Lag()
@@ -99,6 +102,11 @@ class Membership:
         """Others should know at once what has changed here."""
         self._urgent = True
         self._changed.set()
+
+    def announce(self) -> None:
+        """As `beat_soon`, and the others read at once what this process does."""
+        self._announces = True
+        self.beat_soon()
 
     async def retire(self) -> None:
         """The process finishes its work: it ranks no more, so that others take over, and still beats."""
@@ -172,7 +180,8 @@ class Membership:
         )
         place = (places(activity), frozenset(activity.lanes))
         self._known = True
-        answer = await nodes.beat(self._store, member, ending=self._ending, changed=place != self._place)
+        changed, self._announces = self._announces or place != self._place, False
+        answer = await nodes.beat(self._store, member, ending=self._ending, changed=changed)
         self._place = place
         if answer.version != self._version:
             await self._read()
@@ -182,7 +191,7 @@ class Membership:
             return
         roster = await nodes.ranking(self._store)
         if roster.version != self._version:
-            await self._follower.listed(roster.members, roster.returned)
+            await self._follower.listed(roster.members, roster.returned, roster.ending)
             self._version = roster.version
 
     def _announced(self, version: bytes) -> None:

@@ -22,9 +22,9 @@ class Ownership:
         self._acting: frozenset[int] = frozenset()
         self._followers: list[Kept] = []
 
-    def follow(self, follower: Kept) -> None:
-        """Calls ``follower`` at every change."""
-        self._followers.append(follower)
+    def follow(self, follower: Kept, *, first: bool = False) -> None:
+        """Calls ``follower`` at every change. ``first``: before the others."""
+        self._followers.insert(0 if first else len(self._followers), follower)
 
     def assign(self, owned: frozenset[int], stands_in: frozenset[int]) -> None:
         """Applies a new list of members."""

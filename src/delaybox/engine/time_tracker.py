@@ -16,6 +16,7 @@ from delaybox import failpoints, metrics
 from delaybox.core.errors import PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
+from delaybox.core.task import TaskType
 from delaybox.engine.alarm import Alarm
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.loops import end
@@ -122,6 +123,7 @@ class Tracker:
         self._mine = frozenset(range(store.partitions))
         self._look = [0.0] * store.partitions
         self._hungry: set[int] = set()
+        self._withheld: frozenset[int] = frozenset()
         self._called: set[int] = set()
         self._called_only = self._when_ready = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
@@ -150,6 +152,16 @@ class Tracker:
             self._catch_up.suspect(p)
         if fresh:
             self._alarm.ring()
+
+    def withhold(self, partitions: frozenset[int]) -> None:
+        """Leases no PUB_SUB tasks in these partitions, and in all others again (`handover`)."""
+        freed, self._withheld = (self._withheld - partitions) & self._mine, partitions
+        for p in freed:
+            self.kick(p)
+
+    def claims(self, partition: int) -> bool:
+        """Whether a claim from there is under way."""
+        return partition in self._under_way
 
     def wait_to_be_called(self, *, when_ready: bool = False) -> None:
         """From now on no partition is looked at only because time has passed: messages name those with work.
@@ -313,6 +325,8 @@ class Tracker:
         else:
             due = due[: slots or None]
             asks = self._ramped(due, limits) if self._catch_up.limited else self._asks(due, limits)
+        if not self._withheld.isdisjoint(due):
+            asks = [self._without_messages(ask) if ask.partition in self._withheld else ask for ask in asks]
         # A claim whose reply never came is sent again with the same lease id, and gets the same content.
         leases = [
             self._unanswered.pop((a.partition, a.limits.fresh_ms), b"")
@@ -339,6 +353,10 @@ class Tracker:
                 if self._look[p] == math.inf:
                     # An error came before this partition's claim was handled, and nothing else would look there again.
                     self._look_at(p, self._clock.now_ms() + self._options.poll_ms)
+
+    def _without_messages(self, ask: _Ask) -> _Ask:
+        types = ask.limits.types.replace(TaskType.PUB_SUB.value, "")
+        return ask._replace(limits=replace(ask.limits, types=types))
 
     def _asks(self, due: Sequence[int], limits: ClaimLimits) -> list[_Ask]:
         by_lanes: dict[tuple[bytes, ...], ClaimLimits] = {}

@@ -39,6 +39,7 @@ class Trackers:
         self._asked = Asked()
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
         self._kept = frozenset(range(store.partitions))
+        self._withheld: frozenset[int] = frozenset()
         self._called_only: bool | None = None
         self._started = False
         self._retired = False
@@ -56,6 +57,7 @@ class Trackers:
             tracker = Tracker(*self._made_of, clock, self._in_place, self._asked, self._catch_up, self._rules)
             if self._called_only is not None:
                 tracker.wait_to_be_called(when_ready=self._called_only)
+            tracker.withhold(self._withheld)
             loop = Loop(self._name, tracker.step, away_s=_AWAY_S if self._store.servers.sharded else 1.0)
             self._by_shard[shard] = tracker, loop
             if self._started:
@@ -97,6 +99,16 @@ class Trackers:
         self._called_only = when_ready
         for tracker in self._all():
             tracker.wait_to_be_called(when_ready=when_ready)
+
+    def withhold(self, partitions: frozenset[int]) -> None:
+        """See `Tracker`."""
+        self._withheld = partitions
+        for tracker in self._all():
+            tracker.withhold(partitions)
+
+    def claims(self, partition: int) -> bool:
+        """See `Tracker`."""
+        return self._of(partition).claims(partition)
 
     def call(self, partition: int) -> None:
         """See `Tracker`."""

@@ -26,11 +26,12 @@ went away at once."""
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """The members that rank, by id, in a version of the list. ``returned``: those that were silent a short while ago,
-    and rank soon."""
+    and rank soon. ``ending``: those that finish their work and rank no more."""
 
     version: int
     members: tuple[Member, ...]
     returned: tuple[Member, ...]
+    ending: tuple[Member, ...] = ()
 
 
 async def beat(store: Store, member: Member, *, ending: bool = False, changed: bool = False) -> Beat:
@@ -48,7 +49,8 @@ async def ranking(store: Store) -> Ranking:
         found = (_read(member_id.encode(), listed.records[member_id]) for member_id in known)
         return tuple(member for member in found if member is not None)
 
-    return Ranking(listed.version, members_of(listed.ranking), members_of(listed.returned))
+    ending = frozenset(listed.living) - listed.ranking - listed.returned
+    return Ranking(listed.version, members_of(listed.ranking), members_of(listed.returned), members_of(ending))
 
 
 async def leave(store: Store, member_id: str) -> None:
