@@ -19,6 +19,7 @@ from benchmarks.harness.figures import SCRIPTS, Spread, reset_costs, spread
 from benchmarks.harness.process import Child
 from benchmarks.harness.report import OURS, Row, at_most
 from benchmarks.harness.server import BenchServer
+from benchmarks.scenarios import nodes_simulated
 
 SHARES = (4, 12)
 PARTITIONS = 16
@@ -42,7 +43,9 @@ def run(bench: Bench) -> None:
     bench.attempt("lateness of many", OURS, "×", lambda: _many(bench))
     for name, how in (("SIGKILLed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
         bench.attempt(f"an owner is {name}", OURS, "ms", lambda name=name, how=how: _harmed(bench, name, how))
+    bench.attempt("owner and stand-in die", OURS, "ms", lambda: _both_die(bench))
     bench.attempt("members join and leave", OURS, "ms", lambda: _join_and_leave(bench))
+    bench.attempt("a fleet of a thousand", OURS, "×", lambda: nodes_simulated.thousand(bench))
 
 
 def _members(server: BenchServer, name: str, **settings: int) -> Child:
@@ -201,6 +204,27 @@ def _harmed(bench: Bench, name: str, how: signal.Signals) -> Row:
         value=found.max,
         unit="ms",
         bounds=(at_most(300), at_most(0, part="early")),
+        note=found.note(),
+        extra={"early": float(found.early), "p99": found.p99},
+    )
+
+
+def _both_die(bench: Bench) -> Row:
+    """Two of four: of 16 partitions some have one of them as owner and the other as stand-in."""
+    with _fleet(bench, 4) as (server, members):
+
+        def harm(lasts_s: float) -> None:
+            time.sleep(lasts_s / 3)
+            for member in members[:2]:
+                os.kill(member.pid, signal.SIGKILL)
+
+        found = _lateness(server, members, rate=1_000, seconds=bench.size(12, 9), harm=harm)
+    return Row(
+        what="largest lateness at 1,000/s while owner and stand-in are SIGKILLed at once",
+        subject=OURS,
+        value=found.max,
+        unit="ms",
+        bounds=(at_most(2_500), at_most(0, part="early")),
         note=found.note(),
         extra={"early": float(found.early), "p99": found.p99},
     )
