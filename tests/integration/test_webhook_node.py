@@ -96,6 +96,8 @@ def test_over_rest(on: Node, to: Receiver):
     assert "secret-in-query" not in on.output()
     status, _, metrics = on.call("GET", "/metrics")
     assert re.search(rb'delaybox_webhook_requests_total\{answer="2xx",host="http://127.0.0.1:\d+"\}', metrics)
+    needs = {need["kind"]: need for need in on.call("GET", "/v1/scaling")[2]["needs"]}
+    assert needs["webhook"]["running"] == 1
 
 
 def test_wrong_input_is_refused_with_field_and_mend(on: Node, to: Receiver):

@@ -257,7 +257,7 @@ def scaling(
     queue: Annotated[str | None, typer.Option(help="The workers that serve this queue.")] = None,
     function: Annotated[str | None, typer.Option(help="The workers that serve this function.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Only clock, grpc or rest processes; or worker: all workers.")
+        str | None, typer.Option(help="Only clock, grpc, rest or webhook processes; or worker: all workers.")
     ] = None,
     places: Annotated[str | None, typer.Option(metavar="NUMBER", help="Tasks that one worker runs at once.")] = None,
     lead: Annotated[str | None, typer.Option(metavar="SPAN", help="How far ahead to look; default 30s.")] = None,

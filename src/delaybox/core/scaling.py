@@ -27,7 +27,7 @@ MAX_LEAD_MS = 3_600_000
 LEAST_SPAN_MS = 1_000
 """The shortest lead, and the shortest time in which a backlog can be asked to be gone."""
 MAX_PLACES = 1_000_000
-KINDS = ("clock", "grpc", "rest")
+KINDS = ("clock", "grpc", "rest", "webhook")
 """The kinds of processes for which a need is known."""
 WORKER = "worker"
 MAX_MEMBERS = 1_000_000
@@ -69,7 +69,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberNeed:
-    """The answer. ``kind``: clock, grpc or rest, or worker for the workers of ``queue`` and ``function`` ("": any).
+    """The answer. ``kind``: clock, grpc, rest or webhook; worker: the workers of ``queue`` and ``function`` ("": any).
 
     ``members``: how many are needed; ``running``: how many there are, ``nodes``: on how many nodes. ``places``: places
     needed, at the target use.

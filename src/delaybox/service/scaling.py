@@ -74,7 +74,10 @@ class Scaler:
             sample = await lanes_due(self._store, coming.now_ms, coming.now_ms + STEPS * step_ms)
             needs = [self._workers(asked, now, coming, step_ms, sample)]
         else:
-            needs = [self._processes(kind, asked, now, coming, step_ms) for kind in KINDS if asked.kind in ("", kind)]
+            # Without such a process webhooks are switched off, and none is needed.
+            off = {"webhook"} - {member.kind for member in now.members}
+            kinds = [kind for kind in KINDS if kind == asked.kind or (not asked.kind and kind not in off)]
+            needs = [self._processes(kind, asked, now, coming, step_ms) for kind in kinds]
         return ScalingAnswer(lead_ms=lead_ms, clear_ms=asked.clear_ms, target_use=TARGET_USE, needs=tuple(needs))
 
     async def due(self) -> dict[str, int]:

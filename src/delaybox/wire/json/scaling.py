@@ -29,7 +29,9 @@ class Term(Struct, gc=False):
 class Need(Struct, gc=False):
     """How many members of one kind are needed."""
 
-    kind: Annotated[str, Meta(description="clock, grpc or rest: processes of nodes; worker: users' own workers")]
+    kind: Annotated[
+        str, Meta(description="clock, grpc, rest or webhook: processes of nodes; worker: users' own workers")
+    ]
     queue: Annotated[str, Meta(description="of workers: the queue; empty: any")]
     function: Annotated[str, Meta(description="of workers: the function; empty: any")]
     needed: Count
