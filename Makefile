@@ -1,7 +1,7 @@
 # Two commands to know: `make demo` and `make test`. Both set up .venv by themselves on their first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-install check-deploy site format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
+.PHONY: help setup check check-install check-deploy site bench-report format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,7 @@ help:
 	@echo 'make check        lint, format, types, import layers, generated code and tables are current'
 	@echo 'make check-install  what users get: built, installed with the newest and the lowest versions, used'
 	@echo 'make check-deploy   image, compose, chart, units, alerts and boards under deploy/'
+	@echo 'make bench-report  the pictures of docs/benchmarks.md from the kept results'
 	@echo 'make site         the documents as a site, in build/site'
 	@echo 'make format       let ruff rewrite what it can'
 	@echo 'make proto        regenerate $(GEN) from proto/'
@@ -58,6 +59,9 @@ check-deploy: $(DEPLOY_STAMP)
 
 site: $(DEPLOY_STAMP)
 	NO_MKDOCS_2_WARNING=1 .tools/venv/bin/python scripts/site.py
+
+bench-report: $(DEPLOY_STAMP)
+	.tools/venv/bin/python scripts/bench_report.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

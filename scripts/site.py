@@ -41,6 +41,7 @@ CHAPTERS: dict[str, list[str]] = {
         "worker-protocol.md",
         "compatibility.md",
     ],
+    "Benchmarks": ["benchmarks.md"],
     "How it works": ["architecture.md", "storage.md"],
 }
 
