@@ -35,10 +35,10 @@ def worker(
         str,
         typer.Option(
             metavar="URL",
-            envvar="DELAYBOX_REDIS",
+            envvar="DELAYBOX_WORKER_REDIS",
             show_default=False,
             help="In place of nodes the Redis server itself: redis://, rediss://, unix:// or file:FOLDER. With a "
-            "password use DELAYBOX_REDIS.",
+            "password use DELAYBOX_WORKER_REDIS.",
         ),
     ] = "",
     clock: Annotated[

@@ -66,7 +66,8 @@ class OpenedStore:
             if embedded is not None:
                 await embedded.stop()
             raise
-        if not features.aof:
+        if not features.aof and not looks:
+            # Where work is done, and not by every program that schedules.
             log.warning(
                 "%s keeps no append-only file: tasks are lost when it stops. Set `appendonly yes` on it",
                 address.describe(),

@@ -28,7 +28,8 @@ log = logging.getLogger("delaybox.worker")
 FAILED: Final = 1
 WRONG_INPUT: Final = 2
 NOT_ALLOWED: Final = 4
-VARIABLE: Final = "DELAYBOX_REDIS"
+VARIABLE: Final = "DELAYBOX_WORKER_REDIS"
+"""Not DELAYBOX_REDIS: that is a node's, and where it is set a worker of nodes must stay one."""
 _DEV: Final = "delaybox.direct.dev:run_dev"
 _FINAL: Final = (WRONG_INPUT, NOT_ALLOWED)
 """Exit codes of mistakes that another start would not mend."""
@@ -227,7 +228,7 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("--dev", action="store_true", help="an embedded server, and a restart when a source changes")
     parser.add_argument("--processes", type=int, default=1, help="processes of this worker")
     parser.add_argument("--server", action="append", dest="servers", metavar="HOST:PORT", help="a node; repeatable")
-    parser.add_argument("--redis", metavar="URL", help="in place of nodes: the server itself; or DELAYBOX_REDIS")
+    parser.add_argument("--redis", metavar="URL", help="in place of nodes: the server itself; or DELAYBOX_WORKER_REDIS")
     parser.add_argument("--clock", action=argparse.BooleanOptionalAction, help="with --redis: keep time as well")
     parser.add_argument("--lease", help="with --redis: how long a silent worker keeps its tasks; 15s unless given")
     parser.add_argument("--metrics-port", type=int, help="with --redis: where Prometheus finds its metrics")
