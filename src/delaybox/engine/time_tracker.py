@@ -90,10 +90,25 @@ class Taker(Protocol):
 
 
 class Asked:
-    """The tasks that claims under way may bring, of all trackers of one taker. ``count``: how many."""
+    """The tasks that claims under way may bring, of all trackers of one taker. ``count``: how many. ``fewer`` is called
+    when it falls: another tracker may wait for just that room."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.trackers = 1
+        self.fewer: Callable[[], None] | None = None
+
+    def room(self, free: int) -> int:
+        """How many tasks a tracker may ask for now, of so many slots free: one of several takes its share of them, or
+        the others would wait for its answer."""
+        left = free - self.count
+        return left if self.trackers == 1 else min(left, -(-free // self.trackers))
+
+    def answered(self, count: int) -> None:
+        """A claim that asked for so many is over."""
+        self.count -= count
+        if self.fewer is not None:
+            self.fewer()
 
 
 class Tracker:
@@ -232,7 +247,7 @@ class Tracker:
             raise problem
         due = [p for p, at in enumerate(self._look) if at <= now and p not in self._under_way]
         deep = not self._deep.isdisjoint(due)
-        slots = self._taker.free - self._asked.count
+        slots = self._asked.room(self._taker.free)
         if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):
             # The end of a round wakes this loop.
             await self._alarm.wait(local_ms() + self._options.poll_ms)
@@ -347,7 +362,7 @@ class Tracker:
         try:
             await self._send(asks, leases, calls, sent)
         finally:
-            self._asked.count -= asked
+            self._asked.answered(asked)
             self._under_way.difference_update(due)
             for p in due:
                 if self._look[p] == math.inf:
