@@ -29,8 +29,8 @@ _AT_ONCE = 16
 FRESH_S = 1.0
 SETTLED_MS = 3_000
 """From this time on after a label was named, every writer indexes it."""
-LOOKED_UP = 200_000
-"""Past this many entries a look-up scans: most of what it finds would match anyway."""
+LOOKED_UP = 1_000_000
+"""Past this many entries in the sets that it would go through, a look-up scans."""
 
 
 def place(name: str, value: str) -> bytes:

@@ -3,8 +3,7 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 number of the set, 2 mark (4 bytes)
 -- REPLY ids, in order
--- BOUND one set: with a label that most of ten million tasks share some 600,000 entries, which a caller that looks at its size first
---       does not ask for
+-- BOUND one set; the caller looks at the sizes first, and goes on only with 1,000,000 entries of all partitions together at most
 --@include lib/keys.lua
 local found = {}
 for _, member in ipairs(redis.call('SMEMBERS', T .. ':label:' .. ARGV[1])) do
