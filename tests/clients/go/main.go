@@ -44,7 +44,7 @@ func main() {
 	id := stored.JSON201.Id
 	again, err := client.ScheduleTaskWithResponse(ctx, &params, body)
 	check(err == nil && again.JSON200 != nil && again.JSON200.Id == id && !again.JSON200.Created, again)
-	found, err := client.GetTaskWithResponse(ctx, id)
+	found, err := client.GetTaskWithResponse(ctx, id, nil)
 	check(err == nil && found.JSON200 != nil, found)
 	task := *found.JSON200
 	check(*task.State == made.TaskStateScheduled && task.Priority == high && *task.Payload == `{"order":17}`, task)
@@ -52,7 +52,7 @@ func main() {
 	free := true
 	cancelled, err := client.CancelTaskWithResponse(ctx, id, &made.CancelTaskParams{FreeKey: &free})
 	check(err == nil && cancelled.StatusCode() == 204, cancelled)
-	gone, err := client.GetTaskWithResponse(ctx, id)
+	gone, err := client.GetTaskWithResponse(ctx, id, nil)
 	check(err == nil && gone.ApplicationproblemJSON404 != nil, gone)
 	check(gone.ApplicationproblemJSON404.Code == "not_found" && gone.ApplicationproblemJSON404.Title == "Not Found", gone)
 	fmt.Println("done")

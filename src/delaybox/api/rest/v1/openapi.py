@@ -72,7 +72,7 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "group": ("only tasks of this group", {"type": "string", "pattern": types.GROUP_PATTERN}),
     "wait": (
         f"for how long to wait for its end, in ms or as `30s`; at most `{MAX_WAIT_MS // 1000}s`",
-        {"type": "string", "format": "delaybox-duration", "example": "30s"},
+        {"type": "string", "format": "delaybox-duration", "example": "100ms"},
     ),
     "cursor": ("the last page's cursor", {"type": "string", "maxLength": MAX_CURSOR}),
     "limit": (
