@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -33,6 +33,8 @@ class Clumsy:
 
     def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
         return ()
+
+    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None: ...
 
     def full(self, partitions: Sequence[int]) -> None:
         raise AssertionError("it has room")

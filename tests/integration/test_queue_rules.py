@@ -19,7 +19,10 @@ from tests.command import Command
 from tests.nodes import Node, node
 from tests.waiting import until
 
-CONFIG = "queues: {first: {paused: true, timeout: 30s, retry: {max_attempts: 2, backoff: {initial: 10ms}}}}\n"
+CONFIG = """
+queues: {first: {paused: true, timeout: 30s, concurrency: 8, burst: 2, rate: 9/m,
+                 retry: {max_attempts: 2, backoff: {initial: 10ms}}}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +161,41 @@ def test_retry_timeout_and_keeping_results_are_live(served: Node, client: Client
     assert client.queue_rules("mail")[0].retry is None
 
 
+def test_limits_hold_and_say_why_a_queue_waits(served: Node, client: Client, crew: Crew, cli: Command) -> None:
+    assert cli("queues", "set", "other", "--rate", "100/s", "--burst", "10", "--concurrency", "1").code == 0
+    shown = rules(served, "other", {"burst": 20})
+    assert shown["rules"] == {"concurrency": 1, "rate": "100/s", "burst": 20}
+    assert shown["effect"] == {**shown["rules"], "keep_result": 0}
+    assert "rate = 100/s" in cli("queues", "other").out
+    (mine,) = client.queue_rules("other")
+    assert (mine.concurrency, mine.rate, mine.burst) == (1, "100/s", 20)
+    crew.gate.clear()
+    crew.ran.clear()
+    tasks = [client.schedule("step", [str(n)], queue="other", keep_result="1m") for n in range(4)]
+    until(lambda: crew.ran)
+    why = "waits: 1 tasks of queue 'other' run, which is its concurrency; the next begins when one ends"
+    until(lambda: served.call("GET", "/v1/queues/other")[2]["waits"] == why)
+    until(lambda: why in cli("queues", "other").out)
+    assert client.queue_rules("other")[0].waits == why
+    until(lambda: sum(client.get(task.id).state is TaskState.READY for task in tasks) == 3)
+    waiting = [view.reason for task in tasks if (view := client.get(task.id)).state is TaskState.READY]
+    assert all("has limits (concurrency 1, rate 100/s)" in reason for reason in waiting)
+    assert len(crew.ran) == 1
+    crew.gate.set()
+    assert [task.result(timeout=20) for task in tasks] == ["0", "1", "2", "3"]
+    client.set_queue("other", rate="1/m", burst=None, concurrency=None)
+    time.sleep(1.0)  # what is promised: in force everywhere within a second
+    first, second = (client.schedule("step", [name], queue="other", keep_result="1m") for name in "ab")
+    until(lambda: "rate of 1/m; the next begins at 20" in served.call("GET", "/v1/queues/other")[2]["waits"])
+    assert cli("queues", "set", "other", "--clear", "rate").code == 0
+    assert [task.result(timeout=20) for task in (first, second)] == ["a", "b"]
+    assert client.queue_rules("other")[0].waits == ""
+    client.unset_queue("other")
+
+
 def test_the_configuration_sets_rules_at_the_first_start(served: Node, client: Client) -> None:
     (first,) = client.queue_rules("first")
+    assert (first.concurrency, first.rate, first.burst) == (8, "9/m", 2)
     assert first.paused and first.retry is not None and first.retry.attempts == 2
     client.set_queue("first", paused=None)
     (first,) = client.queue_rules("first")
@@ -234,7 +270,14 @@ def test_wrong_fairness_is_refused(served: Node, part: dict[str, Any], field: st
     ("queue", "body", "field", "words"),
     [
         ("p", {"paussed": True}, "paussed", "is not a rule of a queue; did you mean paused?"),
-        ("p", {"concurrency": 0}, "concurrency", "is not a rule of a queue"),
+        ("p", {"concurency": 2}, "concurency", "did you mean concurrency?"),
+        ("p", {"concurrency": 0}, "concurrency", "concurrency 0 would hold every task back; to do that set paused"),
+        ("p", {"concurrency": 10_001}, "concurrency", "10001 is not from 1 to 10,000"),
+        ("p", {"concurrency": "many"}, "concurrency", "must be"),
+        ("p", {"burst": -1}, "burst", "-1 is not from 1"),
+        ("p", {"rate": "fast"}, "rate", "'fast' is no rate; give a number of tasks, a slash and an interval"),
+        ("p", {"rate": "0/s"}, "rate", "set paused"),
+        ("p", {"rate": 5}, "rate", "must be"),
         ("p", {"paused": "yes"}, "paused", "must be true or false"),
         ("p", {"timeout": 0}, "timeout", "set paused"),
         ("p", {"timeout": "soon"}, "timeout", "soon"),
@@ -260,5 +303,14 @@ def test_wrong_rules_are_refused_in_python_and_on_the_command_line(client: Clien
         client.set_queue("p", colour=1)  # type: ignore[call-arg]
     with pytest.raises(InvalidTask, match="set paused"):
         client.set_queue("p", timeout=0)
+    with pytest.raises(InvalidTask, match="is no rate; give a number of tasks"):
+        client.set_queue("p", rate="soon")
+    with pytest.raises(InvalidTask, match="is not text such as"):
+        client.set_queue("p", rate=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTask, match="to do that set paused"):
+        client.set_queue("p", concurrency=0)
+    with pytest.raises(InvalidTask, match="is not a whole number"):
+        client.set_queue("p", burst="x")  # type: ignore[arg-type]
+    assert "is no rate" in cli("queues", "set", "p", "--rate", "100").err
     assert "give one of them" in cli("queues", "set", "p", "--pause", "--resume").err
     assert "no rule is given" in cli("queues", "set", "p").err

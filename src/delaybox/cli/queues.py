@@ -97,6 +97,15 @@ def set_(
             help="How long tasks may wait behind others of the queue, such as low=10m; repeatable.",
         ),
     ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="Most of its tasks that run at a time, over all nodes.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/INTERVAL", help="Most that begin in any interval: 100/s, 5/10m.")
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(metavar="N", help="How many of the rate may begin together. Default: all of them.")
+    ] = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="RULE", help="Clear a rule, such as paused, timeout or weight; repeatable."),
@@ -116,6 +125,8 @@ def set_(
         body["paused"] = pause
     given = {"timeout": timeout, "keep_result": keep_result}
     body |= {name: int(value) if value.isdigit() else value for name, value in given.items() if value is not None}
+    limits = {"concurrency": concurrency, "rate": rate, "burst": burst}
+    body |= {name: limit for name, limit in limits.items() if limit is not None}
     wait = {name: value for name, value in (("initial", backoff), ("max", max_backoff)) if value is not None}
     if max_attempts is not None or wait:
         body["retry"] = {"max_attempts": max_attempts, "backoff": wait or None}
@@ -191,6 +202,8 @@ def _value(name: str, value: Any) -> str:
         return f"{value:g}"
     if name == "slack":
         return ", ".join(f"{level} {render.span(ms)}" for level, ms in value.items())
+    if name in ("concurrency", "rate", "burst"):
+        return str(value)
     return render.span(value)
 
 

@@ -168,9 +168,20 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
                 setattr(request.rules.slack, f"{level}_ms", span_ms(f"slack.{level}", span, least=0))
         elif name == "retry":
             put_policy(request.rules.retry, policy_of("retry", value))
+        elif name in ("concurrency", "burst", "rate"):
+            put_limit(request.rules, name, value)
         else:
             setattr(request.rules, f"{name}_ms", span_ms(name, value, least=0))
     return RpcCall("SetQueue", request, Repeating.REPEATABLE, lambda said: QueueRules.of(said.queue))
+
+
+def put_limit(rules: pb.Rules, name: str, value: object) -> None:
+    """Sets a limit. InvalidTask."""
+    try:
+        setattr(rules, name, value)
+    except (TypeError, ValueError):
+        form = 'text such as "100/s"' if name == "rate" else "a whole number from 1 on; for no limit give None"
+        raise InvalidTask(name, f"{name} {value!r} is not {form}") from None
 
 
 def unset_queue(queue: str) -> RpcCall[None]:

@@ -425,6 +425,9 @@ class Client(Base):
         timeout: longest time of one attempt of a function or command whose task sets none.
         weight: its share beside other queues where workers have fewer places than there is work, 0.01 to 100.
         slack: how long tasks may wait behind others of the queue, by priority: ``{"high": "500ms"}``.
+        concurrency: most of its tasks that run at a time, over all nodes.
+        rate: most of its tasks that begin in any interval, over all nodes, such as ``"100/s"`` or ``"5/10m"``.
+        burst: how many of these may begin together; unless set, all of one interval.
         """
         return self._carrier.run(self._session.unary(calls.set_queue(queue, rules, replace=replace)))
 

@@ -349,6 +349,9 @@ class QueueRules:
     timeout: timedelta | None
     weight: float | None = None
     slack: Mapping[str, timedelta] | None = None
+    concurrency: int | None = None
+    rate: str | None = None
+    burst: int | None = None
     effect: QueueRules | None = None
     waits: str = ""
 
@@ -367,6 +370,9 @@ def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
         "queue": queue,
         "paused": said.paused if said.HasField("paused") else None,
         "keep_result": span("keep_result_ms"),
+        "concurrency": said.concurrency if said.HasField("concurrency") else None,
+        "rate": said.rate if said.HasField("rate") else None,
+        "burst": said.burst if said.HasField("burst") else None,
         "retry": Retry(
             policy.max_attempts,
             timedelta(milliseconds=policy.initial_ms),

@@ -179,6 +179,9 @@ class RulesToSet(TypedDict, total=False):
     timeout: Duration | None
     weight: float | None
     slack: Slack | None
+    concurrency: int | None
+    rate: str | None
+    burst: int | None
 
 
 class NewTask:

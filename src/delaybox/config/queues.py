@@ -14,9 +14,11 @@ from delaybox.wire.json.queue_rules import parse, queue_of
 
 QUEUE_RULES_FORM = (
     "queues with their rules, such as {mail: {timeout: 30s, retry: {max_attempts: 8}}, imports: {paused: true}}, as "
-    "YAML or (in a variable) as JSON; the rules are paused, keep_result, retry, timeout, weight and slack"
+    "YAML or (in a variable) as JSON; the rules are paused, keep_result, retry, timeout, weight, slack, concurrency, "
+    "rate and burst"
 )
 _NUMBERS = frozenset({"max_attempts", "factor", "jitter", "weight"})
+_WHOLE = frozenset({"concurrency", "burst"})
 _MOST = 1_000
 
 
@@ -42,6 +44,8 @@ def _typed(name: str, value: object) -> Any:
         return {str(key): _typed(str(key), one) for key, one in value.items()}
     if value in ("true", "false"):
         return value == "true"
+    if name in _WHOLE and isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
     if name in _NUMBERS and isinstance(value, str):
         try:
             return float(value)

@@ -38,6 +38,11 @@ def split(lane: bytes) -> Lane:
     return Lane(TaskType(text[:1]), text[1:] or DEFAULT_QUEUE, name)
 
 
+def queue_of_lane(lane: bytes) -> bytes:
+    """The queue of a stored lane, as lanes spell it."""
+    return lane[1:].partition(b":")[0]
+
+
 def check_name(task_type: TaskType, name: str) -> None:
     """The name of a function or command, or "" for none. InvalidTask for one that the type cannot have or must have."""
     if task_type is TaskType.HTTP and name:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 
+from delaybox.core.permits import Pool, Rate
 from delaybox.core.retry import RetryPolicy
+from delaybox.core.task import DEFAULT_QUEUE
 
 OTHERS = "*"
 """Stands for every queue that has no rule of its own."""
@@ -33,7 +36,8 @@ class QueueRules:
 
     ``weight``: its share of what takers with fewer slots than work take, beside other queues. ``slack``: of its tasks.
     ``paused``: due tasks wait. ``keep_result_ms``: how long the results of its WORKER tasks are kept; 0: not at all.
-    ``retry`` and ``timeout_ms``: of tasks that have none of their own.
+    ``retry`` and ``timeout_ms``: of tasks that have none of their own. ``concurrency``: most tasks that run at a time;
+    ``rate``: most that begin in any interval, of which ``burst`` may begin together.
     """
 
     paused: bool | None = None
@@ -42,6 +46,9 @@ class QueueRules:
     timeout_ms: int | None = None
     weight: float | None = None
     slack: Slack | None = None
+    concurrency: int | None = None
+    rate: Rate | None = None
+    burst: int | None = None
 
     def kept_ms(self, own_ms: int) -> int:
         """How long the result of one task is kept. ``own_ms``: what the task itself asks for, or 0; it comes first."""
@@ -56,7 +63,25 @@ class QueueRules:
             timeout_ms=others.timeout_ms if self.timeout_ms is None else self.timeout_ms,
             weight=others.weight if self.weight is None else self.weight,
             slack=others.slack if self.slack is None else self.slack,
+            concurrency=others.concurrency if self.concurrency is None else self.concurrency,
+            rate=others.rate if self.rate is None else self.rate,
+            burst=others.burst if self.burst is None else self.burst,
         )
+
+    @property
+    def limited(self) -> bool:
+        """Whether its tasks need permits."""
+        return self.concurrency is not None or self.rate is not None
+
+    def pools(self, queue: str) -> list[Pool]:
+        """The permits that tasks of a queue with these rules need: one of each."""
+        name = b"" if queue == DEFAULT_QUEUE else queue.encode()
+        found: list[Pool] = []
+        if self.concurrency is not None:
+            found.append(Pool(b"c" + name, self.concurrency))
+        if self.rate is not None:
+            found.append(Pool(b"r" + name, *self.rate.permits(self.burst)))
+        return found
 
 
 RULE_NAMES = tuple(one.name for one in fields(QueueRules))
@@ -111,6 +136,30 @@ class LiveRules:
 
 
 _MOST_KNOWN = 20_000
+
+
+def why_limited(queue: str, pool: Pool, rules: QueueRules, used: int, next_ms: int) -> str:
+    """Why the tasks of a queue wait whose pool is used up, and until when. ``used``: permits in use over all
+    partitions; ``next_ms``: when one comes free by time (Unix ms; -1: not by time)."""
+    if used < pool.permits:
+        return ""
+    if not pool.hold_ms:
+        return f"waits: {used} tasks of queue {queue!r} run, which is its concurrency; the next begins when one ends"
+    until = f"; the next begins at {_moment(next_ms)}" if next_ms >= 0 else ""
+    return f"waits: tasks of queue {queue!r} begin at its rate of {rules.rate}{until}"
+
+
+def _moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def may_wait(queue: str, rules: QueueRules) -> str:
+    """What to say of a due task of a queue with these rules that is not begun yet; "" for a queue without limits."""
+    if not rules.limited:
+        return ""
+    what = [f"concurrency {rules.concurrency}"] if rules.concurrency is not None else []
+    what += [f"rate {rules.rate}"] if rules.rate is not None else []
+    return f"waits: queue {queue!r} has limits ({', '.join(what)}); `delaybox queues {queue}` shows which it waits for"
 
 
 def why_paused(queue: str, stored: Mapping[str, QueueRules]) -> str:

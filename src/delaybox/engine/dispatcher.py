@@ -32,7 +32,9 @@ from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskState, TaskType
+from delaybox.engine.kept import KeptPermits
 from delaybox.engine.levels import Levels
+from delaybox.engine.limiter import Limiter
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.settler import Settler
@@ -65,7 +67,10 @@ _LATER = HandBack(delay_ms=1_000)
 
 
 class Dispatcher:
-    """Runs deliveries. ``freed`` is called when slots come free."""
+    """Runs deliveries.
+
+    ``freed`` is called when slots come free; ``limiter`` brings permits of queues with limits.
+    """
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class Dispatcher:
         freed: Callable[[], None],
         rules: LiveRules,
         recorder: Recorder,
+        limiter: Limiter,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -86,6 +92,8 @@ class Dispatcher:
         self._options = options
         self._clocks = clocks
         self._freed = freed
+        self._limiter = limiter
+        self._kept = KeptPermits(store, rules, limiter.ended)
         self._new_settler = partial(Settler, store, options, self._on_settled, rules, recorder)
         self._settlers: dict[int, Settler] = {}
         self._everywhere = StoredEverywhere()
@@ -139,6 +147,10 @@ class Dispatcher:
 
     def full(self, partitions: Sequence[int]) -> None:
         """A time keeper leaves work ready for others by itself."""
+
+    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+        """A claim found queues without permits."""
+        self._limiter.waits(partition, queues)
 
     def fired_in_place(self, lanes: Mapping[bytes, int]) -> None:
         """Counts tasks that the claim script published itself."""
@@ -269,6 +281,7 @@ class Dispatcher:
     async def heartbeat(self, shard: int | None = None) -> float:
         """Extends every lease that still has work; returns the seconds until the next one is due. ``shard``: only those
         at the server of this number."""
+        await self._kept.extend(self._options.lease_ms, shard)
         by: dict[int, list[bytes]] = {}
         shards = self._store.shards.of
         for partition, lease_id in self._leases:
@@ -450,6 +463,7 @@ class Dispatcher:
             left.pop(d.task_id, None)
         self._free(len(gone))
         acked |= {d.task_id for d in once} - refused
+        self._kept.add(d for d in once if d.task_id not in refused)
         return [d for d in batch if d.task_id not in refused]
 
     def _over(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
@@ -460,10 +474,13 @@ class Dispatcher:
             self._recorder.ended((d,), TaskState.FAILED, why)
         if isinstance(outcome, Done):
             self._recorder.ended(deliveries, TaskState.SUCCEEDED)
+        self._kept.over(deliveries)
         self._free(len(deliveries))
 
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
         self._unlease(deliveries)
+        if deliveries:
+            self._limiter.ended(deliveries[0].partition, [d.lane for d in deliveries])
         self._free(len(deliveries))
 
     def _free(self, count: int) -> None:

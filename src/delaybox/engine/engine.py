@@ -20,6 +20,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.guest import Guest
 from delaybox.engine.handover import HandOver
+from delaybox.engine.limiter import Limiter
 from delaybox.engine.loops import Loop
 from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
@@ -74,7 +75,11 @@ class Engine:
         self._clocks = Clocks(lambda: store.shards.of)
         rules = LiveRules() if rules is None else rules
         self._recorder = Recorder(store, options.history, self._clocks.now_ms, options.node_id)
-        self._dispatcher = Dispatcher(store, targets, options, self._clocks, self._slots_freed, rules, self._recorder)
+        self._ownership = Ownership(store.partitions)
+        self._limiter = Limiter(store, rules, self._ownership, self._clocks, keeps=options.clock)
+        self._dispatcher = Dispatcher(
+            store, targets, options, self._clocks, self._slots_freed, rules, self._recorder, self._limiter
+        )
         self._rules = rules
         self._tracker = Trackers(
             "tracker", store, self._dispatcher, options, self._clocks, self._dispatcher.fired_in_place, rules
@@ -82,7 +87,6 @@ class Engine:
         for target in targets.values():
             if isinstance(target, Pausing):
                 target.on_change(self._tracker.kick)
-        self._ownership = Ownership(store.partitions)
         self._wakeups = Wakeups(store, self)
         self._placement = Placement(options.node_id, store.partitions)
         self._placement.follow(self._place)
@@ -94,6 +98,7 @@ class Engine:
         )
         if self._recorder.on:
             self._others.append(Loop("history", self._recorder.step))
+        self._others.append(Loop("permits of queues", self._limiter.step))
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
         self._membership = Membership(store, who, self._activity, self)
         if options.clock:

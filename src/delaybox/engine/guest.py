@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from delaybox.core.delivery import Delivery, Report, Target
@@ -70,6 +70,10 @@ class Guest:
     def full(self, partitions: Sequence[int]) -> None:
         """Others are asked to take what this target has no room for."""
         self._full(partitions)
+
+    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+        """A claim found queues without permits."""
+        self._dispatcher.waits(partition, queues)
 
     def place(self) -> None:
         """The placement has changed, or is known now."""

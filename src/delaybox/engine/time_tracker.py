@@ -85,6 +85,9 @@ class Taker(Protocol):
     def full(self, partitions: Sequence[int]) -> None:
         """There is no room for what may be due there."""
 
+    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+        """These queues lack permits for what is ready there (`store.replies.Claimed.waits`)."""
+
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""
 
@@ -461,6 +464,8 @@ class Tracker:
             # A server of a cluster counts its own subscribers alone.
             if c.without_listeners and not self._store.servers.sharded:
                 metrics.published_without_listeners(c.without_listeners)
+        if c.waits:
+            self._taker.waits(p, c.waits)
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)

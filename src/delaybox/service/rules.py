@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from delaybox.core.errors import InvalidTask, StoreUnavailable
-from delaybox.core.queue import NO_RULES, OTHERS, LiveRules, QueueRules, RuleBook, why_paused
-from delaybox.core.task import TaskState, TaskView
-from delaybox.store import rules
+from delaybox.core.queue import NO_RULES, OTHERS, LiveRules, QueueRules, RuleBook, may_wait, why_limited, why_paused
+from delaybox.core.task import DEFAULT_QUEUE, TaskState, TaskView
+from delaybox.store import permits, rules
 from delaybox.store.rules import StoredRules
 from delaybox.store.store import Store
 
@@ -61,7 +61,19 @@ class Rules:
     async def of(self, queue: str) -> ShownRules:
         """The rules of a queue now. StoreUnavailable."""
         await self.fresh(now=True)
-        return self._shown(queue)
+        shown = self._shown(queue)
+        if shown.waits or queue == OTHERS or not shown.effect.limited:
+            return shown
+        return replace(shown, waits=await self._why_limited(queue, shown.effect))
+
+    async def _why_limited(self, queue: str, effect: QueueRules) -> str:
+        pools = effect.pools(queue)
+        uses = await permits.use(self._store, b"" if queue == DEFAULT_QUEUE else queue.encode(), pools)
+        reasons = [
+            why_limited(queue, pool, effect, use.used, use.next_ms) for pool, use in zip(pools, uses, strict=True)
+        ]
+        # Without anybody who waits a limit that is used up is no reason.
+        return next((why for why in reasons if why), "") if uses[0].waiting else ""
 
     async def every(self) -> list[ShownRules]:
         """Every queue with rules of its own, by name. StoreUnavailable."""
@@ -72,11 +84,16 @@ class Rules:
         if not any(view.state is TaskState.READY for view in views):
             return views
         stored = await self.fresh()
-        if not any(one.paused for one in stored.values()):
+        if not any(one.paused or one.limited for one in stored.values()):
             return views
         return [
             structs.replace(view, reason=waits)
-            if view.state is TaskState.READY and (waits := why_paused(view.queue, stored))
+            if view.state is TaskState.READY
+            and (
+                waits := why_paused(view.queue, stored)
+                or view.reason
+                or may_wait(view.queue, self._live.of(view.queue))
+            )
             else view
             for view in views
         ]

@@ -7,13 +7,14 @@ page of records.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from delaybox.core import ids
-from delaybox.store import keys, labels
+from delaybox.store import keys, labels, permits
 from delaybox.store.kafka import Stream
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import (
@@ -68,6 +69,9 @@ KINDS: dict[str, str] = {
     "group-missing": "a task's group does not list it, so it is not released, moved or cancelled with it",
     "group-dangling": "a group lists a task that is gone, or that belongs to another group",
     "fair-orphan": "fairness keys are kept of a lane that has no ready work; they start anew when it has some",
+    "permit-missing": "a task that runs has no permit, so another one can begin that should wait",
+    "permit-stray": "a permit is in use by a task that does not run; time keepers find that within seconds",
+    "permits-over": "a partition may use more permits than are dealt to it, so a limit can be passed",
     "watermark-wrong": "how far a Kafka partition was read cannot be read, or lies where nobody looks for it",
 }
 """Every kind of problem and what it means; a problem's text starts with its kind."""
@@ -103,6 +107,7 @@ class _Check:
         self.leases: dict[int, set[bytes]] = defaultdict(set)
         self.suspects: dict[int, set[tuple[bytes, bytes, bytes]]] = defaultdict(set)
         self.history: dict[int, list[bytes]] = defaultdict(list)
+        self.pools: dict[int, list[bytes]] = defaultdict(list)
         self.seen_in: dict[bytes, list[bytes]] = {}
         """Of the partition at hand: the leases in which each leased task was seen."""
 
@@ -110,6 +115,7 @@ class _Check:
         await self._keyspace()
         for p in range(self.store.partitions):
             await self._partition(p)
+            await self._permits(p)
             await self._judge(p)
             await self._remembered(p)
 
@@ -146,6 +152,8 @@ class _Check:
                     fair.append((p, key, rest))
                 elif kind == b"label" and rest.isdigit():
                     await self._labels(p, int(rest))
+                elif kind == b"used":
+                    self.pools[p].append(rest)
                 elif kind == b"history" and keys.is_history(rest):
                     self.history[p].append(rest)
             await self._bodies(bodies)
@@ -215,7 +223,12 @@ class _Check:
                 for task_id, _ in page:
                     self.seen_in.setdefault(task_id, []).append(lease_id)
                 await self._indexed(p, lease_id, [task_id for task_id, _ in page])
-                await self._apart(p, elsewhere, [(i, _readable(i, raw)) for i, raw in page], "in flight")
+                records = [(i, _readable(i, raw)) for i, raw in page]
+                await self._apart(p, elsewhere, records, "in flight")
+                for task_id, record in records:
+                    if record is not None and record.permit:
+                        # Few tasks have one, and whether it is there is judged in one moment.
+                        self._suspect(p, task_id)
         async for page in self._hash(keys.leased(tag)):
             for task_id, lease_id in page:
                 if lease_id not in self.seen_in.get(task_id, ()):
@@ -296,6 +309,26 @@ class _Check:
             if len(found) < PAGE:
                 return
             after = b"(" + found[-1]
+
+    async def _permits(self, p: int) -> None:
+        """What is in use of pools, and that no partition may use more than its record says."""
+        tag = self.store.tags[p]
+        for pool in self.pools[p]:
+            if pool[:1] == b"c":
+                async for member in self._zset(keys.used(tag, pool)):
+                    self.counts["permits"] += 1
+                    if member in self.seen_in:
+                        continue
+                    until, lease_id = await self.servers.together(
+                        [("ZSCORE", keys.used(tag, pool), member), ("HGET", keys.leased(tag), member)]
+                    )
+                    if until is not None and until == math.inf and lease_id is None:
+                        self._report("permit-stray", p, f"id {_name(member)}")
+        async for page in self._hash(keys.permits(tag)):
+            for pool, _ in page:
+                self.counts["pools of permits"] += 1
+                if (over := await permits.over(self.store, p, pool)) is not None:
+                    self._report("permits-over", p, f"pool {pool.decode(errors='replace')!r}: {over}")
 
     async def _pairs(self, p: int, listed: set[bytes]) -> None:
         """Lease hashes and their expiries, those that differ looked at again in one moment each."""
@@ -460,7 +493,7 @@ class _Check:
     def _hash(self, key: bytes | str) -> AsyncIterator[list[tuple[bytes, bytes]]]:
         return hash_pages(self.servers, key, PAGE)
 
-    def _zset(self, key: str) -> AsyncIterator[bytes]:
+    def _zset(self, key: bytes | str) -> AsyncIterator[bytes]:
         return zset_members(self.servers, key, PAGE)
 
 

@@ -65,9 +65,34 @@ def parked(tag_: str) -> str:
 
 
 def parked_lane(member: bytes) -> tuple[bytes, bool]:
-    """The lane that a member of `parked` names, and whether its critical work is meant."""
+    """The lane that a member of `parked` or `limited` names, and whether its critical work is meant."""
     _, _, rest = member.partition(b"\0")
     return rest[1:], rest[:1] == b"!"
+
+
+def permits(tag_: str) -> str:
+    """Hash: pool of permits -> what this partition may use of it (scripts/lib/permits.lua)."""
+    return f"{tag_}:permits"
+
+
+def used(tag_: str, pool: bytes) -> bytes:
+    """Zset of what is in use here of a pool's permits: task id (of a rate: and its delivery) -> until when (ms)."""
+    return f"{tag_}:used:".encode() + pool
+
+
+def limited(tag_: str) -> str:
+    """Zset of the lanes of limited queues with ready work; `parked_lane` reads a member."""
+    return f"{tag_}:limited"
+
+
+def held(tag_: str) -> str:
+    """Zset: queue that has no permits left for what is ready -> when there may be some again (ms)."""
+    return f"{tag_}:held"
+
+
+def ledger(tag_: str) -> str:
+    """Hash: pool that has its home here -> how its permits are dealt to partitions (`store.permits`)."""
+    return f"{tag_}:ledger"
 
 
 def clock(tag_: str) -> str:

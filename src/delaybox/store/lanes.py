@@ -95,6 +95,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
                     *[_due(near, now_ms, _SAMPLE) for near in waits],
                     *[("ZRANGE", active, 0, -1) for active, _ in keys.actives(tag)],
                     ("ZRANGE", keys.parked(tag), 0, -1),
+                    ("ZRANGE", keys.limited(tag), 0, -1),
                     ("ZRANGE", keys.leases(tag), 0, _LEASES - 1),
                     ("HLEN", keys.leased(tag)),
                     ("ZRANGE", keys.buckets(tag), 0, -1 if complete else 0),
@@ -107,9 +108,12 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         for members in islice(replies, len(waits)):
             ready.update(of_hint(member)[1] for member in members)
         lanes = _ready(tag, replies)
-        for member in next(replies):
-            lane, critical = keys.parked_lane(member)
-            lanes.append((lane, ("ZCARD", keys.ready(tag, lane, critical=critical))))
+        apart, active = {*next(replies), *next(replies)}, set(lanes)
+        for lane, critical in map(keys.parked_lane, sorted(apart)):
+            count: Command = ("ZCARD", keys.ready(tag, lane, critical=critical))
+            # A limited lane that has room now is active as well.
+            if (lane, count) not in active:
+                lanes.append((lane, count))
         leases, running, numbers = replies
         buckets = numbers if complete else []
         more = iter(
@@ -128,10 +132,10 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
         in_flight.update({lane: round(count * max(share, 1.0)) for lane, count in here.items()})
         for held in islice(more, len(buckets)):
             pending.update(_lanes_of(held))
-        for (lane, _), count in zip(lanes, more, strict=True):
-            ready[lane] += count
+        for (lane, _), many in zip(lanes, more, strict=True):
+            ready[lane] += many
             if not complete:
-                pending[lane] += count
+                pending[lane] += many
     sums: dict[tuple[TaskType, str], list[bytes]] = {}
     for lane in sorted(pending.keys() | in_flight.keys()):
         try:

@@ -46,6 +46,7 @@ ON_FAILURE = 17
 FAIR_KEY = 9
 FAIR_WEIGHT = 10
 LABELS = 20
+PERMIT = 6
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -127,6 +128,11 @@ class Record(msgspec.Struct, gc=False):
     def fairness_weight(self) -> float:
         """The weight of that key."""
         return float(extension_entries(self.extension).get(FAIR_WEIGHT, b"1")) if self.extension else 1.0
+
+    @property
+    def permit(self) -> bool:
+        """Whether it lies in a lease and has a permit of its queue's concurrency."""
+        return bool(self.extension) and PERMIT in extension_entries(self.extension)
 
     @property
     def look(self) -> bool:

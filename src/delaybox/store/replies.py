@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -72,7 +72,8 @@ class ClaimLimits:
 @dataclass(slots=True)
 class Claimed:
     """What one claim did. ``leased`` is flat: id, record, id, record; ``lateness_ms`` of each task fired in place,
-    ``fired`` how many of them by lane.
+    ``fired`` how many of them by lane. ``waits``: queues without permits for what is ready, as lanes spell them; True:
+    the partition has none at all.
     """
 
     now_ms: int
@@ -88,6 +89,7 @@ class Claimed:
     fired: Mapping[bytes, int]
     pressed: bool = False
     """Queues have weights and more waits than there were slots: nothing was leased."""
+    waits: Mapping[bytes, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ class Verdict(NamedTuple):
 
 def read_claim(reply: list[Any]) -> Claimed:
     """A claim's reply, typed."""
-    now, due, leased, lateness, n, lanes = reply
+    now, due, leased, lateness, n, lanes, *more = reply
+    waits = more[0] if more else []
     return Claimed(
         now,
         due,
@@ -171,4 +174,5 @@ def read_claim(reply: list[Any]) -> Claimed:
         n[5] == 1,
         dict(zip(lanes[::2], lanes[1::2], strict=True)),
         n[6] == 1,
+        {queue: none == 1 for queue, none in zip(waits[::2], waits[1::2], strict=True)},
     )

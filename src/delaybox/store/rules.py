@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from delaybox.core.permits import rate_of
 from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Slack
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE
@@ -42,6 +43,9 @@ class _Stored(msgspec.Struct, omit_defaults=True):
     timeout_ms: int | None = None
     weight: float | None = None
     slack: Slack | None = None
+    concurrency: int | None = None
+    rate: str | None = None
+    burst: int | None = None
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -68,13 +72,19 @@ class StoredRules:
         except msgspec.MsgspecError:
             return cls(raw=raw)
         newer = {name: value for name, value in everything.items() if name not in _KNOWN}
-        rules = QueueRules(**{name: getattr(found, name) for name in _KNOWN})
-        return cls(rules, newer, raw)
+        try:
+            rate = None if found.rate is None else rate_of(found.rate)
+        except ValueError:
+            return cls(raw=raw)
+        known = {name: getattr(found, name) for name in _KNOWN if name != "rate"}
+        return cls(QueueRules(**known, rate=rate), newer, raw)
 
 
 def encode(rules: QueueRules, newer: Mapping[str, Any]) -> bytes:
     """The JSON to store; b"" where no rule is set."""
     known = {name: value for name in _KNOWN if (value := getattr(rules, name)) is not None}
+    if rules.rate is not None:
+        known["rate"] = str(rules.rate)
     return msgspec.json.encode({**newer, **known}) if known or newer else b""
 
 
@@ -150,7 +160,15 @@ def _more(rules: QueueRules) -> bytes:
     """What scripts must know beside the pause; b"" for nothing."""
     slack = rules.slack or Slack()
     levels = (("high", slack.high_ms), ("normal", slack.normal_ms), ("low", slack.low_ms))
-    return " ".join(f"{name}={ms}" for name, ms in levels if ms is not None).encode()
+    parts = [f"{name}={ms}" for name, ms in levels if ms is not None]
+    if rules.limited:
+        parts.append("limited=1")
+    if rules.concurrency is not None:
+        parts.append(f"concurrency={rules.concurrency}")
+    if rules.rate is not None:
+        permits, hold_ms = rules.rate.permits(rules.burst)
+        parts.append(f"rate={permits},{hold_ms}")
+    return " ".join(parts).encode()
 
 
 async def behind(store: Store, partitions: Iterable[int], number: int) -> list[int]:

@@ -34,7 +34,7 @@ async def hash_pages(servers: Servers, key: str | bytes, count: int) -> AsyncIte
             return
 
 
-async def zset_members(servers: Servers, key: str, count: int) -> AsyncIterator[bytes]:
+async def zset_members(servers: Servers, key: bytes | str, count: int) -> AsyncIterator[bytes]:
     """Members of a sorted set. ``count``: about how many are read in one round trip."""
     cursor: bytes | int = 0
     while True:

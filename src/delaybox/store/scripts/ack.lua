@@ -10,22 +10,25 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/lease.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
 local lease, idem_ttl = k_lease(ARGV[1]), ARGV[2]
 local ids = { unpack(ARGV, 5) }
 local records = redis.call('HMGET', lease, unpack(ids))
-local stale, special, mine, touched = {}, {}, {}, { lease, K_LEASES, K_LEASED }
+local stale, special, mine, lent, touched = {}, {}, {}, {}, { lease, K_LEASES, K_LEASED }
 for i, id in ipairs(ids) do
   local rec = records[i]
   if not rec then
     stale[#stale + 1] = id
   else
     mine[#mine + 1] = id
+    if byte(rec, 1) >= FRESH_EXT then lent[#lent + 1] = i end
     -- A plain record, and most are, has nothing elsewhere.
     local first, bits = byte(rec, 1, 2)
     if bits >= 4 or first >= FRESH_EXT then
@@ -42,7 +45,7 @@ for i, id in ipairs(ids) do
     end
   end
 end
-local now, W = #ending.calls > 0 and now_ms(), tonumber(ARGV[3])
+local now, W = (#ending.calls > 0 or #lent > 0) and now_ms(), tonumber(ARGV[3])
 if now then
   for _, key in ipairs({ callback_keys(now, W) }) do touched[#touched + 1] = key end
 end
@@ -56,4 +59,9 @@ if #mine > 0 then
 end
 part()
 if now then call_back(now, W, ARGV[4]) end
+if #lent > 0 then
+  local once_ms = lease_length(ARGV[1], 15000)
+  for _, i in ipairs(lent) do permits().give_back(ids[i], records[i], now, once_ms) end
+  permits().settle(now)
+end
 return stale

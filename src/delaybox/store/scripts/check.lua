@@ -16,6 +16,7 @@
 --@include lib/guard.lua
 --@include lib/leased.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
 local W, repair, idem_ttl = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 local now = now_ms()
 local copying = string.find(redis.call('HGET', K_CLOCK, 'rules') or '', '~', 1, true) ~= nil
@@ -36,7 +37,7 @@ if err then return err end
 local bad
 local function report(kind) bad[#bad + 1] = kind end
 
--- A bucketed record is found in time: by near, by a ready set whose lane is active or parked, or by a bucket still to be expanded.
+-- A bucketed record is found in time: by near, by a ready set whose lane is active, parked or held, or by a bucket still to be expanded.
 local function hinted(id, flags, lane, due)
   local score = redis.call('ZSCORE', K_NEAR[near_of(flags, lane)], id .. lane)
   if score and tonumber(score) <= due then return true end
@@ -46,6 +47,8 @@ local function hinted(id, flags, lane, due)
     if is_steered() and (paused(lane) or copying) and redis.call('ZSCORE', K_PARKED, parked_name(lane, critical)) then
       return true
     end
+    if is_steered() and redis.call('ZSCORE', K_LIMITED, parked_name(lane, critical))
+      and redis.call('ZSCORE', permits().HELD, string.match(lane, '^.([^:]*)')) then return true end
     local active = true
     for _, set in ipairs(active_sets(lane, critical)) do active = active and redis.call('ZSCORE', set, lane) end
     if active then return true end
@@ -119,6 +122,10 @@ local function judge(id, key, named_by, lids)
   local kind, flags, due, at
   if rec then kind, flags, due, at = rec_head(id, rec) end
   if kind == 'bad' then report('unreadable') end
+  if leased and kind == 'ok' and ext_get(rec, at, flags, permits().TAG)
+    and not redis.call('ZSCORE', permits().k_used('c' .. string.match(rec_lane(rec, at), '^.([^:]*)')), id) then
+    report('permit-missing')
+  end
   local body = redis.call('EXISTS', k_body(id)) == 1
   if kind == 'ok' then
     if at_home then

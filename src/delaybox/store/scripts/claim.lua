@@ -14,7 +14,8 @@
 -- REPLY {now ms, when to look next at near (-1 nothing there), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due, 1 = more
 --        waits than there are slots, so nothing was leased ('s')},
---        lanes of what was fired in place {lane, how many, ...}}
+--        lanes of what was fired in place {lane, how many, ...},
+--        queues that have no permits left for what is ready {queue, 1 = this partition has none at all, ...}}
 -- ERRORS TRYAGAIN (nothing written but hints)
 -- BOUND 500 items, 256 KiB of records
 --@include lib/time.lua
@@ -27,6 +28,7 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
 --@include lib/select.lua
 local now = now_ms()
 local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -72,13 +74,19 @@ local function next_due(after)
 end
 
 if redis.call('EXISTS', lease) == 1 then
-  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {} }
+  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {}, {} }
 end
 local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
 
 local c = clock(now)
 set_steered(c.steered)
+if c.steered then
+  permits().now = now
+  held_back = function(lane, critical) return permits().hold_back(lane, critical, now) end
+  -- Queues that have room again, because what they used of a rate was used long enough ago.
+  for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(queue, now, true) end
+end
 
 -- 1. Candidates: straight from near while nothing that this taker serves is ready, else through ready.
 local free = channel ~= '' and 'p' or ''
@@ -150,9 +158,9 @@ end
 -- 3. What becomes of each: leased, fired, indexed again, put back, quarantined, or a hint without a record.
 local leased, fired, again = {}, {}, gather()
 local sour, pointers, put_back, touched, locks = {}, {}, {}, {}, {}
-local bytes, dropped, n_leased = 0, 0, 0
-local horizon = c.horizon
-local fresh_head, seen = {}, not candidates.once and {} or nil
+local dropped, n_leased = 0, 0
+do
+local bytes, horizon, fresh_head, seen = 0, c.horizon, {}, not candidates.once and {} or nil
 for i = 1, n_ids do
   local id, rec = ids[i], records[i]
   if not rec or rec == '' or seen and seen[id] then
@@ -177,6 +185,7 @@ for i = 1, n_ids do
         local from_home = home[i].gone
         from_home[#from_home + 1] = id
         leased[2 * n_leased - 1] = id
+        if c.steered and candidates.lanes[i] then rec, first, at = permits().lend(id, rec, at, flags, due, now) end
         if first == FRESH then
           -- the same as rec_build returns for a fresh record's first delivery
           local start = fresh_head[flags]
@@ -199,6 +208,7 @@ for i = 1, n_ids do
         local from_home = home[i].gone
         from_home[#from_home + 1] = id
         fired[#fired + 1] = { id, rec, flags, at, now - due }
+        if c.steered and candidates.lanes[i] then permits().fire(id, rec, at, now) end
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
       else
         put_back[#put_back + 1] = { id, rec_lane(rec, at), flags % 4, due, rec, flags }
@@ -218,12 +228,15 @@ for i = 1, n_ids do
     end
   end
 end
+end
 
 for _, g in ipairs(groups) do touched[#touched + 1] = g.key end
+for _, key in ipairs(permits.made and permits.using.order or {}) do touched[#touched + 1] = key end
 err = guard(touched)
 if err then return err end
 
--- 4. Destinations first, then sources, hints last (rule 1).
+-- 4. Destinations first, then sources, hints last (rule 1). Permits before all: one that is used for nothing comes back by itself.
+if permits.made then permits.write(permits.using, now) end
 for _, i in ipairs(locks) do
   -- Its idempotency key is a lock for as long as it waits.
   local id, rec = leased[i - 1], leased[i]
@@ -294,6 +307,11 @@ for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
 -- What is due and still in near: a guest left it to others, so it does not count; any other taker claims it next time.
 local due = next_due(guest and '(' .. int(now) or from)
+if c.steered then
+  local head = redis.call('ZRANGE', permits().HELD, 0, 0, 'WITHSCORES')
+  local at = head[2] and tonumber(head[2]) or permits().FOREVER
+  if at < permits().FOREVER and (due < 0 or at < due) then due = at end
+end
 local look = now + poll
 if due >= 0 and due < look then look = due end
 if not guest then
@@ -310,11 +328,12 @@ if workers_alone and due >= 0 and due ~= c.announced then redis.call(NOTIFY, T .
 if again_at and (due < 0 or again_at < due) then due = again_at end
 local progress = n_leased > 0 or #fired > 0 or dropped > 0
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + HIDDEN end
-if n_parked > 0 or fair.moved then due = now end
+-- What became ready here because its queue is steered, and has room, is taken by the next look.
+if n_parked > 0 or fair.moved or gone and c.steered and promoted > 0 and has_ready(free .. letters, served, now) then due = now end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))
 local lanes = {}
 for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane
   lanes[#lanes + 1] = count
 end
-return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes }
+return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes, permits.made and permits.waits() or {} }

@@ -14,6 +14,8 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
+--@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
@@ -35,6 +37,7 @@ for n, id in ipairs(ids) do
     stale[#stale + 1] = id
   else
     taken[id] = true
+    rec = without_permit(id, rec, now)
     add2(kept, K_RESULTS, id, result_value(ARGV[i + 2], rec))
     add2(until_ms, K_RESULTS_AT, now + tonumber(ARGV[i + 1]), id)
     local kind, flags, _, at = rec_head(id, rec)
@@ -55,5 +58,6 @@ if #ended > 0 then
 end
 part()
 call_back(now, W, ARGV[5])
+settle_permits(now)
 announce(ended, ARGV[3])
 return stale

@@ -48,5 +48,11 @@ local parked, parked_guessed = sum(K_PARKED, 200, function(member)
   return redis.call('ZCARD', k_ready(lane, mark == '!'))
 end)
 due, due_guessed = due + parked, due_guessed or parked_guessed
+local limited, limited_guessed = sum(K_LIMITED, 200, function(member)
+  local mark, lane = string.match(member, '^[^%z]*%z(.)(.*)$')
+  if redis.call('ZSCORE', k_active(string.sub(lane, 1, 1), mark == '!'), lane) or redis.call('ZSCORE', K_PARKED, member) then return 0 end
+  return redis.call('ZCARD', k_ready(lane, mark == '!'))
+end)
+due, due_guessed = due + limited, due_guessed or limited_guessed
 return { now, pending, near, due, in_flight, redis.call('ZCARD', K_LEASES), redis.call('HLEN', K_DEAD), redis.call('HLEN', K_QUAR), oldest,
   pending_guessed and 1 or 0, due_guessed and 1 or 0 }

@@ -14,6 +14,8 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
+--@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
@@ -33,6 +35,7 @@ for i = 7, #ARGV, 5 do
   if not rec then
     reply[#reply + 1] = id
   else
+    rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
     local attempt, losses, deliveries = rec_counters(rec)
     attempt = math.min(attempt + 1, 65535)
@@ -56,5 +59,6 @@ end
 part()
 call_back(now, W, ARGV[3])
 wake(c, ARGV[3])
+settle_permits(now)
 announce(ended, ARGV[6])
 return reply

@@ -15,6 +15,8 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
+--@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
@@ -36,6 +38,7 @@ for i = 9, #ARGV do
   if not rec then
     reply[#reply + 1] = id
   else
+    rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
     local dropped = charge_loss(id, rec, flags, due, at, now, 'worker', losses_cap, hold, cap, idem_ttl, W, c)
     if dropped then reply[1], reply[2] = reply[1] + 1, reply[2] + dropped end
@@ -45,4 +48,5 @@ end
 part()
 call_back(now, W, ARGV[3])
 wake(c, ARGV[3])
+settle_permits(now)
 return reply

@@ -13,6 +13,7 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
 --@include lib/select.lua
 local now = now_ms()
 local late, most = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -20,6 +21,7 @@ fair.W = tonumber(ARGV[3])
 local own = { 4, 5, 6, 7 }
 local err = guard({ K_CLOCK, unpack(K_NEAR, 4, 7) })
 if err then return err end
+held_back = function(lane, critical) return permits().hold_back(lane, critical, now) end
 local moved = promote(own, now - late, most)
 local first = -1
 for _, n in ipairs(own) do

@@ -18,6 +18,8 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
+--@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
@@ -88,7 +90,7 @@ for _, lid in ipairs(over) do
   if err then return err end
   local handled, kept = {}, false
   for i = 1, #holds, 2 do
-    local id, rec = holds[i], holds[i + 1]
+    local id, rec = holds[i], without_permit(holds[i], holds[i + 1], now)
     local kind, flags, due, at = rec_head(id, rec)
     if kind == 'newer' then
       kept = true
@@ -123,5 +125,6 @@ end
 part()
 call_back(now, W, ARGV[4])
 wake(c, ARGV[4])
+settle_permits(now)
 local head = redis.call('ZRANGE', K_LEASES, 0, 0, 'WITHSCORES')
 return { now, reaped, back, dead, head[2] and tonumber(head[2]) or -1, dropped, graced }

@@ -13,6 +13,8 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
+--@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/settle.lua
@@ -31,6 +33,7 @@ for i = 5, #ARGV do
   if not rec then
     stale[#stale + 1] = id
   else
+    rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
     if delay > 0 then
       local attempt, losses, deliveries = rec_counters(rec)
@@ -47,4 +50,5 @@ for i = 5, #ARGV do
   end
 end
 wake(c, ARGV[3])
+settle_permits(now)
 return stale

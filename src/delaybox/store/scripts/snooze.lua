@@ -16,6 +16,8 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
+--@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
@@ -35,6 +37,7 @@ for i = 7, #ARGV, 6 do
   if not rec then
     stale[#stale + 1] = id
   else
+    rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
     local attempt, losses, deliveries = rec_counters(rec)
     local first = ext_get(rec, at, flags, EXT_SNOOZED)
@@ -57,6 +60,7 @@ end
 part()
 call_back(now, W, ARGV[3])
 wake(c, ARGV[3])
+settle_permits(now)
 announce(ended, ARGV[6])
 announce(gone, ARGV[6])
 local reply = { dropped, #ended, unpack(ended) }

@@ -1,19 +1,24 @@
 #!lua flags=allow-oom
 -- Brings into one partition what scripts must know of the rules of queues, a part at a time. With the last part, lanes whose queue is
--- not paused any more become active again, and those who claim are woken.
+-- not paused or limited any more become active again, and those who claim are woken.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 mark that must stand here ('' none), 2 mark to set now, 3 mark to set at the end ('' = more parts follow),
---       4 member of the parked set to go on behind ('' from the start), 5 the version that is copied, then (field of `steered`, its value
+--       4 where to go on ('' from the start), 5 the version that is copied, then (field of `steered`, its value
 --       or '' for none) ...
--- REPLY {mark that stands here now, member to go on behind ('' = done)}; where another mark stands, nothing was written
+-- REPLY {mark that stands here now, where to go on ('' = done)}; where another mark stands, nothing was written
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 500 queues, 200 parked lanes
+-- BOUND 500 queues, 200 lanes
 --@include lib/time.lua
 --@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
 local WALK = 200
-local err = guard({ K_CLOCK, K_STEERED, K_PARKED })
+-- Before the place in the second walk, which goes over lanes of limited queues. Alone: nothing is walked.
+local SECOND = '\255'
+local err = guard({ K_CLOCK, K_STEERED, K_PARKED, K_LIMITED, permits().HELD })
 if err then return err end
 local mark = redis.call('HGET', K_CLOCK, 'rules') or ''
 if mark ~= ARGV[1] then return { mark, '' } end
@@ -25,8 +30,9 @@ end
 if ARGV[3] == '' then return { ARGV[2], '' } end
 
 set_steered(true)
+local now, second = now_ms(), string.sub(ARGV[4], 1, 1) == SECOND
 local from = ARGV[4] == '' and '-' or '(' .. ARGV[4]
-local members = redis.call('ZRANGE', K_PARKED, from, '+', 'BYLEX', 'LIMIT', 0, WALK)
+local members = second and {} or redis.call('ZRANGE', K_PARKED, from, '+', 'BYLEX', 'LIMIT', 0, WALK)
 local woken = 0
 for _, member in ipairs(members) do
   local lane, critical = parked_parts(member)
@@ -42,14 +48,25 @@ for _, member in ipairs(members) do
   end
 end
 if woken > 0 then
-  local now = int(now_ms())
-  redis.call(NOTIFY, T .. ':wake', now)
-  redis.call(NOTIFY, T .. ':ready', T)
-  redis.call(NOTIFY, T .. ':wake:w', now)
-  redis.call(NOTIFY, T .. ':ready:w', now .. ' ' .. woken)
+  permits().call_for({ w = woken, other = woken }, now)
 end
 if #members == WALK then return { ARGV[2], members[WALK] } end
+if not second and redis.call('EXISTS', K_LIMITED) == 1 then return { ARGV[2], SECOND .. '+' } end
+if second and ARGV[4] ~= SECOND then
+  -- Lanes whose queue has no limits any more are found again, and those with other limits wait by these.
+  local place = string.sub(ARGV[4], 3)
+  local lanes = redis.call('ZRANGE', K_LIMITED, place == '' and '-' or '(' .. place, '+', 'BYLEX', 'LIMIT', 0, WALK)
+  for _, member in ipairs(lanes) do
+    local lane, critical = parked_parts(member)
+    permits().look_again(string.match(lane, '^.([^:]*)'), now, true)
+    if not permits().of(lane) then
+      if redis.call('EXISTS', k_ready(lane, critical)) == 1 then activate(lane, critical, true) end
+      redis.call('ZREM', K_LIMITED, member)
+    end
+  end
+  if #lanes == WALK then return { ARGV[2], SECOND .. '+' .. lanes[WALK] } end
+end
 -- A node of an earlier version copies pauses alone, and does not set `ruled`.
 redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'ruled', ARGV[5])
-if redis.call('EXISTS', K_STEERED, K_PARKED) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
+if redis.call('EXISTS', K_STEERED, K_PARKED, K_LIMITED, permits().HELD) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
 return { ARGV[3], '' }

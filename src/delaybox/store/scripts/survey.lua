@@ -15,6 +15,7 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/permits.lua
 --@include lib/select.lua
 local LOOKED, MOST_LANES = 32, 64
 local now = now_ms()
@@ -39,6 +40,8 @@ for _, critical in ipairs({ true, false }) do
   table.sort(lanes, function(a, b) return a.start < b.start or (a.start == b.start and a.name < b.name) end)
   for i = 1, math.min(#lanes, MOST_LANES) do
     local count = redis.call('ZCARD', lanes[i].key)
+    local limits = is_steered() and permits().of(lanes[i].name)
+    if limits then count = math.min(count, permits().room(limits, now)) end
     sums[critical] = sums[critical] + count
     if not critical and make > 0 then
       reply[#reply + 1] = lanes[i].name

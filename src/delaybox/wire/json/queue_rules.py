@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_SLACK_MS, MAX_WAIT_MS
+from delaybox.core.permits import MOST_PERMITS, Rate, rate_of
 from delaybox.core.queue import OTHERS, QueueRules, Slack
 from delaybox.wire.json import queue_types, tasks, types
 from delaybox.wire.json.reading import JsonReader
@@ -21,6 +22,9 @@ NAMES: Final = {
     "timeout": "timeout_ms",
     "weight": "weight",
     "slack": "slack",
+    "concurrency": "concurrency",
+    "rate": "rate",
+    "burst": "burst",
 }
 """The rules by the names that callers use, and their fields in `QueueRules`."""
 
@@ -50,6 +54,11 @@ def parse(body: bytes) -> RulesChange:
             timeout_ms=None if timeout is UNSET or timeout is None else _timeout(body, timeout),
             weight=None if weight is UNSET or weight is None else tasks.checked_weight("weight", weight),
             slack=_slack(body, slack) if isinstance(slack, queue_types.Slack) else None,
+            concurrency=checked_number("concurrency", asked.concurrency)
+            if isinstance(asked.concurrency, int)
+            else None,
+            rate=checked_rate("rate", asked.rate) if isinstance(asked.rate, str) else None,
+            burst=checked_number("burst", asked.burst) if isinstance(asked.burst, int) else None,
         ),
         clear,
     )
@@ -94,6 +103,23 @@ def checked_timeout(field: str, ms: int) -> int:
             "limit leave it out (in a PATCH: null)"
         )  # fmt: skip
     return ms
+
+
+def checked_number(field: str, number: int) -> int:
+    """A concurrency or a burst. InvalidTask."""
+    if not number:
+        raise InvalidTask(field, f"{field} 0 would hold every task back; to do that set paused")
+    if not 1 <= number <= MOST_PERMITS:
+        raise InvalidTask(field, f"{field} {number} is not from 1 to {MOST_PERMITS:,}; for no limit leave it out")
+    return number
+
+
+def checked_rate(field: str, text: str) -> Rate:
+    """A rate. InvalidTask."""
+    try:
+        return rate_of(text)
+    except ValueError as error:
+        raise InvalidTask(field, f"{field} {error}") from None
 
 
 def checked_keep(field: str, ms: int) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from delaybox.core.limits import MAX_WEIGHT, MIN_WEIGHT
+from delaybox.core.permits import MOST_PERMITS
 from delaybox.wire.json.types import TYPES, Count, Number, Retry, duration
 
 
@@ -101,6 +102,27 @@ class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, 
     ] = UNSET
     slack: Slack | Rule = UNSET
     """How long tasks of each priority may wait behind others of their queue."""
+    concurrency: Annotated[
+        int | Rule,
+        Meta(
+            description="most of its tasks that run at a time, over all nodes",
+            extra_json_schema={"minimum": 1, "maximum": MOST_PERMITS, "examples": [20]},
+        ),
+    ] = UNSET
+    rate: Annotated[
+        str | Rule,
+        Meta(
+            description="most of its tasks that begin in any interval, over all nodes",
+            extra_json_schema={"examples": ["100/s", "5/10m"]},
+        ),
+    ] = UNSET
+    burst: Annotated[
+        int | Rule,
+        Meta(
+            description="how many tasks of its rate may begin together; unless set, all of one interval",
+            extra_json_schema={"minimum": 1, "maximum": MOST_PERMITS, "examples": [10]},
+        ),
+    ] = UNSET
 
 
 class QueueRulesSet(Struct, omit_defaults=True, gc=False):
@@ -112,6 +134,9 @@ class QueueRulesSet(Struct, omit_defaults=True, gc=False):
     timeout: Annotated[int | None, Meta(description="ms", extra_json_schema={"minimum": 1})] = None
     weight: float | None = None
     slack: SlackSet | None = None
+    concurrency: Annotated[int | None, Meta(extra_json_schema={"minimum": 1})] = None
+    rate: str | None = None
+    burst: Annotated[int | None, Meta(extra_json_schema={"minimum": 1})] = None
 
 
 class RuledQueue(Struct, gc=False):

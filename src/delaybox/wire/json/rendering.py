@@ -262,6 +262,9 @@ def rules(set_: QueueRules) -> queue_types.QueueRulesSet:
         slack=None
         if set_.slack is None
         else queue_types.SlackSet(set_.slack.high_ms, set_.slack.normal_ms, set_.slack.low_ms),
+        concurrency=set_.concurrency,
+        rate=None if set_.rate is None else str(set_.rate),
+        burst=set_.burst,
     )
 
 

@@ -10,6 +10,8 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.queue_rules import (
     NAMES,
     checked_keep,
+    checked_number,
+    checked_rate,
     checked_slack,
     checked_timeout,
     some_slack,
@@ -37,6 +39,9 @@ def wanted(request: pb.SetQueueRequest) -> tuple[QueueRules, frozenset[str]]:
         else None,
         weight=checked_weight("rules.weight", given.weight) if given.HasField("weight") else None,
         slack=some_slack("rules.slack", _slack(given.slack, check=True)) if given.HasField("slack") else None,
+        concurrency=checked_number("rules.concurrency", given.concurrency) if given.HasField("concurrency") else None,
+        rate=checked_rate("rules.rate", given.rate) if given.HasField("rate") else None,
+        burst=checked_number("rules.burst", given.burst) if given.HasField("burst") else None,
     )
     clear = frozenset(NAMES[name] for name in request.clear)
     both = sorted(name for name, field in NAMES.items() if field in clear and getattr(rules, field) is not None)
@@ -66,6 +71,12 @@ def message(rules: QueueRules) -> pb.Rules:
     for name in _LEVELS if rules.slack is not None else ():
         if (ms := getattr(rules.slack, name)) is not None:
             setattr(out.slack, name, ms)
+    if rules.concurrency is not None:
+        out.concurrency = rules.concurrency
+    if rules.rate is not None:
+        out.rate = str(rules.rate)
+    if rules.burst is not None:
+        out.burst = rules.burst
     return out
 
 
@@ -78,6 +89,9 @@ def of_message(said: pb.Rules) -> QueueRules:
         timeout_ms=said.timeout_ms if said.HasField("timeout_ms") else None,
         weight=said.weight if said.HasField("weight") else None,
         slack=_slack(said.slack, check=False) if said.HasField("slack") else None,
+        concurrency=said.concurrency if said.HasField("concurrency") else None,
+        rate=checked_rate("rate", said.rate) if said.HasField("rate") else None,
+        burst=said.burst if said.HasField("burst") else None,
     )
 
 

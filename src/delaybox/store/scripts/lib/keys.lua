@@ -25,6 +25,8 @@ local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lan
 local K_STEERED, K_PARKED = T .. ':steered', T .. ':parked'
 -- State of fairness keys (lib/fair.lua).
 local K_FAIR = T .. ':fair'
+-- Lanes of limited queues with ready work (lib/permits.lua, which spells the other keys of limits).
+local K_LIMITED = T .. ':limited'
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end
 local function k_lease(lid) return T .. ':lease:' .. lid end
 local function k_body(id) return T .. ':body:' .. id end

@@ -1,4 +1,4 @@
--- Chooses what a claim takes. Needs time, keys, record, gather, turns.
+-- Chooses what a claim takes. Needs time, keys, record, gather, turns; permits where it takes from ready sets.
 -- Candidates are parallel lists: ids, their near members or lanes, and the key of the ready set for those that come from one (those
 -- from near are removed by rank). once: no id can be among them twice.
 
@@ -182,7 +182,7 @@ function promote(own, now, limit)
   return limit - left
 end
 
--- How many lanes of paused queues this script found active and put apart.
+-- How many lanes this script found active and put apart: those of paused queues, and those without permits.
 n_parked = 0
 
 -- The lanes of the given task types that are served and have ready work, critical or other.
@@ -197,6 +197,8 @@ function ready_lanes(types, served, now, critical)
       -- A lane that was active when its queue was paused leaves here; those behind it are looked at by the next claim.
       if is_steered() and paused(flat[i]) then
         park(flat[i], critical)
+        n_parked = n_parked + 1
+      elseif is_steered() and permits().hold_back(flat[i], critical, now) then
         n_parked = n_parked + 1
       else
         lanes[#lanes + 1] =
@@ -250,14 +252,27 @@ end
 -- Takes up to `count` ids from the ready set of a lane, from where it stopped. Returns how many.
 local function take_lane(out, lane, count)
   if count <= 0 then return 0 end
-  if fair.has(lane.name) then return fair.take(out, lane, count) end
-  local ids = redis.call('ZRANGE', lane.key, lane.n, lane.n + count - 1)
+  local limits = is_steered() and permits().of(lane.name)
+  if limits then
+    -- What is taken counts for all lanes of the queue.
+    limits.room = limits.room or permits().room(limits, permits().now)
+    if limits.room < count then count, lane.short = limits.room, true end
+  end
+  if count > 0 and fair.has(lane.name) then
+    local took = fair.take(out, lane, count)
+    if limits then limits.room = limits.room - took end
+    if took < count then lane.short = false elseif lane.short then lane.dry = true end
+    return took
+  end
+  local ids = count > 0 and redis.call('ZRANGE', lane.key, lane.n, lane.n + count - 1) or {}
   local ids_, keys, lanes, n = out.ids, out.keys, out.lanes, #out.ids
   for i, id in ipairs(ids) do
     ids_[n + i], keys[n + i], lanes[n + i] = id, lane.key, lane.name
   end
   lane.n = lane.n + #ids
-  if #ids < count then lane.dry = true end
+  if limits then limits.room = limits.room - #ids end
+  if #ids < count then lane.short = false end
+  if #ids < count or lane.short then lane.dry = true end
   return #ids
 end
 
@@ -290,8 +305,10 @@ function take_turns(out)
   for _, lane in ipairs(out.turns) do
     local start = lane.start + lane.n * (lane.charge or 1)
     if lane.n > 0 then ends[lane.critical] = math.max(ends[lane.critical] or virtual_time(lane.critical), start) end
-    if lane.dry then
+    if lane.dry and not (lane.short and redis.call('EXISTS', lane.key) == 1) then
       retire(lane.name, lane.critical)
+    elseif lane.short and permits().hold_back(lane.name, lane.critical, permits().now) then
+      -- It stands apart until there is room again.
     elseif lane.n > 0 then
       for _, set in ipairs(active_sets(lane.name, lane.critical)) do redis.call('ZADD', set, start, lane.name) end
     end
@@ -344,7 +361,7 @@ local GRACE = 1000
 
 -- Takes due entries straight from the given near indexes: critical first (the others keep their floor), the rest by virtual deadline.
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
--- What cannot be taken becomes ready, and so does what is due of paused queues; but a guest stops when its slots are full, and leaves what it does not serve.
+-- What cannot be taken becomes ready, and so does what is due of steered queues; but a guest stops when its slots are full, and leaves what it does not serve.
 -- plan: what the taker decided for this partition, or nil.
 -- Returns: what the caller must pass to take_away at the end; how many entries became ready; when the first entry that a guest
 -- left must become ready (ms, or nil); whether an index may hold more than was looked at.
@@ -380,7 +397,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       end
       if not known then kind = nil end
     end
-    if kind and steered and paused(sub(member, 17)) then kind = nil end
+    if kind and steered and through_ready(sub(member, 17)) then kind = nil end
     if kind and crowded and fair.has(sub(member, 17)) then
       -- More is due than is taken: keys take turns among what is ready, so the next claim takes it from there.
       kind, fair.moved = nil, true
@@ -443,7 +460,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       local ready, dues = {}, {}
       for i, score in ipairs(redis.call('ZMSCORE', K_NEAR[n], unpack(l))) do
         local due = tonumber(score)
-        if guest and (n < 4 or due > now - GRACE) and not (steered and paused(sub(l[i], 17)))
+        if guest and (n < 4 or due > now - GRACE) and not (steered and through_ready(sub(l[i], 17)))
           and not (crowded and fair.has(sub(l[i], 17))) then
           stays[l[i]], some = true, true
           if n >= 4 then again = math.min(again or due + GRACE, due + GRACE) end

@@ -38,7 +38,7 @@ local function is_steered()
   if steered == nil then steered = redis.call('HEXISTS', K_CLOCK, 'steered') == 1 end
   return steered
 end
-local paused, rule_of
+local paused, rule_of, through_ready
 do
 local paused_of, ruled_of = {}, {}
 -- Reads what scripts must know of the rules of a lane's queue: once for each queue. Returns the queue.
@@ -60,6 +60,16 @@ function rule_of(lane, name)
   if not is_steered() then return nil end
   local text = ruled_of[look_up(lane)]
   return text and string.match(' ' .. text, ' ' .. name .. '=(%S+)')
+end
+-- Whether tasks of this lane are taken from its ready set alone, never straight from near: its queue is steered.
+local slow_lanes = {}
+function through_ready(lane)
+  local known = slow_lanes[lane]
+  if known == nil then
+    known = paused(lane) or rule_of(lane, 'limited') and true or false
+    slow_lanes[lane] = known
+  end
+  return known
 end
 end
 
@@ -96,7 +106,10 @@ end
 function retire(lane, critical)
   if redis.call('HEXISTS', K_CLOCK, 'fair') == 1 then forget_keys(lane, critical) end
   for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZREM', set, lane) end
-  if is_steered() then redis.call('ZREM', K_PARKED, parked_name(lane, critical)) end
+  if is_steered() then
+    redis.call('ZREM', K_PARKED, parked_name(lane, critical))
+    redis.call('ZREM', K_LIMITED, parked_name(lane, critical))
+  end
 end
 end
 
@@ -107,9 +120,12 @@ local function park(lane, critical)
   for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZREM', set, lane) end
 end
 
--- A lane with ready work. One that stands there already keeps its start.
-local function activate(lane, critical)
+-- A lane with ready work. One that stands there already keeps its start. Unless at_once, `held_back` (lane, critical) may answer that
+-- the lane must wait for permits. Scripts that take none set no such function: the next claim that meets the lane holds it back.
+local held_back
+local function activate(lane, critical, at_once)
   if paused(lane) then return park(lane, critical) end
+  if held_back and not at_once and held_back(lane, critical) then return end
   local start = virtual_time(critical)
   for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZADD', set, 'NX', start, lane) end
 end

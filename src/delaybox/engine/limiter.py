@@ -1,0 +1,220 @@
+"""Brings permits of queues with limits to the partitions in which their work waits (`core.permits`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from delaybox.core.lane import queue_of_lane, split
+from delaybox.core.permits import Grant, Ledger, Needs, deal
+from delaybox.core.queue import LiveRules
+from delaybox.engine.ownership import Ownership
+from delaybox.engine.redis_time import Clocks, local_ms
+from delaybox.store import permits
+from delaybox.store.loader import ScriptCall
+from delaybox.store.permits import PoolReport
+from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.engine")
+
+_ROUNDS = 6
+"""Round trips to partitions for one step: grants, then those who must give back, then grants of that."""
+_TRIES = 8
+"""Looks at a record that others change all the time."""
+_SPACE_MS = 3.0
+"""Two exchanges for one partition are this far apart, so that what happens together is settled together."""
+_HUNGRY_MS = 50.0
+"""One that has permits and could use more asks no sooner than this."""
+_AGAIN_MS = 250.0
+"""Who waits for permits asks again after this time, because a message can be lost."""
+_SWEEP_MS = 1_000.0
+_POLL_MS = 1_000.0
+
+
+class Limiter:
+    """One step = wait until something is to be settled, then settle it: all partitions of it in one round trip each.
+
+    Every engine does that for what it claims and ends itself; time keepers also sweep their partitions. All of it is
+    safe from everybody at any time.
+    """
+
+    def __init__(self, store: Store, rules: LiveRules, ownership: Ownership, clocks: Clocks, *, keeps: bool) -> None:
+        self._store = store
+        self._rules = rules
+        self._ownership = ownership
+        self._clocks = clocks
+        self._keeps = keeps
+        self._due: dict[int, dict[bytes, float]] = {}
+        self._last: dict[int, float] = {}
+        self._sweep_at = 0.0
+        self._version = -1
+        self._wake = asyncio.Event()
+
+    # -- what others report ---------------------------------------------------------------------------------------
+
+    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+        """A claim found no permits for what is ready in these queues; True: the partition has none at all."""
+        for queue, none in queues.items():
+            for pool in self._pools(queue):
+                self._at(partition, pool, 0.0 if none else local_ms() + _HUNGRY_MS)
+
+    def ended(self, partition: int, lanes: Iterable[bytes]) -> None:
+        """Tasks of these lanes left their lease, so permits of their queues came back."""
+        for lane in set(lanes):
+            rules = self._rules.of(split(lane).queue)
+            if rules.concurrency is not None:
+                self._at(partition, b"c" + queue_of_lane(lane), 0.0)
+
+    def _pools(self, queue: bytes) -> list[bytes]:
+        name = split(b"w" + queue).queue
+        return [pool.name for pool in self._rules.of(name).pools(name)]
+
+    def _at(self, partition: int, pool: bytes, at: float) -> None:
+        due = self._due.setdefault(partition, {})
+        before = due.get(pool)
+        if before is None or at < before:
+            due[pool] = at
+            self._wake.set()
+
+    # -- settling -------------------------------------------------------------------------------------------------
+
+    async def step(self) -> float:
+        """For `Loop`."""
+        now = local_ms()
+        nearest = min((self._when(p) for p in self._due), default=now + _POLL_MS)
+        if self._keeps:
+            nearest = min(nearest, self._sweep_at)
+        if nearest > now:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), (nearest - now) / 1000)
+            now = local_ms()
+        if self._version != self._rules.version:
+            # Limits may have changed: what is too much is taken back at once.
+            self._version, self._sweep_at = self._rules.version, 0.0
+        asked: dict[int, dict[bytes, Grant | None]] = {}
+        for p in [p for p in self._due if self._when(p) <= now]:
+            due = self._due[p]
+            ready = [pool for pool, at in due.items() if at <= now]
+            for pool in ready:
+                del due[pool]
+            if not due:
+                del self._due[p]
+            if ready:
+                self._last[p] = now
+                asked[p] = dict.fromkeys(ready)
+        sweeps: list[int] = []
+        if self._keeps and self._sweep_at <= now:
+            self._sweep_at = now + _SWEEP_MS
+            sweeps = await self._to_sweep()
+        try:
+            if asked or sweeps:
+                await self._settle(asked, sweeps)
+        except BaseException:
+            for p, pools in asked.items():
+                for pool in pools:
+                    self._at(p, pool, now + _AGAIN_MS)
+            raise
+        return 0.0
+
+    def _when(self, partition: int) -> float:
+        return max(min(self._due[partition].values()), self._last.get(partition, 0.0) + _SPACE_MS)
+
+    async def _to_sweep(self) -> list[int]:
+        """Those of our partitions that have anything to do with limits."""
+        kept = sorted(self._ownership.kept)
+        found = await permits.in_use(self._store, kept)
+        return [p for p, any_ in zip(kept, found, strict=True) if any_]
+
+    async def _settle(self, asked: dict[int, dict[bytes, Grant | None]], sweeps: Collection[int]) -> None:
+        places = dict.fromkeys(sweeps, b"0:0")
+        rounds = 0
+        while asked or places:
+            # A sweep is walked to its end.
+            rounds += not places
+            if rounds > _ROUNDS:
+                break
+            swept, brought = set(places), {(p, pool) for p, some in asked.items() for pool, one in some.items() if one}
+            found = await self._visit(asked, places)
+            # One that reports that it has what it needs, as it had before, is no news.
+            asked = await self._deal(
+                [
+                    one
+                    for one in found
+                    if one.gave_back
+                    or one.report.want > one.report.budget
+                    or one.report.partition in swept
+                    or (one.report.partition, one.pool) in brought
+                ]
+            )
+        # What is left over is asked for again, so that others have a turn.
+        for p, pools in asked.items():
+            for pool in pools:
+                self._at(p, pool, local_ms() + _SPACE_MS)
+
+    async def _visit(self, asked: Mapping[int, permits.Ask], places: dict[int, bytes]) -> list[PoolReport]:
+        calls: list[ScriptCall] = []
+        of: list[int] = []
+        for p in {*asked, *places}:
+            now = self._clocks.now_ms(p)
+            some = permits.visit_calls(self._store, p, asked.get(p, {}), now, sweep=places.get(p, b""))
+            calls += some
+            of += [p] * len(some)
+        places.clear()
+        found: list[PoolReport] = []
+        problem: BaseException | None = None
+        sent = local_ms()
+        replies = await self._store.runner.run_many(calls)
+        received = local_ms()
+        for p, reply in zip(of, replies, strict=True):
+            if isinstance(reply, BaseException):
+                problem = reply
+                continue
+            seen = permits.visited(p, reply)
+            self._clocks.of(p).observe(sent, received, seen.now_ms)
+            if seen.place:
+                places[p] = seen.place
+            found += seen.pools
+        if problem is not None:
+            raise problem
+        return found
+
+    async def _deal(self, found: Sequence[PoolReport]) -> dict[int, dict[bytes, Grant | None]]:
+        """Deals by what partitions report. Returns what is to be sent to which."""
+        reports: dict[bytes, list[Needs]] = {}
+        for one in found:
+            reports.setdefault(one.pool, []).append(one.report)
+        most = {pool: self._most(pool) for pool in reports}
+        asked: dict[int, dict[bytes, Grant | None]] = {}
+        left = list(reports)
+        for _ in range(_TRIES):
+            if not left:
+                break
+            raws = await permits.records(self._store, left)
+            changes: list[tuple[bytes, bytes, bytes]] = []
+            grants: dict[bytes, list[Grant]] = {}
+            for pool, raw in zip(left, raws, strict=True):
+                before: Ledger = permits.decode(raw)
+                now = self._clocks.now_ms(permits.home(self._store, pool))
+                after, grants[pool] = deal(before, reports[pool], most[pool], now)
+                new = permits.encode(after)
+                if new != raw:
+                    changes.append((pool, raw, new))
+            late = set(await permits.swap(self._store, changes)) if changes else set()
+            for pool, some in grants.items():
+                for grant in some if pool not in late else ():
+                    asked.setdefault(grant.partition, {})[pool] = grant
+            left = [pool for pool in left if pool in late]
+        for one in found:
+            p, pool = one.report.partition, one.pool
+            if one.free_ms >= 0:
+                self._at(p, pool, self._clocks.of(p).local_at(one.free_ms))
+            if one.report.want > one.report.budget:
+                self._at(p, pool, local_ms() + _AGAIN_MS)
+        return asked
+
+    def _most(self, pool: bytes) -> int:
+        name = split(b"w" + pool[1:]).queue
+        return next((one.permits for one in self._rules.of(name).pools(name) if one.name == pool), 0)

@@ -1,0 +1,197 @@
+"""Permits of queues with limits, as they are stored: what each partition may use, and the record of each pool.
+
+The record of a pool (`core.permits.Ledger`) lies in the partition that its name decides: its home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from delaybox.core.partition import of_key
+from delaybox.core.permits import GRANT_MS, Grant, Ledger, Needs, Pool, Share
+from delaybox.store import keys
+from delaybox.store.loader import ScriptCall
+from delaybox.store.servers import Command, milliseconds
+from delaybox.store.store import Store
+
+_PART = 200
+"""Pools in one call of a script."""
+_FOREVER = 1e15
+"""Until a task leaves its lease, among times."""
+_decode = msgspec.msgpack.Decoder(dict[int, tuple[int, int, int, int, int]]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """What one partition reports of a pool. ``gave_back``: it has fewer permits than before; ``free_ms``: when one that
+    it must give back comes free by time; -1: not by time alone."""
+
+    pool: bytes
+    report: Needs
+    gave_back: bool
+    free_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """One partition. ``place``: where a sweep goes on; b"": it is done."""
+
+    now_ms: int
+    place: bytes
+    pools: tuple[PoolReport, ...]
+
+
+Ask = Mapping[bytes, Grant | None]
+"""What to do in one partition, by pool; None: report only."""
+
+
+def visit_calls(store: Store, partition: int, ask: Ask, now_ms: int, *, sweep: bytes = b"") -> list[ScriptCall]:
+    """Scripts that bring grants and report; read each reply with `visited`."""
+    items = list(ask.items())
+    calls: list[ScriptCall] = []
+    for at in range(0, max(len(items), 1), _PART):
+        args: list[Any] = [b"" if at else sweep]
+        for pool, grant in items[at : at + _PART]:
+            if grant is None:
+                args += (pool, 0, 0, 0, -1)
+            else:
+                cap = -2 if grant.cap is None else grant.cap
+                args += (pool, grant.seq, grant.budget, now_ms + GRANT_MS, cap)
+        calls.append(ScriptCall("permits", store.tags[partition], args))
+    return calls
+
+
+def visited(partition: int, reply: Sequence[Any]) -> Visited:
+    """The reply of such a script."""
+    now, place, *found = reply
+    return Visited(
+        now,
+        place,
+        tuple(
+            PoolReport(
+                pool,
+                Needs(partition=partition, budget=budget, seq=seq, want=want, deadline=int(deadline)),
+                gave == 1,
+                free,
+            )
+            for pool, budget, seq, want, deadline, gave, free in found
+        ),
+    )
+
+
+def home(store: Store, pool: bytes) -> int:
+    """The partition in which a pool's record lies."""
+    return of_key(pool, store.partitions)
+
+
+async def records(store: Store, pools: Sequence[bytes]) -> list[bytes]:
+    """The stored records of some pools; b"" for none. StoreUnavailable."""
+    commands: list[Command] = [("HGET", keys.ledger(store.tags[home(store, pool)]), pool) for pool in pools]
+    return [raw or b"" for raw in await store.servers.ask_many(commands)] if commands else []
+
+
+def decode(raw: bytes) -> Ledger:
+    """A stored record. One that cannot be read counts as none: its partitions report what they have."""
+    if not raw:
+        return {}
+    try:
+        return {p: Share(*one) for p, one in _decode(raw).items()}
+    except msgspec.MsgspecError:
+        return {}
+
+
+def encode(ledger: Ledger) -> bytes:
+    """The record to store; b"" where nothing is dealt or wanted."""
+    found = {p: (s.dealt, s.seq, s.want, s.deadline, s.at) for p, s in ledger.items()}
+    return msgspec.msgpack.encode(found) if found else b""
+
+
+async def swap(store: Store, changes: Iterable[tuple[bytes, bytes, bytes]]) -> Collection[bytes]:
+    """Stores new records (pool, as it was read, new one). Returns the pools whose record was another one by then.
+
+    StoreUnavailable: some may have been stored.
+    """
+    by_home: dict[int, list[tuple[bytes, bytes, bytes]]] = {}
+    for change in changes:
+        by_home.setdefault(home(store, change[0]), []).append(change)
+    groups = [(p, some[at : at + _PART]) for p, some in by_home.items() for at in range(0, len(some), _PART)]
+    calls = [ScriptCall("ledger", store.tags[p], [part for change in group for part in change]) for p, group in groups]
+    late: set[bytes] = set()
+    problem: BaseException | None = None
+    for (_, group), reply in zip(groups, await store.runner.run_many(calls), strict=True):
+        if isinstance(reply, BaseException):
+            problem = reply
+            continue
+        late |= {change[0] for change, done in zip(group, reply, strict=True) if not done}
+    if problem is not None:
+        raise problem
+    return late
+
+
+def keep_call(store: Store, partition: int, tasks: Sequence[tuple[bytes, bytes]], keep_ms: int) -> ScriptCall:
+    """Keeps the permits of tasks (lane, id) that were acked before they were handed out; 0: gives them back."""
+    return ScriptCall("keep", store.tags[partition], [keep_ms, *(part for task in tasks for part in task)])
+
+
+async def in_use(store: Store, partitions: Sequence[int]) -> list[bool]:
+    """Whether a partition has anything to do with limits. StoreUnavailable."""
+    commands: list[Command] = [("EXISTS", keys.permits(store.tags[p]), keys.held(store.tags[p])) for p in partitions]
+    return [bool(found) for found in await store.servers.ask_many(commands)] if commands else []
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A pool over all partitions. ``used``: permits in use; ``next_ms``: when the next comes free by time; -1: not by
+    time. ``waiting``: whether work waits for them."""
+
+    used: int
+    next_ms: int
+    waiting: bool
+
+
+async def use(store: Store, queue: bytes, pools: Sequence[Pool]) -> list[Use]:
+    """How much of each pool of a queue (as lanes spell it) is used now. StoreUnavailable."""
+    now = milliseconds(await store.servers.ask("TIME"))
+    commands: list[Command] = [("ZSCORE", keys.held(tag), queue) for tag in store.tags]
+    for pool in pools:
+        for tag in store.tags:
+            key = keys.used(tag, pool.name)
+            commands += [
+                ("ZCOUNT", key, now, "+inf"),
+                ("ZRANGE", key, now, "+inf", "BYSCORE", "LIMIT", 0, 1, "WITHSCORES"),
+            ]
+    replies = iter(await store.servers.ask_many(commands))
+    waiting = sum(next(replies) is not None for _ in store.tags) > 0
+    found: list[Use] = []
+    for _ in pools:
+        used, next_ms = 0, -1
+        for _ in store.tags:
+            used += next(replies)
+            head = next(replies)
+            if head and (at := float(head[0][1])) < _FOREVER:
+                next_ms = min(next_ms if next_ms >= 0 else int(at) + 1, int(at) + 1)
+        found.append(Use(used, next_ms, waiting))
+    return found
+
+
+async def over(store: Store, partition: int, pool: bytes) -> str | None:
+    """What is wrong if a partition may use more of a pool than is dealt to it; None: nothing. StoreUnavailable.
+
+    It is looked at until it stands still, because grants come and go between two reads.
+    """
+    tag = store.tags[partition]
+    for _ in range(5):
+        before: bytes | None = await store.servers.ask("HGET", keys.permits(tag), pool)
+        (record,) = await records(store, [pool])
+        again: bytes | None = await store.servers.ask("HGET", keys.permits(tag), pool)
+        if before != again:
+            continue
+        budget = int(before.split()[0]) if before else 0
+        dealt = decode(record).get(partition, Share()).dealt
+        if budget <= dealt:
+            return None
+    return f"{budget} may be in use, {dealt} are dealt" if before == again else None

@@ -1,0 +1,129 @@
+#!lua flags=allow-oom
+-- Brings grants of permits into one partition, takes back what it does not use where others wait, and reports what it has and needs.
+-- KEYS  1 hash tag of the partition
+-- ARGV  1 '' or where a sweep goes on ('0' from the start): a sweep also reports pools that nobody asked for, takes back what nobody
+--       waits for, and forgets permits whose task left its lease unnoticed,
+--       then (pool, grant's number or 0, budget by that grant, until when it is good ms, cap or -1: report only, -2: take back
+--       what cannot be used) ...
+-- REPLY {now ms, where the sweep goes on ('' = it is done), then for each pool {pool, budget, number of the last grant, how many
+--       it could use, by when the first that waits is ordered ms, 1 = permits were given back here, when the next comes free by
+--       time ms (-1 none)} ...}
+-- ERRORS TRYAGAIN (nothing written)
+-- BOUND 200 pools asked for; a sweep takes 100 a call; 1,000 lanes of a queue
+--@include lib/time.lua
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/extension.lua
+--@include lib/guard.lua
+--@include lib/gather.lua
+--@include lib/turns.lua
+--@include lib/permits.lua
+-- How long a cap counts. Whoever waits asks again earlier.
+local CAP_MS = 1000
+-- Critical tasks are ordered as if they had been due this much (ms) earlier.
+local AHEAD = 3600000
+local PART, STRAYS = 100, 50
+local now = now_ms()
+local asked, order = {}, {}
+local function ask(pool)
+  if not asked[pool] then
+    asked[pool] = {}
+    order[#order + 1] = pool
+  end
+  return asked[pool]
+end
+local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD }
+for i = 2, #ARGV, 5 do
+  local one = ask(ARGV[i])
+  one.seq, one.budget, one.good, one.cap =
+    tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+  keys[#keys + 1] = permits().k_used(ARGV[i])
+end
+local err = guard(keys)
+if err then return err end
+
+-- A sweep walks the pools that have an entry here, and the queues that are held. Its place: cursor, colon, rank.
+local next_place = ''
+if ARGV[1] ~= '' then
+  local cursor, rank = string.match(ARGV[1], '^(%d*):?(%d*)$')
+  rank = tonumber(rank) or 0
+  local more = false
+  if cursor ~= '' then
+    local page = redis.call('HSCAN', permits().K, cursor, 'COUNT', PART)
+    for i = 1, #page[2], 2 do ask(page[2][i]).sweep = true end
+    cursor = page[1] == '0' and '' or page[1]
+  end
+  local held = redis.call('ZRANGE', permits().HELD, rank, rank + PART - 1)
+  for _, queue in ipairs(held) do
+    for _, limit in ipairs(permits().of('w' .. queue) or {}) do ask(limit.pool).sweep = true end
+  end
+  if cursor ~= '' or #held == PART then next_place = cursor .. ':' .. int(rank + #held) end
+end
+
+-- What waits of a queue: how many tasks, and by when the first is ordered.
+local waits_of = {}
+local function waiting(queue)
+  local known = waits_of[queue]
+  if not known then
+    known = { count = 0, deadline = 0 }
+    for _, member in ipairs(permits().lanes(queue)) do
+      local lane, critical = parked_parts(member)
+      local ready = k_ready(lane, critical)
+      local head = redis.call('ZRANGE', ready, 0, 0, 'WITHSCORES')[2]
+      if head then
+        local deadline = tonumber(head) - (critical and AHEAD or 0)
+        if known.count == 0 or deadline < known.deadline then known.deadline = deadline end
+        known.count = known.count + redis.call('ZCARD', ready)
+      end
+    end
+    waits_of[queue] = known
+  end
+  return known
+end
+
+-- Permits of tasks that are in no lease any more: a node of an earlier version took them out, or a script was stopped half-way.
+local function forget_strays(key)
+  local ids = redis.call('ZRANGE', key, '+inf', '+inf', 'BYSCORE', 'LIMIT', 0, STRAYS)
+  if #ids == 0 then return end
+  local leases, gone = redis.call('HMGET', K_LEASED, unpack(ids)), {}
+  for i, id in ipairs(ids) do
+    if not leases[i] then gone[#gone + 1] = id end
+  end
+  if #gone > 0 then redis.call('ZREM', key, unpack(gone)) end
+end
+
+local touched, reports = {}, {}
+for _, pool in ipairs(order) do
+  local one, queue = asked[pool], sub(pool, 2)
+  local limit
+  for _, l in ipairs(paused('w' .. queue) and {} or permits().of('w' .. queue) or {}) do
+    if l.pool == pool then limit = l end
+  end
+  local key, b = permits().k_used(pool), permits().budget(pool)
+  local before = b.budget
+  if one.seq and one.seq > b.seq and now <= one.good then b.budget, b.seq, b.upto = one.budget, one.seq, 0 end
+  if one.cap and one.cap >= 0 then b.cap, b.upto = one.cap, now + CAP_MS end
+  if one.sweep and byte(pool) == 99 then forget_strays(key) end
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. int(now))
+  local used = redis.call('ZCARD', key)
+  local waits = limit and waiting(queue) or { count = 0, deadline = 0 }
+  local want = math.min(used + waits.count, limit and limit.most or used)
+  local had = b.budget
+  if now < b.upto then b.budget = math.min(b.budget, math.max(b.cap, used)) end
+  if one.sweep or one.cap == -2 or not limit then b.budget = math.min(b.budget, math.max(want, used)) end
+  if limit then b.budget = math.min(b.budget, math.max(limit.most, used)) end
+  if b.budget == 0 and want == 0 and used == 0 then
+    redis.call('HDEL', permits().K, pool)
+  elseif before ~= b.budget or one.seq then
+    redis.call('HSET', permits().K, pool, string.format('%.0f %.0f %.0f %.0f', b.budget, b.seq, b.cap, b.upto))
+  end
+  local free_at = -1
+  if now < b.upto and b.budget > b.cap and limit and limit.hold > 0 then
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+    if first then free_at = tonumber(first) + 1 end
+  end
+  touched[queue] = true
+  reports[#reports + 1] = { pool, b.budget, b.seq, want, int(waits.deadline), b.budget < had and 1 or 0, free_at }
+end
+for queue in pairs(touched) do permits().look_again(queue, now, true) end
+return { now, next_place, unpack(reports) }

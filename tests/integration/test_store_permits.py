@@ -1,0 +1,260 @@
+"""Limits of queues in the store: what has no permit waits apart, and permits come back when tasks leave their lease."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from delaybox.core.lane import lane_of
+from delaybox.core.permits import rate_of
+from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
+from delaybox.engine.limiter import Limiter
+from delaybox.engine.ownership import Ownership
+from delaybox.engine.redis_time import Clocks
+from delaybox.service.rules import Rules
+from delaybox.store import keys, permits, rules
+from delaybox.store.lanes import queues
+from delaybox.store.leases import adopt
+from delaybox.store.store import Verdict
+from tests.lab import Lab, leased
+
+SEND = lane_of(TaskType.WORKER, "mail", "send")
+
+
+def call(queue: str = "mail", **parts: Any) -> NewTask:
+    return NewTask(type=TaskType.WORKER, queue=queue, name="send", **parts)
+
+
+class Bench:
+    """A lab with limits on the queue `mail`, and one who brings permits."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.live = LiveRules()
+        self.limiter = Limiter(lab.store, self.live, Ownership(lab.store.partitions), Clocks(), keeps=True)
+
+    async def set(self, **limits: Any) -> None:
+        await Rules(self.lab.store).set("mail", QueueRules(**limits), whole=True)
+        number, found = await rules.every(self.lab.store, {})
+        self.live.take(number, {queue: one.rules for queue, one in found.items()})
+
+    async def settle(self, *, sweep: bool = False) -> None:
+        pools = [pool.name for pool in self.live.of("mail").pools("mail")]
+        await self.limiter._settle({0: dict.fromkeys(pools)}, [0] if sweep else [])
+
+    async def claim(self, **limits: Any) -> dict[bytes, Any]:
+        """What a claim takes after permits were brought to where work waits."""
+        took: dict[bytes, Any] = {}
+        for _ in range(3):
+            claimed = await self.lab.claim(**{"types": "w", **limits})
+            took |= leased(claimed)
+            if claimed.waits:
+                await self.settle()
+        return took
+
+    async def used(self, kind: bytes = b"c") -> int:
+        count: int = await self.lab.client.zcard(keys.used(self.lab.tag, kind + b"mail"))
+        return count
+
+
+@pytest.fixture
+def bench(lab: Lab) -> Bench:
+    return Bench(lab)
+
+
+@pytest.mark.parametrize("guest", [False, True])
+@pytest.mark.parametrize("ready", [False, True])
+async def test_no_more_run_than_the_concurrency_and_others_are_not_held_up(
+    bench: Bench, ready: bool, guest: bool
+) -> None:
+    lab = bench.lab
+    tasks = await lab.add(call(priority=Priority.HIGH), call(priority=Priority.CRITICAL), call(), call(), call())
+    (other,) = await lab.add(call("other"))
+    if ready:
+        await lab.claim(slots=0)
+    await bench.set(concurrency=2)
+    await lab.move(5_000)
+    lanes = (SEND, lane_of(TaskType.WORKER, "other", "send")) if guest else ()
+    lease = b"l" * 20
+    first = leased(await lab.claim(types="w", lanes=lanes, guest=guest))
+    first |= leased(await lab.claim(types="w", lanes=lanes, guest=guest))
+    assert set(first) == {other}, "without a permit nothing of the queue begins, and nothing else waits for it"
+    await bench.settle()
+    took: dict[bytes, Any] = leased(await lab.claim(lease, types="w", lanes=lanes, guest=guest))
+    assert list(took) == [tasks[1], tasks[0]]
+    assert await bench.claim(lanes=lanes, guest=guest) == {}
+    assert await bench.used() == 2 and await lab.problems() == []
+    (mail,) = [q for q in await queues(lab.store) if q.queue == "mail"]
+    assert (mail.ready, mail.in_flight) == (3, 2)
+    assert (await lab.store.counts())[0].due == 3
+    await lab.store.ack(0, lease, [tasks[1]])
+    assert list(await bench.claim(lanes=lanes, guest=guest)) == [tasks[2]]
+    assert await lab.problems() == []
+    await bench.set()
+    assert set(await bench.claim(lanes=lanes, guest=guest)) == set(tasks[3:]), "without a limit all of them begin"
+
+
+@pytest.mark.parametrize("how", ["ack", "complete", "fail", "bury", "release", "lose", "reap"])
+async def test_a_permit_comes_back_however_a_task_leaves_its_lease(bench: Bench, how: str) -> None:
+    lab, store = bench.lab, bench.lab.store
+    await bench.set(concurrency=1)
+    await lab.add(call(), call())
+    lease = b"\0\0\x27\x10" + b"l" * 16
+    await lab.claim(types="w")
+    await bench.settle()
+    (task_id,) = leased(await lab.claim(lease, types="w"))
+    assert (await lab.record(task_id)).permit
+    if how == "ack":
+        await store.ack(0, lease, [task_id])
+    elif how == "complete":
+        await store.complete(0, lease, [(task_id, 60_000, b"r")])
+    elif how in ("fail", "bury"):
+        await store.fail(0, lease, [Verdict(task_id, 100_000 if how == "fail" else None, "no")])
+    elif how == "release":
+        await store.release(0, lease, [task_id], delay_ms=100_000)
+    elif how == "lose":
+        await store.lose(0, lease, [task_id], losses_cap=1)
+    else:
+        await store.reap(0, lease_ms=10_000, losses_cap=3)
+        for _ in range(15):
+            await lab.move(2_000)
+            await store.reap(0, lease_ms=10_000, losses_cap=3)
+    assert await bench.used() == 0 and await lab.problems() == []
+    assert len(leased(await lab.claim(types="w"))) == 1, "whoever waits is found again at once"
+    if how not in ("ack", "complete", "reap"):
+        found = await lab.find(task_id)
+        assert found.place in ("home", "dead")
+
+
+async def test_who_adopts_a_task_adopts_its_permit(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(concurrency=1)
+    await lab.add(call(), call())
+    old, new = b"o" * 20, b"n" * 20
+    await lab.claim(types="w")
+    await bench.settle()
+    (task_id,) = leased(await lab.claim(old, types="w"))
+    await adopt(lab.store, 0, old, new, [task_id], lease_ms=10_000)
+    assert await lab.store.ack(0, old, [task_id]) == [task_id] and await bench.used() == 1
+    assert await bench.claim() == {} and await lab.problems() == []
+    await lab.store.ack(0, new, [task_id])
+    assert len(await bench.claim()) == 1
+
+
+async def test_a_task_that_is_acked_first_has_its_permit_until_it_ends_or_its_holder_is_gone(bench: Bench) -> None:
+    lab, store = bench.lab, bench.lab.store
+    await bench.set(concurrency=1)
+    await lab.add(*(call(delivery=DeliveryMode.AT_MOST_ONCE) for _ in range(3)))
+    lease = b"\0\0\x27\x10" + b"l" * 16
+
+    async def begin() -> bytes:
+        while not (took := leased(await lab.claim(lease, types="w"))):
+            await bench.settle()
+        (task_id,) = took
+        await store.ack(0, lease, [task_id])
+        assert await bench.claim() == {}
+        return task_id
+
+    first = await begin()
+    await lab.move(9_000)
+    await store.runner.run(permits.keep_call(store, 0, [(SEND, first)], 10_000))
+    await lab.move(9_000)
+    assert await bench.claim() == {}, "its holder keeps it"
+    await store.runner.run(permits.keep_call(store, 0, [(SEND, first)], 0))
+    await begin()
+    await lab.move(10_001)
+    assert len(await bench.claim()) == 1, "its holder is gone"
+    assert await lab.problems() == []
+
+
+@pytest.mark.parametrize("burst", [None, 2])
+async def test_no_more_begin_in_any_interval_than_the_rate(bench: Bench, burst: int | None) -> None:
+    lab = bench.lab
+    await bench.set(rate=rate_of("4/s"), burst=burst)
+    await lab.add(*(call() for _ in range(12)))
+    began: list[int] = []
+    for _ in range(160):
+        began += [lab.now] * len(await bench.claim())
+        await lab.move(25)
+    assert len(began) == 12
+    for first in began:
+        assert sum(first <= at < first + 1_000 for at in began) <= 4
+        assert burst is None or began.count(first) <= burst
+    assert began[-1] - began[0] <= (2_100 if burst is None else 2_700), "the rate is used"
+    assert await lab.problems() == []
+
+
+async def test_a_rate_holds_for_what_is_fired_in_place_and_the_claim_says_when_to_look(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(rate=rate_of("2/s"))
+    await lab.add(*(NewTask(queue="mail") for _ in range(3)))
+    assert (await lab.claim(channel="c", slots=0)).waits == {b"mail": True}
+    await bench.settle()
+    claimed = await lab.claim(channel="c", slots=0)
+    assert len(claimed.lateness_ms) == 2 and claimed.next_due_ms == lab.now + 1_001
+    await lab.move(1_000)
+    assert (await lab.claim(channel="c", slots=0)).lateness_ms == []
+    await lab.move(1)
+    assert len((await lab.claim(channel="c", slots=0)).lateness_ms) == 1
+    assert await bench.used(b"r") == 1
+
+
+async def test_a_permit_whose_task_left_unnoticed_is_found_by_the_sweep(bench: Bench) -> None:
+    """As an earlier version's node acks: its scripts know nothing of permits."""
+    lab = bench.lab
+    await bench.set(concurrency=1)
+    await lab.add(call(), call())
+    lease = b"l" * 20
+    await lab.claim(types="w")
+    await bench.settle()
+    (task_id,) = leased(await lab.claim(lease, types="w"))
+    await lab.client.delete(keys.lease(lab.tag, lease))
+    await lab.client.zrem(keys.leases(lab.tag), lease)
+    await lab.client.hdel(keys.leased(lab.tag), task_id)
+    assert await lab.kinds() == ["permit-stray"]
+    await bench.settle(sweep=True)
+    assert await lab.problems() == [] and len(await bench.claim()) == 1
+
+
+async def test_nothing_is_left_when_all_has_ended_and_the_limit_is_gone(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(concurrency=3, rate=rate_of("5/s"))
+    tasks = await lab.add(*(call() for _ in range(4)))
+    lease = b"l" * 20
+    await lab.claim(types="w")
+    await bench.settle()
+    took = leased(await lab.claim(lease, types="w"))
+    assert len(took) == 3
+    await lab.store.cancel([task_id for task_id in tasks if task_id not in took])
+    await lab.store.ack(0, lease, list(took))
+    await lab.move(2_000)
+    await bench.settle(sweep=True)
+    await bench.settle(sweep=True)
+    assert not await lab.client.exists(keys.permits(lab.tag), keys.ledger(lab.tag), keys.limited(lab.tag))
+    await bench.set()
+    await lab.claim(types="w")
+    found = await lab.client.exists(keys.steered(lab.tag), keys.held(lab.tag))
+    assert not found and not await lab.client.hexists(keys.clock(lab.tag), "steered")
+
+
+async def test_a_task_that_runs_without_its_permit_is_a_problem(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(concurrency=1)
+    await lab.add(call())
+    (task_id,) = await bench.claim()
+    await lab.client.zrem(keys.used(lab.tag, b"cmail"), task_id)
+    assert await lab.kinds() == ["permit-missing"]
+    lab.dirty = True
+
+
+async def test_more_than_is_dealt_is_a_problem(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(concurrency=1)
+    await lab.add(call(), call())
+    await lab.claim(types="w")
+    await bench.settle()
+    await lab.client.hset(keys.permits(lab.tag), "cmail", f"2 {lab.now} 0 0")
+    assert await lab.kinds() == ["permits-over"]
+    lab.dirty = True

@@ -1,0 +1,187 @@
+"""Permits are dealt such that no limit is ever passed, whatever message is lost, and such that none lies idle."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+
+from delaybox.core.permits import GRANT_MS, Grant, Needs, Share, deal, rate_of
+from delaybox.core.queue import QueueRules
+
+
+@dataclass
+class Place:
+    """A partition, as scripts/permits.lua does it. ``used``: until when each permit in use is used."""
+
+    number: int
+    budget: int = 0
+    seq: int = 0
+    waiting: int = 0
+    used: list[float] = field(default_factory=list)
+
+    def visit(self, grant: Grant | None, good: int, now: int) -> Needs:
+        cap = None
+        if grant is not None:
+            if grant.seq > self.seq and now <= good:
+                self.budget, self.seq = grant.budget, grant.seq
+            cap = grant.cap
+        self.used = [until for until in self.used if until >= now]
+        want = len(self.used) + self.waiting
+        if cap is not None:
+            self.budget = min(self.budget, max(cap, len(self.used)))
+        elif grant is not None:
+            self.budget = min(self.budget, max(want, len(self.used)))
+        return Needs(partition=self.number, budget=self.budget, seq=self.seq, want=want, deadline=self.number)
+
+    def claim(self, now: int, hold: int) -> int:
+        self.used = [until for until in self.used if until >= now]
+        taken = min(self.waiting, max(self.budget - len(self.used), 0))
+        self.waiting -= taken
+        self.used += [now + hold] * taken
+        return taken
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_interval_holds_more_than_the_rate_whatever_is_lost(seed: int) -> None:
+    rng = random.Random(seed)
+    rate = rate_of(rng.choice(["5/s", "20/s", "3/2s", "50/s"]))
+    permits, hold = rate.permits(None)
+    places = [Place(n) for n in range(6)]
+    ledger: dict[int, Share] = {}
+    late: list[tuple[int, Grant, int]] = []
+    claims: deque[int] = deque()
+    for now in range(1_000_000, 1_015_000, 5):
+        if rng.random() < 0.2:
+            rng.choice(places).waiting += rng.randrange(12)
+        place = rng.choice(places)
+        for _ in range(place.claim(now, hold)):
+            claims.append(now)
+        while claims and claims[0] <= now - rate.interval_ms:
+            claims.popleft()
+        assert len(claims) <= rate.count
+        if rng.random() < 0.5:
+            report = rng.choice(places).visit(None, 0, now)
+            if rng.random() < 0.05:
+                continue  # the report is lost
+            ledger, grants = deal(ledger, [report], permits, now)
+            late += [(now + rng.choice([0, 5, 40, 1_900, 2_500]), grant, now) for grant in grants]
+        for when, grant, made in [one for one in late if one[0] <= now]:
+            late.remove((when, grant, made))
+            if rng.random() < 0.9:
+                places[grant.partition].visit(grant, made + GRANT_MS, now)
+        assert sum(p.budget for p in places) <= permits
+
+
+def settle(places: list[Place], ledger: dict[int, Share], permits: int, now: int) -> dict[int, Share]:
+    """What an engine does, without any loss."""
+    asked: dict[int, Grant | None] = {p.number: None for p in places if p.waiting or p.budget}
+    for _ in range(10):
+        reports = [places[n].visit(grant, now + GRANT_MS, now) for n, grant in asked.items()]
+        ledger, grants = deal(ledger, reports, permits, now)
+        asked = {grant.partition: grant for grant in grants}
+        if not asked:
+            break
+    return ledger
+
+
+def test_work_in_one_partition_gets_all_permits_from_those_that_have_none_left() -> None:
+    places = [Place(n, waiting=100) for n in range(4)]
+    ledger = settle(places, {}, 20, 1_000)
+    assert [p.budget for p in places] == [5, 5, 5, 5]
+    for place in places[1:]:
+        place.waiting = 0
+    ledger = settle(places, ledger, 20, 2_000)
+    assert [p.budget for p in places] == [20, 0, 0, 0]
+    places[3].waiting = 1
+    settle(places, ledger, 20, 3_000)
+    assert [p.budget for p in places] == [19, 0, 0, 1]
+
+
+def test_with_fewer_permits_than_partitions_they_go_to_the_earliest_and_come_round() -> None:
+    places = [Place(n, waiting=1) for n in range(4)]
+    ledger = settle(places, {}, 1, 1_000)
+    order: list[int] = []
+    for turn in range(4):
+        now = 1_000 + turn
+        (has,) = [p for p in places if p.budget]
+        assert has.claim(now, 10_000) == 1
+        order.append(has.number)
+        has.used.clear()
+        ledger = settle([*places], ledger, 1, now)
+    assert order == [0, 1, 2, 3]
+
+
+def test_a_limit_that_is_lowered_is_taken_back() -> None:
+    places = [Place(n, waiting=100) for n in range(4)]
+    ledger = settle(places, {}, 20, 1_000)
+    places[0].claim(1_000, 10_000)
+    ledger = settle(places, ledger, 4, 2_000)
+    assert [p.budget for p in places] == [5, 0, 0, 0], "what is in use stays until it is used no more"
+    places[0].used.clear()
+    settle(places, ledger, 4, 3_000)
+    assert [p.budget for p in places] == [1, 1, 1, 1]
+
+
+def test_a_record_that_the_server_lost_is_made_again_from_reports() -> None:
+    ledger, _ = deal({}, [Needs(partition=1, budget=5, seq=900, want=5, deadline=1)], 8, 1_000)
+    assert ledger[1].dealt == 5
+    ledger, grants = deal(ledger, [Needs(partition=2, budget=0, seq=0, want=9, deadline=2)], 8, 1_000)
+    assert [(g.partition, g.budget) for g in grants if g.cap is None] == [(2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "burst", "permits", "hold"),
+    [
+        ("100/s", None, 100, 1_000),
+        ("100/s", 10, 10, 100),
+        ("100/s", 1, 1, 10),
+        ("100/s", 51, 50, 500),
+        ("5/10m", None, 5, 600_000),
+        ("7/s", 3, 1, 143),
+    ],
+)
+def test_permits_of_a_rate(text: str, burst: int | None, permits: int, hold: int) -> None:
+    rate = rate_of(text)
+    assert rate.permits(burst) == (permits, hold)
+    assert str(rate) == text
+    assert permits * -(-rate.interval_ms // hold) <= rate.count
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 10, 97, 100, 101, 1_000, 9_973])
+def test_a_burst_wastes_no_more_than_a_fiftieth(count: int) -> None:
+    for burst in {1, 2, 3, count // 3 or 1, count // 2 or 1, count}:
+        permits, hold = rate_of(f"{count}/s").permits(burst)
+        assert (permits <= burst and permits * -(-1_000 // hold) <= count) or hold == 1
+        assert permits * (count // permits) >= 0.98 * count
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "is no rate"),
+        ("100", "such as '100/s'"),
+        ("/s", "is no rate"),
+        ("-5/s", "is no rate"),
+        ("1.5/s", "is no rate"),
+        ("5/fortnight", "is no rate"),
+        ("0/s", "set paused"),
+        ("5/ms", "between 100ms and d"),
+        ("5/2d", "between 100ms and d"),
+        ("1000000/h", "such as '277/s'"),
+        ("9" * 5_000 + "/s", "is no rate"),
+    ],
+)
+def test_what_is_no_rate(text: str, part: str) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        rate_of(text)
+    assert part in str(error.value)
+
+
+def test_pools_of_a_queue() -> None:
+    rules = QueueRules(concurrency=3, rate=rate_of("10/s"))
+    assert [(p.name, p.permits, p.hold_ms) for p in rules.pools("mail")] == [(b"cmail", 3, 0), (b"rmail", 10, 1_000)]
+    assert [p.name for p in rules.pools("default")] == [b"c", b"r"]
+    assert QueueRules().pools("mail") == [] and not QueueRules(burst=3).limited
