@@ -491,7 +491,10 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             case _:
                 lanes = sorted(await self.client.keys(f"{tag}:ready:*"))  # or the seed would not repeat it
                 key = self.rng.choice(lanes).decode() if lanes else ""
-                await self.client.delete(key)
+                # What is kept of fairness keys beside it goes with it, or stays until the lane has ready work again.
+                await self.client.delete(
+                    key, *(key.replace(":ready:", f":{kind}:") for kind in ("fair", "fairq", "fairidle"))
+                )
         self.note("lost", key.removeprefix(tag))
 
     # -- the end ------------------------------------------------------------------------------------------------

@@ -95,30 +95,45 @@ function fair.enlist(tasks, W)
   for _, bucket in ipairs(missing.order) do
     for j, rec in ipairs(redis.call('HMGET', bucket, unpack(missing.by[bucket]))) do tasks[at[bucket][j]][5] = rec end
   end
-  local queues, woken, known = gather(), {}, nil
-  for _, t in ipairs(tasks) do
+  -- The keys of each lane, and where they start.
+  local found, wanted, as = {}, gather(), {}
+  for i, t in ipairs(tasks) do
     local rec, key, charge = t[5], '', 1
     if rec then
       local kind, flags, _, lane_at = rec_head(t[1], rec)
       if kind == 'ok' then key, charge = fair.of(rec, lane_at, flags) end
     end
     local s = suffix(t[2], t[3])
-    woken[s] = woken[s] or {}
-    local as = woken[s][key]
-    if not as then
-      as = key
-      if not redis.call('ZSCORE', k_keys(s), key) then
-        local start = tonumber(redis.call('ZSCORE', k_idle(s), key) or '')
-        known = known or tonumber(redis.call('HGET', K_FAIR, '') or '') or 0
-        if not start and known >= MOST_KEYS then as = SHARED end
-        local change = redis.call('ZADD', k_keys(s), 'NX', math.max(start or 0, state(s).virtual), as)
-        if start then change = change - redis.call('ZREM', k_idle(s), key) end
-        known = known + change
-        count(change)
-      end
-      woken[s][key] = as
+    found[i] = { s, key, charge }
+    if not as[s] then as[s] = {} end
+    if not as[s][key] then
+      as[s][key] = key
+      add1(wanted, s, key)
     end
-    add2(queues, k_queue(s), 0, member(as, t[4], t[1], charge))
+  end
+  local known
+  local active, queues, over = gather(), gather(), gather()
+  for _, s in ipairs(wanted.order) do
+    local keys = wanted.by[s]
+    local starts, idle = redis.call('ZMSCORE', k_keys(s), unpack(keys)), nil
+    for i, key in ipairs(keys) do
+      if not starts[i] then
+        idle = idle or redis.call('ZMSCORE', k_idle(s), unpack(keys))
+        known = known or tonumber(redis.call('HGET', K_FAIR, '') or '') or 0
+        local start = tonumber(idle[i] or '')
+        if start then add1(over, k_idle(s), key) elseif known < MOST_KEYS then known = known + 1 else as[s][key] = SHARED end
+        add2(active, k_keys(s), math.max(start or 0, state(s).virtual), as[s][key])
+      end
+    end
+  end
+  local before = 0
+  for _, key in ipairs(over.order) do before = before - #over.by[key] end
+  flush(over, 'ZREM')
+  for _, key in ipairs(active.order) do before = before + redis.call('ZADD', key, 'NX', unpack(active.by[key])) end
+  count(before)
+  for i, t in ipairs(tasks) do
+    local f = found[i]
+    add2(queues, k_queue(f[1]), 0, member(as[f[1]][f[2]], t[4], t[1], f[3]))
   end
   flush(queues, 'ZADD')
 end
@@ -161,7 +176,7 @@ function fair.take(out, lane, n)
   end
   -- Takes out the key with the lowest start, or nil. Those that were not read yet start no earlier than the last one that was.
   local function lowest()
-    while not f.all and (not heap[1] or heap[1].start >= f.last) do
+    while not f.all and (not heap[1] or heap[1].start > f.last) do
       local flat = redis.call('ZRANGE', k_keys(s), f.listed, f.listed + 63, 'WITHSCORES')
       for i = 1, #flat, 2 do push({ key = flat[i], start = tonumber(flat[i + 1]), found = {}, at = 0, from = 0 }) end
       f.listed, f.all, f.last = f.listed + #flat / 2, #flat < 128, tonumber(flat[#flat]) or 0
@@ -254,14 +269,13 @@ function fair.settle(out, records)
   for _, lane in ipairs(out.turns) do
     local f = lane.fair
     if f then
+      local starts, dry = gather(), gather()
       for key, k in pairs(f.used) do
-        if k.dry then
-          redis.call('ZREM', k_keys(f.s), key)
-          redis.call('ZADD', k_idle(f.s), k.start, key)
-        else
-          redis.call('ZADD', k_keys(f.s), 'XX', k.start, key)
-        end
+        add2(starts, k.dry and k_idle(f.s) or k_keys(f.s), k.start, key)
+        if k.dry then add1(dry, k_keys(f.s), key) end
       end
+      flush(starts, 'ZADD')
+      flush(dry, 'ZREM')
       local over = redis.call('ZRANGE', k_idle(f.s), '-inf', f.state.virtual, 'BYSCORE', 'LIMIT', 0, FORGOTTEN)
       if #over > 0 then
         redis.call('ZREM', k_idle(f.s), unpack(over))
