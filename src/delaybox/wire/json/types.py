@@ -28,7 +28,8 @@ from delaybox.core.limits import (
     QUEUE,
 )
 from delaybox.core.localtime import MAX_ZONE
-from delaybox.core.task import DELIVERY_MODES, ON_CONFLICT, UNIQUE_WHILE
+from delaybox.core.task import DELIVERY_MODES
+from delaybox.wire.json.key_types import OnConflictIn, UniqueWhileIn
 from delaybox.wire.json.share_types import FairnessKey, FairnessWeight
 from delaybox.wire.json.webhook_types import OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
 
@@ -253,26 +254,11 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     max_snooze: Annotated[
         Number, duration("for how long in all its own code may put it off (RetryLater), from the first time", "7d")
     ] = None
-    on_conflict: Annotated[
-        str | None,
-        Meta(
-            description="what is done where the idempotency key names a task already. keep: the first one stays. "
-            "replace: this one takes its place (debounce); a pending one keeps its id, one that runs is never tried "
-            "again",
-            extra_json_schema={"enum": list(ON_CONFLICT)},
-        ),
-    ] = None
+    on_conflict: OnConflictIn = None
     max_wait: Annotated[
         Number, duration("with replace: for how long such requests may put the task off, from the first on", "5m")
     ] = None
-    unique_while: Annotated[
-        str | None,
-        Meta(
-            description="the idempotency key is a lock, free again as soon as its task is no more pending (waits to be "
-            "handed out for the first time) or no more running, in whatever way it ends",
-            extra_json_schema={"enum": list(UNIQUE_WHILE)},
-        ),
-    ] = None
+    unique_while: UniqueWhileIn = None
     delivery: Annotated[
         str | None,
         Meta(
