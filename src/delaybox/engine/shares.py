@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part, Shares, Waiting
 from delaybox.engine.redis_time import local_ms
 from delaybox.store.record import lane_and_priority
-from delaybox.store.store import Store
+from delaybox.store.store import ClaimLimits, Store
 from delaybox.store.survey import SHARED, packed, survey_call, waiting
 
 _FRESH_MS = 15.0
@@ -92,9 +93,19 @@ class Chooser:
             self._waiting[p] = _less(self._waiting[p], part)
         return parts
 
-    def packed(self, part: Part) -> bytes:
-        """The plan of a claim."""
-        return packed(part, self._shares.charge)
+    def planned(
+        self,
+        due: Sequence[int],
+        limits: ClaimLimits,
+        parts: Mapping[int, Part],
+        lanes_at: Callable[[int], tuple[bytes, ...]],
+    ) -> Iterator[tuple[int, ClaimLimits]]:
+        """What each claim may take: its part; without one nothing, for it is only a look."""
+        for p in due:
+            part = parts.get(p, Part())
+            plan = packed(part, self._shares.charge) if p in parts else b""
+            items = max(limits.items, part.total)
+            yield p, replace(limits, lanes=lanes_at(p), slots=part.total, items=items, plan=plan)
 
     def took(self, leased: Sequence[bytes]) -> None:
         """Tasks came (flat: id, record, ...)."""

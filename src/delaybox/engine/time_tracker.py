@@ -287,17 +287,17 @@ class Tracker:
                 await self._claim(due, slots, parts)
         return 0.0
 
+    def _lanes_at(self, p: int) -> tuple[bytes, ...]:
+        return self._taker.lanes_at(p, all_=p in self._called)
+
     async def _parts(self, due: Sequence[int], slots: int) -> dict[int, Part] | None:
         """What to claim where, if there are fewer slots than work."""
         if not slots or self._catch_up.limited:
             return None
-        taker = self._taker
         # Nobody else may ask for these slots meanwhile.
         self._asked.count += slots
         try:
-            return await self._chooser.parts(
-                due, slots, _ITEMS, taker.types, lambda p: taker.lanes_at(p, all_=p in self._called)
-            )
+            return await self._chooser.parts(due, slots, _ITEMS, self._taker.types, self._lanes_at)
         finally:
             self._asked.count -= slots
 
@@ -339,7 +339,7 @@ class Tracker:
             plan=self._chooser.default,
         )
         if parts is not None:
-            asks = self._planned(due, limits, parts)
+            asks = [_Ask(p, own) for p, own in self._chooser.planned(due, limits, parts, self._lanes_at)]
         else:
             due = due[: slots or None]
             asks = self._ramped(due, limits) if self._catch_up.limited else self._asks(due, limits)
@@ -385,18 +385,6 @@ class Tracker:
             if own is None:
                 own = by_lanes[lanes] = replace(limits, lanes=lanes) if lanes else limits
             asks.append(_Ask(p, own))
-        return asks
-
-    def _planned(self, due: Sequence[int], limits: ClaimLimits, parts: Mapping[int, Part]) -> list[_Ask]:
-        asks: list[_Ask] = []
-        for p in due:
-            lanes, part = self._taker.lanes_at(p, all_=p in self._called), parts.get(p)
-            if part is None:
-                asks.append(_Ask(p, replace(limits, lanes=lanes, slots=0, plan=b"")))
-            else:
-                items = max(limits.items, part.total)
-                plan = self._chooser.packed(part)
-                asks.append(_Ask(p, replace(limits, lanes=lanes, slots=part.total, items=items, plan=plan)))
         return asks
 
     async def _send(
