@@ -22,7 +22,7 @@ from delaybox.cli.app import app as cli
 from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain, variable
-from delaybox.store.fsck import KINDS
+from delaybox.store.fsck_kinds import KINDS
 from delaybox.targets import http_metrics  # noqa: F401 - adds its metrics to the others
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
 

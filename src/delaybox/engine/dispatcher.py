@@ -11,8 +11,6 @@ from functools import partial
 from heapq import nlargest
 from operator import itemgetter
 
-from google.protobuf.message import DecodeError
-
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import (
     HAND_BACK,
@@ -32,6 +30,7 @@ from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskState, TaskType
+from delaybox.engine.expired import is_expired
 from delaybox.engine.kept import KeptPermits
 from delaybox.engine.levels import Levels
 from delaybox.engine.limiter import Limiter
@@ -42,7 +41,6 @@ from delaybox.engine.stored import Stored, StoredEverywhere
 from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import MAX_ITEMS, Store
-from delaybox.wire import body as wire_body
 
 log = logging.getLogger("delaybox.engine")
 
@@ -433,7 +431,7 @@ class Dispatcher:
         if not batch:
             return batch
         now = self._clocks.of(batch[0].partition).now_ms()
-        expired = [d for d in batch if d.look and _expired(d, now)]
+        expired = [d for d in batch if d.look and is_expired(d, now)]
         if not expired:
             return batch
         report(expired, Failed(EXPIRED, retryable=False))
@@ -499,11 +497,3 @@ class Dispatcher:
                     del leases[key]
                 else:
                     leases[key] = left - 1
-
-
-def _expired(d: Delivery, now_ms: float) -> bool:
-    try:
-        allowed = wire_body.decode(d.body).expire_after_ms
-    except DecodeError:
-        return False  # the target reports what is wrong with it
-    return 0 < allowed < now_ms - d.due_ms

@@ -1,0 +1,43 @@
+"""What `fsck` can find, and what each of it means."""
+
+from __future__ import annotations
+
+KINDS: dict[str, str] = {
+    "two-places": "the id lies in more than one of bucket, lease, dead letters, quarantine",
+    "wrong-bucket": "a record lies in a bucket that is not its id's",
+    "wrong-partition": "an id lies in a partition that is not its own",
+    "unreadable": "the record cannot be read; a claim or the scrubber will move it to quarantine",
+    "no-hint": "nothing will find this pending task when it is due",
+    "late-hint": "the near index names this task only after its due time",
+    "pointer-dangling": "a pointer in an expanded bucket names no task",
+    "bucket-not-listed": "a bucket that is not empty is missing from the list of buckets",
+    "bucket-empty": "the list of buckets names one that does not exist",
+    "lease-without-expiry": "nothing will reap this lease",
+    "expiry-without-lease": "an expiry names a lease that does not exist",
+    "leased-not-indexed": "the index does not name this task's lease, as when a node of an earlier version leased it",
+    "leased-dangling": "the index of leases names a lease that does not hold this task",
+    "dead-without-time": "a dead letter has no time of death, so it never ages out",
+    "time-without-dead": "a time of death names no dead letter",
+    "quarantine-without-time": "a quarantined record has no time",
+    "time-without-quarantine": "a time of quarantine names no record",
+    "result-without-time": "a kept result has no end, so it never goes away",
+    "time-without-result": "the end of a kept result names no result",
+    "key-missing": "a live task's idempotency key names it no longer, so it could be scheduled twice",
+    "key-expires": "a live task's idempotency key has an expiry",
+    "key-orphan": "an idempotency key names no task and never expires",
+    "key-wrong": "an idempotency key names a task that does not carry it",
+    "body-missing": "a task's body, stored apart, is gone",
+    "body-orphan": "a body is stored apart that no task needs",
+    "label-missing": "the index of labels does not list a task, so it is not found by its label",
+    "label-dangling": "the index of labels lists a task that is gone, or that has another label",
+    "history-not-listed": "what is remembered of ended tasks has no place in the list, so only its expiry removes it",
+    "history-not-counted": "the sums over what is remembered of ended tasks are not those of its parts",
+    "group-missing": "a task's group does not list it, so it is not released, moved or cancelled with it",
+    "group-dangling": "a group lists a task that is gone, or that belongs to another group",
+    "fair-orphan": "fairness keys are kept of a lane that has no ready work; they start anew when it has some",
+    "permit-missing": "a task that runs has no permit, so another one can begin that should wait",
+    "permit-stray": "a permit is in use by a task that does not run; time keepers find that within seconds",
+    "permits-over": "a partition may use more permits than are dealt to it, so a limit can be passed",
+    "watermark-wrong": "how far a Kafka partition was read cannot be read, or lies where nobody looks for it",
+}
+"""Every kind of problem and what it means; a problem's text starts with its kind."""
