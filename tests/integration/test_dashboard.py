@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -22,6 +23,7 @@ from delaybox.service import Service
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.children import Served
+from tests.nodes import Node
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
@@ -482,3 +484,27 @@ async def test_pages_say_that_the_store_is_away_and_come_back(make_server: Any) 
             assert status == 503 and "The store does not answer" in text and "data-away" in text, path
         own.start()
         await until_async(lambda: visitor.get("/dashboard")[0] == 200)
+
+
+async def test_a_node_without_the_role_api_can_show_it_on_a_port_of_its_own(server: RealServer, tmp_path: Path) -> None:
+    flags = (
+        "--redis",
+        server.url,
+        "--roles",
+        "clock",
+        "--set",
+        "dashboard.port=0",
+        "--set",
+        "dashboard.read_only=true",
+    )
+    node = Node(*flags, folder=tmp_path, environ={"DELAYBOX_STORAGE_PREFIX": a_prefix()})
+    try:
+        found = await asyncio.to_thread(node.wait_for, r"the dashboard is on http://127\.0\.0\.1:(\d+)")
+        visitor = Visitor(int(found[1]))
+        status, _, text = await asyncio.to_thread(visitor.get, "/dashboard/nodes")
+        assert status == 200 and "read only" in text
+        assert (await asyncio.to_thread(visitor.get, "/livez"))[0] == 200
+        assert (await asyncio.to_thread(visitor.get, "/v1/tasks"))[0] == 404
+        assert (await asyncio.to_thread(visitor.get, "/"))[1]["location"] == "/dashboard"
+    finally:
+        await asyncio.to_thread(node.stop)

@@ -430,3 +430,12 @@ def test_roles_that_leave_nothing_to_do_are_refused() -> None:
 
 def test_only_a_node_that_serves_rest_needs_credentials() -> None:
     load(environ={"DELAYBOX_ROLES": "clock,work"}, flags={"httpServer.host": "0.0.0.0"})
+
+
+@pytest.mark.parametrize("roles", ["api,clock", "clock"])
+def test_a_dashboard_that_others_can_reach_asks_for_tokens(roles: str) -> None:
+    environ = {"DELAYBOX_DASHBOARD_HOST": "0.0.0.0", "DELAYBOX_DASHBOARD_PORT": "8090", "DELAYBOX_ROLES": roles}
+    with pytest.raises(ConfigError, match=r"dashboard\.host .*without a credential"):
+        load(environ=environ)
+    assert load(environ={**environ, "DELAYBOX_DASHBOARD_ENABLED": "false"}).config.exposed == ()
+    assert load(environ={**environ, "DELAYBOX_AUTH_TOKENS": "a-token-of-the-tests"}).config.dashboard.port == 8090
