@@ -67,6 +67,8 @@ def world(make: object, server: RealServer, tmp_path_factory: pytest.TempPathFac
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
+            bearer = {"Authorization": f"Bearer {TOKEN}"}
+            running.until(lambda: running.call("GET", "/v1/workers", headers=bearer)[2]["count"])
             with Client(servers, token=TOKEN) as client:
                 yield World(running, folder, client)
         finally:
@@ -97,7 +99,7 @@ def page(window: Browser) -> Iterator[Browser]:
 def test_a_failed_task_is_found_read_replayed_and_succeeds(page: Browser, world: World) -> None:
     # Whichever test was first has mended it.
     (world.folder / "mended").unlink(missing_ok=True)
-    handle = world.client.schedule("mail.send", {"to": "ann@example.org"}, labels={"customer": "c-17"})
+    handle = world.client.schedule("mail.send", {"to": "ann@example.org"}, queue="mail", labels={"customer": "c-17"})
     until(lambda: handle.get().state == "failed", world.node.output)
     page.go(world.base)
     page.click("failed for good")
@@ -130,7 +132,7 @@ def test_a_queue_is_paused_and_goes_on(page: Browser, world: World) -> None:
     page.click("Pause", "main button")
     page.see("Queue mail is paused.")
     page.see("it is drained")
-    handle = world.client.schedule("mail.send", {"to": "bob@example.org"})
+    handle = world.client.schedule("mail.send", {"to": "bob@example.org"}, queue="mail")
     page.go(f"{world.base}/queues")
     page.see("paused")
     page.go(f"{world.base}/tasks/{handle.id}")
