@@ -7,7 +7,6 @@ page of records.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -273,23 +272,8 @@ class _Check:
 
     async def _permits(self, p: int) -> None:
         """What is in use of pools, and that no partition may use more than its record says."""
-        tag = self.store.tags[p]
-        for pool in self.pools[p]:
-            if pool[:1] == b"c":
-                async for member in self._zset(keys.used(tag, pool)):
-                    self.counts["permits"] += 1
-                    if member in self.seen_in:
-                        continue
-                    until, lease_id = await self.servers.together(
-                        [("ZSCORE", keys.used(tag, pool), member), ("HGET", keys.leased(tag), member)]
-                    )
-                    if until is not None and until == math.inf and lease_id is None:
-                        self._report("permit-stray", p, f"id {_name(member)}")
-        async for page in self._hash(keys.permits(tag)):
-            for pool, _ in page:
-                self.counts["pools of permits"] += 1
-                if (over := await permits.over(self.store, p, pool)) is not None:
-                    self._report("permits-over", p, f"pool {pool.decode(errors='replace')!r}: {over}")
+        for kind, what in await permits.problems(self.store, p, self.pools[p], self.seen_in):
+            self._report(kind, p, what)
 
     async def _pairs(self, p: int, listed: set[bytes]) -> None:
         """Lease hashes and their expiries, those that differ looked at again in one moment each."""

@@ -5,6 +5,7 @@ The record of a pool (`core.permits.Ledger`) lies in the partition that its name
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from delaybox.core.partition import of_key
 from delaybox.core.permits import GRANT_MS, Grant, Ledger, Needs, Pool, Share
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
+from delaybox.store.scanning import hash_pages, zset_members
 from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import Store
 
@@ -195,3 +197,27 @@ async def over(store: Store, partition: int, pool: bytes) -> str | None:
         if budget <= dealt:
             return None
     return f"{budget} may be in use, {dealt} are dealt" if before == again else None
+
+
+async def problems(
+    store: Store, partition: int, pools: Iterable[bytes], leased: Collection[bytes]
+) -> list[tuple[str, str]]:
+    """What `fsck` finds wrong in a partition: the kind, and what it is about. ``pools``: those with permits in use;
+    ``leased``: tasks that were seen in leases. StoreUnavailable."""
+    tag, found = store.tags[partition], list[tuple[str, str]]()
+    for pool in pools:
+        if pool[:1] != b"c":
+            continue
+        async for member in zset_members(store.servers, keys.used(tag, pool), _PART):
+            if member in leased:
+                continue
+            until, lease_id = await store.servers.together(
+                [("ZSCORE", keys.used(tag, pool), member), ("HGET", keys.leased(tag), member)]
+            )
+            if until == math.inf and lease_id is None:
+                found.append(("permit-stray", f"id {member.hex()}"))
+    async for page in hash_pages(store.servers, keys.permits(tag), _PART):
+        for pool, _ in page:
+            if (wrong := await over(store, partition, pool)) is not None:
+                found.append(("permits-over", f"pool {pool.decode(errors='replace')!r}: {wrong}"))
+    return found
