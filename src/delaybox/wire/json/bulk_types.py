@@ -19,6 +19,8 @@ from delaybox.wire.json.types import (
 )
 
 PENDING_STATES = ("scheduled", "ready")
+MAX_CHANGED = 1_000_000_000
+"""Of the limit of one call; none is no limit."""
 
 
 class SelectionRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
@@ -42,7 +44,7 @@ class SelectionRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, g
         int | float | None,
         Meta(
             description="change at most this many; no limit unless given",
-            extra_json_schema={"x-is": {"type": ["integer", "null"], "minimum": 1}},
+            extra_json_schema={"x-is": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_CHANGED}},
         ),
     ] = None
     dry_run: Annotated[bool | None, Meta(description="true: count and show a sample, change nothing")] = None

@@ -183,8 +183,10 @@ def _chosen(asked: bulk_types.SelectionRequest) -> Chosen:
     limit = 0
     if asked.limit is not None:
         limit = whole("limit", asked.limit)
-        if limit < 1:
-            raise InvalidTask("limit", f"limit {limit} is less than 1; give 1 or more, or leave it out for no limit")
+        if not 1 <= limit <= bulk_types.MAX_CHANGED:
+            raise InvalidTask(
+                "limit", f"limit {limit} is not from 1 to {bulk_types.MAX_CHANGED}; leave it out for no limit"
+            )
     return Chosen(found, limit, bool(asked.dry_run))
 
 
