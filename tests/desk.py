@@ -12,7 +12,7 @@ from delaybox.core.delivery import Delivery, Outcome
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine.stored import Stored
+from delaybox.engine.stored import StoreProgress
 from delaybox.store.leases import Adopted
 from delaybox.targets.worker_gateway import Gateway, LanePool
 from delaybox.targets.worker_session import Profile, WorkerSession
@@ -61,7 +61,7 @@ class Host:
 
     def __init__(self) -> None:
         self.pools: list[Any] = []
-        self.stored = Stored()
+        self.stored = StoreProgress()
 
     def admit(self, *, lanes: Sequence[bytes], target: Any, room: Any) -> Claimer:
         self.pools.append(target)

@@ -58,7 +58,7 @@ class FakeService:
             for task in tasks
         ]
 
-    async def get(self, task_id: str) -> TaskView:
+    async def get(self, task_id: str, *, wait_ms: int = 0) -> TaskView:
         self._note("get", task_id)
         if self.found is None:
             raise TaskFinished("gone")
@@ -72,7 +72,7 @@ class FakeService:
         self._note("dead", wanted, cursor, limit)
         return Page([view(state=TaskState.FAILED, reason="no")])
 
-    async def cancel(self, task_id: str, *, free_key: bool = False) -> None:
+    async def cancel(self, task_id: str, *, free_key: bool = False, running: bool = False) -> None:
         self._note("cancel", task_id, free_key)
 
     async def update(self, task_id: str, **what: Any) -> TaskView:

@@ -23,7 +23,7 @@ def delaybox(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Compl
     ("arguments", "words"),
     [
         ("list --json --limit x", "'--limit'"),
-        ("get --json", "Missing argument 'ID'"),
+        ("get --json", "give the id of a task"),
         ("lst --json", "No such command 'lst'"),
         ("serve --log-format json --prot 1", "No such option"),
     ],

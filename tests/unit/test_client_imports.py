@@ -9,10 +9,10 @@ _BLOCKED = """
 import sys
 
 class Only:
-    allowed = {"delaybox", "google", "grpc", "typing_extensions"} | sys.stdlib_module_names
+    allowed = {"delaybox", "google", "grpc", "typing_extensions", "tzdata"} | sys.stdlib_module_names
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in self.allowed:
+        if name.partition(".")[0] not in self.allowed and not name.startswith("_sysconfigdata"):
             raise ImportError(f"{name} is not a dependency of a client")
 
 # What site-packages' own start-up files loaded does not count.

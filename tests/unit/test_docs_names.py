@@ -23,7 +23,8 @@ _GENERATED = re.compile(r"<!-- generated: (\w+) -->\n.*?\n<!-- end -->", re.DOTA
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 _CALL = re.compile(r"(?:^[$ ]*|[(/]|\$\()delaybox ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)?)([^|#;\n]*)")
 SECTIONS = {key.partition(".")[0] for key in _FIELDS if "." in key}
-FOREIGN_VARIABLES = {"CONFIG", "SERVER", "GRPC_SERVERS", "TOKEN", "TASK_ID", "ATTEMPT", "FENCING"}
+_FILES = (".yaml", ".yml", ".txt", ".py", ".properties", ".lua")
+FOREIGN_VARIABLES = {"CONFIG", "SERVER", "GRPC_SERVERS", "WORKER_REDIS", "TOKEN", "TASK_ID", "ATTEMPT", "FENCING"}
 """Without DELAYBOX_: what clients, workers, the command line and commands of tasks read."""
 
 
@@ -86,7 +87,7 @@ def test_settings_and_variables_exist(page: Path) -> None:
     }
     for piece in pieces(page):
         for key in re.findall(r"(?<![\w./-])([a-z]+[A-Za-z]*(?:\.[a-z][A-Za-z]+)+)(?![\w./(-])", piece):
-            if key.partition(".")[0] in SECTIONS and not key.endswith((".yaml", ".yml", ".txt", ".py", ".properties")):
+            if key.partition(".")[0] in SECTIONS and not key.endswith(_FILES):
                 assert key in known, f"{page.name}: there is no setting {key}"
         for key in re.findall(r"--set ([a-z][A-Za-z.]*)=", piece):
             assert key in known, f"{page.name}: there is no setting {key}"

@@ -26,6 +26,7 @@ MIRRORED = {
     "Result": {CLIENT, SCHEMA},
     "Retry": {CLIENT, SCHEMA},
     "Scheduled": {CLIENT, SCHEMA},
+    "Slack": {DOMAIN, CLIENT, SCHEMA},
     "Task": {CLIENT, SCHEMA},
     "Worker": {"worker", SCHEMA},
 }

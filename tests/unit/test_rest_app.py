@@ -25,6 +25,7 @@ from delaybox.core.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from delaybox.core.query import QueueStats
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.processes.settings import decode, encode
@@ -57,6 +58,9 @@ class FakeService:
         if self.error:
             raise self.error
         return StoreCounts(5, 4, 3, 2, 1)
+
+    async def queues(self) -> list[QueueStats]:
+        return []
 
     async def due_soon(self) -> dict[str, int]:
         return {"10s": 7}

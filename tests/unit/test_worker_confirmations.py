@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from delaybox.core.delivery import DONE, HAND_BACK
-from delaybox.engine.stored import Stored
+from delaybox.engine.stored import StoreProgress
 from tests.desk import Desk, delivery, messages_of, tasks_of
 
 
@@ -56,7 +56,7 @@ async def test_a_node_that_ends_handles_nothing_more() -> None:
 
 
 async def test_waiting_ends_when_all_is_stored() -> None:
-    stored = Stored()
+    stored = StoreProgress()
     stored.reported()
     mark = stored.mark
     waiting = asyncio.create_task(stored.wait(mark, within_s=30))

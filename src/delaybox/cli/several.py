@@ -11,8 +11,8 @@ import typer
 from delaybox.cli import messages
 from delaybox.cli.client import NodeRefused, RestClient, segment
 from delaybox.cli.exits import Exit
+from delaybox.cli.usage import UsageError
 from delaybox.core import texts
-from delaybox.core.errors import ConfigError
 from delaybox.core.limits import MAX_PAGE
 
 """Most tasks that a node returns at once."""
@@ -39,9 +39,9 @@ def pages(
 
 
 def address_of(task_id: str | None, key: str | None) -> str:
-    """The path of the task that an id or an idempotency key names. ConfigError."""
+    """The path of the task that an id or an idempotency key names. UsageError."""
     if (task_id is None) == (key is None):
-        raise ConfigError("give the id of a task, or --key with its idempotency key; one of them")
+        raise UsageError("give the id of a task, or --key with its idempotency key; one of them")
     return f"/v1/tasks/{segment(task_id)}" if task_id is not None else f"/v1/tasks/by-key?{urlencode({'key': key})}"
 
 

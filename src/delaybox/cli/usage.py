@@ -16,6 +16,8 @@ from delaybox.cli import messages
 
 ClickError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """typer brings a copy of click, or uses the installed one: one of its errors leads to the others."""
+UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+"""A command was called in a wrong way."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of writing that are no mistake of the program."""
 _AFTER_THE_COMMAND = ("--server", "--token", "--json")

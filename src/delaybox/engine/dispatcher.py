@@ -37,7 +37,7 @@ from delaybox.engine.limiter import Limiter
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.settler import Settler
-from delaybox.engine.stored import Stored, StoredEverywhere
+from delaybox.engine.stored import StoredEverywhere, StoreProgress
 from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import MAX_ITEMS, Store
@@ -96,7 +96,7 @@ class Dispatcher:
         self._settlers: dict[int, Settler] = {}
         self._everywhere = StoredEverywhere()
         self._started = False
-        self.stored: Stored = self._everywhere if store.servers.sharded else self._settler_at(0).stored
+        self.stored: StoreProgress = self._everywhere if store.servers.sharded else self._settler_at(0).stored
         """How far the outcomes that were reported are stored."""
         self._fired = Rates(time.monotonic())
         self.levels = Levels(rules)

@@ -29,7 +29,7 @@ from delaybox.engine.placement import Placement
 from delaybox.engine.redis_time import Clocks, local_ms
 from delaybox.engine.rules import RuleReader
 from delaybox.engine.station import Station
-from delaybox.engine.stored import Stored
+from delaybox.engine.stored import StoreProgress
 from delaybox.engine.trackers import Trackers
 from delaybox.engine.wakeups import Wakeups
 from delaybox.service.recorder import Recorder
@@ -132,7 +132,7 @@ class Engine:
         return self._dispatcher.in_flight
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> StoreProgress:
         """How far the outcomes that targets reported are stored."""
         return self._dispatcher.stored
 

@@ -25,7 +25,7 @@ from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_SNOOZE_MS, TaskState
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.stored import Stored
+from delaybox.engine.stored import StoreProgress
 from delaybox.service.recorder import Recorder
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
@@ -79,7 +79,7 @@ class Settler:
         self._settled = settled
         self._acks: list[Delivery] = []
         self._others: list[_Item] = []
-        self.stored = Stored()
+        self.stored = StoreProgress()
         """How far what was reported is stored."""
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()

@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 
 
-class Stored:
+class StoreProgress:
     """Counts the rounds in which outcomes are stored. A round has all that was reported before it began, and what an
     earlier round could not store."""
 
@@ -53,16 +53,16 @@ class Stored:
 _MOST_MARKS = 1_000
 
 
-class StoredEverywhere(Stored):
+class StoredEverywhere(StoreProgress):
     """The same over the settlers of several servers: something is stored when each of them has stored its part."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._parts: list[Stored] = []
+        self._parts: list[StoreProgress] = []
         self._last = 0
         self._marks: deque[tuple[int, list[int]]] = deque()
 
-    def add(self, part: Stored) -> None:
+    def add(self, part: StoreProgress) -> None:
         """Counts one more settler in, before anything is reported to it."""
         self._parts.append(part)
 

@@ -24,7 +24,7 @@ _NEVER = b"\xff" * 17
 """Behind every id."""
 
 
-class Member(NamedTuple):
+class GroupedTask(NamedTuple):
     """A task that an index names. ``leased``: it runs."""
 
     record: Record
@@ -43,7 +43,7 @@ async def places(store: Store, group: str, start: int = 0) -> list[int]:
     return [p for p, (some,) in zip(partitions, found, strict=True) if some]
 
 
-async def members(store: Store, partition: int, group: str, after: bytes = b"") -> AsyncIterator[list[Member]]:
+async def members(store: Store, partition: int, group: str, after: bytes = b"") -> AsyncIterator[list[GroupedTask]]:
     """The tasks of a group in one partition that wait or run, in the order of their ids, behind the id ``after``.
 
     Dead letters are left out. A page may be empty. StoreUnavailable.
@@ -60,7 +60,7 @@ async def members(store: Store, partition: int, group: str, after: bytes = b"") 
         after = task_ids[-1]
 
 
-async def read_members(store: Store, task_ids: Sequence[bytes]) -> list[Member]:
+async def read_members(store: Store, task_ids: Sequence[bytes]) -> list[GroupedTask]:
     """Those of some tasks that wait or run. StoreUnavailable."""
 
     def tag(task_id: bytes) -> str:
@@ -76,12 +76,12 @@ async def read_members(store: Store, task_ids: Sequence[bytes]) -> list[Member]:
         [("HGET", keys.lease(tag(task_id), lease), task_id) for task_id, lease in running]
     )
     in_lease = dict(zip([task_id for task_id, _ in running], held, strict=True))
-    out: list[Member] = []
+    out: list[GroupedTask] = []
     for task_id, raw in zip(task_ids, at_home, strict=True):
         there = raw or in_lease.get(task_id)
         try:
             if there:
-                out.append(Member(read(task_id, there), not raw))
+                out.append(GroupedTask(read(task_id, there), not raw))
         except UnreadableRecord:
             continue
     return out

@@ -244,7 +244,7 @@ async def _labelled(store: Store, wanted: TaskQuery, place: list[Any], limit: in
 
 async def _with_label(
     store: Store, wanted: TaskQuery, name: str, start: int = 0, after: bytes = b""
-) -> AsyncIterator[list[groups.Member]]:
+) -> AsyncIterator[list[groups.GroupedTask]]:
     """The tasks that seem to have one of the labels, some hundreds at a time, by partition and id."""
     found = await labels.candidates(store, name, wanted.labels[name], start)
     left = [one for one in found if one > (start, after)]

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Protocol
 
 
-class Outcomes(Protocol):
+class OutcomeStore(Protocol):
     """How far the outcomes that were reported are stored; in a node it is the engine's `Stored`."""
 
     @property
@@ -27,7 +27,7 @@ class Outcomes(Protocol):
 class Confirmations:
     """The messages of one session. ``handled``: the highest number of those that were handled."""
 
-    def __init__(self, outcomes: Outcomes) -> None:
+    def __init__(self, outcomes: OutcomeStore) -> None:
         self.handled = 0
         self._outcomes = outcomes
         self._waiting: deque[tuple[int, int]] = deque()

@@ -23,7 +23,7 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_adoption import Adopting, Adoption
-from delaybox.targets.worker_confirmations import Outcomes
+from delaybox.targets.worker_confirmations import OutcomeStore
 from delaybox.targets.worker_lives import Lives
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
 from delaybox.targets.worker_session import Profile, WorkerSession
@@ -53,7 +53,7 @@ class ClaimHost(Adopting, Protocol):
     """Makes claimers, adopts tasks and stores outcomes; in a node it is the engine."""
 
     @property
-    def stored(self) -> Outcomes:
+    def stored(self) -> OutcomeStore:
         """How far the outcomes that were reported are stored."""
 
     def admit(self, *, lanes: Sequence[bytes], target: Target, room: Callable[[], int]) -> Any:

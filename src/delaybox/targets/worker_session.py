@@ -20,7 +20,7 @@ from delaybox.core.delivery import DONE, ELSEWHERE, HAND_BACK, Delivery, Done, F
 from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
-from delaybox.targets.worker_confirmations import Confirmations, Outcomes
+from delaybox.targets.worker_confirmations import Confirmations, OutcomeStore
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
 from delaybox.wire import result as wire_result
 from delaybox.wire.assignment import assignment
@@ -73,7 +73,7 @@ class Profile:
 class WorkerSession:
     """One worker's session. ``credit`` counts only while a stream is open and the worker does not drain."""
 
-    def __init__(self, session_id: str, profile: Profile, outcomes: Outcomes, *, max_output: int) -> None:
+    def __init__(self, session_id: str, profile: Profile, outcomes: OutcomeStore, *, max_output: int) -> None:
         self.id = session_id
         self.profile = profile
         self.credit = 0

@@ -63,7 +63,7 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         delivery=_delivery(new.delivery),
         group=new.group,
         fairness_key=new.fairness_key,
-        fairness_weight=new.fairness_weight,
+        fairness_weight=_weight(new.fairness_weight),
         zone=new.zone,
         created=stored.created,
         warning=stored.warning,
@@ -98,7 +98,7 @@ def task(view: TaskView) -> types.Task:
         delivery=_delivery(view.delivery),
         group=view.group,
         fairness_key=view.fairness_key,
-        fairness_weight=view.fairness_weight,
+        fairness_weight=_weight(view.fairness_weight),
         zone=view.zone,
         attempt=view.attempt,
         losses=view.losses,
@@ -282,3 +282,7 @@ def forecast(steps: Sequence[ForecastStep], step_ms: int) -> types.Forecast:
         sum(s.count for s in steps),
         [types.Step(render_moment(s.start_ms), s.start_ms, s.count) for s in steps],
     )
+
+
+def _weight(weight: float) -> float:
+    return types.EVEN_WEIGHT if weight == types.EVEN_WEIGHT else weight

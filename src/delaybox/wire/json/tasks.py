@@ -238,7 +238,7 @@ class Timed(Protocol):
     delay: types.Number
 
 
-class When(NamedTuple):
+class DueAsked(NamedTuple):
     """A due time or a delay, or neither. ``zone``: in which the time was given; None: in none."""
 
     due_ms: int | None = None
@@ -246,7 +246,7 @@ class When(NamedTuple):
     zone: str | None = None
 
 
-def when_of(asked: Timed, reader: JsonReader[Any], body: bytes) -> When:
+def when_of(asked: Timed, reader: JsonReader[Any], body: bytes) -> DueAsked:
     """When the task of a body is to be due. InvalidTask."""
     at, delay = asked.at, asked.delay
     if at is not None:
@@ -255,12 +255,12 @@ def when_of(asked: Timed, reader: JsonReader[Any], body: bytes) -> When:
             raise InvalidTask("delay", f"at {show(shown)} and delay {show(delay)} are both given; give one of them")
         if isinstance(at, types.LocalTime):
             fold = 0 if at.fold is None else whole("at.fold", at.fold)
-            return When(local_ms("at", at.local, at.zone, fold), None, at.zone)
-        return When(moment_ms("at", _number(reader, body, "at", at)))
-    return _AT_ONCE if delay is None else When(None, duration(reader, body, "delay", delay, least=0))
+            return DueAsked(local_ms("at", at.local, at.zone, fold), None, at.zone)
+        return DueAsked(moment_ms("at", _number(reader, body, "at", at)))
+    return _AT_ONCE if delay is None else DueAsked(None, duration(reader, body, "delay", delay, least=0))
 
 
-_AT_ONCE: Final = When()
+_AT_ONCE: Final = DueAsked()
 
 
 def type_of(field: str, text: str) -> TaskType:

@@ -78,6 +78,10 @@ Number = str | int | float | None
 """A moment or duration; a float only where it is a whole number (1.7e12), which the readers check."""
 
 
+EVEN_WEIGHT: Final = 1.0
+"""This very object is left out of answers: msgspec compares defaults by identity."""
+
+
 class LocalTime(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What a clock shows in a time zone. Where clocks go forward, a time that does not exist lies behind the gap; where
     they go back, the first of two is taken, or with `fold` 1 the second."""
@@ -379,7 +383,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     labels: dict[str, str] = {}
     group: str = ""
     fairness_key: str = ""
-    fairness_weight: Annotated[float, Meta(description="where it is not 1")] = 1.0
+    fairness_weight: Annotated[float, Meta(description="where it is not 1")] = EVEN_WEIGHT
     zone: Annotated[str, Meta(description="the time zone in which its time was meant")] = ""
     timeout_ms: Count = 0
     expire_after_ms: Count = 0
