@@ -133,7 +133,7 @@ def test_a_task_from_schedule_to_its_end(cli: Cli) -> None:
     assert "priority low" in cli("reschedule", task_id, "--delay", "2h").out
 
     assert cli("run-now", task_id).out == f"{task_id}  due now\n"
-    until(lambda: cli("get", task_id).code == 5)
+    until(lambda: cli("get", task_id, "--json").json()["state"] == "succeeded")
     gone = cli("cancel", task_id)
     assert gone.code == 5
     assert f"task {task_id}" in gone.err
@@ -145,7 +145,8 @@ def test_cancelled_is_gone(cli: Cli) -> None:
     again = cli("cancel", one, two, "--json")
     assert again.code == 5
     assert [(r["ok"], r["error"]["code"]) for r in again.json()["results"]] == [(False, "not_found")] * 2
-    assert cli("get", one).code == 5
+    assert cli("get", one, "--json").json()["state"] == "cancelled"
+    assert cli("get", UNKNOWN).code == 5
 
 
 def test_of_several_ids_each_is_told_of(cli: Cli) -> None:
