@@ -1,5 +1,7 @@
 # Two commands to know: `make demo` and `make test`. Both set up .venv by themselves on their first run.
 SHELL := /bin/bash
+# Tests start some thousand processes: without the compiled files each would compile all of DelayBox again.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup check check-install check-deploy site bench-report format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
 
