@@ -57,7 +57,12 @@ class Checks:
 
     async def clean(self) -> None:
         report = await fsck(self.store)
-        assert report.problems == [], "\n".join(report.problems)
+        problems = report.problems
+        if self.lossy:
+            # The scrubber walks what waits: a group that was lost by hand lists a task again when it is home again.
+            away = [f"id {ids.render(t.task_id)}:" for t in self.model.of(State.LEASED, State.DEAD)]
+            problems = [p for p in problems if not (p.startswith("group-missing:") and any(i in p for i in away))]
+        assert problems == [], "\n".join(problems)
 
     async def check_leftovers(self) -> None:
         dead = {t.task_id for t in self.model.of(State.DEAD)}
