@@ -59,8 +59,9 @@ class Recorder:
 
         Of very many that succeed most are only counted: to note each of them would cost a drain a tenth of its rate.
         """
-        if not self.on:
+        if not self.on or not deliveries:
             return
+        ended_ms = self._now(deliveries[0].partition)
         if state is TaskState.SUCCEEDED:
             room = self._allowed(len(deliveries))
             if room < len(deliveries):
@@ -77,7 +78,7 @@ class Recorder:
                     reason,
                     due_ms=d.due_ms,
                     fired_ms=d.fired_ms,
-                    ended_ms=self._now(d.partition),
+                    ended_ms=ended_ms,
                     priority=d.priority,
                     attempt=d.attempt + failed,
                     deliveries=d.token,
