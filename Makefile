@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.setup-done
 GEN := src/delaybox/wire/gen
-WORKERS ?= 2
+# Tests wait more than they compute, so there may be more of them than cores.
+WORKERS ?= 3
 PEERS := benchmarks/peers/python
 
 help:
