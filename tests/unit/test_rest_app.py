@@ -59,7 +59,7 @@ class FakeService:
             raise self.error
         return StoreCounts(5, 4, 3, 2, 1)
 
-    async def queues(self) -> list[QueueStats]:
+    async def queues(self, *, pending: bool = True) -> list[QueueStats]:
         return []
 
     async def due_soon(self) -> dict[str, int]:

@@ -71,21 +71,24 @@ def _ready(tag: str, replies: Iterator[list[bytes]]) -> list[tuple[bytes, Comman
     ]
 
 
-async def queues(store: Store) -> list[QueueStats]:
-    """Every queue that has tasks pending (in a large store: due before the horizon) or in flight."""
+async def queues(store: Store, *, pending: bool = True) -> list[QueueStats]:
+    """Every queue that has tasks pending (in a large store: due before the horizon) or in flight.
+
+    Without ``pending`` what only waits for its time is not read, and counts for nothing.
+    """
     counts = await store.counts()
-    complete = sum(c.pending for c in counts) <= _ALL_UP_TO
-    return await _queues(store, complete, counts[0].now_ms)
+    complete = pending and sum(c.pending for c in counts) <= _ALL_UP_TO
+    return await _queues(store, complete, counts[0].now_ms, sample=pending and not complete)
 
 
-async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]:
+async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) -> list[QueueStats]:
     pending: Counter[bytes] = Counter()
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
     guessed = False
     ask_many = store.servers.ask_many
     for tag in store.tags:
-        nears = keys.nears(tag)
+        nears = keys.nears(tag) if sample else ()
         # Due tasks that wait for a worker stay in near for a while; of other tasks time keepers leave none there.
         waits = [keys.near(tag, priority, TaskType.WORKER.value) for priority in range(4)]
         replies = iter(
@@ -103,8 +106,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
             )
         )
         for members in islice(replies, len(nears)):
-            if not complete:
-                pending.update(of_hint(member)[1] for member in members)
+            pending.update(of_hint(member)[1] for member in members)
         for members in islice(replies, len(waits)):
             ready.update(of_hint(member)[1] for member in members)
         lanes = _ready(tag, replies)
@@ -137,7 +139,7 @@ async def _queues(store: Store, complete: bool, now_ms: int) -> list[QueueStats]
             if not complete:
                 pending[lane] += many
     sums: dict[tuple[TaskType, str], list[bytes]] = {}
-    for lane in sorted(pending.keys() | in_flight.keys()):
+    for lane in sorted(pending.keys() | ready.keys() | in_flight.keys()):
         try:
             task_type, queue, _ = split(lane)
         except ValueError:

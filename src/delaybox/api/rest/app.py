@@ -259,7 +259,7 @@ class _Api:
                 due = await self._service.due_soon()
                 scaling = await self._service.scaling(_ALL_KINDS)
                 # Estimated counts mean more lanes than a scrape should look at.
-                self._node.queues = () if counts.estimated else await self._service.queues()
+                self._node.queues = () if counts.estimated else await self._service.queues(pending=False)
         except (TimeoutError, DelayBoxError):
             metrics.store_down()
         else:
