@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from delaybox.service.bulk import Selection
+from delaybox.service.readiness import STALE_HEARTBEAT_MS, Readiness
 from delaybox.service.records import RecordService
 from delaybox.service.rules import ShownRules
 from delaybox.service.serving import LIVE_NODE_MS
-from delaybox.service.tasks import STALE_HEARTBEAT_MS, Readiness, Service, StoreCounts
+from delaybox.service.tasks import Service, StoreCounts
 from delaybox.service.watch import Change, Watch
 
 __all__ = [

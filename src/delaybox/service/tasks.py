@@ -22,7 +22,7 @@ from delaybox.core.errors import (
 from delaybox.core.history import NO_HISTORY, HistoryPage, HistoryQuery, HistoryRules
 from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
-from delaybox.core.membership import LivingNode, nodes_of, together
+from delaybox.core.membership import LivingNode, nodes_of
 from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
 from delaybox.core.queue import RuleBook, why_paused
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
@@ -31,12 +31,13 @@ from delaybox.core.words import show
 from delaybox.service.bulk import Bulk, Selection
 from delaybox.service.dead import DeadByReason
 from delaybox.service.history import History
+from delaybox.service.readiness import Readiness, look
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
 from delaybox.service.submit import BatchItem, Submitter
 from delaybox.service.watch import Watch, Watcher
-from delaybox.store import keys, lanes, nodes, offset_pages, pages
+from delaybox.store import keys, lanes, offset_pages, pages
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook
 from delaybox.store.publish import ask_to_stop
@@ -45,21 +46,8 @@ from delaybox.store.store import Found, Store, Stored
 from delaybox.store.views import changed, of_found
 from delaybox.wire.topics import TopicRules
 
-STALE_HEARTBEAT_MS = 5_000
 MAX_STEPS = 10_000
 _UPDATE_TRIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """Whether this node can take and fire tasks, and if not, why. Also problems in spite of which it can.
-
-    ``store``: whether the store answers, and takes new tasks.
-    """
-
-    ok: bool
-    reason: str = ""
-    store: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,22 +331,9 @@ class Service:
         """
         try:
             parts = self._opened
-            now = await parts.store.writable()
-            beats = {} if self._node_id is None else {m.id: m for m in await nodes.live(parts.store)}
-            missing = self._node_id is not None and any(engine not in beats for engine in self._engines)
-            # Not before this node's engines have reported what they serve.
-            waits = [] if missing else await parts.serving.unserved()
-        except DelayBoxError as error:
+        except StoreUnavailable as error:
             return Readiness(False, str(error), store=False)
-        if self._node_id is None:
-            return Readiness(True, "; ".join(waits))
-        if missing:
-            return Readiness(False, "the engine of this node has not reported yet")
-        ago = now - min((beats[engine].seen_ms for engine in self._engines), default=now)
-        if ago > STALE_HEARTBEAT_MS:
-            return Readiness(False, f"the engine of this node was last heard of {ago / 1000:.1f} s ago")
-        mine = [member.activity for member in beats.values() if member.parent == self._node_id]
-        return Readiness(True, "; ".join([*(together(mine).troubles if mine else ()), *waits]))
+        return await look(parts.store, parts.serving, self._node_id, self._engines)
 
     # -- control ------------------------------------------------------------------------------------------------
 

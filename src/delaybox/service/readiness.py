@@ -1,0 +1,48 @@
+"""Whether this node can take and fire tasks now, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from delaybox.core.errors import DelayBoxError
+from delaybox.core.membership import together
+from delaybox.service.serving import Serving
+from delaybox.store import nodes
+from delaybox.store.store import Store
+
+STALE_HEARTBEAT_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether this node can take and fire tasks, and if not, why. Also problems in spite of which it can.
+
+    ``store``: whether the store answers, and takes new tasks.
+    """
+
+    ok: bool
+    reason: str = ""
+    store: bool = True
+
+
+async def look(store: Store, serving: Serving, node_id: str | None, engines: Collection[str]) -> Readiness:
+    """Asks the store by a real script. ``node_id``: None where this process belongs to no node, and only the store is
+    looked at. ``engines``: the ids of the node's members that must be alive."""
+    try:
+        now = await store.writable()
+        beats = {} if node_id is None else {m.id: m for m in await nodes.live(store)}
+        missing = node_id is not None and any(engine not in beats for engine in engines)
+        # Not before this node's engines have reported what they serve.
+        waits = [] if missing else await serving.unserved()
+    except DelayBoxError as error:
+        return Readiness(False, str(error), store=False)
+    if node_id is None:
+        return Readiness(True, "; ".join(waits))
+    if missing:
+        return Readiness(False, "the engine of this node has not reported yet")
+    ago = now - min((beats[engine].seen_ms for engine in engines), default=now)
+    if ago > STALE_HEARTBEAT_MS:
+        return Readiness(False, f"the engine of this node was last heard of {ago / 1000:.1f} s ago")
+    mine = [member.activity for member in beats.values() if member.parent == node_id]
+    return Readiness(True, "; ".join([*(together(mine).troubles if mine else ()), *waits]))
