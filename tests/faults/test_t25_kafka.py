@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(
 
 PARTITIONS = 6
 COUNT = scaled(3_000, WHOLE)
-SECONDS = scaled(12, 120)
+SECONDS = scaled(8, 120)
 # Short runs share two cores with other tests: there a node takes longer to start than to be killed again.
 EVERY_S = scaled(4.0, 2.0)
 DRAIN_S = scaled(120, 300)

@@ -1,106 +1,45 @@
-"""The command line against a real node: the life of tasks, wrong input, exit codes, JSON, no terminal."""
+"""The command line against a real node: the life of tasks, wrong input, exit codes, JSON."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import pty
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from delaybox.core import ids
-from delaybox.store.servers import Servers
-from delaybox.store.store import Store
-from tests.command import Command, Done
-from tests.servers import RealServer
+from tests.cli_node import (
+    MANAGER,
+    PAST,
+    READER,
+    Cli,
+    ServedNode,
+    commands,
+    dead_letter,
+    environment,
+    process,
+    scheduled,
+    serving,
+)
 from tests.waiting import until
 
-ALL, READER, MANAGER = "all-of-it-0123456789", "reader-0123456789", "manager-0123456789"
-CONFIG = f"""
-httpServer: {{contextPath: /api}}
-auth:
-  tokens:
-    - {{token: {ALL}, scopes: [read, schedule, cancel, admin]}}
-    - {{token: {READER}, scopes: [read]}}
-    - {{token: {MANAGER}, scopes: [read, schedule]}}
-"""
 UNKNOWN = ids.render((1 << 43).to_bytes(6, "big") + ids.tails(3, bytes(8))[0])
-PAST = "2024-07-22T18:23:10Z"
-
-Cli = Callable[..., Done]
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    url: str
-    folder: Path
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """`delaybox serve` with its own server, a context path and tokens."""
-    folder = Path(tempfile.mkdtemp(prefix="dbx-"))
-    (folder / "c.yaml").write_text(CONFIG)
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "delaybox", "serve", "--http-port", "0", "--grpc-port", "0"),
-            *("--data-dir", str(folder / "data"), "--config", str(folder / "c.yaml")),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-    )
-    try:
-        assert process.stderr is not None
-        found, output = None, ""
-        for line in process.stderr:
-            output += line
-            if found := re.search(r"listening on (http://\S+)", line):
-                break
-        assert found, f"the node did not start: {output}"
-        yield Node(found[1], folder)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=20)
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+def node() -> Iterator[ServedNode]:
+    yield from serving()
 
 
 @pytest.fixture
-def cli(node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Runs a command with the token that may everything."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DELAYBOX_SERVER", node.url)
-    monkeypatch.setenv("DELAYBOX_TOKEN", ALL)
-    return Command(monkeypatch, capsys)
-
-
-def scheduled(cli: Cli, *arguments: str) -> str:
-    done = cli("schedule", *arguments, "--json")
-    assert done.code == 0, done.err
-    task_id: str = done.json()["id"]
-    return task_id
-
-
-def dead_letter(cli: Cli, queue: str, *arguments: str) -> str:
-    """A task that is too late at once."""
-    task_id = scheduled(cli, "late", "--at", PAST, "--expire-after", "1ms", "--queue", queue, *arguments)
-    until(lambda: bool(cli("get", task_id, "--json").out and cli("get", task_id, "--json").json()["state"] == "failed"))
-    return task_id
+def cli(node: ServedNode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    return commands(node, monkeypatch, capsys, tmp_path)
 
 
 # -- the life of a task -----------------------------------------------------------------------------------------
@@ -236,16 +175,16 @@ def test_a_file_is_scheduled_once_however_often_it_is_sent(cli: Cli) -> None:
     assert (more.code, more.json()["created"]) == (0, 1_500)
 
 
-def test_a_file_from_standard_input(node: Node, cli: Cli) -> None:
-    done = _process(node, "schedule", "--file", "-", stdin=b'{"delay": "1h", "queue": "stdin"}\n' * 3)
+def test_a_file_from_standard_input(node: ServedNode, cli: Cli) -> None:
+    done = process(node, "schedule", "--file", "-", stdin=b'{"delay": "1h", "queue": "stdin"}\n' * 3)
     assert (done.code, done.out) == (0, "standard input: 3 tasks: 3 created, 0 there already, 0 refused\n")
 
 
-def test_an_interrupted_file_goes_on_where_it_was(node: Node, cli: Cli) -> None:
+def test_an_interrupted_file_goes_on_where_it_was(node: ServedNode, cli: Cli) -> None:
     lines = b"".join(b'{"delay": "1h", "queue": "broken-off", "payload": "p%d"}\n' % n for n in range(1_500))
     first = subprocess.Popen(
         [sys.executable, "-m", "delaybox", "schedule", "--file", "-"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(node),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(node),
     )  # fmt: skip
     assert first.stdin is not None
     first.stdin.write(lines)
@@ -258,124 +197,17 @@ def test_an_interrupted_file_goes_on_where_it_was(node: Node, cli: Cli) -> None:
     assert first.returncode == 130
     assert out == b"standard input: 1,000 tasks: 1,000 created, 0 there already, 0 refused\n"
     assert b"interrupted after line 1000; the same command again goes on" in err
-    again = _process(node, "schedule", "--file", "-", "--json", stdin=lines)
+    again = process(node, "schedule", "--file", "-", "--json", stdin=lines)
     assert (again.code, again.json()["created"], again.json()["duplicates"]) == (0, 500, 1_000)
 
 
 # -- watching ---------------------------------------------------------------------------------------------------
 
 
-def test_queues_stats_and_forecast(cli: Cli) -> None:
-    for _ in range(3):
-        scheduled(cli, "x", "--delay", "30m", "--queue", "watched")
-    scheduled(cli, "x", "--delay", "20s", "--queue", "watched")
-    until(lambda: "watched" in cli("queues").out)
-    assert cli("queues", "watched", "--json").json()["queue"] == "watched"
-    assert "watched" in cli("queues", "watched").out
-    assert "queue 'misspelt' has nothing due soon or in flight" in cli("queues", "misspelt").out
-
-    stats = cli("stats", "--json").json()
-    assert stats["store"]["pending"] >= 4
-    assert stats["node"]["scheduled"] >= 4
-    assert "pending" in cli("stats").out
-
-    forecast = cli("forecast", "--next", "1h", "--step", "10m", "--json").json()
-    assert forecast["total"] == sum(step["count"] for step in forecast["steps"]) >= 4
-    drawn = cli("forecast", "--next", "1h")
-    assert drawn.out.splitlines()[0].endswith("tasks due, a line for each 2 m")
-    assert "█" in drawn.out
-    assert cli("forecast", "--step", "1s").code == 2
-
-
-def test_top_without_a_terminal_writes_lines(cli: Cli) -> None:
-    done = cli("top", "--every", "0.2", "--count", "2")
-    assert done.code == 0
-    assert len(done.out.splitlines()) == 2
-    assert "\x1b" not in done.out
-    looks = cli("top", "--every", "0.2", "--count", "2", "--json").out.splitlines()
-    assert [set(json.loads(look)) >= {"pending", "fired_per_s", "late_p99_ms"} for look in looks] == [True, True]
-
-
-def test_top_on_a_terminal_gives_the_screen_back(node: Node) -> None:
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "delaybox", "top", "--every", "0.2"],
-        stdout=child, stdin=child, stderr=child, env=_environment(node), start_new_session=True,
-    )  # fmt: skip
-    os.close(child)
-    seen = b""
-    while b"\x1b[J" not in seen:
-        seen += os.read(parent, 65536)
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(OSError):
-        while part := os.read(parent, 65536):
-            seen += part
-    os.close(parent)
-    assert process.wait(timeout=10) == 0
-    assert seen.startswith(b"\x1b[?1049h")
-    assert b"DelayBox http://" in seen
-    assert seen.endswith(b"\x1b[?1049l")
-
-
-def test_the_doctor_finds_a_healthy_node_healthy(cli: Cli, node: Node) -> None:
-    done = cli("doctor", "--config", str(node.folder / "c.yaml"), "--data-dir", str(node.folder / "data"), "--json")
-    found = {finding["name"]: finding for finding in done.json()["findings"]}
-    assert done.code == 0, done.out
-    for name in ("node", "node clock", "readiness", "nodes", "versions", "server", "policy", "persistence", "store"):
-        assert found[name]["word"] == "ok", found[name]
-    text = cli("doctor", "--data-dir", str(node.folder / "data")).out
-    assert "0 problems" in text
-    assert "maxmemory-policy noeviction" in text
-
-
-def test_the_doctor_says_what_to_do(cli: Cli, node: Node) -> None:
-    away = cli("doctor", "--server", "http://127.0.0.1:1", "--data-dir", str(node.folder / "none"))
-    assert away.code == 1
-    assert "→ start one with `delaybox serve`" in away.out
-    assert "skipped  server" in away.out
-    refused = cli("doctor", "--token", "not-the-right-token", "--data-dir", str(node.folder / "data"))
-    assert refused.code == 1
-    assert "DELAYBOX_TOKEN" in refused.out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "wanted", "do"),
-    [
-        (["--maxmemory-policy", "allkeys-lru"], "maxmemory-policy is allkeys-lru", "CONFIG SET maxmemory-policy"),
-        (["--appendonly", "no"], "keeps no append-only file", "CONFIG SET appendonly yes"),
-        (["--appendonly", "yes", "--appendfsync", "no"], "synced when the kernel likes", "CONFIG SET appendfsync"),
-        (["--appendonly", "yes", "--requirepass", "secret"], "a password is needed", "storage.redisPass"),
-    ],
-)
-def test_the_doctor_looks_at_the_server(
-    cli: Cli, make_server: Callable[..., RealServer], arguments: list[str], wanted: str, do: str
-) -> None:
-    server = make_server(*arguments)
-    done = cli("doctor", "--redis", server.url)
-    assert wanted in done.out
-    assert do in done.out
-    assert done.code == (0 if "kernel" in wanted else 1)
-
-
 def test_a_move_to_a_past_time_is_answered_though_the_task_fires_at_once(cli: Cli) -> None:
     for _ in range(10):
         moved = cli("reschedule", scheduled(cli, "x", "--delay", "1h"), "--at", PAST)
         assert moved.code == 0, moved.err
-
-
-async def _make_a_store(server: RealServer) -> None:
-    servers = Servers.connect(server.settings)
-    await Store.open(servers)
-    await servers.close()
-
-
-def test_the_doctor_sees_that_a_server_is_not_the_nodes(cli: Cli, make_server: Callable[..., RealServer]) -> None:
-    server = make_server("--appendonly", "yes")
-    asyncio.run(_make_a_store(server))
-    done = cli("doctor", "--redis", server.url)
-    assert done.code == 1
-    assert "work for another store than 'delaybox' on this server" in done.out
-    assert "name their server with --redis" in done.out
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------
@@ -474,68 +306,7 @@ def test_tokens_and_scopes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("schedule", "--file", "t", "--token", READER).code == 4
 
 
-def test_a_forgotten_context_path(cli: Cli, node: Node) -> None:
+def test_a_forgotten_context_path(cli: Cli, node: ServedNode) -> None:
     done = cli("list", "--server", node.url.removesuffix("/api"))
     assert done.code == 5
     assert "contextPath" in done.err
-
-
-# -- as a process -----------------------------------------------------------------------------------------------
-
-
-def _environment(node: Node) -> dict[str, str]:
-    return {**os.environ, "DELAYBOX_SERVER": node.url, "DELAYBOX_TOKEN": ALL}
-
-
-def _process(node: Node, *arguments: str, stdin: bytes = b"", **environment: str) -> Done:
-    done = subprocess.run(
-        [sys.executable, "-m", "delaybox", *arguments],
-        input=stdin, capture_output=True, timeout=60, env={**_environment(node), **environment},
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-def test_without_a_terminal_nothing_is_coloured_or_cut(node: Node, cli: Cli) -> None:
-    payload = "x" * 59
-    scheduled(cli, payload[:40], "--delay", "1h", "--queue", "q" * 64, "--label", "plain=1")
-    done = _process(node, "list", "--label", "plain=1", COLUMNS="20")
-    assert done.code == 0
-    assert "q" * 64 in done.out
-    assert payload[:40] in done.out
-    assert "\x1b" not in done.out + done.err
-
-
-def test_an_ascii_terminal_gets_ascii(node: Node, cli: Cli) -> None:
-    scheduled(cli, "x", "--delay", "30m")
-    done = _process(node, "forecast", PYTHONIOENCODING="ascii")
-    assert done.code == 0
-    assert "#" in done.out
-    task_id = scheduled(cli, "zwölf", "--delay", "30m")
-    assert "zw\\xf6lf" in _process(node, "get", task_id, PYTHONIOENCODING="ascii").out
-
-
-def test_a_reader_that_goes_away_is_no_error(node: Node, cli: Cli) -> None:
-    command = f"{sys.executable} -m delaybox top --every 0.2 | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, env=_environment(node), timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-def test_completion_knows_commands_and_choices(node: Node) -> None:
-    program = Path(sys.executable).with_name("delaybox")
-    if not program.exists():
-        pytest.skip("the command is not installed beside this Python")
-
-    def completed(*words: str) -> list[str]:
-        asked = {
-            "_DELAYBOX_COMPLETE": "complete_bash",
-            "COMP_WORDS": " ".join(words),
-            "COMP_CWORD": str(len(words) - 1),
-        }
-        environment = {**_environment(node), **asked}
-        return subprocess.run([program], capture_output=True, text=True, env=environment, timeout=60).stdout.split()
-
-    assert completed("delaybox", "sch") == ["schedule"]
-    assert completed("delaybox", "dead", "re") == ["replay"]
-    assert completed("delaybox", "list", "--state", "s") == ["scheduled", "succeeded"]

@@ -29,6 +29,7 @@ from delaybox.store.store import ClaimLimits, Store
 from delaybox.targets.pubsub import PubSubTarget
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
+from tests.waiting import until_async
 
 OPTIONS = EngineOptions(node_id="test", channel="", lease_ms=1_500, heartbeat_ms=300, reap_ms=40)
 QUICK = RetryPolicy(max_attempts=3, initial_ms=1, max_ms=5)
@@ -111,9 +112,12 @@ async def test_the_heartbeat_tells_what_was_carried_out_by_queue(rig: Rig) -> No
         await rig.add(queue="mail", name=name)
         await rig.add(name=name)
     await target.wait_for(4)
-    async with asyncio.timeout(TIMEOUT_S):
-        while not ((member := await nodes.find(rig.store, "test")) and (fired := member.activity.fired_per_s)):
-            await asyncio.sleep(0.02)
+
+    async def rates() -> dict[str, float]:
+        member = await nodes.find(rig.store, "test")
+        return dict(member.activity.fired_per_s) if member else {}
+
+    fired = await until_async(rates)
     assert fired.keys() == {"wmail"} and 0 < fired["wmail"] <= 2
 
 

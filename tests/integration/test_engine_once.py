@@ -19,6 +19,7 @@ from delaybox.store.record import read
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store
 from tests.engines import running
+from tests.waiting import until_async
 
 ONCE: Any = {"type": TaskType.WORKER, "name": "f", "delivery": DeliveryMode.AT_MOST_ONCE}
 
@@ -68,9 +69,7 @@ async def test_nothing_is_left_of_it_when_it_is_handed_out(store: Store, outcome
         for task_id in once:
             with pytest.raises(TaskFinished):
                 await service.get(task_id)
-        async with asyncio.timeout(10):
-            while engine.in_flight:
-                await asyncio.sleep(0.01)
+        await until_async(lambda: not engine.in_flight)
     assert len(target.got) == 4
     counts = await service.counts()
     assert (counts.pending, counts.in_flight, counts.dead) == (0, 0, 0)
@@ -86,9 +85,7 @@ async def test_one_whose_lease_is_over_is_not_handed_out(store: Store) -> None:
     target = Target(store, lambda _: DONE)
     async with running(store, {TaskType.WORKER: target}, concurrency=2, poll_ms=50) as engine:
         engine._dispatcher.accept(0, b"a lease of others"[:16], reply.leased)
-        async with asyncio.timeout(10):
-            while engine.in_flight:
-                await asyncio.sleep(0.01)
+        await until_async(lambda: not engine.in_flight)
     assert target.got == [] and (await store.get(raw)).place == "home"
 
 

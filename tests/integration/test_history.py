@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -273,10 +272,8 @@ async def test_an_end_that_the_store_refuses_holds_nothing_up(client: Redis, pre
     made = await submit(service, *(worker() for _ in range(5)))
     async with running(store, {TaskType.WORKER: Target()}, history=RULES) as engine:
         await until_true(lambda: engine.in_flight == 0)
-        async with asyncio.timeout(10):
-            for task_id in made:
-                while not await gone(store, task_id):
-                    await asyncio.sleep(0.01)
+        for task_id in made:
+            await until_true(partial(gone, store, task_id))
 
 
 def _ended(served: Node, task_id: str) -> bool:

@@ -19,6 +19,7 @@ from delaybox.store.address import ServerSettings
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
+from tests import waiting
 from tests.cluster import free_ports
 from tests.engines import Recorder, running, until
 from tests.servers import RealServer
@@ -69,13 +70,12 @@ class Watched:
 
     @staticmethod
     def _wait(true: Callable[[], Any]) -> None:
-        give_up = time.monotonic() + 15
-        while True:
+        def look() -> bool:
             with contextlib.suppress(redis.RedisError):
-                if true():
-                    return
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+                return bool(true())
+            return False
+
+        waiting.until(look)
 
 
 @pytest.fixture
@@ -110,8 +110,7 @@ async def test_a_primary_that_stands_still_is_left_for_the_one_that_sentinels_na
         os.kill(watched.servers[0].pid, signal.SIGSTOP)
         try:
             new = watched.admins[1]
-            while (await asyncio.to_thread(new.info, "replication"))["role"] != "master":
-                await asyncio.sleep(0.05)
+            await until(lambda: asyncio.to_thread(lambda: new.info("replication")["role"] == "master"))
             promoted = time.monotonic()
             await until(add)
             await until(lambda: len(target.got) >= 2)

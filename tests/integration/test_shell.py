@@ -14,6 +14,7 @@ import pytest
 from delaybox.core.delivery import Done, Failed, HandBack
 from delaybox.targets.shell import CommandLimits
 from tests.shells import Desk, alive, delivery, desk, mark, until_alive, until_dead
+from tests.waiting import until_async
 
 DASH = Path("/bin/sh").resolve().name == "dash"
 
@@ -87,15 +88,14 @@ async def test_each_task_has_a_folder_of_its_own_that_goes_away():
                 left = await d.result(f"stat -c %a .; ls -A; {touch}")
                 assert left.output == b"700\n", touch
         base = Path(folder).parent
-        end = time.monotonic() + 5
-        while any((p / "a").exists() or any(p.iterdir()) for p in base.iterdir()) and time.monotonic() < end:
-            await asyncio.sleep(0.01)
+
+        def folders() -> list[Path]:
+            return [p for p in base.iterdir() if p.name != "moved"]
+
+        await until_async(lambda: not any(any(p.iterdir()) for p in folders()))
         # At most one empty folder a slot stays for the next command.
-        assert len([p for p in base.iterdir() if p.name != "moved"]) <= 4
-    end = time.monotonic() + 5
-    while base.exists() and time.monotonic() < end:
-        await asyncio.sleep(0.01)
-    assert not base.exists()
+        assert len(folders()) <= 4
+    await until_async(lambda: not base.exists())
 
 
 async def test_a_payload_is_run_as_sh_would():

@@ -19,6 +19,7 @@ from delaybox.api.rest.http1.head import BadHead
 from delaybox.api.rest.http1.reader import HttpReader
 from delaybox.api.rest.http1.server import HttpServer, RefusedHead
 from tests.rawgrpc import HEADERS, frame
+from tests.waiting import until_async
 
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -33,18 +34,15 @@ def no_collector() -> Iterator[None]:
 
 async def gone(*kinds: type) -> None:
     """Returns when there are no objects of these kinds any more; TimeoutError."""
-    async with asyncio.timeout(10):
-        while any(isinstance(found, kinds) for found in gc.get_objects()):
-            await asyncio.sleep(0.02)
+    await until_async(lambda: not any(isinstance(found, kinds) for found in gc.get_objects()))
 
 
 async def talk(port: int, sent: bytes, *, until: Callable[[], Any] | None = None) -> None:
     """Says it, and hangs up."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(sent)
-    async with asyncio.timeout(10):
-        while until is not None and not until():
-            await asyncio.sleep(0.02)
+    if until is not None:
+        await until_async(until)
     writer.close()
 
 
