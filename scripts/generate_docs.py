@@ -254,7 +254,7 @@ def metrics_table() -> Iterator[str]:
     """Every metric with its kind, labels and help."""
     yield "| metric | kind | labels | meaning |"
     yield "| --- | --- | --- | --- |"
-    for collector in sorted(metrics._registry._collector_to_names, key=lambda one: str(getattr(one, "_name", ""))):
+    for collector in sorted(metrics.REGISTRY._collector_to_names, key=lambda one: str(getattr(one, "_name", ""))):
         described: Any = collector
         (family,) = described.describe()
         name = f"{family.name}_total" if family.type == "counter" else family.name

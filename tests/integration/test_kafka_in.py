@@ -316,7 +316,7 @@ def headers_of(message: Message) -> dict[str, Any]:
 
 
 def counted(outcome: str, topic: str) -> Any:
-    return metrics._kafka_records.labels(topic, outcome)._value.get()
+    return metrics.kafka._kafka_records.labels(topic, outcome)._value.get()
 
 
 async def test_a_topic_that_does_not_exist_yet_is_waited_for(kafka: Kafka, client: Redis, prefix: str) -> None:
@@ -366,12 +366,12 @@ async def test_a_watermark_past_the_end_stops_that_partition_and_says_so(bench: 
         (trouble,) = bench.troubles
         assert f"partition 2 of topic {bench.topic} is stopped: its watermark 1000 is past the end" in trouble
         assert any(r.levelname == "ERROR" and "is stopped" in r.getMessage() for r in caplog.records)
-        assert metrics._kafka_stopped._value.get() == 1
+        assert metrics.kafka._kafka_stopped._value.get() == 1
         # What an operator decides: go on from there.
         await bench.mark(0, partition=2)
         once_each(await bench.has(600), 600)
         await bench.until(lambda: not bench.troubles, "it is over")
-    assert metrics._kafka_stopped._value.get() == 0
+    assert metrics.kafka._kafka_stopped._value.get() == 0
 
 
 async def test_records_that_retention_dropped_are_counted_and_the_rest_is_read(one: Bench, caplog: Any) -> None:
@@ -384,7 +384,7 @@ async def test_records_that_retention_dropped_are_counted_and_the_rest_is_read(o
         await one.until(lambda: _is(one, 20), "the end")
     assert sorted(int(t.payload) for t in tasks) == list(range(12, 20))
     assert any("7 records were dropped" in r.getMessage() for r in caplog.records)
-    assert metrics._kafka_missed.labels(one.topic)._value.get() == 7
+    assert metrics.kafka._kafka_missed.labels(one.topic)._value.get() == 7
 
 
 def _starts_at(bench: Bench, offset: int) -> bool:

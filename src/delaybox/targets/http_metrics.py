@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from delaybox.metrics import DELIVERY_BUCKETS_MS, _registry
+from delaybox.metrics.registry import DELIVERY_BUCKETS_MS, REGISTRY
 
 _MOST_HOSTS: Final = 100
 """Hosts of webhooks with a series of their own, in each process."""
@@ -16,24 +16,24 @@ _requests = Counter(
     "Requests of HTTP tasks, by the host (the first 100 and others) and the class of the answer: 2xx, 3xx, 4xx, 5xx, "
     "no_answer, or refused (its host may not be called).",
     ["host", "answer"],
-    registry=_registry,
+    registry=REGISTRY,
 )
 _took = Histogram(
     "delaybox_webhook_seconds",
     "From the start of a request, its connection included, to the end of its answer.",
     buckets=[ms / 1000 for ms in (*DELIVERY_BUCKETS_MS, 30_000, 60_000)],
-    registry=_registry,
+    registry=REGISTRY,
 )
 _put_off = Counter(
     "delaybox_webhook_put_off_tasks",
     "HTTP tasks that were handed back without a charge, because their host had no room or did not answer.",
-    registry=_registry,
+    registry=REGISTRY,
 )
 _closed = Gauge(
     "delaybox_webhook_hosts_closed",
     "Hosts to which only probes are sent, because they do not answer.",
     multiprocess_mode="livesum",
-    registry=_registry,
+    registry=REGISTRY,
 )
 _hosts: set[str] = set()
 

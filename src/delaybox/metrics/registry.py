@@ -1,0 +1,44 @@
+"""Where everything that is counted stands, and how it is shown.
+
+The processes of a node share one directory (environment ``PROMETHEUS_MULTIPROC_DIR``, set before this module is
+imported) and any of them renders the sum. Without the directory each process counts for itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    disable_created_metrics,
+    generate_latest,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+NAME_VARIABLE: Final = "DELAYBOX_COUNTED_AS"
+DELIVERY_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 4, 8, 15, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+if os.environ.get(DIRECTORY_VARIABLE) and (_name := os.environ.get(NAME_VARIABLE)):
+    # Instead of the process id. Only one process at a time has this name, so it goes on where the last one ended.
+    values.ValueClass = values.MultiProcessValue(lambda: _name)  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]
+REGISTRY = CollectorRegistry()
+
+
+def render(more: Collector | None = None) -> bytes:
+    """Everything in Prometheus's text format, summed over the processes that share the directory; and ``more``."""
+    merged = CollectorRegistry()
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if not directory or not Path(directory).is_dir():
+        merged.register(REGISTRY)
+    else:
+        MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
+    if more is not None:
+        merged.register(more)
+    return generate_latest(merged)
