@@ -9,7 +9,7 @@ import os
 import random
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from delaybox.api.grpc.work import profile_of
@@ -26,6 +26,7 @@ from delaybox.roles.worker_host import WorkerHost
 from delaybox.targets.worker_gateway import Gateway
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.crew import Crew
+from delaybox.worker.line import Again, WorkerLine
 from delaybox.worker.lines import DirectOptions
 
 log = logging.getLogger("delaybox.worker")
@@ -62,10 +63,12 @@ class DirectSource:
         """For people."""
         return self._address.describe()
 
-    def lines(self, crew: Crew, introduction: pb.Hello, replace: Callable[[str], None]) -> Sequence[DirectLine]:
+    def lines(self, crew: Crew, introduction: pb.Hello, replace: Again) -> Sequence[DirectLine]:
         return [self.line("", crew, introduction, replace)]
 
-    def line(self, place: str, crew: Crew, introduction: pb.Hello, replace: Callable[[str], None]) -> DirectLine:
+    def line(
+        self, place: str, crew: Crew, introduction: pb.Hello, replace: Again, leaving: WorkerLine | None = None
+    ) -> DirectLine:
         return DirectLine(self, crew, introduction)
 
     async def host(self) -> WorkerHost:

@@ -55,7 +55,8 @@ class Engine:
     """Fires what is due in a store until stopped. ``targets`` serve the task types that are leased.
 
     ``hosts``: guests may be admitted. ``facts``: what the heartbeat reports beside the engine's own; None: send no
-    heartbeat for now. ``rules``: those of queues, which it keeps as they are stored.
+    heartbeat for now. ``rules``: those of queues, which it keeps as they are stored. ``on_list`` gets the members that
+    rank whenever the list changed.
     """
 
     def __init__(
@@ -67,10 +68,12 @@ class Engine:
         hosts: bool = False,
         facts: Callable[[], Activity | None] = Activity,
         rules: LiveRules | None = None,
+        on_list: Callable[[Sequence[Member]], None] | None = None,
     ) -> None:
         self._store = store
         self._options = options
         self._facts = facts
+        self._on_list = on_list
         self._guests: set[Guest] = set()
         self._clocks = Clocks(lambda: store.shards.of)
         rules = LiveRules() if rules is None else rules
@@ -321,6 +324,8 @@ class Engine:
         """Takes this engine's share of what the members do (`membership.Follower`)."""
         partitions = self._store.partitions
         me = self._options.node_id
+        if self._on_list is not None:
+            self._on_list(ranking)
         if self._options.clock:
             # If nobody ranks, those that returned a moment ago are better than nobody.
             keepers = [m for m in ranking if keeps_time(m)] or [m for m in returned if keeps_time(m)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from delaybox import metrics
@@ -23,6 +24,7 @@ from delaybox.store import functions, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker_gateway import Gateway
 from delaybox.targets.worker_session import WorkerSession
+from delaybox.targets.worker_spread import EVERY_S, WorkerSpread
 from delaybox.wire import progress as wire_progress
 from delaybox.wire.gen import worker_pb2
 
@@ -50,7 +52,17 @@ class WorkerHost:
     ) -> None:
         rules = LiveRules(queues)
         self._store = store
-        self.engine = Engine(store, {}, options, hosts=True, facts=lambda: facts(self.gateway), rules=rules)
+        # Workers of this very process have nowhere to go.
+        self._spread = None if options.runs_tasks else WorkerSpread(options.node_id)
+        self.engine = Engine(
+            store,
+            {},
+            options,
+            hosts=True,
+            facts=lambda: facts(self.gateway),
+            rules=rules,
+            on_list=None if self._spread is None else self._spread.listed,
+        )
         self.gateway = Gateway(
             self.engine,
             rules=rules,
@@ -60,6 +72,7 @@ class WorkerHost:
         )
         self._listener = Listener(store, store.control_channel, self._asked)
         self._noting = Loop("progress of tasks", self._note)
+        self._spreading = Loop("spread of workers", self._even_out)
         self._reported: dict[bytes, bytes] = {}
         self._announced: dict[str, str] = {}
 
@@ -68,9 +81,12 @@ class WorkerHost:
         await self.engine.start()
         await self._listener.start()
         self._noting.start()
+        if self._spread is not None:
+            self._spreading.start()
 
     async def empty(self, within_s: float) -> bool:
         """Hands nothing more out; returns when the workers hold nothing. False: they still do after ``within_s``."""
+        await self._spreading.stop()
         self.gateway.leave()
         loop = asyncio.get_running_loop()
         give_up = loop.time() + within_s
@@ -80,6 +96,7 @@ class WorkerHost:
 
     async def stop(self) -> None:
         """Twice is harmless."""
+        await self._spreading.stop()
         await self._noting.stop()
         await self._listener.stop()
         await self.engine.stop(0.0)
@@ -97,6 +114,12 @@ class WorkerHost:
             await self._keep_announced()
         except DelayBoxError as error:
             log.warning("the queues that functions have of their own are not kept yet: %s", error)
+
+    async def _even_out(self) -> float:
+        if self._spread is not None:
+            for session in self._spread.choose(self.gateway.sessions, time.monotonic()):
+                session.ask_to_move()
+        return EVERY_S
 
     def _asked(self, message: bytes) -> None:
         word, _, text = message.partition(b" ")

@@ -65,6 +65,7 @@ class WorkerService:
         self._streams = Streams(
             host.gateway,
             node=s.node_id,
+            process=options.node_id,
             heartbeat_ms=s.heartbeat_ms,
             on_progress=host.progress,
             announce=host.announce,

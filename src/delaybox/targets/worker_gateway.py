@@ -348,6 +348,11 @@ class Gateway:
         for session in self._sessions.values():
             session.leave()
 
+    @property
+    def sessions(self) -> Sequence[WorkerSession]:
+        """Those that are open."""
+        return list(self._sessions.values())
+
     def part(self) -> None:
         """This process ends. What workers that can move hold stays in its lease, and they bring it to another node."""
         for session in self._sessions.values():

@@ -22,6 +22,7 @@ from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.targets.worker_confirmations import Confirmations, OutcomeStore
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_results import LONGEST_MS, attempt_result
 from delaybox.wire import result as wire_result
 from delaybox.wire.assignment import assignment
 from delaybox.wire.gen import worker_pb2
@@ -47,8 +48,6 @@ _FIRST_ADOPTED = 1 << 40
 _ENTRY_BYTES = 200
 """Memory that a kept message costs beside its bytes."""
 _CONTENT_TYPE_BYTES = 256
-_LONGEST_MS = 1 << 53
-"""Longer than any task runs, and still exact where numbers are doubles, as in JavaScript's JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +99,7 @@ class WorkerSession:
         self._stale: list[int] = []
         self._leaving = False
         self._announced_leaving = False
+        self._to_move = False
         self._number = 0
         self._unseen: deque[tuple[int, bytes]] = deque()
         self._unseen_bytes = 0
@@ -210,13 +210,18 @@ class WorkerSession:
             metrics.timeout_enforced()
             log.warning("task %s: %s", held.delivery.id, reason)
             self._cancel.append(sequence)
-            outcome = self._failure(held, reason, _result(False, held.timeout_ms, b"", reason=reason))
+            outcome = self._failure(held, reason, attempt_result(False, held.timeout_ms, b"", reason=reason))
             self._end(sequence, outcome)
             self._changed()
 
     def leave(self) -> None:
         """Informs the worker that no more tasks will come from here."""
         self._leaving = True
+        self._changed()
+
+    def ask_to_move(self) -> None:
+        """Asks the worker to find another node, and to stay if there is none."""
+        self._to_move = True
         self._changed()
 
     def messages(self, *, idle: bool = False) -> list[bytes]:
@@ -228,6 +233,7 @@ class WorkerSession:
             or self._stale
             or self._adopted
             or (self._leaving and not self._announced_leaving)
+            or self._to_move
             or idle
         ):
             idle = False
@@ -246,7 +252,9 @@ class WorkerSession:
                 seen=self.received.confirmed,
                 claims=self._claims[:_CLAIMS_AT_ONCE],
                 adopted=self._adopted[:_CLAIMS_AT_ONCE],
+                move=self._to_move,
             )
+            self._to_move = False
             raw = b"".join((head.SerializeToString(), *self._tasks[:tasks]))
             del self._tasks[:tasks], self._cancel[:_NUMBERS_AT_ONCE], self._stale[:_NUMBERS_AT_ONCE]
             del self._claims[:_CLAIMS_AT_ONCE], self._adopted[:_CLAIMS_AT_ONCE]
@@ -397,7 +405,7 @@ class WorkerSession:
                     output,
                     content_type,
                     finished_ms=time.time_ns() // 1_000_000,
-                    duration_ms=min(duration_ms, _LONGEST_MS),
+                    duration_ms=min(duration_ms, LONGEST_MS),
                 )
                 outcome = Done(keep_ms=held.keep_ms, stored=stored)
         self._end(sequence, outcome)
@@ -410,7 +418,7 @@ class WorkerSession:
             return
         reason = texts.head(failure.reason) or "its worker gave no reason"
         output = texts.tail_bytes(failure.output, self._max_output)
-        result = _result(False, failure.duration_ms, output, reason=CANCELLED if failure.cancelled else reason)
+        result = attempt_result(False, failure.duration_ms, output, reason=CANCELLED if failure.cancelled else reason)
         if failure.cancelled:
             self._end(failure.sequence, Done(result, held.keep_ms))
             return
@@ -485,14 +493,3 @@ class WorkerSession:
 
 def _nothing() -> None:
     """The session has no stream any more."""
-
-
-def _result(ok: bool, duration_ms: int, output: bytes, *, reason: str = "", content_type: str = "") -> TaskResult:
-    return TaskResult(
-        ok=ok,
-        finished_ms=time.time_ns() // 1_000_000,
-        duration_ms=min(duration_ms, _LONGEST_MS),
-        output=output,
-        reason=reason,
-        content_type=content_type,
-    )

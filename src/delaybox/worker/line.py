@@ -7,8 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -30,6 +29,9 @@ COALESCE_S: Final = 0.001
 """Least time between two messages while tasks are under way: one costs about as much as 20 no-op tasks."""
 GOODBYE_S: Final = 3.0
 SILENT_BEATS: Final = 3
+LOOKS: Final = 4
+"""How often a line that is to lead elsewhere is opened: behind a load balancer each time leads to another node."""
+LOOK_AGAIN_S: Final = 0.1
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 _BROKEN = (grpc.RpcError, ContractBroken, DecodeError, OSError, asyncio.InvalidStateError)
@@ -54,11 +56,19 @@ class _Over(Exception):
     """The node closed the stream."""
 
 
+class Again(Protocol):
+    """Begins another line to a place."""
+
+    def __call__(self, place: str, leaving: WorkerLine | None = None) -> None:
+        """``leaving``: a line that goes on unless the new one leads to another process than the crew's lines."""
+
+
 class WorkerLine:
     """Keeps one session with one server and hands what comes to its crew.
 
     `run` ends when the session is over: after `drain` when no task is held any more, or after `cut`. ``replace`` is
-    called when the node is going away, so that a new session begins while this one finishes.
+    called when the node is going away, so that a new session begins while this one finishes. ``leaving``: see `Again`;
+    if this line does not lead elsewhere, it ends.
     """
 
     def __init__(
@@ -68,7 +78,8 @@ class WorkerLine:
         crew: Crew,
         introduction: pb.Hello,
         *,
-        replace: Callable[[WorkerLine], None],
+        replace: Again,
+        leaving: WorkerLine | None = None,
     ) -> None:
         self.server = server
         self.crew = crew
@@ -78,6 +89,9 @@ class WorkerLine:
         self._target = target
         self._replace = replace
         self._replaced = False
+        self._leaving = leaving
+        self._looking = False
+        """Whether another line looks for a node to move to."""
         self._poked = asyncio.Event()
         self._closing = False
         self._cut = self._given_up = False
@@ -117,6 +131,11 @@ class WorkerLine:
             self._call.cancel()
         self.poke()
 
+    @property
+    def ending(self) -> bool:
+        """Whether it takes no more tasks."""
+        return self._closing or self._cut
+
     # The session's life
 
     async def run(self) -> None:
@@ -130,7 +149,7 @@ class WorkerLine:
                     why = str(over) or "the node closed the stream"
                 except grpc.aio.AioRpcError as error:
                     why = f"{error.code().name}: {error.details()}"
-                    if error.code() in _WONT and not self._known and not self._cut:
+                    if error.code() in _WONT and not self._known and self._leaving is None and not self._cut:
                         raise WorkerRefused(f"{self.server} will not have this worker: {why}") from None
                     # A node that is overloaded answers with the same code, and that passes.
                     if self._took_part and "larger than max" in why:
@@ -139,6 +158,12 @@ class WorkerLine:
                     why = f"{type(error).__name__}: {error}"
                 if self._over():
                     return
+                if self._leaving is not None:
+                    self._failures += 1
+                    if self._failures >= LOOKS or self._leaving.ending:
+                        return
+                    await asyncio.sleep(LOOK_AGAIN_S * random.random())
+                    continue
                 if self._replaced and self.session.id and self.session.adopt_ms:
                     self._given_up = True
                     self._part()
@@ -148,6 +173,8 @@ class WorkerLine:
                 if self._over():
                     return
         finally:
+            if self._leaving is not None:
+                self._leaving._looking = False
             self._stop_forgetting()
             self.crew.slots.leave(self.session)
             self.crew.strays.free(self.session)
@@ -262,9 +289,9 @@ class WorkerLine:
                 WELCOME_S if self._forgotten is None or self._given_up else max(1.0, self.session.resume_ms / 2_000)
             )
             async with asyncio.timeout(patience_s):
-                await call.write(self.session.hello())
+                await call.write(self.session.hello(self._processes if self._leaving is not None else ()))
                 await self._read(call)
-            self._welcomed()
+            self._arrived()
             self._took_part = True
             for raw in self.session.resend():
                 await call.write(raw)
@@ -314,13 +341,40 @@ class WorkerLine:
             self.crew.common.stats.stale += received.stale
             log.warning("%d reports came too late: other workers had been given the tasks", received.stale)
         self.crew.handle(self.session, received)
+        if received.move and session.adopt_ms and not (self._looking or self.ending):
+            self._looking = True
+            self._replace(self.server, self)
         if received.drain and not self._replaced:
             self._replaced = True
             log.info("%s is going away: its tasks go on, and a new session is opened", self.server)
             self.drain()
             self._leave_strays()
-            self._replace(self)
+            self._replace(self.server)
         return True
+
+    @property
+    def _processes(self) -> frozenset[str]:
+        """The processes that the crew has sessions with."""
+        return frozenset(session.process for session in self.crew.strays.takers)
+
+    def _arrived(self) -> None:
+        """There is a welcome. If this line was to lead elsewhere and does, the other one is left, and what it runs goes
+        on here."""
+        leaving = self._leaving
+        if leaving is None:
+            self._welcomed()
+            return
+        if leaving.ending or self.session.process in self._processes:
+            self.session.part()
+            raise _Over
+        self._leaving, self._failures = None, 0
+        log.info("%s has many workers: what runs there goes on at node %s", leaving.session.node, self.session.node)
+        # All in one go: in between places would be given away that are taken.
+        leaving._replaced = True
+        leaving.drain()
+        leaving._leave_strays()
+        self._welcomed()
+        leaving._hand_over()
 
     def _leave_strays(self) -> None:
         """This session takes over no more tasks."""

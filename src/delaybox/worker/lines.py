@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -13,7 +13,7 @@ from delaybox.client.transports import direct_url, loaded
 from delaybox.core.errors import ConfigError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.crew import Crew
-from delaybox.worker.line import WorkerLine
+from delaybox.worker.line import Again, WorkerLine
 from delaybox.worker.run import TaskRun
 
 _FACTORY: Final = "delaybox.direct.target:direct_worker_target"
@@ -59,11 +59,13 @@ class Line(Protocol):
 class TaskSource(Protocol):
     """Where a worker's tasks come from, for one run of it."""
 
-    def lines(self, crew: Crew, introduction: pb.Hello, replace: Callable[[str], None]) -> Sequence[Line]:
+    def lines(self, crew: Crew, introduction: pb.Hello, replace: Again) -> Sequence[Line]:
         """The lines of a crew. ``replace``: called with a place whose line is going away; see `line`."""
 
-    def line(self, place: str, crew: Crew, introduction: pb.Hello, replace: Callable[[str], None]) -> Line:
-        """Another line to a place."""
+    def line(
+        self, place: str, crew: Crew, introduction: pb.Hello, replace: Again, leaving: WorkerLine | None = None
+    ) -> Line:
+        """Another line to a place. ``leaving``: see `Again`."""
 
     async def stop(self) -> None:
         """Closes what all lines share, after they have ended. Twice is harmless."""
@@ -101,11 +103,13 @@ class NodeStreams:
     def __init__(self, target: ChannelTarget) -> None:
         self._target = target
 
-    def lines(self, crew: Crew, introduction: pb.Hello, replace: Callable[[str], None]) -> Sequence[Line]:
+    def lines(self, crew: Crew, introduction: pb.Hello, replace: Again) -> Sequence[Line]:
         return [self.line(server, crew, introduction, replace) for server in self._target.endpoints]
 
-    def line(self, place: str, crew: Crew, introduction: pb.Hello, replace: Callable[[str], None]) -> Line:
-        return WorkerLine(place, self._target, crew, introduction, replace=lambda line: replace(line.server))
+    def line(
+        self, place: str, crew: Crew, introduction: pb.Hello, replace: Again, leaving: WorkerLine | None = None
+    ) -> Line:
+        return WorkerLine(place, self._target, crew, introduction, replace=replace, leaving=leaving)
 
     async def stop(self) -> None:
         """Each line closed its own connection."""

@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from delaybox import __version__
@@ -19,7 +19,7 @@ from delaybox.worker import forks
 from delaybox.worker.coroutines import STOP_S, Coroutines
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind, TaskFunction
-from delaybox.worker.line import GOODBYE_S
+from delaybox.worker.line import GOODBYE_S, Again, WorkerLine
 from delaybox.worker.lines import Line, WorkerTarget
 from delaybox.worker.processes import Processes
 from delaybox.worker.run import HAND_BACK, Common, Stats, TaskRun
@@ -184,10 +184,10 @@ class Runner:
     def _all_held(self) -> Iterable[TaskRun]:
         return [run for line in self._lines.values() for run in line.session.held.values()]
 
-    def _again(self, crew: Crew, hello: pb.Hello) -> Callable[[str], None]:
-        def again(place: str) -> None:
+    def _again(self, crew: Crew, hello: pb.Hello) -> Again:
+        def again(place: str, leaving: WorkerLine | None = None) -> None:
             if not self._stopping:
-                self._begin(self._source.line(place, crew, hello, again))
+                self._begin(self._source.line(place, crew, hello, again, leaving))
 
         return again
 

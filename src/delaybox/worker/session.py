@@ -50,6 +50,7 @@ class Received(Generic[T]):
     """How many reports of that session the node has not handled: others have those tasks as well."""
     stale: int = 0
     drain: bool = False
+    move: bool = False
     welcome: bool = False
     parted: Sequence[Parted[T]] = ()
     """Of the session that is over: attempts that another node, or this one, can adopt."""
@@ -73,7 +74,7 @@ class NodeSession(Generic[T]):
         """Tasks that arrive are handed back: the node was given up, and does not know yet that its credit is taken
         back."""
         self.id = ""
-        self.node = ""
+        self.node = self.process = ""
         self.heartbeat_ms = self.resume_ms = _BEFORE_WELCOME_MS
         self.max_output = 0
         self.adopt_ms = 0
@@ -127,12 +128,13 @@ class NodeSession(Generic[T]):
 
     # Streams
 
-    def hello(self) -> bytes:
-        """The first message of a stream; then `receive` must see a welcome."""
+    def hello(self, not_at: Iterable[str] = ()) -> bytes:
+        """The first message of a stream; then `receive` must see a welcome. ``not_at``: processes to avoid."""
         self._welcomed = False
         hello = pb.Hello()
         hello.CopyFrom(self._introduction)
         hello.session = self.id
+        hello.not_at.extend(not_at)
         hello.seen = self._seen if self.id else 0
         return pb.FromWorker(hello=hello).SerializeToString()
 
@@ -168,13 +170,14 @@ class NodeSession(Generic[T]):
         tasks: Sequence[pb.Assignment] = message.tasks
         if tasks:
             tasks = self._within_credit(tasks)
-            if not (message.cancel or message.stale or message.drain or message.adopted or welcome):
+            if not (message.cancel or message.stale or message.drain or message.adopted or message.move or welcome):
                 return Received(tasks)
         self.stale += len(message.stale)
         cancel = [run for sequence in message.cancel if (run := self.held.get(sequence)) is not None]
         return Received(
-            tasks, cancel, lost, unhandled, len(message.stale), message.drain, welcome, parted, message.adopted
-        )
+            tasks, cancel, lost, unhandled, len(message.stale), message.drain, message.move, welcome, parted,
+            message.adopted,
+        )  # fmt: skip
 
     def _welcome(self, welcome: pb.Welcome) -> tuple[Sequence[Parted[T]], Sequence[T], int]:
         parted: Sequence[Parted[T]] = ()
@@ -190,7 +193,7 @@ class NodeSession(Generic[T]):
                 if sequence in self.held
             } | self._progress
             self._progress_sent.clear()
-        self.node = welcome.node
+        self.node, self.process = welcome.node, welcome.process or welcome.node
         self.heartbeat_ms = max(1, welcome.heartbeat_ms)
         self.resume_ms = welcome.resume_ms
         self.max_output = welcome.max_output

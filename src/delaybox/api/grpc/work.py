@@ -27,20 +27,22 @@ _TEXT = 200
 
 
 class Streams:
-    """Serves Work over a gateway. ``on_progress`` is called with a worker's progress report on a running task,
-    ``announce`` with the functions' own queues."""
+    """Serves Work over a gateway. ``process``: this one's name on the list of members. ``on_progress`` is called with a
+    worker's progress report on a running task, ``announce`` with the functions' own queues."""
 
     def __init__(
         self,
         gateway: Gateway,
         *,
         node: str,
+        process: str = "",
         heartbeat_ms: int,
         on_progress: Callable[[WorkerSession, worker_pb2.TaskProgress], None],
         announce: Callable[[Mapping[str, str]], Awaitable[None]],
     ) -> None:
         self._gateway = gateway
         self._node = node
+        self._process = process
         self._heartbeat_ms = heartbeat_ms
         self._on_progress = on_progress
         self._announce = announce
@@ -60,6 +62,8 @@ class Streams:
             raise InvalidTask("hello", f"no hello came within {HELLO_S:.0f} s; send it in the first message") from None
         if not first.HasField("hello"):
             raise InvalidTask("hello", "the first message has no hello; say what this worker serves")
+        if self._process and self._process in first.hello.not_at:
+            raise Overloaded(f"{self._process} has this worker already, and asked it to find another node")
         profile = profile_of(first.hello)
         await self._announce(profile.own)
         stream = _Stream(self._heartbeat_ms / 1000)
@@ -112,6 +116,7 @@ class Streams:
                 heartbeat_ms=self._heartbeat_ms,
                 resume_ms=int(RESUME_S * 1000),
                 node=self._node,
+                process=self._process,
                 max_output=self._gateway.max_output,
                 adopt_ms=self._gateway.lease_ms if session.profile.moves else 0,
             ),

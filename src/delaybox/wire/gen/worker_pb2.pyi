@@ -57,7 +57,7 @@ class CarriedTask(_message.Message):
     def __init__(self, number: _Optional[int] = ..., id: _Optional[str] = ..., ran_ms: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("session", "seen", "queues", "functions", "labels", "identity", "concurrency", "max_message", "moves")
+    __slots__ = ("session", "seen", "queues", "functions", "labels", "identity", "concurrency", "max_message", "moves", "not_at")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class Hello(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     MOVES_FIELD_NUMBER: _ClassVar[int]
+    NOT_AT_FIELD_NUMBER: _ClassVar[int]
     session: str
     seen: int
     queues: _containers.RepeatedScalarFieldContainer[str]
@@ -83,7 +84,8 @@ class Hello(_message.Message):
     concurrency: int
     max_message: int
     moves: bool
-    def __init__(self, session: _Optional[str] = ..., seen: _Optional[int] = ..., queues: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., identity: _Optional[str] = ..., concurrency: _Optional[int] = ..., max_message: _Optional[int] = ..., moves: bool = ...) -> None: ...
+    not_at: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session: _Optional[str] = ..., seen: _Optional[int] = ..., queues: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[_Union[Function, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., identity: _Optional[str] = ..., concurrency: _Optional[int] = ..., max_message: _Optional[int] = ..., moves: bool = ..., not_at: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Function(_message.Message):
     __slots__ = ("name", "retry", "queues", "queue", "keep_result_ms")
@@ -140,7 +142,7 @@ class TaskProgress(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., progress: _Optional[_Union[_scheduler_pb2.Progress, _Mapping]] = ...) -> None: ...
 
 class ToWorker(_message.Message):
-    __slots__ = ("number", "welcome", "tasks", "cancel", "stale", "drain", "seen", "claims", "adopted")
+    __slots__ = ("number", "welcome", "tasks", "cancel", "stale", "drain", "seen", "claims", "adopted", "move")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +152,7 @@ class ToWorker(_message.Message):
     SEEN_FIELD_NUMBER: _ClassVar[int]
     CLAIMS_FIELD_NUMBER: _ClassVar[int]
     ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
     number: int
     welcome: Welcome
     tasks: _containers.RepeatedCompositeFieldContainer[Assignment]
@@ -159,7 +162,8 @@ class ToWorker(_message.Message):
     seen: int
     claims: _containers.RepeatedCompositeFieldContainer[Claim]
     adopted: _containers.RepeatedCompositeFieldContainer[Adopted]
-    def __init__(self, number: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., stale: _Optional[_Iterable[int]] = ..., drain: bool = ..., seen: _Optional[int] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., adopted: _Optional[_Iterable[_Union[Adopted, _Mapping]]] = ...) -> None: ...
+    move: bool
+    def __init__(self, number: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ..., stale: _Optional[_Iterable[int]] = ..., drain: bool = ..., seen: _Optional[int] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., adopted: _Optional[_Iterable[_Union[Adopted, _Mapping]]] = ..., move: bool = ...) -> None: ...
 
 class Claim(_message.Message):
     __slots__ = ("first", "last", "partition", "lease")
@@ -184,7 +188,7 @@ class Adopted(_message.Message):
     def __init__(self, number: _Optional[int] = ..., sequence: _Optional[int] = ..., ended: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session", "resumed", "heartbeat_ms", "resume_ms", "node", "max_output", "adopt_ms")
+    __slots__ = ("session", "resumed", "heartbeat_ms", "resume_ms", "node", "max_output", "adopt_ms", "process")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +196,7 @@ class Welcome(_message.Message):
     NODE_FIELD_NUMBER: _ClassVar[int]
     MAX_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     ADOPT_MS_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     session: str
     resumed: bool
     heartbeat_ms: int
@@ -199,7 +204,8 @@ class Welcome(_message.Message):
     node: str
     max_output: int
     adopt_ms: int
-    def __init__(self, session: _Optional[str] = ..., resumed: bool = ..., heartbeat_ms: _Optional[int] = ..., resume_ms: _Optional[int] = ..., node: _Optional[str] = ..., max_output: _Optional[int] = ..., adopt_ms: _Optional[int] = ...) -> None: ...
+    process: str
+    def __init__(self, session: _Optional[str] = ..., resumed: bool = ..., heartbeat_ms: _Optional[int] = ..., resume_ms: _Optional[int] = ..., node: _Optional[str] = ..., max_output: _Optional[int] = ..., adopt_ms: _Optional[int] = ..., process: _Optional[str] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("sequence", "id", "name", "queue", "due_ms", "attempt", "token", "want_result", "task")
