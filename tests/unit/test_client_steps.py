@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from delaybox.client import calls, chunks, streams
-from delaybox.client.endpoints import parse, pause_s
+from delaybox.client.endpoints import Endpoints, Pace, parse, pause_s
 from delaybox.client.errors import (
     CallTimeout,
     Failure,
@@ -169,6 +170,35 @@ def test_nodes_take_turns():
     for _ in range(6):
         _get(world)
     assert sorted(world.invoked()) == [0, 0, 1, 1, 2, 2] and len(set(world.invoked()[:3])) == 3
+
+
+def test_a_node_that_is_slower_than_others_gets_fewer_calls_until_it_is_fast_again():
+    slow = True
+
+    def answer(effect: Invoke) -> Any:
+        world.now += 0.05 if slow and effect.which == 0 else 0.01
+        return INFO
+
+    world = World(*[answer] * 600, nodes=3)
+    world.session.endpoints = Endpoints(world.session.endpoints.names, random.Random(1).random)
+
+    def shares() -> list[float]:
+        asked = [_get(world) and world.invoked()[-1] for _ in range(300)]
+        return [asked.count(which) / len(asked) for which in range(3)]
+
+    assert shares()[0] < 0.1, "a third before it was found to be slow"
+    slow = False
+    world.now += 60
+    assert min(shares()) > 0.25
+
+
+def test_a_node_that_has_calls_to_answer_is_passed_over():
+    pace = Pace(2)
+    pace.began(0)
+    pace.took(1, "Get", 1.0, 0.01)
+    assert pace.cost(0, 1.0) == 2 * pace.cost(1, 1.0)
+    pace.ended(0)
+    assert pace.cost(0, 1.0) == pace.cost(1, 1.0)
 
 
 def test_one_node_must_not_use_up_all_of_the_time():

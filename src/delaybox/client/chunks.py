@@ -115,7 +115,7 @@ def store(
         if known is None:
             which = tries.pick()
             request = pb.ScheduleBatchRequest(tasks=[chunk.tasks[i] for i in left])
-            answer = yield Invoke(which, "ScheduleBatch", request, tries.attempt_s())
+            answer = yield from tries.measured(Invoke(which, "ScheduleBatch", request, tries.attempt_s()))
         else:
             answer, known = pb.ScheduleBatchResponse(results=known), None
         if isinstance(answer, Failure):

@@ -84,8 +84,8 @@ class Client(Base):
     `close` it at the end.
 
     endpoints: one address or several, ``host:port`` each (port 9088 unless given). Without any, those of the variable
-        DELAYBOX_GRPC_SERVERS, else localhost:9088. Calls take turns among the nodes that work, and go on with the
-        others when one is lost.
+        DELAYBOX_GRPC_SERVERS, else localhost:9088. Calls take turns among the nodes that work, pass over one that
+        is clearly slower than another, and go on with the others when one is lost.
         Or the URL of the Redis server that holds the tasks (``redis://[user:password@]host[:6379][/db]``,
         ``rediss://``, ``unix:///path/to/socket``), or ``file:`` and the data folder of an embedded one; ``?prefix=``
         names a store other than "delaybox". This needs the extra ``redis``, and no node. Who can reach Redis so may

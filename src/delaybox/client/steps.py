@@ -180,7 +180,7 @@ class ClientSession:
         tries = Tries(self, call.kind, timeout_s)
         while True:
             which = tries.pick()
-            outcome = yield Invoke(which, call.method, call.request, tries.attempt_s())
+            outcome = yield from tries.measured(Invoke(which, call.method, call.request, tries.attempt_s()))
             if not isinstance(outcome, Failure):
                 self.endpoints.worked(which)
                 return call.parse(outcome)
@@ -220,6 +220,20 @@ class Tries:
         if self._kind is Repeating.ONCE or len(self._session.endpoints.names) == 1:
             return left
         return min(left, max(left / 2, _LEAST_ATTEMPT_S))
+
+    def measured(self, invoke: Invoke) -> Steps[Any]:
+        """The outcome of this attempt. How long it took tells how busy the node is."""
+        pace, clock = self._session.endpoints.pace, self._session.clock
+        began = clock()
+        pace.began(invoke.which)
+        try:
+            outcome = yield invoke
+        finally:
+            pace.ended(invoke.which)
+        if not isinstance(outcome, Failure):
+            now = clock()
+            pace.took(invoke.which, invoke.method, now, now - began)
+        return outcome
 
     def went_on(self) -> None:
         """A stream received something: its attempts are counted from the start again."""
