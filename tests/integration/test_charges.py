@@ -1,0 +1,50 @@
+"""Who is charged when a holder is killed: a worker is blamed for what it ran, a node is not; no attempt is spent."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from delaybox.core import ids
+from delaybox.store.record import Record, read
+from tests.engines import until
+from tests.yard import Yard, both_ways, worker, yard
+
+__all__ = ["yard"]  # the fixture
+
+
+async def _given_back(yard: Yard, task: str) -> Record:
+    """The record, once the task has left its lease."""
+    task_id = ids.parse(task)
+
+    async def back() -> bool:
+        return (await yard.store.get(task_id)).place != "lease"
+
+    await until(back)
+    return read(task_id, (await yard.store.get(task_id)).value)
+
+
+@both_ways
+async def test_a_worker_that_is_killed_is_blamed_for_what_it_ran(yard: Yard, tmp_path: Path) -> None:
+    """The task may have killed it: a few such losses make a dead letter. Straight on Redis the lease says so."""
+    async with worker(yard, tmp_path) as process:
+        made = await yard.call("naps", 60.0, count=2)
+        await yard.begun(*made)
+        process.signal(signal.SIGKILL)
+        for task in made:
+            r = await _given_back(yard, task)
+            assert (r.attempt, r.losses, r.blamed) == (0, 1, 1)
+
+
+async def test_a_node_that_is_killed_is_not_held_against_the_tasks_that_its_workers_ran(yard: Yard) -> None:
+    """The worker finds no node that adopts them before their lease ends."""
+    doomed = await yard.node(lease_ms=1_000)
+    runner = await yard.worker(doomed.address)
+    made = await yard.call("naps", 60.0, count=2)
+    await yard.begun(*made)
+    doomed.process.kill()
+    await doomed.process.died.wait()
+    for task in made:
+        r = await _given_back(yard, task)
+        assert (r.attempt, r.losses, r.blamed) == (0, 1, 0)
+    await until(lambda: runner.stats.lost == len(made))
