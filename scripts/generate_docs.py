@@ -170,6 +170,10 @@ MEANING = {
     "(`unique_while`) end with their task",
     "index.labels": "labels by which tasks are indexed, so that lists and changes by one of them need no scan. Tasks "
     "that are there already are indexed within minutes. A label that was named once stays indexed",
+    "durability.mode": "when a caller is answered that a task is stored: `fast`, when the server has it; `durable`, "
+    "when it is on the server's disk; `strict`, when its replicas have it too ([what each may lose](reliability.md))",
+    "durability.replicas": "with `strict`: how many replicas must have it; all that may be promoted, to lose nothing",
+    "durability.within": "a write that is not confirmed by then is answered 503 `unconfirmed`",
     "history.keep": "how long it is remembered how a task ended (outcome, times, attempts, node, reason); `0s`: not at "
     "all",
     "history.keepFailed": "the same of tasks that failed, at least `history.keep`",
@@ -204,6 +208,7 @@ _TIMES = {
     "keys.keep",
     "history.keep",
     "history.keepFailed",
+    "durability.within",
     "deadLetters.age",
     "quarantine.age",
 }

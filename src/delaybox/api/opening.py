@@ -69,6 +69,7 @@ class Opening:
             observe=metrics.script_took,
             on_lost=metrics.store_lost,
             key_keep_ms=s.key_keep_ms,
+            durability=s.durability,
         )
         if self._on_open is not None:
             await self._on_open(store)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from delaybox.cli.findings import SKEW_MS, Finding
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
+from delaybox.store.durability import unfit
 
 if TYPE_CHECKING:
     from delaybox.config import Config
+    from delaybox.core.durability import Durability
     from delaybox.store.primaries import Primary
     from delaybox.store.probe import ServerReport
     from delaybox.store.servers import Servers
@@ -59,7 +61,8 @@ async def _asked(config: Config, nodes: Collection[str]) -> list[Finding]:
             found += primaries(servers.primaries(), reports)
         for one in reports:
             aof = bool(int(one.info.get("aof_enabled", 0))) if one.info else features.aof
-            at = [*persistence(aof, one.info, one.fsync), memory(one.info), server_clock(one.clock_offset_ms)]
+            at = [*persistence(aof, one.info, one.fsync), *replication(one, config.durability.rules())]
+            at += [memory(one.info), server_clock(one.clock_offset_ms)]
             found += [replace(finding, says=f"{one.place}: {finding.says}") if one.place else finding for finding in at]
         found += await _opened(servers, config.storage.prefix, nodes)
     return found
@@ -138,6 +141,31 @@ def persistence(aof: bool, info: Mapping[str, Any], fsync: str) -> list[Finding]
     lost = {"always": "nothing acknowledged is lost", "everysec": "power loss costs the last one to two seconds"}
     text = f"append-only file, appendfsync {fsync}: {lost[fsync]}" if fsync in lost else "append-only file"
     return [Finding("persistence", "ok", text)]
+
+
+def replication(report: ServerReport, durability: Durability) -> list[Finding]:
+    """Whether tasks outlive the server's machine, as far as that is asked for."""
+    found: list[Finding] = []
+    if durability.waits and (why := unfit(report, durability)):
+        says, _, mend = why.partition(": ")
+        says = f"durability.mode is {durability.mode}, and it {says}"
+        found.append(Finding("durability", "problem", says, f"{mend}, or set durability.mode: fast"))
+    count = int(report.info.get("connected_slaves", 0))
+    text = f"{count} replica{'' if count == 1 else 's'}"
+    if count and report.min_replicas == "0":
+        found.append(
+            Finding(
+                "replicas",
+                "warning",
+                f"{text}, and min-replicas-to-write is 0: cut off from them it goes on to take tasks, which are lost "
+                "when one of them is promoted",
+                "`CONFIG SET min-replicas-to-write 1` and `CONFIG SET min-replicas-max-lag 10` on it and on its "
+                "replicas, and in their configuration files: it then refuses writes about 10 s after it was cut off",
+            )
+        )
+    elif count:
+        found.append(Finding("replicas", "ok", text))
+    return found
 
 
 def memory(info: Mapping[str, Any]) -> Finding:

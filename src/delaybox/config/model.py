@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from delaybox.config.dashboard import DashboardSection
+from delaybox.config.durability import DurabilitySection
 from delaybox.config.history import HistorySection
 from delaybox.config.kafka import Kafka
 from delaybox.config.queues import QUEUE_RULES_FORM, queue_rules
@@ -271,6 +272,7 @@ class Config(Section):
     keys: Keys = Keys()
     index: Index = Index()
     history: HistorySection = HistorySection()
+    durability: DurabilitySection = DurabilitySection()
     queues: Annotated[Mapping[str, QueueRules], BeforeValidator(queue_rules)] = Field(
         default={}, description=QUEUE_RULES_FORM
     )

@@ -139,6 +139,14 @@ class PartAway(StoreUnavailable):
     same may be sent again, to this part of the store or to another one."""
 
 
+class Unconfirmed(StoreUnavailable):
+    """The write is stored, but not confirmed as the node's durability asks: it can be lost with the server. ``why``:
+    what was missing; empty where the message alone came from a node."""
+
+    code = "unconfirmed"
+    why = ""
+
+
 class StoreLost(StoreUnavailable):
     """The server answers, but the store that this node works for is not on it any more, or only in part."""
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+from delaybox.core.durability import FAST, MOST_REPLICAS, Durability, DurabilityMode
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import MAX_PREFIX, PREFIX
 from delaybox.embedded.folder import default_data_dir
 from delaybox.store.address import ServerSettings
 
 DEFAULT_PREFIX: Final = "delaybox"
-_OPTION: Final = "prefix="
+_OPTIONS: Final = ("prefix", "durability", "replicas")
+"""Options of a URL that are not the server's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,7 @@ class DirectAddress:
     server: ServerSettings | None = None
     folder: Path = Path()
     prefix: str = DEFAULT_PREFIX
+    durability: Durability = FAST
 
     def describe(self) -> str:
         """For people, without credentials."""
@@ -38,7 +42,8 @@ def direct_address(
     cert_file: str | Path | None = None,
     key_file: str | Path | None = None,
 ) -> DirectAddress:
-    """Reads a URL: one of the server's (``store.address``) or ``file:`` and a folder; both take ``?prefix=``.
+    """Reads a URL: one of the server's (``store.address``) or ``file:`` and a folder; both take ``?prefix=``,
+    ``?durability=`` (fast, durable, strict) and ``?replicas=``.
 
     ConfigError, which never shows a password.
     """
@@ -47,7 +52,8 @@ def direct_address(
             "a token is what a node asks for, and this address leads to Redis itself: leave the token out, and write "
             "the server's user and password into the URL"
         )
-    url, prefix = _without_prefix(url)
+    url, options = _without_options(url)
+    prefix, durability = _prefix(options), _durability(options)
     files = {"tls_ca_file": ca_file, "tls_cert_file": cert_file, "tls_key_file": key_file}
     given: dict[str, Any] = {name: str(path) for name, path in files.items() if path is not None}
     scheme, _, rest = url.partition(":")
@@ -55,24 +61,37 @@ def direct_address(
         if given or tls:
             raise ConfigError("file: addresses lead to a socket on this machine, where there is no TLS; leave it out")
         path = unquote(rest.removeprefix("//"))
-        return DirectAddress(folder=Path(path) if path else default_data_dir(), prefix=prefix)
+        return DirectAddress(folder=Path(path) if path else default_data_dir(), prefix=prefix, durability=durability)
     server = ServerSettings.from_url(url)
     if given or tls:
         if server.unix_path:
             raise ConfigError("unix:// addresses lead to a socket on this machine, where there is no TLS; leave it out")
         server = replace(server, tls=True, **given)
-    return DirectAddress(server=server, prefix=prefix)
+    return DirectAddress(server=server, prefix=prefix, durability=durability)
 
 
-def _without_prefix(url: str) -> tuple[str, str]:
-    """The URL without the option ``prefix``, and that option."""
+def _without_options(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without the options that are not the server's, and those."""
     start, mark, query = url.partition("?")
-    options = query.split("&") if mark else []
-    found = [unquote(option.removeprefix(_OPTION)) for option in options if option.startswith(_OPTION)]
-    others = [option for option in options if not option.startswith(_OPTION)]
-    prefix = found[-1] if found else DEFAULT_PREFIX
+    pairs = [pair.partition("=") for pair in query.split("&")] if mark else []
+    mine = {name: unquote(value) for name, _, value in pairs if name in _OPTIONS}
+    others = ["".join(pair) for pair in pairs if pair[0] not in _OPTIONS]
+    return (f"{start}?{'&'.join(others)}" if others else start), mine
+
+
+def _prefix(options: Mapping[str, str]) -> str:
+    prefix = options.get("prefix", DEFAULT_PREFIX)
     if PREFIX.fullmatch(prefix) is None:
         raise ConfigError(
             f"prefix {prefix[:80]!r} is not one; give 1 to {MAX_PREFIX} letters, digits, or . _ : - characters"
         )
-    return (f"{start}?{'&'.join(others)}" if others else start), prefix
+    return prefix
+
+
+def _durability(options: Mapping[str, str]) -> Durability:
+    mode, replicas = options.get("durability", FAST.mode.value), options.get("replicas", "1")
+    if mode not in list(DurabilityMode):
+        raise ConfigError(f"durability {mode[:80]!r} is not one; give fast, durable or strict")
+    if not replicas.isdecimal() or not 1 <= int(replicas) <= MOST_REPLICAS:
+        raise ConfigError(f"replicas is {replicas[:80]!r}; give a number from 1 to {MOST_REPLICAS}")
+    return Durability(mode=DurabilityMode(mode), replicas=int(replicas))

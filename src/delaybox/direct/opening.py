@@ -13,6 +13,7 @@ from delaybox.core.limits import DEFAULT_PARTITIONS
 from delaybox.direct.address import DirectAddress
 from delaybox.embedded import EmbeddedServer
 from delaybox.store.address import ServerSettings
+from delaybox.store.durability import check_durability
 from delaybox.store.ending import end
 from delaybox.store.presence import keep_looking
 from delaybox.store.servers import Servers
@@ -57,7 +58,9 @@ class OpenedStore:
                     partitions=DEFAULT_PARTITIONS,
                     observe=metrics.script_took,
                     on_lost=metrics.store_lost,
+                    durability=address.durability,
                 )
+                await check_durability(servers, store.tags, address.durability)
                 await store.look()
             except BaseException:
                 await servers.close()

@@ -13,6 +13,7 @@ from delaybox.core.errors import StoreUnavailable
 from delaybox.core.limits import DEFAULT_PARTITIONS
 from delaybox.processes.child import Stopping
 from delaybox.store import labels, rules
+from delaybox.store.durability import check_durability
 from delaybox.store.servers import Servers
 from delaybox.store.settings import StoreSettings
 from delaybox.store.store import Store
@@ -44,6 +45,7 @@ async def prepared(settings: Settings) -> Settings:
                 store = await Store.open(servers, prefix=settings.prefix, partitions=settings.partitions)
                 await rules.begin(store, settings.first_rules)
                 await labels.declare(store, settings.index_labels)
+                await check_durability(servers, store.tags, settings.durability)
                 break
             except StoreUnavailable as error:
                 if asyncio.get_running_loop().time() > deadline:
@@ -63,6 +65,8 @@ async def prepared(settings: Settings) -> Settings:
             server,
         )
     log.info("store %r on %s %s at %s", store.prefix, features.kind, features.version, server)
+    if settings.durability.waits:
+        log.info("durability is %s: callers are answered when their tasks are confirmed", settings.durability.mode)
     if store.partitions != settings.partitions:
         log.info("the store has %d partitions; that is fixed at creation", store.partitions)
         if settings.partitions != DEFAULT_PARTITIONS:
@@ -90,6 +94,7 @@ async def opened(settings: StoreSettings, stopping: Stopping) -> Store | None:
                 observe=metrics.script_took,
                 on_lost=metrics.store_lost,
                 key_keep_ms=settings.key_keep_ms,
+                durability=settings.durability,
             )
         except StoreUnavailable as error:
             if last != str(error):

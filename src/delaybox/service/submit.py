@@ -33,6 +33,10 @@ from delaybox.wire.json.moments import render_moment
 from delaybox.wire.topics import TopicRules
 
 _CHUNKS_UNDER_WAY = 2
+_UNCONFIRMED = 16
+"""Most round trips under way where each waits until it is confirmed, which may take a second or two."""
+_SOON_S = 0.002
+"""The next one waits this long for the one before, so that it carries more tasks."""
 _MOST_TURNS = 16
 """Turns of the event loop for which a round waits for more tasks, as long as some come in each turn."""
 _MOST_KINDS = 4_096
@@ -72,6 +76,7 @@ class Submitter:
         self._waiting: list[tuple[Draft, asyncio.Future[Stored], float]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
+        self._rounds: set[asyncio.Task[None]] = set()
 
     async def submit(self, task: NewTask) -> Submitted:
         """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
@@ -101,21 +106,33 @@ class Submitter:
         while self._waiting:
             await self._gather()
             taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
-            answers: Sequence[Stored | BaseException]
-            try:
-                answers = await self._store_all([new for new, _, _ in taken])
-            except Exception as error:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
-                answers = [error] * len(taken)
-            for (new, future, until), answer in zip(taken, answers, strict=True):
-                if future.done():
-                    continue  # the caller has gone; its task is stored all the same
-                if isinstance(answer, PartAway) and self._later(new, future, until):
-                    continue
-                if isinstance(answer, BaseException):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
+            if not self._store.runner.confirms:
+                await self._round(taken)
+                continue
+            # A connection that waits carries nothing else, so the next round begins on another one.
+            self._rounds.add(begun := asyncio.create_task(self._round(taken)))
+            begun.add_done_callback(self._rounds.discard)
+            await asyncio.wait({begun}, timeout=_SOON_S)
+            if len(self._rounds) >= _UNCONFIRMED:
+                await asyncio.wait(self._rounds, return_when=asyncio.FIRST_COMPLETED)
         self._pump_task = None
+
+    async def _round(self, taken: Sequence[tuple[Draft, asyncio.Future[Stored], float]]) -> None:
+        """Stores tasks and answers their callers."""
+        answers: Sequence[Stored | BaseException]
+        try:
+            answers = await self._store_all([new for new, _, _ in taken])
+        except Exception as error:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
+            answers = [error] * len(taken)
+        for (new, future, until), answer in zip(taken, answers, strict=True):
+            if future.done():
+                continue  # the caller has gone; its task is stored all the same
+            if isinstance(answer, PartAway) and self._later(new, future, until):
+                continue
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
     def _later(self, new: Draft, future: asyncio.Future[Stored], until: float) -> bool:
         """Sends a task again in a moment: its part of the store is away, so nothing of it was sent. False: it has been
@@ -198,10 +215,11 @@ class Submitter:
         out: list[Stored | DelayBoxError] = []
         running: deque[asyncio.Task[list[Stored | DelayBoxError]]] = deque()
         coming = iter(items)
+        most = _UNCONFIRMED if self._store.runner.confirms else _CHUNKS_UNDER_WAY
         while chunk := list(islice(coming, MAX_ITEMS)):
             running.append(asyncio.create_task(self._store_each(chunk, make)))
             await asyncio.sleep(0)  # lets the event loop send it before the next one is encoded
-            if len(running) > _CHUNKS_UNDER_WAY:
+            if len(running) > most:
                 out += await running.popleft()
         for storing in running:
             out += await storing

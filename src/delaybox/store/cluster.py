@@ -28,6 +28,7 @@ from redis.exceptions import (
 
 from delaybox.store import roundtrips
 from delaybox.store.address import ServerSettings
+from delaybox.store.confirm import Confirmation
 from delaybox.store.connect import make_client
 from delaybox.store.ending import end
 from delaybox.store.primaries import PROBE_S, Link, Primary, probed, read_slots
@@ -151,9 +152,10 @@ class ServerCluster:
 
     # -- commands -----------------------------------------------------------------------------------------------
 
-    async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def send(self, commands: Sequence[tuple[Any, ...]], confirmation: Confirmation | None = None) -> list[Any]:
         """As `Servers.send`, each command to its key's server, all servers at once; what went wrong stands in the
-        reply's place. A command without a key goes where the next one goes that has one."""
+        reply's place. A command without a key goes where the next one goes that has one. ``confirmation``: of what is
+        carried out at each server."""
         replies: list[Any] = [None] * len(commands)
         groups: dict[Link, list[int]] = {}
         without: list[int] = []
@@ -182,11 +184,13 @@ class ServerCluster:
                     replies[i] = error
         if len(groups) == 1:
             ((link, where),) = groups.items()
-            await self._fill(link, where, commands, replies)
+            await self._fill(link, where, commands, replies, confirmation)
         elif groups:
-            await asyncio.gather(*(self._fill(link, where, commands, replies) for link, where in groups.items()))
+            await asyncio.gather(
+                *(self._fill(link, where, commands, replies, confirmation) for link, where in groups.items())
+            )
         if any(isinstance(reply, ResponseError) for reply in replies):
-            await self._redirected(commands, replies)
+            await self._redirected(commands, replies, confirmation)
         return replies
 
     async def together(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -230,19 +234,32 @@ class ServerCluster:
         replies = await asyncio.gather(*(self._at(link, [command]) for link in self.links))
         return [reply for (reply,) in replies]
 
-    async def _fill(self, link: Link, where: list[int], commands: Sequence[Any], replies: list[Any]) -> None:
+    async def _fill(
+        self,
+        link: Link,
+        where: list[int],
+        commands: Sequence[Any],
+        replies: list[Any],
+        confirmation: Confirmation | None = None,
+    ) -> None:
         sent = commands if len(where) == len(commands) else [commands[i] for i in where]
-        for i, reply in zip(where, await self._at(link, sent), strict=True):
+        for i, reply in zip(where, await self._at(link, sent, confirmation), strict=True):
             replies[i] = reply
 
-    async def _at(self, link: Link, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _at(
+        self, link: Link, commands: Sequence[tuple[Any, ...]], confirmation: Confirmation | None = None
+    ) -> list[Any]:
         try:
+            if confirmation is not None:
+                return await confirmation.send(link.send, commands)
             return await link.send(commands)
         except (RedisError, OSError) as error:
             self._lost(link, next((key for command in commands if (key := key_of(command)) is not None), None))
             return [error] * len(commands)
 
-    async def _redirected(self, commands: Sequence[tuple[Any, ...]], replies: list[Any]) -> None:
+    async def _redirected(
+        self, commands: Sequence[tuple[Any, ...]], replies: list[Any], confirmation: Confirmation | None = None
+    ) -> None:
         """Sends again what is at another server by now, and leaves in the reply's place what is nowhere at the
         moment."""
         for hop in range(_HOPS):
@@ -277,7 +294,7 @@ class ServerCluster:
             if hop > 1:
                 await asyncio.sleep(_TRY_AGAIN_S * hop)
             for link, where in groups.items():
-                await self._fill(link, where, commands, replies)
+                await self._fill(link, where, commands, replies, confirmation)
             for link, where in asking.items():
                 got = await self._at(link, [part for i in where for part in (("ASKING",), commands[i])])
                 for i, reply in zip(where, got[1::2], strict=True):

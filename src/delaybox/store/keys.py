@@ -18,6 +18,11 @@ def tag(prefix: str, partition: int) -> str:
     return f"{{{prefix}:{partition}}}"
 
 
+def confirm(key: str) -> str:
+    """String that is written behind a write that must be confirmed, in the slot of its first key. Expires."""
+    return f"{key}:confirm" if key.startswith("{") else f"{{{key}}}:confirm"
+
+
 def bucket(tag_: str, number: int) -> str:
     """Hash id -> record of the tasks whose id falls in bucket ``number``."""
     return f"{tag_}:b:{number}"

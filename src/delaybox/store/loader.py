@@ -27,6 +27,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core.errors import DelayBoxError, PartAway, StoreFull, StoreLost, StoreRefused, StoreUnavailable
+from delaybox.store.confirm import CONFIRMED
 from delaybox.store.roundtrips import NotSent
 
 _INCLUDE = "--@include "
@@ -192,7 +193,8 @@ class ScriptRunner:
 
     ``send``: see `Servers.send`. ``repeats``: how often an unknown outcome is asked again before it is reported.
     ``within_ms``: how long after the first time at most: a process that was frozen reports the outcome as unknown.
-    ``clock``, ``sharded``: see `load`. ``gate``: keeps the scripts of a store from one that is not it.
+    ``clock``, ``sharded``: see `load`. ``gate``: keeps the scripts of a store from one that is not it. ``confirmed``:
+    sends those of `CONFIRMED` and waits until they are confirmed (`Servers.confirmed`); None: nothing is waited for.
     """
 
     def __init__(
@@ -205,8 +207,12 @@ class ScriptRunner:
         clock: str | None = None,
         gate: Gate | None = None,
         sharded: bool = False,
+        confirmed: Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]] | None = None,
     ) -> None:
         self._send_all = send
+        self._send_confirmed = confirmed
+        self.confirms = confirmed is not None
+        """Whether callers are answered only when their writes are confirmed, which may take a second or two."""
         self._clock = clock
         self._sharded = sharded
         self._repeats = repeats
@@ -264,11 +270,14 @@ class ScriptRunner:
     async def _round(self, calls: Sequence[ScriptCall]) -> list[Any]:
         started = time.perf_counter()
         scripts = [load(call.script, self._clock, self._sharded) for call in calls]
-        replies = await self._send([("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)])
+        waits = self._waits(calls)
+        commands = [("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)]
+        replies = await self._send(commands, waits)
         forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
             # A restart or SCRIPT FLUSH; a NOSCRIPT ran nothing, so sending the source cannot run it twice.
-            sent = await self._send([("EVAL", scripts[i].source, 1, calls[i].tag, *calls[i].args) for i in forgotten])
+            sources = [("EVAL", scripts[i].source, 1, calls[i].tag, *calls[i].args) for i in forgotten]
+            sent = await self._send(sources, waits)
             for i, reply in zip(forgotten, sent, strict=True):
                 replies[i] = reply
         if self._observe is not None:
@@ -305,12 +314,18 @@ class ScriptRunner:
             )
             for i in sent
         ]
-        for i, reply in zip(sent, await self._send(commands) if commands else (), strict=True):
+        found = await self._send(commands, self._waits(calls)) if commands else ()
+        for i, reply in zip(sent, found, strict=True):
             replies[i] = reply
         return replies
 
-    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    def _waits(self, calls: Sequence[ScriptCall]) -> bool:
+        """Whether these are answered only when they are confirmed."""
+        return self._send_confirmed is not None and any(call.script in CONFIRMED for call in calls)
+
+    async def _send(self, commands: list[tuple[Any, ...]], waits: bool = False) -> list[Any]:
+        send = self._send_confirmed if waits and self._send_confirmed is not None else self._send_all
         try:
-            return await self._send_all(commands)
+            return await send(commands)
         except (RedisError, OSError) as error:
             return [error] * len(commands)

@@ -48,7 +48,8 @@ class ServerReport:
     """What one server reports of itself.
 
     ``place``: which one, where there are several. ``info``: INFO's fields, none where an ACL forbids it. ``fsync``,
-    ``full_coverage``: settings, empty where they are hidden from us. ``clock_offset_ms``: see that function.
+    ``full_coverage``, ``min_replicas``: settings, empty where they are hidden from us. ``clock_offset_ms``: see that
+    function.
     """
 
     place: str
@@ -56,16 +57,16 @@ class ServerReport:
     fsync: str
     full_coverage: str
     clock_offset_ms: float
+    min_replicas: str = ""
 
 
 async def report(client: Redis, place: str) -> ServerReport:
     """Asks one server. RedisError or OSError."""
     info = await info_of(client)
-    fsync, full_coverage = (
-        await _setting(client, "appendfsync"),
-        await _setting(client, "cluster-require-full-coverage"),
-    )
-    return ServerReport(place, info, fsync, full_coverage, await clock_offset_ms(roundtrips.of(client).send))
+    names = ("appendfsync", "cluster-require-full-coverage", "min-replicas-to-write")
+    fsync, full_coverage, min_replicas = [await _setting(client, name) for name in names]
+    offset_ms = await clock_offset_ms(roundtrips.of(client).send)
+    return ServerReport(place, info, fsync, full_coverage, offset_ms, min_replicas)
 
 
 async def clock_offset_ms(send: Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]) -> float:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -20,6 +21,7 @@ from delaybox.core.errors import StoreRefused
 from delaybox.store import roundtrips
 from delaybox.store.address import ServerSettings
 from delaybox.store.cluster import ServerCluster
+from delaybox.store.confirm import Confirmation
 from delaybox.store.connect import close_client, make_client
 from delaybox.store.loader import translate
 from delaybox.store.primaries import Primary
@@ -103,6 +105,13 @@ class Servers:
             return
         assert last is not None
         raise last
+
+    def confirmed(self, confirmation: Confirmation) -> Send:
+        """As `send`, for scripts alone: what they wrote is confirmed before the replies are there. For servers that
+        were found."""
+        if self._cluster is not None:
+            return partial(self._cluster.send, confirmation=confirmation)
+        return partial(confirmation.send, roundtrips.of(self._client).send)
 
     async def _find_and_send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         await self._find()

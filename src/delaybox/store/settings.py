@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from delaybox.core.durability import FAST, Durability
 from delaybox.core.history import NO_HISTORY, HistoryRules
 from delaybox.core.limits import KEY_KEEP_MS
 from delaybox.core.queue import QueueRules
@@ -28,6 +29,8 @@ class StoreSettings(ProcessSettings):
     """Labels by which tasks are indexed."""
     history: HistoryRules = NO_HISTORY
     """How long it is remembered how tasks ended."""
+    durability: Durability = FAST
+    """When callers are answered that their tasks are stored."""
     first_rules: Mapping[str, QueueRules] = field(default_factory=dict)
     """Rules of queues for a store in which none were ever set."""
     roles: tuple[str, ...] = ()

@@ -15,7 +15,21 @@ Address = tuple[str, int]
 
 _SCRIPTS = frozenset({"EVALSHA", "EVAL"})
 _NO_KEY = frozenset(
-    {"TIME", "INFO", "CONFIG", "SCAN", "PUBSUB", "PUBLISH", "COMMAND", "SCRIPT", "PING", "CLUSTER", "ROLE", "WAIT"}
+    {
+        "TIME",
+        "INFO",
+        "CONFIG",
+        "SCAN",
+        "PUBSUB",
+        "PUBLISH",
+        "COMMAND",
+        "SCRIPT",
+        "PING",
+        "CLUSTER",
+        "ROLE",
+        "WAIT",
+        "WAITAOF",
+    }
 )
 
 

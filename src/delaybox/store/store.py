@@ -8,11 +8,13 @@ from itertools import chain
 from typing import Any
 
 from delaybox.core import ids
+from delaybox.core.durability import FAST, Durability
 from delaybox.core.errors import StoreLost, StoreRefused
 from delaybox.core.limits import KEY_KEEP_MS, MAX_PARTITIONS
 from delaybox.core.partition import Shape, of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes, schedule_args
+from delaybox.store.durability import confirmed_of
 from delaybox.store.identity import open_store
 from delaybox.store.loader import REPEATED_WITHIN_MS, Observer, ScriptCall, ScriptRunner
 from delaybox.store.presence import OnLost, Presence
@@ -29,7 +31,7 @@ from delaybox.store.replies import (
     Verdict,
     read_claim,
 )
-from delaybox.store.servers import Servers
+from delaybox.store.servers import Send, Servers
 from delaybox.store.settling import fail_calls, failed, lose_calls, lost, release_calls
 from delaybox.store.shards import Shards
 from delaybox.store.subscription import Subscribed
@@ -52,6 +54,7 @@ class Store:
         observe: Observer | None = None,
         on_lost: OnLost = lambda _: None,
         key_keep_ms: int = KEY_KEEP_MS,
+        confirmed: Send | None = None,
     ) -> None:
         self.key_keep_ms = key_keep_ms
         """How long idempotency keys outlive their task."""
@@ -61,7 +64,9 @@ class Store:
         self.partitions = shape.partitions
         self.bucket_ms = shape.bucket_ms
         self.presence = Presence(servers, prefix, shape, on_lost)
-        self.runner = ScriptRunner(servers.send, observe=observe, gate=self.presence, sharded=servers.sharded)
+        self.runner = ScriptRunner(
+            servers.send, observe=observe, gate=self.presence, sharded=servers.sharded, confirmed=confirmed
+        )
         self.control_channel = keys.control_channel(prefix)
         self.unforeseen = Unforeseen()
         self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
@@ -84,6 +89,7 @@ class Store:
         observe: Observer | None = None,
         on_lost: OnLost = lambda _: None,
         key_keep_ms: int = KEY_KEEP_MS,
+        durability: Durability = FAST,
     ) -> Store:
         """Creates the store or takes the one that is there, whose partitions and bucket width then count.
 
@@ -96,7 +102,8 @@ class Store:
         wanted = Shape(os.urandom(8).hex(), partitions, bucket_ms)
         await servers.find()
         shape = await open_store(servers, prefix, wanted, expected=expected)
-        return cls(servers, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost, key_keep_ms=key_keep_ms)
+        own: dict[str, Any] = {"key_keep_ms": key_keep_ms, "confirmed": await confirmed_of(servers, durability)}
+        return cls(servers, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost, **own)
 
     @property
     def store_id(self) -> str:

@@ -68,8 +68,8 @@ class Spy(ScriptRunner):
         self._log_all(results, about, sent_us, answered_us)
         return replies
 
-    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        replies = await super()._send(commands)
+    async def _send(self, commands: list[tuple[Any, ...]], waits: bool = False) -> list[Any]:
+        replies = await super()._send(commands, waits)
         if any(isinstance(reply, loader._PASSING) for reply in replies):
             self._doubt += 1
         return replies
