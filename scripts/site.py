@@ -28,7 +28,15 @@ CHAPTERS: dict[str, list[str]] = {
         "howto/after-an-outage.md",
         "howto/replace-the-original.md",
     ],
-    "Production": ["production.md", "operations.md", "reliability.md", "scaling.md", "dashboard.md", "security.md"],
+    "Production": [
+        "production.md",
+        "upgrading.md",
+        "operations.md",
+        "reliability.md",
+        "scaling.md",
+        "dashboard.md",
+        "security.md",
+    ],
     "Reference": [
         "rest.md",
         "grpc.md",
