@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from prometheus_client import CollectorRegistry
 
 from delaybox import metrics
 from delaybox.api import policy
@@ -25,6 +26,7 @@ from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.targets import http_metrics  # noqa: F401 - adds its metrics to the others
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
+from delaybox.worker.exposition import Exposition
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
@@ -256,10 +258,20 @@ def _also(key: str) -> str:
 
 
 def metrics_table() -> Iterator[str]:
-    """Every metric with its kind, labels and help."""
+    """Every metric of a node."""
+    yield from _metrics_of(metrics.REGISTRY)
+
+
+def worker_metrics_table() -> Iterator[str]:
+    """Every metric of a worker."""
+    yield from _metrics_of(Exposition().registry)
+
+
+def _metrics_of(registry: CollectorRegistry) -> Iterator[str]:
+    """Each metric with its kind, labels and help."""
     yield "| metric | kind | labels | meaning |"
     yield "| --- | --- | --- | --- |"
-    for collector in sorted(metrics.REGISTRY._collector_to_names, key=lambda one: str(getattr(one, "_name", ""))):
+    for collector in sorted(registry._collector_to_names, key=lambda one: str(getattr(one, "_name", ""))):
         described: Any = collector
         (family,) = described.describe()
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -365,6 +377,7 @@ def _unless_given(param: Any) -> str:
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "configuration": configuration,
     "metrics": metrics_table,
+    "worker_metrics": worker_metrics_table,
     "fsck": fsck_table,
     "policy": policy_table,
     "grpc": grpc_table,

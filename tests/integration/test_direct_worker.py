@@ -17,11 +17,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from redis.asyncio import Redis
 
 from delaybox import Client
-from delaybox.core.errors import ConfigError
 from delaybox.processes.spawn import ChildProcess
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles.settings import ClockSettings
@@ -77,6 +75,7 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path) -> None:
         text = await asyncio.to_thread(scraped)
         assert re.search(r'delaybox_fired_tasks_total\{mode="leased",type="WORKER"\} 6\.0', text)
         assert re.search(r'delaybox_fired_tasks_total\{mode="in_place",type="PUB_SUB"\} 1\.0', text)
+        assert "delaybox_store_up 1.0" in text
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()
     finally:
@@ -112,8 +111,6 @@ async def test_a_worker_waits_for_its_server(make_server: Callable[..., RealServ
         await asyncio.sleep(0.2)
         server.start()
         await asyncio.wait_for(runner.connected(), 30)
-    with pytest.raises(ConfigError, match="a metrics port is for workers straight on Redis"):
-        Worker("w", servers="localhost:9088", metrics_port=1)
 
 
 async def test_a_workers_clock_publishes_as_the_nodes_do(server: RealServer, client: Redis, prefix: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import signal
@@ -17,6 +19,7 @@ from delaybox.store.store import Store
 from tests.engines import until
 from tests.rpc import rpc_process
 from tests.servers import RealServer
+from tests.web import called, free_port
 from tests.yard import Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
@@ -131,6 +134,82 @@ async def test_a_process_that_dies_is_started_again_and_all_end_together(yard: Y
         process.signal(signal.SIGINT)
         assert await process.end() == 0, process.output()
         assert len(re.findall(r"stopped: \d+ done, 0 failed", process.output())) == 2
+
+
+@both_ways
+async def test_a_worker_shows_what_all_its_processes_do(yard: Yard, tmp_path: Path) -> None:
+    port = free_port()
+    more = ("--processes", "2", "--metrics-port", str(port), "--log-level", "info", "--log-format", "json")
+    async with worker(yard, tmp_path, *more, sessions=6) as process:
+
+        async def asked(path: str) -> tuple[int, str]:
+            return await asyncio.to_thread(called, f"127.0.0.1:{port}", path)
+
+        async def shows(*lines: str) -> None:
+            text = ""
+
+            async def all_are_there() -> bool:
+                nonlocal text
+                text = (await asked("/metrics"))[1]
+                return all(line in text for line in lines)
+
+            with contextlib.suppress(AssertionError):
+                await until(all_are_there, timeout_s=20)
+            assert [line for line in lines if line not in text] == [], text
+
+        made = await yard.call("quick", count=20) + await yard.call("fails", 9, retry={"max_attempts": 1})
+        # More than one process has places for.
+        naps = await yard.call("naps", 60.0, count=11)
+        await yard.begun(*made, *naps)
+        await shows(
+            'delaybox_worker_attempts_total{function="quick",outcome="succeeded"} 20.0',
+            'delaybox_worker_attempts_total{function="fails",outcome="failed"} 1.0',
+            'delaybox_worker_attempt_seconds_count{function="quick"} 20.0',
+            'delaybox_worker_places{kind="async"} 20.0',
+            'delaybox_worker_places_taken{kind="async"} 11.0',
+            "delaybox_worker_processes 2.0",
+            "delaybox_worker_ready 1.0",
+            "delaybox_build_info{",
+            'state="up"} 6.0',
+        )
+        _, text = await asked("/metrics")
+        assert ("delaybox_store_up" in text) == (yard.way == "redis"), "a worker of nodes knows nothing of the store"
+        assert [(await asked(path))[0] for path in ("/healthz", "/livez", "/readyz")] == [200, 200, 200]
+        process.signal(signal.SIGTERM)
+        await until(lambda: process.output().count("draining") == 2)
+
+        async def drains() -> bool:
+            return (await asked("/readyz")) == (503, "the worker drains: it takes no more tasks")
+
+        await until(drains)
+        assert (await asked("/healthz"))[0] == 200
+        process.signal(signal.SIGTERM)
+        assert await process.end() == 0, process.output()
+        lines = [json.loads(line) for line in process.output().splitlines()]
+        (failed,) = [line for line in lines if line.get("function") == "fails"]
+        assert failed["task"] == made[-1]
+
+
+async def test_a_worker_without_a_node_is_not_ready(tmp_path: Path) -> None:
+    port, nobody = free_port(), free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "delaybox.worker", "tests.worker_app",
+        "--server", f"127.0.0.1:{nobody}", "--metrics-port", str(port), stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+
+        async def waits_for_its_node() -> bool:
+            try:
+                found = await asyncio.to_thread(called, f"127.0.0.1:{port}", "/readyz")
+            except OSError:
+                return False
+            return found == (503, f"no session with 127.0.0.1:{nobody}")
+
+        await until(waits_for_its_node)
+        assert await asyncio.to_thread(called, f"127.0.0.1:{port}", "/healthz") == (200, "ok")
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def test_processes_that_cannot_start_end_the_supervisor(tmp_path: Path) -> None:

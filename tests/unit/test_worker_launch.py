@@ -62,7 +62,7 @@ def test_what_names_no_worker_is_told_clearly(place: Path, spec: str, words: str
 def test_the_command_ends_with_the_words_and_code_2(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logs, "set_up", lambda log_format: None)
+    monkeypatch.setattr(logs, "set_up", lambda log_format, level: None)
     command = Command(monkeypatch, capsys)
     done = command("worker", "launch_good:wrong")
     assert (done.code, done.err) == (2, "error: module 'launch_good' has no 'wrong'; it has mailer, worker\n")
@@ -82,6 +82,18 @@ def test_a_command_line_changes_what_it_names_and_nothing_else(place: Path) -> N
     assert worker.target.endpoints == ("a:1", "b:2")
     assert (worker.queues, worker.grace_s) == (("x", "y"), 3.0)
     assert (worker.sizes.concurrency, worker.sizes.threads) == (7, before.threads)
+
+
+def test_a_wrong_level_or_format_of_the_log_ends_the_command(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command(monkeypatch, capsys)
+    for option, words in (
+        ("--log-level", "error: --log-level 'loud' is not known; use debug, info, warning or error\n"),
+        ("--log-format", "error: --log-format 'loud' is not known; use text or json\n"),
+    ):
+        done = command("worker", "launch_good", option, "loud")
+        assert (done.code, done.err) == (2, words)
 
 
 def test_several_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

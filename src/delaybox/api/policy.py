@@ -28,6 +28,7 @@ class WithoutToken(Enum):
 Rule = Access | WithoutToken
 
 RULES: Final[dict[tuple[str, str], Rule]] = {
+    ("GET", "/healthz"): WithoutToken.PROBE,
     ("GET", "/livez"): WithoutToken.PROBE,
     ("GET", "/readyz"): WithoutToken.PROBE,
     ("GET", "/metrics"): WithoutToken.PROBE,

@@ -50,7 +50,7 @@ def worker(
         typer.Option(metavar="DURATION", help="With --redis: how long a silent worker keeps its tasks. Default: 15s."),
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="With --redis: the port of its probes and metrics.")
+        int | None, typer.Option(min=0, max=65535, help="The port of /metrics, /healthz and /readyz.")
     ] = None,
     metrics_host: Annotated[
         str | None, typer.Option(help="The address that this port is on. Default: 127.0.0.1.")
@@ -75,6 +75,9 @@ def worker(
     cert_file: Annotated[Path | None, typer.Option(help="PEM file of the worker's own certificate.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
     log_format: Annotated[str, typer.Option(metavar="text|json", help="How to log.")] = "text",
+    log_level: Annotated[
+        str, typer.Option(metavar="debug|info|warning|error", help="The least level that is logged.")
+    ] = "info",
 ) -> None:
     """Run a worker: your functions, called for tasks that are due. Ends on SIGTERM when what runs has ended."""
     from delaybox.worker import launch
@@ -100,5 +103,6 @@ def worker(
         cert_file=str(cert_file) if cert_file else None,
         key_file=str(key_file) if key_file else None,
         log_format=log_format,
+        log_level=log_level,
     )
     raise typer.Exit(launch.run(asked))

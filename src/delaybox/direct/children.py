@@ -43,6 +43,7 @@ class Children:
                 follows_nodes=True,
                 history=HISTORY,
                 log_format=options.log_format,
+                log_level=options.log_level,
                 grace_s=GRACE_S,
             )
             self._specs.append(Spec(kind=ProcessKind.CLOCK, settings=clock))
@@ -55,7 +56,9 @@ class Children:
                 roles=roles,
                 host=options.metrics_host,
                 probes_only=True,
+                beside_worker=True,
                 log_format=options.log_format,
+                log_level=options.log_level,
                 grace_s=GRACE_S,
             )
             listening = bind(options.metrics_host, options.metrics_port, _BACKLOG, option="--metrics-port")

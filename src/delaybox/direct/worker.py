@@ -45,6 +45,8 @@ class DirectSource:
     ``stack``: closed at the end.
     """
 
+    serves_metrics: Final = True
+
     def __init__(self, address: DirectAddress, name: str, options: DirectOptions, stack: contextlib.ExitStack) -> None:
         self._address = address
         self._options = options
@@ -141,6 +143,11 @@ class DirectLine:
         self._host: WorkerHost | None = None
         self._closing = False
         self._over = asyncio.Event()
+
+    @property
+    def server(self) -> str:
+        """For people."""
+        return self._source.where
 
     async def run(self) -> None:
         profile = profile_of(self._introduction)

@@ -48,7 +48,7 @@ def run(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> in
         settings = decode(kind, line)
         if settings.guarded:
             hardening.not_dumpable()
-        logs.set_up(settings.log_format)
+        logs.set_up(settings.log_format, level=settings.log_level)
         _die_with_parent(0)
         files.raise_limit()
         collector.set_apart()

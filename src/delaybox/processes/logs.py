@@ -8,18 +8,22 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from delaybox.core import texts
 
+FORMATS: Final = ("text", "json")
+LEVELS: Final = ("debug", "info", "warning", "error")
 
-def set_up(log_format: str, *filters: logging.Filter) -> None:
-    """Sends what this process logs, INFO and above, to stderr in the form ``text`` or ``json``, past ``filters``."""
+
+def set_up(log_format: str, *filters: logging.Filter, level: str = "info") -> None:
+    """Sends what this process logs, ``level`` (one of LEVELS) and above, to stderr in the form ``text`` or ``json``,
+    past ``filters``."""
     handler = logging.StreamHandler()
     for one in filters:
         handler.addFilter(one)
     handler.setFormatter(formatter(log_format))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def formatter(log_format: str) -> logging.Formatter:

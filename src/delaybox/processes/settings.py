@@ -15,6 +15,7 @@ class ProcessSettings:
     """The settings that every child gets, whatever its kind."""
 
     log_format: str = "text"
+    log_level: str = "info"
     guarded: bool = False
     """Shell commands run as the same user, so they must not read this process."""
     node_id: str = ""

@@ -9,7 +9,7 @@ from delaybox.client.models import Retry
 from delaybox.worker.context import CancelSignal, Context, current
 from delaybox.worker.endings import Reject, RetryLater, Stopped
 from delaybox.worker.functions import TaskFunction
-from delaybox.worker.logs import TaskFilter
+from delaybox.worker.logs import TaskFilter, add_task_fields
 from delaybox.worker.runner import Runner
 from delaybox.worker.worker import Worker
 
@@ -24,5 +24,6 @@ __all__ = [
     "TaskFilter",
     "TaskFunction",
     "Worker",
+    "add_task_fields",
     "current",
 ]

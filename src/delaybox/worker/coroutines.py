@@ -91,7 +91,7 @@ class Coroutines(Crew):
         task.add_done_callback(self._tasks.discard)
 
     async def _step_through(self) -> None:
-        queue, stats = self._queue, self.common.stats
+        queue, stats, figures = self._queue, self.common.stats, self.common.figures
         waits = False
         try:
             since = turn = time.monotonic()
@@ -114,6 +114,8 @@ class Coroutines(Crew):
                         run.settled = True
                         stats.done += 1
                         run.session.done(run.sequence)
+                        if figures is not None:
+                            figures.ended(run.function.name, "succeeded", time.monotonic() - since)
                 except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
                     run.fail(endings.failure(error))
                 else:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from delaybox.client.transports import loaded
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.processes import collector, counters
+from delaybox.processes.logs import FORMATS, LEVELS
 from delaybox.processes.restart import RestartBackoff, reason
 from delaybox.worker import logs
 from delaybox.worker.line import WorkerRefused
@@ -56,6 +57,7 @@ class Launch:
     metrics_port: int | None = None
     metrics_host: str | None = None
     log_format: str = "text"
+    log_level: str = "info"
     dev: bool = False
     """An embedded server, unless one is named, and one process that is started again when a source file changes."""
 
@@ -70,7 +72,10 @@ class Launch:
 
 def run(launch: Launch) -> int:
     """Runs until it is asked to stop. Returns the exit code. Mistakes are reported in a line on stderr."""
-    logs.set_up(launch.log_format)
+    try:
+        logs.set_up(launch.log_format, launch.log_level)
+    except ConfigError as error:
+        return _report(error)
     if launch.processes < 1:
         return _report(ConfigError(f"--processes {launch.processes}: at least 1"))
     if launch.dev:
@@ -95,7 +100,7 @@ def _develop(launch: Launch) -> int:
 def child(settings: str) -> int:
     """One of several processes, as `_Supervisor` starts it: its end of stdin means that the supervisor is gone."""
     launch = Launch(**json.loads(settings))
-    logs.set_up(launch.log_format)
+    logs.set_up(launch.log_format, launch.log_level)
     return _run(launch, until=0)
 
 
@@ -231,7 +236,7 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("--redis", metavar="URL", help="in place of nodes: the server itself; or DELAYBOX_WORKER_REDIS")
     parser.add_argument("--clock", action=argparse.BooleanOptionalAction, help="with --redis: keep time as well")
     parser.add_argument("--lease", help="with --redis: how long a silent worker keeps its tasks; 15s unless given")
-    parser.add_argument("--metrics-port", type=int, help="with --redis: where Prometheus finds its metrics")
+    parser.add_argument("--metrics-port", type=int, help="where /metrics, /healthz and /readyz are served")
     parser.add_argument("--metrics-host", help="the address of that port; 127.0.0.1 unless given")
     parser.add_argument("--queues", action="append", metavar="NAMES", help="separated by commas; repeatable")
     parser.add_argument("--concurrency", type=int, help="async functions at once")
@@ -243,7 +248,8 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("--ca-file")
     parser.add_argument("--cert-file")
     parser.add_argument("--key-file")
-    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--log-format", choices=FORMATS, default="text")
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="the least level that is logged")
     given = vars(parser.parse_args(arguments))
     if token := given.pop("token"):
         os.environ["DELAYBOX_TOKEN"] = token

@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 
 from delaybox.client.channel import ChannelTarget, grpc_target
 from delaybox.client.transports import direct_url, loaded
-from delaybox.core.errors import ConfigError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.crew import Crew
 from delaybox.worker.line import Again, WorkerLine
@@ -38,6 +37,10 @@ class Line(Protocol):
     def crew(self) -> Crew: ...
 
     @property
+    def server(self) -> str:
+        """Where it leads, for people."""
+
+    @property
     def up(self) -> asyncio.Event: ...
 
     @property
@@ -57,7 +60,11 @@ class Line(Protocol):
 
 
 class TaskSource(Protocol):
-    """Where a worker's tasks come from, for one run of it."""
+    """Where a worker's tasks come from, for one run of it. ``serves_metrics``: on the metrics port, by a child of its
+    own."""
+
+    @property
+    def serves_metrics(self) -> bool: ...
 
     def lines(self, crew: Crew, introduction: pb.Hello, replace: Again) -> Sequence[Line]:
         """The lines of a crew. ``replace``: called with a place whose line is going away; see `line`."""
@@ -100,6 +107,8 @@ class NodesTarget:
 class NodeStreams:
     """A line for each node. See `TaskSource`."""
 
+    serves_metrics: Final = False
+
     def __init__(self, target: ChannelTarget) -> None:
         self._target = target
 
@@ -119,13 +128,14 @@ class NodeStreams:
 class DirectOptions:
     """What concerns workers straight on Redis alone. ``clock``: its process has a child that keeps time; ``lease_ms``:
     after this time without a sign of life others get its tasks; ``metrics_port``: where metrics are served, None:
-    nowhere; ``log_format``: of its children."""
+    nowhere; ``log_format``, ``log_level``: of its children."""
 
     clock: bool = True
     lease_ms: int = 15_000
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     log_format: str = "text"
+    log_level: str = "info"
 
 
 def worker_target(
@@ -145,6 +155,4 @@ def worker_target(
     if url is not None:
         made: WorkerTarget = loaded(_FACTORY, url)(url, name=name, options=options, **security)
         return made
-    if options.metrics_port is not None:
-        raise ConfigError("a metrics port is for workers straight on Redis; over gRPC their nodes serve the metrics")
     return NodesTarget(grpc_target(others, token=token, **security))

@@ -7,9 +7,10 @@ by the loggers that are set up there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
+from delaybox.core.errors import ConfigError
 from delaybox.core.texts import head, tail
 from delaybox.processes import logs
 from delaybox.processes.logs import exception_of
@@ -39,9 +40,24 @@ class TaskFilter(logging.Filter):
         return True
 
 
-def set_up(log_format: str) -> None:
-    """Lines on stderr; JSON objects with ``json``."""
-    logs.set_up(log_format, TaskFilter())
+def add_task_fields(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog: adds ``task``, ``function`` and ``attempt`` to what is logged while a task runs, unless
+    it has fields of these names. Put it before the renderer."""
+    found = running.get(None)
+    if found is not None:
+        context = found.context
+        event.setdefault("task", context.id)
+        event.setdefault("function", context.name)
+        event.setdefault("attempt", context.attempt + 1)
+    return event
+
+
+def set_up(log_format: str, level: str = "info") -> None:
+    """Lines on stderr; JSON objects with ``json``. ``level``: one of `processes.logs.LEVELS`. ConfigError."""
+    for option, value, known in (("--log-format", log_format, logs.FORMATS), ("--log-level", level, logs.LEVELS)):
+        if value not in known:
+            raise ConfigError(f"{option} {value!r} is not known; use {', '.join(known[:-1])} or {known[-1]}")
+    logs.set_up(log_format, TaskFilter(), level=level)
 
 
 def about(logger: logging.Logger, level: int, context: Any, words: str, *args: object, traceback: str = "") -> None:

@@ -15,6 +15,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings, logs
 from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.context import CancelSignal, Context, Facts
+from delaybox.worker.figures import Figures, Outcome
 from delaybox.worker.functions import TaskFunction
 from delaybox.worker.parted import Reports
 
@@ -59,10 +60,12 @@ class Stats:
 class Common:
     """What all attempts of a worker share."""
 
-    __slots__ = ("loop", "stats", "thread")
+    __slots__ = ("figures", "loop", "stats", "thread")
 
     def __init__(self) -> None:
         self.stats = Stats()
+        self.figures: Figures | None = None
+        """Ends by function, where somebody looks at them."""
         self.thread = 0
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -185,12 +188,14 @@ class TaskRun:
             return self.fail(endings.failed(words, final=True))
         self.settled = True
         self.common.stats.done += 1
+        self._count("succeeded")
         self.session.succeeded(self.sequence, output, content_type, self._duration_ms())
         return True
 
     def _done(self) -> bool:
         self.settled = True
         self.common.stats.done += 1
+        self._count("succeeded")
         self.session.done(self.sequence)
         return True
 
@@ -201,6 +206,7 @@ class TaskRun:
         self.settled = True
         if not failure.snooze:
             self.common.stats.failed += 1
+        self._count("cancelled" if failure.cancelled else "put_off" if failure.snooze else "failed")
         failure.duration_ms = self._duration_ms()
         self._log(failure)
         most = self.session.max_output
@@ -251,6 +257,7 @@ class TaskRun:
             return False
         self.settled = True
         self.common.stats.handed_back += 1
+        self._count("handed_back", ran=False)
         self.session.hand_back((self.sequence,))
         return True
 
@@ -260,7 +267,13 @@ class TaskRun:
             return False
         self.settled = True
         self.common.stats.lost += 1
+        self._count("lost", ran=False)
         return True
+
+    def _count(self, outcome: Outcome, *, ran: bool = True) -> None:
+        if (figures := self.common.figures) is not None:
+            seconds = time.monotonic() - self.began if ran and self.began else None
+            figures.ended(self.function.name, outcome, seconds)
 
     def _duration_ms(self) -> int:
         return round((time.monotonic() - self.began) * 1000) if self.began else 0

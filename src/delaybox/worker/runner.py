@@ -15,9 +15,10 @@ from delaybox import __version__
 from delaybox.client import channel
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import forks
+from delaybox.worker import forks, pulse
 from delaybox.worker.coroutines import STOP_S, Coroutines
 from delaybox.worker.crew import Crew
+from delaybox.worker.figures import Figures, Places, State
 from delaybox.worker.functions import FunctionKind, TaskFunction
 from delaybox.worker.line import GOODBYE_S, Again, WorkerLine
 from delaybox.worker.lines import Line, WorkerTarget
@@ -46,6 +47,8 @@ class Runner:
         sizes: Sizes,
         target: WorkerTarget,
         labels: Mapping[str, str],
+        metrics_port: int | None = None,
+        metrics_host: str = "127.0.0.1",
     ) -> None:
         self._source = target.source()
         self._common = Common()
@@ -74,6 +77,12 @@ class Runner:
                     f"node; at most {_MOST_HELLO} are taken: use several workers, or shorter labels"
                 )
             self._crews.append((crew, hello))
+        self._pulse: pulse.Pulse | None = None
+        # The source comes first: straight on Redis it may name the folder in which processes count.
+        if pulse.wanted(metrics_port):
+            figures = self._common.figures = Figures(name for names in served.values() for name in names)
+            port = None if self._source.serves_metrics else metrics_port
+            self._pulse = pulse.Pulse(figures, self.stats, self._state, host=metrics_host, port=port)
 
     @property
     def stats(self) -> Stats:
@@ -89,6 +98,8 @@ class Runner:
         """Begins; returns before a node was reached. ValueError when a cpu function cannot be run in another
         process."""
         self._common.bind()
+        if self._pulse is not None:
+            await self._pulse.start()
         for crew, _ in self._crews:
             await crew.start()
         for crew, hello in self._crews:
@@ -159,7 +170,26 @@ class Runner:
         for crew, _ in self._crews:
             await crew.stop()
         await self._source.stop()
+        if self._pulse is not None:
+            await self._pulse.stop()
         log.info("stopped: %s", self.stats.summary())
+
+    def _state(self) -> State:
+        sessions: dict[str, tuple[int, int]] = {}
+        # Not the slots' own count, which includes places that were only offered to a node.
+        taken = {crew.kind: crew.slots.lingering for crew, _ in self._crews}
+        for line in self._lines.values():
+            taken[line.crew.kind] += len(line.session.held)
+            up, down = sessions.get(line.server, (0, 0))
+            sessions[line.server] = (up + 1, down) if line.up.is_set() else (up, down + 1)
+        kinds = {crew.kind for crew, _ in self._crews}
+        served = {line.crew.kind for line in self._lines.values() if line.up.is_set()}
+        return State(
+            places={crew.kind.value: Places(crew.slots.size, taken[crew.kind]) for crew, _ in self._crews},
+            sessions=sessions,
+            ready=served == kinds and not self._stopping,
+            draining=self._stopping,
+        )
 
     async def _ended(self, within_s: float) -> bool:
         """Whether all sessions ended within that time. A second signal ends the wait."""

@@ -60,7 +60,8 @@ class Worker:
     clock: straight on Redis, whether a child process keeps time as well, so that workers and a server are a whole
         system; yes unless given. At least one process of a store must: this one's child, or a node's clock.
     lease: straight on Redis, how long others wait for a sign of life of this process before they run what it had.
-    metrics_port, metrics_host: straight on Redis, where Prometheus finds the metrics of this process and its child.
+    metrics_port, metrics_host: where /metrics, /healthz and /readyz are served. It takes the extra ``metrics``;
+        straight on Redis a child process serves them, with the store's figures.
     codecs: forms of arguments and results beside JSON and bytes.
     """
 
@@ -106,6 +107,7 @@ class Worker:
             clock=clock,
             lease=lease,
             log_format="text",
+            log_level="info",
             metrics_port=metrics_port,
             metrics_host=metrics_host,
         )
@@ -125,6 +127,7 @@ class Worker:
             metrics_host=given["metrics_host"],
             lease_ms=span_ms("lease", given["lease"], least=1_000),
             log_format=given["log_format"],
+            log_level=given["log_level"],
         )
         self.target = worker_target(
             named(given["servers"], os.environ),
@@ -232,6 +235,8 @@ class Worker:
             sizes=self.sizes,
             target=self.target,
             labels=self.labels,
+            metrics_port=self._given["metrics_port"],
+            metrics_host=self._given["metrics_host"],
         )
 
     @contextlib.asynccontextmanager

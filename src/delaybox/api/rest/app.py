@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from delaybox import metrics
@@ -29,6 +29,9 @@ from delaybox.core.scaling import ScalingQuery
 from delaybox.core.task import TaskType
 from delaybox.service import Service
 from delaybox.wire.original import answer, request
+
+if TYPE_CHECKING:
+    from delaybox.worker.figures import WorkerCondition
 
 _log = logging.getLogger("delaybox.api")
 
@@ -61,7 +64,8 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
         router.add((task, ping), root, slash=True)
         router.add(routes(service, edge, settings), root)
         router.add(pages(settings))
-    for path, handler in (("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics)):
+    probes = (("/healthz", api.live), ("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics))
+    for path, handler in probes:
         router.add((Route(path, {"GET": handler, "HEAD": handler}),))
     v1 = f"{root}/v1"
     apart = settings.probes_only or alone
@@ -225,6 +229,12 @@ class _Api:
         self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
         self._probe = Probe(service)
         self._node = NodeCollector()
+        self._worker: Callable[[], WorkerCondition] | None = None
+        if settings.beside_worker:
+            # Only here, because the worker's modules bring much that a node does not need.
+            from delaybox.worker.exposition import condition
+
+            self._worker = condition
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         body = await self._edge.json_body(headers, receive)
@@ -243,12 +253,16 @@ class _Api:
         return _text(200, "pong")
 
     async def live(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
-        return _text(200, "ok")
+        stands = self._worker().stands if self._worker else ""
+        return _text(503, stands) if stands else _text(200, "ok")
 
     async def ready(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         state = await self._probe.ask()
         if not state.ok:
             return _text(503, state.reason)
+        # No process shows itself where a worker cannot share what it counts; then the store alone decides.
+        if self._worker and (worker := self._worker()).processes and worker.wrong:
+            return _text(503, worker.wrong)
         # Tasks are still accepted, and wait. If the probe failed, the balancer would drop every node at once.
         return _text(200, f"ready; but {state.reason}" if state.reason else "ready")
 

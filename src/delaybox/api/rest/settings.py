@@ -19,6 +19,8 @@ class ApiSettings(ServingSettings):
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
     probes_only: bool = False
     """Only /livez, /readyz and /metrics are served."""
+    beside_worker: bool = False
+    """They are those of a worker straight on Redis, so they speak of its processes as well."""
     dashboard: DashboardSettings | None = None
     """The pages that browsers are shown; None: none."""
     body_timeout_s: float = 30.0

@@ -168,6 +168,7 @@ PATHS: Final[dict[str, Any]] = {
             "responses": {"200": {"description": "pong", "content": _TEXT}, **_refusals(**_GUARDED)},
         },
     },
+    "/healthz": _probe("healthz", "The same as /livez", {"200": {"description": "ok", "content": _TEXT}}),
     "/livez": _probe("livez", "Whether the process serves", {"200": {"description": "ok", "content": _TEXT}}),
     "/readyz": _probe(
         "readyz",
