@@ -21,6 +21,7 @@ from tests.waiting import until
 
 CONFIG = """
 queues: {first: {paused: true, timeout: 30s, concurrency: 8, burst: 2, rate: 9/m,
+                 keys: [{by: "label:customer", concurrency: 2}],
                  retry: {max_attempts: 2, backoff: {initial: 10ms}}}}
 """
 
@@ -193,9 +194,46 @@ def test_limits_hold_and_say_why_a_queue_waits(served: Node, client: Client, cre
     client.unset_queue("other")
 
 
+def test_limits_by_key_are_set_in_each_way_and_say_why_a_queue_waits(
+    served: Node, client: Client, crew: Crew, cli: Command
+) -> None:
+    per = "label:customer,concurrency=1,rate=50/s,burst=5"
+    assert cli("queues", "set", "other", "--per", per, "--per", "group,rate=9/m").code == 0
+    assert f"keys = {per}; group,rate=9/m" in cli("queues", "other").out
+    (mine,) = client.queue_rules("other")
+    assert mine.keys is not None and mine.keys[1] == {"by": "group", "rate": "9/m"}
+    assert client.set_queue("other", keys=[{"by": "label:customer", "concurrency": 1}]).keys == (
+        {"by": "label:customer", "concurrency": 1},
+    )
+    assert rules(served, "other", {"weight": 1})["effect"]["keys"] == [{"by": "label:customer", "concurrency": 1}]
+    crew.gate.clear()
+    crew.ran.clear()
+    acme = [
+        client.schedule("step", [f"a{n}"], queue="other", keep_result="1m", labels={"customer": "acme"})
+        for n in range(3)
+    ]
+    until(lambda: crew.ran)
+    others = [
+        client.schedule("step", [name], queue="other", keep_result="1m", labels={"customer": name} if name else {})
+        for name in ("b", "c", "")
+    ]
+    until(lambda: len(crew.ran) == 4)
+    whose = "queue 'other' with label:customer 'acme'"
+    why = f"waits: 1 tasks of {whose} run, which is its concurrency; the next begins when one ends"
+    until(lambda: served.call("GET", "/v1/queues/other")[2]["waits"] == why)
+    assert why in cli("queues", "other").out
+    reasons = {view.reason for one in acme if (view := client.get(one.id)).state is TaskState.READY}
+    assert any("concurrency 1 for each label:customer" in reason for reason in reasons)
+    assert served.call("GET", "/v1/queues/other")[2]["ready"] == 2 and len(crew.ran) == 4
+    crew.gate.set()
+    assert [one.result(timeout=20) for one in (*acme, *others)] == ["a0", "a1", "a2", "b", "c", ""]
+    client.unset_queue("other")
+
+
 def test_the_configuration_sets_rules_at_the_first_start(served: Node, client: Client) -> None:
     (first,) = client.queue_rules("first")
     assert (first.concurrency, first.rate, first.burst) == (8, "9/m", 2)
+    assert first.keys == ({"by": "label:customer", "concurrency": 2},)
     assert first.paused and first.retry is not None and first.retry.attempts == 2
     client.set_queue("first", paused=None)
     (first,) = client.queue_rules("first")
@@ -289,6 +327,15 @@ def test_wrong_fairness_is_refused(served: Node, part: dict[str, Any], field: st
         ("p", {"slack": {}}, "slack", "names no priority"),
         ("p", {"slack": {"critical": "1s"}}, "slack.critical", "critical"),
         ("p", {"slack": {"low": "3d"}}, "slack.low", "at most 24h"),
+        ("p", {"keys": []}, "keys", "in a PATCH: null"),
+        ("p", {"keys": [{"by": "customer", "rate": "5/s"}]}, "keys[0].by", "there are fairness_key, group, label:NAME"),
+        ("p", {"keys": [{"by": "label:a b", "rate": "5/s"}]}, "keys[0].by", "names no label"),
+        ("p", {"keys": [{"by": "group"}]}, "keys[0]", "limits nothing; give it a concurrency"),
+        ("p", {"keys": [{"by": "group", "concurrency": 0}]}, "keys[0].concurrency", "to do that set paused"),
+        ("p", {"keys": [{"by": "group", "rate": "soon"}]}, "keys[0].rate", "is no rate"),
+        ("p", {"keys": [{"by": "group", "concurrency": 1, "burst": 2}]}, "keys[0].burst", "has no rate"),
+        ("p", {"keys": [{"by": "group", "rate": "5/s"}] * 2}, "keys[1].by", "is there twice"),
+        ("p", {"keys": [{"by": f"label:{n}", "rate": "5/s"} for n in range(5)]}, "keys", "give at most 4"),
     ],
 )
 def test_wrong_rules_are_refused_with_field_and_mend(
@@ -309,6 +356,10 @@ def test_wrong_rules_are_refused_in_python_and_on_the_command_line(client: Clien
         client.set_queue("p", rate=5)  # type: ignore[arg-type]
     with pytest.raises(InvalidTask, match="to do that set paused"):
         client.set_queue("p", concurrency=0)
+    for wrong in ({"by": "group"}, {"by": "group", "rate": 5}, {"by": "group", "most": 5}, {"by": "x", "rate": "5/s"}):
+        with pytest.raises(InvalidTask, match=r"limits nothing|is not text|is not part of|is not what a limit goes by"):
+            client.set_queue("p", keys=[wrong])  # type: ignore[list-item]
+    assert "write for example label:customer" in cli("queues", "set", "p", "--per", "label:customer,5").err
     with pytest.raises(InvalidTask, match="is not a whole number"):
         client.set_queue("p", burst="x")  # type: ignore[arg-type]
     assert "is no rate" in cli("queues", "set", "p", "--rate", "100").err

@@ -159,10 +159,10 @@ async def test_a_task_that_is_acked_first_has_its_permit_until_it_ends_or_its_ho
 
     first = await begin()
     await lab.move(9_000)
-    await store.runner.run(permits.keep_call(store, 0, [(SEND, first)], 10_000))
+    await store.runner.run(permits.keep_call(store, 0, [(b"mail", first)], 10_000))
     await lab.move(9_000)
     assert await bench.claim() == {}, "its holder keeps it"
-    await store.runner.run(permits.keep_call(store, 0, [(SEND, first)], 0))
+    await store.runner.run(permits.keep_call(store, 0, [(b"mail", first)], 0))
     await begin()
     await lab.move(10_001)
     assert len(await bench.claim()) == 1, "its holder is gone"

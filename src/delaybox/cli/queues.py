@@ -106,6 +106,14 @@ def set_(
     burst: Annotated[
         int | None, typer.Option(metavar="N", help="How many of the rate may begin together. Default: all of them.")
     ] = None,
+    per: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BY,LIMIT,…",
+            help="Limits for each value by itself, such as label:customer,concurrency=5,rate=10/s,burst=2; BY is "
+            "label:NAME, fairness_key or group; repeatable.",
+        ),
+    ] = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="RULE", help="Clear a rule, such as paused, timeout or weight; repeatable."),
@@ -134,6 +142,8 @@ def set_(
         body["weight"] = weight
     if slack:
         body["slack"] = dict(_level(text) for text in slack)
+    if per:
+        body["keys"] = [_key_limit(text) for text in per]
     if not body:
         raise ConfigError("no rule is given; `delaybox queues set --help` shows them")
     client = connect(server, token, as_json)
@@ -161,6 +171,19 @@ def _level(text: str) -> tuple[str, str | int]:
     if not equals or not name or not value:
         raise ConfigError(f"--slack {text!r} is not PRIORITY=DURATION; write for example low=10m")
     return name, int(value) if value.isdigit() else value
+
+
+def _key_limit(text: str) -> dict[str, str | int]:
+    by, *limits = text.split(",")
+    found: dict[str, str | int] = {"by": by.strip()}
+    for limit in limits:
+        name, equals, value = (part.strip() for part in limit.partition("="))
+        if not equals or name not in ("concurrency", "rate", "burst"):
+            raise ConfigError(
+                f"--per {text!r}: {limit!r} is no limit; write for example label:customer,concurrency=5,rate=10/s"
+            )
+        found[name] = int(value) if value.isascii() and value.isdigit() else value
+    return found
 
 
 def _drain(client: RestClient, queue: str, *, quiet: bool) -> None:
@@ -204,6 +227,8 @@ def _value(name: str, value: Any) -> str:
         return ", ".join(f"{level} {render.span(ms)}" for level, ms in value.items())
     if name in ("concurrency", "rate", "burst"):
         return str(value)
+    if name == "keys":
+        return "; ".join(",".join([one["by"], *(f"{k}={v}" for k, v in one.items() if k != "by")]) for one in value)
     return render.span(value)
 
 

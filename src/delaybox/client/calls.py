@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from delaybox.client.models import BulkDone, ForecastStep, Queue, QueueRules, ScheduleAnswer, Task, moment, nodes_of
+from delaybox.client.models import (
+    BulkDone,
+    ForecastStep,
+    KeyLimit,
+    Queue,
+    QueueRules,
+    ScheduleAnswer,
+    Task,
+    moment,
+    nodes_of,
+)
 from delaybox.client.steps import Repeating, RpcCall
 from delaybox.client.tasks import RulesToSet, Slack, selection_of
 from delaybox.client.values import (
@@ -170,18 +180,37 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
             put_policy(request.rules.retry, policy_of("retry", value))
         elif name in ("concurrency", "burst", "rate"):
             put_limit(request.rules, name, value)
+        elif name == "keys":
+            put_key_limits(request.rules, value)
         else:
             setattr(request.rules, f"{name}_ms", span_ms(name, value, least=0))
     return RpcCall("SetQueue", request, Repeating.REPEATABLE, lambda said: QueueRules.of(said.queue))
 
 
-def put_limit(rules: pb.Rules, name: str, value: object) -> None:
+def put_limit(rules: pb.Rules | pb.KeyLimit, name: str, value: object, where: str = "") -> None:
     """Sets a limit. InvalidTask."""
     try:
         setattr(rules, name, value)
     except (TypeError, ValueError):
-        form = 'text such as "100/s"' if name == "rate" else "a whole number from 1 on; for no limit give None"
-        raise InvalidTask(name, f"{name} {value!r} is not {form}") from None
+        form = {"rate": 'text such as "100/s"', "by": 'text such as "label:customer"'}.get(
+            name, "a whole number from 1 on; for no limit give None"
+        )
+        raise InvalidTask(where + name, f"{where}{name} {value!r} is not {form}") from None
+
+
+def put_key_limits(rules: pb.Rules, limits: Sequence[Mapping[str, object]]) -> None:
+    """Sets limits by key. InvalidTask."""
+    # An empty list is sent, so that it is refused with the mend.
+    rules.keys.SetInParent()
+    for at, limit in enumerate(limits):
+        one, where = rules.keys.limits.add(), f"keys[{at}]."
+        for name, value in limit.items():
+            if name not in KeyLimit.__annotations__:
+                raise InvalidTask(
+                    where + name, unknown(name, KeyLimit.__annotations__, {}, where="part of such a limit")
+                )
+            if value is not None:
+                put_limit(one, name, value, where)
 
 
 def unset_queue(queue: str) -> RpcCall[None]:

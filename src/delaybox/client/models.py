@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, Required, TypedDict
 
 from delaybox.core.retry import DEFAULT_RETRY
 from delaybox.core.spans import Span
@@ -333,6 +333,18 @@ class Queue:
         )
 
 
+class KeyLimit(TypedDict, total=False):
+    """A limit that holds for the tasks of each value by themselves: ``{"by": "label:customer", "concurrency": 5}``.
+
+    ``by`` is ``label:NAME``, ``fairness_key`` or ``group``; ``concurrency``, ``rate`` and ``burst`` as of a queue.
+    """
+
+    by: Required[str]
+    concurrency: int
+    rate: str
+    burst: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRules:
     """The rules of a queue; of the fields None is a rule that is not set.
@@ -352,6 +364,7 @@ class QueueRules:
     concurrency: int | None = None
     rate: str | None = None
     burst: int | None = None
+    keys: tuple[KeyLimit, ...] | None = None
     effect: QueueRules | None = None
     waits: str = ""
 
@@ -373,6 +386,7 @@ def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
         "concurrency": said.concurrency if said.HasField("concurrency") else None,
         "rate": said.rate if said.HasField("rate") else None,
         "burst": said.burst if said.HasField("burst") else None,
+        "keys": tuple(map(_key_limit, said.keys.limits)) if said.HasField("keys") else None,
         "retry": Retry(
             policy.max_attempts,
             timedelta(milliseconds=policy.initial_ms),
@@ -392,6 +406,17 @@ def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
         if said.HasField("slack")
         else None,
     }
+
+
+def _key_limit(said: pb.KeyLimit) -> KeyLimit:
+    limit = KeyLimit(by=said.by)
+    if said.HasField("concurrency"):
+        limit["concurrency"] = said.concurrency
+    if said.HasField("rate"):
+        limit["rate"] = said.rate
+    if said.HasField("burst"):
+        limit["burst"] = said.burst
+    return limit
 
 
 @dataclass(frozen=True, slots=True)

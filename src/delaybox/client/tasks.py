@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
-from delaybox.client.models import STATES, TYPES, Retry, TaskState
+from delaybox.client.models import STATES, TYPES, KeyLimit, Retry, TaskState
 from delaybox.client.values import (
     Duration,
     Moment,
@@ -182,6 +182,7 @@ class RulesToSet(TypedDict, total=False):
     concurrency: int | None
     rate: str | None
     burst: int | None
+    keys: Sequence[KeyLimit] | None
 
 
 class NewTask:

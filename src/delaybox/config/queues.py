@@ -15,7 +15,7 @@ from delaybox.wire.json.queue_rules import parse, queue_of
 QUEUE_RULES_FORM = (
     "queues with their rules, such as {mail: {timeout: 30s, retry: {max_attempts: 8}}, imports: {paused: true}}, as "
     "YAML or (in a variable) as JSON; the rules are paused, keep_result, retry, timeout, weight, slack, concurrency, "
-    "rate and burst"
+    "rate, burst and keys"
 )
 _NUMBERS = frozenset({"max_attempts", "factor", "jitter", "weight"})
 _WHOLE = frozenset({"concurrency", "burst"})
@@ -42,6 +42,8 @@ def _typed(name: str, value: object) -> Any:
     """YAML's text as the JSON that the reader of rules takes."""
     if isinstance(value, Mapping):
         return {str(key): _typed(str(key), one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_typed(name, one) for one in value]
     if value in ("true", "false"):
         return value == "true"
     if name in _WHOLE and isinstance(value, str) and value.isascii() and value.isdigit():

@@ -20,7 +20,7 @@ class Delivery(Struct, gc=False):
     ``attempt`` counts failed attempts before this one; ``losses`` how often the process that ran it was lost (the
     worker of a WORKER task, else the node). ``body`` is the protobuf task; ``look``: it holds a time after which the
     task must not be delivered. ``once``: it is acked before it is handed out. ``priority``: the record's number.
-    ``fired_ms``: when it was handed out, by Redis's clock.
+    ``fired_ms``: when it was handed out, by Redis's clock. ``limit_keys``: those of which it has a permit to run.
     """
 
     task_id: bytes
@@ -37,6 +37,7 @@ class Delivery(Struct, gc=False):
     once: bool = False
     priority: int = 2
     fired_ms: int = 0
+    limit_keys: tuple[bytes, ...] = ()
 
     @property
     def id(self) -> str:

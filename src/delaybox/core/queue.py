@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
+from delaybox.core.limit_keys import KeyLimit, read_name
 from delaybox.core.permits import Pool, Rate
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE
@@ -37,7 +38,7 @@ class QueueRules:
     ``weight``: its share of what takers with fewer slots than work take, beside other queues. ``slack``: of its tasks.
     ``paused``: due tasks wait. ``keep_result_ms``: how long the results of its WORKER tasks are kept; 0: not at all.
     ``retry`` and ``timeout_ms``: of tasks that have none of their own. ``concurrency``: most tasks that run at a time;
-    ``rate``: most that begin in any interval, of which ``burst`` may begin together.
+    ``rate``: most that begin in any interval, of which ``burst`` may begin together. ``keys``: the same for each key.
     """
 
     paused: bool | None = None
@@ -49,6 +50,7 @@ class QueueRules:
     concurrency: int | None = None
     rate: Rate | None = None
     burst: int | None = None
+    keys: tuple[KeyLimit, ...] | None = None
 
     def kept_ms(self, own_ms: int) -> int:
         """How long the result of one task is kept. ``own_ms``: what the task itself asks for, or 0; it comes first."""
@@ -66,12 +68,20 @@ class QueueRules:
             concurrency=others.concurrency if self.concurrency is None else self.concurrency,
             rate=others.rate if self.rate is None else self.rate,
             burst=others.burst if self.burst is None else self.burst,
+            keys=others.keys if self.keys is None else self.keys,
         )
 
     @property
     def limited(self) -> bool:
         """Whether its tasks need permits."""
-        return self.concurrency is not None or self.rate is not None
+        return self.concurrency is not None or self.rate is not None or bool(self.keys)
+
+    def pools_of(self, name: bytes) -> list[Pool]:
+        """The permits of a queue with these rules, as lanes spell it, or of a limit key of it."""
+        key = read_name(name)
+        if key is None:
+            return self.pools(name.decode() or DEFAULT_QUEUE)
+        return next((limit.pools(name) for limit in self.keys or () if limit.by == key.by), [])
 
     def pools(self, queue: str) -> list[Pool]:
         """The permits that tasks of a queue with these rules need: one of each."""
@@ -138,15 +148,17 @@ class LiveRules:
 _MOST_KNOWN = 20_000
 
 
-def why_limited(queue: str, pool: Pool, rules: QueueRules, used: int, next_ms: int) -> str:
-    """Why the tasks of a queue wait whose pool is used up, and until when. ``used``: permits in use over all
-    partitions; ``next_ms``: when one comes free by time (Unix ms; -1: not by time)."""
+def why_limited(what: str, pool: Pool, rate: Rate | None, used: int, next_ms: int) -> str:
+    """Why tasks wait whose pool is used up, and until when. ``what``: of what they are, such as "queue 'mail'".
+
+    ``used``: permits in use over all partitions; ``next_ms``: when one comes free by time (Unix ms; -1: not by time).
+    """
     if used < pool.permits:
         return ""
     if not pool.hold_ms:
-        return f"waits: {used} tasks of queue {queue!r} run, which is its concurrency; the next begins when one ends"
+        return f"waits: {used} tasks of {what} run, which is its concurrency; the next begins when one ends"
     until = f"; the next begins at {_moment(next_ms)}" if next_ms >= 0 else ""
-    return f"waits: tasks of queue {queue!r} begin at its rate of {rules.rate}{until}"
+    return f"waits: tasks of {what} begin at its rate of {rate}{until}"
 
 
 def _moment(ms: int) -> str:
@@ -159,6 +171,7 @@ def may_wait(queue: str, rules: QueueRules) -> str:
         return ""
     what = [f"concurrency {rules.concurrency}"] if rules.concurrency is not None else []
     what += [f"rate {rules.rate}"] if rules.rate is not None else []
+    what += [str(limit) for limit in rules.keys or ()]
     return f"waits: queue {queue!r} has limits ({', '.join(what)}); `delaybox queues {queue}` shows which it waits for"
 
 

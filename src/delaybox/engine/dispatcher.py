@@ -214,8 +214,7 @@ class Dispatcher:
                 batch = by.setdefault(chr(r.lane[0]), [])
             except (UnreadableRecord, LookupError, ValueError) as error:
                 # The claim script could read this header, so this is a mistake in our code. The lease will expire, and
-                # this be logged
-                # again.
+                # this be logged again.
                 log.error("task %s was leased but cannot be read: %s", task_id.hex(), error)
                 continue
             late.append(max(0.0, now - r.due_ms))
@@ -236,6 +235,7 @@ class Dispatcher:
                     r.once,
                     r.priority,
                     int(now),
+                    r.limit_keys,
                 )
             )
         if not late:
@@ -478,7 +478,7 @@ class Dispatcher:
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
         self._unlease(deliveries)
         if deliveries:
-            self._limiter.ended(deliveries[0].partition, [d.lane for d in deliveries])
+            self._limiter.ended(deliveries[0].partition, deliveries)
         self._free(len(deliveries))
 
     def _free(self, count: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.errors import DelayBoxError
-from delaybox.core.lane import split
+from delaybox.core.lane import queue_of_lane, split
 from delaybox.core.queue import LiveRules
 from delaybox.store.loader import ScriptCall
 from delaybox.store.permits import keep_call
@@ -20,21 +20,21 @@ log = logging.getLogger("delaybox.engine")
 class KeptPermits:
     """Keeps these permits until the tasks end. If this process dies they come back after one lease's time.
 
-    ``ended`` is called with the lanes whose permits came back.
+    ``ended`` is called with those whose permits came back.
     """
 
-    def __init__(self, store: Store, rules: LiveRules, ended: Callable[[int, Iterable[bytes]], None]) -> None:
+    def __init__(self, store: Store, rules: LiveRules, ended: Callable[[int, Sequence[Delivery]], None]) -> None:
         self._store = store
         self._rules = rules
         self._ended = ended
-        self._tasks: dict[int, dict[bytes, bytes]] = {}
+        self._tasks: dict[int, dict[bytes, Delivery]] = {}
         self._back: set[asyncio.Task[None]] = set()
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """These were acked and are handed out."""
         for d in deliveries:
-            if self._rules.of(split(d.lane).queue).concurrency is not None:
-                self._tasks.setdefault(d.partition, {})[d.task_id] = d.lane
+            if d.limit_keys or self._rules.of(split(d.lane).queue).concurrency is not None:
+                self._tasks.setdefault(d.partition, {})[d.task_id] = d
 
     async def extend(self, keep_ms: int, shard: int | None = None) -> None:
         """Keeps them for so long from now on. ``shard``: only those at the server of this number.
@@ -43,7 +43,7 @@ class KeptPermits:
         """
         shards = self._store.shards.of
         here = [p for p in self._tasks if shard is None or shards[p] == shard]
-        calls = [call for p in here for call in self._calls(p, list(self._tasks[p].items()), keep_ms)]
+        calls = [call for p in here for call in self._calls(p, self._tasks[p].values(), keep_ms)]
         for reply in await self._store.runner.run_many(calls) if calls else []:
             if isinstance(reply, BaseException):
                 raise reply
@@ -52,7 +52,7 @@ class KeptPermits:
         """These have ended."""
         for p in {d.partition for d in deliveries}:
             here = self._tasks.get(p, {})
-            gone = [(d.task_id, here.pop(d.task_id)) for d in deliveries if d.partition == p and d.task_id in here]
+            gone = [here.pop(d.task_id) for d in deliveries if d.partition == p and d.task_id in here]
             if not here:
                 self._tasks.pop(p, None)
             if gone:
@@ -60,16 +60,16 @@ class KeptPermits:
                 self._back.add(task)
                 task.add_done_callback(self._back.discard)
 
-    def _calls(self, p: int, tasks: Sequence[tuple[bytes, bytes]], keep_ms: int) -> list[ScriptCall]:
-        pairs = [(lane, task_id) for task_id, lane in tasks]
+    def _calls(self, p: int, tasks: Iterable[Delivery], keep_ms: int) -> list[ScriptCall]:
+        pairs = [(name, d.task_id) for d in tasks for name in (queue_of_lane(d.lane), *d.limit_keys)]
         return [
             keep_call(self._store, p, pairs[at : at + MAX_ITEMS], keep_ms) for at in range(0, len(pairs), MAX_ITEMS)
         ]
 
-    async def _give_back(self, p: int, gone: Sequence[tuple[bytes, bytes]]) -> None:
+    async def _give_back(self, p: int, gone: Sequence[Delivery]) -> None:
         for reply in await self._store.runner.run_many(self._calls(p, gone, 0)):
             if isinstance(reply, DelayBoxError):
                 log.warning("permits of %d tasks come back a little later: %s", len(gone), reply)
             elif isinstance(reply, BaseException):
                 log.error("permits of %d tasks come back a little later: %r", len(gone), reply)
-        self._ended(p, [lane for _, lane in gone])
+        self._ended(p, gone)

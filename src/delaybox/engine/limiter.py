@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from delaybox.core.delivery import Delivery
 from delaybox.core.lane import queue_of_lane, split
+from delaybox.core.limit_keys import read_name
 from delaybox.core.permits import Grant, Ledger, Needs, deal
-from delaybox.core.queue import LiveRules
+from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import Clocks, local_ms
 from delaybox.store import permits
@@ -29,7 +31,11 @@ _HUNGRY_MS = 50.0
 """One that has permits and could use more asks no sooner than this."""
 _AGAIN_MS = 250.0
 """Who waits for permits asks again after this time, because a message can be lost."""
+_KEYS_AGAIN_MS = 2_000.0
+"""The same of limit keys, of which there may be very many."""
 _SWEEP_MS = 1_000.0
+_PAGES = 4
+"""Parts of a partition that one sweep looks at; the next one goes on behind them."""
 _POLL_MS = 1_000.0
 
 
@@ -49,27 +55,33 @@ class Limiter:
         self._due: dict[int, dict[bytes, float]] = {}
         self._last: dict[int, float] = {}
         self._sweep_at = 0.0
+        self._places: dict[int, bytes] = {}
         self._version = -1
         self._wake = asyncio.Event()
 
     # -- what others report ---------------------------------------------------------------------------------------
 
     def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
-        """A claim found no permits for what is ready in these queues; True: the partition has none at all."""
+        """A claim found no permits for what is ready of these queues and limit keys; True: the partition has none."""
         for queue, none in queues.items():
             for pool in self._pools(queue):
                 self._at(partition, pool, 0.0 if none else local_ms() + _HUNGRY_MS)
 
-    def ended(self, partition: int, lanes: Iterable[bytes]) -> None:
-        """Tasks of these lanes left their lease, so permits of their queues came back."""
-        for lane in set(lanes):
-            rules = self._rules.of(split(lane).queue)
-            if rules.concurrency is not None:
+    def ended(self, partition: int, deliveries: Sequence[Delivery]) -> None:
+        """These left their lease, so permits of their queues and limit keys came back."""
+        for lane in {d.lane for d in deliveries}:
+            if self._rules.of(split(lane).queue).concurrency is not None:
                 self._at(partition, b"c" + queue_of_lane(lane), 0.0)
+        for d in deliveries:
+            for name in d.limit_keys:
+                self._at(partition, b"c" + name, 0.0)
 
-    def _pools(self, queue: bytes) -> list[bytes]:
-        name = split(b"w" + queue).queue
-        return [pool.name for pool in self._rules.of(name).pools(name)]
+    def _pools(self, name: bytes) -> list[bytes]:
+        return [pool.name for pool in self._rules_of(name).pools_of(name)]
+
+    def _rules_of(self, name: bytes) -> QueueRules:
+        key = read_name(name)
+        return self._rules.of(split(b"w" + (name if key is None else key.queue)).queue)
 
     def _at(self, partition: int, pool: bytes, at: float) -> None:
         due = self._due.setdefault(partition, {})
@@ -129,10 +141,15 @@ class Limiter:
         return [p for p, any_ in zip(kept, found, strict=True) if any_]
 
     async def _settle(self, asked: dict[int, dict[bytes, Grant | None]], sweeps: Collection[int]) -> None:
-        places = dict.fromkeys(sweeps, b"0:0")
-        rounds = 0
+        places = {p: self._places.pop(p, b"0:0") for p in sweeps}
+        rounds = pages = 0
         while asked or places:
-            # A sweep is walked to its end.
+            pages += bool(places)
+            if pages > _PAGES:
+                self._places |= places
+                places.clear()
+                if not asked:
+                    break
             rounds += not places
             if rounds > _ROUNDS:
                 break
@@ -212,9 +229,9 @@ class Limiter:
             if one.free_ms >= 0:
                 self._at(p, pool, self._clocks.of(p).local_at(one.free_ms))
             if one.report.want > one.report.budget:
-                self._at(p, pool, local_ms() + _AGAIN_MS)
+                self._at(p, pool, local_ms() + (_AGAIN_MS if read_name(pool) is None else _KEYS_AGAIN_MS))
         return asked
 
     def _most(self, pool: bytes) -> int:
-        name = split(b"w" + pool[1:]).queue
-        return next((one.permits for one in self._rules.of(name).pools(name) if one.name == pool), 0)
+        name = pool[1:]
+        return next((one.permits for one in self._rules_of(name).pools_of(name) if one.name == pool), 0)

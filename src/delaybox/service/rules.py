@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from msgspec import structs
 
 from delaybox.core.errors import InvalidTask, StoreUnavailable
+from delaybox.core.limit_keys import read_name
+from delaybox.core.permits import Pool, Rate
 from delaybox.core.queue import NO_RULES, OTHERS, LiveRules, QueueRules, RuleBook, may_wait, why_limited, why_paused
 from delaybox.core.task import DEFAULT_QUEUE, TaskState, TaskView
 from delaybox.store import permits, rules
@@ -18,6 +20,8 @@ from delaybox.store.store import Store
 
 _FRESH_S = 1.0
 _TRIES = 10
+_MOST_LOOKED_AT = 20
+"""Limit keys that are looked at to find one that waits for its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +71,24 @@ class Rules:
         return replace(shown, waits=await self._why_limited(queue, shown.effect))
 
     async def _why_limited(self, queue: str, effect: QueueRules) -> str:
-        pools = effect.pools(queue)
-        uses = await permits.use(self._store, b"" if queue == DEFAULT_QUEUE else queue.encode(), pools)
-        reasons = [
-            why_limited(queue, pool, effect, use.used, use.next_ms) for pool, use in zip(pools, uses, strict=True)
-        ]
+        name, pools = b"" if queue == DEFAULT_QUEUE else queue.encode(), effect.pools(queue)
+        whole = f"queue {queue!r}"
+        if pools and (why := await self._why_held(name, pools, whole, effect.rate)):
+            return why
+        waiting = await permits.waiting_keys(self._store, name) if effect.keys else []
+        for one in waiting[:_MOST_LOOKED_AT]:
+            key = read_name(one)
+            limit = next((limit for limit in effect.keys or () if key is not None and limit.by == key.by), None)
+            if key is None or limit is None:
+                continue
+            about = f"{whole} with {key.by} {key.value!r}"
+            if why := await self._why_held(one, limit.pools(one), about, limit.rate):
+                return f"{why} ({len(waiting):,} keys of the queue wait)" if len(waiting) > 1 else why
+        return ""
+
+    async def _why_held(self, name: bytes, pools: Sequence[Pool], what: str, rate: Rate | None) -> str:
+        uses = await permits.use(self._store, name, pools)
+        reasons = (why_limited(what, pool, rate, use.used, use.next_ms) for pool, use in zip(pools, uses, strict=True))
         # Without anybody who waits a limit that is used up is no reason.
         return next((why for why in reasons if why), "") if uses[0].waiting else ""
 

@@ -38,6 +38,7 @@ KINDS: dict[str, str] = {
     "permit-missing": "a task that runs has no permit, so another one can begin that should wait",
     "permit-stray": "a permit is in use by a task that does not run; time keepers find that within seconds",
     "permits-over": "a partition may use more permits than are dealt to it, so a limit can be passed",
+    "key-not-held": "tasks wait for a limit by key that nobody looks at again; the scrubber brings them back",
     "watermark-wrong": "how far a Kafka partition was read cannot be read, or lies where nobody looks for it",
 }
 """Every kind of problem and what it means; a problem's text starts with its kind."""

@@ -95,6 +95,27 @@ def held(tag_: str) -> str:
     return f"{tag_}:held"
 
 
+def held_keys(tag_: str) -> str:
+    """Zset: limit key (`core.limit_keys`) without permits for what waits -> when to look at it again (ms)."""
+    return f"{tag_}:held:keys"
+
+
+def apart(tag_: str) -> str:
+    """Zset of the sets of tasks that stand apart because their limit key has no permits; `apart_key` and
+    `parked_lane` read a member."""
+    return f"{tag_}:apart"
+
+
+def apart_key(member: bytes) -> bytes:
+    """The limit key that a member of `apart` names."""
+    return member.partition(b"\0")[0]
+
+
+def waits(tag_: str, member: bytes) -> bytes:
+    """Zset id -> virtual deadline of the tasks of one lane that stand apart by one limit key: a member of `apart`."""
+    return f"{tag_}:waits:".encode() + member
+
+
 def ledger(tag_: str) -> str:
     """Hash: pool that has its home here -> how its permits are dealt to partitions (`store.permits`)."""
     return f"{tag_}:ledger"

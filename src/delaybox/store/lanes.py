@@ -20,6 +20,8 @@ _SAMPLE = 20_000
 
 _LEASES = 100
 """Most leases read of one partition; where there are more, the number in flight is estimated from these."""
+_APART = 1_000
+"""Most limit keys with waiting tasks that are read of one partition; where there are more, these stand for all."""
 _ALL_UP_TO = 10_000
 """While the whole store holds no more than this, every pending task is looked at."""
 
@@ -99,6 +101,8 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
                     *[("ZRANGE", active, 0, -1) for active, _ in keys.actives(tag)],
                     ("ZRANGE", keys.parked(tag), 0, -1),
                     ("ZRANGE", keys.limited(tag), 0, -1),
+                    ("ZRANGE", keys.apart(tag), 0, _APART - 1),
+                    ("ZCARD", keys.apart(tag)),
                     ("ZRANGE", keys.leases(tag), 0, _LEASES - 1),
                     ("HLEN", keys.leased(tag)),
                     ("ZRANGE", keys.buckets(tag), 0, -1 if complete else 0),
@@ -110,12 +114,14 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
         for members in islice(replies, len(waits)):
             ready.update(of_hint(member)[1] for member in members)
         lanes = _ready(tag, replies)
-        apart, active = {*next(replies), *next(replies)}, set(lanes)
-        for lane, critical in map(keys.parked_lane, sorted(apart)):
+        held_back, active = {*next(replies), *next(replies)}, set(lanes)
+        for lane, critical in map(keys.parked_lane, sorted(held_back)):
             count: Command = ("ZCARD", keys.ready(tag, lane, critical=critical))
             # A limited lane that has room now is active as well.
             if (lane, count) not in active:
                 lanes.append((lane, count))
+        by_key: list[bytes] = next(replies)
+        many_keys: int = next(replies)
         leases, running, numbers = replies
         buckets = numbers if complete else []
         more = iter(
@@ -124,6 +130,7 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
                     *[("HGETALL", keys.lease(tag, lease_id)) for lease_id in leases],
                     *[("HGETALL", keys.bucket(tag, int(number))) for number in buckets],
                     *[count for _, count in lanes],
+                    *[("ZCARD", keys.waits(tag, member)) for member in by_key],
                 ]
             )
         )
@@ -134,10 +141,16 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
         in_flight.update({lane: round(count * max(share, 1.0)) for lane, count in here.items()})
         for held in islice(more, len(buckets)):
             pending.update(_lanes_of(held))
-        for (lane, _), many in zip(lanes, more, strict=True):
-            ready[lane] += many
-            if not complete:
-                pending[lane] += many
+        here = Counter[bytes]()
+        for (lane, _), many in zip(lanes, islice(more, len(lanes)), strict=True):
+            here[lane] += many
+        # Where more keys wait than were read, these stand for all.
+        guessed = guessed or many_keys > len(by_key)
+        for member, many in zip(by_key, more, strict=True):
+            here[keys.parked_lane(member)[0]] += round(many * max(many_keys / len(by_key), 1.0))
+        ready.update(here)
+        if not complete:
+            pending.update(here)
     sums: dict[tuple[TaskType, str], list[bytes]] = {}
     for lane in sorted(pending.keys() | ready.keys() | in_flight.keys()):
         try:

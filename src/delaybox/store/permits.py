@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from delaybox.core.limit_keys import read_name
 from delaybox.core.partition import of_key
 from delaybox.core.permits import GRANT_MS, Grant, Ledger, Needs, Pool, Share
 from delaybox.store import keys
@@ -135,13 +136,17 @@ async def swap(store: Store, changes: Iterable[tuple[bytes, bytes, bytes]]) -> C
 
 
 def keep_call(store: Store, partition: int, tasks: Sequence[tuple[bytes, bytes]], keep_ms: int) -> ScriptCall:
-    """Keeps the permits of tasks (lane, id) that were acked before they were handed out; 0: gives them back."""
+    """Keeps the permits of tasks (name of the queue or limit key, id) that were acked before they were handed out; 0:
+    gives them back."""
     return ScriptCall("keep", store.tags[partition], [keep_ms, *(part for task in tasks for part in task)])
 
 
 async def in_use(store: Store, partitions: Sequence[int]) -> list[bool]:
     """Whether a partition has anything to do with limits. StoreUnavailable."""
-    commands: list[Command] = [("EXISTS", keys.permits(store.tags[p]), keys.held(store.tags[p])) for p in partitions]
+    commands: list[Command] = [
+        ("EXISTS", keys.permits(store.tags[p]), keys.held(store.tags[p]), keys.held_keys(store.tags[p]))
+        for p in partitions
+    ]
     return [bool(found) for found in await store.servers.ask_many(commands)] if commands else []
 
 
@@ -156,9 +161,10 @@ class Use:
 
 
 async def use(store: Store, queue: bytes, pools: Sequence[Pool]) -> list[Use]:
-    """How much of each pool of a queue (as lanes spell it) is used now. StoreUnavailable."""
+    """How much of each pool of a queue (as lanes spell it), or of a limit key, is used now. StoreUnavailable."""
     now = milliseconds(await store.servers.ask("TIME"))
-    commands: list[Command] = [("ZSCORE", keys.held(tag), queue) for tag in store.tags]
+    held = keys.held if read_name(queue) is None else keys.held_keys
+    commands: list[Command] = [("ZSCORE", held(tag), queue) for tag in store.tags]
     for pool in pools:
         for tag in store.tags:
             key = keys.used(tag, pool.name)
@@ -178,6 +184,15 @@ async def use(store: Store, queue: bytes, pools: Sequence[Pool]) -> list[Use]:
                 next_ms = min(next_ms if next_ms >= 0 else int(at) + 1, int(at) + 1)
         found.append(Use(used, next_ms, waiting))
     return found
+
+
+async def waiting_keys(store: Store, queue: bytes) -> list[bytes]:
+    """Limit keys of a queue (as lanes spell it) for which tasks wait: some, where there are many. StoreUnavailable."""
+    commands: list[Command] = [
+        ("ZRANGE", keys.apart(tag), b"[" + queue + b"\1", b"(" + queue + b"\2", "BYLEX", "LIMIT", 0, _PART)
+        for tag in store.tags
+    ]
+    return sorted({keys.apart_key(one) for found in await store.servers.ask_many(commands) for one in found})
 
 
 async def over(store: Store, partition: int, pool: bytes) -> str | None:
@@ -216,6 +231,11 @@ async def problems(
             )
             if until == math.inf and lease_id is None:
                 found.append(("permit-stray", f"id {member.hex()}"))
+    async for member in zset_members(store.servers, keys.apart(tag), _PART):
+        set_, held = keys.waits(tag, member), keys.held_keys(tag)
+        there, looked_at = await store.servers.together([("EXISTS", set_), ("ZSCORE", held, keys.apart_key(member))])
+        if there and looked_at is None:
+            found.append(("key-not-held", f"key {member.decode(errors='replace')!r}"))
     async for page in hash_pages(store.servers, keys.permits(tag), _PART):
         for pool, _ in page:
             if (wrong := await over(store, partition, pool)) is not None:

@@ -47,6 +47,7 @@ FAIR_KEY = 9
 FAIR_WEIGHT = 10
 LABELS = 20
 PERMIT = 6
+LIMIT_KEYS = 7
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -131,8 +132,16 @@ class Record(msgspec.Struct, gc=False):
 
     @property
     def permit(self) -> bool:
-        """Whether it lies in a lease and has a permit of its queue's concurrency."""
-        return bool(self.extension) and PERMIT in extension_entries(self.extension)
+        """Whether it lies in a lease and has a permit of its queue's concurrency, or of a limit key's."""
+        return bool(self.extension) and not extension_entries(self.extension).keys().isdisjoint((PERMIT, LIMIT_KEYS))
+
+    @property
+    def limit_keys(self) -> tuple[bytes, ...]:
+        """The limit keys whose permits it has while it lies in a lease."""
+        if not self.extension:
+            return ()
+        names = extension_entries(self.extension).get(LIMIT_KEYS, b"")
+        return tuple(names.split(b"\0")) if names else ()
 
     @property
     def look(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.permits import rate_of
 from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Slack
 from delaybox.core.retry import RetryPolicy
@@ -34,6 +35,22 @@ _END = b"\xff"
 _AT_ONCE = 16
 
 
+class _StoredKeyLimit(msgspec.Struct, omit_defaults=True):
+    by: str
+    concurrency: int | None = None
+    rate: str | None = None
+    burst: int | None = None
+
+    @classmethod
+    def of(cls, limit: KeyLimit) -> _StoredKeyLimit:
+        return cls(limit.by, limit.concurrency, None if limit.rate is None else str(limit.rate), limit.burst)
+
+    def read(self) -> KeyLimit:
+        """ValueError."""
+        rate = None if self.rate is None else rate_of(self.rate)
+        return KeyLimit(by=self.by, concurrency=self.concurrency, rate=rate, burst=self.burst)
+
+
 class _Stored(msgspec.Struct, omit_defaults=True):
     """The JSON of one queue's rules. Fields of a newer version are kept by `StoredRules`."""
 
@@ -46,6 +63,7 @@ class _Stored(msgspec.Struct, omit_defaults=True):
     concurrency: int | None = None
     rate: str | None = None
     burst: int | None = None
+    keys: list[_StoredKeyLimit] | None = None
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -74,10 +92,11 @@ class StoredRules:
         newer = {name: value for name, value in everything.items() if name not in _KNOWN}
         try:
             rate = None if found.rate is None else rate_of(found.rate)
+            limits = None if found.keys is None else tuple(one.read() for one in found.keys)
         except ValueError:
             return cls(raw=raw)
-        known = {name: getattr(found, name) for name in _KNOWN if name != "rate"}
-        return cls(QueueRules(**known, rate=rate), newer, raw)
+        known = {name: getattr(found, name) for name in _KNOWN if name not in ("rate", "keys")}
+        return cls(QueueRules(**known, rate=rate, keys=limits), newer, raw)
 
 
 def encode(rules: QueueRules, newer: Mapping[str, Any]) -> bytes:
@@ -85,6 +104,8 @@ def encode(rules: QueueRules, newer: Mapping[str, Any]) -> bytes:
     known = {name: value for name in _KNOWN if (value := getattr(rules, name)) is not None}
     if rules.rate is not None:
         known["rate"] = str(rules.rate)
+    if rules.keys is not None:
+        known["keys"] = [_StoredKeyLimit.of(limit) for limit in rules.keys]
     return msgspec.json.encode({**newer, **known}) if known or newer else b""
 
 
@@ -168,7 +189,14 @@ def _more(rules: QueueRules) -> bytes:
     if rules.rate is not None:
         permits, hold_ms = rules.rate.permits(rules.burst)
         parts.append(f"rate={permits},{hold_ms}")
+    if rules.keys:
+        parts.append("keys=" + ";".join(map(_key_limit, rules.keys)))
     return " ".join(parts).encode()
+
+
+def _key_limit(limit: KeyLimit) -> str:
+    permits, hold_ms = ("-", "-") if limit.rate is None else limit.rate.permits(limit.burst)
+    return f"{limit.by},{'-' if limit.concurrency is None else limit.concurrency},{permits},{hold_ms}"
 
 
 async def behind(store: Store, partitions: Iterable[int], number: int) -> list[int]:

@@ -16,6 +16,7 @@
 --@include lib/guard.lua
 --@include lib/leased.lua
 --@include lib/turns.lua
+--@include lib/limit_keys.lua
 --@include lib/permits.lua
 local W, repair, idem_ttl = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 local now = now_ms()
@@ -38,7 +39,7 @@ local bad
 local function report(kind) bad[#bad + 1] = kind end
 
 -- A bucketed record is found in time: by near, by a ready set whose lane is active, parked or held, or by a bucket still to be expanded.
-local function hinted(id, flags, lane, due)
+local function hinted(id, rec, flags, lane, at, due)
   local score = redis.call('ZSCORE', K_NEAR[near_of(flags, lane)], id .. lane)
   if score and tonumber(score) <= due then return true end
   local critical = flags % 4 == 0
@@ -53,6 +54,9 @@ local function hinted(id, flags, lane, due)
     for _, set in ipairs(active_sets(lane, critical)) do active = active and redis.call('ZSCORE', set, lane) end
     if active then return true end
   end
+  if is_steered() and permits().stands_apart(id, rec, at, flags, lane) then return true end
+  -- By which key it stands apart is not known while rules are copied.
+  if copying and redis.call('EXISTS', permits().APART) == 1 then return true end
   local home, n = math.floor(id_due(id) / W), math.floor(due / W)
   if home >= expanded and n >= home then return true end
   return n ~= home and n >= expanded and redis.call('HEXISTS', k_bucket(n), id) == 1
@@ -126,11 +130,14 @@ local function judge(id, key, named_by, lids)
     and not redis.call('ZSCORE', permits().k_used('c' .. string.match(rec_lane(rec, at), '^.([^:]*)')), id) then
     report('permit-missing')
   end
+  for name in string.gmatch(leased and kind == 'ok' and ext_get(rec, at, flags, permits().TAG_KEYS) or '', '[^%z]+') do
+    if not redis.call('ZSCORE', permits().k_used('c' .. name), id) then report('permit-missing') end
+  end
   local body = redis.call('EXISTS', k_body(id)) == 1
   if kind == 'ok' then
     if at_home then
       local lane = rec_lane(rec, at)
-      local fine, score = hinted(id, flags, lane, due)
+      local fine, score = hinted(id, rec, flags, lane, at, due)
       if not fine then
         report(score and 'late-hint' or 'no-hint')
         if repair then

@@ -15,7 +15,7 @@
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due, 1 = more
 --        waits than there are slots, so nothing was leased ('s')},
 --        lanes of what was fired in place {lane, how many, ...},
---        queues that have no permits left for what is ready {queue, 1 = this partition has none at all, ...}}
+--        queues and limit keys that have no permits left for what is ready {name, 1 = this partition has none at all, ...}}
 -- ERRORS TRYAGAIN (nothing written but hints)
 -- BOUND 500 items, 256 KiB of records
 --@include lib/time.lua
@@ -28,6 +28,7 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/turns.lua
+--@include lib/limit_keys.lua
 --@include lib/permits.lua
 --@include lib/select.lua
 local now = now_ms()
@@ -82,10 +83,11 @@ if err then return err end
 local c = clock(now)
 set_steered(c.steered)
 if c.steered then
-  permits().now = now
+  permits().now, permits().W = now, W
   held_back = function(lane, critical) return permits().hold_back(lane, critical, now) end
   -- Queues that have room again, because what they used of a rate was used long enough ago.
   for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(queue, now, true) end
+  for _, name in ipairs(redis.call('ZRANGE', permits().HELD_KEYS, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(name, now, true) end
 end
 
 -- 1. Candidates: straight from near while nothing that this taker serves is ready, else through ready.
@@ -179,7 +181,10 @@ for i = 1, n_ids do
     if kind == 'ok' and due <= now then
       local does = how[byte(rec, at + 1)]
       if does == 2 and (first >= FRESH_EXT or not may_fire_in_place(flags)) then does = 1 end
-      if does == 1 and n_leased < slots and bytes + #rec <= max_bytes then
+      if c.steered and candidates.lanes[i] and (does == 1 and n_leased < slots or does == 2)
+        and permits().blocks(candidates, i, id, rec, at, flags, due + slack_of(rec_lane(rec, at), flags % 4)) then
+        -- A limit key of it has no room: it stands apart, and no other waits for it.
+      elseif does == 1 and n_leased < slots and bytes + #rec <= max_bytes then
         bytes = bytes + #rec
         n_leased = n_leased + 1
         local from_home = home[i].gone
@@ -231,7 +236,7 @@ end
 end
 
 for _, g in ipairs(groups) do touched[#touched + 1] = g.key end
-for _, key in ipairs(permits.made and permits.using.order or {}) do touched[#touched + 1] = key end
+for _, key in ipairs(permits.made and permits.touches() or {}) do touched[#touched + 1] = key end
 err = guard(touched)
 if err then return err end
 
@@ -311,6 +316,9 @@ if c.steered then
   local head = redis.call('ZRANGE', permits().HELD, 0, 0, 'WITHSCORES')
   local at = head[2] and tonumber(head[2]) or permits().FOREVER
   if at < permits().FOREVER and (due < 0 or at < due) then due = at end
+  head = redis.call('ZRANGE', permits().HELD_KEYS, 0, 0, 'WITHSCORES')
+  at = head[2] and tonumber(head[2]) or permits().FOREVER
+  if at < permits().FOREVER and (due < 0 or at < due) then due = at end
 end
 local look = now + poll
 if due >= 0 and due < look then look = due end
@@ -326,7 +334,7 @@ if workers_alone and due >= 0 and due ~= c.announced then redis.call(NOTIFY, T .
 -- A guest also looks again when what it left must become ready. That moment stands in its reply alone and not in `wake`,
 -- because nobody else goes by it.
 if again_at and (due < 0 or again_at < due) then due = again_at end
-local progress = n_leased > 0 or #fired > 0 or dropped > 0
+local progress = n_leased > 0 or #fired > 0 or dropped > 0 or permits.moved
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + HIDDEN end
 -- What became ready here because its queue is steered, and has room, is taken by the next look.
 if n_parked > 0 or fair.moved or gone and c.steered and promoted > 0 and has_ready(free .. letters, served, now) then due = now end

@@ -54,5 +54,7 @@ local limited, limited_guessed = sum(K_LIMITED, 200, function(member)
   return redis.call('ZCARD', k_ready(lane, mark == '!'))
 end)
 due, due_guessed = due + limited, due_guessed or limited_guessed
+local apart, apart_guessed = sum(T .. ':apart', 200, function(member) return redis.call('ZCARD', T .. ':waits:' .. member) end)
+due, due_guessed = due + apart, due_guessed or apart_guessed
 return { now, pending, near, due, in_flight, redis.call('ZCARD', K_LEASES), redis.call('HLEN', K_DEAD), redis.call('HLEN', K_QUAR), oldest,
   pending_guessed and 1 or 0, due_guessed and 1 or 0 }

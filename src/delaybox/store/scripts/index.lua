@@ -15,6 +15,8 @@
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/turns.lua
+--@include lib/limit_keys.lua
+--@include lib/permits.lua
 --@include lib/place.lua
 --@include lib/run.lua
 local now = now_ms()
@@ -48,7 +50,7 @@ local function look(id, rec)
     local critical = flags % 4 == 0
     if due <= now and redis.call('ZSCORE', k_ready(lane, critical), id) then
       active[lane .. (critical and '!' or '')] = { lane, critical }
-    else
+    elseif not (due <= now and is_steered() and permits().stands_apart(id, rec, at, flags, lane)) then
       add2(near, K_NEAR[near_of(flags, lane)], due, id .. lane)
       hints = hints + 1
     end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Keeps or gives back the permits of tasks that were handed out at most once: they were acked before, so no lease keeps them.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 for how long ms (0 = given back), then (lane, id) ...
+-- ARGV  1 for how long ms (0 = given back), then (name of a queue or limit key that has such a permit, id) ...
 -- REPLY how many of them had a permit
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 tasks
@@ -13,15 +13,12 @@
 --@include lib/turns.lua
 --@include lib/permits.lua
 local now, keep_ms, had = now_ms(), tonumber(ARGV[1]), 0
-local keys, queues = { permits().K, K_LIMITED, permits().HELD }, {}
-for i = 2, #ARGV, 2 do
-  queues[i] = string.match(ARGV[i], '^.([^:]*)')
-  keys[#keys + 1] = permits().k_used('c' .. queues[i])
-end
+local keys = { permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS }
+for i = 2, #ARGV, 2 do keys[#keys + 1] = permits().k_used('c' .. ARGV[i]) end
 local err = guard(keys)
 if err then return err end
 for i = 2, #ARGV, 2 do
-  local queue, id = queues[i], ARGV[i + 1]
+  local queue, id = ARGV[i], ARGV[i + 1]
   if keep_ms > 0 then
     had = had + redis.call('ZADD', permits().k_used('c' .. queue), 'XX', 'CH', now + keep_ms, id)
     permits().freed[queue] = true

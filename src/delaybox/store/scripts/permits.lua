@@ -9,7 +9,7 @@
 --       it could use, by when the first that waits is ordered ms, 1 = permits were given back here, when the next comes free by
 --       time ms (-1 none)} ...}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 200 pools asked for; a sweep takes 100 a call; 1,000 lanes of a queue
+-- BOUND 200 pools asked for; a sweep takes 300 a call; 1,000 lanes of a queue
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -32,7 +32,7 @@ local function ask(pool)
   end
   return asked[pool]
 end
-local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD }
+local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS }
 for i = 2, #ARGV, 5 do
   local one = ask(ARGV[i])
   one.seq, one.budget, one.good, one.cap =
@@ -57,23 +57,37 @@ if ARGV[1] ~= '' then
   for _, queue in ipairs(held) do
     for _, limit in ipairs(permits().of('w' .. queue) or {}) do ask(limit.pool).sweep = true end
   end
+  -- Limit keys that had no place among those that are known.
+  local free = permits().MOST_KNOWN - redis.call('HLEN', permits().K)
+  local late = redis.call('ZRANGE', permits().HELD_KEYS, permits().WITHOUT_PLACE, '+inf', 'BYSCORE', 'LIMIT', 0, math.min(PART, math.max(free, 0)))
+  for _, name in ipairs(late) do
+    local limits = permits().named(name)
+    if not limits or permits().has_place(limits) then redis.call('ZADD', permits().HELD_KEYS, permits().FOREVER, name) end
+    for _, limit in ipairs(limits or {}) do ask(limit.pool).sweep = true end
+  end
   if cursor ~= '' or #held == PART then next_place = cursor .. ':' .. int(rank + #held) end
 end
 
--- What waits of a queue: how many tasks, and by when the first is ordered.
+-- What waits of a queue, or of a limit key: how many tasks, and by when the first is ordered.
 local waits_of = {}
 local function waiting(queue)
   local known = waits_of[queue]
   if not known then
     known = { count = 0, deadline = 0 }
-    for _, member in ipairs(permits().lanes(queue)) do
-      local lane, critical = parked_parts(member)
-      local ready = k_ready(lane, critical)
-      local head = redis.call('ZRANGE', ready, 0, 0, 'WITHSCORES')[2]
+    local function look(set, critical)
+      local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
       if head then
         local deadline = tonumber(head) - (critical and AHEAD or 0)
         if known.count == 0 or deadline < known.deadline then known.deadline = deadline end
-        known.count = known.count + redis.call('ZCARD', ready)
+        known.count = known.count + redis.call('ZCARD', set)
+      end
+    end
+    if string.find(queue, '\1', 1, true) then
+      for _, set in ipairs(permits().sets(queue)) do look(set.key, set.critical) end
+    else
+      for _, member in ipairs(permits().lanes(queue)) do
+        local lane, critical = parked_parts(member)
+        look(k_ready(lane, critical), critical)
       end
     end
     waits_of[queue] = known
@@ -96,7 +110,7 @@ local touched, reports = {}, {}
 for _, pool in ipairs(order) do
   local one, queue = asked[pool], sub(pool, 2)
   local limit
-  for _, l in ipairs(paused('w' .. queue) and {} or permits().of('w' .. queue) or {}) do
+  for _, l in ipairs(paused('w' .. string.match(queue, '^[^\1]*')) and {} or is_steered() and permits().named(queue) or {}) do
     if l.pool == pool then limit = l end
   end
   local key, b = permits().k_used(pool), permits().budget(pool)

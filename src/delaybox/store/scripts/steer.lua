@@ -16,9 +16,10 @@
 --@include lib/turns.lua
 --@include lib/permits.lua
 local WALK = 200
--- Before the place in the second walk, which goes over lanes of limited queues. Alone: nothing is walked.
+-- Before the place in the second walk, which goes over lanes of limited queues, and with '=' in the third, over what stands apart by limit
+-- keys. Alone: nothing is walked.
 local SECOND = '\255'
-local err = guard({ K_CLOCK, K_STEERED, K_PARKED, K_LIMITED, permits().HELD })
+local err = guard({ K_CLOCK, K_STEERED, K_PARKED, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS })
 if err then return err end
 local mark = redis.call('HGET', K_CLOCK, 'rules') or ''
 if mark ~= ARGV[1] then return { mark, '' } end
@@ -52,7 +53,18 @@ if woken > 0 then
 end
 if #members == WALK then return { ARGV[2], members[WALK] } end
 if not second and redis.call('EXISTS', K_LIMITED) == 1 then return { ARGV[2], SECOND .. '+' } end
-if second and ARGV[4] ~= SECOND then
+if second and string.sub(ARGV[4], 2, 2) == '=' then
+  -- Claims look at all keys again: their limits may be others now.
+  local place, woken = string.sub(ARGV[4], 3), { w = 0, other = 0 }
+  local apart = redis.call('ZRANGE', permits().APART, place == '' and '-' or '(' .. place, '+', 'BYLEX', 'LIMIT', 0, WALK)
+  for _, member in ipairs(apart) do
+    redis.call('ZADD', permits().HELD_KEYS, now, string.match(member, '^[^%z]*'))
+    local kind = string.byte((parked_parts(member))) == 119 and 'w' or 'other'
+    woken[kind] = woken[kind] + redis.call('ZCARD', permits().k_waits(member))
+  end
+  permits().call_for(woken, now)
+  if #apart == WALK then return { ARGV[2], SECOND .. '=' .. apart[WALK] } end
+elseif second and ARGV[4] ~= SECOND then
   -- Lanes whose queue has no limits any more are found again, and those with other limits wait by these.
   local place = string.sub(ARGV[4], 3)
   local lanes = redis.call('ZRANGE', K_LIMITED, place == '' and '-' or '(' .. place, '+', 'BYLEX', 'LIMIT', 0, WALK)
@@ -66,7 +78,10 @@ if second and ARGV[4] ~= SECOND then
   end
   if #lanes == WALK then return { ARGV[2], SECOND .. '+' .. lanes[WALK] } end
 end
+if ARGV[4] ~= SECOND and string.sub(ARGV[4], 2, 2) ~= '=' and redis.call('EXISTS', permits().APART) == 1 then
+  return { ARGV[2], SECOND .. '=' }
+end
 -- A node of an earlier version copies pauses alone, and does not set `ruled`.
 redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'ruled', ARGV[5])
-if redis.call('EXISTS', K_STEERED, K_PARKED, K_LIMITED, permits().HELD) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
+if redis.call('EXISTS', K_STEERED, K_PARKED, K_LIMITED, permits().HELD, permits().APART) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
 return { ARGV[3], '' }

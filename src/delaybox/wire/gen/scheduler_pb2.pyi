@@ -531,7 +531,7 @@ class QueueInfo(_message.Message):
     def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., pending: _Optional[int] = ..., ready: _Optional[int] = ..., in_flight: _Optional[int] = ..., unserved: _Optional[_Iterable[str]] = ..., waits: _Optional[str] = ...) -> None: ...
 
 class Rules(_message.Message):
-    __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms", "weight", "slack", "concurrency", "rate", "burst")
+    __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms", "weight", "slack", "concurrency", "rate", "burst", "keys")
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
@@ -541,6 +541,7 @@ class Rules(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
     BURST_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
     paused: bool
     keep_result_ms: int
     retry: _task_pb2.Retry
@@ -550,7 +551,26 @@ class Rules(_message.Message):
     concurrency: int
     rate: str
     burst: int
-    def __init__(self, paused: bool = ..., keep_result_ms: _Optional[int] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., weight: _Optional[float] = ..., slack: _Optional[_Union[Slack, _Mapping]] = ..., concurrency: _Optional[int] = ..., rate: _Optional[str] = ..., burst: _Optional[int] = ...) -> None: ...
+    keys: KeyLimits
+    def __init__(self, paused: bool = ..., keep_result_ms: _Optional[int] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., weight: _Optional[float] = ..., slack: _Optional[_Union[Slack, _Mapping]] = ..., concurrency: _Optional[int] = ..., rate: _Optional[str] = ..., burst: _Optional[int] = ..., keys: _Optional[_Union[KeyLimits, _Mapping]] = ...) -> None: ...
+
+class KeyLimits(_message.Message):
+    __slots__ = ("limits",)
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    limits: _containers.RepeatedCompositeFieldContainer[KeyLimit]
+    def __init__(self, limits: _Optional[_Iterable[_Union[KeyLimit, _Mapping]]] = ...) -> None: ...
+
+class KeyLimit(_message.Message):
+    __slots__ = ("by", "concurrency", "rate", "burst")
+    BY_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
+    by: str
+    concurrency: int
+    rate: str
+    burst: int
+    def __init__(self, by: _Optional[str] = ..., concurrency: _Optional[int] = ..., rate: _Optional[str] = ..., burst: _Optional[int] = ...) -> None: ...
 
 class Slack(_message.Message):
     __slots__ = ("high_ms", "normal_ms", "low_ms")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from msgspec import UNSET
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limit_keys import MOST_KEY_LIMITS, KeyLimit, checked_by
 from delaybox.core.limits import MAX_SLACK_MS, MAX_WAIT_MS
 from delaybox.core.permits import MOST_PERMITS, Rate, rate_of
 from delaybox.core.queue import OTHERS, QueueRules, Slack
@@ -25,6 +27,7 @@ NAMES: Final = {
     "concurrency": "concurrency",
     "rate": "rate",
     "burst": "burst",
+    "keys": "keys",
 }
 """The rules by the names that callers use, and their fields in `QueueRules`."""
 
@@ -59,9 +62,47 @@ def parse(body: bytes) -> RulesChange:
             else None,
             rate=checked_rate("rate", asked.rate) if isinstance(asked.rate, str) else None,
             burst=checked_number("burst", asked.burst) if isinstance(asked.burst, int) else None,
+            keys=checked_keys("keys", [_key_limit(f"keys[{n}]", one) for n, one in enumerate(asked.keys)])
+            if isinstance(asked.keys, list)
+            else None,
         ),
         clear,
     )
+
+
+def _key_limit(field: str, asked: queue_types.KeyLimit) -> KeyLimit:
+    return key_limit(field, asked.by, asked.concurrency, asked.rate, asked.burst)
+
+
+def key_limit(field: str, by: str, concurrency: int | None, rate: str | None, burst: int | None) -> KeyLimit:
+    """One limit by key, as it was given. InvalidTask."""
+    try:
+        checked_by(f"{field}.by", by)
+    except ValueError as error:
+        raise InvalidTask(f"{field}.by", str(error)) from None
+    if concurrency is None and rate is None:
+        raise InvalidTask(field, f"{field} limits nothing; give it a concurrency, such as 5, or a rate, such as '5/s'")
+    if burst is not None and rate is None:
+        raise InvalidTask(f"{field}.burst", f"{field}.burst {burst} has no rate; give a rate with it, such as '5/s'")
+    return KeyLimit(
+        by=by,
+        concurrency=None if concurrency is None else checked_number(f"{field}.concurrency", concurrency),
+        rate=None if rate is None else checked_rate(f"{field}.rate", rate),
+        burst=None if burst is None else checked_number(f"{field}.burst", burst),
+    )
+
+
+def checked_keys(field: str, limits: Sequence[KeyLimit]) -> tuple[KeyLimit, ...]:
+    """The limits by key of one queue. InvalidTask."""
+    if not limits:
+        raise InvalidTask(field, f"{field} is empty; to set no limit by key leave it out (in a PATCH: null)")
+    if len(limits) > MOST_KEY_LIMITS:
+        raise InvalidTask(field, f"{field} has {len(limits)} limits; give at most {MOST_KEY_LIMITS}")
+    names = [limit.by for limit in limits]
+    for at, by in enumerate(names):
+        if by in names[:at]:
+            raise InvalidTask(f"{field}[{at}].by", f"{field}[{at}].by {by!r} is there twice; give one limit for it")
+    return tuple(limits)
 
 
 def _timeout(body: bytes, timeout: str | float) -> int:

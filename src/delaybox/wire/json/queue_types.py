@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from delaybox.core.limit_keys import MOST_KEY_LIMITS
 from delaybox.core.limits import MAX_WEIGHT, MIN_WEIGHT
 from delaybox.core.permits import MOST_PERMITS
 from delaybox.wire.json.types import TYPES, Count, Number, Retry, duration
@@ -75,6 +76,39 @@ class SlackSet(Struct, omit_defaults=True, gc=False):
     low: Annotated[int | None, Meta(extra_json_schema={"minimum": 0})] = None
 
 
+class KeyLimit(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """A limit that holds for the tasks of each value by themselves, such as those of each customer."""
+
+    by: Annotated[
+        str,
+        Meta(
+            description="`label:NAME`, `fairness_key` or `group`; tasks without that one are not limited by it",
+            examples=["label:customer"],
+        ),
+    ]
+    concurrency: Annotated[
+        int | None,
+        Meta(
+            description="most tasks of one value that run at a time, over all nodes",
+            extra_json_schema={"minimum": 1, "maximum": MOST_PERMITS, "examples": [2]},
+        ),
+    ] = None
+    rate: Annotated[
+        str | None,
+        Meta(
+            description="most tasks of one value that begin in any interval, over all nodes",
+            extra_json_schema={"examples": ["5/s"]},
+        ),
+    ] = None
+    burst: Annotated[
+        int | None,
+        Meta(
+            description="how many tasks of that rate may begin together; unless set, all of one interval",
+            extra_json_schema={"minimum": 1, "maximum": MOST_PERMITS, "examples": [2]},
+        ),
+    ] = None
+
+
 class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """The rules of a queue. In a PATCH `null` clears a rule, and what is left out stays as it is."""
 
@@ -123,6 +157,13 @@ class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, 
             extra_json_schema={"minimum": 1, "maximum": MOST_PERMITS, "examples": [10]},
         ),
     ] = UNSET
+    keys: Annotated[
+        list[KeyLimit] | Rule,
+        Meta(
+            description="limits that hold for each customer, say, by itself; what is set takes the place of all before",
+            extra_json_schema={"maxItems": MOST_KEY_LIMITS},
+        ),
+    ] = UNSET
 
 
 class QueueRulesSet(Struct, omit_defaults=True, gc=False):
@@ -137,6 +178,7 @@ class QueueRulesSet(Struct, omit_defaults=True, gc=False):
     concurrency: Annotated[int | None, Meta(extra_json_schema={"minimum": 1})] = None
     rate: str | None = None
     burst: Annotated[int | None, Meta(extra_json_schema={"minimum": 1})] = None
+    keys: list[KeyLimit] | None = None
 
 
 class RuledQueue(Struct, gc=False):

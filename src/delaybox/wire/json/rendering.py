@@ -265,6 +265,12 @@ def rules(set_: QueueRules) -> queue_types.QueueRulesSet:
         concurrency=set_.concurrency,
         rate=None if set_.rate is None else str(set_.rate),
         burst=set_.burst,
+        keys=None
+        if set_.keys is None
+        else [
+            queue_types.KeyLimit(one.by, one.concurrency, None if one.rate is None else str(one.rate), one.burst)
+            for one in set_.keys
+        ],
     )
 
 

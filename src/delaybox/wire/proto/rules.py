@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import QueueRules, Slack
 from delaybox.core.spans import duration_ms
 from delaybox.core.words import unknown
@@ -10,10 +11,12 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.queue_rules import (
     NAMES,
     checked_keep,
+    checked_keys,
     checked_number,
     checked_rate,
     checked_slack,
     checked_timeout,
+    key_limit,
     some_slack,
 )
 from delaybox.wire.json.tasks import checked_weight
@@ -42,6 +45,7 @@ def wanted(request: pb.SetQueueRequest) -> tuple[QueueRules, frozenset[str]]:
         concurrency=checked_number("rules.concurrency", given.concurrency) if given.HasField("concurrency") else None,
         rate=checked_rate("rules.rate", given.rate) if given.HasField("rate") else None,
         burst=checked_number("rules.burst", given.burst) if given.HasField("burst") else None,
+        keys=checked_keys("rules.keys", _keys("rules.keys.limits", given.keys)) if given.HasField("keys") else None,
     )
     clear = frozenset(NAMES[name] for name in request.clear)
     both = sorted(name for name, field in NAMES.items() if field in clear and getattr(rules, field) is not None)
@@ -77,6 +81,14 @@ def message(rules: QueueRules) -> pb.Rules:
         out.rate = str(rules.rate)
     if rules.burst is not None:
         out.burst = rules.burst
+    for limit in rules.keys or ():
+        one = out.keys.limits.add(by=limit.by)
+        if limit.concurrency is not None:
+            one.concurrency = limit.concurrency
+        if limit.rate is not None:
+            one.rate = str(limit.rate)
+        if limit.burst is not None:
+            one.burst = limit.burst
     return out
 
 
@@ -92,7 +104,21 @@ def of_message(said: pb.Rules) -> QueueRules:
         concurrency=said.concurrency if said.HasField("concurrency") else None,
         rate=checked_rate("rate", said.rate) if said.HasField("rate") else None,
         burst=said.burst if said.HasField("burst") else None,
+        keys=tuple(_keys("keys", said.keys)) if said.HasField("keys") else None,
     )
+
+
+def _keys(field: str, given: pb.KeyLimits) -> list[KeyLimit]:
+    return [
+        key_limit(
+            f"{field}[{n}]",
+            one.by,
+            one.concurrency if one.HasField("concurrency") else None,
+            one.rate if one.HasField("rate") else None,
+            one.burst if one.HasField("burst") else None,
+        )
+        for n, one in enumerate(given.limits)
+    ]
 
 
 def _slack(given: pb.Slack, *, check: bool) -> Slack:

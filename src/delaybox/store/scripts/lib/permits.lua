@@ -1,7 +1,10 @@
--- Limits of queues: how many permits this partition may have in use, and how many are. Needs time, record, extension, keys, turns.
+-- Limits of queues: how many permits this partition may have in use, and how many are. Needs time, record, extension, keys, turns; claims, check and index also limit_keys.
 -- A limit is a pool of permits, named by its kind and its queue: 'c' concurrency, 'r' rate. What this partition may use stands in
 -- `permits`: budget, number of the last grant, and while others wait a cap and until when it counts (core/permits.py). What is in use
 -- stands in a set for each pool: until its task leaves the lease, or until a time.
+-- A limit key (core/limit_keys.py) is a pool's name too: queue, \1, what it goes by, \1, value. A task whose key has no room when a claim meets
+-- it moves from its lane's ready set to a set of its own: `waits:` and queue, key, NUL, '!' or '-', lane, which `apart` lists. There it costs
+-- nothing until its key is looked at again (`held:keys`).
 -- All of it stands in one table, which is made when a script asks for it: most scripts meet no limit, and pay nothing for this.
 
 local permits = setmetatable({}, { __call = function(permits)
@@ -9,31 +12,50 @@ if permits.made then return permits end
 permits.made = true
 local K_HELD = T .. ':held'
 local K_PERMITS = T .. ':permits'
+local K_APART, K_HELD_KEYS = T .. ':apart', T .. ':held:keys'
 local function k_used(pool) return T .. ':used:' .. pool end
-local EXT_ONCE, EXT_PERMIT = 5, 6
+local function k_waits(member) return T .. ':waits:' .. member end
+local EXT_ONCE, EXT_PERMIT, EXT_KEYS = 5, 6, 7
 local FOREVER = 1e15
 
+-- Limits by name, a list of {pool, key, most, hold}.
+local function pools_of(name, concurrency, permits_, hold)
+  local found = { queue = name }
+  local most = tonumber(concurrency or '')
+  if most then found[1] = { pool = 'c' .. name, key = k_used('c' .. name), most = most, hold = 0 } end
+  if tonumber(permits_ or '') then
+    found[#found + 1] = { pool = 'r' .. name, key = k_used('r' .. name), most = tonumber(permits_), hold = tonumber(hold) }
+  end
+  return found
+end
+
 local limits_known = {}
--- The limits of a lane's queue, a list of {pool, key, most, hold}; nil: it has none.
-local function limits_of(lane)
-  if not is_steered() then return nil end
-  local queue = string.match(lane, '^.([^:]*)')
-  local known = limits_known[queue]
+-- The limits of a queue, as lanes spell it, with its limits by key as {by, ...} in `keyed`; or of a limit key. nil: there are none.
+local function limits_named(name)
+  local known = limits_known[name]
   if known == nil then
     known = false
+    local queue, by = string.match(name, '^([^\1]*)\1([^\1]*)\1')
+    local lane = 'w' .. (queue or name)
     if rule_of(lane, 'limited') then
-      known = { queue = queue }
-      local most = tonumber(rule_of(lane, 'concurrency') or '')
-      if most then known[1] = { pool = 'c' .. queue, key = k_used('c' .. queue), most = most, hold = 0 } end
-      local count, hold = string.match(rule_of(lane, 'rate') or '', '^(%d+),(%d+)$')
-      if count then
-        known[#known + 1] =
-          { pool = 'r' .. queue, key = k_used('r' .. queue), most = tonumber(count), hold = tonumber(hold) }
+      local keyed = {}
+      for by_, concurrency, count, hold in string.gmatch(rule_of(lane, 'keys') or '', '([^,;]+),([^,;]+),([^,;]+),([^,;]+)') do
+        keyed[#keyed + 1] = by_
+        if by == by_ then known = pools_of(name, concurrency, count, hold) end
+      end
+      if not by then
+        known = pools_of(name, rule_of(lane, 'concurrency'), string.match(rule_of(lane, 'rate') or '', '^(%d+),(%d+)$'))
+        known.keyed = keyed[1] and keyed
       end
     end
-    limits_known[queue] = known
+    limits_known[name] = known
   end
   return known or nil
+end
+-- The limits of a lane's queue.
+local function limits_of(lane)
+  if not is_steered() then return nil end
+  return limits_named(string.match(lane, '^.([^:]*)'))
 end
 
 -- What stands in `permits` for a pool.
@@ -80,7 +102,7 @@ local function room_at(limits, now)
   return at, starving
 end
 
--- Queues of which a lane was held back in this script: true where a budget is empty.
+-- Queues of which a lane was held back in this script, and limit keys: true where a budget is empty.
 local hungry = {}
 
 -- Lists a lane of a limited queue among those with ready work. Where there is no room it leaves the active sets, and its queue is
@@ -133,9 +155,105 @@ local function call_for(waiting, now)
   end
 end
 
+-- The sets in which tasks of a limit key wait: {member of apart, lane, whether they are critical, its key}.
+local function sets_of(name)
+  local sets = {}
+  for _, member in ipairs(redis.call('ZRANGE', K_APART, '[' .. name .. '\0', '(' .. name .. '\1', 'BYLEX', 'LIMIT', 0, MOST_LANES)) do
+    local lane, critical = parked_parts(member)
+    sets[#sets + 1] = { member = member, lane = lane, critical = critical, key = k_waits(member) }
+  end
+  return sets
+end
+
+-- A partition knows the permits of so many keys (core/limit_keys.py).
+local MOST_KNOWN = 100000
+local WITHOUT_PLACE = 2 * FOREVER
+-- Whether a limit key has its place among the pools that this partition knows; it gets one where there is room.
+local function has_place(limits)
+  for _, limit in ipairs(limits) do
+    if redis.call('HEXISTS', K_PERMITS, limit.pool) == 0 then
+      if redis.call('HLEN', K_PERMITS) >= MOST_KNOWN then return false end
+      redis.call('HSET', K_PERMITS, limit.pool, '0 0 0 0')
+    end
+  end
+  return true
+end
+
+-- Looks again at a limit key whose tasks stand apart. A claim lets them go (let_keys_go); other scripts wake those who claim.
+local AHEAD, LOOK_AGAIN = 3600000, 1000
+permits.moves = 500
+local let_keys_go
+local function look_at_key(name, now, loud)
+  if not redis.call('ZSCORE', K_HELD_KEYS, name) then return end
+  local limits = is_steered() and limits_named(name)
+  local at, starving = now, false
+  if limits then at, starving = room_at(limits, now) end
+  if at > now then
+    if permits.W then
+      if has_place(limits) then hungry[name] = starving else at = WITHOUT_PLACE end
+    end
+    redis.call('ZADD', K_HELD_KEYS, at, name)
+  elseif permits.W then
+    let_keys_go(name, limits and room_of(limits, now) or FOREVER, now)
+  else
+    redis.call('ZADD', K_HELD_KEYS, now, name)
+    if not loud then return end
+    local waiting = { w = 0, other = 0 }
+    for _, set in ipairs(sets_of(name)) do
+      local kind = byte(set.lane) == 119 and 'w' or 'other'
+      waiting[kind] = waiting[kind] + redis.call('ZCARD', set.key)
+    end
+    call_for(waiting, now)
+  end
+end
+
+-- Tasks of a limit key are ready again: as many as there is room for, earliest first, critical ones before all. What is gone or was moved
+-- to another time is left out.
+function let_keys_go(name, room, now)
+  local sets, keyed = sets_of(name), {}
+  local function head(set)
+    local first = redis.call('ZRANGE', set.key, 0, 0, 'WITHSCORES')[2]
+    set.at = first and tonumber(first) - (set.critical and AHEAD or 0) or nil
+  end
+  for _, set in ipairs(sets) do head(set) end
+  while room > 0 and permits.moves > 0 do
+    local best
+    for _, set in ipairs(sets) do
+      if set.at and (not best or set.at < best.at) then best = set end
+    end
+    if not best then break end
+    local flat = redis.call('ZRANGE', best.key, 0, math.min(room, permits.moves, 16) - 1, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      local id = flat[i]
+      local rec = redis.call('HGET', k_bucket(math.floor(id_due(id) / permits.W)), id)
+      permits.moves = permits.moves - 1
+      local kind, flags, due
+      if rec then kind, flags, due = rec_head(id, rec) end
+      if kind and (not due or due <= now) then
+        room, best.moved = room - 1, true
+        redis.call('ZADD', k_ready(best.lane, best.critical), flat[i + 1], id)
+        if kind == 'ok' and byte(rec, 1) >= FRESH_EXT then fair.note(rec, flags, best.lane, due) end
+        if fair.has(best.lane) then keyed[#keyed + 1] = { id, best.lane, best.critical, tonumber(flat[i + 1]), rec } end
+      end
+      redis.call('ZREM', best.key, id)
+    end
+    head(best)
+  end
+  local left = false
+  for _, set in ipairs(sets) do
+    if set.moved then activate(set.lane, set.critical) end
+    if set.at then left = true else redis.call('ZREM', K_APART, set.member) end
+  end
+  if #keyed > 0 then fair.enlist(keyed, permits.W) end
+  -- What was let go may end without having used a permit, so the others are looked at again after a while.
+  if not left then redis.call('ZREM', K_HELD_KEYS, name)
+  else redis.call('ZADD', K_HELD_KEYS, room > 0 and now or now + LOOK_AGAIN, name) end
+end
+
 -- Looks again at a queue that is held: it is let go where there is room, and else looked at when there may be. loud: those who
--- claim are woken.
+-- claim are woken. The same of a limit key.
 local function look_again(queue, now, loud)
+  if string.find(queue, '\1', 1, true) then return look_at_key(queue, now, loud) end
   if not redis.call('ZSCORE', K_HELD, queue) then return end
   local limits = limits_of('w' .. queue)
   local at = limits and room_at(limits, now) or now
@@ -168,21 +286,105 @@ local function write_used(using, now)
   flush(using, 'ZADD')
 end
 
+-- What this script knows of limit keys: their room, whether it used some, and whether tasks of theirs stand apart.
+local states, apart, turns = {}, { order = {}, by = {} }, nil
+local function state_of(name, now)
+  local state = states[name]
+  if not state then
+    local limits = limits_named(name)
+    state = { limits = limits, room = room_of(limits, now) }
+    states[name] = state
+  end
+  return state
+end
+
+-- A candidate of a claim that stands apart is no turn of its lane, and no turn of its fairness key.
+local function no_turn(out, i, rec, at, flags)
+  if not turns then
+    turns = {}
+    for _, lane in ipairs(out.turns) do turns[lane.key] = lane end
+  end
+  local lane = turns[out.keys[i]]
+  if not lane then return end
+  lane.n = lane.n - 1
+  local by = lane.fair and out.fair and out.fair[i]
+  if by and not by[2] then
+    local key, charge = fair.of(rec, at, flags)
+    local used = lane.fair.used[key]
+    if used then used.start = used.start - charge end
+  end
+end
+
+-- Whether a record that lies at home stands apart because of a limit key.
+function permits.stands_apart(id, rec, at, flags, lane)
+  local limits = limits_of(lane)
+  for _, name in ipairs(limits and limits.keyed and labels.limit_keys(limits, id, rec, at, flags) or {}) do
+    local member = name .. '\0' .. (flags % 4 == 0 and '!' or '-') .. lane
+    if redis.call('ZSCORE', k_waits(member), id) and redis.call('ZSCORE', K_APART, member)
+      and redis.call('ZSCORE', K_HELD_KEYS, name) then return true end
+  end
+  return false
+end
+
+-- Whether a candidate of a claim has a limit key without room. Then it is noted as one that stands apart. deadline: its virtual one.
+function permits.blocks(out, i, id, rec, at, flags, deadline)
+  local lane = rec_lane(rec, at)
+  local limits = limits_of(lane)
+  permits.chosen = nil
+  if not limits or not limits.keyed then return false end
+  local names = labels.limit_keys(limits, id, rec, at, flags)
+  for _, name in ipairs(names) do
+    local state = state_of(name, permits.now)
+    if state.room < 1 then
+      local member = name .. '\0' .. (flags % 4 == 0 and '!' or '-') .. lane
+      add2(apart, k_waits(member), deadline, id)
+      add2(apart, K_APART, 0, member)
+      state.apart, permits.moved = true, true
+      no_turn(out, i, rec, at, flags)
+      return true
+    end
+  end
+  permits.chosen = names[1] and names
+  return false
+end
+
+-- Notes what a candidate uses of its limit keys. Returns what its record must say of them, or nil.
+local function use_keys(id, delivery, now, leased)
+  local says
+  for _, name in ipairs(permits.chosen or {}) do
+    local state = states[name]
+    state.room, state.used = state.room - 1, true
+    if use_permits(permits.using, state.limits, id, delivery, now, leased) then says = says and says .. '\0' .. name or name end
+  end
+  return says
+end
+
 local freed = {}
 -- A record on its way out of a lease gives its permit back. once_ms: it was to be handed out at most once, and is acked before; so
 -- it has its permit for this long, unless its holder extends that. Returns the record as it may stand elsewhere.
 local function give_back(id, rec, now, once_ms)
   if byte(rec, 1) < FRESH_EXT then return rec end
   local kind, flags, _, at = rec_head(id, rec)
-  if kind ~= 'ok' or not ext_get(rec, at, flags, EXT_PERMIT) then return rec end
-  local queue = string.match(rec_lane(rec, at), '^.([^:]*)')
-  if once_ms and ext_get(rec, at, flags, EXT_ONCE) then
-    redis.call('ZADD', k_used('c' .. queue), 'XX', now + once_ms, id)
-  else
-    redis.call('ZREM', k_used('c' .. queue), id)
+  if kind ~= 'ok' then return rec end
+  local once = once_ms and ext_get(rec, at, flags, EXT_ONCE)
+  local function back(name)
+    if once then
+      redis.call('ZADD', k_used('c' .. name), 'XX', now + once_ms, id)
+    else
+      redis.call('ZREM', k_used('c' .. name), id)
+    end
+    freed[name] = true
   end
-  freed[queue] = true
-  return ext_set(rec, at, flags, EXT_PERMIT, nil)
+  local names = ext_get(rec, at, flags, EXT_KEYS)
+  if ext_get(rec, at, flags, EXT_PERMIT) then
+    back(string.match(rec_lane(rec, at), '^.([^:]*)'))
+    rec = ext_set(rec, at, flags, EXT_PERMIT, nil)
+  end
+  if names then
+    for name in string.gmatch(names, '[^%z]+') do back(name) end
+    rec = ext_set(rec, at, flags, EXT_KEYS, nil)
+  end
+  return rec
 end
 
 -- Call it at the end: whoever waits for permits that came back is let go.
@@ -191,13 +393,33 @@ local function settle_freed(now)
 end
 
 permits.of = limits_of
+permits.named = limits_named
+permits.sets = sets_of
 permits.room = room_of
 permits.hold_back = hold_back
 permits.lanes = limited_lanes
 permits.call_for = call_for
 permits.look_again = look_again
 permits.use = use_permits
-permits.write = write_used
+function permits.write(using, now)
+  write_used(using, now)
+  flush(apart, 'ZADD')
+  for name, state in pairs(states) do
+    if state.apart or state.used and redis.call('ZSCORE', K_HELD_KEYS, name) then
+      local at, starving = room_at(state.limits, now)
+      if state.apart then
+        if has_place(state.limits) then hungry[name] = starving else at = WITHOUT_PLACE end
+      end
+      redis.call('ZADD', K_HELD_KEYS, at, name)
+    end
+  end
+end
+-- The keys that write() touches.
+function permits.touches()
+  local keys = { K_PERMITS, K_HELD_KEYS, unpack(permits.using.order) }
+  for _, key in ipairs(apart.order) do keys[#keys + 1] = key end
+  return keys
+end
 permits.give_back = give_back
 permits.settle = settle_freed
 permits.budget = budget_of
@@ -211,12 +433,16 @@ function permits.lend(id, rec, at, flags, due, now)
   local attempt, losses, deliveries = rec_counters(rec)
   rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
   if use_permits(permits.using, limits, id, deliveries + 1, now, true) then rec = ext_set(rec, 16, flags, EXT_PERMIT, '') end
+  rec = ext_set(rec, 16, flags, EXT_KEYS, use_keys(id, deliveries + 1, now, true))
   return rec, byte(rec, 1), 16
 end
 -- The same of one that is fired in place.
 function permits.fire(id, rec, at, now)
   local limits = limits_of(rec_lane(rec, at))
-  if limits then use_permits(permits.using, limits, id, 0, now, false) end
+  if limits then
+    use_permits(permits.using, limits, id, 0, now, false)
+    use_keys(id, 0, now, false)
+  end
 end
 -- The queues that were held back, as a claim answers them.
 function permits.waits()
@@ -227,8 +453,9 @@ function permits.waits()
   end
   return waits
 end
-permits.FOREVER, permits.TAG = FOREVER, EXT_PERMIT
+permits.FOREVER, permits.TAG, permits.TAG_KEYS, permits.WITHOUT_PLACE = FOREVER, EXT_PERMIT, EXT_KEYS, WITHOUT_PLACE
 -- As gather makes it; only claims note what they use.
-permits.HELD, permits.using = K_HELD, { order = {}, by = {} }
+permits.HELD, permits.HELD_KEYS, permits.APART, permits.using = K_HELD, K_HELD_KEYS, K_APART, { order = {}, by = {} }
+permits.k_waits, permits.has_place, permits.MOST_KNOWN = k_waits, has_place, MOST_KNOWN
 return permits
 end })
