@@ -34,8 +34,9 @@ def reply(status: int, body: bytes = b"", **headers: str) -> bytes:
 class Receiver:
     """``answers``: by path, bytes or a coroutine function that writes the answer; other paths get 200."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.port = 0
+    def __init__(self, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host = host
+        self.port = port
         self.requests: list[Received] = []
         self.connections = 0
         self.answers: dict[str, bytes | list[bytes] | Reply] = {}
@@ -73,20 +74,20 @@ class Receiver:
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
-        self._open: set[asyncio.Task[None]] = set()
-        server = await asyncio.start_server(self._carry, "127.0.0.1", self.port, ssl=self._tls)
+        self.open: set[asyncio.Task[None]] = set()
+        server = await asyncio.start_server(self._carry, self.host, self.port, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stopping.wait()
         server.close()
-        for task in self._open:
+        for task in self.open:
             task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.gather(*self.open, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        self.open.add(task)
         self.connections += 1
         try:
             while await self._one(reader, writer):
@@ -94,7 +95,7 @@ class Receiver:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._open.discard(task)
+            self.open.discard(task)
             writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
@@ -123,9 +124,9 @@ class Receiver:
 
 
 @contextlib.contextmanager
-def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
-    """A running receiver on 127.0.0.1."""
-    found = Receiver(tls)
+def receiver(tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
+    """A running receiver."""
+    found = Receiver(tls, host=host, port=port)
     found.start()
     try:
         yield found

@@ -7,6 +7,7 @@ Teredo) is judged by the address that it carries.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -94,6 +95,7 @@ def _own_problem(address: Address) -> str:
     return "" if public else "it is not a public address"
 
 
+@lru_cache(maxsize=4096)
 def literal(host: str) -> Address | None:
     """The address that a URL's host spells, without brackets; None for a name."""
     try:

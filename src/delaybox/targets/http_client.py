@@ -26,7 +26,8 @@ _KEEP_S: Final = 15.0
 _MOST_IDLE: Final = 1_000
 _NAMES_KEPT: Final = 1_000
 _NAME_KEPT_S: Final = 5.0
-_RESOLVING: Final = 16
+_RESOLVING: Final = 64
+"""Names that are looked up at once: those whose servers do not answer must leave room for the others."""
 
 _Key = tuple[str, str, int, Address]
 
@@ -65,6 +66,7 @@ class HttpClient:
         self._own = SystemResolver() if resolve is None else None
         self._resolve: Resolve = resolve or self._own  # type: ignore[assignment]
         self._names: OrderedDict[str, tuple[float, Sequence[Address]]] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Sequence[Address]]] = {}
         self._idle: defaultdict[_Key, list[Connection]] = defaultdict(list)
         self._idle_count = 0
         self._tls = ssl.create_default_context()
@@ -77,6 +79,8 @@ class HttpClient:
             for connection in kept:
                 connection.close()
         self._idle.clear()
+        for asking in self._asking.values():
+            asking.cancel()
         if self._own is not None:
             self._own.close()
 
@@ -125,13 +129,23 @@ class HttpClient:
         known = self._names.get(host)
         if known is not None and now - known[0] < _NAME_KEPT_S:
             return known[1]
+        asking = self._asking.get(host)
+        if asking is None:
+            # All that want the name now share one question, which outlives those that give up waiting.
+            asking = self._asking[host] = asyncio.create_task(self._ask(host, now))
+            asking.add_done_callback(lambda _: self._asking.pop(host))
+            # Whoever waits gets the error; where nobody does any more, it is no news.
+            asking.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            found = await self._resolve(host)
+            return await asyncio.shield(asking)
         except (OSError, UnicodeError) as error:
             why = error.strerror if isinstance(error, OSError) else ""
             raise NoAnswer(f"the name {host} cannot be resolved ({why or 'no such name'})") from None
+
+    async def _ask(self, host: str, now: float) -> Sequence[Address]:
+        found = await self._resolve(host)
         if not found:
-            raise NoAnswer(f"the name {host} has no address")
+            raise OSError(0, "it has no address")
         self._names[host] = (now, found)
         self._names.move_to_end(host)
         if len(self._names) > _NAMES_KEPT:
@@ -179,6 +193,7 @@ class HttpClient:
 
     def _keep(self, key: _Key, connection: Connection) -> None:
         if not connection.open:
+            connection.close()
             return
         if self._idle_count >= _MOST_IDLE:
             self._drop_idle()

@@ -10,6 +10,8 @@ import httptools
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of an answer before its body; more is an error."""
+_FRAMING: Final = 8
+"""So many bytes may come for each byte of a body: chunks of one byte need six. Endless trailers are cut off by it."""
 
 
 class AnswerBroken(Exception):
@@ -81,8 +83,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._fail("the answer is not HTTP/1.1")
         else:
-            if self._received > MAX_HEAD and not self._has_head:
-                self._fail(f"the answer's head is longer than {MAX_HEAD} bytes")
+            if self._received > MAX_HEAD + _FRAMING * self._size and self._future is not None:
+                what = "framing" if self._has_head else "head"
+                self._fail(f"the answer's {what} is longer than {MAX_HEAD} bytes")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.open = False
@@ -98,12 +101,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._future is None:
-            self.open = False  # a second answer to one request: what comes next cannot be told apart any more
+            self.close()  # a second answer to one request: what comes next cannot be told apart any more
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
-        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        self._headers.setdefault(key, []).append(value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -111,7 +113,8 @@ class Connection(asyncio.Protocol):
         if self._status < 200:
             return
         self._has_head = True
-        self._framed = "content-length" in self._headers or "chunked" in self._headers.get("transfer-encoding", "")
+        coding = self._headers.get("transfer-encoding", ())
+        self._framed = "content-length" in self._headers or any("chunked" in one for one in coding)
         if self._head:
             # The parser does not know that the answer to HEAD has no body, whatever its length says.
             self.open = False
@@ -122,9 +125,9 @@ class Connection(asyncio.Protocol):
             return
         self._size += len(body)
         if self._size <= self._max_body:
-            self._body.append(body)
+            self._body += body
             return
-        self._body.append(body[: len(body) - (self._size - self._max_body)])
+        self._body += body[: len(body) - (self._size - self._max_body)]
         self._cut = True
         self.open = False
         self._finish()
@@ -142,8 +145,8 @@ class Connection(asyncio.Protocol):
 
     def _again(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
+        self._headers: dict[str, list[str]] = {}
+        self._body = bytearray()
         self._size = 0
         self._status = 0
         self._has_head = False
@@ -152,9 +155,10 @@ class Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         future, self._future = self._future, None
-        body, self._body = b"".join(self._body), []
+        body, self._body = bytes(self._body), bytearray()
         if future is not None and not future.done():
-            future.set_result(HttpAnswer(self._status, self._headers, body, self._cut))
+            headers = {name: ", ".join(values) for name, values in self._headers.items()}
+            future.set_result(HttpAnswer(self._status, headers, body, self._cut))
         if not self.open:
             self.close()
 
