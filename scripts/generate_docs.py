@@ -130,12 +130,15 @@ MEANING = {
     "is not public is refused: when it is scheduled, or, for names, when it is due",
     "webhooks.ports": "ports to which webhooks may go, but for hosts that `allow` names",
     "webhooks.schemes": "schemes that URLs may have",
+    "webhooks.cloudevents": "the form of webhooks whose task names none: `binary` and `structured` "
+    "[make CloudEvents](howto/webhooks.md#as-a-cloudevent)",
     "webhooks.secret": "signs requests by Standard Webhooks. With several each signs, so that receivers can change "
     "from one to the next",
     "webhooks.secrets": "other secrets for some hosts or queues; a host's come before its queue's",
     "webhooks.concurrency": "requests at once in one process",
     "webhooks.perHostRate": "requests a second to one host from one process; the rest waits in the store",
-    "webhooks.perHost": "requests at once to one host; four times as many wait in the process, the rest in the store",
+    "webhooks.perHost": "requests at once to one host; as many more as it answers in half a second wait in the "
+    "process, the rest in the store",
     "webhooks.timeout": "for tasks that state none: from the look-up of the name to the last byte of the answer",
     "webhooks.maxResponse": "bytes of an answer's body that are read and can be kept",
     "webhooks.maxRetryAfter": "longest Retry-After that is waited for without a charge",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -123,6 +124,22 @@ async def test_a_host_or_queue_may_have_a_secret_of_its_own(server: Receiver):
     assert webhook.verify(b"", server.to("/none")[0].headers, SECRET)
     with pytest.raises(webhook.NotVerified):
         webhook.verify(b"", server.to("/mail")[0].headers, SECRET)
+
+
+async def test_a_node_may_make_events_of_all_and_a_task_may_say_otherwise(server: Receiver):
+    header = {"content-type": b"application/json"}
+    async with target(secret=(SECRET,), cloudevents="structured") as to:
+        for form in ("", "binary", "none"):
+            webhook_ = Webhook(server.url(f"/event-{form}"), cloudevents=form)
+            asked = NewTask(type=TaskType.HTTP, payload=b"[1]", webhook=webhook_, header=header, queue="mail")
+            assert await outcome(to, asked) == Done()
+    (whole,), (parts,), (none,) = (server.to(f"/event-{form}") for form in ("", "binary", "none"))
+    event = json.loads(whole.body)
+    assert (event["data"], event["source"], event["time"]) == ([1], "/delaybox/queues/mail", "2023-11-14T22:13:20.000Z")
+    assert event["id"] == parts.headers["ce-id"] == none.headers["webhook-id"] and "ce-id" not in none.headers
+    assert parts.body == none.body == b"[1]" and parts.headers["ce-type"] == "io.delaybox.task.due"
+    for one in (whole, parts, none):
+        assert webhook.verify(one.body, one.headers, SECRET)
 
 
 async def test_what_becomes_of_each_status(server: Receiver):
@@ -340,13 +357,13 @@ async def test_a_host_that_does_not_answer_holds_up_nobody(server: Receiver):
             found.update((d.task_id, outcome) for d in deliveries)
 
         running = asyncio.create_task(to.deliver([*slow, *fast], report))
-        await until_async(lambda: len(found) == 40 - 3 - 12 + 10, about=lambda: found)
+        await until_async(lambda: len(found) == 40 - 3 - 15 + 10, about=lambda: found)
         assert all(found[d.task_id] == Done() for d in fast) and len(held) == 3
         back = [end for end in found.values() if isinstance(end, HandBack)]
-        assert len(back) == 25 and all(end.delay_ms >= 100 for end in back)
+        assert len(back) == 22 and all(end.delay_ms >= 100 for end in back)
         release.set()
         await running
-        assert sum(isinstance(end, Done) for end in found.values()) == 25
+        assert sum(isinstance(end, Done) for end in found.values()) == 3 + 15 + 10
 
 
 async def test_a_target_that_is_stopped_reports_nothing_more(server: Receiver):

@@ -251,6 +251,21 @@ def test_a_record_becomes_a_webhook() -> None:
     assert task.header == {"x-own": b"1", "ce-specversion": b"1.0", "ce-id": b"17", "traceparent": b"00-x"}
 
 
+def test_a_record_may_ask_for_calls_and_an_event() -> None:
+    headers: Headers = [
+        ("taskType", b"HTTP"),
+        ("url", b"https://example.com/x"),
+        ("onSuccess", b"https://example.com/well"),
+        ("onFailure", b"https://example.com/ill"),
+        ("cloudevents", b"structured"),
+        ("ce_type", b"com.example.order"),
+    ]
+    task = of_record(b"body", headers, AT, HTTP)
+    called = ("https://example.com/well", "https://example.com/ill", "structured")
+    assert task.webhook == Webhook("https://example.com/x", "POST", (), *called)
+    assert task.header == {"ce-type": b"com.example.order"}
+
+
 def test_a_serialized_task_becomes_a_webhook() -> None:
     message = task_pb2.Task(payload=b"body", header={"taskType": b"HTTP", "x": b"y"})
     message.webhook.url = "https://example.com/"
@@ -267,6 +282,10 @@ def test_a_serialized_task_becomes_a_webhook() -> None:
         ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("method", b"LIST")], "method"),
         ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("retryOn", b"all")], "retry_on"),
         ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("host", b"x")], "headers.host"),
+        ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("onSuccess", b"\xff")], "onSuccess"),
+        ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("onSuccess", b"http://10.0.0.1/")], "on_success"),
+        ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("onFailure", b"x")], "on_failure"),
+        ([("taskType", b"HTTP"), ("url", b"http://example.com/"), ("cloudevents", b"json")], "cloudevents"),
     ],
 )
 def test_a_record_that_is_no_webhook_is_refused(headers: Headers, field: str) -> None:

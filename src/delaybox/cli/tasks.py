@@ -89,6 +89,9 @@ def schedule(
     on_failure: Annotated[
         str | None, typer.Option(metavar="URL", help="With --url: called when it became a dead letter.")
     ] = None,
+    cloudevents: Annotated[
+        str | None, typer.Option(metavar="FORM", help="With --url: a CloudEvent, binary or structured; or none.")
+    ] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None,
     backoff: Annotated[str | None, typer.Option(metavar="SPAN", help="Wait after the first failure.")] = None,
     backoff_max: Annotated[str | None, typer.Option(metavar="SPAN", help="Longest wait.")] = None,
@@ -161,6 +164,7 @@ def schedule(
             "retry_on": retry_on or None,
             "on_success": on_success,
             "on_failure": on_failure,
+            "cloudevents": cloudevents,
             "retry": options.without_nothing({"max_attempts": attempts, "backoff": back}),
             "timeout": timeout,
             "expire_after": expire_after,

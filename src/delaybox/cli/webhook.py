@@ -1,4 +1,5 @@
-"""`delaybox webhook listen/send`: a receiver for development, and a request as a node would send it."""
+"""`delaybox webhook listen/send/hosts`: a receiver for development, a request as a node would send it, and the hosts
+to which a node sends."""
 
 from __future__ import annotations
 
@@ -7,7 +8,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Webhooks: receive them while developing, and send one by hand.", no_args_is_help=True)
+from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token
+
+app = typer.Typer(
+    help="Webhooks: receive them while developing, send one by hand, see what hosts answer.", no_args_is_help=True
+)
 
 Secrets = Annotated[
     list[str] | None,
@@ -48,6 +53,9 @@ def send(
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar="KEY=VALUE", help="A header; repeatable.")
     ] = None,
+    cloudevents: Annotated[
+        str | None, typer.Option(metavar="FORM", help="As a CloudEvent: binary or structured.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the request, byte for byte.")] = False,
     secret: Secrets = None,
     timeout: Annotated[str, typer.Option(metavar="SPAN", help="Longest time for the whole answer.")] = "10s",
@@ -56,4 +64,18 @@ def send(
     """Send a webhook from this machine now, signed as a node would sign it; or only show it (--dry-run)."""
     from delaybox.cli import webhook_tools
 
-    webhook_tools.send(url, payload, payload_json, payload_file, method, header, dry_run, secret, timeout, as_json)
+    body = (payload, payload_json, payload_file)
+    webhook_tools.send(url, body, method, header, cloudevents, dry_run, secret, timeout, as_json)
+
+
+@app.command()
+def hosts(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
+    """Show what each host has answered to the webhooks of one node, how long it took, and how late they were."""
+    from delaybox.cli import messages, options, webhook_hosts
+
+    found = webhook_hosts.facts(webhook_hosts.read(options.connect(server, token, as_json)))
+    if as_json:
+        return messages.out_json({"hosts": found})
+    if not found:
+        return messages.out("this node has sent no webhook since it was started")
+    return messages.table(webhook_hosts.table(found, messages.width()))

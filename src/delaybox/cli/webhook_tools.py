@@ -16,6 +16,7 @@ from delaybox.cli import messages, options
 from delaybox.cli.exits import Exit
 from delaybox.core import ids, texts
 from delaybox.core.errors import ConfigError
+from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.core.webhook import METHODS, Webhook, WebhookRules, url_of
 
 _SHOWN: Final = 2_000
@@ -106,23 +107,22 @@ def _show(method: str, path: str, headers: dict[str, str], body: bytes, problem:
 
 def send(
     url: str,
-    payload: str | None,
-    payload_json: str | None,
-    payload_file: Path | None,
+    given: tuple[str | None, str | None, Path | None],
     method: str,
     header: list[str] | None,
+    cloudevents: str | None,
     dry_run: bool,
     secret: list[str] | None,
     timeout: str,
     as_json: bool,
 ) -> None:
-    """Sends a request as a node would send it, or only shows it."""
+    """Sends a request as a node would send it, or only shows it. ``given``: the body as text, as JSON, or its file."""
     messages.as_json = as_json
-    body, kind = _body(payload, payload_json, payload_file)
+    body, kind = _body(*given)
     headers = {name: value.encode() for name, value in options.pairs("--header", header).items()}
     if kind and not any(name.lower() == "content-type" for name in headers):
         headers["content-type"] = kind
-    asked = _ANYWHERE.check(Webhook(url, method.upper()), headers, body)
+    asked = _ANYWHERE.check(Webhook(url, method.upper(), cloudevents=cloudevents or ""), headers, body)
     now_ms = time.time_ns() // 1_000_000
     raw = _request(asked, headers, body, now_ms, _checked(secret))
     if dry_run:
@@ -150,10 +150,14 @@ def _request(asked: Webhook, headers: dict[str, bytes], body: bytes, now_ms: int
     import os
 
     from delaybox.targets.http import request_bytes
+    from delaybox.wire.http_event import as_event
 
-    made = now_ms.to_bytes(6, "big") + ids.tails(0, os.urandom(8))[0]
+    message_id = ids.render(now_ms.to_bytes(6, "big") + ids.tails(0, os.urandom(8))[0])
+    header, body = as_event(
+        asked.cloudevents, asked.method, headers, body, event_id=message_id, queue=DEFAULT_QUEUE, time_ms=now_ms
+    )
     return request_bytes(
-        asked, url_of(asked.url), headers, body, message_id=ids.render(made), attempt=1, token=1, due_ms=now_ms,
+        asked, url_of(asked.url), header, body, message_id=message_id, attempt=1, token=1, due_ms=now_ms,
         timestamp=now_ms // 1000, keys=tuple(webhook.key_of(one) for one in secrets),
     )  # fmt: skip
 

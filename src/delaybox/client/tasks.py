@@ -131,12 +131,14 @@ class WebhookOptions(Options, total=False):
     method: "POST" unless given.
     retry_on: statuses from 400 to 499 that are tried again, though they are final otherwise (408, 425, 429 are not).
     on_success, on_failure: a URL that is called when it has ended well, or became a dead letter, by a task of its own.
+    cloudevents: "binary" or "structured", the form of the CloudEvent that is sent, or "none"; else as the node is set.
     """
 
     method: str
     retry_on: Sequence[int]
     on_success: str
     on_failure: str
+    cloudevents: str
 
 
 class Filter(TypedDict, total=False):
@@ -320,9 +322,9 @@ def new_webhook(url: str, json: object, data: object, options: Mapping[str, Any]
     options = dict(options)
     if (method := options.pop("method", None)) is not None:
         task.webhook.method = text_of("method", method)
-    for field in ("on_success", "on_failure"):
-        if (called := options.pop(field, None)) is not None:
-            setattr(task.webhook, field, text_of(field, called))
+    for field in ("on_success", "on_failure", "cloudevents"):
+        if (text := options.pop(field, None)) is not None:
+            setattr(task.webhook, field, text_of(field, text))
     for status in options.pop("retry_on", None) or ():
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 499:
             raise InvalidTask("retry_on", f"retry_on holds {show(status)}; give statuses from 400 to 499")

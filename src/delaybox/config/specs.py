@@ -242,6 +242,7 @@ def _webhook(c: Config, common: Mapping[str, Any]) -> WebhookSettings:
     return WebhookSettings(
         **_engine(c, common),
         rules=w.rules,
+        cloudevents=w.cloudevents,
         secret=in_clear(w.secret),
         secrets={name: in_clear(secrets) for name, secrets in w.secrets.items()},
         concurrency=w.concurrency,

@@ -61,6 +61,9 @@ class Webhooks(Section):
     schemes: Annotated[tuple[Literal["https", "http"], ...], BeforeValidator(split)] = Field(
         default=("https", "http"), min_length=1, description="https, http or both, with a comma between them"
     )
+    cloudevents: Literal["none", "binary", "structured"] = Field(
+        default="none", description="none, binary or structured, for tasks that do not say it themselves"
+    )
     secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_secret)] = Field(default=(), description=SECRET_FORMS)
     secrets: Annotated[Mapping[str, tuple[SecretStr, ...]], BeforeValidator(_secrets)] = Field(
         default={},

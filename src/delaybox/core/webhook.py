@@ -28,6 +28,14 @@ OURS: Final = frozenset(
 )
 """Headers that the node writes itself, or that would change how the request is read; so are those of `OUR_STARTS`."""
 OUR_STARTS: Final = ("webhook-", "delaybox-")
+BINARY: Final = "binary"
+STRUCTURED: Final = "structured"
+NO_EVENT: Final = "none"
+CLOUDEVENTS: Final = (BINARY, STRUCTURED, NO_EVENT)
+"""Whether a request is a CloudEvent: its attributes in headers, in the body, or no event."""
+CE: Final = "ce-"
+"""So begins a header that is an attribute of an event."""
+CE_NAME: Final = re.compile(r"ce-(?!(?:data|data_base64|datacontenttype)$)[a-z0-9]{1,64}")
 HOW_TO_ENABLE: Final = (
     "webhooks are sent only where nodes were started with webhooks.enabled: true (--set webhooks.enabled=true), and "
     "are scheduled over POST /v1/tasks, gRPC, Kafka or Python"
@@ -48,6 +56,7 @@ class Webhook(Struct, frozen=True, gc=False):
 
     ``retry_on``: statuses from 400 to 499 that are tried again, though they are final otherwise. ``on_success``,
     ``on_failure``: URLs that are called when the task has ended well, or became a dead letter; "" for none.
+    ``cloudevents``: one of `CLOUDEVENTS`; "" for what the node that sends it is set to.
     """
 
     url: str
@@ -55,6 +64,7 @@ class Webhook(Struct, frozen=True, gc=False):
     retry_on: tuple[int, ...] = ()
     on_success: str = ""
     on_failure: str = ""
+    cloudevents: str = ""
 
 
 class Url(NamedTuple):
@@ -162,6 +172,8 @@ class WebhookRules:
         if len(webhook.retry_on) > MAX_RETRY_ON or not all(400 <= status <= 499 for status in webhook.retry_on):
             raise InvalidTask("retry_on", f"retry_on holds at most {MAX_RETRY_ON} statuses from 400 to 499; correct it")
         _check_header(header)
+        if webhook.cloudevents:
+            _check_event(webhook, header)
         return webhook
 
     def _check_url(self, field: str, text: str) -> None:
@@ -263,3 +275,31 @@ def _check_header(header: Mapping[str, bytes]) -> None:
                 f"headers.{name}", f"the value of the header {name} holds a line end or control character; take it out"
             )
         seen.add(lower)
+
+
+def _check_event(webhook: Webhook, header: Mapping[str, bytes]) -> None:
+    form = webhook.cloudevents
+    if form not in CLOUDEVENTS:
+        raise InvalidTask(
+            "cloudevents", f"cloudevents {form[:20]!r} is not known; give one of {', '.join(CLOUDEVENTS)}"
+        )
+    if form == STRUCTURED and webhook.method in WITHOUT_BODY:
+        raise InvalidTask(
+            "cloudevents", f"a structured event is a body, and method {webhook.method} has none; give binary, or POST"
+        )
+    for name, value in header.items() if form != NO_EVENT else ():
+        lower = name.lower()
+        if not lower.startswith(CE):
+            continue
+        if CE_NAME.fullmatch(lower) is None:
+            raise InvalidTask(
+                f"headers.{name}",
+                f"the header {name[:64]} is no attribute of an event: letters and digits follow ce-, and what the data "
+                "is says content-type",
+            )
+        if lower == "ce-specversion" and value != b"1.0":
+            raise InvalidTask(f"headers.{name}", f"the header {name} is not 1.0, the only version; leave it out")
+        if not value.strip():
+            raise InvalidTask(
+                f"headers.{name}", f"the header {name} is empty; give the attribute a value, or leave it out"
+            )

@@ -108,6 +108,7 @@ class WebhookSettings(EngineSettings):
     """Settings of the webhook process. ``rules``: where requests may go; ``secret``, ``secrets``: sign them."""
 
     rules: WebhookRules = NO_WEBHOOKS
+    cloudevents: str = "none"
     secret: tuple[str, ...] = field(default=(), repr=False)
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     concurrency: int = 1_000

@@ -63,6 +63,7 @@ def _target(s: WebhookSettings, queues: LiveRules) -> HttpTarget:
         target = HttpTarget(
             HttpOptions(
                 rules=s.rules,
+                cloudevents=s.cloudevents,
                 secret=s.secret,
                 secrets=s.secrets,
                 per_host=s.per_host,

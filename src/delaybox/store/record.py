@@ -233,9 +233,11 @@ def _new_extension(task: NewTask) -> bytes:
         if task.fairness_weight != 1:
             entries[FAIR_WEIGHT] = b"%g" % task.fairness_weight
     if task.webhook is not None:
-        for tag, url in ((ON_SUCCESS, task.webhook.on_success), (ON_FAILURE, task.webhook.on_failure)):
-            if url:
-                entries[tag] = wire_webhook.callback_of(url)
+        form = task.webhook.cloudevents
+        if task.webhook.on_success:
+            entries[ON_SUCCESS] = wire_webhook.callback_of(task.webhook.on_success, form, "succeeded")
+        if task.webhook.on_failure:
+            entries[ON_FAILURE] = wire_webhook.callback_of(task.webhook.on_failure, form, "failed")
     return _sized_extension(entries) if entries else b""
 
 

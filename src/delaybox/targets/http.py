@@ -20,7 +20,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
-from delaybox.core.webhook import WITHOUT_BODY, Url, Webhook, WebhookRules, url_of
+from delaybox.core.webhook import NO_EVENT, WITHOUT_BODY, Url, Webhook, WebhookRules, url_of
 from delaybox.targets import http_metrics
 from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolve
 from delaybox.targets.http_connection import HttpAnswer
@@ -29,7 +29,8 @@ from delaybox.wire import body as wire_body
 from delaybox.wire import signing
 from delaybox.wire.call import BYTES
 from delaybox.wire.gen import task_pb2
-from delaybox.wire.webhook import webhook_of
+from delaybox.wire.http_event import as_event
+from delaybox.wire.webhook import UNSTATED_TYPE, webhook_of
 
 log = logging.getLogger("delaybox.webhook")
 
@@ -45,13 +46,15 @@ _LEAST_WAIT_MS: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """``secrets``: by queue or host name; ``secret`` signs where none of these does. Without any nothing is signed.
+    """``cloudevents``: the form of a request whose task names none. ``secrets``: by queue or host name; ``secret``
+    signs where none of these does. Without any nothing is signed.
 
     ``per_host_rate``: requests a second to one host; 0: any. ``max_answer``: bytes of an answer's body that are read
     and can be kept. ``longest_wait_ms``: of Retry-After.
     """
 
     rules: WebhookRules
+    cloudevents: str = NO_EVENT
     secret: tuple[str, ...] = field(default=(), repr=False)
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     per_host: int = 50
@@ -91,7 +94,8 @@ class HttpTarget:
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
         """Reports each when its answer is there. Those whose host has no room or does not answer are handed back."""
-        sending = [asyncio.create_task(self._one(d, report)) for d in batch]
+        arrived = asyncio.get_running_loop().time()
+        sending = [asyncio.create_task(self._one(d, report, arrived)) for d in batch]
         try:
             await asyncio.gather(*sending)
         except BaseException:
@@ -100,15 +104,15 @@ class HttpTarget:
             await asyncio.gather(*sending, return_exceptions=True)
             raise
 
-    async def _one(self, d: Delivery, report: Report) -> None:
+    async def _one(self, d: Delivery, report: Report, arrived: float) -> None:
         try:
-            outcome = await self._outcome(d)
+            outcome = await self._outcome(d, arrived)
         except Exception as error:  # one task that cannot be sent must not fail the others
             log.exception("webhook %s: a defect of the target", d.id)
             outcome = Failed(f"{type(error).__name__}"[:500])
         report([d], outcome)
 
-    async def _outcome(self, d: Delivery) -> Outcome:
+    async def _outcome(self, d: Delivery, arrived: float) -> Outcome:
         try:
             task = wire_body.decode(d.body)
             asked = webhook_of(task) or Webhook("")
@@ -126,6 +130,7 @@ class HttpTarget:
             http_metrics.put_off()
             return HandBack(delay_ms=full.after_ms)
         began = loop.time()
+        late = max(0.0, (d.fired_ms - d.due_ms) / 1000 + began - arrived) if d.fired_ms else None
         answered: bool | None = None
         try:
             own = self._queues.of(split(d.lane).queue)
@@ -138,35 +143,48 @@ class HttpTarget:
                     )
             except TimeoutError:
                 answered = False
-                http_metrics.sent(url.place, "no_answer", loop.time() - began)
+                http_metrics.sent(url.place, "no_answer", loop.time() - began, late)
                 return self._failed(keep_ms, f"no whole answer from {url.place} within {timeout_ms} ms", began)
             except NoAnswer as error:
                 answered = False
-                http_metrics.sent(url.place, "no_answer", loop.time() - began)
+                http_metrics.sent(url.place, "no_answer", loop.time() - began, late)
                 return self._failed(keep_ms, str(error), began)
             except Forbidden as error:
                 http_metrics.sent(url.place, "refused", None)
                 return Failed(f"not sent: its URL {error}", retryable=False)
             answered = True
-            http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began)
+            http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began, late)
             return self._of_answer(d, keep_ms, asked, answer, began)
         finally:
+            was_closed = host.closed
             host.leave(loop.time(), loop.time() - began, answered=answered)
-            http_metrics.hosts_closed(self._hosts.closed)
+            if host.closed != was_closed:
+                http_metrics.hosts_closed(self._hosts.closed)
+                http_metrics.host_closed(url.place, host.closed)
 
     def _request(self, d: Delivery, task: task_pb2.Task, asked: Webhook, url: Url) -> bytes:
         """The whole request, as it is written to the connection."""
+        queue = split(d.lane).queue
+        header, payload = as_event(
+            asked.cloudevents or self._options.cloudevents,
+            asked.method,
+            wire_body.pairs(task.header),
+            task.payload,
+            event_id=d.id,
+            queue=queue,
+            time_ms=d.due_ms,
+        )
         return request_bytes(
             asked,
             url,
-            wire_body.pairs(task.header),
-            task.payload,
+            header,
+            payload,
             message_id=d.id,
             attempt=d.attempt + 1,
             token=d.token,
             due_ms=d.due_ms,
             timestamp=int(self._now_ms() / 1000),
-            keys=self._keys_for(split(d.lane).queue, url.host),
+            keys=self._keys_for(queue, url.host),
         )
 
     def _keys_for(self, queue: str, host: str) -> tuple[bytes, ...]:
@@ -244,7 +262,7 @@ def request_bytes(
     if "accept" not in names:
         lines.append(b"accept: */*")
     if payload and "content-type" not in names:
-        lines.append(b"content-type: application/octet-stream")
+        lines.append(b"content-type: " + UNSTATED_TYPE)
     if asked.method not in WITHOUT_BODY:
         lines.append(b"content-length: %d" % len(payload))
     lines += [name.encode() + b": " + value for name, value in header.items()]
@@ -278,8 +296,8 @@ def _retry_after_ms(text: str, now_ms: float) -> int | None:
         return int(text[:12]) * 1000
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0, int(moment.timestamp() * 1000 - now_ms))
+    except (ValueError, OverflowError):  # also of numbers that no calendar has
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0, int(moment.timestamp() * 1000 - now_ms))

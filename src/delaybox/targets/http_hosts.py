@@ -16,8 +16,11 @@ FAILURES: Final = 5
 """So many requests in a row without an answer close the way to a host."""
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-_WAITING_FOR_ONE: Final = 4
-"""Requests that may wait in this process for each that may run at once; the rest goes back to the store."""
+_WAITING_S: Final = 0.5
+"""So many requests of a host may wait in this process as it answers in this time, and at least as many as may run at
+once; the rest goes back to the store. So a fast host costs no ways to the store, and a slow one holds few places."""
+_FIRST_TOOK_S: Final = 0.1
+"""How long a host of which nothing is known is taken to need for an answer."""
 _TURNS_AHEAD_S: Final = 0.1
 """By so much the requests of a host may be ahead of its rate."""
 _MOST_HOSTS: Final = 10_000
@@ -57,7 +60,7 @@ class Host:
         self._pause_s = 0.0
         self._closed_until = 0.0
         self._probing = False
-        self._took_s = 0.05
+        self._took_s = _FIRST_TOOK_S
 
     @property
     def closed(self) -> bool:
@@ -82,7 +85,7 @@ class Host:
         if self._running < self._limit:
             self._running += 1
             return
-        if len(self._waiting) >= _WAITING_FOR_ONE * self._limit:
+        if len(self._waiting) >= self._limit * max(1.0, _WAITING_S / self._took_s):
             raise NoRoom(_spread(self._took_s * len(self._waiting) / self._limit))
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Summary
 
 from delaybox.metrics.registry import DELIVERY_BUCKETS_MS, REGISTRY
+from delaybox.metrics.tasks import LATENESS_BUCKETS_MS
 
 _MOST_HOSTS: Final = 100
 """Hosts of webhooks with a series of their own, in each process."""
@@ -24,6 +26,24 @@ _took = Histogram(
     buckets=[ms / 1000 for ms in (*DELIVERY_BUCKETS_MS, 30_000, 60_000)],
     registry=REGISTRY,
 )
+_late = Histogram(
+    "delaybox_webhook_lateness_seconds",
+    "From the time at which a task was due to the start of its request.",
+    buckets=[ms / 1000 for ms in LATENESS_BUCKETS_MS],
+    registry=REGISTRY,
+)
+_host_took = Summary(
+    "delaybox_webhook_host_seconds",
+    "The same as delaybox_webhook_seconds, by the host.",
+    ["host"],
+    registry=REGISTRY,
+)
+_host_late = Summary(
+    "delaybox_webhook_host_lateness_seconds",
+    "The same as delaybox_webhook_lateness_seconds, by the host.",
+    ["host"],
+    registry=REGISTRY,
+)
 _put_off = Counter(
     "delaybox_webhook_put_off_tasks",
     "HTTP tasks that were handed back without a charge, because their host had no room or did not answer.",
@@ -35,19 +55,51 @@ _closed = Gauge(
     multiprocess_mode="livesum",
     registry=REGISTRY,
 )
+_host_closed = Gauge(
+    "delaybox_webhook_host_closed",
+    "1 for a host to which only probes are sent, because it does not answer.",
+    ["host"],
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
 _hosts: set[str] = set()
 
 
-def sent(host: str, answer: str, took_s: float | None) -> None:
-    """A request was sent, or refused (``took_s`` None). ``host``: scheme, name and port."""
-    if host not in _hosts:
-        if len(_hosts) < _MOST_HOSTS:
-            _hosts.add(host)
-        else:
-            host = "others"
-    _requests.labels(host, answer).inc()
+def sent(host: str, answer: str, took_s: float | None, late_s: float | None = None) -> None:
+    """A request was sent, or refused (``took_s`` None). ``host``: scheme, name and port.
+
+    ``late_s``: how long after its task was due it began; None: not known.
+    """
+    host = _shown(host)
+    _answered(host, answer).inc()
+    took, late = _of_host(host)
     if took_s is not None:
         _took.observe(took_s)
+        took.observe(took_s)
+    if late_s is not None:
+        _late.observe(late_s)
+        late.observe(late_s)
+
+
+# Looking labels up anew takes longer than counting.
+
+
+@cache
+def _answered(host: str, answer: str) -> Counter:
+    return _requests.labels(host, answer)
+
+
+@cache
+def _of_host(host: str) -> tuple[Summary, Summary]:
+    return _host_took.labels(host), _host_late.labels(host)
+
+
+def _shown(host: str) -> str:
+    if host not in _hosts:
+        if len(_hosts) >= _MOST_HOSTS:
+            return "others"
+        _hosts.add(host)
+    return host
 
 
 def put_off() -> None:
@@ -58,3 +110,8 @@ def put_off() -> None:
 def hosts_closed(count: int) -> None:
     """How many hosts do not answer."""
     _closed.set(count)
+
+
+def host_closed(host: str, closed: bool) -> None:
+    """A host does not answer any more, or answers again."""
+    _host_closed.labels(_shown(host)).inc(1 if closed else -1)

@@ -75,6 +75,7 @@ def encode(task: NewTask) -> bytes:
         message.webhook.retry_on.extend(w.retry_on)
         message.webhook.on_success = w.on_success
         message.webhook.on_failure = w.on_failure
+        message.webhook.cloudevents = w.cloudevents
     if task.retry is not None:
         r = task.retry
         message.retry.max_attempts = r.max_attempts
@@ -171,6 +172,8 @@ def fingerprint(task: NewTask) -> bytes:
         parts += (_sized(w.url.encode()), _sized(w.method.encode()), _sized(statuses.encode()))
         if w.on_success or w.on_failure:
             parts += (_sized(w.on_success.encode()), _sized(w.on_failure.encode()))
+        if w.cloudevents:
+            parts.append(_sized(b"cloudevents " + w.cloudevents.encode()))
     return blake2b(b"".join(parts), digest_size=8).digest()
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.task import NewTask
-from delaybox.core.webhook import Webhook, WebhookRules
+from delaybox.core.webhook import BINARY, CE, STRUCTURED, Webhook, WebhookRules
 from delaybox.wire import controls
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
@@ -18,9 +18,15 @@ from delaybox.wire.topics import KEY, TOMBSTONE
 URL: Final = "url"
 METHOD: Final = "method"
 RETRY_ON: Final = "retryOn"
+ON_SUCCESS: Final = "onSuccess"
+ON_FAILURE: Final = "onFailure"
+CLOUDEVENTS: Final = "cloudevents"
 CONTENT_TYPE: Final = "content-type"
+UNSTATED_TYPE: Final = b"application/octet-stream"
+"""What a payload is of which nothing is stated."""
 _JSON: Final = b"application/json"
-_OF_RECORD: Final = frozenset((*controls.PARAMETERS, "name", URL, METHOD, RETRY_ON, KEY, TOMBSTONE, "key"))
+_OWN: Final = (URL, METHOD, RETRY_ON, ON_SUCCESS, ON_FAILURE, CLOUDEVENTS)
+_OF_RECORD: Final = frozenset((*controls.PARAMETERS, "name", *_OWN, KEY, TOMBSTONE, "key"))
 _EVENT: Final = controls.EVENT
 _NOT_OF_EVENT: Final = frozenset((*controls.OF_EVENT, "ce_partitionkey"))
 
@@ -30,7 +36,14 @@ def webhook_of(message: task_pb2.Task | pb.NewTask) -> Webhook | None:
     if not message.HasField("webhook"):
         return None
     asked = message.webhook
-    return Webhook(asked.url, asked.method or "POST", tuple(asked.retry_on), asked.on_success, asked.on_failure)
+    return Webhook(
+        asked.url,
+        asked.method or "POST",
+        tuple(asked.retry_on),
+        asked.on_success,
+        asked.on_failure,
+        asked.cloudevents,
+    )
 
 
 def message_of(webhook: Webhook) -> task_pb2.Webhook:
@@ -41,13 +54,19 @@ def message_of(webhook: Webhook) -> task_pb2.Webhook:
         retry_on=webhook.retry_on,
         on_success=webhook.on_success,
         on_failure=webhook.on_failure,
+        cloudevents=webhook.cloudevents,
     )
 
 
-def callback_of(url: str) -> bytes:
-    """The stored body of a task that calls back, but for its payload, which the script that ends the first adds."""
-    message = task_pb2.Task(webhook=task_pb2.Webhook(url=url, method="POST"))
+def callback_of(url: str, cloudevents: str, event: str) -> bytes:
+    """The stored body of a task that calls back, but for its payload, which the script that ends the first adds.
+
+    ``event``: succeeded or failed, the type of the event that the call is where the task asks for one.
+    """
+    message = task_pb2.Task(webhook=task_pb2.Webhook(url=url, method="POST", cloudevents=cloudevents))
     message.header[CONTENT_TYPE] = _JSON
+    if cloudevents in (BINARY, STRUCTURED):
+        message.header[f"{CE}type"] = f"io.delaybox.webhook.{event}".encode()
     return message.SerializeToString()
 
 
@@ -67,7 +86,14 @@ def of_record(task: NewTask, rules: WebhookRules) -> NewTask:
     webhook = task.webhook
     if webhook is None:
         header = task.header
-        webhook = Webhook(_text(header, URL), _text(header, METHOD) or "POST", _statuses(_text(header, RETRY_ON)))
+        webhook = Webhook(
+            _text(header, URL),
+            _text(header, METHOD) or "POST",
+            _statuses(_text(header, RETRY_ON)),
+            _text(header, ON_SUCCESS),
+            _text(header, ON_FAILURE),
+            _text(header, CLOUDEVENTS),
+        )
     own = {
         f"ce-{name.removeprefix(_EVENT)}" if name.startswith(_EVENT) else name: value
         for name, value in task.header.items()

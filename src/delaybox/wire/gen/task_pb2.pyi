@@ -84,18 +84,20 @@ class Retry(_message.Message):
     def __init__(self, max_attempts: _Optional[int] = ..., initial_ms: _Optional[int] = ..., factor: _Optional[float] = ..., max_ms: _Optional[int] = ..., jitter: _Optional[float] = ...) -> None: ...
 
 class Webhook(_message.Message):
-    __slots__ = ("url", "method", "retry_on", "on_success", "on_failure")
+    __slots__ = ("url", "method", "retry_on", "on_success", "on_failure", "cloudevents")
     URL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     RETRY_ON_FIELD_NUMBER: _ClassVar[int]
     ON_SUCCESS_FIELD_NUMBER: _ClassVar[int]
     ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    CLOUDEVENTS_FIELD_NUMBER: _ClassVar[int]
     url: str
     method: str
     retry_on: _containers.RepeatedScalarFieldContainer[int]
     on_success: str
     on_failure: str
-    def __init__(self, url: _Optional[str] = ..., method: _Optional[str] = ..., retry_on: _Optional[_Iterable[int]] = ..., on_success: _Optional[str] = ..., on_failure: _Optional[str] = ...) -> None: ...
+    cloudevents: str
+    def __init__(self, url: _Optional[str] = ..., method: _Optional[str] = ..., retry_on: _Optional[_Iterable[int]] = ..., on_success: _Optional[str] = ..., on_failure: _Optional[str] = ..., cloudevents: _Optional[str] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("ok", "finished_ms", "duration_ms", "exit_code", "output", "truncated", "reason", "content_type", "status", "headers")

@@ -158,6 +158,7 @@ class _Webhook(TypedDict, total=False):
     retry_on: list[int]
     on_success: str
     on_failure: str
+    cloudevents: str
 
 
 def _webhook(webhook: Webhook | None) -> _Webhook:
@@ -169,6 +170,7 @@ def _webhook(webhook: Webhook | None) -> _Webhook:
         "retry_on": list(webhook.retry_on),
         "on_success": webhook.on_success,
         "on_failure": webhook.on_failure,
+        "cloudevents": webhook.cloudevents,
     }
 
 

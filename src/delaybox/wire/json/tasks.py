@@ -136,8 +136,9 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         or asked.retry_on is not None
         or asked.on_success is not None
         or asked.on_failure is not None
+        or asked.cloudevents is not None
     ):
-        names = ("url", "method", "retry_on", "on_success", "on_failure")
+        names = ("url", "method", "retry_on", "on_success", "on_failure", "cloudevents")
         field = next(name for name in names if getattr(asked, name) is not None)
         raise InvalidTask(field, f"{field} belongs to webhooks; give type http with it, or leave it out")
     new = NewTask(
@@ -182,7 +183,12 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
 def _webhook(asked: types.TaskRequest) -> Webhook:
     statuses = [whole("retry_on", status) for status in asked.retry_on or ()]
     return Webhook(
-        asked.url or "", asked.method or "POST", tuple(statuses), asked.on_success or "", asked.on_failure or ""
+        asked.url or "",
+        asked.method or "POST",
+        tuple(statuses),
+        asked.on_success or "",
+        asked.on_failure or "",
+        asked.cloudevents or "",
     )
 
 

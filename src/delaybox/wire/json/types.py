@@ -31,7 +31,7 @@ from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES
 from delaybox.wire.json.key_types import OnConflictIn, UniqueWhileIn
 from delaybox.wire.json.share_types import FairnessKey, FairnessWeight
-from delaybox.wire.json.webhook_types import OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
+from delaybox.wire.json.webhook_types import CloudEvents, OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
 PRIORITIES: Final = ("low", "normal", "high", "critical")
@@ -239,6 +239,7 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     retry_on: RetryOn = None
     on_success: OnSuccess = None
     on_failure: OnFailure = None
+    cloudevents: CloudEvents = None
     retry: Retry | None = None
     timeout: Annotated[Number, duration("longest time of one attempt", "30s")] = None
     expire_after: Annotated[
@@ -380,6 +381,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     retry_on: list[int] = []
     on_success: str = ""
     on_failure: str = ""
+    cloudevents: str = ""
     labels: dict[str, str] = {}
     group: str = ""
     fairness_key: str = ""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from delaybox.core.webhook import MAX_RETRY_ON, MAX_URL, METHODS
+from delaybox.core.webhook import CLOUDEVENTS, MAX_RETRY_ON, MAX_URL, METHODS
 
 WebhookUrl = Annotated[
     str | None,
@@ -43,5 +43,13 @@ RetryOn = Annotated[
         description="of an http task: statuses from 400 to 499 that are tried again; 408, 425 and 429 are anyhow",
         examples=[[404, 409]],
         extra_json_schema={"x-is": {"anyOf": [_STATUSES, {"type": "null"}]}},
+    ),
+]
+CloudEvents = Annotated[
+    str | None,
+    Meta(
+        description="of an http task: whether its request is a CloudEvent 1.0, with attributes in headers (binary) or "
+        "in the body (structured); headers ce-… are attributes of it. Unless given as the node is set",
+        extra_json_schema={"enum": [*CLOUDEVENTS, None]},
     ),
 ]
