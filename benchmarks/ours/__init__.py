@@ -7,6 +7,7 @@ from benchmarks.ours.firing import Drained, drain_herd, lateness
 from benchmarks.ours.labels import index_labels, look_up
 from benchmarks.ours.node import Node, members, serve, subscriber, work
 from benchmarks.ours.storing import at_once, fill, opened, pending, run, schedule, script_names
+from benchmarks.ours.webhooks import peak_mib, receiver, sender
 from benchmarks.ours.workers import (
     BARE,
     DIRECT,
@@ -40,11 +41,14 @@ __all__ = [
     "look_up",
     "members",
     "opened",
+    "peak_mib",
     "pending",
+    "receiver",
     "run",
     "run_commands",
     "schedule",
     "script_names",
+    "sender",
     "serve",
     "subscriber",
     "work",

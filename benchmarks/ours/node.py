@@ -25,6 +25,7 @@ class Node:
     port: int
     path: str = "/task"
     grpc: str = ""
+    pid: int = 0
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def serve(server: BenchServer, *arguments: str) -> Iterator[Node]:
         # Its own folder: no config.yaml of whoever runs the benchmark is picked up.
         with Child(command, environment=environment, folder=Path(folder)) as child:
             _wait_until_ready(child, port)
-            yield Node(port, grpc=f"127.0.0.1:{grpc_port}")
+            yield Node(port, grpc=f"127.0.0.1:{grpc_port}", pid=child.pid)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import uvloop
 from benchmarks import workload
 from benchmarks.harness.server import BenchServer
 from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.core.webhook import Webhook
 from delaybox.service import Service
 from delaybox.store import keys, loader, record
 from delaybox.store.address import ServerSettings
@@ -102,13 +103,15 @@ async def schedule(
     *,
     payload: bytes,
     function: str = "",
+    url: Callable[[int], str] | None = None,
     labels: Callable[[int], Mapping[str, str]] = lambda _: {},
 ) -> float:
     """Seconds to schedule ``count`` tasks, ``due`` giving each one's moment; making the tasks is counted.
 
-    ``function``: tasks for workers that serve it; else PUB_SUB. ``labels``: those of each task, by its number.
+    ``function``: tasks for workers that serve it; ``url``: webhooks that call it; else PUB_SUB. ``url``, ``labels``:
+    those of each task, by its number.
     """
-    kind = TaskType.WORKER if function else TaskType.PUB_SUB
+    kind = TaskType.HTTP if url else TaskType.WORKER if function else TaskType.PUB_SUB
     async with opened(server) as store:
         service = Service(store)
         source = iter(range(0, count, workload.CHUNK))
@@ -117,7 +120,14 @@ async def schedule(
             for at in source:
                 upto = min(at + workload.CHUNK, count)
                 tasks = [
-                    NewTask(type=kind, name=function, payload=payload, due_ms=due(i), labels=labels(i))
+                    NewTask(
+                        type=kind,
+                        name=function,
+                        payload=payload,
+                        due_ms=due(i),
+                        labels=labels(i),
+                        webhook=Webhook(url(i)) if url else None,
+                    )
                     for i in range(at, upto)
                 ]
                 for answer in await service.submit_many(tasks):

@@ -22,6 +22,7 @@ from benchmarks.scenarios import (
     shell,
     small_map,
     v1,
+    webhook,
     workers,
 )
 
@@ -38,6 +39,7 @@ ALL: tuple[Scenario, ...] = (
     kafka.SCENARIO,
     shell.SCENARIO,
     workers.SCENARIO,
+    webhook.SCENARIO,
     history.SCENARIO,
     small_map.SCENARIO,
     longest_script.SCENARIO,

@@ -133,6 +133,6 @@ def test_wrong_input_is_refused_with_field_and_mend(webhook: Webhook, header: di
 
 def test_what_is_fine():
     fine = {"Ce-Type": b"a", "ce-specversion": b"1.0", "x": b"1"}
-    assert ON.check(Webhook("https://example.com/", "GET", cloudevents="binary"), fine, b"")
-    assert ON.check(Webhook("https://example.com/", cloudevents="none"), {"ce-a_b": b"1"}, b"")
-    assert ON.check(Webhook("https://example.com/"), {"ce-a_b": b"1"}, b"")
+    ON.check(Webhook("https://example.com/", "GET", cloudevents="binary"), fine, b"")
+    ON.check(Webhook("https://example.com/", cloudevents="none"), {"ce-a_b": b"1"}, b"")
+    ON.check(Webhook("https://example.com/"), {"ce-a_b": b"1"}, b"")

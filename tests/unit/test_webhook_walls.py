@@ -27,7 +27,7 @@ from delaybox.targets.http import HttpOptions, HttpTarget
 from delaybox.targets.http_client import Resolve
 from delaybox.wire import body
 from tests import rebinding
-from tests.receivers import Received, Receiver, receiver, reply
+from tests.receivers import Received, Receiver, Reply, receiver, reply
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 HERE = WebhookRules(enabled=True, allow=("127.0.0.1", "*.test"))
@@ -180,14 +180,14 @@ async def test_a_redirect_leads_nowhere(server: Receiver):
 async def test_an_answer_is_bounded_in_every_part(server: Receiver):
     """Endless trailers, chunk extensions and early hints; a body that would unpack to a thousand times its size."""
 
-    def endless(head: bytes, piece: bytes):
+    def endless(head: bytes, piece: bytes) -> Reply:
         async def write(_: Received, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\n" + head)
             sent[head] = 0
-            for _ in range(20_000):
+            for turn in range(20_000):
                 writer.write(piece * 10)
                 await writer.drain()
-                sent[head] += 10 * len(piece)
+                sent[head] = 10 * (turn + 1) * len(piece)
 
         return write
 

@@ -31,9 +31,9 @@ def facts(text: str) -> list[dict[str, Any]]:
         match = _LINE.fullmatch(line)
         if match is None:
             continue
-        labels = dict(_LABEL.findall(match[2]))
+        labels: dict[str, str] = dict(_LABEL.findall(match[2]))
         host = values.setdefault(labels.get("host", ""), {})
-        name = labels.get("answer", match[1])
+        name = labels.get("answer") or str(match[1])
         host[name] = host.get(name, 0.0) + float(match[3])
     values.pop("", None)
     found = [

@@ -1,0 +1,146 @@
+"""Webhooks to a receiver that shares the cores: how many a second, how late, beside a silent host, how much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from benchmarks import ours, workload
+from benchmarks.harness.bench import Bench, Scenario
+from benchmarks.harness.figures import Spread, spread
+from benchmarks.harness.report import OURS, Row, at_least, at_most
+from benchmarks.harness.server import BenchServer
+
+LEAD_MS = 3_000
+"""From the scheduling of the first task to its time."""
+RATE_TARGET = 2_000
+LATE_TARGET_MS = 15.0
+SILENT_TARGET = 1.2
+SAME_MS = 1.0
+"""A difference that counts as none, in place of the ratio."""
+MEMORY_TARGET = 1.2
+PAIRS = 5
+
+
+def run(bench: Bench) -> None:
+    _rate(bench)
+    _late(bench)
+    _beside_a_silent_host(bench)
+    _memory(bench)
+
+
+def _rate(bench: Bench) -> None:
+    what, count = "signed webhooks a second to one local server", bench.size(20_000, 4_000)
+    bounds = (at_least(RATE_TARGET),)
+
+    def once() -> float:
+        with bench.server() as server, ours.receiver(count=count, seconds=60) as hosts, ours.sender(server) as _:
+            due_ms = workload.now_ms() + LEAD_MS
+            _schedule(bench, server, hosts.urls, lambda _: due_ms, count)
+            found = hosts.child.read()
+            if found["n"] < count:
+                raise RuntimeError(f"only {found['n']} of {count} webhooks arrived")
+            return count / (found["finished_ms"] - due_ms) * 1_000
+
+    def measure() -> Row:
+        runs = [once() for _ in range(bench.size(3, 1))]
+        each = ", ".join(f"{rate:,.0f}" for rate in runs)
+        note = f"n={count} due at once, 110 bytes each; from due to the last arrival; runs: {each}"
+        return Row(what=what, subject=OURS, value=median(runs), unit="webhooks/s", note=note, bounds=bounds)
+
+    bench.attempt(what, OURS, "webhooks/s", measure, bounds=bounds)
+
+
+def _late(bench: Bench) -> None:
+    what = "p99 lateness of webhooks at 500/s"
+    bounds = (at_most(LATE_TARGET_MS),)
+
+    def measure() -> Row:
+        found = median_of([_lateness(bench, 500, silent_rate=0) for _ in range(bench.size(3, 1))])
+        return Row(what=what, subject=OURS, value=found.p99, unit="ms", note=found.note(), bounds=bounds)
+
+    bench.attempt(what, OURS, "ms", measure, bounds=bounds)
+
+
+def _beside_a_silent_host(bench: Bench) -> None:
+    """Pairs by turns: the other hosts' p99 with a host that never answers, by the one without it."""
+    what = "p99 lateness at 400/s to 4 hosts, a fifth never answers"
+    bounds = (at_most(SILENT_TARGET, part="ratio"),)
+
+    def measure() -> Row:
+        pairs = [
+            (_lateness(bench, 400, silent_rate=0, hosts=4).p99, _lateness(bench, 400, silent_rate=100, hosts=4).p99)
+            for _ in range(bench.size(PAIRS, 1))
+        ]
+        differences = median(beside - alone for alone, beside in pairs)
+        ratio = median(beside / alone for alone, beside in pairs)
+        each = ", ".join(f"{alone:.1f} and {beside:.1f}" for alone, beside in pairs)
+        note = f"100/s to it; without and with it: {each} ms; median ratio {ratio:.2f}, difference {differences:.2f} ms"
+        # Where the difference is nothing, the ratio of two small figures is noise.
+        held = min(ratio, SILENT_TARGET) if differences <= SAME_MS else ratio
+        value = median(beside for _, beside in pairs)
+        return Row(what=what, subject=OURS, value=value, unit="ms", note=note, bounds=bounds, extra={"ratio": held})
+
+    bench.attempt(what, OURS, "ms", measure, bounds=bounds)
+
+
+def _memory(bench: Bench) -> None:
+    what, count = "memory of the webhook process, 100,000 due at once", bench.size(100_000, 20_000)
+    few = count // 10
+    bounds = (at_most(MEMORY_TARGET, part="ratio"),)
+
+    def peak(count: int) -> tuple[float, float]:
+        with (
+            bench.server() as server,
+            ours.receiver(count=count, seconds=180, hosts=4) as hosts,
+            ours.sender(server) as node,
+        ):
+            due_ms = workload.now_ms() + bench.size(15_000, 5_000)
+            _schedule(bench, server, hosts.urls, lambda _: due_ms, count)
+            found = hosts.child.read()
+            if found["n"] < count:
+                raise RuntimeError(f"only {found['n']} of {count} webhooks arrived")
+            return ours.peak_mib(node), count / (found["finished_ms"] - due_ms) * 1_000
+
+    def measure() -> Row:
+        (small, _), (large, rate) = peak(few), peak(count)
+        note = f"most resident memory; {small:.0f} MiB with {few:,} due at once; {rate:,.0f} webhooks/s to 4 hosts"
+        extra = {"ratio": large / small}
+        return Row(what=what, subject=OURS, value=large, unit="MiB", note=note, bounds=bounds, extra=extra)
+
+    bench.attempt(what, OURS, "MiB", measure, bounds=bounds)
+
+
+def _lateness(bench: Bench, rate: int, *, silent_rate: int, hosts: int = 1) -> Spread:
+    """Of the webhooks to hosts that answer. They begin when the silent host's have been sent for some seconds."""
+    seconds, ahead_s = bench.size(10, 3), 8 if silent_rate else 0
+    count, silent = rate * seconds, silent_rate * (seconds + ahead_s)
+    # Time-outs of the silent host in the measured time.
+    flags = ("--set", "webhooks.timeout=2s")
+    with (
+        bench.server() as server,
+        ours.receiver(count=count, seconds=seconds + ahead_s + 30, hosts=hosts) as found,
+        ours.sender(server, *flags),
+    ):
+        start_ms = workload.now_ms() + LEAD_MS
+        if silent:
+            _schedule(bench, server, [found.silent], workload.every(silent_rate, start_ms), silent)
+        due = workload.every(rate, start_ms + ahead_s * 1_000)
+        _schedule(bench, server, found.urls, due, count)
+        late = found.child.read()["late_ms"]
+        if len(late) < count:
+            raise RuntimeError(f"only {len(late)} of {count} webhooks arrived")
+    return spread(late)
+
+
+def _schedule(bench: Bench, server: BenchServer, urls: Sequence[str], due: Callable[[int], int], count: int) -> None:
+    body = workload.payload(bench.random())
+    ours.run(ours.schedule(server, count, due, payload=body, url=lambda i: urls[i % len(urls)]))
+
+
+def median_of(found: list[Spread]) -> Spread:
+    """The run in the middle by p99."""
+    return sorted(found, key=lambda one: one.p99)[len(found) // 2]
+
+
+SCENARIO = Scenario("webhook", "webhooks a second, how late, beside a silent host, memory", run)
