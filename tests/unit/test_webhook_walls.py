@@ -28,6 +28,7 @@ from delaybox.targets.http_client import Resolve
 from delaybox.wire import body
 from tests import rebinding
 from tests.receivers import Received, Receiver, Reply, receiver, reply
+from tests.waiting import until_async
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 HERE = WebhookRules(enabled=True, allow=("127.0.0.1", "*.test"))
@@ -296,6 +297,48 @@ async def test_slow_names_hold_up_no_others_and_are_asked_for_once(server: Recei
         assert isinstance(end, Failed) and "within 20 ms" in end.reason
         release.set()
         assert await slow == [Done()] * 60 and len(asked) == 4
+    finally:
+        await to.stop()
+
+
+async def silent(_: Received, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(60)
+
+
+async def test_hosts_that_never_answered_leave_room_for_those_that_do(server: Receiver):
+    """However many names somebody makes up: the wildcard of a DNS zone, each a host of its own."""
+
+    async def resolve(_: str) -> Sequence[Address]:
+        return [ip_address("127.0.0.1")]
+
+    server.answers["/silent"] = silent
+    to = target(resolve=resolve, concurrency=40)
+    try:
+        assert await send(to, server.url("/", "good.test")) == [Done()]
+        many = asyncio.create_task(send(to, *(server.url("/silent", f"made-up-{n}.test") for n in range(60))))
+        await until_async(lambda: len(server.to("/silent")) == 20)
+        assert await send(to, *[server.url("/", "good.test")] * 20) == [Done()] * 20
+        (end,) = await send(to, server.url("/silent", "made-up-99.test"))
+        assert isinstance(end, HandBack) and end.delay_ms >= 1_000 and len(server.to("/silent")) == 20
+        many.cancel()
+        await asyncio.gather(many, return_exceptions=True)
+        assert await send(to, server.url("/", "new.test")) == [Done()], "the places are free again"
+    finally:
+        await to.stop()
+
+
+async def test_bodies_under_way_are_bounded(server: Receiver):
+    server.answers["/silent"] = silent
+    to = target(per_host=100)
+    try:
+        many = asyncio.create_task(send(to, *[server.url("/silent")] * 50, payload=b"x" * (1 << 20)))
+        await until_async(lambda: len(server.to("/silent")) == 31)
+        (end,) = await send(to, server.url("/large"), payload=b"x" * (1 << 20))
+        assert isinstance(end, HandBack) and end.delay_ms >= 1_000
+        assert await send(to, server.url("/small"), payload=b"x" * 1_000) == [Done()]
+        many.cancel()
+        await asyncio.gather(many, return_exceptions=True)
+        assert await send(to, server.url("/large"), payload=b"x" * (1 << 20)) == [Done()]
     finally:
         await to.stop()
 

@@ -30,6 +30,7 @@ from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskState, TaskType
+from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
 from delaybox.engine.expired import is_expired
 from delaybox.engine.kept import KeptPermits
 from delaybox.engine.levels import Levels
@@ -43,9 +44,6 @@ from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
-
-_BODIES_AT_ONCE = 16
-"""Bodies over 1 KiB are fetched and delivered in groups: 500 of 1 MiB at once would be half a gigabyte."""
 
 _QUEUES_REPORTED = 500
 """A heartbeat names no more queues than this, the busiest."""
@@ -82,6 +80,7 @@ class Dispatcher:
         limiter: Limiter,
     ) -> None:
         self._store = store
+        self._bodies = Bodies(store)
         self._recorder = recorder
         self._targets = {t.value: target for t, target in targets.items()}
         self._pausing = {letter: target for letter, target in self._targets.items() if isinstance(target, Pausing)}
@@ -397,7 +396,7 @@ class Dispatcher:
             report(list(left.values()), _LATER)
 
     async def _deliver_stubs(self, target: Target, stubs: list[Delivery], report: Report, first: _First) -> None:
-        groups = [stubs[at : at + _BODIES_AT_ONCE] for at in range(0, len(stubs), _BODIES_AT_ONCE)]
+        groups = [stubs[at : at + BODIES_AT_ONCE] for at in range(0, len(stubs), BODIES_AT_ONCE)]
         if isinstance(target, SideBySide) and target.side_by_side:
             ends = await asyncio.gather(
                 *(self._deliver_group(target, group, report, first) for group in groups), return_exceptions=True
@@ -410,20 +409,9 @@ class Dispatcher:
             await self._deliver_group(target, group, report, first)
 
     async def _deliver_group(self, target: Target, stubs: list[Delivery], report: Report, first: _First) -> None:
-        ready = await first(self._in_time(await self._with_bodies(stubs, report), report))
+        ready = await first(self._in_time(await self._bodies.fetched(stubs, report), report))
         if ready:
             await target.deliver(ready, report)
-
-    async def _with_bodies(self, stubs: list[Delivery], report: Report) -> list[Delivery]:
-        ready: list[Delivery] = []
-        bodies = await self._store.bodies(stubs[0].partition, [d.task_id for d in stubs])
-        for d, body in zip(stubs, bodies, strict=True):
-            if body is None:
-                report([d], Failed("its body is gone from Redis", retryable=False))
-            else:
-                d.body = body
-                ready.append(d)
-        return ready
 
     def _in_time(self, batch: list[Delivery], report: Report) -> list[Delivery]:
         """The deliveries that are not later than their task allows; the others become dead letters and are not

@@ -66,6 +66,7 @@ def _target(s: WebhookSettings, queues: LiveRules) -> HttpTarget:
                 cloudevents=s.cloudevents,
                 secret=s.secret,
                 secrets=s.secrets,
+                concurrency=s.concurrency,
                 per_host=s.per_host,
                 per_host_rate=s.per_host_rate,
                 timeout_ms=s.timeout_ms,

@@ -24,7 +24,7 @@ from delaybox.core.webhook import NO_EVENT, WITHOUT_BODY, Url, Webhook, WebhookR
 from delaybox.targets import http_metrics
 from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolve
 from delaybox.targets.http_connection import HttpAnswer
-from delaybox.targets.http_hosts import Hosts, NoRoom
+from delaybox.targets.http_hosts import Hosts, NoRoom, spread_ms
 from delaybox.wire import body as wire_body
 from delaybox.wire import signing
 from delaybox.wire.call import BYTES
@@ -35,6 +35,10 @@ from delaybox.wire.webhook import UNSTATED_TYPE, webhook_of
 log = logging.getLogger("delaybox.webhook")
 
 AGENT: Final = f"DelayBox/{__version__}"
+MAX_HELD_BYTES: Final = 32 << 20
+"""Bodies of tasks that one process holds at once, waiting or under way; a few copies of each are made."""
+_LATER_S: Final = 2.0
+"""When a task comes again for whose body there was no room."""
 MAX_KEPT_HEADERS: Final = 16 * 1024
 """Bytes of an answer's headers that are kept with a result."""
 _AGAIN: Final = frozenset({408, 425})
@@ -49,14 +53,16 @@ class HttpOptions:
     """``cloudevents``: the form of a request whose task names none. ``secrets``: by queue or host name; ``secret``
     signs where none of these does. Without any nothing is signed.
 
-    ``per_host_rate``: requests a second to one host; 0: any. ``max_answer``: bytes of an answer's body that are read
-    and can be kept. ``longest_wait_ms``: of Retry-After.
+    ``concurrency``: requests at once; ``per_host``: of them to one host. ``per_host_rate``: requests a second to one
+    host; 0: any. ``max_answer``: bytes of an answer's body that are read and can be kept. ``longest_wait_ms``: of
+    Retry-After.
     """
 
     rules: WebhookRules
     cloudevents: str = NO_EVENT
     secret: tuple[str, ...] = field(default=(), repr=False)
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    concurrency: int = 1_000
     per_host: int = 50
     per_host_rate: int = 0
     timeout_ms: int = 10_000
@@ -83,7 +89,9 @@ class HttpTarget:
         self._queues = LiveRules() if queues is None else queues
         self._rules = options.rules
         self._client = HttpClient(options.rules, ca_file=options.ca_file, resolve=resolve)
-        self._hosts = Hosts(options.per_host, options.per_host_rate)
+        most_doubted = max(1, options.concurrency // 2)
+        self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted)
+        self._held_bytes = 0
         self._now_ms = now_ms or (lambda: time.time() * 1000)
         self._keys = {name: _keys(secrets) for name, secrets in options.secrets.items()}
         self._key = _keys(options.secret)
@@ -122,10 +130,21 @@ class HttpTarget:
         if problem := self._rules.url_problem(url):
             http_metrics.sent(url.place, "refused", None)
             return Failed(f"not sent: its URL {problem}", retryable=False)
+        size = len(d.body)
+        if self._held_bytes and self._held_bytes + size > MAX_HELD_BYTES:
+            http_metrics.put_off()
+            return HandBack(delay_ms=spread_ms(_LATER_S))
+        self._held_bytes += size
+        try:
+            return await self._sent(d, arrived, task, asked, url)
+        finally:
+            self._held_bytes -= size
+
+    async def _sent(self, d: Delivery, arrived: float, task: task_pb2.Task, asked: Webhook, url: Url) -> Outcome:
         host = self._hosts.of(url.scheme, url.host, url.port)
         loop = asyncio.get_running_loop()
         try:
-            await host.enter(loop.time())
+            doubted = await self._hosts.enter(host, loop.time())
         except NoRoom as full:
             http_metrics.put_off()
             return HandBack(delay_ms=full.after_ms)
@@ -157,7 +176,7 @@ class HttpTarget:
             return self._of_answer(d, keep_ms, asked, answer, began)
         finally:
             was_closed = host.closed
-            host.leave(loop.time(), loop.time() - began, answered=answered)
+            self._hosts.leave(host, loop.time(), loop.time() - began, answered=answered, doubted=doubted)
             if host.closed != was_closed:
                 http_metrics.hosts_closed(self._hosts.closed)
                 http_metrics.host_closed(url.place, host.closed)

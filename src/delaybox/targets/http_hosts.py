@@ -24,6 +24,8 @@ _FIRST_TOOK_S: Final = 0.1
 _TURNS_AHEAD_S: Final = 0.1
 """By so much the requests of a host may be ahead of its rate."""
 _MOST_HOSTS: Final = 10_000
+_DOUBTED_S: Final = 1.0
+"""When a task comes again for which hosts that have not answered yet leave no place."""
 
 
 class NoRoom(Exception):
@@ -45,6 +47,7 @@ class Host:
         "_next_at",
         "_pause_s",
         "_probing",
+        "_proven",
         "_running",
         "_took_s",
         "_waiting",
@@ -60,12 +63,18 @@ class Host:
         self._pause_s = 0.0
         self._closed_until = 0.0
         self._probing = False
+        self._proven = False
         self._took_s = _FIRST_TOOK_S
 
     @property
     def closed(self) -> bool:
         """Whether its breaker is open: it does not answer."""
         return self._pause_s > 0
+
+    @property
+    def doubted(self) -> bool:
+        """Whether it may well not answer: it never has, or did not the last time. Not where only probes are sent."""
+        return not self._pause_s and (self._failures > 0 or not self._proven)
 
     @property
     def unused(self) -> bool:
@@ -76,9 +85,9 @@ class Host:
         """Waits for room; each `enter` that returns needs a `leave`. NoRoom."""
         if self._pause_s:
             if now < self._closed_until:
-                raise NoRoom(_spread(self._closed_until - now))
+                raise NoRoom(spread_ms(self._closed_until - now))
             if self._probing or self._running >= self._limit:
-                raise NoRoom(_spread(FIRST_PAUSE_S))
+                raise NoRoom(spread_ms(FIRST_PAUSE_S))
             self._probing = True
         if self._between_s:
             self._take_turn(now)
@@ -86,7 +95,7 @@ class Host:
             self._running += 1
             return
         if len(self._waiting) >= self._limit * max(1.0, _WAITING_S / self._took_s):
-            raise NoRoom(_spread(self._took_s * len(self._waiting) / self._limit))
+            raise NoRoom(spread_ms(self._took_s * len(self._waiting) / self._limit))
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -103,7 +112,7 @@ class Host:
         ahead = self._next_at - now
         if ahead > _TURNS_AHEAD_S:
             self._probing = False
-            raise NoRoom(_spread(ahead))
+            raise NoRoom(spread_ms(ahead))
         self._next_at = max(self._next_at, now) + self._between_s
 
     def leave(self, now: float, took_s: float, *, answered: bool | None) -> None:
@@ -119,7 +128,7 @@ class Host:
     def _learn(self, now: float, *, answered: bool) -> None:
         probed, self._probing = self._probing, False
         if answered:
-            self._failures, self._pause_s = 0, 0.0
+            self._failures, self._pause_s, self._proven = 0, 0.0, True
             return
         self._failures += 1
         if self._failures < FAILURES:
@@ -132,7 +141,7 @@ class Host:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_exception(NoRoom(_spread(self._closed_until - now)))
+                turn.set_exception(NoRoom(spread_ms(self._closed_until - now)))
 
     def _next(self) -> None:
         while self._waiting and self._running < self._limit:
@@ -143,11 +152,17 @@ class Host:
 
 
 class Hosts:
-    """The hosts that are known, the least lately used first."""
+    """The hosts that are known, the least lately used first.
 
-    def __init__(self, per_host: int, rate: int = 0) -> None:
+    ``most_doubted``: so many requests at once, running or waiting, may be for hosts that have not answered yet. However
+    many such names somebody makes up, there is room for the hosts that answer.
+    """
+
+    def __init__(self, per_host: int, rate: int = 0, *, most_doubted: int = 500) -> None:
         self._per_host = per_host
         self._rate = rate
+        self._most_doubted = most_doubted
+        self._doubted = 0
         self._known: OrderedDict[tuple[str, str, int], Host] = OrderedDict()
 
     def of(self, scheme: str, host: str, port: int) -> Host:
@@ -160,6 +175,25 @@ class Hosts:
                 self._forget()
         self._known.move_to_end(key)
         return found
+
+    async def enter(self, host: Host, now: float) -> bool:
+        """As `Host.enter`; answers whether the host was doubted, for `leave`. NoRoom."""
+        doubted = host.doubted
+        if doubted:
+            if self._doubted >= self._most_doubted:
+                raise NoRoom(spread_ms(_DOUBTED_S))
+            self._doubted += 1
+        try:
+            await host.enter(now)
+        except BaseException:
+            self._doubted -= doubted
+            raise
+        return doubted
+
+    def leave(self, host: Host, now: float, took_s: float, *, answered: bool | None, doubted: bool) -> None:
+        """As `Host.leave`."""
+        self._doubted -= doubted
+        host.leave(now, took_s, answered=answered)
 
     @property
     def closed(self) -> int:
@@ -175,7 +209,7 @@ class Hosts:
             del self._known[idle]
 
 
-def _spread(seconds: float) -> int:
+def spread_ms(seconds: float) -> int:
     """Milliseconds, drawn so that not all come again at the same moment.
 
     One of few values, because hand-backs with the same delay share a round trip.
