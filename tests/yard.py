@@ -63,6 +63,16 @@ class Yard:
         self._stack.push_async_callback(made.close)
         return made
 
+    async def behind_proxy(self, **settings: Any) -> tuple[Proxy, str]:
+        """A proxy in front of a node of its own, or of the server for workers straight on Redis; the address there."""
+        if self.way == "grpc":
+            proxy = await self.proxy(await self.node(**settings))
+            return proxy, f"127.0.0.1:{proxy.port}"
+        proxy = Proxy(self._server.unix_path, seed=1)
+        await proxy.listen_tcp()
+        self._stack.push_async_callback(proxy.close)
+        return proxy, f"redis://127.0.0.1:{proxy.port}?prefix={self._prefix}"
+
     @property
     def url(self) -> str:
         """Of the server itself, for workers without a node."""

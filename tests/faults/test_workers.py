@@ -24,6 +24,12 @@ CONCURRENCY = 50
 NAP_S = scaled(0.1, 0.02)
 BATCH, EVERY_MS = scaled(100, 1_000), scaled(150, 200)
 KILL_EVERY_S = scaled(0.5, 1.0)
+# How long, and whether the connections are reset as well, so that both sides know at once, not by silence.
+SHORT_CUTS = [pytest.param(1.0, False, id="silence-1"), pytest.param(6.0, True, id="reset-6")]
+CUTS = scaled(
+    SHORT_CUTS,
+    [pytest.param(s, off, id=f"{'reset' if off else 'silence'}-{s:g}") for s in (1.0, 30.0) for off in (True, False)],
+)
 
 
 async def scheduled(yard: Yard, count: int) -> list[str]:
@@ -73,6 +79,13 @@ class Gang:
         self.kills += 1
         self._hiring.append(asyncio.create_task(self.hire()))
 
+    async def replace(self) -> None:
+        """The eldest is asked to stop once a new one works; returns when it has ended."""
+        await self.hire()
+        eldest = self._working.pop(0)
+        eldest.signal(signal.SIGTERM)
+        assert await eldest.end(60.0) == 0, eldest.output()
+
     async def __aenter__(self) -> Gang:
         await asyncio.gather(*(self.hire() for _ in range(4)))
         return self
@@ -118,16 +131,14 @@ async def test_workers_killed_one_after_the_other_lose_nothing(yard: Yard, gang:
     assert 0 < more <= gang.kills * CONCURRENCY, "at most what the killed ones held runs again"
 
 
-@pytest.mark.parametrize("cut_s", [1.0, scaled(6.0, 30.0)])
-@pytest.mark.parametrize("cut_off", [True, False], ids=["reset", "silence"])
+@both_ways
+@pytest.mark.parametrize(("cut_s", "cut_off"), CUTS)
 async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
     yard: Yard, tmp_path: Path, cut_s: float, cut_off: bool
 ) -> None:
-    """``cut_off``: the connections are reset as well, so that both sides know at once, not by silence."""
-    node = await yard.node(heartbeat_ms=1_500)
-    proxy = await yard.proxy(node)
+    """Straight on Redis it is cut off the server."""
+    proxy, address = await yard.behind_proxy(heartbeat_ms=1_500)
     count = scaled(1_000, 20_000)
-    address = f"127.0.0.1:{proxy.port}"
     async with worker(yard, tmp_path, "--concurrency", str(CONCURRENCY), server=address) as process:
         producing = asyncio.create_task(scheduled(yard, count))
         await until(lambda: len(yard.oracle.ended()) >= count // 10)
@@ -141,7 +152,22 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
         process.signal(signal.SIGTERM)
         assert await process.end() == 0
     more = extra(yard)
-    print(f"cut {cut_s:g}s {'reset' if cut_off else 'silence'} tasks={count} lost=0 extra={more}")
+    print(f"{yard.way} cut {cut_s:g}s {'reset' if cut_off else 'silence'} tasks={count} lost=0 extra={more}")
     if cut_s <= 1.0:
-        assert more == 0, "a session that is resumed hands nothing out twice"
+        assert more == 0, "a session that is resumed, or a lease that is still its own, hands nothing out twice"
     assert more <= CONCURRENCY
+
+
+@both_ways
+async def test_workers_restarted_in_turn_lose_and_double_nothing(yard: Yard, gang: Gang) -> None:
+    """As a deployment does it: the new one works before the old one is asked to stop."""
+    count = scaled(1_500, 100_000)
+    producing = asyncio.create_task(scheduled(yard, count))
+    await yard.begun_any()
+    turns = 0
+    while turns < 4 or not producing.done():
+        await gang.replace()
+        turns += 1
+    await all_ended(yard, await producing, timeout_s=scaled(60, 300))
+    print(f"{yard.way} workers restarted in turn {turns} times, tasks={count} lost=0 extra={extra(yard)}")
+    assert extra(yard) == 0 and not await yard.dead(), "a worker that is asked to stop ends what it has"
