@@ -117,5 +117,6 @@ lock:
 	uv pip compile $(LOCK) --extra all pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
 	uv pip compile $(LOCK) requirements/deploy.in --output-file requirements/deploy.txt
 	uv pip compile $(LOCK) $(PEERS)/requirements.in --output-file $(PEERS)/requirements.txt
+	uv pip compile $(LOCK) $(PEERS)/more.in --output-file $(PEERS)/more.txt
 clean:
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -13,9 +13,9 @@ from rich.table import Table
 from benchmarks.harness import machine, report
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.server import default_binary
-from benchmarks.peers import python
+from benchmarks.peers import asynq, python
 from benchmarks.peers.bullmq import BullMQ
-from benchmarks.scenarios import ALL, workers
+from benchmarks.scenarios import ALL, bulk, workers
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SEED = 20_240_722
@@ -46,6 +46,8 @@ def main() -> int:
     binary, peer = default_binary(), BullMQ()
     about = machine.about(seed=asked.seed, quick=asked.quick, server=binary.label)
     about["peers"] = {"bullmq": peer.version}
+    if {workers.SCENARIO, bulk.SCENARIO} & set(chosen):
+        about["peers"]["asynq"] = asynq.version()
     if workers.SCENARIO in chosen:
         about["peers"] |= python.versions()
     peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())

@@ -6,11 +6,11 @@ from benchmarks import ours, workload
 from benchmarks.harness.bench import Bench, Scenario
 from benchmarks.harness.figures import reset_costs, server_microseconds
 from benchmarks.harness.report import OURS, Row, at_least
-from benchmarks.peers import bare, bullmq, single_zset
+from benchmarks.peers import asynq, bare, bullmq, single_zset
 
 WHAT = "schedule in bulk"
 UNIT = "tasks/s"
-TARGET = (at_least(80_000), at_least(5, of=bullmq.NAME))
+TARGET = (at_least(80_000), at_least(5, of=bullmq.NAME), at_least(3, of=asynq.NAME))
 
 
 def run(bench: Bench) -> None:
@@ -77,11 +77,22 @@ def run(bench: Bench) -> None:
             extra={"server_us": cost},
         )
 
+    def go() -> Row:
+        with bench.server() as server:
+            reset_costs(server)
+            seconds = asynq.measure("bulk", socket=server.unix, n=peer_n, callers=64)["seconds"]
+            cost = server_microseconds(server) / peer_n
+        note = f"n={peer_n}, 64 callers, one task a call (it has no bulk call); server {cost:.2f} µs a task"
+        return Row(
+            what=WHAT, subject=asynq.NAME, value=peer_n / seconds, unit=UNIT, note=note, extra={"server_us": cost}
+        )
+
     bench.attempt(WHAT, OURS, UNIT, delaybox, bounds=TARGET)
     bench.attempt(WHAT, bare.NAME, UNIT, lambda: floor(variadic=False))
     bench.attempt(WHAT, "bare, one HSET+ZADD a chunk", UNIT, lambda: floor(variadic=True))
     bench.attempt(WHAT, single_zset.NAME, UNIT, zset)
     bench.attempt(WHAT, bullmq.NAME, UNIT, peer)
+    bench.attempt(WHAT, asynq.NAME, UNIT, go)
 
 
 SCENARIO = Scenario("bulk", "bulk scheduling, one client process", run)

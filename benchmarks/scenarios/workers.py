@@ -11,13 +11,26 @@ from benchmarks import ours
 from benchmarks.harness.bench import Bench, Scenario
 from benchmarks.harness.figures import spread
 from benchmarks.harness.report import OURS, Bound, Row, at_least, at_most
-from benchmarks.peers import bullmq
+from benchmarks.peers import asynq, bullmq
 from benchmarks.peers import python as others
 from benchmarks.workload import burn
 
 UNIT = "tasks/s"
 NOOP = "no-op tasks to workers"
-NOOP_TARGET = (at_least(50_000), at_least(3, of=bullmq.NAME), *(at_least(10, of=peer.name) for peer in others.ALL))
+# Celery, Dramatiq and taskiq are what most users come from; the rest were added with the workers straight on Redis.
+NOOP_TARGET = (
+    at_least(50_000),
+    at_least(3, of=bullmq.NAME),
+    *(at_least(10, of=peer.name) for peer in (others.CELERY, others.DRAMATIQ, others.TASKIQ)),
+)
+STRAIGHT_TARGET = (
+    at_least(10, of=bullmq.NAME),
+    at_least(14, of=others.DRAMATIQ.name),
+    at_least(22, of=others.TASKIQ.name),
+    at_least(100, of=others.CELERY.name),
+    *(at_least(10, of=peer.name) for peer in (others.RQ, others.ARQ, others.SAQ, others.STREAQ)),
+    at_least(10, of=asynq.NAME),
+)
 RATE = 1_000
 LATE = f"p99 lateness in the worker's function at {RATE:,}/s"
 LATE_TARGET = (at_most(5.0), at_most(0, part="early"))
@@ -83,11 +96,25 @@ def _noop(bench: Bench) -> None:
         )
         return Row(what=NOOP, subject=bullmq.NAME, value=rates[best], unit=UNIT, note=note)
 
+    def go() -> Row:
+        rates: dict[int, float] = {}
+        for places in (100, 1_000):
+            with bench.server() as server:
+                rates[places] = some / asynq.measure("drain", socket=server.unix, n=some, concurrency=places)["seconds"]
+        best = max(rates, key=lambda places: rates[places])
+        note = (
+            f"1 process, the better of 100 and 1,000 goroutines ({rates[100]:,.0f} and {rates[1_000]:,.0f}), looks "
+            f"every 10 ms; n={some:,}, already due, up, warm and idle before"
+        )
+        return Row(what=NOOP, subject=asynq.NAME, value=rates[best], unit=UNIT, note=note)
+
     delaybox(OURS, ours.SDK, NOOP_TARGET)
+    delaybox(STRAIGHT, ours.DIRECT, STRAIGHT_TARGET)
     if not bench.quick:
         delaybox(f"{OURS}, 2 worker processes", ours.SDK, processes=2)
     delaybox(BARE, ours.BARE)
     bench.attempt(NOOP, bullmq.NAME, UNIT, bull)
+    bench.attempt(NOOP, asynq.NAME, UNIT, go)
     for peer in others.ALL:
         bench.attempt(NOOP, peer.name, UNIT, lambda peer=peer: python_peer(peer))
 
