@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -17,6 +18,7 @@ from delaybox.store import roundtrips
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from tests.servers import RealServer
+from tests.waiting import until_async
 
 ECHO = ("ECHO", "x")
 
@@ -73,6 +75,25 @@ async def test_a_cut_in_the_middle_is_told_and_the_next_command_goes_through(ser
         with pytest.raises((RedisConnectionError, OSError)):
             await waiting
         assert await trips.send([ECHO]) == [b"x"]
+
+
+def test_what_is_sent_on_a_connection_just_reset_is_a_failed_connection(server: RealServer) -> None:
+    """uvloop raises RuntimeError then, which ended a settler, and the heartbeat kept its leases."""
+
+    async def reset() -> None:
+        async with opened(server) as client:
+            trips = roundtrips.of(client)
+            await trips.send([ECHO])
+            connection = trips._idle[0]
+            connection._writer.transport.abort()
+            # redis-py learns of it by its next look at the reader only.
+            await until_async(lambda: "closed=True" in repr(connection._writer.transport))
+            with pytest.raises(RedisConnectionError, match="was closed"):
+                await connection.send_packed_command(b"PING", check_health=False)
+            assert await trips.send([ECHO]) == [b"x"]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(reset())
 
 
 async def test_a_server_that_hangs_is_not_waited_for_longer_than_was_said(server: RealServer) -> None:

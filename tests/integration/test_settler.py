@@ -25,6 +25,23 @@ from delaybox.wire import result as wire_result
 from tests.engines import until
 
 
+async def claimed(store: Store) -> list[Delivery]:
+    """All that is due, each task under a lease of its own."""
+    leased: list[Delivery] = []
+    for p in range(store.partitions):
+        while True:
+            lease_id = new_lease(15_000)
+            found = await store.claim(p, lease_id, ClaimLimits(slots=1, items=1, types="w"))
+            if not found.leased:
+                break
+            task_id, record = found.leased
+            r = read(task_id, record)
+            leased.append(
+                Delivery(task_id, p, lease_id, r.deliveries, r.attempt, r.blamed, r.due_ms, r.lane, False, r.body)
+            )
+    return leased
+
+
 async def test_outcomes_of_many_leases_share_a_round_trip(client: Redis, prefix: str) -> None:
     store = await Store.open(Servers(client), prefix=prefix, partitions=4)
     service = Service(store)
@@ -37,18 +54,7 @@ async def test_outcomes_of_many_leases_share_a_round_trip(client: Redis, prefix:
         Done(keep_ms=1, stored=wire_result.success(b"7", "", finished_ms=1, duration_ms=2)),
     ]
     made = [await service.submit(NewTask(type=TaskType.WORKER, name="f")) for _ in outcomes]
-    leased: list[Delivery] = []
-    for p in range(4):
-        while True:
-            lease_id = new_lease(15_000)
-            found = await store.claim(p, lease_id, ClaimLimits(slots=1, items=1, types="w"))
-            if not found.leased:
-                break
-            task_id, record = found.leased
-            r = read(task_id, record)
-            leased.append(
-                Delivery(task_id, p, lease_id, r.deliveries, r.attempt, r.blamed, r.due_ms, r.lane, False, r.body)
-            )
+    leased = await claimed(store)
     assert len({d.lease_id for d in leased}) == len(outcomes)
 
     trips: list[list[str]] = []
@@ -77,3 +83,35 @@ async def test_outcomes_of_many_leases_share_a_round_trip(client: Redis, prefix:
     assert [view.state for view in by_outcome[3:]] == [TaskState.READY, TaskState.SCHEDULED, TaskState.SUCCEEDED]
     assert by_outcome[2].due_ms > time.time() * 1000 + 30_000 and by_outcome[5].result is not None
     assert by_outcome[5].result.output == b"7"
+
+
+async def test_a_failure_that_nobody_expected_does_not_end_it(client: Redis, prefix: str) -> None:
+    """The heartbeat would keep the leases of a settler that has ended for ever."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    service = Service(store)
+    outcomes: list[Outcome] = [Done(), Done(keep_ms=1, stored=b""), Failed("never", retryable=False)]
+    for _ in outcomes:
+        await service.submit(NewTask(type=TaskType.WORKER, name="f"))
+    run_many = store.runner.run_many
+    failures = len(outcomes)
+
+    async def fails(calls: Sequence[Any]) -> list[Any]:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise RuntimeError("the handler is closed")
+        return await run_many(calls)
+
+    leased = await claimed(store)
+    settled: list[Delivery] = []
+    settler = Settler(
+        store, EngineOptions(node_id="n"), settled.extend, LiveRules(), Recorder(store, NO_HISTORY, store.now_ms)
+    )
+    store.runner.run_many = fails  # type: ignore[method-assign]
+    for d, outcome in zip(leased, outcomes, strict=True):
+        settler.report([d], outcome)
+    settler.start()
+    await until(lambda: len(settled) == len(outcomes))
+    await settler.stop(1.0)
+    (counts,) = await store.counts()
+    assert (failures, counts.in_flight, counts.dead) == (0, 0, 1)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import Delivery, Done, Elsewhere, Failed, HandBack, Lost, Outcome, Snoozed
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.retry import RetryPolicy
@@ -146,7 +146,7 @@ class Settler:
                 groups.append(group)
                 calls.append(self._store.ack_call(partition, lease_id, [d.task_id for d in group]))
         failpoints.hit("before_ack")
-        replies = await self._store.runner.run_many(calls)
+        replies = await self._sent(calls)
         failpoints.hit("after_ack_reply")
         ok = True
         for group, reply in zip(groups, replies, strict=True):
@@ -196,6 +196,15 @@ class Settler:
             failpoints.hit("before_release")
         return result + await self._settle_together(settlings)
 
+    async def _sent(self, calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        """As the runner's `run_many`, which raises nothing. Should it raise all the same, the outcomes are sent again:
+        if the settler ended, the heartbeat would hold every lease of this node for ever."""
+        try:
+            return await self._store.runner.run_many(calls)
+        except Exception as error:
+            log.exception("outcomes could not be sent; they are sent again")
+            return [StoreUnavailable(f"outcomes could not be sent: {error}")] * len(calls)
+
     def _made(self, make: Callable[[], _Settling], items: Sequence[_Item]) -> _Settling | None:
         try:
             return make()
@@ -212,7 +221,7 @@ class Settler:
         """
         if not settlings:
             return []
-        replies = iter(await self._store.runner.run_many([call for s in settlings for call in s.calls]))
+        replies = iter(await self._sent([call for s in settlings for call in s.calls]))
         result: list[tuple[_Item, bool]] = []
         for s in settlings:
             mine = list(islice(replies, len(s.calls)))
@@ -249,7 +258,7 @@ class Settler:
         if not calls:
             return []
         failpoints.hit("before_ack")
-        replies = await self._store.runner.run_many(calls)
+        replies = await self._sent(calls)
         failpoints.hit("after_ack_reply")
         result: list[tuple[_Item, bool]] = []
         for done_items, reply in zip(groups, replies, strict=True):

@@ -15,6 +15,7 @@ from typing import Any
 import hiredis
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _WRONG = (ReadOnlyError, MasterDownError, BusyLoadingError)
@@ -64,6 +65,14 @@ class _Doubted:
     async def can_read(self) -> bool:
         """Whether the connection must not be used as it is; `roundtrips` then closes it and opens it again."""
         return self.doubted or bool(await super().can_read())  # type: ignore[misc]
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        except RuntimeError as error:
+            # What uvloop raises where the server has reset the connection and the reader has not seen it yet; asyncio's
+            # own loop raises an OSError.
+            raise RedisConnectionError(f"the connection was closed: {error}") from None
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
