@@ -25,6 +25,7 @@ from tests.engines import running, until
 from tests.faults.harness.proxy import Proxy
 from tests.rpc import Rpc, rpc_process
 from tests.servers import RealServer
+from tests.waiting import until_async
 from tests.worker_app import Oracle
 
 BEAT_MS = 300
@@ -125,10 +126,13 @@ class Yard:
     async def sound(self) -> None:
         """Nothing is left, and the store is sound."""
 
-        async def settled() -> bool:
-            return all(c.in_flight == c.pending == 0 for c in await self.store.counts())
+        left: list[Any] = []
 
-        await until(settled)
+        async def settled() -> bool:
+            left[:] = [c for c in await self.store.counts() if c.in_flight or c.pending]
+            return not left
+
+        await until_async(settled, lambda: f"something is left: {left}")
         assert (await fsck(self.store)).problems == []
 
 
