@@ -50,6 +50,8 @@ MEANING = {
     "processes.lead": "with `auto`: how far ahead tasks that become due are looked for",
     "processes.coolDown": "with `auto`: for how long fewer must have been enough before one is retired",
     "processes.webhook": "how many processes send webhooks, each `webhooks.concurrency` at once",
+    "otel.endpoint": "where traces go ([Traces](howto/traces.md)); without it where `OTEL_EXPORTER_OTLP_ENDPOINT` "
+    "says. Where neither is set nothing is traced",
     "probe.host": "address of the probe port",
     "probe.port": "a port for `/livez`, `/readyz` and `/metrics` of the whole node, whatever its roles. Without it "
     "only nodes with the role `api` have them, on the port of REST",

@@ -24,6 +24,7 @@ CHAPTERS: dict[str, list[str]] = {
         "howto/schedule-once.md",
         "howto/groups.md",
         "howto/webhooks.md",
+        "howto/traces.md",
         "howto/autoscale.md",
         "howto/after-an-outage.md",
         "howto/replace-the-original.md",

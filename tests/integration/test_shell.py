@@ -67,6 +67,18 @@ async def test_the_environment_is_made_from_nothing(monkeypatch: pytest.MonkeyPa
     os.close(leaky)
 
 
+async def test_a_command_finds_its_trace_in_the_environment():
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with desk() as d:
+        show = 'echo "$TRACEPARENT|$TRACESTATE|$BAGGAGE|$X"'
+        outcomes = await d.run(
+            delivery(show, header={"traceparent": trace, "tracestate": b"a=b", "baggage": b"u=$(id)", "x": b"y"}),
+            delivery(show, header={"traceparent": b"00-x", "baggage": b"u=1"}),
+        )
+    shown = [o.result.output for o in outcomes if isinstance(o, Done) and o.result is not None]
+    assert shown == [trace + b"|a=b|u=$(id)|\n", b"|||\n"], "a valid trace, and nothing else of the headers"
+
+
 async def test_each_task_has_a_folder_of_its_own_that_goes_away():
     async with desk() as d:
         one = await d.result("pwd; stat -c %a .; ls -A; mkdir -p a/b; echo x > a/b/c; chmod 000 a/b; chmod 500 a")

@@ -16,6 +16,7 @@ from delaybox.service.submit import Submitter
 from delaybox.store.record import Draft, draft
 from delaybox.wire.encoded import EncodedTask
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.in_trace import each_with_trace, with_trace
 from delaybox.wire.json.tasks import TaskRules
 from delaybox.wire.proto.bulk import BatchReader, frames, plain, stored
 from delaybox.wire.proto.tasks import new_task
@@ -23,6 +24,7 @@ from delaybox.wire.proto.tasks import new_task
 NO_STORE: Any = None
 SUBMITTER = Submitter(NO_STORE)
 RULES = TaskRules(max_payload_bytes=2_000)
+TRACE = {"traceparent": b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
 NOW = time.time_ns() // 1_000_000
 
 times = st.one_of(st.integers(0, 2**64 - 1), st.integers(NOW - 10, NOW + 10**10), st.integers(0, 200))
@@ -83,17 +85,18 @@ def outcome(make: object) -> Draft | tuple[str, str]:
         return (error.code, str(error))
 
 
-@given(st.lists(messages(), min_size=1, max_size=4))
-def test_the_quick_way_gives_what_the_slow_one_does(raws: list[bytes]):
+@given(st.lists(messages(), min_size=1, max_size=4), st.booleans())
+def test_the_quick_way_gives_what_the_slow_one_does(raws: list[bytes], traced: bool):
+    trace = TRACE if traced else {}
     batch = b"".join(
         pb.ScheduleBatchRequest(tasks=[pb.NewTask()]).SerializeToString()[:1] + size(raw) + raw for raw in raws
     )
     reader = BatchReader(RULES.max_payload_bytes)
     for _ in range(2):  # the second time the kinds are known
-        items = list(reader.tasks(batch, read))
+        items = list(each_with_trace(reader.tasks(batch, read), trace))
         assert len(items) == len(raws)
         for raw, item in zip(raws, items, strict=True):
-            slow = outcome(lambda raw=raw: draft(read(pb.NewTask.FromString(raw))))
+            slow = outcome(lambda raw=raw: draft(with_trace(read(pb.NewTask.FromString(raw)), trace)))
             fast = outcome(lambda item=item: SUBMITTER._draft_of(item))
             if isinstance(slow, Draft) and isinstance(fast, Draft) and not slow.record.endswith(b"\x1a\x00"):
                 # An empty payload may be written or left out.

@@ -206,6 +206,17 @@ def test_an_event_in_structured_mode() -> None:
     assert read(event(delay="3s", partitionkey="p"), STRUCTURED).header["kafkaKey"] == b"p"
 
 
+def test_the_trace_of_an_event_travels_with_the_task() -> None:
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    event_header = [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"/a"), ("ce_type", b"b")]
+    mine = [*event_header, ("ce_traceparent", trace), ("ce_tracestate", b"a=b")]
+    header = of_record(b"", mine, AT, SHELL).header
+    assert (header["traceparent"], header["tracestate"]) == (trace, b"a=b")
+    other = trace.replace(b"4bf9", b"5bf9")
+    assert of_record(b"", [*mine, ("traceparent", other)], AT, SHELL).header["traceparent"] == other
+    assert "traceparent" not in of_record(b"", [*event_header, ("ce_traceparent", b"00-x")], AT, SHELL).header
+
+
 @pytest.mark.parametrize(
     ("value", "header", "words"),
     [

@@ -114,9 +114,12 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 async def test_the_trace_of_a_post_travels_with_the_task():
     service = FakeService()
-    headers = {**JSON, "traceparent": TRACE, "tracestate": "a=b"}
+    headers = {**JSON, "traceparent": TRACE, "tracestate": "a=b", "baggage": "user=7"}
     await call("POST", "/v1/tasks", {"headers": {"x": "y"}}, service=service, headers=headers)
-    assert service.asked[-1][1].header == {"x": b"y", "traceparent": TRACE.encode(), "tracestate": b"a=b"}
+    trace = {"traceparent": TRACE.encode(), "tracestate": b"a=b", "baggage": b"user=7"}
+    assert service.asked[-1][1].header == {"x": b"y", **trace}
+    await call("POST", "/task", {}, service=service, headers=headers)
+    assert service.asked[-1][1].header == trace, "the original's way too"
     await call(
         "POST",
         "/v1/tasks/batch",
@@ -130,6 +133,11 @@ async def test_the_trace_of_a_post_travels_with_the_task():
     for wrong in ("", "00-x", TRACE.upper(), TRACE.replace("00-4", "ff-4"), f"{TRACE}-more"):
         await call("POST", "/v1/tasks", {}, service=service, headers={**JSON, "traceparent": wrong})
         assert service.asked[-1][1].header == {}, wrong
+    for field, most in (("tracestate", 512), ("baggage", 8192)):
+        for size, kept in ((most, True), (most + 1, False)):
+            await call("POST", "/v1/tasks", {}, service=service, headers={**headers, field: "x" * size})
+            assert (field in service.asked[-1][1].header) == kept, "what is too large is left out, and no more than it"
+            assert service.asked[-1][1].header["traceparent"] == TRACE.encode()
 
 
 async def test_the_document_is_served_at_the_root_and_asks_for_no_token():

@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
-from delaybox.client import calls, chunks, mapping, streams
+from delaybox.client import calls, chunks, mapping, streams, traced
 from delaybox.client.endpoints import Endpoints, named
 from delaybox.client.models import Event, ScheduleAnswer
 from delaybox.client.progress import Report, reported, shown
@@ -88,6 +88,9 @@ class Base:
         return self._stored(new_call(task, arguments, options, self._codecs))
 
     def _stored(self, task: pb.NewTask) -> Steps[ScheduleAnswer]:
+        return traced.sent(task, self._store)
+
+    def _store(self, task: pb.NewTask) -> Steps[ScheduleAnswer]:
         own_key = self._session.safe and not task.idempotency_key
         if own_key:
             task = chunks.with_key(task, uuid4().hex)
@@ -106,7 +109,9 @@ class Base:
         if not 1 <= chunk <= MAX_BATCH:
             raise InvalidTask("chunk", f"chunk {chunk} is not in range; give 1 to {MAX_BATCH}")
         safe = self._session.safe if safe is None else safe
-        line = chunks.ChunkLine(chunk, self._session.clock, safe=safe, filled=self._flag(), answered=self._flag())
+        line = chunks.ChunkLine(
+            chunk, self._session.clock, safe=safe, trace=traced.current(), filled=self._flag(), answered=self._flag()
+        )
         steps = chunks.schedule_each(self._session, iterator(tasks), line)
         return reported(each(steps, make), shown(progress, tasks, "scheduled", total))
 

@@ -7,8 +7,9 @@ So the source may pause for as long as it likes: tasks that it gave before are s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
@@ -32,6 +33,7 @@ from delaybox.client.steps import (
     outcome_unknown,
 )
 from delaybox.client.tasks import NewTask
+from delaybox.client.traced import with_trace
 from delaybox.core.errors import DelayBoxError, Overloaded, PayloadTooLarge, StoreFull, StoreUnavailable
 from delaybox.wire.gen import scheduler_pb2 as pb
 
@@ -48,6 +50,8 @@ UNDER_WAY: Final = 4
 _STREAM_S: Final = 60.0
 _TOO_LARGE: Final = "resource_exhausted"
 """How gRPC itself words that a message is over a limit."""
+
+_NO_TRACE: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 Outcome = ScheduleAnswer | DelayBoxError
 
@@ -69,9 +73,9 @@ def with_key(task: pb.NewTask, key: str) -> pb.NewTask:
 class Chunk:
     """Tasks for one request; takes them until there are enough, or too many bytes."""
 
-    __slots__ = ("_keys", "_limit", "_room", "alone", "since", "tasks")
+    __slots__ = ("_keys", "_limit", "_room", "_trace", "alone", "since", "tasks")
 
-    def __init__(self, limit: int, now: float, *, safe: bool) -> None:
+    def __init__(self, limit: int, now: float, *, safe: bool, trace: Mapping[str, bytes] = _NO_TRACE) -> None:
         self.tasks: list[pb.NewTask] = []
         self.alone = False
         """Whether it holds one large task."""
@@ -80,9 +84,12 @@ class Chunk:
         self._keys = f"{uuid4().hex}-" if safe else ""
         self._limit = limit
         self._room = CHUNK_BYTES
+        self._trace = trace
 
     def take(self, task: pb.NewTask, size: int = 0) -> bool:
         """Adds a task, of ``size`` bytes where that is known; True when the chunk is full."""
+        if self._trace:
+            task, size = with_trace(task, self._trace), 0
         if self._keys and not task.idempotency_key:
             task = with_key(task, f"{self._keys}{len(self.tasks)}")
         self.tasks.append(task)
@@ -174,17 +181,27 @@ class ChunkLine:
     """
 
     __slots__ = (
-        "_clock", "_closed", "_limit", "_lock", "_open", "_outcomes", "_ready", "_safe", "_unanswered", "answered",
-        "broken", "filled",
+        "_clock", "_closed", "_limit", "_lock", "_open", "_outcomes", "_ready", "_safe", "_trace", "_unanswered",
+        "answered", "broken", "filled",
     )  # fmt: skip
 
-    def __init__(self, limit: int, clock: Callable[[], float], *, safe: bool, filled: Flag, answered: Flag) -> None:
+    def __init__(
+        self,
+        limit: int,
+        clock: Callable[[], float],
+        *,
+        safe: bool,
+        filled: Flag,
+        answered: Flag,
+        trace: Mapping[str, bytes] = _NO_TRACE,
+    ) -> None:
         self.filled = filled
         self.answered = answered
         self.broken: Exception | None = None
         self._limit = limit
         self._clock = clock
         self._safe = safe
+        self._trace = trace
         self._lock = Lock()
         self._open: Chunk | None = None
         self._ready: deque[Chunk] = deque()
@@ -204,7 +221,7 @@ class ChunkLine:
                 self._ready.append(chunk)
                 chunk = None
             if chunk is None:
-                chunk = self._open = Chunk(self._limit, self._clock(), safe=self._safe)
+                chunk = self._open = Chunk(self._limit, self._clock(), safe=self._safe, trace=self._trace)
                 self._unanswered += 1
                 self.filled.set()
             if chunk.take(item.message, size):

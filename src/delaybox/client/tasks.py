@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
+from delaybox.client import traced
 from delaybox.client.models import STATES, TYPES, KeyLimit, Retry, TaskState
 from delaybox.client.values import (
     Duration,
@@ -28,6 +29,7 @@ from delaybox.core.words import show
 from delaybox.wire import controls
 from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, Encoded, name_of
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.trace import PARENT
 
 CODECS: Final = Codecs()
 """The codecs for arguments and results that this process knows; add your own here, on both sides."""
@@ -270,6 +272,8 @@ class MapCalls:
         if self._pattern.no_result:
             raise InvalidTask("keep_result", "keep_result 0 leaves a map without results; leave it out")
         self._pattern.keep_result_ms = self._pattern.keep_result_ms or keep_result_ms
+        if PARENT not in self._pattern.headers:
+            traced.put(self._pattern, traced.current())
         self._content_type = str(_own_and(function, options).get("content_type") or "")
         self.again = self._pattern.retry.max_attempts != 1
         """Whether an item that failed may be tried again."""

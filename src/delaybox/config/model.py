@@ -23,6 +23,7 @@ from delaybox.config.dashboard import DashboardSection
 from delaybox.config.durability import DurabilitySection
 from delaybox.config.history import HistorySection
 from delaybox.config.kafka import Kafka
+from delaybox.config.otel import OtelSection
 from delaybox.config.queues import QUEUE_RULES_FORM, queue_rules
 from delaybox.config.results import Results
 from delaybox.config.sections import Duration, Milliseconds, Section, Size, split
@@ -281,6 +282,7 @@ class Config(Section):
     processes: ProcessesSection = ProcessesSection()
     probe: ProbeSection = ProbeSection()
     dashboard: DashboardSection = DashboardSection()
+    otel: OtelSection = OtelSection()
     insecure: bool = Field(default=False, description="true or false")
     partitions: int = Field(
         default=DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -86,6 +87,7 @@ def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
         "roles": c.duties,
         "node_id": node_id,
         "log_format": c.log_format,
+        "collector": c.otel.collector(os.environ),
         "guarded": c.workers.shell.any,
         "grace_s": grace_s,
     }

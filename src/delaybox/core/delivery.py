@@ -21,6 +21,7 @@ class Delivery(Struct, gc=False):
     worker of a WORKER task, else the node). ``body`` is the protobuf task; ``look``: it holds a time after which the
     task must not be delivered. ``once``: it is acked before it is handed out. ``priority``: the record's number.
     ``fired_ms``: when it was handed out, by Redis's clock. ``limit_keys``: those of which it has a permit to run.
+    ``trace``: the ``traceparent`` of this firing, where it is traced here.
     """
 
     task_id: bytes
@@ -38,6 +39,7 @@ class Delivery(Struct, gc=False):
     priority: int = 2
     fired_ms: int = 0
     limit_keys: tuple[bytes, ...] = ()
+    trace: bytes = b""
 
     @property
     def id(self) -> str:

@@ -69,6 +69,9 @@ MAX_PAYLOAD_BYTES: Final = 512 * 1024 * 1024
 """What ``limits.body`` may be at most."""
 MAX_HEADER_BYTES: Final = 64 * 1024
 """Names and values of a task's headers together."""
+MAX_TRACESTATE_BYTES: Final = 512
+MAX_BAGGAGE_BYTES: Final = 8192
+"""Of the trace that a request belongs to; the least that the standards want to be passed on."""
 MAX_COMMAND_BYTES: Final = 127 * 1024
 """Linux takes 128 KiB in one argument; the command's limits stand in it too."""
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024

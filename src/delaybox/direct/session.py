@@ -55,6 +55,10 @@ class OwnTask:
         return self._delivery.token
 
     @property
+    def traceparent(self) -> str:
+        return self._delivery.trace.decode()
+
+    @property
     def task(self) -> task_pb2.Task:
         """Read when it is first asked for. DecodeError."""
         if self._body is None:

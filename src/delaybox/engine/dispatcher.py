@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from heapq import nlargest
-from operator import itemgetter
 
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import (
@@ -26,9 +23,7 @@ from delaybox.core.delivery import (
     Target,
 )
 from delaybox.core.errors import DelayBoxError
-from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
-from delaybox.core.rates import Means, Rates
 from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
 from delaybox.engine.expired import is_expired
@@ -39,19 +34,14 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.settler import Settler
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
+from delaybox.engine.tally import Tally
+from delaybox.otel import tracing
 from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
 
-_QUEUES_REPORTED = 500
-"""A heartbeat names no more queues than this, the busiest."""
-_LANES_REPORTED = 200
-"""The same of lanes."""
-
-_TIMED_EACH = 4
-"""Of so many reports of success one is timed."""
 
 EXPIRED = "expired"
 """The reason of a dead letter that was later than its task's ``expire_after``."""
@@ -97,12 +87,11 @@ class Dispatcher:
         self._started = False
         self.stored: StoreProgress = self._everywhere if store.servers.sharded else self._settler_at(0).stored
         """How far the outcomes that were reported are stored."""
-        self._fired = Rates(time.monotonic())
+        self.tally = Tally()
+        """What was carried out lately."""
         self.levels = Levels(rules)
         """What was taken lately, by priority."""
-        self._took_ms = Means()
-        self._reports = 0
-        self._uncounted: list[bytes] = []
+        self._hand_out = _hand_out()
         self._running: set[asyncio.Task[None]] = set()
         self._leases: dict[tuple[int, bytes], int] = {}
         self._suspects: set[tuple[int, bytes]] = set()
@@ -151,23 +140,7 @@ class Dispatcher:
 
     def fired_in_place(self, lanes: Mapping[bytes, int]) -> None:
         """Counts tasks that the claim script published itself."""
-        self._fired.add(lanes, time.monotonic())
-
-    def fired_per_s(self) -> dict[str, float]:
-        """Deliveries that were carried out, a second over the last minute, by type letter and queue."""
-        self._count_all()
-        sums: dict[str, float] = {}
-        for lane, rate in self._fired.per_second(time.monotonic()).items():
-            # Rates are kept for whole queues, whatever function the tasks name.
-            key = lane.partition(b":")[0].decode()
-            sums[key] = round(sums.get(key, 0.0) + rate, 3)
-        return dict(nlargest(_QUEUES_REPORTED, sums.items(), key=itemgetter(1)))
-
-    def service_ms(self) -> dict[str, float]:
-        """How long tasks took lately from hand-out to success, by lane."""
-        means = self._took_ms.all()
-        lanes = nlargest(_LANES_REPORTED, means, key=means.__getitem__)
-        return {lane.decode(): means[lane] for lane in lanes}
+        self.tally.fired(lanes)
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -320,21 +293,6 @@ class Dispatcher:
             raise problem
         return self._options.heartbeat_ms / 1000
 
-    def _count(self, fresh: Sequence[Delivery]) -> None:
-        """Settles reports once a turn of the event loop, because some targets report task by task."""
-        if not self._uncounted:
-            asyncio.get_running_loop().call_soon(self._count_all)
-        self._uncounted += [d.lane for d in fresh]
-
-    def _count_all(self) -> None:
-        lanes, self._uncounted = Counter(self._uncounted), []
-        self._fired.add(lanes, time.monotonic())
-        by_type: Counter[str] = Counter()
-        for lane, count in lanes.items():
-            by_type[split(lane).type.name] += count
-        for name, count in by_type.items():
-            metrics.fired(name, "leased", count)
-
     async def _deliver(self, letter: str, batch: list[Delivery], target: Target | None) -> None:
         left = {d.task_id: d for d in batch}
         acked: set[bytes] = set()
@@ -351,11 +309,7 @@ class Dispatcher:
                 else:
                     self._settle(fresh, outcome)
                 if isinstance(outcome, Done):
-                    self._count(fresh)
-                    self._reports += 1
-                    if self._reports % _TIMED_EACH == 0:
-                        # One of those that are reported together stands for all.
-                        self._took_ms.add(fresh[0].lane, (time.monotonic() - began) * 1_000)
+                    self.tally.done(fresh, began)
 
         first = partial(self._acked_first, left, acked)
         if target is None:
@@ -373,12 +327,12 @@ class Dispatcher:
             plain = await first(plain)
             if not apart:
                 if plain:
-                    await target.deliver(plain, report)
+                    await self._hand_out(target, plain, report)
             else:
                 # Side by side: tasks whose body must be fetched and tasks with their body at hand must not wait for
                 # each other.
                 stubs = self._deliver_stubs(target, apart, report, first)
-                ends = await asyncio.gather(target.deliver(plain, report), stubs, return_exceptions=True)
+                ends = await asyncio.gather(self._hand_out(target, plain, report), stubs, return_exceptions=True)
                 for end in ends:
                     if end is not None:
                         raise end
@@ -411,7 +365,7 @@ class Dispatcher:
     async def _deliver_group(self, target: Target, stubs: list[Delivery], report: Report, first: _First) -> None:
         ready = await first(self._in_time(await self._bodies.fetched(stubs, report), report))
         if ready:
-            await target.deliver(ready, report)
+            await self._hand_out(target, ready, report)
 
     def _in_time(self, batch: list[Delivery], report: Report) -> list[Delivery]:
         """The deliveries that are not later than their task allows; the others become dead letters and are not
@@ -485,3 +439,16 @@ class Dispatcher:
                     del leases[key]
                 else:
                     leases[key] = left - 1
+
+
+def _hand_out() -> Callable[[Target, Sequence[Delivery], Report], Awaitable[None]]:
+    """How deliveries go to their targets: within spans where this process traces."""
+    if tracing.spans is None:
+        return _to_target
+    from delaybox.engine.traced import traced
+
+    return traced(tracing.spans)
+
+
+def _to_target(target: Target, batch: Sequence[Delivery], report: Report) -> Awaitable[None]:
+    return target.deliver(batch, report)

@@ -375,8 +375,8 @@ class Engine:
             in_flight=self._dispatcher.in_flight,
             types=self._dispatcher.serves,
             limits=self._options.lanes,
-            fired_per_s=self._dispatcher.fired_per_s(),
-            service_ms=self._dispatcher.service_ms(),
+            fired_per_s=self._dispatcher.tally.fired_per_s(),
+            service_ms=self._dispatcher.tally.service_ms(),
             partitions=tuple(kept[:_PARTITIONS_SHOWN]),
             partition_count=len(kept),
         )

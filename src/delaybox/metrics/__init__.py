@@ -32,6 +32,7 @@ from delaybox.metrics.registry import (
     REGISTRY,
     render,
 )
+from delaybox.metrics.sent import otel_dropped
 from delaybox.metrics.store import (
     forecast,
     store_doubted,
@@ -89,6 +90,7 @@ __all__ = [
     "lease_lost",
     "longest_extra_wait",
     "observe_lateness",
+    "otel_dropped",
     "published_without_listeners",
     "render",
     "requests_done",

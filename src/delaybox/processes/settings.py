@@ -16,6 +16,8 @@ class ProcessSettings:
 
     log_format: str = "text"
     log_level: str = "info"
+    collector: str | None = None
+    """Where its traces go; "": as OpenTelemetry's environment variables say; None: nowhere, and nothing is traced."""
     guarded: bool = False
     """Shell commands run as the same user, so they must not read this process."""
     node_id: str = ""

@@ -20,6 +20,7 @@ from delaybox.core.errors import (
     StoreUnavailable,
 )
 from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.otel import tracing
 from delaybox.service.functions import OwnQueues
 from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.labels import IndexedLabels, draft_with
@@ -336,6 +337,15 @@ class Submitter:
             entry[2][0] += size
             entry[2][1] += extra
         return batches, places
+
+
+def submitter_kind() -> type[Submitter]:
+    """What stores tasks: within spans where this process traces."""
+    if tracing.spans is None:
+        return Submitter
+    from delaybox.service.traced import TracedSubmitter
+
+    return TracedSubmitter
 
 
 _NO_ANSWER = StoreUnavailable("the store gave no answer for this task")

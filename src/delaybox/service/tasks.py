@@ -35,7 +35,7 @@ from delaybox.service.readiness import Readiness, look
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
-from delaybox.service.submit import BatchItem, Submitter
+from delaybox.service.submit import BatchItem, Submitter, submitter_kind
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import keys, lanes, offset_pages, pages
 from delaybox.store.by_id import Lookup
@@ -106,7 +106,7 @@ class Service:
     ) -> None:
         self._history = history
         self._queues = queues
-        self._submitter = partial(Submitter, max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
+        self._submitter = partial(submitter_kind(), max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
         self._node_id = node_id
         self._engines = (node_id or "",) if engines is None else engines
         self._parts: _Parts | None = None

@@ -235,9 +235,9 @@ def _new_extension(task: NewTask) -> bytes:
     if task.webhook is not None:
         form = task.webhook.cloudevents
         if task.webhook.on_success:
-            entries[ON_SUCCESS] = wire_webhook.callback_of(task.webhook.on_success, form, "succeeded")
+            entries[ON_SUCCESS] = wire_webhook.callback_of(task.webhook.on_success, form, "succeeded", task.header)
         if task.webhook.on_failure:
-            entries[ON_FAILURE] = wire_webhook.callback_of(task.webhook.on_failure, form, "failed")
+            entries[ON_FAILURE] = wire_webhook.callback_of(task.webhook.on_failure, form, "failed", task.header)
     return _sized_extension(entries) if entries else b""
 
 

@@ -30,6 +30,7 @@ from delaybox.wire import signing
 from delaybox.wire.call import BYTES
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.http_event import as_event
+from delaybox.wire.trace import handed_out
 from delaybox.wire.webhook import UNSTATED_TYPE, webhook_of
 
 log = logging.getLogger("delaybox.webhook")
@@ -196,7 +197,7 @@ class HttpTarget:
         return request_bytes(
             asked,
             url,
-            header,
+            handed_out(header, d.trace),
             payload,
             message_id=d.id,
             attempt=d.attempt + 1,

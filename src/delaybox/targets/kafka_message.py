@@ -13,8 +13,9 @@ from typing import Literal
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
 from delaybox.core.task import TaskType
+from delaybox.otel import tracing
 from delaybox.wire import body as wire_body
-from delaybox.wire import cloudevents, controls
+from delaybox.wire import cloudevents, controls, trace
 from delaybox.wire.signing import ATTEMPT, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
@@ -23,7 +24,7 @@ Headers = list[tuple[str, str | bytes | None]]
 Message = tuple[str, bytes | None, bytes, Headers]
 """Topic, value (None: a tombstone), key, headers."""
 
-CARRIED = ("traceparent", "tracestate", "baggage")
+CARRIED = trace.NAMES
 """Entries of the task's own header that become headers of the message, beside those of a CloudEvent."""
 CE_TYPE = "delaybox.task.due"
 
@@ -131,7 +132,14 @@ def composer(
             headers.append((SIGNATURE, signing.sign(default, covered, command)))
         return command, raw, headers
 
-    return compose
+    def traced(d: Delivery) -> Message:
+        topic, raw, key, headers = compose(d)
+        if d.trace:
+            headers = [one for one in headers if one[0] not in (trace.PARENT, trace.STATE)]
+            headers.append((trace.PARENT, d.trace))
+        return topic, raw, key, headers
+
+    return compose if tracing.spans is None else traced
 
 
 def _states_more(body: bytes) -> bool:

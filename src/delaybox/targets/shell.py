@@ -23,6 +23,7 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
 from delaybox.targets.shell_pool import Ended, Job, ShellPool
 from delaybox.wire import body as wire_body
+from delaybox.wire.trace import handed_out, trace_in
 
 log = logging.getLogger("delaybox.shell")
 
@@ -160,6 +161,8 @@ class ShellTarget:
             "token": d.token,
             "timeout_ms": message.timeout_ms or rules.timeout_ms or self._options.timeout_ms,
         }
+        if trace := trace_in(handed_out(message.header, d.trace)):
+            head["trace"] = {name.upper(): value.decode() for name, value in trace.items()}
         name = d.name or message.name
         if name:
             command = self._options.commands.get(name)

@@ -188,6 +188,7 @@ class _Run:
             "DELAYBOX_TASK_ID": head["id"],
             "DELAYBOX_ATTEMPT": str(head["attempt"]),
             "DELAYBOX_FENCING": str(head["token"]),
+            **head.get("trace", {}),
         }
         reading, writing = os.pipe()
         try:

@@ -17,13 +17,15 @@ from delaybox.wire.body import varint
 def assignment(sequence: int, d: Delivery, *, want_result: bool) -> bytes:
     """One entry of ``ToWorker.tasks``; entries put one behind the other are a valid part of the message."""
     body = d.body
+    # A field may stand behind the body as well.
+    tail = b"\x52%b%b" % (varint(len(d.trace)), d.trace) if d.trace else b""
     text = b"\x08%b\x12\x24%b%b\x4a%b" % (
         varint(sequence),
         ids.render(d.task_id).encode(),
         _middle(d.lane, d.due_ms, d.attempt, d.token, want_result),
         varint(len(body)),
     )
-    return b"\x1a%b%b%b" % (varint(len(text) + len(body)), text, body)
+    return b"\x1a%b%b%b%b" % (varint(len(text) + len(body) + len(tail)), text, body, tail)
 
 
 @lru_cache(maxsize=1024)

@@ -94,6 +94,11 @@ def of_payload(payload: bytes) -> bytes:
     return _PAYLOAD_TAG + varint(size) + payload
 
 
+def headers(given: Mapping[str, bytes]) -> bytes:
+    """The headers of a body, which stand before all else in it."""
+    return b"".join([_entry(name, value) for name, value in given.items()])
+
+
 def decode(body: bytes) -> task_pb2.Task:
     """The message in a body; ``google.protobuf.message.DecodeError`` when it is not one."""
     return task_pb2.Task.FromString(body)

@@ -23,6 +23,7 @@ from delaybox.wire.encoded import PLAIN, EncodedTask
 from delaybox.wire.original import message, request
 from delaybox.wire.shell_rules import ShellRules
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
+from delaybox.wire.trace import BAGGAGE, PARENT, trace_of
 
 Headers = Sequence[tuple[str, bytes | str | None]]
 
@@ -30,6 +31,9 @@ TASK_TYPES: Final = frozenset({"application/x-protobuf", "application/protobuf",
 """Content types of a value that is a serialized Task."""
 
 _PARAMETERS: Final = (*controls.PARAMETERS, "name")
+_EVENT_PARENT: Final = "ce_traceparent"
+_EVENT_STATE: Final = "ce_tracestate"
+"""What the extension "distributed tracing" of CloudEvents calls them."""
 _NAMED: Final = (TaskType.SHELL_CMD, TaskType.WORKER)
 
 
@@ -97,6 +101,8 @@ def of_record(
             header[TOMBSTONE] = b"true"
     if event is not None:
         _heed_event(header, event)
+        if PARENT not in header and (given := header.get(_EVENT_PARENT)):
+            header |= trace_of(given, header.get(_EVENT_STATE, b""), header.get(BAGGAGE, b""))
     elif _states_task(header):
         task = message.of_message(payload, rules.original)
         if task.type is TaskType.SHELL_CMD:

@@ -14,6 +14,7 @@ from delaybox.wire import controls
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.topics import KEY, TOMBSTONE
+from delaybox.wire.trace import BAGGAGE, trace_in
 
 URL: Final = "url"
 METHOD: Final = "method"
@@ -58,15 +59,19 @@ def message_of(webhook: Webhook) -> task_pb2.Webhook:
     )
 
 
-def callback_of(url: str, cloudevents: str, event: str) -> bytes:
+def callback_of(url: str, cloudevents: str, event: str, header: Mapping[str, bytes]) -> bytes:
     """The stored body of a task that calls back, but for its payload, which the script that ends the first adds.
 
-    ``event``: succeeded or failed, the type of the event that the call is where the task asks for one.
+    ``event``: succeeded or failed, the type of the event that the call is where the task asks for one. ``header``: that
+    of the first. Both belong to one trace; its baggage, which may be large, is not kept three times.
     """
     message = task_pb2.Task(webhook=task_pb2.Webhook(url=url, method="POST", cloudevents=cloudevents))
     message.header[CONTENT_TYPE] = _JSON
     if cloudevents in (BINARY, STRUCTURED):
         message.header[f"{CE}type"] = f"io.delaybox.webhook.{event}".encode()
+    for name, value in trace_in(header).items():
+        if name != BAGGAGE:
+            message.header[name] = value
     return message.SerializeToString()
 
 

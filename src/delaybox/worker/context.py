@@ -14,6 +14,7 @@ from typing import Protocol
 
 from delaybox.core.spans import Span, span_s
 from delaybox.core.texts import head
+from delaybox.wire.trace import handed_out, trace_in
 from delaybox.worker.endings import Stopped
 
 
@@ -85,6 +86,8 @@ class Facts:
     headers: Mapping[str, bytes]
     labels: Mapping[str, str]
     timeout_ms: int = 0
+    firing: str = ""
+    """The ``traceparent`` of the firing, where the node traces."""
 
 
 class ProgressSink(Protocol):
@@ -145,6 +148,18 @@ class Context:
     def headers(self) -> Mapping[str, bytes]:
         """What the caller sent along."""
         return self._facts.headers
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """``traceparent``, and ``tracestate`` and ``baggage`` if there are any, to pass on with calls that the function
+        makes; empty where the task belongs to no trace."""
+        found = trace_in(handed_out(self._facts.headers, self._facts.firing.encode()))
+        return {name: value.decode() for name, value in found.items()}
+
+    @property
+    def facts(self) -> Facts:
+        """The facts of the task."""
+        return self._facts
 
     @property
     def labels(self) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
+from delaybox.otel.environment import begin_program, follow_program
 from delaybox.worker import cpu_frames as frames
 from delaybox.worker import endings, forks, logs
 from delaybox.worker.context import CancelSignal, Context, Facts, running
@@ -89,6 +90,7 @@ class _Host:
         try:
             function = self._function(*head["home"])
             if head["first"]:
+                follow_program("delaybox.worker.traced")
                 # The task's time begins after the import.
                 self.context = Context(Facts(**facts), CancelSignal(), self._progress)
                 self._send(frames.frame(frames.BEGUN))
@@ -108,6 +110,8 @@ class _Host:
             if not isinstance(thing, TaskFunction):
                 raise endings.Reject(f"{name} in {module or file} is {type(thing).__name__}, not a task of a worker")
             found = self._functions[key] = thing
+            if len(self._functions) == 1:
+                begin_program(os.environ, sys.modules["delaybox"].__version__, "cpu")
         return found
 
     def _module(self, module: str, file: str) -> Any:

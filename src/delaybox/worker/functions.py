@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from types import MethodType, UnionType
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
@@ -20,6 +21,7 @@ from delaybox.client.tasks import CODECS
 from delaybox.client.values import policy_of, put_policy
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.texts import head
+from delaybox.otel import tracing
 from delaybox.wire import calls as many
 from delaybox.wire.call import BYTES, Call, Calls, Codecs, Outcomes, check_name
 from delaybox.wire.calls import CallPart
@@ -115,6 +117,13 @@ class TaskFunction(Generic[P, R]):
 
         Of several calls: their Outcomes, or a coroutine that returns them.
         """
+        if tracing.spans is not None:
+            from delaybox.worker.traced import started
+
+            return started(tracing.spans, run.context, partial(self._started, call, run))
+        return self._started(call, run)
+
+    def _started(self, call: Call | Calls, run: Running) -> Any:
         if isinstance(call, Calls):
             return self._awaited(call, run) if self.kind is FunctionKind.ASYNC else self._each(call, run)
         return self._one(call, run)

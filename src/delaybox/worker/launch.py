@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from delaybox.client.transports import loaded
 from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.otel.environment import begin_program
 from delaybox.processes import collector, counters
 from delaybox.processes.logs import FORMATS, LEVELS
 from delaybox.processes.restart import RestartBackoff, reason
@@ -108,8 +109,12 @@ def _run(launch: Launch, *, until: int | None) -> int:
     try:
         worker = load(launch.worker)
         worker.change(**launch.settings())
+        end = begin_program(os.environ, sys.modules["delaybox"].__version__, "worker")
         collector.set_apart()
-        return worker.run(until=until, last_exit=True)
+        try:
+            return worker.run(until=until, last_exit=True)
+        finally:
+            end()
     except (DelayBoxError, ValueError) as error:
         return _report(error)
 

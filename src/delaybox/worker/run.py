@@ -145,6 +145,7 @@ class TaskRun:
             headers=dict(a.task.header),
             labels=dict(a.task.labels),
             timeout_ms=self.timeout_ms,
+            firing=a.traceparent,
         )
 
     def progress(self, fraction: float, message: str) -> None:

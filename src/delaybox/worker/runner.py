@@ -14,6 +14,7 @@ from typing import Any, Final
 from delaybox import __version__
 from delaybox.client import channel
 from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.otel.environment import follow_program
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import forks, pulse
 from delaybox.worker.coroutines import STOP_S, Coroutines
@@ -100,6 +101,7 @@ class Runner:
         self._common.bind()
         if self._pulse is not None:
             await self._pulse.start()
+        follow_program("delaybox.worker.traced")
         for crew, _ in self._crews:
             await crew.start()
         for crew, hello in self._crews:

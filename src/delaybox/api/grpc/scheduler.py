@@ -20,12 +20,13 @@ from delaybox.service import Selection, Service, ShownRules
 from delaybox.store.store import Store
 from delaybox.wire import scaling
 from delaybox.wire.gen import scheduler_pb2 as pb
+from delaybox.wire.in_trace import each_with_trace, with_trace
 from delaybox.wire.json import queue_rules
 from delaybox.wire.json.tasks import TaskRules, check_key, queue_of
 from delaybox.wire.proto import queries, rules, tasks, views
 from delaybox.wire.proto.bulk import BatchReader
 from delaybox.wire.proto.bulk import stored as stored_entry
-from delaybox.wire.trace import NAMES, PARENT, STATE, trace_of, with_trace
+from delaybox.wire.trace import NAMES, trace_in
 
 MAX_WATCHED = 10_000
 BATCHES_UNDER_WAY = 3
@@ -92,7 +93,10 @@ class Scheduler:
         def read(asked: pb.NewTask) -> NewTask:
             return self._new(asked, caller)
 
-        answers = await self._service.submit_batch(self._reader.tasks(request, read))
+        tasks = self._reader.tasks(request, read)
+        if trace := _trace(caller):
+            tasks = each_with_trace(tasks, trace)
+        answers = await self._service.submit_batch(tasks)
         words = 0
         results: list[bytes] = []
         for answer in answers:
@@ -305,4 +309,4 @@ def _trace(caller: Caller) -> Mapping[str, bytes]:
         for name, value in caller.context.invocation_metadata() or ()
         if name in NAMES
     }
-    return trace_of(given.get(PARENT, b""), given.get(STATE, b""))
+    return trace_in(given)

@@ -21,6 +21,7 @@ from delaybox.api.rest.http1.head import BadHead
 from delaybox.api.rest.http1.server import RefusedHead
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.rest.traces import trace_of_request
 from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.routes import routes
 from delaybox.core.errors import DelayBoxError, Denied
@@ -28,6 +29,7 @@ from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
 from delaybox.core.scaling import ScalingQuery
 from delaybox.core.task import TaskType
 from delaybox.service import Service
+from delaybox.wire.in_trace import with_trace
 from delaybox.wire.original import answer, request
 
 if TYPE_CHECKING:
@@ -238,7 +240,7 @@ class _Api:
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         body = await self._edge.json_body(headers, receive)
-        task = request.parse_task(body, self._rules)
+        task = with_trace(request.parse_task(body, self._rules), trace_of_request(headers))
         policy.require_type(scope["auth"], task.type)
         submitted = await self._service.submit(task)
         return Answer(200, answer.render_created(submitted.task_id))

@@ -208,7 +208,7 @@ class Welcome(_message.Message):
     def __init__(self, session: _Optional[str] = ..., resumed: bool = ..., heartbeat_ms: _Optional[int] = ..., resume_ms: _Optional[int] = ..., node: _Optional[str] = ..., max_output: _Optional[int] = ..., adopt_ms: _Optional[int] = ..., process: _Optional[str] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("sequence", "id", "name", "queue", "due_ms", "attempt", "token", "want_result", "task")
+    __slots__ = ("sequence", "id", "name", "queue", "due_ms", "attempt", "token", "want_result", "task", "traceparent")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -218,6 +218,7 @@ class Assignment(_message.Message):
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     WANT_RESULT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     id: str
     name: str
@@ -227,4 +228,5 @@ class Assignment(_message.Message):
     token: int
     want_result: bool
     task: _task_pb2.Task
-    def __init__(self, sequence: _Optional[int] = ..., id: _Optional[str] = ..., name: _Optional[str] = ..., queue: _Optional[str] = ..., due_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., token: _Optional[int] = ..., want_result: bool = ..., task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, sequence: _Optional[int] = ..., id: _Optional[str] = ..., name: _Optional[str] = ..., queue: _Optional[str] = ..., due_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., token: _Optional[int] = ..., want_result: bool = ..., task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from msgspec import Struct
 
 from delaybox.api import changing, policy
 from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
+from delaybox.api.rest.traces import trace_of_request
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
 from delaybox.core.query import BulkResult
@@ -20,17 +20,15 @@ from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Selection, Service, ShownRules
 from delaybox.wire import members, scaling
 from delaybox.wire.bounds import check_batch_count
+from delaybox.wire.in_trace import with_trace
 from delaybox.wire.json import bulk_types, history, queries, queue_rules, queue_types, rendering, tasks, types
 from delaybox.wire.json.reading import JsonReader
-from delaybox.wire.trace import trace_of, with_trace
 
 _PARSED_AT_ONCE = 100
 """Tasks of a batch that are parsed before other requests get their turn (about 1 ms)."""
 
 _PUB_SUB = TaskType.PUB_SUB
 """Looking an enum's member up takes Python 3.11 0.2 us."""
-
-_NO_TRACE: Mapping[str, bytes] = MappingProxyType({})
 
 _read_batch = JsonReader(types.BatchRequest, where="a field of a batch", max_containers=200_000)
 
@@ -63,7 +61,7 @@ class V1:
         if scope["query_string"]:
             queries.parse_none(scope["query_string"])
         body = await self._edge.json_body(headers, receive)
-        task = with_trace(tasks.parse_task(body, self._rules, key=_key(headers)), _trace(headers))
+        task = with_trace(tasks.parse_task(body, self._rules, key=_key(headers)), trace_of_request(headers))
         if task.type is not _PUB_SUB:
             policy.require_type(scope["auth"], task.type)
         stored = await self._service.submit(task)
@@ -88,7 +86,7 @@ class V1:
         asked = _read_batch(body).tasks
         if not asked:
             raise InvalidTask("tasks", f"tasks is empty; send 1 to {MAX_BATCH}")
-        trace = _trace(headers)
+        trace = trace_of_request(headers)
         items: list[types.BatchItem | None] = []
         good: list[NewTask] = []
         for at, raw in enumerate(asked):
@@ -291,11 +289,6 @@ def _key(headers: Headers) -> str | None:
         key = key[1:-1]
     tasks.check_key("Idempotency-Key", key)
     return key
-
-
-def _trace(headers: Headers) -> Mapping[str, bytes]:
-    parent = headers.get(b"traceparent")
-    return trace_of(parent, headers.get(b"tracestate", b"")) if parent else _NO_TRACE
 
 
 def _now_ms() -> int:

@@ -1,0 +1,98 @@
+"""What waits for a collector: bounded, never waited for, and counted where it is dropped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+from opentelemetry.trace import Link
+
+from delaybox.config.otel import OtelSection
+from delaybox.core.errors import ConfigError
+from delaybox.otel import environment, tracing
+from delaybox.otel.export import FollowLinks, begin
+from delaybox.otel.queue import AT_ONCE, SendQueue
+from delaybox.otel.spans import parent_of, remote
+from tests.waiting import until
+
+TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
+
+
+def test_a_queue_is_bounded_and_nobody_waits_for_it() -> None:
+    stuck, go_on = threading.Event(), threading.Event()
+    dropped: list[int] = []
+    sent: list[int] = []
+
+    def send(batch: Sequence[int]) -> bool:
+        stuck.set()
+        go_on.wait(60)
+        sent.extend(batch)
+        return True
+
+    queue = SendQueue("test", send, dropped.append, most=2 * AT_ONCE)
+    for n in range(AT_ONCE):
+        queue.put(n)
+    assert stuck.wait(60)
+    for n in range(3 * AT_ONCE):
+        queue.put(AT_ONCE + n)
+    assert sum(dropped) == AT_ONCE, "two batches wait, the third is dropped"
+    go_on.set()
+    queue.end(60)
+    assert sent == list(range(3 * AT_ONCE)), "what waited is sent at the end, in order"
+
+
+def test_what_is_refused_is_counted_and_the_rest_is_sent() -> None:
+    dropped: list[int] = []
+    sent: list[str] = []
+
+    def send(batch: Sequence[str]) -> bool:
+        if "bad" in batch:
+            raise OSError("no route")
+        sent.extend(batch)
+        return "worse" not in batch
+
+    queue = SendQueue("test", send, dropped.append)
+    for word in ("bad", "worse", "good"):
+        queue.put(word)
+        until(lambda: not queue._waiting)
+    queue.end(60)
+    assert sum(dropped) in (2, 3) and "bad" not in sent
+
+
+@pytest.mark.parametrize("otherwise", [ALWAYS_ON, ALWAYS_OFF])
+def test_a_firing_is_kept_if_its_scheduling_was(otherwise: Sampler) -> None:
+    provider = TracerProvider(sampler=FollowLinks(otherwise), shutdown_on_exit=False)
+    tracer = provider.get_tracer("test")
+    for flag, kept in ((b"1", True), (b"0", False)):
+        context = remote({"traceparent": TRACE + flag})
+        assert context is not None
+        assert tracer.start_span("fired", links=[Link(context)]).is_recording() is kept
+    alone = tracer.start_span("alone")
+    assert alone.is_recording() is (otherwise is ALWAYS_ON)
+    mine = remote({"traceparent": parent_of(alone)})
+    assert mine is not None and mine.span_id == alone.get_span_context().span_id
+
+
+def test_off_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing, named = OtelSection(), OtelSection(endpoint="http://collector:4317")
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://here:4317"}
+    assert nothing.collector({}) is None
+    assert nothing.collector(variables) == "", "as the environment says"
+    assert named.collector(variables) == "http://collector:4317", "the configuration comes first"
+    assert nothing.collector(variables | {"OTEL_TRACES_EXPORTER": "none"}) is None
+    assert named.collector(variables | {"OTEL_SDK_DISABLED": "true"}) is None
+    monkeypatch.setattr(environment, "installed", lambda: False)
+    assert nothing.collector(variables) is None, "a variable that is for others stops nobody"
+    with pytest.raises(ConfigError, match=r"delaybox\[otel\]"):
+        named.collector({})
+
+
+def test_other_protocols_are_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "x")
+    with pytest.raises(ConfigError, match="set it to grpc"):
+        begin("http://127.0.0.1:1", {})
+    assert tracing.spans is None
