@@ -19,7 +19,7 @@ from benchmarks.harness.figures import SCRIPTS, Spread, reset_costs, spread
 from benchmarks.harness.process import Child
 from benchmarks.harness.report import OURS, Row, at_most
 from benchmarks.harness.server import BenchServer
-from benchmarks.scenarios import nodes_simulated
+from benchmarks.scenarios import nodes_simulated, nodes_workers
 
 SHARES = (4, 12)
 PARTITIONS = 16
@@ -46,6 +46,7 @@ def run(bench: Bench) -> None:
     bench.attempt("owner and stand-in die", OURS, "ms", lambda: _both_die(bench))
     bench.attempt("members join and leave", OURS, "ms", lambda: _join_and_leave(bench))
     bench.attempt("a fleet of a thousand", OURS, "×", lambda: nodes_simulated.thousand(bench))
+    nodes_workers.run(bench)
 
 
 def _members(server: BenchServer, name: str, **settings: int) -> Child:

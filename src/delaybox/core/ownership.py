@@ -18,6 +18,8 @@ from struct import unpack
 from typing import NamedTuple
 
 _PER_DIGEST = 8
+_ASKED = -math.inf
+"""In place of the score of a member that was asked already."""
 
 
 class Candidate(NamedTuple):
@@ -61,39 +63,52 @@ def assigned(members: Sequence[Candidate], partitions: int) -> list[Assignment]:
         return []
     known = sorted(members)
     total = sum(m.capacity for m in known)
-    columns = list(zip(*(scores(m.id, m.capacity, partitions) for m in known), strict=True))
-    owners = _matched(columns, [cap(m.capacity, total, partitions) for m in known])
+    table = [scores(m.id, m.capacity, partitions) for m in known]
+    columns = [list(column) for column in zip(*table, strict=True)]
+    first = [_take(column) for column in columns]
+    second = [_best(column) for column in columns]
+    owners = _matched(columns, first, [cap(m.capacity, total, partitions) for m in known])
     apart = len({m.host for m in known}) > 1
     out: list[Assignment] = []
-    for column, owner in zip(columns, owners, strict=True):
-        second = _best(column, math.inf)
-        while second >= 0 and (second == owner or (apart and known[second].host == known[owner].host)):
-            second = _best(column, column[second])
-        out.append(Assignment(known[owner].id, known[second].id if second >= 0 else ""))
+    for p, owner in enumerate(owners):
+
+        def suits(m: int, owner: int = owner) -> bool:
+            return m != owner and not (apart and known[m].host == known[owner].host)
+
+        beside = next((m for m in (first[p][1], second[p]) if m >= 0 and suits(m)), -1)
+        if beside < 0:
+            # The two best are no use, which is rare: all are looked at.
+            beside = max((m for m in range(len(known)) if suits(m)), key=lambda m: table[m][p], default=-1)  # noqa: B023
+        out.append(Assignment(known[owner].id, known[beside].id if beside >= 0 else ""))
     return out
 
 
-def _matched(columns: Sequence[Sequence[float]], caps: Sequence[int]) -> list[int]:
+def _matched(columns: Sequence[list[float]], first: Sequence[tuple[float, int]], caps: Sequence[int]) -> list[int]:
     """Each partition asks members from its best one on; a member that is full keeps the partitions that it suits
-    best."""
+    best. ``columns``: the scores of each partition; ``first``: what was taken out of each already."""
     owners = [-1] * len(columns)
-    asked = [math.inf] * len(columns)
     held: list[list[tuple[float, int]]] = [[] for _ in caps]
-    waiting = list(range(len(columns)))
+    waiting = [(score, m, p) for p, (score, m) in enumerate(first)]
     while waiting:
-        p = waiting.pop()
-        m = _best(columns[p], asked[p])
-        asked[p] = columns[p][m]
-        insort(held[m], (asked[p], p))
+        score, m, p = waiting.pop()
+        insort(held[m], (score, p))
         owners[p] = m
         if len(held[m]) > caps[m]:
             _, refused = held[m].pop(0)
             owners[refused] = -1
-            waiting.append(refused)
+            waiting.append((*_take(columns[refused]), refused))
     return owners
 
 
-def _best(column: Sequence[float], below: float) -> int:
-    """The member with the highest score under ``below``; -1 where there is none."""
-    best = max(column) if below == math.inf else max((s for s in column if s < below), default=0.0)
-    return -1 if best == 0.0 else column.index(best)
+def _take(column: list[float]) -> tuple[float, int]:
+    """The highest score and its member, which is asked no more."""
+    best = _best(column)
+    score, column[best] = column[best], _ASKED
+    return score, best
+
+
+def _best(column: Sequence[float]) -> int:
+    """The member with the highest score; -1 where all were asked."""
+    # Both walk the column in C, which counts where there are a thousand members.
+    best = max(column)
+    return -1 if best == _ASKED else column.index(best)

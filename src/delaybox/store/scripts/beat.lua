@@ -19,13 +19,12 @@ local silent_after, kept, punctual = tonumber(ARGV[3]), tonumber(ARGV[4]), tonum
 local ending = ARGV[7] == '1'
 
 -- After a time in which no member could beat, none is judged until all have had a chance to beat.
-local list = redis.call('HMGET', K_LIST, 'beat', 'calm')
-local last, calm = tonumber(list[1] or '') or 0, tonumber(list[2] or '') or 0
+local list = redis.call('HMGET', K_LIST, 'beat', 'calm', 'swept', 'version')
+local last, calm, swept = tonumber(list[1] or '') or 0, tonumber(list[2] or '') or 0, tonumber(list[3] or '') or 0
 if now < last or now - last > OUTAGE then
   calm = now + silent_after
   redis.call('HSET', K_LIST, 'calm', calm)
 end
-redis.call('HSET', K_LIST, 'beat', now)
 
 local changed, ranks = ARGV[8] == '1', true
 local before = tonumber(redis.call('ZSCORE', K_BEATS, id) or '')
@@ -56,21 +55,33 @@ if ending then
   changed = redis.call('ZADD', K_RETURNED, NEVER, id) == 1 or changed
 end
 
--- The clock was set back: beats from ahead of it are as old as this one.
-for _, other in ipairs(redis.call('ZRANGE', K_BEATS, now + silent_after, '+inf', 'BYSCORE', 'LIMIT', 0, 8)) do
-  redis.call('ZADD', K_BEATS, now, other)
-end
-if now >= calm then
-  local flat = redis.call('ZRANGE', K_BEATS, '-inf', now - silent_after, 'BYSCORE', 'LIMIT', 0, 8, 'WITHSCORES')
-  for i = 1, #flat, 2 do
-    redis.call('ZADD', K_SILENT, flat[i + 1], flat[i])
-    redis.call('ZREM', K_BEATS, flat[i])
-    redis.call('ZREM', K_RETURNED, flat[i])
-    changed = true
+-- In a large list somebody has just looked after the others.
+local sweeps = now < swept or now - swept >= BETWEEN_SWEEPS
+if sweeps then
+  -- The clock was set back: beats from ahead of it are as old as this one.
+  local full = false
+  for n, other in ipairs(redis.call('ZRANGE', K_BEATS, now + silent_after, '+inf', 'BYSCORE', 'LIMIT', 0, 8)) do
+    redis.call('ZADD', K_BEATS, now, other)
+    full = n == 8
   end
+  if now >= calm then
+    local flat = redis.call('ZRANGE', K_BEATS, '-inf', now - silent_after, 'BYSCORE', 'LIMIT', 0, 8, 'WITHSCORES')
+    full = full or #flat == 16
+    for i = 1, #flat, 2 do
+      redis.call('ZADD', K_SILENT, flat[i + 1], flat[i])
+      redis.call('ZREM', K_BEATS, flat[i])
+      redis.call('ZREM', K_RETURNED, flat[i])
+      changed = true
+    end
+  end
+  for n, other in ipairs(redis.call('ZRANGE', K_SILENT, '-inf', now - kept, 'BYSCORE', 'LIMIT', 0, 8)) do
+    forget_member(other)
+    changed = true
+    full = full or n == 8
+  end
+  -- The next beat goes on at once where there may be more.
+  redis.call('HSET', K_LIST, 'beat', now, 'swept', full and 0 or now)
+else
+  redis.call('HSET', K_LIST, 'beat', now)
 end
-for _, other in ipairs(redis.call('ZRANGE', K_SILENT, '-inf', now - kept, 'BYSCORE', 'LIMIT', 0, 8)) do
-  forget_member(other)
-  changed = true
-end
-return { now, changed and list_changed(ARGV[6], now) or list_version(), ranks and 1 or 0 }
+return { now, changed and list_changed(ARGV[6], now) or tonumber(list[4] or '') or 0, ranks and 1 or 0 }

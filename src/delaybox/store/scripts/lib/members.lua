@@ -4,13 +4,16 @@ local K_MEMBERS = KEYS[1]
 -- Zsets id -> ms: the last beat of those that live, of those that went silent, and when one that came back ranks again.
 local K_BEATS, K_SILENT, K_RETURNED =
   '{' .. K_MEMBERS .. '}:beats', '{' .. K_MEMBERS .. '}:silent', '{' .. K_MEMBERS .. '}:returned'
--- Hash: version (of who ranks), beat (ms of anybody's last one), calm (ms until which nobody is judged).
+-- Hash: version (of who ranks), beat (ms of anybody's last one), calm (ms until which nobody is judged), swept (ms of the last beat
+-- that looked for silent members).
 local K_LIST = '{' .. K_MEMBERS .. '}:list'
 local MEMBER_KEYS = { K_MEMBERS, K_BEATS, K_SILENT, K_RETURNED, K_LIST }
 -- In place of the moment when a member ranks again: one that is ending never does.
 local NEVER = 1e15
 -- If no member has beaten for this long, the server was away, and not the members.
 local OUTAGE = 1000
+-- A thousand members beat 2,000 times a second: it is enough when one in a hundred beats looks after the others.
+local BETWEEN_SWEEPS = 50
 
 local function list_version() return tonumber(redis.call('HGET', K_LIST, 'version') or '') or 0 end
 
