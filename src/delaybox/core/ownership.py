@@ -78,7 +78,7 @@ def assigned(members: Sequence[Candidate], partitions: int) -> list[Assignment]:
         beside = next((m for m in (first[p][1], second[p]) if m >= 0 and suits(m)), -1)
         if beside < 0:
             # The two best are no use, which is rare: all are looked at.
-            beside = max((m for m in range(len(known)) if suits(m)), key=lambda m: table[m][p], default=-1)  # noqa: B023
+            beside = max((m for m in range(len(known)) if suits(m)), key=lambda m: table[m][p], default=-1)
         out.append(Assignment(known[owner].id, known[beside].id if beside >= 0 else ""))
     return out
 
