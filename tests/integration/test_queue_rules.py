@@ -240,6 +240,16 @@ def test_the_configuration_sets_rules_at_the_first_start(served: Node, client: C
     assert first.paused is None and first.waits == "" and first.retry is not None
 
 
+def test_how_long_keys_outlive_their_tasks_is_set_in_each_way(served: Node, client: Client, cli: Command) -> None:
+    assert cli("queues", "set", "k", "--key-keep", "2m").code == 0
+    assert served.call("GET", "/v1/queues/k")[2]["rules"] == {"key_keep": 120_000}
+    assert "key_keep = 2 m" in cli("queues", "show", "k").out
+    assert client.set_queue("k", key_keep=timedelta(hours=1)).key_keep == timedelta(hours=1)
+    assert rules(served, "k", {"key_keep": None})["rules"] == {}
+    with pytest.raises(InvalidTask, match="give at least 1m"):
+        client.set_queue("k", key_keep="1s")
+
+
 def test_put_replaces_and_patch_changes(served: Node, client: Client, cli: Command) -> None:
     rules(served, "p", {"paused": True, "timeout": "5s"}, "PUT")
     answer = rules(served, "p", {"paused": None})
@@ -328,6 +338,8 @@ def test_wrong_fairness_is_refused(served: Node, part: dict[str, Any], field: st
         ("p", {"slack": {"critical": "1s"}}, "slack.critical", "critical"),
         ("p", {"slack": {"low": "3d"}}, "slack.low", "at most 24h"),
         ("p", {"keys": []}, "keys", "in a PATCH: null"),
+        ("p", {"key_keep": "5s"}, "key_keep", "give at least 1m"),
+        ("p", {"key_keep": "9999d"}, "key_keep", "is over ten years"),
         ("p", {"keys": [{"by": "customer", "rate": "5/s"}]}, "keys[0].by", "there are fairness_key, group, label:NAME"),
         ("p", {"keys": [{"by": "label:a b", "rate": "5/s"}]}, "keys[0].by", "names no label"),
         ("p", {"keys": [{"by": "group"}]}, "keys[0]", "limits nothing; give it a concurrency"),

@@ -114,6 +114,9 @@ def set_(
             "label:NAME, fairness_key or group; repeatable.",
         ),
     ] = None,
+    key_keep: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long an idempotency key outlives its task.")
+    ] = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="RULE", help="Clear a rule, such as paused, timeout or weight; repeatable."),
@@ -131,7 +134,7 @@ def set_(
     if pause or resume:
         # With '*' paused, one queue is resumed by a rule of its own.
         body["paused"] = pause
-    given = {"timeout": timeout, "keep_result": keep_result}
+    given = {"timeout": timeout, "keep_result": keep_result, "key_keep": key_keep}
     body |= {name: int(value) if value.isdigit() else value for name, value in given.items() if value is not None}
     limits = {"concurrency": concurrency, "rate": rate, "burst": burst}
     body |= {name: limit for name, limit in limits.items() if limit is not None}

@@ -429,6 +429,7 @@ class Client(Base):
         rate: most of its tasks that begin in any interval, over all nodes, such as ``"100/s"`` or ``"5/10m"``.
         burst: how many of these may begin together; unless set, all of one interval.
         keys: such limits for each value by itself: ``[{"by": "label:customer", "concurrency": 5, "rate": "9/s"}]``.
+        key_keep: how long the idempotency key of a task outlives it.
         """
         return self._carrier.run(self._session.unary(calls.set_queue(queue, rules, replace=replace)))
 

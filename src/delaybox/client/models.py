@@ -365,6 +365,7 @@ class QueueRules:
     rate: str | None = None
     burst: int | None = None
     keys: tuple[KeyLimit, ...] | None = None
+    key_keep: timedelta | None = None
     effect: QueueRules | None = None
     waits: str = ""
 
@@ -387,6 +388,7 @@ def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
         "rate": said.rate if said.HasField("rate") else None,
         "burst": said.burst if said.HasField("burst") else None,
         "keys": tuple(map(_key_limit, said.keys.limits)) if said.HasField("keys") else None,
+        "key_keep": span("key_keep_ms"),
         "retry": Retry(
             policy.max_attempts,
             timedelta(milliseconds=policy.initial_ms),

@@ -187,6 +187,7 @@ class RulesToSet(TypedDict, total=False):
     rate: str | None
     burst: int | None
     keys: Sequence[KeyLimit] | None
+    key_keep: Duration | None
 
 
 class NewTask:

@@ -138,3 +138,4 @@ def message_bytes(payload_limit: int) -> int:
 
 KEY_KEEP_MS = 24 * 3600 * 1000
 """How long an idempotency key outlives its task, unless the node is configured otherwise."""
+LEAST_KEY_KEEP_MS = 60_000

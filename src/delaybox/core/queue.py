@@ -39,6 +39,7 @@ class QueueRules:
     ``paused``: due tasks wait. ``keep_result_ms``: how long the results of its WORKER tasks are kept; 0: not at all.
     ``retry`` and ``timeout_ms``: of tasks that have none of their own. ``concurrency``: most tasks that run at a time;
     ``rate``: most that begin in any interval, of which ``burst`` may begin together. ``keys``: the same for each key.
+    ``key_keep_ms``: how long the idempotency key of a task outlives it.
     """
 
     paused: bool | None = None
@@ -51,6 +52,7 @@ class QueueRules:
     rate: Rate | None = None
     burst: int | None = None
     keys: tuple[KeyLimit, ...] | None = None
+    key_keep_ms: int | None = None
 
     def kept_ms(self, own_ms: int) -> int:
         """How long the result of one task is kept. ``own_ms``: what the task itself asks for, or 0; it comes first."""
@@ -69,6 +71,7 @@ class QueueRules:
             rate=others.rate if self.rate is None else self.rate,
             burst=others.burst if self.burst is None else self.burst,
             keys=others.keys if self.keys is None else self.keys,
+            key_keep_ms=others.key_keep_ms if self.key_keep_ms is None else self.key_keep_ms,
         )
 
     @property

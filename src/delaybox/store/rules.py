@@ -64,6 +64,7 @@ class _Stored(msgspec.Struct, omit_defaults=True):
     rate: str | None = None
     burst: int | None = None
     keys: list[_StoredKeyLimit] | None = None
+    key_keep_ms: int | None = None
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -191,6 +192,8 @@ def _more(rules: QueueRules) -> bytes:
         parts.append(f"rate={permits},{hold_ms}")
     if rules.keys:
         parts.append("keys=" + ";".join(map(_key_limit, rules.keys)))
+    if rules.key_keep_ms is not None:
+        parts.append(f"key_keep={rules.key_keep_ms}")
     return " ".join(parts).encode()
 
 

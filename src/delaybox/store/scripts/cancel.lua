@@ -40,7 +40,7 @@ for i = 7, #ARGV do
         k_ready(lane, flags % 4 == 0), k_idem(key or ''), k_cancelled(id), k_body(id), K_GROUPS })
       if err then return err end
       forget(id, rec, flags, at, idem_ttl)
-      if key then retire(id, key, idem_ttl, free) end
+      if key then retire(id, key, ending.keep(rec, at, idem_ttl), free) end
       redis.call('HDEL', k_bucket(home), id)
       if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, home) end
       unhint(id, flags, lane, due, W)

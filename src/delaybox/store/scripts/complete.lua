@@ -44,7 +44,7 @@ for n, id in ipairs(ids) do
     if kind == 'ok' then
       forget(id, rec, flags, at, idem_ttl)
       if not cancelled[id] then succeeded(id, rec, flags, at) end
-      if cancelled[id] and is_keyed(flags) then retire(id, rec_key(rec, at), idem_ttl) end
+      if cancelled[id] and is_keyed(flags) then retire(id, rec_key(rec, at), ending.keep(rec, at, idem_ttl)) end
     end
     ended[#ended + 1] = id
   end

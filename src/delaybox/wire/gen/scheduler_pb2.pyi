@@ -531,7 +531,7 @@ class QueueInfo(_message.Message):
     def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., pending: _Optional[int] = ..., ready: _Optional[int] = ..., in_flight: _Optional[int] = ..., unserved: _Optional[_Iterable[str]] = ..., waits: _Optional[str] = ...) -> None: ...
 
 class Rules(_message.Message):
-    __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms", "weight", "slack", "concurrency", "rate", "burst", "keys")
+    __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms", "weight", "slack", "concurrency", "rate", "burst", "keys", "key_keep_ms")
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
@@ -542,6 +542,7 @@ class Rules(_message.Message):
     RATE_FIELD_NUMBER: _ClassVar[int]
     BURST_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
+    KEY_KEEP_MS_FIELD_NUMBER: _ClassVar[int]
     paused: bool
     keep_result_ms: int
     retry: _task_pb2.Retry
@@ -552,7 +553,8 @@ class Rules(_message.Message):
     rate: str
     burst: int
     keys: KeyLimits
-    def __init__(self, paused: bool = ..., keep_result_ms: _Optional[int] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., weight: _Optional[float] = ..., slack: _Optional[_Union[Slack, _Mapping]] = ..., concurrency: _Optional[int] = ..., rate: _Optional[str] = ..., burst: _Optional[int] = ..., keys: _Optional[_Union[KeyLimits, _Mapping]] = ...) -> None: ...
+    key_keep_ms: int
+    def __init__(self, paused: bool = ..., keep_result_ms: _Optional[int] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., weight: _Optional[float] = ..., slack: _Optional[_Union[Slack, _Mapping]] = ..., concurrency: _Optional[int] = ..., rate: _Optional[str] = ..., burst: _Optional[int] = ..., keys: _Optional[_Union[KeyLimits, _Mapping]] = ..., key_keep_ms: _Optional[int] = ...) -> None: ...
 
 class KeyLimits(_message.Message):
     __slots__ = ("limits",)

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limit_keys import MOST_KEY_LIMITS, KeyLimit, checked_by
-from delaybox.core.limits import MAX_SLACK_MS, MAX_WAIT_MS
+from delaybox.core.limits import LEAST_KEY_KEEP_MS, MAX_SLACK_MS, MAX_WAIT_MS
 from delaybox.core.permits import MOST_PERMITS, Rate, rate_of
 from delaybox.core.queue import OTHERS, QueueRules, Slack
 from delaybox.wire.json import queue_types, tasks, types
@@ -28,6 +28,7 @@ NAMES: Final = {
     "rate": "rate",
     "burst": "burst",
     "keys": "keys",
+    "key_keep": "key_keep_ms",
 }
 """The rules by the names that callers use, and their fields in `QueueRules`."""
 
@@ -65,6 +66,9 @@ def parse(body: bytes) -> RulesChange:
             keys=checked_keys("keys", [_key_limit(f"keys[{n}]", one) for n, one in enumerate(asked.keys)])
             if isinstance(asked.keys, list)
             else None,
+            key_keep_ms=None
+            if asked.key_keep is UNSET or asked.key_keep is None
+            else checked_key_keep("key_keep", tasks.duration(_read, body, "key_keep", asked.key_keep, least=0)),
         ),
         clear,
     )
@@ -164,10 +168,19 @@ def checked_rate(field: str, text: str) -> Rate:
 
 
 def checked_keep(field: str, ms: int) -> int:
-    """How long results are kept, in ms. InvalidTask."""
+    """How long results or keys are kept, in ms. InvalidTask."""
     if ms > MAX_WAIT_MS:
         raise InvalidTask(field, f"{field} {ms} ms is over ten years; give at most {MAX_WAIT_MS}")
     return ms
+
+
+def checked_key_keep(field: str, ms: int) -> int:
+    """How long idempotency keys outlive their tasks, in ms. InvalidTask."""
+    if ms < LEAST_KEY_KEEP_MS:
+        raise InvalidTask(
+            field, f"{field} {ms} ms is under a minute, in which a repeated request may still come; give at least 1m"
+        )
+    return checked_keep(field, ms)
 
 
 def queue_of(field: str, text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from delaybox.core.limit_keys import MOST_KEY_LIMITS
-from delaybox.core.limits import MAX_WEIGHT, MIN_WEIGHT
+from delaybox.core.limits import LEAST_KEY_KEEP_MS, MAX_WEIGHT, MIN_WEIGHT
 from delaybox.core.permits import MOST_PERMITS
 from delaybox.wire.json.types import TYPES, Count, Number, Retry, duration
 
@@ -164,6 +164,10 @@ class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, 
             extra_json_schema={"maxItems": MOST_KEY_LIMITS},
         ),
     ] = UNSET
+    key_keep: Annotated[
+        str | int | float | Rule,
+        duration("how long an idempotency key outlives its task; at least 1m", "24h", least=LEAST_KEY_KEEP_MS),
+    ] = UNSET
 
 
 class QueueRulesSet(Struct, omit_defaults=True, gc=False):
@@ -179,6 +183,7 @@ class QueueRulesSet(Struct, omit_defaults=True, gc=False):
     rate: str | None = None
     burst: Annotated[int | None, Meta(extra_json_schema={"minimum": 1})] = None
     keys: list[KeyLimit] | None = None
+    key_keep: Annotated[int | None, Meta(description="ms", extra_json_schema={"minimum": LEAST_KEY_KEEP_MS})] = None
 
 
 class RuledQueue(Struct, gc=False):

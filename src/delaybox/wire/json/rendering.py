@@ -273,6 +273,7 @@ def rules(set_: QueueRules) -> queue_types.QueueRulesSet:
             queue_types.KeyLimit(one.by, one.concurrency, None if one.rate is None else str(one.rate), one.burst)
             for one in set_.keys
         ],
+        key_keep=set_.key_keep_ms,
     )
 
 

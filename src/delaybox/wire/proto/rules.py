@@ -11,6 +11,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.queue_rules import (
     NAMES,
     checked_keep,
+    checked_key_keep,
     checked_keys,
     checked_number,
     checked_rate,
@@ -46,6 +47,9 @@ def wanted(request: pb.SetQueueRequest) -> tuple[QueueRules, frozenset[str]]:
         rate=checked_rate("rules.rate", given.rate) if given.HasField("rate") else None,
         burst=checked_number("rules.burst", given.burst) if given.HasField("burst") else None,
         keys=checked_keys("rules.keys", _keys("rules.keys.limits", given.keys)) if given.HasField("keys") else None,
+        key_keep_ms=checked_key_keep("rules.key_keep_ms", duration_ms("rules.key_keep_ms", given.key_keep_ms))
+        if given.HasField("key_keep_ms")
+        else None,
     )
     clear = frozenset(NAMES[name] for name in request.clear)
     both = sorted(name for name, field in NAMES.items() if field in clear and getattr(rules, field) is not None)
@@ -89,6 +93,8 @@ def message(rules: QueueRules) -> pb.Rules:
             one.rate = str(limit.rate)
         if limit.burst is not None:
             one.burst = limit.burst
+    if rules.key_keep_ms is not None:
+        out.key_keep_ms = rules.key_keep_ms
     return out
 
 
@@ -105,6 +111,7 @@ def of_message(said: pb.Rules) -> QueueRules:
         rate=checked_rate("rate", said.rate) if said.HasField("rate") else None,
         burst=said.burst if said.HasField("burst") else None,
         keys=tuple(_keys("keys", said.keys)) if said.HasField("keys") else None,
+        key_keep_ms=said.key_keep_ms if said.HasField("key_keep_ms") else None,
     )
 
 

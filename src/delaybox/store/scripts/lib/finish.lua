@@ -33,7 +33,20 @@ end
 --   groups: entries of groups whose records the script deletes. part() removes them, and those of labels, as the last step: a task leaves its group when
 --   it is gone.
 --   calls: tasks that call back, {id, record, flags, lane_at, template, reason or nil}; call_back() of callback.lua stores these.
-local ending = { groups = {}, calls = {} }
+local ending = { groups = {}, calls = {}, keeps = {} }
+-- How long (ms) the idempotency key of this record outlives its task: a rule of its queue, or what holds for the store.
+function ending.keep(rec, at, idem_ttl)
+  if ending.steered == nil then ending.steered = redis.call('HEXISTS', K_CLOCK, 'steered') == 1 end
+  if not ending.steered then return idem_ttl end
+  local queue = string.match(rec_lane(rec, at), '^.([^:]*)')
+  local known = ending.keeps[queue]
+  if known == nil then
+    local rules = redis.call('HMGET', K_STEERED, queue .. ':', '*:')
+    known = string.match(' ' .. (rules[1] or rules[2] or ''), ' key_keep=(%d+)') or false
+    ending.keeps[queue] = known
+  end
+  return known or idem_ttl
+end
 local function part()
   local left = ending.groups
   for from = 1, #left, 1000 do redis.call('ZREM', K_GROUPS, unpack(left, from, math.min(from + 999, #left))) end
@@ -46,7 +59,7 @@ local function forget(id, rec, flags, at, idem_ttl)
   if is_keyed(flags) then
     local entry = k_idem(rec_key(rec, at))
     if names(entry, id) then
-      if ext_get(rec, at, flags, EXT_LOCK) then redis.call('UNLINK', entry) else redis.call('PEXPIRE', entry, idem_ttl) end
+      if ext_get(rec, at, flags, EXT_LOCK) then redis.call('UNLINK', entry) else redis.call('PEXPIRE', entry, ending.keep(rec, at, idem_ttl)) end
     end
   end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
