@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from delaybox.core.permits import GRANT_MS, Grant, Needs, Share, deal, rate_of
+from delaybox.core.permits import GRANT_MS, TURN_MS, Grant, Needs, Share, deal, rate_of
 from delaybox.core.queue import QueueRules
 
 
@@ -21,6 +21,7 @@ class Place:
     seq: int = 0
     waiting: int = 0
     used: list[float] = field(default_factory=list)
+    critical: bool = False
 
     def visit(self, grant: Grant | None, good: int, now: int) -> Needs:
         cap = None
@@ -34,7 +35,8 @@ class Place:
             self.budget = min(self.budget, max(cap, len(self.used)))
         elif grant is not None:
             self.budget = min(self.budget, max(want, len(self.used)))
-        return Needs(partition=self.number, budget=self.budget, seq=self.seq, want=want, deadline=self.number)
+        deadline = 4_000_000 * (not self.critical) + self.number
+        return Needs(partition=self.number, budget=self.budget, seq=self.seq, want=want, deadline=deadline)
 
     def claim(self, now: int, hold: int) -> int:
         self.used = [until for until in self.used if until >= now]
@@ -105,13 +107,28 @@ def test_with_fewer_permits_than_partitions_they_go_to_the_earliest_and_come_rou
     ledger = settle(places, {}, 1, 1_000)
     order: list[int] = []
     for turn in range(4):
-        now = 1_000 + turn
+        now = 1_000 + turn * TURN_MS
         (has,) = [p for p in places if p.budget]
         assert has.claim(now, 10_000) == 1
         order.append(has.number)
         has.used.clear()
         ledger = settle([*places], ledger, 1, now)
     assert order == [0, 1, 2, 3]
+
+
+def test_a_permit_stays_for_a_turn_where_work_goes_on_and_leaves_at_once_where_none_is_left() -> None:
+    places = [Place(n, waiting=50) for n in range(3)]
+    ledger = settle(places, {}, 1, 1_000)
+    for now in range(1_001, 1_000 + TURN_MS, 50):
+        assert places[0].claim(now, 10_000) == 1, "others wait until its turn is over"
+        places[0].used.clear()
+        ledger = settle(places, ledger, 1, now)
+    places[0].waiting = 0
+    ledger = settle(places, ledger, 1, 1_001 + TURN_MS // 2)
+    assert [p.budget for p in places] == [0, 1, 0]
+    places[2].critical = True
+    settle(places, ledger, 1, 1_002 + TURN_MS // 2)
+    assert [p.budget for p in places] == [0, 0, 1], "critical tasks wait for no turn"
 
 
 def test_a_limit_that_is_lowered_is_taken_back() -> None:

@@ -19,6 +19,11 @@ GRANT_MS = 2_000
 """A grant is refused by its partition when it comes later than this. It is then dealt again under a new number."""
 _OLD_MS = 200
 """While somebody wants more, who has not reported for this long is asked whether it still needs what it has."""
+TURN_MS = 250
+"""A partition whose work goes on keeps the permits that it was granted for this long, while others wait for theirs.
+Each exchange costs some milliseconds in which a permit is used by nobody."""
+_CRITICAL_MS = 3_000_000
+"""A deadline that is earlier by this is that of a critical task: it does not wait for the end of a turn."""
 FRESH_MS = 10_000
 """A wish that is older than this counts no more: whoever had it reports it again every second."""
 
@@ -77,7 +82,8 @@ def deal(ledger: Ledger, reports: Iterable[Needs], permits: int, now: int) -> tu
     """The record after some reports, and what to send to which partition.
 
     Each partition with waiting work has the same number of permits, if it can use so many; what cannot be divided goes
-    to those whose first task is the earliest. Nobody gets what another still has: who has too many is asked for them.
+    to those whose first task is the earliest. Nobody gets what another still has: who has too many is asked for them
+    when its turn is over, and for what it cannot use at once.
     """
     shares = dict(ledger)
     pending: set[int] = set()
@@ -95,14 +101,15 @@ def deal(ledger: Ledger, reports: Iterable[Needs], permits: int, now: int) -> tu
         # The limit was lowered. Nothing begins before enough has ended.
         return shares, [Grant(p, s.dealt, s.seq, cap=0) for p, s in sorted(shares.items()) if s.dealt]
     grants: list[Grant] = []
-    short = False
+    short: list[int] = []
     for _, p in wishes:
         share = shares[p]
         missing = ideal[p] - share.dealt
         if missing <= 0:
             continue
         more = min(missing, free)
-        short = short or more < missing
+        if more < missing:
+            short.append(share.deadline)
         if more:
             free -= more
             shares[p] = share = replace(share, dealt=share.dealt + more, seq=max(share.seq + 1, now))
@@ -112,17 +119,18 @@ def deal(ledger: Ledger, reports: Iterable[Needs], permits: int, now: int) -> tu
     # A grant that its partition has not taken is sent again.
     grants += [Grant(p, shares[p].dealt, shares[p].seq) for p in sorted(pending) if p in shares]
     if short:
+        first = min(short)
         grants += [
             Grant(p, share.dealt, share.seq, cap=ideal.get(p, 0))
             for p, share in sorted(shares.items())
-            if share.dealt > ideal.get(p, 0)
+            if share.dealt > ideal.get(p, 0) and (now - share.seq >= TURN_MS or first < share.deadline - _CRITICAL_MS)
         ]
     if hungry:
         asked = {grant.partition for grant in grants}
         grants += [
             Grant(p, share.dealt, share.seq)
             for p, share in sorted(shares.items())
-            if share.dealt and now - share.at > _OLD_MS and p not in asked
+            if share.dealt and (now - share.at > _OLD_MS or share.want < share.dealt) and p not in asked
         ]
     return shares, grants
 

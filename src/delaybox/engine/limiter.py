@@ -155,13 +155,13 @@ class Limiter:
                 break
             swept, brought = set(places), {(p, pool) for p, some in asked.items() for pool, one in some.items() if one}
             found = await self._visit(asked, places)
-            # One that reports that it has what it needs, as it had before, is no news.
+            # One that reports that it has just what it needs, as it had before, is no news.
             asked = await self._deal(
                 [
                     one
                     for one in found
                     if one.gave_back
-                    or one.report.want > one.report.budget
+                    or one.report.want != one.report.budget
                     or one.report.partition in swept
                     or (one.report.partition, one.pool) in brought
                 ]
