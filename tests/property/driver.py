@@ -5,37 +5,30 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 from delaybox.core import ids
-from delaybox.core.queue import QueueRules
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
-from delaybox.store import keys, rules
-from delaybox.store.record import draft, read
+from delaybox.store import keys
+from delaybox.store.record import draft
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK_KEY
+from tests.property.claiming import CHANNEL, LETTERS, LONGEST_MS, Claiming
 from tests.property.model import LOSSES_CAP, REFUSALS, Model, Notes, State, Task
 from tests.property.steering import GROUPS, Steering
-from tests.property.twice import pairs
 
-LONGEST_MS = 15_000
 DRAIN: Any = {"lease_ms": LONGEST_MS, "every_ms": 10_000}
 """A gap between looks of up to three times `every_ms` is no outage."""
-CHANNEL = "property:executions"
-LETTERS = "pshw"
 NAMES = {
     TaskType.PUB_SUB: [""],
     TaskType.HTTP: [""],
     TaskType.SHELL_CMD: ["", "backup"],
     TaskType.WORKER: ["f", "g"],
 }
-LANES = [b"w:f", b"wmail:f", b"w*:g", b"s*:backup", b"s*", b"smail"]
 
 
-class Sequence_(Steering):  # noqa: N801 - typing's name is taken
+class Sequence_(Steering, Claiming):  # noqa: N801 - typing's name is taken
     """One sequence: `step` does something at random and checks it; `finish` drains and checks the rest."""
 
     def __init__(self, client: Any, store: Store, rng: random.Random) -> None:
@@ -44,7 +37,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         self.now = 1_800_000_000_000 + rng.randrange(10**9)
         self.log: list[str] = []
         self.lossy = False
-        self.rules_version = 0
+        self.start_limiting()
         self.gone_leases: list[bytes] = []
         self.seen_stream = [b"-"] * store.partitions
         self.actions = [
@@ -52,7 +45,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             (4, self.snooze), (8, self.replace_),
             (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
-            (3, self.pause), (5, self.move_group),
+            (3, self.pause), (5, self.move_group), (2, self.limit), (8, self.bring_permits),
         ]  # fmt: skip
         if rng.random() < 0.15:
             self.actions.append((6, self.lose_hint))
@@ -109,6 +102,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             idempotency_key=key,
             delivery=DeliveryMode.AT_MOST_ONCE if rng.random() < 0.1 else DeliveryMode.AT_LEAST_ONCE,
             group=rng.choice(GROUPS) if rng.random() < 0.2 else "",
+            labels={"c": rng.choice("xy")} if rng.random() < 0.3 else {},
             fairness_key=rng.choice(["", "a", "b", "c"]) if queue == "a.b-c" else "",
             **due,
             **parts,
@@ -144,121 +138,6 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         self.now += by
         self.note("time", by)
 
-    async def claim(self) -> None:
-        rng = self.rng
-        p = self.partition()
-        lease_ms = rng.choice([1_000, 5_000, LONGEST_MS])
-        # Its id says how long a lease is, but for those of older versions.
-        lease_id = lease_ms.to_bytes(4, "big") + rng.randbytes(16) if rng.random() < 0.8 else rng.randbytes(16)
-        if rng.random() < 0.15 and (old := [*self.model.leases, *self.gone_leases]):
-            lease_id = rng.choice(old)
-            lease = self.model.leases.get(lease_id)
-            p = lease.partition if lease else p
-        limits = ClaimLimits(
-            slots=rng.choice([0, 1, 3, 10, 100]),
-            types="".join(rng.sample(LETTERS, rng.randint(0, 4))) if rng.random() < 0.5 else LETTERS,
-            channel=rng.choice(["", CHANNEL]),
-            stream=1_000_000,
-            lease_ms=lease_ms,
-            items=rng.choice([1, 3, 20, 500, 500]),
-            lanes=tuple(rng.sample(LANES, rng.randint(1, 4))) if rng.random() < 0.3 else (),
-        )
-        if rng.random() < 0.3:
-            limits = replace(limits, guest=True, channel="")
-        self.note("claim", p, lease_id.hex(), limits)
-        await self.claim_and_check(p, lease_id, limits)
-
-    async def claim_and_check(self, p: int, lease_id: bytes, limits: ClaimLimits) -> list[bytes]:
-        hinted = await self.hinted(p)
-        reply = await self.store.claim(p, lease_id, limits)
-        leased = pairs(reply.leased)
-        assert len(leased) * 2 == len(reply.leased), "one task twice in a claim"
-        fired = await self.fired(p)
-        for task_id in fired:
-            t = self.model.tasks[task_id]
-            assert t.state is State.PENDING and t.due <= self.now and t.letter == "p" and limits.channel, t
-            assert not self.model.waits(t), f"{t} of a paused queue was fired"
-            t.state = State.DONE
-        known = self.model.leases.get(lease_id)
-        if known is not None:
-            assert set(leased) == known.held, "a claim under a lease that lives hands out something else"
-            for task_id, raw in leased.items():
-                assert not (why := self.model.tasks[task_id].differs(read(task_id, raw))), why
-            return []
-        for task_id in leased:
-            t = self.model.tasks[task_id]
-            assert t.state is State.PENDING and t.partition == p, f"leased, but {t}"
-            assert t.due <= self.now, f"{t} claimed early, at {self.now}"
-            assert not self.model.waits(t), f"{t} of a paused queue was leased"
-            assert t.letter in limits.types or (t.letter == "p" and limits.channel and (t.stub or t.extended)), (
-                f"{t} is not served"
-            )
-            limited = [lane for lane in limits.lanes if lane[0] == t.lane[0]]
-            any_queue = b"%c*%b" % (t.lane[0], b"".join(t.lane.partition(b":")[1:]))
-            assert not limited or t.lane in limited or any_queue in limited, f"{t} is not among the lanes served"
-        assert len(leased) <= limits.slots
-        assert len(leased) + len(fired) <= 2 * limits.items  # twice, for the claim may have been sent twice
-        self.model.lease_out(lease_id, p, list(leased), self.now + limits.lease_ms)
-        for task_id, raw in leased.items():
-            assert not (why := self.model.tasks[task_id].differs(read(task_id, raw))), why
-        # A guest, and who is limited to some lanes, need not look at everything there is.
-        if limits.items == 500 and not self.lossy and not limits.guest and not limits.lanes:
-            self.check_order(set(leased) | set(fired), hinted, limits)
-        return list(leased)
-
-    def check_order(self, taken: set[bytes], hinted: set[bytes], limits: ClaimLimits) -> None:
-        """Earliest virtual deadline first in each lane; critical before all but the others' share."""
-        left = [t for i in hinted if (t := self.model.tasks[i]).state is State.PENDING and t.due <= self.now]
-        # In this queue tasks have fairness keys, which take turns.
-        left = [t for t in left if not self.model.waits(t) and b"a.b-c" not in t.lane]
-        got = [self.model.tasks[i] for i in taken]
-        for t in left:
-            for g in got:
-                # A body apart needs a slot even where small ones are fired in place.
-                if (t.lane, t.critical, t.stub or t.extended) == (g.lane, g.critical, g.stub or g.extended):
-                    assert g.virtual_deadline <= t.virtual_deadline, f"{g} was taken before {t}"
-        served = [t for t in left if t.critical and t.letter in limits.types and t.letter != "p"]
-        if served and limits.slots:
-            others = sum(1 for g in got if not g.critical and g.letter != "p")
-            assert others <= -(-limits.slots // 20), f"{others} others were taken before critical {served[0]}"
-
-    async def hinted(self, p: int) -> set[bytes]:
-        """Ids that near or a ready set names, of tasks that live."""
-        tag = self.store.tags[p]
-        nears = keys.nears(tag)
-        actives = [(letter, ending) for letter in LETTERS for ending in ("", ":critical")]
-        members = await self.members([*nears, *(f"{tag}:active:{letter}{ending}" for letter, ending in actives)])
-        found = {member[:16] for near in members[: len(nears)] for member in near}
-        ready = [
-            f"{tag}:ready:{lane.decode()}{ending}"
-            for (_, ending), lanes in zip(actives, members[len(nears) :], strict=True)
-            for lane in lanes
-        ]
-        found.update(*(await self.members(ready) if ready else []))
-        return found & self.model.tasks.keys()
-
-    async def members(self, names: Sequence[str]) -> list[list[bytes]]:
-        """Of zsets, in one round trip."""
-        pipe = self.client.pipeline(transaction=False)
-        for name in names:
-            pipe.zrange(name, 0, -1)
-        found: list[list[bytes]] = await pipe.execute()
-        return found
-
-    async def fired(self, p: int) -> list[bytes]:
-        """What was fired in place since the last look: the stream holds it."""
-        entries: Any = await self.client.xrange(keys.stream(self.store.tags[p]), self.seen_stream[p])
-        out: list[bytes] = []
-        for entry_id, fields in entries:
-            self.seen_stream[p] = b"(" + entry_id
-            message = wire_body.decode(fields[b"task"])
-            task_id = UUID(message.taskUuid).bytes
-            sent = b"\x0a\x24" + message.taskUuid.encode() + self.model.tasks[task_id].body
-            assert fields[b"task"] == sent, "what was fired is not what was scheduled"
-            out.append(task_id)
-        assert len(set(out)) == len(out), "fired twice"
-        return out
-
     def a_lease(self) -> tuple[bytes, int, list[Task]]:
         """(lease id, partition, tasks to name), with stale ones among them."""
         tasks = self.some(self.model.of(State.LEASED, State.LEASED, State.PENDING, State.DONE), 2)
@@ -270,18 +149,6 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             return lease_id, lease.partition, held + stray
         lease_id = self.rng.choice(self.gone_leases) if self.gone_leases else self.rng.randbytes(16)
         return lease_id, tasks[0].partition if tasks else 0, tasks
-
-    async def pause(self) -> None:
-        """Pauses or resumes a queue, or all that have no rule; several at once now and then."""
-        for _ in range(self.rng.choice([1, 1, 3])):
-            self.model.paused[self.rng.choice(["default", "mail", "a.b-c", "*"])] = self.rng.choice([True, False, None])
-        self.note("pause", self.model.paused)
-        await self.steer()
-
-    async def steer(self) -> None:
-        self.rules_version += 1
-        stored = {queue: QueueRules(paused=paused) for queue, paused in self.model.paused.items()}
-        await rules.copy(self.store, range(self.store.partitions), self.rules_version, rules.codes(stored))
 
     async def ack(self) -> None:
         lease_id, p, tasks = self.a_lease()
@@ -507,6 +374,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
         await self.compare()
         await self.clean()
         self.model.paused.clear()
+        self.limits.clear()
         await self.steer()
         for _ in range(100):
             for by in (80_000, 20_000):
@@ -520,6 +388,7 @@ class Sequence_(Steering):  # noqa: N801 - typing's name is taken
             raise AssertionError(f"still there after 100 turns: {self.model.of(State.PENDING, State.LEASED)}")
         await self.compare()
         await self.clean()
+        await self.forget_permits()
         await self.check_leftovers()
         assert Counter(t.state for t in self.model.tasks.values()).keys() <= {
             State.DONE, State.DEAD, State.CANCELLED, State.DISCARDED,

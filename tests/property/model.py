@@ -55,13 +55,16 @@ class Task:
     once: bool = False
     """Handed out at most once."""
     group: str = ""
-    fairness: bool = False
+    fairness_key: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    permits: frozenset[bytes] = frozenset()
+    """Pools of which it took a permit when it was leased last."""
 
     @property
     def extended(self) -> bool:
         """Whether its record has an extension, so that it is not fired in place."""
         return (
-            bool(self.once or self.lock or self.group or self.fairness)
+            bool(self.once or self.lock or self.group or self.fairness_key)
             or None is not self.waiting_since
             or None is not self.snoozed_since
         )
@@ -154,7 +157,8 @@ class Model:
         )  # fmt: skip
         self.tasks[task_id].once = new.delivery is DeliveryMode.AT_MOST_ONCE
         self.tasks[task_id].group = new.group
-        self.tasks[task_id].fairness = bool(new.fairness_key)
+        self.tasks[task_id].fairness_key = new.fairness_key
+        self.tasks[task_id].labels = dict(new.labels)
         if new.unique_while is not None:
             self.tasks[task_id].lock = new.unique_while.value
         if d.key is not None:
