@@ -192,6 +192,7 @@ async def test_scopes_decide_what_is_shown_and_done(service: Service, shared: tu
             f"/tasks/{made.task_id}",
             "/dead",
             "/nodes",
+            "/webhooks",
             "/live",
             "/forecast",
             f"/tasks/{made.task_id}/payload",
@@ -280,6 +281,7 @@ async def test_what_is_empty_says_so(entered: Visitor, service: Service) -> None
         ("/tasks?state=failed", "No task matches."),
         ("/queues", "No queue holds anything"),
         ("/nodes", "No worker is connected"),
+        ("/webhooks", "has sent no webhook"),
         ("/ended", "No end is remembered"),
     ):
         status, _, text = await asyncio.to_thread(entered.get, f"/dashboard{path}")

@@ -32,7 +32,18 @@ def send(to):
     return f"sent to {to}"
 """
 TOKEN = "token-for-the-browser"
-PAGES = ("", "/queues", "/queues/mail", "/tasks", "/tasks?state=failed", "/ended", "/dead", "/nodes", "/schedule")
+PAGES = (
+    "",
+    "/queues",
+    "/queues/mail",
+    "/tasks",
+    "/tasks?state=failed",
+    "/ended",
+    "/dead",
+    "/nodes",
+    "/webhooks",
+    "/schedule",
+)
 
 
 class World:

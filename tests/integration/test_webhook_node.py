@@ -188,6 +188,8 @@ def test_hosts_are_shown(
     host = on.until(shown)
     assert host["answers"]["2xx"] >= 1 and host["took_ms"] > 0 and host["late_ms"] >= 0 and not host["left_alone"]
     assert f"http://127.0.0.1:{to.port}" in run("webhook", "hosts").out
+    status, _, page = on.call("GET", "/dashboard/webhooks")
+    assert status == 200 and f"http://127.0.0.1:{to.port}".encode() in page
 
 
 def test_a_cloud_event_over_every_door(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from delaybox.cli import webhook_hosts
+from delaybox.wire.webhook_hosts import WebhookHost, hosts_of
 
 TEXT = """# HELP delaybox_webhook_requests_total Requests of HTTP tasks.
 delaybox_webhook_requests_total{answer="2xx",host="https://a.example"} 8.0
@@ -20,17 +21,9 @@ delaybox_fired_tasks_total{mode="leased",type="HTTP"} 8.0
 
 
 def test_hosts_are_read_from_a_nodes_metrics():
-    a, b = webhook_hosts.facts(TEXT)
-    assert a == {
-        "host": "https://a.example",
-        "answers": {"2xx": 8, "5xx": 2},
-        "took_ms": 50.0,
-        "late_ms": 1.2,
-        "left_alone": False,
-    }
-    assert (b["host"], b["answers"], b["left_alone"], b["late_ms"]) == (
-        "http://b.example:8080", {"no_answer": 5}, True, None,
-    )  # fmt: skip
+    a, b = hosts_of(TEXT)
+    assert a == WebhookHost("https://a.example", {"2xx": 8, "5xx": 2}, 50.0, 1.2, left_alone=False)
+    assert b == WebhookHost("http://b.example:8080", {"no_answer": 5}, None, None, left_alone=True)
     header, first, second = webhook_hosts.table([a, b]).splitlines()
     assert header.split() == ["host", "2xx", "3xx", "4xx", "5xx", "no", "answer", "refused", "took", "late"]
     assert first.split() == ["https://a.example", "8", "0", "0", "2", "0", "0", "50.0", "ms", "1.2", "ms"]
@@ -38,4 +31,4 @@ def test_hosts_are_read_from_a_nodes_metrics():
 
 
 def test_a_node_that_has_sent_none():
-    assert webhook_hosts.facts("delaybox_webhook_hosts_closed 0.0\n") == []
+    assert hosts_of("delaybox_webhook_hosts_closed 0.0\n") == []

@@ -98,6 +98,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("POST", "/dashboard/dead/replay"): Access.ADMIN,
     ("POST", "/dashboard/dead/discard"): Access.ADMIN,
     ("GET", "/dashboard/nodes"): Access.READ,
+    ("GET", "/dashboard/webhooks"): Access.READ,
     ("GET", "/dashboard/schedule"): Access.SCHEDULE,
     ("POST", "/dashboard/schedule"): Access.SCHEDULE,
     ("POST", "/dashboard/schedule/lines"): Access.SCHEDULE,

@@ -71,11 +71,13 @@ def send(
 @app.command()
 def hosts(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
     """Show what each host has answered to the webhooks of one node, how long it took, and how late they were."""
+    from dataclasses import asdict
+
     from delaybox.cli import messages, options, webhook_hosts
 
-    found = webhook_hosts.facts(webhook_hosts.read(options.connect(server, token, as_json)))
+    found = webhook_hosts.read(options.connect(server, token, as_json))
     if as_json:
-        return messages.out_json({"hosts": found})
+        return messages.out_json({"hosts": [asdict(one) for one in found]})
     if not found:
         return messages.out("this node has sent no webhook since it was started")
     return messages.table(webhook_hosts.table(found, messages.width()))

@@ -18,6 +18,7 @@ from delaybox.api.dashboard.pages.now import NowPages
 from delaybox.api.dashboard.pages.queues import QueuePages
 from delaybox.api.dashboard.pages.schedule import SchedulePages
 from delaybox.api.dashboard.pages.tasks import TaskPages
+from delaybox.api.dashboard.pages.webhooks import WebhookPages
 from delaybox.api.dashboard.sessions import Session, Sessions
 from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.dashboard.visit import Visit, cookies_of, fields_of
@@ -63,6 +64,7 @@ class Dashboard:
         self._tasks = TaskPages(frames, service)
         self._many = ManyPages(frames, service)
         self._dead = DeadPages(frames, service)
+        self._webhooks = WebhookPages(frames)
         self._schedule = SchedulePages(frames, service, rules, commands=settings.shell_commands)
 
     def routes(self) -> list[Route]:
@@ -81,6 +83,7 @@ class Dashboard:
             "/tasks/{id}/payload": self._tasks.payload,
             "/dead": self._dead.page,
             "/nodes": self._now.nodes,
+            "/webhooks": self._webhooks.hosts,
             "/schedule": self._schedule.form,
         }
         posts: dict[str, Page] = {
