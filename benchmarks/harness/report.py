@@ -64,16 +64,18 @@ def number(value: float) -> str:
 
 
 def judge(rows: Sequence[Row], scenario: str) -> list[Row]:
-    """Fill in ratios (ours against each other subject of the same figure, the others against ours) and verdicts.
+    """Fill in ratios (ours against each other subject of the same figure, the others against ours, and each against
+    what it is held to) and verdicts.
 
     Rows of one figure come together, ours first.
     """
     judged: list[Row] = []
     for row in rows:
         ratios: dict[str, float] = {}
+        shown = {OURS, *(bound.of for bound in row.bounds)}
         for other in rows:
             comparable = other is not row and other.what == row.what and other.unit == row.unit
-            if comparable and OURS in (row.subject, other.subject) and row.value is not None and other.value:
+            if comparable and (row.subject == OURS or other.subject in shown) and row.value is not None and other.value:
                 ratios[other.subject] = row.value / other.value
         verdicts = tuple(_verdict(row, bound, ratios) for bound in row.bounds)
         judged.append(replace(row, scenario=scenario, ratios=ratios, verdicts=verdicts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import Any
 
 from benchmarks import ours, workload
@@ -15,6 +16,9 @@ from benchmarks.peers import bullmq
 BULK = "schedule in bulk over gRPC, batches of 1,000"
 STREAM = "schedule in bulk over gRPC, one stream"
 UNARY = "schedule one by one over gRPC, 64 calls under way"
+TWO = f"{OURS}, 2 gRPC processes"
+TWO_TARGET = (at_least(1.6, of=OURS),)
+CLIENTS = 2
 UNIT = "tasks/s"
 TARGET = (at_least(80_000), at_least(5, of=bullmq.NAME))
 
@@ -50,7 +54,31 @@ def run(bench: Bench) -> None:
     bench.attempt(STREAM, OURS, UNIT, lambda: delaybox(STREAM, "stream", n), bounds=TARGET)
     bench.attempt(STREAM, bullmq.NAME, UNIT, lambda: peer(STREAM))
     calls = bench.size(20_000, 3_000)
-    bench.attempt(UNARY, OURS, UNIT, lambda: delaybox(UNARY, "unary", calls, under_way=64))
+
+    def one_by_one(processes: int) -> Row:
+        # A connection leads to one process, so there are several clients, of which each has its share of the calls.
+        with bench.server() as server, ours.serve(server, "--set", f"processes.grpc={processes}") as node:
+            for count in (calls // 10, calls):
+                seconds = _send_together(node.grpc, count // CLIENTS, under_way=64 // CLIENTS)
+        return Row(
+            what=UNARY,
+            subject=OURS if processes == 1 else TWO,
+            value=calls / seconds,
+            unit=UNIT,
+            note=f"n={calls}, {CLIENTS} client processes in Python on the same cores, a whole node",
+            bounds=() if processes == 1 else TWO_TARGET,
+        )
+
+    bench.attempt(UNARY, OURS, UNIT, lambda: one_by_one(1))
+    bench.attempt(UNARY, TWO, UNIT, lambda: one_by_one(2), bounds=TWO_TARGET)
+
+
+def _send_together(address: str, n: int, **options: Any) -> float:
+    """Until the last of the clients is done; each says how long it took from its first call on."""
+    asked = json.dumps({"address": address, "how": "unary", "n": n, "seed": 1, **options})
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Child(python("benchmarks.ours.grpc_client", asked))) for _ in range(CLIENTS)]
+        return max(float(client.read()["seconds"]) for client in clients)
 
 
 def _send(address: str, how: str, n: int, **options: Any) -> float:
