@@ -3,7 +3,7 @@ SHELL := /bin/bash
 # Tests start some thousand processes: without the compiled files each would compile all of DelayBox again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-install check-deploy site bench-report format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
+.PHONY: help setup check check-install check-deploy release site bench-report format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,7 @@ help:
 	@echo 'make check        lint, format, types, import layers, generated code and tables are current'
 	@echo 'make check-install  what users get: built, installed with the newest and the lowest versions, used'
 	@echo 'make check-deploy   image, compose, chart, units, alerts and boards under deploy/'
+	@echo 'make release      the files of a release, in dist/: wheel, sdist, image, bill of materials, notes, checksums'
 	@echo 'make bench-report  the pictures of docs/benchmarks.md from the kept results'
 	@echo 'make site         the documents as a site, in build/site'
 	@echo 'make format       let ruff rewrite what it can'
@@ -59,6 +60,9 @@ $(DEPLOY_STAMP): requirements/deploy.txt
 
 check-deploy: $(DEPLOY_STAMP)
 	.tools/venv/bin/python scripts/check_deploy.py
+
+release: $(STAMP) $(DEPLOY_STAMP)
+	$(PY) -m scripts.release
 
 site: $(DEPLOY_STAMP)
 	NO_MKDOCS_2_WARNING=1 .tools/venv/bin/python scripts/site.py

@@ -1,0 +1,76 @@
+"""What `make release` refuses, and what it writes of the changelog. `make check-install` looks at wheel and sdist."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from delaybox import __version__
+from scripts import release
+from scripts.check_install import Wrong
+
+CHART = 'version: {0}\nappVersion: "{0}"\n'
+LOG = """# Changelog
+
+## [Unreleased]
+{0}
+## [0.2.0] - 2026-12-01
+
+### Added
+- A thing.
+
+## [0.1.0] - 2026-11-28
+Old.
+"""
+
+
+def tree(folder: Path, *, version: str = "0.2.0", chart: str = "0.2.0", log: str = LOG.format("")) -> Path:
+    for name, text in (
+        ("src/delaybox/__init__.py", f'"""x"""\n__version__ = "{version}"\n'),
+        ("deploy/helm/delaybox/Chart.yaml", CHART.format(chart)),
+        ("CHANGELOG.md", log),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_notes_are_what_the_changelog_says_of_the_version(tmp_path: Path) -> None:
+    words = release.notes(tree(tmp_path))
+    assert words.startswith("# DelayBox 0.2.0\n")
+    assert words.endswith("### Added\n- A thing.\n")
+    assert "Old." not in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": "0.3.0", "chart": "0.3.0"}, "its newest version is 0.2.0, and the package is 0.3.0"),
+        ({"chart": "0.1.9"}, "Chart.yaml: version is 0.1.9, and the package is 0.2.0"),
+        ({"log": LOG.format("\n### Fixed\n- More.\n")}, "there are changes under [Unreleased], which would be in no"),
+        ({"log": LOG.format("").replace(" - 2026-12-01", "")}, "the section of 0.2.0 has no date"),
+        ({"log": LOG.format("").replace("### Added\n- A thing.\n", "")}, "the section of 0.2.0 is empty"),
+        ({"log": "# Changelog\n"}, "its newest version is none"),
+    ],
+)
+def test_a_release_is_refused_when_version_changelog_and_chart_differ(
+    tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    with pytest.raises(Wrong) as refused:
+        release.notes(tree(tmp_path, **changes))
+    assert words in str(refused.value)
+
+
+def test_this_tree_has_one_version() -> None:
+    assert release.version_of(release.ROOT) == __version__
+    assert release.chart_versions(release.ROOT) == {"version": __version__, "appVersion": __version__}
+
+
+def test_checksums_are_those_that_sha256sum_reads(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"2")
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / release.SUMS).write_text("old")
+    one, two = (hashlib.sha256(data).hexdigest() for data in (b"1", b"2"))
+    assert release.sums(tmp_path) == f"{one}  a\n{two}  b\n"
