@@ -113,14 +113,29 @@ def compose() -> None:
 
 
 def nginx() -> None:
-    """nginx -t, with names that resolve here."""
+    """nginx -t, with names that resolve here; also with TLS, where there is a tool to make a certificate."""
     command = tool("nginx", "Debian: nginx")
+    openssl = shutil.which("openssl")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for source in (DEPLOY / "nginx").glob("*.conf"):
             text = re.sub(r"server node(\d):", r"server 127.0.0.\1:", source.read_text())
             (folder / source.name).write_text(text.replace("/tmp/nginx.pid", str(folder / "pid")))
         run([command, "-t", "-p", folder, "-c", folder / "nginx.conf"])
+        if openssl is None:
+            raise Missing("openssl (Debian: openssl), for nginx with TLS")
+        # The command that tls.conf names.
+        told = re.search(
+            r"^#   openssl (req .*?-out \S+)$", (folder / "tls.conf").read_text(), re.MULTILINE | re.DOTALL
+        )
+        if told is None:
+            raise Wrong("tls.conf does not say how to make a certificate")
+        words = re.sub(r"\\\n#", "", told[1]).split()
+        made_names = {"delaybox.key": folder / "delaybox.key", "delaybox.crt": folder / "delaybox.crt"}
+        run([openssl, *(made_names.get(word, word) for word in words)])
+        config = folder / "nginx.conf"
+        config.write_text(re.sub(r"(?m)^( +listen \d+)( http2)?;", r"\1 ssl\2; include tls.conf;", config.read_text()))
+        run([command, "-t", "-p", folder, "-c", config])
 
 
 def systemd() -> None:

@@ -27,8 +27,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, rest: Sequence[int], grpc: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Passes on to the nodes with these ports, as deploy/nginx/nginx.conf does. Its ports of REST and gRPC."""
+def nginx(
+    folder: Path, rest: Sequence[int], grpc: Sequence[int], *, certificate: tuple[str, str] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Passes on to the nodes with these ports, as deploy/nginx/nginx.conf does. Its ports of REST and gRPC.
+
+    ``certificate``: with its key; both ports speak TLS then, as deploy/nginx/tls.conf says.
+    """
     assert NGINX is not None
     folder.mkdir()
     text = (SETTINGS / "nginx.conf").read_text()
@@ -43,8 +48,13 @@ def nginx(folder: Path, rest: Sequence[int], grpc: Sequence[int]) -> Iterator[tu
         "listen 9088", f"listen 127.0.0.1:{own_grpc}"
     )
     text = text.replace("/tmp/nginx.pid", str(folder / "pid")).replace("worker_processes auto", "worker_processes 1")
-    for name in ("rest.conf", "grpc.conf"):
+    for name in ("rest.conf", "grpc.conf", "tls.conf"):
         shutil.copy(SETTINGS / name, folder)
+    if certificate is not None:
+        for source, name in zip(certificate, ("delaybox.crt", "delaybox.key"), strict=True):
+            shutil.copy(source, folder / name)
+        text, listening = re.subn(r"(?m)^( +listen [^;]*?)( http2)?;", r"\1 ssl\2; include tls.conf;", text)
+        assert listening == 2
     (folder / "nginx.conf").write_text(f"daemon off;\n{text}")
     log = folder / "log"
     with log.open("wb") as out:
