@@ -19,7 +19,7 @@ _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 
 # What stands in the menu, in this order. A page that is missing here fails the build.
 CHAPTERS: dict[str, list[str]] = {
-    "Start": ["index.md"],
+    "Start": ["index.md", "jobs.md", "comparison.md", "faq.md"],
     "Guides": [
         "howto/schedule-once.md",
         "howto/groups.md",
