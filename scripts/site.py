@@ -27,6 +27,8 @@ CHAPTERS: dict[str, list[str]] = {
         "howto/traces.md",
         "howto/autoscale.md",
         "howto/after-an-outage.md",
+        "howto/backup-and-restore.md",
+        "howto/move-to-a-cluster.md",
         "howto/replace-the-original.md",
     ],
     "Production": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -242,6 +243,56 @@ def import_original(
     chosen = load(path=config, flags=flags).config
     raise typer.Exit(
         run_to_end(lambda: take_over(chosen, source=source, key=key, dedupe=dedupe, dry_run=dry_run, as_json=as_json))
+    )
+
+
+@app.command("export")
+def export_store(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write; - for stdout.")],
+    config: ConfigFile = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file whose export ended early.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Write every task, dead letter and key of a store into a file, beside nodes that go on working."""
+    from delaybox.cli.transfer import write
+    from delaybox.config import load
+
+    flags = flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
+    chosen = load(path=config, flags=flags).config
+    raise typer.Exit(run_to_end(lambda: write(chosen, file, resume=resume, as_json=as_json)))
+
+
+@app.command("import")
+def import_store(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `delaybox export` wrote; - for stdin.")],
+    config: ConfigFile = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    skip_past: Annotated[
+        bool, typer.Option("--skip-past", help="Leave out tasks whose time is over; otherwise they run at once.")
+    ] = False,
+    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Go on behind a damaged line.")] = False,
+    ids_file: Annotated[
+        Path | None, typer.Option("--ids", metavar="FILE", help="Write old and new ids, where they differ.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Store what `delaybox export` wrote. Run again after a failure, it goes on; nothing is stored twice."""
+    from delaybox.cli.transfer import read
+    from delaybox.config import load
+
+    flags = flags_of(settings, {"storage.redisUrl": redis, "dataDir": data_dir})
+    chosen = load(path=config, flags=flags).config
+    raise typer.Exit(
+        run_to_end(
+            lambda: read(
+                chosen, file, skip_past=skip_past, skip_damaged=skip_damaged, ids_file=ids_file, as_json=as_json
+            )
+        )
     )
 
 

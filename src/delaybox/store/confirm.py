@@ -14,7 +14,9 @@ from delaybox.core.durability import Durability, DurabilityMode
 from delaybox.core.errors import Unconfirmed
 from delaybox.store import keys
 
-CONFIRMED: Final = frozenset(("schedule", "replace", "cancel", "reschedule", "update", "replay", "restore", "rules"))
+CONFIRMED: Final = frozenset(
+    ("schedule", "replace", "cancel", "reschedule", "update", "replay", "restore", "rules", "import")
+)
 """The scripts that a caller's answer depends on. What the engine writes is not waited for: a claim or an end that is
 lost means that a task runs again. Nor is `ingest`, whose watermark would be lost with the tasks and read again."""
 

@@ -223,6 +223,11 @@ def kafka(tag_: str) -> str:
     return f"{tag_}:kafka"
 
 
+def imported(tag_: str, export: str) -> str:
+    """String: the last line of an exported store that this partition has; expires."""
+    return f"{tag_}:import:{export}"
+
+
 def groups(tag_: str) -> str:
     """Zset of group + NUL + id, all scored 0: the tasks of each group that have not ended."""
     return f"{tag_}:groups"
