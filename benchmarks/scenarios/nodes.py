@@ -232,15 +232,16 @@ def _both_die(bench: Bench) -> Row:
 
 
 def _join_and_leave(bench: Bench) -> Row:
-    with _fleet(bench, 3) as (server, members), ExitStack() as stack:
+    with _fleet(bench, 3) as (server, members), _members(server, "m3", clocks=1, waits=1) as joined:
 
         def harm(lasts_s: float) -> None:
             time.sleep(lasts_s / 4)
-            joined = stack.enter_context(_members(server, "m3", clocks=1))
+            os.kill(joined.pid, signal.SIGUSR1)
             time.sleep(lasts_s / 4)
             os.kill(joined.pid, signal.SIGTERM)
             os.kill(members[1].pid, signal.SIGTERM)
 
+        calm = _lateness(server, members, rate=5_000, seconds=bench.size(12, 8), harm=_nothing)
         found = _lateness(server, members, rate=5_000, seconds=bench.size(12, 8), harm=harm)
     return Row(
         what="p99 lateness at 5,000/s while one member joins and two leave",
@@ -248,8 +249,8 @@ def _join_and_leave(bench: Bench) -> Row:
         value=found.p99,
         unit="ms",
         bounds=(at_most(20), at_most(0, part="early")),
-        note=found.note(),
-        extra={"early": float(found.early), "max": found.max},
+        note=f"{found.note()}; the same fleet before, when nobody came or went: {calm.note()}",
+        extra={"early": float(found.early), "max": found.max, "calm": calm.p99},
     )
 
 
