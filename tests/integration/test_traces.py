@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from delaybox import Client
 from tests.collector import Collector, collector
@@ -196,6 +197,36 @@ def test_the_trace_stays_with_a_task_that_is_moved_fails_and_is_replayed(
         return found if len(found) == 3 else None
 
     assert all((TRACE, SPAN) in s.links for s in until(spans, seen.names))
+
+
+def test_open_metrics_with_examples_for_a_scraper_that_asks(on: Node) -> None:
+    assert on.call("POST", "/v1/tasks", {"delay": "1h"}, HEADERS)[0] == 201
+    with Client(f"127.0.0.1:{on.grpc_port}") as client:
+        client.schedule("greet", "x", delay="1h")
+
+    def families() -> dict[str, Any] | None:
+        _, headers, text = on.call(
+            "GET", "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0;q=0.9"}
+        )
+        assert headers["content-type"].startswith("application/openmetrics-text")
+        read: Any = text_string_to_metric_families
+        found = {family.name: family for family in read(text.decode())}
+        return found if _buckets(found, "http_request", method="POST", route="/v1/tasks") else None
+
+    found = on.until(families)
+    shown = _buckets(found, "http_request", method="POST", route="/v1/tasks")
+    examples = [bucket.exemplar.labels for bucket in shown if bucket.exemplar]
+    assert {"trace_id": TRACE, "span_id": SPAN} in examples
+    assert _buckets(found, "grpc_request", method="/delaybox.v1.Scheduler/Schedule")[-1].value >= 1
+    assert _buckets(found, "script", script="schedule")[-1].value >= 2
+    assert not _buckets(found, "grpc_request", method="/delaybox.v1.Worker/Work"), "a stream lasts as long as it likes"
+    plain = on.call("GET", "/metrics")
+    assert plain[1]["content-type"].startswith("text/plain") and b"# {" not in plain[2]
+
+
+def _buckets(families: dict[str, Any], what: str, **labels: str) -> list[Any]:
+    samples = families[f"delaybox_{what}_seconds"].samples
+    return [s for s in samples if s.name.endswith("_bucket") and labels.items() <= s.labels.items()]
 
 
 def test_a_collector_that_is_away_holds_nothing_up(on: Node, seen: Collector, to: Receiver) -> None:

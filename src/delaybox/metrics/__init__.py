@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from delaybox.metrics.calls import (
     requests_done,
+    requests_took,
     rpc_done,
+    rpcs_took,
     script_took,
 )
 from delaybox.metrics.kafka import (
@@ -31,6 +33,7 @@ from delaybox.metrics.registry import (
     NAME_VARIABLE,
     REGISTRY,
     render,
+    render_as,
 )
 from delaybox.metrics.sent import otel_dropped
 from delaybox.metrics.store import (
@@ -93,9 +96,12 @@ __all__ = [
     "otel_dropped",
     "published_without_listeners",
     "render",
+    "render_as",
     "requests_done",
+    "requests_took",
     "retried",
     "rpc_done",
+    "rpcs_took",
     "scheduled",
     "script_took",
     "snoozed",

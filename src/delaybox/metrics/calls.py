@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Summary
+from bisect import bisect_left
+from collections import Counter as Counted
+from collections.abc import Sequence
+from typing import Final
 
-from delaybox.metrics.registry import REGISTRY
+from prometheus_client import Counter, Gauge, Histogram
 
-_script = Summary("delaybox_script_seconds", "Round trip of each server-side script.", ["script"], registry=REGISTRY)
+from delaybox.metrics.registry import REGISTRY, example
+
+CALL_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000)
+SCRIPT_BUCKETS_MS: Final[tuple[float, ...]] = (0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 1_000)
+_CALL_S: Final = tuple(ms / 1000 for ms in CALL_BUCKETS_MS)
+_SCRIPT_S: Final = tuple(ms / 1000 for ms in SCRIPT_BUCKETS_MS)
+
+_script = Histogram(
+    "delaybox_script_seconds",
+    "Round trip of each server-side script.",
+    ["script"],
+    buckets=_SCRIPT_S,
+    registry=REGISTRY,
+)
 _script_max = Gauge(
     "delaybox_script_max_seconds",
     "Longest round trip of each script since start.",
@@ -15,10 +31,26 @@ _script_max = Gauge(
     registry=REGISTRY,
 )
 _requests = Counter("delaybox_http_requests", "HTTP requests answered.", ["route", "status"], registry=REGISTRY)
+_requests_took = Histogram(
+    "delaybox_http_request_seconds",
+    "From the head of a request over HTTP until its answer begins, waits that it asks for included.",
+    ["method", "route"],
+    buckets=_CALL_S,
+    registry=REGISTRY,
+)
 _rpcs = Counter("delaybox_grpc_requests", "gRPC calls ended.", ["method", "code"], registry=REGISTRY)
+_rpcs_took = Histogram(
+    "delaybox_grpc_request_seconds",
+    "From the start of a gRPC call with one answer to its end.",
+    ["method"],
+    buckets=_CALL_S,
+    registry=REGISTRY,
+)
 _request_children: dict[tuple[str, int], Counter] = {}
+_took_children: dict[tuple[str, str], Histogram] = {}
 _rpc_children: dict[tuple[str, str], Counter] = {}
-_script_children: dict[str, tuple[Summary, Gauge]] = {}
+_rpc_took_children: dict[str, Histogram] = {}
+_script_children: dict[str, tuple[Histogram, Gauge]] = {}
 _script_longest: dict[str, float] = {}
 
 
@@ -27,7 +59,9 @@ def script_took(script: str, seconds: float) -> None:
     children = _script_children.get(script)
     if children is None:
         children = _script_children[script] = (_script.labels(script), _script_max.labels(script))
-    children[0].observe(seconds)
+    # As `Histogram.observe` does, which looks through all bounds.
+    children[0]._buckets[bisect_left(_SCRIPT_S, seconds)].inc(1)
+    children[0]._sum.inc(seconds)
     if seconds > _script_longest.get(script, -1.0):
         _script_longest[script] = seconds
         children[1].set(seconds)
@@ -41,9 +75,37 @@ def requests_done(route: str, status: int, n: int = 1) -> None:
     child.inc(n)
 
 
+def requests_took(
+    method: str, route: str, seconds: Sequence[float], traceparent: str = "", example_s: float = 0
+) -> None:
+    """How long answers of one route took. ``traceparent``: of the one that took ``example_s``, if it was in a trace."""
+    child = _took_children.get((method, route))
+    if child is None:
+        child = _took_children[method, route] = _requests_took.labels(method, route)
+    _add(child, seconds)
+    if traceparent:
+        labels = {"method": method, "route": route}
+        example("delaybox_http_request_seconds", labels, _CALL_S, example_s, traceparent)
+
+
 def rpc_done(method: str, code: str) -> None:
     """One gRPC call. ``method`` is one that is served, ``code`` the status's name."""
     child = _rpc_children.get((method, code))
     if child is None:
         child = _rpc_children[method, code] = _rpcs.labels(method, code)
     child.inc()
+
+
+def rpcs_took(method: str, seconds: Sequence[float]) -> None:
+    """How long calls of one method took; not of streams, which last as long as their callers like."""
+    child = _rpc_took_children.get(method)
+    if child is None:
+        child = _rpc_took_children[method] = _rpcs_took.labels(method)
+    _add(child, seconds)
+
+
+def _add(child: Histogram, seconds: Sequence[float]) -> None:
+    # One step for each bucket: a step costs more than finding the bucket of a value.
+    for at, n in Counted(bisect_left(_CALL_S, one) for one in seconds).items():
+        child._buckets[at].inc(n)
+    child._sum.inc(sum(seconds))

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 import grpc
@@ -23,6 +24,7 @@ from google.rpc import status_pb2
 
 from delaybox import metrics
 from delaybox.api import disclosure, errors, policy
+from delaybox.api.grpc import took
 from delaybox.api.grpc.guard import Context, DeadlinePassed, Guard, MessageTooLong, TooSlow
 from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
 from delaybox.core.access import Grant
@@ -144,7 +146,7 @@ def _method(
                 async for response in call(request, caller):
                     await context.write(_shown(limits, caller, response))
 
-        await _ended(name, path, context, answer())
+        await _ended(name, path, context, answer(), timed=False)
 
     async def both(requests: AsyncIterator[bytes], context: Context) -> None:
         async def answer() -> None:
@@ -154,7 +156,7 @@ def _method(
                 async for response in call(messages, caller):
                     await context.write(_shown(limits, caller, response))
 
-        await _ended(name, path, context, answer())
+        await _ended(name, path, context, answer(), timed=False)
 
     # Every method is registered as one that streams requests. The request of a unary method would be read by grpc
     # before this code is called.
@@ -180,8 +182,9 @@ def _serialize(message: Message | Serialized) -> bytes:
     return message.SerializeToString()
 
 
-async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any]) -> Any:
-    """The answer, or a status with the reason why there is none; counted either way."""
+async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any], *, timed: bool = True) -> Any:
+    """The answer, or a status with the reason why there is none; counted either way. ``timed``: it is no stream."""
+    began = perf_counter()
     code = "OK"
     status: status_pb2.Status
     try:
@@ -211,6 +214,8 @@ async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any])
         status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=errors.DEFECT_TEXT)
     finally:
         metrics.rpc_done(name, code)
+        if timed:
+            took.one(name, perf_counter() - began)
     # Only here, where the error is gone: it holds stack frames, and these hold the request.
     trailer = ((DETAILS, status.SerializeToString()),) if status.details else ()
     return await context.abort(BY_NUMBER[status.code], status.message, trailing_metadata=trailer)

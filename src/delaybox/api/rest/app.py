@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
@@ -15,6 +16,7 @@ from delaybox.api.dashboard.site import Dashboard
 from delaybox.api.node_metrics import NodeCollector
 from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe
 from delaybox.api.rest import problems
+from delaybox.api.rest.answered import Answered
 from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
 from delaybox.api.rest.http1.answers import GUARDS
 from delaybox.api.rest.http1.head import BadHead
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("delaybox.api")
 
 
-_COUNTED_EVERY_S = 0.1
-
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BROKEN = "the body ended before it was complete, or its chunks cannot be read; send it again, whole"
@@ -48,7 +48,7 @@ _BROKEN = "the body ended before it was complete, or its chunks cannot be read; 
 def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
     """The ASGI callable for ``service``. Pass ``edge`` to start and stop its clock yourself."""
     edge = edge or Edge(settings)
-    answered = _Answered()
+    answered = Answered()
     api = _Api(service, settings, edge, answered)
     root = settings.root
     router = Router()
@@ -80,6 +80,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        began = perf_counter()
         path = scope["path"]
         name = "/task"
         unread = False
@@ -111,7 +112,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
             _log.exception("%s %s failed", scope["method"], name)
             answer = _family(path, v1).defect()
         if answer.parts is not None:
-            answered.one(name, answer.status)
+            answered.one(scope["method"], name, answer.status, perf_counter() - began, scope["headers"])
             await _stream(answer, answer.parts, send)
             return
         size = len(answer.body)
@@ -124,7 +125,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
                 if len(length_headers) < 1024:
                     length_headers[size] = known
             response_headers = known
-        answered.one(name, answer.status)
+        answered.one(scope["method"], name, answer.status, perf_counter() - began, scope["headers"])
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": answer.body})
         if unread:
@@ -172,26 +173,6 @@ PROBES: Final = frozenset(
 _ALL_KINDS: Final = ScalingQuery()
 
 
-class _Answered:
-    """Counts answers, and adds them to the metrics ten times a second."""
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, int], int] = {}
-
-    def one(self, route: str, status: int) -> None:
-        """Counts an answer; it is in the metrics within _COUNTED_EVERY_S."""
-        counts = self._counts
-        if not counts:
-            asyncio.get_running_loop().call_later(_COUNTED_EVERY_S, self.add)
-        counts[route, status] = counts.get((route, status), 0) + 1
-
-    def add(self) -> None:
-        """Adds the counts so far to the metrics."""
-        counts, self._counts = self._counts, {}
-        for (route, status), n in counts.items():
-            metrics.requests_done(route, status, n)
-
-
 def _family(path: str, v1: str) -> problems.Problems:
     return problems.V1 if path.startswith(v1) else problems.COMPATIBLE
 
@@ -223,7 +204,7 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
 class _Api:
     """The handlers. Each parses, asks the service and renders."""
 
-    def __init__(self, service: Service, settings: ApiSettings, edge: Edge, answered: _Answered) -> None:
+    def __init__(self, service: Service, settings: ApiSettings, edge: Edge, answered: Answered) -> None:
         self._service = service
         self._answered = answered
         self._edge = edge
@@ -293,7 +274,8 @@ class _Api:
                 # The store reports its counts, but takes no new tasks.
                 metrics.store_down()
         self._answered.add()
-        return Answer(200, metrics.render(self._node), content_type=metrics.CONTENT_TYPE.encode())
+        body, content_type = metrics.render_as(headers.get(b"accept", b"").decode("latin-1"), self._node)
+        return Answer(200, body, content_type=content_type.encode())
 
 
 def _text(status: int, text: str) -> Answer:
