@@ -13,6 +13,7 @@ from benchmarks.harness.report import OURS, Row, at_least, at_most
 from benchmarks.harness.server import BenchServer
 from benchmarks.ours.queues import Places, add, call, queue_of, taking
 from benchmarks.ours.storing import opened
+from benchmarks.scenarios import limits
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import Priority, TaskType
@@ -33,6 +34,7 @@ def run(bench: Bench) -> None:
     bench.attempt("critical in overload", OURS, "ms", lambda: _overload(bench), bounds=(at_most(50),))
     bench.attempt("fairness keys", OURS, "tasks", lambda: _keys(bench), bounds=(at_most(1),))
     bench.attempt("one lane among many", OURS, "ms", lambda: _one_lane(bench), bounds=(at_most(50),))
+    limits.run(bench)
 
 
 def _shares(bench: Bench) -> Row:

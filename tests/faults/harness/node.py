@@ -76,6 +76,7 @@ async def _run(settings: dict[str, Any]) -> None:
     options = EngineOptions(
         node_id=f"test-{os.getpid()}",
         channel=settings.get("channel", ""),
+        stream=settings.get("stream", 0),
         concurrency=settings.get("concurrency", 2_000),
         lease_ms=lease_ms,
         heartbeat_ms=max(50, lease_ms // 3),
