@@ -78,12 +78,15 @@ class Grant:
     cap: int | None = None
 
 
-def deal(ledger: Ledger, reports: Iterable[Needs], permits: int, now: int) -> tuple[dict[int, Share], list[Grant]]:
+def deal(
+    ledger: Ledger, reports: Iterable[Needs], permits: int, now: int, turn_ms: int = TURN_MS
+) -> tuple[dict[int, Share], list[Grant]]:
     """The record after some reports, and what to send to which partition.
 
     Each partition with waiting work has the same number of permits, if it can use so many; what cannot be divided goes
     to those whose first task is the earliest. Nobody gets what another still has: who has too many is asked for them
-    when its turn is over, and for what it cannot use at once.
+    when its turn is over, and for what it cannot use at once. ``turn_ms``: 0 for rates, whose permits rest after each
+    use, so that they can go to another meanwhile.
     """
     shares = dict(ledger)
     pending: set[int] = set()
@@ -123,7 +126,7 @@ def deal(ledger: Ledger, reports: Iterable[Needs], permits: int, now: int) -> tu
         grants += [
             Grant(p, share.dealt, share.seq, cap=ideal.get(p, 0))
             for p, share in sorted(shares.items())
-            if share.dealt > ideal.get(p, 0) and (now - share.seq >= TURN_MS or first < share.deadline - _CRITICAL_MS)
+            if share.dealt > ideal.get(p, 0) and (now - share.seq >= turn_ms or first < share.deadline - _CRITICAL_MS)
         ]
     if hungry:
         asked = {grant.partition for grant in grants}
