@@ -194,16 +194,17 @@ class WebhookRules:
         address = literal(url.host)
         if self.trusts(url.host, address):
             return ""
+        # What must be in `allow` anyhow comes first: a host there may have any port.
+        if address is not None and (found := self._address_problem(url.host, address)):
+            return found
+        if url.host == "localhost" or url.host.endswith(".localhost"):
+            return f"has the host localhost, which is this machine; if that is meant, add {url.host} to webhooks.allow"
         if url.port not in self.ports:
             known = ", ".join(map(str, self.ports))
             return (
                 f"has the port {url.port}, which is none of webhooks.ports ({known}); use one of these, add the port "
                 "there, or the host to webhooks.allow"
             )
-        if address is not None:
-            return self._address_problem(url.host, address)
-        if url.host == "localhost" or url.host.endswith(".localhost"):
-            return "has the host localhost, which is this machine; if that is meant, add localhost to webhooks.allow"
         return ""
 
     def address_problem(self, url: Url, address: Address) -> str:
