@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from delaybox.processes import counters
 from delaybox.processes.sockets import CannotListen
-from delaybox.worker import Reject, RetryLater, Worker, add_task_fields, exposition
+from delaybox.worker import Reject, RetryLater, Worker, add_task_fields, exposition, pulse
 from delaybox.worker.exposition import condition_of
 from delaybox.worker.figures import MOST_FUNCTIONS, OTHERS, Figures, Places, State
 from delaybox.worker.functions import FunctionKind
@@ -155,6 +157,18 @@ def test_the_port_answers_whatever_callers_send() -> None:
         port.stop()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(number)), 1)
+
+
+def test_another_programs_folder_keeps_no_worker_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(counters.VARIABLE, str(tmp_path / "gone"))
+    assert not pulse.wanted(None)
+    assert pulse.wanted(9100)
+    monkeypatch.setenv(counters.VARIABLE, str(tmp_path))
+    assert pulse.wanted(None)
+    monkeypatch.setattr(pulse, "find_spec", lambda name: None)
+    assert not pulse.wanted(None)
+    monkeypatch.delenv(counters.VARIABLE)
+    assert not pulse.wanted(None)
 
 
 def test_the_level_of_the_log_is_checked() -> None:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from delaybox.core.errors import ConfigError
@@ -23,7 +25,11 @@ _LATE_S: Final = 0.02
 
 def wanted(metrics_port: int | None) -> bool:
     """Whether this process is to count: for a port of its own, or of another process of its worker."""
-    return metrics_port is not None or bool(os.environ.get(counters.VARIABLE))
+    if metrics_port is not None:
+        return True
+    # The variable may be another program's: what it lacks must not keep a worker from starting that nobody watches.
+    folder = os.environ.get(counters.VARIABLE)
+    return bool(folder) and Path(folder or "").is_dir() and find_spec("prometheus_client") is not None
 
 
 class Pulse:
