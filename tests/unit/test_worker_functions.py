@@ -32,6 +32,7 @@ def test_the_public_door() -> None:
         "TaskFilter",
         "TaskFunction",
         "Worker",
+        "add_task_fields",
         "current",
     }
 
