@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry import trace
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask
+from delaybox.otel import tracing
+from delaybox.otel.spans import Spans
 from delaybox.targets.kafka_message import Message, composer, payload_of
 from delaybox.wire import body
 from delaybox.wire.gen.task_pb2 import Task
@@ -54,6 +57,21 @@ def test_what_the_task_names_itself() -> None:
     ours = {"delaybox-task-id", "delaybox-attempt", "delaybox-due"}
     assert found.keys() == {*ours, "topic", "key", "tag", "traceparent", "ce_id", "ce_type"}
     assert found["ce_type"] == b"order.due"
+
+
+def test_where_the_node_traces_a_message_has_the_trace_of_its_firing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "spans", Spans(trace.NoOpTracer()))
+    parent = b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
+    scheduling = {"traceparent": parent, "tracestate": b"a=b", "baggage": b"u=7"}
+    one = delivery(NewTask(payload=b"p", header=scheduling))
+    compose = composer(RULES, value="task", source="/")
+    assert scheduling.items() <= dict(compose(one)[3]).items(), "one that is not recorded keeps that of its scheduling"
+    one.trace = parent.replace(b"1", b"3")
+    _, value, _, headers = compose(one)
+    names = [name for name, _ in headers]
+    assert dict(headers)["traceparent"] == one.trace and "tracestate" not in names and names.count("traceparent") == 1
+    assert dict(headers)["baggage"] == b"u=7"
+    assert value is not None and Task.FromString(value).header["traceparent"] == parent
 
 
 def passed(value: bytes | None, *headers: tuple[str, bytes], key: bytes | None = None) -> Message:

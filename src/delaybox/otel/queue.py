@@ -22,11 +22,18 @@ class SendQueue(Generic[Item]):
     """
 
     def __init__(
-        self, name: str, send: Callable[[Sequence[Item]], bool], dropped: Callable[[int], None], *, most: int = MOST
+        self,
+        name: str,
+        send: Callable[[Sequence[Item]], bool],
+        dropped: Callable[[int], None],
+        *,
+        most: int = MOST,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self._send = send
         self._dropped = dropped
         self._most = most
+        self._pause_s = pause_s
         self._waiting: deque[Item] = deque()
         self._wake = threading.Event()
         self._ending = False
@@ -51,7 +58,7 @@ class SendQueue(Generic[Item]):
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(PAUSE_S)
+            self._wake.wait(self._pause_s)
             self._wake.clear()
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
