@@ -23,6 +23,7 @@ from delaybox.cli.app import app as cli
 from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain, variable
+from delaybox.store import event_metrics  # noqa: F401 - adds its metrics to the others
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.targets import http_metrics  # noqa: F401 - adds its metrics to the others
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
@@ -186,6 +187,13 @@ MEANING = {
     "history.keepFailed": "the same of tasks that failed, at least `history.keep`",
     "history.entries": "ends that the whole store remembers; past it the oldest go first, those of failures last",
     "history.bytes": "the same in bytes of entries; the server needs about twice as much",
+    "events.enabled": "keep the [feed of events](howto/events.md); `false`: this node writes none and offers none",
+    "events.always": "write events although nobody reads them, so that a reader finds past ones; else they are written "
+    "while somebody reads, and for five minutes afterwards",
+    "events.keep": "how long the feed is kept after its last event",
+    "events.entries": "events that the feed keeps; past it the oldest go",
+    "events.bytes": "the same in bytes",
+    "events.buffer": "events that wait for one slow reader; past it the oldest are left out, and it learns how many",
     "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
     "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",
     "insecure": "listen on more than loopback without any credential",

@@ -17,7 +17,7 @@ from delaybox.engine.time_tracker import Tracker
 from delaybox.store import keys
 from delaybox.store.record import draft, read_dead
 from delaybox.store.servers import Servers
-from delaybox.store.store import Batch, Store
+from delaybox.store.store import Batch, Claimed, Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import running, until
 
@@ -35,6 +35,11 @@ class Clumsy:
         return ()
 
     def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None: ...
+
+    def names(self) -> str:
+        return ""
+
+    def fired_in_place(self, partition: int, claimed: Claimed) -> None: ...
 
     def full(self, partitions: Sequence[int]) -> None:
         raise AssertionError("it has room")

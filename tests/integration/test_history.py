@@ -71,6 +71,16 @@ async def remembered(service: Service, task_id: str) -> bool:
         return False
 
 
+async def test_what_is_fired_in_place_is_remembered(client: Redis, prefix: str) -> None:
+    store, service = await opened(client, prefix)
+    async with running(store, {}, channel=f"{prefix}:out", history=RULES):
+        (task_id,) = await submit(service, NewTask(payload=b"x" * 100, queue="mail"))
+        await until_true(lambda: remembered(service, task_id))
+    view = await service.get(task_id)
+    assert (view.state, view.queue, view.node, view.deliveries) == (TaskState.SUCCEEDED, "mail", "test", 1)
+    assert view.due_ms <= view.fired_ms == view.ended_ms
+
+
 async def test_each_end_is_answered_with_its_times(client: Redis, prefix: str) -> None:
     def outcome(d: Delivery) -> Outcome:
         match d.body[-4:]:

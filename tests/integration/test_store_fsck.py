@@ -256,6 +256,10 @@ async def history_unlisted(f: Full) -> None:
     await f.client.hset(keys.history_hash(f.tag, b"s1:0"), f.soon, b"?")
 
 
+async def events_miscounted(f: Full) -> None:
+    await f.client.hincrby(keys.events_sums(f.tag), "events", 3)
+
+
 async def history_miscounted(f: Full) -> None:
     await f.client.hincrby(keys.history(f.tag), "entries:s", 3)
 
@@ -303,6 +307,7 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (label_of_nothing, ["label-dangling"]),
     (history_unlisted, ["history-not-listed"]),
     (history_miscounted, ["history-not-counted"]),
+    (events_miscounted, ["events-not-counted"]),
 ]
 
 

@@ -33,6 +33,7 @@ class Opening:
             topics=settings.topics,
             queues=settings.queues,
             history=settings.history,
+            events=settings.events,
         )
         self._settings = settings
         self._log = log

@@ -58,6 +58,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("DELETE", "/v1/queues/{queue}"): Access.ADMIN,
     ("GET", "/v1/queue-rules"): Access.READ,
     ("GET", "/v1/history"): Access.READ,
+    ("GET", "/v1/events"): Access.READ,
     ("GET", "/v1/dead"): Access.READ,
     ("POST", "/v1/dead/replay"): Access.ADMIN,
     ("POST", "/v1/dead/{id}/replay"): Access.ADMIN,
@@ -130,6 +131,7 @@ _SCHEDULER: Final[dict[str, Rule]] = {
     "Scaling": RULES["GET", "/v1/scaling"],
     "Nodes": RULES["GET", "/v1/nodes"],
     "Watch": RULES["GET", "/v1/tasks/{id}"],
+    "Events": RULES["GET", "/v1/events"],
 }
 GRPC_RULES: Final[dict[str, Rule]] = {
     **{f"/delaybox.v1.Scheduler/{method}": rule for method, rule in _SCHEDULER.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -107,6 +107,40 @@ class RestClient:
         if answer.status >= 400:
             raise self.refusal(answer)
         return self._json(answer) if answer.body else None
+
+    def stream(self, path: str, query: Query, *, quiet_s: float) -> Iterator[tuple[str, str]]:
+        """(id, data) of each server-sent event, "" where it has none; ends with the stream, or when nothing came for
+        ``quiet_s``. Unreachable, Refused."""
+        import http.client
+
+        headers = {**self._headers, "Accept": "text/event-stream"}
+        connection = self._connect()
+        try:
+            connection.request("GET", self._root + path + _query(query), headers=headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise self.refusal(NodeAnswer(response.status, {}, response.read(_MAX_ANSWER)))
+            if connection.sock is not None:
+                connection.sock.settimeout(quiet_s)
+            else:
+                # The connection is the answer's alone, because the answer has no length.
+                response.fp.raw._sock.settimeout(quiet_s)  # type: ignore[attr-defined]
+            event_id = data = ""
+            for raw in response:
+                line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                if not line:
+                    yield event_id, data
+                    event_id = data = ""
+                elif line.startswith("id:"):
+                    event_id = line[3:].strip()
+                elif line.startswith("data:"):
+                    data += line[5:].strip()
+        except TimeoutError:
+            return
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        finally:
+            connection.close()
 
     def probe(self, path: str) -> NodeAnswer:
         """A GET at the root of the server, outside the contextPath (/livez, /metrics), whatever it answers."""

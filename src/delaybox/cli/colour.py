@@ -40,6 +40,38 @@ def painted(text: str, *, header: bool = False) -> str:
     return _rendered(lines)
 
 
+_KINDS = {
+    "scheduled": "blue",
+    "changed": "cyan",
+    "fired": "magenta",
+    "retried": "yellow",
+    "dead": "bold red",
+    "cancelled": "dim",
+    "completed": "green",
+}
+
+
+def event(line: str, kind: str) -> str:
+    """A line about an event, its kind in its colour, on a terminal that shows colours."""
+    if not wanted():
+        return line
+    from rich.text import Text
+
+    text = Text(line)
+    text.stylize("dim", 0, 12)
+    text.highlight_words([f"  {kind} "], _KINDS.get(kind, "bold"))
+    return _rendered(text)
+
+
+def missed(line: str) -> str:
+    """A line that says that something is missing."""
+    if not wanted():
+        return line
+    from rich.text import Text
+
+    return _rendered(Text(line, style="bold yellow"))
+
+
 def _rendered(text: Text) -> str:
     console = _console()
     with console.capture() as captured:

@@ -13,6 +13,7 @@ import typer
 
 from delaybox.cli import messages, options, render
 from delaybox.cli.client import NodeUnreachable
+from delaybox.cli.events import events
 from delaybox.cli.options import (
     DEFAULT_SERVER,
     WHEN,
@@ -45,6 +46,7 @@ def register(app: typer.Typer) -> None:
         ("get", get),
         ("list", list_tasks),
         ("history", history),
+        ("events", events),
     ):
         app.command(name, rich_help_panel="Tasks")(command)
 

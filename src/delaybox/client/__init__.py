@@ -18,6 +18,7 @@ from delaybox.client.errors import (
     TaskFailed,
     Unreachable,
 )
+from delaybox.client.feed import EventFilter, FeedEvent
 from delaybox.client.models import (
     BulkDone,
     EndedTask,
@@ -64,6 +65,8 @@ __all__ = [
     "DelayBoxError",
     "EndedTask",
     "Event",
+    "EventFilter",
+    "FeedEvent",
     "Filter",
     "ForecastStep",
     "Handle",

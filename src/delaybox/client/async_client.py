@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
+from delaybox.client.feed import EventFilter, FeedEvent, followed
 from delaybox.client.mapping import WINDOW
 from delaybox.client.models import (
     BulkDone,
@@ -313,6 +314,10 @@ class AsyncClient(Base):
     def history(self, *, limit: int | None = None, **wanted: Unpack[HistoryFilter]) -> AsyncIterator[EndedTask]:
         """See `Client.history`."""
         return self._carrier.iterate(streams.ended(self._session, wanted, limit))
+
+    def events(self, *, after: str | None = None, **wanted: Unpack[EventFilter]) -> AsyncIterator[FeedEvent]:
+        """See `Client.events`."""
+        return self._carrier.iterate(followed(self._session, wanted, after))
 
     # -- dead letters -------------------------------------------------------------------------------------------
 

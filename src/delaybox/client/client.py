@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
+from delaybox.client.feed import EventFilter, FeedEvent, followed
 from delaybox.client.mapping import WINDOW
 from delaybox.client.models import (
     BulkDone,
@@ -382,6 +383,11 @@ class Client(Base):
         """How tasks ended, the newest end first; ``limit`` of them, or all that are remembered. Fetched as they are
         iterated."""
         return self._carrier.iterate(streams.ended(self._session, wanted, limit))
+
+    def events(self, *, after: str | None = None, **wanted: Unpack[EventFilter]) -> Iterator[FeedEvent]:
+        """What happens to all tasks from now on, or behind ``after`` (the id of an event): across broken connections,
+        for as long as it is iterated. Where events are missing, an event of the kind "missed" says so."""
+        return self._carrier.iterate(followed(self._session, wanted, after))
 
     # -- dead letters -------------------------------------------------------------------------------------------
 

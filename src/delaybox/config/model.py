@@ -21,6 +21,7 @@ from pydantic import (
 
 from delaybox.config.dashboard import DashboardSection
 from delaybox.config.durability import DurabilitySection
+from delaybox.config.events import EventsSection
 from delaybox.config.history import HistorySection
 from delaybox.config.kafka import Kafka
 from delaybox.config.otel import OtelSection
@@ -274,6 +275,7 @@ class Config(Section):
     index: Index = Index()
     history: HistorySection = HistorySection()
     durability: DurabilitySection = DurabilitySection()
+    events: EventsSection = EventsSection()
     queues: Annotated[Mapping[str, QueueRules], BeforeValidator(queue_rules)] = Field(
         default={}, description=QUEUE_RULES_FORM
     )

@@ -84,6 +84,7 @@ def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
         "index_labels": c.index.labels,
         "history": c.history.rules(),
         "durability": c.durability.rules(),
+        "events": c.events.rules(),
         "roles": c.duties,
         "node_id": node_id,
         "log_format": c.log_format,

@@ -9,7 +9,7 @@ import asyncio
 import os
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.direct.opening import HISTORY, OpenedStore
+from delaybox.direct.opening import EVENTS, HISTORY, OpenedStore
 from delaybox.processes import counters
 from delaybox.processes.sockets import bind
 from delaybox.processes.spec import ProcessKind, Spec
@@ -42,6 +42,7 @@ class Children:
                 heartbeat_ms=max(1, options.lease_ms // 3),
                 follows_nodes=True,
                 history=HISTORY,
+                events=EVENTS,
                 log_format=options.log_format,
                 log_level=options.log_level,
                 grace_s=GRACE_S,

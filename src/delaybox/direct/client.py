@@ -29,7 +29,7 @@ from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES
 from delaybox.core.webhook import WebhookRules
 from delaybox.direct.address import DirectAddress, direct_address
-from delaybox.direct.opening import HISTORY, OpenedStore
+from delaybox.direct.opening import EVENTS, HISTORY, OpenedStore
 from delaybox.direct.threads import DirectThreads
 from delaybox.service import Service
 from delaybox.wire.bounds import check_items
@@ -146,7 +146,7 @@ class DirectLoop:
 
     async def _open(self) -> Scheduler:
         self._opened = await OpenedStore.open(self._address, looks=True)
-        return Scheduler(Service(self._opened.store, history=HISTORY), _RULES)
+        return Scheduler(Service(self._opened.store, history=HISTORY, events=EVENTS), _RULES)
 
     def late(self, *, sent: bool) -> Failure:
         error = CallTimeout(f"{self._address.describe()} did not answer in time")

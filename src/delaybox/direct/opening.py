@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from delaybox import metrics
+from delaybox.core.events import EventRules
 from delaybox.core.history import KEEP_MS, HistoryRules
 from delaybox.core.limits import DEFAULT_PARTITIONS
 from delaybox.direct.address import DirectAddress
@@ -24,6 +25,8 @@ log = logging.getLogger("delaybox.direct")
 CONNECTIONS: Final = 32
 HISTORY: Final = HistoryRules(keep_ms=KEEP_MS)
 """How ends are remembered, as by a node that is not configured otherwise."""
+EVENTS: Final = EventRules()
+"""How the feed of events is kept, likewise."""
 
 
 @dataclass(slots=True)

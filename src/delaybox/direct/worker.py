@@ -19,7 +19,7 @@ from delaybox.core.membership import Activity, member_id
 from delaybox.core.queue import RuleBook
 from delaybox.direct.address import DirectAddress
 from delaybox.direct.children import Children
-from delaybox.direct.opening import HISTORY, OpenedStore
+from delaybox.direct.opening import EVENTS, HISTORY, OpenedStore
 from delaybox.direct.session import OwnSession, Seat
 from delaybox.engine.options import EngineOptions
 from delaybox.roles.worker_host import WorkerHost
@@ -104,6 +104,7 @@ class DirectSource:
             heartbeat_ms=max(1, o.lease_ms // _BEATS_A_LEASE),
             poll_ms=POLL_MS,
             history=HISTORY,
+            events=EVENTS,
         )
         self._host = host = WorkerHost(opened.store, options, queues=RuleBook(), max_output=MAX_OUTPUT, facts=_facts)
         self._children = Children(opened, self._address.prefix, node_id=self._node, roles=roles, options=o)

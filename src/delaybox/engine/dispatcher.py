@@ -23,10 +23,12 @@ from delaybox.core.delivery import (
     Target,
 )
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.events import EventKind
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
 from delaybox.engine.expired import is_expired
+from delaybox.engine.held import HeldLeases
 from delaybox.engine.kept import KeptPermits
 from delaybox.engine.levels import Levels
 from delaybox.engine.limiter import Limiter
@@ -38,7 +40,7 @@ from delaybox.engine.tally import Tally
 from delaybox.otel import tracing
 from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
-from delaybox.store.store import MAX_ITEMS, Store
+from delaybox.store.store import Claimed, Store
 
 log = logging.getLogger("delaybox.engine")
 
@@ -93,8 +95,7 @@ class Dispatcher:
         """What was taken lately, by priority."""
         self._hand_out = _hand_out()
         self._running: set[asyncio.Task[None]] = set()
-        self._leases: dict[tuple[int, bytes], int] = {}
-        self._suspects: set[tuple[int, bytes]] = set()
+        self._leases = HeldLeases(store, options.lease_ms)
         self._in_flight = 0
         self._stopping = False
 
@@ -129,7 +130,7 @@ class Dispatcher:
 
     def holds(self, partition: int) -> bool:
         """Whether tasks of this partition are under way."""
-        return any(p == partition for p, _ in self._leases)
+        return self._leases.any_of(partition)
 
     def full(self, partitions: Sequence[int]) -> None:
         """A time keeper leaves work ready for others by itself."""
@@ -138,9 +139,15 @@ class Dispatcher:
         """A claim found queues without permits."""
         self._limiter.waits(partition, queues)
 
-    def fired_in_place(self, lanes: Mapping[bytes, int]) -> None:
-        """Counts tasks that the claim script published itself."""
-        self.tally.fired(lanes)
+    def names(self) -> str:
+        """How claims are to name what they fire in place (`ClaimLimits`)."""
+        return "r" if self._store.events.wanted else "h" if self._recorder.room else ""
+
+    def fired_in_place(self, partition: int, claimed: Claimed) -> None:
+        """Counts tasks that the claim script published itself, and notes how they ended."""
+        self.tally.fired(claimed.fired)
+        if self._recorder.on:
+            self._recorder.in_place(partition, claimed)
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -218,7 +225,7 @@ class Dispatcher:
             metrics.observe_lateness(late)
             self.levels.took(levels)
         # Nothing below can fail: every task that is counted here is delivered, and its lease is extended until then.
-        self._leases[partition, lease_id] = len(late)
+        self._leases.add(partition, lease_id, len(late))
         self._in_flight += len(late)
         for letter, batch in by.items():
             task = asyncio.create_task(self._deliver(letter, batch, target))
@@ -252,45 +259,7 @@ class Dispatcher:
         """Extends every lease that still has work; returns the seconds until the next one is due. ``shard``: only those
         at the server of this number."""
         await self._kept.extend(self._options.lease_ms, shard)
-        by: dict[int, list[bytes]] = {}
-        shards = self._store.shards.of
-        for partition, lease_id in self._leases:
-            if shard is None or shards[partition] == shard:
-                by.setdefault(partition, []).append(lease_id)
-        groups = [
-            (partition, lease_ids[at : at + MAX_ITEMS])
-            for partition, lease_ids in by.items()
-            for at in range(0, len(lease_ids), MAX_ITEMS)
-        ]
-        if not groups:
-            return self._options.heartbeat_ms / 1000
-        failpoints.hit("before_extend")
-        # All in one round trip, because after an outage there is only one lease's time for it.
-        replies = await self._store.runner.run_many(
-            [self._store.extend_call(partition, lease_ids, self._options.lease_ms) for partition, lease_ids in groups]
-        )
-        problem: BaseException | None = None
-        suspects = {key for key in self._suspects if key[0] not in by}
-        gone = 0
-        for (partition, lease_ids), reply in zip(groups, replies, strict=True):
-            if isinstance(reply, BaseException):
-                suspects |= self._suspects & {(partition, lease_id) for lease_id in lease_ids}
-                problem = reply
-                continue
-            # A lease may be gone because its last ack was just carried out and the reply is on its way. So a lease is
-            # only suspect when it is missing once, and lost when it is missing twice.
-            for key in {(partition, lease_id) for lease_id in reply} & self._leases.keys():
-                if key in self._suspects:
-                    del self._leases[key]
-                    gone += 1
-                else:
-                    suspects.add(key)
-        self._suspects = suspects
-        if gone:
-            metrics.lease_lost(gone)
-            log.warning("%d leases expired before their tasks were done; those tasks run again elsewhere", gone)
-        if problem is not None:
-            raise problem
+        await self._leases.extend(shard)
         return self._options.heartbeat_ms / 1000
 
     async def _deliver(self, letter: str, batch: list[Delivery], target: Target | None) -> None:
@@ -327,10 +296,12 @@ class Dispatcher:
             plain = await first(plain)
             if not apart:
                 if plain:
+                    self._report_fired(plain)
                     await self._hand_out(target, plain, report)
             else:
                 # Side by side: tasks whose body must be fetched and tasks with their body at hand must not wait for
                 # each other.
+                self._report_fired(plain)
                 stubs = self._deliver_stubs(target, apart, report, first)
                 ends = await asyncio.gather(self._hand_out(target, plain, report), stubs, return_exceptions=True)
                 for end in ends:
@@ -365,7 +336,12 @@ class Dispatcher:
     async def _deliver_group(self, target: Target, stubs: list[Delivery], report: Report, first: _First) -> None:
         ready = await first(self._in_time(await self._bodies.fetched(stubs, report), report))
         if ready:
+            self._report_fired(ready)
             await self._hand_out(target, ready, report)
+
+    def _report_fired(self, deliveries: Sequence[Delivery]) -> None:
+        if self._store.events.wanted:
+            self._store.events.deliveries(EventKind.FIRED, deliveries)
 
     def _in_time(self, batch: list[Delivery], report: Report) -> list[Delivery]:
         """The deliveries that are not later than their task allows; the others become dead letters and are not
@@ -397,7 +373,7 @@ class Dispatcher:
         except DelayBoxError as error:
             log.warning("%d tasks are not handed out: it is unknown whether they were acked: %s", len(once), error)
             refused = {d.task_id for d in once}
-        self._unlease(once)
+        self._leases.drop(once)
         gone = [d for d in once if d.task_id in refused]
         for d in gone:
             left.pop(d.task_id, None)
@@ -418,7 +394,7 @@ class Dispatcher:
         self._free(len(deliveries))
 
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
-        self._unlease(deliveries)
+        self._leases.drop(deliveries)
         if deliveries:
             self._limiter.ended(deliveries[0].partition, deliveries)
         self._free(len(deliveries))
@@ -428,17 +404,6 @@ class Dispatcher:
         self._in_flight -= count
         if was_full and count:
             self._freed()
-
-    def _unlease(self, deliveries: Sequence[Delivery]) -> None:
-        leases = self._leases
-        for d in deliveries:
-            key = (d.partition, d.lease_id)
-            left = leases.get(key)
-            if left is not None:
-                if left <= 1:
-                    del leases[key]
-                else:
-                    leases[key] = left - 1
 
 
 def _hand_out() -> Callable[[Target, Sequence[Delivery], Report], Awaitable[None]]:

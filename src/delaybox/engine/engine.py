@@ -84,9 +84,7 @@ class Engine:
             store, targets, options, self._clocks, self._slots_freed, rules, self._recorder, self._limiter
         )
         self._rules = rules
-        self._tracker = Trackers(
-            "tracker", store, self._dispatcher, options, self._clocks, self._dispatcher.fired_in_place, rules
-        )
+        self._tracker = Trackers("tracker", store, self._dispatcher, options, self._clocks, rules)
         for target in targets.values():
             if isinstance(target, Pausing):
                 target.on_change(self._tracker.kick)
@@ -150,6 +148,7 @@ class Engine:
             await self._wakeups.start()
         self._dispatcher.start()
         self._started = True
+        self._store.events.start(self._options.events, self._options.node_id)
         for station in self._stations.values():
             station.start()
         for loop in self._others:
@@ -178,6 +177,7 @@ class Engine:
         # Leases are kept alive while their tasks finish.
         await self._dispatcher.stop(grace_s)
         await self._recorder.close()
+        await self._store.events.close()
         for loop in self._others:
             await loop.stop()
         for station in self._stations.values():

@@ -12,7 +12,7 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.placement import Placement
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.trackers import Trackers
-from delaybox.store.store import Store
+from delaybox.store.store import Claimed, Store
 
 _CLAIM_PATIENCE_S = 2.0
 
@@ -74,6 +74,13 @@ class Guest:
     def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
         """A claim found queues without permits."""
         self._dispatcher.waits(partition, queues)
+
+    def names(self) -> str:
+        """Its claims fire nothing in place."""
+        return ""
+
+    def fired_in_place(self, partition: int, claimed: Claimed) -> None:
+        """Does not happen: see `names`."""
 
     def place(self) -> None:
         """The placement has changed, or is known now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from delaybox.core.events import NO_EVENTS, EventRules
 from delaybox.core.history import NO_HISTORY, HistoryRules
 from delaybox.core.retry import DEFAULT_RETRY, LOSSES_CAP, RetryPolicy
 
@@ -49,3 +50,5 @@ class EngineOptions:
     scrub: bool = True
     history: HistoryRules = NO_HISTORY
     """How long it is remembered how tasks ended."""
+    events: EventRules = NO_EVENTS
+    """How the feed of events is kept."""

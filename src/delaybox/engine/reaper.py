@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 
 from delaybox import metrics
+from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import holders, most_left
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
-from delaybox.store import nodes
+from delaybox.store import dead_groups, nodes
 from delaybox.store.expiry import Ends, ends
 from delaybox.store.store import Reaped, Store
 
@@ -81,6 +83,8 @@ class Reaper:
                 continue
             r = Reaped(*reply)
             _report(r, failing=failing)
+            if r.dead and self._store.events.wanted:
+                await self._report_dead(p, r.dead)
             over = 0 <= r.next_expiry_ms <= r.now_ms
             if r.leases and over:
                 more.append(p)
@@ -97,6 +101,11 @@ class Reaper:
         if problem is not None:
             raise problem
         return more
+
+    async def _report_dead(self, partition: int, count: int) -> None:
+        with contextlib.suppress(DelayBoxError):
+            for record, reason in await dead_groups.latest(self._store, partition, count):
+                self._store.events.dead(record, reason)
 
 
 def _report(r: Reaped, *, failing: bool) -> None:

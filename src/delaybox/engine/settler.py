@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import Delivery, Done, Elsewhere, Failed, HandBack, Lost, Outcome, Snoozed
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
+from delaybox.core.events import EventKind
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.retry import RetryPolicy
@@ -323,6 +324,7 @@ class Settler:
                     self._recorder.ended((d,), TaskState.FAILED, verdict.reason)
                 else:
                     metrics.retried(d.type.name)
+                    self._retried(d, verdict.delay_ms, verdict.reason, failed=1)
             self._report_dropped(dropped)
 
         calls = fail_calls(self._store, partition, lease_id, verdicts, dead_cap=self._options.dead_cap)
@@ -338,15 +340,22 @@ class Settler:
             if dead:
                 metrics.dead_lettered(len(dead))
             over = {*stale, *dead}
-            for (d, _), wish in zip(items, wishes, strict=True):
+            for (d, outcome), wish in zip(items, wishes, strict=True):
                 if d.task_id not in over:
                     metrics.snoozed(d.type.name)
+                    self._retried(d, wish.delay_ms, outcome.reason)
                 elif d.task_id in dead:
                     self._recorder.ended((d,), TaskState.FAILED, wish.reason)
             self._report_dropped(dropped)
 
         calls = snooze_calls(self._store, partition, lease_id, wishes, dead_cap=self._options.dead_cap)
         return _Settling(items, calls, ended)
+
+    def _retried(self, d: Delivery, delay_ms: int, reason: str, *, failed: int = 0) -> None:
+        events = self._store.events
+        if events.wanted:
+            due_ms = self._store.now_ms(d.partition) + delay_ms
+            events.deliveries(EventKind.RETRIED, (d,), reason=reason, failed=failed, due_ms=due_ms)
 
     def _note_results(self, items: Sequence[tuple[Delivery, Done]], stale: Sequence[bytes]) -> None:
         refused = set(stale)

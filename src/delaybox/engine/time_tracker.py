@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from delaybox import failpoints, metrics
 from delaybox.core.errors import PartAway
@@ -23,6 +23,7 @@ from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.engine.shares import Chooser
+from delaybox.engine.taker import Asked, Taker
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
@@ -64,62 +65,12 @@ class _Ask(NamedTuple):
     share: int = 0
 
 
-class Taker(Protocol):
-    """The taker for whom a tracker claims: what it serves, how much it can take now, and where tasks go."""
-
-    @property
-    def types(self) -> str:
-        """Letters of the task types served by lease."""
-
-    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
-        """The lanes of limited types (`store.replies.ClaimLimits`) that it claims there; ``all_``: that it serves."""
-
-    @property
-    def free(self) -> int:
-        """Slots free."""
-
-    @property
-    def in_flight(self) -> int:
-        """Deliveries handed out and not settled."""
-
-    def full(self, partitions: Sequence[int]) -> None:
-        """There is no room for what may be due there."""
-
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
-        """These queues lack permits for what is ready there (`store.replies.Claimed.waits`)."""
-
-    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
-        """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""
-
-
-class Asked:
-    """The tasks that claims under way may bring, of all trackers of one taker. ``count``: how many. ``fewer`` is called
-    when it falls: another tracker may wait for just that room."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.trackers = 1
-        self.fewer: Callable[[], None] | None = None
-
-    def room(self, free: int) -> int:
-        """How many tasks a tracker may ask for now, of so many slots free: one of several takes its share of them, or
-        the others would wait for its answer."""
-        left = free - self.count
-        return left if self.trackers == 1 else min(left, -(-free // self.trackers))
-
-    def answered(self, count: int) -> None:
-        """A claim that asked for so many is over."""
-        self.count -= count
-        if self.fewer is not None:
-            self.fewer()
-
-
 class Tracker:
     """One step = wait until a partition is due, claim from every due one, hand over what came.
 
     ``look``: when to look next at each partition, by Redis's clock: at its next due time, earlier after a message on
-    the wake channel, and at the latest one poll after the last look. ``in_place`` is called with how many tasks of
-    which lane a claim fired itself. ``asked``, ``catch_up``: shared with other trackers of the same taker.
+    the wake channel, and at the latest one poll after the last look. ``asked``, ``catch_up``: shared with other
+    trackers of the same taker.
     """
 
     def __init__(
@@ -128,14 +79,12 @@ class Tracker:
         taker: Taker,
         options: EngineOptions,
         clock: RedisClock,
-        in_place: Callable[[Mapping[bytes, int]], None] = lambda _: None,
         asked: Asked | None = None,
         catch_up: CatchUp | None = None,
         rules: LiveRules | None = None,
     ) -> None:
         self._store = store
         self._taker = taker
-        self._in_place = in_place
         self._options = options
         self._clock = clock
         self._mine = frozenset(range(store.partitions))
@@ -337,6 +286,7 @@ class Tracker:
             guest=not self._options.clock,
             looker=self._options.node_id if self._options.clock else "",
             plan=self._chooser.default,
+            names=self._taker.names() if self._options.channel else "",
         )
         if parts is not None:
             asks = [_Ask(p, own) for p, own in self._chooser.planned(due, limits, parts, self._lanes_at)]
@@ -448,7 +398,7 @@ class Tracker:
         if c.lateness_ms:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
-            self._in_place(c.fired)
+            self._taker.fired_in_place(p, c)
             # A server of a cluster counts its own subscribers alone.
             if c.without_listeners and not self._store.servers.sharded:
                 metrics.published_without_listeners(c.without_listeners)

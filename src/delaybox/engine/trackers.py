@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 
 from delaybox.core.queue import LiveRules
 from delaybox.engine.catchup import CatchUp
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import Clocks
-from delaybox.engine.time_tracker import Asked, Taker, Tracker
+from delaybox.engine.taker import Asked, Taker
+from delaybox.engine.time_tracker import Tracker
 from delaybox.store.store import Store
 
 _AWAY_S = 0.25
@@ -27,14 +27,12 @@ class Trackers:
         taker: Taker,
         options: EngineOptions,
         clocks: Clocks,
-        in_place: Callable[[Mapping[bytes, int]], None] = lambda _: None,
         rules: LiveRules | None = None,
     ) -> None:
         self._name = name
         self._store = store
         self._clocks = clocks
         self._made_of = store, taker, options
-        self._in_place = in_place
         self._rules = rules
         self._asked = Asked()
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
@@ -54,7 +52,7 @@ class Trackers:
             if self._retired:
                 return
             clock = self._clocks.at(shard)
-            tracker = Tracker(*self._made_of, clock, self._in_place, self._asked, self._catch_up, self._rules)
+            tracker = Tracker(*self._made_of, clock, self._asked, self._catch_up, self._rules)
             if self._called_only is not None:
                 tracker.wait_to_be_called(when_ready=self._called_only)
             tracker.withhold(self._withheld)

@@ -187,6 +187,7 @@ def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) ->
         dead_age_ms=s.dead_age_ms,
         quarantine_age_ms=s.quarantine_age_ms,
         history=s.history,
+        events=s.events,
     )
 
     def facts() -> Activity:

@@ -47,6 +47,7 @@ async def serve(settings: WebhookSettings) -> int:
             heartbeat_ms=settings.heartbeat_ms,
             poll_ms=settings.poll_ms,
             history=settings.history,
+            events=settings.events,
         )
         engine = Engine(store, {TaskType.HTTP: target}, options, rules=queues)
         collector.set_apart()

@@ -52,6 +52,7 @@ async def serve(settings: WorkSettings) -> int:
             heartbeat_ms=settings.heartbeat_ms,
             poll_ms=settings.poll_ms,
             history=settings.history,
+            events=settings.events,
         )
         engine = Engine(store, {TaskType.SHELL_CMD: shell} if shell is not None else {}, options, rules=rules)
         collector.set_apart()

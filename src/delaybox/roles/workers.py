@@ -59,6 +59,7 @@ class WorkerService:
             heartbeat_ms=s.heartbeat_ms,
             poll_ms=s.poll_ms,
             history=s.history,
+            events=s.events,
         )
         self._host = host = WorkerHost(store, options, queues=s.queues, max_output=s.max_output, facts=self._facts)
         await host.start()

@@ -78,14 +78,21 @@ class Bulk:
         """Brings back the dead letters that match, newest first."""
 
         async def change(task_ids: Sequence[bytes]) -> int:
-            return (await self._store.replay(task_ids)).count("replayed")
+            before = await self._history.before_replay(task_ids)
+            words = await self._store.replay(task_ids)
+            back = [i for i, word in zip(task_ids, words, strict=True) if word == "replayed"]
+            self._history.changed(before, back, due_ms=self._store.now_ms())
+            return len(back)
 
         return await _apply(self._dead(selection.wanted), selection, change)
 
     async def _move(self, selection: Selection, target: int, applies: Callable[[TaskView], bool]) -> BulkResult:
         async def change(task_ids: Sequence[bytes]) -> int:
-            moved = await self._store.reschedule_many(task_ids, target, selection.wanted.group)
-            return sum(word == "moved" for word, _ in moved)
+            before = await self._history.before_change(task_ids)
+            words = await self._store.reschedule_many(task_ids, target, selection.wanted.group)
+            moved = [i for i, (word, _) in zip(task_ids, words, strict=True) if word == "moved"]
+            self._history.changed(before, moved, due_ms=target)
+            return len(moved)
 
         by = await self._label(selection.wanted)
 

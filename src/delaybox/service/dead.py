@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from delaybox.core import ids
 from delaybox.core.lane import split
 from delaybox.core.task import TaskType
+from delaybox.service.history import History
 from delaybox.store import dead_groups
 from delaybox.store.dead_groups import DeadLetter
 from delaybox.store.store import MAX_ITEMS, Store
@@ -46,8 +47,9 @@ class DeadGroups:
 class DeadByReason:
     """The groups of one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, history: History) -> None:
         self._store = store
+        self._history = history
 
     async def groups(self) -> DeadGroups:
         """The newest dead letters by type, queue, function and reason; numbers and ids in a reason do not count.
@@ -76,7 +78,11 @@ class DeadByReason:
         """Brings back those of a group that are among the newest; returns how many. StoreUnavailable."""
         brought = 0
         for some in await self._of_group(key):
-            brought += (await self._store.replay(some)).count("replayed")
+            before = await self._history.before_replay(some)
+            words = await self._store.replay(some)
+            back = [i for i, word in zip(some, words, strict=True) if word == "replayed"]
+            self._history.changed(before, back, due_ms=self._store.now_ms())
+            brought += len(back)
         return brought
 
     async def discard(self, key: str) -> int:

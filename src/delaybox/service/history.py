@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from delaybox.core import ids
+from delaybox.core.events import EventKind
 from delaybox.core.history import ENDED, EndedTask, HistoryPage, HistoryQuery, HistoryRules
 from delaybox.core.partition import of_id
 from delaybox.core.task import Priority, TaskState, TaskView
 from delaybox.service.recorder import Recorder
 from delaybox.store import history, keys
-from delaybox.store.record import Record, UnreadableRecord, read
+from delaybox.store.record import Record, UnreadableRecord, read, read_dead
 from delaybox.store.store import Store
 
 
@@ -72,6 +74,29 @@ class History:
             gone = [before[i] for i, word in zip(task_ids, words, strict=True) if word == "cancelled" and i in before]
             self._recorder.cancelled(gone)
             await self._recorder.soon()
+
+    async def before_change(self, task_ids: Sequence[bytes]) -> dict[bytes, Record]:
+        """The records of those that are pending, as they are before a change; none where nobody wants events."""
+        return await self.pending(task_ids) if self._store.events.wanted else {}
+
+    async def before_replay(self, task_ids: Sequence[bytes]) -> dict[bytes, Record]:
+        """The same of dead letters."""
+        if not self._store.events.wanted:
+            return {}
+        store = self._store
+        asked = [("HGET", keys.dead(store.tags[of_id(i, store.partitions)]), i) for i in task_ids]
+        found: dict[bytes, Record] = {}
+        for task_id, raw in zip(task_ids, await store.servers.ask_many(asked), strict=True):
+            with contextlib.suppress(UnreadableRecord):
+                if raw:
+                    found[task_id] = read_dead(task_id, raw)[2]
+        return found
+
+    def changed(self, before: Mapping[bytes, Record], task_ids: Iterable[bytes], *, due_ms: int | None = None) -> None:
+        """Reports those that were changed, by what they were before. ``due_ms``: when they are due from now on."""
+        if before:
+            records = [before[i] for i in task_ids if i in before]
+            self._store.events.records(EventKind.CHANGED, records, due_ms=due_ms)
 
     async def close(self) -> None:
         """Writes what is left. Harmless when repeated."""

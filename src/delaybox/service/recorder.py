@@ -1,4 +1,4 @@
-"""Writes down how tasks ended: apart from acks and claims, seldom, and best effort.
+"""Writes down how tasks ended: apart from acks and claims, seldom, and best effort. Passes it on to the feed of events.
 
 What the store does not take, because it is full or away, is left out: nothing waits for it, and a task's end does not
 depend on it.
@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from delaybox.core.delivery import Delivery
+from delaybox.core.events import EventKind
 from delaybox.core.history import ENDED, HistoryRules
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
 from delaybox.store import history
 from delaybox.store.ending import end
-from delaybox.store.record import Record
-from delaybox.store.store import Store
+from delaybox.store.record import Record, read
+from delaybox.store.store import Claimed, Store
 
 log = logging.getLogger("delaybox.service")
 
@@ -27,6 +28,8 @@ PAUSE_S = 0.1
 BURST = 5_000
 A_SECOND = 3_000
 """Successes that a process notes at once, and in a second for longer."""
+_WORTH = 100
+"""With room for fewer ends a claim does not name what it fires."""
 _AT_ONCE = 4
 """Partitions in one round trip, because all others wait while the server carries out the scripts of one."""
 
@@ -43,7 +46,7 @@ class Recorder:
         self._rules = rules
         self._now = now
         self._node = node.encode()[:255]
-        self.on = rules.keep_ms > 0
+        self._keeps = rules.keep_ms > 0
         # More than a partition keeps at all need not be sent to it.
         self._most = min(history.MOST_NOTED, max(1, rules.entries // store.partitions))
         self._waiting: dict[int, dict[bytes, bytes]] = {}
@@ -54,12 +57,21 @@ class Recorder:
         self._flushing: asyncio.Task[None] | None = None
         self._refused = 0
 
+    @property
+    def on(self) -> bool:
+        """Whether anybody wants to know how tasks end."""
+        return self._keeps or self._store.events.wanted
+
     def ended(self, deliveries: Sequence[Delivery], state: TaskState, reason: str = "") -> None:
         """Notes deliveries of one partition that ended their tasks; never blocks.
 
         Of very many that succeed most are only counted: to note each of them would cost a drain a tenth of its rate.
         """
-        if not self.on or not deliveries:
+        if not deliveries:
+            return
+        if self._store.events.wanted:
+            self._store.events.ended(deliveries, state, reason)
+        if not self._keeps:
             return
         ended_ms = self._now(deliveries[0].partition)
         if state is TaskState.SUCCEEDED:
@@ -84,9 +96,44 @@ class Recorder:
                     deliveries=d.token,
                 )
 
-    def cancelled(self, records: Iterable[Record]) -> None:
+    @property
+    def room(self) -> bool:
+        """Whether it is worth the while that claims name what they fire in place."""
+        return self._keeps and self._filled() >= _WORTH
+
+    def in_place(self, partition: int, claimed: Claimed) -> None:
+        """Notes tasks that a claim published itself, as far as it names them; the others are only counted."""
+        named = claimed.named
+        records = [read(named[at], named[at + 1]) for at in range(0, len(named), 2)]
+        if records and self._store.events.wanted:
+            self._store.events.records(EventKind.FIRED, records)
+            self._store.events.records(EventKind.COMPLETED, records)
+        if not self._keeps:
+            return
+        noted = records[: self._allowed(len(records))]
+        if len(noted) < len(claimed.lateness_ms):
+            self._count(partition, TaskState.SUCCEEDED, len(claimed.lateness_ms) - len(noted))
+        for r in noted:
+            waiting = self._room(partition, TaskState.SUCCEEDED)
+            if waiting is not None:
+                waiting[r.task_id] = history.entry(
+                    TaskState.SUCCEEDED,
+                    r.lane,
+                    self._node,
+                    "",
+                    due_ms=r.due_ms,
+                    fired_ms=claimed.now_ms,
+                    ended_ms=claimed.now_ms,
+                    priority=r.priority,
+                    attempt=r.attempt,
+                    deliveries=r.deliveries + 1,
+                )
+
+    def cancelled(self, records: Sequence[Record]) -> None:
         """Notes pending tasks that a caller cancelled."""
-        for r in records if self.on else ():
+        if self._store.events.wanted:
+            self._store.events.records(EventKind.CANCELLED, records)
+        for r in records if self._keeps else ():
             partition = of_id(r.task_id, self._store.partitions)
             waiting = self._room(partition, TaskState.CANCELLED)
             if waiting is not None:
@@ -116,12 +163,15 @@ class Recorder:
 
     def _allowed(self, count: int) -> int:
         """How many of so many ends may be noted now: BURST at once, and A_SECOND from then on."""
+        room = min(count, int(self._filled()))
+        self._tokens -= room
+        return room
+
+    def _filled(self) -> float:
         now = time.monotonic()
         self._tokens = min(BURST, self._tokens + (now - self._filled_at) * A_SECOND)
         self._filled_at = now
-        room = min(count, int(self._tokens))
-        self._tokens -= room
-        return room
+        return self._tokens
 
     def waiting(self, task_id: bytes) -> bytes | None:
         """The entry of an end that this process noted and has not written yet."""

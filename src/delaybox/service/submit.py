@@ -299,6 +299,8 @@ class Submitter:
                     known += 1
         if self._on_scheduled is not None:
             self._on_scheduled(created, known)
+        if self._store.events.wanted:
+            self._store.events.scheduled(zip(drafts, answers, strict=True))
         return answers
 
     def _next(self, turn: int) -> int:

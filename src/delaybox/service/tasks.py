@@ -19,6 +19,7 @@ from delaybox.core.errors import (
     TaskNotFound,
     TaskRunning,
 )
+from delaybox.core.events import NO_EVENTS, EventRules
 from delaybox.core.history import NO_HISTORY, HistoryPage, HistoryQuery, HistoryRules
 from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
@@ -30,8 +31,10 @@ from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType
 from delaybox.core.words import show
 from delaybox.service.bulk import Bulk, Selection
 from delaybox.service.dead import DeadByReason
+from delaybox.service.feed import Feed
 from delaybox.service.history import History
 from delaybox.service.readiness import Readiness, look
+from delaybox.service.refusals import PLACES, UNREADABLE, no_dead_letter, refusal
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
@@ -66,19 +69,37 @@ class StoreCounts:
 class _Parts:
     """The parts that the use-cases need, made once there is a store."""
 
-    __slots__ = ("bulk", "dead", "history", "lookup", "rules", "scaler", "serving", "store", "submitter", "watcher")
+    __slots__ = (
+        "bulk",
+        "dead",
+        "feed",
+        "history",
+        "lookup",
+        "rules",
+        "scaler",
+        "serving",
+        "store",
+        "submitter",
+        "watcher",
+    )
 
     def __init__(
-        self, store: Store, submitter: Callable[[Store], Submitter], queues: RuleBook | None, history: HistoryRules
+        self,
+        store: Store,
+        submitter: Callable[[Store], Submitter],
+        queues: RuleBook | None,
+        history: HistoryRules,
+        events: EventRules,
     ) -> None:
         self.store = store
+        self.feed = Feed(store, events)
         self.history = History(store, history)
         self.rules = Rules(store, queues)
         self.submitter = submitter(store)
         self.lookup = Lookup(store)
         self.watcher = Watcher(store)
         self.bulk = Bulk(store, self.history)
-        self.dead = DeadByReason(store)
+        self.dead = DeadByReason(store, self.history)
         self.serving = Serving(store)
         self.scaler = Scaler(store)
 
@@ -88,8 +109,8 @@ class Service:
 
     ``node_id``: the node that `check` looks for; None where this process belongs to none. ``engines``: the ids of its
     members that must be alive; None: the node's own. ``queues``: their rules by this
-    node's configuration. ``history``: whether ends that callers cause are noted. The other arguments are the
-    `Submitter`'s.
+    node's configuration. ``history``: whether ends that callers cause are noted. ``events``: how the feed
+    of events is kept. The other arguments are the `Submitter`'s.
     """
 
     def __init__(
@@ -103,8 +124,10 @@ class Service:
         topics: TopicRules | None = None,
         queues: RuleBook | None = None,
         history: HistoryRules = NO_HISTORY,
+        events: EventRules = NO_EVENTS,
     ) -> None:
         self._history = history
+        self._events = events
         self._queues = queues
         self._submitter = partial(submitter_kind(), max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
         self._node_id = node_id
@@ -116,7 +139,8 @@ class Service:
 
     def open(self, store: Store) -> None:
         """Sets the store: calls are answered from now on."""
-        self._parts = _Parts(store, self._submitter, self._queues, self._history)
+        self._parts = _Parts(store, self._submitter, self._queues, self._history, self._events)
+        store.events.start(self._events)
 
     def not_open(self, reason: str) -> None:
         """Gives the reason with which calls are refused until `open`."""
@@ -132,6 +156,11 @@ class Service:
     def bulk(self) -> Bulk:
         """Changes of every task that a filter matches. StoreUnavailable before the store is open."""
         return self._opened.bulk
+
+    @property
+    def feed(self) -> Feed:
+        """Reads the feed of events. StoreUnavailable before the store is open."""
+        return self._opened.feed
 
     @property
     def dead(self) -> DeadByReason:
@@ -195,7 +224,7 @@ class Service:
             (shown,) = await self._opened.rules.with_reason([await self._opened.serving.completed(shown)])
             return await self._opened.history.completed(shown)
         if found.place == "quarantine":
-            raise TaskNotFound(f"task {task_id} {_UNREADABLE}")
+            raise TaskNotFound(f"task {task_id} {UNREADABLE}")
         if found.place:
             raise TaskNotFound(
                 f"task {task_id} is there, but was written by a newer DelayBox or is damaged; see `delaybox fsck`"
@@ -238,8 +267,10 @@ class Service:
     async def close(self) -> None:
         """Ends every watch. Harmless when repeated."""
         if self._parts is not None:
+            await self._parts.feed.close()
             await self._parts.watcher.close()
             await self._parts.history.close()
+            await self._parts.store.events.close()
 
     async def queues(self, *, pending: bool = True) -> list[QueueStats]:
         """Every queue with tasks pending, ready or in flight, or fired in the last minute.
@@ -354,7 +385,7 @@ class Service:
                     return True
                 raise TaskRunning(f"task {task_id} is running and no node with workers hears; wait for it to end")
         if word != "cancelled":
-            raise _refusal(task_id, word)
+            raise refusal(task_id, word)
         return False
 
     async def reschedule(
@@ -366,11 +397,12 @@ class Service:
         priority: Priority | None = None,
     ) -> int:
         """Moves a pending task; returns its new due time (ms). Errors as `cancel`."""
-        word, due = await self._opened.store.reschedule(
-            ids.parse(task_id), due_ms=due_ms, delay_ms=delay_ms, priority=priority
-        )
+        raw = ids.parse(task_id)
+        before = await self._opened.history.before_change([raw])
+        word, due = await self._opened.store.reschedule(raw, due_ms=due_ms, delay_ms=delay_ms, priority=priority)
         if word != "moved":
-            raise _refusal(task_id, word)
+            raise refusal(task_id, word)
+        self._opened.history.changed(before, before, due_ms=due)
         return due
 
     async def update(
@@ -396,7 +428,7 @@ class Service:
         for _ in range(_UPDATE_TRIES):
             found = await self._opened.store.get(raw)
             if found.place != "home":
-                raise _refusal(task_id, _WORDS.get(found.place, "unknown"))
+                raise refusal(task_id, PLACES.get(found.place, "unknown"))
             try:
                 new, apart = changed(
                     raw,
@@ -410,13 +442,15 @@ class Service:
                     indexed=indexed,
                 )
             except UnreadableRecord:
-                raise _refusal(task_id, "newer") from None
+                raise refusal(task_id, "newer") from None
             word, due = await self._opened.store.update(raw, found.value, new, apart)
             if word == "moved":
+                now = structs.replace(read(raw, new), body=apart or read(raw, new).body)
+                self._opened.history.changed({raw: now}, [raw], due_ms=due)
                 return await self._changed(raw, structs.replace(found, value=new, body=apart), due, priority)
             if word != "changed":
                 break
-        raise _refusal(task_id, word)
+        raise refusal(task_id, word)
 
     async def _changed(self, raw: bytes, found: Found, due_ms: int, priority: Priority | None) -> TaskView:
         """The task as it is after a change that was made. ``found``: before its time or priority changed."""
@@ -429,7 +463,7 @@ class Service:
         view = of_found(raw, found)
         if view is None:
             if now is None:
-                raise _refusal(ids.render(raw), "unknown")
+                raise refusal(ids.render(raw), "unknown")
             return now
         then = view.priority if priority is None else priority
         return structs.replace(view, due_ms=due_ms, state=TaskState.READY, priority=then)
@@ -440,11 +474,14 @@ class Service:
 
     async def replay(self, task_id: str) -> None:
         """Brings a dead letter back, due at once, its attempts forgotten."""
-        word = (await self._opened.store.replay([ids.parse(task_id)]))[0]
+        raw = ids.parse(task_id)
+        before = await self._opened.history.before_replay([raw])
+        word = (await self._opened.store.replay([raw]))[0]
         if word == "newer":
-            raise _refusal(task_id, word)
+            raise refusal(task_id, word)
         if word != "replayed":
-            raise _no_dead_letter(task_id)
+            raise no_dead_letter(task_id)
+        self._opened.history.changed(before, before, due_ms=self._opened.store.now_ms())
 
     async def replay_many(self, wanted: TaskQuery, *, limit: int = DEFAULT_REPLAY) -> int:
         """Brings back the dead letters that match, newest first, at most ``limit``; returns how many."""
@@ -454,24 +491,4 @@ class Service:
         """Deletes a dead letter for good."""
         raw = ids.parse(task_id)
         if not await self._opened.store.discard(ids.partition(raw) % self._opened.store.partitions, [raw]):
-            raise _no_dead_letter(task_id)
-
-
-_UNREADABLE = "cannot be read: see `delaybox quarantine list`, or `delaybox fsck` until it is due"
-_WORDS = {"lease": "running", "dead": "dead", "quarantine": "quarantined"}
-
-
-def _no_dead_letter(task_id: str) -> TaskNotFound:
-    return TaskNotFound(f"task {task_id} is no dead letter: it was replayed or discarded, or never became one")
-
-
-def _refusal(task_id: str, word: str) -> DelayBoxError:
-    if word == "running":
-        return TaskRunning(f"task {task_id} is running right now, so it cannot be changed; wait for it to end")
-    if word == "newer":
-        return TaskRunning(f"task {task_id} was written by a newer DelayBox; ask a node of that version")
-    if word == "dead":
-        return TaskNotFound(f"task {task_id} is a dead letter: it has failed for good; replay it first")
-    if word == "quarantined":
-        return TaskNotFound(f"task {task_id} {_UNREADABLE}")
-    return TaskNotFound(f"task {task_id} is not pending: it has finished, was cancelled, or never was pending")
+            raise no_dead_letter(task_id)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from delaybox.core import ids
 from delaybox.store import keys
-from delaybox.store.record import UnreadableRecord, read_dead
+from delaybox.store.record import Record, UnreadableRecord, read_dead
 from delaybox.store.store import Store
 
 MOST = 5_000
@@ -52,6 +53,19 @@ async def newest(store: Store) -> tuple[list[DeadLetter], int]:
         if size > _MOST_BYTES:
             break
     return out, sum(replies[store.partitions :])
+
+
+async def latest(store: Store, partition: int, count: int) -> list[tuple[Record, str]]:
+    """The last ``count`` dead letters of a partition, each with its reason. StoreUnavailable."""
+    tag = store.tags[partition]
+    found = await store.servers.ask("ZRANGE", keys.dead_at(tag), 0, min(count, _AT_ONCE) - 1, "REV")
+    out: list[tuple[Record, str]] = []
+    for task_id, value in zip(found, await _values(store, found), strict=True):
+        with contextlib.suppress(UnreadableRecord):
+            if value is not None:
+                _, reason, record = read_dead(task_id, value)
+                out.append((record, reason))
+    return out
 
 
 async def _values(store: Store, task_ids: Iterable[bytes]) -> list[bytes | None]:

@@ -32,6 +32,8 @@ from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import Store
 
 PAGE = 500
+_CHUNKS = 16
+"""Entries of the feed of events, of 60 kB at most each, in one look."""
 CHECKED_AT_ONCE = 100
 MOST_SEEN = 10
 """Leases named with one suspect; it is seen in more than one only where something is broken."""
@@ -78,6 +80,8 @@ class _Check:
             await self._permits(p)
             await self._judge(p)
             await self._remembered(p)
+            if p == 0:
+                await self._feed(p)
 
     def _report(self, kind: str, partition: int, what: str) -> None:
         self.problems.add(f"{kind}: partition {partition}, {what}: {KINDS[kind]}")
@@ -252,6 +256,22 @@ class _Check:
         self.counts["ended tasks"] += entries
         if (entries, held) != (noted[0] + noted[1], noted[2] + noted[3]):
             self._report("history-not-counted", p, f"{entries} entries of {held} bytes")
+
+    async def _feed(self, p: int) -> None:
+        """The sums over the feed of events are those of its entries."""
+        tag = self.store.tags[p]
+        asked = ("HMGET", keys.events_sums(tag), "events", "bytes")
+        before = await self.servers.ask(*asked)
+        counted, held, start = 0, 0, "-"
+        while found := await self.servers.ask("XRANGE", keys.events(tag), start, "+", "COUNT", _CHUNKS):
+            counted += sum(int(fields[1]) for _, fields in found)
+            held += sum(len(fields[3]) for _, fields in found)
+            start = f"({found[-1][0].decode()}"
+        self.counts["events"] += counted
+        sums = [int(value or 0) for value in before]
+        # Where both differ it was written to meanwhile.
+        if sums != [counted, held] and before == await self.servers.ask(*asked):
+            self._report("events-not-counted", p, f"{counted} events of {held} bytes")
 
     async def _groups(self, p: int) -> None:
         """Suspects entries of groups whose tasks do not lie at home and belong to that group."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import pack
 from typing import Any
@@ -13,9 +13,13 @@ from delaybox.core import ids
 from delaybox.core.partition import of_key
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import STUB_OVER, encoded_head
+from delaybox.store.record import STUB_OVER, Draft, encoded_head
+from delaybox.store.replies import Stored
 from delaybox.store.store import Store
 from delaybox.wire.encoded import EncodedTask, TaskKind
+
+_HEAD = 10
+"""Arguments of ``ingest`` in front of the tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,12 @@ async def ingest(store: Store, spans: Sequence[Span]) -> list[Ingested | BaseExc
 
     Harmless when repeated, by the same or another process: what lies below the watermark is skipped.
     """
-    replies = await store.run_new([_call(store, span) for span in spans])
+    calls = [_call(store, span) for span in spans]
+    replies = await store.run_new(calls)
+    if store.events.wanted:
+        for span, call, reply in zip(spans, calls, replies, strict=True):
+            if not isinstance(reply, BaseException):
+                store.events.scheduled(_stored(span, call, reply[0], reply[2]))
     return [r if isinstance(r, BaseException) else Ingested(r[1], max(r[2], 0), r[2] < 0) for r in replies]
 
 
@@ -112,3 +121,14 @@ def _call(store: Store, span: Span) -> ScriptCall:
         len(tasks), len(bodies) // 2, pack(f">{len(tasks)}d", *span.offsets),
     )  # fmt: skip
     return ScriptCall("ingest", store.tags[home], (*head, *items, *bodies))
+
+
+def _stored(span: Span, call: ScriptCall, now_ms: int, count: int) -> Iterator[tuple[Draft, Stored]]:
+    """The tasks that a call stored, the last ones of its span. ``now_ms``: the moment of that."""
+    first = len(span.tasks) - max(count, 0)
+    for i in range(first, len(span.tasks)):
+        template, record = call.args[_HEAD + 2 * i : _HEAD + 2 * i + 2]
+        due48 = span.tasks[i].due48
+        due_ms = max(now_ms, due48 - ids.RELATIVE + now_ms if due48 & ids.RELATIVE else due48)
+        body = span.tasks[i].body
+        yield Draft(due48, record, None, b"", body), Stored(due_ms.to_bytes(6, "big") + template[6:], due_ms)

@@ -238,6 +238,21 @@ def stream(tag_: str) -> str:
     return f"{tag_}:stream"
 
 
+def events(tag_: str) -> str:
+    """Stream: the feed of events, in chunks (store/events.py). It lies with partition 0."""
+    return f"{tag_}:events"
+
+
+def events_sums(tag_: str) -> str:
+    """Hash: how many events and bytes the feed has; the last entry that its bounds dropped."""
+    return f"{tag_}:events:sums"
+
+
+def events_wanted(tag_: str) -> str:
+    """String: exists while somebody reads events, and for some minutes afterwards."""
+    return f"{tag_}:events:wanted"
+
+
 def meta(prefix: str) -> str:
     """Hash: format, partitions, bucket width."""
     return f"{prefix}:meta"

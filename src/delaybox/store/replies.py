@@ -67,6 +67,8 @@ class ClaimLimits:
     looker: str = ""
     plan: bytes = b""
     """What the taker decided for this partition (claim.lua says how)."""
+    names: str = ""
+    """The reply names what was fired in place: "h" with the heads of records, "r" with whole ones; "" not at all."""
 
 
 @dataclass(slots=True)
@@ -90,6 +92,8 @@ class Claimed:
     pressed: bool = False
     """Queues have weights and more waits than there were slots: nothing was leased."""
     waits: Mapping[bytes, bool] = field(default_factory=dict)
+    named: list[bytes] = field(default_factory=list)
+    """What was fired in place, if the claim asked for it. Flat: id, record (or its head), ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,4 +179,5 @@ def read_claim(reply: list[Any]) -> Claimed:
         dict(zip(lanes[::2], lanes[1::2], strict=True)),
         n[6] == 1,
         {queue: none == 1 for queue, none in zip(waits[::2], waits[1::2], strict=True)},
+        more[1] if len(more) > 1 else [],
     )

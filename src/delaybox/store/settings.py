@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from delaybox.core.durability import FAST, Durability
+from delaybox.core.events import NO_EVENTS, EventRules
 from delaybox.core.history import NO_HISTORY, HistoryRules
 from delaybox.core.limits import KEY_KEEP_MS
 from delaybox.core.queue import QueueRules
@@ -31,6 +32,8 @@ class StoreSettings(ProcessSettings):
     """How long it is remembered how tasks ended."""
     durability: Durability = FAST
     """When callers are answered that their tasks are stored."""
+    events: EventRules = NO_EVENTS
+    """How the feed of events is kept."""
     first_rules: Mapping[str, QueueRules] = field(default_factory=dict)
     """Rules of queues for a store in which none were ever set."""
     roles: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from delaybox.core.partition import Shape, of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes, schedule_args
 from delaybox.store.durability import confirmed_of
+from delaybox.store.event_writer import EventWriter
 from delaybox.store.identity import open_store
 from delaybox.store.loader import REPEATED_WITHIN_MS, Observer, ScriptCall, ScriptRunner
 from delaybox.store.presence import OnLost, Presence
@@ -71,6 +72,8 @@ class Store:
         self.unforeseen = Unforeseen()
         self.tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
         self.shards = Shards(servers, self.tags)
+        self.events = EventWriter(self.runner, servers, self.tags, self.now_ms)
+        """What this process adds to the feed of events."""
         own = servers.sharded
         self.ended = [keys.ended_at(tag) if own else keys.ended_channel(prefix) for tag in self.tags]
         """The channel of ended tasks of each partition; of one server all are the same."""
@@ -177,7 +180,7 @@ class Store:
         args = (
             lease_id, self.bucket_ms, limits.lease_ms, limits.slots, limits.items, MAX_RECORD_BYTES, limits.types,
             limits.channel, limits.stream, limits.poll_ms, self.key_keep_ms, limits.fresh_ms, int(limits.guest),
-            limits.looker, limits.plan, *limits.lanes,
+            limits.looker, limits.plan, limits.names, *limits.lanes,
         )  # fmt: skip
         return ScriptCall("claim", self.tags[partition], args)
 

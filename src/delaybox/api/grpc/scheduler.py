@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -17,13 +18,14 @@ from delaybox.core.limits import MAX_PAGE
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service, ShownRules
+from delaybox.service import feed as following
 from delaybox.store.store import Store
 from delaybox.wire import scaling
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.in_trace import each_with_trace, with_trace
 from delaybox.wire.json import queue_rules
 from delaybox.wire.json.tasks import TaskRules, check_key, queue_of
-from delaybox.wire.proto import queries, rules, tasks, views
+from delaybox.wire.proto import feed, queries, rules, tasks, views
 from delaybox.wire.proto.bulk import BatchReader
 from delaybox.wire.proto.bulk import stored as stored_entry
 from delaybox.wire.trace import NAMES, trace_in
@@ -251,6 +253,14 @@ class Scheduler:
                     yield response
         finally:
             watch.close()
+
+    async def events(self, request: pb.EventsRequest, caller: Caller) -> AsyncIterator[pb.EventsResponse]:
+        wanted, after = feed.wanted(request)
+        reader = await self._service.feed.read(wanted, after=after)
+        async with aclosing(following.batches(reader)) as found:
+            async for items in found:
+                for response in feed.responses(items, reader.position):
+                    yield response
 
     # -- dead letters -------------------------------------------------------------------------------------------
 

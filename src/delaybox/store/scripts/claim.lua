@@ -9,13 +9,15 @@
 --       13 1 = a guest (not a time keeper): it takes what it serves and leaves everything else where it lies,
 --       14 the member that looks, where it keeps time, 15 what the taker decided for this partition: '' nothing; 's' = queues have
 --       weights, so where more is due than there are slots nothing is leased and the reply says so; or (msgpack) {critical tasks,
---       other tasks[, lane, how many of these, by how much each moves the lane back, ...]}, 16.. lanes: of a type letter that is named
+--       other tasks[, lane, how many of these, by how much each moves the lane back, ...]}, 16 the reply names what was fired in
+--       place: 'h' with the heads of records, 'r' with whole ones, '' not at all, 17.. lanes: of a type letter that is named
 --       here only these lanes are served; '*' for the queue stands for any queue
 -- REPLY {now ms, when to look next at near (-1 nothing there), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due, 1 = more
 --        waits than there are slots, so nothing was leased ('s')},
 --        lanes of what was fired in place {lane, how many, ...},
---        queues and limit keys that have no permits left for what is ready {name, 1 = this partition has none at all, ...}}
+--        queues and limit keys that have no permits left for what is ready {name, 1 = this partition has none at all, ...},
+--        what was fired in place {id, record or head, ...}}
 -- ERRORS TRYAGAIN (nothing written but hints)
 -- BOUND 500 items, 256 KiB of records
 --@include lib/time.lua
@@ -60,7 +62,7 @@ if how[112] == 2 and stream > 0 and type(redis.pcall('XLEN', T .. ':stream')) ~=
   how[112] = string.find(types, 'p', 1, true) and 1 or nil
   channel = ''
 end
-local served = lane_filter(16)
+local served = lane_filter(17)
 -- The first due time (ms; -1 none) in the near indexes of this taker, from `after` on.
 local function next_due(after)
   local best = -1
@@ -75,7 +77,7 @@ local function next_due(after)
 end
 
 if redis.call('EXISTS', lease) == 1 then
-  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {}, {} }
+  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {}, {}, {} }
 end
 local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
 if err then return err end
@@ -276,6 +278,14 @@ for i, f in ipairs(fired) do
   local lane = rec_lane(rec, at)
   by_lane[lane] = (by_lane[lane] or 0) + 1
 end
+-- In place of what was fired, which nothing needs any more.
+fired.named = {}
+if ARGV[16] ~= '' then
+  for i, f in ipairs(fired) do
+    fired.named[2 * i - 1] = f[1]
+    fired.named[2 * i] = ARGV[16] == 'r' and f[2] or sub(f[2], 1, body_at(f[2], f[4], f[3]) - 1)
+  end
+end
 for _, s in ipairs(sour) do
   redis.call('HSET', K_QUAR, s[1], s[2])
   redis.call('ZADD', K_QUAR_AT, now, s[1])
@@ -344,4 +354,4 @@ for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane
   lanes[#lanes + 1] = count
 end
-return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes, permits.made and permits.waits() or {} }
+return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes, permits.made and permits.waits() or {}, fired.named }

@@ -918,3 +918,75 @@ class TaskEvent(_message.Message):
     result: _task_pb2.Result
     progress: Progress
     def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., attempt: _Optional[int] = ..., reason: _Optional[str] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
+
+class EventsRequest(_message.Message):
+    __slots__ = ("kinds", "queue", "type", "function", "labels", "after")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    kinds: _containers.RepeatedScalarFieldContainer[str]
+    queue: str
+    type: TaskType
+    function: str
+    labels: _containers.ScalarMap[str, str]
+    after: str
+    def __init__(self, kinds: _Optional[_Iterable[str]] = ..., queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., function: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., after: _Optional[str] = ...) -> None: ...
+
+class EventsResponse(_message.Message):
+    __slots__ = ("events", "position")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[FeedEvent]
+    position: str
+    def __init__(self, events: _Optional[_Iterable[_Union[FeedEvent, _Mapping]]] = ..., position: _Optional[str] = ...) -> None: ...
+
+class FeedEvent(_message.Message):
+    __slots__ = ("id", "kind", "task_id", "at_ms", "type", "queue", "name", "priority", "due_ms", "attempt", "deliveries", "labels", "node", "reason", "missed")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DUE_MS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    task_id: str
+    at_ms: int
+    type: TaskType
+    queue: str
+    name: str
+    priority: Priority
+    due_ms: int
+    attempt: int
+    deliveries: int
+    labels: _containers.ScalarMap[str, str]
+    node: str
+    reason: str
+    missed: int
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., task_id: _Optional[str] = ..., at_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., name: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., due_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., deliveries: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., node: _Optional[str] = ..., reason: _Optional[str] = ..., missed: _Optional[int] = ...) -> None: ...

@@ -154,6 +154,11 @@ class SchedulerStub(object):
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.WatchRequest.SerializeToString,
                 response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.Events = channel.unary_stream(
+                '/delaybox.v1.Scheduler/Events',
+                request_serializer=delaybox_dot_v1_dot_scheduler__pb2.EventsRequest.SerializeToString,
+                response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.EventsResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServicer(object):
@@ -329,6 +334,14 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Events(self, request, context):
+        """What happens to all tasks from now on, as far as it matches: one feed, whichever nodes see it. Best effort, bounded, and it says
+        where something is missing. Ends when the node stops, and after an hour: go on with `position` as `after`. Scope read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -451,6 +464,11 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.WatchRequest.FromString,
                     response_serializer=delaybox_dot_v1_dot_scheduler__pb2.WatchResponse.SerializeToString,
+            ),
+            'Events': grpc.unary_stream_rpc_method_handler(
+                    servicer.Events,
+                    request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.EventsRequest.FromString,
+                    response_serializer=delaybox_dot_v1_dot_scheduler__pb2.EventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1101,6 +1119,33 @@ class Scheduler(object):
             '/delaybox.v1.Scheduler/Watch',
             delaybox_dot_v1_dot_scheduler__pb2.WatchRequest.SerializeToString,
             delaybox_dot_v1_dot_scheduler__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Events(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/delaybox.v1.Scheduler/Events',
+            delaybox_dot_v1_dot_scheduler__pb2.EventsRequest.SerializeToString,
+            delaybox_dot_v1_dot_scheduler__pb2.EventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

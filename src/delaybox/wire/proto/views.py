@@ -40,7 +40,7 @@ _ENTRY_BYTES: Final = 8
 """Most bytes that stand before each item of a list."""
 _UNSERVED_SHOWN: Final = 100
 _FACTS_BYTES: Final = 64 * 1024
-_TYPE_NUMBERS: Final[Mapping[TaskType, pb.TaskType]] = {kind: number for number, kind in TYPES.items()}
+TYPE_NUMBERS: Final[Mapping[TaskType, pb.TaskType]] = {kind: number for number, kind in TYPES.items()}
 _PRIORITY_NUMBERS: Final[Mapping[Priority, pb.Priority]] = {p: number for number, p in PRIORITIES.items()}
 
 
@@ -50,7 +50,7 @@ def info(view: TaskView) -> pb.TaskInfo:
         id=view.task_id,
         state=STATES[view.state],
         due_ms=view.due_ms,
-        type=_TYPE_NUMBERS[view.type],
+        type=TYPE_NUMBERS[view.type],
         queue=view.queue,
         priority=_PRIORITY_NUMBERS[view.priority],
         name=view.name,
@@ -97,7 +97,7 @@ def history(found: HistoryPage) -> pb.HistoryResponse:
             pb.EndedTask(
                 id=one.task_id,
                 state=STATES[one.state],
-                type=_TYPE_NUMBERS[one.type],
+                type=TYPE_NUMBERS[one.type],
                 queue=one.queue,
                 name=one.name,
                 priority=_PRIORITY_NUMBERS[one.priority],
@@ -151,7 +151,7 @@ def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
             continue
         shown = pb.QueueInfo(
             queue=q.queue,
-            type=_TYPE_NUMBERS[q.type],
+            type=TYPE_NUMBERS[q.type],
             pending=q.pending,
             ready=q.ready,
             in_flight=q.in_flight,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -18,10 +19,11 @@ from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
 from delaybox.core.query import BulkResult
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Selection, Service, ShownRules
+from delaybox.service.feed import Reader, batches
 from delaybox.wire import members, scaling
 from delaybox.wire.bounds import check_batch_count
 from delaybox.wire.in_trace import with_trace
-from delaybox.wire.json import bulk_types, history, queries, queue_rules, queue_types, rendering, tasks, types
+from delaybox.wire.json import bulk_types, events, history, queries, queue_rules, queue_types, rendering, tasks, types
 from delaybox.wire.json.reading import JsonReader
 
 _PARSED_AT_ONCE = 100
@@ -41,6 +43,21 @@ class Reply:
     value: Struct | None
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    parts: AsyncGenerator[bytes, None] | None = None
+    """In place of a value: a stream of server-sent events."""
+
+
+_STREAMED = ((b"x-accel-buffering", b"no"),)
+"""nginx would otherwise keep a stream back until its buffer is full."""
+
+
+async def _server_sent(reader: Reader, source: str) -> AsyncGenerator[bytes, None]:
+    """A reader's part of the feed as server-sent events; the id without data tells browsers where to go on."""
+    yield b"retry: 2000\n"
+    async with aclosing(batches(reader)) as found:
+        async for items in found:
+            parts = [b"id: %b\ndata: %b\n\n" % (i.position.encode(), events.encode(i, source)) for i in items]
+            yield b"".join(parts) or b": alive\nid: %b\n\n" % reader.position.encode()
 
 
 Replier = Callable[[Scope, Headers, Receive], Awaitable[Reply]]
@@ -172,6 +189,14 @@ class V1:
     async def history(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         wanted, cursor, limit = history.parse(scope["query_string"])
         return Reply(history.page(await self._service.history(wanted, cursor=cursor, limit=limit)))
+
+    async def events(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        wanted, after = events.parse(scope["query_string"])
+        feed = self._service.feed
+        # Sent by browsers when they connect again.
+        after = headers.get(b"last-event-id", b"").decode("latin-1") or after
+        reader = await feed.read(wanted, after=after)
+        return Reply(None, headers=_STREAMED, parts=_server_sent(reader, feed.source))
 
     async def queues(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])

@@ -24,11 +24,12 @@ from delaybox.core.limits import (
     NAME,
 )
 from delaybox.core.scaling import KINDS, MAX_PLACES, WORKER
-from delaybox.wire.json import types
+from delaybox.wire.json import events, types
 from delaybox.wire.json.queries import MAX_WAIT_MS
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
+_EVENTS = "text/event-stream"
 _PROBLEM = "application/problem+json"
 _MOMENT_TEXT = "RFC 3339 with an offset (in a URL write its + as %2B), or Unix ms"
 
@@ -103,6 +104,17 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         {"type": "string", "format": "delaybox-duration", "example": "30s"},
     ),
 }
+_OWN: Final[Mapping[tuple[str, str], tuple[str, dict[str, Any]]]] = {
+    ("followEvents", "kind"): (
+        f"only these kinds of events, separated by commas: {', '.join(events.KINDS)}",
+        {"type": "string", "pattern": f"^({'|'.join(events.KINDS)})(,({'|'.join(events.KINDS)}))*$"},
+    ),
+    ("followEvents", "after"): (
+        "the id of the last event that was seen",
+        {"type": "string", "pattern": r"^[0-9]{1,19}-[0-9]{1,19}\.[0-9]{1,19}$"},
+    ),
+}
+"""By call and parameter, where a name means something else than in other calls."""
 _ANY_QUEUE = rf"^({types.QUEUE_PATTERN[1:-1]}|\*)$"
 _PATH: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "id": ("the task's id", {"type": "string", "format": "uuid", "pattern": types.ID_PATTERN}),
@@ -112,6 +124,10 @@ _HEADER: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "Idempotency-Key": (
         "as `idempotency_key` in the body, give one of them; visible ASCII, bare or in double quotes",
         {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES + 2, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
+    ),
+    "Last-Event-ID": (
+        "as `after`, which it goes before; browsers send it when they connect again",
+        {"type": "string", "pattern": r"^[0-9]{1,19}-[0-9]{1,19}\.[0-9]{1,19}$"},
     ),
     "traceparent": (
         "the trace of this request (W3C Trace Context), which travels with the task; what is no trace is passed over",
@@ -223,7 +239,9 @@ def _operation(call: ApiCall) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, **_parameter(_PATH[name]), "example": _example(name)}
         for name in re.findall(r"{(\w+)}", call.path)
     ]
-    parameters += [{"name": name, "in": "query", **_parameter(_QUERY[name])} for name in call.query]
+    parameters += [
+        {"name": name, "in": "query", **_parameter(_OWN.get((call.name, name)) or _QUERY[name])} for name in call.query
+    ]
     parameters += [{"name": name, "in": "header", **_parameter(_HEADER[name])} for name in call.headers]
     if parameters:
         out["parameters"] = parameters
@@ -248,7 +266,9 @@ def _responses(call: ApiCall) -> dict[str, Any]:
     for status, (text, body) in sorted(call.answers.items()):
         answer: dict[str, Any] = {"description": text}
         if body is not None:
-            answer["content"] = {_JSON: {"schema": {"$ref": _REF.format(name=body.__name__)}}}
+            answer["content"] = {
+                _EVENTS if call.streams else _JSON: {"schema": {"$ref": _REF.format(name=body.__name__)}}
+            }
         if call.path == "/v1/tasks" and call.method == "POST":
             answer["headers"] = {"Location": {"description": "the task's address", "schema": {"type": "string"}}}
         out[str(status)] = answer

@@ -14,7 +14,7 @@ from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
-from delaybox.wire.json import bulk_types, history, nodes, queue_types, scaling, tasks, types
+from delaybox.wire.json import bulk_types, events, history, nodes, queue_types, scaling, tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell_rules import ShellRules
 
@@ -41,6 +41,8 @@ class ApiCall:
     answers: Mapping[int, tuple[str, type[Struct] | None]]
     refusals: Mapping[int, str] = field(default_factory=dict)
     examples: Mapping[str, Any] = field(default_factory=dict)
+    streams: bool = False
+    """It is answered with server-sent events of the type in ``answers``."""
 
 
 _SIZE = {413: "the body, the payload or the headers are too large", 415: "the body is not application/json",
@@ -322,11 +324,26 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         handler=lambda v1: v1.history,
         summary="List how tasks ended",
         about="The newest end first. Ends are remembered for `history.keep` (an hour unless configured otherwise, "
-        "those of failures longer) and up to `history.entries`. PUB_SUB tasks that are published in place are not "
-        "among them.",
+        "those of failures longer) and up to `history.entries`.",
         tag="tasks",
         query=history.FIELDS,
         answers={200: ("a page", history.EndedPage)},
+    ),
+    ApiCall(
+        method="GET",
+        path="/v1/events",
+        name="followEvents",
+        handler=lambda v1: v1.events,
+        summary="Follow what happens",
+        about="Server-sent events, each a CloudEvent 1.0 in JSON: what happens to all tasks from now on, whichever "
+        "nodes see it. Best effort and bounded; where something is missing it says so. Behind `after` (or the header "
+        "`Last-Event-ID`) it goes on where an earlier stream was cut.",
+        tag="tasks",
+        query=events.FIELDS,
+        headers=("Last-Event-ID",),
+        answers={200: ("a stream without an end", events.CloudEvent)},
+        refusals={429: "too many follow events at this node"},
+        streams=True,
     ),
     ApiCall(
         method="GET",
@@ -429,7 +446,7 @@ def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
     for call in CALLS:
         handlers = by.setdefault(call.path, {})
         handlers[call.method] = _answering(call, call.handler(v1))
-        if call.method == "GET":
+        if call.method == "GET" and not call.streams:
             handlers["HEAD"] = handlers["GET"]
     return [Route(path, handlers) for path, handlers in by.items()]
 
@@ -443,6 +460,8 @@ def _answering(call: ApiCall, replier: Replier) -> Handler:
     async def answer(scope: Scope, headers: Headers, receive: Receive) -> Answer:
         reply = await replier(scope, headers, receive)
         value = reply.value
+        if reply.parts is not None:
+            return Answer(reply.status, b"", reply.headers, b"text/event-stream", reply.parts)
         if value is None:
             return Answer(reply.status, b"", reply.headers)
         # A type that `answers` does not name is a mistake in the table, and must not be sent unfiltered.

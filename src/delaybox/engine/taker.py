@@ -1,0 +1,64 @@
+"""For whom a tracker claims, and what its claims under way may bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from delaybox.store.store import Claimed
+
+
+class Taker(Protocol):
+    """The taker for whom a tracker claims: what it serves, how much it can take now, and where tasks go."""
+
+    @property
+    def types(self) -> str:
+        """Letters of the task types served by lease."""
+
+    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
+        """The lanes of limited types (`store.replies.ClaimLimits`) that it claims there; ``all_``: that it serves."""
+
+    @property
+    def free(self) -> int:
+        """Slots free."""
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries handed out and not settled."""
+
+    def names(self) -> str:
+        """How claims are to name what they fire in place (`store.replies.ClaimLimits`)."""
+
+    def fired_in_place(self, partition: int, claimed: Claimed) -> None:
+        """A claim published tasks itself."""
+
+    def full(self, partitions: Sequence[int]) -> None:
+        """There is no room for what may be due there."""
+
+    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+        """These queues lack permits for what is ready there (`store.replies.Claimed.waits`)."""
+
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
+        """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""
+
+
+class Asked:
+    """The tasks that claims under way may bring, of all trackers of one taker. ``count``: how many. ``fewer`` is called
+    when it falls: another tracker may wait for just that room."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.trackers = 1
+        self.fewer: Callable[[], None] | None = None
+
+    def room(self, free: int) -> int:
+        """How many tasks a tracker may ask for now, of so many slots free: one of several takes its share of them, or
+        the others would wait for its answer."""
+        left = free - self.count
+        return left if self.trackers == 1 else min(left, -(-free // self.trackers))
+
+    def answered(self, count: int) -> None:
+        """A claim that asked for so many is over."""
+        self.count -= count
+        if self.fewer is not None:
+            self.fewer()

@@ -1,0 +1,37 @@
+"""What is counted of the feed of events; see `delaybox.metrics`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prometheus_client import Counter, Gauge
+
+from delaybox.metrics.registry import REGISTRY
+
+_written = Counter("delaybox_events_written", "Events that were added to the feed.", registry=REGISTRY)
+_dropped = Counter(
+    "delaybox_events_dropped",
+    "Events that did not reach the feed or left it early: for want of room in a process (process), because the store "
+    "refused them or was away (store), or by the feed's bounds (bounds); and those that a slow reader missed (reader).",
+    ["where"],
+    registry=REGISTRY,
+)
+_readers = Gauge(
+    "delaybox_event_readers", "Readers of the feed of events.", multiprocess_mode="livesum", registry=REGISTRY
+)
+
+
+def written(n: int) -> None:
+    """Counts events that were stored."""
+    _written.inc(n)
+
+
+def dropped(where: Literal["process", "store", "bounds", "reader"], n: int) -> None:
+    """Counts events that somebody may miss."""
+    if n:
+        _dropped.labels(where).inc(n)
+
+
+def readers(change: int) -> None:
+    """A reader came (1) or went (-1)."""
+    _readers.inc(change)
