@@ -1,16 +1,26 @@
-"""Walks over all records, slowly and for ever, and asserts the hint of each, so that a lost hint comes back (rule
-6)."""
+"""Walks over all records, slowly and for ever, and asserts the hint of each, so that a lost hint comes back (rule 6).
+
+After a fail-over or a restart, when the server may have lost its last writes, it hurries through once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
 
 from delaybox.engine.ownership import Ownership
-from delaybox.store import buckets, groups, labels, leases
-from delaybox.store.store import Store
+from delaybox.store import buckets, groups, labels, leases, scrubbed
+from delaybox.store.store import MAX_ITEMS, Store
+
+log = logging.getLogger("delaybox.engine")
 
 _CHUNK = 250
+_LOOK_S = 5.0
+"""How often it is looked whether the server is another one."""
 _PAUSE_S = 0.1
+_REST_S = 10.0
+"""Between two rounds."""
 _LEASES_AT_ONCE = 100
 _MOST_LEASES = 20_000
 """Most leases of one partition in one round."""
@@ -23,31 +33,69 @@ class Scrubber:
         self._store = store
         self._ownership = ownership or Ownership(store.partitions)
         self._walk: AsyncIterator[None] | None = None
+        self._chunk = _CHUNK
+        self._hurries = False
+        self._look_at = 0.0
         self.rounds = 0
 
     async def step(self) -> float:
         """For `Loop`."""
+        began = time.monotonic()
+        if not self._hurries and began >= self._look_at:
+            self._look_at = began + _LOOK_S
+            await self._look()
         if self._walk is None:
-            self._walk = self._round()
+            self._walk = self._round(range(self._store.partitions))
         try:
             await anext(self._walk)
         except StopAsyncIteration:
-            self._walk = None
+            hurried = self._ended()
             self.rounds += 1
-            return 10.0
+            return _PAUSE_S if hurried else _REST_S
         except BaseException:
-            self._walk = None
+            self._ended()
             raise
-        return _PAUSE_S
+        # In a hurry half of the time is the server's for others.
+        return min(time.monotonic() - began, _PAUSE_S) if self._hurries else _PAUSE_S
 
-    async def _round(self) -> AsyncIterator[None]:
-        for p in range(self._store.partitions):
+    def _ended(self) -> bool:
+        """No walk is under way any more; whether it was one in a hurry."""
+        self._walk = None
+        self._chunk = _CHUNK
+        hurried, self._hurries = self._hurries, False
+        return hurried
+
+    async def _look(self) -> None:
+        """Begins to hurry where the server is another one than when all was looked through last."""
+        kept = sorted(self._ownership.kept)
+        run = await scrubbed.run_id(self._store, kept[0]) if kept else b""
+        if run and (late := await scrubbed.lacking(self._store, kept, run)):
+            self._walk = self._hurried(late, run)
+            self._hurries, self._chunk = True, MAX_ITEMS
+
+    async def _hurried(self, late: Sequence[int], run: bytes) -> AsyncIterator[None]:
+        began = time.monotonic()
+        for p in late:
+            async for _ in self._round((p,)):
+                yield
+            if p in self._ownership.kept:
+                await scrubbed.note(self._store, p, run)
+        took_s = time.monotonic() - began
+        if took_s > 1.0:
+            log.info(
+                "the server was restarted or replaced: all records of %d partitions were looked through in %.0f s",
+                len(late),
+                took_s,
+            )
+
+    async def _round(self, partitions: Sequence[int]) -> AsyncIterator[None]:
+        for p in partitions:
             if p not in self._ownership.kept:
                 continue
             async for number in buckets.of_partition(self._store, p):
                 cursor = b"0"
                 while True:
-                    cursor, _, _ = await self._store.index(p, number, cursor, count=_CHUNK)
+                    cursor, _, _ = await self._store.index(p, number, cursor, count=self._chunk)
                     yield
                     if cursor == b"0":
                         break
@@ -63,7 +111,7 @@ class Scrubber:
         group lacks comes back by the walk over the buckets."""
         after = b""
         while True:
-            after, _, _ = await groups.regroup(self._store, p, after, count=_CHUNK)
+            after, _, _ = await groups.regroup(self._store, p, after, count=self._chunk)
             yield
             if not after:
                 return

@@ -59,10 +59,15 @@ local function look(id, rec)
   end
   return kind, due
 end
+-- Behind the horizon a task that was never moved needs no hint, and the scrubber meets millions of these.
+local beyond = number * W >= horizon
 for i = 1, #flat, 2 do
   local id, rec = flat[i], flat[i + 1]
-  local home = math.floor(id_due(id) / W)
-  if home == number then
+  local plain = beyond and byte(rec, 1) == FRESH
+  local home = plain or math.floor(id_due(id) / W)
+  if plain then
+    -- Nothing is to be done.
+  elseif home == number then
     if look(id, rec) == 'bad' then
       redis.call('HSET', K_QUAR, id, rec)
       redis.call('ZADD', K_QUAR_AT, now, id)

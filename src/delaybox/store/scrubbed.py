@@ -1,0 +1,31 @@
+"""Whether all records of a partition were looked through since its server became the one that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from delaybox.store import keys
+from delaybox.store.loader import ScriptCall
+from delaybox.store.servers import Command
+from delaybox.store.store import Store
+
+_FIELD = "scrubbed"
+
+
+async def run_id(store: Store, partition: int) -> bytes:
+    """The run id of a partition's server: another one after a restart or a fail-over; b"" where it is hidden from us.
+    StoreUnavailable."""
+    run: bytes = (await store.runner.run(ScriptCall("scrubbed", store.tags[partition], ("",))))[0]
+    return run
+
+
+async def lacking(store: Store, partitions: Sequence[int], run: bytes) -> list[int]:
+    """Those of the partitions of one server that were not looked through since it has this run id. StoreUnavailable."""
+    asks: list[Command] = [("HGET", keys.clock(store.tags[p]), _FIELD) for p in partitions]
+    noted = await store.servers.ask_many(asks)
+    return [p for p, one in zip(partitions, noted, strict=True) if one != run]
+
+
+async def note(store: Store, partition: int, run: bytes) -> None:
+    """All records of a partition were looked through while its server had this run id. StoreUnavailable."""
+    await store.runner.run(ScriptCall("scrubbed", store.tags[partition], (run,)))

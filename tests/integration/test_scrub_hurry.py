@@ -1,0 +1,70 @@
+"""After a restart or a fail-over the scrubber hurries through everything once, and then walks as slowly as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+
+from delaybox.core.task import NewTask
+from delaybox.engine.scrubber import Scrubber
+from delaybox.service import Service
+from delaybox.store import keys
+from delaybox.store.fsck import fsck
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
+from tests.servers import RealServer
+
+PENDING = 4_000
+
+
+async def hurried(scrubber: Scrubber) -> int:
+    """How many steps it takes until it does not hurry."""
+    for steps in range(10_000):
+        if await scrubber.step() >= 0.1 and steps:
+            return steps
+    raise AssertionError("it never ends")
+
+
+async def test_lost_hints_are_back_after_a_restart_within_one_hurried_walk(
+    make_server: Callable[..., RealServer],
+) -> None:
+    own = make_server("--appendonly", "yes", "--appendfsync", "always")
+    store = await Store.open(Servers.connect(own.settings), prefix="d", partitions=4)
+    await Service(store).submit_many(
+        [NewTask(payload=b"x", delay_ms=20_000 + n, group="g" if n % 2 else "") for n in range(PENDING)]
+    )
+    scrubber = Scrubber(store)
+    assert await hurried(scrubber) > 0, "the first walk over a store hurries, because nobody knows of one"
+    for tag in store.tags:
+        noted = await store.servers.ask("HGET", keys.clock(tag), "scrubbed")
+        assert noted
+    # A walk that finds the same server does not hurry.
+    again = Scrubber(store)
+    assert await again.step() == 0.1
+
+    await store.close()
+    own.kill()
+    own.start()
+    store = await Store.open(Servers.connect(own.settings), prefix="d")
+    again = Scrubber(store)
+    for tag in store.tags:
+        await store.servers.ask("UNLINK", *keys.nears(tag), keys.groups(tag))
+    assert {one.split(":")[0] for one in (await fsck(store)).problems} == {"group-missing"}
+    steps = await hurried(again)
+    assert (await fsck(store)).problems == []
+    counts = await store.servers.ask_many([("ZCARD", key) for tag in store.tags for key in keys.nears(tag)])
+    assert sum(counts) == PENDING
+    assert steps < PENDING / 500 + 40, "500 records a step"
+    assert await again.step() == 0.1
+    await store.close()
+
+
+async def test_a_server_that_lost_the_store_gets_no_clock(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    scrubber = Scrubber(store)
+    await hurried(scrubber)
+    await client.delete(keys.clock(store.tags[0]))
+    scrubber._look_at = 0.0
+    await hurried(scrubber)
+    assert not await client.exists(keys.clock(store.tags[0]))
