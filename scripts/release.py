@@ -159,7 +159,7 @@ def release(target: Path) -> list[str]:
         print(f"image, with {command}", flush=True)
         image(command, version, target / f"delaybox-{version}-image.tar")
     else:
-        left_out.append(f"the image: neither {' nor '.join(ENGINES)} answers here; docker build -f deploy/Dockerfile .")
+        left_out.append(f"the image: neither {' nor '.join(ENGINES)} answers here")
     (target / SUMS).write_text(sums(target))
     return left_out
 
