@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import Link
 
 from delaybox.config.otel import OtelSection
+from delaybox.core.delivery import DONE, Delivery, Report
 from delaybox.core.errors import ConfigError
+from delaybox.engine.traced import traced
 from delaybox.otel import environment, tracing
 from delaybox.otel.export import FollowLinks, begin
 from delaybox.otel.queue import AT_ONCE, SendQueue
-from delaybox.otel.spans import parent_of, remote
+from delaybox.otel.spans import Spans, parent_of, remote
 from tests.waiting import until
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
@@ -74,6 +78,21 @@ def test_a_firing_is_kept_if_its_scheduling_was(otherwise: Sampler) -> None:
     assert alone.is_recording() is (otherwise is ALWAYS_ON)
     mine = remote({"traceparent": parent_of(alone)})
     assert mine is not None and mine.span_id == alone.get_span_context().span_id
+
+
+async def test_a_span_that_cannot_be_made_keeps_no_task_from_its_target() -> None:
+    class Broken(trace.NoOpTracer):
+        def start_span(self, *_: Any, **__: Any) -> trace.Span:
+            raise RuntimeError("no span")
+
+    class Target:
+        async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+            report(batch, DONE)
+
+    one = Delivery(bytes(16), 0, b"lease", 1, 0, 0, 10**12, b"pdefault", False, b"")
+    reported: list[Delivery] = []
+    await traced(Spans(Broken()))(Target(), [one], lambda deliveries, _: reported.extend(deliveries))
+    assert reported == [one] and not one.trace
 
 
 def test_off_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ A firing may come days after the scheduling, so it begins a trace of its own, wh
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -17,6 +18,8 @@ from delaybox.otel.spans import Spans, described, failed, parent_of, remote
 from delaybox.wire import body as wire_body
 from delaybox.wire.trace import PARENT, trace_in
 
+log = logging.getLogger("delaybox.otel")
+
 _MARK = PARENT.encode()
 _NAMES = {Done: "done", Failed: "failed", Snoozed: "snoozed", HandBack: "handed_back", Lost: "lost", Elsewhere: "moved"}
 
@@ -27,7 +30,11 @@ def traced(spans: Spans) -> HandOut:
     """Hands deliveries to a target as it does itself, each within a span that ends with its report."""
 
     async def hand_out(target: Target, batch: Sequence[Delivery], report: Report) -> None:
-        under_way = _begun(spans, batch)
+        try:
+            under_way = _begun(spans, batch)
+        except Exception:  # a task is carried out even if its span cannot be made
+            log.exception("%d deliveries are not traced", len(batch))
+            under_way = {}
         if not under_way:
             await target.deliver(batch, report)
             return
