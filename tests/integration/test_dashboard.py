@@ -18,6 +18,7 @@ from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.core.access import Access, Token
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
+from delaybox.store import labels
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.children import Served
@@ -303,6 +304,23 @@ async def test_tasks_are_found_by_key_and_when_they_have_ended(entered: Visitor,
     ):
         status, _, text = await asyncio.to_thread(entered.get, f"/dashboard/ended{query}")
         assert status == (400 if "ready" in query else 200) and words in text, query
+
+
+async def test_a_label_is_looked_up_by_its_index_where_it_has_one(
+    entered: Visitor, service: Service, shared: tuple[Served, str], client: Redis
+) -> None:
+    await service.submit(NewTask(delay_ms=3_600_000, labels={"customer": "7"}))
+    path = "/dashboard/tasks?label=customer%3D7"
+    _, _, text = await asyncio.to_thread(entered.get, path)
+    assert "customer" in text and "looked through" in text
+    store = await Store.open(Servers(client), prefix=shared[1])
+    await labels.declare(store, ["customer"])
+    for p in range(store.partitions):
+        await labels.completed(store, p, frozenset({"customer"}))
+    await service.submit(NewTask(delay_ms=3_600_000, labels={"customer": "8"}))
+    status, _, text = await asyncio.to_thread(entered.get, path)
+    # By the index alone: a task from before, which no owner has indexed here, is not among what it finds.
+    assert status == 200 and "looked through" not in text and "No task matches" in text
 
 
 async def test_many_are_changed_after_a_dry_run(entered: Visitor, service: Service) -> None:
