@@ -14,8 +14,10 @@ from delaybox.core.queue import LiveRules, QueueRules, RuleBook
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.stored import StoreProgress
 from delaybox.store.leases import Adopted
-from delaybox.targets.worker_gateway import Gateway, LanePool
-from delaybox.targets.worker_session import Profile, WorkerSession
+from delaybox.targets.worker_gateway import Gateway
+from delaybox.targets.worker_pool import LanePool
+from delaybox.targets.worker_profile import Profile
+from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import worker_pb2
 
@@ -52,6 +54,8 @@ class Engine:
 
 
 class Claimer:
+    coming = 0
+
     def more_room(self) -> None:
         pass
 
@@ -63,9 +67,17 @@ class Host:
         self.pools: list[Any] = []
         self.stored = StoreProgress()
 
-    def admit(self, *, lanes: Sequence[bytes], target: Any, room: Any) -> Claimer:
+    def admit(
+        self, *, lanes: Sequence[bytes], target: Any, room: Any, full: Any = None, called_only: bool = False
+    ) -> Claimer:
         self.pools.append(target)
         return Claimer()
+
+    def serve(self, guest: object, lanes: Sequence[bytes]) -> None:
+        pass
+
+    async def waits(self, lanes: Sequence[bytes], partitions: Sequence[int]) -> bool:
+        return bool(partitions)
 
     async def dismiss(self, guest: object) -> None:
         pass

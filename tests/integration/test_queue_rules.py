@@ -299,9 +299,42 @@ def test_fairness_keys_are_given_in_each_way(served: Node, client: Client, cli: 
     assert "fairness key" in cli("get", by_rest).out
 
 
+def test_needs_are_given_in_each_way(served: Node, client: Client, cli: Command) -> None:
+    body = {
+        "type": "worker",
+        "name": "far",
+        "delay": "1h",
+        "cost": 4,
+        "requires": ["gpu", "a=b"],
+        "prefers": ["zone=b"],
+    }
+    status, _, answer = served.call("POST", "/v1/tasks", body)
+    assert (status, answer["requires"], answer["cost"]) == (201, ["a=b", "gpu"], 4), answer
+    needs: dict[str, Any] = {"cost": 4, "requires": ["gpu", "a=b"], "prefers": ["zone=b"]}
+    by_python = client.schedule("far", ["x"], queue="other", delay="1h", **needs).id
+    by_cli = cli(
+        *("schedule", "--type", "worker", "--name", "far", "--delay", "1h", "--json", "--cost", "4"),
+        *("--require", "gpu", "--require", "a=b", "--prefer", "zone=b"),
+    ).json()["id"]
+    for task_id in (answer["id"], by_python, by_cli):
+        shown = served.call("GET", f"/v1/tasks/{task_id}")[2]
+        assert (shown["name"], shown["cost"], shown["requires"]) == ("far", 4, ["a=b", "gpu"])
+        task = client.get(task_id)
+        assert (task.name, task.cost, task.requires, task.prefers) == ("far", 4, ("a=b", "gpu"), ("zone=b",))
+    shown = cli("get", by_cli).out
+    assert "4 places" in shown and "a=b, gpu" in shown
+    with pytest.raises(InvalidTask, match="cost 0 is out of range"):
+        client.schedule("far", cost=0)
+    with pytest.raises(InvalidTask, match="requires 'gpu' is text, not a list"):
+        client.schedule("far", requires="gpu")
+
+
 @pytest.mark.parametrize(
     ("part", "field", "words"),
     [
+        ({"requires": ["gpu"]}, "requires", "says nothing to a pub_sub task"),
+        ({"type": "worker", "name": "f", "cost": 1_001}, "cost", "give 1 to 1000 places"),
+        ({"type": "worker", "name": "f", "prefers": ["a!"]}, "prefers", "is no label of workers"),
         ({"fairness_key": ""}, "fairness_key", "1 to 64 bytes"),
         ({"fairness_key": "a" * 65}, "fairness_key", "1 to 64 bytes"),
         ({"fairness_key": "a\u0000"}, "fairness_key", "without control characters"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.lane import NAMED, check_name, lane_of, split
+from delaybox.core.lane import NAMED, Lane, check_name, lane_of, split
 from delaybox.core.limits import MAX_DUE_MS, MAX_PARTITIONS
 from delaybox.core.partition import of_key
 from delaybox.core.retry import DEFAULT_RETRY, NO_RETRY, RetryPolicy
@@ -73,7 +73,7 @@ def test_what_is_no_id_is_refused_in_words(text: str) -> None:
 )
 def test_a_lane_is_type_queue_and_for_some_types_name(task_type: TaskType, queue: str, name: str) -> None:
     lane = lane_of(task_type, queue, name)
-    assert split(lane) == (task_type, queue, name if task_type in NAMED else "")
+    assert split(lane) == Lane(task_type, queue, name if task_type in NAMED else "")
     assert len(lane) < 256
 
 

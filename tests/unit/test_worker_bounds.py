@@ -11,7 +11,7 @@ from delaybox.core.delivery import DONE, Failed
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.limits import STREAM_MESSAGE_BYTES
 from delaybox.core.texts import head, tail, tail_bytes
-from delaybox.targets.worker_session import DEFAULT_TAKES
+from delaybox.targets.worker_profile import DEFAULT_TAKES
 from delaybox.wire import progress as wire_progress
 from delaybox.wire.bounds import check_items
 from delaybox.wire.gen import scheduler_pb2

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from delaybox.core.delivery import DONE, HAND_BACK, LOST, HandBack, Lost
-from delaybox.targets.worker_session import Profile
+from delaybox.targets.worker_profile import Profile
 from tests.desk import LANES, Desk, delivery, messages_of, tasks_of
 
 

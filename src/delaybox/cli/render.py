@@ -188,6 +188,8 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
         for name in ("type", "name", "queue", "priority", "group", "fairness_key", "delivery")
         if task.get(name)
     ]
+    lines += [("cost", f"{task['cost']} places")] if int(task.get("cost") or 1) > 1 else []
+    lines += [(name, ", ".join(task[name])) for name in ("requires", "prefers") if task.get(name)]
     if url := task.get("url"):
         lines.append(("url", f"{task.get('method', '')} {url}".strip()))
     lines += [("payload", payload(task))] if payload(task) else []

@@ -127,6 +127,17 @@ def schedule(
     fairness_weight: Annotated[
         float | None, typer.Option(metavar="N", help="The key's share beside other keys; 1 is usual.")
     ] = None,
+    cost: Annotated[
+        int | None, typer.Option(metavar="N", help="Of a worker task: how many of its worker's places it takes.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="LABEL", help="Its worker must have this label: gpu, zone=b; repeatable."),
+    ] = None,
+    prefer: Annotated[
+        list[str] | None,
+        typer.Option("--prefer", metavar="LABEL", help="Workers with this label are asked first; repeatable."),
+    ] = None,
     reject_past: Annotated[
         bool, typer.Option("--reject-past", help="Refuse a past time, which else means at once.")
     ] = False,
@@ -179,6 +190,9 @@ def schedule(
             "group": group,
             "fairness_key": fairness_key,
             "fairness_weight": fairness_weight,
+            "cost": cost,
+            "requires": require or None,
+            "prefers": prefer or None,
             "reject_past": reject_past or None,
         }
     )

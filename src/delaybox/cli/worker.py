@@ -58,6 +58,10 @@ def worker(
     queues: Annotated[
         Repeated, typer.Option(metavar="NAMES", help="Queues to take tasks from, separated by commas; repeatable.")
     ] = None,
+    label: Annotated[
+        Repeated,
+        typer.Option(metavar="NAME[=VALUE]", help="What tasks may require or prefer: gpu, zone=b; repeatable."),
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Async functions at once in a process.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Plain functions at once in a process.")] = None,
     cpu_processes: Annotated[
@@ -94,6 +98,7 @@ def worker(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         queues=launch.names_of(queues),
+        labels=launch.labels_of(label),
         concurrency=concurrency,
         threads=threads,
         cpu_processes=cpu_processes,

@@ -219,6 +219,9 @@ class Task:
     group: str = ""
     fairness_key: str = ""
     fairness_weight: float = 1.0
+    cost: int = 1
+    requires: tuple[str, ...] = ()
+    prefers: tuple[str, ...] = ()
     zone: str = ""
 
     @classmethod
@@ -246,6 +249,9 @@ class Task:
             group=info.group,
             fairness_key=info.fairness_key,
             fairness_weight=info.fairness_weight or 1.0,
+            cost=info.cost or 1,
+            requires=tuple(info.requires),
+            prefers=tuple(info.prefers),
             zone=info.zone,
             result=Result.of(info.result) if info.HasField("result") else None,
             progress=Progress.of(info.progress) if info.HasField("progress") else None,

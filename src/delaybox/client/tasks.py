@@ -21,9 +21,12 @@ from delaybox.client.values import (
     raw_of,
     real_of,
     text_of,
+    texts_of,
     unix_ms,
 )
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import MAX_COST
+from delaybox.core.needs import checked_cost
 from delaybox.core.spans import span_ms
 from delaybox.core.words import show
 from delaybox.wire import controls
@@ -68,6 +71,9 @@ class MapOptions(When, total=False):
     group: str
     fairness_key: str
     fairness_weight: float
+    cost: int
+    requires: Sequence[str]
+    prefers: Sequence[str]
     reject_past: bool
     content_type: str
 
@@ -97,6 +103,9 @@ class Options(When, total=False):
         it is not tried again when it fails or is lost. Unless given "at_least_once".
     fairness_key: where there are fewer places than work, keys of a queue take turns, such as the names of customers.
     fairness_weight: the key's share beside other keys, 0.01 to 100; 1 unless given.
+    cost: how many of its worker's places it takes; 1 unless given.
+    requires: labels that its worker must have, such as ["gpu", "zone=b"].
+    prefers: labels of workers that are asked first; where none of them has room, others run it.
     group: a name; tasks of one group can be released, moved or cancelled together (``run_now_many(group=…)``).
     reject_past: True: a past ``at`` is refused (PastDue), not run at once.
     """
@@ -118,6 +127,9 @@ class Options(When, total=False):
     group: str
     fairness_key: str
     fairness_weight: float
+    cost: int
+    requires: Sequence[str]
+    prefers: Sequence[str]
     reject_past: bool
 
 
@@ -367,6 +379,12 @@ def _put_flag(task: pb.NewTask, value: object) -> None:
     task.reject_past = value
 
 
+def _put_cost(task: pb.NewTask, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidTask("cost", f"cost {show(value)} is no whole number; give 1 to {MAX_COST} places")
+    task.cost = checked_cost("cost", value)
+
+
 def _text(name: str, field: str = "") -> Callable[[pb.NewTask, Any], None]:
     return lambda task, value: setattr(task, field or name, text_of(name, value))
 
@@ -409,6 +427,9 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "group": _text("group"),
     "fairness_key": _text("fairness_key"),
     "fairness_weight": lambda task, value: setattr(task, "fairness_weight", real_of("fairness_weight", value)),
+    "cost": _put_cost,
+    "requires": lambda task, value: task.requires.extend(texts_of("requires", value)),
+    "prefers": lambda task, value: task.prefers.extend(texts_of("prefers", value)),
     "reject_past": _put_flag,
 }
 

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -47,6 +47,13 @@ def text_of(field: str, value: object) -> str:
                 f"{field} {value[:40]!a} holds half a character (a surrogate), which cannot be sent",
             ) from None
     return value
+
+
+def texts_of(field: str, value: object) -> list[str]:
+    """Several texts. InvalidTask, for one text as well."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidTask(field, f'{field} {show(value)} is {_kind(value)}, not a list; give texts such as ["gpu"]')
+    return [text_of(field, one) for one in value]
 
 
 def id_of(task_id: object) -> str:

@@ -1,4 +1,5 @@
-"""Lanes: task type + queue + function. Nodes claim by lanes, and each lane has a ready set of its own."""
+"""Lanes: task type + queue + function + what tasks need of a worker. Nodes claim by lanes, and each lane has a ready
+set of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import NAME, NAME_FORM
+from delaybox.core.needs import MARK, NO_NEEDS, WorkerNeeds, needs_of
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 
 ANY_QUEUE = "*"
@@ -18,15 +20,19 @@ claim them."""
 
 
 class Lane(NamedTuple):
-    """The parts of a lane; ``name`` is empty where none is named."""
+    """The parts of a lane; ``name`` is empty where none is named. ``needs``: of WORKER tasks (`core.needs`)."""
 
     type: TaskType
     queue: str
     name: str = ""
+    needs: WorkerNeeds = NO_NEEDS
 
 
 def lane_of(task_type: TaskType, queue: str, name: str = "") -> bytes:
-    """The lane's stored name. The default queue is the empty string: most records then spend one byte on it."""
+    """The lane's stored name. The default queue is the empty string: most records then spend one byte on it.
+
+    ``name`` may have needs behind it (`core.needs.WorkerNeeds.text`).
+    """
     text = task_type.value + ("" if queue == DEFAULT_QUEUE else queue)
     return (f"{text}:{name}" if name and task_type in NAMED else text).encode()
 
@@ -35,7 +41,13 @@ def lane_of(task_type: TaskType, queue: str, name: str = "") -> bytes:
 def split(lane: bytes) -> Lane:
     """The parts of a stored lane; ValueError for a letter this version does not know."""
     text, _, name = lane.decode().partition(":")
-    return Lane(TaskType(text[:1]), text[1:] or DEFAULT_QUEUE, name)
+    name, _, needs = name.partition(MARK)
+    return Lane(TaskType(text[:1]), text[1:] or DEFAULT_QUEUE, name, needs_of(needs) if needs else NO_NEEDS)
+
+
+def without_needs(lane: bytes) -> bytes:
+    """The lane of the same function whose tasks need nothing of their worker."""
+    return lane.partition(MARK.encode())[0]
 
 
 def queue_of_lane(lane: bytes) -> bytes:

@@ -34,6 +34,15 @@ LABEL: Final = re.compile(rf"[A-Za-z0-9._/-]{{1,{MAX_LABEL}}}")
 """A label's name."""
 LABEL_FORM: Final = f"1 to {MAX_LABEL} of the characters A-Z, a-z, 0-9, '.', '_', '-', '/'"
 
+MAX_NEEDS: Final = 8
+"""Labels of workers that a task requires, at most; and that it prefers."""
+MAX_NEED: Final = 64
+"""Characters of such a label, with its value."""
+MAX_COST: Final = 1_000
+"""Places of a worker that a task takes, at most."""
+MAX_LANE_BYTES: Final = 255
+"""The name of a lane: a record has one byte for its length."""
+
 MAX_KEY_BYTES: Final = 256
 """Most bytes of an idempotency key."""
 

@@ -21,8 +21,9 @@ _BESIDE = ".workers"
 class ConnectedWorker:
     """A worker's session as its node sees it. ``functions``: how many pairs of function and queue it serves.
 
-    ``concurrency``: tasks that it can run at once; 0: unknown. ``running``: tasks that it has now. ``connected``: False
-    where its connection broke and it may still come back.
+    ``concurrency``: tasks that it can run at once; 0: unknown. ``places``: those of them that it gives to this node; 0:
+    unknown. ``running``: tasks that it has now. ``connected``: False where its connection broke and it may still come
+    back.
     """
 
     identity: str = ""
@@ -31,6 +32,7 @@ class ConnectedWorker:
     concurrency: int = 0
     running: int = 0
     connected: bool = True
+    places: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

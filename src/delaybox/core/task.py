@@ -13,6 +13,7 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.webhook import Webhook
 
@@ -105,6 +106,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     ``queue_unstated``: the caller of a WORKER task named no queue, so its function's own queue is used, if it has one.
     ``zone``: the time zone in which its time was meant, kept to be shown; "" for none.
     ``fairness_key``: keys take turns within a queue and a partition, by ``fairness_weight``; "" is one of them.
+    ``needs``: of a WORKER task, what its worker must have.
     ``group``: tasks of one name can be released, moved or cancelled together; "" for none.
     ``webhook``: the request of an HTTP task, and of no other; its headers and body are ``header`` and ``payload``.
     """
@@ -133,6 +135,7 @@ class NewTask(Struct, frozen=True, kw_only=True, gc=False):
     group: str = ""
     fairness_key: str = ""
     fairness_weight: float = 1.0
+    needs: WorkerNeeds = NO_NEEDS
     zone: str = ""
     webhook: Webhook | None = None
 
@@ -226,6 +229,7 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     group: str = ""
     fairness_key: str = ""
     fairness_weight: float = 1.0
+    needs: WorkerNeeds = NO_NEEDS
     zone: str = ""
     webhook: Webhook | None = None
     fired_ms: int = 0

@@ -12,7 +12,8 @@ from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
 from delaybox.roles.worker_host import WorkerHost
 from delaybox.targets.worker_offers import Offered
-from delaybox.targets.worker_session import Profile, WorkerSession
+from delaybox.targets.worker_profile import Profile
+from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import task_pb2, worker_pb2
 from delaybox.worker.crew import Crew
@@ -94,7 +95,7 @@ class Seat:
     @property
     def taken(self) -> int:
         """Places that are taken: see `worker.slots.Holder`."""
-        return len(self.held)
+        return len(self.held) + self._session.beyond.extra
 
     def drain(self) -> None:
         """No other session shares the places, so none is ever asked to give some back."""
@@ -160,12 +161,17 @@ class OwnSession(WorkerSession):
         self.connected = True
 
     @property
-    def room(self) -> int:
-        """Places that are free."""
+    def free(self) -> int:
+        """Places that are free, also those that are saved."""
         slots = self._crew.slots
         return 0 if self._leaving or not self.connected else max(0, slots.size - slots.taken)
 
-    def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False) -> int:
+    @property
+    def places(self) -> int:
+        """Places that it has, free or not."""
+        return self._crew.slots.size
+
+    def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False, cost: int = 1) -> int:
         """Starts tasks; returns how many."""
         held, sequence = self._held, self._sequence
         tasks: list[OwnTask] = []
@@ -174,6 +180,7 @@ class OwnSession(WorkerSession):
             held[sequence] = o
             tasks.append(OwnTask(sequence, o.delivery, want_result=o.keep_ms > 0))
         count, self._sequence = sequence - self._sequence, sequence
+        self.beyond.charge(range(sequence - count + 1, sequence + 1), cost)
         if suspect and count:
             self.suspects.add(sequence)
             self.alone = alone

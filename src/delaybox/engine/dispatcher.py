@@ -139,6 +139,9 @@ class Dispatcher:
         """A claim found queues without permits."""
         self._limiter.waits(partition, queues)
 
+    def met(self, lanes: Sequence[bytes]) -> None:
+        """Only workers have lanes with needs."""
+
     def names(self) -> str:
         """How claims are to name what they fire in place (`ClaimLimits`)."""
         return "r" if self._store.events.wanted else "h" if self._recorder.room else ""

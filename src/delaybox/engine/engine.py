@@ -37,6 +37,7 @@ from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease
 from delaybox.store.left import CARRIED_OUT
 from delaybox.store.store import Store
+from delaybox.store.survey import survey_call, waiting
 
 log = logging.getLogger("delaybox.engine")
 
@@ -45,6 +46,9 @@ DEAF = "new tasks that are due at once can be up to a second late: no subscripti
 _CLAIM_PATIENCE_S = 2.0
 _HELP_MS = 50.0
 _HELP_MOST = 64
+_ANNOUNCED_MS = 1_000.0
+"""A lane that claims meet again and again is announced to other members no more often."""
+_ANNOUNCED_MOST = 10_000
 _PARTITIONS_SHOWN = 256
 """A heartbeat has no more, or it would be large in a store of thousands of partitions."""
 _MUCH = 100_000
@@ -92,6 +96,9 @@ class Engine:
         self._placement = Placement(options.node_id, store.partitions)
         self._placement.follow(self._place)
         self._asked_for_help = -1e9
+        self._announced: dict[bytes, float] = {}
+        self.meets: Callable[[Sequence[bytes]], None] = lambda _: None
+        """Is called with lanes with needs that a claim met, here or at another member."""
         self._stations: dict[int, Station] = {}
         self._others: list[Loop] = []
         self._others.append(
@@ -190,8 +197,20 @@ class Engine:
         lanes: Sequence[bytes],
         target: Target,
         room: Callable[[], int],
+        full: Callable[[Sequence[int]], None] | None = None,
+        called_only: bool = False,
     ) -> Guest:
-        """Claims for ``target`` from now on: WORKER tasks of ``lanes``, at most ``room()`` more at any moment."""
+        """Claims for ``target`` from now on: WORKER tasks of ``lanes``, at most ``room()`` more at any moment.
+
+        ``full``: is called as well with partitions in which work may be due while there is no room. ``called_only``:
+        see `Guest`.
+        """
+
+        def no_room(partitions: Sequence[int]) -> None:
+            self._ask_for_help(partitions)
+            if full is not None:
+                full(partitions)
+
         guest = Guest(
             self._store,
             self._dispatcher,
@@ -201,14 +220,48 @@ class Engine:
             target=target,
             room=room,
             placement=self._placement,
-            full=self._ask_for_help,
+            full=no_room,
             rules=self._rules,
+            met=self._met,
+            called_only=called_only,
         )
         self._guests.add(guest)
         self._place()
         self._membership.beat_soon()
         guest.start()
         return guest
+
+    def serve(self, guest: Guest, lanes: Sequence[bytes]) -> None:
+        """A guest serves these lanes from now on."""
+        guest.serve(lanes)
+        self._place()
+        self._membership.beat_soon()
+
+    async def waits(self, lanes: Sequence[bytes], partitions: Sequence[int]) -> bool:
+        """Whether WORKER tasks of these lanes are due in one of these partitions. StoreUnavailable."""
+        worker = TaskType.WORKER.value
+        calls = [survey_call(self._store, p, types=worker, lanes=lanes, guest=True, weighted=False) for p in partitions]
+        replies = await self._store.runner.run_many(calls)
+        found = [waiting(reply) for reply in replies if not isinstance(reply, BaseException)]
+        return any(one.critical or one.others for one in found)
+
+    def _met(self, lanes: Sequence[bytes]) -> None:
+        """A claim met lanes with needs: the workers here may have what is needed, or those of other members."""
+        self.meets(lanes)
+        now = local_ms()
+        fresh = [lane for lane in lanes if now - self._announced.get(lane, -1e9) >= _ANNOUNCED_MS]
+        if not fresh or self._placement.alone:
+            return
+        if len(self._announced) > _ANNOUNCED_MOST:
+            self._announced.clear()
+        self._announced |= dict.fromkeys(fresh, now)
+        self._announcing = asyncio.create_task(
+            self._publish(keys.lanes_channel(self._store.prefix), b" ".join(fresh).decode())
+        )
+
+    def met(self, lanes: Sequence[bytes]) -> None:
+        """Another member's claim met these lanes (`wakeups.WakeupReceiver`)."""
+        self.meets(lanes)
 
     async def dismiss(self, guest: Guest) -> None:
         """Stops claiming for a guest. Twice is harmless."""
@@ -286,9 +339,9 @@ class Engine:
         self._asked_for_help = now
         seed = str(self._clocks.now_ms(0))
         channel, message = keys.help_channel(self._store.prefix), " ".join([seed, *map(str, partitions[:_HELP_MOST])])
-        self._helping = asyncio.create_task(self._call_for_help(channel, message))
+        self._helping = asyncio.create_task(self._publish(channel, message))
 
-    async def _call_for_help(self, channel: str, message: str) -> None:
+    async def _publish(self, channel: str, message: str) -> None:
         # The owner of the partition also calls, a little later.
         with contextlib.suppress(DelayBoxError):
             await self._store.servers.publish(channel, message)

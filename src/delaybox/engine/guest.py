@@ -21,7 +21,8 @@ class Guest:
     """A taker with a tracker of its own. Made by `Engine.admit`.
 
     ``room``: how many more tasks ``target`` can take; tasks on their way to it are not subtracted yet. ``full`` gets
-    the partitions in which work may be due while there is no room.
+    the partitions in which work may be due while there is no room. ``met``: see `engine.taker.Taker`. ``called_only``:
+    its lanes are those of tasks that prefer other workers, so it claims only where somebody called.
     """
 
     def __init__(
@@ -37,8 +38,12 @@ class Guest:
         placement: Placement,
         full: Callable[[Sequence[int]], None],
         rules: LiveRules,
+        met: Callable[[Sequence[bytes]], None] = lambda _: None,
+        called_only: bool = False,
     ) -> None:
         self._store = store
+        self.met = met
+        self._called_only = called_only
         self._placement = placement
         self._full = full
         self.types = "".join(sorted({chr(lane[0]) for lane in lanes}))
@@ -47,6 +52,7 @@ class Guest:
         self._target = target
         self._room = room
         self._on_their_way = 0
+        self._new_lanes = False
         self._stopping = False
         guests = replace(options, clock=False, channel="", catch_up_rate=0)
         self.tracker = Trackers(f"tracker of {target!r}", store, self, guests, clocks, rules=rules)
@@ -65,7 +71,17 @@ class Guest:
 
     def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
         """Those that this member claims in a partition, or all that the target serves."""
-        return self.lanes if all_ else self._placement.among(partition, self.lanes)
+        return self.lanes if all_ or self._called_only else self._placement.among(partition, self.lanes)
+
+    @property
+    def coming(self) -> int:
+        """Tasks that were claimed and are on their way to the target."""
+        return self._on_their_way
+
+    def serve(self, lanes: Sequence[bytes]) -> None:
+        """Other lanes than before; `place` comes after it."""
+        self.lanes = tuple(lanes)
+        self._new_lanes = True
 
     def full(self, partitions: Sequence[int]) -> None:
         """Others are asked to take what this target has no room for."""
@@ -86,9 +102,12 @@ class Guest:
         """The placement has changed, or is known now."""
         if self._placement.known:
             self.tracker.wait_to_be_called()
-        every = range(self._store.partitions)
+        every = range(0 if self._called_only else self._store.partitions)
         self.partitions = frozenset(p for p in every if self._placement.among(p, self.lanes))
         self.tracker.keep(self.partitions)
+        if self._new_lanes:
+            self._new_lanes = False
+            self.tracker.kick()
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Starts delivering what was claimed."""

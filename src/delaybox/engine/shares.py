@@ -11,7 +11,7 @@ from delaybox.core.shares import Part, Shares, Waiting
 from delaybox.engine.redis_time import local_ms
 from delaybox.store.record import lane_and_priority
 from delaybox.store.store import ClaimLimits, Store
-from delaybox.store.survey import SHARED, packed, survey_call, waiting
+from delaybox.store.survey import SHARED, met, packed, survey_call, waiting
 
 _FRESH_MS = 15.0
 """How long a look at the partitions counts, less what was claimed since. A critical task is found no later."""
@@ -36,6 +36,8 @@ class Chooser:
         self._pressed: set[int] = set()
         self._waiting: dict[int, Waiting] = {}
         self._looked = 0.0
+        self.met: list[bytes] = []
+        """Lanes with needs that the last look met: no claim meets them where what is claimed is chosen by looks."""
         self._turn = 0
 
     @property
@@ -77,6 +79,7 @@ class Chooser:
             ]
             replies = await self._store.runner.run_many(calls)
             self._looked = local_ms()
+            self.met = [lane for reply in replies if not isinstance(reply, BaseException) for lane in met(reply)]
             # What waits where claims are under way was seen before, and waits still.
             self._waiting = {p: one for p, one in self._waiting.items() if p in self._pressed}
             self._waiting |= {

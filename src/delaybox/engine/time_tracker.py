@@ -249,6 +249,9 @@ class Tracker:
             return await self._chooser.parts(due, slots, _ITEMS, self._taker.types, self._lanes_at)
         finally:
             self._asked.count -= slots
+            if self._chooser.met:
+                lanes, self._chooser.met = self._chooser.met, []
+                self._taker.met(lanes)
 
     async def _round(self, due: Sequence[int], slots: int, parts: Mapping[int, Part] | None) -> None:
         try:
@@ -404,6 +407,8 @@ class Tracker:
                 metrics.published_without_listeners(c.without_listeners)
         if c.waits:
             self._taker.waits(p, c.waits)
+        if c.met:
+            self._taker.met(c.met)
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)

@@ -65,6 +65,9 @@ class WakeupReceiver(Protocol):
     def ready(self, partition: int) -> None:
         """Due work was left ready in the partition, for members that serve it."""
 
+    def met(self, lanes: Sequence[bytes]) -> None:
+        """A claim of another member met these lanes with needs."""
+
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
         """At least this many WORKER tasks wait in the partition for a member with room. ``seed`` is the same for all
         members."""
@@ -87,6 +90,7 @@ class Wakeups:
             self._by_channel[keys.ready_channel(tag)] = p, "ready"
             self._by_channel[keys.ready_workers(tag)] = p, "left"
         self._help = keys.help_channel(store.prefix)
+        self._lanes = keys.lanes_channel(store.prefix)
         # Nodes of the previous version have one channel for all.
         self._former = keys.former_wake(store.prefix)
         self._tags = {tag.encode(): p for p, tag in enumerate(store.tags)}
@@ -106,7 +110,7 @@ class Wakeups:
         left: Collection[int] = (),
     ) -> None:
         """Sets the partitions of each kind of message: due tasks, due WORKER tasks, work left ready, and WORKER tasks
-        left (with calls for help)."""
+        left (with calls for help, and lanes that claims met)."""
         tags = self._store.tags
         self._wanted = frozenset(
             [self._former]
@@ -114,7 +118,7 @@ class Wakeups:
             + [keys.wake_workers(tags[p]) for p in for_workers]
             + [keys.ready_channel(tags[p]) for p in ready]
             + [keys.ready_workers(tags[p]) for p in left]
-            + ([self._help] if left else [])
+            + ([self._help, self._lanes] if left else [])
         )
         if self._listening is not None:
             self._spawn(self._listening.change(self._wanted))
@@ -148,6 +152,9 @@ class Wakeups:
         if channel == self._help:
             seed, partitions = _numbers(message)
             self._follower.left(seed, 0, [p for p in partitions if p < self._store.partitions])
+            return
+        if channel == self._lanes:
+            self._follower.met(message.split())
             return
         partition, what = self._by_channel.get(channel, (-1, ""))
         if partition < 0:

@@ -70,6 +70,7 @@ class WorkerHost:
             lease_ms=options.lease_ms,
             same_process=options.runs_tasks,
         )
+        self.engine.meets = self.gateway.met
         self._listener = Listener(store, store.control_channel, self._asked)
         self._noting = Loop("progress of tasks", self._note)
         self._spreading = Loop("spread of workers", self._even_out)

@@ -11,8 +11,9 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
-from delaybox.core.lane import ANY_QUEUE, Lane, lane_of, split
-from delaybox.core.membership import Member
+from delaybox.core.lane import ANY_QUEUE, Lane, lane_of, split, without_needs
+from delaybox.core.membership import Activity, Member
+from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.task import TaskState, TaskType, TaskView
 from delaybox.store import nodes, progress
 from delaybox.store.lanes import waiting
@@ -43,14 +44,17 @@ class Served:
 
     workers: frozenset[bytes] | None
     others: Mapping[str, frozenset[bytes] | None]
+    having: Sequence[Activity] = ()
+    """Of members that workers are connected to."""
 
     @classmethod
     def by(cls, found: Iterable[Member]) -> Served:
         """By what living members report."""
+        members = list(found)
         lanes: set[bytes] = set()
         complete = True
         others: dict[str, frozenset[bytes] | None] = {}
-        for member in found:
+        for member in members:
             activity = member.activity
             complete = complete and len(activity.lanes) >= activity.lane_count
             lanes.update(activity.lanes)
@@ -58,7 +62,8 @@ class Served:
                 own = frozenset(lane for lane in activity.limits if lane.startswith(letter.encode()))
                 known = others.get(letter, frozenset())
                 others[letter] = known | own if own and known is not None else None
-        return cls(frozenset(lanes) if complete else None, others)
+        having = [member.activity for member in members if member.activity.workers]
+        return cls(frozenset(lanes) if complete else None, others, having)
 
     def has(self, lane: bytes) -> bool:
         """Whether any node or worker serves this lane, as far as known."""
@@ -75,13 +80,26 @@ class Served:
             parts = split(lane)
         except ValueError:
             return True  # a newer node's task type
+        if parts.needs != NO_NEEDS:
+            return self._has_needs(lane, parts.needs)
         return lane_of(parts.type, ANY_QUEUE, parts.name) in among
+
+    def _has_needs(self, lane: bytes, needs: WorkerNeeds) -> bool:
+        """Whether a worker of the lane's function has what its tasks need. Members list such lanes when they have met
+        them, so until then it is judged by what their workers announced."""
+        plain = without_needs(lane)
+        return any(
+            activity.worker_count > len(activity.workers)
+            or any(needs.run_by(w.labels, w.places or w.concurrency) for w in activity.workers)
+            for activity in self.having
+            if plain in activity.lanes
+        )
 
 
 def _by_function(lanes: frozenset[bytes]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for lane in sorted(lanes):
-        _, queue, name = split(lane)
+        _, queue, name, _ = split(lane)
         found.setdefault(name, []).append(queue)
     return found
 
@@ -104,8 +122,11 @@ class Serving:
         if view.type is not TaskType.WORKER:
             return view
         if view.state is TaskState.READY:
-            if not (await self._known()).has(lane_of(view.type, view.queue, view.name)):
+            served, lane = await self._known(), lane_of(view.type, view.queue, view.name)
+            if not served.has(lane):
                 return replace(view, reason=unserved(view.name, view.queue))
+            if view.needs != NO_NEEDS and not served.has(lane + view.needs.text().encode()):
+                return replace(view, reason=lacking(view.name, view.queue, view.needs))
         elif view.state is TaskState.RUNNING:
             (noted,) = await progress.of(self._store, [ids.parse(view.task_id)])
             if noted is not None:
@@ -114,6 +135,13 @@ class Serving:
                 except DecodeError:
                     return view
         return view
+
+    async def with_needs(self, views: list[TaskView]) -> list[TaskView]:
+        """The views; those of due tasks that need what no worker has with that reason. StoreUnavailable."""
+        if all(view.needs == NO_NEEDS for view in views):
+            return views
+        due = [view.needs != NO_NEEDS and view.state is TaskState.READY for view in views]
+        return [await self.completed(view) if one else view for view, one in zip(views, due, strict=True)]
 
     async def elsewhere(self, name: str, queue: str) -> str:
         """A warning when workers serve that function, but from other queues only, so that the task will hardly be run.
@@ -157,16 +185,27 @@ def unserved(name: str, queue: str) -> str:
     return f"waits: no connected worker serves function {name!r} of queue {queue!r}"
 
 
+def lacking(name: str, queue: str, needs: WorkerNeeds) -> str:
+    """The reason why a task waits whose function is served, but by no worker that has what the task needs."""
+    return f"waits: no connected worker that serves function {name!r} of queue {queue!r} has {needs.describe()}"
+
+
 def functions_unserved(lanes: Sequence[bytes], served: Served) -> tuple[str, ...]:
-    """The functions and commands of lanes that nobody serves."""
-    return tuple(sorted({name for lane in lanes if not served.has(lane) and (name := split(lane).name)}))
+    """The functions and commands of lanes that nobody serves, with what their tasks need of a worker."""
+    found: set[str] = set()
+    for lane in lanes:
+        if not served.has(lane) and (name := split(lane).name):
+            needs = split(lane).needs
+            found.add(name if needs == NO_NEEDS else f"{name} (needs {needs.describe()})")
+    return tuple(sorted(found))
 
 
 def _waits(lane: Lane, count: int) -> str:
     many = f"{count:,} {lane.type.name} " + ("task" if count == 1 else "tasks")
     where = f"in queue {lane.queue!r}"
     if lane.type is TaskType.WORKER:
-        return f"{many} of function {lane.name!r} {where} wait: no connected worker serves it"
+        lacks = f" with {lane.needs.describe()}" if lane.needs != NO_NEEDS else ""
+        return f"{many} of function {lane.name!r} {where} wait: no connected worker{lacks} serves it"
     if lane.name:
         return f"{many} of command {lane.name!r} {where} wait: no living node runs it"
     return f"{many} {where} wait: no living node carries them out"

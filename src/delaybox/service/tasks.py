@@ -201,7 +201,9 @@ class Service:
     async def list_tasks(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
         found = await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit)
-        return replace(found, items=await self._opened.rules.with_reason(found.items))
+        return replace(
+            found, items=await self._opened.rules.with_reason(await self._opened.serving.with_needs(found.items))
+        )
 
     async def dead_letters(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
         """Dead letters in pages, newest first."""

@@ -295,6 +295,12 @@ def help_channel(prefix: str) -> str:
     return f"{prefix}:help"
 
 
+def lanes_channel(prefix: str) -> str:
+    """Channel of lanes with needs (`core.needs`) that a claim met, with spaces between: members whose workers have what
+    is needed serve them from then on."""
+    return f"{prefix}:lanes"
+
+
 def ready_channel(tag_: str) -> str:
     """Channel on which a claim publishes that it left due work ready for others."""
     return f"{tag_}:ready"

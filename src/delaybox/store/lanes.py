@@ -154,7 +154,7 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
     sums: dict[tuple[TaskType, str], list[bytes]] = {}
     for lane in sorted(pending.keys() | ready.keys() | in_flight.keys()):
         try:
-            task_type, queue, _ = split(lane)
+            task_type, queue, *_ = split(lane)
         except ValueError:
             continue  # a newer node's task type
         sums.setdefault((task_type, queue), []).append(lane)

@@ -11,6 +11,7 @@ import msgspec
 from delaybox.core import ids, texts
 from delaybox.core.lane import lane_of, split
 from delaybox.core.limits import TRACEBACK_BYTES
+from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.task import DeliveryMode, NewTask, OnConflict, TaskType, UniqueWhile
 from delaybox.wire import body as wire_body
 from delaybox.wire import encoded
@@ -45,6 +46,7 @@ ON_SUCCESS = 16
 ON_FAILURE = 17
 FAIR_KEY = 9
 FAIR_WEIGHT = 10
+COST = 11
 LABELS = 20
 PERMIT = 6
 LIMIT_KEYS = 7
@@ -174,6 +176,11 @@ class Record(msgspec.Struct, gc=False):
         """The function or command the lane names."""
         return split(self.lane).name
 
+    @property
+    def needs(self) -> WorkerNeeds:
+        """What the task needs of its worker; the lane says so."""
+        return split(self.lane).needs
+
 
 def _sized_extension(entries: Mapping[int, bytes]) -> bytes:
     raw = extension_of(entries)
@@ -199,8 +206,9 @@ def draft(task: NewTask) -> Draft:
     due48 = encoded.due48(task)
     flags = task.priority | (_STUB if stub else 0) | (_LOOK if task.expire_after_ms else 0)
     extension = _new_extension(task)
+    name = task.name if task.needs is NO_NEEDS else encoded.name_of(task)
     if task.idempotency_key is None:
-        start = head(task.type, task.queue, task.name, flags)
+        start = head(task.type, task.queue, name, flags)
         if extension:
             start = bytes([_FRESH_EXT]) + start[1:] + extension
         new = Draft(due48, start, None, b"", body) if stub else Draft(due48, start + body, None, b"", None)
@@ -208,7 +216,7 @@ def draft(task: NewTask) -> Draft:
             new.group = task.group.encode()
         return new
     key = task.idempotency_key.encode()
-    start = head(task.type, task.queue, task.name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
+    start = head(task.type, task.queue, name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
     if extension:
         start = bytes([_FRESH_EXT]) + start[1:] + extension
     fingerprint = wire_body.fingerprint(task)
@@ -223,7 +231,7 @@ def draft(task: NewTask) -> Draft:
 def _new_extension(task: NewTask) -> bytes:
     """The extension of a new task, with its length before it; ``b""`` where it has none, as most tasks."""
     once = task.delivery is DeliveryMode.AT_MOST_ONCE
-    if not task.group and not task.fairness_key and task.webhook is None:
+    if not task.group and not task.fairness_key and task.webhook is None and task.needs is NO_NEEDS:
         return _EXTENSIONS[task.unique_while, once] if once or task.unique_while is not None else b""
     entries = {**_LOCKS[task.unique_while], **({ONCE: b""} if once else {})}
     if task.group:
@@ -232,6 +240,8 @@ def _new_extension(task: NewTask) -> bytes:
         entries[FAIR_KEY] = task.fairness_key.encode()
         if task.fairness_weight != 1:
             entries[FAIR_WEIGHT] = b"%g" % task.fairness_weight
+    if task.needs.cost > 1:
+        entries[COST] = task.needs.cost.to_bytes(2, "big")
     if task.webhook is not None:
         form = task.webhook.cloudevents
         if task.webhook.on_success:

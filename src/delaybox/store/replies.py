@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -94,6 +94,8 @@ class Claimed:
     waits: Mapping[bytes, bool] = field(default_factory=dict)
     named: list[bytes] = field(default_factory=list)
     """What was fired in place, if the claim asked for it. Flat: id, record (or its head), ..."""
+    met: Sequence[bytes] = ()
+    """Lanes with needs that the claim did not name, while it named their functions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class Verdict(NamedTuple):
 def read_claim(reply: list[Any]) -> Claimed:
     """A claim's reply, typed."""
     now, due, leased, lateness, n, lanes, *more = reply
-    waits = more[0] if more else []
+    waits, named, met = [*more, [], [], []][:3]
     return Claimed(
         now,
         due,
@@ -179,5 +181,6 @@ def read_claim(reply: list[Any]) -> Claimed:
         dict(zip(lanes[::2], lanes[1::2], strict=True)),
         n[6] == 1,
         {queue: none == 1 for queue, none in zip(waits[::2], waits[1::2], strict=True)},
-        more[1] if len(more) > 1 else [],
+        named,
+        met,
     )

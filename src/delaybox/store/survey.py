@@ -28,7 +28,13 @@ def survey_call(
 
 def waiting(reply: Sequence[Any]) -> Waiting:
     """What the script found."""
-    return Waiting(reply[1], reply[2], dict(zip(reply[3::2], reply[4::2], strict=True)))
+    return Waiting(reply[1], reply[2], dict(zip(reply[4::2], reply[5::2], strict=True)))
+
+
+def met(reply: Sequence[Any]) -> list[bytes]:
+    """Lanes with needs that the script met (`store.replies.Claimed.met`)."""
+    found: list[bytes] = reply[3]
+    return found
 
 
 def packed(part: Part, charge: Callable[[bytes], float]) -> bytes:

@@ -58,6 +58,7 @@ def of_record(
         group=record.group,
         fairness_key=record.fairness_key,
         fairness_weight=record.fairness_weight,
+        needs=record.needs,
         zone=message.zone,
         webhook=webhook_of(message),
     )

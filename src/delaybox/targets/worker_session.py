@@ -9,19 +9,20 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
 from delaybox import metrics
 from delaybox.core import texts
 from delaybox.core.delivery import DONE, ELSEWHERE, HAND_BACK, Delivery, Done, Failed, Lost, Outcome, Snoozed
+from delaybox.core.lane import split
 from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
-from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.targets.worker_confirmations import Confirmations, OutcomeStore
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_places import Beyond
+from delaybox.targets.worker_profile import Profile
 from delaybox.targets.worker_results import LONGEST_MS, attempt_result
 from delaybox.wire import result as wire_result
 from delaybox.wire.assignment import assignment
@@ -33,8 +34,6 @@ OVERTIME_S = 3.0
 """A worker ends a task that is out of time itself, and its report takes a while. The node waits this much longer."""
 UNSEEN_BYTES = 64 << 20
 """Most bytes of messages that a worker has not confirmed as seen; with more, the session cannot be resumed."""
-DEFAULT_TAKES = 4 << 20
-"""Largest message for a worker that does not announce its own limit: gRPC's default."""
 _BESIDE_TASKS = 512 << 10
 """Bytes of a message that are kept free for numbers, and whatever else it holds beside tasks."""
 _NUMBERS_AT_ONCE = 20_000
@@ -50,25 +49,6 @@ _ENTRY_BYTES = 200
 _CONTENT_TYPE_BYTES = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """What a worker announced. ``lanes``: what it serves; ``retry``: by function, for tasks without a policy."""
-
-    lanes: frozenset[bytes]
-    retry: Mapping[str, RetryPolicy] = field(default_factory=dict)
-    keep_ms: Mapping[str, int] = field(default_factory=dict)
-    """How long results are kept, by function, for tasks that do not set it."""
-    own: Mapping[str, str] = field(default_factory=dict)
-    """Its functions' own queues, as far as it announced them ("": none)."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    identity: str = ""
-    concurrency: int = 0
-    takes: int = DEFAULT_TAKES
-    """The largest message that it takes, bytes."""
-    moves: bool = False
-    """When its node goes away it brings what it runs to another one."""
-
-
 class WorkerSession:
     """One worker's session. ``credit`` counts only while a stream is open and the worker does not drain."""
 
@@ -76,6 +56,7 @@ class WorkerSession:
         self.id = session_id
         self.profile = profile
         self.credit = 0
+        self.beyond = Beyond()
         self.connected = False
         self.draining = False
         self.suspects: set[int] = set()
@@ -110,8 +91,18 @@ class WorkerSession:
 
     @property
     def room(self) -> int:
-        """How many tasks it can be sent now."""
-        return self.credit if self.connected and not self._leaving else 0
+        """How many tasks of one place it can be sent now."""
+        return max(0, self.free - self.beyond.saved)
+
+    @property
+    def free(self) -> int:
+        """Places that are free, also those that are saved."""
+        return self.credit - self.beyond.extra if self.connected and not self._leaving else 0
+
+    @property
+    def places(self) -> int:
+        """Places that it gives to this node, free or not; a worker of several nodes divides its own among them."""
+        return self.credit + len(self._held)
 
     @property
     def held(self) -> int:
@@ -127,8 +118,11 @@ class WorkerSession:
 
     # -- to the worker ------------------------------------------------------------------------------------------
 
-    def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False) -> int:
-        """Sends tasks, each for one credit; returns how many. Tasks that are too large for the worker fail."""
+    def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False, cost: int = 1) -> int:
+        """Sends tasks, each for one credit; returns how many. Tasks that are too large for the worker fail.
+
+        ``cost``: places that each of them takes.
+        """
         held, tasks, sequence = self._held, self._tasks, self._sequence
         largest = self.profile.takes - _BESIDE_TASKS
         moves, last = self.profile.moves, None
@@ -154,6 +148,8 @@ class WorkerSession:
             self._limits = [limit for limit in self._limits if limit[1] in held]
             heapify(self._limits)
         count, self._sequence = sequence - self._sequence, sequence
+        if cost > 1:
+            self.beyond.charge(range(sequence - count + 1, sequence + 1), cost)
         if suspect and count:
             self.suspects.add(self._sequence)
             self.alone = alone
@@ -166,6 +162,7 @@ class WorkerSession:
         self._adopted_sequence += 1
         sequence = self._adopted_sequence
         self._held[sequence] = offered
+        self.beyond.charge((sequence,), split(offered.delivery.lane).needs.cost)
         if offered.timeout_ms:
             left_s = (offered.timeout_ms - ran_ms) / 1000 + OVERTIME_S
             heappush(self._limits, (time.monotonic() + left_s, sequence))
@@ -301,7 +298,7 @@ class WorkerSession:
         if message.handed_back:
             self.handed_back(message.handed_back)
         if message.drain:
-            self.credit = 0
+            self.credit = self.beyond.most = 0
             self.draining = True
         elif message.credit:
             self.credit = min(self.credit + message.credit, max(0, MAX_CREDIT - len(self._held)))
@@ -355,12 +352,13 @@ class WorkerSession:
         """The tasks of this claim are reported already; the worker's reports on them are stale."""
         for sequence in [s for s, o in self._held.items() if o.run is run]:
             del self._held[sequence]
+            self.beyond.paid(sequence)
             self.suspects.discard(sequence)
         self.alone = self.alone and bool(self.suspects)
 
     def done(self, sequences: Sequence[int]) -> None:
         """These ended well, and nobody wants their results."""
-        pop = self._held.pop
+        pop, paid = self._held.pop, self.beyond.paid
         by: dict[ClaimedTasks, list[Delivery]] = {}
         late: list[int] = []
         for sequence in sequences:
@@ -368,6 +366,7 @@ class WorkerSession:
             if o is None:
                 late.append(sequence)
                 continue
+            paid(sequence)
             if sequence in self.suspects:
                 self._cleared(sequence, o)
             if o.run in by:
@@ -459,6 +458,7 @@ class WorkerSession:
         if held is None:
             self._too_late(sequence)
             return
+        self.beyond.paid(sequence)
         if sequence in self.suspects:
             self._cleared(sequence, held)
         held.run.report([held.delivery], outcome)

@@ -21,10 +21,11 @@ _MOST_TOGETHER = 1_024
 
 class Suspects:
     """The suspects of one pool. ``alone``: ids of those that must be a worker's only suspect; all pools of a process
-    share it. ``most``: how many may run side by side at most."""
+    share it. ``most``: how many may run side by side at most. ``cost``: places that each of them takes."""
 
-    def __init__(self, alone: set[bytes], most: int = _MOST_TOGETHER) -> None:
+    def __init__(self, alone: set[bytes], most: int = _MOST_TOGETHER, cost: int = 1) -> None:
         self._most = most
+        self._cost = cost
         self._waiting: deque[Offered] = deque()
         self._alone = alone
         self._together = 1
@@ -44,7 +45,7 @@ class Suspects:
 
     def places(self, sessions: Sequence[WorkerSession]) -> int:
         """How many waiting suspects can be handed out now, by the room of the sessions."""
-        free = sum(min(s.room, max(0, self._together - len(s.suspects))) for s in sessions if not s.alone)
+        free = sum(min(s.room // self._cost, max(0, self._together - len(s.suspects))) for s in sessions if not s.alone)
         return min(len(self._waiting), free)
 
     def hand_out(self, sessions: Sequence[WorkerSession]) -> None:
@@ -52,11 +53,11 @@ class Suspects:
         while self._waiting:
             alone = self._waiting[0].delivery.task_id in self._alone
             most = 1 if alone else self._together
-            able = [s for s in sessions if s.room > 0 and not s.alone and len(s.suspects) < most]
+            able = [s for s in sessions if s.room >= self._cost and not s.alone and len(s.suspects) < most]
             if not able:
                 return
             session = min(able, key=lambda s: len(s.suspects))
-            session.assign([self._waiting.popleft()], suspect=True, alone=alone)
+            session.assign([self._waiting.popleft()], suspect=True, alone=alone, cost=self._cost)
 
     def take(self) -> list[Offered]:
         """Removes and returns all that wait."""

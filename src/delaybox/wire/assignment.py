@@ -44,7 +44,7 @@ def _middle(lane: bytes, due_ms: int, attempt: int, token: int, want_result: boo
 @lru_cache(maxsize=4096)
 def _of_lane(lane: bytes) -> bytes:
     """The fields ``name`` and ``queue``."""
-    _, queue, name = split(lane)
+    _, queue, name, _ = split(lane)
     return b"\x1a%b%b\x22%b%b" % (varint(len(name)), name.encode(), varint(len(queue)), queue.encode())
 
 

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TypeVar
 
 from delaybox.core.lane import NAMED
+from delaybox.core.needs import NO_NEEDS
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NO_RESULT, DeliveryMode, NewTask, TaskType
 from delaybox.wire import trace
@@ -163,6 +164,8 @@ def fingerprint(task: NewTask) -> bytes:
         parts.append(_sized(b"zone " + task.zone.encode()))
     if task.fairness_key:
         parts.append(_sized(b"fairness %g " % task.fairness_weight + task.fairness_key.encode()))
+    if task.needs != NO_NEEDS:
+        parts.append(_sized(b"needs " + task.needs.text().encode()))
     if task.group:
         parts.append(_sized(b"group " + task.group.encode()))
     parts.append(_sized(b"%d" % len(header)))

@@ -12,7 +12,9 @@ from msgspec import Struct
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
+from delaybox.core.lane import lane_of
 from delaybox.core.limits import MAX_DUE_MS
+from delaybox.core.needs import NO_NEEDS, check_needs
 from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
 from delaybox.wire import body as wire_body
 from delaybox.wire import controls
@@ -49,7 +51,7 @@ class TaskKind:
         return cls(
             task.type,
             task.queue,
-            task.name,
+            name_of(task),
             task.priority,
             queue_unstated=task.queue_unstated,
             expires=bool(task.expire_after_ms),
@@ -78,9 +80,27 @@ def encode(task: NewTask) -> EncodedTask:
 
 
 def check(task: NewTask) -> None:
-    """InvalidTask for a header that contradicts the task's type."""
+    """InvalidTask for a header, or for needs, that contradict the task's type."""
     if task.header:
         controls.check_type(task.header, shell=task.type is TaskType.SHELL_CMD)
+    if task.needs is not NO_NEEDS:
+        check_task_needs(task)
+
+
+def check_task_needs(task: NewTask) -> None:
+    """InvalidTask for needs that do not go with the task's type, or are too long beside its queue and function."""
+    if task.needs != NO_NEEDS:
+        check_needs(
+            task.needs,
+            of_worker=task.type is TaskType.WORKER,
+            type_name=task.type.name.lower(),
+            lane_bytes=len(lane_of(task.type, task.queue, name_of(task))),
+        )
+
+
+def name_of(task: NewTask) -> str:
+    """The task's function or command as its lane has it, with what the task needs of a worker."""
+    return task.name if task.needs is NO_NEEDS else task.name + task.needs.text()
 
 
 def due48(task: NewTask) -> int:

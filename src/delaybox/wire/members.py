@@ -37,6 +37,7 @@ class _Worker(Struct):
     concurrency: _Count = 0
     running: _Count = 0
     connected: bool = True
+    places: _Count = 0
 
 
 class _Store(Struct):
@@ -121,6 +122,7 @@ def decode(member_id: str, raw: bytes) -> Member:
                     concurrency=worker.concurrency,
                     running=worker.running,
                     connected=worker.connected,
+                    places=worker.places,
                 )
                 for worker in beat.workers
             ),
@@ -173,6 +175,7 @@ def _beat(member: Member) -> _Beat:
                 concurrency=worker.concurrency,
                 running=worker.running,
                 connected=worker.connected,
+                places=worker.places,
             )
             for worker in activity.workers
         ],

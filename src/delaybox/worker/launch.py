@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -55,6 +55,7 @@ class Launch:
     key_file: str | None = None
     clock: bool | None = None
     lease: str | None = None
+    labels: dict[str, str] | None = None
     metrics_port: int | None = None
     metrics_host: str | None = None
     log_format: str = "text"
@@ -244,6 +245,7 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("--metrics-port", type=int, help="where /metrics, /healthz and /readyz are served")
     parser.add_argument("--metrics-host", help="the address of that port; 127.0.0.1 unless given")
     parser.add_argument("--queues", action="append", metavar="NAMES", help="separated by commas; repeatable")
+    parser.add_argument("--label", action="append", dest="labels", metavar="NAME[=VALUE]", help="repeatable")
     parser.add_argument("--concurrency", type=int, help="async functions at once")
     parser.add_argument("--threads", type=int, help="plain functions at once")
     parser.add_argument("--cpu-processes", type=int, help="cpu functions at once")
@@ -259,13 +261,19 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     if token := given.pop("token"):
         os.environ["DELAYBOX_TOKEN"] = token
     servers = servers_of(given.pop("redis"), given["servers"])
-    return Launch(**given | {"servers": servers, "queues": names_of(given["queues"])})
+    labels = labels_of(given["labels"])
+    return Launch(**given | {"servers": servers, "queues": names_of(given["queues"]), "labels": labels})
 
 
 def servers_of(redis: str | None, nodes: Sequence[str] | None) -> tuple[str, ...] | None:
     """The servers that a command line names: nodes, or the URL of the Redis server; None: none."""
     redis = redis or ("" if nodes else os.environ.get(VARIABLE, ""))
     return ((redis,) if redis else ()) + tuple(nodes or ()) or None
+
+
+def labels_of(given: Iterable[str] | None) -> dict[str, str] | None:
+    """``["gpu", "zone=b"]`` as a worker's labels."""
+    return {name: value for name, _, value in (one.partition("=") for one in given)} if given else None
 
 
 def names_of(given: Sequence[str] | None) -> tuple[str, ...] | None:

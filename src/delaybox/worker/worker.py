@@ -17,7 +17,7 @@ from delaybox.client.models import Retry
 from delaybox.client.tasks import CODECS
 from delaybox.client.values import Duration
 from delaybox.core.errors import ConfigError, InvalidTask
-from delaybox.core.limits import QUEUE, QUEUE_FORM
+from delaybox.core.limits import LABEL, LABEL_FORM, QUEUE, QUEUE_FORM
 from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.call import Codecs
@@ -56,6 +56,7 @@ class Worker:
         32); cpu_processes: cpu functions (unless given one for each processor).
     grace: how long running tasks may take to end when the worker is asked to stop; the rest is stopped within 5 s more
         and handed back. Seconds, a timedelta, or text such as "30s", as every length of time here.
+    labels: what tasks may require or prefer of their worker, and people see: ["gpu", "zone=b"], or {"zone": "b"}.
     token, tls, ca_file, cert_file, key_file: as the client's. Environment of the token: DELAYBOX_TOKEN.
     clock: straight on Redis, whether a child process keeps time as well, so that workers and a server are a whole
         system; yes unless given. At least one process of a store must: this one's child, or a node's clock.
@@ -75,7 +76,7 @@ class Worker:
         threads: int | None = None,
         cpu_processes: int | None = None,
         grace: Duration = "20s",
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | Iterable[str] | None = None,
         token: str | None = None,
         tls: bool = False,
         ca_file: str | Path | None = None,
@@ -116,6 +117,7 @@ class Worker:
         """Changes settings, as a command line does; None leaves one as it is."""
         given = dict(self._given)
         given |= {name: value for name, value in settings.items() if value is not None or name not in given}
+        labels = given["labels"] = worker_labels(self._given.get("labels")) | worker_labels(given["labels"])
         queues = queue_names(given["queues"])
         sizes = Sizes.checked(
             concurrency=given["concurrency"], threads=given["threads"], cpu_processes=given["cpu_processes"]
@@ -141,7 +143,7 @@ class Worker:
         )
         # Checked first: nothing is changed when something is wrong.
         self.queues, self.sizes, self.grace_s, self._given = queues, sizes, grace_s, given
-        self.labels: Mapping[str, str] = dict(given["labels"] or {})
+        self.labels: Mapping[str, str] = labels
 
     @property
     def functions(self) -> Mapping[str, TaskFunction[..., Any]]:
@@ -271,6 +273,19 @@ class Worker:
                 force.daemon = True
                 force.start()
         return code
+
+
+def worker_labels(labels: Mapping[str, str] | Iterable[str] | None) -> dict[str, str]:
+    """Labels given as pairs, or each as ``name`` or ``name=value``. InvalidTask."""
+    if isinstance(labels, Mapping):
+        found = dict(labels)
+    else:
+        texts = (labels,) if isinstance(labels, str) else labels or ()
+        found = {name: value for name, _, value in (text.partition("=") for text in texts)}
+    for name in found:
+        if LABEL.fullmatch(name) is None:
+            raise InvalidTask("labels", f"label {name[:80]!r} is not a name; use {LABEL_FORM}")
+    return found
 
 
 def queue_names(queues: Iterable[str]) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from delaybox.core.limits import MAX_LABELS, MAX_LANES, MAX_WAIT_MS, STREAM_MESS
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.targets.worker_gateway import RESUME_S, Gateway
-from delaybox.targets.worker_session import DEFAULT_TAKES, Profile, WorkerSession
+from delaybox.targets.worker_profile import DEFAULT_TAKES, Profile
+from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire.gen import worker_pb2
 from delaybox.wire.json.tasks import queue_of
 from delaybox.wire.proto.tasks import retry_of

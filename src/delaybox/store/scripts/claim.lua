@@ -17,7 +17,8 @@
 --        waits than there are slots, so nothing was leased ('s')},
 --        lanes of what was fired in place {lane, how many, ...},
 --        queues and limit keys that have no permits left for what is ready {name, 1 = this partition has none at all, ...},
---        what was fired in place {id, record or head, ...}}
+--        what was fired in place {id, record or head, ...},
+--        lanes with needs that are not named here, while their functions are (lib/served.lua)}
 -- ERRORS TRYAGAIN (nothing written but hints)
 -- BOUND 500 items, 256 KiB of records
 --@include lib/time.lua
@@ -32,6 +33,7 @@
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
 --@include lib/permits.lua
+--@include lib/served.lua
 --@include lib/select.lua
 local now = now_ms()
 local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -62,7 +64,7 @@ if how[112] == 2 and stream > 0 and type(redis.pcall('XLEN', T .. ':stream')) ~=
   how[112] = string.find(types, 'p', 1, true) and 1 or nil
   channel = ''
 end
-local served = lane_filter(17)
+local served = whose.filter(17)
 -- The first due time (ms; -1 none) in the near indexes of this taker, from `after` on.
 local function next_due(after)
   local best = -1
@@ -354,4 +356,4 @@ for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane
   lanes[#lanes + 1] = count
 end
-return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes, permits.made and permits.waits() or {}, fired.named }
+return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes, permits.made and permits.waits() or {}, fired.named, whose.met }

@@ -14,6 +14,7 @@
 --@include lib/fair.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
+--@include lib/served.lua
 --@include lib/select.lua
 local now = now_ms()
 local late, most = tonumber(ARGV[1]), tonumber(ARGV[2])

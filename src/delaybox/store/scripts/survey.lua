@@ -3,7 +3,7 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 letters of the task types served by lease, 2 1 = a guest, as in claim.lua, 3 how many due tasks to make ready first, because
 --       lanes take turns by weight (0 none), 4 bucket width ms, 5.. lanes, as in claim.lua from 16 on
--- REPLY {now ms, critical tasks, other tasks[, lane, ready tasks that are not critical, ...]}; lanes where ARGV[3] > 0. Where near holds
+-- REPLY {now ms, critical tasks, other tasks, lanes met as in claim.lua[, lane, ready tasks that are not critical, ...]}; lanes where ARGV[3] > 0. Where near holds
 --       much, or tasks of others among those served, how many wait there is an estimate by the first of them
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND LOOKED entries of each near index, 64 lanes with ready work of each type, 500 tasks made ready
@@ -16,6 +16,7 @@
 --@include lib/fair.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
+--@include lib/served.lua
 --@include lib/select.lua
 local LOOKED, MOST_LANES = 32, 64
 local now = now_ms()
@@ -23,7 +24,7 @@ local types, guest, make = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 local for_workers = string.find(types, 'w', 1, true) ~= nil
 local workers_alone = guest and types == 'w'
 local own = workers_alone and { 4, 5, 6, 7 } or for_workers and { 0, 4, 1, 5, 2, 6, 3, 7 } or { 0, 1, 2, 3 }
-local served = lane_filter(5)
+local served = whose.filter(5)
 fair.W = tonumber(ARGV[4])
 local err = guard({ K_CLOCK, K_PARKED, unpack(K_NEAR, 0, 7) })
 if err then return err end
@@ -34,7 +35,7 @@ if make > 0 and of_others > 0 and (workers_alone or not guest) then
   of_critical, of_others = served_in_near(own, '-inf', now, types, served, LOOKED)
 end
 local sums = { [true] = of_critical, [false] = of_others }
-local reply = { now, 0, 0 }
+local reply = { now, 0, 0, whose.met }
 for _, critical in ipairs({ true, false }) do
   local lanes = ready_lanes(types, served, now, critical)
   table.sort(lanes, function(a, b) return a.start < b.start or (a.start == b.start and a.name < b.name) end)

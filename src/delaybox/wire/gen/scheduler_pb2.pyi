@@ -83,7 +83,7 @@ class LocalTime(_message.Message):
     def __init__(self, local: _Optional[str] = ..., zone: _Optional[str] = ..., fold: _Optional[int] = ...) -> None: ...
 
 class NewTask(_message.Message):
-    __slots__ = ("payload", "due_ms", "delay_ms", "local", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms", "on_conflict", "max_wait_ms", "unique_while", "delivery", "group", "fairness_key", "fairness_weight", "zone", "webhook")
+    __slots__ = ("payload", "due_ms", "delay_ms", "local", "type", "queue", "priority", "name", "headers", "labels", "idempotency_key", "retry", "timeout_ms", "expire_after_ms", "keep_result_ms", "reject_past", "no_result", "max_snooze_ms", "on_conflict", "max_wait_ms", "unique_while", "delivery", "group", "fairness_key", "fairness_weight", "cost", "requires", "prefers", "zone", "webhook")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,9 @@ class NewTask(_message.Message):
     GROUP_FIELD_NUMBER: _ClassVar[int]
     FAIRNESS_KEY_FIELD_NUMBER: _ClassVar[int]
     FAIRNESS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_FIELD_NUMBER: _ClassVar[int]
+    PREFERS_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
@@ -150,9 +153,12 @@ class NewTask(_message.Message):
     group: str
     fairness_key: str
     fairness_weight: float
+    cost: int
+    requires: _containers.RepeatedScalarFieldContainer[str]
+    prefers: _containers.RepeatedScalarFieldContainer[str]
     zone: str
     webhook: _task_pb2.Webhook
-    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., local: _Optional[_Union[LocalTime, _Mapping]] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., on_conflict: _Optional[_Union[OnConflict, str]] = ..., max_wait_ms: _Optional[int] = ..., unique_while: _Optional[_Union[UniqueWhile, str]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., fairness_key: _Optional[str] = ..., fairness_weight: _Optional[float] = ..., zone: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
+    def __init__(self, payload: _Optional[bytes] = ..., due_ms: _Optional[int] = ..., delay_ms: _Optional[int] = ..., local: _Optional[_Union[LocalTime, _Mapping]] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., idempotency_key: _Optional[str] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., expire_after_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., reject_past: bool = ..., no_result: bool = ..., max_snooze_ms: _Optional[int] = ..., on_conflict: _Optional[_Union[OnConflict, str]] = ..., max_wait_ms: _Optional[int] = ..., unique_while: _Optional[_Union[UniqueWhile, str]] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., fairness_key: _Optional[str] = ..., fairness_weight: _Optional[float] = ..., cost: _Optional[int] = ..., requires: _Optional[_Iterable[str]] = ..., prefers: _Optional[_Iterable[str]] = ..., zone: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "field", "retry_after_ms")
@@ -219,7 +225,7 @@ class GetRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
-    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "group", "fairness_key", "fairness_weight", "zone", "webhook", "fired_ms", "ended_ms", "node", "remembered")
+    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "group", "fairness_key", "fairness_weight", "cost", "requires", "prefers", "zone", "webhook", "fired_ms", "ended_ms", "node", "remembered")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +266,9 @@ class TaskInfo(_message.Message):
     GROUP_FIELD_NUMBER: _ClassVar[int]
     FAIRNESS_KEY_FIELD_NUMBER: _ClassVar[int]
     FAIRNESS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_FIELD_NUMBER: _ClassVar[int]
+    PREFERS_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     FIRED_MS_FIELD_NUMBER: _ClassVar[int]
@@ -292,13 +301,16 @@ class TaskInfo(_message.Message):
     group: str
     fairness_key: str
     fairness_weight: float
+    cost: int
+    requires: _containers.RepeatedScalarFieldContainer[str]
+    prefers: _containers.RepeatedScalarFieldContainer[str]
     zone: str
     webhook: _task_pb2.Webhook
     fired_ms: int
     ended_ms: int
     node: str
     remembered: bool
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., fairness_key: _Optional[str] = ..., fairness_weight: _Optional[float] = ..., zone: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., node: _Optional[str] = ..., remembered: bool = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., fairness_key: _Optional[str] = ..., fairness_weight: _Optional[float] = ..., cost: _Optional[int] = ..., requires: _Optional[_Iterable[str]] = ..., prefers: _Optional[_Iterable[str]] = ..., zone: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., node: _Optional[str] = ..., remembered: bool = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("fraction", "message")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 import msgspec
 
+from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import (
@@ -30,6 +31,7 @@ encode: Final = msgspec.json.Encoder().encode
 NAME_OF_TYPE: Final[Mapping[TaskType, str]] = {kind: name for name, kind in TYPE_NAMES.items()}
 NAME_OF_PRIORITY: Final[Mapping[Priority, str]] = {p: p.name.lower() for p in Priority}
 _NO_HEADERS: Final[dict[str, str]] = {}
+_NO_FIELDS: Final[dict[str, Any]] = {}
 
 
 def text_or_base64(data: bytes) -> tuple[str, str]:
@@ -64,10 +66,17 @@ def scheduled(new: NewTask, stored: Submitted, now_ms: int) -> types.Scheduled:
         group=new.group,
         fairness_key=new.fairness_key,
         fairness_weight=_weight(new.fairness_weight),
+        **_needs(new.needs),
         zone=new.zone,
         created=stored.created,
         warning=stored.warning,
     )
+
+
+def _needs(needs: WorkerNeeds) -> dict[str, Any]:
+    if needs is NO_NEEDS:
+        return _NO_FIELDS
+    return {"cost": needs.cost, "requires": list(needs.requires), "prefers": list(needs.prefers)}
 
 
 def _delivery(mode: DeliveryMode) -> str:
@@ -99,6 +108,7 @@ def task(view: TaskView) -> types.Task:
         group=view.group,
         fairness_key=view.fairness_key,
         fairness_weight=_weight(view.fairness_weight),
+        **_needs(view.needs),
         zone=view.zone,
         attempt=view.attempt,
         losses=view.losses,

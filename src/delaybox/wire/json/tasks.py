@@ -30,6 +30,7 @@ from delaybox.core.limits import (
     task_bytes,
 )
 from delaybox.core.localtime import local_ms
+from delaybox.core.needs import NO_NEEDS, needs_asked
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
@@ -51,6 +52,7 @@ from delaybox.core.task import (
 from delaybox.core.webhook import NO_WEBHOOKS, Webhook, WebhookRules
 from delaybox.core.words import show, unknown
 from delaybox.wire import controls
+from delaybox.wire.encoded import check_task_needs
 from delaybox.wire.json import types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import JsonReader, check_json
@@ -174,9 +176,14 @@ def parse_task(body: bytes | Raw, rules: TaskRules, *, key: str | None = None) -
         if asked.fairness_weight is None
         else fairness_weight_of("fairness_weight", asked.fairness_weight, keyed=asked.fairness_key is not None),
         webhook=webhook,
+        needs=NO_NEEDS
+        if asked.cost is None and not asked.requires and not asked.prefers
+        else needs_asked(asked.cost, asked.requires, asked.prefers),
     )
     if asked.delivery is not None:
         check_delivery(new)
+    if new.needs is not NO_NEEDS:
+        check_task_needs(new)
     return new
 
 

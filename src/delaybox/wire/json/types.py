@@ -30,7 +30,7 @@ from delaybox.core.limits import (
 from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES
 from delaybox.wire.json.key_types import OnConflictIn, UniqueWhileIn
-from delaybox.wire.json.share_types import FairnessKey, FairnessWeight
+from delaybox.wire.json.share_types import Cost, FairnessKey, FairnessWeight, Group, Prefers, Requires
 from delaybox.wire.json.webhook_types import CloudEvents, OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
@@ -274,14 +274,10 @@ class TaskRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     ] = None
     fairness_key: FairnessKey = None
     fairness_weight: FairnessWeight = None
-    group: Annotated[
-        str | None,
-        Meta(
-            description="tasks of one group can be released, moved or cancelled together",
-            examples=["order-17"],
-            extra_json_schema={"pattern": GROUP_PATTERN},
-        ),
-    ] = None
+    cost: Cost = None
+    requires: Requires = None
+    prefers: Prefers = None
+    group: Group = None
     reject_past: Annotated[bool | None, Meta(description="true: a past `at` is 422 and not run at once")] = None
 
 
@@ -386,6 +382,9 @@ class Task(Struct, omit_defaults=True, gc=False):
     group: str = ""
     fairness_key: str = ""
     fairness_weight: Annotated[float, Meta(description="where it is not 1")] = EVEN_WEIGHT
+    cost: Annotated[int, Meta(description="where it is not 1")] = 1
+    requires: list[str] = []
+    prefers: list[str] = []
     zone: Annotated[str, Meta(description="the time zone in which its time was meant")] = ""
     timeout_ms: Count = 0
     expire_after_ms: Count = 0

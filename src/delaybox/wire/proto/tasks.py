@@ -10,6 +10,7 @@ from typing import Final
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import check_name
 from delaybox.core.localtime import local_ms, zone_of
+from delaybox.core.needs import NO_NEEDS, needs_asked
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
@@ -24,6 +25,7 @@ from delaybox.core.task import (
     UniqueWhile,
     check_delivery,
 )
+from delaybox.wire.encoded import check_task_needs
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.json import tasks as v1
@@ -114,9 +116,14 @@ def new_task(asked: pb.NewTask, rules: TaskRules) -> NewTask:
         if asked.fairness_weight
         else 1.0,
         webhook=webhook,
+        needs=needs_asked(asked.cost or None, asked.requires, asked.prefers)
+        if asked.cost or asked.requires or asked.prefers
+        else NO_NEEDS,
     )
     if asked.delivery:
         check_delivery(new)
+    if new.needs is not NO_NEEDS:
+        check_task_needs(new)
     return new
 
 

@@ -74,6 +74,9 @@ def info(view: TaskView) -> pb.TaskInfo:
         group=view.group,
         fairness_key=view.fairness_key,
         fairness_weight=view.fairness_weight if view.fairness_key else 0,
+        cost=view.needs.cost if view.needs.cost > 1 else 0,
+        requires=view.needs.requires,
+        prefers=view.needs.prefers,
         zone=view.zone,
     )
     if view.webhook is not None:

@@ -1,9 +1,9 @@
--- Chooses what a claim takes. Needs time, keys, record, gather, turns; permits where it takes from ready sets.
+-- Chooses what a claim takes. Needs time, keys, record, gather, turns, served; permits where it takes from ready sets.
 -- Candidates are parallel lists: ids, their near members or lanes, and the key of the ready set for those that come from one (those
 -- from near are removed by rank). once: no id can be among them twice.
 
 -- A script may have 200 local names at once, so only what others use is visible behind this file.
-local lane_filter, serves, slack_of, promote, ready_lanes, has_ready, open_lanes, take_ready
+local slack_of, promote, ready_lanes, has_ready, open_lanes, take_ready
 local take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked, served_in_near
 do
 
@@ -11,76 +11,6 @@ local SLACK, LEVELS = { [0] = 0, 2000, 10000, 60000 }, { 'high', 'normal', 'low'
 -- What is added to a due time for the virtual deadline (ms): the queue's own slack, or the one of the priority.
 function slack_of(lane, priority)
   return priority > 0 and tonumber(rule_of(lane, LEVELS[priority]) or '') or SLACK[priority]
-end
-
--- Reads the lanes that ARGV lists, from index `from` on. Returns by letter byte: lanes, the set of them (list: in order); names, the
--- set of functions and commands that are served in any queue (any: in order). A letter without an entry is not limited.
-function lane_filter(from)
-  local served = {}
-  for i = from, #ARGV do
-    local lane = ARGV[i]
-    local letter = byte(lane)
-    local of = served[letter]
-    if not of then
-      of = { lanes = {}, list = {}, names = {}, any = {} }
-      served[letter] = of
-    end
-    if byte(lane, 2) == 42 then
-      local name = string.match(lane, ':(.*)') or ''
-      of.any[#of.any + 1], of.names[name] = name, true
-    else
-      of.list[#of.list + 1], of.lanes[lane] = lane, true
-    end
-  end
-  return served
-end
-
--- Whether a lane of a served type is among those named. Its parts: letter, queue, and behind a colon a function's name.
-function serves(served, lane)
-  local of = served[byte(lane)]
-  return not of or of.lanes[lane] or of.names[string.match(lane, ':(.*)') or ''] or false
-end
-
--- One claim takes from at most this many lanes: those with the lowest virtual start times.
-local LANES = 32
--- Up to this many lanes with ready work are all read. Where there are more, the served ones are looked up by name.
-local HEADS = 256
--- The served lanes of one type that have ready work: {lane, start, ...}.
-local function served_lanes(letter, of, now, critical)
-  local active, found, seen = k_active(letter, critical), {}, {}
-  local function add(lane, start)
-    if seen[lane] then return end
-    seen[lane] = true
-    found[#found + 1], found[#found + 2] = lane, start
-  end
-  local function add_served(flat)
-    for i = 1, #flat, 2 do
-      if of.lanes[flat[i]] or of.names[string.match(flat[i], ':(.*)') or ''] then add(flat[i], flat[i + 1]) end
-    end
-  end
-  local many = redis.call('ZCARD', active)
-  if many == 0 then return found end
-  if many <= HEADS then
-    add_served(redis.call('ZRANGE', active, 0, -1, 'WITHSCORES'))
-    return found
-  end
-  for from = 1, #of.list, 1000 do
-    local upto = math.min(from + 999, #of.list)
-    for i, start in ipairs(redis.call('ZMSCORE', active, unpack(of.list, from, upto))) do
-      if start then add(of.list[from + i - 1], start) end
-    end
-  end
-  for _, name in ipairs(of.any) do
-    local flat = redis.call('ZRANGE', k_active_named(letter, name, critical), 0, LANES - 1, 'WITHSCORES')
-    for i = 1, #flat, 2 do add(flat[i], flat[i + 1]) end
-  end
-  if #found == 0 and #of.any > 0 then
-    -- Lanes that an earlier version made active are not listed by name until the scrubber comes by. A window that moves with
-    -- the clock finds them.
-    local first = now % (many - HEADS + 1)
-    add_served(redis.call('ZRANGE', active, first, first + HEADS - 1, 'WITHSCORES'))
-  end
-  return found
 end
 
 -- Moves entries of near index n that this claim does not take into their ready sets, scored by virtual deadline.
@@ -137,7 +67,7 @@ function served_in_near(own, from, now, types, served, looked)
     local mine = 0
     for _, member in ipairs(found) do
       local lane = sub(member, 17)
-      if string.find(types, sub(lane, 1, 1), 1, true) and serves(served, lane) and not paused(lane) then mine = mine + 1 end
+      if string.find(types, sub(lane, 1, 1), 1, true) and whose.serves(served, lane) and not paused(lane) then mine = mine + 1 end
     end
     if mine > 0 and #found == looked then mine = math.ceil(redis.call('ZCOUNT', K_NEAR[n], from, now) * mine / looked) end
     sums[n % 4 == 0] = sums[n % 4 == 0] + mine
@@ -191,8 +121,8 @@ function ready_lanes(types, served, now, critical)
   for letter in string.gmatch(types, '.') do
     local of = served[byte(letter)]
     -- A type without a lane filter takes from the first lanes, whichever they are.
-    local flat = of and served_lanes(letter, of, now, critical)
-      or redis.call('ZRANGE', k_active(letter, critical), 0, LANES - 1, 'WITHSCORES')
+    local flat = of and whose.ready(letter, of, now, critical)
+      or redis.call('ZRANGE', k_active(letter, critical), 0, whose.LANES - 1, 'WITHSCORES')
     for i = 1, #flat, 2 do
       -- A lane that was active when its queue was paused leaves here; those behind it are looked at by the next claim.
       if is_steered() and paused(flat[i]) then
@@ -227,7 +157,7 @@ end
 function open_lanes(out, types, served, now, critical)
   local lanes = ready_lanes(types, served, now, critical)
   table.sort(lanes, function(a, b) return a.start < b.start or (a.start == b.start and a.name < b.name) end)
-  for i = #lanes, LANES + 1, -1 do lanes[i] = nil end
+  for i = #lanes, whose.LANES + 1, -1 do lanes[i] = nil end
   for _, lane in ipairs(lanes) do out.turns[#out.turns + 1] = lane end
   return lanes
 end
@@ -283,7 +213,7 @@ function take_ready(out, lanes, limit)
   for _, lane in ipairs(lanes) do
     if not lane.dry then open = open + 1 end
   end
-  -- Each round fills the limit or finds a lane dry, so there are at most LANES + 1.
+  -- Each round fills the limit or finds a lane dry, so there are at most whose.LANES + 1.
   while taken < limit and open > 0 do
     local turns = open
     for _, lane in ipairs(lanes) do
@@ -392,7 +322,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       local lane = sub(member, 17)
       local known = kinds[lane]
       if known == nil then
-        known = serves(served, lane)
+        known = whose.serves(served, lane)
         kinds[lane] = known
       end
       if not known then kind = nil end

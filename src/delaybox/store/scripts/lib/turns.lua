@@ -1,6 +1,7 @@
 -- Which lane's turn it is: lanes with ready work, each with its virtual start time. Needs keys.
 -- All lanes of a task type are members of one set. Lanes that name a function or a command are members of a second set as well,
--- one for each name: a taker that serves a name in any queue finds its lanes there, however many other lanes there are.
+-- one for each name: a taker that serves a name in any queue finds its lanes there, however many other lanes there are. Lanes with needs
+-- (lib/served.lua) have one for each function, whatever the needs: its name ends with a mark.
 
 local NAMED = { s = true, w = true }
 
@@ -8,7 +9,7 @@ local NAMED = { s = true, w = true }
 local function active_sets(lane, critical)
   local letter = string.sub(lane, 1, 1)
   if not NAMED[letter] then return { k_active(letter, critical) } end
-  return { k_active(letter, critical), k_active_named(letter, string.match(lane, ':(.*)') or '', critical) }
+  return { k_active(letter, critical), k_active_named(letter, string.match(lane, ':([^!]*!?)') or '', critical) }
 end
 
 -- The virtual time: the largest start at which a turn ended. It never falls, so a lane that comes and goes cannot stay ahead

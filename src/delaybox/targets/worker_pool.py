@@ -1,0 +1,235 @@
+"""The workers' sessions of a node that serve the same lanes: what is claimed for them, and which of them gets what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report
+from delaybox.core.lane import split
+from delaybox.core.queue import LiveRules
+from delaybox.core.retry import LOSSES_CAP
+from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_session import WorkerSession
+from delaybox.targets.worker_suspects import Suspects
+from delaybox.wire import body as wire_body
+from delaybox.wire.assignment import has_only_payload
+
+_LATER = HandBack(delay_ms=1_000)
+_TURN = HandBack(delay_ms=250)
+"""A suspect that must not wait here comes back after this time."""
+
+
+class Claimer(Protocol):
+    """Claims tasks for a pool; in a node it is the engine's `Guest`."""
+
+    @property
+    def coming(self) -> int:
+        """Tasks that were claimed and are on their way to the pool."""
+
+    def more_room(self) -> None:
+        """The pool can take more than before."""
+
+
+class LanePool:
+    """The sessions that serve the same lanes, and what was claimed for them.
+
+    ``cost``: places of a session that each task takes. ``beside``: pools of tasks with needs, which the same sessions
+    run (`worker_needs`).
+
+    Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspects`).
+    ``same_process``: the workers run in this process, and all that was claimed is charged when it dies. So one suspect
+    is claimed for at a time, and others are handed back.
+    """
+
+    def __init__(
+        self,
+        lanes: frozenset[bytes],
+        rules: LiveRules,
+        alone: set[bytes],
+        *,
+        same_process: bool = False,
+        cost: int = 1,
+    ) -> None:
+        self._same_process = same_process
+        self.lanes = lanes
+        self.cost = cost
+        self.members: list[WorkerSession] = []
+        self.beside: Sequence[LanePool] = ()
+        self.claimer: Claimer | None = None
+        self._rules = rules
+        self._kept_of: dict[bytes, int] = {}
+        self._version = 0
+        self.announced({})
+        self._waiting: deque[Offered] = deque()
+        self._suspects = Suspects(alone, 1, cost) if same_process else Suspects(alone, cost=cost)
+        self._turn = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"workers of {len(self.lanes)} functions"
+
+    @property
+    def sessions(self) -> list[WorkerSession]:
+        """Those that run its tasks."""
+        return self.members
+
+    def room_at(self, session: WorkerSession) -> int:
+        """How many of its tasks a session can be sent now."""
+        return session.room
+
+    @property
+    def spoken_for(self) -> int:
+        """Places that tasks which were claimed will take."""
+        coming = 0 if self.claimer is None else self.claimer.coming
+        return (coming + len(self._waiting)) * self.cost
+
+    def announced(self, keep_ms: Mapping[str, int]) -> None:
+        """How long results are kept, by function; the last announcement counts."""
+        self._of_function = keep_ms
+        self._version = self._rules.version
+        self._kept_of = {
+            lane: self._rules.of(split(lane).queue).kept_ms(keep_ms.get(split(lane).name, 0)) for lane in self.lanes
+        }
+        self._limits_time = any(rules.timeout_ms for rules in self._rules.stored.values())
+
+    def room(self) -> int:
+        """Tasks that can be claimed now."""
+        # Suspects that wait for their turn, and not for room, take no room from others.
+        free = sum(s.room for s in self.sessions) - len(self._waiting) - self._suspects.places(self.sessions)
+        return free - sum(pool.spoken_for for pool in self.beside) if self.beside else free
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        """Returns when all are reported."""
+        run = ClaimedTasks(report, len(batch))
+        for d in batch:
+            offered = Offered(d, run, *self.wishes(d))
+            if d.losses < LOSSES_CAP - 1:
+                self._waiting.append(offered)
+            elif not self._suspects.full:
+                self._suspects.add(offered)
+            else:
+                run.report([d], _LATER)
+        self.hand_out()
+        if self._same_process and self._suspects:
+            for o in self._suspects.take():
+                o.run.report([o.delivery], _TURN)
+        try:
+            await run.over
+        except asyncio.CancelledError:
+            self._waiting = deque(o for o in self._waiting if o.run is not run)
+            self._suspects.forget(run)
+            for session in self.sessions:
+                session.forget(run)
+            raise
+
+    def hand_out(self) -> None:
+        """Gives waiting tasks to sessions with room, evenly. Without any session they are handed back."""
+        if not self.sessions:
+            self.hand_back()
+            return
+        waiting = self._waiting
+        while waiting:
+            open_ = [s for s in self.sessions if self.room_at(s) > 0]
+            if not open_:
+                break
+            share = -(-len(waiting) // len(open_))
+            # What does not divide evenly goes to the first session, so sessions take turns at being first.
+            self._turn += 1
+            first = self._turn % len(open_)
+            for session in open_[first:] + open_[:first]:
+                count = min(share, self.room_at(session), len(waiting))
+                session.assign((waiting.popleft() for _ in range(count)), cost=self.cost)
+        self._suspects.hand_out(self.sessions)
+        self.watch()
+
+    def hand_back(self) -> None:
+        """What waits goes to others."""
+        back = [*self._waiting, *self._suspects.take()]
+        self._waiting.clear()
+        for o in back:
+            o.run.report([o.delivery], HAND_BACK)
+
+    def enforce(self) -> None:
+        """Ends tasks that are out of time and that their workers have not ended."""
+        self._timer = None
+        for session in self.sessions:
+            session.enforce()
+        self.more_room()
+        self.watch()
+
+    def lose(self, session: WorkerSession, *, together: bool) -> None:
+        """A session's worker is gone: its tasks go to others. ``together``: most other workers went at the same
+        time."""
+        self.members.remove(session)
+        suspects = bool(session.suspects)
+        company = session.lose(together=together)
+        for pool in (self, *self.beside):
+            if suspects:
+                pool.suspects_lost(company)
+            pool.hand_out()
+
+    def suspects_lost(self, company: Sequence[bytes]) -> None:
+        """A worker died while it had suspects. ``company``: their ids, if it had several."""
+        self._suspects.lost(company)
+
+    def suspects_ended(self, task_ids: Sequence[bytes]) -> None:
+        """These suspects came to an end."""
+        self._suspects.ended(task_ids)
+
+    def watch(self) -> None:
+        """Sets the timer to the first limit of all sessions."""
+        first = min((s.next_limit for s in self.sessions), default=math.inf)
+        if first == math.inf:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, first - time.monotonic())
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self.enforce)
+
+    def more_room(self) -> None:
+        """A session granted credit, or tasks of it came to an end."""
+        for session in self.sessions:
+            if ended := session.suspects_ended():
+                for pool in (self, *self.beside):
+                    pool.suspects_ended(ended)
+        if self._waiting or self._suspects:
+            self.hand_out()
+        if self.claimer is not None and self.room() > 0:
+            self.claimer.more_room()
+
+    def wishes(self, d: Delivery) -> tuple[int, int]:
+        """How long the task's result is kept, and how long an attempt may take; ms."""
+        if self._version != self._rules.version:
+            self.announced(self._of_function)
+        kept, timeout_ms = self._own_wishes(d)
+        if not timeout_ms and self._limits_time:
+            timeout_ms = self._rules.of(split(d.lane).queue).timeout_ms or 0
+            if timeout_ms:
+                # The worker learns of it as of the task's own: of a field that comes twice the last one counts.
+                d.body += wire_body.timeout_field(timeout_ms)
+        return kept, timeout_ms
+
+    def _own_wishes(self, d: Delivery) -> tuple[int, int]:
+        own = timeout_ms = 0
+        if not has_only_payload(d.body):
+            # A body that cannot be read goes out all the same: the worker reports what is wrong with it.
+            with contextlib.suppress(DecodeError):
+                task = wire_body.decode(d.body)
+                own, timeout_ms = task.keep_result_ms, task.timeout_ms
+                if task.no_result:
+                    return 0, timeout_ms
+        # A lane that is served in any queue is not among these.
+        if own or d.lane not in self._kept_of:
+            return self._rules.of(split(d.lane).queue).kept_ms(own or self._of_function.get(d.name, 0)), timeout_ms
+        return self._kept_of[d.lane], timeout_ms
