@@ -28,7 +28,6 @@ from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
 from delaybox.core.queue import RuleBook, why_paused
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
-from delaybox.core.words import show
 from delaybox.service.bulk import Bulk, Selection
 from delaybox.service.dead import DeadByReason
 from delaybox.service.feed import Feed
@@ -40,11 +39,11 @@ from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
 from delaybox.service.submit import BatchItem, Submitter, submitter_kind
 from delaybox.service.watch import Watch, Watcher
-from delaybox.store import keys, lanes, offset_pages, pages
+from delaybox.store import by_key, lanes, offset_pages, pages
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook
 from delaybox.store.publish import ask_to_stop
-from delaybox.store.record import UnreadableRecord, id_of_key, read
+from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import Found, Store, Stored
 from delaybox.store.views import changed, of_found
 from delaybox.wire.topics import TopicRules
@@ -240,13 +239,7 @@ class Service:
 
     async def id_of_key(self, key: str) -> str:
         """The id of the task that an idempotency key names, wherever that stands. TaskNotFound."""
-        store = self._opened.store
-        store.present()
-        raw = key.encode()
-        entry = await store.servers.ask("GET", keys.idem(store.tags[store.partition_of(raw)], raw))
-        if entry is None:
-            raise TaskNotFound(f"no task has the idempotency key {show(key)}: it was never used, or its time is over")
-        return ids.render(id_of_key(entry))
+        return ids.render(await by_key.id_of(self._opened.store, key))
 
     async def history(self, wanted: HistoryQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> HistoryPage:
         """How tasks ended, in pages, the newest end first. InvalidTask for a bad cursor."""
