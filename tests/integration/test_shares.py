@@ -14,12 +14,15 @@ from redis.asyncio import Redis
 from delaybox.core.delivery import DONE, Delivery, Report
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.shares import Part
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.engine.engine import Engine
 from delaybox.engine.guest import Guest
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.shares import Chooser
 from delaybox.service.rules import Rules
 from delaybox.store.fsck import fsck
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
@@ -132,3 +135,40 @@ async def test_critical_tasks_come_first_over_all_partitions_and_others_keep_the
         await until(lambda: len(places.got) >= 1_030)
     others = counted(places.got[20:1_020], queue_of)["others"]
     assert 40 <= others <= 60, others
+
+
+@pytest.fixture
+def surveys(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The partitions that takers looked at to decide what they claim, in order."""
+    sent: list[str] = []
+    really = store.runner.run_many
+
+    async def run_many(calls: Sequence[ScriptCall]) -> list[Any]:
+        sent.extend(one.tag for one in calls if one.script == "survey")
+        return await really(calls)
+
+    monkeypatch.setattr(store.runner, "run_many", run_many)
+    return sent
+
+
+async def test_a_taker_looks_again_only_while_more_waits_than_it_has_slots_for(
+    store: Store, surveys: list[str]
+) -> None:
+    await add(store, 0, *(call() for _ in range(3)))
+    chooser = Chooser(store, LiveRules(), guest=True)
+
+    async def parts(slots: int) -> dict[int, Part] | None:
+        return await chooser.parts([0, 1], slots, 250, "w", lambda _: (lane_of(TaskType.WORKER, "*", "f"),))
+
+    chooser.press([0, 1])
+    assert await parts(3) == {0: Part(others=3)}
+    # No slot is left, so others may have come meanwhile for which there is none.
+    chooser.filled(0)
+    assert await parts(4) == {0: Part(others=3)} and len(surveys) == 4
+    # One slot is left, so whatever came meanwhile is taken without a choice. In partition 1 nothing was asked for.
+    chooser.filled(0)
+    chooser.relieve(1)
+    assert await parts(4) is None and len(surveys) == 4
+    # A claim that nothing was decided for took all that it asked for.
+    chooser.filled(0)
+    assert await parts(4) == {0: Part(others=3)} and len(surveys) == 6

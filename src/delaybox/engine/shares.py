@@ -35,6 +35,7 @@ class Chooser:
         self._shares = Shares(lambda queue: rules.of(queue).weight or 1.0)
         self._pressed: set[int] = set()
         self._waiting: dict[int, Waiting] = {}
+        self._whole: set[int] = set()
         self._looked = 0.0
         self.met: list[bytes] = []
         """Lanes with needs that the last look met: no claim meets them where what is claimed is chosen by looks."""
@@ -57,6 +58,17 @@ class Chooser:
         """There may be work in these that there were no slots for."""
         self._pressed.update(partitions)
 
+    def filled(self, partition: int) -> None:
+        """A claim from there took all that it asked for, so more may wait.
+
+        Not where it asked for all that a look saw and slots were left: a limited queue with one free permit would be
+        looked at again after each of its tasks, in all partitions that are due.
+        """
+        if partition in self._whole:
+            self.relieve(partition)
+        else:
+            self.press([partition])
+
     def relieve(self, partition: int) -> None:
         """All that was due there was taken."""
         self._pressed.discard(partition)
@@ -66,6 +78,7 @@ class Chooser:
         self, due: Sequence[int], slots: int, most: int, types: str, lanes_at: Callable[[int], tuple[bytes, ...]]
     ) -> dict[int, Part] | None:
         """What to claim from which of the partitions; None: nothing is to be chosen. StoreUnavailable."""
+        self._whole.difference_update(due)
         if self._pressed.isdisjoint(due):
             return None
         due = due if len(due) <= _LOOKS else self._in_turn(due)[:_LOOKS]
@@ -92,8 +105,11 @@ class Chooser:
             # It lies where a look does not see it, so a claim finds it.
             self._pressed.difference_update(due)
             return None
+        spare = sum(part.total for part in parts.values()) < slots
         for p, part in parts.items():
-            self._waiting[p] = _less(self._waiting[p], part)
+            self._waiting[p] = after = _less(self._waiting[p], part)
+            if spare and not after.critical and not after.others:
+                self._whole.add(p)
         return parts
 
     def planned(

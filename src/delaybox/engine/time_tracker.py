@@ -429,7 +429,7 @@ class Tracker:
             self._chooser.relieve(p)
         if len(c.leased) // 2 >= limits.slots and look <= c.now_ms and not c.pressed:
             self._hungry.add(p)
-            self._chooser.press([p])
+            self._chooser.filled(p)
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
         if not c.more and p not in self._hungry and self._look[p] == math.inf:
