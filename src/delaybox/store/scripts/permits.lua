@@ -55,7 +55,9 @@ if ARGV[1] ~= '' then
   end
   local held = redis.call('ZRANGE', permits().HELD, rank, rank + PART - 1)
   for _, queue in ipairs(held) do
-    for _, limit in ipairs(permits().of('w' .. queue) or {}) do ask(limit.pool).sweep = true end
+    local limits = permits().of('w' .. queue)
+    if not limits then permits().look_again(queue, now, true) end
+    for _, limit in ipairs(limits or {}) do ask(limit.pool).sweep = true end
   end
   -- Limit keys that had no place among those that are known.
   local free = permits().MOST_KNOWN - redis.call('HLEN', permits().K)

@@ -81,6 +81,10 @@ end
 if ARGV[4] ~= SECOND and string.sub(ARGV[4], 2, 2) ~= '=' and redis.call('EXISTS', permits().APART) == 1 then
   return { ARGV[2], SECOND .. '=' }
 end
+-- A queue that is held without a lane that waits has no limits to be let go by any more. What lies behind these is found by sweeps.
+for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, 0, WALK - 1)) do
+  if not permits().of('w' .. queue) then permits().look_again(queue, now, true) end
+end
 -- A node of an earlier version copies pauses alone, and does not set `ruled`.
 redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'ruled', ARGV[5])
 if redis.call('EXISTS', K_STEERED, K_PARKED, K_LIMITED, permits().HELD, permits().APART) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
