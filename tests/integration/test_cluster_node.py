@@ -66,5 +66,5 @@ def test_a_node_on_a_cluster(
         assert asyncio.run(work()) == 42
         delaybox = Command(monkeypatch, capsys)
         done = delaybox("doctor", "--json", "--config", str(config), "--server", f"http://127.0.0.1:{started.port}")
-        assert done.out.count("1 replica") == 3 and "64 on 3 primaries" in done.out, done
+        assert done.out.count("slots, 1 replica") == 3 and "64 on 3 primaries" in done.out, done
     listener.close()

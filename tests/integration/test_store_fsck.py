@@ -313,8 +313,8 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
 
 def test_every_kind_is_damaged_here() -> None:
     permits = {"permit-missing", "permit-stray", "permits-over"}
-    known = {kind for _, kinds in DAMAGE for kind in kinds} | permits | {"fair-orphan"}
-    assert known == KINDS.keys(), "test_store_permits and test_fairness have the others"
+    known = {kind for _, kinds in DAMAGE for kind in kinds} | permits | {"fair-orphan", "key-not-held"}
+    assert known == KINDS.keys(), "test_store_permits, test_store_key_limits and test_fairness have the others"
 
 
 @pytest.mark.parametrize(("damage", "kinds"), DAMAGE, ids=[d.__name__ for d, _ in DAMAGE])

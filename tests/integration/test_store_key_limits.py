@@ -220,3 +220,14 @@ async def test_a_key_that_nobody_looks_at_is_a_problem(bench: Bench) -> None:
     await lab.client.delete(keys.held_keys(lab.tag))
     assert await lab.kinds() == ["key-not-held"]
     lab.dirty = True
+
+
+async def test_what_stands_apart_by_a_rule_that_is_no_more_is_no_problem_and_comes_back(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(KeyLimit(by=BY, concurrency=1))
+    tasks = await lab.add(call("a"), call("a"), call("a"))
+    took = await bench.claim()
+    assert len(took) == 1
+    await bench.set()
+    assert await lab.problems() == [], "the next claim looks at its key"
+    assert {*took, *await bench.claim()} == set(tasks)

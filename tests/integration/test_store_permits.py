@@ -239,6 +239,18 @@ async def test_nothing_is_left_when_all_has_ended_and_the_limit_is_gone(bench: B
     assert not found and not await lab.client.hexists(keys.clock(lab.tag), "steered")
 
 
+async def test_a_queue_that_is_held_and_has_no_limit_any_more_is_let_go(bench: Bench) -> None:
+    """Else scripts would look rules up for ever."""
+    lab = bench.lab
+    await bench.set(concurrency=1)
+    await lab.client.zadd(keys.held(lab.tag), {b"mail": lab.now + 3_600_000})
+    await bench.set()
+    assert not await lab.client.exists(keys.held(lab.tag), keys.steered(lab.tag))
+    await lab.client.zadd(keys.held(lab.tag), {b"mail": lab.now + 3_600_000})
+    await bench.settle(sweep=True)
+    assert not await lab.client.exists(keys.held(lab.tag))
+
+
 async def test_a_task_that_runs_without_its_permit_is_a_problem(bench: Bench) -> None:
     lab = bench.lab
     await bench.set(concurrency=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -135,10 +136,10 @@ async def test_tryagain_is_tried_again(lab: Lab, monkeypatch: pytest.MonkeyPatch
     sent = 0
     send = lab.store.runner._send
 
-    async def migrating(commands: list[tuple[object, ...]]) -> list[object]:
+    async def migrating(commands: list[tuple[Any, ...]], waits: bool = False) -> list[Any]:
         nonlocal sent
         sent += 1
-        return [TryAgainError("nothing was written")] * len(commands) if sent < 3 else await send(commands)
+        return [TryAgainError("nothing was written")] * len(commands) if sent < 3 else await send(commands, waits)
 
     monkeypatch.setattr(lab.store.runner, "_send", migrating)
     assert len(await lab.add(NewTask())) == 1

@@ -30,7 +30,7 @@ def refusal(raw: bytes, rules: TaskRules = RULES, **more: Any) -> InvalidTask:
     with pytest.raises(InvalidTask) as caught:
         parse_task(raw, rules, **more)
     message = str(caught.value)
-    assert len(message) < 420
+    assert len(message) < 480
     assert "\n" not in message
     return caught.value
 

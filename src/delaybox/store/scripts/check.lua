@@ -54,7 +54,7 @@ local function hinted(id, rec, flags, lane, at, due)
     for _, set in ipairs(active_sets(lane, critical)) do active = active and redis.call('ZSCORE', set, lane) end
     if active then return true end
   end
-  if is_steered() and permits().stands_apart(id, rec, at, flags, lane) then return true end
+  if is_steered() and (permits().stands_apart(id, rec, at, flags, lane) or permits().left_apart(id, flags, lane)) then return true end
   -- By which key it stands apart is not known while rules are copied.
   if copying and redis.call('EXISTS', permits().APART) == 1 then return true end
   local home, n = math.floor(id_due(id) / W), math.floor(due / W)

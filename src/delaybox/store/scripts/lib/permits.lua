@@ -326,6 +326,16 @@ function permits.stands_apart(id, rec, at, flags, lane)
   return false
 end
 
+-- Whether a record stands apart because of a rule that is no more: a claim that looks at its key brings it back.
+function permits.left_apart(id, flags, lane)
+  local queue, suffix = string.match(lane, '^.([^:]*)'), '\0' .. (flags % 4 == 0 and '!' or '-') .. lane
+  for _, member in ipairs(redis.call('ZRANGE', K_APART, '[' .. queue .. '\1', '(' .. queue .. '\2', 'BYLEX', 'LIMIT', 0, MOST_LANES)) do
+    if string.sub(member, -#suffix) == suffix and redis.call('ZSCORE', k_waits(member), id)
+      and redis.call('ZSCORE', K_HELD_KEYS, string.match(member, '^[^%z]*')) then return true end
+  end
+  return false
+end
+
 -- Whether a candidate of a claim has a limit key without room. Then it is noted as one that stands apart. deadline: its virtual one.
 function permits.blocks(out, i, id, rec, at, flags, deadline)
   local lane = rec_lane(rec, at)
