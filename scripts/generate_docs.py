@@ -325,6 +325,16 @@ def grpc_table() -> Iterator[str]:
                 yield f"| `{service.name}.{method.name}` | {takes} | {answers} | {rule.value} |"
 
 
+def scripts() -> Iterator[str]:
+    """Every script, and how much one call of it does at most, as its head says."""
+    yield "| script | one call does at most |"
+    yield "| --- | --- |"
+    for file in sorted((DOCS.parent / "src/delaybox/store/scripts").glob("*.lua")):
+        head = re.search(r"^-- BOUND (.*(?:\n--       .*)*)", file.read_text(), re.MULTILINE)
+        bound = " ".join(part.strip("- ") for part in head[1].splitlines()) if head else "none"
+        yield f"| `{file.stem}` | {bound.replace('|', '/')} |"
+
+
 def exit_codes() -> Iterator[str]:
     """Every exit code of the command line."""
     yield "| code | means |"
@@ -396,6 +406,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "grpc": grpc_table,
     "exit_codes": exit_codes,
     "commands": commands,
+    "scripts": scripts,
 }
 
 

@@ -35,6 +35,7 @@ CHAPTERS: dict[str, list[str]] = {
         "production.md",
         "upgrading.md",
         "operations.md",
+        "bounds.md",
         "reliability.md",
         "scaling.md",
         "dashboard.md",

@@ -26,6 +26,8 @@ HOLD_MS = 3_000
 KEEP_S = HOLD_MS / 3000
 TRY_S = 0.25
 _MOST_WAITING = 10_000
+_MOST_WAITING_BYTES = 32 << 20
+"""With more messages or bytes waiting to be stored no further message is read; those wait at the server."""
 _QUIET_S = 10.0
 
 
@@ -57,6 +59,7 @@ class ChannelIntake:
         self._service = Service(store, on_scheduled=metrics.scheduled)
         self._until = 0.0
         self._waiting: list[NewTask] = []
+        self._waiting_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
         self._storing: asyncio.Task[None] | None = None
@@ -168,7 +171,8 @@ class ChannelIntake:
             self._refuse(1, "internal")
             return
         self._waiting.append(task)
-        if len(self._waiting) >= _MOST_WAITING:
+        self._waiting_bytes += len(raw)
+        if len(self._waiting) >= _MOST_WAITING or self._waiting_bytes >= _MOST_WAITING_BYTES:
             self._room.clear()
         if self._storing is None:
             self._storing = asyncio.create_task(self._store_all(), name="delaybox-intake-store")
@@ -176,6 +180,7 @@ class ChannelIntake:
     async def _store_all(self) -> None:
         while self._waiting:
             tasks, self._waiting = self._waiting, []
+            self._waiting_bytes = 0
             self._room.set()
             answers: Sequence[object]
             try:
