@@ -18,13 +18,16 @@ from delaybox.core.rates import FadingRates, Means
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service, feed
 from delaybox.service.submit import Submitter
-from delaybox.store import event_writer
+from delaybox.store import event_writer, functions
 from delaybox.store.offset_pages import pending
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
+from delaybox.targets import http_hosts
+from delaybox.targets.http_hosts import Hosts
 from delaybox.targets.worker_lives import _PAST, Lives
 from delaybox.wire.gen import task_pb2
 from tests.engines import until
+from tests.lab import Lab, leased
 
 
 async def test_with_as_many_waiting_as_may_a_task_is_refused(client: Redis, prefix: str) -> None:
@@ -111,3 +114,37 @@ def test_workers_that_went_are_bounded() -> None:
         lives.came(f"w{n}", "s")
         lives.went(f"w{n}", "s", with_tasks=True)
     assert len(lives._past) == _PAST
+
+
+async def test_fairness_keys_past_the_bound_share_a_turn(lab: Lab) -> None:
+    await lab.client.hset(f"{lab.tag}:fair", "", 99_999)
+    await lab.add(
+        *(NewTask(type=TaskType.WORKER, name="f", fairness_key=key) for key in ("a", "b", "c") for _ in range(4))
+    )
+    await lab.claim(slots=0)
+    (turns,) = await lab.names("fair:*")
+    members = await lab.client.zrange(turns, 0, -1)
+    assert len(members) == 2 and b"\1" in members, "one has its own turn; the two others share one"
+    found = leased(await lab.claim(types="w", slots=20))
+    assert len(found) == 12, "each of them is taken all the same"
+
+
+async def test_functions_past_the_bound_are_left_out(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "MOST", 2)
+    store = await Store.open(Servers(client), prefix=prefix)
+    assert await functions.announce(store, {"a": "qa", "b": "qb", "c": "qc"}) == ["c"]
+    assert (await functions.own_queues(store))[1] == {"a": "qa", "b": "qb"}
+    assert await functions.announce(store, {"a": "", "c": "qc"}) == ["c"]
+    assert await functions.announce(store, {"c": "qc"}) == []
+
+
+def test_the_hosts_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_hosts, "_MOST_HOSTS", 3)
+    hosts = Hosts(1)
+    kept = hosts.of("http", "h0", 80)
+    for n in range(1, 10):
+        hosts.of("http", f"h{n}", 80)
+        assert hosts.of("http", "h0", 80) is kept, "the one that was used last stays"
+    assert len(hosts._known) == 3
