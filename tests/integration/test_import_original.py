@@ -139,6 +139,7 @@ async def test_copies_are_folded_only_when_asked_and_remembered(client: Redis, p
     assert len(folded) == 3 and len(set(names) & set(folded)) == 2
     for task_id in folded.values():
         assert (await Service(store).get(task_id)).payload == b"copy"
+    assert 0 < await client.ttl(keys.folded(prefix)) <= 30 * 86_400
     # A copy that turns up later is folded into the same task.
     await leave_behind(client, key, copies)
     again = await Import(OriginalSet(Servers(client), key), store, fold=True).run()

@@ -88,6 +88,15 @@ async def test_a_list_by_an_indexed_label_does_not_scan(store: Store) -> None:
     assert (await service.bulk.cancel(Selection(wanted=TaskQuery(labels={"env": "x"}), dry_run=True))).scanned
 
 
+async def test_a_label_with_too_many_entries_is_scanned_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = await built(store, "customer")
+    mine = await submit(service, *(later(labels=CUSTOMER) for _ in range(4)))
+    for most, scanned in ((4, False), (3, True)):
+        monkeypatch.setattr(labels, "LOOKED_UP", most)
+        page = await service.list_tasks(TaskQuery(labels=CUSTOMER))
+        assert (page.scanned, sorted(view.task_id for view in page.items)) == (scanned, sorted(mine))
+
+
 async def test_every_way_out_leaves_the_index(store: Store) -> None:
     service = await built(store, "customer")
     now = NewTask(type=TaskType.WORKER, name="f", labels=CUSTOMER)

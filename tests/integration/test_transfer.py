@@ -23,6 +23,7 @@ from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType
 from delaybox.service import Service
 from delaybox.service.export_store import Export, ExportProgress, Unfinished, look
 from delaybox.service.import_store import ImportStore, StoreImportProgress
+from delaybox.store import keys
 from delaybox.store.address import ServerSettings
 from delaybox.store.fsck import fsck
 from delaybox.store.offset_pages import pending
@@ -127,6 +128,9 @@ async def test_all_of_it_comes_back_once(client: Redis, prefix: str, partitions:
     assert bool(ids_before) == (partitions != 4)
     assert came.renamed == len(ids_before)
     assert all(old[:6] + old[8:] == new[:6] + new[8:] for old, new in ids_before.items())
+
+    marks = [key async for key in client.scan_iter(match=keys.pattern(f"{prefix}-b") + ":import:*")]
+    assert marks and all([0 < await client.ttl(key) <= 30 * 86_400 for key in marks])
 
     # The same lines store nothing twice, whether all were stored or some.
     again = await imported(target, raw)

@@ -245,6 +245,7 @@ def test_yaml_does_not_change_what_was_written() -> None:
             f"{BY_TOPIC}, signingKeysFile: no/such}}}}",
             "names no/such, which cannot be read (No such file or directory)",
         ),
+        (f"index: {{labels: [{', '.join(f'l{n}' for n in range(17))}]}}", "up to 16 names of labels"),
         ("auth: {tokens: ['sha256:zzzzzzzzzzzz']}", "entry 1 starts with sha256: but has not 64 hex digits after it"),
     ],
 )
