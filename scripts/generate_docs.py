@@ -53,6 +53,8 @@ MEANING = {
     "processes.webhook": "how many processes send webhooks, each `webhooks.concurrency` at once",
     "otel.endpoint": "where traces go ([Traces](howto/traces.md)); without it where `OTEL_EXPORTER_OTLP_ENDPOINT` "
     "says. Where neither is set nothing is traced",
+    "otel.metrics": "`true`: what `/metrics` shows is sent to the collector as well "
+    "([how](howto/traces.md#metrics-of-a-node))",
     "probe.host": "address of the probe port",
     "probe.port": "a port for `/livez`, `/readyz` and `/metrics` of the whole node, whatever its roles. Without it "
     "only nodes with the role `api` have them, on the port of REST",

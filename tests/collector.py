@@ -9,6 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -42,6 +50,29 @@ class Seen(NamedTuple):
         return str(self.attributes.get("messaging.message.id", ""))
 
 
+class Pushed(MetricsServiceServicer):
+    """What a collector was sent of metrics. ``latest``: each metric by its name, as it was last sent; ``resource``:
+    of whoever sent it."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, Any] = {}
+        self.resource: dict[str, Any] = {}
+
+    def Export(  # noqa: N802 - the contract's name
+        self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext
+    ) -> ExportMetricsServiceResponse:
+        for resource in request.resource_metrics:
+            self.resource = _pairs(resource.resource.attributes)
+            self.latest = {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
+        return ExportMetricsServiceResponse()
+
+    def points(self, name: str, **labels: str) -> list[Any]:
+        """The points of a metric that have these labels."""
+        metric = self.latest.get(name)
+        points = [] if metric is None else getattr(metric, metric.WhichOneof("data")).data_points
+        return [point for point in points if labels.items() <= _pairs(point.attributes).items()]
+
+
 class Collector(TraceServiceServicer):
     """``port`` 0: a free one."""
 
@@ -50,6 +81,8 @@ class Collector(TraceServiceServicer):
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(2))
         add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        self.metrics = Pushed()
+        add_MetricsServiceServicer_to_server(self.metrics, self._server)  # type: ignore[no-untyped-call]
         self.port = self._server.add_insecure_port("127.0.0.1:0")
 
     @property

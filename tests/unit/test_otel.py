@@ -18,6 +18,7 @@ from delaybox.core.errors import ConfigError
 from delaybox.engine.traced import traced
 from delaybox.otel import environment, tracing
 from delaybox.otel.export import FollowLinks, begin
+from delaybox.otel.export_metrics import interval_s
 from delaybox.otel.queue import AT_ONCE, SendQueue
 from delaybox.otel.spans import Spans, parent_of, remote
 from tests.waiting import until
@@ -107,6 +108,34 @@ def test_off_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nothing.collector(variables) is None, "a variable that is for others stops nobody"
     with pytest.raises(ConfigError, match=r"delaybox\[otel\]"):
         named.collector({})
+
+
+def test_metrics_are_off_unless_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing, wanted = OtelSection(), OtelSection(endpoint="http://collector:4317", metrics=True)
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://here:4317"}
+    assert nothing.metrics_to(traces) is None, "a collector for traces need not take metrics"
+    assert OtelSection(endpoint="http://collector:4317").metrics_to({}) is None
+    assert nothing.metrics_to(traces | {"OTEL_METRICS_EXPORTER": "otlp"}) == ""
+    assert nothing.metrics_to({"OTEL_METRICS_EXPORTER": "otlp"}) is None, "no collector is named"
+    assert nothing.metrics_to({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://here:4317"}) == ""
+    assert wanted.metrics_to(traces) == "http://collector:4317", "the configuration comes first"
+    assert OtelSection(metrics=True).metrics_to(traces) == ""
+    assert wanted.metrics_to({"OTEL_METRICS_EXPORTER": "none"}) is None
+    assert wanted.metrics_to({"OTEL_SDK_DISABLED": "true"}) is None
+    with pytest.raises(ConfigError, match=r"set otel\.endpoint"):
+        OtelSection(metrics=True).metrics_to({})
+    monkeypatch.setattr(environment, "installed", lambda: False)
+    assert nothing.metrics_to(traces | {"OTEL_METRICS_EXPORTER": "otlp"}) is None
+    with pytest.raises(ConfigError, match=r"delaybox\[otel\]"):
+        wanted.metrics_to({})
+
+
+def test_an_interval_that_cannot_be_is_refused_with_the_mend() -> None:
+    name = "OTEL_METRIC_EXPORT_INTERVAL"
+    assert interval_s({}) == 60 and interval_s({name: "250"}) == 0.25
+    for text in ("often", "0", "-1", "nan", "inf"):
+        with pytest.raises(ConfigError, match="milliseconds above 0"):
+            interval_s({name: text})
 
 
 def test_other_protocols_are_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ def specs(
     """
     if config.workers.shell.via == "topic":
         _brokers(config)
+    if config.otel.metrics and not {ProcessKind.PROBE, ProcessKind.REST} & counts(config).keys():
+        raise ConfigError("otel.metrics is true, but no process of this node shows metrics: set probe.port as well")
     return [
         Spec(
             kind=kind,
@@ -129,6 +131,8 @@ def _rest(c: Config, common: Mapping[str, Any]) -> ApiSettings:
         context_path=c.http_server.context_path,
         allowed_hosts=c.http_server.allowed_hosts,
         dashboard=c.dashboard.settings(alone=False),
+        # One process of a node sends them.
+        metrics_to=c.otel.metrics_to(os.environ) if c.probe.port is None else None,
     )
 
 
@@ -259,7 +263,9 @@ def _webhook(c: Config, common: Mapping[str, Any]) -> WebhookSettings:
 
 
 def _probe(c: Config, common: Mapping[str, Any]) -> ApiSettings:
-    return ApiSettings(**_serving(c, common), host=c.probe.host, probes_only=True)
+    return ApiSettings(
+        **_serving(c, common), host=c.probe.host, probes_only=True, metrics_to=c.otel.metrics_to(os.environ)
+    )
 
 
 def _brokers(c: Config) -> KafkaSettings:

@@ -32,6 +32,7 @@ from delaybox.metrics.registry import (
     DIRECTORY_VARIABLE,
     NAME_VARIABLE,
     REGISTRY,
+    collected,
     render,
     render_as,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "NAME_VARIABLE",
     "REGISTRY",
     "Mode",
+    "collected",
     "dead_lettered",
     "expired",
     "fired",

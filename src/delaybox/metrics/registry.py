@@ -82,6 +82,11 @@ def render_as(accept: str, more: Collector | None = None) -> tuple[bytes, str]:
     return text, openmetrics.CONTENT_TYPE_LATEST
 
 
+def collected(more: Collector | None = None) -> Iterator[Metric]:
+    """What `render` shows, family by family."""
+    return iter(_merged(more).collect())
+
+
 def _merged(more: Collector | None) -> CollectorRegistry:
     merged = CollectorRegistry()
     directory = os.environ.get(DIRECTORY_VARIABLE)

@@ -15,6 +15,7 @@ MEND: Final = "install delaybox[otel]"
 EXPORT: Final = "delaybox.otel.export"
 """The module that sends; loaded by name, because it needs packages that are not everywhere."""
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_METRICS: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 
 
 def disabled(environ: Mapping[str, str]) -> bool:
@@ -27,6 +28,21 @@ def asked_for(environ: Mapping[str, str]) -> str:
     if disabled(environ) or environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
         return ""
     return next((name for name in _ENDPOINTS if environ.get(name, "").strip()), "")
+
+
+def asked_for_metrics(environ: Mapping[str, str]) -> bool:
+    """Whether it asks for metrics by a variable that is for them alone: a collector for traces need not take them."""
+    return bool(environ.get(_METRICS, "").strip()) or environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() == "otlp"
+
+
+def names_metrics(environ: Mapping[str, str]) -> bool:
+    """Whether it names a collector that takes metrics."""
+    return any(environ.get(name, "").strip() for name in (_METRICS, _ENDPOINTS[1]))
+
+
+def without_metrics(environ: Mapping[str, str]) -> bool:
+    """Whether metrics are switched off, whatever else is set."""
+    return disabled(environ) or environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() == "none"
 
 
 def installed() -> bool:

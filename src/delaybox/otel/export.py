@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -22,8 +22,9 @@ from delaybox.otel.spans import Spans
 
 _SERVICE: Final = "OTEL_SERVICE_NAME"
 _RESOURCE: Final = "OTEL_RESOURCE_ATTRIBUTES"
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_END_S: Final = 1.5
+_PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
+Signal = Literal["spans", "logs", "metrics"]
+END_S: Final = 1.5
 """How long the end of a process waits for a collector."""
 
 
@@ -68,7 +69,7 @@ class _ToQueue(SpanProcessor):
             self._queue.put(span)
 
     def shutdown(self) -> None:
-        self._queue.end(_END_S)
+        self._queue.end(END_S)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return True
@@ -80,12 +81,9 @@ def begin(endpoint: str, facts: Mapping[str, str], *, everywhere: bool = False) 
     ``endpoint``: of the collector; "": as the environment says. ``facts``: attributes of this process. ``everywhere``:
     also what other code of this process traces. ConfigError for a protocol that is not there.
     """
-    if _SERVICE not in os.environ and "service.name=" not in os.environ.get(_RESOURCE, ""):
-        os.environ[_SERVICE] = "delaybox"
-    resource = Resource.create(dict(facts))
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider = TracerProvider(resource=resource(facts), shutdown_on_exit=False)
     provider.sampler = FollowLinks(provider.sampler)
-    provider.add_span_processor(_ToQueue(_exporter(endpoint), _counter()))
+    provider.add_span_processor(_ToQueue(_exporter(endpoint), counter("spans")))
     if everywhere:
         trace.set_tracer_provider(provider)
     tracing.turn(Spans(provider.get_tracer("delaybox", facts.get("service.version"))))
@@ -104,19 +102,34 @@ def begin_unless_set_up(facts: Mapping[str, str]) -> Callable[[], None]:
     return begin("", facts, everywhere=True)
 
 
-def _counter() -> Callable[[int], None]:
-    """Counts dropped spans, where this process has metrics: a worker by itself needs no package for them."""
+def resource(facts: Mapping[str, str]) -> Resource:
+    """Who sends: the service as the environment names it, else ``delaybox``, with these attributes."""
+    if _SERVICE not in os.environ and "service.name=" not in os.environ.get(_RESOURCE, ""):
+        os.environ[_SERVICE] = "delaybox"
+    return Resource.create(dict(facts))
+
+
+def counter(signal: Signal) -> Callable[[int], None]:
+    """Counts what is dropped, where this process has metrics: a worker by itself needs no package for them."""
     try:
         from delaybox.metrics import otel_dropped
     except ModuleNotFoundError:
         return lambda n: None
-    return lambda n: otel_dropped("spans", n)
+    return lambda n: otel_dropped(signal, n)
+
+
+def require_grpc(signal: Literal["TRACES", "METRICS"]) -> None:
+    """ConfigError where the environment asks for a protocol that is not there."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", _PROTOCOL)
+    name = next((name for name in names if os.environ.get(name)), "")
+    if name and os.environ[name] != "grpc":
+        raise ConfigError(
+            f"{name} is {os.environ[name]!r}; DelayBox sends by grpc alone: set it to grpc, or leave it out"
+        )
 
 
 def _exporter(endpoint: str) -> SpanExporter:
-    protocol = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), "grpc")
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    require_grpc("TRACES")
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-        return OTLPSpanExporter(endpoint=endpoint or None)
-    raise ConfigError(f"{_PROTOCOLS[1]} is {protocol!r}; DelayBox sends by grpc alone: set it to grpc, or leave it out")
+    return OTLPSpanExporter(endpoint=endpoint or None)

@@ -74,15 +74,19 @@ def traced(settings: ProcessSettings) -> Callable[[], None]:
     """Traces what this process does, where its settings say so; returns what sends the rest at its end."""
     if settings.collector is None:
         return lambda: None
+    # Loaded by name, because it needs packages that are not everywhere.
+    end: Callable[[], None] = import_module(_EXPORT).begin(settings.collector, facts(settings))
+    return end
+
+
+def facts(settings: ProcessSettings) -> dict[str, str]:
+    """What tells this process from others in a collector."""
     kind = Path(sys.argv[0]).stem
-    facts = {
+    return {
         "service.version": sys.modules["delaybox"].__version__,
         "service.instance.id": f"{settings.node_id}/{kind}/{settings.number}",
         "delaybox.process": kind,
     }
-    # Loaded by name, because it needs packages that are not everywhere.
-    end: Callable[[], None] = import_module(_EXPORT).begin(settings.collector, facts)
-    return end
 
 
 def ready(**facts: str) -> None:

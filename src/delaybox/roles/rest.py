@@ -10,6 +10,7 @@ from delaybox.api.rest.app import PROBES, build_app, refusals
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.http1.server import RESERVE, HttpServer
 from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.shown import Pushing
 from delaybox.processes import child, files
 from delaybox.processes.child import Stopping
 from delaybox.processes.sockets import inherited
@@ -32,6 +33,7 @@ async def serve(settings: ApiSettings) -> int:
     beating = Beating(settings, _kind(settings))
     late = Opening(settings, _log, beating.begin)
     trying: asyncio.Task[None] | None = None
+    pushing: Pushing | None = None
     try:
         trying = await late.start()
         app = build_app(late.service, settings, edge=edge)
@@ -46,6 +48,8 @@ async def serve(settings: ApiSettings) -> int:
             head_s=settings.header_timeout_s,
             idle_s=settings.idle_timeout_s,
         )
+        if settings.metrics_to is not None and settings.number == 1:
+            pushing = Pushing(late.service, settings.metrics_to, child.facts(settings))
         edge.start()
         await server.start(listening, settings.backlog)
         child.ready(store_id=settings.store_id)
@@ -57,6 +61,8 @@ async def serve(settings: ApiSettings) -> int:
         if trying is not None:
             trying.cancel()
         edge.stop()
+        if pushing is not None:
+            await pushing.end()
         listening.close()
         await beating.end()
         await late.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -13,8 +12,7 @@ from urllib.parse import parse_qsl
 from delaybox import metrics
 from delaybox.api import policy
 from delaybox.api.dashboard.site import Dashboard
-from delaybox.api.node_metrics import NodeCollector
-from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe
+from delaybox.api.readiness import Probe
 from delaybox.api.rest import problems
 from delaybox.api.rest.answered import Answered
 from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
@@ -26,9 +24,9 @@ from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.traces import trace_of_request
 from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.routes import routes
+from delaybox.api.shown import ShownMetrics
 from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
-from delaybox.core.scaling import ScalingQuery
 from delaybox.core.task import TaskType
 from delaybox.service import Service
 from delaybox.wire.in_trace import with_trace
@@ -170,9 +168,6 @@ PROBES: Final = frozenset(
 """The paths that are answered when callers hold every connection."""
 
 
-_ALL_KINDS: Final = ScalingQuery()
-
-
 def _family(path: str, v1: str) -> problems.Problems:
     return problems.V1 if path.startswith(v1) else problems.COMPATIBLE
 
@@ -211,7 +206,7 @@ class _Api:
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
         self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
         self._probe = Probe(service)
-        self._node = NodeCollector()
+        self._shown = ShownMetrics(service, self._probe)
         self._worker: Callable[[], WorkerCondition] | None = None
         if settings.beside_worker:
             # Only here, because the worker's modules bring much that a node does not need.
@@ -250,31 +245,9 @@ class _Api:
         return _text(200, f"ready; but {state.reason}" if state.reason else "ready")
 
     async def metrics(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                counts = await self._service.counts()
-                due = await self._service.due_soon()
-                scaling = await self._service.scaling(_ALL_KINDS)
-                # Estimated counts mean more lanes than a scrape should look at.
-                self._node.queues = () if counts.estimated else await self._service.queues(pending=False)
-        except (TimeoutError, DelayBoxError):
-            metrics.store_down()
-        else:
-            metrics.stored(
-                pending=counts.pending,
-                ready=counts.ready,
-                in_flight=counts.in_flight,
-                dead=counts.dead,
-                quarantined=counts.quarantined,
-                estimated=counts.estimated,
-            )
-            needs = scaling.needs
-            metrics.forecast(due, {n.kind: n.members for n in needs}, {n.kind: n.running for n in needs})
-            if not (await self._probe.ask()).store:
-                # The store reports its counts, but takes no new tasks.
-                metrics.store_down()
+        await self._shown.refresh()
         self._answered.add()
-        body, content_type = metrics.render_as(headers.get(b"accept", b"").decode("latin-1"), self._node)
+        body, content_type = metrics.render_as(headers.get(b"accept", b"").decode("latin-1"), self._shown.node)
         return Answer(200, body, content_type=content_type.encode())
 
 

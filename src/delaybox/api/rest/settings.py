@@ -19,6 +19,9 @@ class ApiSettings(ServingSettings):
     """Names beyond the loopback ones that Host and Origin may carry. Off loopback they are checked only when set."""
     probes_only: bool = False
     """Only /livez, /readyz and /metrics are served."""
+    metrics_to: str | None = None
+    """The first of these processes sends what /metrics shows to this collector; "": as OpenTelemetry's environment
+    variables say; None: nowhere."""
     beside_worker: bool = False
     """They are those of a worker straight on Redis, so they speak of its processes as well."""
     dashboard: DashboardSettings | None = None
