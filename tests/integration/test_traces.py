@@ -211,7 +211,9 @@ def test_open_metrics_with_examples_for_a_scraper_that_asks(on: Node) -> None:
         assert headers["content-type"].startswith("application/openmetrics-text")
         read: Any = text_string_to_metric_families
         found = {family.name: family for family in read(text.decode())}
-        return found if _buckets(found, "http_request", method="POST", route="/v1/tasks") else None
+        # The calls over HTTP and those over gRPC are each added a moment after their answer.
+        http = _buckets(found, "http_request", method="POST", route="/v1/tasks")
+        return found if http and _buckets(found, "grpc_request", method="/delaybox.v1.Scheduler/Schedule") else None
 
     found = on.until(families)
     shown = _buckets(found, "http_request", method="POST", route="/v1/tasks")
@@ -225,7 +227,8 @@ def test_open_metrics_with_examples_for_a_scraper_that_asks(on: Node) -> None:
 
 
 def _buckets(families: dict[str, Any], what: str, **labels: str) -> list[Any]:
-    samples = families[f"delaybox_{what}_seconds"].samples
+    family = families.get(f"delaybox_{what}_seconds")
+    samples = family.samples if family else []
     return [s for s in samples if s.name.endswith("_bucket") and labels.items() <= s.labels.items()]
 
 
