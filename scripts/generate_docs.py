@@ -195,6 +195,8 @@ MEANING = {
     "events.keep": "how long the feed is kept after its last event",
     "events.entries": "events that the feed keeps; past it the oldest go",
     "events.bytes": "the same in bytes",
+    "events.kafkaTopic": "also send each event to this topic of Kafka ([how](howto/events.md#to-a-kafka-topic)); takes "
+    "`kafka.enabled`. Set the same at every node",
     "events.buffer": "events that wait for one slow reader; past it the oldest are left out, and it learns how many",
     "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
     "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",

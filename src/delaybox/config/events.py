@@ -6,6 +6,7 @@ from pydantic import Field
 
 from delaybox.config.sections import Duration, Section, Size
 from delaybox.core.events import BUFFER, KEEP_MS, MOST_BYTES, MOST_EVENTS, EventRules
+from delaybox.core.limits import TOPIC
 
 
 class EventsSection(Section):
@@ -19,6 +20,7 @@ class EventsSection(Section):
     entries: int = Field(default=MOST_EVENTS, ge=1_000, le=100_000_000, description="a number of events, 1000 or more")
     bytes: Size = Field(default=MOST_BYTES, ge=1 << 20, description="a size of 1MiB or more, such as 64MiB")
     buffer: int = Field(default=BUFFER, ge=1_000, le=1_000_000, description="a number of events from 1000 to 1000000")
+    kafka_topic: str = Field(default="", pattern=f"^({TOPIC.pattern})?$", description="a topic's name, or nothing")
 
     def rules(self) -> EventRules:
         """What these settings mean."""

@@ -282,6 +282,9 @@ def _validated(settings: Mapping[str, _Setting]) -> Config:
         config.kafka.settings()
     except ConfigError as error:
         raise ConfigError(f"kafka.enabled ({settings['kafka.enabled'].place}) is true, but {error}") from None
+    if config.events.kafka_topic and not config.kafka.enabled:
+        where = settings["events.kafkaTopic"].place
+        raise ConfigError(f"events.kafkaTopic ({where}) needs kafka.enabled: true; set that, or take the topic out")
     return config
 
 

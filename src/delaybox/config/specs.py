@@ -211,6 +211,7 @@ def _kafka_out(c: Config, commands: bool) -> KafkaOut:
         delivery_timeout_ms=c.kafka.delivery_timeout,
         signing_keys=c.workers.shell.keys,
         commands=commands,
+        events_topic=c.events.kafka_topic if c.events.enabled else "",
     )
 
 

@@ -62,6 +62,8 @@ async def serve(settings: ClockSettings) -> int:
         collector.set_apart()
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
+        if kafka is not None and settings.kafka is not None and settings.kafka.events_topic:
+            await _send_events(settings, settings.kafka.events_topic, store, kafka, stack)
         if settings.input_channel:
             intake = ChannelIntake(
                 store,
@@ -160,6 +162,17 @@ async def _kafka(
     await target.start()
     log.info("PUB_SUB tasks go to topic %s of Kafka at %s", out.rules.default, out.kafka.describe())
     return target
+
+
+async def _send_events(
+    settings: ClockSettings, topic: str, store: Store, kafka: KafkaTarget, stack: contextlib.AsyncExitStack
+) -> None:
+    from delaybox.targets.kafka_events import EventTopic
+
+    member = member_id(settings.node_id, ProcessKind.CLOCK, settings.number)
+    sender = EventTopic(store, kafka.link, topic=topic, source=f"/delaybox/{settings.prefix}", member=member)
+    sender.start()
+    stack.push_async_callback(sender.stop)
 
 
 def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) -> Engine:

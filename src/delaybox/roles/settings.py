@@ -34,6 +34,8 @@ class KafkaOut:
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
     commands: bool = False
     """Whether shell tasks go there as well."""
+    events_topic: str = ""
+    """The topic of events; "": none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

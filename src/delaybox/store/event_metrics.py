@@ -21,6 +21,21 @@ _readers = Gauge(
 )
 
 
+_to_topic = Counter(
+    "delaybox_events_to_topic",
+    "Events for the Kafka topic of events.kafkaTopic: confirmed (sent), refused by the topic for good (refused), and "
+    "reports that something is missing (missed), which are also sent.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+
+
+def to_topic(outcome: Literal["sent", "refused", "missed"], n: int) -> None:
+    """Counts events for the Kafka topic."""
+    if n:
+        _to_topic.labels(outcome).inc(n)
+
+
 def written(n: int) -> None:
     """Counts events that were stored."""
     _written.inc(n)

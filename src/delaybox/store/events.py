@@ -70,6 +70,34 @@ async def wanted(servers: Servers, tag: str) -> bool:
     return bool(await servers.ask("EXISTS", keys.events_wanted(tag)))
 
 
+async def take_topic(servers: Servers, tag: str, member: str, ms: int) -> bool:
+    """Whether this member sends events to the Kafka topic, for ``ms`` from now on. StoreUnavailable."""
+    key = keys.events_sender(tag)
+    _, holder = await servers.ask_many([("SET", key, member, "NX", "PX", ms), ("GET", key)])
+    mine = bool(holder == member.encode())
+    if mine:
+        await servers.ask("PEXPIRE", key, ms)
+    return mine
+
+
+async def give_topic(servers: Servers, tag: str, member: str) -> None:
+    """Another member may send events to the Kafka topic, if this one did. StoreUnavailable."""
+    key = keys.events_sender(tag)
+    if await servers.ask("GET", key) == member.encode():
+        await servers.ask("DEL", key)
+
+
+async def topic_position(servers: Servers, tag: str) -> str:
+    """The position up to which events went to the Kafka topic; "" if none did. StoreUnavailable."""
+    found = await servers.ask("GET", keys.events_topic(tag))
+    return found.decode() if found else ""
+
+
+async def keep_topic_position(servers: Servers, tag: str, position: str) -> None:
+    """Stores the position up to which events went to the Kafka topic. StoreUnavailable."""
+    await servers.ask("SET", keys.events_topic(tag), position)
+
+
 async def newest(servers: Servers, tag: str) -> str:
     """The position behind everything that is in the feed now. StoreUnavailable."""
     found = await servers.ask("XREVRANGE", keys.events(tag), "+", "-", "COUNT", 1)

@@ -253,6 +253,16 @@ def events_wanted(tag_: str) -> str:
     return f"{tag_}:events:wanted"
 
 
+def events_topic(tag_: str) -> str:
+    """String: the position in the feed up to which events went to the Kafka topic."""
+    return f"{tag_}:events:topic"
+
+
+def events_sender(tag_: str) -> str:
+    """String: the member that sends events to the Kafka topic; expires."""
+    return f"{tag_}:events:sender"
+
+
 def meta(prefix: str) -> str:
     """Hash: format, partitions, bucket width."""
     return f"{prefix}:meta"

@@ -91,6 +91,11 @@ class KafkaTarget:
         return self._link.trouble
 
     @property
+    def link(self) -> KafkaLink:
+        """The way to the brokers, for other topics."""
+        return self._link
+
+    @property
     def room(self) -> int:
         """How many more tasks may be handed over: brokers that are slow get fewer at once."""
         return self._window.room
