@@ -79,11 +79,9 @@ class Collector(TraceServiceServicer):
     def __init__(self) -> None:
         self.spans: list[Seen] = []
         self._lock = threading.Lock()
-        self._server = grpc.server(ThreadPoolExecutor(2))
-        add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self.metrics = Pushed()
-        add_MetricsServiceServicer_to_server(self.metrics, self._server)  # type: ignore[no-untyped-call]
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = 0
+        self._server = self._listening()
 
     @property
     def url(self) -> str:
@@ -115,6 +113,23 @@ class Collector(TraceServiceServicer):
         with self._lock:
             self.spans += found
         return ExportTraceServiceResponse()
+
+    def _listening(self) -> grpc.Server:
+        made = grpc.server(ThreadPoolExecutor(2))
+        add_TraceServiceServicer_to_server(self, made)  # type: ignore[no-untyped-call]
+        add_MetricsServiceServicer_to_server(self.metrics, made)  # type: ignore[no-untyped-call]
+        self.port = made.add_insecure_port(f"127.0.0.1:{self.port}")
+        return made
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """It cannot be reached meanwhile; then it is there again, at the same port."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self._server = self._listening()
+            self.start()
 
     def start(self) -> None:
         self._server.start()
