@@ -26,7 +26,7 @@ from tests.servers import RealServer
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(300, 900))]
 
-AWAY_S = scaled(4.0, 60.0)
+AWAY_S = scaled(2.5, 60.0)
 KILLS = scaled(2, 10)
 BATCH = 50
 PRIORITIES = ("critical", "high", "normal", "low")
@@ -161,12 +161,12 @@ def test_the_broker_is_away_under_load(
         wanted = load.stop()
         with kafka.consumer(topic) as consumer:
             arrivals = Arrivals(consumer)
-            arrivals.until(wanted, quiet_s=2.5, timeout_s=60 + AWAY_S)
+            arrivals.until(wanted, quiet_s=scaled(1.5, 2.5), timeout_s=60 + AWAY_S)
             again = Load(lambda: [node], f"{prefix}-again")
             while len(again.accepted) < 1_000:
                 time.sleep(0.05)
             fresh = again.stop()
-            arrivals.until(wanted | fresh, quiet_s=2.5, timeout_s=60)
+            arrivals.until(wanted | fresh, quiet_s=scaled(1.5, 2.5), timeout_s=60)
         came = arrivals.came
         late = [n for n in came.values() if n > 1]
         # What was under way when the broker was killed may have been written all the same.
@@ -229,7 +229,7 @@ def test_nodes_are_killed_under_load(
         wanted = load.stop()
         with kafka.consumer(topic) as consumer:
             arrivals = Arrivals(consumer)
-            arrivals.until(wanted, quiet_s=4.0, timeout_s=90)
+            arrivals.until(wanted, quiet_s=scaled(2.0, 4.0), timeout_s=90)
     came = arrivals.came
     dups = sum(n - 1 for n in came.values())
     assert set(came) <= wanted

@@ -19,7 +19,7 @@ seed = 31
 continue-on-failure = true
 
 [generation]
-max-examples = 8
+max-examples = 5
 
 [checks]
 # What no schema can say: a cursor is a page's own, a shell task needs a node that runs them, retries fit together.

@@ -409,7 +409,7 @@ async def test_a_store_at_work_gives_no_false_alarm(client: Redis, prefix: str) 
     work = [asyncio.create_task(job(random.Random(i))) for i, job in enumerate((produce, consume, consume, control))]
     twice = 0
     try:
-        for _ in range(30):
+        for _ in range(15):
             report = await fsck(store)
             assert report.problems == []
             twice += report.counts["looked at twice"]
