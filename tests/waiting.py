@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_S = 12.0
+PATIENCE_S = 90.0
 
 
 def _pauses() -> Iterator[float]:
