@@ -29,6 +29,8 @@ class Claiming(Limiting):
     now: int
     gone_leases: list[bytes]
     seen_stream: list[bytes]
+    ready: set[bytes]
+    """Ids that a ready set named when `hinted` looked last."""
 
     def partition(self) -> int:
         raise NotImplementedError
@@ -110,9 +112,9 @@ class Claiming(Limiting):
                 if (t.lane, t.critical, t.stub or t.extended) == (g.lane, g.critical, g.stub or g.extended):
                     assert g.virtual_deadline <= t.virtual_deadline, f"{g} was taken before {t}"
         served = [t for t in left if t.critical and t.letter in limits.types and t.letter != "p"]
-        # A claim that finds tasks with a limit may make critical ones of their queue ready, for the next claim to take.
-        unlimited = not any(self.limited(self.model.tasks[i]) for i in hinted)
-        if served and limits.slots and unlimited:
+        # What is due of a queue with limits becomes ready first, and the next claim takes it from there.
+        served = [t for t in served if t.task_id in self.ready or not self.has_limits(t)]
+        if served and limits.slots:
             others = sum(1 for g in got if not g.critical and g.letter != "p")
             assert others <= -(-limits.slots // 20), f"{others} others were taken before critical {served[0]}"
 
@@ -128,8 +130,8 @@ class Claiming(Limiting):
             for (_, ending), lanes in zip(actives, members[len(nears) :], strict=True)
             for lane in lanes
         ]
-        found.update(*(await self.members(ready) if ready else []))
-        return found & self.model.tasks.keys()
+        self.ready = {member for members in (await self.members(ready) if ready else []) for member in members}
+        return (found | self.ready) & self.model.tasks.keys()
 
     async def members(self, names: Sequence[str]) -> list[list[bytes]]:
         """Of zsets, in one round trip."""
