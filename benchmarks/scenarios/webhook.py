@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from statistics import median
 
 from benchmarks import ours, workload
 from benchmarks.harness.bench import Bench, Scenario
 from benchmarks.harness.figures import Spread, spread
+from benchmarks.harness.process import Child, python
 from benchmarks.harness.report import OURS, Row, at_least, at_most
 from benchmarks.harness.server import BenchServer
+from benchmarks.peers import single_zset, zset_webhooks
 
 LEAD_MS = 3_000
 """From the scheduling of the first task to its time."""
@@ -52,12 +55,23 @@ def _rate(bench: Bench) -> None:
 
 
 def _late(bench: Bench) -> None:
+    """By turns with the least that can send a webhook from a store, because the machine's own pauses are in both."""
     what = "p99 lateness of webhooks at 500/s"
     bounds = (at_most(LATE_TARGET_MS),)
+    ours_found: list[Spread] = []
+    bare_found: list[Spread] = []
 
-    def measure() -> Row:
-        found = median_of([_lateness(bench, 500, silent_rate=0) for _ in range(bench.size(3, 1))])
-        return Row(what=what, subject=OURS, value=found.p99, unit="ms", note=found.note(), bounds=bounds)
+    def measure() -> list[Row]:
+        for _ in range(bench.size(PAIRS, 1)):
+            bare_found.append(_bare_lateness(bench, 500))
+            ours_found.append(_lateness(bench, 500, silent_rate=0))
+        found, bare = median_of(ours_found), median_of(bare_found)
+        each = ", ".join(f"{a.p99:.1f} and {b.p99:.1f}" for a, b in zip(ours_found, bare_found, strict=True))
+        note = f"{found.note()}; p99 of ours and of the bare one by turns: {each} ms"
+        return [
+            Row(what=what, subject=OURS, value=found.p99, unit="ms", note=note, bounds=bounds),
+            Row(what=what, subject=zset_webhooks.NAME, value=bare.p99, unit="ms", note=bare.note()),
+        ]
 
     bench.attempt(what, OURS, "ms", measure, bounds=bounds)
 
@@ -128,6 +142,22 @@ def _lateness(bench: Bench, rate: int, *, silent_rate: int, hosts: int = 1) -> S
         due = workload.every(rate, start_ms + ahead_s * 1_000)
         _schedule(bench, server, found.urls, due, count)
         late = found.child.read()["late_ms"]
+        if len(late) < count:
+            raise RuntimeError(f"only {len(late)} of {count} webhooks arrived")
+    return spread(late)
+
+
+def _bare_lateness(bench: Bench, rate: int) -> Spread:
+    """The same from a single ZSET with nothing around it."""
+    seconds = bench.size(10, 3)
+    count = rate * seconds
+    with bench.server() as server, ours.receiver(count=count, seconds=seconds + 30) as found:
+        options = {"unix": server.unix, "url": found.urls[0], "secret": ours.WEBHOOK_SECRET}
+        with Child(python("benchmarks.peers.zset_webhooks", json.dumps(options))) as child:
+            child.read()
+            items = workload.items(count, bench.random(), workload.every(rate, workload.now_ms() + LEAD_MS))
+            single_zset.SingleZset(server).schedule(items, chunk=500)
+            late = found.child.read()["late_ms"]
         if len(late) < count:
             raise RuntimeError(f"only {len(late)} of {count} webhooks arrived")
     return spread(late)
