@@ -61,6 +61,11 @@ class Oracle:
             found[task_id].append(token)
         return found
 
+    def under_way(self, process: int) -> set[str]:
+        """Tasks that this process has begun and not ended."""
+        begun, ended = ({(task, token) for task, token, by in self._lines(sign) if by == process} for sign in "+-")
+        return {task for task, _ in begun - ended}
+
     def processes(self) -> set[int]:
         """Those that ran something."""
         return {process for _, _, process in self._lines("+")}

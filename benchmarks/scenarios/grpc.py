@@ -1,4 +1,8 @@
-"""Scheduling over gRPC into one node from another process: batches of 1,000, a stream of them, one by one."""
+"""Scheduling over gRPC into one node from another process: batches of 1,000, a stream of them, one by one.
+
+One by one there are two callers: one that writes frames itself, so that the node is what is measured, and grpc's own in
+Python, which costs more than the node and shares its cores.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 from benchmarks import ours, workload
 from benchmarks.harness.bench import Bench, Scenario
+from benchmarks.harness.cpu import CpuUse, family
 from benchmarks.harness.figures import reset_costs, server_microseconds
 from benchmarks.harness.process import Child, python
 from benchmarks.harness.report import OURS, Row, at_least
@@ -16,6 +21,9 @@ from benchmarks.peers import bullmq
 BULK = "schedule in bulk over gRPC, batches of 1,000"
 STREAM = "schedule in bulk over gRPC, one stream"
 UNARY = "schedule one by one over gRPC, 64 calls under way"
+IN_PYTHON = f"{UNARY}, callers in Python"
+CONNECTIONS = 16
+UNDER_WAY = 64
 TWO = f"{OURS}, 2 gRPC processes"
 TWO_TARGET = (at_least(1.6, of=OURS),)
 CLIENTS = 2
@@ -53,24 +61,51 @@ def run(bench: Bench) -> None:
     bench.attempt(BULK, bullmq.NAME, UNIT, lambda: peer(BULK))
     bench.attempt(STREAM, OURS, UNIT, lambda: delaybox(STREAM, "stream", n), bounds=TARGET)
     bench.attempt(STREAM, bullmq.NAME, UNIT, lambda: peer(STREAM))
-    calls = bench.size(20_000, 3_000)
+    calls = bench.size(40_000, 3_000)
 
     def one_by_one(processes: int) -> Row:
-        # A connection leads to one process, so there are several clients, of which each has its share of the calls.
         with bench.server() as server, ours.serve(server, "--set", f"processes.grpc={processes}") as node:
-            for count in (calls // 10, calls):
-                seconds = _send_together(node.grpc, count // CLIENTS, under_way=64 // CLIENTS)
+            options = {"address": node.grpc, "seed": 1, "under_way": UNDER_WAY, "connections": CONNECTIONS}
+            _load(calls // 10, options)
+            before = ours.run(ours.pending(server))
+            use = CpuUse(family(node.pid) | {server.process.pid: "server"})
+            found = _load(calls, options)
+            note = use.note(calls)
+            stored = ours.run(ours.pending(server)) - before
+        if found["accepted"] < calls or stored < calls:
+            raise RuntimeError(f"{found['accepted']} of {calls} answered and {stored} stored")
         return Row(
             what=UNARY,
             subject=OURS if processes == 1 else TWO,
-            value=calls / seconds,
+            value=calls / found["seconds"],
             unit=UNIT,
-            note=f"n={calls}, {CLIENTS} client processes in Python on the same cores, a whole node",
+            note=f"n={calls}, own client, {CONNECTIONS} connections, a whole node; p50 {found['p50_ms']:.1f}, "
+            f"p99 {found['p99_ms']:.1f} ms; {note}, caller {found['cpu_s'] / calls * 1e6:.0f}",
             bounds=() if processes == 1 else TWO_TARGET,
+        )
+
+    def in_python(processes: int) -> Row:
+        # A connection leads to one process, so there are several clients, of which each has its share of the calls.
+        with bench.server() as server, ours.serve(server, "--set", f"processes.grpc={processes}") as node:
+            for count in (calls // 20, calls // 2):
+                seconds = _send_together(node.grpc, count // CLIENTS, under_way=UNDER_WAY // CLIENTS)
+        return Row(
+            what=IN_PYTHON,
+            subject=OURS if processes == 1 else TWO,
+            value=calls // 2 / seconds,
+            unit=UNIT,
+            note=f"n={calls // 2}, {CLIENTS} client processes in Python on the same cores, a whole node",
         )
 
     bench.attempt(UNARY, OURS, UNIT, lambda: one_by_one(1))
     bench.attempt(UNARY, TWO, UNIT, lambda: one_by_one(2), bounds=TWO_TARGET)
+    bench.attempt(IN_PYTHON, OURS, UNIT, lambda: in_python(1))
+    bench.attempt(IN_PYTHON, TWO, UNIT, lambda: in_python(2))
+
+
+def _load(count: int, options: dict[str, Any]) -> dict[str, Any]:
+    with Child(python("benchmarks.harness.grpc_load", json.dumps({**options, "n": count}))) as child:
+        return child.read()
 
 
 def _send_together(address: str, n: int, **options: Any) -> float:

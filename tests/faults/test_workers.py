@@ -1,9 +1,11 @@
-"""Workers under fire: SIGKILL one after the other, and cuts of the network between worker and node."""
+"""Workers under fire, of a node and straight on Redis: SIGKILL one after the other, frozen for longer than their tasks
+wait, cut off the network, restarted in turn."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import time
@@ -78,6 +80,24 @@ class Gang:
         await victim.end()
         self.kills += 1
         self._hiring.append(asyncio.create_task(self.hire()))
+
+    async def freeze(self, draw: random.Random) -> int:
+        """One of those that work, until others have begun all that it was about. Returns how many tasks that were."""
+        victim = self._working[draw.randrange(len(self._working))]
+        await until(lambda: bool(self._yard.oracle.under_way(victim.pid)))
+        os.killpg(victim.pid, signal.SIGSTOP)
+        try:
+            held = self._yard.oracle.under_way(victim.pid)
+
+            async def taken() -> bool:
+                begun = self._yard.oracle.begun()
+                left = [task for task in held if len(begun[task]) < 2]
+                return not left or set(left) <= set(await self._yard.dead())
+
+            await until(taken, timeout_s=60)
+        finally:
+            os.killpg(victim.pid, signal.SIGCONT)
+        return len(held)
 
     async def replace(self) -> None:
         """The eldest is asked to stop once a new one works; returns when it has ended."""
@@ -156,6 +176,23 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
     if cut_s <= 1.0:
         assert more == 0, "a session that is resumed, or a lease that is still its own, hands nothing out twice"
     assert more <= CONCURRENCY
+
+
+@both_ways
+async def test_frozen_workers_do_no_harm_when_they_go_on(yard: Yard, gang: Gang) -> None:
+    count, draw = scaled(1_000, WHOLE), random.Random(SEED)
+    producing = asyncio.create_task(scheduled(yard, count))
+    freezes = held = 0
+    while not freezes or not producing.done():
+        held += await gang.freeze(draw)
+        freezes += 1
+    made = await producing
+    dead = await yard.dead()
+    await all_ended(yard, [task for task in made if task not in dead], timeout_s=scaled(60, 600))
+    more = extra(yard)
+    print(f"{yard.way} workers frozen {freezes} times, tasks={count} lost=0 dead={len(dead)} held={held} extra={more}")
+    assert all("lost with its worker 3 times" in reason for reason in dead.values()), dead
+    assert 0 < more <= freezes * CONCURRENCY, "at most what the frozen ones held runs again"
 
 
 @both_ways

@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
-from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Lost, Outcome, Snoozed
+from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Lost, Outcome, Snoozed
+from delaybox.core.errors import TaskNotFound
 from delaybox.core.history import NO_HISTORY
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import NewTask, TaskState, TaskType
@@ -52,6 +54,8 @@ async def test_outcomes_of_many_leases_share_a_round_trip(client: Redis, prefix:
         Lost(),
         Snoozed("later", 60_000),
         Done(keep_ms=1, stored=wire_result.success(b"7", "", finished_ms=1, duration_ms=2)),
+        DONE,
+        DONE,
     ]
     made = [await service.submit(NewTask(type=TaskType.WORKER, name="f")) for _ in outcomes]
     leased = await claimed(store)
@@ -74,13 +78,15 @@ async def test_outcomes_of_many_leases_share_a_round_trip(client: Redis, prefix:
     settler.start()
     await until(lambda: len(settled) == len(outcomes))
     await settler.stop(1.0)
-    assert trips == [["complete"], ["fail", "fail", "lose", "release", "snooze"]]
+    assert trips == [["ack", "ack", "complete", "fail", "fail", "lose", "release", "snooze"]]
     store.runner.run_many = run_many  # type: ignore[method-assign]
-    states = {d.id: (await service.get(d.id)) for d in leased}
-    assert set(states) == {one.task_id for one in made}
-    by_outcome = [states[d.id] for d in leased]
+    assert {d.id for d in leased} == {one.task_id for one in made}
+    by_outcome = [await service.get(d.id) for d in leased[:6]]
+    for d in leased[6:]:
+        with pytest.raises(TaskNotFound):
+            await service.get(d.id)
     assert [view.state for view in by_outcome[:2]] == [TaskState.SCHEDULED, TaskState.FAILED]
-    assert [view.state for view in by_outcome[3:]] == [TaskState.READY, TaskState.SCHEDULED, TaskState.SUCCEEDED]
+    assert [view.state for view in by_outcome[3:6]] == [TaskState.READY, TaskState.SCHEDULED, TaskState.SUCCEEDED]
     assert by_outcome[2].due_ms > time.time() * 1000 + 30_000 and by_outcome[5].result is not None
     assert by_outcome[5].result.output == b"7"
 

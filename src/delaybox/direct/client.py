@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from delaybox.api import errors
 from delaybox.api.grpc.calls import Caller, Serialized, attribute_of
@@ -37,9 +38,9 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.tasks import TaskRules
 from delaybox.wire.shell_rules import ShellRules
 
-_METHODS: Final = {
-    method.name: attribute_of(method.name) for method in pb.DESCRIPTOR.services_by_name["Scheduler"].methods
-}
+_DESCRIBED: Final = pb.DESCRIPTOR.services_by_name["Scheduler"].methods
+_METHODS: Final = {method.name: attribute_of(method.name) for method in _DESCRIBED}
+_ANSWERS: Final[dict[str, type[Message]]] = {method.name: GetMessageClass(method.output_type) for method in _DESCRIBED}
 _LIMIT: Final = receive_limit(DEFAULT_PAYLOAD_BYTES)
 _COUNTED: Final = 16 * 1024
 """The items of a request of more bytes are counted, as a node does before it parses one."""
@@ -256,7 +257,7 @@ def checked(method: str, request: Message) -> Any:
 def message_of(method: str, answer: Any) -> Message:
     """The answer as the client reads it."""
     if isinstance(answer, Serialized):
-        return pb.ScheduleBatchResponse.FromString(answer.SerializeToString())
+        return _ANSWERS[method].FromString(answer.SerializeToString())
     message: Message = answer
     return message
 

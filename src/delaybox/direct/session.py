@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from delaybox import metrics
-from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
 from delaybox.roles.worker_host import WorkerHost
 from delaybox.targets.worker_offers import Offered
@@ -25,11 +24,11 @@ class OwnTask:
 
     __slots__ = ("_body", "_delivery", "sequence", "want_result")
 
-    def __init__(self, sequence: int, delivery: Delivery, *, want_result: bool) -> None:
+    def __init__(self, sequence: int, offered: Offered) -> None:
         self.sequence = sequence
-        self.want_result = want_result
-        self._delivery = delivery
-        self._body: task_pb2.Task | None = None
+        self.want_result = offered.keep_ms > 0
+        self._delivery = offered.delivery
+        self._body = offered.task
 
     @property
     def id(self) -> str:
@@ -178,7 +177,7 @@ class OwnSession(WorkerSession):
         for o in offered:
             sequence += 1
             held[sequence] = o
-            tasks.append(OwnTask(sequence, o.delivery, want_result=o.keep_ms > 0))
+            tasks.append(OwnTask(sequence, o))
         count, self._sequence = sequence - self._sequence, sequence
         self.beyond.charge(range(sequence - count + 1, sequence + 1), cost)
         if suspect and count:

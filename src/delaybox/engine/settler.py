@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from msgspec.structs import replace
-
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import Delivery, Done, Elsewhere, Failed, HandBack, Lost, Outcome, Snoozed
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.events import EventKind
-from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
-from delaybox.core.retry import RetryPolicy
-from delaybox.core.task import DEFAULT_SNOOZE_MS, TaskState
+from delaybox.core.task import TaskState
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.stored import StoreProgress
+from delaybox.engine.verdicts import Verdicts
 from delaybox.service.recorder import Recorder
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
 from delaybox.store.settling import fail_calls, lose_calls, release_calls
 from delaybox.store.settling import failed as failures
 from delaybox.store.settling import lost as losses
-from delaybox.store.snooze import Snooze, snooze_calls
+from delaybox.store.snooze import snooze_calls
 from delaybox.store.snooze import snoozed as snoozes
 from delaybox.store.states import states
-from delaybox.store.store import MAX_ITEMS, Store, Verdict
-from delaybox.wire import body as wire_body
-from delaybox.wire import result as wire_result
+from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
 
-_LEAST_KEPT_MS = 60_000
+_ACKS = ("ack", "complete")
+"""The scripts that end a task well; their calls come first in a round trip."""
 _Lease = tuple[int, bytes]
 _Item = tuple[Delivery, Outcome]
 """An outcome that is no plain ack."""
@@ -53,8 +46,8 @@ class _Settling:
     """Outcomes of one lease on their way into the store. ``ended`` gets the replies when there is one to each call."""
 
     items: Sequence[_Item]
-    calls: list[ScriptCall]
-    ended: Callable[[Sequence[Any]], Awaitable[None]]
+    calls: Sequence[ScriptCall]
+    ended: Callable[[Sequence[Any]], None]
 
 
 class Settler:
@@ -73,13 +66,15 @@ class Settler:
         rules: LiveRules,
         recorder: Recorder,
     ) -> None:
-        self._rules = rules
+        self._verdicts = Verdicts(rules, options.retry)
         self._recorder = recorder
         self._store = store
         self._options = options
         self._settled = settled
         self._acks: list[Delivery] = []
         self._others: list[_Item] = []
+        self._dead_by_loss: list[Delivery] = []
+        """Some of them became dead letters because of losses."""
         self.stored = StoreProgress()
         """How far what was reported is stored."""
         self._wake = asyncio.Event()
@@ -125,17 +120,34 @@ class Settler:
             self.stored.begins()
             acks, self._acks = self._acks, []
             others, self._others = self._others, []
-            ok = await self._settle_acks(acks) if acks else True
-            for (delivery, outcome), again in await self._settle_others(others):
-                ok = ok and not again
-                if again:
-                    self._others.append((delivery, outcome))
+            ok = await self._settle(acks, others)
             self.stored.ends(all_=ok)
             pause = 0.0 if ok else min(max(pause * 2, 0.05), 1.0)
             if pause:
                 await asyncio.sleep(pause)
 
-    async def _settle_acks(self, acks: list[Delivery]) -> bool:
+    async def _settle(self, acks: list[Delivery], others: list[_Item]) -> bool:
+        """All outcomes of all leases in one round trip. False: some must be sent again, and are kept for that."""
+        groups, calls = self._ack_calls(acks)
+        settlings = self._settlings(others) if others else []
+        for s in settlings:
+            calls += s.calls
+        if not calls:
+            return True
+        replies = iter(await self._sent(calls))
+        if calls[0].script in _ACKS:
+            failpoints.hit("after_ack_reply")
+        ok = True
+        for group in groups:
+            ok &= self._acked(group, next(replies))
+        for s in settlings:
+            ok &= self._ended(s, list(islice(replies, len(s.calls))))
+        if self._dead_by_loss:
+            await self._note_lost()
+        return ok
+
+    def _ack_calls(self, acks: list[Delivery]) -> tuple[list[list[Delivery]], list[ScriptCall]]:
+        """One call for each lease, of which each is for a group of deliveries."""
         by: defaultdict[_Lease, list[Delivery]] = defaultdict(list)
         for d in acks:
             by[d.partition, d.lease_id].append(d)
@@ -146,27 +158,27 @@ class Settler:
                 group = ds[at : at + MAX_ITEMS]
                 groups.append(group)
                 calls.append(self._store.ack_call(partition, lease_id, [d.task_id for d in group]))
-        failpoints.hit("before_ack")
-        replies = await self._sent(calls)
-        failpoints.hit("after_ack_reply")
-        ok = True
-        for group, reply in zip(groups, replies, strict=True):
-            if isinstance(reply, DelayBoxError):
-                ok = False
-                self._acks += group
-                continue
-            if isinstance(reply, BaseException):
-                log.error("an ack was refused by the server: %r; its tasks run again when their lease expires", reply)
-            else:
-                if reply:
-                    metrics.stale_ack(len(reply))
-                if self._recorder.on:
-                    self._recorder.ended(_without(group, reply), TaskState.SUCCEEDED)
-            self._settled(group)
-        return ok
+        if calls:
+            failpoints.hit("before_ack")
+        return groups, calls
 
-    async def _settle_others(self, others: list[_Item]) -> list[tuple[_Item, bool]]:
-        """For each outcome: whether it must be sent again."""
+    def _acked(self, group: list[Delivery], reply: Any) -> bool:
+        """Whether these need not be sent again."""
+        if isinstance(reply, DelayBoxError):
+            self._acks += group
+            return False
+        if isinstance(reply, BaseException):
+            log.error("an ack was refused by the server: %r; its tasks run again when their lease expires", reply)
+        else:
+            if reply:
+                metrics.stale_ack(len(reply))
+            if self._recorder.on:
+                self._recorder.ended(_without(group, reply), TaskState.SUCCEEDED)
+        self._settled(group)
+        return True
+
+    def _settlings(self, others: list[_Item]) -> list[_Settling]:
+        """Each lease's outcomes of one kind together."""
         done: defaultdict[_Lease, list[tuple[Delivery, Done]]] = defaultdict(list)
         failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
         snoozed: defaultdict[_Lease, list[tuple[Delivery, Snoozed]]] = defaultdict(list)
@@ -183,19 +195,21 @@ class Settler:
                 lost[d.partition, d.lease_id, outcome.together].append((d, outcome))
             elif isinstance(outcome, HandBack):
                 back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
-        result = await self._complete(done)
-        makers: list[tuple[Callable[[], _Settling], Sequence[_Item]]] = [
+        makers: list[tuple[Callable[[], Iterable[_Settling]], Sequence[_Item]]] = [
+            *((partial(self._complete, *lease, items), items) for lease, items in done.items()),
             *((partial(self._fail, *lease, items), items) for lease, items in failed.items()),
             *((partial(self._snooze, *lease, items), items) for lease, items in snoozed.items()),
             *((partial(self._lose, *lease, items), items) for lease, items in lost.items()),
             *((partial(self._release, *lease, items), items) for lease, items in back.items()),
         ]
-        settlings = [found for make, items in makers if (found := self._made(make, items)) is not None]
+        settlings = [s for make, items in makers for s in self._made(make, items)]
+        if done:
+            failpoints.hit("before_ack")
         if failed or snoozed:
             failpoints.hit("before_fail")
         if lost or back:
             failpoints.hit("before_release")
-        return result + await self._settle_together(settlings)
+        return settlings
 
     async def _sent(self, calls: Sequence[ScriptCall]) -> Sequence[Any]:
         """As the runner's `run_many`, which raises nothing. Should it raise all the same, the outcomes are sent again:
@@ -206,93 +220,65 @@ class Settler:
             log.exception("outcomes could not be sent; they are sent again")
             return [StoreUnavailable(f"outcomes could not be sent: {error}")] * len(calls)
 
-    def _made(self, make: Callable[[], _Settling], items: Sequence[_Item]) -> _Settling | None:
+    def _made(self, make: Callable[[], Iterable[_Settling]], items: Sequence[_Item]) -> list[_Settling]:
         try:
-            return make()
+            return list(make())
         except Exception:
             log.exception("outcomes cannot be stored; their tasks run again when their lease expires")
             self._settled([d for d, _ in items])
-            return None
+            return []
 
-    async def _settle_together(self, settlings: Sequence[_Settling]) -> list[tuple[_Item, bool]]:
-        """All leases in one round trip. For each outcome: whether it must be sent again.
+    def _ended(self, s: _Settling, replies: Sequence[Any]) -> bool:
+        """Whether these need not be sent again.
 
         Those that no repeat can mend are dropped: if such an error ended the settler, the heartbeat would hold every
         lease of this node for ever.
         """
-        if not settlings:
-            return []
-        replies = iter(await self._sent([call for s in settlings for call in s.calls]))
-        result: list[tuple[_Item, bool]] = []
-        for s in settlings:
-            mine = list(islice(replies, len(s.calls)))
-            again = any(isinstance(reply, DelayBoxError) for reply in mine)
-            result += [(item, again) for item in s.items]
-            if again:
-                continue
-            try:
-                for reply in mine:
-                    if isinstance(reply, BaseException):
-                        raise reply
-                await s.ended(mine)
-            except Exception:
-                log.exception("outcomes were refused by the server; their tasks run again when their lease expires")
-            self._settled([d for d, _ in s.items])
-        return result
+        if any(isinstance(reply, DelayBoxError) for reply in replies):
+            self._others += s.items
+            return False
+        try:
+            for reply in replies:
+                if isinstance(reply, BaseException):
+                    raise reply
+            s.ended(replies)
+        except Exception:
+            log.exception("outcomes were refused by the server; their tasks run again when their lease expires")
+        self._settled([d for d, _ in s.items])
+        return True
 
-    async def _complete(self, done: Mapping[_Lease, list[tuple[Delivery, Done]]]) -> list[tuple[_Item, bool]]:
-        """All leases in one round trip, because each claim has a lease of its own, often with few tasks."""
-        groups: list[list[tuple[Delivery, Done]]] = []
-        calls: list[ScriptCall] = []
-        for (partition, lease_id), items in done.items():
-            try:
-                stored = [((d, o), self._kept(d, o)) for d, o in items]
-            except Exception:
-                log.exception("results cannot be stored; their tasks run again when their lease expires")
-                self._settled([d for d, _ in items])
-                continue
-            cancelled = {d.task_id for d, o in items if o.result is not None and o.result.cancelled}
-            for group in by_bytes(stored, lambda pair: len(pair[1][2])):
-                groups.append([item for item, _ in group])
-                kept = [kept for _, kept in group]
-                calls.append(self._store.complete_call(partition, lease_id, kept, cancelled))
-        if not calls:
-            return []
-        failpoints.hit("before_ack")
-        replies = await self._sent(calls)
-        failpoints.hit("after_ack_reply")
-        result: list[tuple[_Item, bool]] = []
-        for done_items, reply in zip(groups, replies, strict=True):
-            again = isinstance(reply, DelayBoxError)
-            result += [(item, again) for item in done_items]
-            if again:
-                continue
-            if isinstance(reply, BaseException):
-                log.error("results were refused by the server: %r; tasks run again when their lease expires", reply)
-            else:
-                if reply:
-                    metrics.stale_ack(len(reply))
-                if self._recorder.on:
-                    self._note_results(done_items, reply)
-            self._settled([d for d, _ in done_items])
-        return result
+    def _complete(self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Done]]) -> Iterator[_Settling]:
+        stored = [((d, o), self._verdicts.of_success(d, o)) for d, o in items]
+        cancelled = {d.task_id for d, o in items if o.result is not None and o.result.cancelled}
+        for group in by_bytes(stored, lambda pair: len(pair[1][2])):
+            mine = [item for item, _ in group]
+            call = self._store.complete_call(partition, lease_id, [kept for _, kept in group], cancelled)
+            yield _Settling(mine, [call], partial(self._completed, mine))
 
-    def _release(self, partition: int, lease_id: bytes, delay_ms: int, items: Sequence[_Item]) -> _Settling:
-        async def ended(replies: Sequence[Any]) -> None:
+    def _completed(self, items: Sequence[tuple[Delivery, Done]], replies: Sequence[Any]) -> None:
+        (stale,) = replies
+        if stale:
+            metrics.stale_ack(len(stale))
+        if self._recorder.on:
+            self._note_results(items, stale)
+
+    def _release(self, partition: int, lease_id: bytes, delay_ms: int, items: Sequence[_Item]) -> Iterator[_Settling]:
+        def ended(replies: Sequence[Any]) -> None:
             if stale := sum(map(len, replies)):
                 metrics.stale_ack(stale)
 
         ids = [d.task_id for d, _ in items]
-        return _Settling(items, release_calls(self._store, partition, lease_id, ids, delay_ms=delay_ms), ended)
+        yield _Settling(items, release_calls(self._store, partition, lease_id, ids, delay_ms=delay_ms), ended)
 
-    def _lose(self, partition: int, lease_id: bytes, failing: bool, items: Sequence[_Item]) -> _Settling:
-        async def ended(replies: Sequence[Any]) -> None:
+    def _lose(self, partition: int, lease_id: bytes, failing: bool, items: Sequence[_Item]) -> Iterator[_Settling]:
+        def ended(replies: Sequence[Any]) -> None:
             stale, dead, dropped = losses(replies)
             if stale:
                 metrics.stale_ack(len(stale))
             if dead:
                 metrics.dead_lettered(dead)
-                await self._note_lost([d for d, _ in items])
+                if self._recorder.on:
+                    self._dead_by_loss += [d for d, _ in items]
             self._report_dropped(dropped)
 
         o = self._options
@@ -306,12 +292,12 @@ class Settler:
             lease_ms=o.lease_ms,
             failing=failing,
         )
-        return _Settling(items, calls, ended)
+        yield _Settling(items, calls, ended)
 
-    def _fail(self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Failed]]) -> _Settling:
-        verdicts = [self._verdict(d, outcome) for d, outcome in items]
+    def _fail(self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Failed]]) -> Iterator[_Settling]:
+        verdicts = [self._verdicts.of_failure(d, outcome) for d, outcome in items]
 
-        async def ended(replies: Sequence[Any]) -> None:
+        def ended(replies: Sequence[Any]) -> None:
             stale, dropped = failures(replies)
             if stale:
                 metrics.stale_ack(len(stale))
@@ -328,12 +314,14 @@ class Settler:
             self._report_dropped(dropped)
 
         calls = fail_calls(self._store, partition, lease_id, verdicts, dead_cap=self._options.dead_cap)
-        return _Settling(items, calls, ended)
+        yield _Settling(items, calls, ended)
 
-    def _snooze(self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Snoozed]]) -> _Settling:
-        wishes = [self._wish(d, outcome) for d, outcome in items]
+    def _snooze(
+        self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Snoozed]]
+    ) -> Iterator[_Settling]:
+        wishes = [self._verdicts.of_snooze(d, outcome) for d, outcome in items]
 
-        async def ended(replies: Sequence[Any]) -> None:
+        def ended(replies: Sequence[Any]) -> None:
             stale, dead, dropped = snoozes(replies)
             if stale:
                 metrics.stale_ack(len(stale))
@@ -349,7 +337,7 @@ class Settler:
             self._report_dropped(dropped)
 
         calls = snooze_calls(self._store, partition, lease_id, wishes, dead_cap=self._options.dead_cap)
-        return _Settling(items, calls, ended)
+        yield _Settling(items, calls, ended)
 
     def _retried(self, d: Delivery, delay_ms: int, reason: str, *, failed: int = 0) -> None:
         events = self._store.events
@@ -369,68 +357,22 @@ class Settler:
                 state = TaskState.CANCELLED if result.cancelled else TaskState.FAILED
                 self._recorder.ended((d,), state, result.reason)
 
-    async def _note_lost(self, deliveries: Sequence[Delivery]) -> None:
+    async def _note_lost(self) -> None:
         """Some of these became dead letters: the script's reply states only how many."""
-        if not self._recorder.on:
-            return
-        with contextlib.suppress(DelayBoxError):
+        deliveries, self._dead_by_loss = self._dead_by_loss, []
+        try:
             found = await states(self._store, [d.task_id for d in deliveries], leased=False)
-            for d, standing in zip(deliveries, found, strict=True):
-                if standing is not None and standing.state is TaskState.FAILED:
-                    self._recorder.ended((d,), TaskState.FAILED, standing.reason)
+        except Exception as error:  # an end that is not written down must not end the settler
+            if not isinstance(error, DelayBoxError):
+                log.exception("it is not written down how %d tasks were lost", len(deliveries))
+            return
+        for d, standing in zip(deliveries, found, strict=True):
+            if standing is not None and standing.state is TaskState.FAILED:
+                self._recorder.ended((d,), TaskState.FAILED, standing.reason)
 
     def _report_dropped(self, dropped: int) -> None:
         if dropped:
             log.warning("%d of the oldest dead letters were dropped: the cap is %d", dropped, self._options.dead_cap)
-
-    def _verdict(self, d: Delivery, outcome: Failed) -> Verdict:
-        policy = self._policy(d, outcome)
-        attempt = d.attempt + 1
-        delay = None
-        if outcome.retryable and attempt < policy.max_attempts:
-            # The random draw only spreads retries, so it need not be a secure one.
-            delay = policy.delay_ms(attempt, random.random()) if outcome.delay_ms is None else outcome.delay_ms
-        if outcome.result is None:
-            return Verdict(d.task_id, delay, outcome.reason, traceback=outcome.traceback)
-        result = wire_result.encode(outcome.result)
-        return Verdict(d.task_id, delay, outcome.reason, result, self._keep_ms(d, outcome), outcome.traceback)
-
-    def _policy(self, d: Delivery, outcome: Failed | Snoozed) -> RetryPolicy:
-        policy = outcome.retry or self._rules.of(split(d.lane).queue).retry or self._options.retry
-        # A body that cannot be read must not keep the task from becoming a dead letter.
-        with contextlib.suppress(DecodeError):
-            policy = wire_body.retry_of(wire_body.decode(d.body), policy)
-        return policy
-
-    def _wish(self, d: Delivery, outcome: Snoozed) -> Snooze:
-        delay = outcome.delay_ms
-        if delay is None:
-            delay = self._policy(d, outcome).delay_ms(d.attempt + 1, random.random())
-        longest = 0
-        with contextlib.suppress(DecodeError):
-            longest = wire_body.decode(d.body).max_snooze_ms
-        longest = longest or DEFAULT_SNOOZE_MS
-        reason = (
-            f"it was put off for longer than its max_snooze of {longest / 1000:g} s; the last time: {outcome.reason}"
-        )
-        if outcome.result is None:
-            return Snooze(d.task_id, delay, longest, reason)
-        result = wire_result.encode(replace(outcome.result, reason=reason))
-        return Snooze(d.task_id, delay, longest, reason, result, self._keep_ms(d, outcome))
-
-    def _kept(self, d: Delivery, outcome: Done) -> tuple[bytes, int, bytes]:
-        if outcome.stored or outcome.result is None:
-            return d.task_id, max(outcome.keep_ms, _LEAST_KEPT_MS), outcome.stored
-        return d.task_id, self._keep_ms(d, outcome), wire_result.encode(outcome.result)
-
-    def _keep_ms(self, d: Delivery, outcome: Done | Failed | Snoozed) -> int:
-        """How long the result is kept: the task's own wish, else its target's; at least a minute, so that a caller can
-        see it."""
-        try:
-            wished = wire_body.decode(d.body).keep_result_ms
-        except DecodeError:
-            wished = 0
-        return max(wished or outcome.keep_ms, _LEAST_KEPT_MS)
 
 
 def _without(group: list[Delivery], stale: Sequence[bytes]) -> Sequence[Delivery]:

@@ -104,7 +104,7 @@ class Watch:
     def notify(self, task_id: bytes, standing: Standing) -> bool:
         """Called by the watcher; whether this ends the wait for the task."""
         if standing.ended:
-            size = standing.result.ByteSize() if standing.result is not None else 0
+            size = len(standing.result)
             if size and self._bytes + size > _MOST_WAITING_BYTES and self._news:
                 self._again.append(task_id)
                 return False

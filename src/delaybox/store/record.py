@@ -409,10 +409,11 @@ def id_of_key(entry: bytes) -> bytes:
     return entry[: ids.ID_BYTES]
 
 
-def split_result(value: bytes) -> tuple[bytes, bytes]:
-    """(stored result, record) of a kept result; or of one that stands before a dead letter."""
-    size = int.from_bytes(value[:4], "big")
-    return value[4 : 4 + size], value[4 + size :]
+def split_result(value: bytes, at: int = 0) -> tuple[bytes, bytes]:
+    """(stored result, record) of a kept result that begins there; or of one that stands before a dead letter."""
+    begins = at + 4
+    ends = begins + int.from_bytes(value[at:begins], "big")
+    return value[begins:ends], value[ends:]
 
 
 def dead_head(task_id: bytes, value: bytes) -> tuple[int, int, str]:

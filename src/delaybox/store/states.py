@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.message import DecodeError
-
 from delaybox.core.errors import StoreUnavailable
 from delaybox.core.partition import of_id
-from delaybox.core.task import CANCELLED, TaskState
+from delaybox.core.task import TaskState
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import dead_head, head_of, split_result
 from delaybox.store.store import Store
-from delaybox.wire.gen import task_pb2
+from delaybox.wire import result as wire_result
 from delaybox.wire.standing import Standing
 
 MOST_IDS = 128
@@ -69,23 +67,13 @@ def _standing(task_id: bytes, value: bytes, now_ms: int) -> Standing:
         if kind == b"l":
             return Standing(TaskState.RUNNING, due, attempt)
         return Standing(TaskState.READY if due <= now_ms else TaskState.SCHEDULED, due, attempt)
-    kept, rest = split_result(value[1:])
-    result = _result(kept)
+    kept, rest = split_result(value, 1)
+    result = wire_result.found(kept)
     if kind == b"d":
         attempt, due, reason = dead_head(task_id, rest)
-        return Standing(TaskState.FAILED, due, attempt, reason, result)
+        return Standing(TaskState.FAILED, due, attempt, reason, result.stored)
     attempt, due = head_of(task_id, rest)
-    if result is None or result.ok:
-        return Standing(TaskState.SUCCEEDED, due, attempt, "", result)
-    state = TaskState.CANCELLED if result.reason == CANCELLED else TaskState.FAILED
-    return Standing(state, due, attempt, result.reason, result)
-
-
-def _result(raw: bytes) -> task_pb2.Result | None:
-    try:
-        return task_pb2.Result.FromString(raw) if raw else None
-    except DecodeError:
-        return None
+    return Standing(result.state, due, attempt, result.reason, result.stored)
 
 
 async def _elsewhere(store: Store, task_id: bytes) -> Standing | None:

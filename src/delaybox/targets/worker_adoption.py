@@ -10,7 +10,7 @@ from typing import Protocol
 from delaybox.core import ids
 from delaybox.core.delivery import LOST, Delivery, Report, Target
 from delaybox.core.errors import DelayBoxError, InvalidTask
-from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_offers import ClaimedTasks, Offered, Wishes
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire.gen import worker_pb2
 
@@ -59,7 +59,7 @@ class Adoption:
         session: WorkerSession,
         carried: worker_pb2.Carried,
         *,
-        wishes: Callable[[Delivery], tuple[int, int]],
+        wishes: Callable[[Delivery], Wishes],
         watch: Callable[[], None],
         is_open: Callable[[WorkerSession], bool],
     ) -> None:

@@ -12,6 +12,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.lane import split
 from delaybox.core.needs import WorkerNeeds
 from delaybox.core.queue import LiveRules
+from delaybox.targets.worker_offers import Wishes
 from delaybox.targets.worker_pool import LanePool
 from delaybox.targets.worker_session import WorkerSession
 
@@ -136,7 +137,7 @@ class NeedyPool(LanePool):
         """The parent has the timer for all."""
         self._parent.watch()
 
-    def wishes(self, d: Delivery) -> tuple[int, int]:
+    def wishes(self, d: Delivery) -> Wishes:
         """As the parent's."""
         return self._parent.wishes(d)
 

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from delaybox.core.delivery import Delivery, Outcome, Report
+from delaybox.wire.gen import task_pb2
+
+Wishes = tuple[int, int, task_pb2.Task | None]
+"""As the last three of `Offered`."""
 
 
 class ClaimedTasks:
@@ -28,9 +32,11 @@ class ClaimedTasks:
 
 class Offered(Struct, eq=False, gc=False):
     """A task that waits for a worker, or that a worker has. ``keep_ms``: how long its result is kept; 0 = not at all.
-    ``timeout_ms``: how long an attempt may take; 0: the task sets no limit."""
+    ``timeout_ms``: how long an attempt may take; 0: the task sets no limit. ``task``: its body, where it was decoded
+    for that and the worker runs in this process, which then need not decode it again."""
 
     delivery: Delivery
     run: ClaimedTasks
     keep_ms: int
     timeout_ms: int = 0
+    task: task_pb2.Task | None = None

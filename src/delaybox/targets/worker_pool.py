@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
@@ -16,11 +15,12 @@ from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.retry import LOSSES_CAP
-from delaybox.targets.worker_offers import ClaimedTasks, Offered
+from delaybox.targets.worker_offers import ClaimedTasks, Offered, Wishes
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.targets.worker_suspects import Suspects
 from delaybox.wire import body as wire_body
 from delaybox.wire.assignment import has_only_payload
+from delaybox.wire.gen import task_pb2
 
 _LATER = HandBack(delay_ms=1_000)
 _TURN = HandBack(delay_ms=250)
@@ -208,28 +208,34 @@ class LanePool:
         if self.claimer is not None and self.room() > 0:
             self.claimer.more_room()
 
-    def wishes(self, d: Delivery) -> tuple[int, int]:
+    def wishes(self, d: Delivery) -> Wishes:
         """How long the task's result is kept, and how long an attempt may take; ms."""
         if self._version != self._rules.version:
             self.announced(self._of_function)
-        kept, timeout_ms = self._own_wishes(d)
+        task = None if has_only_payload(d.body) else _decoded(d.body)
+        timeout_ms = 0 if task is None else task.timeout_ms
         if not timeout_ms and self._limits_time:
             timeout_ms = self._rules.of(split(d.lane).queue).timeout_ms or 0
             if timeout_ms:
                 # The worker learns of it as of the task's own: of a field that comes twice the last one counts.
                 d.body += wire_body.timeout_field(timeout_ms)
-        return kept, timeout_ms
+                if task is not None:
+                    task.timeout_ms = timeout_ms
+        return self._kept_ms(d, task), timeout_ms, task if self._same_process else None
 
-    def _own_wishes(self, d: Delivery) -> tuple[int, int]:
-        own = timeout_ms = 0
-        if not has_only_payload(d.body):
-            # A body that cannot be read goes out all the same: the worker reports what is wrong with it.
-            with contextlib.suppress(DecodeError):
-                task = wire_body.decode(d.body)
-                own, timeout_ms = task.keep_result_ms, task.timeout_ms
-                if task.no_result:
-                    return 0, timeout_ms
+    def _kept_ms(self, d: Delivery, task: task_pb2.Task | None) -> int:
+        if task is not None and task.no_result:
+            return 0
+        own = 0 if task is None else task.keep_result_ms
         # A lane that is served in any queue is not among these.
         if own or d.lane not in self._kept_of:
-            return self._rules.of(split(d.lane).queue).kept_ms(own or self._of_function.get(d.name, 0)), timeout_ms
-        return self._kept_of[d.lane], timeout_ms
+            return self._rules.of(split(d.lane).queue).kept_ms(own or self._of_function.get(d.name, 0))
+        return self._kept_of[d.lane]
+
+
+def _decoded(body: bytes) -> task_pb2.Task | None:
+    """None: it cannot be read. It goes out all the same, and the worker reports what is wrong with it."""
+    try:
+        return wire_body.decode(body)
+    except DecodeError:
+        return None

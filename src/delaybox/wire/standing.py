@@ -5,11 +5,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 from delaybox.core.task import TaskState
-from delaybox.wire.gen import task_pb2
 
 
 class Standing(Struct, frozen=True, gc=False):
-    """One look at a task. ``state`` None: nothing of it is kept. ``result``: of a finished task, where it is kept.
+    """One look at a task. ``state`` None: nothing of it is kept. ``result``: of a finished task in its stored form,
+    where it is kept.
 
     ``progress``: what a running task's worker reported last, serialized, where it was looked for.
     """
@@ -18,7 +18,7 @@ class Standing(Struct, frozen=True, gc=False):
     due_ms: int = 0
     attempt: int = 0
     reason: str = ""
-    result: task_pb2.Result | None = None
+    result: bytes = b""
     progress: bytes = b""
 
     @property

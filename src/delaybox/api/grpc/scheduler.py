@@ -242,7 +242,7 @@ class Scheduler:
             if not cursor or left <= 0:
                 return
 
-    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.WatchResponse]:
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[Serialized]:
         count = len(request.ids)
         if not 1 <= count <= MAX_WATCHED:
             raise InvalidTask("ids", f"ids holds {count} ids; send 1 to {MAX_WATCHED}, and more in further calls")
@@ -250,7 +250,7 @@ class Scheduler:
         try:
             async for changes in watch:
                 for response in views.events(changes):
-                    yield response
+                    yield Serialized(response)
         finally:
             watch.close()
 

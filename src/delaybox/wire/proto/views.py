@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -18,6 +18,7 @@ from delaybox.core.task import DeliveryMode, Priority, TaskState, TaskType, Task
 from delaybox.wire import members
 from delaybox.wire import progress as wire_progress
 from delaybox.wire import result as wire_result
+from delaybox.wire.body import varint
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.proto import rules
 from delaybox.wire.proto.tasks import PRIORITIES, TYPES
@@ -216,27 +217,38 @@ _EVENTS_AT_ONCE: Final = 1_000
 _EVENT_BYTES: Final = 1024 * 1024
 
 
-def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[pb.WatchResponse]:
-    """Changes in messages of about a megabyte at most."""
-    response, size = pb.WatchResponse(), 0
+def events(changes: Sequence[tuple[bytes, Standing]]) -> Iterator[bytes]:
+    """Changes in serialized messages of about a megabyte at most, in which stored results lie as they are."""
+    parts: list[bytes] = []
+    size = 0
     for task_id, standing in changes:
-        state = standing.state
-        event = response.events.add(
-            id=ids.render(task_id),
-            state=pb.TASK_STATE_FINISHED_OR_UNKNOWN if state is None else STATES[state],
-            attempt=standing.attempt,
-            reason=standing.reason,
+        event = b"\x0a\x24%b%b%b%b" % (
+            ids.render(task_id).encode(),
+            _moment(standing.state, standing.attempt, standing.reason),
+            b"\x2a%b%b" % (varint(len(standing.result)), standing.result) if standing.result else b"",
+            _with_progress(standing.progress) if standing.progress else b"",
         )
-        if standing.result is not None:
-            event.result.CopyFrom(standing.result)
-        if standing.progress:
-            with contextlib.suppress(
-                DecodeError
-            ):  # progress that cannot be read is left out, because progress may be lost
-                event.progress.MergeFromString(standing.progress)
-        size += event.ByteSize()
-        if len(response.events) >= _EVENTS_AT_ONCE or size >= _EVENT_BYTES:
-            yield response
-            response, size = pb.WatchResponse(), 0
-    if response.events:
-        yield response
+        parts += (b"\x0a", varint(len(event)), event)
+        size += len(event) + _ENTRY_BYTES
+        if len(parts) >= 3 * _EVENTS_AT_ONCE or size >= _EVENT_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _moment(state: TaskState | None, attempt: int, reason: str) -> bytes:
+    """The fields of an event that are the same for most of a herd."""
+    number = pb.TASK_STATE_FINISHED_OR_UNKNOWN if state is None else STATES[state]
+    return pb.TaskEvent(state=number, attempt=attempt, reason=reason).SerializeToString()
+
+
+def _with_progress(noted: bytes) -> bytes:
+    """The field ``progress``. Progress that cannot be read is left out, because progress may be lost."""
+    event = pb.TaskEvent()
+    try:
+        event.progress.MergeFromString(noted)
+    except DecodeError:
+        return b""
+    return event.SerializeToString()
