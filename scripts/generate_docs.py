@@ -197,6 +197,16 @@ MEANING = {
     "events.bytes": "the same in bytes",
     "events.kafkaTopic": "also send each event to this topic of Kafka ([how](howto/events.md#to-a-kafka-topic)); takes "
     "`kafka.enabled`. Set the same at every node",
+    "events.webhook.url": "also send each event to this URL ([how](howto/events.md#to-a-url)). Set the same at every "
+    "node with the role `clock`",
+    "events.webhook.secret": "signs these requests by Standard Webhooks; with several each signs. Unless given as "
+    "`webhooks.secrets` for the URL's host, else `webhooks.secret`",
+    "events.webhook.kinds": "only these events are sent",
+    "events.webhook.queue": "only events of this queue are sent",
+    "events.webhook.allow": "the URL's host, or its network, where it is not public; `webhooks.allow` does not count "
+    "here",
+    "events.webhook.batch": "events in one request at most. 1: each request is one event; more: each is an array",
+    "events.webhook.timeout": "for one request: from the look-up of the name to the last byte of the answer",
     "events.buffer": "events that wait for one slow reader; past it the oldest are left out, and it learns how many",
     "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
     "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",
@@ -218,6 +228,7 @@ _TIMES = {
     "kafka.linger",
     "kafka.deliveryTimeout",
     "webhooks.timeout",
+    "events.webhook.timeout",
     "webhooks.maxRetryAfter",
     "workers.shell.timeout",
     "workers.shell.grace",

@@ -7,6 +7,7 @@ the broker comes by priority, and what falls due afterwards is on time again.
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from confluent_kafka import Consumer
 
 from scripts.kafka_broker import Broker
 from tests.faults.harness.scale import scaled
-from tests.kafka import Kafka
+from tests.kafka import Kafka, take
 from tests.nodes import Node
 from tests.servers import RealServer
 
@@ -236,3 +237,43 @@ def test_nodes_are_killed_under_load(
     # A claim of each partition at most is what a killed node had sent and not acked.
     assert dups <= KILLS * 16 * BATCH
     print(f"T25 kills={KILLS} acked={len(wanted)} lost=0 dups={dups}")
+
+
+@pytest.mark.slow
+def test_events_wait_for_a_broker_that_is_killed(
+    tmp_path: Path, server: RealServer, prefix: str, make_kafka: Callable[..., Broker]
+):
+    """The topic of events: within the feed's bounds nothing is lost, and what comes twice has the same id."""
+    broker = make_kafka()
+    kafka = Kafka(broker.bootstrap)
+    topic, events = kafka.topic(), kafka.topic(3)
+    kafka.topic(name=f"{topic}-in")
+    node = Node(*arguments(server, prefix, broker, topic, f"events.kafkaTopic={events}"), folder=tmp_path)
+
+    def submit(count: int) -> list[str]:
+        status, _, answer = node.call("POST", "/v1/tasks/batch", {"tasks": [{"payload": "x", "delay": "1h"}] * count})
+        assert status < 300, answer
+        return [item["id"] for item in answer["items"]]
+
+    try:
+        node.ready()
+        node.wait_for(f"events go to topic {events} of Kafka, from position")
+        ids = submit(20)
+        with kafka.consumer(events) as consumer:
+            came = take(consumer, 20)
+            broker.kill()
+            for _ in range(4):
+                ids += submit(500)
+            node.wait_for(f"events for topic {events} of Kafka wait in the feed")
+            ids += submit(100)
+            broker.start()
+            wanted = set(ids)
+            give_up = time.monotonic() + 60
+            while wanted - {json.loads(m.value() or b"")["subject"] for m in came}:
+                assert time.monotonic() < give_up, f"{len(came)} of {len(ids)} events came"
+                came += [m for m in consumer.consume(500, 0.2) if m.error() is None]
+        found = {event["id"]: event["subject"] for m in came if (event := json.loads(m.value() or b""))}
+        assert Counter(found.values()) == Counter(ids)
+        print(f"T25 events={len(ids)} lost=0 dups={len(came) - len(found)}")
+    finally:
+        node.stop()

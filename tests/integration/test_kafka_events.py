@@ -20,6 +20,7 @@ from delaybox.service import Service
 from delaybox.store import events as feed
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
+from delaybox.targets.event_mover import EventMover
 from delaybox.targets.kafka_events import EventTopic
 from delaybox.targets.kafka_link import KafkaLink
 from delaybox.targets.kafka_settings import KafkaSettings
@@ -92,11 +93,11 @@ async def test_what_the_feed_dropped_is_reported_and_one_of_two_sends(kafka: Kaf
     tag = store.tags[0]
     service = Service(store, events=EventRules(entries=1_000, always=True))
     # The brokers were away for longer than the feed reaches back.
-    await feed.keep_topic_position(store.servers, tag, "1-0.1")
+    await feed.keep_position(store.servers, tag, "topic", "1-0.1")
     for _ in range(4):
         await service.submit_many([NewTask(delay_ms=600_000) for _ in range(500)])
         await store.events.flush()
-    assert await feed.take_topic(store.servers, tag, "another", 600_000)
+    assert await feed.take_place(store.servers, tag, "topic", "another", 600_000)
     topic = kafka.topic(1)
     link = KafkaLink(
         KafkaSettings(brokers=(kafka.bootstrap,)),
@@ -107,17 +108,17 @@ async def test_what_the_feed_dropped_is_reported_and_one_of_two_sends(kafka: Kaf
         max_message_bytes=1 << 20,
     )
     await link.start(30.0)
-    sender = EventTopic(store, link, topic=topic, source="/delaybox", member="this")
-    assert not await feed.take_topic(store.servers, tag, "this", 3_000)
-    await feed.give_topic(store.servers, tag, "this")
-    assert not await feed.take_topic(store.servers, tag, "this", 3_000)
-    await feed.give_topic(store.servers, tag, "another")
+    sender = EventMover(store, EventTopic(link, topic=topic, source="/delaybox"), member="this")
+    assert not await feed.take_place(store.servers, tag, "topic", "this", 3_000)
+    await feed.give_place(store.servers, tag, "topic", "this")
+    assert not await feed.take_place(store.servers, tag, "topic", "this", 3_000)
+    await feed.give_place(store.servers, tag, "topic", "another")
     sender.start()
     first, second = await asyncio.to_thread(kafka.read, topic, 2)
     assert json.loads(first.value() or b"")["type"] == "io.delaybox.events.missed" and first.key() is None
     assert json.loads(second.value() or b"")["type"] == "io.delaybox.task.scheduled"
     await sender.stop()
     # A stop gives the place back at once.
-    assert await feed.take_topic(store.servers, tag, "another", 3_000)
+    assert await feed.take_place(store.servers, tag, "topic", "another", 3_000)
     await link.stop()
     await service.close()

@@ -440,3 +440,23 @@ def test_a_dashboard_that_others_can_reach_asks_for_tokens(roles: str) -> None:
         load(environ=environ)
     assert load(environ={**environ, "DELAYBOX_DASHBOARD_ENABLED": "false"}).config.exposed == ()
     assert load(environ={**environ, "DELAYBOX_AUTH_TOKENS": "a-token-of-the-tests"}).config.dashboard.port == 8090
+
+
+def test_the_url_of_events_has_rules_of_its_own() -> None:
+    text = "webhooks: {enabled: true, allow: ops.internal}\nevents: {webhook: {url: "
+    for url, why in (
+        ("http://127.0.0.1:80/x", "add it to events.webhook.allow"),
+        ("http://localhost/x", "add localhost to events.webhook.allow"),
+        ("http://10.1.2.3/x", "10.1.2.3"),
+        ("ops/x", "has no scheme"),
+        ("https://u:p@ops.example.org/x", "names a user or password"),
+        ("https://ops.example.org/#x", "has a fragment"),
+    ):
+        message = refused(path=written(f"{text}'{url}'}}}}"))
+        assert "events.webhook.url (" in message and why in message
+    refused_kind = refused(path=written(f"{text}https://ops.example.org/x, kinds: [dead, alive]}}}}"))
+    assert "events.webhook.kinds" in refused_kind and "retried" in refused_kind
+    found = load(
+        path=written(f"{text}'https://10.1.2.3:8443/x', allow: 10.0.0.0/8, kinds: 'dead,retried'}}}}"), environ={}
+    )
+    assert found.config.events.webhook.kinds == ("dead", "retried")

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
 
-from delaybox.config.sections import Duration, Section, Size
-from delaybox.core.events import BUFFER, KEEP_MS, MOST_BYTES, MOST_EVENTS, EventRules
-from delaybox.core.limits import TOPIC
+from pydantic import BeforeValidator, Field, SecretStr
+
+from delaybox.config.sections import Duration, Section, Size, split
+from delaybox.config.webhooks import SECRET_FORMS, read_allowed, read_secret
+from delaybox.core.errors import InvalidTask
+from delaybox.core.events import BUFFER, KEEP_MS, MOST_BYTES, MOST_EVENTS, EventKind, EventRules
+from delaybox.core.limits import NAME, NAME_FORM, TOPIC
+from delaybox.core.webhook import WebhookRules, url_of
+
+
+class EventsWebhook(Section):
+    """The URL to which events are sent as webhooks. Off unless ``url`` is set."""
+
+    url: str = Field(default="", description="a URL such as https://ops.example.com/delaybox, or nothing")
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(read_secret)] = Field(default=(), description=SECRET_FORMS)
+    kinds: Annotated[tuple[EventKind, ...], BeforeValidator(split)] = Field(
+        default=(), description=f"kinds of events with commas between them: {', '.join(EventKind)}; nothing: all"
+    )
+    queue: str = Field(
+        default="", pattern=f"^({NAME.pattern})?$", description=f"a queue's name ({NAME_FORM}), or nothing"
+    )
+    allow: Annotated[tuple[str, ...], BeforeValidator(read_allowed)] = Field(
+        default=(),
+        description="a list of host names (*.example.org: all below it), addresses or networks such as 10.1.0.0/16, or "
+        "text with commas between them",
+    )
+    batch: int = Field(default=1, ge=1, le=100, description="a number of events from 1 to 100")
+    timeout: Duration = Field(
+        default=10_000, ge=100, le=60_000, description="a duration with its unit from 100ms to 1m, such as 10s"
+    )
+
+    @property
+    def rules(self) -> WebhookRules:
+        """Where its requests may go: to the scheme and port of the URL."""
+        url = url_of(self.url)
+        return WebhookRules(
+            enabled=True, section="events.webhook", allow=self.allow, ports=(url.port,), schemes=(url.scheme,)
+        )
+
+    def problem(self) -> str:
+        """Why nothing can be sent to the URL, as far as can be seen from it; "" when it can."""
+        try:
+            return self.rules.url_problem(url_of(self.url))
+        except InvalidTask as error:
+            return str(error).removeprefix("url ")
 
 
 class EventsSection(Section):
@@ -21,6 +63,7 @@ class EventsSection(Section):
     bytes: Size = Field(default=MOST_BYTES, ge=1 << 20, description="a size of 1MiB or more, such as 64MiB")
     buffer: int = Field(default=BUFFER, ge=1_000, le=1_000_000, description="a number of events from 1000 to 1000000")
     kafka_topic: str = Field(default="", pattern=f"^({TOPIC.pattern})?$", description="a topic's name, or nothing")
+    webhook: EventsWebhook = EventsWebhook()
 
     def rules(self) -> EventRules:
         """What these settings mean."""

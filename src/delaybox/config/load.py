@@ -285,6 +285,8 @@ def _validated(settings: Mapping[str, _Setting]) -> Config:
     if config.events.kafka_topic and not config.kafka.enabled:
         where = settings["events.kafkaTopic"].place
         raise ConfigError(f"events.kafkaTopic ({where}) needs kafka.enabled: true; set that, or take the topic out")
+    if config.events.webhook.url and (problem := config.events.webhook.problem()):
+        raise ConfigError(f"events.webhook.url ({settings['events.webhook.url'].place}) {problem}")
     return config
 
 

@@ -15,8 +15,17 @@ from delaybox.config.webhooks import in_clear
 from delaybox.core.errors import ConfigError
 from delaybox.core.membership import member_id
 from delaybox.core.task import TaskType
+from delaybox.core.webhook import url_of
 from delaybox.processes.spec import ProcessKind, Spec
-from delaybox.roles.settings import ClockSettings, KafkaOut, ShellSettings, TopicCommands, WebhookSettings, WorkSettings
+from delaybox.roles.settings import (
+    ClockSettings,
+    EventsOut,
+    KafkaOut,
+    ShellSettings,
+    TopicCommands,
+    WebhookSettings,
+    WorkSettings,
+)
 from delaybox.store.settings import StoreSettings
 from delaybox.targets.kafka_settings import KafkaSettings
 
@@ -192,6 +201,7 @@ def _clock(c: Config, common: Mapping[str, Any]) -> ClockSettings:
         in_place=c.pubsub.fire_in_place and not c.pubsub.require_subscriber,
         require_subscriber=c.pubsub.require_subscriber,
         kafka=_kafka_out(c, by_topic) if c.kafka.enabled else None,
+        events_webhook=_events_out(c) if c.events.enabled and c.events.webhook.url else None,
         input_channel=c.storage.scheduler_chanel,
         types_beside=beside,
         payload_limit=c.limits.body,
@@ -212,6 +222,21 @@ def _kafka_out(c: Config, commands: bool) -> KafkaOut:
         signing_keys=c.workers.shell.keys,
         commands=commands,
         events_topic=c.events.kafka_topic if c.events.enabled else "",
+    )
+
+
+def _events_out(c: Config) -> EventsOut:
+    w = c.events.webhook
+    secret = w.secret or c.webhooks.secrets.get(url_of(w.url).host) or c.webhooks.secret
+    return EventsOut(
+        url=w.url,
+        rules=w.rules,
+        secret=in_clear(secret),
+        kinds=w.kinds,
+        queue=w.queue,
+        batch=w.batch,
+        timeout_ms=w.timeout,
+        ca_file=c.webhooks.ca_file or "",
     )
 
 

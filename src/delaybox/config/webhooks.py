@@ -18,7 +18,8 @@ SECRET_FORMS = (
 )
 
 
-def _secret(value: object) -> object:
+def read_secret(value: object) -> object:
+    """Reads one secret or several. ValueError."""
     secrets = split(value)
     if not isinstance(secrets, list | tuple) or not all(isinstance(one, str) for one in secrets):
         raise ValueError("secret")
@@ -28,7 +29,7 @@ def _secret(value: object) -> object:
 
 
 def _secrets(value: object) -> object:
-    return {_named(name): _secret(secrets) for name, secrets in mapping(value).items()}
+    return {_named(name): read_secret(secrets) for name, secrets in mapping(value).items()}
 
 
 def _named(name: object) -> str:
@@ -37,7 +38,8 @@ def _named(name: object) -> str:
     return name.lower()
 
 
-def _allow(value: object) -> object:
+def read_allowed(value: object) -> object:
+    """Reads a list of hosts and networks. ValueError."""
     entries = split(value)
     if not isinstance(entries, list | tuple) or not all(isinstance(one, str) for one in entries):
         raise ValueError("allow")
@@ -50,7 +52,7 @@ class Webhooks(Section):
     """Off unless ``enabled``."""
 
     enabled: bool = Field(default=False, description="true or false")
-    allow: Annotated[tuple[str, ...], BeforeValidator(_allow)] = Field(
+    allow: Annotated[tuple[str, ...], BeforeValidator(read_allowed)] = Field(
         default=(),
         description="a list of host names (*.example.org: all below it), addresses or networks such as 10.1.0.0/16, or "
         "text with commas between them",
@@ -64,7 +66,7 @@ class Webhooks(Section):
     cloudevents: Literal["none", "binary", "structured"] = Field(
         default="none", description="none, binary or structured, for tasks that do not say it themselves"
     )
-    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_secret)] = Field(default=(), description=SECRET_FORMS)
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(read_secret)] = Field(default=(), description=SECRET_FORMS)
     secrets: Annotated[Mapping[str, tuple[SecretStr, ...]], BeforeValidator(_secrets)] = Field(
         default={},
         description="queues or host names with one secret or a list of them each, such as {hooks.example.org: "

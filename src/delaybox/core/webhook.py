@@ -146,9 +146,11 @@ def _why_no_url(text: str) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookRules:
     """Where this node sends webhooks. ``allow``: host names (``*.`` stands for any below), addresses and networks to
-    which they may go though they are not public; such hosts may have any port."""
+    which they may go though they are not public; such hosts may have any port. ``section``: where the configuration
+    has these rules."""
 
     enabled: bool = False
+    section: str = "webhooks"
     allow: tuple[str, ...] = ()
     ports: tuple[int, ...] = (80, 443)
     schemes: tuple[str, ...] = ("https", "http")
@@ -189,7 +191,8 @@ class WebhookRules:
         """Why nothing may be sent to the URL, and how to mend it; '' when it may, as far as can be seen from it."""
         if url.scheme not in self.schemes:
             return (
-                f"has the scheme {url.scheme}, which is none of webhooks.schemes ({', '.join(self.schemes)}); use one"
+                f"has the scheme {url.scheme}, which is none of {self.section}.schemes "
+                f"({', '.join(self.schemes)}); use one"
             )
         address = literal(url.host)
         if self.trusts(url.host, address):
@@ -198,12 +201,15 @@ class WebhookRules:
         if address is not None and (found := self._address_problem(url.host, address)):
             return found
         if url.host == "localhost" or url.host.endswith(".localhost"):
-            return f"has the host localhost, which is this machine; if that is meant, add {url.host} to webhooks.allow"
+            return (
+                f"has the host localhost, which is this machine; if that is meant, add {url.host} to "
+                f"{self.section}.allow"
+            )
         if url.port not in self.ports:
             known = ", ".join(map(str, self.ports))
             return (
-                f"has the port {url.port}, which is none of webhooks.ports ({known}); use one of these, add the port "
-                "there, or the host to webhooks.allow"
+                f"has the port {url.port}, which is none of {self.section}.ports ({known}); use one of these, add the "
+                f"port there, or the host to {self.section}.allow"
             )
         return ""
 
@@ -224,7 +230,9 @@ class WebhookRules:
         found = problem(address, _allowed(self.allow)[2])
         if not found:
             return ""
-        return f"has the host {host} with the address {address}: {found}. If that is meant, add it to webhooks.allow"
+        return (
+            f"has the host {host} with the address {address}: {found}. If that is meant, add it to {self.section}.allow"
+        )
 
 
 NO_WEBHOOKS: Final = WebhookRules()

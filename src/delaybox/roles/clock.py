@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING
 from delaybox.api.channel.intake import ChannelIntake, ChannelSettings
 from delaybox.core.delivery import Target
 from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.core.events import EventQuery
 from delaybox.core.membership import Activity, member_id
 from delaybox.core.task import TaskType
+from delaybox.core.webhook import url_of
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.processes import child, collector
 from delaybox.processes.child import Stopping
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
-from delaybox.roles.settings import ClockSettings, KafkaOut
+from delaybox.roles.settings import ClockSettings, EventsOut, KafkaOut
 from delaybox.store import firing
 from delaybox.store.publish import listeners
 from delaybox.store.store import Store
+from delaybox.targets.event_mover import EventMover, Outlet
 from delaybox.targets.pubsub import PubSubTarget
 
 if TYPE_CHECKING:
+    from delaybox.targets.http_events import EventWebhook
     from delaybox.targets.kafka import KafkaTarget
 
 log = logging.getLogger("delaybox.clock")
@@ -62,8 +66,7 @@ async def serve(settings: ClockSettings) -> int:
         collector.set_apart()
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
-        if kafka is not None and settings.kafka is not None and settings.kafka.events_topic:
-            await _send_events(settings, settings.kafka.events_topic, store, kafka, stack)
+        await _send_events(settings, store, kafka, stack)
         if settings.input_channel:
             intake = ChannelIntake(
                 store,
@@ -165,14 +168,51 @@ async def _kafka(
 
 
 async def _send_events(
-    settings: ClockSettings, topic: str, store: Store, kafka: KafkaTarget, stack: contextlib.AsyncExitStack
+    settings: ClockSettings, store: Store, kafka: KafkaTarget | None, stack: contextlib.AsyncExitStack
 ) -> None:
-    from delaybox.targets.kafka_events import EventTopic
+    """Begins to send events to the topic and to the URL that are set."""
+    source = f"/delaybox/{settings.prefix}"
+    outlets: list[Outlet] = []
+    if kafka is not None and settings.kafka is not None and settings.kafka.events_topic:
+        from delaybox.targets.kafka_events import EventTopic
 
-    member = member_id(settings.node_id, ProcessKind.CLOCK, settings.number)
-    sender = EventTopic(store, kafka.link, topic=topic, source=f"/delaybox/{settings.prefix}", member=member)
-    sender.start()
-    stack.push_async_callback(sender.stop)
+        outlets.append(EventTopic(kafka.link, topic=settings.kafka.events_topic, source=source))
+    if settings.events_webhook is not None:
+        webhook = _events_webhook(settings.events_webhook, source)
+        stack.callback(webhook.close)
+        outlets.append(webhook)
+    for outlet in outlets:
+        member = member_id(settings.node_id, ProcessKind.CLOCK, settings.number)
+        mover = EventMover(store, outlet, member=member)
+        mover.start()
+        stack.push_async_callback(mover.stop)
+
+
+def _events_webhook(out: EventsOut, source: str) -> EventWebhook:
+    from delaybox.targets.http_events import EventWebhook
+
+    try:
+        webhook = EventWebhook(
+            url_of(out.url),
+            out.rules,
+            source=source,
+            secrets=out.secret,
+            wanted=EventQuery(kinds=frozenset(out.kinds), queue=out.queue or None),
+            batch=out.batch,
+            timeout_ms=out.timeout_ms,
+            ca_file=out.ca_file,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"webhooks.caFile is {out.ca_file!r}, which cannot be read as certificates ({error.strerror or error}); "
+            "name a PEM file"
+        ) from None
+    if not out.secret:
+        log.warning(
+            "events go to %s unsigned: set events.webhook.secret, so that it can tell them from others' requests",
+            webhook.name,
+        )
+    return webhook
 
 
 def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) -> Engine:

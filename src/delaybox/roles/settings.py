@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from delaybox.core.events import EventKind
 from delaybox.core.webhook import NO_WEBHOOKS, WebhookRules
 from delaybox.store.settings import StoreSettings
 from delaybox.targets.kafka_settings import KafkaSettings
@@ -39,6 +40,20 @@ class KafkaOut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventsOut:
+    """The URL to which events are sent. ``kinds`` empty, ``queue`` "": all. ``batch``: events in one request."""
+
+    url: str
+    rules: WebhookRules
+    secret: tuple[str, ...] = field(default=(), repr=False)
+    kinds: tuple[EventKind, ...] = ()
+    queue: str = ""
+    batch: int = 1
+    timeout_ms: int = 10_000
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClockSettings(EngineSettings):
     """Settings of the clock process."""
 
@@ -50,6 +65,7 @@ class ClockSettings(EngineSettings):
     """Whether the claim script publishes them itself (fires them in place)."""
     require_subscriber: bool = False
     kafka: KafkaOut | None = None
+    events_webhook: EventsOut | None = None
     input_channel: str = ""
     """The input channel, from which serialized tasks are read; "" reads none."""
     types_beside: str = ""

@@ -28,12 +28,19 @@ _to_topic = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+_to_webhook = Counter(
+    "delaybox_events_to_webhook",
+    "Events for the URL of events.webhook: taken (sent), refused by it for good (refused), and reports that something "
+    "is missing (missed), which are also sent.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 
 
-def to_topic(outcome: Literal["sent", "refused", "missed"], n: int) -> None:
-    """Counts events for the Kafka topic."""
+def moved(way: Literal["topic", "webhook"], outcome: Literal["sent", "refused", "missed"], n: int) -> None:
+    """Counts events for the Kafka topic, or for the URL."""
     if n:
-        _to_topic.labels(outcome).inc(n)
+        (_to_topic if way == "topic" else _to_webhook).labels(outcome).inc(n)
 
 
 def written(n: int) -> None:

@@ -6,7 +6,7 @@ scripts/emit.lua writes it. It lies with partition 0, so that the feed of a clus
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -70,9 +70,13 @@ async def wanted(servers: Servers, tag: str) -> bool:
     return bool(await servers.ask("EXISTS", keys.events_wanted(tag)))
 
 
-async def take_topic(servers: Servers, tag: str, member: str, ms: int) -> bool:
-    """Whether this member sends events to the Kafka topic, for ``ms`` from now on. StoreUnavailable."""
-    key = keys.events_sender(tag)
+Way = Literal["topic", "webhook"]
+"""Where one process of all sends events: to a Kafka topic, or to a URL."""
+
+
+async def take_place(servers: Servers, tag: str, way: Way, member: str, ms: int) -> bool:
+    """Whether this member sends events that way, for ``ms`` from now on. StoreUnavailable."""
+    key = keys.events_sender(tag, way)
     _, holder = await servers.ask_many([("SET", key, member, "NX", "PX", ms), ("GET", key)])
     mine = bool(holder == member.encode())
     if mine:
@@ -80,22 +84,22 @@ async def take_topic(servers: Servers, tag: str, member: str, ms: int) -> bool:
     return mine
 
 
-async def give_topic(servers: Servers, tag: str, member: str) -> None:
-    """Another member may send events to the Kafka topic, if this one did. StoreUnavailable."""
-    key = keys.events_sender(tag)
+async def give_place(servers: Servers, tag: str, way: Way, member: str) -> None:
+    """Another member may send events that way, if this one did. StoreUnavailable."""
+    key = keys.events_sender(tag, way)
     if await servers.ask("GET", key) == member.encode():
         await servers.ask("DEL", key)
 
 
-async def topic_position(servers: Servers, tag: str) -> str:
-    """The position up to which events went to the Kafka topic; "" if none did. StoreUnavailable."""
-    found = await servers.ask("GET", keys.events_topic(tag))
+async def position(servers: Servers, tag: str, way: Way) -> str:
+    """The position up to which events went that way; "" if none did. StoreUnavailable."""
+    found = await servers.ask("GET", keys.events_position(tag, way))
     return found.decode() if found else ""
 
 
-async def keep_topic_position(servers: Servers, tag: str, position: str) -> None:
-    """Stores the position up to which events went to the Kafka topic. StoreUnavailable."""
-    await servers.ask("SET", keys.events_topic(tag), position)
+async def keep_position(servers: Servers, tag: str, way: Way, reached: str) -> None:
+    """Stores the position up to which events went that way. StoreUnavailable."""
+    await servers.ask("SET", keys.events_position(tag, way), reached)
 
 
 async def newest(servers: Servers, tag: str) -> str:

@@ -253,14 +253,14 @@ def events_wanted(tag_: str) -> str:
     return f"{tag_}:events:wanted"
 
 
-def events_topic(tag_: str) -> str:
-    """String: the position in the feed up to which events went to the Kafka topic."""
-    return f"{tag_}:events:topic"
+def events_position(tag_: str, way: str) -> str:
+    """String: the position in the feed up to which events went one way out, ``topic`` or ``webhook``."""
+    return f"{tag_}:events:{way}"
 
 
-def events_sender(tag_: str) -> str:
-    """String: the member that sends events to the Kafka topic; expires."""
-    return f"{tag_}:events:sender"
+def events_sender(tag_: str, way: str) -> str:
+    """String: the member that sends events that way; expires."""
+    return f"{tag_}:events:sender" if way == "topic" else f"{tag_}:events:{way}:sender"
 
 
 def meta(prefix: str) -> str:

@@ -94,8 +94,8 @@ class HttpTarget:
         self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted)
         self._held_bytes = 0
         self._now_ms = now_ms or (lambda: time.time() * 1000)
-        self._keys = {name: _keys(secrets) for name, secrets in options.secrets.items()}
-        self._key = _keys(options.secret)
+        self._keys = {name: keys_of(secrets) for name, secrets in options.secrets.items()}
+        self._key = keys_of(options.secret)
 
     async def stop(self) -> None:
         """Twice is harmless."""
@@ -214,11 +214,11 @@ class HttpTarget:
         status = answer.status
         if 200 <= status < 300:
             return Done(self._result(answer, began, ""), keep_ms) if keep_ms else DONE
-        reason = f"the answer was {status}{_phrase(status)}"
+        reason = f"the answer was {status}{phrase(status)}"
         if status < 400:
             where = "; redirects are not followed: give the URL to which it leads" if status < 400 else ""
             return self._failed(keep_ms, reason + where, began, answer, retryable=False)
-        wait_ms = _retry_after_ms(answer.headers.get("retry-after", ""), self._now_ms()) if status in _BUSY else None
+        wait_ms = retry_after_ms(answer.headers.get("retry-after", ""), self._now_ms()) if status in _BUSY else None
         if wait_ms is not None:
             if wait_ms <= self._options.longest_wait_ms and d.token - d.attempt <= _MOST_UNCHARGED:
                 return HandBack(delay_ms=max(wait_ms, _LEAST_WAIT_MS))
@@ -274,43 +274,65 @@ def request_bytes(
     timestamp: int,
     keys: Sequence[bytes],
 ) -> bytes:
-    """A request as HTTP/1.1 writes it. ``timestamp``: Unix seconds. ``keys``: sign it; none: it goes unsigned."""
+    """A task's request as HTTP/1.1 writes it. ``timestamp``: Unix seconds. ``keys`` sign it; none: it is unsigned."""
+    own = (
+        b"%b: %d" % (signing.ATTEMPT.encode(), attempt),
+        b"%b: %d" % (signing.FENCING.encode(), token),
+        b"%b: %d" % (signing.DUE.encode(), due_ms),
+    )
+    return signed_request(
+        asked.method, url, header, payload, own, message_id=message_id, timestamp=timestamp, keys=keys
+    )
+
+
+def signed_request(
+    method: str,
+    url: Url,
+    header: Mapping[str, bytes],
+    payload: bytes,
+    own: Sequence[bytes] = (),
+    *,
+    message_id: str,
+    timestamp: int,
+    keys: Sequence[bytes],
+) -> bytes:
+    """A request with the headers of Standard Webhooks. ``own``: more lines of its head. The others: `request_bytes`."""
     names = {name.lower() for name in header}
-    lines = [f"{asked.method} {url.path} HTTP/1.1".encode(), b"host: " + url.header.encode()]
+    lines = [f"{method} {url.path} HTTP/1.1".encode(), b"host: " + url.header.encode()]
     if "user-agent" not in names:
         lines.append(b"user-agent: " + AGENT.encode())
     if "accept" not in names:
         lines.append(b"accept: */*")
     if payload and "content-type" not in names:
         lines.append(b"content-type: " + UNSTATED_TYPE)
-    if asked.method not in WITHOUT_BODY:
+    if method not in WITHOUT_BODY:
         lines.append(b"content-length: %d" % len(payload))
     lines += [name.encode() + b": " + value for name, value in header.items()]
     lines += [
         b"%b: %b" % (webhook.ID.encode(), message_id.encode()),
         b"%b: %d" % (webhook.TIMESTAMP.encode(), timestamp),
-        b"%b: %d" % (signing.ATTEMPT.encode(), attempt),
-        b"%b: %d" % (signing.FENCING.encode(), token),
-        b"%b: %d" % (signing.DUE.encode(), due_ms),
+        *own,
     ]
     if keys:
         signature = webhook.sign(message_id, timestamp, payload, keys)
         lines.append(f"{webhook.SIGNATURE}: {signature}".encode())
-    return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if asked.method in WITHOUT_BODY else payload)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if method in WITHOUT_BODY else payload)
 
 
-def _keys(secrets: Sequence[str]) -> tuple[bytes, ...]:
+def keys_of(secrets: Sequence[str]) -> tuple[bytes, ...]:
+    """What signs, for each of the secrets."""
     return tuple(webhook.key_of(secret) for secret in secrets)
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
+    """What a status means, such as " (Not Found)"; "" for one that is not known."""
     try:
         return f" ({HTTPStatus(status).phrase})"
     except ValueError:
         return ""
 
 
-def _retry_after_ms(text: str, now_ms: float) -> int | None:
+def retry_after_ms(text: str, now_ms: float) -> int | None:
     """The wait that a Retry-After asks for, in seconds or as a moment; None for none that can be read."""
     if text.isascii() and text.isdigit():
         return int(text[:12]) * 1000

@@ -15,10 +15,11 @@ from delaybox.wire import controls
 
 CONTENT_TYPE: Final = "content-type"
 STRUCTURED: Final = "application/cloudevents+json"
+BATCH: Final = "application/cloudevents-batch+json"
 PARTITION_KEY: Final = "ce_partitionkey"
 """The extension attribute "partitioning", as a header of binary mode."""
 
-_BATCH: Final = "application/cloudevents-batch"
+_BATCHES: Final = "application/cloudevents-batch"
 _ANY: Final = "application/cloudevents"
 _IS_BINARY: Final = "ce_specversion"
 _REQUIRED: Final = ("id", "source", "type")
@@ -42,7 +43,7 @@ def attributes(value: bytes, header: Mapping[str, bytes]) -> Mapping[str, bytes]
     if not kind.startswith(_ANY):
         return None
     if kind != STRUCTURED:
-        mend = "send its events one by one" if kind.startswith(_BATCH) else f"send it as {STRUCTURED}"
+        mend = "send its events one by one" if kind.startswith(_BATCHES) else f"send it as {STRUCTURED}"
         raise InvalidTask(CONTENT_TYPE, f"an event of the content-type {kind[:80]} cannot be read; {mend}")
     try:
         event = msgspec.json.decode(value, type=dict[str, msgspec.Raw])

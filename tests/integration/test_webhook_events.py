@@ -1,0 +1,235 @@
+"""The feed of events to a URL: signed, in order for each task, again after the URL or the node was away, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox import webhook
+from delaybox.core.events import EventKind, EventQuery, EventRules
+from delaybox.core.task import NewTask, Submitted
+from delaybox.core.webhook import WebhookRules, url_of
+from delaybox.service import Service
+from delaybox.store import events as feed
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
+from delaybox.targets.event_mover import EventMover
+from delaybox.targets.http_events import EventWebhook
+from tests.engines import until as until_true
+from tests.nodes import node
+from tests.receivers import Received, Receiver, receiver, reply
+from tests.servers import RealServer
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+HERE = WebhookRules(enabled=True, allow=("127.0.0.1",), section="events.webhook")
+
+
+@pytest.fixture(scope="module")
+def to() -> Iterator[Receiver]:
+    with receiver() as found:
+        yield found
+
+
+def event(got: Received) -> dict[str, Any]:
+    """The event in a request, which is signed."""
+    assert got.method == "POST" and got.headers["content-type"] == "application/cloudevents+json"
+    message_id = webhook.verify(got.body, got.headers, SECRET)
+    found: dict[str, Any] = json.loads(got.body)
+    assert message_id == found["id"].replace(".", "-")
+    return found
+
+
+async def submit(store: Store, service: Service, *tasks: NewTask) -> list[str]:
+    answers = await service.submit_many(tasks)
+    await store.events.flush()
+    return [a.task_id for a in answers if isinstance(a, Submitted)]
+
+
+def later(count: int, **more: Any) -> list[NewTask]:
+    return [NewTask(delay_ms=600_000, **more) for _ in range(count)]
+
+
+@asynccontextmanager
+async def opened(client: Redis, prefix: str, **rules: Any) -> AsyncIterator[tuple[Store, Service]]:
+    """A store and its service; events are written at any time."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    service = Service(store, events=EventRules(**{"always": True, **rules}))
+    await feed.keep_position(store.servers, store.tags[0], "webhook", "0-0.0")
+    try:
+        yield store, service
+    finally:
+        await service.close()
+
+
+@asynccontextmanager
+async def sending(store: Store, url: str, **more: Any) -> AsyncIterator[None]:
+    """Sends the store's events to a URL."""
+    outlet = EventWebhook(
+        url_of(url), more.pop("rules", HERE), source="/delaybox", secrets=(SECRET,), timeout_ms=2_000, **more
+    )
+    mover = EventMover(store, outlet, member="this")
+    mover.start()
+    try:
+        yield
+    finally:
+        await mover.stop()
+        outlet.close()
+
+
+async def arrived(to: Receiver, path: str, count: int) -> Sequence[Received]:
+    return await asyncio.to_thread(to.wait, path, count)
+
+
+async def test_a_killed_node_loses_no_event(
+    tmp_path: Path, to: Receiver, server: RealServer, client: Redis, prefix: str
+) -> None:
+    (tmp_path / "config").mkdir()
+    hook = {"url": to.url("/killed"), "secret": SECRET, "allow": "127.0.0.0/8", "kinds": ["scheduled", "cancelled"]}
+    config = {
+        "storage": {"redisUrl": server.url, "prefix": prefix},
+        "httpServer": {"port": 0},
+        "grpcServer": {"enabled": False},
+        "roles": ["api", "clock"],
+        "events": {"webhook": hook},
+    }
+    (tmp_path / "config" / "config.yaml").write_text(json.dumps(config))
+    with node(folder=tmp_path) as first:
+        first.wait_for("from position")
+        store = await Store.open(Servers(client), prefix=prefix)
+        service = Service(store, events=EventRules())
+        store.events.wanted = True
+        ids = await submit(store, service, *later(20, labels={"a": "b"}))
+        got = [event(one) for one in await arrived(to, "/killed", 20)]
+        assert sorted(e["subject"] for e in got) == sorted(ids)
+        assert got[0]["type"] == "io.delaybox.task.scheduled" and got[0]["data"]["labels"] == {"a": "b"}
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.wait()
+    # While no node is there.
+    ids += await submit(store, service, *later(300))
+    await service.cancel(ids[0])
+    await store.events.flush()
+    await service.close()
+    await store.events.close()
+    with node(folder=tmp_path) as second:
+        got = [event(one) for one in await arrived(to, "/killed", 321)]
+        assert len(got) <= 321 + 100
+        by_id = {e["id"]: e["subject"] for e in got}
+        assert Counter(by_id.values()) == Counter([*ids, ids[0]])
+        # A task's events keep their order.
+        assert [e["type"].rpartition(".")[2] for e in got if e["subject"] == ids[0]][-1] == "cancelled"
+        second.until(lambda: b'events_to_webhook_total{outcome="sent"}' in second.call("GET", "/metrics")[2])
+        assert SECRET not in second.output()
+
+
+async def test_while_the_url_does_not_answer_events_wait(
+    client: Redis, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with opened(client, prefix) as (store, service):
+        with receiver() as first:
+            port = first.port
+            async with sending(store, first.url("/away")):
+                ids = await submit(store, service, *later(30))
+                await arrived(first, "/away", 30)
+                first.stop()
+                ids += await submit(store, service, *later(250))
+                await until_true(lambda: "wait in the feed" in caplog.text)
+                with receiver(port=port) as second:
+                    second.answers["/away"] = [reply(503, retry_after="1"), reply(204)]
+                    got = [event(one) for one in await arrived(second, "/away", 251)]
+                    await until_true(lambda: "again" in caplog.text)
+                    got += [event(one) for one in first.to("/away")]
+    assert {e["subject"] for e in got} == set(ids)
+    # What was under way when it went away may come twice, with the same id.
+    assert len({e["id"] for e in got}) == 280 and len(got) <= 280 + 100
+
+
+async def test_what_is_refused_is_left_out_and_a_batch_loses_no_other(
+    to: Receiver, client: Redis, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(client, prefix) as (store, service):
+        ids = await submit(
+            store, service, *later(60, labels={"good": "1"}), NewTask(delay_ms=600_000, labels={"bad": "1"})
+        )
+
+        async def picky(got: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(reply(422 if b'"bad"' in got.body else 200, b"x"))
+            await writer.drain()
+
+        to.answers["/picky"] = picky
+        async with sending(store, to.url("/picky"), batch=100):
+            await until_true(lambda: "is left out: the answer was 422" in caplog.text)
+            await until_true(lambda: len(taken(to.to("/picky"))) == 60)
+    requests = to.to("/picky")
+    assert requests[0].headers["content-type"] == "application/cloudevents-batch+json"
+    assert max(len(json.loads(one.body)) for one in requests) > 1
+    assert {e["subject"] for e in taken(requests)} == set(ids[:60])
+    for one in requests:
+        webhook.verify(one.body, one.headers, SECRET)
+        assert "." not in one.headers["webhook-id"]
+
+
+def taken(requests: Sequence[Received]) -> list[dict[str, Any]]:
+    """The events of batches that the picky receiver took, each once."""
+    found = {e["id"]: e for one in requests if b'"bad"' not in one.body for e in json.loads(one.body)}
+    return list(found.values())
+
+
+async def test_what_the_feed_dropped_is_reported_and_a_filter_counts(to: Receiver, client: Redis, prefix: str) -> None:
+    async with opened(client, prefix, entries=1_000) as (store, service):
+        await feed.keep_position(store.servers, store.tags[0], "webhook", "1-0.1")
+        for _ in range(3):
+            await submit(store, service, *later(500))
+        ids = await submit(store, service, *later(2, queue="mail"), *later(2))
+        await service.cancel(ids[0])
+        await service.cancel(ids[2])
+        await store.events.flush()
+        wanted = EventQuery(kinds=frozenset({EventKind.CANCELLED}), queue="mail")
+        async with sending(store, to.url("/some"), wanted=wanted):
+            missed, cancelled = [event(one) for one in await arrived(to, "/some", 2)]
+            assert missed["type"] == "io.delaybox.events.missed"
+            assert (cancelled["type"], cancelled["subject"]) == ("io.delaybox.task.cancelled", ids[0])
+            newest = await feed.newest(store.servers, store.tags[0])
+
+            async def passed() -> bool:
+                reached = await feed.position(store.servers, store.tags[0], "webhook")
+                return reached.partition(".")[0] == newest.partition(".")[0]
+
+            await until_true(passed)
+    assert len(to.to("/some")) == 2
+
+
+async def test_a_pause_in_which_nobody_read_is_reported(to: Receiver, client: Redis, prefix: str) -> None:
+    async with opened(client, prefix, always=False) as (store, service):
+        await submit(store, service, *later(1))
+        assert await feed.newest(store.servers, store.tags[0]) == "0-0.0", "nobody reads, and nothing is written"
+        async with sending(store, to.url("/paused")):
+            (missed,) = [event(one) for one in await arrived(to, "/paused", 1)]
+            assert missed["type"] == "io.delaybox.events.missed" and "nobody read" in missed["data"]["reason"]
+
+
+async def test_a_name_that_leads_inside_gets_nothing(
+    to: Receiver, client: Redis, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def resolve(_host: str) -> Any:
+        return [ip_address("127.0.0.1")]
+
+    url = f"http://hooks.example.org:{to.port}/inside"
+    rules = WebhookRules(enabled=True, section="events.webhook", ports=(to.port,))
+    async with opened(client, prefix) as (store, service):
+        await submit(store, service, *later(1))
+        async with sending(store, url, rules=rules, resolve=resolve):
+            await until_true(lambda: "add it to events.webhook.allow" in caplog.text)
+    assert not to.to("/inside")
