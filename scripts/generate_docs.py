@@ -51,8 +51,12 @@ MEANING = {
     "processes.lead": "with `auto`: how far ahead tasks that become due are looked for",
     "processes.coolDown": "with `auto`: for how long fewer must have been enough before one is retired",
     "processes.webhook": "how many processes send webhooks, each `webhooks.concurrency` at once",
-    "otel.endpoint": "where traces go ([Traces](howto/traces.md)); without it where `OTEL_EXPORTER_OTLP_ENDPOINT` "
-    "says. Where neither is set nothing is traced",
+    "otel.endpoint": "where traces go ([Traces](howto/traces.md)), and metrics and logs if they are wanted; without it "
+    "where `OTEL_EXPORTER_OTLP_ENDPOINT` says. Where neither is set nothing is traced",
+    "otel.protocol": "how it is reached; without it as `OTEL_EXPORTER_OTLP_PROTOCOL` says, else by gRPC. With "
+    "`http/protobuf` the address may have a path",
+    "otel.logs": "`true`: what the processes of this node log is sent to the collector as well "
+    "([how](howto/traces.md#logs))",
     "otel.metrics": "`true`: what `/metrics` shows is sent to the collector as well "
     "([how](howto/traces.md#metrics-of-a-node))",
     "probe.host": "address of the probe port",

@@ -1,14 +1,23 @@
-"""A collector of OpenTelemetry: a real OTLP server in the test's process, which keeps what it is sent."""
+"""A collector of OpenTelemetry: a real OTLP server in the test's process, which keeps what it is sent. It takes OTLP
+over gRPC at `Collector.url`, over HTTP at `Collector.http_url`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
+    LogsServiceServicer,
+    add_LogsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
@@ -50,6 +59,63 @@ class Seen(NamedTuple):
         return str(self.attributes.get("messaging.message.id", ""))
 
 
+class Logged(NamedTuple):
+    """A log record that arrived. ``severity``: its number; ``process``: what kind of process sent it."""
+
+    logger: str
+    severity: int
+    word: str
+    body: str
+    trace: str
+    span: str
+    attributes: dict[str, Any]
+    at_ns: int
+    service: str
+    process: str
+
+    @property
+    def task(self) -> str:
+        """The id of its task; "" for none."""
+        return str(self.attributes.get("messaging.message.id", ""))
+
+
+class Logs(LogsServiceServicer):
+    """What a collector was sent of logs."""
+
+    def __init__(self) -> None:
+        self.records: list[Logged] = []
+
+    def Export(  # noqa: N802 - the contract's name
+        self, request: ExportLogsServiceRequest, context: grpc.ServicerContext | None = None
+    ) -> ExportLogsServiceResponse:
+        for resource in request.resource_logs:
+            about = _pairs(resource.resource.attributes)
+            for scope in resource.scope_logs:
+                self.records += [
+                    Logged(
+                        scope.scope.name,
+                        record.severity_number,
+                        record.severity_text,
+                        record.body.string_value,
+                        record.trace_id.hex(),
+                        record.span_id.hex(),
+                        _pairs(record.attributes),
+                        record.time_unix_nano,
+                        about.get("service.name", ""),
+                        about.get("delaybox.process", ""),
+                    )
+                    for record in scope.log_records
+                ]
+        return ExportLogsServiceResponse()
+
+    def wait(self, about: Callable[[Logged], bool]) -> Logged:
+        """The first record for which that is true, once it has arrived."""
+        return until(lambda: [r for r in list(self.records) if about(r)], self.bodies)[0]
+
+    def bodies(self) -> str:
+        return "\n".join(f"{r.process} {r.word} {r.logger}: {r.body}" for r in self.records)
+
+
 class Pushed(MetricsServiceServicer):
     """What a collector was sent of metrics. ``latest``: each metric by its name, as it was last sent; ``resource``:
     of whoever sent it."""
@@ -59,7 +125,7 @@ class Pushed(MetricsServiceServicer):
         self.resource: dict[str, Any] = {}
 
     def Export(  # noqa: N802 - the contract's name
-        self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext
+        self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext | None = None
     ) -> ExportMetricsServiceResponse:
         for resource in request.resource_metrics:
             self.resource = _pairs(resource.resource.attributes)
@@ -80,15 +146,22 @@ class Collector(TraceServiceServicer):
         self.spans: list[Seen] = []
         self._lock = threading.Lock()
         self.metrics = Pushed()
+        self.logs = Logs()
         self.port = 0
+        self.paths: set[str] = set()
         self._server = self._listening()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._over_http())
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def http_url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
     def Export(  # noqa: N802 - the contract's name
-        self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
+        self, request: ExportTraceServiceRequest, context: grpc.ServicerContext | None = None
     ) -> ExportTraceServiceResponse:
         found = []
         for resource in request.resource_spans:
@@ -118,8 +191,40 @@ class Collector(TraceServiceServicer):
         made = grpc.server(ThreadPoolExecutor(2))
         add_TraceServiceServicer_to_server(self, made)  # type: ignore[no-untyped-call]
         add_MetricsServiceServicer_to_server(self.metrics, made)  # type: ignore[no-untyped-call]
+        add_LogsServiceServicer_to_server(self.logs, made)  # type: ignore[no-untyped-call]
         self.port = made.add_insecure_port(f"127.0.0.1:{self.port}")
         return made
+
+    def _over_http(self) -> type[BaseHTTPRequestHandler]:
+        """``paths``: where requests came."""
+        takes: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+            "/v1/traces": (ExportTraceServiceRequest, self.Export),
+            "/v1/metrics": (ExportMetricsServiceRequest, self.metrics.Export),
+            "/v1/logs": (ExportLogsServiceRequest, self.logs.Export),
+        }
+        paths = self.paths
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                paths.add(self.path)
+                kind, take = takes[f"/v1/{self.path.rpartition('/')[2]}"]
+                assert self.headers["Content-Type"] == "application/x-protobuf"
+                answer = take(kind.FromString(body)).SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        return Handler
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
@@ -130,6 +235,13 @@ class Collector(TraceServiceServicer):
         finally:
             self._server = self._listening()
             self.start()
+
+    def serve_http(self) -> None:
+        self._http.serve_forever(poll_interval=0.05)
+
+    def stop_http(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
 
     def start(self) -> None:
         self._server.start()
@@ -159,7 +271,11 @@ def collector() -> Iterator[Collector]:
     """One that runs until the end."""
     started = Collector()
     started.start()
+    serving = threading.Thread(target=started.serve_http, daemon=True)
+    serving.start()
     try:
         yield started
     finally:
         started.stop()
+        started.stop_http()
+        serving.join()

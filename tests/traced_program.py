@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -13,6 +14,7 @@ from delaybox.client import AsyncHandle
 from delaybox.worker import current
 
 worker = Worker("traced")
+log = logging.getLogger("shop.kitchen")
 
 
 @worker.task(keep_result="1h")
@@ -38,6 +40,7 @@ async def fails() -> None:
 def seen(name: str) -> dict[str, Any]:
     """What the code of a task finds: the span that is active, its baggage, and what it would pass on by itself."""
     span = trace.get_current_span().get_span_context()
+    log.info("cooking %s", name, extra={"dish": name})
     return {
         "name": name,
         "trace": f"{span.trace_id:032x}",

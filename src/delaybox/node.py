@@ -22,7 +22,8 @@ from delaybox.config.specs import counts, specs
 from delaybox.core.errors import ConfigError, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 from delaybox.embedded import EmbeddedServer
 from delaybox.embedded.temporary import find_room
-from delaybox.processes import counters, files, hardening, logs, service_manager
+from delaybox.processes import counters, files, hardening, logs, service_manager, telemetry
+from delaybox.processes.settings import ProcessSettings
 from delaybox.processes.sockets import bind, bracketed, port_of
 from delaybox.processes.spawn import KILL_AFTER_S, ChildFailed
 from delaybox.processes.spec import ProcessKind
@@ -54,17 +55,29 @@ def run(config: Config) -> int:
         log.info("this machine has no folder for temporary files that can be written to; they go to %s", room)
     if config.workers.shell.any:
         hardening.not_dumpable()
-    with counters.folder() as counted_in, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Node(config, counted_in).run())
+    name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+    end = telemetry.begin(_own_settings(config, name), "node")
+    try:
+        with counters.folder() as counted_in, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Node(config, name, counted_in).run())
+    finally:
+        end()
+
+
+def _own_settings(config: Config, name: str) -> ProcessSettings:
+    """Of this process, which does nothing that could be traced."""
+    return ProcessSettings(
+        node_id=name, logs_to=config.otel.logs_to(os.environ), otlp_protocol=config.otel.protocol or ""
+    )
 
 
 class _Node:
     """One node's life."""
 
-    def __init__(self, config: Config, counted_in: str) -> None:
+    def __init__(self, config: Config, name: str, counted_in: str) -> None:
         self._config = config
         self._counted_in = counted_in
-        self._id = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self._id = name
         self._stop = asyncio.Event()
         self._store_at: tuple[ServerSettings, str] | None = None
 

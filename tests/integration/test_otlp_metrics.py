@@ -1,4 +1,6 @@
-"""What /metrics shows arrives at a collector by OTLP, and a collector that is away holds nothing up."""
+"""What /metrics shows arrives at a collector by OTLP, and a collector that is away holds nothing up. Over HTTP so do
+metrics, spans and logs alike.
+"""
 
 from __future__ import annotations
 
@@ -54,3 +56,18 @@ def test_a_collector_gets_what_is_shown(server: RealServer, tmp_path: Path) -> N
             dropped = rb'otel_dropped_items_total{signal="metrics"} ([0-9.]+)'
             lost = on.until(lambda: re.search(dropped, on.call("GET", "/metrics")[2]))
             assert float(lost[1]) > 0 and on.call("POST", "/v1/tasks", {"delay": "1h"})[0] == 201
+
+
+def test_a_node_sends_everything_over_http(server: RealServer, tmp_path: Path) -> None:
+    with collector() as seen:
+        flags = ("--redis", server.url, "--set", f"storage.prefix=http-{os.getpid()}", "--http-port", "0")
+        sent = ("--set", f"otel.endpoint={seen.http_url}/otlp/", "--set", "otel.protocol=http/protobuf")
+        more = ("--set", "otel.metrics=true", "--set", "otel.logs=true")
+        environ = {"OTEL_METRIC_EXPORT_INTERVAL": "100", "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}
+        with node(*flags, *sent, *more, folder=tmp_path, environ=environ) as on:
+            assert on.call("POST", "/v1/tasks", {"delay": "1h"})[0] == 201
+            on.until(lambda: seen.metrics.points(ANSWERED, route="/v1/tasks"))
+            assert seen.one(lambda span: span.name == "schedule default").service == "delaybox"
+            assert seen.logs.wait(lambda r: r.process == "rest").service == "delaybox"
+        assert "stopped" in [r.body for r in seen.logs.records if r.process == "node"], "to the end"
+        assert seen.paths == {"/otlp/v1/traces", "/otlp/v1/metrics", "/otlp/v1/logs"}

@@ -48,7 +48,8 @@ def seen() -> Iterator[Collector]:
 def on(server: RealServer, seen: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node that traces."""
     flags = ("--redis", server.url, "--set", f"storage.prefix=traces-{os.getpid()}", "--http-port", "0")
-    more = ("--enable-shell", "--set", "webhooks.enabled=true", "--set", "webhooks.allow=127.0.0.1")
+    allowed = ("--set", "webhooks.enabled=true", "--set", "webhooks.allow=127.0.0.1")
+    more = ("--enable-shell", *allowed, "--set", "otel.logs=true")
     folder, patience = tmp_path_factory.mktemp("node"), {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     with node(*flags, *more, "--set", f"otel.endpoint={seen.url}", folder=folder, environ=patience) as found:
         yield found
@@ -63,6 +64,13 @@ def program(on: Node, seen: Collector, tmp_path_factory: pytest.TempPathFactory)
         "NODE": f"127.0.0.1:{on.grpc_port}",
         "OTEL_EXPORTER_OTLP_ENDPOINT": seen.url,
     }
+    # The node sends over gRPC, the worker over HTTP.
+    kitchen = {
+        "OTEL_SERVICE_NAME": "kitchen",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"{seen.http_url}/otlp",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_LOGS_EXPORTER": "otlp",
+    }
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -72,7 +80,7 @@ def program(on: Node, seen: Collector, tmp_path_factory: pytest.TempPathFactory)
     working = ["-m", "delaybox.worker", "tests.traced_program:worker", "--server", environ["NODE"]]
     processes = [
         subprocess.Popen([sys.executable, *serving], env=environ | {"OTEL_SERVICE_NAME": "shop"}, **start),
-        subprocess.Popen([sys.executable, *working], env=environ | {"OTEL_SERVICE_NAME": "kitchen"}, **start),
+        subprocess.Popen([sys.executable, *working], env=environ | kitchen, **start),
     ]
     log.started()
     try:
@@ -141,6 +149,35 @@ def test_a_failed_function_is_a_failed_span(program: str, on: Node, seen: Collec
     assert not ran.ok and not fired.ok and ran.attributes["error.type"] == "ValueError"
     assert fired.attributes["delaybox.outcome"] == "failed"
     assert (stored.trace, stored.span) in fired.links and stored.ok, "without a trace of the caller's one begins here"
+
+
+@pytest.mark.parametrize("function", ["greet", "shout", "square"])
+def test_what_a_function_logs_is_in_its_trace(program: str, on: Node, seen: Collector, function: str) -> None:
+    with Client(f"127.0.0.1:{on.grpc_port}") as client:
+        task = client.schedule(function, function).id
+    ran = seen.of("process", task)
+    record = seen.logs.wait(lambda r: r.task == task)
+    assert (record.trace, record.span) == (ran.trace, ran.span)
+    assert (record.logger, record.word, record.body) == ("shop.kitchen", "INFO", f"cooking {function}")
+    wanted = {"delaybox.task.name": function, "delaybox.task.attempt": 1, "dish": function}
+    assert wanted.items() <= record.attributes.items() and (record.service, record.process) == ("kitchen", "worker")
+    assert {"/otlp/v1/traces", "/otlp/v1/logs"} <= seen.paths
+
+
+def test_a_failure_is_logged_in_the_trace_of_its_firing(program: str, on: Node, seen: Collector) -> None:
+    with Client(f"127.0.0.1:{on.grpc_port}") as client:
+        task = client.schedule("fails").id
+    fired = seen.of("deliver", task)
+    record = seen.logs.wait(lambda r: r.task == task)
+    assert (record.trace, record.span, record.severity) == (fired.trace, fired.span, 13)
+    assert "ValueError: canary" in record.body and "in fails" in record.attributes["exception.stacktrace"]
+
+
+def test_every_process_of_a_node_sends_its_log(on: Node, seen: Collector) -> None:
+    seen.logs.wait(lambda r: r.process == "node" and r.body.startswith("listening on http://"))
+    for kind in ("rest", "clock", "work", "webhook"):
+        record = seen.logs.wait(lambda r, kind=kind: r.process == kind)  # type: ignore[misc]
+        assert record.logger.startswith("delaybox.") and record.service == "delaybox"
 
 
 def test_every_target_gets_the_trace(on: Node, seen: Collector, to: Receiver) -> None:
@@ -243,3 +280,4 @@ def test_a_collector_that_is_away_holds_nothing_up(on: Node, seen: Collector, to
             lambda: re.search(rb'otel_dropped_items_total{signal="spans"} ([0-9.]+)', on.call("GET", "/metrics")[2])
         )
         assert float(lost[1]) > 0
+        assert "the collector takes no spans, which are dropped" in on.wait_for("the collector takes no spans.*")[0]

@@ -102,9 +102,10 @@ def test_off_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nothing.collector({}) is None
     assert nothing.collector(variables) == "", "as the environment says"
     assert named.collector(variables) == "http://collector:4317", "the configuration comes first"
-    assert nothing.collector(variables | {"OTEL_TRACES_EXPORTER": "none"}) is None
+    for section in (nothing, named):
+        assert section.collector(variables | {"OTEL_TRACES_EXPORTER": "none"}) is None
     assert named.collector(variables | {"OTEL_SDK_DISABLED": "true"}) is None
-    monkeypatch.setattr(environment, "installed", lambda: False)
+    monkeypatch.setattr(environment, "installed", lambda protocol: False)
     assert nothing.collector(variables) is None, "a variable that is for others stops nobody"
     with pytest.raises(ConfigError, match=r"delaybox\[otel\]"):
         named.collector({})
@@ -124,10 +125,24 @@ def test_metrics_are_off_unless_they_are_asked_for(monkeypatch: pytest.MonkeyPat
     assert wanted.metrics_to({"OTEL_SDK_DISABLED": "true"}) is None
     with pytest.raises(ConfigError, match=r"set otel\.endpoint"):
         OtelSection(metrics=True).metrics_to({})
-    monkeypatch.setattr(environment, "installed", lambda: False)
+    monkeypatch.setattr(environment, "installed", lambda protocol: False)
     assert nothing.metrics_to(traces | {"OTEL_METRICS_EXPORTER": "otlp"}) is None
     with pytest.raises(ConfigError, match=r"delaybox\[otel\]"):
         wanted.metrics_to({})
+
+
+def test_logs_are_off_unless_they_are_asked_for() -> None:
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://here:4317"}
+    assert OtelSection(endpoint="http://collector:4317").logs_to(traces) is None
+    assert OtelSection(endpoint="http://collector:4317", logs=True).logs_to(traces) == "http://collector:4317"
+    assert OtelSection().logs_to(traces | {"OTEL_LOGS_EXPORTER": "otlp"}) == ""
+    assert OtelSection(logs=True).logs_to(traces | {"OTEL_LOGS_EXPORTER": "none"}) is None
+    with pytest.raises(ConfigError, match=r"otel\.logs is true, but no collector is named"):
+        OtelSection(logs=True).logs_to({})
+    # Of a worker the environment alone decides.
+    assert environment.logs_to(traces) is None
+    assert environment.logs_to(traces | {"OTEL_LOGS_EXPORTER": "otlp"}) == ""
+    assert environment.logs_to({"OTEL_LOGS_EXPORTER": "otlp"}) is None, "no collector is named"
 
 
 def test_an_interval_that_cannot_be_is_refused_with_the_mend() -> None:
@@ -139,8 +154,38 @@ def test_an_interval_that_cannot_be_is_refused_with_the_mend() -> None:
 
 
 def test_other_protocols_are_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "x")
-    with pytest.raises(ConfigError, match="set it to grpc"):
+    with pytest.raises(ConfigError, match="set it to grpc or http/protobuf"):
         begin("http://127.0.0.1:1", {})
     assert tracing.spans is None
+    # A worker's environment may be meant for the program that it is part of.
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://here:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
+    assert environment.traces_to(variables) is None
+
+
+def test_the_protocol_is_as_configured_or_as_the_environment_says() -> None:
+    everything, logs = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL"
+    assert environment.protocol_of({}, "logs") == "grpc"
+    assert environment.protocol_of({everything: "http/protobuf"}, "logs") == "http/protobuf"
+    assert environment.protocol_of({everything: "http/protobuf", logs: "grpc"}, "logs") == "grpc"
+    assert environment.protocol_of({everything: "http/json"}, "traces", "grpc") == "grpc"
+    url = "https://collector/otlp"
+    assert OtelSection(endpoint=url, logs=True, protocol="http/protobuf").logs_to({}) == url
+    with pytest.raises(ConfigError, match="has the path /otlp, which gRPC does not use"):
+        OtelSection(endpoint=url, logs=True).logs_to({})
+
+
+def test_a_collector_that_takes_nothing_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([False, False, True, True])
+    queue: SendQueue[int] = SendQueue(
+        "spans", lambda _: next(answers), lambda _: None, pause_s=0.01, why=lambda: "full"
+    )
+    with caplog.at_level("INFO", "delaybox.otel"):
+        for n in range(4):
+            queue.put(n)
+            until(lambda: not queue._waiting)
+        queue.end(60)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("the collector takes no spans") and first.endswith(": full")
+    assert second == "the collector takes spans again"

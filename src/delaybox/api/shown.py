@@ -62,10 +62,11 @@ class ShownMetrics:
 class Pushing:
     """Sends what /metrics shows to a collector, again and again."""
 
-    def __init__(self, service: Service, endpoint: str, facts: Mapping[str, str]) -> None:
-        """ConfigError where the environment asks for what is not there. ``endpoint`` "": as the environment says."""
+    def __init__(self, service: Service, endpoint: str, protocol: str, facts: Mapping[str, str]) -> None:
+        """``endpoint``, ``protocol``: of the collector; "": as the environment says. ConfigError where that asks for
+        what is not there."""
         self._shown = ShownMetrics(service, Probe(service))
-        self._sender: MetricSender = import_module(_EXPORT).MetricSender(endpoint, facts)
+        self._sender: MetricSender = import_module(_EXPORT).MetricSender(endpoint, facts, protocol=protocol)
         self._task = asyncio.create_task(self._run())
 
     async def end(self) -> None:

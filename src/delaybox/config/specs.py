@@ -75,10 +75,15 @@ def specs(
         _brokers(config)
     if config.otel.metrics and not {ProcessKind.PROBE, ProcessKind.REST} & counts(config).keys():
         raise ConfigError("otel.metrics is true, but no process of this node shows metrics: set probe.port as well")
+    sent = {
+        "collector": config.otel.collector(os.environ),
+        "logs_to": config.otel.logs_to(os.environ),
+        "otlp_protocol": config.otel.protocol or "",
+    }
     return [
         Spec(
             kind=kind,
-            settings=_SETTINGS[kind](config, _common(config, node_id, grace_s(kind))),
+            settings=_SETTINGS[kind](config, _common(config, node_id, grace_s(kind)) | sent),
             count=count,
             listening=listening.get(kind),
             shared=count > 1 or config.processes.auto,
@@ -99,7 +104,6 @@ def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
         "roles": c.duties,
         "node_id": node_id,
         "log_format": c.log_format,
-        "collector": c.otel.collector(os.environ),
         "guarded": c.workers.shell.any,
         "grace_s": grace_s,
     }

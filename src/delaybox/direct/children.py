@@ -10,6 +10,7 @@ import os
 
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.direct.opening import EVENTS, HISTORY, OpenedStore
+from delaybox.otel import environment
 from delaybox.processes import counters
 from delaybox.processes.sockets import bind
 from delaybox.processes.spec import ProcessKind, Spec
@@ -31,6 +32,7 @@ class Children:
         self._until = asyncio.Event()
         self._supervisor: Supervisor | None = None
         self._keeping: asyncio.Task[None] | None = None
+        collector, logs_to = environment.traces_to(os.environ), environment.logs_to(os.environ)
         if options.clock:
             clock = ClockSettings(
                 server=opened.server,
@@ -45,6 +47,8 @@ class Children:
                 events=EVENTS,
                 log_format=options.log_format,
                 log_level=options.log_level,
+                collector=collector,
+                logs_to=logs_to,
                 grace_s=GRACE_S,
             )
             self._specs.append(Spec(kind=ProcessKind.CLOCK, settings=clock))
@@ -60,6 +64,8 @@ class Children:
                 beside_worker=True,
                 log_format=options.log_format,
                 log_level=options.log_level,
+                collector=collector,
+                logs_to=logs_to,
                 grace_s=GRACE_S,
             )
             listening = bind(options.metrics_host, options.metrics_port, _BACKLOG, option="--metrics-port")

@@ -38,6 +38,7 @@ from delaybox.engine.settler import Settler
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
 from delaybox.engine.tally import Tally
 from delaybox.otel import tracing
+from delaybox.processes.logs import of_delivery
 from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import Claimed, Store
@@ -389,7 +390,8 @@ class Dispatcher:
         """What was acked before it was handed out has ended, so nothing is stored of its end."""
         for d in deliveries if not isinstance(outcome, Done) else ():
             why = outcome.reason if isinstance(outcome, Failed) else "it was not carried out to its end"
-            log.warning("task %s is not tried again, because its delivery is at_most_once: %s", d.id, why)
+            words = "task %s is not tried again, because its delivery is at_most_once: %s"
+            log.warning(words, d.id, why, extra=of_delivery(d))
             self._recorder.ended((d,), TaskState.FAILED, why)
         if isinstance(outcome, Done):
             self._recorder.ended(deliveries, TaskState.SUCCEEDED)

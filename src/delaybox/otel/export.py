@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
-from delaybox.core.errors import ConfigError
-from delaybox.otel import tracing
+from delaybox.otel import otlp, tracing
 from delaybox.otel.queue import SendQueue
 from delaybox.otel.spans import Spans
-
-_SERVICE: Final = "OTEL_SERVICE_NAME"
-_RESOURCE: Final = "OTEL_RESOURCE_ATTRIBUTES"
-_PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
-Signal = Literal["spans", "logs", "metrics"]
-END_S: Final = 1.5
-"""How long the end of a process waits for a collector."""
 
 
 class FollowLinks(Sampler):
@@ -59,7 +48,7 @@ class _ToQueue(SpanProcessor):
 
     def __init__(self, exporter: SpanExporter, dropped: Callable[[int], None]) -> None:
         self._exporter = exporter
-        self._queue: SendQueue[ReadableSpan] = SendQueue("spans", self._send, dropped)
+        self._queue: SendQueue[ReadableSpan] = SendQueue("spans", self._send, dropped, why=otlp.complaints.last)
 
     def _send(self, batch: Sequence[ReadableSpan]) -> bool:
         return self._exporter.export(batch) is SpanExportResult.SUCCESS
@@ -69,21 +58,24 @@ class _ToQueue(SpanProcessor):
             self._queue.put(span)
 
     def shutdown(self) -> None:
-        self._queue.end(END_S)
+        self._queue.end(otlp.END_S)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return True
 
 
-def begin(endpoint: str, facts: Mapping[str, str], *, everywhere: bool = False) -> Callable[[], None]:
+def begin(
+    endpoint: str, facts: Mapping[str, str], *, protocol: str = "", everywhere: bool = False
+) -> Callable[[], None]:
     """Traces what this process does from now on; returns what ends it.
 
-    ``endpoint``: of the collector; "": as the environment says. ``facts``: attributes of this process. ``everywhere``:
-    also what other code of this process traces. ConfigError for a protocol that is not there.
+    ``endpoint``: of the collector; "": as the environment says; ``protocol``: likewise. ``facts``: attributes of this
+    process. ``everywhere``: also what other code of this process traces. ConfigError for a protocol that is not there.
     """
-    provider = TracerProvider(resource=resource(facts), shutdown_on_exit=False)
+    exporter: SpanExporter = otlp.exporter("traces", endpoint, protocol)
+    provider = TracerProvider(resource=otlp.resource(facts), shutdown_on_exit=False)
     provider.sampler = FollowLinks(provider.sampler)
-    provider.add_span_processor(_ToQueue(_exporter(endpoint), counter("spans")))
+    provider.add_span_processor(_ToQueue(exporter, otlp.counter("spans")))
     if everywhere:
         trace.set_tracer_provider(provider)
     tracing.turn(Spans(provider.get_tracer("delaybox", facts.get("service.version"))))
@@ -93,43 +85,3 @@ def begin(endpoint: str, facts: Mapping[str, str], *, everywhere: bool = False) 
         provider.shutdown()
 
     return end
-
-
-def begin_unless_set_up(facts: Mapping[str, str]) -> Callable[[], None]:
-    """Traces all that this program does, as the environment says, unless it has set OpenTelemetry up itself."""
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return lambda: None
-    return begin("", facts, everywhere=True)
-
-
-def resource(facts: Mapping[str, str]) -> Resource:
-    """Who sends: the service as the environment names it, else ``delaybox``, with these attributes."""
-    if _SERVICE not in os.environ and "service.name=" not in os.environ.get(_RESOURCE, ""):
-        os.environ[_SERVICE] = "delaybox"
-    return Resource.create(dict(facts))
-
-
-def counter(signal: Signal) -> Callable[[int], None]:
-    """Counts what is dropped, where this process has metrics: a worker by itself needs no package for them."""
-    try:
-        from delaybox.metrics import otel_dropped
-    except ModuleNotFoundError:
-        return lambda n: None
-    return lambda n: otel_dropped(signal, n)
-
-
-def require_grpc(signal: Literal["TRACES", "METRICS"]) -> None:
-    """ConfigError where the environment asks for a protocol that is not there."""
-    names = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", _PROTOCOL)
-    name = next((name for name in names if os.environ.get(name)), "")
-    if name and os.environ[name] != "grpc":
-        raise ConfigError(
-            f"{name} is {os.environ[name]!r}; DelayBox sends by grpc alone: set it to grpc, or leave it out"
-        )
-
-
-def _exporter(endpoint: str) -> SpanExporter:
-    require_grpc("TRACES")
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-    return OTLPSpanExporter(endpoint=endpoint or None)

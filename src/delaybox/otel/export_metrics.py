@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, cast
 
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
     Histogram,
     HistogramDataPoint,
     Metric,
+    MetricExporter,
     MetricExportResult,
     MetricsData,
     NumberDataPoint,
@@ -26,7 +26,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client.metrics_core import Metric as Family
 
 from delaybox.core.errors import ConfigError
-from delaybox.otel.export import END_S, counter, require_grpc, resource
+from delaybox.otel import otlp
 from delaybox.otel.queue import SendQueue
 
 _INTERVAL: Final = "OTEL_METRIC_EXPORT_INTERVAL"
@@ -43,16 +43,17 @@ _Labels = dict[str, str]
 class MetricSender:
     """Sends what is put on a thread of its own. One push waits at most; further ones are dropped and counted."""
 
-    def __init__(self, endpoint: str, facts: Mapping[str, str]) -> None:
-        """``endpoint``: of the collector; "": as the environment says. ``facts``: attributes of this process.
-        ConfigError for a protocol or an interval that is not possible."""
-        require_grpc("METRICS")
+    def __init__(self, endpoint: str, facts: Mapping[str, str], *, protocol: str = "") -> None:
+        """``endpoint``: of the collector; "": as the environment says; ``protocol``: likewise. ``facts``: attributes
+        of this process. ConfigError for a protocol or an interval that is not possible."""
         self.every_s = interval_s(os.environ)
-        self._exporter = OTLPMetricExporter(endpoint=endpoint or None)
-        self._resource = resource(facts)
+        self._exporter: MetricExporter = otlp.exporter("metrics", endpoint, protocol)
+        self._resource = otlp.resource(facts)
         self._scope = InstrumentationScope("delaybox", facts.get("service.version"))
         self._began_ns = time.time_ns()
-        self._queue: SendQueue[_Push] = SendQueue("metrics", self._send, counter("metrics"), most=1, pause_s=_LEAST_S)
+        self._queue: SendQueue[_Push] = SendQueue(
+            "metrics", self._send, otlp.counter("metrics"), most=1, pause_s=_LEAST_S, why=otlp.complaints.last
+        )
 
     def put(self, families: Iterable[Family]) -> None:
         """What Prometheus's collectors show right now. It never waits."""
@@ -60,7 +61,7 @@ class MetricSender:
 
     def end(self) -> None:
         """Sends what waits, as far as a short time allows."""
-        self._queue.end(END_S)
+        self._queue.end(otlp.END_S)
 
     def _send(self, pushes: Sequence[_Push]) -> bool:
         return all(self._export(push) for push in pushes)

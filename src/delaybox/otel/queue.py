@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
+
+log = logging.getLogger("delaybox.otel")
 
 Item = TypeVar("Item")
 
@@ -13,12 +16,15 @@ MOST: Final = 8_192
 """Items that wait; further ones are dropped."""
 AT_ONCE: Final = 512
 PAUSE_S: Final = 1.0
+THREADS: Final = "delaybox-otel-"
+"""How the names of the threads begin that send. What they log is about the sending, so it must not be sent."""
 
 
 class SendQueue(Generic[Item]):
     """Sends batches on a thread of its own. ``send`` answers whether the collector took them; it may block.
 
-    ``dropped`` is called with how many were not sent: there was no room, or the collector did not take them.
+    ``dropped`` is called with how many were not sent: there was no room, or the collector did not take them. The first
+    time that it takes none a warning is logged, with what ``why`` returns then.
     """
 
     def __init__(
@@ -29,15 +35,19 @@ class SendQueue(Generic[Item]):
         *,
         most: int = MOST,
         pause_s: float = PAUSE_S,
+        why: Callable[[], str] = lambda: "",
     ) -> None:
+        self._name = name
         self._send = send
         self._dropped = dropped
         self._most = most
         self._pause_s = pause_s
+        self._why = why
+        self._refused = False
         self._waiting: deque[Item] = deque()
         self._wake = threading.Event()
         self._ending = False
-        self._thread = threading.Thread(target=self._run, name=f"delaybox-otel-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{THREADS}{name}", daemon=True)
         self._thread.start()
 
     def put(self, item: Item) -> None:
@@ -64,9 +74,26 @@ class SendQueue(Generic[Item]):
                 batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
                 try:
                     taken = self._send(batch)
-                except Exception:  # noqa: BLE001 - whatever a collector answers, this thread goes on
-                    taken = False
+                    why = "" if taken else self._why()
+                except Exception as error:  # noqa: BLE001 - whatever a collector answers, this thread goes on
+                    taken, why = False, f"{type(error).__name__}: {error}"
                 if not taken:
                     self._dropped(len(batch))
+                self._report(taken, why)
             if self._ending:
                 return
+
+    def _report(self, taken: bool, why: str) -> None:
+        """Logs when the collector begins to refuse, and when it takes again."""
+        if taken is not self._refused:
+            return
+        self._refused = not taken
+        if taken:
+            log.info("the collector takes %s again", self._name)
+        else:
+            log.warning(
+                "the collector takes no %s, which are dropped, and counted in delaybox_otel_dropped_items_total, until "
+                "it does%s",
+                self._name,
+                f": {why}" if why else "",
+            )

@@ -16,18 +16,15 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 import uvloop
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.processes import collector, files, hardening, logs
-from delaybox.processes.settings import ProcessSettings, Settings, decode
+from delaybox.processes import collector, files, hardening, logs, telemetry
+from delaybox.processes.settings import Settings, decode
 
 _PR_SET_PDEATHSIG = 1
-_EXPORT = "delaybox.otel.export"
 
 
 def main(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> NoReturn:
@@ -44,6 +41,7 @@ def run(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> in
     async def serving(settings: Settings) -> int:
         return await serve(settings)
 
+    end = telemetry.nothing
     try:
         line = _read_line(0)
         if not line:
@@ -54,39 +52,19 @@ def run(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> in
         logs.set_up(settings.log_format, level=settings.log_level)
         _die_with_parent(0)
         files.raise_limit()
-        end = traced(settings)
+        end = telemetry.begin(settings)
         collector.set_apart()
         collector.slow_down()
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(serving(settings))
-        finally:
-            end()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serving(settings))
     except DelayBoxError as error:
         if _answered:
             logging.getLogger("delaybox.processes").critical("%s", error)
         else:
             _answer({"ready": False, "error": str(error), "code": error.code})
         return 1
-
-
-def traced(settings: ProcessSettings) -> Callable[[], None]:
-    """Traces what this process does, where its settings say so; returns what sends the rest at its end."""
-    if settings.collector is None:
-        return lambda: None
-    # Loaded by name, because it needs packages that are not everywhere.
-    end: Callable[[], None] = import_module(_EXPORT).begin(settings.collector, facts(settings))
-    return end
-
-
-def facts(settings: ProcessSettings) -> dict[str, str]:
-    """What tells this process from others in a collector."""
-    kind = Path(sys.argv[0]).stem
-    return {
-        "service.version": sys.modules["delaybox"].__version__,
-        "service.instance.id": f"{settings.node_id}/{kind}/{settings.number}",
-        "delaybox.process": kind,
-    }
+    finally:
+        end()
 
 
 def ready(**facts: str) -> None:

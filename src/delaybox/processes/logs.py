@@ -1,17 +1,29 @@
 """The log of every process (nodes, their children, workers): one line for each record on stderr, text or JSON, UTC.
 
-A record about a task (with ``task_id``, ``task_name``, ``task_attempt``) names the task.
+A record about a task (with ``task_id``, ``task_name``, ``task_attempt``) names the task. It may have a ``traceparent``,
+of the span that it belongs to, for a collector.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from delaybox.core import texts
+from delaybox.core.delivery import Delivery
 
+Fields = dict[str, str | int | float | bool | None]
+
+OF_TASK: Final = ("task_id", "task_name", "task_attempt")
+MOST_EXTRAS: Final = 32
+_STANDARD: Final = frozenset(
+    {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "traceparent", *OF_TASK}
+)
+_OF_EVENTS: Final = frozenset({"event", "timestamp", "level", "logger", "exc_info", "stack_info"})
 FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -50,7 +62,8 @@ class TextLines(logging.Formatter):
             text += texts.block(f"\n{more}") if more else ""
         task = ""
         if getattr(record, "task_id", ""):
-            task = f" task={record.task_id} function={record.task_name} attempt={record.task_attempt}"  # type: ignore[attr-defined]
+            function = f" function={record.task_name}" if record.task_name else ""  # type: ignore[attr-defined]
+            task = f" task={record.task_id}{function} attempt={record.task_attempt}"  # type: ignore[attr-defined]
         first, line, rest = text.partition("\n")
         level = record.levelname.lower()
         return f"{_moment(record)} [{level:<9}] {first} [{record.name}] process={record.process}{task}{line}{rest}"
@@ -72,6 +85,48 @@ class JsonLines(logging.Formatter):
         if exception := exception_of(self, record):
             line["exception"] = exception
         return json.dumps(line)
+
+
+def of_delivery(delivery: Delivery) -> dict[str, Any]:
+    """For ``extra``: the record is about this delivery of a task."""
+    found = dict(zip(OF_TASK, (delivery.id, delivery.name, delivery.attempt + 1), strict=True))
+    return found | {"traceparent": delivery.trace.decode()}
+
+
+def extras_of(record: logging.LogRecord) -> Fields:
+    """What the caller gave a record beside its message (``extra``): the first few that are plain values."""
+    return _plain(vars(record), _STANDARD)
+
+
+def message_of(record: logging.LogRecord) -> tuple[str, Fields]:
+    """The text of a record, and what else it says, as far as it is plain values. structlog may leave it to handlers to
+    make a text of an event's fields."""
+    event = record.msg
+    if not isinstance(event, dict) or record.args:
+        return record.getMessage(), {}
+    return str(event.get("event", "")), _plain(event, _OF_EVENTS)
+
+
+def error_of(record: logging.LogRecord) -> BaseException | None:
+    """The exception that a record is about."""
+    if record.exc_info:
+        return record.exc_info[1]
+    given = record.msg.get("exc_info") if isinstance(record.msg, dict) else None
+    if given is True:
+        return sys.exc_info()[1]
+    return given if isinstance(given, BaseException) else None
+
+
+def _plain(given: Mapping[Any, Any], without: frozenset[str]) -> Fields:
+    found: Fields = {}
+    for name, value in given.items():
+        if name in without or str(name).startswith("_"):
+            continue
+        if isinstance(value, str | int | float | bool | None):
+            found[str(name)] = value
+            if len(found) == MOST_EXTRAS:
+                break
+    return found
 
 
 def exception_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:

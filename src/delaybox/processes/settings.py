@@ -18,6 +18,10 @@ class ProcessSettings:
     log_level: str = "info"
     collector: str | None = None
     """Where its traces go; "": as OpenTelemetry's environment variables say; None: nowhere, and nothing is traced."""
+    logs_to: str | None = None
+    """Where its log goes as well, likewise."""
+    otlp_protocol: str = ""
+    """By which protocol these are sent; "": as the environment says."""
     guarded: bool = False
     """Shell commands run as the same user, so they must not read this process."""
     node_id: str = ""

@@ -11,7 +11,7 @@ from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.http1.server import RESERVE, HttpServer
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.shown import Pushing
-from delaybox.processes import child, files
+from delaybox.processes import child, files, telemetry
 from delaybox.processes.child import Stopping
 from delaybox.processes.sockets import inherited
 from delaybox.processes.spec import ProcessKind
@@ -49,7 +49,7 @@ async def serve(settings: ApiSettings) -> int:
             idle_s=settings.idle_timeout_s,
         )
         if settings.metrics_to is not None and settings.number == 1:
-            pushing = Pushing(late.service, settings.metrics_to, child.facts(settings))
+            pushing = Pushing(late.service, settings.metrics_to, settings.otlp_protocol, telemetry.facts(settings))
         edge.start()
         await server.start(listening, settings.backlog)
         child.ready(store_id=settings.store_id)

@@ -19,6 +19,7 @@ from delaybox.core.delivery import DONE, ELSEWHERE, HAND_BACK, Delivery, Done, F
 from delaybox.core.lane import split
 from delaybox.core.limits import MAX_CREDIT, MAX_DELAY_MS, STREAM_MESSAGE_BYTES, TRACEBACK_BYTES
 from delaybox.core.task import CANCELLED, TaskResult
+from delaybox.processes.logs import of_delivery
 from delaybox.targets.worker_confirmations import Confirmations, OutcomeStore
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
 from delaybox.targets.worker_places import Beyond
@@ -205,7 +206,7 @@ class WorkerSession:
             held = self._held[sequence]
             reason = f"timed out after {held.timeout_ms / 1000:g} s; its worker did not end it"
             metrics.timeout_enforced()
-            log.warning("task %s: %s", held.delivery.id, reason)
+            log.warning("task %s: %s", held.delivery.id, reason, extra=of_delivery(held.delivery))
             self._cancel.append(sequence)
             outcome = self._failure(held, reason, attempt_result(False, held.timeout_ms, b"", reason=reason))
             self._end(sequence, outcome)

@@ -17,7 +17,7 @@ from contextvars import Context as Variables
 from contextvars import copy_context
 from typing import Any, Final
 
-from delaybox.worker import endings
+from delaybox.worker import endings, logs
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind
@@ -173,7 +173,10 @@ class Coroutines(Crew):
         self._left(run)
 
     def _blocked(self, run: TaskRun, seconds: float) -> None:
-        log.warning(
+        logs.about(
+            log,
+            logging.WARNING,
+            run.assignment,
             "task %s (%s) kept the event loop for %.1f s: nothing else ran, heartbeats stopped; await what waits, or "
             "make it a plain function (thread) or cpu=True",
             run.assignment.id,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import endings
+from delaybox.worker import endings, logs
 from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.functions import FunctionKind, TaskFunction
 from delaybox.worker.parted import Parted, Reports
@@ -85,7 +85,8 @@ class Crew(ABC):
             if function is None:
                 self.common.stats.handed_back += 1
                 session.refuse(assignment)
-                log.warning("task %s asks for %r, which is not served here", assignment.id, assignment.name)
+                words = "task %s asks for %r, which is not served here"
+                logs.about(log, logging.WARNING, assignment, words, assignment.id, assignment.name)
                 continue
             run = TaskRun(session, assignment, function, self.common)
             held[run.sequence] = run
@@ -127,7 +128,10 @@ class Crew(ABC):
         if run.fail(verdict):
             self._linger(run)
             self.common.stats.overran += 1
-            log.warning(
+            logs.about(
+                log,
+                logging.WARNING,
+                run.assignment,
                 "task %s (%s) %s and goes on running: it keeps its place until it ends",
                 run.assignment.id,
                 run.function.name,

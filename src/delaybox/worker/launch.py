@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from delaybox.client.transports import loaded
 from delaybox.core.errors import ConfigError, DelayBoxError
-from delaybox.otel.environment import begin_program
-from delaybox.processes import collector, counters
+from delaybox.otel.environment import begin_logs, begin_program
+from delaybox.processes import collector, counters, telemetry
 from delaybox.processes.logs import FORMATS, LEVELS
 from delaybox.processes.restart import RestartBackoff, reason
 from delaybox.worker import logs
@@ -87,8 +87,24 @@ def run(launch: Launch) -> int:
             # Before the worker's module is imported: it may import what counts.
             os.environ[counters.VARIABLE] = stack.enter_context(counters.folder())
         if launch.processes > 1:
-            return asyncio.run(_Supervisor(launch).run())
+            return _supervise(launch)
         return _run(launch, until=None)
+
+
+def _supervise(launch: Launch) -> int:
+    try:
+        stop_sending = _log_sent()
+    except ConfigError as error:
+        return _report(error)
+    try:
+        return asyncio.run(_Supervisor(launch).run())
+    finally:
+        stop_sending()
+
+
+def _log_sent() -> telemetry.End:
+    """What this process logs goes to a collector, where the environment asks for that. ConfigError."""
+    return begin_logs(os.environ, sys.modules["delaybox"].__version__, "worker", logs.TraceFilter())
 
 
 def _develop(launch: Launch) -> int:
@@ -110,7 +126,7 @@ def _run(launch: Launch, *, until: int | None) -> int:
     try:
         worker = load(launch.worker)
         worker.change(**launch.settings())
-        end = begin_program(os.environ, sys.modules["delaybox"].__version__, "worker")
+        end = telemetry.together(_log_sent(), begin_program(os.environ, sys.modules["delaybox"].__version__, "worker"))
         collector.set_apart()
         try:
             return worker.run(until=until, last_exit=True)

@@ -12,16 +12,16 @@ from typing import Any, Final
 
 from delaybox.core.errors import ConfigError
 from delaybox.core.texts import head, tail
+from delaybox.otel.environment import active_span
 from delaybox.processes import logs
-from delaybox.processes.logs import exception_of
+from delaybox.processes.logs import OF_TASK, exception_of, extras_of
+from delaybox.wire.trace import PARENT, trace_in
+from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.context import running
 
-_TASK: Final = ("task_id", "task_name", "task_attempt")
 _PASSED: Final = ("name", "levelno", "levelname", "created", "process", "pathname", "lineno", "funcName")
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", *_TASK}
 _MOST_BYTES: Final = 64 << 10
 """Most characters of one message, and of one traceback, that a cpu function's process passes on."""
-_MOST_EXTRAS: Final = 32
 _MOST_LOGGERS: Final = 500
 
 
@@ -35,9 +35,19 @@ class TaskFilter(logging.Filter):
         if not hasattr(record, "task_id"):
             found = running.get(None)
             about = ("", "", 0) if found is None else (found.context.id, found.context.name, found.context.attempt + 1)
-            for name, value in zip(_TASK, about, strict=True):
+            for name, value in zip(OF_TASK, about, strict=True):
                 setattr(record, name, value)
         return True
+
+
+class TraceFilter(TaskFilter):
+    """As `TaskFilter`; records have the ``traceparent`` of that task's firing as well, else of its scheduling."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drops nothing."""
+        if not hasattr(record, "traceparent"):
+            record.traceparent = _of_running()
+        return super().filter(record)
 
 
 def add_task_fields(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -60,12 +70,15 @@ def set_up(log_format: str, level: str = "info") -> None:
     logs.set_up(log_format, TaskFilter(), level=level)
 
 
-def about(logger: logging.Logger, level: int, context: Any, words: str, *args: object, traceback: str = "") -> None:
-    """Logs for a task from anywhere. ``context``: has its id, name and attempt; see `Facts`."""
+def about(
+    logger: logging.Logger, level: int, task: AssignedTask, words: str, *args: object, traceback: str = ""
+) -> None:
+    """Logs for a task from anywhere."""
     if not logger.isEnabledFor(level):
         return
     record = logger.makeRecord(logger.name, level, __file__, 0, words, args, None, "about")
-    record.task_id, record.task_name, record.task_attempt = context.id, context.name, context.attempt + 1
+    record.task_id, record.task_name, record.task_attempt = task.id, task.name, task.attempt + 1
+    record.traceparent = task.traceparent or trace_in(task.task.header).get(PARENT, b"").decode()
     # Set as a formatter does that has formatted an exception, because every formatter shows it then.
     record.exc_text = traceback.rstrip() or None
     logger.handle(record)
@@ -96,19 +109,29 @@ class Forward(logging.Handler):
                     "pathname",
                     "lineno",
                     "funcName",
-                    *_TASK,
+                    *OF_TASK,
                 )
             }
             sent["msg"] = head(record.getMessage(), _MOST_BYTES)
             sent["exc_text"] = tail(exception_of(logging.Formatter(), record), _MOST_BYTES) or None
+            sent["traceparent"] = _traceparent()
             extras = {
                 name: head(value, _MOST_BYTES) if isinstance(value, str) else value
-                for name, value in vars(record).items()
-                if name not in _STANDARD and isinstance(value, str | int | float | bool | None)
+                for name, value in extras_of(record).items()
             }
-            self._send(sent | {name: extras[name] for name in list(extras)[:_MOST_EXTRAS]})
+            self._send(sent | extras)
         except Exception:  # noqa: BLE001 - as every handler does: a record that cannot be shown is not the task's fault
             self.handleError(record)
+
+
+def _traceparent() -> str:
+    """Of the span that is active, else of the task that runs; "" for none."""
+    return active_span() or _of_running()
+
+
+def _of_running() -> str:
+    found = running.get(None)
+    return "" if found is None else found.context.trace.get(PARENT, "")
 
 
 def again(sent: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from delaybox import metrics
 from delaybox.api.kafka.topic_command import Commands, Dropped
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Target
 from delaybox.core.task import TaskType
+from delaybox.processes.logs import of_delivery
 from delaybox.targets.kafka_settings import KafkaSettings
 
 log = logging.getLogger("delaybox.kafka")
@@ -199,10 +200,11 @@ class TopicWork:
             case Done():
                 metrics.fired(TaskType.SHELL_CMD.name, "leased")
             case Failed(reason):
-                log.warning("shell task %s failed: %s", delivery.id, reason)
+                log.warning("shell task %s failed: %s", delivery.id, reason, extra=of_delivery(delivery))
                 metrics.topic_work_failed()
             case HandBack():
-                log.error("shell task %s cannot be run on this node, and no other gets it from the topic", delivery.id)
+                words = "shell task %s cannot be run on this node, and no other gets it from the topic"
+                log.error(words, delivery.id, extra=of_delivery(delivery))
                 metrics.topic_work_failed()
 
     def _commit(self, *, asynchronous: bool) -> None:
