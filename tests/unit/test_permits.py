@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from delaybox.core.permits import GRANT_MS, TURN_MS, Grant, Needs, Share, deal, rate_of
+from delaybox.core.permits import GRANT_MS, RATE_TURN_MS, TURN_MS, Grant, Needs, Share, deal, rate_of
 from delaybox.core.queue import QueueRules
 
 
@@ -36,7 +36,7 @@ class Place:
         elif grant is not None:
             self.budget = min(self.budget, max(want, len(self.used)))
         deadline = 4_000_000 * (not self.critical) + self.number
-        return Needs(partition=self.number, budget=self.budget, seq=self.seq, want=want, deadline=deadline)
+        return Needs(partition=self.number, budget=self.budget, seq=self.seq, want=want, deadline=deadline, at=now)
 
     def claim(self, now: int, hold: int) -> int:
         self.used = [until for until in self.used if until >= now]
@@ -68,7 +68,7 @@ def test_no_interval_holds_more_than_the_rate_whatever_is_lost(seed: int) -> Non
             report = rng.choice(places).visit(None, 0, now)
             if rng.random() < 0.05:
                 continue  # the report is lost
-            ledger, grants = deal(ledger, [report], permits, now)
+            ledger, grants = deal(ledger, [report], permits, now, rate=True)
             late += [(now + rng.choice([0, 5, 40, 1_900, 2_500]), grant, now) for grant in grants]
         for when, grant, made in [one for one in late if one[0] <= now]:
             late.remove((when, grant, made))
@@ -77,12 +77,14 @@ def test_no_interval_holds_more_than_the_rate_whatever_is_lost(seed: int) -> Non
         assert sum(p.budget for p in places) <= permits
 
 
-def settle(places: list[Place], ledger: dict[int, Share], permits: int, now: int) -> dict[int, Share]:
+def settle(
+    places: list[Place], ledger: dict[int, Share], permits: int, now: int, *, rate: bool = False
+) -> dict[int, Share]:
     """What an engine does, without any loss."""
     asked: dict[int, Grant | None] = {p.number: None for p in places if p.waiting or p.budget}
     for _ in range(10):
         reports = [places[n].visit(grant, now + GRANT_MS, now) for n, grant in asked.items()]
-        ledger, grants = deal(ledger, reports, permits, now)
+        ledger, grants = deal(ledger, reports, permits, now, rate=rate)
         asked = {grant.partition: grant for grant in grants}
         if not asked:
             break
@@ -124,10 +126,10 @@ def test_a_permit_stays_for_a_turn_where_work_goes_on_and_leaves_at_once_where_n
         places[0].used.clear()
         ledger = settle(places, ledger, 1, now)
     places[0].waiting = 0
-    ledger = settle(places, ledger, 1, 1_001 + TURN_MS // 2)
+    ledger = settle(places, ledger, 1, 1_000 + TURN_MS)
     assert [p.budget for p in places] == [0, 1, 0]
     places[2].critical = True
-    settle(places, ledger, 1, 1_002 + TURN_MS // 2)
+    settle(places, ledger, 1, 1_001 + TURN_MS)
     assert [p.budget for p in places] == [0, 0, 1], "critical tasks wait for no turn"
 
 
@@ -143,10 +145,38 @@ def test_a_limit_that_is_lowered_is_taken_back() -> None:
 
 
 def test_a_record_that_the_server_lost_is_made_again_from_reports() -> None:
-    ledger, _ = deal({}, [Needs(partition=1, budget=5, seq=900, want=5, deadline=1)], 8, 1_000)
+    ledger, _ = deal({}, [Needs(partition=1, budget=5, seq=900, want=5, deadline=1, at=1_000)], 8, 1_000)
     assert ledger[1].dealt == 5
-    ledger, grants = deal(ledger, [Needs(partition=2, budget=0, seq=0, want=9, deadline=2)], 8, 1_000)
+    ledger, grants = deal(ledger, [Needs(partition=2, budget=0, seq=0, want=9, deadline=2, at=1_000)], 8, 1_000)
     assert [(g.partition, g.budget) for g in grants if g.cap is None] == [(2, 3)]
+
+
+def test_a_report_that_comes_late_takes_nobodys_permits() -> None:
+    """Two engines visit one partition; what the first has read is dealt by after what the second has."""
+    places = [Place(n, waiting=100) for n in range(2)]
+    ledger = settle(places, {}, 2, 1_000)
+    assert [p.budget for p in places] == [1, 1]
+    places[0].waiting = 0
+    late = places[0].visit(None, 0, 2_000)
+    ledger = settle(places, ledger, 2, 2_001)
+    assert [p.budget for p in places] == [0, 2]
+    ledger, grants = deal(ledger, [late], 2, 2_002)
+    assert not [grant for grant in grants if grant.cap is not None], "all together have no more than there is"
+    assert ledger[0].dealt == 0
+    ledger, _ = deal(ledger, [replace(late, at=2_003, seq=late.seq + 1)], 2, 2_003)
+    assert ledger[0].dealt == 1, "what is newer counts"
+
+
+@pytest.mark.parametrize("rate", [False, True])
+def test_what_a_rate_gives_a_partition_beyond_its_part_leaves_at_once_and_the_last_one_after_a_turn(rate: bool) -> None:
+    places = [Place(0, waiting=100), Place(1)]
+    ledger = settle(places, {}, 6, 1_000, rate=rate)
+    assert [p.budget for p in places] == [6, 0]
+    places[1].waiting = 100
+    ledger = settle(places, ledger, 6, 1_100, rate=rate)
+    assert [p.budget for p in places] == ([4, 2] if rate else [6, 0])
+    ledger = settle(places, ledger, 6, 1_100 + (RATE_TURN_MS if rate else TURN_MS), rate=rate)
+    assert [p.budget for p in places] == [3, 3]
 
 
 @pytest.mark.parametrize(

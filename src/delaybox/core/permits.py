@@ -22,6 +22,9 @@ _OLD_MS = 200
 TURN_MS = 250
 """A partition whose work goes on keeps the permits that it was granted for this long, while others wait for theirs.
 Each exchange costs some milliseconds in which a permit is used by nobody."""
+RATE_TURN_MS = 4_000
+"""The same of a rate's permits, as far as a partition has one more than its part: what is above that leaves at once.
+A permit of a rate comes free by time, and every millisecond until its next use is lost for good."""
 _CRITICAL_MS = 3_000_000
 """A deadline that is earlier by this is that of a critical task: it does not wait for the end of a turn."""
 FRESH_MS = 10_000
@@ -42,7 +45,8 @@ class Needs:
     """What one partition has and needs of a pool, as read in one script.
 
     ``budget``: how many permits it may have in use; ``seq``: the last grant that it took; ``want``: how many it could
-    use, those in use among them; ``deadline``: ms by which the first task that waits is ordered.
+    use, those in use among them; ``deadline``: ms by which the first task that waits is ordered; ``at``: ms at which
+    it was read, by the clock of the partition's server.
     """
 
     partition: int
@@ -50,11 +54,12 @@ class Needs:
     seq: int
     want: int
     deadline: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What is on record of one partition. ``at``: ms of its last report."""
+    """What is on record of one partition. ``at``: when its last report was read."""
 
     dealt: int = 0
     seq: int = 0
@@ -79,24 +84,26 @@ class Grant:
 
 
 def deal(
-    ledger: Ledger, reports: Iterable[Needs], permits: int, now: int, turn_ms: int = TURN_MS
+    ledger: Ledger, reports: Iterable[Needs], permits: int, now: int, *, rate: bool = False
 ) -> tuple[dict[int, Share], list[Grant]]:
     """The record after some reports, and what to send to which partition.
 
     Each partition with waiting work has the same number of permits, if it can use so many; what cannot be divided goes
     to those whose first task is the earliest. Nobody gets what another still has: who has too many is asked for them
-    when its turn is over, and for what it cannot use at once. ``turn_ms``: 0 for rates, whose permits rest after each
-    use, so that they can go to another meanwhile.
+    when its turn is over, and for what it cannot use at once. ``rate``: these permits come free by time.
     """
     shares = dict(ledger)
     pending: set[int] = set()
     for report in reports:
-        _note(shares, report, now, pending)
+        _note(shares, report, pending)
     for p, share in list(shares.items()):
         if now - share.at > FRESH_MS and share.want:
             shares[p] = replace(share, want=0)
-        if not shares[p].want and not shares[p].dealt:
+        # For a while the record shows that it was asked, so that no earlier report counts any more.
+        if not shares[p].want and not shares[p].dealt and now - share.at > GRANT_MS:
             del shares[p]
+    if not any(share.want or share.dealt for share in shares.values()):
+        shares.clear()
     wishes = sorted(((s.deadline, p) for p, s in shares.items() if s.want))
     ideal = _divided([(p, shares[p].want) for _, p in wishes], permits)
     free = permits - sum(s.dealt for s in shares.values())
@@ -123,11 +130,12 @@ def deal(
     grants += [Grant(p, shares[p].dealt, shares[p].seq) for p in sorted(pending) if p in shares]
     if short:
         first = min(short)
-        grants += [
-            Grant(p, share.dealt, share.seq, cap=ideal.get(p, 0))
-            for p, share in sorted(shares.items())
-            if share.dealt > ideal.get(p, 0) and (now - share.seq >= turn_ms or first < share.deadline - _CRITICAL_MS)
-        ]
+        for p, share in sorted(shares.items()):
+            part = ideal.get(p, 0)
+            if now - share.seq < (RATE_TURN_MS if rate else TURN_MS) and first >= share.deadline - _CRITICAL_MS:
+                part = part + 1 if rate else share.dealt
+            if share.dealt > part:
+                grants.append(Grant(p, share.dealt, share.seq, cap=part))
     if hungry:
         asked = {grant.partition for grant in grants}
         grants += [
@@ -138,15 +146,19 @@ def deal(
     return shares, grants
 
 
-def _note(shares: dict[int, Share], report: Needs, now: int, pending: set[int]) -> None:
+def _note(shares: dict[int, Share], report: Needs, pending: set[int]) -> None:
     p, before = report.partition, shares.get(report.partition, Share())
+    if 0 < before.at - report.at < FRESH_MS:
+        # Another engine noted a later one first. By this one the partition would seem to have what it gave back since,
+        # and all together more than there is.
+        return
     dealt, seq = before.dealt, before.seq
     if report.seq >= before.seq:
         # Newer than the record: the server has lost what was written here last.
         dealt, seq = report.budget, report.seq
     else:
         pending.add(p)
-    shares[p] = Share(dealt, seq, report.want, report.deadline, now)
+    shares[p] = Share(dealt, seq, report.want, report.deadline, report.at)
 
 
 def _divided(wishes: Sequence[tuple[int, int]], permits: int) -> dict[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import queue_of_lane, split
 from delaybox.core.limit_keys import read_name
-from delaybox.core.permits import TURN_MS, Grant, Ledger, Needs, deal
+from delaybox.core.permits import Grant, Ledger, Needs, deal
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import Clocks, local_ms
@@ -215,8 +215,7 @@ class Limiter:
             for pool, raw in zip(left, raws, strict=True):
                 before: Ledger = permits.decode(raw)
                 now = self._clocks.now_ms(permits.home(self._store, pool))
-                turn_ms = TURN_MS if pool[:1] == b"c" else 0
-                after, grants[pool] = deal(before, reports[pool], most[pool], now, turn_ms)
+                after, grants[pool] = deal(before, reports[pool], most[pool], now, rate=pool[:1] == b"r")
                 new = permits.encode(after)
                 if new != raw:
                     changes.append((pool, raw, new))

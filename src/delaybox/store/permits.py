@@ -77,7 +77,7 @@ def visited(partition: int, reply: Sequence[Any]) -> Visited:
         tuple(
             PoolReport(
                 pool,
-                Needs(partition=partition, budget=budget, seq=seq, want=want, deadline=int(deadline)),
+                Needs(partition=partition, budget=budget, seq=seq, want=want, deadline=int(deadline), at=now),
                 gave == 1,
                 free,
             )

@@ -1,0 +1,214 @@
+"""How much of a rate is used while work waits, in virtual time: engines bring permits to partitions and these claim,
+with the delays of a busy machine. What scripts do to permits stands here in Python; the rest is the product's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import selectors
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from delaybox.core.permits import rate_of
+from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.engine import limiter, redis_time
+from delaybox.engine.limiter import Limiter
+from delaybox.engine.ownership import Ownership
+from delaybox.engine.redis_time import Clocks
+from delaybox.store.loader import ScriptCall
+
+START_S = 10_000.0
+POOL = b"rpaced"
+CAP_MS = 1_000
+WARM = 3
+
+
+class _AtOnce(selectors.DefaultSelector):
+    """Waits for nothing: the time that was to be waited for is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = START_S
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None, "nobody would wake again"
+        self.now_s += max(timeout, 1e-6)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._at_once = _AtOnce()
+        super().__init__(self._at_once)
+
+    def time(self) -> float:
+        return self._at_once.now_s
+
+
+@dataclass
+class Place:
+    """A partition, as claim.lua and permits.lua do it. ``waiting``: deadlines of tasks; ``used``: until when each
+    permit in use is used."""
+
+    waiting: deque[int] = field(default_factory=deque)
+    budget: int = 0
+    seq: int = 0
+    cap: int = 0
+    upto: int = 0
+    used: list[int] = field(default_factory=list)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def usable(self, now: int) -> int:
+        self.used = sorted(until for until in self.used if until >= now)
+        return min(self.budget, self.cap) if now < self.upto else self.budget
+
+    def room_at(self, now: int) -> int:
+        """When there is room; -1: not by time alone."""
+        most = self.usable(now)
+        if most > len(self.used):
+            return now
+        return self.used[len(self.used) - most] + 1 if most else -1
+
+    def visit(self, grant: Sequence[int], now: int, most: int) -> list[Any]:
+        seq, budget, good, cap = grant
+        if seq > self.seq and now <= good:
+            self.budget, self.seq, self.upto = budget, seq, 0
+        if cap >= 0:
+            self.cap, self.upto = cap, now + CAP_MS
+        self.usable(now)
+        used, had = len(self.used), self.budget
+        want = min(used + len(self.waiting), most)
+        if now < self.upto:
+            self.budget = min(self.budget, max(self.cap, used))
+        if cap == -2:
+            self.budget = min(self.budget, max(want, used))
+        free = self.used[0] + 1 if self.used and now < self.upto and self.budget > self.cap else -1
+        if self.room_at(now) == now:
+            self.woken.set()
+        return [POOL, self.budget, self.seq, want, self.waiting[0] if self.waiting else 0, self.budget < had, free]
+
+
+class World:
+    """Partitions at a server, as far as a `Limiter` knows them. Each way to it and back takes up to ``slow_ms``."""
+
+    def __init__(self, partitions: int, rate: str, tasks: int, seed: int, slow_ms: int) -> None:
+        self.random = random.Random(seed)
+        self.slow_ms = slow_ms
+        self.rules = LiveRules()
+        limits = QueueRules(rate=rate_of(rate))
+        self.rules.take(1, {"paced": limits})
+        (self.pool,) = limits.pools("paced")
+        self.places = [Place() for _ in range(partitions)]
+        for n in range(tasks):
+            self.random.choice(self.places).waiting.append(n)
+        self.record = b""
+        self.claims: list[int] = []
+        self.left = tasks
+        # As `Store` has them.
+        self.partitions = partitions
+        self.tags = [str(p) for p in range(partitions)]
+        self.runner = self.servers = self
+
+    def now(self) -> int:
+        return int(asyncio.get_running_loop().time() * 1000)
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self.random.uniform(1, self.slow_ms) / 1000)
+
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        await self.pause()
+        replies: list[Any] = []
+        for call in calls:
+            args, place = call.args, self.places[int(call.tag)]
+            if call.script == "ledger":
+                done = args[1] == self.record
+                self.record = args[2] if done else self.record
+                replies.append([int(done)])
+            else:
+                # A sweep also reports what nobody asked for.
+                asked = args[2:6] if len(args) > 1 else (0, 0, 0, -2 if args[0] else -1)
+                replies.append([self.now(), b"", place.visit(asked, self.now(), self.pool.permits)])
+        await self.pause()
+        return replies
+
+    async def ask_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        await self.pause()
+        await self.pause()
+        return [self.record if command[0] == "HGET" else 1 for command in commands]
+
+    async def keep_time(self, p: int, mine: Limiter) -> None:
+        """What a tracker does for one partition."""
+        place = self.places[p]
+        while True:
+            at, now = place.room_at(self.now()), self.now()
+            if at > now or at < 0:
+                place.woken.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(place.woken.wait(), 1.0 if at < 0 else (at - now) / 1000)
+            await self.pause()
+            now = self.now()
+            count = min(max(place.usable(now) - len(place.used), 0), len(place.waiting))
+            for _ in range(count):
+                place.waiting.popleft()
+                place.used.append(now + self.pool.hold_ms)
+            self.claims += [now] * count
+            self.left -= count
+            if place.waiting:
+                mine.waits(p, {b"paced": place.budget == 0})
+            else:
+                place.woken.clear()
+                await place.woken.wait()
+
+
+async def used(world: World, engines: int, part: float) -> float:
+    """The share of the rate that was used until this part of the tasks was claimed."""
+    loops: list[asyncio.Task[None]] = []
+
+    async def steps(one: Limiter) -> None:
+        while True:
+            await one.step()
+
+    for engine in range(engines):
+        ownership = Ownership(world.partitions)
+        ownership.assign(frozenset(range(engine, world.partitions, engines)), frozenset())
+        clocks = Clocks(lambda: (0,) * world.partitions)
+        clocks.at(0).observe(world.now(), world.now(), world.now())
+        one = Limiter(world, world.rules, ownership, clocks, keeps=True)  # type: ignore[arg-type]
+        loops.append(asyncio.ensure_future(steps(one)))
+        loops += [asyncio.ensure_future(world.keep_time(p, one)) for p in ownership.kept]
+    total = world.left
+    while world.left > total * (1 - part):
+        await asyncio.sleep(0.1)
+        for task in loops:
+            if task.done():
+                task.result()
+    for task in loops:
+        task.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    most, interval, claims = world.pool.permits, world.pool.hold_ms, world.claims
+    assert all(b - a >= interval for a, b in zip(claims, claims[most:], strict=False))
+    # A permit is used again after an interval and what is lost. The first partition gets all permits, and it takes some
+    # intervals until each has its part.
+    gaps = [b - a for a, b in zip(claims, claims[most:], strict=False)][WARM * most :]
+    return interval * len(gaps) / sum(gaps)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("rate", "tasks", "least"), [("50/s", 800, 0.98), ("5/s", 120, 0.95)])
+def test_a_rate_is_used_while_work_waits(
+    monkeypatch: pytest.MonkeyPatch, rate: str, tasks: int, least: float, seed: int
+) -> None:
+    loop = VirtualLoop()
+    for module in (limiter, redis_time):
+        monkeypatch.setattr(module, "local_ms", lambda: loop.time() * 1000)
+    try:
+        world = World(16, rate, tasks, seed, slow_ms=15)
+        share = loop.run_until_complete(used(world, 3, 0.9))
+    finally:
+        loop.close()
+    assert share >= least
