@@ -11,7 +11,7 @@ from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, NewTask
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
-from delaybox.wire.assignment import assignment, has_only_payload
+from delaybox.wire.assignment import assignment
 from delaybox.wire.gen import task_pb2, worker_pb2
 from tests.desk import NOW, Desk, delivery, messages_of, tasks_of
 
@@ -38,7 +38,8 @@ def test_an_assignment_by_hand_is_what_the_library_reads(
 @given(st.binary(max_size=300), st.integers(0, 5))
 def test_a_body_of_nothing_but_payload_is_told_from_others(payload: bytes, keep_ms: int) -> None:
     body = wire_body.encode(NewTask(payload=payload, keep_result_ms=keep_ms))
-    assert has_only_payload(body) == (keep_ms == 0)
+    assert wire_body.has_only_payload(body) == (keep_ms == 0)
+    assert wire_body.payload_alone(body) == (payload if keep_ms == 0 else None)
 
 
 async def test_tasks_go_out_against_credit_and_come_back_as_acks() -> None:

@@ -5,7 +5,9 @@ without messages in between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 from delaybox import metrics
 from delaybox.core.lane import split
@@ -14,9 +16,23 @@ from delaybox.targets.worker_offers import Offered
 from delaybox.targets.worker_profile import Profile
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire import body as wire_body
-from delaybox.wire.gen import task_pb2, worker_pb2
+from delaybox.wire.gen import worker_pb2
+from delaybox.worker.assigned import AssignedBody
 from delaybox.worker.crew import Crew
 from delaybox.worker.run import TaskRun
+
+
+class PayloadAlone:
+    """The body of a task that has a payload and nothing else, as most have: it is not worth decoding."""
+
+    __slots__ = ("payload",)
+
+    header: Final[Mapping[str, bytes]] = MappingProxyType({})
+    labels: Final[Mapping[str, str]] = MappingProxyType({})
+    timeout_ms: Final = 0
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload: Final = payload
 
 
 class OwnTask:
@@ -28,7 +44,7 @@ class OwnTask:
         self.sequence = sequence
         self.want_result = offered.keep_ms > 0
         self._delivery = offered.delivery
-        self._body = offered.task
+        self._body: AssignedBody | None = offered.task
 
     @property
     def id(self) -> str:
@@ -59,10 +75,12 @@ class OwnTask:
         return self._delivery.trace.decode()
 
     @property
-    def task(self) -> task_pb2.Task:
+    def task(self) -> AssignedBody:
         """Read when it is first asked for. DecodeError."""
         if self._body is None:
-            self._body = wire_body.decode(self._delivery.body)
+            body = self._delivery.body
+            payload = wire_body.payload_alone(body)
+            self._body = wire_body.decode(body) if payload is None else PayloadAlone(payload)
         return self._body
 
 

@@ -31,15 +31,22 @@ class HeldLeases:
 
     def drop(self, deliveries: Sequence[Delivery]) -> None:
         """These are settled."""
-        leases = self._leases
+        partition, lease_id, count = 0, b"", 0
         for d in deliveries:
-            key = (d.partition, d.lease_id)
-            left = leases.get(key)
-            if left is not None:
-                if left <= 1:
-                    del leases[key]
-                else:
-                    leases[key] = left - 1
+            # Mostly all are of one claim, which has one object for its lease.
+            if d.lease_id is not lease_id:
+                self._less(partition, lease_id, count)
+                partition, lease_id, count = d.partition, d.lease_id, 0
+            count += 1
+        self._less(partition, lease_id, count)
+
+    def _less(self, partition: int, lease_id: bytes, count: int) -> None:
+        left = self._leases.get((partition, lease_id))
+        if left is not None:
+            if left <= count:
+                del self._leases[partition, lease_id]
+            else:
+                self._leases[partition, lease_id] = left - count
 
     async def extend(self, shard: int | None) -> None:
         """Extends all that still have work. ``shard``: only those at the server of this number."""

@@ -20,7 +20,6 @@ from delaybox.store.replies import Verdict
 from delaybox.store.snooze import Snooze
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
-from delaybox.wire.assignment import has_only_payload
 from delaybox.wire.gen import task_pb2
 
 _LEAST_KEPT_MS: Final = 60_000
@@ -76,7 +75,7 @@ class Verdicts:
 
 def _asked_by(d: Delivery) -> task_pb2.Task:
     """What the task asks for. A body that cannot be read must not keep the task from becoming a dead letter."""
-    if not has_only_payload(d.body):
+    if not wire_body.has_only_payload(d.body):
         try:
             return wire_body.decode(d.body)
         except DecodeError:

@@ -19,7 +19,6 @@ from delaybox.targets.worker_offers import ClaimedTasks, Offered, Wishes
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.targets.worker_suspects import Suspects
 from delaybox.wire import body as wire_body
-from delaybox.wire.assignment import has_only_payload
 from delaybox.wire.gen import task_pb2
 
 _LATER = HandBack(delay_ms=1_000)
@@ -212,7 +211,7 @@ class LanePool:
         """How long the task's result is kept, and how long an attempt may take; ms."""
         if self._version != self._rules.version:
             self.announced(self._of_function)
-        task = None if has_only_payload(d.body) else _decoded(d.body)
+        task = None if wire_body.has_only_payload(d.body) else _decoded(d.body)
         timeout_ms = 0 if task is None else task.timeout_ms
         if not timeout_ms and self._limits_time:
             timeout_ms = self._rules.of(split(d.lane).queue).timeout_ms or 0

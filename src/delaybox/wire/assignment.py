@@ -46,22 +46,3 @@ def _of_lane(lane: bytes) -> bytes:
     """The fields ``name`` and ``queue``."""
     _, queue, name, _ = split(lane)
     return b"\x1a%b%b\x22%b%b" % (varint(len(name)), name.encode(), varint(len(queue)), queue.encode())
-
-
-def has_only_payload(body: bytes) -> bool:
-    """Whether a stored body holds nothing but the payload, so that it need not be parsed."""
-    if len(body) < 2:
-        return not body
-    if body[0] != 0x1A:
-        return False
-    if body[1] < 128:
-        return body[1] + 2 == len(body)
-    at, size, shift = 1, 0, 0
-    while at < len(body):
-        byte = body[at]
-        size |= (byte & 127) << shift
-        at += 1
-        shift += 7
-        if byte < 128:
-            break
-    return at + size == len(body)

@@ -95,6 +95,36 @@ def of_payload(payload: bytes) -> bytes:
     return _PAYLOAD_TAG + varint(size) + payload
 
 
+def has_only_payload(body: bytes) -> bool:
+    """Whether a stored body holds nothing but the payload, so that it need not be parsed."""
+    return not body or _payload_at(body) > 0
+
+
+def payload_alone(body: bytes) -> bytes | None:
+    """The payload of a stored body that holds nothing else; None where it does."""
+    if not body:
+        return b""
+    at = _payload_at(body)
+    return body[at:] if at else None
+
+
+def _payload_at(body: bytes) -> int:
+    """Where the payload begins that ends with the body, or 0."""
+    if len(body) < 2 or body[0] != 0x1A:
+        return 0
+    if body[1] < 128:
+        return 2 if body[1] + 2 == len(body) else 0
+    at, size, shift = 1, 0, 0
+    while at < len(body):
+        byte = body[at]
+        size |= (byte & 127) << shift
+        at += 1
+        shift += 7
+        if byte < 128:
+            break
+    return at if at + size == len(body) else 0
+
+
 def headers(given: Mapping[str, bytes]) -> bytes:
     """The headers of a body, which stand before all else in it."""
     return b"".join([_entry(name, value) for name, value in given.items()])
