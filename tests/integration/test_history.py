@@ -19,7 +19,7 @@ from delaybox.core.query import TaskQuery
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DeliveryMode, NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Selection, Service
-from delaybox.service.recorder import BURST, Recorder
+from delaybox.service.recorder import BURST, PAUSE_S, Recorder
 from delaybox.store import history, keys
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptRunner
@@ -238,11 +238,12 @@ async def test_of_very_many_successes_most_are_only_counted_and_failures_are_not
     store, service = await opened(client, prefix)
     recorder = Recorder(store, HistoryRules(keep_ms=60_000, entries=100_000), store.now_ms)
     now = await store.ping()
+    pauses: list[float] = []
     for at in range(0, 20_000, 500):
         some = [Delivery(_id(now, 0, at + n), 0, b"", 1, 0, 0, now, b"w:f", False, b"") for n in range(500)]
         recorder.ended(some, TaskState.SUCCEEDED)
         if at % 1_000 == 0:
-            await recorder.flush()
+            pauses.append(await recorder.step())
     recorder.ended(
         [Delivery(_id(now, 1, n), 1, b"", 1, 0, 0, now, b"w:f", False, b"") for n in range(9)], TaskState.FAILED
     )
@@ -251,7 +252,36 @@ async def test_of_very_many_successes_most_are_only_counted_and_failures_are_not
     assert sum(one.state is TaskState.FAILED for one in page.items) == 9
     noted = 20_000 - page.beyond[TaskState.SUCCEEDED]
     assert BURST <= noted < 20_000
+    assert pauses[0] == PAUSE_S < max(pauses), "it writes less often while more end than are noted"
     assert (await fsck(store)).counts["ended tasks"] == noted + 9
+
+
+async def test_ends_of_one_batch_are_as_if_each_was_noted_alone(client: Redis, prefix: str) -> None:
+    store, service = await opened(client, prefix)
+    now = await store.ping()
+    some = [
+        Delivery(
+            _id(now + n % 3 * 60_000, 0, n), 0, b"", 1 + n % 2, n % 5 // 4, 0, now + n, b"wmail:f" if n % 7 else b"p",
+            False, b"", priority=n % 4, fired_ms=now + n,
+        )
+        for n in range(40)
+    ]  # fmt: skip
+    recorder = Recorder(store, RULES, lambda _: now + 50, "me")
+    recorder.ended(some[:30], TaskState.SUCCEEDED)
+    recorder.ended(some[30:], TaskState.FAILED, "broke")
+    await recorder.close()
+    shown = {one.task_id: one for one in (await service.history(HistoryQuery(), limit=1000)).items}
+    assert len(shown) == 40
+    for n, d in enumerate(some):
+        one = shown[d.id]
+        assert (one.due_ms, one.fired_ms, one.ended_ms) == (now + n, now + n, now + 50)
+        assert (one.type, one.queue, one.name) == (
+            (d.type, "mail", "f") if n % 7 else (TaskType.PUB_SUB, "default", "")
+        )
+        assert one.priority is sorted(Priority)[n % 4] and one.deliveries == d.token and one.node == "me"
+        assert (one.attempt, one.reason) == ((d.attempt, "") if n < 30 else (d.attempt + 1, "broke"))
+        assert await history.find(store, d.task_id) == one
+    assert (await fsck(store)).problems == []
 
 
 async def test_the_owner_unlinks_what_is_old_and_an_expiry_is_the_fallback(client: Redis, prefix: str) -> None:

@@ -25,6 +25,9 @@ log = logging.getLogger("delaybox.service")
 
 PAUSE_S = 0.1
 """A partition is written to once in this time at most."""
+_BUSY_PAUSE_S = 0.5
+"""The same while more tasks end than are noted: the same in fewer calls costs less, and then few ends can be looked up
+anyway."""
 BURST = 5_000
 A_SECOND = 3_000
 """Successes that a process notes at once, and in a second for longer."""
@@ -73,28 +76,13 @@ class Recorder:
             self._store.events.ended(deliveries, state, reason)
         if not self._keeps:
             return
-        ended_ms = self._now(deliveries[0].partition)
+        partition = deliveries[0].partition
+        deliveries = self._first(partition, state, deliveries, self._most - len(self._waiting.get(partition, ())))
         if state is TaskState.SUCCEEDED:
-            room = self._allowed(len(deliveries))
-            if room < len(deliveries):
-                self._count(deliveries[0].partition, state, len(deliveries) - room)
-                deliveries = deliveries[:room]
-        failed = 1 if state is TaskState.FAILED else 0
-        for d in deliveries:
-            waiting = self._room(d.partition, state)
-            if waiting is not None:
-                waiting[d.task_id] = history.entry(
-                    state,
-                    d.lane,
-                    self._node,
-                    reason,
-                    due_ms=d.due_ms,
-                    fired_ms=d.fired_ms,
-                    ended_ms=ended_ms,
-                    priority=d.priority,
-                    attempt=d.attempt + failed,
-                    deliveries=d.token,
-                )
+            deliveries = self._first(partition, state, deliveries, self._allowed(len(deliveries)))
+        if deliveries:
+            ends = history.of_deliveries(deliveries, state, self._node, reason, ended_ms=self._now(partition))
+            self._waiting.setdefault(partition, {}).update(ends)
 
     @property
     def room(self) -> bool:
@@ -110,24 +98,13 @@ class Recorder:
             self._store.events.records(EventKind.COMPLETED, records)
         if not self._keeps:
             return
-        noted = records[: self._allowed(len(records))]
-        if len(noted) < len(claimed.lateness_ms):
-            self._count(partition, TaskState.SUCCEEDED, len(claimed.lateness_ms) - len(noted))
-        for r in noted:
-            waiting = self._room(partition, TaskState.SUCCEEDED)
-            if waiting is not None:
-                waiting[r.task_id] = history.entry(
-                    TaskState.SUCCEEDED,
-                    r.lane,
-                    self._node,
-                    "",
-                    due_ms=r.due_ms,
-                    fired_ms=claimed.now_ms,
-                    ended_ms=claimed.now_ms,
-                    priority=r.priority,
-                    attempt=r.attempt,
-                    deliveries=r.deliveries + 1,
-                )
+        records = records[: self._most - len(self._waiting.get(partition, ()))]
+        records = records[: self._allowed(len(records))]
+        if len(records) < len(claimed.lateness_ms):
+            self._count(partition, TaskState.SUCCEEDED, len(claimed.lateness_ms) - len(records))
+        if records:
+            ends = history.of_fired(records, self._node, fired_ms=claimed.now_ms)
+            self._waiting.setdefault(partition, {}).update(ends)
 
     def cancelled(self, records: Sequence[Record]) -> None:
         """Notes pending tasks that a caller cancelled."""
@@ -135,27 +112,29 @@ class Recorder:
             self._store.events.records(EventKind.CANCELLED, records)
         for r in records if self._keeps else ():
             partition = of_id(r.task_id, self._store.partitions)
-            waiting = self._room(partition, TaskState.CANCELLED)
-            if waiting is not None:
-                waiting[r.task_id] = history.entry(
-                    TaskState.CANCELLED,
-                    r.lane,
-                    self._node,
-                    "",
-                    due_ms=r.due_ms,
-                    fired_ms=0,
-                    ended_ms=self._now(partition),
-                    priority=r.priority,
-                    attempt=r.attempt,
-                    deliveries=r.deliveries,
-                )
+            waiting = self._waiting.setdefault(partition, {})
+            if len(waiting) >= self._most:
+                self._count(partition, TaskState.CANCELLED, 1)
+                continue
+            waiting[r.task_id] = history.entry(
+                TaskState.CANCELLED,
+                r.lane,
+                self._node,
+                "",
+                due_ms=r.due_ms,
+                fired_ms=0,
+                ended_ms=self._now(partition),
+                priority=r.priority,
+                attempt=r.attempt,
+                deliveries=r.deliveries,
+            )
 
-    def _room(self, partition: int, state: TaskState) -> dict[bytes, bytes] | None:
-        waiting = self._waiting.setdefault(partition, {})
-        if len(waiting) < self._most:
-            return waiting
-        self._count(partition, state, 1)
-        return None
+    def _first(self, partition: int, state: TaskState, deliveries: Sequence[Delivery], room: int) -> Sequence[Delivery]:
+        """As many of them as there is room for; the others are counted."""
+        if room >= len(deliveries):
+            return deliveries
+        self._count(partition, state, len(deliveries) - room)
+        return deliveries[:room]
 
     def _count(self, partition: int, state: TaskState, count: int) -> None:
         self._waiting.setdefault(partition, {})
@@ -179,8 +158,9 @@ class Recorder:
 
     async def step(self) -> float:
         """For a loop: writes what was noted since the last step."""
+        pause_s = _BUSY_PAUSE_S if self._beyond else PAUSE_S
         await self.flush()
-        return PAUSE_S
+        return pause_s
 
     async def flush(self) -> None:
         """Writes what was noted; what is refused is left out."""

@@ -13,12 +13,12 @@ local function k_history(name) return T .. ':history:' .. name end
 local function k_history_at(family) return T .. ':history:at:' .. family end
 
 -- entries, bytes, chunks, the moment as it is stored
-local function history_size(name)
-  local size = redis.call('HGET', K_HISTORY_SIZES, name)
+local function history_measures(size)
   if not size then return 0, 0, 0, nil end
   local entries, bytes, _, _, chunks = struct.unpack('>I4I4I2I4I4', size)
   return entries, bytes, chunks, string.sub(size, 9, 14)
 end
+local function history_size(name) return history_measures(redis.call('HGET', K_HISTORY_SIZES, name)) end
 
 -- Unlinks one hash with what is known of it.
 local function history_drop(name)
