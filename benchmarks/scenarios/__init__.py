@@ -17,6 +17,7 @@ from benchmarks.scenarios import (
     longest_script,
     memory,
     nodes,
+    pages,
     post,
     queues,
     shell,
@@ -47,5 +48,6 @@ ALL: tuple[Scenario, ...] = (
     memory.SCENARIO,
     cost.SCENARIO,
     dashboard.SCENARIO,
+    pages.SCENARIO,
     v1.FULL_STORE,
 )

@@ -13,11 +13,15 @@ from urllib.parse import quote, urlencode
 import pytest
 from redis.asyncio import Redis
 
-from delaybox.api.dashboard.sessions import Brake
+from delaybox.api.dashboard.frame import Frames
+from delaybox.api.dashboard.pages.many import ManyPages
+from delaybox.api.dashboard.sessions import Brake, Sessions
 from delaybox.api.dashboard.settings import DashboardSettings
+from delaybox.api.dashboard.visit import Visit
 from delaybox.core.access import Access, Token
+from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.task import NewTask, TaskType
-from delaybox.service import Service
+from delaybox.service import Selection, Service
 from delaybox.store import labels
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
@@ -335,6 +339,47 @@ async def test_many_are_changed_after_a_dry_run(entered: Visitor, service: Servi
     assert (await service.counts()).pending == 2
     status, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/move", {**form, "delay": "soon"})
     assert status == 400 and "soon" in text
+    for wrong in ({"matched": "-1"}, {"cursor": "WzEsMl0"}, {"cursor": "x" * 5_000}, {"sample": EVIL}):
+        status, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", {**form, **wrong})
+        assert status == 400 and EVIL not in text, wrong
+
+
+async def test_a_change_of_many_goes_on_where_the_step_before_ended(entered: Visitor, service: Service) -> None:
+    for number in range(6):
+        await service.submit(NewTask(delay_ms=3_600_000 + number * 60_000, queue="mail"))
+    wanted = TaskQuery(queue="mail")
+    step, one_trip = BulkResult(), 1e-9
+    while not step.matched:
+        step = await service.bulk.cancel(Selection(wanted=wanted, dry_run=True, in_time_s=one_trip, cursor=step.cursor))
+    assert step.cursor and step.matched < 6
+    form = {"form": await asyncio.to_thread(entered.form_of, "/dashboard/tasks?queue=mail"), "queue": "mail"}
+    further = {**form, "cursor": step.cursor, "matched": str(step.matched), "sample": step.sample[0]}
+    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", further)
+    assert "6 tasks would be cancelled" in text and step.sample[0] in text
+    sure = {**further, "sure": "yes", "changed": str(step.matched)}
+    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", sure)
+    assert "6 tasks were cancelled" in text
+    assert (await service.counts()).pending == step.matched
+
+
+def test_the_page_of_a_step_sends_the_next_one_by_itself() -> None:
+    frames = Frames(Sessions("a secret of the tests " * 2, ()), "/dashboard", read_only=False)
+    visit = Visit(
+        method="POST", path="/dashboard/many/cancel", client="", params={}, query={}, headers={}, session=None,
+        grant=frozenset(Access), read_only=False, form={"queue": "mail"},
+    )  # fmt: skip
+    many = ManyPages(frames, None)  # type: ignore[arg-type]
+    found = BulkResult(matched=3, cursor="further", sample=["an id"])
+    text = many._shown(visit, "cancel", "cancelled", found).body.decode()
+    assert "3 tasks would be cancelled, of those looked at so far" in text
+    assert 'hx-trigger="load' in text and 'name="cursor" value="further"' in text
+    assert "Cancel all that match, without counting the others" in text
+    visit.form = {"queue": "mail", "sure": "yes"}
+    text = many._shown(visit, "cancel", "cancelled", BulkResult(changed=3, matched=3, cursor="further")).body.decode()
+    assert "3 tasks were cancelled so far" in text and text.count("<form method") == 1
+    done = BulkResult(changed=10_000, matched=10_000, cursor="further")
+    text = many._shown(visit, "cancel", "cancelled", done).body.decode()
+    assert "Go on with the next" in text and 'name="cursor" value="further"' in text and "hx-trigger" not in text
 
 
 async def test_rules_are_set_as_the_form_has_them(entered: Visitor, service: Service) -> None:

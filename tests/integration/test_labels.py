@@ -8,13 +8,14 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core import ids
+from delaybox.core.errors import InvalidTask
 from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, OnConflict, Submitted, TaskState, TaskType
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.scrubber import Scrubber
 from delaybox.service import Selection, Service
-from delaybox.store import keys, labels
+from delaybox.store import groups, keys, labels, pages
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
@@ -154,6 +155,42 @@ async def test_changes_by_filter_use_it(store: Store) -> None:
     gone = await service.bulk.cancel(Selection(wanted=TaskQuery(labels=CUSTOMER), limit=5))
     assert (gone.changed, gone.scanned, len(await found(service, TaskQuery(labels=CUSTOMER)))) == (5, False, 2)
     assert (await service.get(made[-1])).state is TaskState.SCHEDULED
+
+
+@pytest.mark.parametrize("by", ["queue", "group", "label"])
+async def test_a_change_by_filter_goes_on_in_steps(store: Store, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a page does that must not wait for all of them: each step is over after one round trip."""
+    monkeypatch.setattr(pages, "_AT_ONCE", 10)
+    monkeypatch.setattr(groups, "PAGE", 10)
+    monkeypatch.setattr(labels, "_ENTRIES_AT_ONCE", 1)
+    service = await built(store, "customer")
+    some = [
+        NewTask(delay_ms=900_000 + n % 3 * 60_000, queue="mail", group="g", labels=CUSTOMER, payload=bytes(n))
+        for n in range(60)
+    ]
+    await submit(service, *some, *(later(labels={"customer": "1"}) for _ in range(5)))
+    wanted = {"queue": TaskQuery(queue="mail"), "group": TaskQuery(group="g"), "label": TaskQuery(labels=CUSTOMER)}[by]
+    cursor, counted, steps = "", 0, 0
+    while (cursor or not steps) and steps < 100:
+        done = await service.bulk.cancel(Selection(wanted=wanted, dry_run=True, in_time_s=1e-9, cursor=cursor))
+        counted, cursor, steps = counted + done.matched, done.cursor, steps + 1
+    assert counted == 60 and steps > 3
+    # A limit in the middle of what one round trip brought leaves out nothing.
+    changed: list[int] = []
+    while (cursor or not changed) and len(changed) < 100:
+        done = await service.bulk.cancel(Selection(wanted=wanted, limit=7, cursor=cursor))
+        changed.append(done.changed)
+        cursor = done.cursor
+    assert sum(changed) == 60 and changed[0] == 7
+    assert (await service.bulk.cancel(Selection(wanted=TaskQuery(), dry_run=True))).matched == 5
+    elsewhere = {"queue": TaskQuery(group="g"), "group": TaskQuery(), "label": TaskQuery(queue="mail")}[by]
+    done = await service.bulk.cancel(Selection(wanted=TaskQuery(), dry_run=True, in_time_s=1e-9))
+    with pytest.raises(InvalidTask, match="not one of this list"):
+        await service.bulk.cancel(Selection(wanted=elsewhere, cursor=done.cursor if by == "queue" else _forged(by)))
+
+
+def _forged(by: str) -> str:
+    return pages._encode(by, [0, "xyz"] if by == "group" else ["customer", 0, "xyz"])
 
 
 async def test_tasks_from_before_are_indexed_and_until_then_a_list_scans(store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 from delaybox.core import ids
 from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.store import keys
+from delaybox.store import keys, lanes
 from delaybox.store.lanes import queues
 from tests.lab import Lab, leased
 
@@ -120,6 +120,18 @@ async def test_what_waits_for_a_worker_is_shown_as_ready(lab: Lab) -> None:
     await lab.add(call(), call("later", delay_ms=20_000))
     (q,) = await queues(lab.store)
     assert (q.pending, q.ready, q.ready_lanes) == (2, 1, (SEND,))
+
+
+async def test_in_a_large_store_the_first_of_each_index_stand_for_all(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_ALL_UP_TO", 10)
+    await lab.add(*(NewTask(delay_ms=20_000, queue="a" if n % 2 else "b") for n in range(60)), *[call()] * 20)
+    exact = {q.queue: (q.pending, q.ready, q.complete) for q in await queues(lab.store)}
+    assert exact == {"a": (30, 0, False), "b": (30, 0, False), "mail": (20, 20, False)}
+    monkeypatch.setattr(lanes, "_SAMPLE", 50)
+    about = {q.queue: q for q in await queues(lab.store)}
+    assert about["mail"].ready == 20 and 55 <= about["a"].pending + about["b"].pending <= 65
 
 
 async def test_a_guest_that_is_full_is_told_that_there_may_be_more(lab: Lab) -> None:

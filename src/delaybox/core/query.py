@@ -70,7 +70,8 @@ class ForecastStep:
 class BulkResult:
     """The outcome of changing many tasks. ``skipped``: matched, but running or gone before they could be changed.
 
-    ``sample``: the ids of the first ones. ``scanned``: labels were asked for that have no index.
+    ``sample``: the ids of the first ones. ``scanned``: labels were asked for that have no index. ``cursor``: where to
+    go on, if it ended before it was through: at its limit, or because its time was over.
     """
 
     matched: int = 0
@@ -78,3 +79,4 @@ class BulkResult:
     skipped: int = 0
     sample: list[str] = field(default_factory=list)
     scanned: bool = False
+    cursor: str = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,11 +24,16 @@ _Change = Callable[[Sequence[bytes]], Awaitable[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which tasks, how many at most (0: all of them), and whether only to count."""
+    """Which tasks, how many at most (0: all of them), and whether only to count.
+
+    ``in_time_s``: end after about this time (0: never before it is through); ``cursor``: where to go on then.
+    """
 
     wanted: TaskQuery
     limit: int = 0
     dry_run: bool = False
+    in_time_s: float = 0.0
+    cursor: str = ""
 
 
 class Bulk:
@@ -37,14 +44,15 @@ class Bulk:
         self._history = history
 
     async def cancel(self, selection: Selection, *, free_keys: bool = False) -> BulkResult:
-        """Cancels the pending tasks that match. InvalidTask for a filter by a state that is not pending.
+        """Cancels the pending tasks that match. InvalidTask for a filter by a state that is not pending, and for a
+        cursor that is none of ours.
 
         ``free_keys``: their idempotency keys may be used again at once.
         """
 
         change = self._cancelling(free_keys, selection.wanted.group)
-        by = await self._label(selection.wanted)
-        return await _apply(self._waiting(selection.wanted, by), selection, change, scanned=self._scans(selection, by))
+        by = await self._label(selection)
+        return await _apply(self._waiting(selection, by), selection, change, scanned=self._scans(selection, by))
 
     async def cancel_ids(self, task_ids: Sequence[str], *, free_keys: bool = False) -> BulkResult:
         """Cancels those of these tasks that are pending. InvalidTask for text that is no id."""
@@ -70,6 +78,10 @@ class Bulk:
         # This also keeps it to one pass: a task that was moved is met again at its new time, and is left out then.
         return await self._move(selection, target, lambda view: view.due_ms != target)
 
+    async def moment(self, delay_ms: int) -> int:
+        """The moment so long from now (Unix ms), by the store's clock."""
+        return min(await self._store.ping() + delay_ms, MAX_DUE_MS)
+
     async def run_now(self, selection: Selection) -> BulkResult:
         """Makes due the tasks that match and still wait for their time."""
         return await self._move(selection, await self._store.ping(), lambda view: view.state is TaskState.SCHEDULED)
@@ -94,50 +106,58 @@ class Bulk:
             self._history.changed(before, moved, due_ms=target)
             return len(moved)
 
-        by = await self._label(selection.wanted)
+        by = await self._label(selection)
 
-        async def found() -> AsyncIterator[list[TaskView]]:
-            async for views in self._waiting(selection.wanted, by):
-                yield [view for view in views if applies(view)]
+        async def found() -> AsyncIterator[pages.Chunk]:
+            async for cursor, views in self._waiting(selection, by):
+                yield cursor, [view for view in views if applies(view)]
 
         return await _apply(found(), selection, change, scanned=self._scans(selection, by))
 
-    async def _label(self, wanted: TaskQuery) -> str:
+    async def _label(self, selection: Selection) -> str:
         """The label by whose index tasks are found; "" for none."""
-        return "" if wanted.group else await labels.usable(self._store, wanted.labels)
+        if selection.cursor:
+            # It goes on as it began, whatever became of the index.
+            return pages.label_of(selection.cursor)
+        return "" if selection.wanted.group else await labels.usable(self._store, selection.wanted.labels)
 
     @staticmethod
     def _scans(selection: Selection, by: str) -> bool:
         return bool(selection.wanted.labels) and not selection.wanted.group and not by
 
-    def _waiting(self, wanted: TaskQuery, by: str) -> AsyncIterator[list[TaskView]]:
+    def _waiting(self, selection: Selection, by: str) -> AsyncIterator[pages.Chunk]:
+        wanted, cursor = selection.wanted, selection.cursor
         if wanted.state not in (None, TaskState.SCHEDULED, TaskState.READY):
             raise InvalidTask(
                 "state", f"state {wanted.state.value} is not one of pending tasks; use scheduled or ready"
             )
         # A group is found by its index, in time that grows with the group and not with what is pending.
         if wanted.group:
-            return pages.group_chunks(self._store, wanted)
+            return pages.group_chunks(self._store, wanted, cursor)
         # So are tasks by a label that is indexed.
-        return pages.label_chunks(self._store, wanted, by) if by else pages.waiting_chunks(self._store, wanted)
+        if by:
+            return pages.label_chunks(self._store, wanted, by, cursor)
+        return pages.waiting_chunks(self._store, wanted, cursor)
 
-    async def _dead(self, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
+    async def _dead(self, wanted: TaskQuery) -> AsyncIterator[pages.Chunk]:
         if wanted.state not in (None, TaskState.FAILED):
             raise InvalidTask("state", f"state {wanted.state.value} is not that of dead letters; leave it out")
         wanted, cursor = replace(wanted, state=TaskState.FAILED), ""
         while True:
             found = await pages.page(self._store, wanted, cursor=cursor, limit=MAX_ITEMS)
-            yield found.items
             cursor = found.cursor
+            yield cursor, found.items
             if not cursor:
                 return
 
 
 async def _apply(
-    found: AsyncIterator[list[TaskView]], selection: Selection, change: _Change, *, scanned: bool = False
+    found: AsyncIterator[pages.Chunk], selection: Selection, change: _Change, *, scanned: bool = False
 ) -> BulkResult:
     out = BulkResult(scanned=scanned)
-    async for views in found:
+    ends_at = time.monotonic() + selection.in_time_s if selection.in_time_s else math.inf
+    before = selection.cursor
+    async for cursor, views in found:
         left = selection.limit - (out.matched if selection.dry_run else out.changed) if selection.limit else len(views)
         taken = views[:left]
         out.matched += len(taken)
@@ -147,7 +167,13 @@ async def _apply(
             out.changed += changed
             out.skipped += len(taken) - changed
         if selection.limit and (out.matched if selection.dry_run else out.changed) >= selection.limit:
+            # Of a part of a chunk it goes on with the whole again: what was changed does not match any more.
+            out.cursor = cursor if len(taken) == len(views) else before
             break
+        if time.monotonic() >= ends_at:
+            out.cursor = cursor
+            break
+        before = cursor
     return out
 
 

@@ -197,9 +197,11 @@ class Service:
         """Tasks that wait, soonest due first, after skipping ``skip`` of them."""
         return await offset_pages.pending(self._opened.store, limit=limit, skip=skip)
 
-    async def list_tasks(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:
+    async def list_tasks(
+        self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE, in_time_s: float = 0.0
+    ) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
-        found = await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit)
+        found = await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit, in_time_s=in_time_s)
         return replace(
             found, items=await self._opened.rules.with_reason(await self._opened.serving.with_needs(found.items))
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from hashlib import blake2b
 
 from google.protobuf.message import DecodeError
@@ -26,6 +26,8 @@ of a label: so few sets that the 500 tasks of one script share them, and so many
 _MARK = 4
 _AT_ONCE = 16
 """Partitions in one round trip."""
+_ENTRIES_AT_ONCE = 50_000
+"""Entries that these look through together, unless one has more."""
 FRESH_S = 1.0
 SETTLED_MS = 3_000
 """From this time on after a label was named, every writer indexes it."""
@@ -121,27 +123,32 @@ async def usable(store: Store, labels: Mapping[str, str]) -> str:
     return names[best] if sums[best] <= LOOKED_UP else ""
 
 
-async def candidates(store: Store, name: str, value: str, start: int = 0) -> list[tuple[int, bytes]]:
-    """(partition, id) of the tasks that seem to have a label, from a partition on, in this order. StoreUnavailable."""
+async def candidates(store: Store, name: str, value: str, start: int = 0) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """(partition, id) of the tasks that seem to have a label, from a partition on, in this order; of some partitions at
+    a time, because a page of a label that very many tasks have needs only the first. StoreUnavailable."""
     where = place(name, value)
     args = (int.from_bytes(where[:2], "big"), where[2:])
-    partitions = [p for p in await some(store, name, value) if p >= start]
-    out: list[tuple[int, bytes]] = []
-    for at in range(0, len(partitions), _AT_ONCE):
-        part = partitions[at : at + _AT_ONCE]
-        replies = await store.runner.run_many([ScriptCall("labelled", store.tags[p], args) for p in part])
-        for p, reply in zip(part, replies, strict=True):
+    left = [(p, size) for p, size in await sizes(store, name, value) if p >= start]
+    while left:
+        together, entries = 1, left[0][1]
+        while together < min(len(left), _AT_ONCE) and entries + left[together][1] <= _ENTRIES_AT_ONCE:
+            entries += left[together][1]
+            together += 1
+        part, left = left[:together], left[together:]
+        replies = await store.runner.run_many([ScriptCall("labelled", store.tags[p], args) for p, _ in part])
+        out: list[tuple[int, bytes]] = []
+        for (p, _), reply in zip(part, replies, strict=True):
             if isinstance(reply, BaseException):
                 raise reply
             out += [(p, task_id) for task_id in reply]
-    return out
+        yield out
 
 
-async def some(store: Store, name: str, value: str) -> list[int]:
-    """The partitions that may hold such tasks. StoreUnavailable."""
+async def sizes(store: Store, name: str, value: str) -> list[tuple[int, int]]:
+    """The partitions that may hold such tasks, and how many entries a look-up goes through there. StoreUnavailable."""
     number = int.from_bytes(place(name, value)[:2], "big")
-    found = await store.servers.ask_many([("EXISTS", keys.label(tag, number)) for tag in store.tags])
-    return [p for p, there in enumerate(found) if there]
+    found = await store.servers.ask_many([("SCARD", keys.label(tag, number)) for tag in store.tags])
+    return [(p, size) for p, size in enumerate(found) if size]
 
 
 # -- what was stored before a label was named ---------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from delaybox.core.lane import split
 from delaybox.core.query import QueueStats
@@ -14,10 +16,9 @@ from delaybox.store.record import UnreadableRecord, of_hint, read
 from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
-_SAMPLE = 20_000
-"""Most near entries and leased tasks that are read of one partition; a deeper queue is shown with less than it has."""
-
-
+_SAMPLE = 50_000
+"""Most near entries that are read of the whole store; where there are more, the first ones of each index stand for
+all."""
 _LEASES = 100
 """Most leases read of one partition; where there are more, the number in flight is estimated from these."""
 _APART = 1_000
@@ -83,21 +84,57 @@ async def queues(store: Store, *, pending: bool = True) -> list[QueueStats]:
     return await _queues(store, complete, counts[0].now_ms, sample=pending and not complete)
 
 
+class _Near(NamedTuple):
+    """Near indexes of one partition, each with how many of its entries are counted: of all tasks, and of WORKER tasks
+    those that are due."""
+
+    all_: list[tuple[str, int]]
+    due: list[tuple[str, int]]
+
+
+async def _near(store: Store, now_ms: int, *, sample: bool) -> list[_Near]:
+    asked: list[Command] = []
+    for tag in store.tags:
+        asked += [("ZCARD", near) for near in keys.nears(tag)] if sample else ()
+        asked += [("ZCOUNT", near, "-inf", now_ms) for near in _waiting_for_workers(tag)]
+    sizes = iter(await store.servers.ask_many(asked))
+    return [
+        _Near(
+            [(near, next(sizes)) for near in (keys.nears(tag) if sample else ())],
+            [(near, next(sizes)) for near in _waiting_for_workers(tag)],
+        )
+        for tag in store.tags
+    ]
+
+
+def _waiting_for_workers(tag: str) -> list[str]:
+    """Due tasks that wait for a worker stay in near for a while; of other tasks time keepers leave none there."""
+    return [keys.near(tag, priority, TaskType.WORKER.value) for priority in range(4)]
+
+
+def _counted(members: Sequence[bytes], size: int) -> dict[bytes, int]:
+    """Tasks of each lane, by the first members of an index of this size."""
+    found = Counter(of_hint(member)[1] for member in members)
+    if not members or size <= len(members):
+        return found
+    return {lane: round(count * size / len(members)) for lane, count in found.items()}
+
+
 async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) -> list[QueueStats]:
     pending: Counter[bytes] = Counter()
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
     guessed = False
     ask_many = store.servers.ask_many
-    for tag in store.tags:
-        nears = keys.nears(tag) if sample else ()
-        # Due tasks that wait for a worker stay in near for a while; of other tasks time keepers leave none there.
-        waits = [keys.near(tag, priority, TaskType.WORKER.value) for priority in range(4)]
+    near = await _near(store, now_ms, sample=sample)
+    entries = sum(size for here in near for _, size in (*here.all_, *here.due))
+    share = min(1.0, _SAMPLE / entries) if entries else 1.0
+    for tag, here in zip(store.tags, near, strict=True):
         replies = iter(
             await ask_many(
                 [
-                    *[("ZRANGE", near, 0, _SAMPLE - 1) for near in nears],
-                    *[_due(near, now_ms, _SAMPLE) for near in waits],
+                    *[("ZRANGE", index, 0, math.ceil(size * share)) for index, size in here.all_],
+                    *[_due(index, now_ms, math.ceil(size * share) + 1) for index, size in here.due],
                     *[("ZRANGE", active, 0, -1) for active, _ in keys.actives(tag)],
                     ("ZRANGE", keys.parked(tag), 0, -1),
                     ("ZRANGE", keys.limited(tag), 0, -1),
@@ -109,10 +146,10 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
                 ]
             )
         )
-        for members in islice(replies, len(nears)):
-            pending.update(of_hint(member)[1] for member in members)
-        for members in islice(replies, len(waits)):
-            ready.update(of_hint(member)[1] for member in members)
+        for counter, indexes in ((pending, here.all_), (ready, here.due)):
+            for (_, size), members in zip(indexes, islice(replies, len(indexes)), strict=True):
+                counter.update(_counted(members, size))
+        guessed = guessed or share < 1.0
         lanes = _ready(tag, replies)
         held_back, active = {*next(replies), *next(replies)}, set(lanes)
         for lane, critical in map(keys.parked_lane, sorted(held_back)):
@@ -134,23 +171,23 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
                 ]
             )
         )
-        here = Counter(lane for held in islice(more, len(leases)) for lane in _lanes_of(held))
+        leased = Counter(lane for held in islice(more, len(leases)) for lane in _lanes_of(held))
         # Where there are more leases than were read, these stand for all.
-        share = running / here.total() if len(leases) >= _LEASES and here else 1.0
-        guessed = guessed or share > 1.0
-        in_flight.update({lane: round(count * max(share, 1.0)) for lane, count in here.items()})
+        times = running / leased.total() if len(leases) >= _LEASES and leased else 1.0
+        guessed = guessed or times > 1.0
+        in_flight.update({lane: round(count * max(times, 1.0)) for lane, count in leased.items()})
         for held in islice(more, len(buckets)):
             pending.update(_lanes_of(held))
-        here = Counter[bytes]()
+        waits = Counter[bytes]()
         for (lane, _), many in zip(lanes, islice(more, len(lanes)), strict=True):
-            here[lane] += many
+            waits[lane] += many
         # Where more keys wait than were read, these stand for all.
         guessed = guessed or many_keys > len(by_key)
         for member, many in zip(by_key, more, strict=True):
-            here[keys.parked_lane(member)[0]] += round(many * max(many_keys / len(by_key), 1.0))
-        ready.update(here)
+            waits[keys.parked_lane(member)[0]] += round(many * max(many_keys / len(by_key), 1.0))
+        ready.update(waits)
         if not complete:
-            pending.update(here)
+            pending.update(waits)
     sums: dict[tuple[TaskType, str], list[bytes]] = {}
     for lane in sorted(pending.keys() | ready.keys() | in_flight.keys()):
         try:

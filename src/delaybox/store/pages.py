@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
+from delaybox.core.lane import split
 from delaybox.core.partition import of_id
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import TaskState, TaskView
@@ -28,7 +31,10 @@ from delaybox.store.views import of_record, pending_state
 EXAMINED = 5_000
 """Most records that one page looks at; then it ends with a cursor, however few matched."""
 
-_LOOKED_UP_AT_ONCE = 500
+_LEAST = 100
+"""Records that a page looks at even where its time is over: a slow server's pages get further, too."""
+_AT_ONCE = 500
+"""Records read in one round trip."""
 _LEASES_AT_ONCE = 20
 """Leases read in one round trip: each may hold 500 tasks."""
 _PHASES = ("running", "waiting", "failed", "succeeded", "group", "label")
@@ -53,12 +59,17 @@ _OF_STATE = {
 
 _Scanned = tuple[int, dict[bytes, bytes]]
 """The next cursor, and what was found."""
+Chunk = tuple[str, list[TaskView]]
+"""The cursor behind some tasks, and those of them that match."""
 _Found = tuple[list[Any], TaskView | None]
 """Where to go on after this record, and its view (None: examined, but not one to show)."""
 
 
-async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int) -> Page:
-    """The next ``limit`` tasks. InvalidTask for a cursor that is none of ours."""
+async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int, in_time_s: float = 0.0) -> Page:
+    """The next ``limit`` tasks. InvalidTask for a cursor that is none of ours.
+
+    ``in_time_s``: it ends with a cursor after about this time (0: never for its time), for those who wait for a page.
+    """
     phases = _OF_STATE[wanted.state]
     scanned = bool(wanted.labels) and not wanted.group
     if wanted.group and phases and phases[0] in ("running", "waiting"):
@@ -74,6 +85,7 @@ async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int) -> P
         phases = phases[phases.index(phase) :]
     items: list[TaskView] = []
     examined = 0
+    ends_at = time.monotonic() + in_time_s if in_time_s else math.inf
     store.present()
     try:
         for name in phases:
@@ -82,7 +94,8 @@ async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int) -> P
                 examined += 1
                 if view is not None and matches(wanted, view):
                     items.append(view)
-                if len(items) >= limit or examined >= EXAMINED:
+                late = examined >= _LEAST and time.monotonic() >= ends_at
+                if len(items) >= limit or examined >= EXAMINED or late:
                     return Page(items, _encode(name, place_after), scanned)
     except (TypeError, ValueError, IndexError, KeyError):
         if cursor:
@@ -137,7 +150,7 @@ async def _waiting(store: Store, wanted: TaskQuery, place: list[Any], limit: int
         done = skip if (bucket, partition, at) == (number, p, cursor) else 0
         while True:
             after, found = scanned
-            views = await _chunk(store, tag, bucket, found, edges[partition], now)
+            views = await _chunk(store, wanted, tag, bucket, found, edges[partition], now)
             for i, view in enumerate(views):
                 if i >= done:
                     yield [bucket, partition, at, i + 1, count], view
@@ -178,26 +191,35 @@ async def _first_chunks(
         yield found
 
 
-async def waiting_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
+async def waiting_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> AsyncIterator[Chunk]:
     """The waiting tasks that match, some hundreds at a time. Each is examined once, even while the caller changes
-    tasks.
+    tasks. A task that is moved meanwhile can appear again at its new time.
 
-    A task that is moved meanwhile can appear again at its new time. StoreUnavailable.
+    ``cursor``: where to begin. Without one the first chunk is empty, and has the cursor of the beginning. InvalidTask
+    for a cursor that is none of ours. StoreUnavailable.
     """
+    number, p, begin, _, count = _place(cursor, "waiting") or (0, 0, 0, 0, _AT_ONCE)
+    count = max(10, min(count, _AT_ONCE))
     width = store.bucket_ms
     now = await store.ping()
     edges = await horizons(store)
     first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
     edge = max(edges) // width + 1
-    async for bucket, partition in _spans(store, ((0, edge - 1), (max(edge, first), last))):
+    if not cursor:
+        yield _encode("waiting", [0, 0, 0, 0, count]), []
+    async for bucket, partition in _spans(store, ((number, edge - 1), (max(number, edge, first), last))):
+        if bucket == number and partition < p:
+            continue
         tag = store.tags[partition]
-        cursor = -1
-        while cursor:
+        at = begin if (bucket, partition) == (number, p) else 0
+        while True:
             # Goes by the server's own cursor and not by positions in a chunk, which shift when tasks go.
-            scan = hscan(keys.bucket(tag, bucket), max(cursor, 0), 500)
-            cursor, found = fields(await store.servers.ask(*scan))
-            views = await _chunk(store, tag, bucket, found, edges[partition], now)
-            yield [view for view in views if view is not None and matches(wanted, view)]
+            at, found = fields(await store.servers.ask(*hscan(keys.bucket(tag, bucket), at, count)))
+            views = await _chunk(store, wanted, tag, bucket, found, edges[partition], now)
+            place = [bucket, partition, at, 0, count] if at else [bucket, partition + 1, 0, 0, count]
+            yield _encode("waiting", place), [view for view in views if view is not None and matches(wanted, view)]
+            if not at:
+                break
 
 
 async def _grouped(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
@@ -213,13 +235,18 @@ async def _grouped(store: Store, wanted: TaskQuery, place: list[Any], limit: int
                 yield [partition, record.task_id.hex()], await _of_record(store, tag, record, state)
 
 
-async def group_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[TaskView]]:
-    """As `waiting_chunks`, of one group; bodies are read only where a label must match. StoreUnavailable."""
+async def group_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> AsyncIterator[Chunk]:
+    """As `waiting_chunks`, of one group; bodies are read only where a label must match."""
+    p, after = _place(cursor, "group") or (0, "")
     now = await store.ping()
-    for partition in await groups.places(store, wanted.group):
-        async for page_ in groups.members(store, partition, wanted.group):
+    if not cursor:
+        yield _encode("group", [0, ""]), []
+    for partition in await groups.places(store, wanted.group, p):
+        last = after if partition == p else ""
+        async for page_ in groups.members(store, partition, wanted.group, bytes.fromhex(last)):
             views: list[TaskView] = []
             for record, leased in page_:
+                last = record.task_id.hex()
                 if leased:
                     continue
                 state = pending_state(record, now)
@@ -228,7 +255,9 @@ async def group_chunks(store: Store, wanted: TaskQuery) -> AsyncIterator[list[Ta
                 view = await _of_record(store, store.tags[partition], record, state)
                 if view is not None and matches(wanted, view):
                     views.append(view)
-            yield views
+            if page_:
+                yield _encode("group", [partition, last]), views
+        yield _encode("group", [partition + 1, ""]), []
 
 
 async def _labelled(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
@@ -246,24 +275,31 @@ async def _with_label(
     store: Store, wanted: TaskQuery, name: str, start: int = 0, after: bytes = b""
 ) -> AsyncIterator[list[groups.GroupedTask]]:
     """The tasks that seem to have one of the labels, some hundreds at a time, by partition and id."""
-    found = await labels.candidates(store, name, wanted.labels[name], start)
-    left = [one for one in found if one > (start, after)]
-    for at in range(0, len(left), _LOOKED_UP_AT_ONCE):
-        yield await groups.read_members(store, [task_id for _, task_id in left[at : at + _LOOKED_UP_AT_ONCE]])
+    async for found in labels.candidates(store, name, wanted.labels[name], start):
+        left = [one for one in found if one > (start, after)]
+        for at in range(0, len(left), _AT_ONCE):
+            yield await groups.read_members(store, [task_id for _, task_id in left[at : at + _AT_ONCE]])
 
 
-async def label_chunks(store: Store, wanted: TaskQuery, name: str) -> AsyncIterator[list[TaskView]]:
-    """As `waiting_chunks`, by the index of one label. StoreUnavailable."""
+async def label_chunks(store: Store, wanted: TaskQuery, name: str, cursor: str = "") -> AsyncIterator[Chunk]:
+    """As `waiting_chunks`, by the index of one label."""
+    begun, p, after = _place(cursor, "label") or (name, 0, "")
+    if begun != name or name not in wanted.labels:
+        raise _bad(cursor)
     now = await store.ping()
-    async for members in _with_label(store, wanted, name):
+    place = [name, p, after]
+    if not cursor:
+        yield _encode("label", place), []
+    async for members in _with_label(store, wanted, name, p, bytes.fromhex(after)):
         views: list[TaskView] = []
         for record, leased in members:
+            partition = of_id(record.task_id, store.partitions)
+            place = [name, partition, record.task_id.hex()]
             if not leased:
-                tag = store.tags[of_id(record.task_id, store.partitions)]
-                view = await _of_record(store, tag, record, pending_state(record, now))
+                view = await _of_record(store, store.tags[partition], record, pending_state(record, now))
                 if view is not None and matches(wanted, view):
                     views.append(view)
-        yield views
+        yield _encode("label", place), views
 
 
 async def horizons(store: Store) -> list[int]:
@@ -279,9 +315,9 @@ async def _spans(store: Store, spans: Sequence[tuple[int, int]]) -> AsyncIterato
 
 
 async def _chunk(
-    store: Store, tag: str, bucket: int, found: dict[bytes, bytes], horizon: int, now: int
+    store: Store, wanted: TaskQuery, tag: str, bucket: int, found: dict[bytes, bytes], horizon: int, now: int
 ) -> list[TaskView | None]:
-    """One view for each field, None where the field must not be shown in this bucket."""
+    """One view for each field, None where the field must not be shown in this bucket, or its record does not match."""
     width = store.bucket_ms
     entries = list(found.items())
     pointers = [task_id for task_id, raw in entries if raw == b""]
@@ -300,8 +336,28 @@ async def _chunk(
         if (raw == b"" and elsewhere) or (raw != b"" and elsewhere and record.due_ms >= max(horizon, now + 60_000)):
             views.append(None)
             continue
-        views.append(await _of_record(store, tag, record, pending_state(record, now)))
+        # Most records are left out by what stands in their heads: then their bodies need not be read.
+        fits = _fits(wanted, record)
+        views.append(await _of_record(store, tag, record, pending_state(record, now)) if fits else None)
     return views
+
+
+def _fits(wanted: TaskQuery, record: Record) -> bool:
+    """Whether a filter holds for what the head of a record states."""
+    if not wanted.due_from_ms <= record.due_ms < wanted.due_to_ms:
+        return False
+    if wanted.queue is None and wanted.type is None and wanted.name is None:
+        return True
+    try:
+        lane = split(record.lane)
+    except ValueError:
+        return False  # a newer node's task type
+    return (
+        (wanted.queue is None or lane.queue == wanted.queue)
+        and (wanted.type is None or lane.type is wanted.type)
+        # A name that is not in the lane may stand in the body.
+        and (wanted.name is None or lane.name in ("", wanted.name))
+    )
 
 
 async def _failed(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
@@ -401,6 +457,27 @@ def _decode(cursor: str) -> tuple[str, list[Any]]:
     except (ValueError, TypeError):
         raise _bad(cursor) from None
     return name, place
+
+
+def label_of(cursor: str) -> str:
+    """The label by whose index the chunks came that end at a cursor; "" where they came by none. InvalidTask."""
+    phase, place = _decode(cursor)
+    return str(place[0]) if phase == "label" else ""
+
+
+def _place(cursor: str, phase: str) -> Any:
+    """The place of a cursor that must be of this phase; None for none. InvalidTask."""
+    if not cursor:
+        return None
+    found, place = _decode(cursor)
+    try:
+        if found == phase:
+            if isinstance(place[-1], str):
+                bytes.fromhex(place[-1])
+            return place
+    except ValueError:
+        pass
+    raise _bad(cursor)
 
 
 def _bad(cursor: str) -> InvalidTask:

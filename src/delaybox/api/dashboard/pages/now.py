@@ -81,7 +81,7 @@ class NowPages:
         workers = [(node, worker) for node in nodes for worker in node.activity.workers]
         workers.sort(key=lambda pair: (pair[1].identity, pair[0].id))
         missing = sum(node.activity.worker_count for node in nodes) - len(workers)
-        served = await self._service.queues()
+        served = await self._service.queues(pending=False)
         return self._frames.page(
             visit, "nodes.html", workers=workers, missing=missing, unserved=[q for q in served if q.unserved],
             **_owners(nodes),

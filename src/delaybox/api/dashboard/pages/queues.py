@@ -91,7 +91,7 @@ class QueuePages:
         """Due tasks wait from now on."""
         name = _queue(visit)
         await self._service.rules.set(name, QueueRules(paused=True))
-        running = sum(q.in_flight for q in await self._service.queues() if q.queue == name)
+        running = sum(q.in_flight for q in await self._service.queues(pending=False) if q.queue == name)
         drained = (
             f" {running:,} of its tasks still run; the page counts them down." if running else " Nothing of it runs."
         )
