@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
 
 from delaybox import Client
@@ -28,6 +29,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
 from delaybox.worker import Worker
+from tests.collector import Collector, collector
 from tests.engines import until
 from tests.servers import RealServer
 from tests.yard import Yard, yard
@@ -41,7 +43,13 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path) -> None:
+@pytest.fixture
+def seen() -> Iterator[Collector]:
+    with collector() as found:
+        yield found
+
+
+async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path, seen: Collector) -> None:
     """No node anywhere: the worker's child keeps time, publishes, and shows how late everything was."""
     (tmp_path / "app.py").write_text(
         "from delaybox import Worker\n"
@@ -50,10 +58,12 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path) -> None:
         "async def add(a, b=1): return a + b\n"
     )
     log, port = tmp_path / "log", free_port()
+    sent = {"OTEL_EXPORTER_OTLP_ENDPOINT": seen.http_url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "delaybox.worker", "app", "--metrics-port", str(port),
             cwd=tmp_path, stdout=out, stderr=out, start_new_session=True,
+            env=os.environ | sent | {"OTEL_LOGS_EXPORTER": "otlp"},
         )  # fmt: skip
     try:
         await until(lambda: "session with the embedded server" in log.read_text())
@@ -76,6 +86,13 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path) -> None:
         assert re.search(r'delaybox_fired_tasks_total\{mode="leased",type="WORKER"\} 6\.0', text)
         assert re.search(r'delaybox_fired_tasks_total\{mode="in_place",type="PUB_SUB"\} 1\.0', text)
         assert "delaybox_store_up 1.0" in text
+
+        # What the worker and its children send, as the environment says.
+        def spans() -> set[str]:
+            return {s.name + (" in place" if "delaybox.in_place" in s.attributes else "") for s in list(seen.spans)}
+
+        await until(lambda: spans() >= {"process add", "deliver default", "deliver default in place"})
+        await until(lambda: {r.process for r in list(seen.logs.records)} >= {"worker"})
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()
     finally:

@@ -202,6 +202,21 @@ def test_every_target_gets_the_trace(on: Node, seen: Collector, to: Receiver) ->
     assert parent.startswith(f"00-{fired.trace}-{fired.span}-") and others == ["", "user=7"]
 
 
+def test_a_message_that_a_claim_publishes_has_its_span(on: Node, seen: Collector) -> None:
+    status, _, answer = on.call("POST", "/v1/tasks", {"payload": "news"}, HEADERS)
+    assert status == 201 and on.call("POST", "/v1/tasks", {"payload": "quiet"}, {**JSON, "traceparent": UNWANTED})
+    fired = seen.of("deliver", answer["id"])
+    assert not fired.parent and fired.trace != TRACE and (TRACE, SPAN) in fired.links
+    wanted = {"delaybox.in_place": True, "delaybox.outcome": "done", "delaybox.task.type": "pub_sub"}
+    assert wanted.items() <= fired.attributes.items()
+    claim = seen.one(lambda s: s.name == "claim" and (s.trace, s.span) in fired.links)
+    assert claim.began_ns <= fired.began_ns <= fired.ended_ns
+    # Without a trace of the caller's the node has begun one with the scheduling.
+    _, _, alone = on.call("POST", "/v1/tasks", {"payload": "news"})
+    stored, fired = seen.of("schedule", alone["id"]), seen.of("deliver", alone["id"])
+    assert (stored.trace, stored.span) in fired.links and not fired.attributes.get("delaybox.task.name")
+
+
 def test_a_caller_who_wants_no_trace_gets_none(on: Node, seen: Collector, to: Receiver) -> None:
     headers = {**JSON, "traceparent": UNWANTED}
     _, _, answer = on.call("POST", "/v1/tasks", {"type": "http", "url": to.url("/quiet")}, headers)
@@ -261,6 +276,37 @@ def test_open_metrics_with_examples_for_a_scraper_that_asks(on: Node) -> None:
     assert not _buckets(found, "grpc_request", method="/delaybox.v1.Worker/Work"), "a stream lasts as long as it likes"
     plain = on.call("GET", "/metrics")
     assert plain[1]["content-type"].startswith("text/plain") and b"# {" not in plain[2]
+
+
+def test_times_have_the_traces_of_spans_as_examples(on: Node, seen: Collector, to: Receiver) -> None:
+    """Of processes that serve no /metrics themselves: gRPC, the clock and webhooks."""
+    with Client(f"127.0.0.1:{on.grpc_port}") as client:
+        later = client.schedule("greet", "x", delay="1h").id
+    _, _, message = on.call("POST", "/v1/tasks", {"payload": "news"}, HEADERS)
+    _, _, hook = on.call("POST", "/v1/tasks", {"type": "http", "url": to.url("/timed")}, HEADERS)
+    to.wait("/timed")
+    for span in (seen.of("schedule", later), seen.of("deliver", message["id"]), seen.of("deliver", hook["id"])):
+        assert span.ok
+
+    def families() -> dict[str, set[str]] | None:
+        accept = {"Accept": "application/openmetrics-text;version=1.0.0"}
+        read: Any = text_string_to_metric_families
+        found: dict[str, set[str]] = {}
+        for family in read(on.call("GET", "/metrics", headers=accept)[2].decode()):
+            for sample in (one for one in family.samples if one.exemplar):
+                found.setdefault(family.name, set()).add(sample.exemplar.labels["span_id"])
+        return found if len(found) == 5 else None
+
+    found = on.until(families)
+    spans = {span.span: span.name for span in list(seen.spans)}
+    kinds = {name: {spans.get(span, "").partition(" ")[0] for span in named} for name, named in found.items()}
+    assert kinds.pop("delaybox_http_request_seconds")
+    assert kinds == {
+        "delaybox_grpc_request_seconds": {"schedule"},
+        "delaybox_lateness_seconds": {"deliver"},
+        "delaybox_webhook_seconds": {"deliver"},
+        "delaybox_webhook_lateness_seconds": {"deliver"},
+    }
 
 
 def _buckets(families: dict[str, Any], what: str, **labels: str) -> list[Any]:

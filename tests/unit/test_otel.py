@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import Link
 
+from delaybox import metrics
 from delaybox.config.otel import OtelSection
 from delaybox.core.delivery import DONE, Delivery, Report
 from delaybox.core.errors import ConfigError
-from delaybox.engine.traced import traced
+from delaybox.core.task import NewTask
+from delaybox.engine.traced import PlacedSpans, traced
 from delaybox.otel import environment, tracing
 from delaybox.otel.export import FollowLinks, begin
 from delaybox.otel.export_metrics import interval_s
 from delaybox.otel.queue import AT_ONCE, SendQueue
 from delaybox.otel.spans import Spans, parent_of, remote
+from delaybox.store.record import draft
+from delaybox.store.replies import Claimed
 from tests.waiting import until
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
@@ -94,6 +99,28 @@ async def test_a_span_that_cannot_be_made_keeps_no_task_from_its_target() -> Non
     reported: list[Delivery] = []
     await traced(Spans(Broken()))(Target(), [one], lambda deliveries, _: reported.extend(deliveries))
     assert reported == [one] and not one.trace
+
+
+async def test_messages_past_those_that_may_wait_get_no_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[int] = []
+    monkeypatch.setattr(metrics, "otel_dropped", lambda signal, n: dropped.append(n))
+    made: list[str] = []
+
+    class Kept(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            made.append(span.name)
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Kept())
+    placed = PlacedSpans(Spans(provider.get_tracer("test")))
+    record = draft(NewTask(due_ms=1)).record
+    named = [one for n in range(PlacedSpans.MOST + 7) for one in (n.to_bytes(16, "big"), record)]
+    nothing = Claimed(5, -1, [], [], 0, 0, 0, 0, 0, False, {})
+    for some in (named, named[:2], []):
+        placed.add(3, replace(nothing, named=some))
+    assert dropped == [7, 1] and not made, "nothing is made while the claim goes on"
+    await placed.stop()
+    assert made == ["claim", *["deliver default"] * PlacedSpans.MOST]
 
 
 def test_off_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_the_probes_say_what_is_wrong() -> None:
 
 
 def test_the_port_answers_whatever_callers_send() -> None:
-    port = MetricsPort("127.0.0.1", 0, lambda path: (200, "text/plain", b"well") if path == "/well" else None)
+    port = MetricsPort("127.0.0.1", 0, lambda path, _: (200, "text/plain", b"well") if path == "/well" else None)
     port.start()
     try:
         assert called(port.address, "/well") == (200, "well")
@@ -151,7 +151,7 @@ def test_the_port_answers_whatever_callers_send() -> None:
                 rude.sendall(sent)
         assert called(port.address, "/well") == (200, "well")
         with pytest.raises(CannotListen, match="choose another port with --metrics-port"):
-            MetricsPort(host, int(number), lambda path: None)
+            MetricsPort(host, int(number), lambda *_: None)
     finally:
         port.stop()
         port.stop()

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import (
@@ -42,6 +43,9 @@ from delaybox.processes.logs import of_delivery
 from delaybox.service.recorder import Recorder
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import Claimed, Store
+
+if TYPE_CHECKING:
+    from delaybox.engine.traced import HandOut, PlacedSpans
 
 log = logging.getLogger("delaybox.engine")
 
@@ -94,7 +98,7 @@ class Dispatcher:
         """What was carried out lately."""
         self.levels = Levels(rules)
         """What was taken lately, by priority."""
-        self._hand_out = _hand_out()
+        self._hand_out, self._placed = _traced()
         self._running: set[asyncio.Task[None]] = set()
         self._leases = HeldLeases(store, options.lease_ms)
         self._in_flight = 0
@@ -145,13 +149,17 @@ class Dispatcher:
 
     def names(self) -> str:
         """How claims are to name what they fire in place (`ClaimLimits`)."""
-        return "r" if self._store.events.wanted else "h" if self._recorder.room else ""
+        if self._store.events.wanted or self._placed is not None:
+            return "r"
+        return "h" if self._recorder.room else ""
 
     def fired_in_place(self, partition: int, claimed: Claimed) -> None:
         """Counts tasks that the claim script published itself, and notes how they ended."""
         self.tally.fired(claimed.fired)
         if self._recorder.on:
             self._recorder.in_place(partition, claimed)
+        if self._placed is not None:
+            self._placed.add(partition, claimed)
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -169,6 +177,8 @@ class Dispatcher:
         if self._running:
             await asyncio.wait(self._running, timeout=5.0)
         await asyncio.gather(*(settler.stop(5.0) for settler in self._settlers.values()))
+        if self._placed is not None:
+            await self._placed.stop()
 
     def accept(
         self,
@@ -411,13 +421,14 @@ class Dispatcher:
             self._freed()
 
 
-def _hand_out() -> Callable[[Target, Sequence[Delivery], Report], Awaitable[None]]:
-    """How deliveries go to their targets: within spans where this process traces."""
+def _traced() -> tuple[HandOut, PlacedSpans | None]:
+    """How deliveries go to their targets: within spans where this process traces. And what makes spans of tasks that
+    claims publish themselves."""
     if tracing.spans is None:
-        return _to_target
-    from delaybox.engine.traced import traced
+        return _to_target, None
+    from delaybox.engine import traced
 
-    return traced(tracing.spans)
+    return traced.traced(tracing.spans), traced.PlacedSpans(tracing.spans)
 
 
 def _to_target(target: Target, batch: Sequence[Delivery], report: Report) -> Awaitable[None]:

@@ -9,7 +9,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from delaybox.metrics.registry import REGISTRY, example
+from delaybox.metrics.registry import REGISTRY
+from delaybox.processes import examples
 
 CALL_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000)
 SCRIPT_BUCKETS_MS: Final[tuple[float, ...]] = (0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 1_000)
@@ -85,7 +86,7 @@ def requests_took(
     _add(child, seconds)
     if traceparent:
         labels = {"method": method, "route": route}
-        example("delaybox_http_request_seconds", labels, _CALL_S, example_s, traceparent)
+        examples.keep("delaybox_http_request_seconds", labels, _CALL_S, example_s, traceparent)
 
 
 def rpc_done(method: str, code: str) -> None:
@@ -96,12 +97,15 @@ def rpc_done(method: str, code: str) -> None:
     child.inc()
 
 
-def rpcs_took(method: str, seconds: Sequence[float]) -> None:
-    """How long calls of one method took; not of streams, which last as long as their callers like."""
+def rpcs_took(method: str, seconds: Sequence[float], traceparent: str = "", example_s: float = 0) -> None:
+    """How long calls of one method took; not of streams, which last as long as their callers like. ``traceparent``: of
+    the one that took ``example_s``, if it was in a trace."""
     child = _rpc_took_children.get(method)
     if child is None:
         child = _rpc_took_children[method] = _rpcs_took.labels(method)
     _add(child, seconds)
+    if traceparent:
+        examples.keep("delaybox_grpc_request_seconds", {"method": method}, _CALL_S, example_s, traceparent)
 
 
 def _add(child: Histogram, seconds: Sequence[float]) -> None:

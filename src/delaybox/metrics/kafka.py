@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from delaybox.metrics.registry import DELIVERY_BUCKETS_MS, REGISTRY
+from delaybox.processes import examples
 
 _kafka_up = Gauge(
     "delaybox_kafka_up", "1 while Kafka brokers answer this node.", ["client"], multiprocess_mode="livemin",
@@ -22,10 +24,11 @@ _kafka_in_flight = Gauge(
 _kafka_failed = Counter(
     "delaybox_kafka_out_errors", "Messages that the brokers did not take.", ["reason"], registry=REGISTRY
 )
+_TOOK_S: Final = tuple(ms / 1000 for ms in DELIVERY_BUCKETS_MS)
 _kafka_took = Histogram(
     "delaybox_kafka_out_delivery_seconds",
     "From handing a batch of messages to Kafka's client until the last was confirmed, for each message.",
-    buckets=[ms / 1000 for ms in DELIVERY_BUCKETS_MS],
+    buckets=_TOOK_S,
     registry=REGISTRY,
 )
 _kafka_records = Counter(
@@ -80,14 +83,17 @@ def kafka_in_flight(change: int) -> None:
     _kafka_in_flight.inc(change)
 
 
-def kafka_sent(n: int, took_s: float) -> None:
-    """``n`` messages of one batch were confirmed."""
+def kafka_sent(n: int, took_s: float, trace: bytes = b"") -> None:
+    """``n`` messages of one batch were confirmed. ``trace``: the ``traceparent`` of one's firing, where that is
+    traced."""
     if n:
         _kafka_sent.inc(n)
         at = bisect_right(DELIVERY_BUCKETS_MS, took_s * 1000)
         # As above: one step for the batch.
         _kafka_took._buckets[at].inc(n)
         _kafka_took._sum.inc(took_s * n)
+        if trace:
+            examples.keep("delaybox_kafka_out_delivery_seconds", {}, _TOOK_S, took_s, trace.decode())
 
 
 def kafka_failed(reason: str, n: int = 1) -> None:

@@ -7,9 +7,7 @@ imported) and any of them renders the sum. Without the directory each process co
 from __future__ import annotations
 
 import os
-import time
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +20,9 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
-from prometheus_client.utils import floatToGoString
+
+from delaybox.processes.openmetrics import exposed
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -38,36 +35,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 
 
-_examples: dict[tuple[str, frozenset[tuple[str, str]]], Exemplar] = {}
-"""By the name and labels of a bucket. The folder that processes share has no place for them, so each shows its own."""
-
-
-def example(name: str, labels: dict[str, str], bounds: Sequence[float], value: float, traceparent: str) -> None:
-    """Keeps a value of a histogram, with the trace that it belongs to, as the example of its bucket."""
-    at = bisect_left(bounds, value)
-    le = floatToGoString(bounds[at] if at < len(bounds) else float("inf"))  # type: ignore[no-untyped-call]
-    _, trace_id, span_id, _ = traceparent.split("-", 3)
-    key = (f"{name}_bucket", frozenset({**labels, "le": le}.items()))
-    _examples[key] = Exemplar({"trace_id": trace_id, "span_id": span_id}, value, time.time())
-
-
-class _WithExamples(Collector):
-    """What another collector collects, with the examples of this process."""
-
-    def __init__(self, inner: Collector) -> None:
-        self._inner = inner
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._inner.collect():
-            if metric.type == "histogram" and _examples:
-                metric.samples = [
-                    one if (found := _examples.get((one.name, frozenset(one.labels.items())))) is None
-                    else one._replace(exemplar=found)
-                    for one in metric.samples
-                ]  # fmt: skip
-            yield metric
-
-
 def render(more: Collector | None = None) -> bytes:
     """Everything in Prometheus's text format, summed over the processes that share the directory; and ``more``."""
     return generate_latest(_merged(more))
@@ -76,10 +43,7 @@ def render(more: Collector | None = None) -> bytes:
 def render_as(accept: str, more: Collector | None = None) -> tuple[bytes, str]:
     """As `render`, with the content type. ``accept``: the scraper's header; OpenMetrics, with examples, if it asks for
     that."""
-    if "application/openmetrics-text" not in accept:
-        return render(more), CONTENT_TYPE
-    text: bytes = openmetrics.generate_latest(_WithExamples(_merged(more)))  # type: ignore[no-untyped-call]
-    return text, openmetrics.CONTENT_TYPE_LATEST
+    return exposed(accept, _merged(more))
 
 
 def collected(more: Collector | None = None) -> Iterator[Metric]:

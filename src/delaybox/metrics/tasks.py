@@ -9,6 +9,7 @@ from typing import Final, Literal
 from prometheus_client import Counter, Gauge, Histogram
 
 from delaybox.metrics.registry import REGISTRY
+from delaybox.processes import examples
 
 LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
     *(0.25, 0.5, 1, 2, 3, 4, 6, 8, 10, 15, 25, 50, 100, 250, 500),
@@ -20,10 +21,11 @@ _duplicates = Counter(
     "delaybox_idempotent_duplicates", "Schedule calls answered with an earlier task's id.", registry=REGISTRY
 )
 _fired = Counter("delaybox_fired_tasks", "Tasks delivered.", ["type", "mode"], registry=REGISTRY)
+_LATENESS_S: Final = tuple(ms / 1000 for ms in LATENESS_BUCKETS_MS)
 _lateness = Histogram(
     "delaybox_lateness_seconds",
     "Fired minus due.",
-    buckets=[ms / 1000 for ms in LATENESS_BUCKETS_MS],
+    buckets=_LATENESS_S,
     registry=REGISTRY,
 )
 _snoozes = Counter("delaybox_snoozes", "Tasks put off by their own code.", ["type"], registry=REGISTRY)
@@ -117,6 +119,11 @@ def observe_lateness(late_ms: Sequence[float]) -> None:
     else:
         counters[-1].inc(len(ordered) - done)
     _lateness._sum.inc(sum(ordered) / 1000)
+
+
+def lateness_example(late_ms: float, traceparent: bytes) -> None:
+    """A task that was that late, and the trace of its firing."""
+    examples.keep("delaybox_lateness_seconds", {}, _LATENESS_S, late_ms / 1000, traceparent.decode())
 
 
 def retried(task_type: str, n: int = 1) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 NAME_VARIABLE = "DELAYBOX_COUNTED_AS"
+EXAMPLES = "examples_{}.bin"
+"""Of a process by its name: see `processes.examples`."""
 _PREFIX = "delaybox-metrics-"
 _YOUNG_S = 60
 
@@ -38,10 +40,11 @@ def folder() -> Iterator[str]:
 
 
 def forget(made: str, name: str) -> None:
-    """Removes the gauges of a process that ended, which show the moment; its counters stay in the sums. ``name``: its
-    process id, unless it counted under another name."""
+    """Removes the gauges of a process that ended, which show the moment, and its examples; its counters stay in the
+    sums. ``name``: its process id, unless it counted under another name."""
     for left in Path(made).glob(f"gauge_live*_{name}.db"):
         left.unlink(missing_ok=True)
+    (Path(made) / EXAMPLES.format(name)).unlink(missing_ok=True)
 
 
 def environment(made: str, name: str = "") -> dict[str, str]:

@@ -33,6 +33,7 @@ class TracedSubmitter(Submitter):
             about["delaybox.task.name"] = task.name
         with self._spans.scheduling(task.queue, about, trace_in(task.header)) as span:
             if span.is_recording():
+                tracing.latest.set(parent_of(span))
                 # A task that belongs to no trace belongs to this one.
                 task = with_trace(task, {PARENT: parent_of(span)})
             stored = await super().submit(task)

@@ -163,17 +163,17 @@ class HttpTarget:
                     )
             except TimeoutError:
                 answered = False
-                http_metrics.sent(url.place, "no_answer", loop.time() - began, late)
+                http_metrics.sent(url.place, "no_answer", loop.time() - began, late, d.trace)
                 return self._failed(keep_ms, f"no whole answer from {url.place} within {timeout_ms} ms", began)
             except NoAnswer as error:
                 answered = False
-                http_metrics.sent(url.place, "no_answer", loop.time() - began, late)
+                http_metrics.sent(url.place, "no_answer", loop.time() - began, late, d.trace)
                 return self._failed(keep_ms, str(error), began)
             except Forbidden as error:
                 http_metrics.sent(url.place, "refused", None)
                 return Failed(f"not sent: its URL {error}", retryable=False)
             answered = True
-            http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began, late)
+            http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began, late, d.trace)
             return self._of_answer(d, keep_ms, asked, answer, began)
         finally:
             was_closed = host.closed

@@ -9,10 +9,13 @@ from prometheus_client import Counter, Gauge, Histogram, Summary
 
 from delaybox.metrics.registry import DELIVERY_BUCKETS_MS, REGISTRY
 from delaybox.metrics.tasks import LATENESS_BUCKETS_MS
+from delaybox.processes import examples
 
 _MOST_HOSTS: Final = 100
 """Hosts of webhooks with a series of their own, in each process."""
 
+_TOOK_S: Final = tuple(ms / 1000 for ms in (*DELIVERY_BUCKETS_MS, 30_000, 60_000))
+_LATE_S: Final = tuple(ms / 1000 for ms in LATENESS_BUCKETS_MS)
 _requests = Counter(
     "delaybox_webhook_requests",
     "Requests of HTTP tasks, by the host (the first 100 and others) and the class of the answer: 2xx, 3xx, 4xx, 5xx, "
@@ -23,13 +26,13 @@ _requests = Counter(
 _took = Histogram(
     "delaybox_webhook_seconds",
     "From the start of a request, its connection included, to the end of its answer.",
-    buckets=[ms / 1000 for ms in (*DELIVERY_BUCKETS_MS, 30_000, 60_000)],
+    buckets=_TOOK_S,
     registry=REGISTRY,
 )
 _late = Histogram(
     "delaybox_webhook_lateness_seconds",
     "From the time at which a task was due to the start of its request.",
-    buckets=[ms / 1000 for ms in LATENESS_BUCKETS_MS],
+    buckets=_LATE_S,
     registry=REGISTRY,
 )
 _host_took = Summary(
@@ -65,10 +68,11 @@ _host_closed = Gauge(
 _hosts: set[str] = set()
 
 
-def sent(host: str, answer: str, took_s: float | None, late_s: float | None = None) -> None:
+def sent(host: str, answer: str, took_s: float | None, late_s: float | None = None, trace: bytes = b"") -> None:
     """A request was sent, or refused (``took_s`` None). ``host``: scheme, name and port.
 
-    ``late_s``: how long after its task was due it began; None: not known.
+    ``late_s``: how long after its task was due it began; None: not known. ``trace``: the ``traceparent`` of its firing,
+    where that is traced.
     """
     host = _shown(host)
     _answered(host, answer).inc()
@@ -79,6 +83,10 @@ def sent(host: str, answer: str, took_s: float | None, late_s: float | None = No
     if late_s is not None:
         _late.observe(late_s)
         late.observe(late_s)
+    if trace and took_s is not None:
+        examples.keep("delaybox_webhook_seconds", {}, _TOOK_S, took_s, trace.decode())
+        if late_s is not None:
+            examples.keep("delaybox_webhook_lateness_seconds", {}, _LATE_S, late_s, trace.decode())
 
 
 # Looking labels up anew takes longer than counting.

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Failed, HandBack, Outcome, Report
 from delaybox.core.errors import InvalidTask
+from delaybox.otel import tracing
 from delaybox.targets.kafka_link import KafkaLink
 from delaybox.targets.kafka_message import composer
 from delaybox.targets.kafka_settings import KafkaSettings
@@ -222,7 +223,7 @@ class KafkaTarget:
     def _report(self, sent: Sequence[Delivery], group: _Group, report: Report) -> None:
         if not group.failed:
             report(sent, DONE)
-            metrics.kafka_sent(len(sent), group.took_s)
+            metrics.kafka_sent(len(sent), group.took_s, _trace_of(sent))
             return
         by_id = {d.id.encode(): d for d in sent}
         outcomes: dict[bytes, Outcome] = {}
@@ -231,7 +232,7 @@ class KafkaTarget:
             outcomes[d.task_id] = self._outcome(error, topic)
         done = [d for d in sent if d.task_id not in outcomes]
         report(done, DONE)
-        metrics.kafka_sent(len(done), group.took_s)
+        metrics.kafka_sent(len(done), group.took_s, _trace_of(done))
         for outcome in set(outcomes.values()):
             report([d for d in sent if outcomes.get(d.task_id) == outcome], outcome)
 
@@ -289,3 +290,8 @@ class _Group:
         if self._done < count:
             await self._future
         self.took_s = time.perf_counter() - self._started
+
+
+def _trace_of(sent: Sequence[Delivery]) -> bytes:
+    """The ``traceparent`` of one of their firings; b"" where none is traced."""
+    return b"" if tracing.spans is None else next((d.trace for d in sent if d.trace), b"")

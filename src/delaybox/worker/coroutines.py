@@ -115,7 +115,8 @@ class Coroutines(Crew):
                         stats.done += 1
                         run.session.done(run.sequence)
                         if figures is not None:
-                            figures.ended(run.function.name, "succeeded", time.monotonic() - since)
+                            trace = run.assignment.traceparent
+                            figures.ended(run.function.name, "succeeded", time.monotonic() - since, trace)
                 except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
                     run.fail(endings.failure(error))
                 else:

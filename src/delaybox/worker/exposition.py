@@ -14,25 +14,23 @@ from pathlib import Path
 from typing import Final
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     Metric,
     disable_created_metrics,
-    generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from delaybox import __version__
-from delaybox.processes import counters
+from delaybox.processes import counters, examples
+from delaybox.processes.openmetrics import exposed
 from delaybox.worker.figures import BOUNDS_S, Figures, State, WorkerCondition
 from delaybox.worker.run import Stats
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 STANDS_S: Final = 30.0
 """A process whose event loop has not turned for this long needs a restart."""
 _MOST_SERVERS: Final = 50
@@ -126,6 +124,8 @@ class Exposition:
                 if n:
                     seconds._buckets[at].inc(n)
             seconds._sum.inc(one.sum_s)
+            if one.example is not None:
+                examples.keep("delaybox_worker_attempt_seconds", {"function": function}, BOUNDS_S, *one.example)
         for name, (counter, before) in self._of_stats.items():
             now = getattr(stats, name)
             if now != before:
@@ -163,11 +163,17 @@ class _Build(Collector):
 
 
 def render(own: CollectorRegistry) -> bytes:
-    """The metrics of all processes that share the folder, else those of ``own``."""
+    """The metrics of all processes that share the folder, else those of ``own``, in Prometheus's text."""
+    return render_as("", own)[0]
+
+
+def render_as(accept: str, own: CollectorRegistry) -> tuple[bytes, str]:
+    """As `render`, with the content type. ``accept``: the scraper's header; OpenMetrics, with examples, if it asks for
+    that."""
     merged = CollectorRegistry()
     merged.register(_Build())
     merged.register(_shared() or own)
-    return generate_latest(merged)
+    return exposed(accept, merged)
 
 
 def _shared() -> Collector | None:

@@ -24,14 +24,16 @@ OTHERS: Final = "(others)"
 
 
 class OfFunction:
-    """One function's figures. ``classes``: attempts by duration, the last for those past every bound."""
+    """One function's figures. ``classes``: attempts by duration, the last for those past every bound. ``example``: the
+    duration of one, and the ``traceparent`` of its firing."""
 
-    __slots__ = ("classes", "outcomes", "sum_s")
+    __slots__ = ("classes", "example", "outcomes", "sum_s")
 
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
         self.classes = [0] * (len(BOUNDS_S) + 1)
         self.sum_s = 0.0
+        self.example: tuple[float, str] | None = None
 
 
 class Figures:
@@ -44,8 +46,9 @@ class Figures:
         self._all = {name: name for name in named[:MOST_FUNCTIONS]} | dict.fromkeys(named[MOST_FUNCTIONS:], OTHERS)
         self._new: dict[str, OfFunction] = {}
 
-    def ended(self, function: str, outcome: Outcome, seconds: float | None) -> None:
-        """One attempt ended. ``seconds``: how long its code ran; None where it did not begin."""
+    def ended(self, function: str, outcome: Outcome, seconds: float | None, trace: str = "") -> None:
+        """One attempt ended. ``seconds``: how long its code ran; None where it did not begin. ``trace``: the
+        ``traceparent`` of its firing, where the node traces."""
         name = self._all.get(function, OTHERS)
         one = self._new.get(name)
         if one is None:
@@ -54,6 +57,8 @@ class Figures:
         if seconds is not None:
             one.classes[bisect_left(BOUNDS_S, seconds)] += 1
             one.sum_s += seconds
+            if trace:
+                one.example = (seconds, trace)
 
     def take(self) -> Mapping[str, OfFunction]:
         """What was counted since it was last called, by function."""

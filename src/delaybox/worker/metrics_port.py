@@ -26,10 +26,10 @@ Answer = tuple[int, str, bytes]
 class MetricsPort:
     """Answers GET and HEAD on one address from `start` to `stop`. CannotListen when it is made.
 
-    ``answer``: called with the path, in the thread of the port; None: there is no such path.
+    ``answer``: called with the path and the header ``Accept``, in the thread of the port; None: there is no such path.
     """
 
-    def __init__(self, host: str, port: int, answer: Callable[[str], Answer | None]) -> None:
+    def __init__(self, host: str, port: int, answer: Callable[[str, str], Answer | None]) -> None:
         self._socket = bind(host, port, _BACKLOG, option="--metrics-port")
         self.address = f"{bracketed(host)}:{port_of(self._socket)}"
         self._answer = answer
@@ -85,7 +85,7 @@ class MetricsPort:
         if method not in (b"GET", b"HEAD"):
             status, kind, body = 405, TEXT, b"use GET"
         else:
-            status, kind, body = self._answer(path) or (
+            status, kind, body = self._answer(path, _accepted(head)) or (
                 404, TEXT, b"there is no such path here; use /healthz, /livez, /readyz or /metrics"
             )  # fmt: skip
         more = "Allow: GET, HEAD\r\n" if status == 405 else ""
@@ -97,3 +97,11 @@ class MetricsPort:
         if method != b"HEAD":
             writer.write(body)
         await writer.drain()
+
+
+def _accepted(head: bytes) -> str:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"accept":
+            return value.decode("latin-1")
+    return ""

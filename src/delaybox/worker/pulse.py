@@ -87,12 +87,13 @@ class Pulse:
         after = loop.time() + BEAT_S
         self._next = loop.call_at(after, self._beat, after)
 
-    def _answer(self, path: str) -> Answer | None:
+    def _answer(self, path: str, accept: str) -> Answer | None:
         """In the port's thread."""
         exposition, own = self._exposition, self._metrics.registry
         match path:
             case "/metrics":
-                return 200, exposition.CONTENT_TYPE, exposition.render(own)
+                text, kind = exposition.render_as(accept, own)
+                return 200, kind, text
             case "/healthz" | "/livez":
                 return _probed(exposition.condition(own).stands, "ok")
             case "/readyz":

@@ -274,7 +274,7 @@ class TaskRun:
     def _count(self, outcome: Outcome, *, ran: bool = True) -> None:
         if (figures := self.common.figures) is not None:
             seconds = time.monotonic() - self.began if ran and self.began else None
-            figures.ended(self.function.name, outcome, seconds)
+            figures.ended(self.function.name, outcome, seconds, self.assignment.traceparent)
 
     def _duration_ms(self) -> int:
         return round((time.monotonic() - self.began) * 1000) if self.began else 0

@@ -29,6 +29,7 @@ from delaybox.api.grpc.guard import Context, DeadlinePassed, Guard, MessageTooLo
 from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
 from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, InvalidTask
+from delaybox.otel import tracing
 from delaybox.wire.bounds import check_items
 
 _log = logging.getLogger("delaybox.grpc")
@@ -215,7 +216,7 @@ async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any],
     finally:
         metrics.rpc_done(name, code)
         if timed:
-            took.one(name, perf_counter() - began)
+            took.one(name, perf_counter() - began, context, b"" if tracing.spans is None else tracing.latest.get())
     # Only here, where the error is gone: it holds stack frames, and these hold the request.
     trailer = ((DETAILS, status.SerializeToString()),) if status.details else ()
     return await context.abort(BY_NUMBER[status.code], status.message, trailing_metadata=trailer)

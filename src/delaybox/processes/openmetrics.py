@@ -1,0 +1,43 @@
+"""Metrics in the form that a scraper asks for: Prometheus's text, or OpenMetrics with examples of buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+
+from delaybox.processes import examples
+
+
+def exposed(accept: str, registry: CollectorRegistry) -> tuple[bytes, str]:
+    """The metrics of a registry, with their content type. ``accept``: the scraper's header."""
+    if "application/openmetrics-text" not in accept:
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+    text: bytes = exposition.generate_latest(_WithExamples(registry))  # type: ignore[no-untyped-call]
+    return text, exposition.CONTENT_TYPE_LATEST
+
+
+class _WithExamples(Collector):
+    """What another collector collects, with the examples of all processes that share the folder."""
+
+    def __init__(self, inner: Collector) -> None:
+        self._inner = inner
+
+    def collect(self) -> Iterator[Metric]:
+        kept = examples.kept()
+        for metric in self._inner.collect():
+            if metric.type == "histogram" and kept:
+                metric.samples = [
+                    one if (found := kept.get((one.name, frozenset(one.labels.items())))) is None
+                    else one._replace(exemplar=_exemplar(found))
+                    for one in metric.samples
+                ]  # fmt: skip
+            yield metric
+
+
+def _exemplar(of: examples.Example) -> Exemplar:
+    return Exemplar({"trace_id": of.trace_id, "span_id": of.span_id}, of.value, of.at_s)
