@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from delaybox.store import keys
 from delaybox.store.address import ServerSettings
 from delaybox.store.slots import SLOTS, slot_of
 from tests.servers import RealServer
+from tests.waiting import until
 
 NODE_TIMEOUT_MS = 1_000
 _PATIENCE_S = 20.0
@@ -171,13 +171,12 @@ class RealCluster:
             server.close()
 
     def until(self, true: Any, *, within_s: float = _PATIENCE_S) -> None:
-        give_up = time.monotonic() + within_s
-        while True:
+        def holds() -> bool:
             with contextlib.suppress(redis.RedisError, OSError):
-                if true():
-                    return
-            assert time.monotonic() < give_up, [self._state(server) for server in self.servers]
-            time.sleep(0.02)
+                return bool(true())
+            return False
+
+        until(holds, lambda: [self._state(server) for server in self.servers], within_s=within_s)
 
     async def soon(self, true: Any, *, within_s: float = _PATIENCE_S) -> None:
         """As `until`, while the event loop goes on."""

@@ -19,9 +19,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from scripts.kafka_broker import FETCH_S, START_S, Broker, why_not
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
-_LOOK_S = 0.25
 
 
 class Kafka:
@@ -135,11 +135,13 @@ def _start_keeper(folder: Path, address: Path) -> None:
             file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
             setsid=True,
         )
-    give_up = time.monotonic() + START_S + FETCH_S
-    while not address.exists():
-        if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() > give_up:
-            pytest.fail(f"the Kafka broker does not start: {log_path.read_text()[-3000:]}")
-        time.sleep(0.05)
+
+    def settled() -> bool:
+        return address.exists() or bool(os.waitpid(pid, os.WNOHANG)[0])
+
+    until(settled, within_s=START_S + FETCH_S)
+    if not address.exists():
+        pytest.fail(f"the Kafka broker does not start: {log_path.read_text()[-3000:]}")
 
 
 def keep(folder: Path) -> None:
@@ -152,12 +154,8 @@ def keep(folder: Path) -> None:
         made.write_text(broker.bootstrap)
         made.rename(address)
         with (folder / "users").open("w") as users:
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    address.unlink()
-                    break
-                time.sleep(_LOOK_S)
+            fcntl.flock(users, fcntl.LOCK_EX)
+            address.unlink()
             broker.close()
     finally:
         broker.close()

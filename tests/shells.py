@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, TaskResult, TaskType
 from delaybox.targets.shell import ShellOptions, ShellTarget
 from delaybox.wire import body
+from tests.waiting import until_async
 
 
 def delivery(payload: bytes | str = b"", *, attempt: int = 0, token: int = 1, **task) -> Delivery:
@@ -80,15 +79,17 @@ def alive(word: str) -> list[int]:
 
 async def until_dead(word: str, *, within_s: float) -> list[int]:
     """Those still alive when the time is over."""
-    end = time.monotonic() + within_s
-    while (left := alive(word)) and time.monotonic() < end:
-        await asyncio.sleep(0.01)
+    left: list[int] = []
+
+    def none() -> bool:
+        left[:] = alive(word)
+        return not left
+
+    with contextlib.suppress(AssertionError):
+        await until_async(none, within_s=within_s)
     return left
 
 
-async def until_alive(word: str, count: int = 1, *, within_s: float = 10.0) -> list[int]:
-    end = time.monotonic() + within_s
-    while len(found := alive(word)) < count:
-        assert time.monotonic() < end, f"{found} of {count} came up"
-        await asyncio.sleep(0.01)
-    return found
+async def until_alive(word: str, count: int = 1) -> None:
+    """Returns when so many of them run."""
+    await until_async(lambda: len(alive(word)) >= count, lambda: f"{alive(word)} of {count} came up")

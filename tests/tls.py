@@ -8,13 +8,13 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import trustme
 
 from delaybox.store.address import ServerSettings
+from tests.waiting import until_async
 
 
 class Certificates:
@@ -92,12 +92,13 @@ async def tls_server(
     arguments += ["--tls-auth-clients", "yes" if ask_client else "no"]
     process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        give_up = time.monotonic() + 10
-        while process.poll() is None:
-            assert time.monotonic() < give_up
+
+        def settled() -> bool:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            await asyncio.sleep(0.02)
+                return True
+            return process.poll() is not None
+
+        await until_async(settled)
         yield None if process.poll() is not None else port
     finally:
         process.kill()

@@ -56,6 +56,37 @@ async def until_async(
     raise AssertionError
 
 
+class Gate:
+    """Closed at first; `open` lets all through who wait at it, on whatever event loop, and those who come later."""
+
+    def __init__(self) -> None:
+        self._open = False
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def open(self) -> None:
+        """From any thread."""
+        with self._lock:
+            self._open, waiting, self._waiting = True, self._waiting, []
+        for loop, event in waiting:
+            with contextlib.suppress(RuntimeError):  # that loop has ended, and whoever waited there with it
+                loop.call_soon_threadsafe(event.set)
+
+    def close(self) -> None:
+        """Those who come from now on wait again."""
+        with self._lock:
+            self._open = False
+
+    async def passed(self) -> None:
+        """Returns as soon as it is open."""
+        event = asyncio.Event()
+        with self._lock:
+            if self._open:
+                return
+            self._waiting.append((asyncio.get_running_loop(), event))
+        await event.wait()
+
+
 class Log:
     """What a process writes, kept in a file as it comes; `wait_for` wakes with the words. Give it ``fd``, and close
     that once the process has it."""

@@ -23,6 +23,7 @@ from tests.faults.harness.rig import Rig
 from tests.faults.harness.scale import SEED, WHOLE, scaled
 from tests.kafka import Kafka
 from tests.nodes import Node
+from tests.waiting import until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(240, 1_800))]
 
@@ -104,10 +105,7 @@ def _payload(value: bytes) -> str:
 
 
 async def until(true: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + DRAIN_S
-    while not await asyncio.to_thread(true):
-        assert time.monotonic() < give_up, f"{what}: not within {DRAIN_S} s"
-        await asyncio.sleep(0.2)
+    await until_async(lambda: asyncio.to_thread(true), lambda: f"{what}: not within {DRAIN_S} s", within_s=DRAIN_S)
 
 
 async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(

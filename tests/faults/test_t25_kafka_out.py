@@ -24,6 +24,7 @@ from tests.faults.harness.scale import scaled
 from tests.kafka import Kafka, take
 from tests.nodes import Node
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(300, 900))]
 
@@ -41,12 +42,18 @@ class Load:
 
     def __init__(self, ports: Callable[[], list[Node]], prefix: str) -> None:
         self.accepted: list[str] = []
+        self._more = threading.Condition()
         self.priority: dict[str, str] = {}
         self._nodes = ports
         self._prefix = prefix
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def until(self, count: int) -> None:
+        """Returns when so many are accepted."""
+        with self._more:
+            assert self._more.wait_for(lambda: len(self.accepted) >= count, PATIENCE_S), f"only {len(self.accepted)}"
 
     def stop(self) -> set[str]:
         self._stop.set()
@@ -78,7 +85,9 @@ class Load:
                 if status < 300:
                     ids = [item["id"] for item in answer["items"]]
                     self.priority |= {task: PRIORITIES[i % 4] for i, task in enumerate(ids)}
-                    self.accepted += ids
+                    with self._more:
+                        self.accepted += ids
+                        self._more.notify_all()
                     break
                 assert status in (429, 503), answer
 
@@ -149,8 +158,7 @@ def test_the_broker_is_away_under_load(
     try:
         node.ready()
         load = Load(lambda: [node], prefix)
-        while len(load.accepted) < 1_000:
-            time.sleep(0.05)
+        load.until(1_000)
         before_mib, killed_ms = resident_mib(node), now_ms()
         broker.kill()
         node.wait_for("tasks for it wait")
@@ -164,8 +172,7 @@ def test_the_broker_is_away_under_load(
             arrivals = Arrivals(consumer)
             arrivals.until(wanted, quiet_s=scaled(1.5, 2.5), timeout_s=60 + AWAY_S)
             again = Load(lambda: [node], f"{prefix}-again")
-            while len(again.accepted) < 1_000:
-                time.sleep(0.05)
+            again.until(1_000)
             fresh = again.stop()
             arrivals.until(wanted | fresh, quiet_s=scaled(1.5, 2.5), timeout_s=60)
         came = arrivals.came
@@ -221,9 +228,7 @@ def test_nodes_are_killed_under_load(
     with pair(start) as nodes:
         load = Load(lambda: list(nodes), prefix)
         for kill in range(KILLS):
-            seen = len(load.accepted)
-            while len(load.accepted) < seen + 4 * BATCH:
-                time.sleep(0.05)
+            load.until(len(load.accepted) + 4 * BATCH)
             nodes[kill % 2].process.kill()
             nodes[kill % 2].process.wait()
             nodes[kill % 2] = start().ready()

@@ -16,6 +16,7 @@ import pytest
 
 from tests.faults.harness.rig import Rig, soon
 from tests.faults.harness.scale import FULL
+from tests.waiting import until_async
 
 pytestmark = [
     pytest.mark.faults,
@@ -86,8 +87,6 @@ async def test_each_shell_task_of_the_original_runs_exactly_once(tmp_path: Path)
         def done() -> list[int]:
             return [int(line) for line in ran.read_text().split()] if ran.exists() else []
 
-        async with asyncio.timeout(300):
-            while len(set(done())) < COUNT:
-                await asyncio.sleep(0.05)
+        await until_async(lambda: len(set(done())) >= COUNT, within_s=300)
         await rig.settled()
         assert Counter(done()) == Counter(range(COUNT))

@@ -30,6 +30,7 @@ from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.cluster import RealCluster, free_ports, spread
+from tests.engines import until
 from tests.faults.harness.proxy import Proxy
 from tests.servers import RealServer
 
@@ -55,9 +56,7 @@ class Pair:
         self.admins[1].execute_command("REPLICAOF", "NO", "ONE")
 
     async def in_step(self) -> None:
-        async with asyncio.timeout(15):
-            while self.admins[1].info("replication")["master_link_status"] != "up":
-                await asyncio.sleep(0.02)
+        await until(lambda: self.admins[1].info("replication")["master_link_status"] == "up")
 
 
 @pytest.fixture
@@ -117,12 +116,10 @@ async def test_strict_loses_nothing_where_fast_does(pair: Pair) -> None:
             for kind, one in (("strict", strict), ("fast", fast))
             for n in range(8)
         ]
-        while len(acked["strict"]) < 100:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(acked["strict"]) >= 100)
         pair.cable.gate.clear()
-        while not refused["strict"]:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)
+        # Each of the strict ones has met the cut.
+        await until(lambda: len(refused["strict"]) >= 8)
         stop.set()
         await asyncio.gather(*producers)
         store = strict._opened.store

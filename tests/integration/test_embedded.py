@@ -121,12 +121,12 @@ async def client_of(server: EmbeddedServer | Node) -> AsyncIterator[Redis]:
 
 
 async def ping_until_it_answers(client: Redis) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            with contextlib.suppress(RedisError, OSError):
-                await client.ping()
-                return
-            await asyncio.sleep(0.01)
+    async def answers() -> bool:
+        with contextlib.suppress(RedisError, OSError):
+            return bool(await client.ping())
+        return False
+
+    await until_async(answers)
 
 
 async def test_it_runs_with_the_settings_that_keep_tasks(embedded: EmbeddedServer) -> None:

@@ -205,8 +205,7 @@ async def test_a_pause_without_readers_is_named(client: Redis, prefix: str) -> N
     (item,) = await taken(reader, 1)
     reader.close()
     await client.delete(keys.events_wanted(store.tags[0]))
-    while service.feed.follows:
-        await asyncio.sleep(0.01)
+    await until_true(lambda: not service.feed.follows)
     back = await service.feed.read(EventQuery(), after=item.position)
     (gap,) = await taken(back, 1)
     assert isinstance(gap.what, Missed) and gap.what.count == 0 and "nobody read" in gap.what.why

@@ -17,7 +17,7 @@ from delaybox import Client, Worker
 from delaybox.client import InvalidTask, Retry, TaskFailed, TaskState
 from tests.command import Command
 from tests.nodes import Node, node
-from tests.waiting import until
+from tests.waiting import Gate, until
 
 CONFIG = """
 queues: {first: {paused: true, timeout: 30s, concurrency: 8, burst: 2, rate: 9/m,
@@ -45,13 +45,12 @@ class Crew:
     """A worker in a thread. `gate` holds its function up; `ran` is what it ran, in order."""
 
     def __init__(self) -> None:
-        self.gate, self.ran, self.failures = threading.Event(), list[str](), 0
-        self.gate.set()
+        self.gate, self.ran, self.failures = Gate(), list[str](), 0
+        self.gate.open()
 
     async def step(self, name: str) -> str:
         self.ran.append(name)
-        while not self.gate.is_set():
-            await asyncio.sleep(0.01)
+        await self.gate.passed()
         return name
 
     async def fail(self) -> None:
@@ -80,7 +79,7 @@ def crew(served: Node) -> Iterator[Crew]:
     thread.start()
     served.until(lambda: served.call("GET", "/v1/workers")[2]["count"])
     yield made
-    made.gate.set()
+    made.gate.open()
     over.set()
     thread.join(20)
 
@@ -98,7 +97,7 @@ def cli(served: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def test_pause_drain_and_resume(served: Node, client: Client, crew: Crew, cli: Command) -> None:
-    crew.gate.clear()
+    crew.gate.close()
     running = client.schedule("step", ["running"], queue="mail", keep_result="1m")
     until(lambda: crew.ran)
     # In force when it is answered; the command below finds it so, and waits.
@@ -111,7 +110,7 @@ def test_pause_drain_and_resume(served: Node, client: Client, crew: Crew, cli: C
     held = [client.schedule("step", [str(n)], queue="mail", keep_result="1m") for n in range(3)]
     elsewhere = client.schedule("step", ["elsewhere"], queue="other", keep_result="1m")
     assert draining.poll() is None
-    crew.gate.set()
+    crew.gate.open()
     out, _ = draining.communicate(timeout=30)
     assert draining.returncode == 0 and "waits: queue 'mail' is paused" in out
     assert running.result(timeout=20) == "running"
@@ -151,11 +150,11 @@ def test_retry_timeout_and_keeping_results_are_live(served: Node, client: Client
     with pytest.raises(TaskFailed):
         client.schedule("fail", queue="mail").result(timeout=20)
     assert crew.failures == 3
-    crew.gate.clear()
+    crew.gate.close()
     slow = client.schedule("step", ["slow"], queue="mail", retry=0)
     with pytest.raises(TaskFailed, match="timed out"):
         slow.result(timeout=20)
-    crew.gate.set()
+    crew.gate.open()
     kept = client.schedule("step", ["kept"], queue="mail", timeout="20s")
     until(lambda: client.get(kept.id).state is TaskState.SUCCEEDED)
     client.unset_queue("mail")
@@ -170,7 +169,7 @@ def test_limits_hold_and_say_why_a_queue_waits(served: Node, client: Client, cre
     assert "rate = 100/s" in cli("queues", "other").out
     (mine,) = client.queue_rules("other")
     assert (mine.concurrency, mine.rate, mine.burst) == (1, "100/s", 20)
-    crew.gate.clear()
+    crew.gate.close()
     crew.ran.clear()
     tasks = [client.schedule("step", [str(n)], queue="other", keep_result="1m") for n in range(4)]
     until(lambda: crew.ran)
@@ -182,7 +181,7 @@ def test_limits_hold_and_say_why_a_queue_waits(served: Node, client: Client, cre
     waiting = [view.reason for task in tasks if (view := client.get(task.id)).state is TaskState.READY]
     assert all("has limits (concurrency 1, rate 100/s)" in reason for reason in waiting)
     assert len(crew.ran) == 1
-    crew.gate.set()
+    crew.gate.open()
     assert [task.result(timeout=20) for task in tasks] == ["0", "1", "2", "3"]
     client.set_queue("other", rate="1/m", burst=None, concurrency=None)
     time.sleep(1.0)  # what is promised: in force everywhere within a second
@@ -206,7 +205,7 @@ def test_limits_by_key_are_set_in_each_way_and_say_why_a_queue_waits(
         {"by": "label:customer", "concurrency": 1},
     )
     assert rules(served, "other", {"weight": 1})["effect"]["keys"] == [{"by": "label:customer", "concurrency": 1}]
-    crew.gate.clear()
+    crew.gate.close()
     crew.ran.clear()
     acme = [
         client.schedule("step", [f"a{n}"], queue="other", keep_result="1m", labels={"customer": "acme"})
@@ -225,7 +224,7 @@ def test_limits_by_key_are_set_in_each_way_and_say_why_a_queue_waits(
     reasons = {view.reason for one in acme if (view := client.get(one.id)).state is TaskState.READY}
     assert any("concurrency 1 for each label:customer" in reason for reason in reasons)
     assert served.call("GET", "/v1/queues/other")[2]["ready"] == 2 and len(crew.ran) == 4
-    crew.gate.set()
+    crew.gate.open()
     assert [one.result(timeout=20) for one in (*acme, *others)] == ["a0", "a1", "a2", "b", "c", ""]
     client.unset_queue("other")
 

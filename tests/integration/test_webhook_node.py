@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.command import Command
 from tests.nodes import JSON, Node, node
 from tests.receivers import Received, Receiver, receiver, reply
 from tests.servers import RealServer
+from tests.waiting import Gate
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 AT_ONCE = 8
@@ -232,11 +232,10 @@ def test_retry_after_is_not_charged(client: Client, to: Receiver):
 
 
 def test_large_bodies_do_not_wait_for_a_host_that_is_slow(client: Client, to: Receiver):
-    released = threading.Event()
+    released = Gate()
 
     async def hold(_: Received, writer: asyncio.StreamWriter) -> None:
-        while not released.is_set():
-            await asyncio.sleep(0.02)
+        await released.passed()
         writer.write(reply(200))
         await writer.drain()
 
@@ -248,7 +247,7 @@ def test_large_bodies_do_not_wait_for_a_host_that_is_slow(client: Client, to: Re
         to.wait("/quick-large", 5)
         to.wait("/hold-large", 40)
     finally:
-        released.set()
+        released.open()
 
 
 def test_a_name_that_leads_here_becomes_a_dead_letter(on: Node, to: Receiver):
@@ -324,13 +323,13 @@ def test_a_killed_process_loses_nothing(on: Node, client: Client, to: Receiver):
 
 def test_a_killed_node_loses_nothing(server: RealServer, on: Node, client: Client, to: Receiver, tmp_path: Path):
     """The whole node, killed while it sends: another one sends the rest, and what is sent again has its webhook-id."""
-    killed, held = threading.Event(), []
+    killed, held = Gate(), []
 
     async def hold(got: Received, writer: asyncio.StreamWriter) -> None:
         """The first ones are answered, the next are under way when the node dies."""
         held.append(got.headers["webhook-id"])
-        while len(held) > 20 and not killed.is_set():
-            await asyncio.sleep(0.01)
+        if len(held) > 20:
+            await killed.passed()
         writer.write(reply(200))
         await writer.drain()
 
@@ -347,7 +346,7 @@ def test_a_killed_node_loses_nothing(server: RealServer, on: Node, client: Clien
             first.process.wait()
         finally:
             os.kill(other, signal.SIGCONT)
-            killed.set()
+            killed.open()
         on.until(lambda: len(set(held)) == 60)
     twice = {one for one in held if held.count(one) > 1}
     # Those under way, and those whose answer was there but not yet noted: one round of acks.

@@ -6,7 +6,6 @@ never mix and what was written before a SIGKILL stays. A line whose checksum is 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.waiting import until_async
 
 OK, FAIL, UNKNOWN, SENT, STALE = "ok", "fail", "unknown", "sent", "stale"
 
@@ -185,19 +186,20 @@ class Reader:
             return
 
     async def until(self, done: Callable[[History], bool], *, timeout_s: float, what: str) -> None:
-        """Returns when ``done``; looks whenever a file may have grown. TimeoutError says ``what`` did not come."""
-        limit = time.monotonic() + timeout_s
-        while True:
+        """Returns when ``done``; looks whenever a file may have grown. AssertionError: ``what`` did not come."""
+        h = self.history
+
+        def came() -> bool:
             self.poll()
-            if done(self.history):
-                return
-            if time.monotonic() > limit:
-                h = self.history
-                raise TimeoutError(
-                    f"{what}: not within {timeout_s} s; "
-                    f"calls {len(h.calls)}, starts {len(h.starts)}, acks {len(h.acks)}"
-                )
-            await asyncio.sleep(0.01)
+            return done(h)
+
+        await until_async(
+            came,
+            lambda: (
+                f"{what}: not within {timeout_s} s; calls {len(h.calls)}, starts {len(h.starts)}, acks {len(h.acks)}"
+            ),
+            within_s=timeout_s,
+        )
 
     def final(self) -> History:
         """All of it; a last line without its end counts as torn."""

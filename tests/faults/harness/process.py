@@ -7,15 +7,16 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import Log
+
 _ROOT = Path(__file__).parents[3]
-_PATIENCE_S = 30.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -33,7 +34,8 @@ class Process:
         self, arguments: Sequence[str], *, folder: Path, name: str, ready: str, env: Mapping[str, str]
     ) -> None:
         self._arguments, self._ready = list(arguments), ready
-        self._log = folder / f"{name}.log"
+        self._file = folder / f"{name}.log"
+        self._log: Log | None = None
         path = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(_ROOT / "src"), str(_ROOT))))
         self._env = {**os.environ, **env, "PYTHONPATH": path}
         self._process: asyncio.subprocess.Process | None = None
@@ -48,34 +50,35 @@ class Process:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Returns when it is ready; RuntimeError with its output when it is not."""
-        with self._log.open("wb") as log:
+        """Returns when it is ready; AssertionError with its output when it is not."""
+        self._file.unlink(missing_ok=True)
+        self._log = Log(self._file)
+        try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=self._log.fd,
+                stderr=self._log.fd,
                 env=self._env,
                 cwd=_ROOT,
                 start_new_session=True,
                 preexec_fn=dies_with_parent,
             )
+        finally:
+            self._log.started()
         await self.logged(self._ready)
 
     async def logged(self, text: str) -> str:
-        """Waits until its output holds ``text``; that line. RuntimeError when it ends or time is up before."""
-        limit = time.monotonic() + _PATIENCE_S
-        while True:
-            last_look = not self.running or time.monotonic() > limit
-            for line in self.output().splitlines():
-                if text in line:
-                    return line
-            if last_look:
-                raise RuntimeError(f"process never said {text!r}: {self.output()[-3000:]}")
-            await asyncio.sleep(0.01)
+        """Waits until its output holds ``text``; that line. AssertionError when it ends or time is up before."""
+        assert self._log is not None
+        found = await asyncio.to_thread(self._log.wait_for, f"(?m)^.*{re.escape(text)}.*$")
+        return found[0]
 
     def output(self) -> str:
-        return self._log.read_text(errors="replace")
+        assert self._log is not None
+        if not self.running:
+            self._log.end()
+        return self._log.text()
 
     def send(self, what: signal.Signals) -> None:
         """A signal; harmless when it has ended."""

@@ -26,6 +26,7 @@ from tests.faults.harness.process import Process, serve, worker
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scale import SEED
 from tests.faults.harness.server import Server, free_port
+from tests.waiting import until_async
 
 CHANNEL = "TaskExecution"
 CHUNK = 500
@@ -239,11 +240,13 @@ class Rig:
     async def settled(self, *, timeout_s: float = 30.0) -> None:
         """Returns when the store holds neither pending nor leased tasks."""
         store = await self.store()
-        limit = time.monotonic() + timeout_s
-        while any(c.pending or c.in_flight for c in await store.counts()):
-            if time.monotonic() > limit:
-                raise TimeoutError(f"the store still holds {await store.counts()}")
-            await asyncio.sleep(0.02)
+        left: list[object] = []
+
+        async def empty() -> bool:
+            left[:] = [c for c in await store.counts() if c.pending or c.in_flight]
+            return not left
+
+        await until_async(empty, lambda: f"the store still holds {left}", within_s=timeout_s)
 
     async def final(self) -> Final:
         """What lies where, and what fsck says."""
