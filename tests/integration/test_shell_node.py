@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.nodes import Node, node
 from tests.servers import RealServer
+from tests.shared import a_prefix
 from tests.shells import alive, mark
 from tests.waiting import until
 
@@ -27,7 +29,19 @@ CALLERS = 100
 @pytest.fixture
 def redis(server: RealServer, prefix: str) -> tuple[str, ...]:
     """Flags of nodes on one store."""
+    return _flags(server, prefix)
+
+
+def _flags(server: RealServer, prefix: str) -> tuple[str, ...]:
     return ("--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0", "--set", "frequency=100")
+
+
+@pytest.fixture(scope="module")
+def on(server: RealServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that runs payloads and a command by its name, for tests that stop or kill none."""
+    flags = (*_flags(server, a_prefix()), "--enable-shell", "--set", COMMANDS)
+    with node(*flags, folder=tmp_path_factory.mktemp("on")) as started:
+        yield started
 
 
 def command(on: Node, text: str | bytes, **parameter: str) -> str:
@@ -63,42 +77,40 @@ def test_it_is_off_by_default_and_says_how_to_enable_it(tmp_path: Path, redis: t
         assert "shell commands" not in plain.output()
 
 
-def test_what_the_system_would_refuse_is_refused_at_once(tmp_path: Path, redis: tuple[str, ...]):
-    with node(*redis, "--enable-shell", "--set", COMMANDS, folder=tmp_path) as on:
-        for payload, words in ((b"echo a\0b", "NUL byte"), (b"#" * 131_073, "131073 bytes")):
-            encoded = base64.b64encode(payload).decode()
-            status, _, answer = on.call("POST", "/task", {"taskType": "SHELL_CMD", "pyload": encoded})
-            assert status == 400 and words in answer["error"] and answer["error"].startswith("pyload ")
-            status, answer = v1(on, payload_base64=encoded)
-            assert status in (400, 422) and words in answer["detail"]
-            assert v1(on, name="upper", payload_base64=encoded, delay="1h")[0] == 201
-        status, answer = v1(on, name="lower", payload="x")
-        assert status == 403 and "there are upper" in answer["detail"]
+def test_what_the_system_would_refuse_is_refused_at_once(on: Node):
+    for payload, words in ((b"echo a\0b", "NUL byte"), (b"#" * 131_073, "131073 bytes")):
+        encoded = base64.b64encode(payload).decode()
+        status, _, answer = on.call("POST", "/task", {"taskType": "SHELL_CMD", "pyload": encoded})
+        assert status == 400 and words in answer["error"] and answer["error"].startswith("pyload ")
+        status, answer = v1(on, payload_base64=encoded)
+        assert status in (400, 422) and words in answer["detail"]
+        status, answer = v1(on, name="upper", payload_base64=encoded, delay="1h")
+        assert status == 201
+        assert on.call("DELETE", f"/v1/tasks/{answer['id']}")[0] < 300
+    status, answer = v1(on, name="lower", payload="x")
+    assert status == 403 and "there are upper" in answer["detail"]
 
 
-def test_results_are_kept_and_shown(tmp_path: Path, redis: tuple[str, ...]):
-    with node(*redis, "--enable-shell", "--set", COMMANDS, folder=tmp_path) as on:
-        status, _, answer = on.call("POST", "/task", SECOND_CURL)
-        assert status == 200
-        task = finished(on, answer["taskUuid"])
-        assert task["state"] == "succeeded" and task["result"]["exit_code"] == 0
-        status, answer = v1(on, name="upper", payload="shout")
-        task = finished(on, answer["id"])
-        assert "SHOUT" in json.dumps(task["result"]), task
-        assert task["result"]["duration_ms"] >= 0
+def test_results_are_kept_and_shown(on: Node):
+    status, _, answer = on.call("POST", "/task", SECOND_CURL)
+    assert status == 200
+    task = finished(on, answer["taskUuid"])
+    assert task["state"] == "succeeded" and task["result"]["exit_code"] == 0
+    status, answer = v1(on, name="upper", payload="shout")
+    task = finished(on, answer["id"])
+    assert "SHOUT" in json.dumps(task["result"]), task
+    assert task["result"]["duration_ms"] >= 0
 
 
-def test_a_compatible_command_that_fails_is_not_run_again(tmp_path: Path, redis: tuple[str, ...]):
+def test_a_compatible_command_that_fails_is_not_run_again(on: Node, tmp_path: Path):
     ran = tmp_path / "ran"
-    with node(*redis, "--enable-shell", folder=tmp_path) as on:
-        task = finished(on, command(on, f"echo $DELAYBOX_ATTEMPT >> {ran}; exit 7"))
-        assert task["state"] == "failed" and task["result"]["exit_code"] == 7
-        assert "exit code 7" in json.dumps(task)
-        # Under /v1 it is, after a second of back-off at most.
-        _, answer = v1(on, payload=f"echo again >> {ran}; exit 8", retry={"max_attempts": 2})
-        assert finished(on, answer["id"])["state"] == "failed"
-        time.sleep(0.5)
-        assert ran.read_text() == "1\nagain\nagain\n"
+    task = finished(on, command(on, f"echo $DELAYBOX_ATTEMPT >> {ran}; exit 7"))
+    assert task["state"] == "failed" and task["result"]["exit_code"] == 7
+    assert "exit code 7" in json.dumps(task)
+    # Under /v1 it is, after a second of back-off at most, in which the first would have come again as well.
+    _, answer = v1(on, payload=f"echo again >> {ran}; exit 8", retry={"max_attempts": 2})
+    assert finished(on, answer["id"])["state"] == "failed"
+    assert ran.read_text() == "1\nagain\nagain\n"
 
 
 def test_a_node_killed_leaves_no_command_and_another_runs_it_again(tmp_path: Path, redis: tuple[str, ...]):
@@ -168,29 +180,28 @@ def test_a_command_that_is_not_there_ends_the_node_with_words(tmp_path: Path, re
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the original's flow is made of curls")
-def test_the_originals_parallel_curls(tmp_path: Path, redis: tuple[str, ...]):
+def test_the_originals_parallel_curls(on: Node, tmp_path: Path):
     """Its load: commands at one instant ahead, from parallel curls; each runs once, none early."""
     ran = tmp_path / "ran"
-    with node(*redis, "--enable-shell", folder=tmp_path) as on:
-        due_ms = int(time.time() * 1000) + ORIGINAL_AHEAD_MS
-        body = json.dumps(
-            {
-                "taskType": "SHELL_CMD",
-                "parameter": {"executionTimestamp": str(due_ms)},
-                "pyload": base64.b64encode(f"date +%s%3N >> {ran}".encode()).decode(),
-            }
-        )
-        (tmp_path / "body").write_text(body)
-        subprocess.run(
-            f"seq {CALLERS} | xargs -P 20 -I% curl -sf -o /dev/null -H 'Content-Type: application/json' "
-            f"-d @body http://localhost:{on.port}/task",
-            shell=True,
-            check=True,
-            cwd=tmp_path,
-        )
-        assert not ran.exists() or time.time() * 1000 >= due_ms
-        until(lambda: ran.exists() and len(ran.read_text().split()) >= CALLERS, on.output)
-        time.sleep(0.5)
-        times = [int(line) for line in ran.read_text().split()]
-        assert len(times) == CALLERS and min(times) >= due_ms
-        until(lambda: on.call("GET", "/task")[2] == [])
+    due_ms = int(time.time() * 1000) + ORIGINAL_AHEAD_MS
+    body = json.dumps(
+        {
+            "taskType": "SHELL_CMD",
+            "parameter": {"executionTimestamp": str(due_ms)},
+            "pyload": base64.b64encode(f"date +%s%3N >> {ran}".encode()).decode(),
+        }
+    )
+    (tmp_path / "body").write_text(body)
+    subprocess.run(
+        f"seq {CALLERS} | xargs -P 20 -I% curl -sf -o /dev/null -H 'Content-Type: application/json' "
+        f"-d @body http://localhost:{on.port}/task",
+        shell=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert not ran.exists() or time.time() * 1000 >= due_ms
+    until(lambda: ran.exists() and len(ran.read_text().split()) >= CALLERS, on.output)
+    # Nothing is left that could run once more.
+    until(lambda: on.call("GET", "/task")[2] == [])
+    times = [int(line) for line in ran.read_text().split()]
+    assert len(times) == CALLERS and min(times) >= due_ms
