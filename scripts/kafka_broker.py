@@ -12,6 +12,7 @@ import base64
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import random
 import re
@@ -33,12 +34,14 @@ IMAGE = f"apache/kafka:{VERSION}"
 START_S = 90.0
 STOP_S = 20.0
 FETCH_S = 600.0
+ARCHIVE_S = 60.0
 _POM = Path(__file__).with_name("kafka-jars") / "pom.xml"
 # Below the range that outgoing connections take their ports from: a client that keeps trying a port there on which
 # nobody listens is connected to itself one day, and the broker cannot have its port back.
 _PORTS = range(20_000, 32_000)
 _STARTED = "Kafka Server started"
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+_MAIN = "kafka.Kafka"
 _LOGGERS = {"defaultLogLevel": "warn", "log.kafka.server.KafkaRaftServer": "info"}
 
 
@@ -110,12 +113,31 @@ def free_port() -> int:
             return port
 
 
+@functools.cache
+def _archive(jars: Path) -> str:
+    """The JVM's own archive of the classes that a broker loads (AppCDS), made once for these jars and this Java by a
+    broker that starts and stops; '' where it cannot be made. Loading and checking them anew is most of a start."""
+    logged = subprocess.run([_java(), "-version"], capture_output=True).stderr
+    archive = jars.with_name(f"{jars.name}-{hashlib.sha256(logged + str(jars).encode()).hexdigest()[:12]}.jsa")
+    with (jars.parent / "kafka-classes.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            with tempfile.TemporaryDirectory(dir=jars.parent) as folder, contextlib.suppress(RuntimeError, OSError):
+                made = Path(folder) / "classes.jsa"
+                broker = Broker(Path(folder) / "broker", archive=made)
+                broker.start()
+                broker.stop(within_s=ARCHIVE_S)
+                made.rename(archive)
+    return str(archive) if archive.exists() else ""
+
+
 class Broker:
     """One broker in a folder of its own, which it keeps when stopped or killed: `start` brings it back as it was.
 
     ``listeners``: those besides PLAINTEXT: SASL_PLAINTEXT, SASL_SSL, SSL. ``users`` (name → password) may log in by
     PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512; OAUTHBEARER takes unsigned tokens. ``tls``: the PEM files of the server
     (key and certificates in one) and of the authority whose clients it trusts. ``settings`` are the broker's own.
+    ``archive``: where its JVM leaves the classes that it has loaded when the broker is stopped.
     """
 
     def __init__(
@@ -129,11 +151,13 @@ class Broker:
         settings: Mapping[str, str] | None = None,
         heap: str = "512m",
         jvm: Sequence[str] = _JVM,
+        archive: Path | None = None,
     ) -> None:
         self.folder = folder
         self.ports = {name: free_port() for name in ("PLAINTEXT", "CONTROLLER", *listeners)}
         self.log = folder / "broker.log"
         self._users = dict(users or {})
+        self._archive = archive
         self._jvm = (f"-Xmx{heap}", f"-Xms{heap}", *jvm)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
@@ -166,7 +190,7 @@ class Broker:
             self._format()
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
-            command = self._command("kafka.Kafka", str(self._properties))
+            command = self._command(_MAIN, str(self._properties))
             self._process, self._pipe = launch(command, output=output.fileno())
         give_up = time.monotonic() + START_S
         while _STARTED not in self.log.read_text(errors="replace")[before:]:
@@ -176,12 +200,12 @@ class Broker:
                 raise RuntimeError(f"the Kafka broker does not start: {logged[-3000:]}")
             time.sleep(0.05)
 
-    def stop(self) -> None:
+    def stop(self, *, within_s: float = STOP_S) -> None:
         """SIGTERM: it signs off, and its clients see that it is gone."""
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_S)
+                self._process.wait(within_s)
         self.kill()
 
     def kill(self) -> None:
@@ -234,7 +258,14 @@ class Broker:
             run = [engine, "run", "--rm", "--init", "--name", self._container, "--network", "host"]
             run += ["--user", f"{os.getuid()}:{os.getgid()}", "--volume", f"{self.folder}:{self.folder}"]
             return [*run, "--entrypoint", "java", IMAGE, *options, "-cp", "/opt/kafka/libs/*", main, *arguments]
-        return [_java(), *options, "-cp", f"{_fetched()}/*", main, *arguments]
+        jars = _fetched()
+        if self._archive is None:
+            options += [f"-XX:SharedArchiveFile={archive}"] if (archive := _archive(jars)) else []
+        elif main == _MAIN:
+            options.append(f"-XX:ArchiveClassesAtExit={self._archive}")
+        # Always in the same order, for the archive fits no other one.
+        classes = os.pathsep.join(map(str, sorted(jars.glob("*.jar"))))
+        return [_java(), *options, "-cp", classes, main, *arguments]
 
     def _settings(self, partitions: int, tls: tuple[Path, Path] | None) -> dict[str, str]:
         found = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,12 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 def make_kafka(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     """Starts brokers that are the test's own, to be stopped and killed. Takes what `Broker` takes."""
     need_broker()
+    # One that was killed may not come back before its session has ended, which lasts 9 s unless it is set.
+    soon = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
     started: list[Broker] = []
 
-    def make(**options: Any) -> Broker:
-        own = Broker(tmp_path / f"kafka-{len(started)}", **options)
+    def make(*, settings: Mapping[str, str] | None = None, **options: Any) -> Broker:
+        own = Broker(tmp_path / f"kafka-{len(started)}", settings={**soon, **(settings or {})}, **options)
         started.append(own)
         own.start()
         return own
