@@ -133,11 +133,12 @@ def arguments(server: RealServer, prefix: str, broker: Broker, topic: str, *more
     settings += [
         f"kafka.taskExecutionTopic={topic}",
         f"kafka.schedulerTopic={topic}-in",
+        "grpcServer.enabled=false",
         "kafka.deliveryTimeout=2s",
         *more,
     ]
     words = [word for one in settings for word in ("--set", one)]
-    return ["--redis", server.url, "--http-port", "0", "--grpc-port", "0", *words]
+    return ["--redis", server.url, "--http-port", "0", *words]
 
 
 def resident_mib(node: Node) -> float:
@@ -150,7 +151,8 @@ def resident_mib(node: Node) -> float:
 def test_the_broker_is_away_under_load(
     tmp_path: Path, server: RealServer, prefix: str, make_kafka: Callable[..., Broker]
 ):
-    broker = make_kafka()
+    # It may not come back before its session has ended, so that enough waits for it to be put in an order.
+    broker = make_kafka(settings={"broker.session.timeout.ms": "9000"})
     kafka = Kafka(broker.bootstrap)
     topic = kafka.topic()
     kafka.topic(name=f"{topic}-in")

@@ -29,7 +29,7 @@ def serve(broker: str, topic: str, *more: str) -> tuple[str, ...]:
     given = ["kafka.enabled=true", f"kafka.brokers={broker}", f"kafka.taskExecutionTopic={topic}"]
     # Other tests' topics are none of this node's.
     Kafka(broker).topic(1, f"{topic}-in")
-    given.append(f"kafka.schedulerTopic={topic}-in")
+    given += [f"kafka.schedulerTopic={topic}-in", "grpcServer.enabled=false"]
     settings = [word for one in (*given, *more) for word in ("--set", one)]
     return ("--http-port", "0", "--data-dir", "data", *settings)
 

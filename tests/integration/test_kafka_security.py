@@ -55,7 +55,7 @@ def arguments(secured: Secured, listener: str, topic: str, **settings: str) -> l
     given = {"enabled": "true", "brokers": secured.broker.address(listener), "taskExecutionTopic": topic} | settings
     given |= {"schedulerTopic": f"{topic}-in", "value": "payload"}
     words = [word for name, value in given.items() for word in ("--set", f"kafka.{name}={value}")]
-    return ["--http-port", "0", "--grpc-port", "0", "--data-dir", "data", *words]
+    return ["--http-port", "0", "--set", "grpcServer.enabled=false", "--data-dir", "data", *words]
 
 
 def sasl(mechanism: str, password: str = PASSWORD) -> dict[str, str]:

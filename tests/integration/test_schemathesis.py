@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from tests.rest import rest_process
 from tests.servers import RealServer
 
+ROOT = Path(__file__).parents[2]
 HOOKS = """
 import schemathesis
 from hypothesis import strategies
@@ -70,6 +72,8 @@ async def test_whatever_is_sent_is_answered_as_the_document_says(server: RealSer
             "--report-json-path",
             str(report),
             cwd=tmp_path,
+            # Its tables of Unicode and of constants are made once, not in each run.
+            env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

@@ -33,7 +33,8 @@ def redis(server: RealServer, prefix: str) -> tuple[str, ...]:
 
 
 def _flags(server: RealServer, prefix: str) -> tuple[str, ...]:
-    return ("--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0", "--set", "frequency=100")
+    settings = (f"storage.prefix={prefix}", "frequency=100", "grpcServer.enabled=false")
+    return ("--redis", server.url, "--http-port", "0", *(word for one in settings for word in ("--set", one)))
 
 
 @pytest.fixture(scope="module")
