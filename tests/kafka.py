@@ -15,7 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from scripts.kafka_broker import FETCH_S, START_S, Broker, why_not
@@ -58,19 +66,24 @@ class Kafka:
         assert producer.flush(30) == 0
 
     @contextlib.contextmanager
-    def consumer(self, *topics: str, group: str = "") -> Iterator[Consumer]:
-        """A stock consumer from the beginning of the topics."""
+    def consumer(self, topic: str) -> Iterator[Consumer]:
+        """A stock consumer from the beginning of a topic."""
         settings = {
             **self._settings,
-            "group.id": group or uuid.uuid4().hex,
+            "group.id": uuid.uuid4().hex,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "allow.auto.create.topics": True,
             "topic.metadata.refresh.interval.ms": 200,
         }
         made = Consumer(settings)
-        made.subscribe(list(topics))
         try:
+            found = made.list_topics(topic, timeout=30).topics[topic]
+            if found.error is None and found.partitions:
+                # Its partitions are known: to join a group takes the broker as long as to read them.
+                made.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in found.partitions])
+            else:
+                made.subscribe([topic])
             yield made
         finally:
             made.close()
