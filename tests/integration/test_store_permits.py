@@ -197,7 +197,14 @@ async def test_a_rate_holds_for_what_is_fired_in_place_and_the_claim_says_when_t
     await lab.move(1_000)
     assert (await lab.claim(channel="c", slots=0)).lateness_ms == []
     await lab.move(1)
-    assert len((await lab.claim(channel="c", slots=0)).lateness_ms) == 1
+    async with lab.client.pubsub() as listener:
+        await listener.subscribe(keys.wake(lab.tag))
+        assert len((await lab.claim(channel="c", slots=0)).lateness_ms) == 1
+        await lab.client.publish(keys.wake(lab.tag), "end")
+        await listener.get_message(timeout=5.0)
+        assert (await listener.get_message(timeout=5.0))["data"] == b"end", (
+            "a claim calls nobody for what it fires itself"
+        )
     assert await bench.used(b"r") == 1
 
 

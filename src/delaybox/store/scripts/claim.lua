@@ -87,7 +87,7 @@ if err then return err end
 local c = clock(now)
 set_steered(c.steered)
 if c.steered then
-  permits().now, permits().W = now, W
+  permits().now, permits().W, permits().fires = now, W, how[112] == 2 and 112
   held_back = function(lane, critical) return permits().hold_back(lane, critical, now) end
   -- Queues that have room again, because what they used of a rate was used long enough ago.
   for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(queue, now, true) end

@@ -125,7 +125,8 @@ local function limited_lanes(queue)
   return redis.call('ZRANGE', K_LIMITED, '[' .. queue .. '\0', '(' .. queue .. '\1', 'BYLEX', 'LIMIT', 0, MOST_LANES)
 end
 
--- Lets the lanes of a queue be found again. Returns how many tasks wait in them, those of workers and others.
+-- Lets the lanes of a queue be found again. Returns how many tasks wait in them, those of workers and others; those that this claim
+-- itself fires (`permits.fires`, a letter's byte) do not count, or every claim that found a permit free again would call for another.
 local function let_go(queue)
   local waiting = { w = 0, other = 0 }
   for _, member in ipairs(limited_lanes(queue)) do
@@ -134,7 +135,7 @@ local function let_go(queue)
     if count > 0 then
       activate(lane, critical, true)
       local kind = byte(lane) == 119 and 'w' or 'other'
-      waiting[kind] = waiting[kind] + count
+      if byte(lane) ~= permits.fires then waiting[kind] = waiting[kind] + count end
     else
       redis.call('ZREM', K_LIMITED, member)
     end
