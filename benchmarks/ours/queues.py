@@ -8,6 +8,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from benchmarks.harness.figures import reset_costs, slowest_script
+from benchmarks.harness.report import OURS, Row, at_most
+from benchmarks.harness.server import BenchServer
+from benchmarks.ours.storing import script_names
 from delaybox.core.delivery import DONE, Delivery, Report
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules
@@ -19,15 +23,20 @@ from delaybox.store.record import draft
 from delaybox.store.store import Batch, Store
 
 FUNCTION = "f"
+FROM_US = 500
+"""SLOWLOG holds scripts from here on."""
+LONGEST_MS = 10
 _AT_ONCE = 500
 
 
 class Places:
-    """A target for WORKER tasks. ``key``: by what tasks are counted; each is counted with its lateness (ms)."""
+    """A target for WORKER tasks. ``key``: by what tasks are counted; each is counted with its lateness (ms), and when
+    it came (Unix ms)."""
 
     def __init__(self, places: int, takes_s: float, key: Callable[[Delivery], str], most: int) -> None:
         self.free = places
         self.got: list[tuple[str, float]] = []
+        self.took_ms: list[float] = []
         self.guest: Guest | None = None
         self.full = asyncio.Event()
         self._takes_s = takes_s
@@ -42,6 +51,7 @@ class Places:
         """Takes tasks, each of which takes the same time."""
         now = time.time() * 1000
         self.got += [(self._key(d), now - d.due_ms) for d in batch]
+        self.took_ms += [now] * len(batch)
         self.free -= len(batch)
         if len(self.got) >= self._most:
             self.full.set()
@@ -90,3 +100,18 @@ async def taking(store: Store, places: Places, queue: str = "*") -> AsyncIterato
 def queue_of(delivery: Delivery) -> str:
     """The queue that the lane names."""
     return delivery.lane.decode()[1:].partition(":")[0]
+
+
+def watch(server: BenchServer) -> None:
+    """From now on `longest` counts."""
+    reset_costs(server, slowlog_from_us=FROM_US)
+
+
+def longest(server: BenchServer, what: str) -> Row:
+    """The longest script since `watch`."""
+    slow = slowest_script(server, slowlog_from_us=FROM_US, names=script_names())
+    return Row(
+        what=f"{what}, longest script", subject=OURS, value=slow.longest_us / 1000, unit="ms",
+        note=f"{slow.note(from_us=FROM_US)}; the kernel took the core from the server {server.preempted():,} times",
+        bounds=(at_most(LONGEST_MS),),
+    )  # fmt: skip
