@@ -25,7 +25,7 @@ def run(bench: Bench) -> None:
 
     def delaybox() -> Row:
         with bench.server() as server, ours.serve(server) as node:
-            frames, cpu_s, lasted = asyncio.run(_read(node.port, readers, seconds, _rest(node.port)))
+            frames, cpu_s, lasted = asyncio.run(_read(node.port, readers, seconds, rest_process(node.port)))
         share = 100 * cpu_s / lasted
         note = f"{frames / readers / lasted:.2f} frames a second and reader, CPU of the REST process alone"
         return Row(what=what, subject=OURS, value=share, unit=UNIT, note=note, bounds=TARGET)
@@ -33,7 +33,7 @@ def run(bench: Bench) -> None:
     bench.attempt(what, OURS, UNIT, delaybox, bounds=TARGET)
 
 
-def _rest(port: int) -> int:
+def rest_process(port: int) -> int:
     """The REST process's id."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     until = time.monotonic() + 20

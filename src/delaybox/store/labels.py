@@ -26,7 +26,7 @@ of a label: so few sets that the 500 tasks of one script share them, and so many
 _MARK = 4
 _AT_ONCE = 16
 """Partitions in one round trip."""
-_ENTRIES_AT_ONCE = 50_000
+_ENTRIES_AT_ONCE = 10_000
 """Entries that these look through together, unless one has more."""
 FRESH_S = 1.0
 SETTLED_MS = 3_000

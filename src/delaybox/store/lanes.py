@@ -16,7 +16,9 @@ from delaybox.store.record import UnreadableRecord, of_hint, read
 from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
-_SAMPLE = 50_000
+_PARTS_AT_ONCE = 4
+"""Partitions whose leases are read in one round trip."""
+_SAMPLE = 20_000
 """Most near entries that are read of the whole store; where there are more, the first ones of each index stand for
 all."""
 _LEASES = 100
@@ -92,6 +94,22 @@ class _Near(NamedTuple):
     due: list[tuple[str, int]]
 
 
+class _Part(NamedTuple):
+    """What one partition holds.
+
+    ``lanes``: those with ready work, and what counts it; ``by_key``, ``many_keys``: sets of limit keys with waiting
+    tasks, and how many there are; ``running``: leased tasks; ``buckets``: those to be read.
+    """
+
+    tag: str
+    lanes: list[tuple[bytes, Command]]
+    by_key: list[bytes]
+    many_keys: int
+    leases: list[bytes]
+    running: int
+    buckets: list[bytes]
+
+
 async def _near(store: Store, now_ms: int, *, sample: bool) -> list[_Near]:
     asked: list[Command] = []
     for tag in store.tags:
@@ -124,32 +142,31 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
     pending: Counter[bytes] = Counter()
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
-    guessed = False
     ask_many = store.servers.ask_many
     near = await _near(store, now_ms, sample=sample)
     entries = sum(size for here in near for _, size in (*here.all_, *here.due))
     share = min(1.0, _SAMPLE / entries) if entries else 1.0
+    asked: list[Command] = []
     for tag, here in zip(store.tags, near, strict=True):
-        replies = iter(
-            await ask_many(
-                [
-                    *[("ZRANGE", index, 0, math.ceil(size * share)) for index, size in here.all_],
-                    *[_due(index, now_ms, math.ceil(size * share) + 1) for index, size in here.due],
-                    *[("ZRANGE", active, 0, -1) for active, _ in keys.actives(tag)],
-                    ("ZRANGE", keys.parked(tag), 0, -1),
-                    ("ZRANGE", keys.limited(tag), 0, -1),
-                    ("ZRANGE", keys.apart(tag), 0, _APART - 1),
-                    ("ZCARD", keys.apart(tag)),
-                    ("ZRANGE", keys.leases(tag), 0, _LEASES - 1),
-                    ("HLEN", keys.leased(tag)),
-                    ("ZRANGE", keys.buckets(tag), 0, -1 if complete else 0),
-                ]
-            )
-        )
+        asked += [
+            *[("ZRANGE", index, 0, math.ceil(size * share)) for index, size in here.all_],
+            *[_due(index, now_ms, math.ceil(size * share) + 1) for index, size in here.due],
+            *[("ZRANGE", active, 0, -1) for active, _ in keys.actives(tag)],
+            ("ZRANGE", keys.parked(tag), 0, -1),
+            ("ZRANGE", keys.limited(tag), 0, -1),
+            ("ZRANGE", keys.apart(tag), 0, _APART - 1),
+            ("ZCARD", keys.apart(tag)),
+            ("ZRANGE", keys.leases(tag), 0, _LEASES - 1),
+            ("HLEN", keys.leased(tag)),
+            ("ZRANGE", keys.buckets(tag), 0, -1 if complete else 0),
+        ]
+    replies = iter(await ask_many(asked))
+    guessed = share < 1.0
+    parts: list[_Part] = []
+    for tag, here in zip(store.tags, near, strict=True):
         for counter, indexes in ((pending, here.all_), (ready, here.due)):
             for (_, size), members in zip(indexes, islice(replies, len(indexes)), strict=True):
                 counter.update(_counted(members, size))
-        guessed = guessed or share < 1.0
         lanes = _ready(tag, replies)
         held_back, active = {*next(replies), *next(replies)}, set(lanes)
         for lane, critical in map(keys.parked_lane, sorted(held_back)):
@@ -157,37 +174,37 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
             # A limited lane that has room now is active as well.
             if (lane, count) not in active:
                 lanes.append((lane, count))
-        by_key: list[bytes] = next(replies)
-        many_keys: int = next(replies)
-        leases, running, numbers = replies
-        buckets = numbers if complete else []
-        more = iter(
-            await ask_many(
-                [
-                    *[("HGETALL", keys.lease(tag, lease_id)) for lease_id in leases],
-                    *[("HGETALL", keys.bucket(tag, int(number))) for number in buckets],
-                    *[count for _, count in lanes],
-                    *[("ZCARD", keys.waits(tag, member)) for member in by_key],
-                ]
-            )
-        )
-        leased = Counter(lane for held in islice(more, len(leases)) for lane in _lanes_of(held))
-        # Where there are more leases than were read, these stand for all.
-        times = running / leased.total() if len(leases) >= _LEASES and leased else 1.0
-        guessed = guessed or times > 1.0
-        in_flight.update({lane: round(count * max(times, 1.0)) for lane, count in leased.items()})
-        for held in islice(more, len(buckets)):
-            pending.update(_lanes_of(held))
-        waits = Counter[bytes]()
-        for (lane, _), many in zip(lanes, islice(more, len(lanes)), strict=True):
-            waits[lane] += many
-        # Where more keys wait than were read, these stand for all.
-        guessed = guessed or many_keys > len(by_key)
-        for member, many in zip(by_key, more, strict=True):
-            waits[keys.parked_lane(member)[0]] += round(many * max(many_keys / len(by_key), 1.0))
-        ready.update(waits)
-        if not complete:
-            pending.update(waits)
+        by_key, many_keys, leases, running, numbers = islice(replies, 5)
+        parts.append(_Part(tag, lanes, by_key, many_keys, leases, running, numbers if complete else []))
+    for at in range(0, len(parts), _PARTS_AT_ONCE):
+        some = parts[at : at + _PARTS_AT_ONCE]
+        asked = []
+        for part in some:
+            asked += [
+                *[("HGETALL", keys.lease(part.tag, lease_id)) for lease_id in part.leases],
+                *[("HGETALL", keys.bucket(part.tag, int(number))) for number in part.buckets],
+                *[count for _, count in part.lanes],
+                *[("ZCARD", keys.waits(part.tag, member)) for member in part.by_key],
+            ]
+        more = iter(await ask_many(asked))
+        for part in some:
+            leased = Counter(lane for held in islice(more, len(part.leases)) for lane in _lanes_of(held))
+            # Where there are more leases than were read, these stand for all.
+            times = part.running / leased.total() if len(part.leases) >= _LEASES and leased else 1.0
+            guessed = guessed or times > 1.0
+            in_flight.update({lane: round(count * max(times, 1.0)) for lane, count in leased.items()})
+            for held in islice(more, len(part.buckets)):
+                pending.update(_lanes_of(held))
+            waits = Counter[bytes]()
+            for (lane, _), many in zip(part.lanes, islice(more, len(part.lanes)), strict=True):
+                waits[lane] += many
+            # Where more keys wait than were read, these stand for all.
+            guessed = guessed or part.many_keys > len(part.by_key)
+            for member, many in zip(part.by_key, islice(more, len(part.by_key)), strict=True):
+                waits[keys.parked_lane(member)[0]] += round(many * max(part.many_keys / len(part.by_key), 1.0))
+            ready.update(waits)
+            if not complete:
+                pending.update(waits)
     sums: dict[tuple[TaskType, str], list[bytes]] = {}
     for lane in sorted(pending.keys() | ready.keys() | in_flight.keys()):
         try:
