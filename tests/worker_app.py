@@ -13,7 +13,6 @@ import subprocess
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 from delaybox.worker import Context, Reject, Retry, RetryLater, Worker, current
@@ -34,41 +33,57 @@ def _note(sign: str, ctx: Context) -> None:
 
 
 class Oracle:
-    """What the functions noted."""
+    """What the functions noted. Each look reads what was added since the last, for a large run is looked at often."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._read = 0
+        self._begun: dict[str, list[int]] = {}
+        self._ended: dict[str, list[int]] = {}
+        self._under_way: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
 
-    def _lines(self, sign: str) -> Iterable[tuple[str, int, int]]:
-        # What is being written this moment may be there in part: whole lines alone count, the rest is read next time.
-        whole = self.file.read_text().rpartition("\n")[0] if self.file.exists() else ""
-        for line in whole.splitlines():
+    def _look(self) -> None:
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as file:
+            file.seek(self._read)
+            # What is being written this moment may be there in part: whole lines alone count, the rest is read next
+            # time.
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        for line in whole.decode().splitlines():
             kind, task_id, token, process = line.split()
-            if kind == sign:
-                yield task_id, int(token), int(process)
+            attempt, under_way = (task_id, int(token)), self._under_way[int(process)]
+            if kind == "+":
+                self._begun.setdefault(task_id, []).append(int(token))
+                under_way.add(attempt)
+            else:
+                self._ended.setdefault(task_id, []).append(int(token))
+                under_way.discard(attempt)
 
     def begun(self) -> dict[str, list[int]]:
         """Tokens of the attempts that began, by task."""
-        found: dict[str, list[int]] = defaultdict(list)
-        for task_id, token, _ in self._lines("+"):
-            found[task_id].append(token)
-        return found
+        self._look()
+        return _copied(self._begun)
 
     def ended(self) -> dict[str, list[int]]:
         """Tokens of the attempts whose code came to its end, by task."""
-        found: dict[str, list[int]] = defaultdict(list)
-        for task_id, token, _ in self._lines("-"):
-            found[task_id].append(token)
-        return found
+        self._look()
+        return _copied(self._ended)
 
     def under_way(self, process: int) -> set[str]:
         """Tasks that this process has begun and not ended."""
-        begun, ended = ({(task, token) for task, token, by in self._lines(sign) if by == process} for sign in "+-")
-        return {task for task, _ in begun - ended}
+        self._look()
+        return {task for task, _ in self._under_way.get(process, ())}
 
     def processes(self) -> set[int]:
         """Those that ran something."""
-        return {process for _, _, process in self._lines("+")}
+        self._look()
+        return set(self._under_way)
+
+
+def _copied(tokens: dict[str, list[int]]) -> dict[str, list[int]]:
+    return defaultdict(list, {task: [*some] for task, some in tokens.items()})
 
 
 @worker.task
