@@ -193,6 +193,8 @@ MEANING = {
     "history.keepFailed": "the same of tasks that failed, at least `history.keep`",
     "history.entries": "ends that the whole store remembers; past it the oldest go first, those of failures last",
     "history.bytes": "the same in bytes of entries; the server needs about twice as much",
+    "history.failures": "bytes of the reasons and tracebacks of failed attempts that the whole store remembers, for "
+    "`history.keepFailed` after a task's last one: the last 10 of each task; past it the oldest go",
     "events.enabled": "keep the [feed of events](howto/events.md); `false`: this node writes none and offers none",
     "events.always": "write events although nobody reads them, so that a reader finds past ones; else they are written "
     "while somebody reads, and for five minutes afterwards",

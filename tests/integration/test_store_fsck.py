@@ -11,8 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core import ids
-from delaybox.core.task import NewTask, Priority
-from delaybox.store import keys, labels
+from delaybox.core.history import HistoryRules
+from delaybox.core.task import FailedAttempt, NewTask, Priority
+from delaybox.store import failures, keys, labels
 from delaybox.store.fsck import fsck
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.record import draft
@@ -264,6 +265,22 @@ async def history_miscounted(f: Full) -> None:
     await f.client.hincrby(keys.history(f.tag), "entries:s", 3)
 
 
+async def explained(f: Full) -> None:
+    why = FailedAttempt(attempt=1, fired_ms=1, failed_ms=2, reason="it broke")
+    call = failures.explain_call(f.lab.store, 0, HistoryRules(), [(f.soon, failures.failure(1, why))])
+    await f.lab.store.runner.run(call)
+
+
+async def failures_unlisted(f: Full) -> None:
+    await explained(f)
+    await f.client.zrem(keys.failures_at(f.tag), f.soon)
+
+
+async def failures_miscounted(f: Full) -> None:
+    await explained(f)
+    await f.client.incrby(keys.failures_bytes(f.tag), 3)
+
+
 DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (lose_near, ["no-hint"]),
     (late_near, ["late-hint"]),
@@ -308,6 +325,8 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (history_unlisted, ["history-not-listed"]),
     (history_miscounted, ["history-not-counted"]),
     (events_miscounted, ["events-not-counted"]),
+    (failures_unlisted, ["failures-not-listed"]),
+    (failures_miscounted, ["failures-not-counted"]),
 ]
 
 

@@ -6,14 +6,18 @@ import ast
 import json
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from delaybox.api.dashboard import filters, lines, showing
+from delaybox.api.dashboard import filters, life, lines, served, showing
 from delaybox.api.dashboard.sessions import LASTS_S, Brake, Sessions
 from delaybox.api.dashboard.totals import NodeTotals
+from delaybox.core import ids
 from delaybox.core.access import Access, Token
 from delaybox.core.errors import InvalidTask
+from delaybox.core.membership import Activity, Member, nodes_of
+from delaybox.core.task import FailedAttempt, Priority, TaskState, TaskType, TaskView
 
 READER, OTHER = Token.of("reader-of-tasks-0001", (Access.READ,)), Token.of("another-token-000002", (Access.ADMIN,))
 
@@ -171,3 +175,46 @@ def test_lateness_is_taken_between_two_looks() -> None:
     assert after.late_ms(0.9, before) == 10.0
     assert after.late_ms(0.45, before) == 5.5
     assert after.late_ms(0.99, before) == 10.0, "past the last bound that is one"
+
+
+def test_functions_are_listed_with_who_serves_them_and_how_fast() -> None:
+    beats = [
+        Member(id="a", activity=Activity(lanes=(b"wmail:send", b"w:call!2"), service_ms={"wmail:send": 12.0})),
+        Member(id="b", activity=Activity(lanes=(b"wmail:send", b"zx"), fired_per_s={"wmail": 1.5, "w": 2.0})),
+    ]
+    found, count = served.functions(nodes_of([replace(one, node=one.id) for one in beats]))
+    assert count == 2
+    assert [(one.queue, one.name, one.nodes, one.took_ms, one.per_s) for one in found] == [
+        ("default", "call", ["a"], 0.0, 2.0),
+        ("mail", "send", ["a", "b"], 12.0, 1.5),
+    ]
+
+
+def failed(attempt: int, at_ms: int) -> FailedAttempt:
+    return FailedAttempt(attempt=attempt, fired_ms=at_ms - 1, failed_ms=at_ms, reason=f"reason {attempt}")
+
+
+def titles(**fields: Any) -> list[str]:
+    due_ms = fields.pop("due_ms", 5_000)
+    task_id = ids.render((1_000).to_bytes(6, "big") + bytes([0x80]) + bytes(9))
+    view = TaskView(
+        task_id=task_id, due_ms=due_ms, type=TaskType.WORKER, queue="q", priority=Priority.NORMAL, payload=b"",
+        header={}, **fields,
+    )  # fmt: skip
+    return [moment.title for moment in life.of(view)]
+
+
+def test_a_life_has_each_failed_attempt_at_its_time() -> None:
+    first, second = failed(1, 1_100), failed(2, 2_100)
+    assert titles(state=TaskState.SCHEDULED, attempt=2, failures=(first, second)) == [
+        "First due", "Attempt 1 failed", "Attempt 2 failed", "Due",
+    ]  # fmt: skip
+    # Its last failure is its end.
+    last = failed(3, 5_100)
+    dead = titles(state=TaskState.FAILED, attempt=3, failures=(first, second, last), reason="reason 3")
+    assert dead == ["First due", "Attempt 1 failed", "Attempt 2 failed", "Due", "Failed for good"]
+    # Those that are not remembered are counted; so are those of a life before it was brought back.
+    assert "Failed 1 time" in titles(state=TaskState.SCHEDULED, attempt=2, failures=(second,))
+    assert "Failed 2 times" in titles(state=TaskState.SCHEDULED, attempt=2)
+    again = titles(state=TaskState.SCHEDULED, attempt=1, failures=(first, second, failed(1, 3_000)))
+    assert again.count("Attempt 1 failed") == 2 and not [title for title in again if title.startswith("Failed")]

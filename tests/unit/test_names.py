@@ -20,6 +20,7 @@ MIRRORED = {
     "TaskType": {DOMAIN, CLIENT},
     # Schemas of the OpenAPI document, from which clients are generated.
     "EndedTask": {DOMAIN, CLIENT, SCHEMA},
+    "FailedAttempt": {DOMAIN, CLIENT, SCHEMA},
     "KeyLimit": {DOMAIN, CLIENT, SCHEMA},
     "Lane": {DOMAIN, SCHEMA},
     "Progress": {DOMAIN, CLIENT, SCHEMA},

@@ -208,7 +208,11 @@ def one(task: Mapping[str, Any], now_ms: int, *, zone: tzinfo | None = None) -> 
     if result := task.get("result"):
         lines += _result(result, zone)
     output = str((result or {}).get("output") or "")
-    if (last := str(task.get("traceback") or "")) and last.strip() not in output:
+    failures = list(task.get("failures") or ())
+    for failure in failures:
+        lines += _failure(failure, zone)
+    last = str(task.get("traceback") or "")
+    if last and last.strip() not in output and not (failures and failures[-1].get("traceback")):
         lines += [("traceback" if at == 0 else "", line) for at, line in enumerate(last.splitlines())]
     size = max(len(name) for name, _ in lines)
     return "\n".join(f"{name.ljust(size)}{_GAP}{texts.line(value)}" for name, value in lines)
@@ -220,6 +224,13 @@ _COUNTED = {
     "deliveries": "deliveries",
     "reason": "reason",
 }
+
+
+def _failure(failure: Mapping[str, Any], zone: tzinfo | None) -> list[tuple[str, str]]:
+    node = f", by {failure['node']}" if failure.get("node") else ""
+    lines = [(f"attempt {failure['attempt']}", f"failed {moment(int(failure['failed_ms']), zone)}{node}")]
+    lines += [("", str(failure["reason"]))] if failure.get("reason") else []
+    return lines + [("", f"  {line}") for line in str(failure.get("traceback") or "").splitlines()]
 
 
 def _result(result: Mapping[str, Any], zone: tzinfo | None) -> list[tuple[str, str]]:

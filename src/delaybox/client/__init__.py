@@ -7,6 +7,7 @@ values) and two shells that carry its effects out (threads, tasked). Needs none 
 from __future__ import annotations
 
 from delaybox.client.async_client import AsyncClient, AsyncHandle
+from delaybox.client.attempts import FailedAttempt
 from delaybox.client.client import Client, Handle
 from delaybox.client.errors import (
     CallTimeout,
@@ -66,6 +67,7 @@ __all__ = [
     "EndedTask",
     "Event",
     "EventFilter",
+    "FailedAttempt",
     "FeedEvent",
     "Filter",
     "ForecastStep",

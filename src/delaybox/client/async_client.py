@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from delaybox.client import calls, chunks, streams
+from delaybox.client.attempts import moment
 from delaybox.client.base import Base
 from delaybox.client.feed import EventFilter, FeedEvent, followed
 from delaybox.client.mapping import WINDOW
@@ -23,7 +24,6 @@ from delaybox.client.models import (
     ScheduleAnswer,
     Scheduled,
     Task,
-    moment,
 )
 from delaybox.client.progress import Report
 from delaybox.client.tasked import LoopCarrier

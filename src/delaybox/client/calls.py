@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from delaybox.client.attempts import moment
 from delaybox.client.models import (
     BulkDone,
     ForecastStep,
@@ -14,7 +15,6 @@ from delaybox.client.models import (
     QueueRules,
     ScheduleAnswer,
     Task,
-    moment,
     nodes_of,
 )
 from delaybox.client.steps import Repeating, RpcCall

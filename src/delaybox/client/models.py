@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Final, NamedTuple, Required, TypedDict
 
+from delaybox.client.attempts import FailedAttempt, moment
 from delaybox.core.retry import DEFAULT_RETRY
 from delaybox.core.spans import Span
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TaskState(StrEnum):
@@ -61,11 +60,6 @@ TYPES: Final[Mapping[int, TaskType]] = {
     pb.TASK_TYPE_WORKER: TaskType.WORKER,
 }
 PRIORITIES: Final[Mapping[int, Priority]] = {pb.Priority.Value(f"PRIORITY_{p.name}"): p for p in Priority}
-
-
-def moment(ms: int) -> datetime:
-    """A Unix time in ms as an aware datetime in UTC."""
-    return _EPOCH + timedelta(milliseconds=ms)
 
 
 class ScheduleAnswer(NamedTuple):
@@ -184,7 +178,8 @@ class Task:
     ``brief``: the token lacks the scope read, so only id, state and due are given. ``traceback``: of a worker's dead
     letter, the last one; lists leave it out. ``fired``, ``ended``, ``node``: of an ended task that `Client.get` looks
     at, where that is remembered: when it was handed out last, when it ended, and the member that had it ("": a caller
-    ended it). ``remembered``: only its end is; payload, headers, labels and result are not kept.
+    ended it). ``remembered``: only its end is; payload, headers, labels and result are not kept. ``failures``: of a
+    task that `Client.get` looks at, why its last attempts failed, in order, where that is remembered.
     """
 
     id: str
@@ -223,6 +218,7 @@ class Task:
     requires: tuple[str, ...] = ()
     prefers: tuple[str, ...] = ()
     zone: str = ""
+    failures: tuple[FailedAttempt, ...] = ()
 
     @classmethod
     def of(cls, info: pb.TaskInfo) -> Task:
@@ -263,6 +259,7 @@ class Task:
             ended=moment(info.ended_ms) if info.ended_ms else None,
             node=info.node,
             remembered=info.remembered,
+            failures=tuple(map(FailedAttempt.of, info.failures)),
         )
 
 

@@ -13,6 +13,10 @@ KEEP_MS = 3_600_000
 KEEP_FAILED_MS = 24 * 3_600_000
 MOST_ENTRIES = 100_000
 MOST_BYTES = 64 * 1024 * 1024
+MOST_FAILURE_BYTES = 16 * 1024 * 1024
+FAILURES_EACH = 10
+"""Failures that are remembered of one task: the last ones."""
+FAILURES_EACH_BYTES = 32 * 1024
 ENDED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 
 
@@ -20,13 +24,15 @@ ENDED = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 class HistoryRules:
     """How long ends are remembered, and how much of them the whole store keeps. ``keep_ms`` 0: none is written.
 
-    ``entries``, ``bytes``: past one of them the oldest go first, those of failures last.
+    ``entries``, ``bytes``: past one of them the oldest go first, those of failures last. ``failures``: bytes of reasons
+    and tracebacks of failed attempts, kept for ``keep_failed_ms`` after a task's last one; past it the oldest go.
     """
 
     keep_ms: int = 0
     keep_failed_ms: int = KEEP_FAILED_MS
     entries: int = MOST_ENTRIES
     bytes: int = MOST_BYTES
+    failures: int = MOST_FAILURE_BYTES
 
 
 NO_HISTORY = HistoryRules()

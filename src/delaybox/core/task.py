@@ -196,12 +196,27 @@ class Progress(Struct, frozen=True, gc=False):
     message: str = ""
 
 
+class FailedAttempt(Struct, frozen=True, kw_only=True, gc=False):
+    """Why one attempt failed. ``fired_ms``: when it was handed out (0: not known). ``node``: the member that had it.
+
+    ``traceback``: of a function; of a command the end of what it printed, where that was kept.
+    """
+
+    attempt: int
+    fired_ms: int
+    failed_ms: int
+    node: str = ""
+    reason: str = ""
+    traceback: str = ""
+
+
 class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     """A stored task as a reader sees it. ``traceback``: of a dead letter that is looked at alone, its last one.
 
     ``fired_ms``, ``ended_ms``, ``node``: of a task that has ended, where that is remembered: when it was handed out
     last (0: never), when it ended, and the member that had it ("": a caller ended it). ``remembered``: nothing else of
-    it is kept, so it has no payload, headers or labels here.
+    it is kept, so it has no payload, headers or labels here. ``failures``: of a task that is looked at alone, its last
+    failed attempts in order, as far as they are remembered.
     """
 
     task_id: str
@@ -236,6 +251,7 @@ class TaskView(Struct, frozen=True, kw_only=True, gc=False):
     ended_ms: int = 0
     node: str = ""
     remembered: bool = False
+    failures: tuple[FailedAttempt, ...] = ()
 
 
 def check_delivery(task: NewTask) -> None:

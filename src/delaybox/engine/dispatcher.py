@@ -403,6 +403,8 @@ class Dispatcher:
             words = "task %s is not tried again, because its delivery is at_most_once: %s"
             log.warning(words, d.id, why, extra=of_delivery(d))
             self._recorder.ended((d,), TaskState.FAILED, why)
+            if isinstance(outcome, Failed):
+                self._recorder.failed(d, outcome)
         if isinstance(outcome, Done):
             self._recorder.ended(deliveries, TaskState.SUCCEEDED)
         self._kept.over(deliveries)

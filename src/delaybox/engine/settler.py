@@ -302,9 +302,10 @@ class Settler:
             if stale:
                 metrics.stale_ack(len(stale))
             refused = set(stale)
-            for (d, _), verdict in zip(items, verdicts, strict=True):
+            for (d, outcome), verdict in zip(items, verdicts, strict=True):
                 if verdict.task_id in refused:
                     continue
+                self._recorder.failed(d, outcome)
                 if verdict.delay_ms is None:
                     metrics.dead_lettered()
                     self._recorder.ended((d,), TaskState.FAILED, verdict.reason)

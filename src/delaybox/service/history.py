@@ -13,7 +13,7 @@ from delaybox.core.history import ENDED, EndedTask, HistoryPage, HistoryQuery, H
 from delaybox.core.partition import of_id
 from delaybox.core.task import Priority, TaskState, TaskView
 from delaybox.service.recorder import Recorder
-from delaybox.store import history, keys
+from delaybox.store import failures, history, keys
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead
 from delaybox.store.store import Store
 
@@ -39,10 +39,17 @@ class History:
     async def view(self, task_id: bytes) -> TaskView | None:
         """A task of which nothing but its end is remembered."""
         one = await self.find(task_id)
-        return None if one is None else view_of(one)
+        return None if one is None else await self.explained(view_of(one))
+
+    async def explained(self, view: TaskView) -> TaskView:
+        """The view with why its last attempts failed, where that is remembered."""
+        if not view.attempt and view.deliveries < 2:  # of one that was brought back nothing has failed again yet
+            return view
+        return replace(view, failures=await failures.of(self._store, ids.parse(view.task_id)))
 
     async def completed(self, view: TaskView) -> TaskView:
-        """The view of an ended task with its moments, where they are remembered."""
+        """The view of a task with its failed attempts, and with its moments if it has ended, where remembered."""
+        view = await self.explained(view)
         if view.state not in ENDED:
             return view
         one = await self.find(ids.parse(view.task_id))

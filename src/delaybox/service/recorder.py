@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from delaybox.core.delivery import Delivery
+from delaybox.core.delivery import Delivery, Failed
 from delaybox.core.events import EventKind
 from delaybox.core.history import ENDED, HistoryRules
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
+from delaybox.service.failures import FailureNotes
 from delaybox.store import history
 from delaybox.store.ending import end
 from delaybox.store.record import Record, read
@@ -50,6 +51,7 @@ class Recorder:
         self._now = now
         self._node = node.encode()[:255]
         self._keeps = rules.keep_ms > 0
+        self._failures = FailureNotes(store, rules, node)
         # More than a partition keeps at all need not be sent to it.
         self._most = min(history.MOST_NOTED, max(1, rules.entries // store.partitions))
         self._waiting: dict[int, dict[bytes, bytes]] = {}
@@ -83,6 +85,10 @@ class Recorder:
         if deliveries:
             ends = history.of_deliveries(deliveries, state, self._node, reason, ended_ms=self._now(partition))
             self._waiting.setdefault(partition, {}).update(ends)
+
+    def failed(self, d: Delivery, failed: Failed) -> None:
+        """Notes why an attempt failed; never blocks."""
+        self._failures.note(d, failed, self._now(d.partition))
 
     @property
     def room(self) -> bool:
@@ -170,6 +176,12 @@ class Recorder:
         partitions = list(waiting)
         for at in range(0, len(partitions), _AT_ONCE):
             await self._write(partitions[at : at + _AT_ONCE], waiting, beyond)
+        if self._failures.waiting:
+            calls = list(self._failures.calls())
+            for at in range(0, len(calls), _AT_ONCE):
+                for reply in await self._store.runner.run_many(calls[at : at + _AT_ONCE]):
+                    if isinstance(reply, BaseException):
+                        log.debug("why some attempts failed is not written down: %s", reply)
 
     async def _write(
         self, partitions: Sequence[int], waiting: dict[int, dict[bytes, bytes]], beyond: dict[int, list[int]]
@@ -209,5 +221,5 @@ class Recorder:
         """Writes what is left. Harmless when repeated."""
         if self._flushing is not None:
             await end(self._flushing)
-        if self._waiting:
+        if self._waiting or self._failures.waiting:
             await self.flush()

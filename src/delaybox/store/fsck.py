@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delaybox.core import ids
-from delaybox.store import keys, labels, permits
+from delaybox.store import fsck_failures, keys, labels, permits
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.kafka import Stream
 from delaybox.store.loader import ScriptCall
@@ -80,6 +80,7 @@ class _Check:
             await self._permits(p)
             await self._judge(p)
             await self._remembered(p)
+            await self._failures(p)
             if p == 0:
                 await self._feed(p)
 
@@ -256,6 +257,13 @@ class _Check:
         self.counts["ended tasks"] += entries
         if (entries, held) != (noted[0] + noted[1], noted[2] + noted[3]):
             self._report("history-not-counted", p, f"{entries} entries of {held} bytes")
+
+    async def _failures(self, p: int) -> None:
+        """Why attempts failed."""
+        found = await fsck_failures.look(self.store, p)
+        self.counts["tasks with failures"] += found.tasks
+        for kind, what in found.problems:
+            self._report(kind, p, what)
 
     async def _feed(self, p: int) -> None:
         """The sums over the feed of events are those of its entries."""

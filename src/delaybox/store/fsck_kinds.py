@@ -32,6 +32,8 @@ KINDS: dict[str, str] = {
     "label-dangling": "the index of labels lists a task that is gone, or that has another label",
     "history-not-listed": "what is remembered of ended tasks has no place in the list, so only its expiry removes it",
     "history-not-counted": "the sums over what is remembered of ended tasks are not those of its parts",
+    "failures-not-listed": "why a task's attempts failed has no time, so only its expiry removes it",
+    "failures-not-counted": "the sum over why attempts failed is not that of its parts, so its bound is off",
     "events-not-counted": "the sums over the feed of events are not those of its entries, so its bounds are off",
     "group-missing": "a task's group does not list it, so it is not released, moved or cancelled with it",
     "group-dangling": "a group lists a task that is gone, or that belongs to another group",

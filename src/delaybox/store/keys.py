@@ -238,6 +238,21 @@ def stream(tag_: str) -> str:
     return f"{tag_}:stream"
 
 
+def failures(tag_: str) -> str:
+    """Hash id -> why its last attempts failed (store/failures.py)."""
+    return f"{tag_}:failures"
+
+
+def failures_at(tag_: str) -> str:
+    """Zset id -> ms of its last failure."""
+    return f"{tag_}:failures:at"
+
+
+def failures_bytes(tag_: str) -> str:
+    """String: bytes of all that ``failures`` holds, with 100 for each task."""
+    return f"{tag_}:failures:bytes"
+
+
 def events(tag_: str) -> str:
     """Stream: the feed of events, in chunks (store/events.py). It lies with partition 0."""
     return f"{tag_}:events"

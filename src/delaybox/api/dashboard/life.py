@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from delaybox.core import ids
-from delaybox.core.task import TaskState, TaskView
+from delaybox.core.task import FailedAttempt, TaskState, TaskView
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,11 @@ def of(task: TaskView) -> list[Moment]:
     found = []
     if first_due != task.due_ms:
         found.append(Moment("First due", first_due, about="it was moved, put off or tried again since"))
+    known = list(task.failures)
+    if task.state is TaskState.FAILED and known and known[-1].attempt == task.attempt:
+        known.pop()  # its end says why
+    failed = [Moment(f"Attempt {one.attempt} failed", one.failed_ms, "bad", one.reason) for one in known]
+    found += [moment for moment in failed if moment.at_ms <= task.due_ms]
     found.append(Moment("Due", task.due_ms, "now" if task.state is TaskState.SCHEDULED else ""))
     if task.deliveries or task.fired_ms:
         count = max(task.deliveries, 1)
@@ -32,10 +39,12 @@ def of(task: TaskView) -> list[Moment]:
     if task.losses:
         found.append(Moment(f"Lost {task.losses} {_times(task.losses)}", tone="bad", about="with its worker or node"))
     result = task.result
-    if task.attempt:
-        failed = task.attempt - (task.state is TaskState.FAILED)
-        if failed:
-            found.append(Moment(f"Failed {failed} {_times(failed)}", tone="bad", about="and was tried again"))
+    # A task that was brought back counts from 1 again; before the first one known of this run others may have failed.
+    first = next((one.attempt for at, one in enumerate(known) if _rises(known[at:])), 0)
+    unknown = first - 1 if first else task.attempt - (task.state is TaskState.FAILED)
+    if unknown > 0:
+        found.append(Moment(f"Failed {unknown} {_times(unknown)}", tone="bad", about="and was tried again"))
+    found += [moment for moment in failed if moment.at_ms > task.due_ms]
     if result is not None and result.duration_ms:
         found.append(Moment("Began its last attempt", result.finished_ms - result.duration_ms))
     ended = result.finished_ms if result is not None else task.ended_ms
@@ -50,6 +59,10 @@ def of(task: TaskView) -> list[Moment]:
     elif task.state is TaskState.CANCELLED:
         found.append(Moment("Cancelled", ended, "", task.reason if task.reason != "cancelled" else ""))
     return found
+
+
+def _rises(run: Sequence[FailedAttempt]) -> bool:
+    return all(one.attempt < next_one.attempt for one, next_one in pairwise(run))
 
 
 def _times(count: int) -> str:

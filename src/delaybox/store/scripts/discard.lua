@@ -11,11 +11,12 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/finish.lua
-local err = guard({ K_DEAD, K_DEAD_AT, K_GROUPS })
+--@include lib/failures.lua
+local err = guard({ K_DEAD, K_DEAD_AT, K_GROUPS, failures.KEY, failures.AT, failures.BYTES })
 if err then return err end
 local ids = { unpack(ARGV, 3) }
 if ARGV[2] ~= '0' then ids = redis.call('ZRANGE', K_DEAD_AT, '-inf', '(' .. ARGV[2], 'BYSCORE', 'LIMIT', 0, 500) end
-local deleted = 0
+local deleted, explained = 0, redis.call('EXISTS', failures.KEY) == 1
 for _, id in ipairs(ids) do
   local value = redis.call('HGET', K_DEAD, id)
   if value then
@@ -25,6 +26,7 @@ for _, id in ipairs(ids) do
     deleted = deleted + redis.call('HDEL', K_DEAD, id)
   end
   redis.call('ZREM', K_DEAD_AT, id)
+  if explained then failures.drop(id) end
 end
 part()
 return deleted

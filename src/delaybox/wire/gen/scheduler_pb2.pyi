@@ -225,7 +225,7 @@ class GetRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
-    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "group", "fairness_key", "fairness_weight", "cost", "requires", "prefers", "zone", "webhook", "fired_ms", "ended_ms", "node", "remembered")
+    __slots__ = ("id", "state", "due_ms", "type", "queue", "priority", "name", "payload", "headers", "labels", "attempt", "losses", "deliveries", "reason", "expire_after_ms", "timeout_ms", "keep_result_ms", "result", "progress", "brief", "traceback", "max_snooze_ms", "delivery", "group", "fairness_key", "fairness_weight", "cost", "requires", "prefers", "zone", "webhook", "fired_ms", "ended_ms", "node", "remembered", "failures")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +275,7 @@ class TaskInfo(_message.Message):
     ENDED_MS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     REMEMBERED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: TaskState
     due_ms: int
@@ -310,7 +311,24 @@ class TaskInfo(_message.Message):
     ended_ms: int
     node: str
     remembered: bool
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., fairness_key: _Optional[str] = ..., fairness_weight: _Optional[float] = ..., cost: _Optional[int] = ..., requires: _Optional[_Iterable[str]] = ..., prefers: _Optional[_Iterable[str]] = ..., zone: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., node: _Optional[str] = ..., remembered: bool = ...) -> None: ...
+    failures: _containers.RepeatedCompositeFieldContainer[FailedAttempt]
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., due_ms: _Optional[int] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., name: _Optional[str] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, bytes]] = ..., labels: _Optional[_Mapping[str, str]] = ..., attempt: _Optional[int] = ..., losses: _Optional[int] = ..., deliveries: _Optional[int] = ..., reason: _Optional[str] = ..., expire_after_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., keep_result_ms: _Optional[int] = ..., result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., brief: bool = ..., traceback: _Optional[str] = ..., max_snooze_ms: _Optional[int] = ..., delivery: _Optional[_Union[Delivery, str]] = ..., group: _Optional[str] = ..., fairness_key: _Optional[str] = ..., fairness_weight: _Optional[float] = ..., cost: _Optional[int] = ..., requires: _Optional[_Iterable[str]] = ..., prefers: _Optional[_Iterable[str]] = ..., zone: _Optional[str] = ..., webhook: _Optional[_Union[_task_pb2.Webhook, _Mapping]] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., node: _Optional[str] = ..., remembered: bool = ..., failures: _Optional[_Iterable[_Union[FailedAttempt, _Mapping]]] = ...) -> None: ...
+
+class FailedAttempt(_message.Message):
+    __slots__ = ("attempt", "fired_ms", "failed_ms", "node", "reason", "traceback")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FIRED_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_MS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    fired_ms: int
+    failed_ms: int
+    node: str
+    reason: str
+    traceback: str
+    def __init__(self, attempt: _Optional[int] = ..., fired_ms: _Optional[int] = ..., failed_ms: _Optional[int] = ..., node: _Optional[str] = ..., reason: _Optional[str] = ..., traceback: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("fraction", "message")

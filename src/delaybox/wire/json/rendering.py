@@ -13,6 +13,7 @@ from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import (
     DeliveryMode,
+    FailedAttempt,
     NewTask,
     Priority,
     Progress,
@@ -23,7 +24,7 @@ from delaybox.core.task import (
     TaskView,
 )
 from delaybox.core.webhook import Webhook
-from delaybox.wire.json import queue_types, types
+from delaybox.wire.json import failure_types, queue_types, types
 from delaybox.wire.json.moments import render_moment
 from delaybox.wire.json.tasks import TYPE_NAMES
 
@@ -117,6 +118,7 @@ def task(view: TaskView) -> types.Task:
         result=None if view.result is None else _result(view.result),
         progress=None if view.progress is None else _progress(view.progress),
         traceback=view.traceback,
+        failures=[_failure(one) for one in view.failures],
         **_end(view),
     )
 
@@ -146,6 +148,19 @@ class _End(TypedDict, total=False):
     ended_ms: int
     node: str
     remembered: bool
+
+
+def _failure(one: FailedAttempt) -> failure_types.FailedAttempt:
+    return failure_types.FailedAttempt(
+        attempt=one.attempt,
+        failed=render_moment(one.failed_ms),
+        failed_ms=one.failed_ms,
+        fired=render_moment(one.fired_ms) if one.fired_ms else "",
+        fired_ms=one.fired_ms,
+        node=one.node,
+        reason=one.reason,
+        traceback=one.traceback,
+    )
 
 
 def _end(view: TaskView) -> _End:

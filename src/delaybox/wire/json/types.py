@@ -29,6 +29,7 @@ from delaybox.core.limits import (
 )
 from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES
+from delaybox.wire.json.failure_types import FailedAttempt
 from delaybox.wire.json.key_types import OnConflictIn, UniqueWhileIn
 from delaybox.wire.json.share_types import Cost, FairnessKey, FairnessWeight, Group, Prefers, Requires
 from delaybox.wire.json.webhook_types import CloudEvents, OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
@@ -399,6 +400,9 @@ class Task(Struct, omit_defaults=True, gc=False):
     result: Result | None = None
     progress: Progress | None = None
     traceback: Annotated[str, Meta(description="of a worker's dead letter: its last 8 KiB; not in lists")] = ""
+    failures: Annotated[
+        list[FailedAttempt], Meta(description="its last failed attempts, 10 at most; not in lists")
+    ] = []
     fired: Annotated[str, Meta(description="of an ended task, looked at alone: when it was handed out last")] = ""
     fired_ms: Count = 0
     ended: Annotated[str, Meta(description="the same: when it ended")] = ""

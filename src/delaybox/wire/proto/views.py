@@ -80,6 +80,15 @@ def info(view: TaskView) -> pb.TaskInfo:
         prefers=view.needs.prefers,
         zone=view.zone,
     )
+    for one in view.failures:
+        out.failures.add(
+            attempt=one.attempt,
+            fired_ms=one.fired_ms,
+            failed_ms=one.failed_ms,
+            node=one.node,
+            reason=one.reason,
+            traceback=one.traceback,
+        )
     if view.webhook is not None:
         out.webhook.CopyFrom(message_of(view.webhook))
     if view.result is not None:

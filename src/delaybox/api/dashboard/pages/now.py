@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from delaybox.api.dashboard import render
+from delaybox.api.dashboard import render, served
 from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.live import Live
 from delaybox.api.dashboard.visit import Visit
@@ -81,10 +81,11 @@ class NowPages:
         workers = [(node, worker) for node in nodes for worker in node.activity.workers]
         workers.sort(key=lambda pair: (pair[1].identity, pair[0].id))
         missing = sum(node.activity.worker_count for node in nodes) - len(workers)
-        served = await self._service.queues(pending=False)
+        queues = await self._service.queues(pending=False)
+        functions, count = served.functions(nodes)
         return self._frames.page(
-            visit, "nodes.html", workers=workers, missing=missing, unserved=[q for q in served if q.unserved],
-            **_owners(nodes),
+            visit, "nodes.html", workers=workers, missing=missing, unserved=[q for q in queues if q.unserved],
+            functions=functions, more_functions=count - len(functions), **_owners(nodes),
         )  # fmt: skip
 
 
