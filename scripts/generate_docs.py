@@ -203,6 +203,8 @@ MEANING = {
     "events.bytes": "the same in bytes",
     "events.kafkaTopic": "also send each event to this topic of Kafka ([how](howto/events.md#to-a-kafka-topic)); takes "
     "`kafka.enabled`. Set the same at every node",
+    "events.stream": "also add each event to a Redis stream that keeps about so many "
+    "([how](howto/events.md#to-a-redis-stream)). Set the same at every node with the role `clock`",
     "events.webhook.url": "also send each event to this URL ([how](howto/events.md#to-a-url)). Set the same at every "
     "node with the role `clock`",
     "events.webhook.secret": "signs these requests by Standard Webhooks; with several each signs. Unless given as "

@@ -27,6 +27,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.event_mover import EventMover
 from delaybox.targets.http_events import EventWebhook
+from delaybox.targets.stream_events import EventStream
 from tests.engines import until as until_true
 from tests.nodes import node
 from tests.receivers import Received, Receiver, receiver, reply
@@ -218,6 +219,27 @@ async def test_a_pause_in_which_nobody_read_is_reported(to: Receiver, client: Re
         async with sending(store, to.url("/paused")):
             (missed,) = [event(one) for one in await arrived(to, "/paused", 1)]
             assert missed["type"] == "io.delaybox.events.missed" and "nobody read" in missed["data"]["reason"]
+
+
+async def test_a_redis_stream_gets_each_event(client: Redis, prefix: str) -> None:
+    async with opened(client, prefix) as (store, service):
+        await feed.keep_position(store.servers, store.tags[0], "stream", "0-0.0")
+        ids = await submit(store, service, *later(450))
+        mover = EventMover(store, EventStream(store, length=300, source="/delaybox"), member="this")
+        mover.start()
+        key = f"{prefix}:events"
+
+        async def last() -> bool:
+            found = await store.servers.ask("XREVRANGE", key, "+", "-", "COUNT", 1)
+            return bool(found) and json.loads(found[0][1][1])["subject"] == ids[-1]
+
+        await until_true(last)
+        await mover.stop()
+        found = [json.loads(fields[1]) for _, fields in await store.servers.ask("XRANGE", key, "-", "+")]
+        # About as many as it may keep, the latest ones, in order.
+        assert 300 <= len(found) < 450
+        assert [e["subject"] for e in found] == ids[-len(found) :]
+        assert {e["type"] for e in found} == {"io.delaybox.task.scheduled"}
 
 
 async def test_a_name_that_leads_inside_gets_nothing(

@@ -206,7 +206,7 @@ def titles(**fields: Any) -> list[str]:
 
 def test_a_life_has_each_failed_attempt_at_its_time() -> None:
     first, second = failed(1, 1_100), failed(2, 2_100)
-    assert titles(state=TaskState.SCHEDULED, attempt=2, failures=(first, second)) == [
+    assert titles(state=TaskState.SCHEDULED, attempt=2, deliveries=2, failures=(first, second)) == [
         "First due", "Attempt 1 failed", "Attempt 2 failed", "Due",
     ]  # fmt: skip
     # Its last failure is its end.

@@ -63,6 +63,7 @@ class EventsSection(Section):
     bytes: Size = Field(default=MOST_BYTES, ge=1 << 20, description="a size of 1MiB or more, such as 64MiB")
     buffer: int = Field(default=BUFFER, ge=1_000, le=1_000_000, description="a number of events from 1000 to 1000000")
     kafka_topic: str = Field(default="", pattern=f"^({TOPIC.pattern})?$", description="a topic's name, or nothing")
+    stream: int = Field(default=0, ge=0, le=100_000_000, description="a number of events up to 100000000; 0: none")
     webhook: EventsWebhook = EventsWebhook()
 
     def rules(self) -> EventRules:

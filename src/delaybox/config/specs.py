@@ -206,6 +206,7 @@ def _clock(c: Config, common: Mapping[str, Any]) -> ClockSettings:
         require_subscriber=c.pubsub.require_subscriber,
         kafka=_kafka_out(c, by_topic) if c.kafka.enabled else None,
         events_webhook=_events_out(c) if c.events.enabled and c.events.webhook.url else None,
+        events_stream=c.events.stream if c.events.enabled else 0,
         input_channel=c.storage.scheduler_chanel,
         types_beside=beside,
         payload_limit=c.limits.body,

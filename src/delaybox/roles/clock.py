@@ -27,6 +27,7 @@ from delaybox.store.publish import listeners
 from delaybox.store.store import Store
 from delaybox.targets.event_mover import EventMover, Outlet
 from delaybox.targets.pubsub import PubSubTarget
+from delaybox.targets.stream_events import EventStream
 
 if TYPE_CHECKING:
     from delaybox.targets.http_events import EventWebhook
@@ -170,13 +171,15 @@ async def _kafka(
 async def _send_events(
     settings: ClockSettings, store: Store, kafka: KafkaTarget | None, stack: contextlib.AsyncExitStack
 ) -> None:
-    """Begins to send events to the topic and to the URL that are set."""
+    """Begins to send events to the topic, the URL and the stream that are set."""
     source = f"/delaybox/{settings.prefix}"
     outlets: list[Outlet] = []
     if kafka is not None and settings.kafka is not None and settings.kafka.events_topic:
         from delaybox.targets.kafka_events import EventTopic
 
         outlets.append(EventTopic(kafka.link, topic=settings.kafka.events_topic, source=source))
+    if settings.events_stream:
+        outlets.append(EventStream(store, length=settings.events_stream, source=source))
     if settings.events_webhook is not None:
         webhook = _events_webhook(settings.events_webhook, source)
         stack.callback(webhook.close)

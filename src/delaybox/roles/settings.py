@@ -66,6 +66,8 @@ class ClockSettings(EngineSettings):
     require_subscriber: bool = False
     kafka: KafkaOut | None = None
     events_webhook: EventsOut | None = None
+    events_stream: int = 0
+    """About how many events the Redis stream keeps; 0: there is none."""
     input_channel: str = ""
     """The input channel, from which serialized tasks are read; "" reads none."""
     types_beside: str = ""

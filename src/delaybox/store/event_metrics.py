@@ -37,10 +37,20 @@ _to_webhook = Counter(
 )
 
 
-def moved(way: Literal["topic", "webhook"], outcome: Literal["sent", "refused", "missed"], n: int) -> None:
-    """Counts events for the Kafka topic, or for the URL."""
+_to_stream = Counter(
+    "delaybox_events_to_stream",
+    "Events for the Redis stream of events.stream: added (sent), and reports that something is missing (missed), which "
+    "are also added.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+_MOVED = {"topic": _to_topic, "webhook": _to_webhook, "stream": _to_stream}
+
+
+def moved(way: Literal["topic", "webhook", "stream"], outcome: Literal["sent", "refused", "missed"], n: int) -> None:
+    """Counts events for the Kafka topic, for the URL, or for the Redis stream."""
     if n:
-        (_to_topic if way == "topic" else _to_webhook).labels(outcome).inc(n)
+        _MOVED[way].labels(outcome).inc(n)
 
 
 def written(n: int) -> None:

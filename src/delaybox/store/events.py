@@ -70,8 +70,8 @@ async def wanted(servers: Servers, tag: str) -> bool:
     return bool(await servers.ask("EXISTS", keys.events_wanted(tag)))
 
 
-Way = Literal["topic", "webhook"]
-"""Where one process of all sends events: to a Kafka topic, or to a URL."""
+Way = Literal["topic", "webhook", "stream"]
+"""Where one process of all sends events: to a Kafka topic, to a URL, or to a Redis stream for others to read."""
 
 
 async def take_place(servers: Servers, tag: str, way: Way, member: str, ms: int) -> bool:
@@ -100,6 +100,12 @@ async def position(servers: Servers, tag: str, way: Way) -> str:
 async def keep_position(servers: Servers, tag: str, way: Way, reached: str) -> None:
     """Stores the position up to which events went that way. StoreUnavailable."""
     await servers.ask("SET", keys.events_position(tag, way), reached)
+
+
+async def stream(servers: Servers, key: str, most: int, entries: Sequence[bytes]) -> None:
+    """Adds events in JSON to the stream for others to read, which keeps about ``most``. StoreUnavailable."""
+    commands = [("XADD", key, "MAXLEN", "~", most, "*", "event", entry) for entry in entries]
+    await servers.ask_many(commands)
 
 
 async def newest(servers: Servers, tag: str) -> str:

@@ -268,8 +268,13 @@ def events_wanted(tag_: str) -> str:
     return f"{tag_}:events:wanted"
 
 
+def events_stream(prefix: str) -> str:
+    """Stream: events as CloudEvents in JSON, for others to read."""
+    return f"{prefix}:events"
+
+
 def events_position(tag_: str, way: str) -> str:
-    """String: the position in the feed up to which events went one way out, ``topic`` or ``webhook``."""
+    """String: the position in the feed up to which events went one way out: ``topic``, ``webhook`` or ``stream``."""
     return f"{tag_}:events:{way}"
 
 

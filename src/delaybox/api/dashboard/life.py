@@ -32,7 +32,8 @@ def of(task: TaskView) -> list[Moment]:
     failed = [Moment(f"Attempt {one.attempt} failed", one.failed_ms, "bad", one.reason) for one in known]
     found += [moment for moment in failed if moment.at_ms <= task.due_ms]
     found.append(Moment("Due", task.due_ms, "now" if task.state is TaskState.SCHEDULED else ""))
-    if task.deliveries or task.fired_ms:
+    by_failures = failed and not task.fired_ms and task.state in (TaskState.SCHEDULED, TaskState.READY)
+    if (task.deliveries or task.fired_ms) and not by_failures:
         count = max(task.deliveries, 1)
         where = f"by {task.node}" if task.node else ""
         found.append(Moment(f"Handed out {count} {_times(count)}", task.fired_ms, about=where))
