@@ -1,0 +1,75 @@
+"""Dead letters on the dashboard: read with each attempt's traceback, replayed and discarded by group."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.api.dashboard.settings import DashboardSettings
+from delaybox.core import ids
+from delaybox.core.delivery import Delivery, Failed, Report
+from delaybox.core.history import HistoryRules
+from delaybox.core.task import NewTask, TaskType
+from delaybox.service import Service
+from delaybox.store import failures
+from delaybox.store.servers import Servers
+from delaybox.store.store import Store
+from tests.engines import running
+from tests.engines import until as until_true
+from tests.rest import rest_process
+from tests.servers import RealServer
+from tests.visitor import Parts, Visitor
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'><!--"
+
+
+@pytest.fixture
+async def visitor(server: RealServer, prefix: str) -> AsyncIterator[Visitor]:
+    """Without tokens everybody may do everything."""
+    settings = DashboardSettings(secret="a secret of the tests " * 2)
+    async with rest_process(server=server.settings, prefix=prefix, partitions=2, dashboard=settings) as process:
+        yield Visitor(process.port)
+
+
+class Fails:
+    """Fails for good, in the words of whoever wrote the payload."""
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        for d in batch:
+            why = EVIL if b"evil" in d.body else f"template {d.priority} is missing"
+            report([d], Failed(why, retryable=False, traceback=f"\x1b[2J{EVIL}\u202e\n"))
+
+
+async def test_dead_letters_are_read_replayed_and_discarded_by_group(
+    visitor: Visitor, client: Redis, prefix: str
+) -> None:
+    store = await Store.open(Servers(client), prefix=prefix)
+    service = Service(store)
+    made = [await service.submit(NewTask(payload=payload)) for payload in (b"evil", b"evil", b"a", b"b", b"c")]
+    async with running(store, {TaskType.PUB_SUB: Fails()}, history=HistoryRules(keep_ms=60_000), channel=""):
+
+        async def explained() -> bool:
+            return all([len(await failures.of(store, ids.parse(one.task_id))) == 1 for one in made])
+
+        await until_true(explained)
+    _, _, text = await asyncio.to_thread(visitor.get, f"/dashboard/tasks/{made[0].task_id}")
+    assert "Why its attempts failed" in text and "\x1b" not in text and "\u202e" not in text
+    assert not Parts(text).found
+    form = await asyncio.to_thread(visitor.form_of, "/dashboard/dead")
+    _, _, text = await asyncio.to_thread(visitor.get, "/dashboard/dead")
+    groups = dict.fromkeys(html.unescape(one) for one in re.findall(r'name="group" value="([^"]*)"', text))
+    evil, missing = sorted(groups, key=lambda group: "template" in group)
+    assert not Parts(text).found
+    status, _, _ = await asyncio.to_thread(visitor.post, "/dashboard/dead/replay", {"form": form, "group": missing})
+    assert (status, (await service.counts()).dead, (await service.counts()).pending) == (303, 2, 3)
+    status, _, _ = await asyncio.to_thread(visitor.post, "/dashboard/dead/discard", {"form": form, "group": evil})
+    assert (status, (await service.counts()).dead) == (303, 0)
+    moved = made[2].task_id
+    given = {"form": form, "delay": "2h"}
+    status, _, _ = await asyncio.to_thread(visitor.post, f"/dashboard/tasks/{moved}/move", given)
+    assert (status, (await service.get(moved)).state.value) == (303, "scheduled")
