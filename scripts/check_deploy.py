@@ -183,6 +183,9 @@ def mends() -> None:
     headings = re.findall(r"^#+ (.+)$", (ROOT / "docs/production.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-")) for heading in headings}
     rules = (DEPLOY / "prometheus/rules.yml").read_text()
+    alerts = rules.split("- alert: ")[1:]
+    if without := [text.split()[0] for text in alerts if "docs/" not in text.partition("mend:")[2].partition("\n")[0]]:
+        raise Wrong(f"rules.yml: no page mends {', '.join(without)}")
     if lost := set(re.findall(r"#([a-z-]+)", rules)) - anchors:
         raise Wrong(f"rules.yml: docs/production.md has no such heading: {', '.join(sorted(lost))}")
 

@@ -47,6 +47,11 @@ def test_a_collector_gets_what_is_shown(server: RealServer, tmp_path: Path) -> N
 
             on.until(lambda: [p for p in pushed.points("delaybox_pending_tasks") if p.as_double == 7])
             assert pushed.latest["delaybox_pending_tasks"].WhichOneof("data") == "gauge"
+            assert on.call("POST", "/v1/tasks", {"type": "worker", "name": "nobody"})[0] == 201
+            on.until(lambda: [p for p in pushed.points("delaybox_unserved_kinds") if p.as_double == 1])
+            (healthy,) = pushed.points("delaybox_store_file_ok")
+            (offset,) = pushed.points("delaybox_clock_offset_seconds")
+            assert healthy.as_double == 1 and abs(offset.as_double) < 0.5, "one machine, one clock"
             names = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
             assert pushed.latest.keys() <= names, "no other names than those of /metrics"
             assert pushed.resource["service.name"] == "delaybox"

@@ -30,6 +30,7 @@ from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.processes.settings import decode, encode
 from delaybox.service import Readiness, Service, StoreCounts
+from delaybox.service.health import StoreHealth
 
 JSON = {"content-type": "application/json", "host": "localhost:8088"}
 
@@ -64,6 +65,9 @@ class FakeService:
 
     async def due_soon(self) -> dict[str, int]:
         return {"10s": 7}
+
+    async def health(self) -> tuple[StoreHealth, int]:
+        return StoreHealth(file_ok=True, replicas=2, clock_offset_ms=-250.0), 3
 
     async def scaling(self, asked: ScalingQuery) -> ScalingAnswer:
         return ScalingAnswer(lead_ms=30_000, clear_ms=30_000, target_use=0.7, needs=())
@@ -395,7 +399,9 @@ async def test_readiness():
 async def test_metrics_with_and_without_a_store():
     answer = await call(FakeService(), "GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
-    for line in (b"delaybox_pending_tasks 5.0", b"delaybox_in_flight_tasks 3.0", b"delaybox_store_up 1.0"):
+    shown = (b"delaybox_store_replicas 2.0", b"delaybox_clock_offset_seconds -0.25", b"delaybox_unserved_kinds 3.0")
+    stored = (b"delaybox_pending_tasks 5.0", b"delaybox_in_flight_tasks 3.0", b"delaybox_store_up 1.0")
+    for line in (*stored, *shown, b"delaybox_store_file_ok 1.0"):
         assert line in answer.body
     answer = await call(FakeService(error=StoreUnavailable("away")), "GET", "/metrics")
     assert answer.status == 200

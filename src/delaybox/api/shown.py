@@ -39,6 +39,7 @@ class ShownMetrics:
                 counts = await self._service.counts()
                 due = await self._service.due_soon()
                 scaling = await self._service.scaling(_ALL_KINDS)
+                health, unserved = await self._service.health()
                 # Estimated counts mean more lanes than a scrape should look at.
                 self.node.queues = () if counts.estimated else await self._service.queues(pending=False)
         except (TimeoutError, DelayBoxError):
@@ -51,6 +52,12 @@ class ShownMetrics:
                 dead=counts.dead,
                 quarantined=counts.quarantined,
                 estimated=counts.estimated,
+            )
+            metrics.store_health(
+                file_ok=health.file_ok,
+                replicas=health.replicas,
+                clock_offset_s=health.clock_offset_ms / 1000,
+                unserved=unserved,
             )
             needs = scaling.needs
             metrics.forecast(due, {n.kind: n.members for n in needs}, {n.kind: n.running for n in needs})

@@ -41,6 +41,7 @@ from delaybox.metrics.store import (
     forecast,
     store_doubted,
     store_down,
+    store_health,
     store_lost,
     stored,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "stale_ack",
     "store_doubted",
     "store_down",
+    "store_health",
     "store_lost",
     "stored",
     "stream_trimmed",

@@ -67,6 +67,31 @@ _running = Gauge(
     registry=REGISTRY,
 )
 
+_file_ok = Gauge(
+    "delaybox_store_file_ok",
+    "0 while a server of the store cannot write its append-only file; 1 otherwise, also where it keeps none.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+_replicas = Gauge(
+    "delaybox_store_replicas",
+    "Replicas that follow the servers of the store: online, and heard of within 10 s.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+_offset = Gauge(
+    "delaybox_clock_offset_seconds",
+    "The clock of the store's server minus this machine's; of several servers the one that is furthest off.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+_unserved = Gauge(
+    "delaybox_unserved_kinds",
+    "Kinds of due tasks (type, function and queue) that no living node and no connected worker serves.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+
 
 def store_doubted() -> None:
     """All connections to the server are opened again."""
@@ -90,6 +115,14 @@ def forecast(due: Mapping[str, int], needed: Mapping[str, int], running: Mapping
         _needed.labels(kind).set(count)
     for kind, count in running.items():
         _running.labels(kind).set(count)
+
+
+def store_health(*, file_ok: bool, replicas: int, clock_offset_s: float, unserved: int) -> None:
+    """How the servers are at this scrape, and how many kinds of due tasks nobody serves."""
+    _file_ok.set(file_ok)
+    _replicas.set(replicas)
+    _offset.set(clock_offset_s)
+    _unserved.set(unserved)
 
 
 def store_down() -> None:

@@ -114,6 +114,8 @@ class Serving:
         self._queues_known: Served | None = None
         self._queues_of: dict[str, list[str]] = {}
         self._waits: list[str] = []
+        self.kinds_unserved = 0
+        """How many kinds of due tasks nobody served when `unserved` was last asked."""
         self._waits_until = 0.0
         self._turn = 0
 
@@ -167,6 +169,7 @@ class Serving:
             lanes = await waiting(self._store, await self._store.ping(), self._turn)
             served = await self._known()
             left = [(lane, count) for lane, count in sorted(lanes.items()) if not served.has(lane)]
+            self.kinds_unserved = len(left)
             self._waits = [_waits(split(lane), count) for lane, count in left[:_LANES_NAMED]]
             if len(left) > _LANES_NAMED:
                 self._waits.append(f"{len(left) - _LANES_NAMED} more kinds of tasks wait likewise")

@@ -31,6 +31,7 @@ from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType
 from delaybox.service.bulk import Bulk, Selection
 from delaybox.service.dead import DeadByReason
 from delaybox.service.feed import Feed
+from delaybox.service.health import ServerWatch, StoreHealth
 from delaybox.service.history import History
 from delaybox.service.readiness import Readiness, look
 from delaybox.service.refusals import PLACES, UNREADABLE, no_dead_letter, refusal
@@ -72,6 +73,7 @@ class _Parts:
         "bulk",
         "dead",
         "feed",
+        "health",
         "history",
         "lookup",
         "rules",
@@ -100,6 +102,7 @@ class _Parts:
         self.bulk = Bulk(store, self.history)
         self.dead = DeadByReason(store, self.history)
         self.serving = Serving(store)
+        self.health = ServerWatch(store)
         self.scaler = Scaler(store)
 
 
@@ -340,6 +343,11 @@ class Service:
     async def due_soon(self) -> dict[str, int]:
         """How many stored tasks become due within some times ahead, by their name such as 1m."""
         return await self._opened.scaler.due()
+
+    async def health(self) -> tuple[StoreHealth, int]:
+        """How the servers are, and how many kinds of due tasks (type, function, queue) nobody serves."""
+        await self._opened.serving.unserved()
+        return await self._opened.health.ask(), self._opened.serving.kinds_unserved
 
     async def counts(self) -> StoreCounts:
         """How many tasks are in each state, over all partitions."""
