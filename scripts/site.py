@@ -23,6 +23,7 @@ CHAPTERS: dict[str, list[str]] = {
     "Guides": [
         "howto/schedule-once.md",
         "howto/groups.md",
+        "howto/events.md",
         "howto/webhooks.md",
         "howto/traces.md",
         "howto/autoscale.md",

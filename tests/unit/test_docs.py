@@ -49,3 +49,10 @@ def test_every_page_is_linked_from_the_readme_or_a_page_that_is() -> None:
             coming += [target for target, _ in _links(page) if target.suffix == ".md"]
     unreached = {page for page in PAGES if page not in seen} - {ROOT / "SECURITY.md"}
     assert not unreached
+
+
+def test_every_page_stands_in_the_menu_of_the_site() -> None:
+    """`make site` refuses otherwise, and needs packages that are not everywhere."""
+    menu = set(re.findall(r'"([\w/-]+\.md)"', (ROOT / "scripts/site.py").read_text()))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if ROOT / "docs" in page.parents}
+    assert not {page for page in pages if not page.startswith("adr/")} - menu
