@@ -38,7 +38,7 @@ class ServerWatch:
     async def ask(self) -> StoreHealth:
         """At most FRESH_S old. StoreUnavailable."""
         if self._known is None or time.monotonic() >= self._until:
-            self._known = health_of(await self._store.servers.reports())
+            self._known = health_of(await self._store.servers.reports(settings=False))
             self._until = time.monotonic() + FRESH_S
         return self._known
 

@@ -60,11 +60,12 @@ class ServerReport:
     min_replicas: str = ""
 
 
-async def report(client: Redis, place: str) -> ServerReport:
-    """Asks one server. RedisError or OSError."""
+async def report(client: Redis, place: str, *, settings: bool = True) -> ServerReport:
+    """Asks one server. ``settings``: also for its settings; a server whose ACL hides them notes each time that it was
+    asked. RedisError or OSError."""
     info = await info_of(client)
     names = ("appendfsync", "cluster-require-full-coverage", "min-replicas-to-write")
-    fsync, full_coverage, min_replicas = [await _setting(client, name) for name in names]
+    fsync, full_coverage, min_replicas = [await _setting(client, name) if settings else "" for name in names]
     offset_ms = await clock_offset_ms(roundtrips.of(client).send)
     return ServerReport(place, info, fsync, full_coverage, offset_ms, min_replicas)
 

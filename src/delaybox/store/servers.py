@@ -244,16 +244,16 @@ class Servers:
             )
         return features
 
-    async def reports(self) -> list[ServerReport]:
-        """What each primary reports of itself; those that do not answer are left out. StoreUnavailable where there is
-        one server and it does not answer."""
+    async def reports(self, *, settings: bool = True) -> list[ServerReport]:
+        """What each primary reports of itself (`probe.report`); those that do not answer are left out. StoreUnavailable
+        where there is one server and it does not answer."""
         if self._cluster is None:
             try:
-                return [await report(self._client, "")]
+                return [await report(self._client, "", settings=settings)]
             except (RedisError, OSError) as error:
                 raise translate(error) from error
         found = await asyncio.gather(
-            *(report(link.client, str(link)) for link in self._cluster.links), return_exceptions=True
+            *(report(link.client, str(link), settings=settings) for link in self._cluster.links), return_exceptions=True
         )
         return [one for one in found if isinstance(one, ServerReport)]
 
