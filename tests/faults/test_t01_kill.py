@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.faults.harness.checker import Limits
+from tests.faults.harness.oracle import History
 from tests.faults.harness.rest_load import produce_over_rest
 from tests.faults.harness.rig import LEASE_MS, Rig, soon, spread
 from tests.faults.harness.scale import WHOLE, scaled
@@ -24,17 +26,30 @@ async def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
         workers = await rig.workers(2, concurrency=CONCURRENCY)
         service = await rig.service()
 
-        async def kill() -> None:
-            n = rig.nemesis.random.randrange(len(workers))
+        def busy(history: History) -> list[int]:
+            """The workers that have tasks in hand."""
+            ended = {end.task_id for end in history.ends[-1_000:]}
+            pids = {start.pid for start in history.starts[-200:] if start.task_id not in ended}
+            return [n for n, worker in enumerate(workers) if worker.pid in pids]
+
+        def under_way(begun: int, history: History) -> bool:
+            return len(history.starts) >= begun and bool(busy(history))
+
+        part = count // kills
+        for first in range(0, count, part):
+            # A part for each kill, for a worker takes longer to start than the other one needs for all that is left.
+            # 1,000 a second: what one of them can do, or a queue is what is measured.
+            due_ms = spread(soon(200) - first, 1_000)
+            producing = asyncio.create_task(
+                rig.produce(service, part, start=first, due_ms=due_ms, chunk=200, work={"w": 25})
+            )
+            enough = partial(under_way, first + part // 4)
+            await rig.reader.until(enough, timeout_s=60, what="work in hand")
+            n = rig.nemesis.random.choice(busy(rig.reader.history))
             async with rig.nemesis.during("kill", pid=workers[n].pid):
                 await workers[n].end()
             workers[n] = await rig.worker(concurrency=CONCURRENCY)
-
-        killing = asyncio.create_task(rig.nemesis.strike(kill, times=kills, within_s=(0.1, scaled(0.4, 1.5))))
-        due = spread(soon(200), scaled(1_000, 1_000))
-        # 2,000 a second at most: what one worker can do while the other starts, or a queue is what is measured.
-        await rig.produce(service, count, due_ms=due, chunk=200, pause_s=0.1, work={"w": 25})
-        await killing
+            await producing
         await rig.drained(count, timeout_s=scaled(60, 900))
         # What a dead node held is due again when its lease ends; one second more for the reap and for starting.
         limits = Limits(recovery_ms=LEASE_MS + REAP_MS + 1_000)
