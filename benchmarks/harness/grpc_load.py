@@ -1,8 +1,7 @@
 """Our own gRPC load client: ``python -m benchmarks.harness.grpc_load '<json options>'``.
 
-HTTP/2 frames as bytes, no gRPC library: grpc's costs a caller in Python as much as the node, and on the same cores what
-is measured is then the caller. Calls are serialized before the run; an answer counts when its stream brought data and
-ended, which a refusal does not.
+HTTP/2 frames as bytes, no gRPC library: the caller runs on the node's cores, so what it costs is missing there. Calls
+are serialized before the run; an answer counts when its stream brought data and ended, which a refusal does not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scheduling over gRPC into one node from another process: batches of 1,000, a stream of them, one by one.
 
 One by one there are two callers: one that writes frames itself, so that the node is what is measured, and grpc's own in
-Python, which costs more than the node and shares its cores.
+Python, as most users have it, which shares the node's cores.
 """
 
 from __future__ import annotations
