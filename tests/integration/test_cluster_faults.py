@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import NewTask, TaskType
-from delaybox.service import Service
+from delaybox.service import Readiness, Service
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.slots import slot_of
@@ -129,13 +131,20 @@ async def test_slots_move_at_once_and_primaries_change_roles(cluster: RealCluste
 
 
 async def test_a_primary_that_is_killed_disturbs_its_own_partitions_alone(cluster: RealCluster, load: Load) -> None:
-    victim = cluster.primary_of(load.store.tags[2])
+    victim = cluster.primary_of(load.store.tags[0])
     replica = cluster.replica_of(victim)
     mine = {p for p, tag in enumerate(load.store.tags) if cluster.primary_of(tag) is victim}
+    assert await load.service.check() == Readiness(True)
     async with load:
+        os.kill(replica.pid, signal.SIGSTOP)
         victim.kill()
         killed = time.monotonic()
-        await cluster.soon(lambda: cluster.primary_of(load.store.tags[2]) is replica)
+        # While nobody takes its place, the node is ready for what the other servers take, and names what is wrong.
+        found = await load.service.check()
+        assert found.ok, found
+        assert "one of 3 servers takes no tasks: " in found.reason
+        os.kill(replica.pid, signal.SIGCONT)
+        await cluster.soon(lambda: cluster.primary_of(load.store.tags[0]) is replica)
         promoted = time.monotonic()
         fired = {p: load.fired(p) for p in mine}
         await until(lambda: all(load.fired(p) > fired[p] for p in mine))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from delaybox.cli.findings import SKEW_MS, Finding
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.store.durability import unfit
+from delaybox.store.writable import writable
 
 if TYPE_CHECKING:
     from delaybox.config import Config
@@ -236,7 +237,7 @@ async def _opened(servers: Servers, prefix: str, nodes: Collection[str]) -> list
         ]
     sent = time.perf_counter()
     try:
-        now_ms = await store.writable()
+        now_ms, refusing = await writable(store)
     except DelayBoxError as error:
         text, _, mend = str(error).partition("; ")
         return [Finding("store", "problem", text, mend or _mend(error))]
@@ -244,6 +245,7 @@ async def _opened(servers: Servers, prefix: str, nodes: Collection[str]) -> list
     at = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [
         *spread,
+        *(Finding("store", "problem", why, "start that server, or promote its replica") for why in refusing),
         Finding(
             "store",
             "ok",

@@ -44,6 +44,7 @@ from delaybox.metrics.store import (
     store_health,
     store_lost,
     stored,
+    unconfirmed,
 )
 from delaybox.metrics.tasks import (
     LATENESS_BUCKETS_MS,
@@ -120,6 +121,7 @@ __all__ = [
     "timeout_enforced",
     "topic_work_dropped",
     "topic_work_failed",
+    "unconfirmed",
     "wakeups_subscribed",
     "worker_lost",
     "workers",

@@ -14,6 +14,11 @@ _doubts = Counter(
     "Times the connections to the server were given up, because it was a read-only replica, still loading, or silent.",
     registry=REGISTRY,
 )
+_unconfirmed = Counter(
+    "delaybox_unconfirmed",
+    "Batches of writes that were stored, but not confirmed in time as durability.mode asks: answered 503 unconfirmed.",
+    registry=REGISTRY,
+)
 _store_up = Gauge(
     "delaybox_store_up",
     "1 when the store answered the last scrape, and took new tasks.",
@@ -96,6 +101,11 @@ _unserved = Gauge(
 def store_doubted() -> None:
     """All connections to the server are opened again."""
     _doubts.inc()
+
+
+def unconfirmed(batches: int) -> None:
+    """So many batches of writes are stored, and not confirmed."""
+    _unconfirmed.inc(batches)
 
 
 def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: int, estimated: bool = False) -> None:

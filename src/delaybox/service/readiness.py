@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import DelayBoxError, StoreLost, StoreUnavailable
 from delaybox.core.membership import together
 from delaybox.service.serving import Serving
 from delaybox.store import nodes
 from delaybox.store.store import Store
+from delaybox.store.writable import writable
 
 STALE_HEARTBEAT_MS = 5_000
 
@@ -27,22 +28,26 @@ class Readiness:
 
 
 async def look(store: Store, serving: Serving, node_id: str | None, engines: Collection[str]) -> Readiness:
-    """Asks the store by a real script. ``node_id``: None where this process belongs to no node, and only the store is
-    looked at. ``engines``: the ids of the node's members that must be alive."""
+    """Asks each server of the store by a real script. ``node_id``: None where this process belongs to no node, and only
+    the store is looked at. ``engines``: the ids of the node's members that must be alive."""
+    refusing: tuple[str, ...] = ()
     try:
-        now = await store.writable()
+        now, refusing = await writable(store)
         beats = {} if node_id is None else {m.id: m for m in await nodes.live(store)}
         missing = node_id is not None and any(engine not in beats for engine in engines)
         # Not before this node's engines have reported what they serve.
         waits = [] if missing else await serving.unserved()
     except DelayBoxError as error:
+        # New tasks go to the other servers. Heartbeats and counts may lie at one that does not answer.
+        if refusing and isinstance(error, StoreUnavailable) and not isinstance(error, StoreLost):
+            return Readiness(True, "; ".join(refusing))
         return Readiness(False, str(error), store=False)
     if node_id is None:
-        return Readiness(True, "; ".join(waits))
+        return Readiness(True, "; ".join([*refusing, *waits]))
     if missing:
         return Readiness(False, "the engine of this node has not reported yet")
     ago = now - min((beats[engine].seen_ms for engine in engines), default=now)
     if ago > STALE_HEARTBEAT_MS:
         return Readiness(False, f"the engine of this node was last heard of {ago / 1000:.1f} s ago")
     mine = [member.activity for member in beats.values() if member.parent == node_id]
-    return Readiness(True, "; ".join([*(together(mine).troubles if mine else ()), *waits]))
+    return Readiness(True, "; ".join([*refusing, *(together(mine).troubles if mine else ()), *waits]))

@@ -51,6 +51,11 @@ class Confirmation:
         failed = self._shortfall(marked, found[len(commands) + len(marks) :])
         if not failed:
             return replies
+        # Imported late: a node must first set the folder of its counters, which prometheus-client reads when it is
+        # imported.
+        from delaybox import metrics
+
+        metrics.unconfirmed(sum(not isinstance(reply, BaseException) for reply in replies))
         return [reply if isinstance(reply, BaseException) else _unconfirmed(failed) for reply in replies]
 
     def _shortfall(self, marked: Sequence[Any], waits: Sequence[Any]) -> str:

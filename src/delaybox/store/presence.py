@@ -40,24 +40,22 @@ class Presence:
         self._looked = -1e9
         self._logged = -1e9
 
-    async def look(self, runner: ScriptRunner, script: str = "ping") -> int:
-        """Compares the stores. Returns Redis's clock in ms, whichever store lies there. ``script``: ping or ready.
-
-        StoreUnavailable.
-        """
+    async def look(self, runner: ScriptRunner) -> int:
+        """Compares the stores. Returns Redis's clock in ms, whichever store lies there. StoreUnavailable."""
         self._looked = time.monotonic()
-        reply: Any = await runner.run(ScriptCall(script, keys.tag(self._prefix, 0), ()))
+        reply: Any = await runner.run(ScriptCall("ping", keys.tag(self._prefix, 0), ()))
         now, there = reply
-        return await self._judge(int(now), there)
+        return await self.judge(int(now), there)
 
     async def glance(self) -> int:
         """As `look`, with plain reads: for those who run scripts anyway. StoreUnavailable."""
         self._looked = time.monotonic()
         stored = ("HGET", keys.clock(keys.tag(self._prefix, 0)), "store")
         now, there = await self._servers.ask_many([("TIME",), stored])
-        return await self._judge(milliseconds(now), there or b"")
+        return await self.judge(milliseconds(now), there or b"")
 
-    async def _judge(self, now: int, there: bytes) -> int:
+    async def judge(self, now: int, there: bytes) -> int:
+        """Takes what a script found at a partition: the clock, which it returns, and the id of the store there."""
         if there.decode(errors="replace") == self.shape.store_id:
             self._found()
         else:

@@ -440,13 +440,6 @@ class Store:
         self.present()
         return now
 
-    async def writable(self) -> int:
-        """As `ping`, with a script that is refused where a new task would be: StoreFull, or StoreUnavailable with the
-        reason."""
-        now = await self.presence.look(self.runner, "ready")
-        self.present()
-        return now
-
     def now_ms(self, partition: int = 0) -> int:
         """The time (Unix ms) on the server of a partition, by this machine's clock and how far that was off at the
         last schedule or look: for answers, never for decisions. ``partition``: 0 where a task has none yet."""
