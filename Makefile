@@ -3,7 +3,7 @@ SHELL := /bin/bash
 # Tests start some thousand processes: without the compiled files each would compile all of DelayBox again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-install check-deploy release site bench-report format lint types layout proto proto-check docs docs-check test test-faults bench demo demo-kafka lock clean
+.PHONY: help setup check check-install check-deploy release site bench-report format lint types layout proto proto-check docs docs-check test test-faults soak bench demo demo-kafka lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,8 @@ help:
 	@echo 'make demo         start a node with its own Valkey and watch tasks fire; KEEP=1: it stays up for a look around'
 	@echo 'make demo-kafka   records through a real Kafka broker and back at their time (Java 17 and Maven, or a container)'
 	@echo 'make test         unit, integration, property and short fault tests'
-	@echo 'make test-faults  the fault tests at full size (slow)'
+	@echo 'make test-faults  the fault tests at full size, row by row, and a table; goes on where it was stopped'
+	@echo 'make soak         a random mix of faults for an hour; S=86400: for a day'
 	@echo 'make bench        benchmarks: a table, and JSON under benchmarks/results/'
 	@echo 'make check        lint, format, types, import layers, generated code and tables are current'
 	@echo 'make check-install  what users get: built, installed with the newest and the lowest versions, used'
@@ -100,8 +101,14 @@ docs-check: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest -n $(WORKERS) -m 'not slow'
 
+# ROWS='T6 T7': only these. What has passed on this commit is not run again, so it can be stopped; AGAIN=1: all of it.
 test-faults: $(STAMP)
-	DELAYBOX_FAULTS=full $(PY) -m pytest tests/faults --timeout 0
+	$(PY) -m tests.faults.suite $(ROWS) $(if $(AGAIN),--again)
+
+# S: for how many seconds.
+S ?= 3600
+soak: $(STAMP)
+	DELAYBOX_SOAK_S=$(S) $(PY) -m tests.faults.suite T29 --again
 
 bench: $(STAMP)
 	$(PY) -m benchmarks

@@ -1,8 +1,7 @@
 """The operator's trial: what docs/production.md says, done on real processes. A bad day comes, its alert
 is there by what the node shows, the day's page is followed, and the node works again. And a backup is restored.
 
-Rolling restarts behind TLS stand in test_behind_nginx.py. An upgrade from the tree before is not part of it, because
-where tests run there is no such tree; that nodes read what earlier ones stored is shown by tests of the store.
+Rolling restarts behind TLS stand in test_behind_nginx.py, upgrades under load in test_t32_upgrade.py.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 import redis
 
 from tests.alerts import Alerts, needs_promtool, scraped
+from tests.faults.harness.previous import unpacked, why_not
 from tests.faults.harness.scale import FULL, scaled
 from tests.nodes import Node
 from tests.servers import RealServer
@@ -44,10 +44,14 @@ SAFE = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy"
 class Site:
     """One store, and one node on it."""
 
-    def __init__(self, server: RealServer, folder: Path) -> None:
+    def __init__(self, server: RealServer, folder: Path, environ: Mapping[str, str] | None = None) -> None:
         self.server = server
         self.folder = folder
-        self.node = Node("--redis", server.url, "--http-port", "0", folder=folder).ready()
+        self.node = self.another(environ)
+
+    def another(self, environ: Mapping[str, str] | None = None) -> Node:
+        """One more node on the same server."""
+        return Node("--redis", self.server.url, "--http-port", "0", folder=self.folder, environ=environ).ready()
 
     def admin(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=self.server.unix_path)
@@ -220,4 +224,45 @@ def test_a_backup_is_restored(tmp_path: Path) -> None:
         finally:
             restored.kill()
     finally:
+        server.close()
+
+
+@pytest.mark.skipif(bool(why_not("0.1.0")), reason=why_not("0.1.0"))
+def test_an_upgrade_and_the_way_back(tmp_path: Path) -> None:
+    """docs/upgrading.md: a node of the new version beside the old one, then the old one away; and back."""
+    server = RealServer(SAFE)
+    server.start()
+    old = unpacked("0.1.0", tmp_path)
+    nodes: list[Node] = []
+    try:
+        site = Site(server, tmp_path, old.environ)
+        nodes.append(site.node)
+        assert [site.post(labels={"by": "old"}) for _ in range(20)] == [201] * 20
+        assert site.post(delay="1s", labels={"by": "due"}) == 201
+
+        def pending(node: Node, by: str) -> list[str]:
+            return [task["id"] for task in node.call("GET", f"/v1/tasks?label=by={by}&limit=100")[2]["tasks"]]
+
+        upgrade, back = (None, "new", "old"), (old.environ, "old", "new")
+        for environ, by, other in [upgrade, *([back, upgrade] if FULL else [])]:
+            nodes.append(site.another(environ))
+            assert site.post(labels={"by": other}) == 201, "the node before goes on beside it"
+            before = pending(site.node, other)
+            assert site.node.stop() == 0, site.node.output()
+            site.node = nodes[-1]
+            # What was due while nodes changed has fired; what the other version stored is listed, moved, cancelled.
+            site.node.until(lambda: not pending(site.node, "due"))
+            assert [site.post(labels={"by": by}) for _ in range(5)] == [201] * 5
+            first, second, *rest = sorted(set(before) & set(pending(site.node, other)))
+            assert len(rest) >= 5
+            assert site.node.call("PATCH", f"/v1/tasks/{first}", {"delay": "2h"})[0] == 200
+            assert site.node.call("DELETE", f"/v1/tasks/{second}")[0] in (200, 204)
+            left = pending(site.node, other)
+            assert first in left and second not in left
+        site.run("fsck", "--redis", server.url)
+        site.run("doctor", "--server", f"http://127.0.0.1:{site.node.port}")
+        assert site.node.stop() == 0
+    finally:
+        for node in nodes:
+            node.stop()
         server.close()

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.waiting import Log
 
-_ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[3]
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -28,15 +28,25 @@ def dies_with_parent() -> None:
 
 
 class Process:
-    """A child whose output goes to ``folder/name.log`` and that says ``ready`` there once it works."""
+    """A child whose output goes to ``folder/name.log`` and that says ``ready`` there once it works.
+
+    ``root``: the tree whose code it runs, where that is not this one's.
+    """
 
     def __init__(
-        self, arguments: Sequence[str], *, folder: Path, name: str, ready: str, env: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        name: str,
+        ready: str,
+        env: Mapping[str, str],
+        root: Path = ROOT,
     ) -> None:
-        self._arguments, self._ready = list(arguments), ready
+        self._arguments, self._ready, self._root = list(arguments), ready, root
         self._file = folder / f"{name}.log"
         self._log: Log | None = None
-        path = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(_ROOT / "src"), str(_ROOT))))
+        path = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(root / "src"), str(root))))
         self._env = {**os.environ, **env, "PYTHONPATH": path}
         self._process: asyncio.subprocess.Process | None = None
 
@@ -60,7 +70,7 @@ class Process:
                 stdout=self._log.fd,
                 stderr=self._log.fd,
                 env=self._env,
-                cwd=_ROOT,
+                cwd=self._root,
                 start_new_session=True,
                 preexec_fn=dies_with_parent,
             )
@@ -103,10 +113,12 @@ class Process:
         await self.wait()
 
 
-def worker(folder: Path, name: str, settings: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Process:
+def worker(
+    folder: Path, name: str, settings: Mapping[str, Any], env: Mapping[str, str] | None = None, root: Path = ROOT
+) -> Process:
     """A leased-path node (node_proc.py) with these settings."""
     arguments = [sys.executable, "-m", "tests.faults.node_proc", json.dumps(settings)]
-    return Process(arguments, folder=folder, name=name, ready="ready", env=env or {})
+    return Process(arguments, folder=folder, name=name, ready="ready", env=env or {}, root=root)
 
 
 def serve(folder: Path, name: str, *, redis_url: str, port: int, env: Mapping[str, str] | None = None) -> Process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 
@@ -15,14 +16,18 @@ CLIENTS = 16
 _UNSURE = (429, 503)
 
 
-async def produce_over_rest(rig: Rig, ports: Sequence[int], count: int, *, due_ms: Callable[[int], int]) -> None:
-    """Posts PUB_SUB tasks with keys ``k0``… until each is answered, and logs every call."""
+async def produce_over_rest(
+    rig: Rig, ports: Sequence[int], count: int, *, due_ms: Callable[[int], int], per_s: float = float("inf")
+) -> None:
+    """Posts PUB_SUB tasks with keys ``k0``… until each is answered, at most ``per_s``, and logs every call."""
+    began = time.monotonic()
     rests = [Rest(port) for port in ports]
     todo = iter(range(count))
 
     async def client() -> None:
         for n in todo:
             turn = n
+            await asyncio.sleep(began + n / per_s - time.monotonic())
             while not await _post(rig, rests[turn % len(rests)], f"k{n}", due_ms(n)):
                 turn += 1
                 await asyncio.sleep(0.02)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from delaybox.core.durability import Durability
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
@@ -22,7 +23,7 @@ from tests.faults.harness.checker import Final, Limits, Verdict, check
 from tests.faults.harness.look import key_of, look, payload, uuid_of
 from tests.faults.harness.nemesis import Nemesis
 from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, History, Reader, Start, Writer, now_us
-from tests.faults.harness.process import Process, serve, worker
+from tests.faults.harness.process import ROOT, Process, serve, worker
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scale import SEED
 from tests.faults.harness.server import Server, free_port
@@ -31,6 +32,7 @@ from tests.waiting import until_async
 CHANNEL = "TaskExecution"
 CHUNK = 500
 LEASE_MS = 1_500
+FAST = Durability()
 
 
 class Node(NamedTuple):
@@ -41,7 +43,10 @@ class Node(NamedTuple):
 
 
 class Rig:
-    """Everything of one run lies in ``folder`` and ends with the ``async with``."""
+    """Everything of one run lies in ``folder`` and ends with the ``async with``.
+
+    ``environ`` is the server's; ``durability`` is that of this process's stores and services.
+    """
 
     def __init__(
         self,
@@ -53,10 +58,13 @@ class Rig:
         options: Mapping[str, str] | None = None,
         prefix: str = "delaybox",
         partitions: int = 4,
+        environ: Mapping[str, str] | None = None,
+        durability: Durability = FAST,
     ) -> None:
         self.folder, self.row, self.mode, self.seed = folder, row, mode, seed
-        self.prefix, self.partitions = prefix, partitions
-        self.server = Server(folder / "redis", options={"appendfsync": mode, **(options or {})} if mode else options)
+        self.prefix, self.partitions, self.durability = prefix, partitions, durability
+        set_at_start = {"appendfsync": mode, **(options or {})} if mode else options
+        self.server = Server(folder / "redis", options=set_at_start, environ=environ)
         self.oracle = folder / "oracle.log"
         self.writer = Writer(self.oracle)
         self.reader = Reader(self.oracle)
@@ -97,7 +105,7 @@ class Rig:
     async def store(self, url: str = "", *, timeout_s: float = 5.0) -> Store:
         """A store in this process, through ``url`` (default: straight to the server)."""
         servers = Servers.connect(ServerSettings.from_url(url or self.server.url), timeout_s=timeout_s)
-        store = await Store.open(servers, prefix=self.prefix, partitions=self.partitions)
+        store = await Store.open(servers, prefix=self.prefix, partitions=self.partitions, durability=self.durability)
         self._stores.append(store)
         return store
 
@@ -105,8 +113,8 @@ class Rig:
         """Use-cases in this process: what a front end of a node would call."""
         return Service(await self.store(url, timeout_s=timeout_s))
 
-    async def worker(self, *, env: Mapping[str, str] | None = None, **settings: Any) -> Process:
-        """A leased-path node, running. ``settings`` go to harness/node.py."""
+    async def worker(self, *, env: Mapping[str, str] | None = None, root: Path = ROOT, **settings: Any) -> Process:
+        """A leased-path node, running, of the tree at ``root``. ``settings`` go to harness/node.py."""
         whole = {
             "url": self.server.url,
             "prefix": self.prefix,
@@ -114,7 +122,7 @@ class Rig:
             "lease_ms": LEASE_MS,
             **settings,
         }
-        process = worker(self.folder, f"worker-{len(self.processes)}", whole, env)
+        process = worker(self.folder, f"worker-{len(self.processes)}", whole, env, root)
         self.processes.append(process)
         await process.start()
         return process

@@ -39,10 +39,18 @@ def binary() -> str:
 class Server:
     """One server on a unix socket. ``options`` are configuration directives, e.g. ``{"appendfsync": "always"}``."""
 
-    def __init__(self, folder: Path, *, port: int = 0, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        options: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.socket = folder / "s"
         self.port = port
+        self._environ = {**os.environ, **(environ or {})}
         self._options = {
             "save": "",
             "appendonly": "yes",
@@ -74,7 +82,12 @@ class Server:
             arguments += [f"--{name}", value]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                arguments, stdout=log, stderr=log, start_new_session=True, preexec_fn=dies_with_parent
+                arguments,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=dies_with_parent,
+                env=self._environ,
             )
         self.starts += 1
         client = self.client()
