@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from delaybox.core.durability import Durability, DurabilityMode
-from tests.faults.harness import disk
+from tests.faults.harness import disk, preload
 from tests.faults.harness.checker import Limits, check
 from tests.faults.harness.oracle import History
 from tests.faults.harness.rig import Rig, soon
@@ -22,7 +22,7 @@ from tests.waiting import until_async
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.timeout(scaled(300, 1_800)),
-    pytest.mark.skipif(bool(disk.why_not()), reason=disk.why_not()),
+    pytest.mark.skipif(bool(preload.why_not()), reason=preload.why_not()),
 ]
 
 LATER_MS = 3_600_000

@@ -6,26 +6,16 @@ append-only file is cut to that length, and what the server had written, but the
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
-_SOURCE = Path(__file__).with_name("synced.c")
-
-
-def why_not() -> str:
-    """Why it cannot be built here; empty where it can."""
-    return "" if shutil.which("cc") else "there is no C compiler (cc) for the library that notes what was synced"
+from tests.faults.harness.preload import built
 
 
 class Disk:
     """``environ`` is the server's."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        library = folder / "synced.so"
-        command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(_SOURCE), "-ldl"]
-        subprocess.run(command, check=True, capture_output=True)
+        library = built("synced", folder)
         self._noted = folder / "synced"
         self.environ = {"LD_PRELOAD": str(library), "SYNCED": str(self._noted)}
 
