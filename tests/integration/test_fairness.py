@@ -42,6 +42,15 @@ async def test_keys_take_turns_by_weight(lab: Lab, guest: bool, priority: Priori
     assert await lab.problems() == []
 
 
+@pytest.mark.parametrize("guest", [False, True])
+async def test_a_critical_task_with_a_key_does_not_wait_behind_others(lab: Lab, guest: bool) -> None:
+    await lab.add(*(NewTask(type=TaskType.WORKER, name="g") for _ in range(40)))
+    (critical,) = await lab.add(call("a", priority=Priority.CRITICAL))
+    took = leased(await lab.claim(types="w", slots=10, guest=guest))
+    assert critical in took and len(took) == 10
+    assert await lab.problems() == []
+
+
 async def test_a_key_with_little_work_does_not_wait_for_a_backlog(lab: Lab) -> None:
     await lab.add(*(call("busy") for _ in range(300)))
     assert (await taken(lab, 20))[:20] == ["busy"] * 20

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from delaybox.core.lane import lane_of
+from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.permits import rate_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
@@ -94,6 +95,20 @@ async def test_no_more_run_than_the_concurrency_and_others_are_not_held_up(
     assert await lab.problems() == []
     await bench.set()
     assert set(await bench.claim(lanes=lanes, guest=guest)) == set(tasks[3:]), "without a limit all of them begin"
+
+
+@pytest.mark.parametrize("guest", [False, True])
+async def test_a_critical_task_of_a_queue_with_limits_does_not_wait_behind_others(bench: Bench, guest: bool) -> None:
+    lab = bench.lab
+    # It has no such label, so it needs no permit.
+    await bench.set(keys=(KeyLimit(by="label:customer", concurrency=1),))
+    others = await lab.add(*(call("other") for _ in range(40)))
+    (critical,) = await lab.add(call(priority=Priority.CRITICAL))
+    lanes = (SEND, lane_of(TaskType.WORKER, "other", "send")) if guest else ()
+    took = leased(await lab.claim(b"m" * 20, types="w", slots=20, lanes=lanes, guest=guest))
+    assert critical in took and len(took) == 20
+    took |= leased(await lab.claim(b"n" * 20, types="w", slots=100, lanes=lanes, guest=guest))
+    assert set(took) == {critical, *others} and await lab.problems() == []
 
 
 @pytest.mark.parametrize("how", ["ack", "complete", "fail", "bury", "release", "lose", "reap"])

@@ -29,8 +29,6 @@ class Claiming(Limiting):
     now: int
     gone_leases: list[bytes]
     seen_stream: list[bytes]
-    ready: set[bytes]
-    """Ids that a ready set named when `hinted` looked last."""
 
     def partition(self) -> int:
         raise NotImplementedError
@@ -103,17 +101,15 @@ class Claiming(Limiting):
     def check_order(self, taken: set[bytes], hinted: set[bytes], limits: ClaimLimits) -> None:
         """Earliest virtual deadline first in each lane; critical before all but the others' share."""
         left = [t for i in hinted if (t := self.model.tasks[i]).state is State.PENDING and t.due <= self.now]
-        # In this queue tasks have fairness keys, which take turns.
-        left = [t for t in left if not self.model.waits(t) and b"a.b-c" not in t.lane and not self.limited(t)]
+        left = [t for t in left if not self.model.waits(t) and not self.limited(t)]
         got = [self.model.tasks[i] for i in taken]
         for t in left:
-            for g in got:
+            # In this queue tasks have fairness keys, which take turns.
+            for g in got if b"a.b-c" not in t.lane else []:
                 # A body apart needs a slot even where small ones are fired in place.
                 if (t.lane, t.critical, t.stub or t.extended) == (g.lane, g.critical, g.stub or g.extended):
                     assert g.virtual_deadline <= t.virtual_deadline, f"{g} was taken before {t}"
         served = [t for t in left if t.critical and t.letter in limits.types and t.letter != "p"]
-        # What is due of a queue with limits becomes ready first, and the next claim takes it from there.
-        served = [t for t in served if t.task_id in self.ready or not self.has_limits(t)]
         if served and limits.slots:
             others = sum(1 for g in got if not g.critical and g.letter != "p")
             assert others <= -(-limits.slots // 20), f"{others} others were taken before critical {served[0]}"
@@ -130,8 +126,8 @@ class Claiming(Limiting):
             for (_, ending), lanes in zip(actives, members[len(nears) :], strict=True)
             for lane in lanes
         ]
-        self.ready = {member for members in (await self.members(ready) if ready else []) for member in members}
-        return (found | self.ready) & self.model.tasks.keys()
+        found |= {member for members in (await self.members(ready) if ready else []) for member in members}
+        return found & self.model.tasks.keys()
 
     async def members(self, names: Sequence[str]) -> list[list[bytes]]:
         """Of zsets, in one round trip."""

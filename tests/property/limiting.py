@@ -106,11 +106,6 @@ class Limiting(Checks):
                 found += limit.pools(name_of(b"" if queue == "default" else queue.encode(), limit.by, value))
         return found
 
-    def has_limits(self, t: Task) -> bool:
-        """Whether its queue has limits, be it that this task needs no permit."""
-        rules = self.limits.get(split(t.lane).queue)
-        return rules is not None and bool(rules.concurrency or rules.rate or rules.keys)
-
     def limited(self, t: Task) -> bool:
         return bool(self.pools_of(t))
 

@@ -111,6 +111,10 @@ if ARGV[15] ~= '' then
   end
 end
 local backlog = has_ready(fresh > 0 and '' or free .. letters, served, now)
+if not backlog then
+  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest, floor_field, plan)
+  backlog = not gone
+end
 if backlog then
   promoted = promote(own, now, math.max(most, FEWEST))
   if free ~= '' then
@@ -124,8 +128,6 @@ if backlog then
   elseif slots > 0 then
     take_leased(candidates, letters, served, now, math.min(slots, most), floor_field, plan)
   end
-else
-  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest, floor_field, plan)
 end
 
 -- 2. Their records, in the order of the candidates.

@@ -293,6 +293,8 @@ local GRACE = 1000
 -- how[letter byte]: 1 leased, 2 fired in place (needs no slot), nil not served here; served: the lanes of limited types.
 -- What cannot be taken becomes ready, and so does what is due of steered queues; but a guest stops when its slots are full, and leaves what it does not serve.
 -- plan: what the taker decided for this partition, or nil.
+-- Returns nil, and has written nothing, if something could be taken now that is taken from ready sets alone: then all that is due goes
+-- that way. (While the rest was taken from near, a critical task of a queue with limits waited one claim behind tasks that are not.)
 -- Returns: what the caller must pass to take_away at the end; how many entries became ready; when the first entry that a guest
 -- left must become ready (ms, or nil); whether an index may hold more than was looked at.
 function take_near(out, own, from, now, how, served, slots, limit, guest, floor_field, plan)
@@ -315,6 +317,9 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
   local crowded = fair.crowded and fair.any()
 
   local ids, names, count, kinds = out.ids, out.members, #out.ids, {}
+  local began = count
+  -- Where a backlog waits in ready sets (from is not -inf), what is taken from these alone waits with it.
+  local turns, in_turns = from == '-inf', false
   local function use(n, member)
     local letter = byte(member, 17)
     local kind = how[letter]
@@ -327,9 +332,19 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       end
       if not known then kind = nil end
     end
-    if kind and steered and through_ready(sub(member, 17)) then kind = nil end
+    if kind and steered and through_ready(sub(member, 17)) then
+      if turns and not in_turns and (kind == 2 or slots > 0) then
+        local limits = permits().of(sub(member, 17))
+        if limits and not paused(sub(member, 17)) then
+          limits.room = limits.room or permits().room(limits, permits().now)
+          in_turns = limits.room > 0
+        end
+      end
+      kind = nil
+    end
     if kind and crowded and fair.has(sub(member, 17)) then
-      -- More is due than is taken: keys take turns among what is ready, so the next claim takes it from there.
+      -- More is due than is taken: keys take turns among what is ready.
+      in_turns = in_turns or turns and (kind == 2 or slots > 0)
       kind, fair.moved = nil, true
     end
     if kind == 1 then
@@ -348,6 +363,14 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
     end
   end
 
+  -- Forgets what was chosen, if all must be taken from ready sets.
+  local function gives_up()
+    if not in_turns then return false end
+    for i = count, began + 1, -1 do ids[i], names[i] = nil, nil end
+    out.once, fair.crowded, fair.moved = nil, false, nil
+    return true
+  end
+
   if only then
     -- The common case: one priority is due. No scores are asked for.
     local found, i = members[only], 0
@@ -355,6 +378,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       i = i + 1
       use(only, found[i])
     end
+    if gives_up() then return nil end
     used[only], out.once = i, true
   else
     local dues, others = {}, 0
@@ -371,7 +395,6 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       end
       return most
     end
-    local began = count
     local floor = not plan and others > 0 and others < total and floor_of(floor_field) or nil
     local kept = plan and math.min(plan.others, slots, others) or floor and math.min(reserve(floor, slots), others) or 0
     slots = slots - kept
@@ -379,6 +402,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
     slots = slots + kept
     local critical = count - began
     take(false, limit - taken)
+    if gives_up() then return nil end
     if floor then settle_floor(floor, critical, count - began - critical) end
   end
 
