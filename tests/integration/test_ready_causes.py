@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store.connect import make_client
 from delaybox.store.record import draft
@@ -137,4 +138,22 @@ async def test_what_nobody_can_carry_out_is_named(bench: Bench) -> None:
     found = bench.doctor()["readiness"]
     assert found["word"] == "warning"
     assert "resize" in found["says"]
-    assert "start a worker" in found["do"]
+    assert "start a worker with these functions" in found["do"]
+
+
+async def test_what_no_worker_has_the_labels_or_places_for_is_named(bench: Bench) -> None:
+    client = make_client(bench.server.settings)
+    store = await Store.open(Servers(client))
+    needs = [WorkerNeeds(requires=("gpu", "zone=b")), WorkerNeeds(11), WorkerNeeds(4, ("gpu",))]
+    drafts = [draft(NewTask(type=TaskType.WORKER, name="render", queue="film", needs=need)) for need in needs]
+    await store.schedule([Batch(0, drafts)])
+    await client.aclose()
+    for lacks in ("label gpu and zone=b", "11 places", "label gpu and 4 places"):
+        bench.until(
+            f"1 WORKER task of function 'render' in queue 'film' wait: no connected worker with {lacks} serves it"
+        )
+    assert bench.ready()[0] == 200
+    found = bench.doctor()["readiness"]
+    assert found["word"] == "warning"
+    assert "label gpu and zone=b" in found["says"]
+    assert "`--label`" in found["do"]

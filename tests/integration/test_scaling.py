@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.scaling import ScalingQuery
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
@@ -81,6 +83,28 @@ async def test_workers_of_a_queue_are_needed_for_what_is_due_for_them(client: Re
     assert asked.members >= 9
     (none,) = (await service.scaling(ScalingQuery(queue="nothing"))).needs
     assert (none.members, none.places, none.loads) == (0, 0.0, ())
+
+
+async def test_a_task_that_costs_several_places_counts_as_so_many(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    measured = {"wfilm:render": 200.0, "wfilm:render!4!gpu": 1_000.0}
+    worker = ConnectedWorker(identity="a", concurrency=8)
+    activity = Activity(types="w", lanes=(b"wfilm:render",), workers=(worker,), service_ms=measured)
+    member = Member(id="n1.grpc1", node="n1", kind="grpc", seen_ms=now, started_ms=now, activity=activity)
+    await nodes.beat(store, member)
+    large = NewTask(type=TaskType.WORKER, name="render", queue="film", needs=WorkerNeeds(4, ("gpu",)))
+    unknown = NewTask(type=TaskType.WORKER, name="cut", queue="film", needs=WorkerNeeds(2))
+    await service.submit_many([large] * 30 + [unknown] * 30 + [_worker("render", "film", 0)] * 30)
+    (need,) = (await service.scaling(ScalingQuery(queue="film"))).needs
+    # A lane of which nothing was measured costs what its like cost: here (200 + 1,000) / 2 ms.
+    assert {load.name: (load.backlog, load.service_ms, load.measured) for load in need.loads} == {
+        "film:render": (30, 200.0, True),
+        "film:render!4!gpu": (30, 4_000.0, True),
+        "film:cut!2": (30, 1_200.0, False),
+    }
+    # 90 due tasks are to be gone within 30 s: one a second of each sort.
+    assert need.places == pytest.approx((0.2 + 4.0 + 1.2) / 0.7, abs=0.01)
+    assert need.members == 1
 
 
 async def test_a_backlog_and_tasks_at_once_count_before_any_forecast(client: Redis, prefix: str) -> None:

@@ -149,7 +149,12 @@ def not_ready(words: str) -> Finding:
 
 def _trouble(words: str) -> Finding:
     mend = "the node's log says more"
-    if "no connected worker serves" in words:
+    if "no connected worker with" in words:
+        mend = (
+            "start a worker that has what these tasks need (`--label`, `--concurrency` for places); "
+            "`delaybox queues` shows what waits"
+        )
+    elif "no connected worker serves" in words:
         mend = "start a worker with these functions and queues; `delaybox queues` shows what waits"
     elif "no living node" in words:
         mend = "start a node with the role and the commands that these tasks need; `delaybox queues` shows what waits"

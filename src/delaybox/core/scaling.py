@@ -5,7 +5,8 @@
 
 Arrivals are what the forecast shows for the busiest step of the time ahead (*lead*), plus what it cannot show, because
 it is stored with less notice than the lead (*unforeseen*, as measured). *Service time* is how long one task occupies a
-place: a worker's place while the function runs, a process's core while it handles the task.
+place: a worker's place while the function runs (of a task that costs several places the time of all of them), a
+process's core while it handles the task.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Load:
     """Work of one sort. ``due``: stored tasks that become due within the lead. ``busiest_per_s``: their rate in the
     busiest step of it. ``unforeseen_per_s``: measured rate of tasks stored with less notice than the lead; one that had
     a part of the lead as notice counts in part. ``backlog``: due, and not taken yet. ``service_ms``: how long one
-    occupies a place. ``measured``: whether that was measured, or is assumed while too little was seen.
+    occupies a place, for each place that it costs. ``measured``: whether that was measured, or is assumed while too
+    little was seen.
     """
 
     name: str

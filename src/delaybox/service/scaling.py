@@ -162,14 +162,16 @@ class Scaler:
         for lane in sorted(lanes):
             share = sample[lane] / looked_at if looked_at else 0.0
             parts = split(lane)
+            # A task that costs several places has each of them for as long as it runs.
+            took_ms = took.get(lane) or like or ASSUMED_MS[WORKER]
             loads.append(
                 Load(
-                    name=f"{parts.queue}:{parts.name}",
+                    name=f"{parts.queue}:{parts.name}{parts.needs.text()}",
                     due=sample[lane],
                     busiest_per_s=round(_busiest(coming.workers, step_ms) * share, 3),
                     unforeseen_per_s=round(now.unforeseen.get(lane, 0.0), 3),
                     backlog=now.waiting[lane],
-                    service_ms=took.get(lane) or round(like, 3) or ASSUMED_MS[WORKER],
+                    service_ms=round(took_ms * parts.needs.cost, 3),
                     measured=lane in took,
                 )
             )

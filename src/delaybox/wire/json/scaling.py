@@ -22,7 +22,7 @@ class Term(Struct, gc=False):
         Meta(ge=0, description="measured rate of tasks that are stored with less notice than 30 s, such as at once"),
     ]
     backlog: Annotated[int, Meta(ge=0, description="due tasks that nobody has taken yet")]
-    service_ms: Annotated[float, Meta(ge=0, description="how long one task occupies a place")]
+    service_ms: Annotated[float, Meta(ge=0, description="how long one task occupies its places, added up")]
     measured: Annotated[bool, Meta(description="false: too little was seen, so service_ms is assumed")]
 
 
