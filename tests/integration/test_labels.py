@@ -15,7 +15,7 @@ from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.scrubber import Scrubber
 from delaybox.service import Selection, Service
-from delaybox.store import groups, keys, labels, pages
+from delaybox.store import groups, keys, labels, page_cursors, pages
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
@@ -190,7 +190,7 @@ async def test_a_change_by_filter_goes_on_in_steps(store: Store, by: str, monkey
 
 
 def _forged(by: str) -> str:
-    return pages._encode(by, [0, "xyz"] if by == "group" else ["customer", 0, "xyz"])
+    return page_cursors.encode(by, [0, "xyz"] if by == "group" else ["customer", 0, "xyz"])
 
 
 async def test_tasks_from_before_are_indexed_and_until_then_a_list_scans(store: Store) -> None:

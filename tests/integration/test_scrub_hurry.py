@@ -60,6 +60,17 @@ async def test_lost_hints_are_back_after_a_restart_within_one_hurried_walk(
     await store.close()
 
 
+async def test_in_a_hurry_thin_buckets_share_round_trips(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    some = [NewTask(delay_ms=3_600_000 + n * 60_000, group="g") for n in range(400)]
+    await Service(store).submit_many([*some, *[NewTask(delay_ms=1_800_000, group="g")] * 700])
+    await client.delete(keys.groups(store.tags[0]))
+    steps = await hurried(Scrubber(store))
+    assert steps < 60, "401 buckets"
+    assert await client.zcard(keys.groups(store.tags[0])) == 1_100
+    assert (await fsck(store)).problems == []
+
+
 async def test_a_server_that_lost_the_store_gets_no_clock(client: Redis, prefix: str) -> None:
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     scrubber = Scrubber(store)

@@ -13,7 +13,7 @@ from delaybox.core.membership import Activity, Member
 from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Service
-from delaybox.store import keys, lanes, nodes
+from delaybox.store import keys, lanes, nodes, pages
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
@@ -64,6 +64,21 @@ async def test_a_moved_task_is_listed_at_its_new_time(client: Redis, prefix: str
     assert await _all(service, TaskQuery(due_to_ms=now + 1_000_000), 10) == [far]
     assert await _all(service, TaskQuery(due_from_ms=now + 9_000_000), 10) == [near]
     assert sorted(await _all(service, TaskQuery(), 1)) == sorted([near, far])
+
+
+async def test_a_list_of_later_tasks_does_not_look_at_those_before_the_horizon(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "EXAMINED", 5)
+    store, service, now = await _open(client, prefix)
+    for tag in store.tags:
+        await client.hset(keys.clock(tag), "horizon", str((now // 60_000 + 20) * 60_000))
+    moved, *_ = await _ids(service, [NewTask(due_ms=now + 300_000 + i) for i in range(30)])
+    (later,) = await _ids(service, [NewTask(due_ms=now + 7_200_000)])
+    await service.reschedule(moved, due_ms=now + 7_500_000)
+    page = await service.list_tasks(TaskQuery(due_from_ms=now + 6_000_000))
+    assert [view.task_id for view in page.items] == [later, moved]
+    assert len(await _all(service, TaskQuery(), 10)) == 31
 
 
 async def test_filters(client: Redis, prefix: str) -> None:

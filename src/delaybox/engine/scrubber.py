@@ -21,6 +21,9 @@ _LOOK_S = 5.0
 _PAUSE_S = 0.1
 _REST_S = 10.0
 """Between two rounds."""
+_TOGETHER = 50
+"""In a hurry: buckets that are looked at together; those of them with so few records share round trips."""
+_SMALL = 25
 _LEASES_AT_ONCE = 100
 _MOST_LEASES = 20_000
 """Most leases of one partition in one round."""
@@ -92,19 +95,36 @@ class Scrubber:
         for p in partitions:
             if p not in self._ownership.kept:
                 continue
+            batch: list[int] = []
             async for number in buckets.of_partition(self._store, p):
-                cursor = b"0"
-                while True:
-                    cursor, _, _ = await self._store.index(p, number, cursor, count=self._chunk)
-                    yield
-                    if cursor == b"0":
-                        break
+                batch.append(number)
+                if len(batch) == (_TOGETHER if self._hurries else 1):
+                    async for _ in self._index(p, batch):
+                        yield
+                    batch = []
+            async for _ in self._index(p, batch):
+                yield
             async for _ in self._leases(p):
                 yield
             async for _ in self._groups(p):
                 yield
             async for _ in self._labels(p):
                 yield
+
+    async def _index(self, p: int, numbers: Sequence[int]) -> AsyncIterator[None]:
+        """Asserts the hints of some buckets. Where tasks lie thin over months there is a bucket for each, and as many
+        round trips would take longer than all records of dense minutes."""
+        small = await scrubbed.small(self._store, p, numbers, _SMALL) if len(numbers) > 1 else []
+        left = [(number, b"0") for number in numbers if number not in small]
+        for at in range(0, len(small), MAX_ITEMS // _SMALL):
+            left += await scrubbed.index(self._store, p, small[at : at + MAX_ITEMS // _SMALL], count=self._chunk)
+            yield
+        for number, cursor in left:
+            while True:
+                cursor, _, _ = await self._store.index(p, number, cursor, count=self._chunk)
+                yield
+                if cursor == b"0":
+                    break
 
     async def _groups(self, p: int) -> AsyncIterator[None]:
         """Drops entries of groups whose tasks are gone, as when a node of an earlier version carried them out. What a

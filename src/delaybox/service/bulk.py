@@ -13,7 +13,7 @@ from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.service.history import History
-from delaybox.store import labels, pages
+from delaybox.store import labels, page_cursors, pages
 from delaybox.store.store import MAX_ITEMS, Store
 
 SAMPLE = 10
@@ -118,7 +118,7 @@ class Bulk:
         """The label by whose index tasks are found; "" for none."""
         if selection.cursor:
             # It goes on as it began, whatever became of the index.
-            return pages.label_of(selection.cursor)
+            return page_cursors.label_of(selection.cursor)
         return "" if selection.wanted.group else await labels.usable(self._store, selection.wanted.labels)
 
     @staticmethod

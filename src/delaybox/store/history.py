@@ -30,7 +30,7 @@ _Seen = TypeVar("_Seen", Delivery, Record)
 MOST_NOTED = 1_000
 """Entries in one call of ``note``."""
 _CHUNK = 500
-EXAMINED = 20_000
+EXAMINED = 10_000
 """Most entries that one page looks at; then it ends with a cursor."""
 _REASON_BYTES = 200
 _VERSION = 1

@@ -7,8 +7,6 @@ cursor marks where the last page ended. A task that moves meanwhile can appear t
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,12 +15,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from delaybox.core import ids
-from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import split
 from delaybox.core.partition import of_id
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.store import buckets, groups, keys, labels
+from delaybox.store.page_cursors import bad, decode, encode, place_in
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, split_result
 from delaybox.store.scanning import fields, hscan
 from delaybox.store.store import Store
@@ -37,16 +35,6 @@ _AT_ONCE = 500
 """Records read in one round trip."""
 _LEASES_AT_ONCE = 20
 """Leases read in one round trip: each may hold 500 tasks."""
-_PHASES = ("running", "waiting", "failed", "succeeded", "group", "label")
-_PLACES = {
-    "running": [int, str, int],
-    "waiting": [int] * 5,
-    "failed": [int, str],
-    "succeeded": [int, str],
-    "group": [int, str],
-    "label": [str, int, str],
-}
-"""What a place in each phase is made of; see `_encode`."""
 _OF_STATE = {
     None: ("running", "waiting"),
     TaskState.SCHEDULED: ("waiting",),
@@ -76,12 +64,12 @@ async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int, in_t
         phases = ("group",)
     elif wanted.labels and phases and phases[0] in ("running", "waiting"):
         # A list goes on as it began, whatever became of the index.
-        by_index = _decode(cursor)[0] == "label" if cursor else bool(await labels.usable(store, wanted.labels))
+        by_index = decode(cursor)[0] == "label" if cursor else bool(await labels.usable(store, wanted.labels))
         phases, scanned = (("label",), False) if by_index else (phases, True)
-    phase, place = _decode(cursor) if cursor else ("", [])
+    phase, place = decode(cursor) if cursor else ("", [])
     if phase:
         if phase not in phases:
-            raise _bad(cursor)
+            raise bad(cursor)
         phases = phases[phases.index(phase) :]
     items: list[TaskView] = []
     examined = 0
@@ -96,10 +84,10 @@ async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int, in_t
                     items.append(view)
                 late = examined >= _LEAST and time.monotonic() >= ends_at
                 if len(items) >= limit or examined >= EXAMINED or late:
-                    return Page(items, _encode(name, place_after), scanned)
+                    return Page(items, encode(name, place_after), scanned)
     except (TypeError, ValueError, IndexError, KeyError):
         if cursor:
-            raise _bad(cursor) from None
+            raise bad(cursor) from None
         raise
     return Page(items, scanned=scanned)
 
@@ -142,9 +130,8 @@ async def _waiting(store: Store, wanted: TaskQuery, place: list[Any], limit: int
     count = max(10, min(count, 500))
     edges = await horizons(store)
     first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
-    # Before the horizon a task may be due in another minute than it lies in, so those few buckets are all looked at.
     edge = max(edges) // width + 1
-    spans = ((number, edge - 1), (max(number, edge, first), last))
+    spans = ((number, _near(wanted, edge, width, now)), (max(number, edge, first), last))
     async for bucket, partition, at, scanned in _first_chunks(store, spans, (number, p, cursor), count):
         tag = store.tags[partition]
         done = skip if (bucket, partition, at) == (number, p, cursor) else 0
@@ -198,7 +185,7 @@ async def waiting_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> A
     ``cursor``: where to begin. Without one the first chunk is empty, and has the cursor of the beginning. InvalidTask
     for a cursor that is none of ours. StoreUnavailable.
     """
-    number, p, begin, _, count = _place(cursor, "waiting") or (0, 0, 0, 0, _AT_ONCE)
+    number, p, begin, _, count = place_in(cursor, "waiting") or (0, 0, 0, 0, _AT_ONCE)
     count = max(10, min(count, _AT_ONCE))
     width = store.bucket_ms
     now = await store.ping()
@@ -206,8 +193,9 @@ async def waiting_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> A
     first, last = wanted.due_from_ms // width, (wanted.due_to_ms - 1) // width
     edge = max(edges) // width + 1
     if not cursor:
-        yield _encode("waiting", [0, 0, 0, 0, count]), []
-    async for bucket, partition in _spans(store, ((number, edge - 1), (max(number, edge, first), last))):
+        yield encode("waiting", [0, 0, 0, 0, count]), []
+    spans = ((number, _near(wanted, edge, width, now)), (max(number, edge, first), last))
+    async for bucket, partition in _spans(store, spans):
         if bucket == number and partition < p:
             continue
         tag = store.tags[partition]
@@ -217,7 +205,7 @@ async def waiting_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> A
             at, found = fields(await store.servers.ask(*hscan(keys.bucket(tag, bucket), at, count)))
             views = await _chunk(store, wanted, tag, bucket, found, edges[partition], now)
             place = [bucket, partition, at, 0, count] if at else [bucket, partition + 1, 0, 0, count]
-            yield _encode("waiting", place), [view for view in views if view is not None and matches(wanted, view)]
+            yield encode("waiting", place), [view for view in views if view is not None and matches(wanted, view)]
             if not at:
                 break
 
@@ -237,10 +225,10 @@ async def _grouped(store: Store, wanted: TaskQuery, place: list[Any], limit: int
 
 async def group_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> AsyncIterator[Chunk]:
     """As `waiting_chunks`, of one group; bodies are read only where a label must match."""
-    p, after = _place(cursor, "group") or (0, "")
+    p, after = place_in(cursor, "group") or (0, "")
     now = await store.ping()
     if not cursor:
-        yield _encode("group", [0, ""]), []
+        yield encode("group", [0, ""]), []
     for partition in await groups.places(store, wanted.group, p):
         last = after if partition == p else ""
         async for page_ in groups.members(store, partition, wanted.group, bytes.fromhex(last)):
@@ -256,8 +244,8 @@ async def group_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> Asy
                 if view is not None and matches(wanted, view):
                     views.append(view)
             if page_:
-                yield _encode("group", [partition, last]), views
-        yield _encode("group", [partition + 1, ""]), []
+                yield encode("group", [partition, last]), views
+        yield encode("group", [partition + 1, ""]), []
 
 
 async def _labelled(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
@@ -283,13 +271,13 @@ async def _with_label(
 
 async def label_chunks(store: Store, wanted: TaskQuery, name: str, cursor: str = "") -> AsyncIterator[Chunk]:
     """As `waiting_chunks`, by the index of one label."""
-    begun, p, after = _place(cursor, "label") or (name, 0, "")
+    begun, p, after = place_in(cursor, "label") or (name, 0, "")
     if begun != name or name not in wanted.labels:
-        raise _bad(cursor)
+        raise bad(cursor)
     now = await store.ping()
     place = [name, p, after]
     if not cursor:
-        yield _encode("label", place), []
+        yield encode("label", place), []
     async for members in _with_label(store, wanted, name, p, bytes.fromhex(after)):
         views: list[TaskView] = []
         for record, leased in members:
@@ -299,13 +287,22 @@ async def label_chunks(store: Store, wanted: TaskQuery, name: str, cursor: str =
                 view = await _of_record(store, store.tags[partition], record, pending_state(record, now))
                 if view is not None and matches(wanted, view):
                     views.append(view)
-        yield _encode("label", place), views
+        yield encode("label", place), views
 
 
 async def horizons(store: Store) -> list[int]:
     """Of each partition the ms up to which near indexes name its tasks. StoreUnavailable."""
     found = await store.servers.ask_many([("HGET", keys.clock(tag), "horizon") for tag in store.tags])
     return [int(horizon or 0) for horizon in found]
+
+
+def _near(wanted: TaskQuery, edge: int, width: int, now: int) -> int:
+    """The last of the buckets before the horizon that a filter must look at; -1 for none.
+
+    There a task may be due in another minute than it lies in, so these few are all looked at. What is due behind the
+    horizon has a pointer in its minute's bucket.
+    """
+    return -1 if wanted.due_from_ms >= max(edge * width, now + 60_000) else edge - 1
 
 
 async def _spans(store: Store, spans: Sequence[tuple[int, int]]) -> AsyncIterator[tuple[int, int]]:
@@ -438,50 +435,6 @@ async def _of_record(
         return of_record(record, state, body=body, reason=reason, result=result)
     except UnreadableRecord:
         return None
-
-
-def _encode(phase: str, place: list[Any]) -> str:
-    text = json.dumps([1, _PHASES.index(phase), *place], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str) -> tuple[str, list[Any]]:
-    try:
-        version, phase, *place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if version != 1 or not 0 <= phase < len(_PHASES):
-            raise ValueError
-        name = _PHASES[phase]
-        # The server is asked with these numbers: what it would call an error of ours is the caller's.
-        if [type(part) for part in place] != _PLACES[name] or any(type(n) is int and not 0 <= n < 2**64 for n in place):
-            raise ValueError
-    except (ValueError, TypeError):
-        raise _bad(cursor) from None
-    return name, place
-
-
-def label_of(cursor: str) -> str:
-    """The label by whose index the chunks came that end at a cursor; "" where they came by none. InvalidTask."""
-    phase, place = _decode(cursor)
-    return str(place[0]) if phase == "label" else ""
-
-
-def _place(cursor: str, phase: str) -> Any:
-    """The place of a cursor that must be of this phase; None for none. InvalidTask."""
-    if not cursor:
-        return None
-    found, place = _decode(cursor)
-    try:
-        if found == phase:
-            if isinstance(place[-1], str):
-                bytes.fromhex(place[-1])
-            return place
-    except ValueError:
-        pass
-    raise _bad(cursor)
-
-
-def _bad(cursor: str) -> InvalidTask:
-    return InvalidTask("cursor", f"cursor {cursor[:40]!r} is not one of this list; start again without a cursor")
 
 
 _WALKS = {

@@ -29,3 +29,22 @@ async def lacking(store: Store, partitions: Sequence[int], run: bytes) -> list[i
 async def note(store: Store, partition: int, run: bytes) -> None:
     """All records of a partition were looked through while its server had this run id. StoreUnavailable."""
     await store.runner.run(ScriptCall("scrubbed", store.tags[partition], (run,)))
+
+
+async def small(store: Store, partition: int, numbers: Sequence[int], most: int) -> list[int]:
+    """Those of some buckets that hold no more records than ``most``. StoreUnavailable."""
+    asks: list[Command] = [("HLEN", keys.bucket(store.tags[partition], number)) for number in numbers]
+    return [number for number, size in zip(numbers, await store.servers.ask_many(asks), strict=True) if size <= most]
+
+
+async def index(store: Store, partition: int, numbers: Sequence[int], *, count: int) -> list[tuple[int, bytes]]:
+    """As `Store.index`, of several small buckets in one round trip: those that have more, each with its next cursor.
+    StoreUnavailable."""
+    calls = [ScriptCall("index", store.tags[partition], (number, b"0", count, store.bucket_ms)) for number in numbers]
+    left: list[tuple[int, bytes]] = []
+    for number, reply in zip(numbers, await store.runner.run_many(calls), strict=True):
+        if isinstance(reply, BaseException):
+            raise reply
+        if reply[0] != b"0":
+            left.append((number, reply[0]))
+    return left
