@@ -87,11 +87,14 @@ if err then return err end
 local c = clock(now)
 set_steered(c.steered)
 if c.steered then
-  permits().now, permits().W, permits().fires = now, W, how[112] == 2 and 112
-  held_back = function(lane, critical) return permits().hold_back(lane, critical, now) end
-  -- Queues that have room again, because what they used of a rate was used long enough ago.
-  for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(queue, now, true) end
-  for _, name in ipairs(redis.call('ZRANGE', permits().HELD_KEYS, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(name, now, true) end
+  -- What permits needs is not made before something is held, or a queue has a limit: most claims meet neither.
+  permits.now, permits.W, permits.fires = now, W, how[112] == 2 and 112
+  held_back = function(lane, critical) return rule_of(lane, 'limited') and permits().hold_back(lane, critical, now) end
+  if redis.call('EXISTS', T .. ':held', T .. ':held:keys') > 0 then
+    -- Queues that have room again, because what they used of a rate was used long enough ago.
+    for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(queue, now, true) end
+    for _, name in ipairs(redis.call('ZRANGE', permits().HELD_KEYS, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(name, now, true) end
+  end
 end
 
 -- 1. Candidates: straight from near while nothing that this taker serves is ready, else through ready.
@@ -326,7 +329,7 @@ for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
 -- What is due and still in near: a guest left it to others, so it does not count; any other taker claims it next time.
 local due = next_due(guest and '(' .. int(now) or from)
-if c.steered then
+if permits.made then
   local head = redis.call('ZRANGE', permits().HELD, 0, 0, 'WITHSCORES')
   local at = head[2] and tonumber(head[2]) or permits().FOREVER
   if at < permits().FOREVER and (due < 0 or at < due) then due = at end
