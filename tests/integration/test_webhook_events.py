@@ -18,11 +18,14 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox import webhook
-from delaybox.core.events import EventKind, EventQuery, EventRules
+from delaybox.core import ids as core_ids
+from delaybox.core.errors import StoreUnavailable
+from delaybox.core.events import EventKind, EventQuery, EventRules, FeedItem, Missed
 from delaybox.core.task import NewTask, Submitted
 from delaybox.core.webhook import WebhookRules, url_of
 from delaybox.service import Service
 from delaybox.store import events as feed
+from delaybox.store import keys
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.event_mover import EventMover
@@ -212,6 +215,53 @@ async def test_what_the_feed_dropped_is_reported_and_a_filter_counts(to: Receive
     assert len(to.to("/some")) == 2
 
 
+class Slow:
+    """An outlet that takes nothing further until it may."""
+
+    way: feed.Way = "webhook"
+    name = "a slow place"
+    wanted = EventQuery()
+    most = 100
+
+    def __init__(self) -> None:
+        self.got: list[FeedItem] = []
+        self.may = asyncio.Event()
+
+    def trouble(self) -> str:
+        return ""
+
+    async def send(self, items: Sequence[FeedItem]) -> None:
+        self.got += items
+        await self.may.wait()
+
+
+async def test_what_a_small_feed_dropped_while_it_was_sent_is_reported(client: Redis, prefix: str) -> None:
+    async with opened(client, prefix, entries=1_000) as (store, service):
+        await submit(store, service, *later(10))
+        slow = Slow()
+        mover = EventMover(store, slow, member="this")
+        mover.start()
+        await until_true(lambda: bool(slow.got))
+        for _ in range(3):
+            ids = await submit(store, service, *later(500))
+        slow.may.set()
+        await until_true(lambda: getattr(slow.got[-1].what, "task_id", b"") == core_ids.parse(ids[-1]))
+        await mover.stop()
+        assert [one for one in slow.got if isinstance(one.what, Missed)]
+        positions = [one.position for one in slow.got]
+        assert len(positions) == len(set(positions)), "a report has no other event's id"
+
+
+async def test_the_rest_of_an_entry_that_the_bounds_dropped_is_missing(client: Redis, prefix: str) -> None:
+    async with opened(client, prefix) as (store, service):
+        await submit(store, service, *later(200))
+        servers, tag = store.servers, store.tags[0]
+        entry = (await feed.newest(servers, tag)).partition(".")[0]
+        await servers.ask("HSET", keys.events_sums(tag), "dropped", entry)
+        assert await feed.dropped_behind(servers, tag, f"{entry}.100")
+        assert not await feed.dropped_behind(servers, tag, f"{entry}.{feed.CHUNK_EVENTS}")
+
+
 async def test_a_pause_in_which_nobody_read_is_reported(to: Receiver, client: Redis, prefix: str) -> None:
     async with opened(client, prefix, always=False) as (store, service):
         await submit(store, service, *later(1))
@@ -219,6 +269,23 @@ async def test_a_pause_in_which_nobody_read_is_reported(to: Receiver, client: Re
         async with sending(store, to.url("/paused")):
             (missed,) = [event(one) for one in await arrived(to, "/paused", 1)]
             assert missed["type"] == "io.delaybox.events.missed" and "nobody read" in missed["data"]["reason"]
+
+
+async def test_a_store_that_fails_while_it_begins_does_not_keep_it_from_sending(
+    to: Receiver, client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    position, failures = feed.position, [StoreUnavailable("it is away")]
+
+    async def failing(*args: Any) -> str:
+        if failures:
+            raise failures.pop()
+        return await position(*args)
+
+    async with opened(client, prefix) as (store, service):
+        await submit(store, service, *later(1))
+        monkeypatch.setattr(feed, "position", failing)
+        async with sending(store, to.url("/begun")):
+            await arrived(to, "/begun", 1)
 
 
 async def test_a_redis_stream_gets_each_event(client: Redis, prefix: str) -> None:

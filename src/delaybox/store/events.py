@@ -119,7 +119,8 @@ async def dropped_behind(servers: Servers, tag: str, position: str) -> bool:
     exists, dropped = await servers.ask_many([("EXISTS", keys.events(tag)), ("HGET", keys.events_sums(tag), "dropped")])
     if not exists:
         return position != "0-0.0"
-    return bool(dropped) and parse(f"{dropped.decode()}.0") > parse(position)
+    # Of the entry of the position itself a part may be missing.
+    return bool(dropped) and parse(f"{dropped.decode()}.{CHUNK_EVENTS}") > parse(position)
 
 
 async def behind(servers: Servers, tag: str, position: str, *, inside: bool = False) -> list[tuple[str, EventChunk]]:

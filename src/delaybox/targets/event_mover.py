@@ -1,4 +1,4 @@
-"""Carries the feed of events to one place outside, at least once: a Kafka topic, or a URL.
+"""Carries the feed of events to one place, at least once: a Kafka topic, a URL, or a Redis stream.
 
 One process of all does it: whoever holds a key that expires. How far the place has confirmed is stored, so that
 another process goes on there. Nothing is read before what was read earlier is confirmed, so nothing piles up here.
@@ -128,9 +128,11 @@ class EventMover:
         if clock() >= self._hold_at:
             self._hold_at = clock() + _HOLD_AGAIN_S
             before, self._holds = self._holds, False
-            self._holds = await events.take_place(self._servers, self._tag, self._way, self._member, HOLD_MS)
-            if self._holds and not before:
+            taken = await events.take_place(self._servers, self._tag, self._way, self._member, HOLD_MS)
+            if taken and not before:
                 await self._begin()
+            # Only now: where the store fails meanwhile, it begins again.
+            self._holds = taken
         if self._holds and clock() >= self._want_at:
             if await events.want(self._servers, self._tag) and not self._store.events.rules.always:
                 # Nobody had asked for minutes, so nothing was written: who goes on behind that learns of it.
@@ -157,10 +159,12 @@ class EventMover:
         after = reached = self._position
         entries = await events.behind(self._servers, self._tag, after, inside=self._check)
         found: list[FeedItem] = []
-        if self._check or len(entries) >= events.MOST_CHUNKS:
+        if self._check or entries:
             # After reading: what the bounds drop meanwhile is then never passed over in silence.
             if await events.dropped_behind(self._servers, self._tag, after):
-                found.append(FeedItem(after, Missed(0, "the feed does not reach back so far")))
+                # An id of its own: by that of the event before it, which has arrived, it would be taken for that one.
+                ms, seq, _ = events.parse(after)
+                found.append(FeedItem(f"{ms}-{seq + 1}.0", Missed(0, "the feed does not reach back so far")))
                 if not entries:
                     reached = "0-0.0"
             self._check = False
@@ -171,7 +175,8 @@ class EventMover:
                 for item in events.items(entry, chunk, after)
                 if not isinstance(item.what, StoredEvent) or wanted.matches(item.what)
             )
-            reached = max(reached, f"{entry}.{len(chunk.events)}", key=events.parse)
+            # Behind the whole entry, so that it is not missed when the bounds drop it.
+            reached = max(reached, f"{entry}.{events.CHUNK_EVENTS}", key=events.parse)
         if reached == after and not found:
             return False
         for at in range(0, len(found), self._outlet.most):
