@@ -101,7 +101,8 @@ class ManyPages:
         sure = "sure" in visit.form
         more = found is not None and (found.changed if sure else found.matched) >= AT_ONCE
         form = dict(visit.form)
-        if due_ms is not None:
+        if due_ms is not None and sure:
+            # While it is only counted, a delay stays one: it counts from when the change begins.
             form.pop("delay", None)
             form["at"] = str(due_ms)
         return self._frames.page(
