@@ -66,6 +66,12 @@ def test_a_trace_that_nobody_keeps_is_no_example(folder: Path) -> None:
     assert not kept()
 
 
+def test_a_file_has_its_room_before_it_is_written_to(folder: Path) -> None:
+    lateness_example(3, PARENT.encode())
+    (file,) = folder.glob("examples_*")
+    assert file.stat().st_blocks * 512 >= MOST * 512, "a hole that cannot be filled ends the process (SIGBUS)"
+
+
 def test_what_is_read_while_it_is_written_is_left_out(folder: Path) -> None:
     lateness_example(3, PARENT.encode())
     lateness_example(30_000, PARENT.encode())

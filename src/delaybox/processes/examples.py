@@ -92,7 +92,9 @@ class _Kept:
             fd = os.open(Path(folder) / counters.EXAMPLES.format(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.ftruncate(fd, 0)
-                os.ftruncate(fd, MOST * _SLOT)
+                # Its room is taken now: on a file system that has none left, to write into a hole of a mapped file
+                # ends the process by SIGBUS.
+                os.posix_fallocate(fd, 0, MOST * _SLOT)
                 self._file = mmap.mmap(fd, MOST * _SLOT)
             finally:
                 os.close(fd)
