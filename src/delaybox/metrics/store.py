@@ -74,7 +74,8 @@ _running = Gauge(
 
 _file_ok = Gauge(
     "delaybox_store_file_ok",
-    "0 while a server of the store cannot write its append-only file; 1 otherwise, also where it keeps none.",
+    "0 while a server of the store cannot write or rewrite its append-only file; 1 otherwise, also where it keeps "
+    "none.",
     multiprocess_mode="mostrecent",
     registry=REGISTRY,
 )
