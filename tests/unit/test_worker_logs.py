@@ -8,14 +8,22 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 
+from delaybox.core.delivery import Delivery
+from delaybox.core.lane import lane_of
+from delaybox.core.task import TaskType
+from delaybox.direct.session import OwnTask
 from delaybox.processes.logs import formatter
 from delaybox.store.record import read_dead, stored_reason, traceback_of
-from delaybox.worker import Reject, TaskFilter, Worker
+from delaybox.targets.worker_offers import Offered
+from delaybox.worker import Reject, TaskFilter, Worker, endings
 from delaybox.worker.functions import FunctionKind
+from delaybox.worker.run import Common, TaskRun
 from tests.crews import shift
 from tests.unit import cpu_tasks
 
@@ -130,6 +138,19 @@ def line(log_format: str, message: str, *, exc_text: str | None = None, **more: 
 
 
 TASK: dict[str, Any] = {"task_id": ID, "task_name": "charges", "task_attempt": 2}
+
+
+def test_a_task_whose_body_cannot_be_read_is_reported_all_the_same() -> None:
+    lane = lane_of(TaskType.WORKER, "mail", "refuses")
+    delivery = Delivery(bytes(16), 0, b"lease", 1, 0, 0, 0, lane, stub=False, body=b"\xff\xff")
+    offered = Offered(delivery, None, 0)  # type: ignore[arg-type]
+    sent: list[Any] = []
+    session: Any = SimpleNamespace(max_output=0, failed=lambda *report: sent.append(report))
+    run = TaskRun(session, OwnTask(7, offered), WORKER.functions["refuses"], Common())
+    with pytest.raises(DecodeError):
+        run.arguments()
+    assert run.fail(endings.failed("it cannot be read"))
+    assert [number for number, _ in sent] == [7]
 
 
 def test_a_line_of_text_has_utc_level_logger_and_task() -> None:

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
+from google.protobuf.message import DecodeError
+
 from delaybox.core.errors import ConfigError
 from delaybox.core.texts import head, tail
 from delaybox.otel.environment import active_span
@@ -78,10 +80,20 @@ def about(
         return
     record = logger.makeRecord(logger.name, level, __file__, 0, words, args, None, "about")
     record.task_id, record.task_name, record.task_attempt = task.id, task.name, task.attempt + 1
-    record.traceparent = task.traceparent or trace_in(task.task.header).get(PARENT, b"").decode()
+    record.traceparent = task.traceparent or _of_scheduling(task)
     # Set as a formatter does that has formatted an exception, because every formatter shows it then.
     record.exc_text = traceback.rstrip() or None
     logger.handle(record)
+
+
+def _of_scheduling(task: AssignedTask) -> str:
+    """The ``traceparent`` among its headers; "" for none, and for a body that cannot be read: that is what is being
+    logged, and its report must be sent all the same."""
+    try:
+        header = task.task.header
+    except DecodeError:
+        return ""
+    return trace_in(header).get(PARENT, b"").decode()
 
 
 # From a cpu function's process to the worker's
