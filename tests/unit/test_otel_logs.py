@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from delaybox.otel import otlp
 from delaybox.otel.export_logs import MOST, MOST_BYTES, LogSender
 from tests.collector import Collector, collector
+from tests.waiting import until
 
 TASK = {"task_id": "0199", "task_name": "greet", "task_attempt": 2}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -44,6 +45,17 @@ class Sending:
     def sent(self) -> list[Any]:
         self._sender.end()
         return [record for record in self._seen.logs.records if record.process == self.log.name]
+
+
+def test_the_warning_says_why_a_collector_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+    to = LogSender("http://127.0.0.1:9", {}, protocol="http/protobuf")
+    to.handle(logging.LogRecord("a", logging.INFO, "a.py", 1, "b", (), None))
+    until(lambda: "the collector takes no logs" in caplog.text or None)
+    assert "refused" in caplog.text
+    to.end()
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])

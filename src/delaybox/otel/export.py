@@ -48,7 +48,7 @@ class _ToQueue(SpanProcessor):
 
     def __init__(self, exporter: SpanExporter, dropped: Callable[[int], None]) -> None:
         self._exporter = exporter
-        self._queue: SendQueue[ReadableSpan] = SendQueue("spans", self._send, dropped, why=otlp.complaints.last)
+        self._queue: SendQueue[ReadableSpan] = SendQueue("spans", self._send, dropped, why=otlp.complaints.first)
 
     def _send(self, batch: Sequence[ReadableSpan]) -> bool:
         return self._exporter.export(batch) is SpanExportResult.SUCCESS

@@ -63,7 +63,7 @@ class LogSender(logging.Handler):
         self._resource = otlp.resource(facts)
         self._version = facts.get("service.version")
         self._queue: SendQueue[_Line] = SendQueue(
-            "logs", self._send, otlp.counter("logs"), most=MOST, why=otlp.complaints.last
+            "logs", self._send, otlp.counter("logs"), most=MOST, why=otlp.complaints.first
         )
 
     def emit(self, record: logging.LogRecord) -> None:

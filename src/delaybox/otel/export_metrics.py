@@ -52,7 +52,7 @@ class MetricSender:
         self._scope = InstrumentationScope("delaybox", facts.get("service.version"))
         self._began_ns = time.time_ns()
         self._queue: SendQueue[_Push] = SendQueue(
-            "metrics", self._send, otlp.counter("metrics"), most=1, pause_s=_LEAST_S, why=otlp.complaints.last
+            "metrics", self._send, otlp.counter("metrics"), most=1, pause_s=_LEAST_S, why=otlp.complaints.first
         )
 
     def put(self, families: Iterable[Family]) -> None:

@@ -74,7 +74,7 @@ class _Complaints(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[int, str] = {}
+        self._first: dict[int, str] = {}
 
     def begin(self) -> None:
         """Twice is harmless."""
@@ -84,13 +84,14 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if str(record.threadName).startswith(THREADS):
-            self._last[threading.get_ident()] = record.getMessage()
+            # What comes behind it only says that it was tried again, and in the end no more.
+            self._first.setdefault(threading.get_ident(), record.getMessage())
         elif (above := logging.getLogger(self._LOGGER).parent) is not None:
             above.callHandlers(record)
 
-    def last(self) -> str:
-        """The last one of this thread; "" for none."""
-        return self._last.pop(threading.get_ident(), "")
+    def first(self) -> str:
+        """The first one of this thread since the last call; "" for none."""
+        return self._first.pop(threading.get_ident(), "")
 
 
 complaints: Final = _Complaints()

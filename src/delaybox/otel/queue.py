@@ -24,7 +24,7 @@ class SendQueue(Generic[Item]):
     """Sends batches on a thread of its own. ``send`` answers whether the collector took them; it may block.
 
     ``dropped`` is called with how many were not sent: there was no room, or the collector did not take them. The first
-    time that it takes none a warning is logged, with what ``why`` returns then.
+    time that it takes none a warning is logged, with what ``why`` returns then. It is asked after each batch.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SendQueue(Generic[Item]):
                 batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
                 try:
                     taken = self._send(batch)
-                    why = "" if taken else self._why()
+                    why = self._why()
                 except Exception as error:  # noqa: BLE001 - whatever a collector answers, this thread goes on
                     taken, why = False, f"{type(error).__name__}: {error}"
                 if not taken:
