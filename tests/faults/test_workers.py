@@ -175,7 +175,8 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
     print(f"{yard.way} cut {cut_s:g}s {'reset' if cut_off else 'silence'} tasks={count} lost=0 extra={more}")
     if cut_s <= 1.0:
         assert more == 0, "a session that is resumed, or a lease that is still its own, hands nothing out twice"
-    assert more <= CONCURRENCY
+    # What it was running, and what had ended but was not stored yet, so that others had taken its places.
+    assert more <= 2 * CONCURRENCY
 
 
 @both_ways
