@@ -44,6 +44,9 @@ async def talk(port: int, sent: bytes, *, until: Callable[[], Any] | None = None
     if until is not None:
         await until_async(until)
     writer.close()
+    # Otherwise the transport may still be open when the test ends. A server that hung up first is as good.
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize(
@@ -83,10 +86,12 @@ async def test_of_http(sent: bytes):
 @pytest.mark.parametrize("sent", [PREFACE, PREFACE + frame(HEADERS, 0, 1) * 5_000, b"nothing"], ids=("a", "b", "c"))
 async def test_of_grpc(sent: bytes, tmp_path: Path):
     async def received(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while await reader.read(65_536):
-                pass
-        writer.close()
+        try:
+            with contextlib.suppress(OSError):
+                while await reader.read(65_536):
+                    pass
+        finally:
+            writer.close()
 
     core = await asyncio.start_unix_server(received, tmp_path / "core")
     standing = front.Front(str(tmp_path / "core"), 1_000, 5, connections=16)
