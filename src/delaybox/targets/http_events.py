@@ -89,7 +89,7 @@ class EventWebhook:
             for run in _runs(items):
                 lanes: list[list[FeedItem]] = [[] for _ in range(LANES)]
                 for item in run:
-                    # By random bits of the id: the same lane in every process, so that a batch sent again is the same.
+                    # By random bits of the id: the same lane in every process.
                     lane = item.what.task_id[-1] % LANES if isinstance(item.what, StoredEvent) else 0
                     lanes[lane].append(item)
                 problems: list[EventsUnsent] = []
