@@ -232,3 +232,14 @@ def test_pools_of_a_queue() -> None:
     assert [(p.name, p.permits, p.hold_ms) for p in rules.pools("mail")] == [(b"cmail", 3, 0), (b"rmail", 10, 1_000)]
     assert [p.name for p in rules.pools("default")] == [b"c", b"r"]
     assert QueueRules().pools("mail") == [] and not QueueRules(burst=3).limited
+
+
+def test_reports_count_at_once_when_the_clock_was_set_back() -> None:
+    """As by a fail-over to a server whose clock is behind. Until it had caught up no permit moved."""
+    ledger, _ = deal({}, [Needs(partition=1, budget=0, seq=0, want=5, deadline=1, at=100_000)], 5, 100_000)
+    assert ledger[1].dealt == 5
+    now = 95_000
+    back = Needs(partition=1, budget=0, seq=ledger[1].seq, want=0, deadline=0, at=now)
+    waits = Needs(partition=2, budget=0, seq=0, want=5, deadline=1, at=now)
+    ledger, grants = deal(ledger, [back, waits], 5, now)
+    assert [(grant.partition, grant.budget) for grant in grants] == [(2, 5)]

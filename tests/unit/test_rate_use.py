@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from delaybox.core.partition import of_key
 from delaybox.core.permits import rate_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.engine import limiter, redis_time
@@ -94,11 +95,20 @@ class Place:
 
 
 class World:
-    """Partitions at a server, as far as a `Limiter` knows them. Each way to it and back takes up to ``slow_ms``."""
+    """Partitions at servers, as far as a `Limiter` knows them. Each way to them and back takes up to ``slow_ms``.
 
-    def __init__(self, partitions: int, rate: str, tasks: int, seed: int, slow_ms: int) -> None:
+    ``behind_ms``: by how much the clock of the second server is behind that of the first, which has the pool's record;
+    every other partition lies there. 0: there is one server.
+    """
+
+    def __init__(self, partitions: int, rate: str, tasks: int, seed: int, slow_ms: int, *, behind_ms: int = 0) -> None:
         self.random = random.Random(seed)
         self.slow_ms = slow_ms
+        self.behind_ms = behind_ms
+        home = of_key(POOL, partitions)
+        self.shards = [int(bool(behind_ms) and p % 2 != home % 2) for p in range(partitions)]
+        self.visits = 0
+        """How often a partition was asked."""
         self.rules = LiveRules()
         limits = QueueRules(rate=rate_of(rate))
         self.rules.take(1, {"paced": limits})
@@ -114,8 +124,8 @@ class World:
         self.tags = [str(p) for p in range(partitions)]
         self.runner = self.servers = self
 
-    def now(self) -> int:
-        return int(asyncio.get_running_loop().time() * 1000)
+    def now(self, shard: int = 0) -> int:
+        return int(asyncio.get_running_loop().time() * 1000) - self.behind_ms * shard
 
     async def pause(self) -> None:
         await asyncio.sleep(self.random.uniform(1, self.slow_ms) / 1000)
@@ -132,7 +142,9 @@ class World:
             else:
                 # A sweep also reports what nobody asked for.
                 asked = args[2:6] if len(args) > 1 else (0, 0, 0, -2 if args[0] else -1)
-                replies.append([self.now(), b"", place.visit(asked, self.now(), self.pool.permits)])
+                self.visits += 1
+                now = self.now(self.shards[int(call.tag)])
+                replies.append([now, b"", place.visit(asked, now, self.pool.permits)])
         await self.pause()
         return replies
 
@@ -143,20 +155,21 @@ class World:
 
     async def keep_time(self, p: int, mine: Limiter) -> None:
         """What a tracker does for one partition."""
-        place = self.places[p]
+        place, shard = self.places[p], self.shards[p]
         while True:
-            at, now = place.room_at(self.now()), self.now()
+            now = self.now(shard)
+            at = place.room_at(now)
             if at > now or at < 0:
                 place.woken.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(place.woken.wait(), 1.0 if at < 0 else (at - now) / 1000)
             await self.pause()
-            now = self.now()
+            now = self.now(shard)
             count = min(max(place.usable(now) - len(place.used), 0), len(place.waiting))
             for _ in range(count):
                 place.waiting.popleft()
                 place.used.append(now + self.pool.hold_ms)
-            self.claims += [now] * count
+            self.claims += [self.now()] * count
             self.left -= count
             if place.waiting:
                 mine.waits(p, {b"paced": place.budget == 0})
@@ -176,8 +189,9 @@ async def used(world: World, engines: int, part: float) -> float:
     for engine in range(engines):
         ownership = Ownership(world.partitions)
         ownership.assign(frozenset(range(engine, world.partitions, engines)), frozenset())
-        clocks = Clocks(lambda: (0,) * world.partitions)
-        clocks.at(0).observe(world.now(), world.now(), world.now())
+        clocks = Clocks(lambda: world.shards)
+        for shard in {*world.shards}:
+            clocks.at(shard).observe(world.now(), world.now(), world.now(shard))
         one = Limiter(world, world.rules, ownership, clocks, keeps=True)  # type: ignore[arg-type]
         loops.append(asyncio.ensure_future(steps(one)))
         loops += [asyncio.ensure_future(world.keep_time(p, one)) for p in ownership.kept]
@@ -198,17 +212,32 @@ async def used(world: World, engines: int, part: float) -> float:
     return interval * len(gaps) / sum(gaps)
 
 
+def run(monkeypatch: pytest.MonkeyPatch, world: World, engines: int, part: float) -> float:
+    loop = VirtualLoop()
+    for module in (limiter, redis_time):
+        monkeypatch.setattr(module, "local_ms", lambda: loop.time() * 1000)
+    try:
+        return loop.run_until_complete(used(world, engines, part))
+    finally:
+        loop.close()
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("rate", "tasks", "least"), [("50/s", 800, 0.98), ("5/s", 120, 0.95)])
 def test_a_rate_is_used_while_work_waits(
     monkeypatch: pytest.MonkeyPatch, rate: str, tasks: int, least: float, seed: int
 ) -> None:
-    loop = VirtualLoop()
-    for module in (limiter, redis_time):
-        monkeypatch.setattr(module, "local_ms", lambda: loop.time() * 1000)
-    try:
-        world = World(16, rate, tasks, seed, slow_ms=15)
-        share = loop.run_until_complete(used(world, 3, 0.9))
-    finally:
-        loop.close()
-    assert share >= least
+    assert run(monkeypatch, World(16, rate, tasks, seed, slow_ms=15), 3, 0.9) >= least
+
+
+@pytest.mark.parametrize("behind_ms", [300, 11_000, -11_000])
+def test_clocks_of_servers_may_differ(monkeypatch: pytest.MonkeyPatch, behind_ms: int) -> None:
+    """Reports are compared by one clock. By two, partitions of a server that is behind were asked without end whether
+    they still need what they have (300 ms), or their wishes were too old to count (11 s)."""
+    alike, world = (World(4, "20/s", 400, 1, slow_ms=15, behind_ms=ms) for ms in (0, behind_ms))
+    before = [len(place.waiting) for place in world.places]
+    for one in (alike, world):
+        run(monkeypatch, one, 2, 0.3)
+    begun = [count - len(place.waiting) for count, place in zip(before, world.places, strict=True)]
+    assert min(begun) > 10, f"each partition has its part: {begun}"
+    assert world.visits < 1.3 * alike.visits

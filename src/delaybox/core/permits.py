@@ -27,6 +27,8 @@ RATE_TURN_MS = 4_000
 A permit of a rate comes free by time, and every millisecond until its next use is lost for good."""
 _CRITICAL_MS = 3_000_000
 """A deadline that is earlier by this is that of a critical task: it does not wait for the end of a turn."""
+_APART_MS = 200
+"""A report from further ahead than this is none of this time: the clock was set back since."""
 FRESH_MS = 10_000
 """A wish that is older than this counts no more: whoever had it reports it again every second."""
 
@@ -95,7 +97,7 @@ def deal(
     shares = dict(ledger)
     pending: set[int] = set()
     for report in reports:
-        _note(shares, report, pending)
+        _note(shares, report, now, pending)
     for p, share in list(shares.items()):
         if now - share.at > FRESH_MS and share.want:
             shares[p] = replace(share, want=0)
@@ -146,9 +148,9 @@ def deal(
     return shares, grants
 
 
-def _note(shares: dict[int, Share], report: Needs, pending: set[int]) -> None:
+def _note(shares: dict[int, Share], report: Needs, now: int, pending: set[int]) -> None:
     p, before = report.partition, shares.get(report.partition, Share())
-    if 0 < before.at - report.at < FRESH_MS:
+    if 0 < before.at - report.at < FRESH_MS and before.at <= now + _APART_MS:
         # Another engine noted a later one first. By this one the partition would seem to have what it gave back since,
         # and all together more than there is.
         return

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import queue_of_lane, split
@@ -202,7 +203,7 @@ class Limiter:
         """Deals by what partitions report. Returns what is to be sent to which."""
         reports: dict[bytes, list[Needs]] = {}
         for one in found:
-            reports.setdefault(one.pool, []).append(one.report)
+            reports.setdefault(one.pool, []).append(self._by_home(one))
         most = {pool: self._most(pool) for pool in reports}
         asked: dict[int, dict[bytes, Grant | None]] = {}
         left = list(reports)
@@ -231,6 +232,15 @@ class Limiter:
             if one.report.want > one.report.budget:
                 self._at(p, pool, local_ms() + (_AGAIN_MS if read_name(pool) is None else _KEYS_AGAIN_MS))
         return asked
+
+    def _by_home(self, one: PoolReport) -> Needs:
+        """The report, with its moment by the clock of the server that has the pool's record: the clocks of two servers
+        may differ by anything, and the record knows one of them."""
+        there = self._clocks.of(one.report.partition)
+        home = self._clocks.of(permits.home(self._store, one.pool))
+        if there is home:
+            return one.report
+        return replace(one.report, at=int(one.report.at + home.now_ms() - there.now_ms()))
 
     def _most(self, pool: bytes) -> int:
         name = pool[1:]
