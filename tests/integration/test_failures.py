@@ -157,6 +157,21 @@ async def test_they_are_bounded_for_each_task_and_in_all(lab: Lab) -> None:
     assert await lab.problems() == []
 
 
+async def test_long_tracebacks_behind_many_short_reasons_stay_within_the_bound(lab: Lab) -> None:
+    """Each call forgets so many tasks at most, and those that failed first were small."""
+    rules = HistoryRules(keep_ms=3_600_000, failures=2**20)
+
+    async def note(first: int, traceback: str) -> int:
+        some = [((first + i).to_bytes(16, "big"), failures.failure(1, one(1, traceback=traceback))) for i in range(100)]
+        return int(await lab.store.runner.run(failures.explain_call(lab.store, 0, rules, some)))
+
+    for call in range(60):
+        await note(call * 100, "")
+    dropped = [await note(10_000 + call * 100, "x" * 8_000) for call in range(5)]
+    assert int(await lab.client.get(keys.failures_bytes(lab.tag)) or 0) <= 2 * 2**20
+    assert all(dropped[1:]), "what is not kept is counted"
+
+
 async def _scheduled(lab: Lab) -> bytes:
     (task_id,) = await lab.add(NewTask(delay_ms=1_000))
     return task_id

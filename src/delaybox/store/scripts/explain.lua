@@ -3,9 +3,10 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 how long they are kept after a task's last failure ms, 2 most bytes of this partition, 3 most failures of a task,
 --       4 most bytes of a task, then (id, failure: the delivery that failed (u32) and what Lua does not read) ...
--- REPLY of how many tasks the bounds dropped all
+-- REPLY how many tasks' failures the bounds dropped, or kept out
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 100 failures of at most 12 KiB; forgets 300 tasks that are past the bounds and 100 that are old
+-- BOUND 100 failures of at most 12 KiB; forgets 300 tasks that are past the bounds and 100 that are old. Where that is not enough, the
+--       next failures are not kept: never more than 1 MiB lies beyond the bound
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/guard.lua
@@ -18,6 +19,7 @@ if err then return err end
 -- One of the three outlives the others where it was deleted by hand or evicted.
 if redis.call('EXISTS', failures.KEY) == 0 then redis.call('DEL', failures.AT, failures.BYTES) end
 local bytes = tonumber(redis.call('GET', failures.BYTES) or '0')
+local dropped = 0
 for i = 5, #ARGV, 2 do
   local id, new = ARGV[i], ARGV[i + 1]
   local value = redis.call('HGET', failures.KEY, id)
@@ -30,7 +32,10 @@ for i = 5, #ARGV, 2 do
   end
   if at ~= #value + 1 then value, starts = '', {} end
   -- The same call sent again adds nothing.
-  if #starts == 0 or struct.unpack('>I4', value, starts[#starts] + 4) < struct.unpack('>I4', new) then
+  local fresh = #starts == 0 or struct.unpack('>I4', value, starts[#starts] + 4) < struct.unpack('>I4', new)
+  if fresh and bytes + #new + failures.OVERHEAD > most_bytes + 1048576 then
+    dropped = dropped + 1
+  elseif fresh then
     starts[#starts + 1] = #value + 1
     value = value .. struct.pack('>I4', #new) .. new
     local first = 1
@@ -42,7 +47,6 @@ for i = 5, #ARGV, 2 do
   end
 end
 for _, id in ipairs(redis.call('ZRANGE', failures.AT, '-inf', int(now - keep), 'BYSCORE', 'LIMIT', 0, 100)) do bytes = failures.drop(id) end
-local dropped = 0
 for _ = 1, 300 do
   if bytes <= most_bytes then break end
   local oldest = redis.call('ZRANGE', failures.AT, 0, 0)[1]
