@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from delaybox.core.errors import PartAway
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.servers import Command
@@ -43,6 +44,10 @@ async def index(store: Store, partition: int, numbers: Sequence[int], *, count: 
     calls = [ScriptCall("index", store.tags[partition], (number, b"0", count, store.bucket_ms)) for number in numbers]
     left: list[tuple[int, bytes]] = []
     for number, reply in zip(numbers, await store.runner.run_many(calls), strict=True):
+        if isinstance(reply, PartAway):
+            # Its server is away for a moment, as right after a fail-over: `Store.index` waits for it.
+            left.append((number, b"0"))
+            continue
         if isinstance(reply, BaseException):
             raise reply
         if reply[0] != b"0":
