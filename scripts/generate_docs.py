@@ -207,8 +207,8 @@ MEANING = {
     "([how](howto/events.md#to-a-redis-stream)). Set the same at every node with the role `clock`",
     "events.webhook.url": "also send each event to this URL ([how](howto/events.md#to-a-url)). Set the same at every "
     "node with the role `clock`",
-    "events.webhook.secret": "signs these requests by Standard Webhooks; with several each signs. Unless given as "
-    "`webhooks.secrets` for the URL's host, else `webhooks.secret`",
+    "events.webhook.secret": "signs these requests by Standard Webhooks; with several each signs. Where none is "
+    "given, that of `webhooks.secrets` for the URL's host does, else `webhooks.secret`",
     "events.webhook.kinds": "only these events are sent",
     "events.webhook.queue": "only events of this queue are sent",
     "events.webhook.allow": "the URL's host, or its network, where it is not public; `webhooks.allow` does not count "
