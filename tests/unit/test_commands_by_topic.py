@@ -21,7 +21,7 @@ from delaybox.wire.gen.task_pb2 import Task
 from delaybox.wire.json import tasks as v1
 from delaybox.wire.original import message, request
 from delaybox.wire.proto.tasks import new_task
-from delaybox.wire.signing import COVERED, SIGNATURE, Signing
+from delaybox.wire.shell_signing import COVERED, SIGNATURE, Signing
 from delaybox.wire.topics import TopicRules
 
 ID = bytes.fromhex("0190d3a8cb918001a123456789abcdef")

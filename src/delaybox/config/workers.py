@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from delaybox.config.sections import Duration, Section, Size, mapping, split
 from delaybox.core.limits import NAME
-from delaybox.wire.signing import MIN_KEY
+from delaybox.wire.shell_signing import MIN_KEY
 
 COMMAND_FORMS = (
     "names with an absolute path and arguments each, such as {backup: {path: /usr/bin/rsync, args: [-a, /srv, /mnt]}}, "

@@ -116,7 +116,7 @@ async def _from_topic(
     """Reads shell tasks from the execution topic and hands them to their target."""
     from delaybox.api.kafka.topic_command import Commands
     from delaybox.api.kafka.topic_work import TopicWork
-    from delaybox.wire.signing import Signing
+    from delaybox.wire.shell_signing import Signing
 
     if by.accept_unsigned:
         log.warning(

@@ -26,10 +26,10 @@ from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolv
 from delaybox.targets.http_connection import HttpAnswer
 from delaybox.targets.http_hosts import Hosts, NoRoom, spread_ms
 from delaybox.wire import body as wire_body
-from delaybox.wire import signing
 from delaybox.wire.call import BYTES
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.http_event import as_event
+from delaybox.wire.shell_signing import ATTEMPT, DUE, FENCING
 from delaybox.wire.trace import handed_out
 from delaybox.wire.webhook import UNSTATED_TYPE, webhook_of
 
@@ -276,9 +276,9 @@ def request_bytes(
 ) -> bytes:
     """A task's request as HTTP/1.1 writes it. ``timestamp``: Unix seconds. ``keys`` sign it; none: it is unsigned."""
     own = (
-        b"%b: %d" % (signing.ATTEMPT.encode(), attempt),
-        b"%b: %d" % (signing.FENCING.encode(), token),
-        b"%b: %d" % (signing.DUE.encode(), due_ms),
+        b"%b: %d" % (ATTEMPT.encode(), attempt),
+        b"%b: %d" % (FENCING.encode(), token),
+        b"%b: %d" % (DUE.encode(), due_ms),
     )
     return signed_request(
         asked.method, url, header, payload, own, message_id=message_id, timestamp=timestamp, keys=keys

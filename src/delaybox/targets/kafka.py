@@ -25,7 +25,7 @@ from delaybox.targets.kafka_link import KafkaLink
 from delaybox.targets.kafka_message import composer
 from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.targets.kafka_window import SendWindow
-from delaybox.wire.signing import Signing
+from delaybox.wire.shell_signing import Signing
 from delaybox.wire.topics import TopicRules
 
 log = logging.getLogger("delaybox.kafka")

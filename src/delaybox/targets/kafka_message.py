@@ -16,7 +16,7 @@ from delaybox.core.task import TaskType
 from delaybox.otel import tracing
 from delaybox.wire import body as wire_body
 from delaybox.wire import cloudevents, controls, trace
-from delaybox.wire.signing import ATTEMPT, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
+from delaybox.wire.shell_signing import ATTEMPT, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
 Headers = list[tuple[str, str | bytes | None]]

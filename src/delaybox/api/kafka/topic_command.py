@@ -19,7 +19,7 @@ from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.wire import body as wire_body
 from delaybox.wire import controls
 from delaybox.wire.gen.task_pb2 import Task
-from delaybox.wire.signing import ATTEMPT, COVERED, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
+from delaybox.wire.shell_signing import ATTEMPT, COVERED, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
 
 Headers = Sequence[tuple[str, bytes | str | None]]
 _OURS = frozenset((*COVERED, SIGNATURE))
