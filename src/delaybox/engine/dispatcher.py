@@ -30,7 +30,7 @@ from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
 from delaybox.engine.expired import is_expired
 from delaybox.engine.held import HeldLeases
-from delaybox.engine.kept import KeptPermits
+from delaybox.engine.kept_permits import KeptPermits
 from delaybox.engine.levels import Levels
 from delaybox.engine.limiter import Limiter
 from delaybox.engine.options import EngineOptions
