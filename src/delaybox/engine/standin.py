@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import logging
 
-from delaybox.engine.alarm import Alarm
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import RedisClock, local_ms
+from delaybox.engine.timer import Timer
 from delaybox.store.promises import Promise, promises
 from delaybox.store.store import Store
 
@@ -35,15 +35,15 @@ class StandIn:
         self._me = member_id
         self._clock = clock
         self._at: dict[int, float] = {}
-        self._alarm = Alarm()
-        ownership.follow(lambda _: self._alarm.ring())
+        self._timer = Timer()
+        ownership.follow(lambda _: self._timer.wake())
 
     def kick(self, partition: int, due_ms: float) -> None:
         """Something is due at ``due_ms``. The owner got the same message, and has promised to look then."""
         at = due_ms + PATIENCE_MS
         if at < self._at.get(partition, 0.0):
             self._at[partition] = at
-            self._alarm.ring()
+            self._timer.wake()
 
     async def step(self) -> float:
         """For `Loop`."""
@@ -52,7 +52,7 @@ class StandIn:
         self._at = {p: self._at.get(p, now + PATIENCE_MS) for p in watched}
         nearest = min(self._at.values(), default=now + _LONGEST_MS)
         if nearest > now:
-            await self._alarm.wait(self._clock.local_at(nearest))
+            await self._timer.wait(self._clock.local_at(nearest))
             now = self._clock.now_ms()
         due = [p for p, at in self._at.items() if at <= now + _READ_AHEAD_MS and p in self._ownership.stands_in]
         if not due:
@@ -94,4 +94,4 @@ class StandIn:
 
     def close(self) -> None:
         """Releases what waiting needs."""
-        self._alarm.close()
+        self._timer.close()

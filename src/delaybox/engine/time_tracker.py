@@ -17,13 +17,13 @@ from delaybox.core.errors import PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
 from delaybox.core.task import TaskType
-from delaybox.engine.alarm import Alarm
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.engine.shares import Chooser
 from delaybox.engine.taker import Asked, Taker
+from delaybox.engine.timer import Timer
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
@@ -100,7 +100,7 @@ class Tracker:
         self._under_way: set[int] = set()
         self._asked = asked or Asked()
         self._trouble: BaseException | None = None
-        self._alarm = Alarm()
+        self._timer = Timer()
         self._asleep_until = 0.0
         self._had_slots = 0.0
         self._turn = 0
@@ -118,7 +118,7 @@ class Tracker:
             self._look[p] = 0.0
             self._catch_up.suspect(p)
         if fresh:
-            self._alarm.ring()
+            self._timer.wake()
 
     def withhold(self, partitions: frozenset[int]) -> None:
         """Leases no PUB_SUB tasks in these partitions, and in all others again (`handover`)."""
@@ -145,7 +145,7 @@ class Tracker:
             return
         self._called.add(partition)
         self._look[partition] = 0.0
-        self._alarm.ring()
+        self._timer.wake()
 
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
@@ -156,7 +156,7 @@ class Tracker:
             # None means that the server was away.
             self._catch_up.suspect()
         if due_ms < self._asleep_until:
-            self._alarm.ring()
+            self._timer.wake()
 
     def slots_freed(self) -> None:
         """The dispatcher has room again, so partitions in which work was left are looked at now."""
@@ -166,12 +166,12 @@ class Tracker:
             self._look_at(p, 0.0)
         if self._hungry:
             self._hungry.clear()
-            self._alarm.ring()
+            self._timer.wake()
 
     def retire(self) -> None:
         """Claims nothing more; tasks of a claim under way are still handed over."""
         self._retired = True
-        self._alarm.ring()
+        self._timer.wake()
 
     async def finish(self, patience_s: float) -> None:
         """Gives rounds under way this long to end by themselves, then cuts them off, which is always harmless."""
@@ -189,7 +189,7 @@ class Tracker:
             # While all partitions are under way, the end of a round wakes this loop.
             known = nearest < _UNTIL_CALLED
             local = self._clock.local_at(nearest) if known else local_ms() + self._options.poll_ms
-            await self._alarm.wait(local + _AHEAD_MS)
+            await self._timer.wait(local + _AHEAD_MS)
             self._asleep_until = 0.0
             now = self._clock.now_ms()
         if self._retired:
@@ -202,7 +202,7 @@ class Tracker:
         slots = self._asked.room(self._taker.free)
         if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):
             # The end of a round wakes this loop.
-            await self._alarm.wait(local_ms() + self._options.poll_ms)
+            await self._timer.wait(local_ms() + self._options.poll_ms)
             return 0.0
         if slots:
             self._had_slots = now
@@ -212,7 +212,7 @@ class Tracker:
             self._taker.full(due)
             if now - self._had_slots < _SATURATED_MS:
                 # Slots come free in a moment; a claim without slots would only move tasks to the ready sets.
-                await self._alarm.wait(local_ms() + _SATURATED_MS)
+                await self._timer.wait(local_ms() + _SATURATED_MS)
                 return 0.0
             if not self._options.channel:
                 for p in due:
@@ -259,9 +259,9 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - the next step raises it, for `Loop` to say and to back off
             self._trouble = error
         finally:
-            # Before the ring, because the loop that it wakes would otherwise still count this round as under way.
+            # Before the timer, because the loop that it wakes would otherwise still count this round as under way.
             self._rounds.discard(asyncio.current_task())
-            self._alarm.ring()
+            self._timer.wake()
 
     def _turns(self, due: list[int], slots: int, deep: bool) -> list[int]:
         """Which partitions to claim from. With few slots free only some do, in turn, so that each claim is full."""
@@ -452,4 +452,4 @@ class Tracker:
 
     def close(self) -> None:
         """Releases what waiting needs."""
-        self._alarm.close()
+        self._timer.close()

@@ -25,8 +25,8 @@ class _Timerspec(ctypes.Structure):
     _fields_ = (("interval", _Timespec), ("value", _Timespec))
 
 
-class Alarm:
-    """One sleeper at a time: `wait` until a local moment (ms of `local_ms`) or until `ring`. `close` when done."""
+class Timer:
+    """One sleeper at a time: `wait` until a local moment (ms of `local_ms`) or until `wake`. `close` when done."""
 
     def __init__(self) -> None:
         self._future: asyncio.Future[None] | None = None
@@ -35,7 +35,7 @@ class Alarm:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, until: float) -> None:
-        """Returns at ``until``, or earlier when rung."""
+        """Returns at ``until``, or earlier when woken."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -45,7 +45,7 @@ class Alarm:
         if self._fd >= 0:
             self._set(max(until, 0.001))
         else:
-            handle = loop.call_later(max(0.0, until - local_ms()) / 1000, self.ring)
+            handle = loop.call_later(max(0.0, until - local_ms()) / 1000, self.wake)
         try:
             await self._future
         finally:
@@ -53,7 +53,7 @@ class Alarm:
             if handle is not None:
                 handle.cancel()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wakes the sleeper, if there is one."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
@@ -85,4 +85,4 @@ class Alarm:
     def _expired(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8)
-        self.ring()
+        self.wake()
