@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from delaybox.api.rest.app import build_app
-from delaybox.api.rest.edge import Edge
+from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.tokens import Tokens
 from delaybox.core.access import Token
@@ -94,11 +94,9 @@ async def call(
     path: str = "/task",
     body: bytes | list[bytes] = b"{}",
     headers: dict[str, str] | list[tuple[str, str]] | None = None,
-    *,
-    edge: Edge | None = None,
     **settings: Any,
 ) -> Response:
-    app = build_app(cast(Service, service), ApiSettings(**settings), edge=edge)
+    app = build_app(cast(Service, service), ApiSettings(**settings))
     path, _, query = path.partition("?")
     pairs = headers if isinstance(headers, list) else list((JSON if headers is None else headers).items())
     parts = body if isinstance(body, list) else [body]
@@ -246,8 +244,8 @@ async def test_body_in_parts_and_its_limit():
 
 async def test_a_slow_body_is_ended():
     settings = ApiSettings(body_timeout_s=0.02)
-    edge = Edge(settings)
-    edge.start()
+    bodies = RequestBodies(settings)
+    bodies.start()
     started = asyncio.Event()
 
     async def receive() -> Any:
@@ -255,11 +253,11 @@ async def test_a_slow_body_is_ended():
         await asyncio.Event().wait()
 
     with pytest.raises(Exception, match="not complete within") as caught:
-        await edge.json_body({b"content-type": b"application/json"}, receive)
+        await bodies.read_json({b"content-type": b"application/json"}, receive)
     assert started.is_set()
     assert getattr(caught.value, "status", None) == 408
-    edge.stop()
-    edge.stop()
+    bodies.stop()
+    bodies.stop()
 
 
 async def test_a_body_that_does_not_become_complete_stores_nothing():

@@ -7,8 +7,8 @@ import logging
 
 from delaybox.api.opening import Opening
 from delaybox.api.rest.app import PROBES, build_app, refusals
-from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.http1.server import RESERVE, HttpServer
+from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.shown import Pushing
 from delaybox.processes import child, files, telemetry
@@ -29,14 +29,14 @@ async def serve(settings: ApiSettings) -> int:
     stopping = Stopping()
     settings = await opening.prepared(settings)
     listening = inherited(settings.listening)
-    edge = Edge(settings)
+    bodies = RequestBodies(settings)
     beating = Beating(settings, _kind(settings))
     late = Opening(settings, _log, beating.begin)
     trying: asyncio.Task[None] | None = None
     pushing: Pushing | None = None
     try:
         trying = await late.start()
-        app = build_app(late.service, settings, edge=edge)
+        app = build_app(late.service, settings, bodies=bodies)
         wanted = settings.max_connections
         most, reserve = shares(files.raise_limit(wanted + RESERVE + _OTHER_FILES), wanted)
         server = HttpServer(
@@ -50,7 +50,7 @@ async def serve(settings: ApiSettings) -> int:
         )
         if settings.metrics_to is not None and settings.number == 1:
             pushing = Pushing(late.service, settings.metrics_to, settings.otlp_protocol, telemetry.facts(settings))
-        edge.start()
+        bodies.start()
         await server.start(listening, settings.backlog)
         child.ready(store_id=settings.store_id)
         await stopping.wait_or(trying)
@@ -60,7 +60,7 @@ async def serve(settings: ApiSettings) -> int:
     finally:
         if trying is not None:
             trying.cancel()
-        edge.stop()
+        bodies.stop()
         if pushing is not None:
             await pushing.end()
         listening.close()

@@ -9,7 +9,7 @@ from typing import Any, Final
 from delaybox.api.dashboard import render
 from delaybox.api.dashboard.sessions import LASTS_S, Session, Sessions
 from delaybox.api.dashboard.visit import Visit
-from delaybox.api.rest.edge import Headers
+from delaybox.api.rest.asgi import Headers
 from delaybox.api.rest.routing import Answer
 
 _NAV: Final = (

@@ -24,7 +24,10 @@ from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.dashboard.visit import Visit, cookies_of, fields_of
 from delaybox.api.errors import DEFECT_TEXT, outside
 from delaybox.api.rest import problems
-from delaybox.api.rest.edge import Disconnected, Edge, Headers, Receive, Refusal, Scope
+from delaybox.api.rest.asgi import Headers, Receive, Scope
+from delaybox.api.rest.edge import Edge
+from delaybox.api.rest.refusal import Refusal
+from delaybox.api.rest.request_body import Disconnected, RequestBodies
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.core.access import Grant
@@ -49,8 +52,11 @@ Page = Callable[[Visit], Awaitable[Answer]]
 class Dashboard:
     """All pages of one process."""
 
-    def __init__(self, service: Service, edge: Edge, settings: ApiSettings, own: DashboardSettings) -> None:
+    def __init__(
+        self, service: Service, edge: Edge, bodies: RequestBodies, settings: ApiSettings, own: DashboardSettings
+    ) -> None:
         self._edge = edge
+        self._bodies = bodies
         self._own = own
         self._base = settings.root + BASE
         self._limit = settings.body_limit
@@ -209,7 +215,7 @@ class Dashboard:
         if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != FORM:
             raise Refusal(415, f"a page takes forms: send Content-Type {FORM.decode()}")
         # A payload's text may grow threefold when it is encoded as a form.
-        visit.form = fields_of(await self._edge.body(headers, receive, limit=4 * self._limit))
+        visit.form = fields_of(await self._bodies.read(headers, receive, limit=4 * self._limit))
         if visit.session is None:
             return
         # SameSite keeps the cookie from other sites' forms, Origin says where a form is from; the token proves it.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from delaybox.api.dashboard.sessions import Session
-from delaybox.api.rest.edge import Headers, Refusal
+from delaybox.api.rest.asgi import Headers
+from delaybox.api.rest.refusal import Refusal
 from delaybox.core.access import Access, Grant
 
 _MAX_FIELDS = 200

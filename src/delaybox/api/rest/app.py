@@ -15,10 +15,13 @@ from delaybox.api.dashboard.site import Dashboard
 from delaybox.api.readiness import Probe
 from delaybox.api.rest import problems
 from delaybox.api.rest.answered import Answered
-from delaybox.api.rest.edge import CLOSE, Disconnected, Edge, Headers, Receive, Refusal, Scope, Send
+from delaybox.api.rest.asgi import Headers, Receive, Scope, Send
+from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.http1.answers import GUARDS
 from delaybox.api.rest.http1.head import BadHead
 from delaybox.api.rest.http1.server import RefusedHead
+from delaybox.api.rest.refusal import CLOSE, Refusal
+from delaybox.api.rest.request_body import Disconnected, RequestBodies
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.traces import trace_of_request
@@ -43,14 +46,15 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _BROKEN = "the body ended before it was complete, or its chunks cannot be read; send it again, whole"
 
 
-def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = None) -> AsgiApp:
-    """The ASGI callable for ``service``. Pass ``edge`` to start and stop its clock yourself."""
-    edge = edge or Edge(settings)
+def build_app(service: Service, settings: ApiSettings, *, bodies: RequestBodies | None = None) -> AsgiApp:
+    """The ASGI callable for ``service``. Pass ``bodies`` to start and stop their clock yourself."""
+    edge = Edge(settings)
+    bodies = bodies or RequestBodies(settings)
     answered = Answered()
-    api = _Api(service, settings, edge, answered)
+    api = _Api(service, settings, bodies, answered)
     root = settings.root
     router = Router()
-    dashboard = None if settings.dashboard is None else Dashboard(service, edge, settings, settings.dashboard)
+    dashboard = None if settings.dashboard is None else Dashboard(service, edge, bodies, settings, settings.dashboard)
     alone = settings.dashboard is not None and settings.dashboard.alone
     task = Route("/task", {"POST": api.create, "GET": api.list, "HEAD": api.list})
     ping = Route("/ping", {"GET": api.ping, "HEAD": api.ping})
@@ -62,7 +66,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
         # The Go original accepts a slash at the end too.
         router.add((task, ping), root)
         router.add((task, ping), root, slash=True)
-        router.add(routes(service, edge, settings), root)
+        router.add(routes(service, bodies, settings), root)
         router.add(pages(settings))
     probes = (("/healthz", api.live), ("/livez", api.live), ("/readyz", api.ready), ("/metrics", api.metrics))
     for path, handler in probes:
@@ -127,7 +131,7 @@ def build_app(service: Service, settings: ApiSettings, *, edge: Edge | None = No
         await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
         await send({"type": "http.response.body", "body": answer.body})
         if unread:
-            await edge.drain(receive)
+            await bodies.drain(receive)
 
     return app
 
@@ -199,10 +203,10 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
 class _Api:
     """The handlers. Each parses, asks the service and renders."""
 
-    def __init__(self, service: Service, settings: ApiSettings, edge: Edge, answered: Answered) -> None:
+    def __init__(self, service: Service, settings: ApiSettings, bodies: RequestBodies, answered: Answered) -> None:
         self._service = service
         self._answered = answered
-        self._edge = edge
+        self._bodies = bodies
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
         self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
         self._probe = Probe(service)
@@ -215,7 +219,7 @@ class _Api:
             self._worker = condition
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
-        body = await self._edge.json_body(headers, receive)
+        body = await self._bodies.read_json(headers, receive)
         task = with_trace(request.parse_task(body, self._rules), trace_of_request(headers))
         policy.require_type(scope["auth"], task.type)
         submitted = await self._service.submit(task)

@@ -1,71 +1,28 @@
-"""The checks before every route: who may call, from where, and with which kind and size of body."""
+"""The checks before every route: who may call, and from where. Bodies are read by `request_body`."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from ipaddress import ip_address
-from typing import Any
 
+from delaybox.api.rest.asgi import Headers, Scope
+from delaybox.api.rest.refusal import CLOSE, Refusal, shown
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.tokens import Tokens
 from delaybox.core.access import Grant
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = Mapping[bytes, bytes]
-
 _ONCE = frozenset({b"host", b"content-type", b"content-encoding", b"authorization", b"origin", b"idempotency-key"})
 _CACHE_CAP = 1024
-_HELD_LIMIT = 256 * 1024 * 1024
-"""Most bytes of bodies that came in parts and are not complete, over all connections."""
-
-
-class Refusal(Exception):
-    """An error answer that is decided before the service is called."""
-
-    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers
-
-
-class Disconnected(Exception):
-    """The body is not complete: the caller went away, or its chunks cannot be read."""
 
 
 class Edge:
-    """All guards of one API process. `start` runs the clock that ends slow bodies; `stop` ends it."""
+    """All guards of one API process."""
 
     def __init__(self, settings: ApiSettings) -> None:
-        self._limit = settings.body_limit
-        self._payload_limit = settings.payload_limit
-        self._body_timeout_s = settings.body_timeout_s
         self._allowed = frozenset(name.lower().strip("[]") for name in settings.allowed_hosts)
         self._check_hosts = settings.on_loopback or bool(self._allowed)
         self._loopback_names = settings.on_loopback
         self._tokens = Tokens(settings.tokens)
         self._good_hosts: set[bytes] = set()
-        self._good_types = {b"application/json"}
-        self._held = 0
-        self._young: set[asyncio.Task[Any]] = set()
-        self._old: set[asyncio.Task[Any]] = set()
-        self._timed_out: set[asyncio.Task[Any]] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """From now on a body that takes longer than one to two time-outs is ended with 408."""
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(self._body_timeout_s, self._sweep)
-
-    def stop(self) -> None:
-        """Harmless when repeated."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
 
     def headers(self, scope: Scope) -> Headers:
         """The request's headers by name; refuses those whose repetition could mean two things."""
@@ -87,7 +44,7 @@ class Edge:
             if not self._allows(host):
                 raise Refusal(
                     403,
-                    f"Host {_show(host)} is not a name of this node; "
+                    f"Host {shown(host)} is not a name of this node; "
                     "call it as localhost or 127.0.0.1, or add the name to httpServer.allowedHosts",
                 )
             if len(self._good_hosts) < _CACHE_CAP:
@@ -96,7 +53,7 @@ class Edge:
         if origin is not None and not self._allows(origin.partition(b"://")[2]):
             raise Refusal(
                 403,
-                f"Origin {_show(origin)} may not call this node; "
+                f"Origin {shown(origin)} may not call this node; "
                 "add its host name to httpServer.allowedHosts if it should",
             )
 
@@ -117,119 +74,6 @@ class Edge:
         """What the caller's bearer token allows. Unauthenticated."""
         return self._tokens.grant(headers.get(b"authorization", b""))
 
-    def json_body(self, headers: Headers, receive: Receive, *, limit: int = 0) -> Awaitable[bytes]:
-        """The whole body of a JSON request, counted while it arrives. ``limit``: in place of the usual one."""
-        content_type = headers.get(b"content-type", b"")
-        if content_type not in self._good_types:
-            self._learn_type(content_type)
-        return self.body(headers, receive, limit=limit)
-
-    async def body(self, headers: Headers, receive: Receive, *, limit: int = 0) -> bytes:
-        """The same, whatever its type; the caller has checked that."""
-        limit = limit or self._limit
-        if b"content-encoding" in headers:
-            raise Refusal(415, "a compressed body is not accepted; send it without Content-Encoding")
-        length = -1
-        declared = headers.get(b"content-length")
-        if declared is not None:
-            length = int(declared)
-            if length > limit:
-                raise self._too_large(limit)
-        task = asyncio.current_task()
-        assert task is not None
-        self._young.add(task)
-        try:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise Disconnected
-            body: bytes = message["body"]
-            if len(body) == length or not message.get("more_body"):
-                return body
-            return await self._rest(body, receive, limit)
-        except asyncio.CancelledError:
-            if task not in self._timed_out:
-                raise
-            self._timed_out.discard(task)
-            task.uncancel()
-            raise Refusal(
-                408, f"the body was not complete within {self._body_timeout_s:g} s; send it faster", CLOSE
-            ) from None
-        finally:
-            self._young.discard(task)
-            self._old.discard(task)
-
-    async def _rest(self, first: bytes, receive: Receive, limit: int) -> bytes:
-        parts = [first]
-        total = held = len(first)
-        self._held += held
-        try:
-            while True:
-                if total > limit:
-                    raise self._too_large(limit)
-                if self._held > _HELD_LIMIT:
-                    raise Refusal(429, "too many large bodies at once; send it again later", (*_RETRY, *CLOSE))
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise Disconnected
-                part: bytes = message.get("body", b"")
-                parts.append(part)
-                total += len(part)
-                self._held += len(part)
-                held += len(part)
-                if not message.get("more_body"):
-                    break
-            if total > limit:
-                raise self._too_large(limit)
-            return b"".join(parts)
-        finally:
-            self._held -= held
-
-    async def drain(self, receive: Receive) -> None:
-        """After a refusal: reads what the caller still sends, for a moment, so that the caller gets to read the answer.
-
-        A connection that is closed on unread bytes is reset, and the reset may overtake the answer.
-        """
-        taken = 0
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                while taken < _DRAIN_BYTES:
-                    message = await receive()
-                    if message["type"] != "http.request" or not message.get("more_body"):
-                        return
-                    taken += len(message.get("body", b""))
-        except TimeoutError:
-            return
-
-    def _learn_type(self, content_type: bytes) -> None:
-        if content_type.partition(b";")[0].strip().lower() != b"application/json":
-            what = f"Content-Type {_show(content_type)} is not JSON" if content_type else "Content-Type is missing"
-            raise Refusal(415, f'{what}; send the header "Content-Type: application/json"')
-        if len(self._good_types) < _CACHE_CAP:
-            self._good_types.add(content_type)
-
-    def _too_large(self, limit: int) -> Refusal:
-        mend = f"a payload may have {self._payload_limit} bytes before it is encoded"
-        if limit != self._limit:
-            mend = "send it in several calls"
-        return Refusal(
-            413,
-            f"the body is larger than {limit} bytes; {mend}",
-            CLOSE,
-        )
-
-    def _sweep(self) -> None:
-        for task in self._old:
-            self._timed_out.add(task)
-            task.cancel()
-        self._old, self._young = self._young, set()
-        self._sweeper = asyncio.get_running_loop().call_later(self._body_timeout_s, self._sweep)
-
-
-_DRAIN_S = 1.0
-_DRAIN_BYTES = 8 * 1024 * 1024
-CLOSE = ((b"connection", b"close"),)
-_RETRY = ((b"retry-after", b"1"),)
-
 
 def _name_of(host: bytes) -> str:
     """The name in ``name:port`` or ``[v6]:port``, in small letters; empty when it is neither."""
@@ -240,8 +84,3 @@ def _name_of(host: bytes) -> str:
     else:
         name, _, port = text.partition(":")
     return name if not port or (port.isascii() and port.isdigit()) else ""
-
-
-def _show(raw: bytes) -> str:
-    text = raw.decode("latin-1")
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Final
 
 from delaybox.api import errors
-from delaybox.api.rest.edge import Refusal
+from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer
 from delaybox.core.errors import (
     DelayBoxError,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from delaybox.api import policy
-from delaybox.api.rest.edge import Headers, Receive, Scope
+from delaybox.api.rest.asgi import Headers, Receive, Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from delaybox.api.rest.edge import Headers
+from delaybox.api.rest.asgi import Headers
 from delaybox.wire.trace import trace_of
 
 _NONE: Mapping[str, bytes] = MappingProxyType({})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.visit import Visit
-from delaybox.api.rest.edge import Refusal
+from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_CURSOR

@@ -9,7 +9,7 @@ from delaybox.api.dashboard import filters
 from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.pages.tasks import when_of
 from delaybox.api.dashboard.visit import Visit
-from delaybox.api.rest.edge import Refusal
+from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask

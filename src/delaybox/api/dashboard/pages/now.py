@@ -11,7 +11,7 @@ from delaybox.api.dashboard import render, served
 from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.live import Live
 from delaybox.api.dashboard.visit import Visit
-from delaybox.api.rest.edge import Refusal
+from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer
 from delaybox.core.membership import LivingNode, keeps_time
 from delaybox.service import Service

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from delaybox.api.rest.edge import Message, Scope
+from delaybox.api.rest.asgi import Message, Scope
 from delaybox.api.rest.http1 import answers
 from delaybox.api.rest.http1.head import BadHead, Head
 from delaybox.api.rest.http1.reader import HttpReader, Request

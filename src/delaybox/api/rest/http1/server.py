@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Final
 
-from delaybox.api.rest.edge import Receive, Scope, Send
+from delaybox.api.rest.asgi import Receive, Scope, Send
 from delaybox.api.rest.http1.connection import HttpConnection
 from delaybox.api.rest.http1.head import BadHead
 

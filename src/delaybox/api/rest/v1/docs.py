@@ -6,7 +6,8 @@ from typing import Final
 
 from openapi_ui_bundles import swagger_ui
 
-from delaybox.api.rest.edge import Headers, Receive, Refusal, Scope
+from delaybox.api.rest.asgi import Headers, Receive, Scope
+from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.openapi import document

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from delaybox.api import changing, policy
-from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
+from delaybox.api.rest.asgi import Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
+from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.traces import trace_of_request
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
@@ -66,9 +67,9 @@ Replier = Callable[[Scope, Headers, Receive], Awaitable[Reply]]
 class V1:
     """The handlers. ``root``: the context path, for Location."""
 
-    def __init__(self, service: Service, edge: Edge, rules: tasks.TaskRules, root: str) -> None:
+    def __init__(self, service: Service, bodies: RequestBodies, rules: tasks.TaskRules, root: str) -> None:
         self._service = service
-        self._edge = edge
+        self._bodies = bodies
         self._rules = rules
         self._location = f"{root}/v1/tasks/".encode()
 
@@ -77,7 +78,7 @@ class V1:
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         if scope["query_string"]:
             queries.parse_none(scope["query_string"])
-        body = await self._edge.json_body(headers, receive)
+        body = await self._bodies.read_json(headers, receive)
         task = with_trace(tasks.parse_task(body, self._rules, key=_key(headers)), trace_of_request(headers))
         if task.type is not _PUB_SUB:
             policy.require_type(scope["auth"], task.type)
@@ -98,7 +99,7 @@ class V1:
             raise InvalidTask(
                 "Idempotency-Key", "the header Idempotency-Key names one task; give each task its idempotency_key"
             )
-        body = await self._edge.json_body(headers, receive, limit=MAX_BATCH_BYTES)
+        body = await self._bodies.read_json(headers, receive, limit=MAX_BATCH_BYTES)
         check_batch_count(body)
         asked = _read_batch(body).tasks
         if not asked:
@@ -137,7 +138,7 @@ class V1:
 
     async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        return await self._change(scope, scope["params"]["id"], await self._edge.json_body(headers, receive))
+        return await self._change(scope, scope["params"]["id"], await self._bodies.read_json(headers, receive))
 
     async def _change(self, scope: Scope, task_id: str, body: bytes) -> Reply:
         wanted = tasks.parse_change(body, self._rules)
@@ -155,7 +156,7 @@ class V1:
 
     async def change_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         key, _ = queries.parse_key(scope["query_string"])
-        body = await self._edge.json_body(headers, receive)
+        body = await self._bodies.read_json(headers, receive)
         return await self._change(scope, await self._service.id_of_key(key), body)
 
     async def run(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
@@ -167,17 +168,17 @@ class V1:
 
     async def cancel_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        chosen, free_keys = queries.parse_cancel_many(await self._edge.json_body(headers, receive))
+        chosen, free_keys = queries.parse_cancel_many(await self._bodies.read_json(headers, receive))
         return _changed(await self._service.bulk.cancel(_selection(chosen), free_keys=free_keys))
 
     async def change_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        chosen, due_ms, delay_ms = queries.parse_reschedule_many(await self._edge.json_body(headers, receive))
+        chosen, due_ms, delay_ms = queries.parse_reschedule_many(await self._bodies.read_json(headers, receive))
         return _changed(await self._service.bulk.reschedule(_selection(chosen), due_ms=due_ms, delay_ms=delay_ms))
 
     async def run_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        chosen = queries.parse_run_many(await self._edge.json_body(headers, receive))
+        chosen = queries.parse_run_many(await self._bodies.read_json(headers, receive))
         return _changed(await self._service.bulk.run_now(_selection(chosen)))
 
     async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
@@ -218,7 +219,7 @@ class V1:
     async def _set_rules(self, scope: Scope, headers: Headers, receive: Receive, *, whole: bool) -> Reply:
         queries.parse_none(scope["query_string"])
         name = _queue(scope)
-        asked = queue_rules.parse(await self._edge.json_body(headers, receive))
+        asked = queue_rules.parse(await self._bodies.read_json(headers, receive))
         shown = await self._service.rules.set(name, asked.rules, clear=asked.clear, whole=whole)
         return Reply(_ruled(shown))
 
@@ -262,7 +263,7 @@ class V1:
 
     async def replay_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        wanted, limit = queries.parse_replay(await self._edge.json_body(headers, receive))
+        wanted, limit = queries.parse_replay(await self._bodies.read_json(headers, receive))
         return Reply(types.Replayed(await self._service.replay_many(wanted, limit=limit)))
 
     async def discard(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:

@@ -9,7 +9,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from delaybox.api import disclosure, policy
-from delaybox.api.rest.edge import Edge, Headers, Receive, Scope
+from delaybox.api.rest.asgi import Headers, Receive, Scope
+from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
@@ -437,11 +438,11 @@ CALLS: Final[tuple[ApiCall, ...]] = (
 )
 
 
-def routes(service: Service, edge: Edge, settings: ApiSettings) -> list[Route]:
+def routes(service: Service, bodies: RequestBodies, settings: ApiSettings) -> list[Route]:
     """The routes of ``/v1``."""
     shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
     rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell, webhooks=settings.webhooks)
-    v1 = V1(service, edge, rules, settings.root)
+    v1 = V1(service, bodies, rules, settings.root)
     by: dict[str, dict[str, Handler]] = {}
     for call in CALLS:
         handlers = by.setdefault(call.path, {})
