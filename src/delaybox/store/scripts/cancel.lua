@@ -15,6 +15,7 @@
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
+--@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/place.lua
 --@include lib/finish.lua

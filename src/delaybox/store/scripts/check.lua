@@ -15,6 +15,7 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/leased.lua
+--@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
 --@include lib/permits.lua

@@ -30,6 +30,7 @@
 --@include lib/fair.lua
 --@include lib/place.lua
 --@include lib/finish.lua
+--@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
 --@include lib/permits.lua

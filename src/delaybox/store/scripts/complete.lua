@@ -13,6 +13,7 @@
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
+--@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
 --@include lib/lent.lua

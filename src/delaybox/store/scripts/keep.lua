@@ -10,6 +10,7 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
 local now, keep_ms, had = now_ms(), tonumber(ARGV[1]), 0

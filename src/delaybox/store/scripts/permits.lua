@@ -16,6 +16,7 @@
 --@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
+--@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
 -- How long a cap counts. Whoever waits asks again earlier.

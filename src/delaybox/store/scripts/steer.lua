@@ -13,6 +13,7 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
 local WALK = 200

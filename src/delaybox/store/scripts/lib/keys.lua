@@ -21,7 +21,7 @@ local K_NEAR = {
 local function near_base(letter) return letter == 119 and 4 or 0 end
 local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lane)) end
 -- Queue, as lanes spell it ('*' for all others) -> '1' paused or '0' not; with a colon behind it -> its other rules that scripts must
--- know (`rule_of` in turns). And the lanes with ready work that wait because their queue is paused.
+-- know (`rule_of` in lib/pauses.lua). And the lanes with ready work that wait because their queue is paused.
 local K_STEERED, K_PARKED = T .. ':steered', T .. ':parked'
 -- State of fairness keys (lib/fair.lua).
 local K_FAIR = T .. ':fair'

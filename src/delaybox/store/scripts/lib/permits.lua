@@ -1,4 +1,4 @@
--- Limits of queues: how many permits this partition may have in use, and how many are. Needs time, record, extension, keys, turns; claims, check and index also limit_keys.
+-- Limits of queues: how many permits this partition may have in use, and how many are. Needs time, record, extension, keys, pauses, turns; claims, check and index also limit_keys.
 -- A limit is a pool of permits, named by its kind and its queue: 'c' concurrency, 'r' rate. What this partition may use stands in
 -- `permits`: budget, number of the last grant, and while others wait a cap and until when it counts (core/permits.py). What is in use
 -- stands in a set for each pool: until its task leaves the lease, or until a time.

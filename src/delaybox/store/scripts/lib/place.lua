@@ -4,7 +4,7 @@
 -- Reads the clock's hash. horizon: tasks due before it (ms) get a near hint at once; at least LEAD ahead, for times in which no node
 -- moves it. looks and earliest have an entry for each group of near indexes (0, and 4 for WORKER tasks). looks: when those who
 -- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
--- steered: a queue may be paused (lib/turns.lua). promised: the moment up to which the last look of a time keeper was good.
+-- steered: a queue may be paused (lib/pauses.lua). promised: the moment up to which the last look of a time keeper was good.
 -- announced: the due time of WORKER tasks (ms) that those who claim them know of, or nil.
 local LEAD = 60000
 -- The promise of those who take WORKER tasks counts no more when it is broken by this (ms): whoever made it is gone. A time

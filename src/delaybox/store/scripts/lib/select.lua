@@ -1,4 +1,4 @@
--- Chooses what a claim takes. Needs time, keys, record, gather, turns, served; permits where it takes from ready sets.
+-- Chooses what a claim takes. Needs time, keys, record, gather, pauses, turns, served; permits where it takes from ready sets.
 -- Candidates are parallel lists: ids, their near members or lanes, and the key of the ready set for those that come from one (those
 -- from near are removed by rank). once: no id can be among them twice.
 
@@ -126,7 +126,7 @@ function ready_lanes(types, served, now, critical)
     for i = 1, #flat, 2 do
       -- A lane that was active when its queue was paused leaves here; those behind it are looked at by the next claim.
       if is_steered() and paused(flat[i]) then
-        park(flat[i], critical)
+        park(flat[i], critical, active_sets(flat[i], critical))
         n_parked = n_parked + 1
       elseif is_steered() and permits().hold_back(flat[i], critical, now) then
         n_parked = n_parked + 1
