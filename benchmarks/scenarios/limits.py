@@ -16,8 +16,8 @@ from benchmarks.harness.server import BenchServer
 from benchmarks.ours.queues import Places, add, call, longest, queue_of, taking, watch
 from benchmarks.ours.storing import opened
 from delaybox.core.limit_keys import KeyLimit
-from delaybox.core.permits import rate_of
 from delaybox.core.queue import QueueRules
+from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import NewTask
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions

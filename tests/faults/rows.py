@@ -67,6 +67,6 @@ ROWS = (
     Row("T32", "versions side by side, upgrade and the way back", _faults("t32_upgrade")),
     Row("T33", "the protocol explored, each rule left out", _faults("t33_protocol")),
     Row("T34", "deterministic simulation", cannot="cut to the pure decisions, which have unit tests under a virtual "
-        "clock: tests/unit/test_ownership.py, test_needs.py, test_permits.py, test_shares.py"),
+        "clock: tests/unit/test_ownership.py, test_needs.py, test_queue_limits.py, test_shares.py"),
     Row("operator", "the operator's trial: bad days, their alerts, backup, upgrade", _faults("operator")),
 )  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from delaybox.core.permits import rate_of
 from delaybox.core.queue import QueueRules
+from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store import keys
 from tests.faults.harness.checker import Limits

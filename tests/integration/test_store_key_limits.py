@@ -9,8 +9,8 @@ import pytest
 
 from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit, name_of
-from delaybox.core.permits import rate_of
 from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
 from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership

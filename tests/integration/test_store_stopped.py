@@ -11,8 +11,8 @@ import pytest
 from redis.exceptions import ResponseError
 
 from delaybox.core.limit_keys import KeyLimit
-from delaybox.core.permits import rate_of
 from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership

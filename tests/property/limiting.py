@@ -9,8 +9,8 @@ from typing import Any
 
 from delaybox.core.lane import split
 from delaybox.core.limit_keys import KeyLimit, name_of, value_of
-from delaybox.core.permits import Pool, rate_of
 from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.queue_limits import Pool, rate_of
 from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import Clocks

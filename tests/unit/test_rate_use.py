@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from delaybox.core.partition import of_key
-from delaybox.core.permits import rate_of
 from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.queue_limits import rate_of
 from delaybox.engine import limiter, redis_time
 from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership

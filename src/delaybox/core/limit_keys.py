@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from delaybox.core.limits import LABEL, LABEL_FORM
-from delaybox.core.permits import Pool, Rate
+from delaybox.core.queue_limits import Pool, Rate
 from delaybox.core.words import unknown
 
 FAIRNESS_KEY = "fairness_key"

@@ -2,7 +2,7 @@
 
 REST, gRPC, Kafka, the input channel, the Python client, workers, the command line, the configuration and the OpenAPI
 document take their bounds from here. A pattern is matched whole (``QUEUE.fullmatch(text)``); ``QUEUE_FORM`` beside it
-is how a refusal describes it.
+is how a refusal describes it. How many tasks of a queue may run or begin: `queue_limits`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
 from delaybox.core.limit_keys import KeyLimit, read_name
-from delaybox.core.permits import Pool, Rate
+from delaybox.core.queue_limits import Pool, Rate
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE
 

@@ -1,4 +1,4 @@
-"""Brings permits of queues with limits to the partitions in which their work waits (`core.permits`)."""
+"""Brings permits of queues with limits to the partitions in which their work waits (`core.queue_limits`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import replace
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import queue_of_lane, split
 from delaybox.core.limit_keys import read_name
-from delaybox.core.permits import Grant, Ledger, Needs, deal
 from delaybox.core.queue import LiveRules, QueueRules
+from delaybox.core.queue_limits import Grant, Ledger, Needs, deal
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import Clocks, local_ms
 from delaybox.store import permits

@@ -11,8 +11,8 @@ from msgspec import structs
 
 from delaybox.core.errors import InvalidTask, StoreUnavailable
 from delaybox.core.limit_keys import read_name
-from delaybox.core.permits import Pool, Rate
 from delaybox.core.queue import NO_RULES, OTHERS, LiveRules, QueueRules, RuleBook, may_wait, why_limited, why_paused
+from delaybox.core.queue_limits import Pool, Rate
 from delaybox.core.task import DEFAULT_QUEUE, TaskState, TaskView
 from delaybox.store import permits, rules
 from delaybox.store.rules import StoredRules

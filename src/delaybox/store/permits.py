@@ -1,6 +1,6 @@
 """Permits of queues with limits, as they are stored: what each partition may use, and the record of each pool.
 
-The record of a pool (`core.permits.Ledger`) lies in the partition that its name decides: its home.
+The record of a pool (`core.queue_limits.Ledger`) lies in the partition that its name decides: its home.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from delaybox.core.limit_keys import read_name
 from delaybox.core.partition import of_key
-from delaybox.core.permits import GRANT_MS, Grant, Ledger, Needs, Pool, Share
+from delaybox.core.queue_limits import GRANT_MS, Grant, Ledger, Needs, Pool, Share
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.scanning import hash_pages, zset_members

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from delaybox.core.limit_keys import KeyLimit
-from delaybox.core.permits import rate_of
 from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Slack
+from delaybox.core.queue_limits import rate_of
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.store import keys

@@ -11,8 +11,8 @@ from msgspec import UNSET
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limit_keys import MOST_KEY_LIMITS, KeyLimit, checked_by
 from delaybox.core.limits import LEAST_KEY_KEEP_MS, MAX_SLACK_MS, MAX_WAIT_MS
-from delaybox.core.permits import MOST_PERMITS, Rate, rate_of
 from delaybox.core.queue import OTHERS, QueueRules, Slack
+from delaybox.core.queue_limits import MOST_PERMITS, Rate, rate_of
 from delaybox.wire.json import queue_types, tasks, types
 from delaybox.wire.json.reading import JsonReader
 

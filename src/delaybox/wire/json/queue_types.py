@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from delaybox.core.limit_keys import MOST_KEY_LIMITS
 from delaybox.core.limits import LEAST_KEY_KEEP_MS, MAX_WEIGHT, MIN_WEIGHT
-from delaybox.core.permits import MOST_PERMITS
+from delaybox.core.queue_limits import MOST_PERMITS
 from delaybox.wire.json.types import TYPES, Count, Number, Retry, duration
 
 

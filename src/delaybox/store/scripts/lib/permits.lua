@@ -1,6 +1,6 @@
 -- Limits of queues: how many permits this partition may have in use, and how many are. Needs time, record, extension, keys, pauses, turns; claims, check and index also limit_keys.
 -- A limit is a pool of permits, named by its kind and its queue: 'c' concurrency, 'r' rate. What this partition may use stands in
--- `permits`: budget, number of the last grant, and while others wait a cap and until when it counts (core/permits.py). What is in use
+-- `permits`: budget, number of the last grant, and while others wait a cap and until when it counts (core/queue_limits.py). What is in use
 -- stands in a set for each pool: until its task leaves the lease, or until a time.
 -- A limit key (core/limit_keys.py) is a pool's name too: queue, \1, what it goes by, \1, value. A task whose key has no room when a claim meets
 -- it moves from its lane's ready set to a set of its own: `waits:` and queue, key, NUL, '!' or '-', lane, which `apart` lists. There it costs

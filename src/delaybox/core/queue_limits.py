@@ -1,4 +1,4 @@
-"""Permits of queues with limits: how those of one limit are dealt to the partitions in which work waits. Pure.
+"""Limits of queues, as pools of permits: how those of one limit are dealt to the partitions in which work waits. Pure.
 
 A limit is a `Pool` of permits. A permit of `concurrency` is in use while its task lies in a lease; one of `rate` for a
 fixed time after the claim. So at most n claims fall into any interval, because none of n permits is used twice in it.

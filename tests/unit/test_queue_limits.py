@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from delaybox.core.permits import GRANT_MS, RATE_TURN_MS, TURN_MS, Grant, Needs, Share, deal, rate_of
 from delaybox.core.queue import QueueRules
+from delaybox.core.queue_limits import GRANT_MS, RATE_TURN_MS, TURN_MS, Grant, Needs, Share, deal, rate_of
 
 
 @dataclass
