@@ -36,7 +36,7 @@ class QueueRules:
     """The rules of one queue; None: this rule is not set. Times in ms.
 
     ``weight``: its share of what takers with fewer slots than work take, beside other queues. ``slack``: of its tasks.
-    ``paused``: due tasks wait. ``keep_result_ms``: how long the results of its WORKER tasks are kept; 0: not at all.
+    ``paused``: due tasks wait. ``keep_result_ms``: how long results of its tasks are kept (`keeping`); 0: not at all.
     ``retry`` and ``timeout_ms``: of tasks that have none of their own. ``concurrency``: most tasks that run at a time;
     ``rate``: most that begin in any interval, of which ``burst`` may begin together. ``keys``: the same for each key.
     ``key_keep_ms``: how long the idempotency key of a task outlives it.
@@ -53,10 +53,6 @@ class QueueRules:
     burst: int | None = None
     keys: tuple[KeyLimit, ...] | None = None
     key_keep_ms: int | None = None
-
-    def kept_ms(self, own_ms: int) -> int:
-        """How long the result of one task is kept. ``own_ms``: what the task itself asks for, or 0; it comes first."""
-        return own_ms or self.keep_result_ms or 0
 
     def over(self, others: QueueRules) -> QueueRules:
         """These rules, and of those that are not set the others."""

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core.delivery import Delivery, Done, Failed, Snoozed
+from delaybox.core.keeping import stored_ms
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.retry import RetryPolicy
@@ -22,7 +23,6 @@ from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
 from delaybox.wire.gen import task_pb2
 
-_LEAST_KEPT_MS: Final = 60_000
 _ASKS_FOR_NOTHING: Final = task_pb2.Task()
 
 
@@ -45,7 +45,8 @@ class Verdicts:
         if outcome.result is None:
             return Verdict(d.task_id, delay, outcome.reason, traceback=outcome.traceback)
         result = wire_result.encode(outcome.result)
-        return Verdict(d.task_id, delay, outcome.reason, result, _keep_ms(asked, outcome), outcome.traceback)
+        kept = stored_ms(asked.keep_result_ms, outcome.keep_ms)
+        return Verdict(d.task_id, delay, outcome.reason, result, kept, outcome.traceback)
 
     def of_snooze(self, d: Delivery, outcome: Snoozed) -> Snooze:
         """When the task runs next, and until when it may be put off."""
@@ -60,13 +61,14 @@ class Verdicts:
         if outcome.result is None:
             return Snooze(d.task_id, delay, longest, reason)
         result = wire_result.encode(replace(outcome.result, reason=reason))
-        return Snooze(d.task_id, delay, longest, reason, result, _keep_ms(asked, outcome))
+        return Snooze(d.task_id, delay, longest, reason, result, stored_ms(asked.keep_result_ms, outcome.keep_ms))
 
     def of_success(self, d: Delivery, outcome: Done) -> tuple[bytes, int, bytes]:
         """The task's id, how long its result is kept (ms), and the result in its stored form."""
         if outcome.stored or outcome.result is None:
-            return d.task_id, max(outcome.keep_ms, _LEAST_KEPT_MS), outcome.stored
-        return d.task_id, _keep_ms(_asked_by(d), outcome), wire_result.encode(outcome.result)
+            return d.task_id, stored_ms(0, outcome.keep_ms), outcome.stored
+        kept = stored_ms(_asked_by(d).keep_result_ms, outcome.keep_ms)
+        return d.task_id, kept, wire_result.encode(outcome.result)
 
     def _policy(self, d: Delivery, asked: task_pb2.Task, outcome: Failed | Snoozed) -> RetryPolicy:
         policy = outcome.retry or self._rules.of(split(d.lane).queue).retry or self._retry
@@ -81,9 +83,3 @@ def _asked_by(d: Delivery) -> task_pb2.Task:
         except DecodeError:
             pass
     return _ASKS_FOR_NOTHING
-
-
-def _keep_ms(asked: task_pb2.Task, outcome: Done | Failed | Snoozed) -> int:
-    """How long the result is kept: the task's own wish, else its target's; at least a minute, so that a caller can see
-    it."""
-    return max(asked.keep_result_ms or outcome.keep_ms, _LEAST_KEPT_MS)

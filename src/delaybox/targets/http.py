@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from delaybox import __version__, webhook
 from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.errors import InvalidTask
+from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
@@ -155,7 +156,7 @@ class HttpTarget:
         try:
             own = self._queues.of(split(d.lane).queue)
             timeout_ms = task.timeout_ms or own.timeout_ms or self._options.timeout_ms
-            keep_ms = 0 if task.no_result else own.kept_ms(task.keep_result_ms)
+            keep_ms = 0 if task.no_result else wished_ms(task.keep_result_ms, queue_ms=own.keep_result_ms)
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
                     answer = await self._client.request(

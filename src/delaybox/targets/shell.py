@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Report
+from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
@@ -173,8 +174,7 @@ class ShellTarget:
         elif not self._options.payloads:
             self._not_here("payloads are not run as commands here (no --enable-shell)")
             return None
-        of_queue = self._options.keep_result_ms if rules.keep_result_ms is None else rules.keep_result_ms
-        keep_ms = message.keep_result_ms or of_queue
+        keep_ms = wished_ms(message.keep_result_ms, queue_ms=rules.keep_result_ms, node_ms=self._options.keep_result_ms)
 
         def done(job: Job, ended: Ended) -> None:
             self._pace_s += (ended.details.get("ms", 0) / 1000 - self._pace_s) / 16

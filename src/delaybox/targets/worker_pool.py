@@ -12,6 +12,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report
+from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
 from delaybox.core.retry import LOSSES_CAP
@@ -94,9 +95,7 @@ class LanePool:
         """How long results are kept, by function; the last announcement counts."""
         self._of_function = keep_ms
         self._version = self._rules.version
-        self._kept_of = {
-            lane: self._rules.of(split(lane).queue).kept_ms(keep_ms.get(split(lane).name, 0)) for lane in self.lanes
-        }
+        self._kept_of = {lane: self._wished_ms(lane, 0) for lane in self.lanes}
         self._limits_time = any(rules.timeout_ms for rules in self._rules.stored.values())
 
     def room(self) -> int:
@@ -228,8 +227,12 @@ class LanePool:
         own = 0 if task is None else task.keep_result_ms
         # A lane that is served in any queue is not among these.
         if own or d.lane not in self._kept_of:
-            return self._rules.of(split(d.lane).queue).kept_ms(own or self._of_function.get(d.name, 0))
+            return self._wished_ms(d.lane, own)
         return self._kept_of[d.lane]
+
+    def _wished_ms(self, lane: bytes, task_ms: int) -> int:
+        queue, function_ms = split(lane).queue, self._of_function.get(split(lane).name, 0)
+        return wished_ms(task_ms, function_ms=function_ms, queue_ms=self._rules.of(queue).keep_result_ms)
 
 
 def _decoded(body: bytes) -> task_pb2.Task | None:

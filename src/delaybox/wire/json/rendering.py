@@ -8,6 +8,7 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
+from delaybox.core.keeping import wished_ms
 from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.query import ForecastStep, Page, QueueStats
 from delaybox.core.queue import QueueRules
@@ -264,7 +265,7 @@ def queue(
         sum(s.ready for s in here),
         sum(s.in_flight for s in here),
         round(sum(s.fired_per_s for s in here), 3),
-        queue_types.QueueSettings(effect.kept_ms(0)),
+        queue_types.QueueSettings(wished_ms(0, queue_ms=effect.keep_result_ms)),
         [_lane(s) for s in here],
         rules(own),
         rules(effect),
