@@ -110,7 +110,8 @@ async def test_a_primary_that_stands_still_is_left_for_the_one_that_sentinels_na
     with pytest.raises(StoreRefused, match=r"know no primary 'other' \(they know: main\)"):
         await unknown.probe()
     await unknown.close()
-    strict = Service(await Store.open(Servers.connect(watched.settings), prefix=prefix, durability=STRICT))
+    strict_store = await Store.open(Servers.connect(watched.settings), prefix=prefix, durability=STRICT)
+    strict = Service(strict_store)
     acked: list[str] = []
     over = asyncio.Event()
 
@@ -154,4 +155,5 @@ async def test_a_primary_that_stands_still_is_left_for_the_one_that_sentinels_na
         await until(lambda: confirmed("again"))
     assert watched.admins[1].exists(f"{prefix}:meta")
     await strict.close()
+    await strict_store.close()
     await store.close()
