@@ -47,8 +47,7 @@ def this() -> Tree:
 
 def why_not(name: str) -> str:
     """Why that version cannot be had here; empty where it can."""
-    found = _git("cat-file", "-e", f"{COMMITS[name]}^{{commit}}")
-    if (_ROOT / ".git").exists() and found.returncode == 0:
+    if (_ROOT / ".git").exists() and _git("cat-file", "-e", f"{COMMITS[name]}^{{commit}}").returncode == 0:
         return ""
     return f"the tree of {name} (commit {COMMITS[name]}) is not here: it needs a clone with its whole history"
 
