@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from delaybox.api.dashboard import filters
 from delaybox.api.dashboard.frame import Frames
-from delaybox.api.dashboard.pages.tasks import when_of
+from delaybox.api.dashboard.pages.tasks import IN_TIME_S, when_of
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer
@@ -17,9 +17,7 @@ from delaybox.core.limits import MAX_CURSOR, MAX_REPLAY
 from delaybox.core.query import BulkResult
 from delaybox.service import Selection, Service
 
-STEP_S = 0.15
-"""How long one step goes on: a page is there within 300 ms, however much waits."""
-_IN_TIME_S = 20.0
+_GIVEN_UP_S = 20.0
 """After so long a step is given up: the store is slow."""
 AT_ONCE = MAX_REPLAY
 """Most tasks of one form; the page offers to go on."""
@@ -68,18 +66,18 @@ class ManyPages:
         try:
             wanted, before = filters.filter_of(visit.form), _so_far(visit)
             left = AT_ONCE - (before.changed if sure else before.matched)
-            async with asyncio.timeout(_IN_TIME_S):
+            async with asyncio.timeout(_GIVEN_UP_S):
                 found = await change(
                     Selection(
-                        wanted=wanted, limit=max(1, left), dry_run=not sure, in_time_s=STEP_S, cursor=before.cursor
+                        wanted=wanted, limit=max(1, left), dry_run=not sure, in_time_s=IN_TIME_S, cursor=before.cursor
                     )
                 )
         except InvalidTask as error:
             return self._shown(visit, action, done, None, problem=str(error), status=400)
         except TimeoutError:
             raise Refusal(
-                503, f"this takes longer than {_IN_TIME_S:g} s: part of it may be done. Send it again, make the filter "
-                "narrower, or use `delaybox` in a terminal, which goes on as long as it takes",
+                503, f"this takes longer than {_GIVEN_UP_S:g} s: part of it may be done. Send it again, make the "
+                "filter narrower, or use `delaybox` in a terminal, which goes on as long as it takes",
             ) from None  # fmt: skip
         found.matched += before.matched
         found.changed += before.changed

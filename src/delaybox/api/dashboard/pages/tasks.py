@@ -22,7 +22,8 @@ from delaybox.wire.json.tasks import TYPE_NAMES
 
 PAGE: Final = 50
 IN_TIME_S: Final = 0.15
-"""A list that has looked through tasks for so long shows what it found, and offers to go on."""
+"""A list, or a step of a change of many, that has looked through tasks for so long shows what it found, and offers to
+go on: its page is there within 300 ms, however much waits."""
 
 
 class TaskPages:
