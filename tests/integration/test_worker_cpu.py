@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -101,6 +103,35 @@ async def test_what_waits_for_a_process_can_be_cancelled(tmp_path: Path) -> None
         assert (await s.until(waits)).failed[waits].cancelled
         s.cancel(busy)
         await s.until(busy)
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that stops cancels starts, wherever they are: the process was lost where its socket was awaited."""
+    real, made = asyncio.create_subprocess_exec, list[asyncio.subprocess.Process]()
+
+    async def create(*words: Any, **how: Any) -> asyncio.subprocess.Process:
+        made.append(await real(*words, **how))
+        return made[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", create)
+    # Each step of the loop at which it can be cancelled, up to the one at which it has ended.
+    for steps in itertools.count():
+        start = asyncio.create_task(processes._spawned())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        ended = start.done()
+        start.cancel()
+        await asyncio.wait({start})
+        if not start.cancelled():
+            started = start.result()
+            made.remove(started.process)
+            started.writer.close()
+            started.process.kill()
+            await started.process.wait()
+        lost, made[:] = [process.pid for process in made], []
+        assert lost == [], f"cancelled after {steps} steps"
+        if ended:
+            break
 
 
 async def test_an_idle_process_that_dies_is_replaced() -> None:

@@ -264,23 +264,24 @@ async def _spawned() -> _Process:
     # The process must find every module that this one finds, such as those in a script's own folder.
     path = os.pathsep.join(dict.fromkeys(entry or str(Path.cwd()) for entry in sys.path))
     ours, theirs = socket.socketpair()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "delaybox.worker.cpu_host",
-            str(theirs.fileno()),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            # A group of its own: Ctrl-C reaches the worker alone, and killing it takes along what it started.
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    reader, writer = await asyncio.open_connection(sock=ours)
+    with theirs:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            # The last thing that is waited for: asyncio kills it when it is cancelled here. Later nobody would know of
+            # the process.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "delaybox.worker.cpu_host",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                # A group of its own: Ctrl-C reaches the worker alone, and killing it takes along what it started.
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except BaseException:
+            writer.close()
+            raise
     writer.write(frames.frame(frames.SETTINGS, levels=logs.levels()))
     return _Process(process, reader, writer)
