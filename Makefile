@@ -98,8 +98,10 @@ docs-check: $(STAMP)
 	$(PY) scripts/generate_docs.py --check
 
 # pytest's own exit code is make's: nothing is piped behind it.
+# TESTS_FORK: processes of DelayBox are forked, not started anew (tests/quick_start.py). TESTS_FORK= : started anew.
+TESTS_FORK ?= 1
 test: $(STAMP)
-	$(PY) -m pytest -n $(WORKERS) -m 'not slow'
+	$(if $(TESTS_FORK),TESTS_FORK=1 )$(PY) -m pytest -n $(WORKERS) -m 'not slow'
 
 # ROWS='T6 T7': only these. What has passed on this commit is not run again, so it can be stopped; AGAIN=1: all of it.
 test-faults: $(STAMP)

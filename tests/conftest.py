@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from delaybox.store.connect import make_client
 from scripts.kafka_broker import Broker
+from tests import quick_start
 from tests.cluster import RealCluster
 from tests.kafka import Kafka, need_broker
 from tests.kafka import shared as shared_kafka
@@ -29,6 +30,13 @@ settings.load_profile("busy")
 # Whoever runs the tests in a shell's background ignores SIGINT, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+quick_start.install()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    quick_start.fresh = quick_start.ALWAYS_FRESH or item.get_closest_marker("fresh") is not None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -31,6 +31,8 @@ FIRST_PROCESS = """
 import os, signal, subprocess, sys, time
 from delaybox.processes.init import as_init
 
+pytestmark = pytest.mark.fresh
+
 def zombies():
     states = []
     for name in os.listdir("/proc"):

@@ -20,6 +20,8 @@ from tests.engines import Recorder, running, until
 from tests.nodes import Node, node
 from tests.servers import RealServer
 
+pytestmark = pytest.mark.fresh
+
 
 @pytest.fixture
 async def store(client: Redis, prefix: str) -> AsyncIterator[Store]:

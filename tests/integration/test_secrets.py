@@ -18,6 +18,8 @@ import redis
 from tests.nodes import JSON, Node
 from tests.servers import RealServer
 
+pytestmark = pytest.mark.fresh
+
 PLACES = ("token", "bad-token", "password", "env", "payload", "header", "label", "command", "output", "query", "broken")
 CANARY = {place: f"canary-{place}-Zq7xW2vKp9".replace("-", "_") for place in PLACES}
 HIDDEN = {

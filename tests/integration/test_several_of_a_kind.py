@@ -21,6 +21,8 @@ from delaybox.store import keys
 from tests.nodes import Node, node
 from tests.servers import RealServer
 
+pytestmark = pytest.mark.fresh
+
 KINDS = ("rest", "grpc", "clock", "work")
 TWO_OF_EACH = [part for kind in KINDS for part in ("--set", f"processes.{kind}=2")]
 

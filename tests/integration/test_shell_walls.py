@@ -18,6 +18,8 @@ from tests.nodes import Node
 from tests.shells import desk
 from tests.waiting import Log
 
+pytestmark = pytest.mark.fresh
+
 CANARY = "canary-of-the-node"
 NOBODY = 65_534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
