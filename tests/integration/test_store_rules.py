@@ -34,6 +34,17 @@ async def unsteered(lab: Lab) -> bool:
     return not found and not await lab.client.hexists(keys.clock(lab.tag), "steered")
 
 
+async def copied(lab: Lab) -> dict[bytes, bytes]:
+    """What a partition holds of the rules of each queue."""
+    found: dict[bytes, bytes] = {}
+    for field, value in (await lab.client.hgetall(keys.steered(lab.tag))).items():
+        for one in value.split(b"\0")[1:]:
+            name, _, rest = one.partition(b"\1")
+            assert field == (b"*" if name == b"*" else rules.steered_group(name))
+            found[name] = rest
+    return found
+
+
 @pytest.mark.parametrize("guest", [False, True])
 @pytest.mark.parametrize("ready", [False, True])
 async def test_a_paused_queue_waits_and_goes_on_in_order(lab: Lab, ready: bool, guest: bool) -> None:
@@ -133,7 +144,7 @@ async def test_a_copy_that_was_cut_off_is_completed_by_a_time_keeper(lab: Lab) -
 async def test_several_who_copy_at_once_end_with_the_last_rules(lab: Lab) -> None:
     names = [f"q{n}" for n in range(20)]
     await asyncio.gather(*(pause(lab, name) for name in names))
-    assert await lab.client.hgetall(keys.steered(lab.tag)) == {name.encode(): b"1" for name in names}
+    assert await copied(lab) == dict.fromkeys((name.encode() for name in names), b"1")
     await asyncio.gather(*(Rules(lab.store).unset(name) for name in names))
     assert await unsteered(lab)
 
@@ -184,18 +195,51 @@ async def test_a_queue_has_slack_of_its_own(lab: Lab, ready: bool) -> None:
         await lab.claim(slots=0)
     for task_id in (low, high):
         assert list(leased(await lab.claim(slots=1))) == [task_id]
-    assert await lab.client.hgetall(keys.steered(lab.tag)) == {b"*:": b"low=90000", b"mail:": b"low=100"}
+    assert await copied(lab) == {b"*": b"0low=90000", b"mail": b"-low=100"}
     await Rules(lab.store).unset("mail")
     await Rules(lab.store).unset("*")
     assert await unsteered(lab)
 
 
-async def test_what_a_node_of_an_earlier_version_copied_is_copied_again(lab: Lab) -> None:
-    """It knows pauses alone: it removes the other rules, and sets the mark."""
+async def test_a_copy_in_another_form_is_made_anew(lab: Lab) -> None:
+    """Before there were groups each queue had fields of its own."""
     await Rules(lab.store).set("mail", QueueRules(slack=Slack(low_ms=100)))
-    await lab.client.hdel(keys.steered(lab.tag), "mail:")
-    await lab.client.hset(keys.clock(lab.tag), "ruled", 0)
+    await lab.client.delete(keys.steered(lab.tag))
+    await lab.client.hset(keys.steered(lab.tag), "mail:", "low=100")
+    await lab.client.hdel(keys.clock(lab.tag), "grouped")
     ownership = Ownership(lab.store.partitions)
     ownership.assign(frozenset({0}), frozenset())
     await RuleReader(lab.store, LiveRules(), ownership, keeps=True).step()
-    assert await lab.client.hgetall(keys.steered(lab.tag)) == {b"mail:": b"low=100"}
+    assert await copied(lab) == {b"mail": b"-low=100"}
+
+
+async def test_the_rules_of_many_queues_are_few_fields(lab: Lab) -> None:
+    """A field for each of 10,000 queues made storing tasks of other queues take longer."""
+    named = {f"q{n}": QueueRules(paused=n % 2 == 0, slack=Slack(low_ms=n)) for n in range(2_000)}
+    # Names that are parts of others, or look like what stands behind a name.
+    odd = {name: QueueRules(paused=True) for name in ("1", "0", "-", "q", "low=1", "default")}
+    stored = named | odd
+    await rules.change(lab.store, [(name, b"", rules.encode(one, {})) for name, one in list(stored.items())[:1_000]])
+    await rules.change(lab.store, [(name, b"", rules.encode(one, {})) for name, one in list(stored.items())[1_000:]])
+    number = await rules.version(lab.store)
+    await rules.copy(lab.store, [0], number, rules.codes(stored))
+    assert await rules.behind(lab.store, [0], number) == []
+    assert await lab.client.hlen(keys.steered(lab.tag)) <= 256
+    queues_ = ["q7", "q8", "q17", "q170", "q1999", "7", "*x", *odd]
+    ids = await lab.add(*(call(name) for name in queues_))
+    free = {"q7", "q17", "q1999", "7", "*x"}
+    assert set(leased(await lab.claim())) == {id_ for id_, name in zip(ids, queues_, strict=True) if name in free}
+    assert await lab.problems() == []
+    await rules.change(lab.store, [(name, rules.encode(one, {}), b"") for name, one in stored.items()])
+    await rules.copy(lab.store, [0], number + 1, {})
+    assert set(leased(await lab.claim())) == {id_ for id_, name in zip(ids, queues_, strict=True) if name not in free}
+    assert await unsteered(lab)
+
+
+async def test_a_copy_goes_in_parts_of_bounded_size(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_PART_BYTES", 100)
+    names = [f"{'long' * 20}{n}" for n in range(40)]
+    wanted = rules.codes(dict.fromkeys(names, QueueRules(paused=True)))
+    await rules.change(lab.store, [("any", b"", b"{}")])
+    await rules.copy(lab.store, [0], 1, wanted)
+    assert await copied(lab) == dict.fromkeys((name.encode() for name in names), b"1")

@@ -59,8 +59,7 @@ def ready(tag_: str, lane: bytes, *, critical: bool) -> str:
 
 
 def steered(tag_: str) -> str:
-    """Hash: queue as lanes spell it (``*``: all others) -> b"1" paused, b"0" not, where scripts must know of it; with a
-    colon behind it -> its other rules that they must know."""
+    """Hash: group of queues (``*``: all others) -> what scripts must know of their rules (`store.rules.codes`)."""
     return f"{tag_}:steered"
 
 
@@ -123,7 +122,7 @@ def ledger(tag_: str) -> str:
 
 def clock(tag_: str) -> str:
     """Hash: store, horizon, expanded, expanding, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w
-    (lib/select.lua), rules and steered (steer.lua),
+    (lib/select.lua), rules, grouped and steered (steer.lua),
     and of reapers: reaped, run, outage, grace, held (reap.lua). docs/storage.md explains each."""
     return f"{tag_}:clock"
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha1
 from typing import Any
 
 import msgspec
@@ -29,7 +31,8 @@ MOST = 20_000
 """Most queues with rules of their own."""
 _VERSION = b""
 """The field that holds the version: no queue has an empty name."""
-_PART = 500
+_PART, _PART_BYTES = 500, 256 * 1024
+"""Most fields, and most bytes of them, that one script copies; of one field more bytes."""
 _END = b"\xff"
 """Behind every member of the parked set: nothing is looked at there."""
 _AT_ONCE = 16
@@ -159,23 +162,34 @@ async def begin(store: Store, first: Mapping[str, QueueRules]) -> None:
 
 
 def codes(stored: Mapping[str, QueueRules]) -> dict[bytes, bytes]:
-    """What the scripts must know, as it stands in the hash `keys.steered`: queue as lanes spell it -> b"1" paused, b"0"
-    not; with a colon behind it -> its other rules (``name=value name=value``). A queue that is as all others are does
-    not stand there."""
+    """What the scripts must know, as it stands in the hash `keys.steered`.
+
+    Of each queue a NUL byte, its name as lanes spell it, byte 1, one character (1 paused, 0 not, - as all others are),
+    and its other rules (``name=value name=value``; nothing: as all others are). Many queues stand one behind the other
+    in one field (`steered_group`); all others in the field ``*``. A queue that is as all others are is not there.
+    """
     default = stored.get(OTHERS, NO_RULES)
-    others = bool(default.paused)
-    found: dict[bytes, bytes] = {b"*": b"1"} if others else {}
-    if text := _more(default):
-        found[b"*:"] = text
+    others, rest = bool(default.paused), _more(default)
+    found: dict[bytes, bytes] = {b"*": _code(b"*", b"1" if others else b"0", rest)} if others or rest else {}
+    groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
     for queue, rules in stored.items():
         if queue == OTHERS:
             continue
-        name = b"" if queue == DEFAULT_QUEUE else queue.encode()
-        if rules.paused is not None and rules.paused != others:
-            found[name] = b"1" if rules.paused else b"0"
-        if (own := _more(rules.over(default))) != text:
-            found[name + b":"] = own
-    return found
+        pause = b"-" if rules.paused is None or rules.paused == others else b"1" if rules.paused else b"0"
+        text = b"" if (own := _more(rules.over(default))) == rest else own
+        if pause != b"-" or text:
+            name = b"" if queue == DEFAULT_QUEUE else queue.encode()
+            groups[steered_group(name)].append(_code(name, pause, text))
+    return found | {group: b"".join(sorted(some)) for group, some in groups.items()}
+
+
+def steered_group(queue: bytes) -> bytes:
+    """The field of `keys.steered` in which a queue's rules stand, the queue as lanes spell it; one of 256."""
+    return sha1(queue, usedforsecurity=False).hexdigest()[:2].encode()
+
+
+def _code(name: bytes, pause: bytes, text: bytes) -> bytes:
+    return b"\0" + name + b"\1" + pause + text
 
 
 def _more(rules: QueueRules) -> bytes:
@@ -205,7 +219,7 @@ def _key_limit(limit: KeyLimit) -> str:
 async def behind(store: Store, partitions: Iterable[int], number: int) -> list[int]:
     """Those of the partitions that do not have this version yet, nor a later one. StoreUnavailable."""
     wanted = list(partitions)
-    commands: list[Command] = [("HMGET", keys.clock(store.tags[p]), "rules", "ruled") for p in wanted]
+    commands: list[Command] = [("HMGET", keys.clock(store.tags[p]), "rules", "grouped") for p in wanted]
     marks = await store.servers.ask_many(commands) if commands else []
     return [p for p, found in zip(wanted, marks, strict=True) if not _has(found, number)]
 
@@ -224,19 +238,20 @@ async def copy(store: Store, partitions: Iterable[int], number: int, wanted: Map
 async def _copy(store: Store, p: int, number: int, wanted: Mapping[bytes, bytes]) -> None:
     tag = store.tags[p]
     while True:
-        found = await store.servers.ask("HMGET", keys.clock(tag), "rules", "ruled")
+        found = await store.servers.ask("HMGET", keys.clock(tag), "rules", "grouped")
         if _has(found, number):
             return
         mark: bytes = found[0] or b""
         # The mark was read first: whatever changes after that changes the mark as well, and the script refuses.
         here: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.steered(tag))
-        changes = [(queue, code) for queue, code in wanted.items() if here.get(queue) != code]
-        changes += [(queue, b"") for queue in here if queue not in wanted]
+        changes = [(name, code) for name, code in wanted.items() if here.get(name) != code]
+        changes += [(name, b"") for name in here if name not in wanted]
         # Nobody was paused or released since a copy that was completed, so no lane has to move.
         behind_ = _END if not changes and b"~" not in mark else b""
         at = 0
         while True:
-            part, rest = changes[at : at + _PART], len(changes) > at + _PART
+            part = _part(changes, at)
+            rest = len(changes) > at + len(part)
             step = b"%d~%b" % (number, os.urandom(8).hex().encode())
             args: list[Any] = [mark, step, b"" if rest else b"%d" % number, behind_, number]
             for pair in part:
@@ -246,13 +261,22 @@ async def _copy(store: Store, p: int, number: int, wanted: Mapping[bytes, bytes]
                 return
             if stands != step:
                 break  # somebody else copies as well
-            mark, at = step, at + _PART
+            mark, at = step, at + len(part)
+
+
+def _part(changes: Sequence[tuple[bytes, bytes]], at: int) -> Sequence[tuple[bytes, bytes]]:
+    """What the next script copies: the changes from ``at`` on, within its bounds."""
+    behind_, size = at, 0
+    while behind_ < min(at + _PART, len(changes)) and (behind_ == at or size + len(changes[behind_][1]) <= _PART_BYTES):
+        size += len(changes[behind_][1])
+        behind_ += 1
+    return changes[at:behind_]
 
 
 def _has(found: Sequence[bytes | None], number: int) -> bool:
-    """Whether a partition whose ``rules`` and ``ruled`` are ``found`` has that version or a later one, whole.
+    """Whether a partition whose ``rules`` and ``grouped`` are ``found`` has that version or a later one, whole.
 
-    A copy that a node of an earlier version made holds pauses alone: then ``ruled`` is lower.
+    A copy in another form than this version's has a lower ``grouped``, or none.
     """
     text, unfinished, _ = (found[0] or b"").partition(b"~")
     have = int(text or 0)

@@ -7,7 +7,7 @@
 --       or '' for none) ...
 -- REPLY {mark that stands here now, where to go on ('' = done)}; where another mark stands, nothing was written
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 500 queues, 200 lanes
+-- BOUND 500 fields, 256 KiB or one field, 200 lanes
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -16,6 +16,7 @@
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
+local K_STEERED = T .. ':steered'
 local WALK = 200
 -- Before the place in the second walk, which goes over lanes of limited queues, and with '=' in the third, over what stands apart by limit
 -- keys. Alone: nothing is walked.
@@ -86,7 +87,7 @@ end
 for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, 0, WALK - 1)) do
   if not permits().of('w' .. queue) then permits().look_again(queue, now, true) end
 end
--- A node of an earlier version copies pauses alone, and does not set `ruled`.
-redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'ruled', ARGV[5])
+-- A copy in another form, made before there were groups, has no `grouped`.
+redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'grouped', ARGV[5])
 if redis.call('EXISTS', K_STEERED, K_PARKED, K_LIMITED, permits().HELD, permits().APART) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
 return { ARGV[3], '' }

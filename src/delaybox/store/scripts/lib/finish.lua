@@ -41,8 +41,8 @@ function ending.keep(rec, at, idem_ttl)
   local queue = string.match(rec_lane(rec, at), '^.([^:]*)')
   local known = ending.keeps[queue]
   if known == nil then
-    local rules = redis.call('HMGET', K_STEERED, queue .. ':', '*:')
-    known = string.match(' ' .. (rules[1] or rules[2] or ''), ' key_keep=(%d+)') or false
+    local _, text = steered_rules(queue)
+    known = string.match(' ' .. (text or ''), ' key_keep=(%d+)') or false
     ending.keeps[queue] = known
   end
   return known or idem_ttl

@@ -20,9 +20,23 @@ local K_NEAR = {
 -- Where the near indexes of a lane start, by its first byte, which is the task type's letter ('w' is 119); and the index of a task.
 local function near_base(letter) return letter == 119 and 4 or 0 end
 local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lane)) end
--- Queue, as lanes spell it ('*' for all others) -> '1' paused or '0' not; with a colon behind it -> its other rules that scripts must
--- know (`rule_of` in lib/pauses.lua). And the lanes with ready work that wait because their queue is paused.
-local K_STEERED, K_PARKED = T .. ':steered', T .. ':parked'
+-- What scripts must know of the rules of a queue, as lanes spell it: whether it is paused, and its other rules as text, or nil (`rule_of`
+-- in lib/pauses.lua). `codes` in store/rules.py writes it: fields that hold many queues each, because a field for each of 10,000 queues
+-- is memory in every partition that slows down all else (docs/storage.md, rule 16). Two fields are read, whatever the number of queues.
+local function steered_rules(queue)
+  local function find(part, name)
+    local _, at = string.find(part or '', '\0' .. name .. '\1', 1, true)
+    if at then return string.match(part, '^(.)([^%z]*)', at + 1) end
+  end
+  local parts = redis.call('HMGET', T .. ':steered', string.sub(redis.sha1hex(queue), 1, 2), '*')
+  local pause, text = find(parts[1], queue)
+  local others, rest = find(parts[2], '*')
+  if not pause or pause == '-' then pause = others end
+  if not text or text == '' then text = rest end
+  return pause == '1', text
+end
+-- The lanes with ready work that wait because their queue is paused.
+local K_PARKED = T .. ':parked'
 -- State of fairness keys (lib/fair.lua).
 local K_FAIR = T .. ':fair'
 -- Lanes of limited queues with ready work (lib/permits.lua, which spells the other keys of limits).

@@ -15,17 +15,15 @@ local paused_of, ruled_of = {}, {}
 local function look_up(lane)
   local queue = string.match(lane, '^.([^:]*)')
   if paused_of[queue] == nil then
-    local codes = redis.call('HMGET', K_STEERED, queue, '*', queue .. ':', '*:')
-    paused_of[queue] = (codes[1] or codes[2]) == '1'
-    ruled_of[queue] = codes[3] or codes[4]
+    paused_of[queue], ruled_of[queue] = steered_rules(queue)
   end
   return queue
 end
 function paused(lane)
   return is_steered() and paused_of[look_up(lane)]
 end
--- The value of a rule other than the pause, as text; nil: the queue has none. Where a queue has such a field of its own, all of its
--- rules stand there, those of all others included.
+-- The value of a rule other than the pause, as text; nil: the queue has none. Where a queue has such rules of its own, all that
+-- hold for it stand there, those of all others included.
 function rule_of(lane, name)
   if not is_steered() then return nil end
   local text = ruled_of[look_up(lane)]
