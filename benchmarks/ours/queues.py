@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,15 +32,25 @@ _AT_ONCE = 500
 
 class Places:
     """A target for WORKER tasks. ``key``: by what tasks are counted; each is counted with its lateness (ms), and when
-    it came (Unix ms)."""
+    it came (Unix ms). ``drawn``: a task takes from half of ``takes_s`` to one and a half, as it draws; without it each
+    takes the same time, and those that began together end together for ever."""
 
-    def __init__(self, places: int, takes_s: float, key: Callable[[Delivery], str], most: int) -> None:
+    def __init__(
+        self,
+        places: int,
+        takes_s: float,
+        key: Callable[[Delivery], str],
+        most: int,
+        *,
+        drawn: random.Random | None = None,
+    ) -> None:
         self.free = places
         self.got: list[tuple[str, float]] = []
         self.took_ms: list[float] = []
         self.guest: Guest | None = None
         self.full = asyncio.Event()
         self._takes_s = takes_s
+        self._drawn = drawn
         self._key = key
         self._most = most
 
@@ -48,14 +59,25 @@ class Places:
         return self.free
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
-        """Takes tasks, each of which takes the same time."""
+        """Takes tasks, and reports each when its time is over."""
         now = time.time() * 1000
         self.got += [(self._key(d), now - d.due_ms) for d in batch]
         self.took_ms += [now] * len(batch)
         self.free -= len(batch)
         if len(self.got) >= self._most:
             self.full.set()
-        await asyncio.sleep(self._takes_s)
+        if self._drawn is None:
+            await asyncio.sleep(self._takes_s)
+            self._ended(batch, report)
+            return
+        began = time.monotonic()
+        for takes_s, delivery in sorted(
+            ((self._takes_s * self._drawn.uniform(0.5, 1.5), one) for one in batch), key=lambda pair: pair[0]
+        ):
+            await asyncio.sleep(began + takes_s - time.monotonic())
+            self._ended([delivery], report)
+
+    def _ended(self, batch: Sequence[Delivery], report: Report) -> None:
         report(batch, DONE)
         self.free += len(batch)
         if self.guest is not None:

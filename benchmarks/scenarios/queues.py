@@ -90,13 +90,15 @@ def _overload(bench: Bench) -> list[Row]:
             for p in range(store.partitions):
                 new = [call(f"q-{levels[n % 3].name}", priority=levels[n % 3]) for n in range(backlog)]
                 await store_some(store, p, new)
-            places = Places(places_, takes_s, queue_of, 1 << 60)
+            # If all places came free together, every 100 ms, critical tasks would wait up to that, whatever is chosen.
+            places = Places(places_, takes_s, queue_of, 1 << 60, drawn=bench.random())
             async with taking(store, places):
                 each, until, turn = int(capacity / 20), time.monotonic() + seconds, 0
                 while time.monotonic() < until:
                     turn += 1
-                    # Half of what can be done is critical; the rest of ten times that much is not.
-                    new = [call("critical", priority=Priority.CRITICAL) for _ in range(each // 2)]
+                    # Half of what can be done is critical, due one by one; the rest of ten times that much is not.
+                    critical = range(0, 50, 50 // (each // 2))
+                    new = [call("critical", priority=Priority.CRITICAL, delay_ms=ms) for ms in critical]
                     new += [call("q-NORMAL") for _ in range(each * 19 // 2)]
                     await store_some(store, turn % store.partitions, new)
                     await asyncio.sleep(0.05)
@@ -119,7 +121,7 @@ def _overload(bench: Bench) -> list[Row]:
             bounds=(at_most(50),),
         )
     ]
-    return [*rows, _stated_wait(places, due, ends_ms, takes_s * 1000), slow, *_floor(bench)]
+    return [*rows, _stated_wait(places, due, ends_ms, takes_s * 1500), slow, *_floor(bench)]
 
 
 def _stated_wait(places: Places, due: Mapping[str, Sequence[int]], ends_ms: float, turn_ms: float) -> Row:
