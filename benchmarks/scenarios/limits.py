@@ -32,6 +32,7 @@ CUSTOMERS = 20
 ENGINES = 3
 RULED = 10_000
 PAIRS = 5
+_LATER_MS = 40 * 86_400_000
 
 
 def run(bench: Bench) -> None:
@@ -186,6 +187,9 @@ def _idle(bench: Bench) -> list[Row]:
 
     async def measure(server: BenchServer, *, ruled: bool) -> tuple[float, float, float, float]:
         async with opened(server) as store:
+            # In an empty server all memory is cached; whatever it holds, rules or tasks, costs about a tenth.
+            for p in range(store.partitions):
+                await add(store, p, [call("later", delay_ms=_LATER_MS + 60_000 * n) for n in range(1_000)])
             if ruled:
                 named = {f"idle{n}": QueueRules(rate=rate_of("5/s"), concurrency=3) for n in range(RULED)}
                 for at in range(0, RULED, 1_000):
@@ -229,7 +233,7 @@ def _idle(bench: Bench) -> list[Row]:
         apart = median(b[n] - a[n] for a, b in pairs)
         value = 100 * (median(b[n] / a[n] for a, b in pairs) - 1)
         unit = "ms" if n == 2 else "s"
-        note = f"{without:.2f} {unit} without, {with_:.2f} with; medians of {PAIRS} pairs"
+        note = f"{without:.2f} {unit} without, {with_:.2f} with, medians of {PAIRS} pairs; 1,000 tasks a partition wait"
         if n == 2 and apart <= 1.0:
             # By the rule for ratios: met where the difference is at most 1 ms.
             note, value = f"{note}; ratio {1 + value / 100:.2f}", min(value, 0.0)
