@@ -61,13 +61,18 @@ end
 -- How many due tasks of the given near indexes a taker serves: critical ones, others. Of an index in which more than `looked` are due it
 -- is an estimate by the first of them.
 function served_in_near(own, from, now, types, served, looked)
-  local sums = { [true] = 0, [false] = 0 }
+  local sums, takes = { [true] = 0, [false] = 0 }, {}
   for _, n in ipairs(own) do
     local found = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, looked)
     local mine = 0
     for _, member in ipairs(found) do
       local lane = sub(member, 17)
-      if string.find(types, sub(lane, 1, 1), 1, true) and whose.serves(served, lane) and not paused(lane) then mine = mine + 1 end
+      local known = takes[lane]
+      if known == nil then
+        known = string.find(types, sub(lane, 1, 1), 1, true) and whose.serves(served, lane) and not paused(lane) or false
+        takes[lane] = known
+      end
+      if known then mine = mine + 1 end
     end
     if mine > 0 and #found == looked then mine = math.ceil(redis.call('ZCOUNT', K_NEAR[n], from, now) * mine / looked) end
     sums[n % 4 == 0] = sums[n % 4 == 0] + mine
@@ -323,26 +328,24 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
   local function use(n, member)
     local letter = byte(member, 17)
     local kind = how[letter]
-    if kind and served[letter] then
-      local lane = sub(member, 17)
+    local lane = kind and (steered or crowded or served[letter]) and sub(member, 17)
+    if lane then
+      -- Once for each lane: false where it is not served, 'slow' where it is taken from its ready set alone.
       local known = kinds[lane]
       if known == nil then
-        known = whose.serves(served, lane)
+        known = (not served[letter] or whose.serves(served, lane) or false) and (steered and through_ready(lane) and 'slow' or true)
         kinds[lane] = known
       end
-      if not known then kind = nil end
-    end
-    if kind and steered and through_ready(sub(member, 17)) then
-      if turns and not in_turns and (kind == 2 or slots > 0) then
-        local limits = permits().of(sub(member, 17))
-        if limits and not paused(sub(member, 17)) then
+      if known == 'slow' and turns and not in_turns and (kind == 2 or slots > 0) then
+        local limits = permits().of(lane)
+        if limits and not paused(lane) then
           limits.room = limits.room or permits().room(limits, permits().now)
           in_turns = limits.room > 0
         end
       end
-      kind = nil
+      if known ~= true then kind = nil end
     end
-    if kind and crowded and fair.has(sub(member, 17)) then
+    if kind and crowded and fair.has(lane) then
       -- More is due than is taken: keys take turns among what is ready.
       in_turns = in_turns or turns and (kind == 2 or slots > 0)
       kind, fair.moved = nil, true
