@@ -232,6 +232,10 @@ def test_bulk_calls_by_filter(client: Client, queue: str):
 def test_the_whole(client: Client, queue: str):
     handle = client.publish("x", delay="20s", queue=queue)
     assert any(found.queue == queue and found.pending == 1 for found in client.queues())
+    client.set_queue(f"{queue}-waits", paused=True)
+    client.publish("x", queue=f"{queue}-waits")
+    until(lambda: [q for q in client.queues(f"{queue}-waits") if q.oldest_wait > timedelta(0)])
+    client.unset_queue(f"{queue}-waits")
     steps = client.forecast(step="1m")
     assert sum(step.count for step in steps if abs(step.start - handle.due) < timedelta(minutes=2)) >= 1
     assert any("api" in facts["roles"] for facts in client.nodes())

@@ -42,6 +42,12 @@ def test_a_node_tells_systemd_and_shows_what_it_uses(tmp_path: Path) -> None:
                 assert node.call("POST", "/v1/tasks", {"payload": "x", "queue": "reports"})[0] == 201
             waiting = b'delaybox_queue_ready_tasks{queue="reports"} 3.0'
             node.until(lambda: waiting in node.call("GET", "/metrics")[2])
+            text = node.call("GET", "/metrics")[2].decode()
+            waited = re.search(r'^delaybox_queue_oldest_wait_seconds{queue="reports"} (\S+)$', text, re.MULTILINE)
+            assert waited is not None and float(waited[1]) > 0
+            assert '\ndelaybox_queue_paused{queue="reports"} 1.0\n' in text
+            shown = node.call("GET", "/v1/queues/reports")[2]
+            assert shown["oldest_wait_ms"] == shown["types"][0]["oldest_wait_ms"] >= float(waited[1]) * 1_000
             node.process.terminate()
             assert manager.recv(1_000).startswith(b"STOPPING=1")
             assert node.process.wait(60) == 0, node.output()

@@ -42,6 +42,14 @@ def test_queues_are_shown_with_why_they_wait() -> None:
     assert any("no worker serves send" in line for line in unserved)
 
 
+def test_the_wait_of_the_oldest_is_a_column_where_one_waits() -> None:
+    (waits,) = [
+        one for one in top.screen(look(oldest_wait_ms=61_000), None, "x", width=150, height=60) if "mail" in one
+    ]
+    assert re.search(r"\b1 m 1 s\b", waits)
+    assert not any("oldest waits" in one for one in top.screen(look(), None, "x", width=150, height=60))
+
+
 def test_lateness_is_a_sparkline() -> None:
     shown = top.screen(look(), None, "x", width=150, height=60, late=(1.0, None, 4.0, 8.0))
     assert any(line.startswith("late p99  ▂▅█  up to 8.0 ms") for line in shown)

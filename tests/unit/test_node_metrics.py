@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from delaybox.api.node_metrics import MOST_QUEUES, NodeCollector
-from delaybox.core.query import QueueStats
+from delaybox.core.query import QueueStats, QueueWait
 from delaybox.core.task import TaskType
 
 
-def shown(stats: list[QueueStats]) -> dict[str, dict[str, float]]:
-    """The values by metric and queue."""
+def shown(stats: list[QueueStats], waits: list[QueueWait] | None = None) -> dict[str, dict[str, float]]:
+    """The values by metric and queue; of figures that there are."""
     collector = NodeCollector()
-    collector.queues = stats
-    families = [family for family in collector.collect() if family.name.startswith("delaybox_queue_")]
+    collector.queues, collector.waits = stats, waits or []
+    families = [
+        family for family in collector.collect() if family.name.startswith("delaybox_queue_") and family.samples
+    ]
     return {family.name: {s.labels["queue"]: s.value for s in family.samples} for family in families}
 
 
@@ -21,6 +23,8 @@ def queue(name: str, ready: int, *, of: TaskType = TaskType.WORKER) -> QueueStat
 
 def test_the_busiest_queues_have_names_and_the_rest_is_one() -> None:
     found = shown([queue(f"q{n:03}", n) for n in range(MOST_QUEUES + 10)])
+    idle = found.pop("delaybox_queue_oldest_wait_seconds")
+    assert len(idle) == MOST_QUEUES and set(idle.values()) == {0}
     for values in found.values():
         assert len(values) == MOST_QUEUES + 1
     ready = found["delaybox_queue_ready_tasks"]
@@ -34,3 +38,18 @@ def test_a_queue_of_several_types_is_one_and_few_queues_have_no_others() -> None
     found = shown([queue("mail", 2), queue("mail", 3, of=TaskType.HTTP)])
     assert found["delaybox_queue_ready_tasks"] == {"mail": 5}
     assert found["delaybox_queue_in_flight_tasks"] == {"mail": 2}
+
+
+def test_the_queues_that_wait_longest_have_names_and_the_rest_is_the_longest_of_them() -> None:
+    waits = [QueueWait(f"q{n:03}", 100_000 - n, n == 1) for n in range(MOST_QUEUES + 10)]
+    found = shown([queue("busy", 10_000)], waits)
+    oldest = found["delaybox_queue_oldest_wait_seconds"]
+    assert len(oldest) == MOST_QUEUES + 1
+    assert oldest["q000"] == 100 and oldest["(others)"] == (100_000 - MOST_QUEUES) / 1_000
+    paused = found["delaybox_queue_paused"]
+    assert len(paused) == MOST_QUEUES and [name for name, value in paused.items() if value] == ["q001"]
+
+
+def test_a_queue_whose_work_was_taken_waits_no_more_and_keeps_its_line() -> None:
+    found = shown([queue("mail", 0), queue("slow", 3)], [QueueWait("slow", 2_500)])
+    assert found["delaybox_queue_oldest_wait_seconds"] == {"slow": 2.5, "mail": 0}

@@ -25,7 +25,7 @@ from delaybox.core.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from delaybox.core.query import QueueStats
+from delaybox.core.query import QueueStats, QueueWait
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.processes.settings import decode, encode
@@ -62,6 +62,9 @@ class FakeService:
 
     async def queues(self, *, pending: bool = True) -> list[QueueStats]:
         return []
+
+    async def queue_waits(self) -> list[QueueWait]:
+        return [QueueWait("mail", 1_500)]
 
     async def due_soon(self) -> dict[str, int]:
         return {"10s": 7}

@@ -14,7 +14,9 @@ from delaybox.store.loader import load, names
 FOLDER = Path(str(resources.files("delaybox.store.scripts")))
 # Refused by a full server itself; everything else must go on there (rule 12).
 DENIED_WHEN_FULL = {"schedule", "replace", "ingest", "ready", "note", "label", "import", "emit", "explain"}
-READ_ONLY = {"labelled", "forecast", "counts", "get", "peek", "ping", "recall", "roster", "states", "upcoming"}
+READ_ONLY = {
+    "labelled", "forecast", "counts", "get", "oldest", "peek", "ping", "recall", "roster", "states", "upcoming"
+}  # fmt: skip
 
 
 def text(name: str) -> str:

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from delaybox import __version__
-from delaybox.core.query import QueueStats
+from delaybox.core.query import QueueStats, QueueWait
 from delaybox.metrics import DIRECTORY_VARIABLE
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -47,6 +47,8 @@ class NodeCollector(Collector):
         # A process without the folder of a node's counters was started by itself.
         self._root = os.getppid() if os.environ.get(DIRECTORY_VARIABLE) else os.getpid()
         self.queues: Sequence[QueueStats] = ()
+        self.waits: Sequence[QueueWait] = ()
+        """The longest first."""
 
     def collect(self) -> Iterator[Metric]:
         """Reads /proc; where there is none, only the version is shown."""
@@ -56,6 +58,7 @@ class NodeCollector(Collector):
         build.add_metric([__version__, platform.python_version()], 1)
         yield build
         yield from _of_queues(self.queues)
+        yield from _of_waits(self.waits, self.queues)
         used = self._used()
         if not used.processes:
             return
@@ -111,6 +114,31 @@ def _of_queues(stats: Sequence[QueueStats]) -> Iterator[Metric]:
         if len(figures) > len(named):
             family.add_metric(["(others)"], sum(figures.values()) - sum(figures[queue] for queue in named))
         yield family
+
+
+def _of_waits(waits: Sequence[QueueWait], stats: Sequence[QueueStats]) -> Iterator[Metric]:
+    """The queues that wait longest by name, and 0 for others that are known as far as there is room, so that a line
+    in a graph comes down when its queue is served again."""
+    shown = waits[:MOST_QUEUES]
+    waiting = {one.queue for one in waits}
+    idle = sorted({one.queue for one in stats} - waiting)[: MOST_QUEUES - len(shown)]
+    family = GaugeMetricFamily(
+        "delaybox_queue_oldest_wait_seconds",
+        "For how long the first in line of a queue's due tasks waits.",
+        labels=["queue"],
+    )
+    paused = GaugeMetricFamily(
+        "delaybox_queue_paused", "1 while due tasks of a queue wait because it is paused.", labels=["queue"]
+    )
+    for one in shown:
+        family.add_metric([one.queue], one.wait_ms / 1_000)
+        paused.add_metric([one.queue], one.paused)
+    for queue in idle:
+        family.add_metric([queue], 0)
+    if len(waits) > len(shown):
+        family.add_metric(["(others)"], waits[len(shown)].wait_ms / 1_000)
+    yield family
+    yield paused
 
 
 def _gauge(name: str, value: float, meaning: str) -> Metric:

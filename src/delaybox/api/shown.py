@@ -40,8 +40,9 @@ class ShownMetrics:
                 due = await self._service.due_soon()
                 scaling = await self._service.scaling(_ALL_KINDS)
                 health, unserved = await self._service.health()
-                # Estimated counts mean more lanes than a scrape should look at.
-                self.node.queues = () if counts.estimated else await self._service.queues(pending=False)
+                # Where ready tasks are estimated, there are more lanes than a scrape should look at.
+                self.node.queues = () if counts.many_lanes else await self._service.queues(pending=False)
+                self.node.waits = await self._service.queue_waits()
         except (TimeoutError, DelayBoxError):
             metrics.store_down()
         else:

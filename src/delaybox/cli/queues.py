@@ -41,7 +41,7 @@ def show(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show the queues that hold something: pending, ready, in flight, and what they fire a second."""
+    """Show the queues that hold something: pending, ready, in flight, for how long the oldest waits, fired a second."""
     if rules and queue:
         raise ConfigError(f"--rules and {queue!r} are both given; leave --rules out: one queue is shown with its rules")
     client = connect(server, token, as_json)

@@ -134,8 +134,9 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
     if not lanes:
         empty = "nothing is due soon or in flight, and nothing fired in the last minute"
         return f"{empty}; `delaybox list` shows all that waits"
-    # The column is there only where it says something.
+    # These columns are there only where they show something.
     paused = any(lane.get("waits") for lane in lanes)
+    wait = any(lane.get("oldest_wait_ms") for lane in lanes)
     rows = [
         [
             lane["queue"],
@@ -143,6 +144,7 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
             f"{lane['pending']:,}",
             f"{lane['ready']:,}",
             f"{lane['in_flight']:,}",
+            *([render.span(ms) if (ms := lane.get("oldest_wait_ms")) else "-"] if wait else []),
             # An older node does not report rates.
             "-" if (rate := lane.get("fired_per_s")) is None else f"{rate:,.1f}",
             *([_standing(lane)] if paused else []),
@@ -150,8 +152,9 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
         for lane in lanes
     ]
     waiting = "pending" if all(lane.get("pending_complete") for lane in lanes) else "due soon"
-    names = ["queue", "type", waiting, "ready", "in flight", "fired/s"]
-    return render.table([*names, *([""] if paused else [])], rows, right=[2, 3, 4, 5], width=width)
+    names = ["queue", "type", waiting, "ready", "in flight", *(["oldest waits"] if wait else []), "fired/s"]
+    right = range(2, len(names))
+    return render.table([*names, *([""] if paused else [])], rows, right=[*right], width=width)
 
 
 def _standing(lane: dict[str, Any]) -> str:

@@ -312,7 +312,8 @@ class BulkDone:
 class Queue:
     """One queue of one task type. ``unserved``: functions with ready tasks that no connected worker serves.
 
-    ``waits``: why its due tasks wait by the rules of the queue; "" where they do not.
+    ``waits``: why its due tasks wait by the rules of the queue; "" where they do not. ``oldest_wait``: for how long the
+    first in line of its due tasks waits.
     """
 
     queue: str
@@ -322,6 +323,7 @@ class Queue:
     in_flight: int
     unserved: tuple[str, ...]
     waits: str = ""
+    oldest_wait: timedelta = timedelta()
 
     @classmethod
     def of(cls, answer: pb.QueueInfo) -> Queue:
@@ -333,6 +335,7 @@ class Queue:
             in_flight=answer.in_flight,
             unserved=tuple(answer.unserved),
             waits=answer.waits,
+            oldest_wait=timedelta(milliseconds=answer.oldest_wait_ms),
         )
 
 

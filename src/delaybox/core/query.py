@@ -43,7 +43,8 @@ class QueueStats:
     ``complete``: all were counted; else the store holds too many, and ``pending`` counts only tasks that are due soon,
     or ``in_flight`` is an estimate. ``fired_per_s``: over the last minute, as the living nodes report it.
     ``ready_lanes``: the lanes with ready tasks; ``unserved``: the functions among them that no connected worker serves.
-    ``waits``: why its tasks wait by the rules of the queue, "" where they do not.
+    ``waits``: why its tasks wait by the rules of the queue, "" where they do not. ``oldest_wait_ms``: for how long the
+    first in line of its due tasks waits.
     """
 
     queue: str
@@ -56,6 +57,16 @@ class QueueStats:
     ready_lanes: tuple[bytes, ...] = ()
     unserved: tuple[str, ...] = ()
     waits: str = ""
+    oldest_wait_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWait:
+    """A queue with due tasks: for how long the first in line waits, and whether the queue is paused."""
+
+    queue: str
+    wait_ms: int
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,10 @@ from delaybox.core.errors import (
 )
 from delaybox.core.events import NO_EVENTS, EventRules
 from delaybox.core.history import NO_HISTORY, HistoryPage, HistoryQuery, HistoryRules
-from delaybox.core.lane import split
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
 from delaybox.core.membership import LivingNode, nodes_of
-from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
-from delaybox.core.queue import RuleBook, why_paused
+from delaybox.core.query import ForecastStep, Page, QueueStats, QueueWait, TaskQuery
+from delaybox.core.queue import RuleBook
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
@@ -33,14 +32,15 @@ from delaybox.service.dead import DeadByReason
 from delaybox.service.feed import Feed
 from delaybox.service.health import ServerWatch, StoreHealth
 from delaybox.service.history import History
+from delaybox.service.queues import QueueFigures
 from delaybox.service.readiness import Readiness, look
 from delaybox.service.refusals import PLACES, UNREADABLE, no_dead_letter, refusal
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
-from delaybox.service.serving import LIVE_NODE_MS, Served, Serving, functions_unserved, living
+from delaybox.service.serving import LIVE_NODE_MS, Serving, living
 from delaybox.service.submit import BatchItem, Submitter, submitter_kind
 from delaybox.service.watch import Watch, Watcher
-from delaybox.store import by_key, lanes, offset_pages, pages
+from delaybox.store import by_key, offset_pages, pages
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook
 from delaybox.store.publish import ask_to_stop
@@ -55,8 +55,8 @@ _UPDATE_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """Sums over all partitions. ``estimated``: pending and ready are estimates, because counting all would take too
-    long."""
+    """Sums over all partitions. ``estimated``: pending or ready is an estimate, because counting all would take too
+    long; ``many_lanes``: ready is."""
 
     pending: int
     ready: int
@@ -64,6 +64,7 @@ class StoreCounts:
     dead: int
     quarantined: int
     estimated: bool = False
+    many_lanes: bool = False
 
 
 class _Parts:
@@ -76,6 +77,7 @@ class _Parts:
         "health",
         "history",
         "lookup",
+        "queues",
         "rules",
         "scaler",
         "serving",
@@ -96,6 +98,7 @@ class _Parts:
         self.feed = Feed(store, events)
         self.history = History(store, history)
         self.rules = Rules(store, queues)
+        self.queues = QueueFigures(store, self.rules)
         self.submitter = submitter(store)
         self.lookup = Lookup(store)
         self.watcher = Watcher(store)
@@ -277,30 +280,11 @@ class Service:
 
         Without ``pending`` what only waits for its time is not counted, which costs far less.
         """
-        found = {(q.type, q.queue): q for q in await lanes.queues(self._opened.store, pending=pending)}
-        rates: dict[tuple[TaskType, str], float] = {}
-        complete = all(q.complete for q in found.values())
-        here = await living(self._opened.store)
-        served = Served.by(here)
-        for member in here:
-            for key, rate in member.activity.fired_per_s.items():
-                with suppress(ValueError):  # a newer node's task type
-                    lane = split(key.encode())
-                    rates[lane.type, lane.queue] = rates.get((lane.type, lane.queue), 0.0) + rate
-        for task_type, queue in rates.keys() - found.keys():
-            found[task_type, queue] = QueueStats(
-                queue=queue, type=task_type, pending=0, ready=0, in_flight=0, complete=complete
-            )
-        stored = await self._opened.rules.fresh(now=True)
-        return [
-            replace(
-                q,
-                waits=why_paused(q.queue, stored),
-                fired_per_s=round(rates.get(at, 0.0), 3),
-                unserved=functions_unserved(q.ready_lanes, served),
-            )
-            for at, q in sorted(found.items(), key=lambda item: (item[0][0].value, item[0][1]))
-        ]
+        return await self._opened.queues.every(pending=pending)
+
+    async def queue_waits(self) -> list[QueueWait]:
+        """The queues with due tasks, those first whose oldest waits longest; bounded, about a second old."""
+        return await self._opened.queues.waits()
 
     async def nodes(self) -> list[LivingNode]:
         """The living nodes, each with its members."""
@@ -359,6 +343,7 @@ class Service:
             sum(c.dead for c in all_),
             sum(c.quarantined for c in all_),
             any(c.pending_guessed or c.due_guessed for c in all_),
+            any(c.due_guessed for c in all_),
         )
 
     async def check(self) -> Readiness:

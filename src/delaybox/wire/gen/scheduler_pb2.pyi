@@ -543,7 +543,7 @@ class QueuesResponse(_message.Message):
     def __init__(self, queues: _Optional[_Iterable[_Union[QueueInfo, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
 
 class QueueInfo(_message.Message):
-    __slots__ = ("queue", "type", "pending", "ready", "in_flight", "unserved", "waits")
+    __slots__ = ("queue", "type", "pending", "ready", "in_flight", "unserved", "waits", "oldest_wait_ms")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
@@ -551,6 +551,7 @@ class QueueInfo(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     UNSERVED_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     queue: str
     type: TaskType
     pending: int
@@ -558,7 +559,8 @@ class QueueInfo(_message.Message):
     in_flight: int
     unserved: _containers.RepeatedScalarFieldContainer[str]
     waits: str
-    def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., pending: _Optional[int] = ..., ready: _Optional[int] = ..., in_flight: _Optional[int] = ..., unserved: _Optional[_Iterable[str]] = ..., waits: _Optional[str] = ...) -> None: ...
+    oldest_wait_ms: int
+    def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., pending: _Optional[int] = ..., ready: _Optional[int] = ..., in_flight: _Optional[int] = ..., unserved: _Optional[_Iterable[str]] = ..., waits: _Optional[str] = ..., oldest_wait_ms: _Optional[int] = ...) -> None: ...
 
 class Rules(_message.Message):
     __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms", "weight", "slack", "concurrency", "rate", "burst", "keys", "key_keep_ms")

@@ -37,6 +37,13 @@ class Lane(Struct, gc=False):
         tuple[str, ...], Meta(description="functions with ready tasks that no connected worker serves")
     ] = ()
     waits: Annotated[str, Meta(description="why its due tasks wait by the queue's rules; empty: they do not")] = ""
+    oldest_wait_ms: Annotated[
+        int,
+        Meta(
+            description="for how long the first in line of its due tasks waits; 0: none does",
+            extra_json_schema={"minimum": 0},
+        ),
+    ] = 0
 
 
 class Queues(Struct, gc=False):
@@ -219,3 +226,4 @@ class Queue(Struct, gc=False):
     rules: QueueRulesSet
     effect: QueueRulesSet
     waits: str
+    oldest_wait_ms: Count = 0

@@ -245,6 +245,7 @@ def _lane(stats: QueueStats) -> queue_types.Lane:
         stats.fired_per_s,
         stats.unserved,
         stats.waits,
+        stats.oldest_wait_ms,
     )
 
 
@@ -270,6 +271,7 @@ def queue(
         rules(own),
         rules(effect),
         waits,
+        max((s.oldest_wait_ms for s in here), default=0),
     )
 
 

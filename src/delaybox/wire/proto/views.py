@@ -170,6 +170,7 @@ def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
             in_flight=q.in_flight,
             unserved=q.unserved if name else q.unserved[:_UNSERVED_SHOWN],
             waits=q.waits,
+            oldest_wait_ms=q.oldest_wait_ms,
         )
         size += shown.ByteSize() + _ENTRY_BYTES
         if size > ANSWER_BYTES:
