@@ -6,12 +6,21 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.collector import collector
+from tests.engines import until
 from tests.nodes import node
 from tests.servers import RealServer
+from tests.yard import Yard, both_ways, worker, yard
+
+__all__ = ["yard"]  # the fixture
 
 ANSWERED = "delaybox_http_requests_total"
 TOOK = "delaybox_http_request_seconds"
@@ -76,3 +85,42 @@ def test_a_node_sends_everything_over_http(server: RealServer, tmp_path: Path) -
             assert seen.logs.wait(lambda r: r.process == "rest").service == "delaybox"
         assert "stopped" in [r.body for r in seen.logs.records if r.process == "node"], "to the end"
         assert seen.paths == {"/otlp/v1/traces", "/otlp/v1/metrics", "/otlp/v1/logs"}
+
+
+@both_ways
+async def test_a_workers_metrics_arrive_for_all_its_processes_and_to_the_end(yard: Yard, tmp_path: Path) -> None:
+    """Of a node's worker over gRPC, of one straight on Redis over HTTP."""
+    with collector() as seen, pytest.MonkeyPatch.context() as environ:
+        many = {"quick": 6, "sleeps": 3, "computes": 2, "rejects": 1}
+        sent = seen.url if yard.way == "grpc" else f"{seen.http_url}/otlp/v1/metrics"
+        environ.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", sent)
+        environ.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc" if yard.way == "grpc" else "http/protobuf")
+        environ.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
+        environ.setenv("OTEL_SERVICE_NAME", "kitchen")
+        async with worker(yard, tmp_path, "--processes", "2", "--cpu-processes", "1", sessions=6) as process:
+            for name, count in many.items():
+                arguments = {"sleeps": (0.01,), "computes": (100,)}.get(name, ())
+                await yard.call(name, *arguments, count=count)
+
+            def ended() -> dict[str, int]:
+                """Attempts by function, whatever became of them."""
+                by_function: Counter[str] = Counter()
+                for point in seen.metrics.points("delaybox_worker_attempts_total"):
+                    labels = {pair.key: pair.value.string_value for pair in point.attributes}
+                    by_function[labels["function"]] += round(point.as_double)
+                return dict(+by_function)
+
+            await until(lambda: ended() == many)
+            (processes,) = seen.metrics.points("delaybox_worker_processes")
+            (took,) = seen.metrics.points("delaybox_worker_attempt_seconds", function="sleeps")
+            assert (processes.as_double, took.count, sum(took.bucket_counts)) == (2, 3, 3)
+            assert took.sum >= 0.03
+            about = seen.metrics.resource
+            assert about["service.name"] == "kitchen" and about["delaybox.process"] == "worker"
+            assert about["service.instance.id"] == f"{socket.gethostname()}/worker/{process.pid}"
+            # What ends while it drains is in the last push.
+            (last,) = await yard.call("naps", 0.5)
+            await yard.begun(last)
+            process.signal(signal.SIGTERM)
+            assert await process.end() == 0, process.output()
+            assert ended() == {**many, "naps": 1}

@@ -170,6 +170,9 @@ def test_logs_are_off_unless_they_are_asked_for() -> None:
     assert environment.logs_to(traces) is None
     assert environment.logs_to(traces | {"OTEL_LOGS_EXPORTER": "otlp"}) == ""
     assert environment.logs_to({"OTEL_LOGS_EXPORTER": "otlp"}) is None, "no collector is named"
+    assert environment.metrics_to(traces) is None
+    assert environment.metrics_to(traces | {"OTEL_METRICS_EXPORTER": "otlp"}) == ""
+    assert environment.metrics_to(traces | {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}) is None
 
 
 def test_an_interval_that_cannot_be_is_refused_with_the_mend() -> None:

@@ -83,9 +83,12 @@ def traces_to(environ: Mapping[str, str]) -> str | None:
 
 def logs_to(environ: Mapping[str, str]) -> str | None:
     """Where it sends its log, likewise; None also where none is asked for."""
-    if switched_off(environ, "logs") or not (asks_for(environ, "logs") and names_collector(environ, "logs")):
-        return None
-    return "" if _can_send(environ, "logs") else None
+    return _sent_to(environ, "logs")
+
+
+def metrics_to(environ: Mapping[str, str]) -> str | None:
+    """Where it sends its metrics, as its log."""
+    return _sent_to(environ, "metrics")
 
 
 def begin_program(environ: Mapping[str, str], version: str, kind: str) -> End:
@@ -124,6 +127,12 @@ def active_span() -> str:
         return ""
     context = api.get_current_span().get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}" if context.is_valid else ""
+
+
+def _sent_to(environ: Mapping[str, str], signal: Literal["metrics", "logs"]) -> str | None:
+    if switched_off(environ, signal) or not (asks_for(environ, signal) and names_collector(environ, signal)):
+        return None
+    return "" if _can_send(environ, signal) else None
 
 
 def _can_send(environ: Mapping[str, str], signal: Signal) -> bool:

@@ -170,10 +170,20 @@ def render(own: CollectorRegistry) -> bytes:
 def render_as(accept: str, own: CollectorRegistry) -> tuple[bytes, str]:
     """As `render`, with the content type. ``accept``: the scraper's header; OpenMetrics, with examples, if it asks for
     that."""
+    return exposed(accept, _merged(own))
+
+
+def collected() -> Iterator[Metric]:
+    """The metrics of all processes that share the folder, family by family."""
+    return iter(_merged(None).collect())
+
+
+def _merged(own: CollectorRegistry | None) -> CollectorRegistry:
     merged = CollectorRegistry()
     merged.register(_Build())
-    merged.register(_shared() or own)
-    return exposed(accept, merged)
+    if (counted := _shared() or own) is not None:
+        merged.register(counted)
+    return merged
 
 
 def _shared() -> Collector | None:

@@ -21,7 +21,7 @@ from delaybox.otel.environment import begin_logs, begin_program
 from delaybox.processes import collector, counters, telemetry
 from delaybox.processes.logs import FORMATS, LEVELS
 from delaybox.processes.restart import RestartBackoff, reason
-from delaybox.worker import logs
+from delaybox.worker import logs, pushing
 from delaybox.worker.line import WorkerRefused
 from delaybox.worker.worker import Worker
 
@@ -83,23 +83,26 @@ def run(launch: Launch) -> int:
     if launch.dev:
         return _develop(launch)
     with contextlib.ExitStack() as stack:
-        if launch.metrics_port is not None and counters.VARIABLE not in os.environ:
+        pushed = pushing.wanted(os.environ)
+        if (pushed or launch.metrics_port is not None) and counters.VARIABLE not in os.environ:
             # Before the worker's module is imported: it may import what counts.
             os.environ[counters.VARIABLE] = stack.enter_context(counters.folder())
-        if launch.processes > 1:
-            return _supervise(launch)
-        return _run(launch, until=None)
+        try:
+            end = pushing.MetricPush().end if pushed else telemetry.nothing
+        except ConfigError as error:
+            return _report(error)
+        return _supervise(launch, end) if launch.processes > 1 else _run(launch, end, until=None)
 
 
-def _supervise(launch: Launch) -> int:
+def _supervise(launch: Launch, end_push: telemetry.End) -> int:
     try:
-        stop_sending = _log_sent()
+        end = telemetry.together(end_push, _log_sent())
     except ConfigError as error:
         return _report(error)
     try:
         return asyncio.run(_Supervisor(launch).run())
     finally:
-        stop_sending()
+        end()
 
 
 def _log_sent() -> telemetry.End:
@@ -119,14 +122,15 @@ def child(settings: str) -> int:
     """One of several processes, as `_Supervisor` starts it: its end of stdin means that the supervisor is gone."""
     launch = Launch(**json.loads(settings))
     logs.set_up(launch.log_format, launch.log_level)
-    return _run(launch, until=0)
+    return _run(launch, telemetry.nothing, until=0)
 
 
-def _run(launch: Launch, *, until: int | None) -> int:
+def _run(launch: Launch, end_push: telemetry.End, *, until: int | None) -> int:
     try:
         worker = load(launch.worker)
         worker.change(**launch.settings())
-        end = telemetry.together(_log_sent(), begin_program(os.environ, sys.modules["delaybox"].__version__, "worker"))
+        traced = begin_program(os.environ, sys.modules["delaybox"].__version__, "worker")
+        end = telemetry.together(end_push, _log_sent(), traced)
         collector.set_apart()
         try:
             return worker.run(until=until, last_exit=True)
