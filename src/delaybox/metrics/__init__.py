@@ -26,6 +26,7 @@ from delaybox.metrics.kafka import (
     topic_work_dropped,
     topic_work_failed,
 )
+from delaybox.metrics.parts import MetricPart
 from delaybox.metrics.registry import (
     CONTENT_TYPE,
     DELIVERY_BUCKETS_MS,
@@ -77,6 +78,7 @@ __all__ = [
     "LATENESS_BUCKETS_MS",
     "NAME_VARIABLE",
     "REGISTRY",
+    "MetricPart",
     "Mode",
     "collected",
     "dead_lettered",

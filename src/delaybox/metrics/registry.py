@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from delaybox.metrics.parts import ALL, MetricPart, OnePart
 from delaybox.processes.openmetrics import exposed
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -40,10 +42,10 @@ def render(more: Collector | None = None) -> bytes:
     return generate_latest(_merged(more))
 
 
-def render_as(accept: str, more: Collector | None = None) -> tuple[bytes, str]:
+def render_as(accept: str, more: Collector | None = None, part: MetricPart = ALL) -> tuple[bytes, str]:
     """As `render`, with the content type. ``accept``: the scraper's header; OpenMetrics, with examples, if it asks for
-    that."""
-    return exposed(accept, _merged(more))
+    that. ``part``: what it asks for of them."""
+    return exposed(accept, _merged(more), None if part == ALL else partial(OnePart, part=part))
 
 
 def collected(more: Collector | None = None) -> Iterator[Metric]:

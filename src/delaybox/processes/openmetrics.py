@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -13,11 +13,19 @@ from prometheus_client.samples import Exemplar
 from delaybox.processes import examples
 
 
-def exposed(accept: str, registry: CollectorRegistry) -> tuple[bytes, str]:
-    """The metrics of a registry, with their content type. ``accept``: the scraper's header."""
-    if "application/openmetrics-text" not in accept:
-        return generate_latest(registry), CONTENT_TYPE_LATEST
-    text: bytes = exposition.generate_latest(_WithExamples(registry))  # type: ignore[no-untyped-call]
+def exposed(
+    accept: str, registry: CollectorRegistry, change: Callable[[Collector], Collector] | None = None
+) -> tuple[bytes, str]:
+    """The metrics of a registry, with their content type. ``accept``: the scraper's header. ``change``: what is made of
+    them first, such as other labels."""
+    with_examples = "application/openmetrics-text" in accept
+    # Examples are found by the labels with which they were counted, so they come first.
+    source: Collector = _WithExamples(registry) if with_examples else registry
+    shown = CollectorRegistry()
+    shown.register(source if change is None else change(source))
+    if not with_examples:
+        return generate_latest(shown), CONTENT_TYPE_LATEST
+    text: bytes = exposition.generate_latest(shown)  # type: ignore[no-untyped-call]
     return text, exposition.CONTENT_TYPE_LATEST
 
 

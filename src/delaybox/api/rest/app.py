@@ -210,6 +210,7 @@ class _Api:
         types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
         self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
         self._probe = Probe(service)
+        self._node_id = settings.node_id
         self._shown = ShownMetrics(service, self._probe)
         self._worker: Callable[[], WorkerCondition] | None = None
         if settings.beside_worker:
@@ -249,14 +250,28 @@ class _Api:
         return _text(200, f"ready; but {state.reason}" if state.reason else "ready")
 
     async def metrics(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        part = _part(scope, self._node_id)
         await self._shown.refresh()
         self._answered.add()
-        body, content_type = metrics.render_as(headers.get(b"accept", b"").decode("latin-1"), self._shown.node)
+        body, content_type = metrics.render_as(headers.get(b"accept", b"").decode("latin-1"), self._shown.node, part)
         return Answer(200, body, content_type=content_type.encode())
 
 
 def _text(status: int, text: str) -> Answer:
     return Answer(status, text.encode(), content_type=b"text/plain; charset=utf-8")
+
+
+def _part(scope: Scope, node_id: str) -> metrics.MetricPart:
+    """The part of the metrics that a scrape asks for."""
+    query = dict(_query(scope))
+    match query.get("of", ""):
+        case "" | "node" | "store" as of:
+            pass
+        case other:
+            raise Refusal(400, f"of {other[:40]!r} is no part of the metrics; give node or store, or leave it out")
+    if (label := query.get("label", "")) not in ("", "node"):
+        raise Refusal(400, f"label {label[:40]!r} is none that a node can add; give node, or leave it out")
+    return metrics.MetricPart(of, node_id if label else "")
 
 
 def _query(scope: Scope) -> list[tuple[str, str]]:
