@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -12,12 +13,15 @@ from delaybox.core.errors import InvalidTask, PastDue, TaskFinished, TaskNotFoun
 from delaybox.core.membership import Activity, Member
 from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
-from delaybox.service import Service
+from delaybox.service import Service, arrivals
+from delaybox.service.arrivals import Arrivals, ArrivingCall
+from delaybox.service.submit import Submitter
 from delaybox.store import keys, lanes, nodes, pages
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire import result as wire_result
+from tests.waiting import PATIENCE_S
 
 LEASE = ClaimLimits(slots=100, types="wsp")
 
@@ -54,6 +58,32 @@ async def test_pages_show_every_waiting_task_once(client: Redis, prefix: str) ->
     some = await _all(service, TaskQuery(due_from_ms=now + 300_000, due_to_ms=now + 600_000), 9)
     expected = [i for i, t in zip(made, tasks, strict=True) if now + 300_000 <= (t.due_ms or 0) < now + 600_000]
     assert sorted(some) == sorted(expected)
+
+
+async def test_tasks_of_calls_that_are_on_their_way_share_a_round_trip(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "_WAIT_S", PATIENCE_S)
+    scripts: list[str] = []
+    store = await Store.open(Servers(client), prefix=prefix, observe=lambda script, _: scripts.append(script))
+    arriving = Arrivals()
+    submitter = Submitter(store, arriving=arriving)
+    taken = 0
+
+    async def call(turns: int) -> Submitted:
+        nonlocal taken
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ArrivingCall(arriving).take()
+        taken += 1
+        return await submitter.submit(NewTask(delay_ms=60_000, queue="mail"))
+
+    for _ in range(20):
+        arriving.came()
+    # As grpc hands them over: one after the other, with turns between in which nothing comes.
+    made = await asyncio.gather(*(call(4 * number) for number in range(20)))
+    assert len({one.task_id for one in made}) == taken == 20
+    assert scripts.count("schedule") == 1
 
 
 async def test_a_moved_task_is_listed_at_its_new_time(client: Redis, prefix: str) -> None:

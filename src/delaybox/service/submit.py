@@ -21,6 +21,8 @@ from delaybox.core.errors import (
 )
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.otel import tracing
+from delaybox.service import arrivals
+from delaybox.service.arrivals import Arrivals
 from delaybox.service.functions import OwnQueues
 from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.labels import IndexedLabels, draft_with
@@ -55,7 +57,8 @@ class Submitter:
     ``max_waiting``: tasks that may wait for the store before callers get Overloaded.
     ``on_scheduled``: called with how many were created and how many were duplicates by key.
     ``topics``: which Kafka topics tasks may name, where Kafka is on. PUB_SUB tasks of one message key then lie in one
-    partition, so that they are sent in the order of their due times.
+    partition, so that they are sent in the order of their due times. ``arriving``: calls for whose tasks a round trip
+    waits a moment.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class Submitter:
         max_waiting: int = 20_000,
         on_scheduled: Callable[[int, int], None] | None = None,
         topics: TopicRules | None = None,
+        arriving: Arrivals = arrivals.here,
     ) -> None:
         self._store = store
+        self._arriving = arriving
         self._max_waiting = max_waiting
         self._on_scheduled = on_scheduled
         self._topics = topics
@@ -148,6 +153,7 @@ class Submitter:
     async def _gather(self) -> None:
         """Waits for tasks that other coroutines are about to submit, because a round trip costs 0.23 ms of CPU even
         when empty."""
+        await self._arriving.wait()
         seen = 0
         for _ in range(_MOST_TURNS):
             if seen == len(self._waiting) or len(self._waiting) >= MAX_ITEMS:

@@ -30,6 +30,7 @@ from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
 from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.otel import tracing
+from delaybox.service.arrivals import ArrivingCall
 from delaybox.wire.bounds import check_items
 
 _log = logging.getLogger("delaybox.grpc")
@@ -125,21 +126,28 @@ def _method(
             ) from None
 
     async def one(requests: AsyncIterator[bytes], context: Context) -> Any:
+        arriving = ArrivingCall()
+
         async def answer() -> Any:
             with guard.admitted(context, rule) as grant:
                 raw = await guard.only(requests, rule)
+                arriving.take()
                 with guard.hold(len(raw)):
                     request = parsed(raw)
                     del raw
                     caller = Caller(grant, context, guard.hold)
                     return _shown(limits, caller, await call(request, caller))
 
-        return await _ended(name, path, context, answer())
+        with arriving:
+            return await _ended(name, path, context, answer())
 
     async def many(requests: AsyncIterator[bytes], context: Context) -> None:
+        arriving = ArrivingCall()
+
         async def answer() -> None:
             with guard.admitted(context, rule) as grant:
                 raw = await guard.only(requests, rule)
+                arriving.take()
                 with guard.hold(len(raw)):
                     request = parsed(raw)
                 del raw
@@ -147,14 +155,19 @@ def _method(
                 async for response in call(request, caller):
                     await context.write(_shown(limits, caller, response))
 
-        await _ended(name, path, context, answer(), timed=False)
+        with arriving:
+            await _ended(name, path, context, answer(), timed=False)
 
     async def both(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def messages() -> AsyncIterator[Any]:
+            async for raw in requests:
+                yield parsed(guard.plain(raw, rule))
+            ArrivingCall().take()
+
         async def answer() -> None:
             with guard.admitted(context, rule) as grant:
                 caller = Caller(grant, context, guard.hold)
-                messages = (parsed(guard.plain(raw, rule)) async for raw in requests)
-                async for response in call(messages, caller):
+                async for response in call(messages(), caller):
                     await context.write(_shown(limits, caller, response))
 
         await _ended(name, path, context, answer(), timed=False)

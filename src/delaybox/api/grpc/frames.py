@@ -35,12 +35,14 @@ class Violation(Exception):
 
 
 class Totals:
-    """Counts shared by all connections. ``unfinished``: bytes of messages that have arrived in part."""
+    """Counts shared by all connections. ``unfinished``: bytes of messages that have arrived in part; ``asked``: is
+    called when the request of a call has come whole."""
 
-    __slots__ = ("unfinished",)
+    __slots__ = ("asked", "unfinished")
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Callable[[], None] = lambda: None) -> None:
         self.unfinished = 0
+        self.asked = asked
 
 
 def refusal(raw: bytes) -> tuple[bool, int] | None:
@@ -183,6 +185,8 @@ class Traffic:
             stream.total += size
             self.held += size
             self._last = bool(flags & _END_STREAM)
+            if self._last:
+                self._totals.asked()
             if not stream.refused:
                 self._stream = stream
                 return None

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from delaybox.api.grpc.frames import MOST_FRAMES, MOST_STREAMS, Totals, Traffic, Violation
+from delaybox.service import arrivals
 
 _log = logging.getLogger("delaybox.grpc")
 
@@ -53,7 +54,7 @@ class Front:
         self.path = path
         self.limit = limit
         self.message_s = message_s
-        self.totals = Totals()
+        self.totals = Totals(arrivals.here.came)
         most = min(connections, MAX_CONNECTIONS)
         self._most_unknown = min(MAX_UNKNOWN, most // 2)
         self._most_known = most - self._most_unknown
