@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,13 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock
 from delaybox.engine.time_tracker import Tracker
 from delaybox.store import keys
+from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft, read_dead
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Claimed, Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import running, until
+from tests.waiting import PATIENCE_S
 
 
 class Clumsy:
@@ -54,6 +57,19 @@ class Clumsy:
         return [0.0] * (len(leased) // 2)
 
 
+class Narrow(Clumsy):
+    """Has room for one message at a time."""
+
+    types, free = "p", 1
+
+    def full(self, partitions: Sequence[int]) -> None: ...
+
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
+        self.got += leased[::2]
+        self.free = 0
+        return [0.0] * (len(leased) // 2)
+
+
 async def add(store: Store, partition: int, task: NewTask) -> bytes:
     (answers,) = await store.schedule([Batch(partition, [draft(task)])])
     assert not isinstance(answers, BaseException), answers
@@ -75,6 +91,54 @@ async def test_a_hand_over_that_fails_makes_no_partition_deaf(client: Redis, pre
         made = {await add(store, p, command) for p in range(4)}
         await until(lambda: set(taker.got) == made)
     finally:
+        await loop.stop()
+        await tracker.finish(1.0)
+        tracker.close()
+
+
+@pytest.mark.parametrize("lost_during", ["survey", "claim"])
+async def test_nothing_is_claimed_from_a_partition_that_another_member_got_meanwhile(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch, lost_during: str
+) -> None:
+    """Under pressure as well, where a look comes before a claim: messages would overtake those of the new owner."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    taker = Narrow()
+    tracker = Tracker(store, taker, EngineOptions(node_id="test", channel="", poll_ms=50), RedisClock())
+    loop = Loop("tracker", tracker.step)
+    run_many, scripts = store.runner.run_many, list[str]()
+    begun, may = asyncio.Event(), asyncio.Event()
+
+    async def held_up(calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        scripts.append(calls[0].script)
+        if calls[0].script == lost_during and taker.got:
+            begun.set()
+            await may.wait()
+        return await run_many(calls)
+
+    monkeypatch.setattr(store.runner, "run_many", held_up)
+    for _ in range(4):
+        await add(store, 0, NewTask())
+    loop.start()
+    try:
+        await until(lambda: len(taker.got) == 1)
+        taker.free = 1
+        tracker._chooser.press([0])
+        # As when slots came free where it was hungry.
+        tracker.call(0)
+        await asyncio.wait_for(begun.wait(), PATIENCE_S)
+        tracker.keep(frozenset())
+        claims = scripts.count("claim")
+        may.set()
+        await until(lambda: tracker._asleep_until > 0 and not tracker.claims(0))
+        taker.free = 1
+        tracker.slots_freed()
+        # A step goes to sleep at once where nothing is due.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await until(lambda: tracker._asleep_until > 0 and not tracker.claims(0))
+        assert scripts.count("claim") == claims
+    finally:
+        may.set()
         await loop.stop()
         await tracker.finish(1.0)
         tracker.close()

@@ -112,6 +112,7 @@ class Tracker:
         for p in self._mine - partitions:
             self._look[p] = math.inf
             self._hungry.discard(p)
+            self._called.discard(p)
         fresh = partitions - self._mine
         self._mine = partitions
         for p in fresh:
@@ -275,6 +276,11 @@ class Tracker:
         return (due[start:] + due[:start])[:most]
 
     async def _claim(self, due: Sequence[int], slots: int, parts: Mapping[int, Part] | None = None) -> None:
+        # Another member may have got a partition since it was found due: what was claimed there now would overtake what
+        # that member sends.
+        due = [p for p in due if self._claims_from(p)]
+        if not due:
+            return
         share = slots if not slots else max(1, slots // len(due))
         limits = ClaimLimits(
             slots=min(share, MAX_ITEMS),
@@ -427,7 +433,7 @@ class Tracker:
             look = 0.0
         elif limits.slots and len(c.leased) // 2 < limits.slots and not c.more:
             self._chooser.relieve(p)
-        if len(c.leased) // 2 >= limits.slots and look <= c.now_ms and not c.pressed:
+        if len(c.leased) // 2 >= limits.slots and look <= c.now_ms and not c.pressed and self._claims_from(p):
             self._hungry.add(p)
             self._chooser.filled(p)
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
@@ -448,7 +454,10 @@ class Tracker:
 
     def _look_at(self, p: int, at: float) -> None:
         """One that another member looks after meanwhile is not looked at again."""
-        self._look[p] = at if p in self._mine or p in self._called else math.inf
+        self._look[p] = at if self._claims_from(p) else math.inf
+
+    def _claims_from(self, p: int) -> bool:
+        return p in self._mine or p in self._called
 
     def close(self) -> None:
         """Releases what waiting needs."""
