@@ -91,6 +91,36 @@ def dockerfile() -> None:
     run([tool("hadolint", "pip"), DEPLOY / "Dockerfile"])
 
 
+def image_steps() -> None:
+    """The Dockerfile's steps without an engine, and the program as the image starts it: scripts/replay_image.py."""
+    found = re.search(r"^FROM python:(\d+\.\d+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    if found is None:
+        raise Wrong("deploy/Dockerfile: its base image is no Python, which scripts/replay_image.py takes it to be")
+    there = dict(line.split(" ", 1) for line in run([ROOT / "scripts/find-python", "--all"]).splitlines())
+    if found[1] not in there:
+        raise Missing(f"Python {found[1]}, which the image has")
+    unshare = [tool("unshare", "Debian: util-linux"), "--mount"]
+    if os.geteuid() or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        raise Missing("right to mount a file system of its own (root)")
+    prefix = run([there[found[1]], "-c", "import sys; print(sys.base_prefix)"]).strip()
+    # No temporary folder that is removed with all that it holds: what is mounted there is this machine's.
+    scratch = tempfile.mkdtemp()
+    try:
+        command = [*unshare, sys.executable, str(ROOT / "scripts/replay_image.py"), prefix, scratch]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    finally:
+        os.rmdir(scratch)  # noqa: PTH106 - as above
+    if done.returncode == 3:  # NOT_HERE of that script
+        raise Missing(f"overlay file system: {done.stderr.strip()}")
+    if done.returncode:
+        raise Wrong((done.stdout + done.stderr)[-8_000:])
+
+
+def site() -> None:
+    """The documents as a site: every page is in its menu, every link leads somewhere."""
+    run([sys.executable, ROOT / "scripts/site.py"])
+
+
 def yaml() -> None:
     """yamllint, but for the chart's templates, which are no YAML yet."""
     files = [path for path in DEPLOY.rglob("*.y*ml") if "templates" not in path.parts]
@@ -222,6 +252,8 @@ def chart() -> None:
 
 CHECKS: tuple[Callable[[], None], ...] = (
     dockerfile,
+    image_steps,
+    site,
     yaml,
     compose,
     nginx,
