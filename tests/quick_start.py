@@ -1,11 +1,11 @@
 """Processes of DelayBox that tests start: forked from one that has imported everything, not imported anew.
 
-Half of all that a run's processors did was to import the same modules 1,500 times. So in a run with TESTS_FORK=1, as
-`make test` is, `subprocess.Popen`, and with it asyncio's subprocesses, asks a fork server (tests/fork_server.py) for
-each ``python -m`` of DelayBox and of the tests' own nodes, on Linux; and so do the processes forked that way, for their
-children. Each is a real process, with a memory, a session, signals and an end of its own. A command that a fresh
-interpreter would understand otherwise (see `_fits`) gets one. Marked ``fresh``, a test or a file has nothing but fresh
-interpreters, because how a process starts is what it tests.
+A run starts some 1,500 processes, each of which would import the same modules for half a second. So in a run with
+TESTS_FORK=1, as `make test` is, `subprocess.Popen`, and with it asyncio's subprocesses, asks a fork server
+(tests/fork_server.py) for each ``python -m`` of DelayBox and of the tests' own nodes, on Linux; and so do the processes
+forked that way, for their children. Each is a real process, with a memory, a session, signals and an end of its own. A
+command that a fresh interpreter would understand otherwise (see `_fits`) gets one. Marked ``fresh``, a test or a file
+has nothing but fresh interpreters, because how a process starts is what it tests.
 """
 
 from __future__ import annotations
