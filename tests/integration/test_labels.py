@@ -15,7 +15,7 @@ from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.scrubber import Scrubber
 from delaybox.service import Selection, Service
-from delaybox.store import groups, keys, labels, page_cursors, pages
+from delaybox.store import groups, keys, label_entries, labels, page_cursors, pages
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
@@ -65,8 +65,8 @@ async def found(service: Service, wanted: TaskQuery, *, limit: int = 100) -> lis
 
 
 async def indexed(store: Store, value: str = "7") -> int:
-    number = int.from_bytes(labels.place("customer", value)[:2], "big")
-    mark = labels.place("customer", value)[2:]
+    number = int.from_bytes(label_entries.place("customer", value)[:2], "big")
+    mark = label_entries.place("customer", value)[2:]
     sets = [await store.servers.ask("SMEMBERS", keys.label(tag, number)) for tag in store.tags]
     return sum(member[ids.ID_BYTES :] == mark for found in sets for member in found)
 
@@ -87,6 +87,27 @@ async def test_a_list_by_an_indexed_label_does_not_scan(store: Store) -> None:
     other = await service.list_tasks(TaskQuery(labels={"env": "prod"}))
     assert other.scanned and len(other.items) == 40
     assert (await service.bulk.cancel(Selection(wanted=TaskQuery(labels={"env": "x"}), dry_run=True))).scanned
+
+
+async def test_entries_have_the_ids_that_tasks_got(store: Store) -> None:
+    """Ids are those that were sent where all are due at a moment to come; else the script makes them."""
+    service = await built(store, "customer", "order")
+    due_ms = await store.ping() + 900_000
+    both = {**CUSTOMER, "order": "9"}
+    sure = await submit(service, *(NewTask(due_ms=due_ms + n, labels=both) for n in range(3)))
+    others = await submit(
+        service,
+        later(labels=CUSTOMER),
+        NewTask(due_ms=due_ms, labels=both),
+        NewTask(type=TaskType.WORKER, name="f", labels=CUSTOMER),
+    )
+    keyed = [NewTask(due_ms=due_ms, labels=CUSTOMER, idempotency_key=f"k{n}") for n in (1, 1, 2)]
+    (first, again, second) = await submit(service, *keyed)
+    repeated = await submit(service, *keyed, NewTask(due_ms=due_ms, labels=CUSTOMER))
+    assert first == again == repeated[0] and second == repeated[2]
+    assert await found(service, TaskQuery(labels=CUSTOMER)) == sorted({*sure, *others, *repeated})
+    assert await found(service, TaskQuery(labels={"order": "9"})) == sorted([*sure, others[1]])
+    assert await indexed(store) == 9
 
 
 async def test_a_label_with_too_many_entries_is_scanned_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +237,7 @@ async def test_a_lost_entry_comes_back_and_a_wrong_one_goes(client: Redis, store
     service = await built(store, "customer")
     (task_id,) = await submit(service, later(labels=CUSTOMER))
     raw = ids.parse(task_id)
-    where = labels.place("customer", "7")
+    where = label_entries.place("customer", "7")
     key = keys.label(store.tags[ids.partition(raw)], int.from_bytes(where[:2], "big"))
     await client.delete(key)
     await client.sadd(key, raw[:10] + bytes(6) + where[2:])

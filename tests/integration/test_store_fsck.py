@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from delaybox.core import ids
 from delaybox.core.history import HistoryRules
 from delaybox.core.task import FailedAttempt, NewTask, Priority
-from delaybox.store import failures, keys, labels
+from delaybox.store import failures, keys, label_entries, labels
 from delaybox.store.fsck import fsck
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.record import draft
@@ -246,7 +246,7 @@ async def watermark_of_nothing(f: Full) -> None:
 
 async def label_gone(f: Full) -> None:
     await labels.index(f.lab.store, 0, {f.soon: await f.raw(f.soon)}, ("customer",))
-    await f.client.delete(keys.label(f.tag, int.from_bytes(labels.place("customer", "7")[:2], "big")))
+    await f.client.delete(keys.label(f.tag, int.from_bytes(label_entries.place("customer", "7")[:2], "big")))
 
 
 async def label_of_nothing(f: Full) -> None:

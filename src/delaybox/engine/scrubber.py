@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from delaybox.engine.ownership import Ownership
-from delaybox.store import buckets, groups, labels, leases, scrubbed
+from delaybox.store import buckets, groups, label_entries, labels, leases, scrubbed
 from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
@@ -140,7 +140,7 @@ class Scrubber:
         """As `_groups`, of the index of labels."""
         if not await labels.declared(self._store):
             return
-        for first in range(0, labels.SETS, _CHUNK):
+        for first in range(0, label_entries.SETS, _CHUNK):
             for number in await labels.sets(self._store, p, first, _CHUNK):
                 cursor = b"0"
                 while True:

@@ -25,7 +25,8 @@ from delaybox.service import arrivals
 from delaybox.service.arrivals import Arrivals
 from delaybox.service.functions import OwnQueues
 from delaybox.store.batches import MAX_BODY_BYTES
-from delaybox.store.labels import IndexedLabels, draft_with
+from delaybox.store.label_entries import draft_with
+from delaybox.store.labels import IndexedLabels
 from delaybox.store.loader import PATIENCE_S
 from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
 from delaybox.store.replies import MAX_REPLACED

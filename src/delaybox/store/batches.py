@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from delaybox.core import ids
+from delaybox.store.label_entries import new_entries
 from delaybox.store.replies import MAX_ITEMS, Batch, Stored
 
 _T = TypeVar("_T")
@@ -35,9 +36,13 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
     keyed: list[Any] = []
     bodies: list[Any] = []
     grouped: list[Any] = []
+    labelled: list[tuple[bytes, bytes]] = []
     items: list[Any] = []
     for i, (d, tail) in enumerate(zip(batch.drafts, tails, strict=True), 1):
-        items += (d.due48.to_bytes(6, "big") + tail, d.record)
+        template = d.due48.to_bytes(6, "big") + tail
+        items += (template, d.record)
+        if d.labels:
+            labelled.append((template, d.labels))
         if d.key is not None:
             keyed += (i, d.key, d.fingerprint)
         if d.body is not None:
@@ -45,7 +50,7 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
         if d.group is not None:
             grouped += (i, d.group)
     counts = (len(tails), len(keyed) // 3, len(bodies) // 2, len(grouped) // 2)
-    return [*head, *counts, *items, *keyed, *bodies, *grouped]
+    return [*head, *counts, *items, *keyed, *bodies, *grouped, *new_entries(labelled)]
 
 
 def _replace_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list[Any]:

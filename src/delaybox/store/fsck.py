@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delaybox.core import ids
-from delaybox.store import fsck_failures, keys, labels, permits
+from delaybox.store import fsck_failures, keys, label_entries, labels, permits
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.kafka import Stream
 from delaybox.store.loader import ScriptCall
@@ -409,7 +409,7 @@ class _Check:
             for r, score in zip(in_groups, scores, strict=True):
                 if score is None:
                     self._suspect(p, r.task_id)
-        listed = [(r, number, field_) for r in records for number, field_ in labels.entries_of(r)]
+        listed = [(r, number, field_) for r in records for number, field_ in label_entries.entries_of(r)]
         if listed:
             there = await self.servers.ask_many([("SISMEMBER", keys.label(tag, n), f) for _, n, f in listed])
             for (r, _, _), found in zip(listed, there, strict=True):

@@ -208,7 +208,7 @@ def history_hash(tag_: str, name: bytes) -> bytes:
 
 
 def label(tag_: str, number: int) -> str:
-    """Set: entries of the index of labels (`labels.place`)."""
+    """Set: entries of the index of labels (`label_entries.place`)."""
     return f"{tag_}:label:{number}"
 
 

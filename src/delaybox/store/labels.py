@@ -10,20 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from hashlib import blake2b
 
 from google.protobuf.message import DecodeError
 
 from delaybox.store import keys
+from delaybox.store.label_entries import SETS, entry, place
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import LABELS, Draft, Record, UnreadableRecord, extension_entries, read, with_entry
+from delaybox.store.record import LABELS, Record, UnreadableRecord, extension_entries, read
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
 
-SETS = 64
-"""Sets of one partition that the entries are spread over. With a million tasks in 16 partitions each has 1,000 entries
-of a label: so few sets that the 500 tasks of one script share them, and so many that one is looked through quickly."""
-_MARK = 4
 _AT_ONCE = 16
 """Partitions in one round trip."""
 _ENTRIES_AT_ONCE = 10_000
@@ -33,25 +29,6 @@ SETTLED_MS = 3_000
 """From this time on after a label was named, every writer indexes it."""
 LOOKED_UP = 1_000_000
 """Past this many entries in the sets that it would go through, a look-up scans."""
-
-
-def place(name: str, value: str) -> bytes:
-    """The number of the set (u16) and the mark (4 bytes) of a label. Part of the stored format."""
-    digest = blake2b(f"{name}\0{value}".encode(), digest_size=2 + _MARK).digest()
-    number = int.from_bytes(digest[:2], "big") % SETS
-    return number.to_bytes(2, "big") + digest[2:]
-
-
-def entry(indexed: Collection[str], labels: Mapping[str, str]) -> bytes:
-    """What a record's extension says of a task with these labels; b"" where none of them is indexed."""
-    return b"".join(place(name, labels[name]) for name in sorted(labels) if name in indexed)
-
-
-def draft_with(new: Draft, indexed: Collection[str], labels: Mapping[str, str]) -> None:
-    """Adds the entry to a new task."""
-    value = entry(indexed, labels)
-    if value:
-        new.record = with_entry(new.record, LABELS, value)
 
 
 class IndexedLabels:
@@ -197,12 +174,3 @@ async def sets(store: Store, partition: int, first: int, count: int) -> list[int
     tag = store.tags[partition]
     found = await store.servers.ask_many([("EXISTS", keys.label(tag, n)) for n in numbers])
     return [n for n, there in zip(numbers, found, strict=True) if there]
-
-
-def entries_of(record: Record) -> list[tuple[int, bytes]]:
-    """(number of the set, member of it) of each entry that the index must have of a record."""
-    value = extension_entries(record.extension).get(LABELS, b"") if record.extension else b""
-    return [
-        (int.from_bytes(value[at : at + 2], "big"), record.task_id + value[at + 2 : at + 2 + _MARK])
-        for at in range(0, len(value) - 2 - _MARK + 1, 2 + _MARK)
-    ]

@@ -61,7 +61,7 @@ class Draft(msgspec.Struct, gc=False):
 
     ``message_key``: Kafka's; tasks that share it lie in one partition, unless an idempotency key decides that.
     ``replace``: it takes the place of the key's task, put off for at most ``max_wait_ms`` (0: any time).
-    ``group``: as its record's extension names it.
+    ``group``: as its record's extension names it; ``labels``: what that says of its indexed labels.
     """
 
     due48: int
@@ -73,6 +73,7 @@ class Draft(msgspec.Struct, gc=False):
     replace: bool = False
     max_wait_ms: int = 0
     group: bytes | None = None
+    labels: bytes = b""
 
 
 class Record(msgspec.Struct, gc=False):

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.task import CANCELLED, DeliveryMode, Priority, TaskState, TaskView
-from delaybox.store.labels import entry as label_entry
+from delaybox.store.label_entries import entry as label_entry
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, rewrite, traceback_of
 from delaybox.store.store import Found
 from delaybox.wire import body as wire_body

@@ -4,7 +4,8 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 id of the store, 2 the watermark's field (topic id/Kafka partition), 3 first offset, 4 offset after the last one,
 --       5 '1' = there may be no watermark yet, 6 bucket width ms, 7 wake channel, 8 n, 9 number of large bodies k, 10 the
---       offsets of the n tasks (big-endian doubles, rising), then n x (id template, record) as in schedule.lua, k x (index from 1, body)
+--       offsets of the n tasks (big-endian doubles, rising), then n x (id template, record) as in schedule.lua, k x (index from 1, body), then
+--       the entries of labels of the n tasks, as add_labels takes them
 --       Offsets in between that carry no task were dealt with elsewhere, or do not exist.
 -- REPLY {time of scheduling ms, watermark, tasks stored}; what lies below the watermark was stored before and is skipped.
 --       Stored is -1 and nothing was written when the watermark is below the first offset (-1: there is none): go back to it.
@@ -47,6 +48,7 @@ for _ = 1, k do
   if id then add_body(new, id, ARGV[at + 1]) end
   at = at + 2
 end
+add_labels(new, at, ids, n, stored < n, 9)
 err = guard(new.keys)
 if err then return err end
 

@@ -4,7 +4,8 @@
 -- ARGV  1 id of the store, 2 command id (16 bytes), 3 bucket width ms, 4 how long the command is remembered ms,
 --       5 wake channel, 6 n, 7 number of keyed tasks m, 8 number of large bodies k,
 --       9 number of tasks g in groups, then n x (id template, record), m x (index from 1, idempotency key, fingerprint),
---       k x (index from 1, body), g x (index from 1, group, as the record's extension names it)
+--       k x (index from 1, body), g x (index from 1, group, as the record's extension names it), then the entries of labels of
+--       the n tasks, as add_labels takes them
 --       An id template's 48 bits are a due time, or, with the top bit set, a delay to which this server's clock is added.
 -- REPLY {time of scheduling ms, m x answer}; answer: '' created, id = the key's task (same body), '!' .. id = other body,
 --       '~' .. id = its task was cancelled.
@@ -85,6 +86,7 @@ for _ = 1, tonumber(ARGV[9]) do
   at = at + 2
 end
 if #members > 0 then keys[#keys + 1] = K_GROUPS end
+add_labels(new, at, ids, n, next(skip) ~= nil, 8)
 err = guard(keys)
 if err then return err end
 

@@ -4,7 +4,7 @@
 local function newborn(now, W)
   local c = clock(now)
   return {
-    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), labels = {}, numbers = {}, bodies = {},
+    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), listed = {}, numbers = {}, bodies = {},
     keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 7) },
   }
 end
@@ -42,6 +42,7 @@ local function add_new(b, id, rec)
   if hi >= 32768 or due == now then
     hi = math.floor(due / 4294967296)
     id = struct.pack('>I2I4', hi, due - hi * 4294967296) .. sub(id, 7)
+    b.renamed = true
   end
   local number = math.floor(due / b.W)
   local key = b.numbers[number]
@@ -51,24 +52,6 @@ local function add_new(b, id, rec)
     b.keys[#b.keys + 1] = key
   end
   add2(b.fields, key, id, rec)
-  if byte(rec) >= FRESH_EXT then
-    -- Of a new record it is the first entry, if it is there.
-    local from = behind_key(rec, 3, byte(rec, 2)) + 2
-    if byte(rec, from) == labels.TAG then
-      local lists = b.labels
-      for at = from + 3, from + 2 + byte(rec, from + 2), 6 do
-        local high, low = byte(rec, at, at + 1)
-        local number = 256 * high + low
-        local list = lists[number]
-        if not list then
-          list = {}
-          lists[number] = list
-          b.keys[#b.keys + 1] = labels.key(number)
-        end
-        list[#list + 1] = id .. sub(rec, at + 2, at + 5)
-      end
-    end
-  end
   if due < b.limit then
     local first, flags, len, letter = byte(rec, 1, 4)
     if first >= FRESH_EXT then fair.note(rec, flags, sub(rec, 4, 3 + len), due) end
@@ -86,10 +69,42 @@ local function add_body(b, id, body)
   b.bodies[#b.bodies + 1] = { key, body }
 end
 
+-- The index of labels. ARGV from `from` on: (number of the set, number of entries c, c x id template and mark) ...; ids: those of
+-- the tasks, by their place among the n; fewer: some of these are not stored; before: index in ARGV of the template before the first.
+-- The entries are made by the caller, and given to SADD as they came, so that none is taken from its record here, which costs several
+-- calls of functions for each. Only where ids are others than their templates, or fewer, they are made anew.
+local function add_labels(b, from, ids, n, fewer, before)
+  if not ARGV[from] then return end
+  local known
+  if b.renamed or fewer then
+    known = {}
+    for i = 1, n do known[ARGV[before + 2 * i]] = ids[i] end
+  end
+  while ARGV[from] do
+    local key, first, last = labels.key(ARGV[from]), from + 2, from + 1 + ARGV[from + 1]
+    b.keys[#b.keys + 1] = key
+    local members, count = ARGV, last
+    if known then
+      members, count = {}, 0
+      for i = first, last do
+        local entry = ARGV[i]
+        local id = known[sub(entry, 1, 16)]
+        if id then
+          count = count + 1
+          members[count] = id .. sub(entry, 17)
+        end
+      end
+      first = 1
+    end
+    if count >= first then b.listed[#b.listed + 1] = { key, members, first, count } end
+    from = last + 1
+  end
+end
+
 -- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
 local function write_new(b, channel)
   for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
-  for number, members in pairs(b.labels) do redis.call('SADD', labels.key(number), unpack(members)) end
+  for _, set in ipairs(b.listed) do redis.call('SADD', set[1], unpack(set[2], set[3], set[4])) end
   flush(b.fields, 'HSET')
   local index = {}
   for number in pairs(b.numbers) do
