@@ -22,37 +22,40 @@
 local lease, idem_ttl = k_lease(ARGV[1]), ARGV[2]
 local ids = { unpack(ARGV, 5) }
 local records = redis.call('HMGET', lease, unpack(ids))
-local stale, special, mine, lent, touched = {}, {}, {}, {}, { lease, K_LEASES, K_LEASED }
+local stale, special, mine, lent, touched, extended = {}, {}, {}, {}, { lease, K_LEASES, K_LEASED }, false
 for i, id in ipairs(ids) do
   local rec = records[i]
   if not rec then
     stale[#stale + 1] = id
   else
     mine[#mine + 1] = id
-    if byte(rec, 1) >= FRESH_EXT then lent[#lent + 1] = i end
     -- A plain record, and most are, has nothing elsewhere.
     local first, bits = byte(rec, 1, 2)
     if bits >= 4 or first >= FRESH_EXT then
       local kind, flags, _, at = rec_head(id, rec)
       if kind == 'ok' then
-        special[#special + 1] = { id, rec, flags, at }
+        local entries
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
         if first >= FRESH_EXT then
-          touched[#touched + 1] = K_GROUPS
+          extended = true
+          if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
           succeeded(id, rec, flags, at)
-          labels.touch(labels.of(id, rec, at, flags), touched)
+          entries = labels.of(id, rec, at, flags)
+          labels.touch(entries, touched)
         end
+        special[#special + 1] = { id, rec, flags, at, entries }
       end
     end
   end
 end
+if extended then touched[#touched + 1] = K_GROUPS end
 local now, W = (#ending.calls > 0 or #lent > 0) and now_ms(), tonumber(ARGV[3])
 if now then
   for _, key in ipairs({ callback_keys(now, W) }) do touched[#touched + 1] = key end
 end
 local err = guard(touched)
 if err then return err end
-for _, s in ipairs(special) do forget(s[1], s[2], s[3], s[4], idem_ttl) end
+for _, s in ipairs(special) do forget(s[1], s[2], s[3], s[4], idem_ttl, s[5]) end
 if #mine > 0 then
   redis.call('HDEL', lease, unpack(mine))
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end

@@ -11,10 +11,10 @@
 --   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
 --   9 its fairness key; 10 that key's weight (text), where it is not 1; 11 how many places the task takes (u16), where it is not 1
 local EXT_FAIR_KEY, EXT_FAIR_WEIGHT, EXT_COST = 9, 10, 11
---   20 for each of its labels that is indexed the number of the set (u16) and the mark (4 bytes) of its entry there (labels)
+--   20 for each of its labels that is indexed, its function among them, the number of the set (u16) and the mark (4 bytes) of its entry there (labels)
 local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
 -- In one local: a script may have 200.
-local EXT = { GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }
+local EXT = { PERMIT = 6, LIMIT_KEYS = 7, GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }
 
 -- The record and its flags without the idempotency key that it names.
 local function without_key(rec, at, flags)
@@ -34,18 +34,29 @@ local function of_u48(value)
 end
 
 -- The entry's value, or nil; and where the entry stands: first byte, first byte behind it.
-local function ext_get(rec, at, flags, tag)
-  if byte(rec, 1) < FRESH_EXT then return nil end
-  local from = behind_key(rec, at, flags)
-  local stop = from + 2 + struct.unpack('>I2', rec, from)
-  from = from + 2
-  while from + 2 < stop do
-    local behind = from + 3 + struct.unpack('>I2', rec, from + 1)
-    if behind > stop then return nil end
-    if byte(rec, from) == tag then return sub(rec, from + 3, behind - 1), from, behind end
-    from = behind
+local ext_get
+do
+-- The entries of the record that was asked for last, by tag: scripts ask for several of one record, one after the other.
+local of, values, firsts, behinds
+function ext_get(rec, at, flags, tag)
+  if rec ~= of then
+    if byte(rec, 1) < FRESH_EXT then return nil end
+    of, values, firsts, behinds = rec, {}, {}, {}
+    local from = behind_key(rec, at, flags)
+    local stop = from + 2 + struct.unpack('>I2', rec, from)
+    from = from + 2
+    while from + 2 < stop do
+      local behind = from + 3 + struct.unpack('>I2', rec, from + 1)
+      if behind > stop then break end
+      local known = byte(rec, from)
+      if not values[known] then
+        values[known], firsts[known], behinds[known] = sub(rec, from + 3, behind - 1), from, behind
+      end
+      from = behind
+    end
   end
-  return nil
+  return values[tag], firsts[tag], behinds[tag]
+end
 end
 
 -- The record with this entry; value nil: without it. A record whose last entry goes has no extension any more.
@@ -77,7 +88,7 @@ end
 
 -- The index of labels: sets of id .. mark (4 bytes), spread by label and value (store/labels.py). One table, because a script has at
 -- most 200 local names.
-local labels = { TAG = 20, left = {}, names = {} }
+local labels = { TAG = 20, left = {}, names = {}, touched = {} }
 function labels.key(number)
   local key = labels.names[number]
   if not key then
@@ -108,7 +119,12 @@ function labels.forget(entries)
     left[#left + 1], labels.left[entries[i]] = entries[i + 1], left
   end
 end
--- Adds their keys to those that a guard asks for.
+-- Adds their keys to those that a guard asks for, each once.
 function labels.touch(entries, keys)
-  for i = 1, #entries, 2 do keys[#keys + 1] = entries[i] end
+  for i = 1, #entries, 2 do
+    if labels.touched[entries[i]] ~= keys then
+      labels.touched[entries[i]] = keys
+      keys[#keys + 1] = entries[i]
+    end
+  end
 end

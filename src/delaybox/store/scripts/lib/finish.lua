@@ -55,7 +55,8 @@ end
 
 -- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry; one
 -- that is a lock is free at once. Its group is left in part(), which each script that includes this file calls at its end.
-local function forget(id, rec, flags, at, idem_ttl)
+-- entries: of the index of labels, where the caller has them.
+local function forget(id, rec, flags, at, idem_ttl, entries)
   if is_keyed(flags) then
     local entry = k_idem(rec_key(rec, at))
     if names(entry, id) then
@@ -65,7 +66,7 @@ local function forget(id, rec, flags, at, idem_ttl)
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
   if byte(rec, 1) >= FRESH_EXT then
     ending.groups[#ending.groups + 1] = grouped(id, rec, at, flags)
-    labels.forget(labels.of(id, rec, at, flags))
+    labels.forget(entries or labels.of(id, rec, at, flags))
   end
 end
 

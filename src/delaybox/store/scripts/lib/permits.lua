@@ -15,7 +15,7 @@ local K_PERMITS = T .. ':permits'
 local K_APART, K_HELD_KEYS = T .. ':apart', T .. ':held:keys'
 local function k_used(pool) return T .. ':used:' .. pool end
 local function k_waits(member) return T .. ':waits:' .. member end
-local EXT_ONCE, EXT_PERMIT, EXT_KEYS = 5, 6, 7
+local EXT_ONCE, EXT_PERMIT, EXT_KEYS = 5, EXT.PERMIT, EXT.LIMIT_KEYS
 local FOREVER = 1e15
 
 -- Limits by name, a list of {pool, key, most, hold}.
