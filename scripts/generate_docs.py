@@ -184,6 +184,8 @@ MEANING = {
     "(`unique_while`) end with their task",
     "index.labels": "labels by which tasks are indexed, so that lists and changes by one of them need no scan. Tasks "
     "that are there already are indexed within minutes. A label that was named once stays indexed",
+    "index.functions": "index tasks by the function or command that they name, so that lists and changes by it need no "
+    "scan: as much as one label of each such task. What was indexed once stays so",
     "durability.mode": "when a caller is answered that a task is stored: `fast`, when the server has it; `durable`, "
     "when it is on the server's disk; `strict`, when its replicas have it too ([what each may lose](reliability.md))",
     "durability.replicas": "with `strict`: how many replicas must have it; all that may be promoted, to lose nothing",

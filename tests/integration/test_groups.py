@@ -71,11 +71,30 @@ def test_a_group_is_found_moved_released_and_cancelled_in_each_way(served: Node,
     assert cli("cancel", "--queue", "held").out == "1 cancelled\n"
 
 
+def test_a_function_is_a_filter_in_each_way(served: Node, client: Client, cli: Command) -> None:
+    mine = {client.schedule("bill", n, delay="1h").id for n in range(2)}
+    client.schedule("post", 1, delay="1h")
+    for path in ("/v1/tasks?function=bill", "/v1/tasks?function=bill&state=scheduled"):
+        status, _, page = served.call("GET", path)
+        assert (status, {task["id"] for task in page["tasks"]}) == (200, mine)
+    assert {task.id for task in client.list(function="bill")} == mine
+    assert all(task_id in cli("list", "--function", "bill").out for task_id in mine)
+    assert post(served, "/v1/tasks/cancel", {"function": "bill", "dry_run": True})["scanned"]
+    assert client.run_now_many(function="nobody").matched == 0
+    assert cli("cancel", "--function", "bill").out == "2 cancelled\n"
+    assert client.cancel_many(function="post").changed == 1
+    status, _, page = served.call("GET", "/v1/dead?function=bill")
+    assert (status, page["tasks"]) == (200, [])
+    assert cli("dead", "list", "--function", "bill").out == "no dead letters\n"
+    assert post(served, "/v1/dead/replay", {"function": "bill"})["replayed"] == 0
+
+
 def test_wrong_selections(served: Node, client: Client, cli: Command) -> None:
     for path, body, field in (
         ("cancel", {}, "body"),
         ("cancel", {"all": True, "queue": "mail"}, "all"),
         ("run", {"group": "a b"}, "group"),
+        ("run", {"function": "a b"}, "function"),
         ("run", {"state": "running"}, "state"),
         ("run", {"queue": "mail", "limit": 0}, "limit"),
         ("run", {"queue": "mail", "free_keys": True}, "free_keys"),

@@ -16,6 +16,7 @@ from delaybox.cli.options import (
     AsJson,
     Fold,
     From,
+    Function,
     Group,
     Key,
     Labels,
@@ -61,6 +62,7 @@ def cancel(
     group: Group = None,
     queue: Queue = None,
     type_: Type = None,
+    function: Function = None,
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
@@ -74,7 +76,7 @@ def cancel(
     """Cancel pending tasks: those with these ids, or all that match."""
     client = connect(server, token, as_json)
     named = [*(task_ids or ()), *((key,) if key is not None else ())]
-    chosen = _chosen(named, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
+    chosen = _chosen(named, _filter(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run)
     if chosen is not None:
         if running:
             raise ConfigError("--running goes with ids; a filter is for tasks that wait")
@@ -101,6 +103,7 @@ def run_now(
     group: Group = None,
     queue: Queue = None,
     type_: Type = None,
+    function: Function = None,
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
@@ -113,7 +116,9 @@ def run_now(
 ) -> None:
     """Make pending tasks due now: those with these ids, or all that match (--group releases a group)."""
     client = connect(server, token, as_json)
-    chosen = _chosen(task_ids, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
+    chosen = _chosen(
+        task_ids, _filter(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run
+    )
     if chosen is not None:
         return _many(client, "run", chosen, "due now", as_json=as_json)
     return each(
@@ -137,6 +142,7 @@ def reschedule(
     group: Group = None,
     queue: Queue = None,
     type_: Type = None,
+    function: Function = None,
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
@@ -150,7 +156,7 @@ def reschedule(
     """Move a pending task to another time, or give it another priority; or move all that match to one moment."""
     client = connect(server, token, as_json)
     named = [str(task_id or key)] if task_id or key else None
-    chosen = _chosen(named, _filter(group, queue, type_, label, due_from, due_to), everything, limit, dry_run)
+    chosen = _chosen(named, _filter(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run)
     when = options.without_nothing({"at": options.when(at, zone, fold), "delay": delay})
     if chosen is not None:
         if priority is not None:
@@ -209,6 +215,7 @@ def _filter(
     group: str | None,
     queue: str | None,
     kind: str | None,
+    function: str | None,
     labels: list[str] | None,
     due_from: str | None,
     due_to: str | None,
@@ -218,6 +225,7 @@ def _filter(
             "group": group,
             "queue": queue,
             "type": kind,
+            "function": function,
             "labels": options.pairs("--label", labels),
             "due_from": due_from,
             "due_to": due_to,

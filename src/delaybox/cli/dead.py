@@ -8,7 +8,20 @@ import typer
 
 from delaybox.cli import messages, options, render
 from delaybox.cli.client import segment
-from delaybox.cli.options import DEFAULT_SERVER, AsJson, From, Labels, Queue, Server, TaskIds, To, Token, Type, connect
+from delaybox.cli.options import (
+    DEFAULT_SERVER,
+    AsJson,
+    From,
+    Function,
+    Labels,
+    Queue,
+    Server,
+    TaskIds,
+    To,
+    Token,
+    Type,
+    connect,
+)
 from delaybox.cli.several import each, note_more, pages
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import DEFAULT_REPLAY, MAX_REPLAY
@@ -22,6 +35,7 @@ app = typer.Typer(
 def list_dead(
     type_: Type = None,
     queue: Queue = None,
+    function: Function = None,
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
@@ -36,6 +50,7 @@ def list_dead(
     query = {
         "type": type_,
         "queue": queue,
+        "function": function,
         "label": [f"{key}={value}" for key, value in options.pairs("--label", label).items()],
         "due_from": due_from,
         "due_to": due_to,
@@ -53,6 +68,7 @@ def replay(
     everything: Annotated[bool, typer.Option("--all", help="All that the options below leave, newest first.")] = False,
     type_: Type = None,
     queue: Queue = None,
+    function: Function = None,
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
@@ -69,6 +85,7 @@ def replay(
         {
             "type": type_,
             "queue": queue,
+            "function": function,
             "labels": options.pairs("--label", label),
             "due_from": due_from,
             "due_to": due_to,

@@ -77,6 +77,7 @@ TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="One or more
 
 Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Queue.")]
 Type = Annotated[TypeName | None, typer.Option("--type", "-t", help="Task type.")]
+Function = Annotated[str | None, typer.Option("--function", help="Function or command.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="KEY=VALUE", help="Label; repeatable.")]
 Group = Annotated[str | None, typer.Option("--group", "-g", metavar="NAME", help="Group of tasks.")]
 Zone = Annotated[

@@ -21,6 +21,7 @@ from delaybox.cli.options import (
     EndedName,
     Fold,
     From,
+    Function,
     Group,
     Key,
     Labels,
@@ -277,6 +278,7 @@ def list_tasks(
     state: Annotated[StateName | None, typer.Option("--state", "-s", help="State.")] = None,
     type_: Type = None,
     queue: Queue = None,
+    function: Function = None,
     label: Labels = None,
     group: Group = None,
     due_from: From = None,
@@ -293,6 +295,7 @@ def list_tasks(
         "state": state,
         "type": type_,
         "queue": queue,
+        "function": function,
         "label": [f"{key}={value}" for key, value in options.pairs("--label", label).items()],
         "group": group,
         "due_from": due_from,
@@ -310,7 +313,7 @@ def history(
     state: Annotated[EndedName | None, typer.Option("--state", "-s", help="How they ended.")] = None,
     type_: Type = None,
     queue: Queue = None,
-    function: Annotated[str | None, typer.Option("--function", help="Function or command.")] = None,
+    function: Function = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Ended at or after: RFC 3339 with offset, or Unix ms.")
     ] = None,

@@ -161,6 +161,7 @@ class Filter(TypedDict, total=False):
     state: TaskState | str | None
     queue: str | None
     type: str | None
+    function: str | None
     labels: Mapping[str, str] | None
     group: str | None
     due_from: Moment | None
@@ -441,6 +442,8 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
     out = pb.TaskFilter()
     if (queue := wanted.get("queue")) is not None:
         out.queue = text_of("queue", queue)
+    if (function := wanted.get("function")) is not None:
+        out.function = text_of("function", function)
     if (labels := wanted.get("labels")) is not None:
         out.labels.update(labels_of("labels", labels))
     if (group := wanted.get("group")) is not None:

@@ -195,6 +195,7 @@ class Index(Section):
         max_length=MOST_INDEXED,
         description=f"up to {MOST_INDEXED} names of labels, with commas between them",
     )
+    functions: bool = Field(default=False, description="true or false")
 
     @field_validator("labels")
     @classmethod

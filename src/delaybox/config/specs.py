@@ -98,6 +98,7 @@ def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
         "key_keep_ms": c.keys.keep,
         "first_rules": c.queues,
         "index_labels": c.index.labels,
+        "index_functions": c.index.functions,
         "history": c.history.rules(),
         "durability": c.durability.rules(),
         "events": c.events.rules(),

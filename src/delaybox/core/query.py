@@ -28,7 +28,7 @@ class TaskQuery:
 class Page:
     """Part of a list. ``cursor`` continues it; empty at the end. A short page with a cursor is legal.
 
-    ``scanned``: labels were asked for that have no index, so all that waits is looked through.
+    ``scanned``: labels, or a function, were asked for that have no index, so all that waits is looked through.
     """
 
     items: list[TaskView]
@@ -81,8 +81,8 @@ class ForecastStep:
 class BulkResult:
     """The outcome of changing many tasks. ``skipped``: matched, but running or gone before they could be changed.
 
-    ``sample``: the ids of the first ones. ``scanned``: labels were asked for that have no index. ``cursor``: where to
-    go on, if it ended before it was through: at its limit, or because its time was over.
+    ``sample``: the ids of the first ones. ``scanned``: labels, or a function, were asked for that have no index.
+    ``cursor``: where to go on, if it ended before it was through: at its limit, or because its time was over.
     """
 
     matched: int = 0

@@ -44,7 +44,7 @@ async def prepared(settings: Settings) -> Settings:
                 features = await servers.probe()
                 store = await Store.open(servers, prefix=settings.prefix, partitions=settings.partitions)
                 await rules.begin(store, settings.first_rules)
-                await labels.declare(store, settings.index_labels)
+                await labels.declare(store, settings.index_labels, functions=settings.index_functions)
                 await check_durability(servers, store.tags, settings.durability)
                 break
             except StoreUnavailable as error:

@@ -119,11 +119,11 @@ class Bulk:
         if selection.cursor:
             # It goes on as it began, whatever became of the index.
             return page_cursors.label_of(selection.cursor)
-        return "" if selection.wanted.group else await labels.usable(self._store, selection.wanted.labels)
+        return "" if selection.wanted.group else await labels.usable(self._store, labels.asked(selection.wanted))
 
     @staticmethod
     def _scans(selection: Selection, by: str) -> bool:
-        return bool(selection.wanted.labels) and not selection.wanted.group and not by
+        return bool(labels.asked(selection.wanted)) and not selection.wanted.group and not by
 
     def _waiting(self, selection: Selection, by: str) -> AsyncIterator[pages.Chunk]:
         wanted, cursor = selection.wanted, selection.cursor

@@ -9,6 +9,7 @@ from delaybox.core.task import NewTask, Submitted
 from delaybox.service.tasks import Service
 from delaybox.store import kafka
 from delaybox.store.kafka import Ingested, Span, Stream
+from delaybox.store.labels import IndexedLabels
 from delaybox.store.store import Store
 
 
@@ -18,13 +19,19 @@ class RecordService:
     def __init__(self, store: Store, *, on_scheduled: Callable[[int, int], None] | None = None) -> None:
         self._store = store
         self._on_scheduled = on_scheduled
+        self._labels = IndexedLabels(store)
         # For records with an idempotency key, which decides the task's partition (docs/adr/0009).
         self._keyed = Service(store, on_scheduled=on_scheduled)
 
     async def ingest(self, spans: Sequence[Span]) -> list[Ingested | DelayBoxError]:
         """Stores records in one round trip. Returns the outcome of each span. See `store.kafka.ingest`."""
         out: list[Ingested | DelayBoxError] = []
-        for answer in await kafka.ingest(self._store, spans):
+        if self._labels.stale:
+            try:
+                await self._labels.fresh()
+            except DelayBoxError as error:
+                return [error] * len(spans)
+        for answer in await kafka.ingest(self._store, spans, self._labels):
             if isinstance(answer, BaseException) and not isinstance(answer, DelayBoxError):
                 raise answer
             out.append(answer)

@@ -28,7 +28,7 @@ from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.label_entries import draft_with
 from delaybox.store.labels import IndexedLabels
 from delaybox.store.loader import PATIENCE_S
-from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
+from delaybox.store.record import LABELS, STUB_OVER, Draft, draft, encoded_head, with_entry
 from delaybox.store.replies import MAX_REPLACED
 from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.wire import body as wire_body
@@ -89,7 +89,7 @@ class Submitter:
         """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
         if task.queue_unstated:
             await self._own.fresh()
-        if task.labels and self.labels.stale:
+        if (task.labels or task.name) and self.labels.stale:
             await self.labels.fresh()
         answer = _submitted(task, await self._enqueue(self._draft(task)), self._own)
         if isinstance(answer, DelayBoxError):
@@ -169,7 +169,7 @@ class Submitter:
                 await self._own.fresh()
             except DelayBoxError as error:
                 return [error] * len(tasks)
-        if self.labels.stale and any(task.labels for task in tasks):
+        if self.labels.stale and any(task.labels or task.name for task in tasks):
             try:
                 await self.labels.fresh()
             except DelayBoxError as error:
@@ -200,7 +200,7 @@ class Submitter:
                 return self._draft(item)
             raise item
         kind, body = item.kind, item.body
-        if self.labels.names and any(name in body for name in self.labels.spelled):
+        if self.labels.names and self.labels.may_have(kind.name, body):
             return self._labelled(item)
         known = self._heads.get(kind)
         if known is None:
@@ -215,8 +215,8 @@ class Submitter:
         with_body, apart = encoded_head(kind, self._own.queue(kind))
         large = len(body) > STUB_OVER
         new = Draft(item.due48, apart if large else with_body + body, None, b"", body if large else None)
-        labels = wire_body.pairs(wire_body.decode(body).labels)
-        draft_with(new, self.labels.names, labels)
+        if value := self.labels.entry_of(kind.name, body):
+            new.record, new.labels = with_entry(new.record, LABELS, value), value
         return new
 
     async def _store_many(self, items: Iterable[_Item], make: Callable[[_Item], Draft]) -> list[Stored | DelayBoxError]:
@@ -275,8 +275,8 @@ class Submitter:
                 )
         asked, task = task, self._own.resolved(task)
         new = draft(task)
-        if task.labels and self.labels.names:
-            draft_with(new, self.labels.names, task.labels)
+        if self.labels.names and (task.labels or task.name):
+            draft_with(new, self.labels.names, task.labels, task.name)
         if task is not asked and new.key is not None:
             # The fingerprint is that of the request, so that the same request finds the same task again, even if a
             # queue was announced meanwhile.

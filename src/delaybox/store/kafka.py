@@ -12,8 +12,10 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.core.partition import of_key
 from delaybox.store import keys
+from delaybox.store.label_entries import new_entries
+from delaybox.store.labels import IndexedLabels
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import STUB_OVER, Draft, encoded_head
+from delaybox.store.record import LABELS, STUB_OVER, Draft, encoded_head, with_entry
 from delaybox.store.replies import Stored
 from delaybox.store.store import Store
 from delaybox.wire.encoded import EncodedTask, TaskKind
@@ -74,12 +76,15 @@ class Ingested:
     refused: bool
 
 
-async def ingest(store: Store, spans: Sequence[Span]) -> list[Ingested | BaseException]:
+async def ingest(
+    store: Store, spans: Sequence[Span], indexed: IndexedLabels | None = None
+) -> list[Ingested | BaseException]:
     """Stores spans in one round trip, those of one stream in the order given; per span what came of it.
 
-    Harmless when repeated, by the same or another process: what lies below the watermark is skipped.
+    Harmless when repeated, by the same or another process: what lies below the watermark is skipped. ``indexed``: by
+    which labels, read anew by the caller; None: by none.
     """
-    calls = [_call(store, span) for span in spans]
+    calls = [_call(store, span, indexed) for span in spans]
     replies = await store.run_new(calls)
     if store.events.wanted:
         for span, call, reply in zip(spans, calls, replies, strict=True):
@@ -96,11 +101,14 @@ async def watermarks(store: Store, streams: Sequence[Stream]) -> list[int | None
     return [None if reply is None else int(reply) for reply in replies]
 
 
-def _call(store: Store, span: Span) -> ScriptCall:
+def _call(store: Store, span: Span, indexed: IndexedLabels | None) -> ScriptCall:
     home = span.stream.home(store.partitions)
     tasks = span.tasks
+    if indexed is not None and not indexed.names:
+        indexed = None
     items: list[Any] = []
     bodies: list[Any] = []
+    labelled: list[tuple[bytes, bytes]] = []
     heads: dict[TaskKind, tuple[bytes, bytes]] = {}
     kind: TaskKind | None = None
     head_with = head_apart = b""
@@ -111,16 +119,20 @@ def _call(store: Store, span: Span) -> ScriptCall:
                 heads[kind] = encoded_head(kind, kind.queue)
             head_with, head_apart = heads[kind]
         body = task.body
+        template = task.due48.to_bytes(6, "big") + tail
         if len(body) > STUB_OVER:
-            items += (task.due48.to_bytes(6, "big") + tail, head_apart)
+            items += (template, head_apart)
             bodies += (i, body)
         else:
-            items += (task.due48.to_bytes(6, "big") + tail, head_with + body)
+            items += (template, head_with + body)
+        if indexed is not None and (value := indexed.entry_of(task.kind.name, body)):
+            items[-1] = with_entry(items[-1], LABELS, value)
+            labelled.append((template, value))
     head = (
         store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wakes[home],
         len(tasks), len(bodies) // 2, pack(f">{len(tasks)}d", *span.offsets),
     )  # fmt: skip
-    return ScriptCall("ingest", store.tags[home], (*head, *items, *bodies))
+    return ScriptCall("ingest", store.tags[home], (*head, *items, *bodies, *new_entries(labelled)))
 
 
 def _stored(span: Span, call: ScriptCall, now_ms: int, count: int) -> Iterator[tuple[Draft, Stored]]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from delaybox.store.record import LABELS, Draft, Record, extension_entries, with_entry
 
+FUNCTION = "function()"
+"""Stands for the name of a task's function or command where labels are named. No label can be named so."""
 SETS = 64
 """Sets of one partition that the entries are spread over. With a million tasks in 16 partitions each has 1,000 entries
 of a label: so few sets that the 500 tasks of one script share them, and so many that one is looked through quickly."""
@@ -29,14 +31,18 @@ def place(name: str, value: str) -> bytes:
     return number.to_bytes(2, "big") + digest[2:]
 
 
-def entry(indexed: Collection[str], labels: Mapping[str, str]) -> bytes:
-    """What a record's extension says of a task with these labels; b"" where none of them is indexed."""
-    return b"".join(place(name, labels[name]) for name in sorted(labels) if name in indexed)
+def entry(indexed: Collection[str], labels: Mapping[str, str], function: str = "") -> bytes:
+    """What a record's extension says of a task with these labels; b"" where none of them is indexed.
+
+    ``function``: the function or command that it names, which is indexed as a label is.
+    """
+    found = b"".join([place(name, labels[name]) for name in sorted(labels) if name in indexed])
+    return place(FUNCTION, function) + found if function and FUNCTION in indexed else found
 
 
-def draft_with(new: Draft, indexed: Collection[str], labels: Mapping[str, str]) -> None:
+def draft_with(new: Draft, indexed: Collection[str], labels: Mapping[str, str], function: str = "") -> None:
     """Adds the entry to a new task."""
-    value = entry(indexed, labels)
+    value = entry(indexed, labels, function)
     if value:
         new.record, new.labels = with_entry(new.record, LABELS, value), value
 

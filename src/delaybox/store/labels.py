@@ -1,4 +1,5 @@
-"""The index of labels: which tasks have a label of a value, for the labels that a configuration names.
+"""The index of labels: which tasks have a label of a value, for the labels that a configuration names, and where it
+names them, functions: these are indexed as the label `FUNCTION`.
 
 An entry of the index is a hint. Whether a task has the label is decided by its record when it is read. Every writer
 reads at least once a second which labels are indexed; what was stored before is indexed by the owners of partitions,
@@ -13,13 +14,18 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
+from delaybox.core.needs import MARK
+from delaybox.core.query import TaskQuery
 from delaybox.store import keys
-from delaybox.store.label_entries import SETS, entry, place
+from delaybox.store.label_entries import FUNCTION, SETS, entry, place
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import LABELS, Record, UnreadableRecord, extension_entries, read
+from delaybox.store.servers import Command
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
 
+_FUNCTIONS = "functions"
+"""The field beside those of labels, which versions that know no index of functions do not read."""
 _AT_ONCE = 16
 """Partitions in one round trip."""
 _ENTRIES_AT_ONCE = 10_000
@@ -39,8 +45,9 @@ class IndexedLabels:
         self._until = 0.0
         self._looking = asyncio.Lock()
         self.names: frozenset[str] = frozenset()
-        self.spelled: tuple[bytes, ...] = ()
-        """The names as they stand in encoded bodies."""
+        self._functions = False
+        self._spelled: tuple[bytes, ...] = ()
+        """The names of labels as they stand in encoded bodies."""
 
     @property
     def stale(self) -> bool:
@@ -52,32 +59,62 @@ class IndexedLabels:
         async with self._looking:
             if self.stale:
                 self.names = frozenset(await declared(self._store))
-                self.spelled = tuple(name.encode() for name in self.names)
+                self._functions = FUNCTION in self.names
+                self._spelled = tuple(name.encode() for name in self.names if name != FUNCTION)
                 self._until = time.monotonic() + FRESH_S
 
+    def may_have(self, name: str, body: bytes) -> bool:
+        """Whether an encoded task may be indexed. ``name``: of its function or command, as its lane has it."""
+        return bool(self._functions and name) or any(spelled in body for spelled in self._spelled)
 
-async def declare(store: Store, names: Sequence[str]) -> None:
-    """Names labels to be indexed. A label that was named once stays so. StoreUnavailable."""
-    if names:
+    def entry_of(self, name: str, body: bytes) -> bytes:
+        """What the record's extension says of an encoded task."""
+        if not self.may_have(name, body):
+            return b""
+        labels = wire_body.pairs(wire_body.decode(body).labels) if self._spelled else {}
+        return entry(self.names, labels, name.partition(MARK)[0])
+
+
+async def declare(store: Store, names: Sequence[str], *, functions: bool = False) -> None:
+    """Names labels to be indexed, and ``functions``. What was named once stays so. StoreUnavailable."""
+    if names or functions:
         now = await store.look()
-        await store.servers.ask_many([("HSETNX", keys.indexed(store.prefix), name, now) for name in names])
+        asked: list[Command] = [("HSETNX", keys.indexed(store.prefix), name, now) for name in names]
+        if functions:
+            asked.append(("HSETNX", keys.meta(store.prefix), _FUNCTIONS, now))
+        await store.servers.ask_many(asked)
 
 
 async def declared(store: Store) -> dict[str, int]:
     """The labels that are indexed, and since when (ms) each is named. StoreUnavailable."""
-    found = await store.servers.ask("HGETALL", keys.indexed(store.prefix))
-    return {name.decode("utf-8", "replace"): int(since) for name, since in found.items()}
+    found, functions = await store.servers.ask_many(
+        [("HGETALL", keys.indexed(store.prefix)), ("HGET", keys.meta(store.prefix), _FUNCTIONS)]
+    )
+    out = {name.decode("utf-8", "replace"): int(since) for name, since in found.items()}
+    return {**out, FUNCTION: int(functions)} if functions else out
 
 
 async def complete(store: Store, partitions: Sequence[int]) -> list[frozenset[str]]:
     """For each partition the labels by which all of its tasks are indexed. StoreUnavailable."""
-    found = await store.servers.ask_many([("HGET", keys.clock(store.tags[p]), "labels") for p in partitions])
-    return [frozenset((raw or b"").decode("utf-8", "replace").split("\n")) - {""} for raw in found]
+    found = await store.servers.ask_many(
+        [("HMGET", keys.clock(store.tags[p]), "labels", _FUNCTIONS) for p in partitions]
+    )
+    return [
+        frozenset((raw or b"").decode("utf-8", "replace").split("\n")) - {""} | ({FUNCTION} if functions else set())
+        for raw, functions in found
+    ]
 
 
 async def completed(store: Store, partition: int, names: Collection[str]) -> None:
     """Notes that all tasks of a partition are indexed by these. StoreUnavailable."""
-    await store.servers.ask("HSET", keys.clock(store.tags[partition]), "labels", "\n".join(sorted(names)))
+    functions = (_FUNCTIONS, 1) if FUNCTION in names else ()
+    labels = "\n".join(sorted(name for name in names if name != FUNCTION))
+    await store.servers.ask("HSET", keys.clock(store.tags[partition]), "labels", labels, *functions)
+
+
+def asked(wanted: TaskQuery) -> dict[str, str]:
+    """The labels of a filter by which tasks may be looked up, its function among them."""
+    return {FUNCTION: wanted.name, **wanted.labels} if wanted.name else dict(wanted.labels)
 
 
 async def usable(store: Store, labels: Mapping[str, str]) -> str:
@@ -146,10 +183,11 @@ async def index(store: Store, partition: int, found: Mapping[bytes, bytes], name
     for record, raw in records:
         body = bodies.get(record.task_id) if record.stub else record.body
         try:
-            labels = wire_body.pairs(wire_body.decode(body or b"").labels)
-        except DecodeError:
+            message = wire_body.decode(body or b"")
+            labels = wire_body.pairs(message.labels)
+        except (DecodeError, ValueError):
             continue
-        value = entry(names, labels)
+        value = entry(names, labels, record.name or message.name)
         if value and extension_entries(record.extension).get(LABELS) != value:
             lacking += (record.task_id, raw, value)
     for at in range(0, len(lacking), 300):

@@ -28,6 +28,8 @@ class StoreSettings(ProcessSettings):
     """How long idempotency keys outlive their task."""
     index_labels: tuple[str, ...] = ()
     """Labels by which tasks are indexed."""
+    index_functions: bool = False
+    """Whether tasks are indexed by their function."""
     history: HistoryRules = NO_HISTORY
     """How long it is remembered how tasks ended."""
     durability: Durability = FAST

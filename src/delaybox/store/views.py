@@ -131,5 +131,5 @@ def changed(
         body=body,
         due_ms=due,
         priority=record.priority if priority is None else int(priority),
-        labels=None if labels is None else label_entry(indexed, labels),
+        labels=None if labels is None else label_entry(indexed, labels, record.name or message.name),
     )

@@ -143,6 +143,9 @@ for number in pairs(numbers) do
 end
 if #listed > 0 then redis.call('ZADD', K_BUCKETS, unpack(listed)) end
 flush(near, 'ZADD')
+-- What was exported need not be indexed by the labels, or by the function, that are indexed here: the walk of engine/labeller.py looks
+-- through all again, and until it has, look-ups scan.
+if #todo > 0 then redis.call('HDEL', K_CLOCK, 'labels', 'functions') end
 if tonumber(ARGV[5]) > covered then redis.call('SET', mark, ARGV[5], 'PX', ARGV[6]) end
 wake(c, ARGV[3])
 return reply

@@ -339,7 +339,7 @@ class Progress(_message.Message):
     def __init__(self, fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
 
 class TaskFilter(_message.Message):
-    __slots__ = ("state", "queue", "type", "labels", "due_from_ms", "due_to_ms", "group")
+    __slots__ = ("state", "queue", "type", "labels", "due_from_ms", "due_to_ms", "group", "function")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -354,6 +354,7 @@ class TaskFilter(_message.Message):
     DUE_FROM_MS_FIELD_NUMBER: _ClassVar[int]
     DUE_TO_MS_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
     state: TaskState
     queue: str
     type: TaskType
@@ -361,7 +362,8 @@ class TaskFilter(_message.Message):
     due_from_ms: int
     due_to_ms: int
     group: str
-    def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_from_ms: _Optional[int] = ..., due_to_ms: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
+    function: str
+    def __init__(self, state: _Optional[_Union[TaskState, str]] = ..., queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_from_ms: _Optional[int] = ..., due_to_ms: _Optional[int] = ..., group: _Optional[str] = ..., function: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("filter", "limit", "cursor")

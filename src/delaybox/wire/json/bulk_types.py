@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from delaybox.wire.json.share_types import FunctionName
 from delaybox.wire.json.types import (
     GROUP_PATTERN,
     QUEUE_PATTERN,
@@ -29,6 +30,7 @@ class SelectionRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, g
     state: Annotated[str | None, Meta(extra_json_schema={"enum": [*PENDING_STATES, None]})] = None
     queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None
     type: Annotated[str | None, Meta(extra_json_schema={"enum": [*TYPES, None]})] = None
+    function: FunctionName = None
     labels: Labels = None
     group: Annotated[
         str | None,
@@ -71,5 +73,9 @@ class ChangedMany(Struct, omit_defaults=True, gc=False):
     skipped: Annotated[int, Meta(description="had begun to run, or ended, before they could be changed")] = 0
     sample_ids: Annotated[list[str], Meta(description="of up to ten of those that matched")] = []
     scanned: Annotated[
-        bool, Meta(description="true: labels without an index were asked for, so all that waits was looked through")
+        bool,
+        Meta(
+            description="true: labels, or a function, without an index were asked for, so all that waits was looked "
+            "through"
+        ),
     ] = False

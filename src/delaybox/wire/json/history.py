@@ -10,13 +10,13 @@ from msgspec import Meta, Struct
 from delaybox.core.errors import InvalidTask
 from delaybox.core.history import ENDED, HistoryPage, HistoryQuery
 from delaybox.core.history import EndedTask as Ended
-from delaybox.core.limits import DEFAULT_PAGE, MAX_CURSOR, NAME, NAME_FORM
+from delaybox.core.limits import DEFAULT_PAGE, MAX_CURSOR
 from delaybox.core.task import TaskState
-from delaybox.core.words import show, unknown
+from delaybox.core.words import unknown
 from delaybox.wire.json.moments import moment_ms, render_moment
 from delaybox.wire.json.queries import fields_of, limit_of
 from delaybox.wire.json.rendering import NAME_OF_PRIORITY, NAME_OF_TYPE
-from delaybox.wire.json.tasks import queue_of, type_of
+from delaybox.wire.json.tasks import function_of, queue_of, type_of
 from delaybox.wire.json.types import PRIORITIES, TYPES, Count, Id, Millis, Moment
 
 FIELDS: Final = ("state", "queue", "type", "function", "ended_from", "ended_to", "cursor", "limit")
@@ -71,17 +71,11 @@ def parse(query: bytes) -> tuple[HistoryQuery, str, int]:
         state=state,
         queue=queue_of("queue", given["queue"]) if "queue" in given else None,
         type=type_of("type", given["type"]) if "type" in given else None,
-        name=_function(given.get("function")),
+        name=function_of("function", given["function"]) if "function" in given else None,
         from_ms=moment_ms("ended_from", given["ended_from"]) if "ended_from" in given else 0,
         to_ms=moment_ms("ended_to", given["ended_to"]) if "ended_to" in given else 10**15,
     )
     return wanted, cursor, limit_of(given["limit"]) if "limit" in given else DEFAULT_PAGE
-
-
-def _function(name: str | None) -> str | None:
-    if name is not None and NAME.fullmatch(name) is None:
-        raise InvalidTask("function", f"function {show(name)} is not a name; use {NAME_FORM}")
-    return name
 
 
 def page(found: HistoryPage) -> EndedPage:

@@ -18,14 +18,24 @@ from delaybox.wire import scaling
 from delaybox.wire.json import bulk_types, types
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.reading import JsonReader
-from delaybox.wire.json.tasks import check_key, check_label, group_of, labels_of, queue_of, type_of, when_of, whole
+from delaybox.wire.json.tasks import (
+    check_key,
+    check_label,
+    function_of,
+    group_of,
+    labels_of,
+    queue_of,
+    type_of,
+    when_of,
+    whole,
+)
 
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 
 _MAX_FIELDS = 60
 _STATES: Final = {s.value: s for s in TaskState}
-_DEAD = ("queue", "type", "label", "group", "due_from", "due_to", "cursor", "limit")
+_DEAD = ("queue", "type", "function", "label", "group", "due_from", "due_to", "cursor", "limit")
 _TASKS = ("state", *_DEAD)
 _FORECAST = ("from", "to", "step")
 _CANCEL = ("free_key", "running")
@@ -39,6 +49,7 @@ _MEANT = {
     "labels": "label",
     "offset": "cursor",
     "page": "cursor",
+    "name": "function",
     "from": "due_from",
     "to": "due_to",
 }
@@ -126,7 +137,7 @@ def parse_replay(body: bytes) -> tuple[TaskQuery, int]:
     limit = DEFAULT_REPLAY if asked.limit is None else whole("limit", asked.limit)
     if not 1 <= limit <= MAX_REPLAY:
         raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
-    return _filter(asked.queue, asked.type, asked.labels, asked.due_from, asked.due_to), limit
+    return _filter(asked), limit
 
 
 _read_cancel_many = JsonReader(bulk_types.CancelManyRequest, where="a field of a selection of tasks")
@@ -168,7 +179,7 @@ def parse_run_many(body: bytes) -> Chosen:
 
 
 def _chosen(asked: bulk_types.SelectionRequest) -> Chosen:
-    found = _filter(asked.queue, asked.type, asked.labels, asked.due_from, asked.due_to)
+    found = _filter(asked)
     if asked.group is not None:
         found = replace(found, group=group_of("group", asked.group))
     if asked.state is not None:
@@ -190,22 +201,17 @@ def _chosen(asked: bulk_types.SelectionRequest) -> Chosen:
     return Chosen(found, limit, bool(asked.dry_run))
 
 
-def _filter(
-    queue: str | None,
-    kind: str | None,
-    labels: Mapping[str, str] | None,
-    due_from: types.Number,
-    due_to: types.Number,
-) -> TaskQuery:
+def _filter(asked: bulk_types.SelectionRequest | types.ReplayRequest) -> TaskQuery:
     found = TaskQuery(
-        queue=None if queue is None else queue_of("queue", queue),
-        type=None if kind is None else type_of("type", kind),
-        labels=labels_of(labels or {}),
+        queue=None if asked.queue is None else queue_of("queue", asked.queue),
+        type=None if asked.type is None else type_of("type", asked.type),
+        name=None if asked.function is None else function_of("function", asked.function),
+        labels=labels_of(asked.labels or {}),
     )
-    if due_from is not None:
-        found = replace(found, due_from_ms=_moment("due_from", due_from))
-    if due_to is not None:
-        found = replace(found, due_to_ms=_moment("due_to", due_to))
+    if asked.due_from is not None:
+        found = replace(found, due_from_ms=_moment("due_from", asked.due_from))
+    if asked.due_to is not None:
+        found = replace(found, due_to_ms=_moment("due_to", asked.due_to))
     return found
 
 
@@ -231,6 +237,7 @@ def _listing(query: bytes, known: Sequence[str]) -> Listing:
             state=state,
             queue=queue_of("queue", given["queue"]) if "queue" in given else None,
             type=type_of("type", given["type"]) if "type" in given else None,
+            name=function_of("function", given["function"]) if "function" in given else None,
             labels=labels,
             group=group_of("group", given["group"]) if "group" in given else "",
             due_from_ms=moment_ms("due_from", given["due_from"]) if "due_from" in given else everything.due_from_ms,

@@ -6,8 +6,21 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from delaybox.core.limits import GROUP, MAX_COST, MAX_FAIRNESS_KEY_BYTES, MAX_NEED, MAX_NEEDS, MAX_WEIGHT, MIN_WEIGHT
+from delaybox.core.limits import (
+    GROUP,
+    MAX_COST,
+    MAX_FAIRNESS_KEY_BYTES,
+    MAX_NEED,
+    MAX_NEEDS,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+    NAME,
+)
 
+FunctionName = Annotated[
+    str | None,
+    Meta(description="the function or command that the tasks name", extra_json_schema={"pattern": f"^{NAME.pattern}$"}),
+]
 Group = Annotated[
     str | None,
     Meta(

@@ -25,6 +25,8 @@ from delaybox.core.limits import (
     MAX_LABELS,
     MAX_WEIGHT,
     MIN_WEIGHT,
+    NAME,
+    NAME_FORM,
     QUEUE,
     QUEUE_FORM,
     task_bytes,
@@ -350,6 +352,13 @@ def check_label(field: str, name: str, value: str) -> None:
         raise InvalidTask(
             field, f"{field}: the value of {show(name)} has {len(value)} characters; use at most {MAX_LABEL_VALUE}"
         )
+
+
+def function_of(field: str, name: str) -> str:
+    """The name of a function or command. InvalidTask."""
+    if NAME.fullmatch(name) is None:
+        raise InvalidTask(field, f"{field} {show(name)} is not a name; use {NAME_FORM}")
+    return name
 
 
 def check_key(field: str, key: str) -> None:

@@ -31,7 +31,7 @@ from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES
 from delaybox.wire.json.failure_types import FailedAttempt
 from delaybox.wire.json.key_types import OnConflictIn, UniqueWhileIn
-from delaybox.wire.json.share_types import Cost, FairnessKey, FairnessWeight, Group, Prefers, Requires
+from delaybox.wire.json.share_types import Cost, FairnessKey, FairnessWeight, FunctionName, Group, Prefers, Requires
 from delaybox.wire.json.webhook_types import CloudEvents, OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
@@ -318,6 +318,7 @@ class ReplayRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=F
 
     queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None
     type: Annotated[str | None, Meta(extra_json_schema={"enum": [*TYPES, None]})] = None
+    function: FunctionName = None
     labels: Labels = None
     due_from: DueFrom = None
     due_to: DueTo = None

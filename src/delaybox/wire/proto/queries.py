@@ -14,7 +14,7 @@ from delaybox.core.task import TaskState
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.moments import moment_ms
 from delaybox.wire.json.queries import DAY_MS, HOUR_MS
-from delaybox.wire.json.tasks import group_of, labels_of, queue_of
+from delaybox.wire.json.tasks import function_of, group_of, labels_of, queue_of
 from delaybox.wire.proto.tasks import type_of
 from delaybox.wire.proto.views import STATES
 
@@ -36,6 +36,7 @@ def filter_of(asked: pb.TaskFilter, at: str) -> TaskQuery:
         state=state,
         queue=queue_of(f"{at}.queue", asked.queue) if asked.queue else None,
         type=type_of(f"{at}.type", asked.type) if asked.HasField("type") else None,
+        name=function_of(f"{at}.function", asked.function) if asked.function else None,
         labels=labels_of(dict(asked.labels), f"{at}.labels"),
         group=group_of(f"{at}.group", asked.group) if asked.group else "",
         due_from_ms=moment_ms(f"{at}.due_from_ms", asked.due_from_ms) if asked.due_from_ms else 0,

@@ -54,7 +54,7 @@ _MANY = (
     "`dry_run` counts and shows a sample. Very many tasks take a while: give a `limit`, and call again until `changed` "
     "is 0."
 )
-_FILTER = ("queue", "type", "label", "group", "due_from", "due_to", "cursor", "limit")
+_FILTER = ("queue", "type", "function", "label", "group", "due_from", "due_to", "cursor", "limit")
 
 CALLS: Final[tuple[ApiCall, ...]] = (
     ApiCall(
