@@ -31,7 +31,7 @@ for i, id in ipairs(ids) do
     mine[#mine + 1] = id
     -- A plain record, and most are, has nothing elsewhere.
     local first, bits = byte(rec, 1, 2)
-    if bits >= 4 or first >= FRESH_EXT then
+    if bits >= 4 or first >= FRESH_EXT and not labels.forget_alone(id, rec, touched) then
       local kind, flags, _, at = rec_head(id, rec)
       if kind == 'ok' then
         local entries

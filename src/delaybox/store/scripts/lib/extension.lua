@@ -119,6 +119,29 @@ function labels.forget(entries)
     left[#left + 1], labels.left[entries[i]] = entries[i + 1], left
   end
 end
+-- Does what forget and touch do for a record whose flags are its priority alone, and whose extension holds nothing else, with few calls
+-- of functions. Returns false, and has done nothing, for any other record.
+function labels.forget_alone(id, rec, keys)
+  local first = byte(rec, 1)
+  local at = first == FULL_EXT and 16 or first == FRESH_EXT and 3
+  local size = at and byte(rec, at)
+  if not size then return false end
+  local from = at + 1 + size
+  local high, low, tag, entry_high, entry_low = byte(rec, from, from + 4)
+  if tag ~= labels.TAG or not entry_low or 256 * high + low ~= 256 * entry_high + entry_low + 3 then return false end
+  for i = from + 5, from - 1 + 256 * entry_high + entry_low, 6 do
+    local number_high, number_low = byte(rec, i, i + 1)
+    local key = labels.key(256 * number_high + number_low)
+    local left = labels.left[key]
+    if not left then
+      left = {}
+      labels.left[key] = left
+      keys[#keys + 1] = key
+    end
+    left[#left + 1] = id .. sub(rec, i + 2, i + 5)
+  end
+  return true
+end
 -- Adds their keys to those that a guard asks for, each once.
 function labels.touch(entries, keys)
   for i = 1, #entries, 2 do
