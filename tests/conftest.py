@@ -84,6 +84,12 @@ def make_server() -> Iterator[Callable[..., RealServer]]:
 
 
 @pytest.fixture
+def beats() -> dict[str, int] | None:
+    """Settings of the yard's nodes in place of its `QUICK` ones; a module that needs others overrides this."""
+    return None
+
+
+@pytest.fixture
 def way() -> str:
     """How tests reach what they test: over ``grpc``, or straight on ``redis`` where they are parametrised so."""
     return "grpc"

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ from tests.servers import RealServer
 from tests.waiting import until_async
 from tests.worker_app import Oracle
 
-BEAT_MS = 300
+QUICK = {"heartbeat_ms": 300, "lease_ms": 3_000}
+"""Of nodes and workers: who is silent for three beats is given up. On a busy machine a worker that is well may be."""
+PATIENT = {"heartbeat_ms": 5_000, "lease_ms": 15_000}
+"""For tests in which nothing may run twice, whatever the machine does: a node takes seconds to start on a busy one."""
 
 
 class Yard:
@@ -43,8 +46,10 @@ class Yard:
         stack: contextlib.AsyncExitStack,
         *,
         way: str = "grpc",
+        beats: Mapping[str, int] | None = None,
     ) -> None:
         self.way = way
+        self._beats = beats or QUICK
         self._server = server
         self._prefix = prefix
         self._stack = stack
@@ -53,7 +58,7 @@ class Yard:
         self.rpc: Rpc
 
     async def node(self, **changes: Any) -> Rpc:
-        settings = {"heartbeat_ms": BEAT_MS, "lease_ms": 3_000, **changes}
+        settings = {**self._beats, **changes}
         return await self._stack.enter_async_context(
             rpc_process(server=self._server.settings, prefix=self._prefix, **settings)
         )
@@ -143,14 +148,20 @@ both_ways = pytest.mark.parametrize("way", ["grpc", "redis"])
 
 @pytest.fixture
 async def yard(
-    server: RealServer, client: Redis, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    server: RealServer,
+    client: Redis,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    beats: Mapping[str, int] | None,
 ) -> AsyncIterator[Yard]:
     oracle = Oracle(tmp_path / "oracle")
     monkeypatch.setenv("ORACLE", str(oracle.file))
     monkeypatch.setattr(worker_app, "_file", -1)
     store = await Store.open(Servers(client), prefix=prefix)
     async with running(store, {}), contextlib.AsyncExitStack() as stack:
-        made = Yard(server, prefix, store, oracle, stack, way=way)
+        made = Yard(server, prefix, store, oracle, stack, way=way, beats=beats)
         made.rpc = await made.node()
         yield made
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+
+import pytest
 
 from delaybox.core import ids
 from delaybox.processes.sockets import bind
 from tests.engines import until
 from tests.rpc import Rpc
-from tests.yard import Yard, yard
+from tests.yard import PATIENT, Yard, yard
 
 __all__ = ["yard"]  # the fixture
 
 PLACES = 6
-LEASE_MS = 15_000
-"""Longer than a node takes to start on a busy machine."""
+
+
+@pytest.fixture
+def beats() -> Mapping[str, int]:
+    return PATIENT
 
 
 async def ran_once(yard: Yard, made: list[str]) -> None:
@@ -35,7 +41,7 @@ async def killed(rpc: Rpc) -> None:
 
 async def test_another_node_adopts_what_ran_under_one_that_was_killed(yard: Yard) -> None:
     """The worker knows one address, behind which another node is then."""
-    doomed = await yard.node(lease_ms=LEASE_MS)
+    doomed = await yard.node()
     proxy = await yard.proxy(doomed)
     runner = await yard.worker(f"127.0.0.1:{proxy.port}", concurrency=PLACES)
     made = await yard.call("naps", 5.0, count=3)
@@ -59,7 +65,7 @@ async def _lease_changed(yard: Yard, task: str, before: bytes) -> bool:
 
 
 async def test_a_worker_of_several_nodes_brings_its_tasks_to_one_that_is_left(yard: Yard) -> None:
-    doomed = await yard.node(lease_ms=LEASE_MS)
+    doomed = await yard.node()
     runner = await yard.worker(yard.rpc.address, doomed.address, concurrency=PLACES)
     made = await yard.call("naps", 4.0, count=PLACES) + await yard.call("sleeps", 4.0, count=2)
     await yard.begun(*made)
@@ -70,7 +76,7 @@ async def test_a_worker_of_several_nodes_brings_its_tasks_to_one_that_is_left(ya
 
 async def test_nodes_that_are_restarted_in_turn_hand_nothing_out_twice(yard: Yard) -> None:
     """Their grace is far shorter than the tasks are long."""
-    nodes = await asyncio.gather(*(yard.node(grace_s=1.0, lease_ms=LEASE_MS) for _ in range(2)))
+    nodes = await asyncio.gather(*(yard.node(grace_s=1.0) for _ in range(2)))
     addresses = [node.address for node in nodes]
     runner = await yard.worker(*addresses, concurrency=20)
     made: list[str] = []
@@ -86,7 +92,7 @@ async def test_nodes_that_are_restarted_in_turn_hand_nothing_out_twice(yard: Yar
     for node in nodes:
         await until(lambda: len(yard.oracle.begun()) >= 10)
         await node.process.stop()
-        await yard.node(port=node.process.port, grace_s=1.0, lease_ms=LEASE_MS)
+        await yard.node(port=node.process.port, grace_s=1.0)
     loading.set()
     await under_load
     await ran_once(yard, made)
