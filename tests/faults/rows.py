@@ -58,11 +58,9 @@ ROWS = (
     Row("T25", "Kafka: nodes killed, broker away", _faults("t25_kafka", "t25_kafka_out")),
     Row("T26", "rolling restarts", _faults("t26_rolling", "t26_fleet", "behind_nginx")),
     Row("T27", "members freeze, die, come and go; a slow server", _faults("t27_fleet")),
-    Row("T28", "a reconnect storm", cannot="not built: 500 clients on two cores measure the cores; bounds on "
-        "connections have tests of their own (tests/integration/test_rest_crowd.py)"),
+    Row("T28", "a reconnect storm; a server and a node that may open few connections", _faults("t28_storm")),
     Row("T29", "a random mix of T1, T3, T6, T8, T13, T26, T27", _faults("t29_soak")),
-    Row("T30", "ten times the load that it can carry", cannot="not built as a row; the scenario `queues` of "
-        "`make bench` shows critical tasks at ten times the load"),
+    Row("T30", "ten times the callers that keep a node busy", _faults("t30_overload")),
     Row("T31", "anything sent to REST and gRPC", _others("schemathesis.py", "grpc_abuse.py", "request_abuse.py")),
     Row("T32", "versions side by side, upgrade and the way back", _faults("t32_upgrade")),
     Row("T33", "the protocol explored, each rule left out", _faults("t33_protocol")),

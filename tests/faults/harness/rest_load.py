@@ -17,17 +17,23 @@ _UNSURE = (429, 503)
 
 
 async def produce_over_rest(
-    rig: Rig, ports: Sequence[int], count: int, *, due_ms: Callable[[int], int], per_s: float = float("inf")
+    rig: Rig,
+    ports: Sequence[int],
+    count: int,
+    *,
+    due_ms: Callable[[int], int],
+    start: int = 0,
+    per_s: float = float("inf"),
 ) -> None:
-    """Posts PUB_SUB tasks with keys ``k0``… until each is answered, at most ``per_s``, and logs every call."""
+    """Posts PUB_SUB tasks with keys ``k<start>``… until each is answered, at most ``per_s``, and logs every call."""
     began = time.monotonic()
     rests = [Rest(port) for port in ports]
-    todo = iter(range(count))
+    todo = iter(range(start, start + count))
 
     async def client() -> None:
         for n in todo:
             turn = n
-            await asyncio.sleep(began + n / per_s - time.monotonic())
+            await asyncio.sleep(began + (n - start) / per_s - time.monotonic())
             while not await _post(rig, rests[turn % len(rests)], f"k{n}", due_ms(n)):
                 turn += 1
                 await asyncio.sleep(0.02)
