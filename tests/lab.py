@@ -87,7 +87,7 @@ class Lab:
         return read(task_id, found.value)
 
     async def near(self, priority: int = 2, letter: str = "") -> dict[bytes, int]:
-        """id + lane -> score; ``letter`` w: of WORKER tasks."""
+        """id + lane -> score; ``letter`` w, h: of WORKER, HTTP tasks."""
         entries = await self.client.zrange(keys.near(self.tag, priority, letter), 0, -1, withscores=True)
         return {member: int(score) for member, score in entries}
 

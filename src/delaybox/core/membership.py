@@ -47,7 +47,8 @@ class Activity:
     `scaling.LEAD_MS`, by lane. ``service_ms``: how long tasks took here from hand-out to success, by lane.
     ``troubles``: sentences on what this member cannot do now.
     ``partitions``: those that it keeps time for, the first ones where there are very many; ``partition_count``: how
-    many in all.
+    many in all. ``claims_due``: letters of those types that it claims when they are due, without a time keeper that
+    makes them ready.
     """
 
     types: str = ""
@@ -63,6 +64,7 @@ class Activity:
     troubles: tuple[str, ...] = ()
     partitions: tuple[int, ...] = ()
     partition_count: int = 0
+    claims_due: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +197,7 @@ def together(activities: Sequence[Activity]) -> Activity:
         troubles=tuple(dict.fromkeys(trouble for a in activities for trouble in a.troubles)),
         partitions=tuple(dict.fromkeys(p for a in activities for p in a.partitions)),
         partition_count=sum(a.partition_count for a in activities),
+        claims_due="".join(dict.fromkeys(letter for a in activities for letter in a.claims_due)),
     )
 
 

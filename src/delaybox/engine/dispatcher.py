@@ -98,6 +98,8 @@ class Dispatcher:
         """What was carried out lately."""
         self.levels = Levels(rules)
         """What was taken lately, by priority."""
+        self.calls: Callable[[Sequence[int]], None] = lambda _: None
+        """Is called with partitions in which work may be due while there is no room."""
         self._hand_out, self._placed = _traced()
         self._running: set[asyncio.Task[None]] = set()
         self._leases = HeldLeases(store, options.lease_ms)
@@ -138,7 +140,8 @@ class Dispatcher:
         return self._leases.any_of(partition)
 
     def full(self, partitions: Sequence[int]) -> None:
-        """A time keeper leaves work ready for others by itself."""
+        """A time keeper leaves work ready for others by itself; whoever keeps no time calls them."""
+        self.calls(partitions)
 
     def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
         """A claim found queues without permits."""

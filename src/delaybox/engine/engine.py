@@ -13,7 +13,7 @@ from delaybox.core import ids
 from delaybox.core.delivery import Pausing, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity, Member, keeps_time, places, together
-from delaybox.core.ownership import Candidate, assigned
+from delaybox.core.ownership import Assignment, Candidate, assigned
 from delaybox.core.placement import Server
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
@@ -35,7 +35,7 @@ from delaybox.engine.wakeups import Wakeups
 from delaybox.service.recorder import Recorder
 from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease
-from delaybox.store.left import CARRIED_OUT
+from delaybox.store.left import CARRIED_OUT, call_again
 from delaybox.store.store import Store
 from delaybox.store.survey import survey_call, waiting
 
@@ -46,11 +46,13 @@ DEAF = "new tasks that are due at once can be up to a second late: no subscripti
 _CLAIM_PATIENCE_S = 2.0
 _HELP_MS = 50.0
 _HELP_MOST = 64
+_CALLS_MOST = 16
 _ANNOUNCED_MS = 1_000.0
 """A lane that claims meet again and again is announced to other members no more often."""
 _ANNOUNCED_MOST = 10_000
 _PARTITIONS_SHOWN = 256
 """A heartbeat has no more, or it would be large in a store of thousands of partitions."""
+_HOOKS = TaskType.HTTP.value
 _MUCH = 100_000
 """Members times partitions: from here on shares are computed in a thread, for it takes longer than a claim."""
 
@@ -124,9 +126,17 @@ class Engine:
         self._spread()
         store.shards.follow(self._spread)
         self._claims = options.clock or bool(targets)
-        # Near indexes hold tasks of all types. A process that looked there whenever something is due would mostly find
-        # tasks of others, so it waits until a time keeper has made ready what it serves.
-        self._called_only = not options.clock and bool(targets) and set(self._dispatcher.serves) <= set(CARRIED_OUT)
+        # HTTP tasks have near indexes of their own, so whoever serves nothing else claims them when they are due: of
+        # the partitions that are its share.
+        self._claims_due = _HOOKS if self._dispatcher.serves == _HOOKS and not options.clock else ""
+        self._mine = frozenset(range(store.partitions)) if self._claims_due else frozenset()
+        self._others_claim = False
+        if self._claims_due:
+            self._dispatcher.calls = self._call_others
+        # Other near indexes hold tasks of several types. A process that looked there whenever something is due would
+        # mostly find tasks of others, so it waits until a time keeper has made ready what it serves.
+        carries_out = bool(targets) and set(self._dispatcher.serves) <= set(CARRIED_OUT)
+        self._called_only = not options.clock and carries_out and not self._claims_due
         if self._called_only:
             self._tracker.wait_to_be_called(when_ready=True)
         self._hosts = hosts
@@ -319,9 +329,11 @@ class Engine:
         for_workers = {p for guest in self._guests for p in guest.partitions}
         if TaskType.WORKER.value in self._dispatcher.serves:
             for_workers.update(every)
+        looks = self._claims and not self._called_only and not self._claims_due
         self._wakeups.want(
-            due=o.kept | o.stands_in if keeps else every if self._claims and not self._called_only else (),
+            due=o.kept | o.stands_in if keeps else every if looks else (),
             for_workers=for_workers | o.kept if keeps else for_workers,
+            hooks=o.kept if keeps and _HOOKS in self._dispatcher.serves else self._mine,
             ready=every if self._claims and not keeps else (),
             left=every if self._guests else (),
         )
@@ -354,8 +366,29 @@ class Engine:
                     guest.tracker.call(p)
 
     def ready(self, partition: int) -> None:
-        """A time keeper left due work in the partition for members that serve it (`wakeups.WakeupReceiver`)."""
-        self._tracker.kick(partition)
+        """Due work was left in the partition for members that serve it (`wakeups.WakeupReceiver`)."""
+        if self._claims_due:
+            # Also where another member claims as a rule.
+            self._tracker.call(partition)
+        else:
+            self._tracker.kick(partition)
+
+    def hook_due(self, partition: int, due_ms: float) -> None:
+        """An HTTP task is due before the next look (`wakeups.WakeupReceiver`)."""
+        self._tracker.kick(partition, due_ms)
+
+    def _call_others(self, partitions: Sequence[int]) -> None:
+        """There is no room here: other members that claim HTTP tasks may have some. Not more than once in a while."""
+        now = local_ms()
+        if self._others_claim and now - self._asked_for_help >= _HELP_MS:
+            self._asked_for_help = now
+            self._helping = asyncio.create_task(self._call(partitions[:_CALLS_MOST]))
+
+    async def _call(self, partitions: Sequence[int]) -> None:
+        # The owner of the partition also calls, a little later.
+        with contextlib.suppress(DelayBoxError):
+            for p in partitions:
+                await call_again(self._store, p)
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
         """Something is due before the next look (`wakeups.WakeupReceiver`)."""
@@ -382,11 +415,7 @@ class Engine:
         if self._options.clock:
             # If nobody ranks, those that returned a moment ago are better than nobody.
             keepers = [m for m in ranking if keeps_time(m)] or [m for m in returned if keeps_time(m)]
-            candidates = [Candidate(member.id, member.host) for member in keepers]
-            if len(candidates) * partitions > _MUCH:
-                shares = await asyncio.to_thread(assigned, candidates, partitions)
-            else:
-                shares = assigned(candidates, partitions)
+            shares = await _shares(keepers, partitions)
             # If there is nobody at all, this member is ending or off the list: it keeps what it has.
             if shares:
                 before = self._ownership.owned
@@ -398,6 +427,14 @@ class Engine:
                 if self._hand_over is not None:
                     gained = owned - before if known else owned
                     self._hand_over.listed(owned, [*ranking, *returned, *ending], gained=gained, lost=before - owned)
+        if self._claims_due:
+            takers = [member for member in ranking if _HOOKS in member.activity.claims_due]
+            self._others_claim = len(takers) > 1
+            # If there is nobody at all, this member is ending or off the list: it keeps what it has.
+            if shares := await _shares(takers, partitions):
+                self._mine = frozenset(p for p, share in enumerate(shares) if share.owner == me)
+                self._tracker.keep(self._mine)
+                self._listen()
         if self._hosts:
             self._placement.assign(
                 [
@@ -432,5 +469,14 @@ class Engine:
             service_ms=self._dispatcher.tally.service_ms(),
             partitions=tuple(kept[:_PARTITIONS_SHOWN]),
             partition_count=len(kept),
+            claims_due=self._claims_due,
         )
         return together([own, beside, Activity(troubles=troubles)])
+
+
+async def _shares(members: Sequence[Member], partitions: int) -> list[Assignment]:
+    """Who has which partition; [] without members."""
+    candidates = [Candidate(member.id, member.host) for member in members]
+    if len(candidates) * partitions > _MUCH:
+        return await asyncio.to_thread(assigned, candidates, partitions)
+    return assigned(candidates, partitions)

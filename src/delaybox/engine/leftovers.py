@@ -1,5 +1,5 @@
-"""Finds WORKER tasks that their placer did not claim in time, makes them ready, and calls members that may serve
-them. Calls those again that carry out commands and webhooks, while any of these stand ready."""
+"""Finds WORKER and HTTP tasks that nobody claimed in time, makes them ready, and calls members that may serve them.
+Calls those again that carry out commands and webhooks, while any of these stand ready."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import asyncio
 import contextlib
 import time
 
+from delaybox.core.task import TaskType
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import RedisClock
 from delaybox.store.left import call_again, left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 
 LATE_MS = 100
-"""A task that is late by this much is not only on its way to a claim."""
+"""A WORKER task that is late by this much is not only on its way to a claim."""
+HOOK_LATE_MS = 500
+"""The same of an HTTP task: its process was killed, or has no room for long, and from ready sets lanes take turns. A
+burst that is sent within this time stays where it is, because a claim from ready sets costs more."""
 CALL_AGAIN_S = 1.0
 """Ready work that nobody takes is announced again after this time, because a message can be lost."""
 _POLL_MS = 1_000.0
@@ -56,22 +60,26 @@ class Leftovers:
             now_ms, found = await left(self._store, due)
             for p, one in zip(due, found, strict=True):
                 self._at[p] = now_ms + _POLL_MS
-                first = one.first_ms
+                first, hook = one.first_ms, one.first_hook_ms
+                hooks_late = 0 <= hook <= now_ms - HOOK_LATE_MS
+                if hooks_late:
+                    hook = await self._promote(p, HOOK_LATE_MS, TaskType.HTTP.value)
                 if 0 <= first <= now_ms - LATE_MS or (one.ready and self._may_call(p)):
-                    first = await self._promote(p)
-                elif one.for_nodes and self._may_call(p):
+                    self._called[p] = time.monotonic()
+                    first = await self._promote(p, LATE_MS, TaskType.WORKER.value)
+                elif one.for_nodes and not hooks_late and self._may_call(p):
                     self._called[p] = time.monotonic()
                     await call_again(self._store, p)
-                if first >= 0:
-                    self._at[p] = min(self._at[p], max(first + LATE_MS, now_ms + 1.0))
+                for at, late_ms in ((first, LATE_MS), (hook, HOOK_LATE_MS)):
+                    if at >= 0:
+                        self._at[p] = min(self._at[p], max(at + late_ms, now_ms + 1.0))
         return 0.0
 
     def _may_call(self, p: int) -> bool:
         return time.monotonic() - self._called.get(p, -1e9) >= CALL_AGAIN_S
 
-    async def _promote(self, p: int) -> int:
-        self._called[p] = time.monotonic()
+    async def _promote(self, p: int, late_ms: int, letter: str) -> int:
         while True:
-            answer = await promote(self._store, p, late_ms=LATE_MS)
+            answer = await promote(self._store, p, late_ms=late_ms, letter=letter)
             if answer.moved < MAX_ITEMS:
                 return answer.first_ms

@@ -62,6 +62,9 @@ class WakeupReceiver(Protocol):
         """Something is due in the partition at ``due_ms``, earlier than the next look. None, 0: anything may be due,
         anywhere."""
 
+    def hook_due(self, partition: int, due_ms: float) -> None:
+        """The same of an HTTP task that lies in the near indexes of HTTP tasks."""
+
     def ready(self, partition: int) -> None:
         """Due work was left ready in the partition, for members that serve it."""
 
@@ -87,6 +90,7 @@ class Wakeups:
         for p, tag in enumerate(store.tags):
             self._by_channel[keys.wake(tag)] = p, ""
             self._by_channel[keys.wake_workers(tag)] = p, "w"
+            self._by_channel[keys.wake_hooks(tag)] = p, "h"
             self._by_channel[keys.ready_channel(tag)] = p, "ready"
             self._by_channel[keys.ready_workers(tag)] = p, "left"
         self._help = keys.help_channel(store.prefix)
@@ -106,16 +110,18 @@ class Wakeups:
         *,
         due: Collection[int] = (),
         for_workers: Collection[int] = (),
+        hooks: Collection[int] = (),
         ready: Collection[int] = (),
         left: Collection[int] = (),
     ) -> None:
-        """Sets the partitions of each kind of message: due tasks, due WORKER tasks, work left ready, and WORKER tasks
-        left (with calls for help, and lanes that claims met)."""
+        """Sets the partitions of each kind of message: due tasks, due WORKER tasks, due HTTP tasks (``hooks``), work
+        left ready, and WORKER tasks left (with calls for help, and lanes that claims met)."""
         tags = self._store.tags
         self._wanted = frozenset(
             [self._former]
             + [keys.wake(tags[p]) for p in due]
             + [keys.wake_workers(tags[p]) for p in for_workers]
+            + [keys.wake_hooks(tags[p]) for p in hooks]
             + [keys.ready_channel(tags[p]) for p in ready]
             + [keys.ready_workers(tags[p]) for p in left]
             + ([self._help, self._lanes] if left else [])
@@ -164,6 +170,9 @@ class Wakeups:
         elif what == "left":
             seed, waiting = _numbers(message)
             self._follower.left(seed, sum(waiting), (partition,))
+        elif what == "h":
+            if message.isdigit():
+                self._follower.hook_due(partition, float(message))
         elif message.isdigit():
             self._follower.due(partition, float(message), for_workers=what == "w")
 
@@ -177,6 +186,8 @@ class Wakeups:
             partition, what = self._by_channel[channel]
             if what == "ready":
                 self._follower.ready(partition)
+            elif what == "h":
+                self._follower.hook_due(partition, 0.0)
             elif what in ("", "w"):
                 self._follower.due(partition, 0.0, for_workers=what == "w")
 

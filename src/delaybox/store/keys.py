@@ -34,13 +34,14 @@ def buckets(tag_: str) -> str:
 
 
 def near(tag_: str, priority: int, letter: str = "") -> str:
-    """Zset id + lane -> due ms of the tasks due before the horizon; WORKER tasks (``letter`` w) have their own."""
-    return f"{tag_}:near:w:{priority}" if letter == "w" else f"{tag_}:near:{priority}"
+    """Zset id + lane -> due ms of the tasks due before the horizon; WORKER and HTTP tasks (``letter`` w, h) have their
+    own."""
+    return f"{tag_}:near:{letter}:{priority}" if letter in ("w", "h") else f"{tag_}:near:{priority}"
 
 
 def nears(tag_: str) -> list[str]:
-    """All near indexes of a partition: those of time keepers, then those of WORKER tasks."""
-    return [near(tag_, priority, letter) for letter in ("", "w") for priority in range(4)]
+    """All near indexes of a partition: those of time keepers, then those of WORKER tasks, then those of HTTP tasks."""
+    return [near(tag_, priority, letter) for letter in ("", "w", "h") for priority in range(4)]
 
 
 def active(tag_: str, letter: str, *, critical: bool) -> str:
@@ -121,8 +122,8 @@ def ledger(tag_: str) -> str:
 
 
 def clock(tag_: str) -> str:
-    """Hash: store, horizon, expanded, expanding, wake, wake:w, turn, turn:critical (lib/turns.lua), floor, floor:w
-    (lib/select.lua), rules, grouped and steered (steer.lua),
+    """Hash: store, horizon, expanded, expanding, wake, wake:w, wake:h, turn, turn:critical (lib/turns.lua), floor,
+    floor:w, floor:h (lib/select.lua), rules, grouped and steered (steer.lua),
     and of reapers: reaped, run, outage, grace, held (reap.lua). docs/storage.md explains each."""
     return f"{tag_}:clock"
 
@@ -304,13 +305,18 @@ def former_wake(prefix: str) -> str:
 
 def wake(tag_: str) -> str:
     """Channel of a partition's wake-ups: scripts publish here when something is due before the next look. For WORKER
-    tasks see `wake_workers`."""
+    tasks see `wake_workers`, for HTTP tasks `wake_hooks`."""
     return f"{tag_}:wake"
 
 
 def wake_workers(tag_: str) -> str:
     """As `wake`, of WORKER tasks."""
     return f"{wake(tag_)}:w"
+
+
+def wake_hooks(tag_: str) -> str:
+    """As `wake`, of HTTP tasks for which a process that claims them has promised to look."""
+    return f"{wake(tag_)}:h"
 
 
 def ready_workers(tag_: str) -> str:

@@ -87,8 +87,8 @@ async def queues(store: Store, *, pending: bool = True) -> list[QueueStats]:
 
 
 class _Near(NamedTuple):
-    """Near indexes of one partition, each with how many of its entries are counted: of all tasks, and of WORKER tasks
-    those that are due."""
+    """Near indexes of one partition, each with how many of its entries are counted: of all tasks, and of those that
+    guests take the ones that are due."""
 
     all_: list[tuple[str, int]]
     due: list[tuple[str, int]]
@@ -114,20 +114,21 @@ async def _near(store: Store, now_ms: int, *, sample: bool) -> list[_Near]:
     asked: list[Command] = []
     for tag in store.tags:
         asked += [("ZCARD", near) for near in keys.nears(tag)] if sample else ()
-        asked += [("ZCOUNT", near, "-inf", now_ms) for near in _waiting_for_workers(tag)]
+        asked += [("ZCOUNT", near, "-inf", now_ms) for near in _waiting_for_guests(tag)]
     sizes = iter(await store.servers.ask_many(asked))
     return [
         _Near(
             [(near, next(sizes)) for near in (keys.nears(tag) if sample else ())],
-            [(near, next(sizes)) for near in _waiting_for_workers(tag)],
+            [(near, next(sizes)) for near in _waiting_for_guests(tag)],
         )
         for tag in store.tags
     ]
 
 
-def _waiting_for_workers(tag: str) -> list[str]:
-    """Due tasks that wait for a worker stay in near for a while; of other tasks time keepers leave none there."""
-    return [keys.near(tag, priority, TaskType.WORKER.value) for priority in range(4)]
+def _waiting_for_guests(tag: str) -> list[str]:
+    """Due tasks that wait for a worker or a webhook process stay in near for a while; of other tasks time keepers leave
+    none there."""
+    return keys.nears(tag)[4:]
 
 
 def _counted(members: Sequence[bytes], size: int) -> dict[bytes, int]:

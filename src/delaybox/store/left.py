@@ -14,23 +14,24 @@ from delaybox.store.servers import Command
 from delaybox.store.store import MAX_ITEMS, Store
 
 CARRIED_OUT = (TaskType.SHELL_CMD.value, TaskType.HTTP.value)
-"""Letters of the types for which nodes have processes that claim nothing before the owner of the partition has made it
-ready."""
+"""Letters of the types for which nodes have processes that claim what time keepers made ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
     """The state of one partition. ``first_ms``: when the first WORKER task in its near indexes is due; -1: none.
-    ``ready``: whether some are in ready sets. ``for_nodes``: whether tasks are that processes of nodes carry out."""
+    ``ready``: whether some are in ready sets. ``for_nodes``: whether tasks are that processes of nodes carry out.
+    ``first_hook_ms``: as ``first_ms``, of HTTP tasks."""
 
     first_ms: int
     ready: bool
     for_nodes: bool
+    first_hook_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """``moved``: how many became ready. ``first_ms``: as in `Left`, for the rest."""
+    """``moved``: how many became ready. ``first_ms``: when the first of that type is due that is left; -1: none."""
 
     moved: int
     first_ms: int
@@ -44,15 +45,19 @@ async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left]
             return [keys.active(tag, letter, critical=critical) for critical in (True, False)]
 
         carried_out = [key for letter in CARRIED_OUT for key in active(letter)]
-        return [*map(first, keys.nears(tag)[4:]), ("EXISTS", *active("w")), ("EXISTS", *carried_out)]
+        return [("EXISTS", *active("w")), ("EXISTS", *carried_out), *map(first, keys.nears(tag)[4:])]
 
     now, rows = await look(store, partitions, asked)
     return now, [_left(*row) for row in rows]
 
 
 def _left(*replies: Any) -> Left:
-    *heads, ready, for_nodes = replies
-    return Left(min((due for due in map(score, heads) if due >= 0), default=-1), bool(ready), bool(for_nodes))
+    ready, for_nodes, *heads = replies
+    return Left(_earliest(heads[:4]), bool(ready), bool(for_nodes), _earliest(heads[4:]))
+
+
+def _earliest(heads: Sequence[Any]) -> int:
+    return min((due for due in map(score, heads) if due >= 0), default=-1)
 
 
 async def call_again(store: Store, partition: int) -> None:
@@ -61,7 +66,9 @@ async def call_again(store: Store, partition: int) -> None:
     await store.servers.notify(keys.ready_channel(tag), tag)
 
 
-async def promote(store: Store, partition: int, *, late_ms: int) -> Promoted:
-    """Makes up to MAX_ITEMS tasks ready that are late by this much, and calls members that may serve them."""
-    _, moved, first, _ = await store.runner.run(ScriptCall("promote", store.tags[partition], (late_ms, MAX_ITEMS)))
+async def promote(store: Store, partition: int, *, late_ms: int, letter: str = TaskType.WORKER.value) -> Promoted:
+    """Makes up to MAX_ITEMS WORKER tasks ready that are late by this much, and calls members that may serve them.
+    ``letter``: of the type, where it is HTTP tasks."""
+    args = (late_ms, MAX_ITEMS, store.bucket_ms, letter)
+    _, moved, first, _ = await store.runner.run(ScriptCall("promote", store.tags[partition], args))
     return Promoted(moved, first)

@@ -70,6 +70,7 @@ class _Beat(Struct):
     troubles: list[str] = []
     partitions: list[_Count] = []
     partition_count: _Count = 0
+    claims_due: str = ""
     lag_ms: float = 0.0
     clock_offset_ms: int | None = None
     store: _Store | None = None
@@ -133,6 +134,7 @@ def decode(member_id: str, raw: bytes) -> Member:
             troubles=tuple(beat.troubles),
             partitions=tuple(beat.partitions),
             partition_count=beat.partition_count,
+            claims_due=beat.claims_due,
         ),
         lag_ms=beat.lag_ms,
         clock_offset_ms=beat.clock_offset_ms,
@@ -186,6 +188,7 @@ def _beat(member: Member) -> _Beat:
         troubles=[_sendable(trouble) for trouble in activity.troubles],
         partitions=list(activity.partitions),
         partition_count=activity.partition_count,
+        claims_due=activity.claims_due,
         lag_ms=member.lag_ms,
         clock_offset_ms=member.clock_offset_ms,
         store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),

@@ -37,7 +37,7 @@ for i = 7, #ARGV do
     elseif kind == 'ok' then
       local home, lane = math.floor(id_due(id) / W), rec_lane(rec, at)
       local key = is_keyed(flags) and rec_key(rec, at)
-      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)],
+      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)], K_NEAR[8 + flags % 4],
         k_ready(lane, flags % 4 == 0), k_idem(key or ''), k_cancelled(id), k_body(id), K_GROUPS })
       if err then return err end
       forget(id, rec, flags, at, idem_ttl)

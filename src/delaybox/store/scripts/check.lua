@@ -24,7 +24,7 @@ local now = now_ms()
 local copying = string.find(redis.call('HGET', K_CLOCK, 'rules') or '', '~', 1, true) ~= nil
 local expanded = tonumber(redis.call('HGET', K_CLOCK, 'expanded') or '') or 0
 local suspects = {}
-local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_LEASED, K_GROUPS, unpack(K_NEAR, 0, 7) }
+local keys = { K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_LEASED, K_GROUPS, unpack(K_NEAR, 0, 11) }
 local from = 4
 while from <= #ARGV do
   local n = tonumber(ARGV[from + 3])
@@ -42,6 +42,11 @@ local function report(kind) bad[#bad + 1] = kind end
 -- A bucketed record is found in time: by near, by a ready set whose lane is active, parked or held, or by a bucket still to be expanded.
 local function hinted(id, rec, flags, lane, at, due)
   local score = redis.call('ZSCORE', K_NEAR[near_of(flags, lane)], id .. lane)
+  if byte(lane) == 104 then
+    -- Of an HTTP task the earlier of two hints counts.
+    local there = redis.call('ZSCORE', K_NEAR[8 + flags % 4], id .. lane)
+    if there and (not score or tonumber(there) < tonumber(score)) then score = there end
+  end
   if score and tonumber(score) <= due then return true end
   local critical = flags % 4 == 0
   if redis.call('ZSCORE', k_ready(lane, critical), id) then

@@ -49,10 +49,8 @@ local FEWEST = 100
 -- So many due tasks of each near index are looked at to see whether more of them are served than there are slots.
 local LOOKED = 64
 -- The near indexes taken from, critical ones first.
-local for_workers = string.find(types, 'w', 1, true) ~= nil
-local workers_alone = guest and types == 'w'
-local own = workers_alone and { 4, 5, 6, 7 } or for_workers and { 0, 4, 1, 5, 2, 6, 3, 7 } or { 0, 1, 2, 3 }
-local floor_field = workers_alone and 'floor:w' or 'floor'
+local own, alone = whose.near(types, guest)
+local floor_field = alone and 'floor:' .. types or 'floor'
 local lease = k_lease(lid)
 fair.W = W
 
@@ -82,7 +80,7 @@ end
 if redis.call('EXISTS', lease) == 1 then
   return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {}, {}, {} }
 end
-local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 7) })
+local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 11) })
 if err then return err end
 
 local c = clock(now)
@@ -346,9 +344,9 @@ if not guest then
   -- Those who serve what became ready here look for it now: they do not wait for what is due to others.
   if promoted > 0 then redis.call(NOTIFY, T .. ':ready', T) end
 end
-if for_workers then redis.call('HSET', K_CLOCK, 'wake:w', look) end
+for letter in string.gmatch(types, alone and '.' or guest and 'w' or '[wh]') do redis.call('HSET', K_CLOCK, 'wake:' .. letter, look) end
 -- Other members may serve the lane of what is due next, and know nothing of it while something earlier was waited for.
-if workers_alone and due >= 0 and due ~= c.announced then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
+if alone == 4 and due >= 0 and due ~= c.announced then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
 -- A guest also looks again when what it left must become ready. That moment stands in its reply alone and not in `wake`,
 -- because nobody else goes by it.
 if again_at and (due < 0 or again_at < due) then due = again_at end

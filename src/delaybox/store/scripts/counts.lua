@@ -29,7 +29,7 @@ else
   in_flight = redis.call('HLEN', K_LEASED)
 end
 local near, due, oldest, due_guessed = 0, 0, -1, false
-for n = 0, 7 do
+for n = 0, 11 do
   near = near + redis.call('ZCARD', K_NEAR[n])
   due = due + redis.call('ZCOUNT', K_NEAR[n], '-inf', now)
   local head = redis.call('ZRANGE', K_NEAR[n], 0, 0, 'WITHSCORES')

@@ -30,7 +30,7 @@ if c.store ~= ARGV[1] then
 end
 local mark = T .. ':import:' .. ARGV[4]
 local covered = tonumber(redis.call('GET', mark) or '0')
-local keys = { mark, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_GROUPS, unpack(K_NEAR, 0, 7) }
+local keys = { mark, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_GROUPS, unpack(K_NEAR, 0, 11) }
 local reply, todo, seen, named, touched = {}, {}, {}, {}, {}
 local function touch(key)
   if not touched[key] then

@@ -23,7 +23,7 @@
 local now = now_ms()
 local number, W = tonumber(ARGV[1]), tonumber(ARGV[4])
 local bucket = k_bucket(number)
-local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, K_GROUPS, unpack(K_NEAR, 0, 7) })
+local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, K_GROUPS, unpack(K_NEAR, 0, 11) })
 if err then return err end
 local c = clock(now)
 local horizon = c.horizon

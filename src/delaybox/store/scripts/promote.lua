@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Makes WORKER tasks ready that nobody claimed in time, and publishes a message for members that may serve them.
+-- Makes WORKER or HTTP tasks ready that nobody claimed in time, and publishes a message for members that may serve them.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 how late ms, 2 most tasks (<= 500), 3 bucket width ms
+-- ARGV  1 how late ms, 2 most tasks (<= 500), 3 bucket width ms, 4 the type's letter: w or h
 -- REPLY {now ms, tasks made ready, due ms of the first that is left in the near indexes (-1 none), 1 = there is ready work}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 tasks
@@ -20,8 +20,8 @@
 local now = now_ms()
 local late, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 fair.W = tonumber(ARGV[3])
-local own = { 4, 5, 6, 7 }
-local err = guard({ K_CLOCK, unpack(K_NEAR, 4, 7) })
+local own = whose.near(ARGV[4], true)
+local err = guard({ K_CLOCK, unpack(K_NEAR, own[1], own[4]) })
 if err then return err end
 held_back = function(lane, critical) return permits().hold_back(lane, critical, now) end
 local moved = promote(own, now - late, most)
@@ -33,6 +33,7 @@ for _, n in ipairs(own) do
     if first < 0 or due < first then first = due end
   end
 end
-local stands = redis.call('EXISTS', k_active('w', true), k_active('w', false)) > 0
-if stands then redis.call(NOTIFY, T .. ':ready:w', int(now) .. ' ' .. moved) end
+local stands = redis.call('EXISTS', k_active(ARGV[4], true), k_active(ARGV[4], false)) > 0
+if stands and ARGV[4] == 'w' then redis.call(NOTIFY, T .. ':ready:w', int(now) .. ' ' .. moved)
+elseif stands then redis.call(NOTIFY, T .. ':ready', T) end
 return { now, moved, first, stands and 1 or 0 }

@@ -23,7 +23,7 @@ local now = now_ms()
 local lid, W, delay = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local lease = k_lease(lid)
 local c = clock(now)
-local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 7) }
+local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 11) }
 for i = 5, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end

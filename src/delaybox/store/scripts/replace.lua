@@ -59,7 +59,7 @@ for i = 6, #ARGV, 6 do
     local home = math.floor(id_due(mine) / W)
     local _, new_flags, _, new_at = rec_head(mine, rec)
     local lane = rec_lane(rec, new_at)
-    local keys = { req, entry, k_bucket(home), k_bucket(math.floor(due / W)), k_body(mine), K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 7) }
+    local keys = { req, entry, k_bucket(home), k_bucket(math.floor(due / W)), k_body(mine), K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 11) }
     if pending then
       keys[#keys + 1] = k_bucket(math.floor(old_due / W))
       keys[#keys + 1] = k_ready(rec_lane(there, at), flags % 4 == 0)

@@ -16,7 +16,7 @@
 --@include lib/turns.lua
 --@include lib/place.lua
 local now, W = now_ms(), tonumber(ARGV[1])
-local keys = { K_DEAD, K_DEAD_AT, K_BUCKETS, K_CLOCK, unpack(K_NEAR, 0, 7) }
+local keys = { K_DEAD, K_DEAD_AT, K_BUCKETS, K_CLOCK, unpack(K_NEAR, 0, 11) }
 for i = 3, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end

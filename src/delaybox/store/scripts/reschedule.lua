@@ -37,7 +37,7 @@ for i = 7, #ARGV do
     if how ~= 'keep' then to = math.min(math.max(to, now), MAX_DUE) end
     local lane, home = rec_lane(rec, at), math.floor(id_due(id) / W)
     local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), K_BUCKETS, K_CLOCK,
-      k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 7) })
+      k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 11) })
     if err then return err end
     local new_flags = priority >= 0 and flags - flags % 4 + priority or flags
     local attempt, losses, deliveries = rec_counters(rec)

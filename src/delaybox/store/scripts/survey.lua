@@ -22,16 +22,14 @@
 local LOOKED, MOST_LANES = 32, 64
 local now = now_ms()
 local types, guest, make = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
-local for_workers = string.find(types, 'w', 1, true) ~= nil
-local workers_alone = guest and types == 'w'
-local own = workers_alone and { 4, 5, 6, 7 } or for_workers and { 0, 4, 1, 5, 2, 6, 3, 7 } or { 0, 1, 2, 3 }
+local own, alone = whose.near(types, guest)
 local served = whose.filter(5)
 fair.W = tonumber(ARGV[4])
-local err = guard({ K_CLOCK, K_PARKED, unpack(K_NEAR, 0, 7) })
+local err = guard({ K_CLOCK, K_PARKED, unpack(K_NEAR, 0, 11) })
 if err then return err end
 local of_critical, of_others = served_in_near(own, '-inf', now, types, served, LOOKED)
 -- Lanes take turns among what is ready. What lies in near for all who keep time is made ready by them.
-if make > 0 and of_others > 0 and (workers_alone or not guest) then
+if make > 0 and of_others > 0 and (alone or not guest) then
   promote(own, now, make)
   of_critical, of_others = served_in_near(own, '-inf', now, types, served, LOOKED)
 end

@@ -24,10 +24,10 @@ for i = 1, steps do
   local all, workers = 0, 0
   if from < horizon then
     local past = '(' .. int(math.min(to, horizon))
-    for n = 0, 7 do
+    for n = 0, 11 do
       local found = redis.call('ZCOUNT', K_NEAR[n], int(from), past)
       all = all + found
-      if n > 3 then workers = workers + found end
+      if n > 3 and n < 8 then workers = workers + found end
     end
   end
   for _, b in ipairs(lengths) do

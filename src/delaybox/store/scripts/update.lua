@@ -33,7 +33,7 @@ if to ~= due and to < now then to = now end
 local attempt, losses, deliveries = rec_counters(ARGV[5])
 local home = math.floor(id_due(id) / W)
 local keys = { k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), k_body(id), K_BUCKETS, K_CLOCK,
-  k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 7) }
+  k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 11) }
 labels.touch(labels.of(id, rec, at, flags), keys)
 labels.touch(labels.of(id, ARGV[5], new_at, new_flags), keys)
 local err = guard(keys)

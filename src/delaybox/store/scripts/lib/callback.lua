@@ -21,7 +21,7 @@ local function varint(n)
 end
 
 -- What call_back will touch, for guard.
-local function callback_keys(now, W) return K_BUCKETS, K_CLOCK, k_bucket(math.floor(now / W)), unpack(K_NEAR, 0, 7) end
+local function callback_keys(now, W) return K_BUCKETS, K_CLOCK, k_bucket(math.floor(now / W)), unpack(K_NEAR, 0, 11) end
 
 -- Notes the call of a task that has ended well. Those of dead letters are noted by bury.
 local function succeeded(id, rec, flags, at)

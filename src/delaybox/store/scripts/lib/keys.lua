@@ -12,13 +12,16 @@ local K_QUAR, K_QUAR_AT = T .. ':quarantine', T .. ':quarantine:at'
 local K_KAFKA = T .. ':kafka'
 -- group + NUL + id, all scored 0: the tasks of each group that have not ended.
 local K_GROUPS = T .. ':groups'
--- Near by priority: 0 to 3 for those who keep time, 4 to 7 the same of WORKER tasks, which guests take.
+-- Near by priority: 0 to 3 for those who keep time, 4 to 7 the same of WORKER tasks, 8 to 11 of HTTP tasks, which guests take. hooks: where
+-- hints of HTTP tasks go, set by clock() of lib/place.lua.
 local K_NEAR = {
   [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3',
   T .. ':near:w:0', T .. ':near:w:1', T .. ':near:w:2', T .. ':near:w:3',
+  T .. ':near:h:0', T .. ':near:h:1', T .. ':near:h:2', T .. ':near:h:3',
+  hooks = 0,
 }
--- Where the near indexes of a lane start, by its first byte, which is the task type's letter ('w' is 119); and the index of a task.
-local function near_base(letter) return letter == 119 and 4 or 0 end
+-- Where the near indexes of a lane start, by its first byte, which is the task type's letter ('w' is 119, 'h' 104); and the index of a task.
+local function near_base(letter) return letter == 119 and 4 or letter == 104 and K_NEAR.hooks or 0 end
 local function near_of(flags, lane) return flags % 4 + near_base(string.byte(lane)) end
 -- What scripts must know of the rules of a queue, as lanes spell it: whether it is paused, and its other rules as text, or nil (`rule_of`
 -- in lib/pauses.lua). `codes` in store/rules.py writes it: fields that hold many queues each, because a field for each of 10,000 queues

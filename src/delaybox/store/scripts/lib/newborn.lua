@@ -5,7 +5,7 @@ local function newborn(now, W)
   local c = clock(now)
   return {
     now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), listed = {}, numbers = {}, bodies = {},
-    keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 7) },
+    keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 11) },
   }
 end
 

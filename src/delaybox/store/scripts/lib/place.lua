@@ -2,7 +2,7 @@
 -- W: bucket width in ms. c: what clock() says. All hints of this file are safe to assert twice.
 
 -- Reads the clock's hash. horizon: tasks due before it (ms) get a near hint at once; at least LEAD ahead, for times in which no node
--- moves it. looks and earliest have an entry for each group of near indexes (0, and 4 for WORKER tasks). looks: when those who
+-- moves it. looks and earliest have an entry for each group of near indexes (0, 4 for WORKER tasks, 8 for HTTP tasks). looks: when those who
 -- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
 -- steered: a queue may be paused (lib/pauses.lua). promised: the moment up to which the last look of a time keeper was good.
 -- announced: the due time of WORKER tasks (ms) that those who claim them know of, or nil.
@@ -10,15 +10,21 @@ local LEAD = 60000
 -- The promise of those who take WORKER tasks counts no more when it is broken by this (ms): whoever made it is gone. A time
 -- keeper's promise stays as it is, because the stand-in goes by it.
 local BROKEN = 100
+-- HTTP tasks are hinted in near indexes of their own while a process that claims there has promised to look, or its promise is over by
+-- less than this (ms). Else they are hinted among those of time keepers, which make them ready: versions before this one know no others.
+local HOOKS_GONE = 3000
 local function clock(now)
-  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered', 'fair')
+  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered', 'fair', 'wake:h')
   fair.set(c[7] ~= false)
   local workers = tonumber(c[3]) or 1e15
   if workers < now - BROKEN then workers = 1e15 end
+  local hooks = tonumber(c[8]) or 0
+  K_NEAR.hooks = hooks >= now - HOOKS_GONE and 8 or 0
+  if hooks < now - BROKEN then hooks = 1e15 end
   return {
     horizon = math.max(tonumber(c[1]) or 0, now + LEAD),
-    looks = { [0] = tonumber(c[2]) or 1e15, [4] = workers },
-    earliest = { [0] = 1e15, [4] = 1e15 },
+    looks = { [0] = tonumber(c[2]) or 1e15, [4] = workers, [8] = hooks },
+    earliest = { [0] = 1e15, [4] = 1e15, [8] = 1e15 },
     store = c[4] or '',
     steered = c[6] ~= false,
     promised = math.max(tonumber(c[2]) or 0, tonumber(c[5]) or 0),
@@ -31,8 +37,9 @@ end
 local function wake(c, channel)
   for base, due in pairs(c.earliest) do
     if due < c.looks[base] then
-      redis.call('HSET', K_CLOCK, base == 0 and 'wake' or 'wake:w', due)
-      redis.call(NOTIFY, base == 0 and channel or channel .. ':w', int(due))
+      local whose = base == 0 and '' or base == 4 and ':w' or ':h'
+      redis.call('HSET', K_CLOCK, 'wake' .. whose, due)
+      redis.call(NOTIFY, channel .. whose, int(due))
     end
   end
 end
@@ -74,7 +81,11 @@ end
 
 -- Takes back every hint that a header names (rule 5).
 local function unhint(id, flags, lane, due, W)
-  if redis.call('ZREM', K_NEAR[near_of(flags, lane)], id .. lane) == 0 then
+  local base = byte(lane) == 119 and 4 or 0
+  local hints = redis.call('ZREM', K_NEAR[base + flags % 4], id .. lane)
+  -- An HTTP task may be hinted in either place, and in both where versions work side by side.
+  if byte(lane) == 104 then hints = hints + redis.call('ZREM', K_NEAR[8 + flags % 4], id .. lane) end
+  if hints == 0 then
     local critical = flags % 4 == 0
     local ready = k_ready(lane, critical)
     if redis.call('ZREM', ready, id) == 1 and redis.call('EXISTS', ready) == 0 then retire(lane, critical) end

@@ -6,6 +6,20 @@
 -- lowest virtual start times. met: {lane, ...}, at most MOST_MET.
 local whose = { LANES = 32, MOST_MET = 32, met = {} }
 do
+-- The near indexes that a taker of these types claims from, critical ones first; and where those of a guest start whose tasks have near
+-- indexes of their own. What such a guest finds ready lay in others before.
+function whose.near(types, guest)
+  local alone = guest and (types == 'w' and 4 or types == 'h' and 8)
+  local bases = alone and { alone } or { 0 }
+  if not alone and string.find(types, 'w', 1, true) then bases[#bases + 1] = 4 end
+  if not guest and string.find(types, 'h', 1, true) then bases[#bases + 1] = 8 end
+  local own = {}
+  for priority = 0, 3 do
+    for _, base in ipairs(bases) do own[#own + 1] = base + priority end
+  end
+  return own, alone
+end
+
 -- Reads the lanes that ARGV lists, from index `from` on. Returns by letter byte: lanes, the set of them (list: in order); names, the
 -- set of functions and commands that are served in any queue (any: in order). A letter without an entry is not limited.
 function whose.filter(from)
