@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -121,3 +122,40 @@ async def test_a_failure_that_nobody_expected_does_not_end_it(client: Redis, pre
     await settler.stop(1.0)
     (counts,) = await store.counts()
     assert (failures, counts.in_flight, counts.dead) == (0, 0, 1)
+
+
+async def test_lone_outcomes_wait_for_others_where_that_is_asked_for(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    service = Service(store)
+    trips: list[int] = []
+    run_many = store.runner.run_many
+    settled: list[Delivery] = []
+
+    async def counted(calls: Sequence[Any]) -> list[Any]:
+        trips.append(len(calls))
+        return await run_many(calls)
+
+    options = EngineOptions(node_id="n", settle_ms=100)
+    recorder = Recorder(store, NO_HISTORY, store.now_ms)
+    settler = Settler(store, options, settled.extend, LiveRules(), recorder)
+    settler.start()
+
+    async def shared() -> bool:
+        """Whether two share a trip, of which the second is reported when the first would be on its way."""
+        for _ in range(2):
+            await service.submit(NewTask(type=TaskType.WORKER, name="f"))
+        first, second = await claimed(store)
+        store.runner.run_many = counted  # type: ignore[method-assign]
+        trips.clear()
+        settled.clear()
+        settler.report([first], DONE)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        settler.report([second], DONE)
+        await until(lambda: len(settled) == 2)
+        store.runner.run_many = run_many  # type: ignore[method-assign]
+        return trips == [2]
+
+    # On a busy machine the time may be over before the second one comes.
+    await until(shared)
+    await settler.stop(1.0)

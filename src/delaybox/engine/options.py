@@ -36,6 +36,8 @@ class EngineOptions:
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
     poll_ms: int = 1_000
+    settle_ms: int = 0
+    """How long an outcome waits for others, to share a round trip with them; while one is under way it waits anyhow."""
     catch_up_rate: int = 0
     """Most overdue tasks taken in a second after an outage; 0: no limit."""
     reap_ms: int = 500

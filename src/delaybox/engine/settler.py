@@ -116,6 +116,8 @@ class Settler:
             if not self._acks and not self._others:
                 self._idle.set()
                 await self._wake.wait()
+                if self._options.settle_ms:
+                    await asyncio.sleep(self._options.settle_ms / 1000)
             self._wake.clear()
             self.stored.begins()
             acks, self._acks = self._acks, []

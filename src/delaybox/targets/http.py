@@ -105,6 +105,9 @@ class HttpTarget:
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
         """Reports each when its answer is there. Those whose host has no room or does not answer are handed back."""
         arrived = asyncio.get_running_loop().time()
+        if len(batch) == 1:
+            await self._one(batch[0], report, arrived)
+            return
         sending = [asyncio.create_task(self._one(d, report, arrived)) for d in batch]
         try:
             await asyncio.gather(*sending)
