@@ -38,7 +38,7 @@ for _, letter in ipairs({ 'p', 's', 'h', 'w' }) do
     sets[#sets + 1] = { k_active(letter, critical), function(lane) look(k_ready(lane, critical), lane) end }
   end
 end
-for n = 0, 7 do
+for n = 0, 11 do
   local due = redis.call('ZRANGE', K_NEAR[n], '-inf', now, 'BYSCORE', 'LIMIT', 0, NEAR, 'WITHSCORES')
   for i = 1, #due, 2 do waits(string.sub(due[i], 17), tonumber(due[i + 1])) end
 end
