@@ -98,6 +98,7 @@ class Desk:
         self.gateway = Gateway(
             self.host,
             rules=LiveRules(RuleBook(default=QueueRules(keep_result_ms=keep_ms))),
+            now_ms=lambda: NOW,
             max_output=max_output,
             same_process=same_process,
         )

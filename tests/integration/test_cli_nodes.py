@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,17 @@ worker = Worker("shop")
 async def remind(customer: str) -> None: ...
 """
 
+FACTS = """
+from delaybox import Client
+
+
+def facts(client):
+    ((worker, *_),) = [node["workers"] for node in client.nodes()]
+    return client.publish("x", delay="1h").id, worker["since_ms"]
+
+
+"""
+
 
 def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(APP)
@@ -27,6 +40,7 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
         assert "no worker is connected" in shown(running, "workers")
         environ = {"DELAYBOX_GRPC_SERVERS": f"127.0.0.1:{running.grpc_port}", "PATH": "/usr/bin:/bin"}
         command = [sys.executable, "-m", "delaybox", "worker", "shop:worker"]
+        began = time.time()
         worker = subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL)
         try:
             # Asked over REST until there is one: a command takes a second to start.
@@ -38,6 +52,9 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
             assert all("shop on " in session["identity"] and session["connected"] for session in sessions)
             assert asked(running, "workers")["count"] == len(sessions)
             assert "shop on " in shown(running, "workers")
+            since = [datetime.fromisoformat(session["since"]).timestamp() for session in sessions]
+            assert all(began - 1 < at < time.time() + 1 for at in since), "by the clock of the server"
+            assert f"{datetime.fromtimestamp(since[0]).astimezone():%F %T}" in shown(running, "workers")
             table = shown(running, "nodes")
             assert one["id"] in table and one["id"] in shown(running, "workers"), "both name it alike"
             assert len(one["members"]) > 1 and all(str(member["pid"]) in table for member in (one, *one["members"]))
@@ -50,9 +67,11 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
             assert all(abs(member["clock_offset_ms"]) < 500 for member in one["members"])
             assert "  grpc" in table and "16: 0-15" in table
             # By the variable that workers know a Python client finds the node as well.
-            client = "from delaybox import Client\nwith Client() as client: print(client.publish('x', delay='1h').id)"
+            client = f"{FACTS}with Client() as client: print(*facts(client))"
             done = subprocess.run([sys.executable, "-c", client], env=environ, capture_output=True, timeout=30)
-            assert done.returncode == 0 and len(done.stdout.strip()) == 36, done.stderr
+            assert done.returncode == 0, done.stderr
+            task_id, since_ms = done.stdout.split()
+            assert len(task_id) == 36 and round(since[0] * 1000) == int(since_ms)
         finally:
             worker.terminate()
             assert worker.wait(20) == 0

@@ -121,7 +121,8 @@ def test_a_damaged_heartbeat_is_no_member(raw: bytes) -> None:
 
 def test_rest_and_grpc_show_the_same() -> None:
     """What one has and the other has not is named here."""
-    activity = Activity(types="pw", in_flight=3, troubles=("late",), workers=(ConnectedWorker(identity="w"),))
+    seen = ConnectedWorker(identity="w", since_ms=10**12)
+    activity = Activity(types="pw", in_flight=3, troubles=("late",), workers=(seen,))
     member = Member(id="n.grpc0", node="n", node_pid=5, kind="grpc", pid=6, seen_ms=10**12, activity=activity)
     found = nodes_of([replace(member, activity=replace(activity, worker_count=1))])
     (as_json,) = msgspec.to_builtins(members.nodes_json(found))["nodes"]
@@ -134,3 +135,13 @@ def test_rest_and_grpc_show_the_same() -> None:
         assert len(shown["types"]) == len(sent["types"])
     (worker,) = msgspec.to_builtins(members.workers_json(found))["workers"]
     assert worker["identity"] == as_message["workers"][0]["identity"] == "w"
+    assert worker["since"] == "2001-09-09T01:46:40.000Z" and as_message["workers"][0]["since_ms"] == "1000000000000"
+
+
+def test_since_when_a_worker_of_an_older_node_is_there_is_not_known() -> None:
+    member = members.decode("n", b'{"seen_ms": 9, "workers": [{"identity": "w", "connected": true}]}')
+    assert member.activity.workers == (ConnectedWorker(identity="w"),)
+    (worker,) = msgspec.to_builtins(members.workers_json(nodes_of([member])))["workers"]
+    assert worker["since"] is None
+    again = replace(member, activity=replace(member.activity, workers=(ConnectedWorker(identity="w", since_ms=7),)))
+    assert members.decode("n", members.encode(again)) == again

@@ -159,5 +159,7 @@ async def test_the_heartbeat_reports_who_is_connected_and_what_is_served() -> No
     desk.open(credit=5, identity="host-1", labels={"zone": "a"}, concurrency=5)
     activity = desk.gateway.activity()
     assert activity.lanes == (b"wmail:send",) and activity.types == "w" and activity.worker_count == 1
-    worker = ConnectedWorker(identity="host-1", labels={"zone": "a"}, functions=1, concurrency=5, places=5)
+    worker = ConnectedWorker(
+        identity="host-1", labels={"zone": "a"}, functions=1, concurrency=5, places=5, since_ms=NOW
+    )
     assert activity.workers == (worker,)

@@ -12,6 +12,7 @@ from delaybox.cli.browse import open_
 from delaybox.cli.client import RestClient
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.core.errors import ConfigError
+from delaybox.wire.json.moments import moment_ms
 
 BUCKET_MS = 60_000
 """Forecasts come in steps of whole minutes."""
@@ -106,13 +107,16 @@ def workers(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson 
     if as_json:
         return messages.out_json(answer)
     found = answer["workers"]
-    messages.table(_worker_table(found, messages.width()) if found else "no worker is connected to a living node")
+    now_ms = time.time_ns() // 1_000_000
+    table = _worker_table(found, now_ms, messages.width()) if found else "no worker is connected to a living node"
+    messages.table(table)
     if answer["count"] > len(found):
-        messages.note(f"{answer['count'] - len(found):,} more are connected; a node tells of 100")
+        messages.note(f"{answer['count'] - len(found):,} more are connected; a node names its first 200")
     return None
 
 
-def _worker_table(found: list[dict[str, Any]], width: int) -> str:
+def _worker_table(found: list[dict[str, Any]], now_ms: int, width: int) -> str:
+    began = [moment_ms("since", since) if (since := worker.get("since")) else 0 for worker in found]
     rows = [
         [
             f"{worker['running']:,}",
@@ -122,11 +126,16 @@ def _worker_table(found: list[dict[str, Any]], width: int) -> str:
             worker["identity"],
             worker["node"],
             ",".join(f"{name}={value}" for name, value in sorted(worker["labels"].items())),
+            # A node of an older version does not report when.
+            render.span(max(0, now_ms - since_ms)) if since_ms else "",
+            render.moment(since_ms) if since_ms else "",
         ]
-        for worker in sorted(found, key=lambda worker: (worker["identity"], worker["node"]))
+        for worker, since_ms in sorted(
+            zip(found, began, strict=True), key=lambda pair: (pair[0]["identity"], pair[0]["node"])
+        )
     ]
-    header = ["running", "of", "functions", "", "worker", "node", "labels"]
-    return render.table(header, rows, right=[0, 1, 2], width=width, drop=["labels", "node"])
+    header = ["running", "of", "functions", "", "worker", "node", "labels", "connected for", "since"]
+    return render.table(header, rows, right=[0, 1, 2], width=width, drop=["since", "labels", "node"])
 
 
 def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:

@@ -23,7 +23,8 @@ class ConnectedWorker:
 
     ``concurrency``: tasks that it can run at once; 0: unknown. ``places``: those of them that it gives to this node; 0:
     unknown. ``running``: tasks that it has now. ``connected``: False where its connection broke and it may still come
-    back.
+    back. ``since_ms``: when the session began, in Unix ms by Redis's clock; 0: its node is of a version that does not
+    report it.
     """
 
     identity: str = ""
@@ -33,6 +34,7 @@ class ConnectedWorker:
     running: int = 0
     connected: bool = True
     places: int = 0
+    since_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ class WorkerHost:
         self.gateway = Gateway(
             self.engine,
             rules=rules,
+            now_ms=store.now_ms,
             max_output=max_output,
             lease_ms=options.lease_ms,
             same_process=options.runs_tasks,

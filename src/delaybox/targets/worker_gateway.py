@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -29,8 +29,6 @@ RESUME_S = 2.0
 """How long a session whose stream broke is kept, so that its worker can come back to it."""
 _LANES_SHOWN = 2_000
 _WORKERS_SHOWN = 200
-
-
 _MOST_KNOWN = 1_000
 
 
@@ -43,13 +41,16 @@ class ClaimHost(Adopting, NeedyHost, Protocol):
 
 
 class Gateway:
-    """All sessions of this process. ``max_output``: bytes of a result. ``same_process``: see `LanePool`."""
+    """All sessions of this process. ``now_ms``: Redis's clock. ``max_output``: bytes of a result. ``same_process``: see
+    `LanePool`.
+    """
 
     def __init__(
         self,
         host: ClaimHost,
         *,
         rules: LiveRules,
+        now_ms: Callable[[], int],
         max_output: int,
         lease_ms: int = 15_000,
         same_process: bool = False,
@@ -58,6 +59,7 @@ class Gateway:
         self._same_process = same_process
         self._lives = Lives(lease_ms)
         self._rules = rules
+        self._now_ms = now_ms
         self.max_output = max_output
         self.lease_ms = lease_ms
         self._pools: dict[frozenset[bytes], LanePool] = {}
@@ -81,6 +83,7 @@ class Gateway:
         """Claims for a session from now on."""
         profile = session.profile
         self._sessions[session.id] = session
+        session.since_ms = self._now_ms()
         pool = self._pools.get(profile.lanes)
         if pool is None:
             pool = self._pools[profile.lanes] = LanePool(
@@ -238,6 +241,7 @@ class Gateway:
                 running=s.held,
                 connected=s.connected,
                 places=s.places,
+                since_ms=s.since_ms,
             )
             for s in islice(self._sessions.values(), _WORKERS_SHOWN)
         )

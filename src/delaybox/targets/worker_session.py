@@ -59,6 +59,7 @@ class WorkerSession:
         self.credit = 0
         self.beyond = Beyond()
         self.connected = False
+        self.since_ms = 0
         self.draining = False
         self.suspects: set[int] = set()
         """Sequence numbers of the suspects that it holds (`worker_suspects`)."""

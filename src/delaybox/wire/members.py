@@ -38,6 +38,7 @@ class _Worker(Struct):
     running: _Count = 0
     connected: bool = True
     places: _Count = 0
+    since_ms: _Moment = 0
 
 
 class _Store(Struct):
@@ -124,6 +125,7 @@ def decode(member_id: str, raw: bytes) -> Member:
                     running=worker.running,
                     connected=worker.connected,
                     places=worker.places,
+                    since_ms=worker.since_ms,
                 )
                 for worker in beat.workers
             ),
@@ -178,6 +180,7 @@ def _beat(member: Member) -> _Beat:
                 running=worker.running,
                 connected=worker.connected,
                 places=worker.places,
+                since_ms=worker.since_ms,
             )
             for worker in activity.workers
         ],
@@ -269,6 +272,7 @@ def _node_json(node: LivingNode) -> shown.Node:
 def workers_json(nodes: Iterable[LivingNode]) -> shown.Workers:
     """The workers that are connected to nodes, in REST's form."""
     from delaybox.wire.json import nodes as shown
+    from delaybox.wire.json.moments import render_moment
 
     found: list[shown.Worker] = []
     count = 0
@@ -284,6 +288,7 @@ def workers_json(nodes: Iterable[LivingNode]) -> shown.Workers:
                 concurrency=worker.concurrency,
                 running=worker.running,
                 connected=worker.connected,
+                since=render_moment(worker.since_ms) if worker.since_ms else None,
             )
             for worker in activity.workers
         )
@@ -314,6 +319,7 @@ def node_message(node: LivingNode) -> pb.NodeInfo:
                 concurrency=worker.concurrency,
                 running=worker.running,
                 connected=worker.connected,
+                since_ms=worker.since_ms,
             )
             for worker in activity.workers
         ],

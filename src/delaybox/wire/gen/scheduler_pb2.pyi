@@ -837,7 +837,7 @@ class NodeMember(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., troubles: _Optional[_Iterable[str]] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ..., partition_count: _Optional[int] = ..., fired_per_s: _Optional[float] = ..., lag_ms: _Optional[float] = ..., clock_offset_ms: _Optional[int] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("identity", "labels", "functions", "concurrency", "running", "connected")
+    __slots__ = ("identity", "labels", "functions", "concurrency", "running", "connected", "since_ms")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -851,13 +851,15 @@ class WorkerInfo(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     identity: str
     labels: _containers.ScalarMap[str, str]
     functions: int
     concurrency: int
     running: int
     connected: bool
-    def __init__(self, identity: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[int] = ..., concurrency: _Optional[int] = ..., running: _Optional[int] = ..., connected: bool = ...) -> None: ...
+    since_ms: int
+    def __init__(self, identity: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[int] = ..., concurrency: _Optional[int] = ..., running: _Optional[int] = ..., connected: bool = ..., since_ms: _Optional[int] = ...) -> None: ...
 
 class HistoryRequest(_message.Message):
     __slots__ = ("state", "queue", "type", "function", "from_ms", "to_ms", "limit", "cursor")

@@ -65,10 +65,13 @@ class Worker(Struct, gc=False):
     concurrency: Annotated[int, Meta(ge=0, description="tasks that it can run at once; 0 = it did not say")]
     running: Annotated[int, Meta(ge=0, description="tasks that it has just now")]
     connected: Annotated[bool, Meta(description="false: its connection broke, and it may still come back")]
+    since: Annotated[
+        Moment | None, Meta(description="when the session began; null: its node's version does not report it")
+    ] = None
 
 
 class Workers(Struct, gc=False):
-    """Workers that are connected. ``count``: all of them, also those that are not told."""
+    """Workers that are connected. ``count``: all of them, also those that are not listed."""
 
     workers: list[Worker]
     count: Annotated[int, Meta(ge=0)]
