@@ -78,7 +78,7 @@ async def opened(client: Redis, prefix: str, **rules: Any) -> AsyncIterator[tupl
 
 
 @asynccontextmanager
-async def sending(store: Store, url: str, **more: Any) -> AsyncIterator[None]:
+async def sending(store: Store, url: str, **more: Any) -> AsyncIterator[EventMover]:
     """Sends the store's events to a URL."""
     outlet = EventWebhook(
         url_of(url), more.pop("rules", HERE), source="/delaybox", secrets=(SECRET,), timeout_ms=2_000, **more
@@ -86,7 +86,7 @@ async def sending(store: Store, url: str, **more: Any) -> AsyncIterator[None]:
     mover = EventMover(store, outlet, member="this")
     mover.start()
     try:
-        yield
+        yield mover
     finally:
         await mover.stop()
         outlet.close()
@@ -135,6 +135,14 @@ async def test_a_killed_node_loses_no_event(
         assert [e["type"].rpartition(".")[2] for e in got if e["subject"] == ids[0]][-1] == "cancelled"
         second.until(lambda: b'events_to_webhook_total{outcome="sent"}' in second.call("GET", "/metrics")[2])
         assert SECRET not in second.output()
+        to.answers["/killed"] = reply(400)
+        second.call("POST", "/v1/tasks", {"payload": "x", "delay": "1h"})
+        second.until(lambda: b"wait in the feed: it refuses whatever is sent" in second.call("GET", "/readyz")[2])
+        assert second.call("GET", "/readyz")[0] == 200, "callers need no URL"
+        waits = b'delaybox_events_waiting{way="webhook"} '
+        assert waits + b"1.0" in second.call("GET", "/metrics")[2]
+        del to.answers["/killed"]
+        second.until(lambda: waits + b"0.0" in second.call("GET", "/metrics")[2])
 
 
 async def test_while_the_url_does_not_answer_events_wait(
@@ -183,6 +191,52 @@ async def test_what_is_refused_is_left_out_and_a_batch_loses_no_other(
     for one in requests:
         webhook.verify(one.body, one.headers, SECRET)
         assert "." not in one.headers["webhook-id"]
+
+
+async def test_a_receiver_with_a_wrong_secret_loses_no_event(
+    to: Receiver, client: Redis, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    expects, got = ["whsec_" + "B" * 32], []
+
+    async def verifying(request: Received, writer: asyncio.StreamWriter) -> None:
+        """As many a library's example does."""
+        try:
+            webhook.verify(request.body, request.headers, expects[0])
+        except webhook.NotVerified:
+            writer.write(reply(400))
+        else:
+            found = json.loads(request.body)
+            bad = found["data"].get("labels")
+            got.extend([] if bad else [found["subject"]])
+            writer.write(reply(422 if bad else 204))
+        await writer.drain()
+
+    async def all_came(ids: Sequence[str]) -> None:
+        await until_true(lambda: set(got) == set(ids))
+
+    to.answers["/wrong"] = verifying
+    async with opened(client, prefix) as (store, service):
+        ids = await submit(store, service, *later(30))
+        async with sending(store, to.url("/wrong")) as mover:
+            await until_true(lambda: "it refuses whatever is sent: the answer was 400 (Bad Request)" in mover.trouble)
+            assert len(to.to("/wrong")) < 30, "it does not try all of them"
+            expects[0] = SECRET
+            await all_came(ids)
+            await until_true(lambda: not mover.trouble)
+            expects[0] = "whsec_" + "C" * 32
+            ids += await submit(store, service, *later(30))
+            await until_true(lambda: "it refuses whatever is sent" in mover.trouble)
+            expects[0] = SECRET
+            await all_came(ids)
+            assert "is left out" not in caplog.text and caplog.text.count("it refuses whatever is sent") == 2
+            # One that is bad itself keeps nothing up, also where many are.
+            bad = await submit(store, service, *later(12, labels={"bad": "1"}))
+            await until_true(lambda: caplog.text.count("is left out: the answer was 422") == len(bad))
+            ids += await submit(store, service, *later(1))
+            await all_came(ids)
+            assert not mover.trouble
+    # To learn that it takes anything, it gets an event again that it took: for each of the bad ones at most.
+    assert len(got) <= len(ids) + len(bad) + 4
 
 
 def taken(requests: Sequence[Received]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,14 +61,15 @@ async def serve(settings: ClockSettings) -> int:
         kafka = await _kafka(settings, settings.kafka, store.partitions, stack) if settings.kafka else None
         if settings.node_id:
             await _note_firing(settings, store)
-        engine = _engine(settings, store, kafka)
+        movers: list[EventMover] = []
+        engine = _engine(settings, store, kafka, movers)
         if settings.await_subscribers and not (settings.again or settings.stream or settings.kafka):
             with contextlib.suppress(DelayBoxError):
                 await _await_subscribers(settings.channel, store, stopping)
         collector.set_apart()
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
-        await _send_events(settings, store, kafka, stack)
+        await _send_events(settings, store, kafka, stack, movers)
         if settings.input_channel:
             intake = ChannelIntake(
                 store,
@@ -169,9 +171,14 @@ async def _kafka(
 
 
 async def _send_events(
-    settings: ClockSettings, store: Store, kafka: KafkaTarget | None, stack: contextlib.AsyncExitStack
+    settings: ClockSettings,
+    store: Store,
+    kafka: KafkaTarget | None,
+    stack: contextlib.AsyncExitStack,
+    movers: list[EventMover],
 ) -> None:
-    """Begins to send events to the topic, the URL and the stream that are set."""
+    """Begins to send events to the topic, the URL and the stream that are set; who sends them is added to
+    ``movers``."""
     source = f"/delaybox/{settings.prefix}"
     outlets: list[Outlet] = []
     if kafka is not None and settings.kafka is not None and settings.kafka.events_topic:
@@ -187,6 +194,7 @@ async def _send_events(
     for outlet in outlets:
         member = member_id(settings.node_id, ProcessKind.CLOCK, settings.number)
         mover = EventMover(store, outlet, member=member)
+        movers.append(mover)
         mover.start()
         stack.push_async_callback(mover.stop)
 
@@ -218,7 +226,9 @@ def _events_webhook(out: EventsOut, source: str) -> EventWebhook:
     return webhook
 
 
-def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) -> Engine:
+def _engine(
+    settings: ClockSettings, store: Store, kafka: KafkaTarget | None, movers: Sequence[EventMover] = ()
+) -> Engine:
     s = settings
     targets: dict[TaskType, Target] = {}
     if kafka is not None:
@@ -248,7 +258,8 @@ def _engine(settings: ClockSettings, store: Store, kafka: KafkaTarget | None) ->
 
     def facts() -> Activity:
         trouble = kafka.trouble if kafka is not None else ""
-        return Activity(troubles=(f"PUB_SUB tasks wait: {trouble}",) if trouble else ())
+        waits = [f"PUB_SUB tasks wait: {trouble}"] if trouble else []
+        return Activity(troubles=(*waits, *(mover.trouble for mover in movers if mover.trouble)))
 
     return Engine(store, targets, options, facts=facts)
 

@@ -44,6 +44,14 @@ _to_stream = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+_waiting = Gauge(
+    "delaybox_events_waiting",
+    "1 while events wait in the feed because the place to which they go does not take them: by way (topic, webhook, "
+    "stream).",
+    ["way"],
+    multiprocess_mode="livemax",
+    registry=REGISTRY,
+)
 _MOVED = {"topic": _to_topic, "webhook": _to_webhook, "stream": _to_stream}
 
 
@@ -51,6 +59,11 @@ def moved(way: Literal["topic", "webhook", "stream"], outcome: Literal["sent", "
     """Counts events for the Kafka topic, for the URL, or for the Redis stream."""
     if n:
         _MOVED[way].labels(outcome).inc(n)
+
+
+def waiting(way: Literal["topic", "webhook", "stream"], is_so: bool) -> None:
+    """Whether events wait for the Kafka topic, for the URL, or for the Redis stream."""
+    _waiting.labels(way).set(is_so)
 
 
 def written(n: int) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.events import EventQuery, FeedItem, Missed, StoredEvent
-from delaybox.store import events
+from delaybox.store import event_metrics, events
 from delaybox.store.ending import end
 from delaybox.store.event_writer import ASKED_EVERY_S
 from delaybox.store.store import Store
@@ -27,6 +27,8 @@ _WANT_AGAIN_S: Final = 60.0
 _PAUSE_S: Final = 0.05
 _READY_S: Final = ASKED_EVERY_S + 0.1
 RETRY_S: Final = 1.0
+_LONGEST_REASON: Final = 500
+"""Characters: heartbeats repeat it."""
 
 
 class EventsUnsent(Exception):
@@ -76,8 +78,14 @@ class EventMover:
         """Whether the feed may have lost what lies behind the position, and part of an entry may lie there."""
         self._trouble = ""
 
+    @property
+    def trouble(self) -> str:
+        """Why events wait in the feed, in a sentence; "" where they do not."""
+        return f"events for {self._outlet.name} wait in the feed: {self._trouble}" if self._trouble else ""
+
     def start(self) -> None:
         """Begins to send as soon as no other process does."""
+        event_metrics.waiting(self._way, False)
         self._task = asyncio.create_task(self._run(), name=f"delaybox-events-{self._way}")
 
     async def stop(self) -> None:
@@ -101,15 +109,17 @@ class EventMover:
             except Exception as error:
                 self._check = True
                 trace = None if isinstance(error, DelayBoxError | EventsUnsent) else error
-                if str(error) != self._trouble:
-                    self._trouble = str(error)
-                    log.warning("events for %s wait in the feed: %s", self._outlet.name, error, exc_info=trace)
+                if (why := str(error)[:_LONGEST_REASON]) != self._trouble:
+                    self._trouble = why
+                    log.warning("%s", self.trouble, exc_info=trace)
+                event_metrics.waiting(self._way, True)
                 await self._rest(error.after_s if isinstance(error, EventsUnsent) else RETRY_S)
 
     def _mended(self) -> None:
         if self._trouble:
             log.info("events go to %s again", self._outlet.name)
             self._trouble = ""
+            event_metrics.waiting(self._way, False)
 
     async def _rest(self, pause_s: float) -> None:
         """A pause in which no other process begins to send."""

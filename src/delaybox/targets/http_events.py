@@ -1,7 +1,7 @@
 """The URL of the feed of events: CloudEvents in JSON, signed as Standard Webhooks, those of one task in their order.
 
-An `Outlet`. Some requests are under way at once, for different tasks. Whatever the URL's server answers but a refusal
-of what was sent, an event waits for it in the feed.
+An `Outlet`. Some requests are under way at once, for different tasks. An event is left out only where the URL's server
+refuses it but takes others; whatever else it answers, all events wait for it in the feed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _PART: Final = 100
 _LONGEST_RETRY_S: Final = 30.0
 _LONGEST_WAIT_S: Final = 300.0
 _REFUSED: Final = frozenset({400, 413, 415, 422})
-"""Answers about what was sent. Any other may be mended on the other side, or in the configuration."""
+"""Answers about what was sent, unless the server gives them to everything, as some do where a signature does not fit.
+Any other answer may be mended on the other side, or in the configuration."""
 _READ: Final = 16 * 1024
 """Bytes of an answer that are read, so that its connection can be used again. What it answers besides its status is
 not looked at."""
@@ -67,6 +68,12 @@ class EventWebhook:
         self._timeout_ms = timeout_ms
         self._client = HttpClient(rules, ca_file=ca_file, resolve=resolve)
         self._pause_s = 0.0
+        self._done: set[str] = set()
+        """Positions of what was taken, or left out, of a part that is not done yet: it does not go out again."""
+        self._doubted: list[tuple[FeedItem, int]] = []
+        """What was refused, with the status, while it is not known whether the server takes anything."""
+        self._good: FeedItem | None = None
+        """The last event that the server took."""
         self.wanted = wanted or EventQuery()
         self.most = _PART if batch == 1 else batch * LANES
 
@@ -85,58 +92,101 @@ class EventWebhook:
 
     async def send(self, items: Sequence[FeedItem]) -> None:
         """See `Outlet`."""
+        self._done.intersection_update(item.position for item in items)
+        self._doubted.clear()
         try:
             for run in _runs(items):
-                lanes: list[list[FeedItem]] = [[] for _ in range(LANES)]
-                for item in run:
-                    # By random bits of the id: the same lane in every process.
-                    lane = item.what.task_id[-1] % LANES if isinstance(item.what, StoredEvent) else 0
-                    lanes[lane].append(item)
-                problems: list[EventsUnsent] = []
-                await asyncio.gather(*(self._lane(lane, problems) for lane in lanes if lane))
-                if problems:
-                    raise problems[0]
+                while left := [item for item in run if item.position not in self._done]:
+                    await self._send_by_lanes(left)
         except EventsUnsent as error:
             self._pause_s = min(max(self._pause_s * 2, RETRY_S), _LONGEST_RETRY_S)
             # Spread, so that many senders do not come back at once; it need not be a secure draw.
             error.after_s = max(error.after_s, self._pause_s * random.uniform(0.75, 1.0))
             raise
+        self._done.clear()
         self._pause_s = 0.0
 
+    async def _send_by_lanes(self, items: Sequence[FeedItem]) -> None:
+        """Sends all, or the first ones where some are refused: then it is to be called again with what is left."""
+        lanes: list[list[FeedItem]] = [[] for _ in range(LANES)]
+        for item in items:
+            # By random bits of the id: the same lane in every process.
+            lane = item.what.task_id[-1] % LANES if isinstance(item.what, StoredEvent) else 0
+            lanes[lane].append(item)
+        problems: list[EventsUnsent] = []
+        await asyncio.gather(*(self._lane(lane, problems) for lane in lanes if lane))
+        if problems:
+            raise problems[0]
+        if self._doubted:
+            await self._judge_doubted()
+
     async def _lane(self, items: Sequence[FeedItem], problems: list[EventsUnsent]) -> None:
-        """Ends early when this lane or another one has a problem."""
+        """Ends early when this lane or another one has a problem, and when an event is refused: what comes behind it
+        may be of the same task."""
         try:
             for at in range(0, len(items), self._batch):
-                if problems:
+                if problems or not await self._sent(items[at : at + self._batch]):
                     return
-                await self._sent(items[at : at + self._batch])
         except EventsUnsent as problem:
             problems.append(problem)
 
-    async def _sent(self, items: Sequence[FeedItem]) -> None:
+    async def _sent(self, items: Sequence[FeedItem]) -> bool:
+        """False where one was refused: those behind it have not gone out."""
+        status = await self._status(items)
+        if status not in _REFUSED:
+            self._took(items)
+            return True
+        if len(items) == 1:
+            self._doubted.append((items[0], status))
+            return False
+        # The others must not be lost for a single one.
+        for item in items:
+            if not await self._sent([item]):
+                return False
+        return True
+
+    def _took(self, items: Sequence[FeedItem]) -> None:
+        event_metrics.moved("webhook", "sent", len(items))
+        event_metrics.moved("webhook", "missed", sum(isinstance(item.what, Missed) for item in items))
+        self._done.update(item.position for item in items)
+        self._good = items[-1]
+
+    async def _judge_doubted(self) -> None:
+        """Leaves out what is refused again, once the server has taken again what it took before: so it is not that it
+        refuses everything, as with a wrong secret. EventsUnsent where it does, or where that is not known."""
+        status = self._doubted[-1][1] if self._good is None else await self._status([self._good])
+        if status in _REFUSED:
+            raise EventsUnsent(
+                f"it refuses whatever is sent: the answer was {status}{phrase(status)}; if that is for the signature, "
+                "give both sides the same secret (events.webhook.secret)"
+            )
+        while self._doubted:
+            item, _ = self._doubted[-1]
+            status = await self._status([item])
+            if status in _REFUSED:
+                event_metrics.moved("webhook", "refused", 1)
+                log.error(
+                    "%s refuses event %s, which is left out: the answer was %d%s",
+                    self._url.place,
+                    item.position,
+                    status,
+                    phrase(status),
+                )
+                self._done.add(item.position)
+            else:
+                self._took([item])
+            self._doubted.pop()
+
+    async def _status(self, items: Sequence[FeedItem]) -> int:
+        """Of the answer to a request with these: one of success, or of `_REFUSED`. EventsUnsent for any other."""
         answer = await self._answer(items)
         status = answer.status
-        if 200 <= status < 300:
-            event_metrics.moved("webhook", "sent", len(items))
-            event_metrics.moved("webhook", "missed", sum(isinstance(item.what, Missed) for item in items))
-        elif status in _REFUSED and len(items) > 1:
-            # The others must not be lost for a single one.
-            for item in items:
-                await self._sent([item])
-        elif status in _REFUSED:
-            event_metrics.moved("webhook", "refused", 1)
-            log.error(
-                "%s refuses event %s, which is left out: the answer was %d%s",
-                self._url.place,
-                items[0].position,
-                status,
-                phrase(status),
-            )
-        else:
-            hint = "; redirects are not followed: give the URL to which it leads" if 300 <= status < 400 else ""
-            wait_ms = retry_after_ms(answer.headers.get("retry-after", ""), time.time() * 1000)
-            after_s = min((wait_ms or 0) / 1000, _LONGEST_WAIT_S)
-            raise EventsUnsent(f"the answer was {status}{phrase(status)}{hint}", after_s)
+        if 200 <= status < 300 or status in _REFUSED:
+            return status
+        hint = "; redirects are not followed: give the URL to which it leads" if 300 <= status < 400 else ""
+        wait_ms = retry_after_ms(answer.headers.get("retry-after", ""), time.time() * 1000)
+        after_s = min((wait_ms or 0) / 1000, _LONGEST_WAIT_S)
+        raise EventsUnsent(f"the answer was {status}{phrase(status)}{hint}", after_s)
 
     async def _answer(self, items: Sequence[FeedItem]) -> HttpAnswer:
         """EventsUnsent where there is none."""
