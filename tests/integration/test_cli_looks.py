@@ -84,6 +84,22 @@ def test_top_on_a_terminal_gives_the_screen_back(node: ServedNode) -> None:
     assert seen.endswith(b"\x1b[?1049l")
 
 
+def test_a_narrow_terminal_without_colours_shows_whole_ids(cli: Cli, node: ServedNode) -> None:
+    task_id = scheduled(cli, "x" * 200, "--delay", "1h", "--queue", "narrow")
+    parent, child = pty.openpty()
+    listed = subprocess.run(
+        [sys.executable, "-m", "delaybox", "list", "--queue", "narrow"], stdout=child, stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, env={**environment(node), "NO_COLOR": "1", "COLUMNS": "60", "TERM": "xterm"},
+        timeout=60, check=False,
+    )  # fmt: skip
+    os.close(child)
+    lines = os.read(parent, 65536).decode().replace("\r", "").splitlines()
+    os.close(parent)
+    assert listed.returncode == 0, listed.stderr
+    assert "\x1b" not in "".join(lines) and max(map(len, lines)) <= 60
+    assert [line for line in lines if task_id in line] and any("…" in line for line in lines), lines
+
+
 def test_the_doctor_finds_a_healthy_node_healthy(cli: Cli, node: ServedNode) -> None:
     done = cli("doctor", "--config", str(node.folder / "c.yaml"), "--data-dir", str(node.folder / "data"), "--json")
     found = {finding["name"]: finding for finding in done.json()["findings"]}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from delaybox.cli import render
 
@@ -21,16 +23,33 @@ TASK: dict[str, Any] = {
 }
 
 
-def test_columns_are_aligned_and_cut() -> None:
+def test_columns_are_aligned() -> None:
     rows = [["a", "1"], ["long name", "12,345"]]
-    assert render.table(["what", "n"], rows, right=[1]) == "what            n\na               1\nlong name  12,345"
-    assert render.table(["what", "n"], rows, right=[1], width=12).splitlines()[2] == "long name  …"
+    aligned = "what            n\na               1\nlong name  12,345"
+    assert render.table(["what", "n"], rows, right=[1]) == aligned
+    assert render.table(["what", "n"], rows, right=[1], width=17) == aligned, "as on a terminal that has room"
+
+
+@pytest.mark.parametrize("width", [200, 80, 60, 40, 20])
+def test_on_a_narrow_terminal_no_name_is_cut(width: int) -> None:
+    """What has no room goes on below; only free text, which comes last, ends with a mark of it."""
+    rows = [["host-1", "[red]x[/]", "1,234", "名前" * 9], ["host-2", ":smile:", "5", ""]]
+    lines = render.table(["node", "worker", "runs", "labels"], rows, right=[2], width=width).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    shown = "".join("".join(lines).split())
+    assert Counter(shown) == Counter("".join(("node", "worker", "runs", "labels", *map("".join, rows))))
+    assert len(lines) == 3 or width <= 60
+    tasks = render.tasks([{**TASK, "payload": "x" * 50}], NOW, width=width).splitlines()
+    assert max(map(cell_len, tasks)) <= width
+    assert any(TASK["id"] in line for line in tasks) or width < 60
+    assert TASK["id"] in "".join(line.split("  ")[0] for line in tasks)
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "\r", "\x07", "\x9b1m", "a\nb", "\u202e"])
 def test_nothing_that_a_terminal_obeys_gets_through(hostile: str) -> None:
     task = {**TASK, "payload": hostile, "queue": hostile, "headers": {hostile: hostile}, "reason": hostile}
-    for text in (render.one(task, NOW), render.tasks([task], NOW), render.dead([task])):
+    drawn = render.tasks([task], NOW, width=120)
+    for text in (render.one(task, NOW), render.tasks([task], NOW), render.dead([task]), drawn):
         assert hostile not in text
         assert all(line.isprintable() for line in text.splitlines())
 

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from delaybox import __version__
-from delaybox.cli import messages
+from delaybox.cli import colour, messages
 from delaybox.cli.client import NodeAnswer, NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.doctor_server import at_server
 from delaybox.cli.exits import Exit
@@ -51,7 +51,7 @@ def _count(number: int, word: str) -> str:
 
 def _line(found: Finding) -> str:
     word = f"{found.word:<8}"
-    colored = f"\x1b[{_COLORS[found.word]}m{word}\x1b[0m" if messages.width() else word
+    colored = f"\x1b[{_COLORS[found.word]}m{word}\x1b[0m" if colour.wanted() else word
     done = f"\n{'':8} {'':12} → {texts.line(found.do)}" if found.do else ""
     return f"{colored} {found.name:<12} {texts.line(found.says)}{done}"
 

@@ -61,7 +61,7 @@ def list_records(
                 ]
                 for r in found
             ]
-            messages.out(render.table(["id", "since", "bytes", "problem"], rows, right=(2,), width=messages.width()))
+            messages.table(render.table(["id", "since", "bytes", "problem"], rows, right=(2,), width=messages.width()))
         else:
             messages.out("no quarantined records")
         return Exit.DONE

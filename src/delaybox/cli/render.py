@@ -25,10 +25,11 @@ def table(
     drop: Sequence[str] = (),
     room: int = 0,
 ) -> str:
-    """Aligned columns, those in ``right`` to the right; lines are cut at ``width`` (0: never).
+    """Aligned columns, those in ``right`` to the right. ``width``: of a terminal, for which rich lays them out (see
+    `tables.drawn`); 0: there is none, and each row is one line.
 
     Where they are wider, the columns named in ``drop`` go first, in that order, until only the last column would be
-    cut, and no shorter than ``room``.
+    narrower, and no shorter than ``room``; 0: that one is no free text, and is not cut.
     """
     lines = [list(map(texts.line, row)) for row in (header, *rows)]
     sizes = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -41,13 +42,18 @@ def table(
     lines = [[line[at] for at in kept] for line in lines]
     sizes = [sizes[at] for at in kept]
     right = [kept.index(at) for at in right if at in kept]
+    if width:
+        # Not for pipes: it takes a while to load.
+        from delaybox.cli import tables
+
+        return tables.drawn(lines, right=right, width=width, free=bool(room))
     out: list[str] = []
     for line in lines:
         cells = [
             cell.rjust(size) if at in right else cell.ljust(size)
             for at, (cell, size) in enumerate(zip(line, sizes, strict=True))
         ]
-        out.append(cut(_GAP.join(cells).rstrip(), width))
+        out.append(_GAP.join(cells).rstrip())
     return "\n".join(out)
 
 

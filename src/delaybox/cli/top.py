@@ -21,6 +21,8 @@ from delaybox.core.errors import DelayBoxError
 _COMING = 10
 _BESIDE = 120
 """Columns from which on two blocks stand beside each other."""
+_BETWEEN = 4
+"""Columns between the two."""
 _KEPT = 300
 """Looks whose lateness is drawn."""
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -113,9 +115,10 @@ def screen(
     ]
     room = width if width < _BESIDE else width // 2 - 2
     coming = render.histogram(now.coming, BUCKET_MS, width=room, blocks=messages.blocks()).splitlines()
-    nodes = node_table(now.nodes, members=width >= _BESIDE).splitlines()
-    lines += _beside(coming, nodes, room) if width >= _BESIDE else [*coming, "", *nodes]
-    lines += ["", *_queues(now.lanes).splitlines()]
+    beside = width >= _BESIDE
+    nodes = node_table(now.nodes, width - room - _BETWEEN if beside else width, members=beside).splitlines()
+    lines += _beside(coming, nodes, room) if beside else [*coming, "", *nodes]
+    lines += ["", *queue_table(now.lanes, width, reasons=True).splitlines()]
     if len(lines) > height:
         lines = [*lines[: height - 1], f"… {len(lines) - height + 1} more lines"]
     return [render.cut(text, width) for text in lines]
@@ -124,24 +127,9 @@ def screen(
 def _beside(left: list[str], right: list[str], room: int) -> list[str]:
     """Two blocks of lines, the left one as wide as ``room``."""
     return [
-        f"{render.cut(one, room).ljust(room)}    {two}".rstrip() for one, two in zip_longest(left, right, fillvalue="")
+        f"{render.cut(one, room).ljust(room)}{' ' * _BETWEEN}{two}".rstrip()
+        for one, two in zip_longest(left, right, fillvalue="")
     ]
-
-
-def _queues(lanes: list[dict[str, Any]]) -> str:
-    """The queues, with the reason why due tasks of one wait."""
-    table = queue_table(lanes)
-    if not any(lane.get("waits") or lane.get("unserved") for lane in lanes):
-        return table
-    reasons = [lane.get("waits") or _unserved(lane) for lane in lanes]
-    header, *rows = table.splitlines()
-    wide = max(map(len, rows), default=0)
-    return "\n".join([header, *(f"{row.ljust(wide)}  {why}".rstrip() for row, why in zip(rows, reasons, strict=True))])
-
-
-def _unserved(lane: dict[str, Any]) -> str:
-    functions = lane.get("unserved") or ()
-    return f"waits: no worker serves {', '.join(functions)}" if functions else ""
 
 
 def watch(client: RestClient, *, every: float, count: int, as_json: bool) -> int:

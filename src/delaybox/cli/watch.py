@@ -138,14 +138,15 @@ def _worker_table(found: list[dict[str, Any]], now_ms: int, width: int) -> str:
     return render.table(header, rows, right=[0, 1, 2], width=width, drop=["since", "labels", "node"])
 
 
-def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
-    """The lanes of an answer as a table."""
+def queue_table(lanes: list[dict[str, Any]], width: int = 0, *, reasons: bool = False) -> str:
+    """The lanes of an answer as a table. ``reasons``: with why due tasks wait, not only where that is a pause."""
     if not lanes:
         empty = "nothing is due soon or in flight, and nothing fired in the last minute"
         return f"{empty}; `delaybox list` shows all that waits"
     # These columns are there only where they show something.
-    paused = any(lane.get("waits") for lane in lanes)
     wait = any(lane.get("oldest_wait_ms") for lane in lanes)
+    standing = [_reason(lane) if reasons else "paused" if lane.get("waits") else "" for lane in lanes]
+    last = [""] if any(standing) else []
     rows = [
         [
             lane["queue"],
@@ -156,18 +157,18 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
             *([render.span(ms) if (ms := lane.get("oldest_wait_ms")) else "-"] if wait else []),
             # An older node does not report rates.
             "-" if (rate := lane.get("fired_per_s")) is None else f"{rate:,.1f}",
-            *([_standing(lane)] if paused else []),
+            *([stands] if last else []),
         ]
-        for lane in lanes
+        for lane, stands in zip(lanes, standing, strict=True)
     ]
     waiting = "pending" if all(lane.get("pending_complete") for lane in lanes) else "due soon"
     names = ["queue", "type", waiting, "ready", "in flight", *(["oldest waits"] if wait else []), "fired/s"]
-    right = range(2, len(names))
-    return render.table([*names, *([""] if paused else [])], rows, right=[*right], width=width)
+    return render.table([*names, *last], rows, right=range(2, len(names)), width=width)
 
 
-def _standing(lane: dict[str, Any]) -> str:
-    return "paused" if lane.get("waits") else ""
+def _reason(lane: dict[str, Any]) -> str:
+    functions = lane.get("unserved") or ()
+    return lane.get("waits") or (f"waits: no worker serves {', '.join(functions)}" if functions else "")
 
 
 def read_metrics(client: RestClient) -> scrape.Numbers:
@@ -203,14 +204,15 @@ def stats(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = 
     rows = [*((f"{name.replace('_', ' ')}", f"{count:,}") for name, count in store.items())]
     done = [*((f"{name.replace('_', ' ')}", f"{count:,}") for name, count in node.items())]
     lates = [*((f"{name} at most", shown_ms(ms)) for name, ms in late.items())]
-    return messages.out(
+    width = messages.width()
+    return messages.drawn(
         "\n".join(
             [
-                render.table(["the whole store now", ""], rows, right=[1]),
+                render.table(["the whole store now", ""], rows, right=[1], width=width),
                 "",
-                render.table(["this node since its start", ""], done, right=[1]),
+                render.table(["this node since its start", ""], done, right=[1], width=width),
                 "",
-                render.table(["how late it fired", ""], lates, right=[1]),
+                render.table(["how late it fired", ""], lates, right=[1], width=width),
             ]
         )
     )
