@@ -94,6 +94,7 @@ def window(make: object, world: World) -> Browser:
     browser: Browser = make()
     browser.go(f"{world.base}/tasks")
     browser.see("This node asks for a token")
+    fits(browser, "/login")
     browser.fill("token", TOKEN)
     browser.click("Log in", "main button")
     browser.see("Function or command")
@@ -238,15 +239,29 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     page.size(390 if phone else 1280, 844, phone=phone)
     page.dark(dark)
     try:
-        failed = next(iter(world.client.list(state="failed", limit=1)), None)
-        for path in (*PAGES, *([f"/tasks/{failed.id}"] if failed else ())):
+        # One with a traceback, so that the pages have something to show.
+        (world.folder / "mended").unlink(missing_ok=True)
+        failed = world.client.schedule("mail.send", {"to": "axe@example.org"}, queue="mail")
+        until(lambda: failed.get().traceback, world.node.output)
+        for path in (*PAGES, f"/tasks/{failed.id}"):
             page.go(f"{world.base}{path}")
-            assert page.axe() == [], path
-            wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            assert page.run(wide) <= 0, path
+            fits(page, path)
+        page.see("axe@example.org")
+        world.client.publish(b"x", delay="1h", queue="counted")
+        page.go(f"{world.base}/tasks?queue=counted")
+        page.click("Cancel …", "main button")
+        page.see("would be cancelled")
+        fits(page, "/many/cancel")
     finally:
         page.size(1280, 900)
         page.dark(False)
+
+
+def fits(page: Browser, path: str) -> None:
+    """axe-core finds nothing, and nothing is wider than the screen."""
+    assert page.axe() == [], path
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.run(wide) <= 0, path
 
 
 def test_everything_can_be_reached_by_keyboard(page: Browser, world: World) -> None:
@@ -267,7 +282,6 @@ def test_the_page_cannot_be_shown_in_a_frame(make: object, world: World, tmp_pat
     frame = tmp_path / "frame.html"
     frame.write_text(f"<!doctype html><title>x</title><iframe id=f src='{world.base}/login'></iframe>")
     other.go(frame.as_uri())
-    said = until(lambda: [one for one in other.complaints() if "frame-ancestors" in one], lambda: other.text)
-    assert said
+    assert until(lambda: [one for one in other.complaints() if "frame-ancestors" in one], lambda: other.text)
     with contextlib.suppress(AssertionError):
         other.close()
