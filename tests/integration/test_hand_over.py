@@ -44,7 +44,8 @@ class Clumsy:
 
     def fired_in_place(self, partition: int, claimed: Claimed) -> None: ...
 
-    def met(self, lanes: Sequence[bytes]) -> None: ...
+    def met(self, lanes: Sequence[bytes]) -> bool:
+        return False
 
     def full(self, partitions: Sequence[int]) -> None:
         raise AssertionError("it has room")

@@ -8,6 +8,7 @@ import pytest
 
 from delaybox.core import ids
 from delaybox.core.lane import lane_of
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys, lanes
 from delaybox.store.lanes import queues
@@ -20,8 +21,8 @@ def call(name: str = "send", queue: str = "mail", **parts: Any) -> NewTask:
     return NewTask(type=TaskType.WORKER, queue=queue, name=name, **parts)
 
 
-def shell(name: str = "", queue: str = "default") -> NewTask:
-    return NewTask(type=TaskType.SHELL_CMD, queue=queue, name=name)
+def shell(name: str = "", queue: str = "default", **parts: Any) -> NewTask:
+    return NewTask(type=TaskType.SHELL_CMD, queue=queue, name=name, **parts)
 
 
 @pytest.mark.parametrize("guest", [False, True])
@@ -40,6 +41,21 @@ async def test_any_queue_is_said_with_a_star(lab: Lab) -> None:
     assert set(leased(await lab.claim(types="s", lanes=(b"s*:backup",)))) == {a, b}
     assert set(leased(await lab.claim(types="s", lanes=(b"s*",)))) == {payload}
     assert set(leased(await lab.claim())) == {other}
+
+
+async def test_commands_that_cost_several_places_are_met_and_taken_behind_any_number_of_others(lab: Lab) -> None:
+    """Whoever runs them names them when it has met them; 300 other lanes have ready work, and more of those that nobody
+    has places for."""
+    await lab.add(*(shell("other", f"q{n}") for n in range(300)))
+    await lab.add(*(shell("backup", f"q{n}", needs=WorkerNeeds(9)) for n in range(40)))
+    await lab.claim(slots=0)
+    await lab.move(1)
+    (mine,) = await lab.add(shell("backup", "late", needs=WorkerNeeds(2)))
+    await lab.claim(slots=0)
+    claimed = await lab.claim(types="s", lanes=(b"s*:backup",))
+    assert claimed.leased == [] and {lane.partition(b":")[2] for lane in claimed.met} == {b"backup!2", b"backup!9"}
+    assert set(leased(await lab.claim(types="s", lanes=(b"s*:backup", b"s*:backup!2")))) == {mine}
+    assert await lab.problems() == []
 
 
 async def test_types_without_a_lane_are_not_limited(lab: Lab) -> None:

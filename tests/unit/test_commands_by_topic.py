@@ -11,6 +11,7 @@ from delaybox.client import NewTask as ClientTask
 from delaybox.core.delivery import Delivery
 from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.lane import lane_of
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.task import NewTask, TaskType
 from delaybox.store.record import draft
 from delaybox.targets.kafka_message import Headers, composer
@@ -160,3 +161,21 @@ def test_unsigned_commands_run_where_that_is_said_but_never_what_a_node_sent_as_
 def test_what_is_no_command_is_left_to_others() -> None:
     for value in (b"\xffno task", b"", Task(payload=b"x").SerializeToString(), sent(NewTask(payload=b"x"))[1]):
         assert SIGNED.read("out", value, None) is None
+
+
+def test_a_cost_goes_with_the_command() -> None:
+    task = shell(name="report", needs=WorkerNeeds(4))
+    lane = lane_of(task.type, task.queue, task.name + task.needs.text())
+    d = Delivery(ID, 1, b"lease", 7, 2, 0, 1_721_672_590_913, lane, False, wire_body.encode(task))
+    compose = composer(TopicRules("out"), value="task", source="/x", signing=Signing([KEY]))
+    topic, raw, _, headers = compose(d)
+    assert raw is not None
+    found = SIGNED.read(topic, raw, headers)
+    assert isinstance(found, Delivery) and found.lane == b"s:report!4"
+    changed = Task.FromString(raw)
+    changed.header["delaybox-cost"] = b"1"
+    assert SIGNED.read(topic, changed.SerializeToString(), headers) is Dropped.FORGED
+    for wrong in (b"0", b"1001", b"x", b"", b"99999"):
+        changed.header["delaybox-cost"] = wrong
+        found = ALL.read(topic, changed.SerializeToString(), [])
+        assert isinstance(found, Delivery) and found.lane == b"s:report"

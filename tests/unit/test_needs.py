@@ -74,6 +74,10 @@ def test_what_is_refused(asked: dict[str, object], words: str) -> None:
 def test_what_contradicts_the_task_is_refused_where_it_is_stored() -> None:
     with pytest.raises(InvalidTask, match="requires says nothing to a pub_sub task, which no worker runs"):
         draft(NewTask(needs=WorkerNeeds(1, ("gpu",))))
+    with pytest.raises(InvalidTask, match="cost says nothing to a pub_sub task"):
+        draft(NewTask(needs=WorkerNeeds(2)))
+    with pytest.raises(InvalidTask, match="prefers says nothing to a shell_cmd task, which no worker runs"):
+        draft(NewTask(type=TaskType.SHELL_CMD, needs=WorkerNeeds(2, (), ("gpu",))))
     many = wanted_labels("requires", [f"{n}{'x' * 30}" for n in range(8)])
     with pytest.raises(InvalidTask, match=r"characters too many beside the names of the queue and the function \(255"):
         draft(NewTask(type=TaskType.WORKER, name="f" * 100, needs=WorkerNeeds(1, many)))

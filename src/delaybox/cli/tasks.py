@@ -129,7 +129,10 @@ def schedule(
         float | None, typer.Option(metavar="N", help="The key's share beside other keys; 1 is usual.")
     ] = None,
     cost: Annotated[
-        int | None, typer.Option(metavar="N", help="Of a worker task: how many of its worker's places it takes.")
+        int | None,
+        typer.Option(
+            metavar="N", help="How many places it takes: of its worker, or of the process that carries it out."
+        ),
     ] = None,
     require: Annotated[
         list[str] | None,

@@ -103,7 +103,8 @@ class Options(When, total=False):
         it is not tried again when it fails or is lost. Unless given "at_least_once".
     fairness_key: where there are fewer places than work, keys of a queue take turns, such as the names of customers.
     fairness_weight: the key's share beside other keys, 0.01 to 100; 1 unless given.
-    cost: how many of its worker's places it takes; 1 unless given.
+    cost: how many places it takes of the worker that runs it, or of the process that carries out its command or
+        webhook; 1 unless given.
     requires: labels that its worker must have, such as ["gpu", "zone=b"].
     prefers: labels of workers that are asked first; where none of them has room, others run it.
     group: a name; tasks of one group can be released, moved or cancelled together (``run_now_many(group=…)``).

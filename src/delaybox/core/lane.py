@@ -11,16 +11,19 @@ from delaybox.core.limits import NAME, NAME_FORM
 from delaybox.core.needs import MARK, NO_NEEDS, WorkerNeeds, needs_of
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 
+_MARK = MARK.encode()
 ANY_QUEUE = "*"
 """Stands for every queue in the lanes of a claim."""
 
 NAMED = frozenset({TaskType.WORKER, TaskType.SHELL_CMD})
 """Types whose tasks may name a function or a command. The name is part of the lane, so that only takers that have it
 claim them."""
+WITH_PLACES = frozenset({TaskType.WORKER, TaskType.SHELL_CMD, TaskType.HTTP})
+"""Types whose tasks take places of who carries them out, and may cost more than one."""
 
 
 class Lane(NamedTuple):
-    """The parts of a lane; ``name`` is empty where none is named. ``needs``: of WORKER tasks (`core.needs`)."""
+    """The parts of a lane; ``name`` is empty where none is named. ``needs``: see `core.needs`."""
 
     type: TaskType
     queue: str
@@ -34,7 +37,7 @@ def lane_of(task_type: TaskType, queue: str, name: str = "") -> bytes:
     ``name`` may have needs behind it (`core.needs.WorkerNeeds.text`).
     """
     text = task_type.value + ("" if queue == DEFAULT_QUEUE else queue)
-    return (f"{text}:{name}" if name and task_type in NAMED else text).encode()
+    return (f"{text}:{name}" if name and (task_type in NAMED or name[0] == MARK) else text).encode()
 
 
 @lru_cache(maxsize=4096)
@@ -46,8 +49,13 @@ def split(lane: bytes) -> Lane:
 
 
 def without_needs(lane: bytes) -> bytes:
-    """The lane of the same function whose tasks need nothing of their worker."""
-    return lane.partition(MARK.encode())[0]
+    """The lane of the same function or command whose tasks need nothing but a place."""
+    return lane.partition(_MARK)[0].removesuffix(b":")
+
+
+def cost_of(lane: bytes) -> int:
+    """How many places a task of this lane takes."""
+    return split(lane).needs.cost if _MARK in lane else 1
 
 
 def queue_of_lane(lane: bytes) -> bytes:

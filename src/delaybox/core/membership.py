@@ -43,6 +43,7 @@ class Activity:
     ``in_flight``: tasks in hand.
 
     ``limits``: of a task type that has a lane here, only these lanes are carried out (ANY_QUEUE for the queue).
+    ``places``: by the letter of a type, how many places there are for tasks of it; a type that is missing: unknown.
     ``lanes``: the lanes of connected workers, the first ones where there are very many; ``lane_count``: how many in
     all. ``workers``: the first of the connected workers; ``worker_count``: how many in all. ``fired_per_s``: over the
     last minute, by the letter of a type and its queue. ``unforeseen_per_s``: tasks stored here with less notice than
@@ -56,6 +57,7 @@ class Activity:
     types: str = ""
     in_flight: int = 0
     limits: tuple[bytes, ...] = ()
+    places: Mapping[str, int] = field(default_factory=dict)
     lanes: tuple[bytes, ...] = ()
     lane_count: int = 0
     workers: tuple[ConnectedWorker, ...] = ()
@@ -177,11 +179,14 @@ def together(activities: Sequence[Activity]) -> Activity:
     fired: dict[str, float] = {}
     unforeseen: dict[str, float] = {}
     service_ms: dict[str, float] = {}
+    places: dict[str, int] = {}
     for activity in activities:
         for key, rate in activity.fired_per_s.items():
             fired[key] = round(fired.get(key, 0.0) + rate, 3)
         for key, rate in activity.unforeseen_per_s.items():
             unforeseen[key] = round(unforeseen.get(key, 0.0) + rate, 3)
+        for letter, count in activity.places.items():
+            places[letter] = max(places.get(letter, 0), count)
         for key, took in activity.service_ms.items():
             # Where several measured the same lane, the longest counts: too many places are better than too few.
             service_ms[key] = max(service_ms.get(key, 0.0), took)
@@ -189,6 +194,7 @@ def together(activities: Sequence[Activity]) -> Activity:
         types="".join(dict.fromkeys(letter for a in activities for letter in a.types)),
         in_flight=sum(a.in_flight for a in activities),
         limits=tuple(dict.fromkeys(lane for a in activities for lane in a.limits)),
+        places=places,
         lanes=tuple(dict.fromkeys(lane for a in activities for lane in a.lanes)),
         lane_count=sum(a.lane_count for a in activities),
         workers=tuple(worker for a in activities for worker in a.workers),

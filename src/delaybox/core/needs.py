@@ -1,8 +1,8 @@
-"""What a WORKER task needs of its worker: labels, and how many of its places. Pure.
+"""What a task needs of who carries it out: labels of its worker, and how many places. Pure.
 
 Tasks with the same needs are a lane of their own: the needs stand in the lane's name, behind the function's, as
 ``!cost!requires!prefers`` without empty parts at the end. So a claim names what its workers can run, and never looks
-through tasks that they cannot.
+through tasks that they cannot. SHELL_CMD and HTTP tasks need places alone, of the process that carries them out.
 """
 
 from __future__ import annotations
@@ -110,12 +110,13 @@ def checked_cost(field: str, cost: int) -> int:
     return cost
 
 
-def check_needs(needs: WorkerNeeds, *, of_worker: bool, type_name: str, lane_bytes: int) -> None:
-    """InvalidTask for needs of a task that is not run by workers, or that make its lane's name too long.
+def check_needs(needs: WorkerNeeds, *, of_worker: bool, takes_places: bool, type_name: str, lane_bytes: int) -> None:
+    """InvalidTask for labels of a task that is not run by workers, for a cost of one that takes no places, and for
+    needs that make its lane's name too long.
 
     ``lane_bytes``: of the lane's name, with the needs.
     """
-    if not of_worker:
+    if not of_worker and (needs.requires or needs.prefers or not takes_places):
         field = "requires" if needs.requires else "prefers" if needs.prefers else "cost"
         raise InvalidTask(
             field, f"{field} says nothing to a {type_name} task, which no worker runs; use type worker, or leave it out"

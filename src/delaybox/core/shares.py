@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
-from delaybox.core.lane import split
+from delaybox.core.lane import cost_of, split
 
 FLOOR = 20
 """One of so many tasks is not critical, while such wait."""
@@ -97,20 +97,23 @@ class Shares:
         if self._both:
             owed = self._owed + critical - (FLOOR - 1) * sum(lanes.values())
             self._owed = max(min(owed, 2 * FLOOR), -_MOST_OWED)
-        by_queue: dict[str, int] = defaultdict(int)
+        moved: dict[str, float] = defaultdict(float)
+        longest: dict[str, float] = defaultdict(float)
         for lane, count in lanes.items():
-            by_queue[split(lane).queue] += count
+            queue, each = split(lane).queue, self.charge(lane)
+            moved[queue] += count * each
+            longest[queue] = max(longest[queue], each)
         before = self._virtual
-        for queue, count in by_queue.items():
-            start, each = self._start(queue, before), 1 / self._weight_of(queue)
-            self._starts[queue] = start + count * each
-            self._virtual = max(self._virtual, start + (count - 1) * each)
+        for queue, by in moved.items():
+            start = self._start(queue, before)
+            self._starts[queue] = start + by
+            self._virtual = max(self._virtual, start + by - longest[queue])
         if len(self._starts) > _MOST_KNOWN:
             self._starts = {q: s for q, s in self._starts.items() if q in self._waited or s > self._virtual}
 
     def charge(self, lane: bytes) -> float:
         """By how much a task of this lane moves its queue's start."""
-        return 1 / self._weight_of(split(lane).queue)
+        return cost_of(lane) / self._weight_of(split(lane).queue)
 
     def _start(self, queue: str, virtual: float) -> float:
         """Only a queue that has waited already may start before the virtual time."""
@@ -131,7 +134,7 @@ class Shares:
             self._starts[queue] = self._start(queue, self._virtual)
         self._waited = frozenset(pools) | elsewhere
         sources = {queue: _each(pool, parts, most) for queue, pool in pools.items()}
-        charges = {queue: 1 / self._weight_of(queue) for queue in pools}
+        charges = {lane: self.charge(lane) for pool in pools.values() for _, lane, _ in pool}
         turns = [(self._starts[queue], queue) for queue in pools]
         heapify(turns)
         while left > 0 and turns:
@@ -145,7 +148,7 @@ class Shares:
             part.others += 1
             part.lanes[lane] = part.lanes.get(lane, 0) + 1
             left -= 1
-            heapreplace(turns, (start + charges[queue], queue))
+            heapreplace(turns, (start + charges[lane], queue))
 
 
 def _each(pool: Iterable[tuple[int, bytes, int]], parts: Mapping[int, Part], most: int) -> Iterator[tuple[int, bytes]]:

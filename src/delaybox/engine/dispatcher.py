@@ -28,6 +28,7 @@ from delaybox.core.events import EventKind
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
+from delaybox.engine.costs import CARRIED_OUT_LETTERS, Costs
 from delaybox.engine.expired import is_expired
 from delaybox.engine.held import HeldLeases
 from delaybox.engine.kept_permits import KeptPermits
@@ -104,6 +105,7 @@ class Dispatcher:
         self._running: set[asyncio.Task[None]] = set()
         self._leases = HeldLeases(store, options.lease_ms)
         self._in_flight = 0
+        self._costs = Costs(options)
         self._stopping = False
 
     @property
@@ -120,14 +122,14 @@ class Dispatcher:
 
     def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
         """The lanes of limited types, in every partition the same."""
-        return self._options.lanes
+        return self._costs.lanes
 
     @property
     def free(self) -> int:
         """Slots free."""
         if self._stopping:
             return 0
-        own = max(0, self._options.concurrency - self._in_flight)
+        own = max(0, self._options.concurrency - self._in_flight - self._costs.beyond)
         return min([own, *(target.room for target in self._limited)]) if self._limited else own
 
     @property
@@ -147,8 +149,9 @@ class Dispatcher:
         """A claim found queues without permits."""
         self._limiter.waits(partition, queues)
 
-    def met(self, lanes: Sequence[bytes]) -> None:
-        """Only workers have lanes with needs."""
+    def met(self, lanes: Sequence[bytes]) -> bool:
+        """A claim met lanes whose tasks take several places."""
+        return self._costs.met(lanes)
 
     def names(self) -> str:
         """How claims are to name what they fire in place (`ClaimLimits`)."""
@@ -245,6 +248,8 @@ class Dispatcher:
         self._leases.add(partition, lease_id, len(late))
         self._in_flight += len(late)
         for letter, batch in by.items():
+            if letter in CARRIED_OUT_LETTERS:
+                self._costs.begin(batch)
             task = asyncio.create_task(self._deliver(letter, batch, target))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -394,7 +399,7 @@ class Dispatcher:
         gone = [d for d in once if d.task_id in refused]
         for d in gone:
             left.pop(d.task_id, None)
-        self._free(len(gone))
+        self._free(gone)
         acked |= {d.task_id for d in once} - refused
         self._kept.add(d for d in once if d.task_id not in refused)
         return [d for d in batch if d.task_id not in refused]
@@ -411,18 +416,20 @@ class Dispatcher:
         if isinstance(outcome, Done):
             self._recorder.ended(deliveries, TaskState.SUCCEEDED)
         self._kept.over(deliveries)
-        self._free(len(deliveries))
+        self._free(deliveries)
 
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
         self._leases.drop(deliveries)
         if deliveries:
             self._limiter.ended(deliveries[0].partition, deliveries)
-        self._free(len(deliveries))
+        self._free(deliveries)
 
-    def _free(self, count: int) -> None:
-        was_full = self._in_flight >= self._options.concurrency
-        self._in_flight -= count
-        if was_full and count:
+    def _free(self, deliveries: Sequence[Delivery]) -> None:
+        was_full = self._in_flight + self._costs.beyond >= self._options.concurrency
+        self._in_flight -= len(deliveries)
+        if self._costs.beyond:
+            self._costs.end(deliveries)
+        if was_full and deliveries:
             self._freed()
 
 

@@ -255,19 +255,21 @@ class Engine:
         found = [waiting(reply) for reply in replies if not isinstance(reply, BaseException)]
         return any(one.critical or one.others for one in found)
 
-    def _met(self, lanes: Sequence[bytes]) -> None:
-        """A claim met lanes with needs: the workers here may have what is needed, or those of other members."""
+    def _met(self, lanes: Sequence[bytes]) -> bool:
+        """A claim met lanes with needs: the workers here may have what is needed, or those of other members. They are
+        claimed by guests of their own."""
         self.meets(lanes)
         now = local_ms()
         fresh = [lane for lane in lanes if now - self._announced.get(lane, -1e9) >= _ANNOUNCED_MS]
         if not fresh or self._placement.alone:
-            return
+            return False
         if len(self._announced) > _ANNOUNCED_MOST:
             self._announced.clear()
         self._announced |= dict.fromkeys(fresh, now)
         self._announcing = asyncio.create_task(
             self._publish(keys.lanes_channel(self._store.prefix), b" ".join(fresh).decode())
         )
+        return False
 
     def met(self, lanes: Sequence[bytes]) -> None:
         """Another member's claim met these lanes (`wakeups.WakeupReceiver`)."""
@@ -465,6 +467,7 @@ class Engine:
             in_flight=self._dispatcher.in_flight,
             types=self._dispatcher.serves,
             limits=self._options.lanes,
+            places=dict.fromkeys(self._dispatcher.serves, self._options.places) if self._options.places else {},
             fired_per_s=self._dispatcher.tally.fired_per_s(),
             service_ms=self._dispatcher.tally.service_ms(),
             partitions=tuple(kept[:_PARTITIONS_SHOWN]),

@@ -38,7 +38,7 @@ class Guest:
         placement: Placement,
         full: Callable[[Sequence[int]], None],
         rules: LiveRules,
-        met: Callable[[Sequence[bytes]], None] = lambda _: None,
+        met: Callable[[Sequence[bytes]], bool] = lambda _: False,
         called_only: bool = False,
     ) -> None:
         self._store = store

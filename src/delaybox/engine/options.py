@@ -30,6 +30,8 @@ class EngineOptions:
     """Its process runs the WORKER tasks that it claims: the loss of the process is the loss of their worker."""
     lanes: tuple[bytes, ...] = ()
     """Of a task type that has a lane here, only these lanes are claimed (`core.lane`; ANY_QUEUE for the queue)."""
+    places: int = 0
+    """Most places that a task may cost whose lane is named in ``lanes``; of other types the target decides."""
     channel: str = "TaskExecution"
     stream: int = 0
     concurrency: int = 8_000

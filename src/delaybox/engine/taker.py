@@ -38,8 +38,9 @@ class Taker(Protocol):
     def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
         """These queues lack permits for what is ready there (`store.replies.Claimed.waits`)."""
 
-    def met(self, lanes: Sequence[bytes]) -> None:
-        """A claim met lanes with needs that it did not name (`store.replies.Claimed.met`)."""
+    def met(self, lanes: Sequence[bytes]) -> bool:
+        """A claim met lanes with needs that it did not name (`store.replies.Claimed.met`). Whether the next claim names
+        one of them."""
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""

@@ -413,8 +413,7 @@ class Tracker:
                 metrics.published_without_listeners(c.without_listeners)
         if c.waits:
             self._taker.waits(p, c.waits)
-        if c.met:
-            self._taker.met(c.met)
+        named = bool(c.met) and self._taker.met(c.met)
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
@@ -428,6 +427,8 @@ class Tracker:
             self._deep.discard(p)
         if look <= c.now_ms and not progress:
             look = c.now_ms + _NO_PROGRESS_MS
+        if named:
+            look = 0.0
         if c.pressed:
             self._chooser.press([p])
             look = 0.0

@@ -6,6 +6,8 @@ import contextlib
 import logging
 
 from delaybox.core.errors import ConfigError
+from delaybox.core.lane import ANY_QUEUE, lane_of
+from delaybox.core.limits import MAX_COST
 from delaybox.core.membership import member_id
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
@@ -48,6 +50,8 @@ async def serve(settings: WebhookSettings) -> int:
             clock=False,
             channel="",
             concurrency=settings.concurrency,
+            places=settings.concurrency,
+            lanes=webhook_lanes(settings.concurrency),
             lease_ms=settings.lease_ms,
             heartbeat_ms=settings.heartbeat_ms,
             poll_ms=settings.poll_ms,
@@ -63,6 +67,11 @@ async def serve(settings: WebhookSettings) -> int:
             child.ready(store_id=settings.store_id)
         await stopping.wait()
     return 0
+
+
+def webhook_lanes(places: int) -> tuple[bytes, ...]:
+    """The lanes of webhooks that a process with so many places carries out; none: all."""
+    return () if places >= MAX_COST else (lane_of(TaskType.HTTP, ANY_QUEUE),)
 
 
 def _target(s: WebhookSettings, queues: LiveRules) -> HttpTarget:

@@ -47,6 +47,7 @@ async def serve(settings: WorkSettings) -> int:
             roles=settings.roles,
             clock=False,
             lanes=shell_lanes(settings.shell) if shell is not None and settings.shell is not None else (),
+            places=settings.shell.concurrency if settings.shell is not None else 0,
             channel="",
             lease_ms=settings.lease_ms,
             heartbeat_ms=settings.heartbeat_ms,

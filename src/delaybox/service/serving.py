@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
-from delaybox.core.lane import ANY_QUEUE, Lane, lane_of, split, without_needs
+from delaybox.core.lane import ANY_QUEUE, Lane, cost_of, lane_of, split, without_needs
 from delaybox.core.membership import Activity, Member
 from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.task import TaskState, TaskType, TaskView
@@ -23,6 +23,8 @@ from delaybox.wire import progress as wire_progress
 LIVE_NODE_MS = 10_000
 SERVING_MS = 5_000
 """A node whose last heartbeat is older than this counts as gone: heartbeats come once a second."""
+_CARRIED_OUT = {TaskType.SHELL_CMD: "shell", TaskType.HTTP: "http"}
+"""Types whose tasks processes of nodes carry out, as callers name them."""
 _FRESH_S = 1.0
 _WAITS_FRESH_S = 2.0
 _LANES_NAMED = 5
@@ -46,6 +48,8 @@ class Served:
     others: Mapping[str, frozenset[bytes] | None]
     having: Sequence[Activity] = ()
     """Of members that workers are connected to."""
+    carrying: Sequence[Activity] = ()
+    """Of members that carry out tasks of other types."""
 
     @classmethod
     def by(cls, found: Iterable[Member]) -> Served:
@@ -63,7 +67,8 @@ class Served:
                 known = others.get(letter, frozenset())
                 others[letter] = known | own if own and known is not None else None
         having = [member.activity for member in members if member.activity.workers]
-        return cls(frozenset(lanes) if complete else None, others, having)
+        carrying = [member.activity for member in members if member.activity.types]
+        return cls(frozenset(lanes) if complete else None, others, having, carrying)
 
     def has(self, lane: bytes) -> bool:
         """Whether any node or worker serves this lane, as far as known."""
@@ -71,6 +76,8 @@ class Served:
         if letter == TaskType.WORKER.value:
             among = self.workers
         elif letter in self.others:
+            if cost_of(lane) > 1:
+                return self._has_places(letter, lane)
             among = self.others[letter]
         else:
             return False
@@ -83,6 +90,17 @@ class Served:
         if parts.needs != NO_NEEDS:
             return self._has_needs(lane, parts.needs)
         return lane_of(parts.type, ANY_QUEUE, parts.name) in among
+
+    def _has_places(self, letter: str, lane: bytes) -> bool:
+        """Whether a process that carries such tasks out has as many places as one costs."""
+        parts = split(lane)
+        plain = lane_of(parts.type, ANY_QUEUE, parts.name)
+        return any(
+            activity.places.get(letter, parts.needs.cost) >= parts.needs.cost
+            and (plain in activity.limits or not any(chr(one[0]) == letter for one in activity.limits))
+            for activity in self.carrying
+            if letter in activity.types
+        )
 
     def _has_needs(self, lane: bytes, needs: WorkerNeeds) -> bool:
         """Whether a worker of the lane's function has what its tasks need. Members list such lanes when they have met
@@ -122,6 +140,10 @@ class Serving:
     async def completed(self, view: TaskView) -> TaskView:
         """Adds the reason why a READY task waits, and the progress of a RUNNING one. StoreUnavailable."""
         if view.type is not TaskType.WORKER:
+            if view.needs != NO_NEEDS and view.state is TaskState.READY:
+                served, lane = await self._known(), lane_of(view.type, view.queue, view.name)
+                if served.has(lane) and not served.has(lane_of(view.type, view.queue, view.name + view.needs.text())):
+                    return replace(view, reason=without_places(view.type, view.name, view.needs))
             return view
         if view.state is TaskState.READY:
             served, lane = await self._known(), lane_of(view.type, view.queue, view.name)
@@ -193,13 +215,20 @@ def lacking(name: str, queue: str, needs: WorkerNeeds) -> str:
     return f"waits: no connected worker that serves function {name!r} of queue {queue!r} has {needs.describe()}"
 
 
+def without_places(task_type: TaskType, name: str, needs: WorkerNeeds) -> str:
+    """The reason why a command or webhook waits that costs more places than any process has."""
+    what = f"runs command {name!r}" if name else f"carries out {_CARRIED_OUT[task_type]} tasks"
+    return f"waits: no living node that {what} has {needs.describe()}"
+
+
 def functions_unserved(lanes: Sequence[bytes], served: Served) -> tuple[str, ...]:
     """The functions and commands of lanes that nobody serves, with what their tasks need of a worker."""
     found: set[str] = set()
     for lane in lanes:
-        if not served.has(lane) and (name := split(lane).name):
-            needs = split(lane).needs
-            found.add(name if needs == NO_NEEDS else f"{name} (needs {needs.describe()})")
+        parts = split(lane)
+        name = parts.name or ("" if parts.needs == NO_NEEDS else _CARRIED_OUT.get(parts.type, ""))
+        if name and not served.has(lane):
+            found.add(name if parts.needs == NO_NEEDS else f"{name} (needs {parts.needs.describe()})")
     return tuple(sorted(found))
 
 
@@ -209,6 +238,7 @@ def _waits(lane: Lane, count: int) -> str:
     if lane.type is TaskType.WORKER:
         lacks = f" with {lane.needs.describe()}" if lane.needs != NO_NEEDS else ""
         return f"{many} of function {lane.name!r} {where} wait: no connected worker{lacks} serves it"
+    having = f" with {lane.needs.describe()}" if lane.needs != NO_NEEDS else ""
     if lane.name:
-        return f"{many} of command {lane.name!r} {where} wait: no living node runs it"
-    return f"{many} {where} wait: no living node carries them out"
+        return f"{many} of command {lane.name!r} {where} wait: no living node{having} runs it"
+    return f"{many} {where} wait: no living node{having} carries them out"

@@ -18,7 +18,7 @@ from delaybox import __version__, webhook
 from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.errors import InvalidTask
 from delaybox.core.keeping import wished_ms
-from delaybox.core.lane import split
+from delaybox.core.lane import cost_of, split
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
 from delaybox.core.webhook import NO_EVENT, WITHOUT_BODY, Url, Webhook, WebhookRules, url_of
@@ -26,6 +26,7 @@ from delaybox.targets import http_metrics
 from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolve
 from delaybox.targets.http_connection import HttpAnswer
 from delaybox.targets.http_hosts import Hosts, NoRoom, spread_ms
+from delaybox.targets.places import PlacesInTurn
 from delaybox.wire import body as wire_body
 from delaybox.wire.call import BYTES
 from delaybox.wire.gen import task_pb2
@@ -55,9 +56,9 @@ class HttpOptions:
     """``cloudevents``: the form of a request whose task names none. ``secrets``: by queue or host name; ``secret``
     signs where none of these does. Without any nothing is signed.
 
-    ``concurrency``: requests at once; ``per_host``: of them to one host. ``per_host_rate``: requests a second to one
-    host; 0: any. ``max_answer``: bytes of an answer's body that are read and can be kept. ``longest_wait_ms``: of
-    Retry-After.
+    ``concurrency``: places; each request takes those that its task costs. ``per_host``: requests at once to one host.
+    ``per_host_rate``: requests a second to one host; 0: any. ``max_answer``: bytes of an answer's body that are read
+    and can be kept. ``longest_wait_ms``: of Retry-After.
     """
 
     rules: WebhookRules
@@ -93,6 +94,7 @@ class HttpTarget:
         self._client = HttpClient(options.rules, ca_file=options.ca_file, resolve=resolve)
         most_doubted = max(1, options.concurrency // 2)
         self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted)
+        self._places = PlacesInTurn(options.concurrency)
         self._held_bytes = 0
         self._now_ms = now_ms or (lambda: time.time() * 1000)
         self._keys = {name: keys_of(secrets) for name, secrets in options.secrets.items()}
@@ -139,9 +141,16 @@ class HttpTarget:
         if self._held_bytes and self._held_bytes + size > MAX_HELD_BYTES:
             http_metrics.put_off()
             return HandBack(delay_ms=spread_ms(_LATER_S))
+        cost = cost_of(d.lane)
+        if cost > self._places.total:
+            return HandBack(delay_ms=spread_ms(_LATER_S))
         self._held_bytes += size
         try:
-            return await self._sent(d, arrived, task, asked, url)
+            await self._places.enter(cost)
+            try:
+                return await self._sent(d, arrived, task, asked, url)
+            finally:
+                self._places.leave(cost)
         finally:
             self._held_bytes -= size
 

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from delaybox.core.delivery import Delivery
-from delaybox.core.lane import split
+from delaybox.core.lane import cost_of, split
 from delaybox.core.task import TaskType
 from delaybox.otel import tracing
 from delaybox.wire import body as wire_body
 from delaybox.wire import cloudevents, controls, trace
-from delaybox.wire.shell_signing import ATTEMPT, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
+from delaybox.wire.shell_signing import ATTEMPT, COST, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
 from delaybox.wire.topics import KEY, TOMBSTONE, TopicRules
 
 Headers = list[tuple[str, str | bytes | None]]
@@ -123,6 +123,9 @@ def composer(
         message = wire_body.decode(d.body)
         message.taskUuid = raw.decode()
         message.name = split(d.lane).name
+        if (cost := cost_of(d.lane)) > 1:
+            # In the value, which is signed.
+            message.header[COST] = b"%d" % cost
         # Workers recognise shell tasks by the task's header, as those of the Go original do.
         message.header[controls.TASK_TYPE] = controls.SHELL
         headers += ((FENCING, b"%d" % d.token), (TYPE, controls.SHELL))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.keeping import wished_ms
-from delaybox.core.lane import split
+from delaybox.core.lane import cost_of, split
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
 from delaybox.targets.shell_pool import Ended, Job, ShellPool
@@ -134,7 +134,7 @@ class ShellTarget:
             if job is None or room <= 0:
                 report([d], _ELSEWHERE)
                 continue
-            room -= 1
+            room -= job.cost
             run.jobs.add(job)
             self._pool.submit(job)
         try:
@@ -155,6 +155,12 @@ class ShellTarget:
     def _job(self, d: Delivery, run: _Batch) -> Job | None:
         """None: it cannot run here."""
         message = wire_body.decode(d.body)
+        cost = cost_of(d.lane)
+        if cost > self._options.concurrency:
+            self._not_here(
+                f"a command costs {cost} places, and workers.shell.concurrency is {self._options.concurrency}"
+            )
+            return None
         rules = self._rules.of(split(d.lane).queue)
         head: dict[str, object] = {
             "id": d.id,
@@ -183,7 +189,7 @@ class ShellTarget:
                 outcome = Done()
             run.ended(job, d, outcome)
 
-        return Job(head, message.payload, done)
+        return Job(head, message.payload, done, cost)
 
     def _not_here(self, why: str) -> None:
         if why not in self._foreign and len(self._foreign) < 1_000:

@@ -36,12 +36,16 @@ _LOST = Ended({}, b"")
 
 
 class Job:
-    """One command to run; ``done`` is called once, when it has ended and nothing of it is left."""
+    """One command to run; ``done`` is called once, when it has ended and nothing of it is left. ``cost``: so many slots
+    are its own while it runs, in one of them."""
 
-    __slots__ = ("cancelled", "done", "head", "payload", "slot")
+    __slots__ = ("cancelled", "cost", "done", "head", "payload", "slot")
 
-    def __init__(self, head: Mapping[str, Any], payload: bytes, done: Callable[[Job, Ended], None]) -> None:
+    def __init__(
+        self, head: Mapping[str, Any], payload: bytes, done: Callable[[Job, Ended], None], cost: int = 1
+    ) -> None:
         self.head = head
+        self.cost = cost
         self.payload = payload
         self.done = done
         self.slot: _Slot | None = None
@@ -60,6 +64,9 @@ class _Slot:
 class ShellPool:
     """``slots`` commands run at once, the rest waits in order. ``settings`` are the host's, as it reads them.
 
+    A command that costs several slots waits until so many are free, and those behind it wait as well: so however many
+    small ones come, it has its turn.
+
     ``owner``: user and group of the commands' folders, where they are not this process's.
     """
 
@@ -69,6 +76,8 @@ class ShellPool:
         self._owner = owner
         self._folder = ""
         self._waiting: deque[Job] = deque()
+        self._costs = 0
+        self._taken = 0
         self._slots: list[_Slot] = []
         self._free: list[_Slot] = []
         self._host: asyncio.subprocess.Process | None = None
@@ -77,8 +86,8 @@ class ShellPool:
 
     @property
     def waiting(self) -> int:
-        """Jobs that no slot has taken yet."""
-        return len(self._waiting)
+        """Slots that jobs will take which none has taken yet."""
+        return self._costs
 
     @property
     def host_pid(self) -> int:
@@ -94,6 +103,7 @@ class ShellPool:
         """Ends what runs, at once, and the host. Twice is harmless."""
         self._stopping = True
         self._waiting.clear()
+        self._costs = 0
         self._hang_up()
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
@@ -103,6 +113,7 @@ class ShellPool:
     def submit(self, job: Job) -> None:
         """Runs it as soon as a slot is free."""
         self._waiting.append(job)
+        self._costs += job.cost
         self._feed()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
@@ -110,6 +121,7 @@ class ShellPool:
         called."""
         gone = {id(job) for job in jobs if job.slot is None}
         self._waiting = deque(job for job in self._waiting if id(job) not in gone)
+        self._costs = sum(job.cost for job in self._waiting)
         for job in jobs:
             job.cancelled = True
             if job.slot is not None:
@@ -185,8 +197,12 @@ class ShellPool:
 
     def _feed(self) -> None:
         while self._waiting and self._free and not self._stopping:
+            if self._taken + self._waiting[0].cost > self._size:
+                return
             slot, job = self._free.pop(), self._waiting.popleft()
             slot.job, job.slot = job, slot
+            self._costs -= job.cost
+            self._taken += job.cost
             datagrams = list(frames.job(job.head, job.payload))
             try:
                 slot.sock.send(datagrams[0])
@@ -224,6 +240,8 @@ class ShellPool:
             # A slot that could not get rid of everything that its command left also ends here, and is replaced.
             if not ended.details.get("survivors"):
                 self._freed(slot)
+            else:
+                self._feed()
         else:
             self._ended(slot, _LOST)
             with contextlib.suppress(OSError):
@@ -241,5 +259,6 @@ class ShellPool:
             slot.sending.cancel()
             slot.sending = None
         if job is not None:
+            self._taken -= job.cost
             job.slot = None
             job.done(job, ended)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.lane import lane_of
+from delaybox.core.lane import WITH_PLACES, lane_of
 from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.needs import NO_NEEDS, check_needs
 from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
@@ -93,6 +93,7 @@ def check_task_needs(task: NewTask) -> None:
         check_needs(
             task.needs,
             of_worker=task.type is TaskType.WORKER,
+            takes_places=task.type in WITH_PLACES,
             type_name=task.type.name.lower(),
             lane_bytes=len(lane_of(task.type, task.queue, name_of(task))),
         )

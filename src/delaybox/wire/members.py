@@ -60,6 +60,7 @@ class _Beat(Struct):
     in_flight: _Count = 0
     types: str | list[str] = ""
     limits: list[str] = []
+    places: dict[str, _Count] = {}
     lanes: list[str] = []
     lane_count: _Count | None = None
     """None: as many as there are in ``lanes``."""
@@ -114,6 +115,7 @@ def decode(member_id: str, raw: bytes) -> Member:
             types="".join(_LETTERS.get(kind, kind) for kind in beat.types),
             in_flight=beat.in_flight,
             limits=tuple(lane.encode() for lane in beat.limits),
+            places=beat.places,
             lanes=tuple(lane.encode() for lane in beat.lanes),
             lane_count=len(beat.lanes) if beat.lane_count is None else beat.lane_count,
             workers=tuple(
@@ -169,6 +171,7 @@ def _beat(member: Member) -> _Beat:
         in_flight=activity.in_flight,
         types=activity.types,
         limits=[lane.decode() for lane in activity.limits],
+        places=dict(activity.places),
         lanes=[lane.decode() for lane in activity.lanes],
         lane_count=activity.lane_count,
         workers=[

@@ -19,6 +19,8 @@ DUE: Final = "delaybox-due"
 FENCING: Final = "delaybox-fencing"
 TYPE: Final = "delaybox-task-type"
 """The header by which a node marks the type of a message that it sends; callers cannot write it."""
+COST: Final = "delaybox-cost"
+"""In the header of the task itself: how many places it takes, where that is not 1."""
 COVERED: Final = (TASK_ID, ATTEMPT, DUE, FENCING, TYPE)
 
 _CONTEXT: Final = b"delaybox shell task 1"

@@ -15,11 +15,13 @@ from google.protobuf.message import DecodeError
 from delaybox.core.delivery import Delivery
 from delaybox.core.ids import ID_BYTES
 from delaybox.core.lane import lane_of
+from delaybox.core.limits import MAX_COST
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
 from delaybox.wire import body as wire_body
 from delaybox.wire import controls
 from delaybox.wire.gen.task_pb2 import Task
-from delaybox.wire.shell_signing import ATTEMPT, COVERED, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
+from delaybox.wire.shell_signing import ATTEMPT, COST, COVERED, DUE, FENCING, SIGNATURE, TASK_ID, TYPE, Signing
 
 Headers = Sequence[tuple[str, bytes | str | None]]
 _OURS = frozenset((*COVERED, SIGNATURE))
@@ -84,7 +86,13 @@ def _delivery(message: Task, signed: dict[str, bytes]) -> Delivery:
         attempt=int(signed.get(ATTEMPT, b"1")) - 1,
         losses=0,
         due_ms=int(signed.get(DUE, b"0")),
-        lane=lane_of(TaskType.SHELL_CMD, DEFAULT_QUEUE, message.name),
+        lane=lane_of(TaskType.SHELL_CMD, DEFAULT_QUEUE, message.name + WorkerNeeds(_cost(message)).text()),
         stub=False,
         body=message.SerializeToString(),
     )
+
+
+def _cost(message: Task) -> int:
+    """How many places it takes; 1 where a message that nobody signed states none, or what is no cost."""
+    stated = message.header.get(COST, b"1")
+    return int(stated) if stated.isdigit() and len(stated) <= 4 and 1 <= int(stated) <= MAX_COST else 1

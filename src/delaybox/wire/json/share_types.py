@@ -49,7 +49,8 @@ FairnessWeight = Annotated[
 Cost = Annotated[
     int | None,
     Meta(
-        description="of a worker task: how many of its worker's places it takes; 1 unless given",
+        description="how many places it takes of the worker that runs it, or of the process that runs its command or "
+        "sends its webhook; 1 unless given",
         examples=[4],
         extra_json_schema={"x-is": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_COST}},
     ),

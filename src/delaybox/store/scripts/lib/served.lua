@@ -46,10 +46,12 @@ end
 local noted = {}
 local function meet(of, lane)
   local mark = string.find(lane, '!', 1, true)
-  if mark and not noted[lane] and #whose.met < whose.MOST_MET then
+  -- Commands are served in any queue, so one lane stands for those of all queues.
+  local as = mark and (byte(lane) == 119 and lane or string.match(lane, ':(.*)'))
+  if mark and not noted[as] and #whose.met < whose.MOST_MET then
     local plain = sub(lane, 1, mark - 1)
     if of.lanes[plain] or of.names[string.match(plain, ':(.*)') or ''] then
-      noted[lane] = true
+      noted[as] = true
       whose.met[#whose.met + 1] = lane
     end
   end
@@ -103,8 +105,12 @@ function whose.ready(letter, of, now, critical)
     end
   end
   for _, name in ipairs(of.any) do
-    local flat = redis.call('ZRANGE', k_active_named(letter, name, critical), 0, whose.LANES - 1, 'WITHSCORES')
-    for i = 1, #flat, 2 do add(flat[i], flat[i + 1]) end
+    if not string.find(name, '!', 1, true) then
+      local flat = redis.call('ZRANGE', k_active_named(letter, name, critical), 0, whose.LANES - 1, 'WITHSCORES')
+      for i = 1, #flat, 2 do add(flat[i], flat[i + 1]) end
+      -- Those of commands that cost several places: some are served, others met.
+      if letter == 's' then add_served(redis.call('ZRANGE', k_active_named(letter, name .. '!', critical), 0, HEADS - 1, 'WITHSCORES')) end
+    end
   end
   -- Lanes with needs stand in one more set for each function.
   if letter == 'w' then
