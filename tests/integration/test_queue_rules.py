@@ -21,7 +21,7 @@ from tests.waiting import Gate, until
 
 CONFIG = """
 queues: {first: {paused: true, timeout: 30s, concurrency: 8, burst: 2, rate: 9/m,
-                 keys: [{by: "label:customer", concurrency: 2}],
+                 keys: [{by: "label:customer", concurrency: 2}], resume_rate: 5/s,
                  retry: {max_attempts: 2, backoff: {initial: 10ms}}}}
 """
 
@@ -130,6 +130,36 @@ def test_pause_drain_and_resume(served: Node, client: Client, crew: Crew, cli: C
     assert cli("queues", "unset", "mail").code == 0
 
 
+def test_what_waited_is_let_go_at_a_rate(served: Node, client: Client, crew: Crew, cli: Command) -> None:
+    crew.ran.clear()
+    assert cli("queues", "set", "mail", "--pause", "--resume-rate", "2/h").code == 0
+    held = [client.schedule("step", [str(n)], queue="mail", keep_result="1m") for n in range(5)]
+    until(lambda: served.call("GET", "/v1/queues/mail")[2]["ready"] == 5)
+    assert client.queue_rules("mail")[0].full_speed_at is None
+    shown = client.set_queue("mail", paused=False)
+    assert (shown.resume_rate, shown.rate) == ("2/h", None) and shown.full_speed_at is not None
+    ahead = shown.full_speed_at - client.get(held[0].id).due
+    assert timedelta(hours=2.49) < ahead < timedelta(hours=2.6)
+    until(lambda: len(crew.ran) == 2)
+    at = shown.full_speed_at.strftime("%Y-%m-%dT%H:%M:")
+    why = f"waits: what waited during the pause of queue 'mail' begins at 2/h, until about {at}"
+    until(lambda: served.call("GET", "/v1/queues/mail")[2]["waits"].startswith(why))
+    assert served.call("GET", "/v1/queues/mail")[2]["full_speed_at"].startswith(at)
+    assert rules(served, "mail", {"paused": False})["full_speed_at"].startswith(at), "said again it is the same"
+    printed = cli("queues", "mail").out
+    assert "resume_rate = 2/h" in printed and f"what waited during its pause begins at 2/h, until about {at}" in printed
+    waiting = [client.get(one.id) for one in held]
+    assert all("has limits (rate 2/h)" in one.reason for one in waiting if one.state is TaskState.READY)
+    assert len(crew.ran) == 2
+    assert cli("queues", "set", "mail", "--resume-rate", "1000/s").code == 0
+    assert [one.result(timeout=20) for one in held] == ["0", "1", "2", "3", "4"]
+    # With the end of the ramp the rule alone is left, for the next pause.
+    until(lambda: client.queue_rules("mail")[0].full_speed_at is None)
+    (left,) = client.queue_rules("mail")
+    assert (left.paused, left.resume_rate, left.waits) == (False, "1000/s", "")
+    client.unset_queue("mail")
+
+
 def test_other_types_wait_as_well(served: Node) -> None:
     rules(served, "*", {"paused": True})
     bodies: list[dict[str, Any]] = [{"payload": "x"}, {"type": "shell", "payload": "true", "keep_result": "1m"}]
@@ -231,7 +261,7 @@ def test_limits_by_key_are_set_in_each_way_and_say_why_a_queue_waits(
 
 def test_the_configuration_sets_rules_at_the_first_start(served: Node, client: Client) -> None:
     (first,) = client.queue_rules("first")
-    assert (first.concurrency, first.rate, first.burst) == (8, "9/m", 2)
+    assert (first.concurrency, first.rate, first.burst, first.resume_rate) == (8, "9/m", 2, "5/s")
     assert first.keys == ({"by": "label:customer", "concurrency": 2},)
     assert first.paused and first.retry is not None and first.retry.attempts == 2
     client.set_queue("first", paused=None)
@@ -358,6 +388,9 @@ def test_wrong_fairness_is_refused(served: Node, part: dict[str, Any], field: st
         ("p", {"rate": "fast"}, "rate", "'fast' is no rate; give a number of tasks, a slash and an interval"),
         ("p", {"rate": "0/s"}, "rate", "set paused"),
         ("p", {"rate": 5}, "rate", "must be"),
+        ("p", {"resume_rate": "slow"}, "resume_rate", "'slow' is no rate; give a number of tasks, a slash"),
+        ("p", {"resume_rate": "0/s"}, "resume_rate", "set paused"),
+        ("p", {"ramp": {}}, "ramp", "is not a rule of a queue"),
         ("p", {"paused": "yes"}, "paused", "must be true or false"),
         ("p", {"timeout": 0}, "timeout", "set paused"),
         ("p", {"timeout": "soon"}, "timeout", "soon"),

@@ -117,6 +117,13 @@ def set_(
     key_keep: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long an idempotency key outlives its task.")
     ] = None,
+    resume_rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/INTERVAL",
+            help="After a pause: most of what waited that begins in any interval, until it has all begun.",
+        ),
+    ] = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="RULE", help="Clear a rule, such as paused, timeout or weight; repeatable."),
@@ -136,7 +143,7 @@ def set_(
         body["paused"] = pause
     given = {"timeout": timeout, "keep_result": keep_result, "key_keep": key_keep}
     body |= {name: int(value) if value.isdigit() else value for name, value in given.items() if value is not None}
-    limits = {"concurrency": concurrency, "rate": rate, "burst": burst}
+    limits = {"concurrency": concurrency, "rate": rate, "burst": burst, "resume_rate": resume_rate}
     body |= {name: limit for name, limit in limits.items() if limit is not None}
     wait = {name: value for name, value in (("initial", backoff), ("max", max_backoff)) if value is not None}
     if max_attempts is not None or wait:
@@ -213,6 +220,9 @@ def _say_rules(answer: dict[str, Any]) -> None:
         messages.out("no rule holds")
     if answer.get("waits"):
         messages.out(answer["waits"])
+    if answer.get("full_speed_at"):
+        words = f"what waited during its pause begins at {effect.get('resume_rate')}, until about"
+        messages.out(f"{words} {answer['full_speed_at']}")
     if answer.get("newer"):
         messages.note(f"a newer DelayBox set {', '.join(answer['newer'])}; this node leaves that alone")
 
@@ -228,7 +238,7 @@ def _value(name: str, value: Any) -> str:
         return f"{value:g}"
     if name == "slack":
         return ", ".join(f"{level} {render.span(ms)}" for level, ms in value.items())
-    if name in ("concurrency", "rate", "burst"):
+    if name in ("concurrency", "rate", "burst", "resume_rate"):
         return str(value)
     if name == "keys":
         return "; ".join(",".join([one["by"], *(f"{k}={v}" for k, v in one.items() if k != "by")]) for one in value)

@@ -178,7 +178,7 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
                 setattr(request.rules.slack, f"{level}_ms", span_ms(f"slack.{level}", span, least=0))
         elif name == "retry":
             put_policy(request.rules.retry, policy_of("retry", value))
-        elif name in ("concurrency", "burst", "rate"):
+        elif name in ("concurrency", "burst", "rate", "resume_rate"):
             put_limit(request.rules, name, value)
         elif name == "keys":
             put_key_limits(request.rules, value)
@@ -192,7 +192,8 @@ def put_limit(rules: pb.Rules | pb.KeyLimit, name: str, value: object, where: st
     try:
         setattr(rules, name, value)
     except (TypeError, ValueError):
-        form = {"rate": 'text such as "100/s"', "by": 'text such as "label:customer"'}.get(
+        rate = 'text such as "100/s"'
+        form = {"rate": rate, "resume_rate": rate, "by": 'text such as "label:customer"'}.get(
             name, "a whole number from 1 on; for no limit give None"
         )
         raise InvalidTask(where + name, f"{where}{name} {value!r} is not {form}") from None

@@ -436,6 +436,7 @@ class Client(Base):
         burst: how many of these may begin together; unless set, all of one interval.
         keys: such limits for each value by itself: ``[{"by": "label:customer", "concurrency": 5, "rate": "9/s"}]``.
         key_keep: how long the idempotency key of a task outlives it.
+        resume_rate: after a pause, most of what waited that begins in any interval, until all of it has begun.
         """
         return self._carrier.run(self._session.unary(calls.set_queue(queue, rules, replace=replace)))
 

@@ -358,6 +358,7 @@ class QueueRules:
     queue: ``"*"`` stands for all queues without such a rule of their own.
     effect: what holds for it, with what comes from ``"*"`` and from the node's configuration; None inside of it.
     waits: why its due tasks wait by its rules; "" where they do not.
+    full_speed_at: while what waited during its pause begins at its resume_rate: until about when; else None.
     """
 
     queue: str
@@ -372,13 +373,16 @@ class QueueRules:
     burst: int | None = None
     keys: tuple[KeyLimit, ...] | None = None
     key_keep: timedelta | None = None
+    resume_rate: str | None = None
     effect: QueueRules | None = None
     waits: str = ""
+    full_speed_at: datetime | None = None
 
     @classmethod
     def of(cls, answer: pb.RuledQueue) -> QueueRules:
         effect = cls(**_rules(answer.queue, answer.effect))
-        return cls(**_rules(answer.queue, answer.rules), effect=effect, waits=answer.waits)
+        at = moment(answer.full_speed_at_ms) if answer.full_speed_at_ms else None
+        return cls(**_rules(answer.queue, answer.rules), effect=effect, waits=answer.waits, full_speed_at=at)
 
 
 def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
@@ -392,6 +396,7 @@ def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
         "keep_result": span("keep_result_ms"),
         "concurrency": said.concurrency if said.HasField("concurrency") else None,
         "rate": said.rate if said.HasField("rate") else None,
+        "resume_rate": said.resume_rate if said.HasField("resume_rate") else None,
         "burst": said.burst if said.HasField("burst") else None,
         "keys": tuple(map(_key_limit, said.keys.limits)) if said.HasField("keys") else None,
         "key_keep": span("key_keep_ms"),

@@ -202,6 +202,7 @@ class RulesToSet(TypedDict, total=False):
     burst: int | None
     keys: Sequence[KeyLimit] | None
     key_keep: Duration | None
+    resume_rate: str | None
 
 
 class NewTask:

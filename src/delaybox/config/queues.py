@@ -15,7 +15,7 @@ from delaybox.wire.json.queue_rules import parse, queue_of
 QUEUE_RULES_FORM = (
     "queues with their rules, such as {mail: {timeout: 30s, retry: {max_attempts: 8}}, imports: {paused: true}}, as "
     "YAML or (in a variable) as JSON; the rules are paused, keep_result, retry, timeout, weight, slack, concurrency, "
-    "rate, burst, keys and key_keep"
+    "rate, burst, keys, key_keep and resume_rate"
 )
 _NUMBERS = frozenset({"max_attempts", "factor", "jitter", "weight"})
 _WHOLE = frozenset({"concurrency", "burst"})

@@ -31,6 +31,15 @@ class Slack:
 DEFAULT_SLACK = Slack(high_ms=2_000, normal_ms=10_000, low_ms=60_000)
 
 
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """What waited during a pause is let go at the queue's ``resume_rate``. Unix ms: ``since_ms``: the end of the pause;
+    ``until_ms``: when it has all begun, if nothing holds it up."""
+
+    since_ms: int
+    until_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRules:
     """The rules of one queue; None: this rule is not set. Times in ms.
@@ -39,7 +48,8 @@ class QueueRules:
     ``paused``: due tasks wait. ``keep_result_ms``: how long results of its tasks are kept (`keeping`); 0: not at all.
     ``retry`` and ``timeout_ms``: of tasks that have none of their own. ``concurrency``: most tasks that run at a time;
     ``rate``: most that begin in any interval, of which ``burst`` may begin together. ``keys``: the same for each key.
-    ``key_keep_ms``: how long the idempotency key of a task outlives it.
+    ``key_keep_ms``: how long the idempotency key of a task outlives it. ``resume_rate``: at which what waited during a
+    pause begins; ``ramp``: no rule, but that this is so now.
     """
 
     paused: bool | None = None
@@ -53,6 +63,8 @@ class QueueRules:
     burst: int | None = None
     keys: tuple[KeyLimit, ...] | None = None
     key_keep_ms: int | None = None
+    resume_rate: Rate | None = None
+    ramp: Ramp | None = None
 
     def over(self, others: QueueRules) -> QueueRules:
         """These rules, and of those that are not set the others."""
@@ -68,12 +80,21 @@ class QueueRules:
             burst=others.burst if self.burst is None else self.burst,
             keys=others.keys if self.keys is None else self.keys,
             key_keep_ms=others.key_keep_ms if self.key_keep_ms is None else self.key_keep_ms,
+            resume_rate=others.resume_rate if self.resume_rate is None else self.resume_rate,
+            # A queue with a pause of its own, or none, was not held by that of all others.
+            ramp=others.ramp if self.ramp is None and self.paused is None else self.ramp,
         )
+
+    @property
+    def pace(self) -> Rate | None:
+        """The rate that holds now: while what waited during a pause begins, the slower one of its two rates."""
+        rates = [rate for rate in (self.rate, self.resume_rate if self.ramp else None) if rate is not None]
+        return min(rates, key=lambda rate: rate.count / rate.interval_ms, default=None)
 
     @property
     def limited(self) -> bool:
         """Whether its tasks need permits."""
-        return self.concurrency is not None or self.rate is not None or bool(self.keys)
+        return self.concurrency is not None or self.pace is not None or bool(self.keys)
 
     def pools_of(self, name: bytes) -> list[Pool]:
         """The permits of a queue with these rules, as lanes spell it, or of a limit key of it."""
@@ -88,12 +109,12 @@ class QueueRules:
         found: list[Pool] = []
         if self.concurrency is not None:
             found.append(Pool(b"c" + name, self.concurrency))
-        if self.rate is not None:
-            found.append(Pool(b"r" + name, *self.rate.permits(self.burst)))
+        if (pace := self.pace) is not None:
+            found.append(Pool(b"r" + name, *pace.permits(self.burst)))
         return found
 
 
-RULE_NAMES = tuple(one.name for one in fields(QueueRules))
+RULE_NAMES = tuple(one.name for one in fields(QueueRules) if one.name != "ramp")
 NO_RULES = QueueRules()
 
 
@@ -147,16 +168,20 @@ class LiveRules:
 _MOST_KNOWN = 20_000
 
 
-def why_limited(what: str, pool: Pool, rate: Rate | None, used: int, next_ms: int) -> str:
+def why_limited(what: str, pool: Pool, rate: Rate | None, used: int, next_ms: int, ramp: Ramp | None = None) -> str:
     """Why tasks wait whose pool is used up, and until when. ``what``: of what they are, such as "queue 'mail'".
 
     ``used``: permits in use over all partitions; ``next_ms``: when one comes free by time (Unix ms; -1: not by time).
+    ``ramp``: of the queue.
     """
     if used < pool.permits:
         return ""
     if not pool.hold_ms:
         return f"waits: {used} tasks of {what} run, which is its concurrency; the next begins when one ends"
     until = f"; the next begins at {_moment(next_ms)}" if next_ms >= 0 else ""
+    if ramp is not None:
+        end = _moment(ramp.until_ms)
+        return f"waits: what waited during the pause of {what} begins at {rate}, until about {end}{until}"
     return f"waits: tasks of {what} begin at its rate of {rate}{until}"
 
 
@@ -169,7 +194,7 @@ def may_wait(queue: str, rules: QueueRules) -> str:
     if not rules.limited:
         return ""
     what = [f"concurrency {rules.concurrency}"] if rules.concurrency is not None else []
-    what += [f"rate {rules.rate}"] if rules.rate is not None else []
+    what += [f"rate {rules.pace}"] if rules.pace is not None else []
     what += [str(limit) for limit in rules.keys or ()]
     return f"waits: queue {queue!r} has limits ({', '.join(what)}); `delaybox queues {queue}` shows which it waits for"
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from delaybox.core.queue import LiveRules
 from delaybox.engine.ownership import Ownership
-from delaybox.store import rules
+from delaybox.store import ramps, rules
 from delaybox.store.rules import StoredRules
 from delaybox.store.store import Store
 
@@ -31,12 +32,31 @@ class RuleReader:
         self._kept: frozenset[int] = frozenset()
         self._looks = 0
 
+    async def _end_ramps(self) -> bool:
+        """Where what waited during a pause has begun, the queue's rules hold alone again. Whether any changed."""
+        ramped = [(queue, one) for queue, one in self._read.items() if one.rules.ramp is not None]
+        if not ramped or 0 not in self._ownership.kept:
+            return False
+        now, stored, changed = await self._store.ping(), self._live.stored, False
+        for queue, one in ramped:
+            before = one.rules.ramp
+            if before is None or before.until_ms > now:
+                continue
+            own = replace(one.rules, ramp=None)
+            after = await ramps.ramp(self._store, stored, queue, own, before.since_ms, now)
+            new = rules.encode(replace(own, ramp=after), one.newer)
+            word, _ = await rules.change(self._store, [(queue, one.raw, new)])
+            changed = changed or word == "stored"
+        return changed
+
     async def step(self) -> float:
         """For `Loop`."""
         changed = await rules.version(self._store) != self._live.version
         if changed:
             number, self._read = await rules.every(self._store, self._read)
             self._live.take(number, {queue: one.rules for queue, one in self._read.items()})
+        if self._keeps and await self._end_ramps():
+            return 0.0
         self._looks += 1
         kept = frozenset(self._ownership.kept)
         if self._keeps and (changed or kept != self._kept or self._looks % _CHECKS == 0):

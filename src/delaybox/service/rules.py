@@ -11,10 +11,20 @@ from msgspec import structs
 
 from delaybox.core.errors import InvalidTask, StoreUnavailable
 from delaybox.core.limit_keys import read_name
-from delaybox.core.queue import NO_RULES, OTHERS, LiveRules, QueueRules, RuleBook, may_wait, why_limited, why_paused
+from delaybox.core.queue import (
+    NO_RULES,
+    OTHERS,
+    LiveRules,
+    QueueRules,
+    Ramp,
+    RuleBook,
+    may_wait,
+    why_limited,
+    why_paused,
+)
 from delaybox.core.queue_limits import Pool, Rate
 from delaybox.core.task import DEFAULT_QUEUE, TaskState, TaskView
-from delaybox.store import permits, rules
+from delaybox.store import permits, ramps, rules
 from delaybox.store.rules import StoredRules
 from delaybox.store.store import Store
 
@@ -73,7 +83,7 @@ class Rules:
     async def _why_limited(self, queue: str, effect: QueueRules) -> str:
         name, pools = b"" if queue == DEFAULT_QUEUE else queue.encode(), effect.pools(queue)
         whole = f"queue {queue!r}"
-        if pools and (why := await self._why_held(name, pools, whole, effect.rate)):
+        if pools and (why := await self._why_held(name, pools, whole, effect.pace, effect.ramp)):
             return why
         waiting = await permits.waiting_keys(self._store, name) if effect.keys else []
         for one in waiting[:_MOST_LOOKED_AT]:
@@ -86,9 +96,13 @@ class Rules:
                 return f"{why} ({len(waiting):,} keys of the queue wait)" if len(waiting) > 1 else why
         return ""
 
-    async def _why_held(self, name: bytes, pools: Sequence[Pool], what: str, rate: Rate | None) -> str:
+    async def _why_held(
+        self, name: bytes, pools: Sequence[Pool], what: str, rate: Rate | None, ramp: Ramp | None = None
+    ) -> str:
         uses = await permits.use(self._store, name, pools)
-        reasons = (why_limited(what, pool, rate, use.used, use.next_ms) for pool, use in zip(pools, uses, strict=True))
+        reasons = (
+            why_limited(what, pool, rate, use.used, use.next_ms, ramp) for pool, use in zip(pools, uses, strict=True)
+        )
         # Without anybody who waits a limit that is used up is no reason.
         return next((why for why in reasons if why), "") if uses[0].waiting else ""
 
@@ -101,7 +115,7 @@ class Rules:
         if not any(view.state is TaskState.READY for view in views):
             return views
         stored = await self.fresh()
-        if not any(one.paused or one.limited for one in stored.values()):
+        if not any(one.paused or one.limited or one.ramp for one in stored.values()):
             return views
         return [
             structs.replace(view, reason=waits)
@@ -138,10 +152,27 @@ class Rules:
         for _ in range(_TRIES):
             before = await rules.one(self._store, queue)
             base = NO_RULES if whole else replace(before.rules, **dict.fromkeys(clear))
-            new = rules.encode(wanted.over(base), {} if whole else before.newer)
+            ramp = await self._ramp(queue, before.rules, wanted.over(base))
+            new = rules.encode(replace(wanted.over(base), ramp=ramp), {} if whole else before.newer)
             if await self._stored(queue, before.raw, new):
                 return await self.of(queue)
         raise StoreUnavailable(f"the rules of queue {queue!r} are being changed by others all the time; try again")
+
+    async def _ramp(self, queue: str, before: QueueRules, after: QueueRules) -> Ramp | None:
+        """The ramp of a queue whose rules are changed. One that goes on is not measured again, unless its rate changes;
+        it ends where there is no rate any more, or another pause."""
+        stored = await self.fresh(now=True)
+        others = NO_RULES if queue == OTHERS else stored.get(OTHERS, NO_RULES)
+        was, will = before.over(others), replace(after, ramp=None).over(others)
+        if will.paused or will.resume_rate is None:
+            return None
+        if after.paused is None and not was.paused and was.resume_rate == will.resume_rate:
+            return before.ramp
+        if was.paused or (was.ramp is not None and will.resume_rate != was.resume_rate):
+            now = await self._store.ping()
+            since = now if was.ramp is None else was.ramp.since_ms
+            return await ramps.ramp(self._store, stored, queue, replace(after, ramp=None), since, now)
+        return was.ramp
 
     async def unset(self, queue: str) -> ShownRules:
         """Returns a queue to the default. Errors as `set`."""

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from delaybox.core.limit_keys import KeyLimit
-from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Slack
+from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Ramp, Slack
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE
@@ -68,6 +68,8 @@ class _Stored(msgspec.Struct, omit_defaults=True):
     burst: int | None = None
     keys: list[_StoredKeyLimit] | None = None
     key_keep_ms: int | None = None
+    resume_rate: str | None = None
+    ramp: Ramp | None = None
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -96,11 +98,12 @@ class StoredRules:
         newer = {name: value for name, value in everything.items() if name not in _KNOWN}
         try:
             rate = None if found.rate is None else rate_of(found.rate)
+            resume_rate = None if found.resume_rate is None else rate_of(found.resume_rate)
             limits = None if found.keys is None else tuple(one.read() for one in found.keys)
         except ValueError:
             return cls(raw=raw)
-        known = {name: getattr(found, name) for name in _KNOWN if name not in ("rate", "keys")}
-        return cls(QueueRules(**known, rate=rate, keys=limits), newer, raw)
+        known = {name: getattr(found, name) for name in _KNOWN if name not in ("rate", "resume_rate", "keys")}
+        return cls(QueueRules(**known, rate=rate, resume_rate=resume_rate, keys=limits), newer, raw)
 
 
 def encode(rules: QueueRules, newer: Mapping[str, Any]) -> bytes:
@@ -108,6 +111,8 @@ def encode(rules: QueueRules, newer: Mapping[str, Any]) -> bytes:
     known = {name: value for name in _KNOWN if (value := getattr(rules, name)) is not None}
     if rules.rate is not None:
         known["rate"] = str(rules.rate)
+    if rules.resume_rate is not None:
+        known["resume_rate"] = str(rules.resume_rate)
     if rules.keys is not None:
         known["keys"] = [_StoredKeyLimit.of(limit) for limit in rules.keys]
     return msgspec.json.encode({**newer, **known}) if known or newer else b""
@@ -176,7 +181,8 @@ def codes(stored: Mapping[str, QueueRules]) -> dict[bytes, bytes]:
         if queue == OTHERS:
             continue
         pause = b"-" if rules.paused is None or rules.paused == others else b"1" if rules.paused else b"0"
-        text = b"" if (own := _more(rules.over(default))) == rest else own
+        # Where only the others are let go at a rate, a queue may have less than they: "-" stands for none.
+        text = b"" if (own := _more(rules.over(default))) == rest else own or b"-"
         if pause != b"-" or text:
             name = b"" if queue == DEFAULT_QUEUE else queue.encode()
             groups[steered_group(name)].append(_code(name, pause, text))
@@ -201,8 +207,8 @@ def _more(rules: QueueRules) -> bytes:
         parts.append("limited=1")
     if rules.concurrency is not None:
         parts.append(f"concurrency={rules.concurrency}")
-    if rules.rate is not None:
-        permits, hold_ms = rules.rate.permits(rules.burst)
+    if (pace := rules.pace) is not None:
+        permits, hold_ms = pace.permits(rules.burst)
         parts.append(f"rate={permits},{hold_ms}")
     if rules.keys:
         parts.append("keys=" + ";".join(map(_key_limit, rules.keys)))

@@ -29,6 +29,7 @@ NAMES: Final = {
     "burst": "burst",
     "keys": "keys",
     "key_keep": "key_keep_ms",
+    "resume_rate": "resume_rate",
 }
 """The rules by the names that callers use, and their fields in `QueueRules`."""
 
@@ -69,6 +70,7 @@ def parse(body: bytes) -> RulesChange:
             key_keep_ms=None
             if asked.key_keep is UNSET or asked.key_keep is None
             else checked_key_keep("key_keep", tasks.duration(_read, body, "key_keep", asked.key_keep, least=0)),
+            resume_rate=checked_rate("resume_rate", asked.resume_rate) if isinstance(asked.resume_rate, str) else None,
         ),
         clear,
     )

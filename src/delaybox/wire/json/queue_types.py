@@ -175,6 +175,13 @@ class QueueRulesRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, 
         str | int | float | Rule,
         duration("how long an idempotency key outlives its task; at least 1m", "24h", least=LEAST_KEY_KEEP_MS),
     ] = UNSET
+    resume_rate: Annotated[
+        str | Rule,
+        Meta(
+            description="after a pause: most of what waited that begins in any interval, until all of it has begun",
+            extra_json_schema={"examples": ["100/s", "5/10m"]},
+        ),
+    ] = UNSET
 
 
 class QueueRulesSet(Struct, omit_defaults=True, gc=False):
@@ -191,6 +198,16 @@ class QueueRulesSet(Struct, omit_defaults=True, gc=False):
     burst: Annotated[int | None, Meta(extra_json_schema={"minimum": 1})] = None
     keys: list[KeyLimit] | None = None
     key_keep: Annotated[int | None, Meta(description="ms", extra_json_schema={"minimum": LEAST_KEY_KEEP_MS})] = None
+    resume_rate: str | None = None
+
+
+FullSpeedAt = Annotated[
+    str | None,
+    Meta(
+        description="while what waited during its pause begins at its `resume_rate`: until about when; else null",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
 
 
 class RuledQueue(Struct, gc=False):
@@ -204,6 +221,7 @@ class RuledQueue(Struct, gc=False):
     effect: QueueRulesSet
     waits: Annotated[str, Meta(description="why its due tasks wait by its rules; empty: they do not")]
     newer: Annotated[tuple[str, ...], Meta(description="rules that a newer DelayBox set; this one leaves them alone")]
+    full_speed_at: FullSpeedAt = None
 
 
 class RuledQueues(Struct, gc=False):
@@ -227,3 +245,4 @@ class Queue(Struct, gc=False):
     effect: QueueRulesSet
     waits: str
     oldest_wait_ms: Count = 0
+    full_speed_at: FullSpeedAt = None

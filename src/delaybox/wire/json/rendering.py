@@ -272,6 +272,7 @@ def queue(
         rules(effect),
         waits,
         max((s.oldest_wait_ms for s in here), default=0),
+        _full_speed_at(effect),
     )
 
 
@@ -302,14 +303,19 @@ def rules(set_: QueueRules) -> queue_types.QueueRulesSet:
             for one in set_.keys
         ],
         key_keep=set_.key_keep_ms,
+        resume_rate=None if set_.resume_rate is None else str(set_.resume_rate),
     )
+
+
+def _full_speed_at(effect: QueueRules) -> str | None:
+    return None if effect.ramp is None else render_moment(effect.ramp.until_ms)
 
 
 def ruled(
     queue_: str, own: QueueRules, effect: QueueRules, waits: str, newer: tuple[str, ...]
 ) -> queue_types.RuledQueue:
     """A queue with its rules."""
-    return queue_types.RuledQueue(queue_, rules(own), rules(effect), waits, newer)
+    return queue_types.RuledQueue(queue_, rules(own), rules(effect), waits, newer, _full_speed_at(effect))
 
 
 def forecast(steps: Sequence[ForecastStep], step_ms: int) -> types.Forecast:

@@ -50,6 +50,7 @@ def wanted(request: pb.SetQueueRequest) -> tuple[QueueRules, frozenset[str]]:
         key_keep_ms=checked_key_keep("rules.key_keep_ms", duration_ms("rules.key_keep_ms", given.key_keep_ms))
         if given.HasField("key_keep_ms")
         else None,
+        resume_rate=checked_rate("rules.resume_rate", given.resume_rate) if given.HasField("resume_rate") else None,
     )
     clear = frozenset(NAMES[name] for name in request.clear)
     both = sorted(name for name, field in NAMES.items() if field in clear and getattr(rules, field) is not None)
@@ -95,6 +96,8 @@ def message(rules: QueueRules) -> pb.Rules:
             one.burst = limit.burst
     if rules.key_keep_ms is not None:
         out.key_keep_ms = rules.key_keep_ms
+    if rules.resume_rate is not None:
+        out.resume_rate = str(rules.resume_rate)
     return out
 
 
@@ -112,6 +115,7 @@ def of_message(said: pb.Rules) -> QueueRules:
         burst=said.burst if said.HasField("burst") else None,
         keys=tuple(_keys("keys", said.keys)) if said.HasField("keys") else None,
         key_keep_ms=said.key_keep_ms if said.HasField("key_keep_ms") else None,
+        resume_rate=checked_rate("resume_rate", said.resume_rate) if said.HasField("resume_rate") else None,
     )
 
 

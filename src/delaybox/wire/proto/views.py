@@ -185,7 +185,14 @@ def ruled_queue(
     queue: str, own: QueueRules, effect: QueueRules, waits: str = "", newer: Iterable[str] = ()
 ) -> pb.RuledQueue:
     """A queue with its rules."""
-    return pb.RuledQueue(queue=queue, rules=rules.message(own), effect=rules.message(effect), waits=waits, newer=newer)
+    return pb.RuledQueue(
+        queue=queue,
+        rules=rules.message(own),
+        effect=rules.message(effect),
+        waits=waits,
+        newer=newer,
+        full_speed_at_ms=0 if effect.ramp is None else effect.ramp.until_ms,
+    )
 
 
 def ruled(found: Iterable[pb.RuledQueue]) -> pb.QueueRulesResponse:

@@ -31,6 +31,7 @@ _ABOUT: Final = {
     "slack": ("Slack", 'How long tasks of a priority may wait behind more urgent ones: {"low": "60s"}.'),
     "keys": ("Limits by key", "Limits of each value of a label, as JSON."),
     "key_keep": ("Keep keys", "How long an idempotency key outlives its task."),
+    "resume_rate": ("Resume rate", "After a pause: most of what waited that begins in any interval, such as 100/s."),
 }  # fmt: skip
 """What a rule is called and what it does. A rule that is missing here is shown by its own name."""
 _SPANS: Final = frozenset({"timeout", "keep_result", "key_keep"})
