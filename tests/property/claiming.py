@@ -11,6 +11,7 @@ from uuid import UUID
 from delaybox.store import keys
 from delaybox.store.record import read
 from delaybox.store.store import ClaimLimits
+from delaybox.store.survey import SHARED
 from delaybox.wire import body as wire_body
 from tests.property.limiting import Limiting
 from tests.property.model import State
@@ -54,6 +55,9 @@ class Claiming(Limiting):
         )
         if rng.random() < 0.3:
             limits = replace(limits, guest=True, channel="")
+        if rng.random() < 0.1:
+            # As a taker that knows of weights, and has not looked yet what waits.
+            limits = replace(limits, plan=SHARED)
         self.note("claim", p, lease_id.hex(), limits)
         await self.claim_and_check(p, lease_id, limits)
 
@@ -61,6 +65,7 @@ class Claiming(Limiting):
         hinted = await self.hinted(p)
         reply = await self.store.claim(p, lease_id, limits)
         leased = pairs(reply.leased)
+        assert not (reply.pressed and leased), "with more work than slots a taker that shares has to look first"
         assert len(leased) * 2 == len(reply.leased), "one task twice in a claim"
         fired = await self.fired(p)
         for task_id in fired:

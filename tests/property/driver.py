@@ -14,8 +14,9 @@ from delaybox.store.record import draft
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK_KEY
-from tests.property.claiming import CHANNEL, LETTERS, LONGEST_MS, Claiming
+from tests.property.claiming import CHANNEL, LETTERS, LONGEST_MS
 from tests.property.model import LOSSES_CAP, REFUSALS, Model, Notes, State, Task
+from tests.property.sharing import Sharing
 from tests.property.steering import GROUPS, Steering
 
 DRAIN: Any = {"lease_ms": LONGEST_MS, "every_ms": 10_000}
@@ -28,7 +29,7 @@ NAMES = {
 }
 
 
-class Sequence_(Steering, Claiming):  # noqa: N801 - typing's name is taken
+class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
     """One sequence: `step` does something at random and checks it; `finish` drains and checks the rest."""
 
     def __init__(self, client: Any, store: Store, rng: random.Random) -> None:
@@ -45,7 +46,7 @@ class Sequence_(Steering, Claiming):  # noqa: N801 - typing's name is taken
             (4, self.snooze), (8, self.replace_),
             (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
-            (3, self.pause), (5, self.move_group), (2, self.limit), (8, self.bring_permits),
+            (3, self.pause), (5, self.move_group), (2, self.limit), (8, self.bring_permits), (1, self.weigh),
         ]  # fmt: skip
         if rng.random() < 0.15:
             self.actions.append((6, self.lose_hint))

@@ -63,7 +63,8 @@ class Limiting(Checks):
         queue = rng.choice(QUEUES)
         by = rng.sample(BY, rng.choice([0, 0, 1, 2]))
         keys = tuple(KeyLimit(by=one, **some()) for one in by)
-        self.limits[queue] = QueueRules(**(some() if rng.random() < 0.4 else {}), keys=keys or None)
+        weight = self.limits.get(queue, QueueRules()).weight
+        self.limits[queue] = QueueRules(**(some() if rng.random() < 0.4 else {}), keys=keys or None, weight=weight)
         self.note("limit", queue, self.limits[queue])
         # What began under another rate counts by that one.
         self.began.clear()
