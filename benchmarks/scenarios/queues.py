@@ -37,6 +37,7 @@ def run(bench: Bench) -> None:
     bench.attempt(f"{QUEUES} queues by weight", OURS, "%", lambda: _shares(bench), bounds=(at_most(5),))
     bench.attempt("critical in overload", OURS, "ms", lambda: _overload(bench), bounds=(at_most(50),))
     bench.attempt("fairness keys", OURS, "tasks", lambda: _keys(bench), bounds=(at_most(1),))
+    bench.attempt("keys among pending ones", OURS, "tasks", lambda: _pending_keys(bench), bounds=(at_most(1),))
     bench.attempt("one lane among many", OURS, "ms", lambda: _one_lane(bench), bounds=(at_most(50),))
     limits.run(bench)
 
@@ -193,6 +194,33 @@ def _keys(bench: Bench) -> list[Row]:
             what=f"{keys:,} fairness keys over {tasks:,} tasks, off an equal share in a partition by at most",
             subject=OURS, value=float(worst), unit="tasks", note="looked at after each round of all keys",
             bounds=(at_most(1),),
+        ),
+        slow,
+    ]  # fmt: skip
+
+
+def _pending_keys(bench: Bench) -> list[Row]:
+    """Keys whose work is due later are nobody's business yet."""
+    pending, ready = bench.size(1_000_000, 50_000), bench.size(10_000, 1_000)
+
+    async def measure(server: BenchServer) -> int:
+        async with opened(server) as store:
+            each = pending // store.partitions
+            for p in range(store.partitions):
+                names = (f"customer-{p}-{n}" for n in range(each))
+                await add(store, p, [call("mail", fairness_key=name, delay_ms=3_600_000) for name in names])
+            await add(store, 0, [call("mail", fairness_key=f"customer-{n}") for n in range(ready)])
+            watch(server)
+            limits = ClaimLimits(slots=250, types="w", guest=True, lanes=(lane_of(TaskType.WORKER, "mail", "f"),))
+            return await _worst(store, 0, limits, ready, 1)
+
+    with bench.server() as server:
+        worst = ours.run(measure(server))
+        slow = longest(server, f"{ready:,} ready fairness keys among {pending:,} pending ones")
+    return [
+        Row(
+            what=f"{ready:,} ready fairness keys among {pending:,} pending ones, off an equal share by at most",
+            subject=OURS, value=float(worst), unit="tasks", note="in one partition", bounds=(at_most(1),),
         ),
         slow,
     ]  # fmt: skip

@@ -101,7 +101,7 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
     task_id = await both.stored(idempotency_key="known")
     one = f"/v1/tasks/{task_id}"
     shown = {"id", "state", "due", "due_ms"}
-    ruled = {"queue", "rules", "effect", "waits", "newer"}
+    ruled = {"queue", "rules", "effect", "waits", "newer", "full_speed_at", "version"}
     for key in ("patched", "deleted"):
         await both.stored(idempotency_key=key)
     many, counted = {"queue": CANARY, "dry_run": True}, {"matched"}

@@ -359,6 +359,7 @@ class QueueRules:
     effect: what holds for it, with what comes from ``"*"`` and from the node's configuration; None inside of it.
     waits: why its due tasks wait by its rules; "" where they do not.
     full_speed_at: while what waited during its pause begins at its resume_rate: until about when; else None.
+    version: of all rules together; processes that report it or a later one (`Client.nodes`) know these.
     """
 
     queue: str
@@ -377,12 +378,14 @@ class QueueRules:
     effect: QueueRules | None = None
     waits: str = ""
     full_speed_at: datetime | None = None
+    version: int = 0
 
     @classmethod
     def of(cls, answer: pb.RuledQueue) -> QueueRules:
         effect = cls(**_rules(answer.queue, answer.effect))
         at = moment(answer.full_speed_at_ms) if answer.full_speed_at_ms else None
-        return cls(**_rules(answer.queue, answer.rules), effect=effect, waits=answer.waits, full_speed_at=at)
+        own = _rules(answer.queue, answer.rules)
+        return cls(**own, effect=effect, waits=answer.waits, full_speed_at=at, version=answer.version)
 
 
 def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:

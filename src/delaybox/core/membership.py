@@ -51,7 +51,8 @@ class Activity:
     ``troubles``: sentences on what this member cannot do now.
     ``partitions``: those that it keeps time for, the first ones where there are very many; ``partition_count``: how
     many in all. ``claims_due``: letters of those types that it claims when they are due, without a time keeper that
-    makes them ready.
+    makes them ready. ``rules_version``: of the rules of queues that it goes by; ``rules_ms``: since when (Unix ms by
+    Redis's clock).
     """
 
     types: str = ""
@@ -69,6 +70,8 @@ class Activity:
     partitions: tuple[int, ...] = ()
     partition_count: int = 0
     claims_due: str = ""
+    rules_version: int = 0
+    rules_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +209,8 @@ def together(activities: Sequence[Activity]) -> Activity:
         partitions=tuple(dict.fromkeys(p for a in activities for p in a.partitions)),
         partition_count=sum(a.partition_count for a in activities),
         claims_due="".join(dict.fromkeys(letter for a in activities for letter in a.claims_due)),
+        rules_version=max(a.rules_version for a in activities),
+        rules_ms=max(a.rules_ms for a in activities),
     )
 
 

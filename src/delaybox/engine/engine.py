@@ -103,9 +103,8 @@ class Engine:
         """Is called with lanes with needs that a claim met, here or at another member."""
         self._stations: dict[int, Station] = {}
         self._others: list[Loop] = []
-        self._others.append(
-            Loop("rules of queues", RuleReader(store, rules, self._ownership, keeps=options.clock).step)
-        )
+        self._rule_reader = RuleReader(store, rules, self._ownership, keeps=options.clock)
+        self._others.append(Loop("rules of queues", self._rule_reader.step))
         if self._recorder.on:
             self._others.append(Loop("history", self._recorder.step))
         self._others.append(Loop("permits of queues", self._limiter.step))
@@ -473,6 +472,8 @@ class Engine:
             partitions=tuple(kept[:_PARTITIONS_SHOWN]),
             partition_count=len(kept),
             claims_due=self._claims_due,
+            rules_version=max(self._rules.version, 0),
+            rules_ms=self._rule_reader.taken_ms,
         )
         return together([own, beside, Activity(troubles=troubles)])
 

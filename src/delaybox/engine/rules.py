@@ -31,6 +31,8 @@ class RuleReader:
         self._read: Mapping[str, StoredRules] = {}
         self._kept: frozenset[int] = frozenset()
         self._looks = 0
+        self.taken_ms = 0
+        """When it took the version that it has, by Redis's clock."""
 
     async def _end_ramps(self) -> bool:
         """Where what waited during a pause has begun, the queue's rules hold alone again. Whether any changed."""
@@ -55,6 +57,7 @@ class RuleReader:
         if changed:
             number, self._read = await rules.every(self._store, self._read)
             self._live.take(number, {queue: one.rules for queue, one in self._read.items()})
+            self.taken_ms = self._store.now_ms()
         if self._keeps and await self._end_ramps():
             return 0.0
         self._looks += 1

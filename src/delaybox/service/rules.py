@@ -39,7 +39,7 @@ class ShownRules:
     """The rules of a queue.
 
     ``own``: set for it alone; ``effect``: what holds for it. ``newer``: the names of rules that a newer version set,
-    which this one does not know. ``waits``: why its tasks wait, "" where they do not.
+    which this one does not know. ``waits``: why its tasks wait, "" where they do not. ``version``: of all rules.
     """
 
     queue: str
@@ -47,6 +47,7 @@ class ShownRules:
     effect: QueueRules
     newer: tuple[str, ...] = ()
     waits: str = ""
+    version: int = 0
 
 
 class Rules:
@@ -137,6 +138,7 @@ class Rules:
             effect=self._live.of(queue),
             newer=tuple(sorted(read.newer)),
             waits=why_paused(queue, self._live.stored),
+            version=max(self._live.version, 0),
         )
 
     # -- changing -----------------------------------------------------------------------------------------------

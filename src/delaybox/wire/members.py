@@ -73,6 +73,8 @@ class _Beat(Struct):
     partitions: list[_Count] = []
     partition_count: _Count = 0
     claims_due: str = ""
+    rules_version: int = 0
+    rules_ms: _Moment = 0
     lag_ms: float = 0.0
     clock_offset_ms: int | None = None
     store: _Store | None = None
@@ -139,6 +141,8 @@ def decode(member_id: str, raw: bytes) -> Member:
             partitions=tuple(beat.partitions),
             partition_count=beat.partition_count,
             claims_due=beat.claims_due,
+            rules_version=beat.rules_version,
+            rules_ms=beat.rules_ms,
         ),
         lag_ms=beat.lag_ms,
         clock_offset_ms=beat.clock_offset_ms,
@@ -195,6 +199,8 @@ def _beat(member: Member) -> _Beat:
         partitions=list(activity.partitions),
         partition_count=activity.partition_count,
         claims_due=activity.claims_due,
+        rules_version=activity.rules_version,
+        rules_ms=activity.rules_ms,
         lag_ms=member.lag_ms,
         clock_offset_ms=member.clock_offset_ms,
         store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),
@@ -264,6 +270,8 @@ def _node_json(node: LivingNode) -> shown.Node:
                 fired_per_s=_rate(member),
                 lag_ms=member.lag_ms,
                 clock_offset_ms=member.clock_offset_ms,
+                rules_version=member.activity.rules_version,
+                rules_since=render_moment(member.activity.rules_ms) if member.activity.rules_ms else None,
                 seen=render_moment(member.seen_ms),
                 started=render_moment(member.started_ms),
             )
@@ -339,6 +347,8 @@ def node_message(node: LivingNode) -> pb.NodeInfo:
                 fired_per_s=_rate(member),
                 lag_ms=member.lag_ms,
                 clock_offset_ms=member.clock_offset_ms,
+                rules_version=max(member.activity.rules_version, 0),
+                rules_since_ms=member.activity.rules_ms,
                 seen_ms=member.seen_ms,
                 started_ms=member.started_ms,
             )

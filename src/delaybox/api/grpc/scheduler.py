@@ -306,7 +306,7 @@ class Scheduler:
 
 
 def _ruled(shown: ShownRules) -> pb.RuledQueue:
-    return views.ruled_queue(shown.queue, shown.own, shown.effect, shown.waits, shown.newer)
+    return views.ruled_queue(shown.queue, shown.own, shown.effect, shown.waits, shown.newer, shown.version)
 
 
 def _selection(asked: pb.Selection) -> Selection:

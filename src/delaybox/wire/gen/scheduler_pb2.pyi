@@ -565,7 +565,7 @@ class QueueInfo(_message.Message):
     def __init__(self, queue: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., pending: _Optional[int] = ..., ready: _Optional[int] = ..., in_flight: _Optional[int] = ..., unserved: _Optional[_Iterable[str]] = ..., waits: _Optional[str] = ..., oldest_wait_ms: _Optional[int] = ...) -> None: ...
 
 class Rules(_message.Message):
-    __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms", "weight", "slack", "concurrency", "rate", "burst", "keys", "key_keep_ms")
+    __slots__ = ("paused", "keep_result_ms", "retry", "timeout_ms", "weight", "slack", "concurrency", "rate", "burst", "keys", "key_keep_ms", "resume_rate")
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     KEEP_RESULT_MS_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
@@ -577,6 +577,7 @@ class Rules(_message.Message):
     BURST_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     KEY_KEEP_MS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_RATE_FIELD_NUMBER: _ClassVar[int]
     paused: bool
     keep_result_ms: int
     retry: _task_pb2.Retry
@@ -588,7 +589,8 @@ class Rules(_message.Message):
     burst: int
     keys: KeyLimits
     key_keep_ms: int
-    def __init__(self, paused: bool = ..., keep_result_ms: _Optional[int] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., weight: _Optional[float] = ..., slack: _Optional[_Union[Slack, _Mapping]] = ..., concurrency: _Optional[int] = ..., rate: _Optional[str] = ..., burst: _Optional[int] = ..., keys: _Optional[_Union[KeyLimits, _Mapping]] = ..., key_keep_ms: _Optional[int] = ...) -> None: ...
+    resume_rate: str
+    def __init__(self, paused: bool = ..., keep_result_ms: _Optional[int] = ..., retry: _Optional[_Union[_task_pb2.Retry, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., weight: _Optional[float] = ..., slack: _Optional[_Union[Slack, _Mapping]] = ..., concurrency: _Optional[int] = ..., rate: _Optional[str] = ..., burst: _Optional[int] = ..., keys: _Optional[_Union[KeyLimits, _Mapping]] = ..., key_keep_ms: _Optional[int] = ..., resume_rate: _Optional[str] = ...) -> None: ...
 
 class KeyLimits(_message.Message):
     __slots__ = ("limits",)
@@ -619,18 +621,22 @@ class Slack(_message.Message):
     def __init__(self, high_ms: _Optional[int] = ..., normal_ms: _Optional[int] = ..., low_ms: _Optional[int] = ...) -> None: ...
 
 class RuledQueue(_message.Message):
-    __slots__ = ("queue", "rules", "effect", "waits", "newer")
+    __slots__ = ("queue", "rules", "effect", "waits", "newer", "full_speed_at_ms", "version")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     EFFECT_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
     NEWER_FIELD_NUMBER: _ClassVar[int]
+    FULL_SPEED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     queue: str
     rules: Rules
     effect: Rules
     waits: str
     newer: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, queue: _Optional[str] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., effect: _Optional[_Union[Rules, _Mapping]] = ..., waits: _Optional[str] = ..., newer: _Optional[_Iterable[str]] = ...) -> None: ...
+    full_speed_at_ms: int
+    version: int
+    def __init__(self, queue: _Optional[str] = ..., rules: _Optional[_Union[Rules, _Mapping]] = ..., effect: _Optional[_Union[Rules, _Mapping]] = ..., waits: _Optional[str] = ..., newer: _Optional[_Iterable[str]] = ..., full_speed_at_ms: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
 class QueueRulesRequest(_message.Message):
     __slots__ = ("queue",)
@@ -807,7 +813,7 @@ class NodeInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., worker_count: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[NodeMember, _Mapping]]] = ...) -> None: ...
 
 class NodeMember(_message.Message):
-    __slots__ = ("id", "kind", "pid", "types", "in_flight", "troubles", "seen_ms", "started_ms", "partitions", "partition_count", "fired_per_s", "lag_ms", "clock_offset_ms")
+    __slots__ = ("id", "kind", "pid", "types", "in_flight", "troubles", "seen_ms", "started_ms", "partitions", "partition_count", "fired_per_s", "lag_ms", "clock_offset_ms", "rules_version", "rules_since_ms")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -821,6 +827,8 @@ class NodeMember(_message.Message):
     FIRED_PER_S_FIELD_NUMBER: _ClassVar[int]
     LAG_MS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
+    RULES_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RULES_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     pid: int
@@ -834,7 +842,9 @@ class NodeMember(_message.Message):
     fired_per_s: float
     lag_ms: float
     clock_offset_ms: int
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., troubles: _Optional[_Iterable[str]] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ..., partition_count: _Optional[int] = ..., fired_per_s: _Optional[float] = ..., lag_ms: _Optional[float] = ..., clock_offset_ms: _Optional[int] = ...) -> None: ...
+    rules_version: int
+    rules_since_ms: int
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., types: _Optional[_Iterable[_Union[TaskType, str]]] = ..., in_flight: _Optional[int] = ..., troubles: _Optional[_Iterable[str]] = ..., seen_ms: _Optional[int] = ..., started_ms: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ..., partition_count: _Optional[int] = ..., fired_per_s: _Optional[float] = ..., lag_ms: _Optional[float] = ..., clock_offset_ms: _Optional[int] = ..., rules_version: _Optional[int] = ..., rules_since_ms: _Optional[int] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
     __slots__ = ("identity", "labels", "functions", "concurrency", "running", "connected", "since_ms")

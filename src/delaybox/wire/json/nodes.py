@@ -30,6 +30,13 @@ class NodeMember(Struct, gc=False):
         int | None,
         Meta(description="by how much its machine's clock is ahead of the server's; null: it does not measure that"),
     ]
+    rules_version: Annotated[
+        int, Meta(ge=0, description="of the rules of queues that it goes by; 0: it needs none, or there were never any")
+    ]
+    rules_since: Annotated[
+        str | None,
+        Meta(description="when it took that version; null: never", extra_json_schema={"format": "date-time"}),
+    ]
     seen: Moment
     started: Moment
 

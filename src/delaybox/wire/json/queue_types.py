@@ -222,6 +222,14 @@ class RuledQueue(Struct, gc=False):
     waits: Annotated[str, Meta(description="why its due tasks wait by its rules; empty: they do not")]
     newer: Annotated[tuple[str, ...], Meta(description="rules that a newer DelayBox set; this one leaves them alone")]
     full_speed_at: FullSpeedAt = None
+    version: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="of all rules together: a process of a node that goes by this one or a later one knows these "
+            "(`rules_version` in `/v1/nodes`)",
+        ),
+    ] = 0
 
 
 class RuledQueues(Struct, gc=False):

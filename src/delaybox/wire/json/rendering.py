@@ -312,10 +312,10 @@ def _full_speed_at(effect: QueueRules) -> str | None:
 
 
 def ruled(
-    queue_: str, own: QueueRules, effect: QueueRules, waits: str, newer: tuple[str, ...]
+    queue_: str, own: QueueRules, effect: QueueRules, waits: str, newer: tuple[str, ...], version: int
 ) -> queue_types.RuledQueue:
     """A queue with its rules."""
-    return queue_types.RuledQueue(queue_, rules(own), rules(effect), waits, newer, _full_speed_at(effect))
+    return queue_types.RuledQueue(queue_, rules(own), rules(effect), waits, newer, _full_speed_at(effect), version)
 
 
 def forecast(steps: Sequence[ForecastStep], step_ms: int) -> types.Forecast:

@@ -182,7 +182,7 @@ def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
 
 
 def ruled_queue(
-    queue: str, own: QueueRules, effect: QueueRules, waits: str = "", newer: Iterable[str] = ()
+    queue: str, own: QueueRules, effect: QueueRules, waits: str = "", newer: Iterable[str] = (), version: int = 0
 ) -> pb.RuledQueue:
     """A queue with its rules."""
     return pb.RuledQueue(
@@ -192,6 +192,7 @@ def ruled_queue(
         waits=waits,
         newer=newer,
         full_speed_at_ms=0 if effect.ramp is None else effect.ramp.until_ms,
+        version=version,
     )
 
 

@@ -288,7 +288,7 @@ def _queue(scope: Scope) -> str:
 
 
 def _ruled(shown: ShownRules) -> queue_types.RuledQueue:
-    return rendering.ruled(shown.queue, shown.own, shown.effect, shown.waits, shown.newer)
+    return rendering.ruled(shown.queue, shown.own, shown.effect, shown.waits, shown.newer, shown.version)
 
 
 def _item(answer: Submitted | DelayBoxError) -> types.BatchItem:
