@@ -163,7 +163,8 @@ def test_every_process_of_a_node_holds_until_the_store_is_accepted(
             # Each process finds it by itself, within a second.
             until(lambda: stored() and one.call("GET", "/readyz")[0] == 200, within_s=5)
         assert "delaybox_store_lost 0.0" in one.call("GET", "/metrics")[2].decode()
-        assert _accept(server, tmp_path)["instead_of"] == [], "nothing is lost any more"
+        # A mark of a living node may name the lost store until the node marks again.
+        until(lambda: _accept(server, tmp_path)["instead_of"] == [], lambda: "something is lost still")
 
 
 async def _command(server: RealServer, *words: str) -> None:
