@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import pytest
-
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import Worker
-from delaybox.worker.functions import FunctionKind
 from delaybox.worker.parted import Parted
-from delaybox.worker.run import TaskRun
 from delaybox.worker.session import NodeSession
 from delaybox.worker.strays import Stray, Strays
-from tests.crews import Shift
 
 LEASE = b"L" * 20
 
@@ -134,24 +126,3 @@ def test_the_node_that_goes_away_learns_that_another_has_its_tasks() -> None:
         stray.close()
     assert list(sent(leaving).moved) == [1, 2]
     assert leaving.away == 0
-
-
-@pytest.mark.parametrize(("ended", "lost"), [(True, 0), (False, 1)])
-async def test_what_was_reported_and_has_ended_is_not_lost(ended: bool, lost: int) -> None:
-    """Its node stored the report and was killed before it confirmed it."""
-    worker = Worker("w")
-
-    @worker.task
-    async def waits() -> None:
-        await asyncio.Event().wait()
-
-    s = Shift(worker, FunctionKind.ASYNC, 1)
-    (given,) = s.give(("waits", []))
-    run = s.session.held[given]
-    reported: Stray[TaskRun] = Stray(Parted(given, run, 3, LEASE, pb.FromWorker(done=[0])), max_output=100)
-    s.crew.strays.add([reported])
-    s.crew.strays.takers.append(s.session)
-    s.crew.strays.arrange()
-    s.crew._adopted(s.session, [pb.Adopted(number=reported.number, ended=ended)])
-    assert s.common.stats.lost == lost
-    await s.crew.stop()

@@ -192,11 +192,10 @@ class Crew(ABC):
                     self._stop_lingering(stray.run)
                     stray.run.session, stray.run.sequence = session, answer.sequence
                 stray.settle(session, answer.sequence)
-            elif stray.running or not answer.ended:
+            else:
+                # Of one that has ended it is not known whether by this attempt's report or by others.
                 lost += not answer.ended
                 self._lost(stray)
-            # Else it has reported, and the task has ended: by that report, as far as anybody knows, which its last node
-            # stored and did not confirm any more.
         if lost:
             log.warning("%d tasks came too late to %s: others have been given them", lost, session.node)
         self.freed()
