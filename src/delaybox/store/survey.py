@@ -13,8 +13,9 @@ from delaybox.store.store import Store
 
 SHARED = b"s"
 """In place of a plan: queues have weights, so where more is due than there are slots the claim leases nothing."""
-_MADE_READY = 500
-"""Lanes take turns by weight among what is ready, so this many due tasks are made ready first."""
+_MADE_READY = 250
+"""Lanes take turns by weight among what is ready, so this many due tasks are made ready first. With twice as many, each
+of a lane of its own, the script took 10.7 to 13.5 ms of the server."""
 _pack = msgspec.msgpack.Encoder().encode
 
 
