@@ -106,6 +106,10 @@ def doer(request: pytest.FixtureRequest, on: Node, to: Receiver, tmp_path: Path)
 
     what = webhook
 
+    # A host that has never answered gets half of the places.
+    count = len(to.to("/known"))
+    on.call("POST", "/v1/tasks", {"type": "http", "url": to.url("/known")})
+    to.wait("/known", count + 1)
     to.answers["/costs"] = answer
     yield Doer(schedule, lambda: list(held), answers.open)
     answers.open()
