@@ -6,7 +6,7 @@
 -- REPLY {now ms, critical tasks, other tasks, lanes met as in claim.lua[, lane, ready tasks that are not critical, ...]}; lanes where ARGV[3] > 0. Where near holds
 --       much, or tasks of others among those served, how many wait there is an estimate by the first of them
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND LOOKED entries of each near index, 64 lanes with ready work of each type, 500 tasks made ready
+-- BOUND LOOKED entries of each near index, 64 lanes with ready work of each type, 250 tasks made ready
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
