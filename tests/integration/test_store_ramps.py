@@ -227,3 +227,27 @@ async def test_a_ramp_is_stored_with_the_rules_and_an_older_version_keeps_it(ben
     found = rules.StoredRules.read(raw)
     assert found.rules.ramp == Ramp(lab.now, lab.now + 500) and rules.encode(found.rules, {}) == raw
     assert [one.queue for one in await bench.service.every()] == ["mail"]
+
+
+async def test_a_task_that_nobody_takes_does_not_change_the_rules_all_the_time(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(paused=True, resume_rate=rate_of("100/s"))
+    await lab.add(call())
+    await lab.move(60_000)
+    await bench.set(paused=False)
+    await bench.service.set("others", QueueRules(paused=True))
+    first = await rules.version(lab.store)
+    for _ in range(20):
+        await lab.move(50)
+        await bench.look()
+    assert await bench.ramp() is not None, "it waits still"
+    number = await rules.version(lab.store)
+    assert number <= first + 2, "each version is read by all processes, and copied into all partitions"
+    assert await rules.behind(lab.store, [0], number) == []
+    for _ in range(20):
+        await lab.move(60_000)
+        await bench.look()
+    assert len(await bench.claim()) == 1
+    await lab.move(60_000)
+    await bench.look()
+    assert await bench.ramp() is None

@@ -11,6 +11,7 @@ from delaybox.store import ramps, rules
 from delaybox.store.rules import StoredRules
 from delaybox.store.store import Store
 
+_LEAST_MS, _MOST_MS = 1_000, 60_000
 _EVERY_S = 0.4
 """With it a change is in force everywhere within a second."""
 _CHECKS = 12
@@ -46,6 +47,8 @@ class RuleReader:
                 continue
             own = replace(one.rules, ramp=None)
             after = await ramps.ramp(self._store, stored, queue, own, before.since_ms, now)
+            if after is not None:
+                after = replace(after, until_ms=max(after.until_ms, now + _longer_ms(now - after.since_ms)))
             new = rules.encode(replace(own, ramp=after), one.newer)
             word, _ = await rules.change(self._store, [(queue, one.raw, new)])
             changed = changed or word == "stored"
@@ -69,3 +72,9 @@ class RuleReader:
                 await rules.copy(self._store, late, number, rules.codes(self._live.stored))
             self._kept = kept
         return _EVERY_S
+
+
+def _longer_ms(lasted_ms: int) -> int:
+    """By how much a ramp is made longer at least: each time is a new version of the rules, which all processes read and
+    all partitions copy, and what is left may be a single task that nobody takes."""
+    return min(max(lasted_ms // 10, _LEAST_MS), _MOST_MS)
