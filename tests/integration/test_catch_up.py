@@ -7,11 +7,22 @@ import os
 import time
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from delaybox.config.load import load
+from delaybox.config.specs import specs
 from delaybox.core.delivery import Target
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.webhook import Webhook
+from delaybox.engine.engine import Engine
+from delaybox.processes.spec import ProcessKind
+from delaybox.roles.settings import WebhookSettings
+from delaybox.roles.webhook import engine_options
 from delaybox.service import Service
+from delaybox.service.rules import Rules
+from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptRunner
 from delaybox.store.record import draft
@@ -67,11 +78,13 @@ async def overdue(store: Store, count: int, *, by_ms: int, task_type: TaskType) 
     key = f"{store.prefix}:{CLOCK_KEY}"
     runner, store.runner = store.runner, ScriptRunner(store.servers.send, clock=CLOCK.replace(CLOCK_KEY, key))
     await store.servers.ask("SET", key, now - by_ms)
-    urgent = NewTask(payload=b"critical", type=task_type, priority=Priority.CRITICAL)
+    webhook = Webhook("https://example.com/hook") if task_type is TaskType.HTTP else None
+    urgent = NewTask(payload=b"critical", type=task_type, priority=Priority.CRITICAL, webhook=webhook)
     try:
         for at in range(0, count, 100):
             drafts = [
-                draft(NewTask(payload=b"normal", type=task_type) if i % 10 else urgent) for i in range(at, at + 100)
+                draft(replace(urgent, payload=b"normal", priority=Priority.NORMAL) if i % 10 else urgent)
+                for i in range(at, at + 100)
             ]
             (answer,) = await store.schedule([Batch(at // 100 % store.partitions, drafts)])
             assert not isinstance(answer, BaseException)
@@ -122,3 +135,35 @@ async def test_without_a_rate_it_drains_as_fast_as_it_goes(client: Redis, prefix
     recorder = Recorder()
     async with running(store, {WORKER: recorder}, channel=""):
         await until(lambda: len(recorder.got) == 2_000)
+
+
+async def test_webhooks_that_are_claimed_without_the_clock_keep_to_the_rate(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
+    environ = {"DELAYBOX_CATCH_UP_RATE": "200", "DELAYBOX_WEBHOOKS_ENABLED": "true"}
+    of_node = specs(load(environ=environ).config, "test", lambda _: 1.0, {})
+    (settings,) = [spec.settings for spec in of_node if spec.kind is ProcessKind.WEBHOOK]
+    assert isinstance(settings, WebhookSettings)
+    now = await store.ping()
+    for tag in store.tags:
+        await client.hset(keys.clock(tag), "wake:h", now)
+    await overdue(store, 600, by_ms=600_000, task_type=TaskType.HTTP)
+    assert sum([await client.zcard(keys.near(tag, n, "h")) for tag in store.tags for n in range(4)]) == 600
+    recorder = Recorder()
+    async with running(store, {}, channel="c", catch_up_rate=200):
+        engine = Engine(store, {TaskType.HTTP: recorder}, engine_options(settings))
+        await engine.start()
+        try:
+            await until(lambda: len(recorder.got) == 600)
+        finally:
+            await engine.stop(1.0)
+    took_ms = recorder.got[-1][0] - recorder.got[0][0]
+    assert took_ms > 0.8 * 600 / 200 * 1_000
+
+
+async def test_a_backlog_is_taken_at_the_rate_where_queues_have_weights(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
+    await Rules(store).set("mail", QueueRules(weight=2.0))
+    await overdue(store, 400, by_ms=60_000, task_type=WORKER)
+    recorder = Recorder()
+    async with running(store, {WORKER: recorder}, channel="", catch_up_rate=400, concurrency=10):
+        await until(lambda: len(recorder.got) == 400)

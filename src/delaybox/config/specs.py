@@ -291,6 +291,7 @@ def _webhook(c: Config, common: Mapping[str, Any]) -> WebhookSettings:
         max_answer=w.max_response,
         longest_wait_ms=w.max_retry_after,
         ca_file=w.ca_file or "",
+        catch_up_rate=c.catch_up.rate,
     )
 
 

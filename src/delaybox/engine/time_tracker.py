@@ -294,7 +294,8 @@ class Tracker:
             items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
             guest=not self._options.clock,
             looker=self._options.node_id if self._options.clock else "",
-            plan=self._chooser.default,
+            # Nothing is decided for a backlog that is taken at a rate, so no claim waits for a decision.
+            plan=b"" if self._catch_up.limited else self._chooser.default,
             names=self._taker.names() if self._options.channel else "",
         )
         if parts is not None:

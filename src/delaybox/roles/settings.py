@@ -138,3 +138,4 @@ class WebhookSettings(EngineSettings):
     max_answer: int = 64 * 1024
     longest_wait_ms: int = 3_600_000
     ca_file: str = ""
+    catch_up_rate: int = 0

@@ -42,24 +42,7 @@ async def serve(settings: WebhookSettings) -> int:
         if store is None:
             return 0
         stack.push_async_callback(store.close)
-        options = EngineOptions(
-            node_id=member_id(settings.node_id, ProcessKind.WEBHOOK, settings.number),
-            node=settings.node_id,
-            kind=ProcessKind.WEBHOOK,
-            roles=settings.roles,
-            clock=False,
-            channel="",
-            concurrency=settings.concurrency,
-            places=settings.concurrency,
-            lanes=webhook_lanes(settings.concurrency),
-            lease_ms=settings.lease_ms,
-            heartbeat_ms=settings.heartbeat_ms,
-            poll_ms=settings.poll_ms,
-            settle_ms=_SETTLE_MS if settings.concurrency >= _MANY else 0,
-            history=settings.history,
-            events=settings.events,
-        )
-        engine = Engine(store, {TaskType.HTTP: target}, options, rules=queues)
+        engine = Engine(store, {TaskType.HTTP: target}, engine_options(settings), rules=queues)
         collector.set_apart()
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
@@ -67,6 +50,28 @@ async def serve(settings: WebhookSettings) -> int:
             child.ready(store_id=settings.store_id)
         await stopping.wait()
     return 0
+
+
+def engine_options(settings: WebhookSettings) -> EngineOptions:
+    """How its engine claims."""
+    return EngineOptions(
+        node_id=member_id(settings.node_id, ProcessKind.WEBHOOK, settings.number),
+        node=settings.node_id,
+        kind=ProcessKind.WEBHOOK,
+        roles=settings.roles,
+        clock=False,
+        channel="",
+        concurrency=settings.concurrency,
+        places=settings.concurrency,
+        lanes=webhook_lanes(settings.concurrency),
+        lease_ms=settings.lease_ms,
+        heartbeat_ms=settings.heartbeat_ms,
+        poll_ms=settings.poll_ms,
+        settle_ms=_SETTLE_MS if settings.concurrency >= _MANY else 0,
+        catch_up_rate=settings.catch_up_rate,
+        history=settings.history,
+        events=settings.events,
+    )
 
 
 def webhook_lanes(places: int) -> tuple[bytes, ...]:
