@@ -73,6 +73,16 @@ async def test_a_promise_that_is_broken_for_seconds_counts_no_more(lab: Lab) -> 
     assert await places(lab) == (1, 1)
 
 
+async def test_a_broken_promise_is_not_renewed_by_those_who_store(lab: Lab) -> None:
+    """Nodes of the previous version do not look where it would lead."""
+    await sends(lab, poll_ms=1_000)
+    await lab.move(1_000 + GONE_MS - 1)
+    await lab.add(hook(50_000))
+    await lab.move(1)
+    await lab.add(hook(50_000))
+    assert await places(lab) == (1, 1)
+
+
 async def test_only_what_is_due_before_the_promise_is_announced(lab: Lab) -> None:
     field = keys.clock(lab.tag), "wake:h"
     await sends(lab, poll_ms=1_000)

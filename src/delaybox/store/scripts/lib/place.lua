@@ -33,12 +33,13 @@ local function clock(now)
 end
 
 -- Publishes a message only if something is due earlier than the next look of those who claim. They also look once every poll
--- interval, so a lost message costs no more than that.
+-- interval, so a lost message costs no more than that. The promise of those who take HTTP tasks is lowered, but never made here where it is
+-- over: HOOKS_GONE goes by it.
 local function wake(c, channel)
   for base, due in pairs(c.earliest) do
     if due < c.looks[base] then
       local whose = base == 0 and '' or base == 4 and ':w' or ':h'
-      redis.call('HSET', K_CLOCK, 'wake' .. whose, due)
+      if base < 8 or c.looks[8] < 1e15 then redis.call('HSET', K_CLOCK, 'wake' .. whose, due) end
       redis.call(NOTIFY, channel .. whose, int(due))
     end
   end
