@@ -10,16 +10,17 @@ from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, Outcome
 from delaybox.core.lane import lane_of
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.task import NewTask, TaskResult, TaskType
 from delaybox.targets.shell import ShellOptions, ShellTarget
 from delaybox.wire import body
 from tests.waiting import until_async
 
 
-def delivery(payload: bytes | str = b"", *, attempt: int = 0, token: int = 1, **task) -> Delivery:
+def delivery(payload: bytes | str = b"", *, attempt: int = 0, token: int = 1, cost: int = 1, **task) -> Delivery:
     raw = payload.encode() if isinstance(payload, str) else payload
     new = NewTask(payload=raw, type=TaskType.SHELL_CMD, **task)
-    lane = lane_of(new.type, new.queue, new.name)
+    lane = lane_of(new.type, new.queue, new.name + WorkerNeeds(cost).text())
     return Delivery(os.urandom(16), 0, b"lease", token, attempt, 0, 0, lane, False, body.encode(new))
 
 

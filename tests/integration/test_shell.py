@@ -273,3 +273,13 @@ async def test_what_this_node_may_not_run_is_left_to_another():
         assert (await d.result("hello", name="cat")).output == b"hello"
     async with desk() as d:
         await elsewhere(d, name="cat")
+
+
+async def test_as_many_as_there_are_slots_are_kept_whatever_they_cost():
+    """Commands of a topic come one by one, as many at once as there are slots, and no other node gets them."""
+    async with desk(concurrency=8) as d:
+        # It has learnt that commands take long, so it does not look far ahead.
+        d.target._pace_s = 60.0
+        commands = [delivery(":", cost=8) for _ in range(8)]
+        outcomes = await asyncio.gather(*(d.run(one) for one in commands))
+    assert [type(outcome) for (outcome,) in outcomes] == [Done] * 8

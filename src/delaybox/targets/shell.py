@@ -131,7 +131,9 @@ class ShellTarget:
         room = self._room()
         for d in batch:
             job = self._job(d, run)
-            if job is None or room <= 0:
+            # As many as there are slots may wait, whatever they cost: so many commands of a topic are taken at once,
+            # and they would be lost if they were handed back.
+            if job is None or (room <= 0 and self._pool.jobs_waiting >= self._options.concurrency):
                 report([d], _ELSEWHERE)
                 continue
             room -= job.cost

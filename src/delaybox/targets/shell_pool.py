@@ -90,6 +90,11 @@ class ShellPool:
         return self._costs
 
     @property
+    def jobs_waiting(self) -> int:
+        """Jobs that no slot has taken yet."""
+        return len(self._waiting)
+
+    @property
     def host_pid(self) -> int:
         """Process id of the host; 0 while there is none."""
         return self._host.pid if self._host is not None else 0
