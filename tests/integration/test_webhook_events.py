@@ -239,6 +239,35 @@ async def test_a_receiver_with_a_wrong_secret_loses_no_event(
     assert len(got) <= len(ids) + len(bad) + 4
 
 
+async def test_a_refused_report_of_a_gap_keeps_up_nothing_behind_it(
+    to: Receiver, client: Redis, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: set[str] = set()
+
+    async def strict(request: Received, writer: asyncio.StreamWriter) -> None:
+        """Knows events of tasks alone, and takes none twice."""
+        found = json.loads(request.body)
+        bad = found["type"] == "io.delaybox.events.missed" or found["id"] in got
+        got.update([] if bad else [found["id"]])
+        writer.write(reply(422 if bad else 204))
+        await writer.drain()
+
+    to.answers["/strict"] = strict
+    async with opened(client, prefix, entries=1_000) as (store, service):
+        # This process has sent nothing yet, and the report comes before all that the feed still has.
+        await feed.keep_position(store.servers, store.tags[0], "webhook", "1-0.1")
+        for _ in range(3):
+            await submit(store, service, *later(500))
+        async with sending(store, to.url("/strict")) as mover:
+            await until_true(lambda: "is left out: the answer was 422" in caplog.text)
+            await until_true(lambda: len(got) > 100)
+            assert not mover.trouble
+            # Nor does one that it refuses later, although it does not take again what it took.
+            await store.events.gap()
+            await submit(store, service, *later(20))
+            await until_true(lambda: caplog.text.count("is left out: the answer was 422") == 2)
+
+
 def taken(requests: Sequence[Received]) -> list[dict[str, Any]]:
     """The events of batches that the picky receiver took, each once."""
     found = {e["id"]: e for one in requests if b'"bad"' not in one.body for e in json.loads(one.body)}

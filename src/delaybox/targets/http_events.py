@@ -98,6 +98,8 @@ class EventWebhook:
             for run in _runs(items):
                 while left := [item for item in run if item.position not in self._done]:
                     await self._send_by_lanes(left)
+                    if self._doubted:
+                        await self._judge_doubted(items)
         except EventsUnsent as error:
             self._pause_s = min(max(self._pause_s * 2, RETRY_S), _LONGEST_RETRY_S)
             # Spread, so that many senders do not come back at once; it need not be a secure draw.
@@ -117,8 +119,6 @@ class EventWebhook:
         await asyncio.gather(*(self._lane(lane, problems) for lane in lanes if lane))
         if problems:
             raise problems[0]
-        if self._doubted:
-            await self._judge_doubted()
 
     async def _lane(self, items: Sequence[FeedItem], problems: list[EventsUnsent]) -> None:
         """Ends early when this lane or another one has a problem, and when an event is refused: what comes behind it
@@ -151,11 +151,12 @@ class EventWebhook:
         self._done.update(item.position for item in items)
         self._good = items[-1]
 
-    async def _judge_doubted(self) -> None:
-        """Leaves out what is refused again, once the server has taken again what it took before: so it is not that it
-        refuses everything, as with a wrong secret. EventsUnsent where it does, or where that is not known."""
+    async def _judge_doubted(self, part: Sequence[FeedItem]) -> None:
+        """Leaves out what is refused again, once the server has taken again what it took before, or another event of
+        the part: so it is not that it refuses everything, as with a wrong secret. EventsUnsent where it does, or where
+        that is not known."""
         status = self._doubted[-1][1] if self._good is None else await self._status([self._good])
-        if status in _REFUSED:
+        if status in _REFUSED and not await self._takes_another(part):
             raise EventsUnsent(
                 f"it refuses whatever is sent: the answer was {status}{phrase(status)}; if that is for the signature, "
                 "give both sides the same secret (events.webhook.secret)"
@@ -176,6 +177,25 @@ class EventWebhook:
             else:
                 self._took([item])
             self._doubted.pop()
+
+    async def _takes_another(self, part: Sequence[FeedItem]) -> bool:
+        """Whether it takes one of a few that it did not get yet: of other tasks than those of which one was refused,
+        each the first that is left of its task; of other kinds, if there are such."""
+        refused = [item.what for item, _ in self._doubted if isinstance(item.what, StoredEvent)]
+        tasks, kinds = {event.task_id for event in refused}, {event.kind for event in refused}
+        first: dict[bytes, tuple[bool, FeedItem]] = {}
+        for item in part:
+            if (
+                isinstance(item.what, StoredEvent)
+                and item.position not in self._done
+                and item.what.task_id not in tasks
+            ):
+                first.setdefault(item.what.task_id, (item.what.kind in kinds, item))
+        for _, item in sorted(first.values(), key=lambda pair: pair[0])[:LANES]:
+            if await self._status([item]) not in _REFUSED:
+                self._took([item])
+                return True
+        return False
 
     async def _status(self, items: Sequence[FeedItem]) -> int:
         """Of the answer to a request with these: one of success, or of `_REFUSED`. EventsUnsent for any other."""
