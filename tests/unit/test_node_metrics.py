@@ -47,7 +47,17 @@ def test_the_queues_that_wait_longest_have_names_and_the_rest_is_the_longest_of_
     assert len(oldest) == MOST_QUEUES + 1
     assert oldest["q000"] == 100 and oldest["(others)"] == (100_000 - MOST_QUEUES) / 1_000
     paused = found["delaybox_queue_paused"]
-    assert len(paused) == MOST_QUEUES and [name for name, value in paused.items() if value] == ["q001"]
+    assert len(paused) == MOST_QUEUES + 1 and [name for name, value in paused.items() if value] == ["q001"]
+
+
+def test_paused_queues_without_a_name_of_their_own_raise_no_alert_and_hide_none() -> None:
+    waits = [QueueWait(f"q{n:03}", 100_000 - n, True) for n in range(MOST_QUEUES + 10)]
+    found = shown([], waits)
+    assert found["delaybox_queue_oldest_wait_seconds"]["(others)"] == (100_000 - MOST_QUEUES) / 1_000
+    assert found["delaybox_queue_paused"]["(others)"] == 1
+    found = shown([], [*waits, QueueWait("slow", 2_500), QueueWait("quick", 5)])
+    assert found["delaybox_queue_oldest_wait_seconds"]["(others)"] == 2.5
+    assert found["delaybox_queue_paused"]["(others)"] == 0
 
 
 def test_a_queue_whose_work_was_taken_waits_no_more_and_keeps_its_line() -> None:

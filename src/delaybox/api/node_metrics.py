@@ -135,8 +135,11 @@ def _of_waits(waits: Sequence[QueueWait], stats: Sequence[QueueStats]) -> Iterat
         paused.add_metric([one.queue], one.paused)
     for queue in idle:
         family.add_metric([queue], 0)
-    if len(waits) > len(shown):
-        family.add_metric(["(others)"], waits[len(shown)].wait_ms / 1_000)
+    if rest := waits[MOST_QUEUES:]:
+        # Of those that nobody paused, where there are such: a pause must neither raise an alert nor hide its reason.
+        longest = next((one for one in rest if not one.paused), rest[0])
+        family.add_metric(["(others)"], longest.wait_ms / 1_000)
+        paused.add_metric(["(others)"], longest.paused)
     yield family
     yield paused
 
