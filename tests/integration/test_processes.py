@@ -25,13 +25,13 @@ from delaybox.processes.supervise import Keeper
 from tests.nodes import node
 from tests.servers import RealServer
 
+pytestmark = pytest.mark.fresh
+
 IN_A_CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 FIRST_PROCESS = """
 import os, signal, subprocess, sys, time
 from delaybox.processes.init import as_init
-
-pytestmark = pytest.mark.fresh
 
 def zombies():
     states = []

@@ -243,6 +243,7 @@ async def test_queues_and_nodes(v1: V1):
             "fired_per_s": 0.0,
             "unserved": [],
             "waits": "",
+            "oldest_wait_ms": 0,
         }
     ]
     _, answer = await v1.call("GET", "/nodes")
