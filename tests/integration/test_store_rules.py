@@ -201,16 +201,27 @@ async def test_a_queue_has_slack_of_its_own(lab: Lab, ready: bool) -> None:
     assert await unsteered(lab)
 
 
-async def test_a_copy_in_another_form_is_made_anew(lab: Lab) -> None:
-    """Before there were groups each queue had fields of its own."""
-    await Rules(lab.store).set("mail", QueueRules(slack=Slack(low_ms=100)))
+async def test_nodes_of_the_previous_version_keep_their_copy(lab: Lab) -> None:
+    """In it each queue has fields of its own. It holds until the first node of this version has copied."""
+    clock, former = keys.clock(lab.tag), keys.former_steered(lab.tag)
+    await Rules(lab.store).set("mail", QueueRules(paused=True, slack=Slack(low_ms=100)))
+    theirs = {b"mail": b"1", b"mail:": b"low=100"}
     await lab.client.delete(keys.steered(lab.tag))
-    await lab.client.hset(keys.steered(lab.tag), "mail:", "low=100")
-    await lab.client.hdel(keys.clock(lab.tag), "grouped")
+    await lab.client.hset(former, mapping=theirs)
+    await lab.client.hdel(clock, "grouped")
+    await lab.client.hset(clock, "ruled", 1)
+    (task_id,) = await lab.add(call())
+    assert (await lab.claim()).leased == []
     ownership = Ownership(lab.store.partitions)
     ownership.assign(frozenset({0}), frozenset())
     await RuleReader(lab.store, LiveRules(), ownership, keeps=True).step()
-    assert await copied(lab) == {b"mail": b"-low=100"}
+    assert await copied(lab) == {b"mail": b"1low=100"}
+    assert await lab.client.hgetall(former) == theirs and await lab.client.hget(clock, "ruled") == b"1"
+    await Rules(lab.store).unset("mail")
+    assert await lab.client.hgetall(former) == theirs, "they see that it is old, and copy"
+    assert set(leased(await lab.claim())) == {task_id}
+    await Rules(lab.store).set("mail", QueueRules(paused=True))
+    assert not await lab.client.exists(former) and not await lab.client.hexists(clock, "ruled")
 
 
 async def test_the_rules_of_many_queues_are_few_fields(lab: Lab) -> None:

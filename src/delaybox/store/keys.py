@@ -61,6 +61,11 @@ def ready(tag_: str, lane: bytes, *, critical: bool) -> str:
 
 def steered(tag_: str) -> str:
     """Hash: group of queues (``*``: all others) -> what scripts must know of their rules (`store.rules.codes`)."""
+    return f"{tag_}:steered:groups"
+
+
+def former_steered(tag_: str) -> str:
+    """As `steered`, kept by nodes of the previous version, in their form (steer.lua)."""
     return f"{tag_}:steered"
 
 

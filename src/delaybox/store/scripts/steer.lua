@@ -16,12 +16,14 @@
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
-local K_STEERED = T .. ':steered'
+local K_STEERED = T .. ':steered:groups'
+-- The copy of nodes of the previous version, which do not read ours: they keep it, and note in `ruled` how far.
+local FORMER = T .. ':steered'
 local WALK = 200
 -- Before the place in the second walk, which goes over lanes of limited queues, and with '=' in the third, over what stands apart by limit
 -- keys. Alone: nothing is walked.
 local SECOND = '\255'
-local err = guard({ K_CLOCK, K_STEERED, K_PARKED, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS })
+local err = guard({ K_CLOCK, K_STEERED, FORMER, K_PARKED, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS })
 if err then return err end
 local mark = redis.call('HGET', K_CLOCK, 'rules') or ''
 if mark ~= ARGV[1] then return { mark, '' } end
@@ -87,7 +89,13 @@ end
 for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, 0, WALK - 1)) do
   if not permits().of('w' .. queue) then permits().look_again(queue, now, true) end
 end
--- A copy in another form, made before there were groups, has no `grouped`.
+-- A node of the previous version, which copies in another form, does not set `grouped`.
 redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'grouped', ARGV[5])
+-- Theirs goes when they have not copied for two versions: none is left, or it copies anew.
+local ruled = tonumber(redis.call('HGET', K_CLOCK, 'ruled') or '')
+if ruled and ruled + 2 <= tonumber(ARGV[5]) then
+  redis.call('UNLINK', FORMER)
+  redis.call('HDEL', K_CLOCK, 'ruled')
+end
 if redis.call('EXISTS', K_STEERED, K_PARKED, K_LIMITED, permits().HELD, permits().APART) == 0 then redis.call('HDEL', K_CLOCK, 'steered') end
 return { ARGV[3], '' }

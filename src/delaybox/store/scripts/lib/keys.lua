@@ -31,7 +31,12 @@ local function steered_rules(queue)
     local _, at = string.find(part or '', '\0' .. name .. '\1', 1, true)
     if at then return string.match(part, '^(.)([^%z]*)', at + 1) end
   end
-  local parts = redis.call('HMGET', T .. ':steered', string.sub(redis.sha1hex(queue), 1, 2), '*')
+  local parts = redis.call('HMGET', T .. ':steered:groups', string.sub(redis.sha1hex(queue), 1, 2), '*')
+  if not parts[1] and not parts[2] and redis.call('HEXISTS', K_CLOCK, 'grouped') == 0 then
+    -- No node of this version has copied yet: what stands there is of nodes of the previous one.
+    local codes = redis.call('HMGET', T .. ':steered', queue, '*', queue .. ':', '*:')
+    return (codes[1] or codes[2]) == '1', codes[3] or codes[4]
+  end
   local pause, text = find(parts[1], queue)
   local others, rest = find(parts[2], '*')
   if not pause or pause == '-' then pause = others end
