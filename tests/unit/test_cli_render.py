@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from delaybox.cli import render
+from delaybox.cli import render, tables
 
 NOW = 1_900_000_000_000
 TASK: dict[str, Any] = {
@@ -43,6 +43,18 @@ def test_on_a_narrow_terminal_no_name_is_cut(width: int) -> None:
     assert max(map(cell_len, tasks)) <= width
     assert any(TASK["id"] in line for line in tasks) or width < 60
     assert TASK["id"] in "".join(line.split("  ")[0] for line in tasks)
+
+
+def test_a_long_table_needs_rich_only_where_something_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a thousandth of a second for each row, and a list may have ten thousand."""
+    many = [{**TASK, "payload": "x" * 50}] * 10_000
+
+    def slow(*_: object, **__: object) -> None:
+        pytest.fail("a row that has room is laid out by rich")
+
+    monkeypatch.setattr(tables, "Table", slow)
+    lines = render.tasks(many, NOW, width=100).splitlines()
+    assert len(lines) == 10_001 and all(line.endswith("…") and cell_len(line) <= 100 for line in lines[1:])
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[2J", "\r", "\x07", "\x9b1m", "a\nb", "\u202e"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Sequence
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,22 +24,40 @@ def drawn(lines: Sequence[Sequence[str]], *, right: Collection[int], width: int,
     """
     sizes = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     sizes = _fitted(sizes, list(map(cell_len, lines[0])), {0, *right}, width, free=free)
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="")
-    last = len(sizes) - 1
-    for at, (name, size) in enumerate(zip(lines[0], sizes, strict=True)):
-        cut = free and at == last
+    cut = len(sizes) - 1 if free else -1
+    rows = (_row(line, sizes, right, width, cut, header=at == 0) for at, line in enumerate(lines))
+    return "\n".join(rows)
+
+
+def _row(
+    line: Sequence[str], sizes: Sequence[int], right: Collection[int], width: int, cut: int, *, header: bool
+) -> str:
+    """One row, of several lines where a cell is longer than its column. ``cut``: the column that is cut instead."""
+    cells = [
+        f"{set_cell_size(cell, size - 1)}…" if at == cut and cell_len(cell) > size else cell
+        for at, (cell, size) in enumerate(zip(line, sizes, strict=True))
+    ]
+    rooms = [size - cell_len(cell) for cell, size in zip(cells, sizes, strict=True)]
+    if min(rooms) >= 0:
+        # As most rows: rich needs a thousandth of a second for each, and there may be ten thousand.
+        padded = (
+            " " * room + cell if at in right else cell + " " * room
+            for at, (cell, room) in enumerate(zip(cells, rooms, strict=True))
+        )
+        return (" " * _GAP).join(padded).rstrip()
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=False)
+    for at, size in enumerate(sizes):
         table.add_column(
-            Text(name),
             width=size,
             justify="right" if at in right else "left",
-            overflow="ellipsis" if cut else "fold",
-            no_wrap=cut,
+            vertical="bottom" if header else "top",
+            overflow="fold",
+            no_wrap=at == cut,
         )
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
+    table.add_row(*map(Text, cells))
     out = io.StringIO()
     Console(file=out, width=width, height=25, color_system=None, legacy_windows=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return "\n".join(one.rstrip() for one in out.getvalue().splitlines())
 
 
 def _fitted(sizes: Sequence[int], names: Sequence[int], firm: Collection[int], width: int, *, free: bool) -> list[int]:
