@@ -269,3 +269,11 @@ def test_waiting_here_is_in_seconds():
     for wrong in (-1, float("nan"), "5"):
         with pytest.raises(InvalidTask, match="timeout"):
             span_s("timeout", wrong)
+
+
+@pytest.mark.parametrize("part", ["queue", "function", "group"])
+def test_an_empty_name_in_a_filter_does_not_mean_any(part: str) -> None:
+    """As over REST and on the command line: else an empty variable would cancel a whole queue."""
+    with pytest.raises(InvalidTask, match=f"^{part} is empty; give a name"):
+        filter_of({"type": "worker", part: ""})
+    assert getattr(filter_of({part: "mail"}), part) == "mail"

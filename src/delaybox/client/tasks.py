@@ -443,13 +443,13 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
         raise TypeError(f"{min(strange)!r} is no part of a filter; there are {', '.join(Filter.__annotations__)}")
     out = pb.TaskFilter()
     if (queue := wanted.get("queue")) is not None:
-        out.queue = text_of("queue", queue)
+        out.queue = _named("queue", queue)
     if (function := wanted.get("function")) is not None:
-        out.function = text_of("function", function)
+        out.function = _named("function", function)
     if (labels := wanted.get("labels")) is not None:
         out.labels.update(labels_of("labels", labels))
     if (group := wanted.get("group")) is not None:
-        out.group = text_of("group", group)
+        out.group = _named("group", group)
     if (state := wanted.get("state")) is not None:
         out.state = number_of("state", state, _STATE_NUMBERS, "a state")  # type: ignore[assignment]
     if (kind := wanted.get("type")) is not None:
@@ -459,6 +459,14 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
     if (moment := wanted.get("due_to")) is not None:
         out.due_to_ms = unix_ms("due_to", moment)
     return out
+
+
+def _named(field: str, value: object) -> str:
+    """Text that names something. InvalidTask where it is empty: over the wire that means any, and an empty variable
+    would change far more tasks than was meant."""
+    if not (text := text_of(field, value)):
+        raise InvalidTask(field, f"{field} is empty; give a name, or leave it out for any")
+    return text
 
 
 def history_of(wanted: Mapping[str, Any]) -> pb.HistoryRequest:
