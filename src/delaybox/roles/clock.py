@@ -17,11 +17,11 @@ from delaybox.core.membership import Activity, member_id
 from delaybox.core.task import TaskType
 from delaybox.core.webhook import url_of
 from delaybox.engine.engine import Engine
-from delaybox.engine.options import EngineOptions
 from delaybox.processes import child, collector
 from delaybox.processes.child import Stopping
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
+from delaybox.roles.engines import claiming
 from delaybox.roles.settings import ClockSettings, EventsOut, KafkaOut
 from delaybox.store import firing
 from delaybox.store.publish import listeners
@@ -239,21 +239,14 @@ def _engine(
         targets[TaskType.PUB_SUB] = PubSubTarget(
             store, channel=s.channel, stream=s.stream, require_subscriber=s.require_subscriber
         )
-    options = EngineOptions(
-        node_id=member_id(s.node_id, ProcessKind.CLOCK, s.number),
-        node=s.node_id,
-        kind=ProcessKind.CLOCK,
-        roles=s.roles,
+    options = replace(
+        claiming(s, ProcessKind.CLOCK),
+        clock=True,
         channel=s.channel if s.in_place and kafka is None else "",
         stream=s.stream,
-        lease_ms=s.lease_ms,
-        heartbeat_ms=s.heartbeat_ms,
-        poll_ms=s.poll_ms,
         catch_up_rate=s.catch_up_rate,
         dead_age_ms=s.dead_age_ms,
         quarantine_age_ms=s.quarantine_age_ms,
-        history=s.history,
-        events=s.events,
     )
 
     def facts() -> Activity:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 
 from delaybox.core.errors import ConfigError
 from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.limits import MAX_COST
-from delaybox.core.membership import member_id
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
@@ -17,6 +17,7 @@ from delaybox.processes import child, collector
 from delaybox.processes.child import Stopping
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
+from delaybox.roles.engines import claiming
 from delaybox.roles.settings import WebhookSettings
 from delaybox.targets.http import HttpOptions, HttpTarget
 
@@ -54,23 +55,13 @@ async def serve(settings: WebhookSettings) -> int:
 
 def engine_options(settings: WebhookSettings) -> EngineOptions:
     """How its engine claims."""
-    return EngineOptions(
-        node_id=member_id(settings.node_id, ProcessKind.WEBHOOK, settings.number),
-        node=settings.node_id,
-        kind=ProcessKind.WEBHOOK,
-        roles=settings.roles,
-        clock=False,
-        channel="",
+    return replace(
+        claiming(settings, ProcessKind.WEBHOOK),
         concurrency=settings.concurrency,
         places=settings.concurrency,
         lanes=webhook_lanes(settings.concurrency),
-        lease_ms=settings.lease_ms,
-        heartbeat_ms=settings.heartbeat_ms,
-        poll_ms=settings.poll_ms,
         settle_ms=_SETTLE_MS if settings.concurrency >= _MANY else 0,
         catch_up_rate=settings.catch_up_rate,
-        history=settings.history,
-        events=settings.events,
     )
 
 

@@ -6,19 +6,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from dataclasses import replace
 
 from delaybox.core.delivery import Target
 from delaybox.core.errors import ConfigError
 from delaybox.core.lane import ANY_QUEUE, lane_of
-from delaybox.core.membership import member_id
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
-from delaybox.engine.options import EngineOptions
 from delaybox.processes import child, collector
 from delaybox.processes.child import Stopping
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
+from delaybox.roles.engines import claiming
 from delaybox.roles.settings import ShellSettings, TopicCommands, WorkSettings
 
 log = logging.getLogger("delaybox.work")
@@ -40,20 +40,10 @@ async def serve(settings: WorkSettings) -> int:
         if settings.topic is not None and shell is not None and settings.shell is not None:
             await _from_topic(settings.topic, shell, settings.shell.concurrency, settings.grace_s, stack)
             shell = None
-        options = EngineOptions(
-            node_id=member_id(settings.node_id, ProcessKind.WORK, settings.number),
-            node=settings.node_id,
-            kind=ProcessKind.WORK,
-            roles=settings.roles,
-            clock=False,
+        options = replace(
+            claiming(settings, ProcessKind.WORK),
             lanes=shell_lanes(settings.shell) if shell is not None and settings.shell is not None else (),
             places=settings.shell.concurrency if settings.shell is not None else 0,
-            channel="",
-            lease_ms=settings.lease_ms,
-            heartbeat_ms=settings.heartbeat_ms,
-            poll_ms=settings.poll_ms,
-            history=settings.history,
-            events=settings.events,
         )
         engine = Engine(store, {TaskType.SHELL_CMD: shell} if shell is not None else {}, options, rules=rules)
         collector.set_apart()

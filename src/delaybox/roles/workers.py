@@ -14,10 +14,10 @@ from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.grpc.work import NotYet, Streams
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
-from delaybox.core.membership import Activity, member_id
-from delaybox.engine.options import EngineOptions
+from delaybox.core.membership import Activity
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles.beating import Beating
+from delaybox.roles.engines import claiming
 from delaybox.roles.worker_host import WorkerHost
 from delaybox.store.store import Store
 from delaybox.targets.worker_gateway import Gateway
@@ -48,19 +48,7 @@ class WorkerService:
     async def start(self, store: Store) -> None:
         """The store is open."""
         s = self._settings
-        options = EngineOptions(
-            node_id=member_id(s.node_id, ProcessKind.GRPC, s.number),
-            node=s.node_id,
-            kind=ProcessKind.GRPC,
-            roles=s.roles,
-            clock=False,
-            channel="",
-            lease_ms=s.lease_ms,
-            heartbeat_ms=s.heartbeat_ms,
-            poll_ms=s.poll_ms,
-            history=s.history,
-            events=s.events,
-        )
+        options = claiming(s, ProcessKind.GRPC)
         self._host = host = WorkerHost(store, options, queues=s.queues, max_output=s.max_output, facts=self._facts)
         await host.start()
         self._streams = Streams(

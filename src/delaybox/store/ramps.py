@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from delaybox.core.lane import queue_of_lane
 from delaybox.core.queue import DEFAULT_SLACK, NO_RULES, OTHERS, QueueRules, Ramp, Slack
@@ -41,9 +42,9 @@ async def ramp(
 
     spans = [0]
     for name, count in (await _left(store, meant, effect, since_ms)).items():
-        of = effect(name)
-        rates = [rate for rate in (of.rate, of.resume_rate) if rate is not None]
-        spans += [math.ceil(count * rate.interval_ms / rate.count) for rate in rates]
+        pace = replace(effect(name), ramp=Ramp(since_ms, since_ms)).pace
+        if pace is not None:
+            spans.append(math.ceil(count * pace.interval_ms / pace.count))
     return Ramp(since_ms, now_ms + max(spans)) if max(spans) else None
 
 
