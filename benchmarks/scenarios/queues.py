@@ -183,20 +183,13 @@ def _keys(bench: Bench) -> list[Row]:
                 for _ in range(each):
                     await add(store, p, [call("mail", fairness_key=f"customer-{n}") for n in range(keys)])
             watch(server)
-            limits = ClaimLimits(slots=250, types="w", guest=True, lanes=(lane_of(TaskType.WORKER, "mail", "f"),))
-            return max([await _worst(store, p, limits, keys, each) for p in range(2)])
+            return max([await _worst(store, p, keys, each) for p in range(2)])
 
     with bench.server() as server:
         worst = ours.run(measure(server))
         slow = longest(server, f"{keys:,} fairness keys")
-    return [
-        Row(
-            what=f"{keys:,} fairness keys over {tasks:,} tasks, off an equal share in a partition by at most",
-            subject=OURS, value=float(worst), unit="tasks", note="looked at after each round of all keys",
-            bounds=(at_most(1),),
-        ),
-        slow,
-    ]  # fmt: skip
+    what = f"{keys:,} fairness keys over {tasks:,} tasks, off an equal share in a partition by at most"
+    return [_off(what, worst, "looked at after each round of all keys"), slow]
 
 
 def _pending_keys(bench: Bench) -> list[Row]:
@@ -211,23 +204,22 @@ def _pending_keys(bench: Bench) -> list[Row]:
                 await add(store, p, [call("mail", fairness_key=name, delay_ms=3_600_000) for name in names])
             await add(store, 0, [call("mail", fairness_key=f"customer-{n}") for n in range(ready)])
             watch(server)
-            limits = ClaimLimits(slots=250, types="w", guest=True, lanes=(lane_of(TaskType.WORKER, "mail", "f"),))
-            return await _worst(store, 0, limits, ready, 1)
+            return await _worst(store, 0, ready, 1)
 
     with bench.server() as server:
         worst = ours.run(measure(server))
         slow = longest(server, f"{ready:,} ready fairness keys among {pending:,} pending ones")
-    return [
-        Row(
-            what=f"{ready:,} ready fairness keys among {pending:,} pending ones, off an equal share by at most",
-            subject=OURS, value=float(worst), unit="tasks", note="in one partition", bounds=(at_most(1),),
-        ),
-        slow,
-    ]  # fmt: skip
+    what = f"{ready:,} ready fairness keys among {pending:,} pending ones, off an equal share by at most"
+    return [_off(what, worst, "in one partition"), slow]
 
 
-async def _worst(store: Store, p: int, limits: ClaimLimits, keys: int, each: int) -> int:
+def _off(what: str, worst: int, note: str) -> Row:
+    return Row(what=what, subject=OURS, value=float(worst), unit="tasks", note=note, bounds=(at_most(1),))
+
+
+async def _worst(store: Store, p: int, keys: int, each: int) -> int:
     """By how much a key's tasks differ from an equal share, at worst, once all are ready."""
+    limits = ClaimLimits(slots=250, types="w", guest=True, lanes=(lane_of(TaskType.WORKER, "mail", "f"),))
     made_ready = 0
     while made_ready < keys * each:
         made_ready += (await store.claim(p, b"%016d" % made_ready, ClaimLimits(slots=0, types="w"))).promoted

@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-from redis.asyncio import Redis
-
 from delaybox.core import ids
 from delaybox.core.query import TaskQuery
-from delaybox.core.task import NewTask, OnConflict, Submitted, TaskState, TaskType
-from delaybox.engine.labeller import Labeller
-from delaybox.engine.ownership import Ownership
+from delaybox.core.task import NewTask, OnConflict, TaskState, TaskType
 from delaybox.service import Selection, Service
 from delaybox.service.records import RecordService
-from delaybox.store import keys, labels
-from delaybox.store.fsck import fsck
+from delaybox.store import keys
 from delaybox.store.kafka import Span, Stream
-from delaybox.store.servers import Servers
-from delaybox.store.store import ClaimLimits, Store
+from delaybox.store.store import Store
 from delaybox.wire.encoded import encode
+from tests.labelled import LEASE, built, store, submit
 
-LEASE = ClaimLimits(slots=100, types="wsp")
-
-
-@pytest.fixture
-async def store(client: Redis, prefix: str) -> AsyncIterator[Store]:
-    opened = await Store.open(Servers(client), prefix=prefix, partitions=2)
-    yield opened
-    assert (await fsck(opened)).problems == []
-
-
-async def built(store: Store, *names: str) -> Service:
-    """A service with functions and these labels indexed, in a store that knows it long enough."""
-    await labels.declare(store, names, functions=True)
-    long_ago = await store.ping() - 60_000
-    for name in names:
-        await store.servers.ask("HSET", keys.indexed(store.prefix), name, long_ago)
-    await store.servers.ask("HSET", keys.meta(store.prefix), "functions", long_ago)
-    labeller = Labeller(store, Ownership(store.partitions))
-    while await labeller.step() < 1:
-        pass
-    return Service(store)
+__all__ = ["store"]  # the fixture
 
 
 def later(name: str, **options: object) -> NewTask:
     return NewTask(type=TaskType.WORKER, name=name, delay_ms=900_000, **options)  # type: ignore[arg-type]
-
-
-async def submit(service: Service, *tasks: NewTask) -> list[str]:
-    answers = await service.submit_many(tasks)
-    assert all(isinstance(a, Submitted) for a in answers), answers
-    return [a.task_id for a in answers if isinstance(a, Submitted)]
 
 
 async def found(service: Service, **wanted: object) -> list[str]:
@@ -64,7 +30,7 @@ async def test_each_way_in_is_indexed_by_the_function(store: Store) -> None:
     before = await submit(Service(store), later("f"), later("f", labels={"customer": "7"}), later("g"))
     scans = await Service(store).list_tasks(TaskQuery(name="f"))
     assert scans.scanned and sorted(view.task_id for view in scans.items) == sorted(before[:2])
-    service = await built(store, "customer")
+    service = await built(store, "customer", functions=True)
     mine = await submit(
         service,
         later("f"),
@@ -91,7 +57,7 @@ async def test_each_way_in_is_indexed_by_the_function(store: Store) -> None:
 
 
 async def test_changes_by_a_function_use_it_and_changed_tasks_stay(store: Store) -> None:
-    service = await built(store, "customer")
+    service = await built(store, "customer", functions=True)
     mine = await submit(service, *(later("f") for _ in range(3)), later("g"))
     await service.update(mine[0], labels={"customer": "7"})
     await service.update(mine[0], payload=b"new")

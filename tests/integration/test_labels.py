@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from redis.asyncio import Redis
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.query import TaskQuery
-from delaybox.core.task import NewTask, OnConflict, Submitted, TaskState, TaskType
+from delaybox.core.task import NewTask, OnConflict, TaskState, TaskType
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.scrubber import Scrubber
 from delaybox.service import Selection, Service
 from delaybox.store import groups, keys, label_entries, labels, page_cursors, pages
 from delaybox.store.fsck import fsck
-from delaybox.store.servers import Servers
-from delaybox.store.store import ClaimLimits, Store, Verdict
+from delaybox.store.store import Store, Verdict
+from tests.labelled import LEASE, built, store, submit
+
+__all__ = ["store"]  # the fixture
 
 CUSTOMER = {"customer": "7"}
-LEASE = ClaimLimits(slots=100, types="wsp")
-
-
-@pytest.fixture
-async def store(client: Redis, prefix: str) -> AsyncIterator[Store]:
-    opened = await Store.open(Servers(client), prefix=prefix, partitions=2)
-    yield opened
-    assert (await fsck(opened)).problems == []
-
-
-async def built(store: Store, *names: str) -> Service:
-    """A service with these labels indexed, in a store that knows them long enough."""
-    long_ago = await store.ping() - 60_000
-    for name in names:
-        await store.servers.ask("HSET", keys.indexed(store.prefix), name, long_ago)
-    labeller = Labeller(store, Ownership(store.partitions))
-    while await labeller.step() < 1:
-        pass
-    return Service(store)
-
-
-async def submit(service: Service, *tasks: NewTask) -> list[str]:
-    answers = await service.submit_many(tasks)
-    assert all(isinstance(a, Submitted) for a in answers), answers
-    return [a.task_id for a in answers if isinstance(a, Submitted)]
 
 
 def later(**options: object) -> NewTask:

@@ -23,6 +23,7 @@ from delaybox.processes.spawn import ChildProcess
 from delaybox.processes.spec import ProcessKind, Spec
 from delaybox.processes.supervise import Keeper
 from tests.nodes import node
+from tests.proc import children_of
 from tests.servers import RealServer
 
 pytestmark = pytest.mark.fresh
@@ -81,7 +82,7 @@ def first_process() -> Iterator[subprocess.Popen[str]]:
 
 
 def child_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    return children_of(pid)[0]
 
 
 def test_the_first_process_of_a_container_reaps_orphans_and_hands_on_signals(
@@ -111,7 +112,7 @@ def test_every_process_of_a_node_raises_its_limit_of_open_files(
             "--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0", folder=tmp_path
         ) as made:
             pid = made.process.pid
-            children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            children = children_of(pid)
             assert len(children) >= 2
             assert all(limit_of(p) > 1_024 for p in [pid, *children])
     finally:

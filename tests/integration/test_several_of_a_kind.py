@@ -19,6 +19,7 @@ from redis import Redis
 
 from delaybox.store import keys
 from tests.nodes import Node, node
+from tests.proc import children_of
 from tests.servers import RealServer
 
 pytestmark = pytest.mark.fresh
@@ -38,9 +39,9 @@ def server() -> Iterator[RealServer]:
 def children(pid: int) -> dict[int, str]:
     """Kind by process id."""
     found = {}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+    for child in children_of(pid):
         words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
-        found[int(child)] = next((word.rpartition(".")[2] for word in words if word.startswith("delaybox.roles.")), "")
+        found[child] = next((word.rpartition(".")[2] for word in words if word.startswith("delaybox.roles.")), "")
     return found
 
 

@@ -14,6 +14,7 @@ import pytest
 from delaybox.core.delivery import Failed
 from delaybox.core.task import TaskResult
 from delaybox.targets.shell import OUTPUT_BYTES, CommandLimits
+from tests.proc import children_of
 from tests.shells import alive, delivery, desk, mark, until_alive
 
 TIMEOUT_S = 0.5
@@ -177,7 +178,7 @@ async def test_output_without_end_is_cut_off_by_the_time_out():
 def _rss_kib(host: int) -> int:
     """Of the host and its slots."""
     total = 0
-    for pid in [host, *map(int, Path(f"/proc/{host}/task/{host}/children").read_text().split())]:
+    for pid in [host, *children_of(host)]:
         line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmRSS"))
         total += int(line.split()[1])
     return total

@@ -15,6 +15,7 @@ import pytest
 from delaybox.processes.hardening import KEPT
 from delaybox.targets.shell import ShellOptions, why_not
 from tests.nodes import Node
+from tests.proc import children_of
 from tests.shells import desk
 from tests.waiting import Log
 
@@ -40,7 +41,7 @@ async def test_host_slots_and_commands_gain_nothing_and_hold_no_secret(monkeypat
     async with desk() as d:
         host = d.target.host_pid
         assert (await d.result("grep NoNewPrivs /proc/self/status")).output.split() == [b"NoNewPrivs:", b"1"]
-        slots = [int(pid) for pid in Path(f"/proc/{host}/task/{host}/children").read_text().split()]
+        slots = children_of(host)
         assert len(slots) == 4
         for pid in (host, *slots):
             assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
