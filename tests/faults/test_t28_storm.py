@@ -16,7 +16,8 @@ import pytest
 from tests.faults.harness.checker import Limits
 from tests.faults.harness.rest_load import produce_over_rest
 from tests.faults.harness.rig import Rig, soon
-from tests.faults.harness.scale import FULL, scaled
+from tests.faults.harness.scale import scaled
+from tests.proc import children_of
 from tests.waiting import until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
@@ -170,7 +171,6 @@ async def test_a_server_that_takes_few_connections_harms_nobody_who_is_in(tmp_pa
         await rig.passes(Limits(), extra={"refused_connections": int(stats["rejected_connections"])})
 
 
-@pytest.mark.skipif(not FULL, reason="starting whole nodes takes longer than a short run may")
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of a process that runs")
 async def test_a_node_that_may_open_few_files_survives_a_crowd(tmp_path: Path) -> None:
     """`ulimit -n 128`: what is due fires while callers hold all that it may open, and when they go it answers again."""
@@ -178,7 +178,7 @@ async def test_a_node_that_may_open_few_files_survives_a_crowd(tmp_path: Path) -
         rig.mode = "files128"
         await rig.listen()
         node = await rig.serve()
-        for pid in _group(node.process.pid):
+        for pid in (node.process.pid, *children_of(node.process.pid)):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (128, 128))
         count = 100
         await produce_over_rest(rig, [node.port], count, due_ms=lambda n: soon(1_500))
@@ -195,9 +195,3 @@ async def test_a_node_that_may_open_few_files_survives_a_crowd(tmp_path: Path) -
         assert node.process.running
         verdict = await rig.passes(Limits())
         assert verdict.figures["lost"] == 0
-
-
-def _group(pid: int) -> list[int]:
-    """The processes of a node: it leads a session, and so do its children, whose parent it is."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *map(int, children)]

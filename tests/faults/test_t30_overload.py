@@ -13,18 +13,14 @@ from tests.faults.harness.checker import Limits
 from tests.faults.harness.oracle import OK, History
 from tests.faults.harness.overload import Seen
 from tests.faults.harness.rig import Node, Rig
-from tests.faults.harness.scale import FULL
+from tests.faults.harness.scale import FULL, scaled
 
-pytestmark = [
-    pytest.mark.faults,
-    pytest.mark.timeout(1_800),
-    pytest.mark.skipif(not FULL, reason="starting whole nodes takes longer than a short run may"),
-]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
-CALLERS = 64
+CALLERS = scaled(8, 64)
 """So many keep a node busy: each sends the next request when the last one is answered."""
-SECONDS = 5.0
-LOADS = (1, 2, 5, 10)
+SECONDS = scaled(0.5, 5.0)
+LOADS = scaled((1, 10), (1, 2, 5, 10))
 TURNS = (LOADS, LOADS[::-1])
 """Up and down again, so that what else the machine does meets all of them."""
 LEAST_GOODPUT = 0.9
@@ -77,5 +73,7 @@ async def test_ten_times_the_load_costs_neither_goodput_nor_time(tmp_path: Path)
         assert node.process.running
         assert not any(one.unasked for _, one in seen), "a refusal did not say when to come again"
         assert all(one.stored for _, one in seen)
+        if not FULL:
+            return  # half a second on a busy machine says nothing of rates
         assert goodput[LOADS[-1]] >= LEAST_GOODPUT * max(goodput.values()), figures
         assert late[LOADS[-1]] <= late[LOADS[0]] + MOST_LATER_MS, figures

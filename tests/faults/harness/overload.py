@@ -7,23 +7,23 @@ Prints one line of JSON: see `Seen`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
-from base64 import b64encode
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.harness.look import payload
-from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, Writer, now_us
+from tests.faults.harness.oracle import Writer
+from tests.faults.harness.rest import Rest
+from tests.faults.harness.rest_load import REFUSED, post
 
 PATIENCE_S = 2.0
 """How long a caller waits before it gives the request up with its connection."""
 DUE_IN_MS = 1_000
 RETRY_S = 0.1
 """A refused caller's pause, which is shorter than what Retry-After asks for."""
-REFUSED = (429, 503)
 
 
 class Seen(NamedTuple):
@@ -42,71 +42,27 @@ class Seen(NamedTuple):
 
 class _Caller:
     def __init__(self, port: int, log: Writer, name: str) -> None:
-        self._port, self._log, self._name = port, log, name
+        self._rest, self._log, self._name = Rest(port), log, name
         self.count: Counter[str] = Counter()
         self.refusals_ms: list[float] = []
 
     async def run(self, end: float) -> None:
-        reader: asyncio.StreamReader | None = None
-        writer: asyncio.StreamWriter | None = None
-        turn = 0
-        while time.monotonic() < end:
-            key = f"{self._name}-{turn}"
-            turn += 1
-            due_ms, sent_us = time.time_ns() // 1_000_000 + DUE_IN_MS, now_us()
-            try:
-                async with asyncio.timeout(PATIENCE_S):
-                    if reader is None or writer is None:
-                        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                    writer.write(_request(key, due_ms))
-                    status, retry_after, keeps, body = await _answer(reader)
-            except (OSError, EOFError, TimeoutError):
-                self._log.write(Call("schedule", key, "", due_ms, UNKNOWN, sent_us, now_us()))
+        for turn in itertools.count():
+            sent = time.monotonic()
+            if sent >= end:
+                break
+            due_ms = time.time_ns() // 1_000_000 + DUE_IN_MS
+            answer = await post(self._log, self._rest, f"{self._name}-{turn}", due_ms, timeout_s=PATIENCE_S)
+            if answer is None:
                 self.count["gave_up"] += 1
-                keeps = False
+            elif answer.status in REFUSED:
+                self.count["refused"] += 1
+                self.count["unasked"] += "retry-after" not in answer.headers
+                self.refusals_ms.append((time.monotonic() - sent) * 1000)
+                await asyncio.sleep(RETRY_S)
             else:
-                self._note(key, due_ms, sent_us, status, retry_after, body)
-                if status in REFUSED:
-                    await asyncio.sleep(RETRY_S)
-            if not keeps and writer is not None:
-                writer.close()
-                reader = writer = None
-        if writer is not None:
-            writer.close()
-
-    def _note(self, key: str, due_ms: int, sent_us: int, status: int, retry_after: bool, body: bytes) -> None:
-        if status == 200:
-            task_id = json.loads(body)["taskUuid"]
-            self.count["stored"] += 1
-            # A past due time counts from the moment of scheduling, which the id carries.
-            due_ms = max(due_ms, int(task_id.replace("-", "")[:12], 16))
-            self._log.write(Call("schedule", key, task_id, due_ms, OK, sent_us, now_us()))
-            return
-        assert status in REFUSED, (status, body)
-        self.count["refused"] += 1
-        self.count["unasked"] += not retry_after
-        self.refusals_ms.append((now_us() - sent_us) / 1000)
-        # 503 may come after the task was sent to the store.
-        outcome = FAIL if status == 429 else UNKNOWN
-        self._log.write(Call("schedule", key, "", due_ms, outcome, sent_us, now_us()))
-
-
-def _request(key: str, due_ms: int) -> bytes:
-    task = {
-        "parameter": {"executionTimestamp": due_ms, "idempotencyKey": key},
-        "pyload": b64encode(payload(key)).decode(),
-    }
-    body = json.dumps(task).encode()
-    head = "POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool, bool, bytes]:
-    """Status, whether it says when to come again, whether the connection is kept, body."""
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-    body = await reader.readexactly(length)
-    return int(head.split(maxsplit=2)[1]), b"\r\nretry-after: " in head, b"\r\nconnection: close" not in head, body
+                self.count["stored"] += 1
+        await self._rest.close()
 
 
 async def main(oracle: Path, port: int, name: str, count: int, seconds: float) -> None:

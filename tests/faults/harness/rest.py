@@ -34,8 +34,8 @@ class Rest:
                         raise
             return await self._exchange(*await asyncio.open_connection("127.0.0.1", self._port), method, path, body)
 
-    async def post(self, task: dict[str, Any]) -> Answer:
-        return await self.call("POST", "/task", json.dumps(task).encode())
+    async def post(self, task: dict[str, Any], *, timeout_s: float = 15.0) -> Answer:
+        return await self.call("POST", "/task", json.dumps(task).encode(), timeout_s=timeout_s)
 
     async def _exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, body: bytes

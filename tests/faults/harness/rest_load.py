@@ -8,12 +8,13 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 from tests.faults.harness.look import payload
-from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, now_us
-from tests.faults.harness.rest import Rest
+from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, Writer, now_us
+from tests.faults.harness.rest import Answer, Rest
 from tests.faults.harness.rig import Rig
 
 CLIENTS = 16
-_UNSURE = (429, 503)
+REFUSED = (429, 503)
+"""Answers to a request that may be sent again."""
 
 
 async def produce_over_rest(
@@ -34,7 +35,9 @@ async def produce_over_rest(
         for n in todo:
             turn = n
             await asyncio.sleep(began + (n - start) / per_s - time.monotonic())
-            while not await _post(rig, rests[turn % len(rests)], f"k{n}", due_ms(n)):
+            while (answer := await post(rig.writer, rests[turn % len(rests)], f"k{n}", due_ms(n))) is None or (
+                answer.status in REFUSED
+            ):
                 turn += 1
                 await asyncio.sleep(0.02)
 
@@ -43,25 +46,27 @@ async def produce_over_rest(
         await rest.close()
 
 
-async def _post(rig: Rig, rest: Rest, key: str, due_ms: int) -> bool:
-    """Whether it is stored, as far as the client knows. AssertionError for an answer that no retry mends."""
+async def post(log: Writer, rest: Rest, key: str, due_ms: int, *, timeout_s: float = 15.0) -> Answer | None:
+    """Posts a PUB_SUB task and logs the call; None: no whole answer came. AssertionError for an answer that no retry
+    mends."""
     task = {
         "parameter": {"executionTimestamp": due_ms, "idempotencyKey": key},
         "pyload": b64encode(payload(key)).decode(),
     }
     sent_us = now_us()
     try:
-        answer = await rest.post(task)
+        answer = await rest.post(task, timeout_s=timeout_s)
     except (OSError, EOFError):
-        rig.writer.write(Call("schedule", key, "", due_ms, UNKNOWN, sent_us, now_us()))
-        return False
+        log.write(Call("schedule", key, "", due_ms, UNKNOWN, sent_us, now_us()))
+        return None
     if answer.status == 200:
         task_id = answer.json()["taskUuid"]
         # A past due time counts from the moment of scheduling, which the id carries.
         due = max(due_ms, int(task_id.replace("-", "")[:12], 16))
-        rig.writer.write(Call("schedule", key, task_id, due, OK, sent_us, now_us()))
-        return True
-    outcome = UNKNOWN if answer.status in _UNSURE else FAIL
-    rig.writer.write(Call("schedule", key, "", due_ms, outcome, sent_us, now_us()))
-    assert outcome == UNKNOWN, answer
-    return False
+        log.write(Call("schedule", key, task_id, due, OK, sent_us, now_us()))
+        return answer
+    # 503 may come after the task was sent to the store.
+    outcome = UNKNOWN if answer.status == 503 else FAIL
+    log.write(Call("schedule", key, "", due_ms, outcome, sent_us, now_us()))
+    assert answer.status in REFUSED, answer
+    return answer
