@@ -219,7 +219,8 @@ class View:
             late = percentile([one.late_ms for one in self._fired], 0.99)
             self._console.print(
                 f"{clock(fired.received_ms)}  {len(self._fired)} fired so far, p99 {late:.2f} ms late; the last one: "
-                f"{fired.text}, {fired.late_ms:+.2f} ms"
+                f"{fired.text}, {fired.late_ms:+.2f} ms",
+                soft_wrap=True,
             )
 
     def _render(self) -> Group:
