@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.store.replies import Claimed
+from delaybox.core.queue import QueueRules
+from delaybox.core.task import NewTask, OnConflict, Priority, TaskType
+from delaybox.service.rules import Rules
+from delaybox.store.record import draft
+from delaybox.store.replies import Batch, Claimed
 from tests.lab import Lab, leased
 
 
@@ -118,3 +121,27 @@ async def test_ten_thousand_ready_keys_among_many_pending_ones(lab: Lab) -> None
     assert int(await lab.client.hget(f"{lab.tag}:fair", "")) == 10_000, "who waits for a later time costs nothing"
     got = Counter(await taken(lab, 10_000, slots=250))
     assert len(got) == 10_000 and set(got.values()) == {1}
+
+
+@pytest.mark.parametrize("paused", [True, False])
+async def test_a_task_that_replaced_one_of_another_lane_is_not_taken_through_it(lab: Lab, paused: bool) -> None:
+    def named(key: str, **parts: Any) -> Batch:
+        d = draft(NewTask(idempotency_key=key, on_conflict=OnConflict.REPLACE, **parts))
+        return Batch(0, [d], d.replace)
+
+    work: Any = {"type": TaskType.WORKER, "name": "f"}
+    (stored,) = await lab.store.schedule([named("k", fairness_key="a", **work)])
+    assert not isinstance(stored, BaseException)
+    (task,) = stored
+    others = await lab.add(*(call("b") for _ in range(3)))
+    await lab.claim(slots=0)
+    assert (await lab.client.zcard(f"{lab.tag}:fairq:w:f")) == 4
+    if paused:
+        await Rules(lab.store).set("mail", QueueRules(paused=True))
+    (moved,) = await lab.store.schedule([named("k", queue="mail", **work)])
+    assert not isinstance(moved, BaseException) and moved[0].task_id == task.task_id
+    lanes = (b"w:f",)
+    assert set(leased(await lab.claim(types="w", slots=10, lanes=lanes))) == set(others), "not the lanes of this taker"
+    took = leased(await lab.claim(types="w", slots=10, lease_id=b"m" * 16))
+    assert list(took) == ([] if paused else [task.task_id])
+    assert await lab.problems() == []

@@ -188,8 +188,12 @@ for i = 1, n_ids do
     end
     if kind == 'ok' and due <= now then
       local does = how[byte(rec, at + 1)]
+      local stale = candidates.fair and candidates.fair[i] and rec_lane(rec, at) ~= candidates.lanes[i]
       if does == 2 and (first >= FRESH_EXT or not may_fire_in_place(flags)) then does = 1 end
-      if c.steered and candidates.lanes[i] and (does == 1 and n_leased < slots or does == 2)
+      if stale then
+        -- It was replaced by a task of another lane, and the queue of its former key names it still. It has its hint there.
+        dropped, seen[id] = dropped + 1, nil
+      elseif c.steered and candidates.lanes[i] and (does == 1 and n_leased < slots or does == 2)
         and permits().blocks(candidates, i, id, rec, at, flags, due + slack_of(rec_lane(rec, at), flags % 4)) then
         -- A limit key of it has no room: it stands apart, and no other waits for it.
       elseif does == 1 and n_leased < slots and bytes + #rec <= max_bytes then
