@@ -115,6 +115,17 @@ async def test_a_store_of_before_is_marked_and_gone_on_with(empty: Redis, prefix
     assert not isinstance(await schedule(again), BaseException)
 
 
+async def test_who_accepts_at_once_waits_for_the_heartbeats_of_living_nodes(empty: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(empty), prefix=prefix, partitions=4)
+    await empty.flushall()
+    accepting = asyncio.create_task(identity.accept(Servers(empty), prefix, Shape("other", 16, 60_000)))
+    await asyncio.sleep(0.3)  # it has looked, and found nobody
+    assert not accepting.done() and not await empty.exists(keys.meta(prefix))
+    await nodes.beat(store, Member(id="n", seen_ms=await store.look(), store=store.presence.shape))
+    done = await accepting
+    assert (done.made, done.shape.partitions, done.lost) == (True, 4, (store.store_id,))
+
+
 def test_every_process_of_a_node_holds_until_the_store_is_accepted(
     make_server: Callable[..., RealServer], tmp_path: Path
 ) -> None:

@@ -6,10 +6,13 @@ anyway: they refuse where another id stands, or none. So nothing is stored in a 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from redis.exceptions import ResponseError
 
@@ -25,6 +28,9 @@ log = logging.getLogger("delaybox.store")
 
 LIVING_MS = 5_000
 """A node whose last heartbeat is no older than this is alive, and knows which store it works for."""
+
+_BEATS_S: Final = 3.0
+"""Within so many seconds a living node has sent a heartbeat, also one that was held up for a moment."""
 
 _MEND = "bring its data back, or run `delaybox store accept` if what is there now is meant"
 
@@ -101,11 +107,16 @@ async def accept(servers: Servers, prefix: str, wanted: Shape) -> Accepted:
     """Declares what is on the server now to be meant: nodes that look for a lost store go on with it.
 
     Where there is none, a store is made in the shape that living nodes know, else in the ``wanted`` one. With another
-    number of partitions than theirs, these nodes would not find all tasks. Harmless when repeated.
+    number of partitions than theirs, these nodes would not find all tasks. A server that was emptied a moment ago knows
+    none of them yet, so their heartbeats are waited for. Harmless when repeated.
     """
     found = await read_meta(servers, prefix)
     known = await living_shapes(servers, prefix, 3 * LIVING_MS)
     made = found is None
+    until = time.monotonic() + _BEATS_S
+    while made and not known and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+        known = await living_shapes(servers, prefix, 3 * LIVING_MS)
     if found is None:
         shape = known[0] if known else wanted
         found = await _make(servers, prefix, Shape(os.urandom(8).hex(), shape.partitions, shape.bucket_ms))
