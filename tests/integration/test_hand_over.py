@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock
-from delaybox.engine.time_tracker import Tracker
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft, read_dead

@@ -21,6 +21,7 @@ from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.guest import Guest
 from delaybox.engine.handover import HandOver
 from delaybox.engine.limiter import Limiter
+from delaybox.engine.listener import Wakeups
 from delaybox.engine.loops import Loop
 from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
@@ -31,7 +32,6 @@ from delaybox.engine.rules import RuleReader
 from delaybox.engine.station import Station
 from delaybox.engine.stored import StoreProgress
 from delaybox.engine.trackers import Trackers
-from delaybox.engine.wakeups import Wakeups
 from delaybox.service.recorder import Recorder
 from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease
@@ -271,7 +271,7 @@ class Engine:
         return False
 
     def met(self, lanes: Sequence[bytes]) -> None:
-        """Another member's claim met these lanes (`wakeups.WakeupReceiver`)."""
+        """Another member's claim met these lanes (`listener.WakeupReceiver`)."""
         self.meets(lanes)
 
     async def dismiss(self, guest: Guest) -> None:
@@ -360,14 +360,14 @@ class Engine:
             await self._store.servers.publish(channel, message)
 
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
-        """WORKER tasks wait in the partition for a member with room (`wakeups.WakeupReceiver`)."""
+        """WORKER tasks wait in the partition for a member with room (`listener.WakeupReceiver`)."""
         if self._placement.called(seed, waiting):
             for guest in self._guests:
                 for p in partitions:
                     guest.tracker.call(p)
 
     def ready(self, partition: int) -> None:
-        """Due work was left in the partition for members that serve it (`wakeups.WakeupReceiver`)."""
+        """Due work was left in the partition for members that serve it (`listener.WakeupReceiver`)."""
         if self._claims_due:
             # Also where another member claims as a rule.
             self._tracker.call(partition)
@@ -375,7 +375,7 @@ class Engine:
             self._tracker.kick(partition)
 
     def hook_due(self, partition: int, due_ms: float) -> None:
-        """An HTTP task is due before the next look (`wakeups.WakeupReceiver`)."""
+        """An HTTP task is due before the next look (`listener.WakeupReceiver`)."""
         self._tracker.kick(partition, due_ms)
 
     def _call_others(self, partitions: Sequence[int]) -> None:
@@ -392,7 +392,7 @@ class Engine:
                 await call_again(self._store, p)
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
-        """Something is due before the next look (`wakeups.WakeupReceiver`)."""
+        """Something is due before the next look (`listener.WakeupReceiver`)."""
         for station in self._stations.values() if partition is None else (self._station_of(partition),):
             station.due(partition, due_ms, for_workers=for_workers)
         mine = TaskType.WORKER.value in self._dispatcher.serves if for_workers else self._claims

@@ -16,9 +16,9 @@ from delaybox import __version__
 from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.membership import Activity, Member, places
 from delaybox.engine.lag import Lag
+from delaybox.engine.listener import Listener
 from delaybox.engine.loops import Loop
 from delaybox.engine.redis_time import local_ms
-from delaybox.engine.wakeups import Listener
 from delaybox.processes.usage import Cores, age_ms
 from delaybox.store import keys, nodes
 from delaybox.store.store import Store

@@ -71,7 +71,7 @@ class Station:
         self._stand_in.close()
 
     def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None:
-        """Something is due before the next look (`wakeups.WakeupReceiver`)."""
+        """Something is due before the next look (`listener.WakeupReceiver`)."""
         if partition is None:
             self._expander.kick()
         if for_workers:

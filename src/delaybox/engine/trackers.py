@@ -6,11 +6,11 @@ import asyncio
 
 from delaybox.core.queue import LiveRules
 from delaybox.engine.catchup import CatchUp
+from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.taker import Asked, Taker
-from delaybox.engine.time_tracker import Tracker
 from delaybox.store.store import Store
 
 _AWAY_S = 0.25

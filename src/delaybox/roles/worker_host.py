@@ -17,9 +17,9 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity
 from delaybox.core.queue import LiveRules, RuleBook
 from delaybox.engine.engine import Engine
+from delaybox.engine.listener import Listener
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.wakeups import Listener
 from delaybox.store import functions, progress
 from delaybox.store.store import Store
 from delaybox.targets.worker_gateway import Gateway

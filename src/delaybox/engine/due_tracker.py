@@ -18,12 +18,12 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
 from delaybox.core.task import TaskType
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
+from delaybox.engine.kernel_timer import Timer
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.engine.shares import Chooser
 from delaybox.engine.taker import Asked, Taker
-from delaybox.engine.timer import Timer
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
