@@ -12,8 +12,8 @@ from delaybox.core.limit_keys import KeyLimit, name_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
-from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.service.rules import Rules
 from delaybox.store import keys, permits, rules
@@ -36,7 +36,7 @@ class Bench:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.live = LiveRules()
-        self.limiter = Limiter(lab.store, self.live, Ownership(lab.store.partitions), Clocks(), keeps=True)
+        self.dealer = PermitDealer(lab.store, self.live, Ownership(lab.store.partitions), Clocks(), keeps=True)
 
     async def set(self, *limits: KeyLimit, **more: Any) -> None:
         await Rules(self.lab.store).set("mail", QueueRules(keys=limits or None, **more), whole=True)
@@ -44,8 +44,8 @@ class Bench:
         self.live.take(number, {queue: one.rules for queue, one in found.items()})
 
     async def settle(self, names: Any = (), *, sweep: bool = False) -> None:
-        pools = [pool for name in names for pool in self.limiter._pools(name)]
-        await self.limiter._settle({0: dict.fromkeys(pools)} if pools else {}, [0] if sweep else [])
+        pools = [pool for name in names for pool in self.dealer._pools(name)]
+        await self.dealer._settle({0: dict.fromkeys(pools)} if pools else {}, [0] if sweep else [])
 
     async def claim(self, lease: bytes | None = None, **limits: Any) -> list[bytes]:
         """What claims take after permits were brought to where work waits."""

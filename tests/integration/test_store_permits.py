@@ -11,8 +11,8 @@ from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
-from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.service.rules import Rules
 from delaybox.store import keys, permits, rules
@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.live = LiveRules()
-        self.limiter = Limiter(lab.store, self.live, Ownership(lab.store.partitions), Clocks(), keeps=True)
+        self.dealer = PermitDealer(lab.store, self.live, Ownership(lab.store.partitions), Clocks(), keeps=True)
 
     async def set(self, **limits: Any) -> None:
         await Rules(self.lab.store).set("mail", QueueRules(**limits), whole=True)
@@ -43,7 +43,7 @@ class Bench:
 
     async def settle(self, *, sweep: bool = False) -> None:
         pools = [pool.name for pool in self.live.of("mail").pools("mail")]
-        await self.limiter._settle({0: dict.fromkeys(pools)}, [0] if sweep else [])
+        await self.dealer._settle({0: dict.fromkeys(pools)}, [0] if sweep else [])
 
     async def claim(self, **limits: Any) -> dict[bytes, Any]:
         """What a claim takes after permits were brought to where work waits."""

@@ -10,8 +10,8 @@ from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import LiveRules, QueueRules, Ramp
 from delaybox.core.queue_limits import Rate, rate_of
 from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.rules import RuleReader
 from delaybox.service.rules import Rules
@@ -34,7 +34,7 @@ class Bench:
         self.live = LiveRules()
         ownership = Ownership(lab.store.partitions)
         ownership.assign(frozenset({0}), frozenset())
-        self._limiter = Limiter(lab.store, self.live, ownership, Clocks(), keeps=True)
+        self._dealer = PermitDealer(lab.store, self.live, ownership, Clocks(), keeps=True)
         self._reader = RuleReader(lab.store, self.live, ownership, keeps=True)
 
     async def look(self) -> None:
@@ -58,9 +58,9 @@ class Bench:
         for _ in range(6):
             claimed = await self.lab.claim(**{"types": "w", **limits})
             took += leased(claimed)
-            pools = [pool.name for name in claimed.waits for pool in self._limiter._rules_of(name).pools_of(name)]
+            pools = [pool.name for name in claimed.waits for pool in self._dealer._rules_of(name).pools_of(name)]
             if pools:
-                await self._limiter._settle({0: dict.fromkeys(pools)}, [])
+                await self._dealer._settle({0: dict.fromkeys(pools)}, [])
         return took
 
 

@@ -14,8 +14,8 @@ from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.service.rules import Rules
 from delaybox.store import rules
@@ -83,7 +83,7 @@ async def test_limits_hold_and_nothing_is_left_behind_wherever_a_script_stops(
     runner = StoppedRunner(lab.store.servers.send, script)
     lab.store.runner = runner
     live = LiveRules()
-    limiter = Limiter(lab.store, live, Ownership(1), Clocks(), keeps=True)
+    dealer = PermitDealer(lab.store, live, Ownership(1), Clocks(), keeps=True)
     await Rules(lab.store).set(
         "mail",
         QueueRules(
@@ -99,8 +99,8 @@ async def test_limits_hold_and_nothing_is_left_behind_wherever_a_script_stops(
         """Claims once, after permits were brought to what waits."""
         lease = b"%020d" % next(names)
         claimed = await lab.claim(lease, types="w")
-        pools = [pool.name for name in claimed.waits for pool in limiter._rules_of(name).pools_of(name)]
-        await limiter._settle({0: dict.fromkeys(pools)} if pools else {}, [0] if at % 6 == 5 else [])
+        pools = [pool.name for name in claimed.waits for pool in dealer._rules_of(name).pools_of(name)]
+        await dealer._settle({0: dict.fromkeys(pools)} if pools else {}, [0] if at % 6 == 5 else [])
         return dict.fromkeys(leased(claimed), lease)
 
     for limit in limits:
@@ -138,7 +138,7 @@ async def test_limits_hold_and_nothing_is_left_behind_wherever_a_script_stops(
                 break
         assert not tasks and not counts.in_flight, f"stopped at write {limit}: {len(tasks)} tasks are not carried out"
         await lab.move(2_000)
-        await limiter._settle({}, [0])
+        await dealer._settle({}, [0])
         problems = await lab.problems()
         assert problems == [], f"stopped at write {limit}: {problems}"
         if not runner.stopped:

@@ -11,8 +11,8 @@ from delaybox.core.lane import split
 from delaybox.core.limit_keys import KeyLimit, name_of, value_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import Pool, rate_of
-from delaybox.engine.limiter import Limiter
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.store import rules
 from tests.lab import CLOCK_KEY
@@ -33,7 +33,7 @@ class Limiting(Checks):
         self.rules_version = 0
         self.limits: dict[str, QueueRules] = {}
         self.live, self.clocks = LiveRules(), Clocks(lambda: (0,) * self.store.partitions)
-        self.limiter = Limiter(self.store, self.live, Ownership(self.store.partitions), self.clocks, keeps=True)
+        self.dealer = PermitDealer(self.store, self.live, Ownership(self.store.partitions), self.clocks, keeps=True)
         self.began: dict[bytes, list[int]] = defaultdict(list)
         """When tasks began, by pool of a rate."""
 
@@ -83,16 +83,16 @@ class Limiting(Checks):
         """As engines do for what waits, now and then with the sweep of a time keeper."""
         sweeps = self.rng.sample(range(self.store.partitions), self.rng.choice([0, 0, 1, self.store.partitions]))
         asked: dict[int, dict[bytes, Any]] = {
-            p: dict.fromkeys(pools) for p, pools in self.limiter._due.items() if self.rng.random() < 0.8
+            p: dict.fromkeys(pools) for p, pools in self.dealer._due.items() if self.rng.random() < 0.8
         }
         self.note("permits", sorted(asked), sweeps)
         for p in asked:
-            del self.limiter._due[p]
-        await self.limiter._settle(asked, sweeps)
+            del self.dealer._due[p]
+        await self.dealer._settle(asked, sweeps)
 
     def wants(self, p: int, waits: Mapping[bytes, bool]) -> None:
         """A claim answered what has no permits."""
-        self.limiter.waits(p, waits)
+        self.dealer.waits(p, waits)
 
     def pools_of(self, t: Task) -> list[Pool]:
         """What a task needs to begin now."""
@@ -136,4 +136,4 @@ class Limiting(Checks):
         for _ in range(3):
             self.now += 20_000
             await self.client.set(CLOCK_KEY, self.now)
-            await self.limiter._settle({}, range(self.store.partitions))
+            await self.dealer._settle({}, range(self.store.partitions))

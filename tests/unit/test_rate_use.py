@@ -17,9 +17,9 @@ import pytest
 from delaybox.core.partition import of_key
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
-from delaybox.engine import limiter, redis_time
-from delaybox.engine.limiter import Limiter
+from delaybox.engine import permit_dealer, redis_time
 from delaybox.engine.ownership import Ownership
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.store.loader import ScriptCall
 
@@ -95,7 +95,7 @@ class Place:
 
 
 class World:
-    """Partitions at servers, as far as a `Limiter` knows them. Each way to them and back takes up to ``slow_ms``.
+    """Partitions at servers, as far as a `PermitDealer` knows them. Each way to them and back takes up to ``slow_ms``.
 
     ``behind_ms``: by how much the clock of the second server is behind that of the first, which has the pool's record;
     every other partition lies there. 0: there is one server.
@@ -153,7 +153,7 @@ class World:
         await self.pause()
         return [self.record if command[0] == "HGET" else 1 for command in commands]
 
-    async def keep_time(self, p: int, mine: Limiter) -> None:
+    async def keep_time(self, p: int, mine: PermitDealer) -> None:
         """What a tracker does for one partition."""
         place, shard = self.places[p], self.shards[p]
         while True:
@@ -182,7 +182,7 @@ async def used(world: World, engines: int, part: float) -> float:
     """The share of the rate that was used until this part of the tasks was claimed."""
     loops: list[asyncio.Task[None]] = []
 
-    async def steps(one: Limiter) -> None:
+    async def steps(one: PermitDealer) -> None:
         while True:
             await one.step()
 
@@ -192,7 +192,7 @@ async def used(world: World, engines: int, part: float) -> float:
         clocks = Clocks(lambda: world.shards)
         for shard in {*world.shards}:
             clocks.at(shard).observe(world.now(), world.now(), world.now(shard))
-        one = Limiter(world, world.rules, ownership, clocks, keeps=True)  # type: ignore[arg-type]
+        one = PermitDealer(world, world.rules, ownership, clocks, keeps=True)  # type: ignore[arg-type]
         loops.append(asyncio.ensure_future(steps(one)))
         loops += [asyncio.ensure_future(world.keep_time(p, one)) for p in ownership.kept]
     total = world.left
@@ -214,7 +214,7 @@ async def used(world: World, engines: int, part: float) -> float:
 
 def run(monkeypatch: pytest.MonkeyPatch, world: World, engines: int, part: float) -> float:
     loop = VirtualLoop()
-    for module in (limiter, redis_time):
+    for module in (permit_dealer, redis_time):
         monkeypatch.setattr(module, "local_ms", lambda: loop.time() * 1000)
     try:
         return loop.run_until_complete(used(world, engines, part))

@@ -33,8 +33,8 @@ from delaybox.engine.expired import is_expired
 from delaybox.engine.held import HeldLeases
 from delaybox.engine.kept_permits import KeptPermits
 from delaybox.engine.levels import Levels
-from delaybox.engine.limiter import Limiter
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.engine.settler import Settler
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
@@ -63,7 +63,7 @@ _LATER = HandBack(delay_ms=1_000)
 class Dispatcher:
     """Runs deliveries.
 
-    ``freed`` is called when slots come free; ``limiter`` brings permits of queues with limits.
+    ``freed`` is called when slots come free; ``dealer`` brings permits of queues with limits.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Dispatcher:
         freed: Callable[[], None],
         rules: LiveRules,
         recorder: Recorder,
-        limiter: Limiter,
+        dealer: PermitDealer,
     ) -> None:
         self._store = store
         self._bodies = Bodies(store)
@@ -87,8 +87,8 @@ class Dispatcher:
         self._options = options
         self._clocks = clocks
         self._freed = freed
-        self._limiter = limiter
-        self._kept = KeptPermits(store, rules, limiter.ended)
+        self._dealer = dealer
+        self._kept = KeptPermits(store, rules, dealer.ended)
         self._new_settler = partial(Settler, store, options, self._on_settled, rules, recorder)
         self._settlers: dict[int, Settler] = {}
         self._everywhere = StoredEverywhere()
@@ -147,7 +147,7 @@ class Dispatcher:
 
     def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
         """A claim found queues without permits."""
-        self._limiter.waits(partition, queues)
+        self._dealer.waits(partition, queues)
 
     def met(self, lanes: Sequence[bytes]) -> bool:
         """A claim met lanes whose tasks take several places."""
@@ -421,7 +421,7 @@ class Dispatcher:
     def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
         self._leases.drop(deliveries)
         if deliveries:
-            self._limiter.ended(deliveries[0].partition, deliveries)
+            self._dealer.ended(deliveries[0].partition, deliveries)
         self._free(deliveries)
 
     def _free(self, deliveries: Sequence[Delivery]) -> None:

@@ -20,12 +20,12 @@ from delaybox.core.task import TaskType
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.guest import Guest
 from delaybox.engine.handover import HandOver
-from delaybox.engine.limiter import Limiter
 from delaybox.engine.listener import Wakeups
 from delaybox.engine.loops import Loop
 from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership, PartOwnership
+from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.placement import Placement
 from delaybox.engine.redis_time import Clocks, local_ms
 from delaybox.engine.rules import RuleReader
@@ -85,9 +85,9 @@ class Engine:
         rules = LiveRules() if rules is None else rules
         self._recorder = Recorder(store, options.history, self._clocks.now_ms, options.node_id)
         self._ownership = Ownership(store.partitions)
-        self._limiter = Limiter(store, rules, self._ownership, self._clocks, keeps=options.clock)
+        self._dealer = PermitDealer(store, rules, self._ownership, self._clocks, keeps=options.clock)
         self._dispatcher = Dispatcher(
-            store, targets, options, self._clocks, self._slots_freed, rules, self._recorder, self._limiter
+            store, targets, options, self._clocks, self._slots_freed, rules, self._recorder, self._dealer
         )
         self._rules = rules
         self._tracker = Trackers("tracker", store, self._dispatcher, options, self._clocks, rules)
@@ -107,7 +107,7 @@ class Engine:
         self._others.append(Loop("rules of queues", self._rule_reader.step))
         if self._recorder.on:
             self._others.append(Loop("history", self._recorder.step))
-        self._others.append(Loop("permits of queues", self._limiter.step))
+        self._others.append(Loop("permits of queues", self._dealer.step))
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
         self._membership = Membership(store, who, self._activity, self)
         if options.clock:

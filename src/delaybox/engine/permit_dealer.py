@@ -1,4 +1,4 @@
-"""Brings permits of queues with limits to the partitions in which their work waits (`core.queue_limits`)."""
+"""Deals permits of queues with limits (`core.queue_limits`) to the partitions in which their work waits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PAGES = 4
 _POLL_MS = 1_000.0
 
 
-class Limiter:
+class PermitDealer:
     """One step = wait until something is to be settled, then settle it: all partitions of it in one round trip each.
 
     Every engine does that for what it claims and ends itself; time keepers also sweep their partitions. All of it is
