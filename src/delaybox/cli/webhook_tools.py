@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import typer
 
-from delaybox import webhook
 from delaybox.cli import messages, options
 from delaybox.cli.exits import Exit
 from delaybox.core import ids, texts
 from delaybox.core.errors import ConfigError
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.core.webhook import METHODS, Webhook, WebhookRules, url_of
+from delaybox.wire import webhook_signing
 
 _SHOWN: Final = 2_000
 _LONGEST_BODY: Final = 1 << 20
@@ -82,8 +82,8 @@ def _problem(body: bytes, headers: dict[str, str], secrets: tuple[str, ...]) -> 
     if not secrets:
         return "not checked"
     try:
-        webhook.verify(body, headers, secrets)
-    except webhook.NotVerified as error:
+        webhook_signing.verify(body, headers, secrets)
+    except webhook_signing.NotVerified as error:
         return str(error)
     return ""
 
@@ -97,7 +97,7 @@ def _show(method: str, path: str, headers: dict[str, str], body: bytes, problem:
     lower = {name.lower(): value for name, value in headers.items()}
     attempt = lower.get("delaybox-attempt")
     verdict = "verified" if not problem else texts.line(problem)
-    which = texts.line(lower.get(webhook.ID, "no webhook-id"))
+    which = texts.line(lower.get(webhook_signing.ID, "no webhook-id"))
     which += f"  attempt {texts.line(attempt)}" if attempt else ""
     messages.out(f"{method} {texts.line(path)}  {which}  {verdict}")
     if body:
@@ -158,7 +158,7 @@ def _request(asked: Webhook, headers: dict[str, bytes], body: bytes, now_ms: int
     )
     return request_bytes(
         asked, url_of(asked.url), header, body, message_id=message_id, attempt=1, token=1, due_ms=now_ms,
-        timestamp=now_ms // 1000, keys=tuple(webhook.key_of(one) for one in secrets),
+        timestamp=now_ms // 1000, keys=tuple(webhook_signing.key_of(one) for one in secrets),
     )  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def _checked(given: list[str] | None) -> tuple[str, ...]:
     secrets = tuple(one for text in given or () for one in text.split(",") if one)
     for one in secrets:
         try:
-            webhook.key_of(one)
+            webhook_signing.key_of(one)
         except ValueError as error:
             raise ConfigError(f"--secret: {error}") from None
     return secrets

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 
-from delaybox import webhook
 from delaybox.config.sections import Duration, Section, Size, mapping, split
 from delaybox.core.limits import HOST
 from delaybox.core.webhook import WebhookRules, check_allowed
+from delaybox.wire.webhook_signing import MAX_SECRET_BYTES, MIN_SECRET_BYTES, PREFIX, key_of
 
 SECRET_FORMS = (
-    f"a secret of {webhook.MIN_SECRET_BYTES} to {webhook.MAX_SECRET_BYTES} bytes in base64, with {webhook.PREFIX} "
+    f"a secret of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64, with {PREFIX} "
     "before it or without, such as openssl rand -base64 32 makes; or a list of several (text with commas between them)"
 )
 
@@ -24,7 +24,7 @@ def read_secret(value: object) -> object:
     if not isinstance(secrets, list | tuple) or not all(isinstance(one, str) for one in secrets):
         raise ValueError("secret")
     for one in secrets:
-        webhook.key_of(one)
+        key_of(one)
     return tuple(secrets)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from delaybox import __version__, webhook
+from delaybox import __version__
 from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.errors import InvalidTask
 from delaybox.core.keeping import wished_ms
@@ -28,6 +28,7 @@ from delaybox.targets.http_connection import HttpAnswer
 from delaybox.targets.http_hosts import Hosts, NoRoom, spread_ms
 from delaybox.targets.places import PlacesInTurn
 from delaybox.wire import body as wire_body
+from delaybox.wire import webhook_signing
 from delaybox.wire.call import BYTES
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.http_event import as_event
@@ -322,19 +323,19 @@ def signed_request(
         lines.append(b"content-length: %d" % len(payload))
     lines += [name.encode() + b": " + value for name, value in header.items()]
     lines += [
-        b"%b: %b" % (webhook.ID.encode(), message_id.encode()),
-        b"%b: %d" % (webhook.TIMESTAMP.encode(), timestamp),
+        b"%b: %b" % (webhook_signing.ID.encode(), message_id.encode()),
+        b"%b: %d" % (webhook_signing.TIMESTAMP.encode(), timestamp),
         *own,
     ]
     if keys:
-        signature = webhook.sign(message_id, timestamp, payload, keys)
-        lines.append(f"{webhook.SIGNATURE}: {signature}".encode())
+        signature = webhook_signing.sign(message_id, timestamp, payload, keys)
+        lines.append(f"{webhook_signing.SIGNATURE}: {signature}".encode())
     return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if method in WITHOUT_BODY else payload)
 
 
 def keys_of(secrets: Sequence[str]) -> tuple[bytes, ...]:
     """What signs, for each of the secrets."""
-    return tuple(webhook.key_of(secret) for secret in secrets)
+    return tuple(webhook_signing.key_of(secret) for secret in secrets)
 
 
 def phrase(status: int) -> str:
