@@ -11,13 +11,15 @@ from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit, name_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
-from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
+from delaybox.core.task import DeliveryMode, NewTask, OnConflict, Priority, TaskType
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.redis_time import Clocks
 from delaybox.service.rules import Rules
 from delaybox.store import keys, permits, rules
 from delaybox.store.lanes import queues
+from delaybox.store.record import draft
+from delaybox.store.replies import Batch
 from tests.lab import Lab, leased
 
 SEND = lane_of(TaskType.WORKER, "mail", "send")
@@ -231,3 +233,48 @@ async def test_what_stands_apart_by_a_rule_that_is_no_more_is_no_problem_and_com
     await bench.set()
     assert await lab.problems() == [], "the next claim looks at its key"
     assert {*took, *await bench.claim()} == set(tasks)
+
+
+async def test_what_stands_apart_is_found_again_where_the_clock_went_back(bench: Bench) -> None:
+    """As after a fail-over to a server whose clock is behind: what had come due has not, and has no other hint."""
+    lab = bench.lab
+    await bench.set(KeyLimit(by=BY, concurrency=1))
+    first, second = await lab.add(call("acme"), call("acme", delay_ms=5))
+    await lab.move(10)
+    await bench.claim(slots=0)
+    assert await bench.claim(LEASE) == [first]
+    await lab.move(-8)
+    await lab.store.ack(0, LEASE, [first])
+    assert await bench.claim() == []
+    assert await lab.problems() == [], "something finds it when it is due"
+    await lab.move(3)
+    assert await bench.claim(b"m" * 16) == [second]
+
+
+@pytest.mark.parametrize("moved", [{"queue": "news"}, {"priority": Priority.CRITICAL}])
+async def test_what_stands_apart_and_is_replaced_is_not_taken_through_its_former_lane(
+    bench: Bench, moved: dict[str, Any]
+) -> None:
+    lab = bench.lab
+
+    async def put(**parts: Any) -> bytes:
+        how = {"type": TaskType.WORKER, "name": "send", "queue": "mail", "labels": {"customer": "acme"}, **parts}
+        d = draft(NewTask(idempotency_key="k", on_conflict=OnConflict.REPLACE, **how))
+        (answers,) = await lab.store.schedule([Batch(0, [d], d.replace)])
+        assert not isinstance(answers, BaseException), answers
+        return answers[0].task_id
+
+    await bench.set(KeyLimit(by=BY, concurrency=1))
+    (first,) = await lab.add(call("acme"))
+    await lab.move(1)
+    second = await put()
+    await bench.claim(slots=0)
+    assert await bench.claim(LEASE) == [first]
+    assert await put(**moved) == second
+    await lab.store.ack(0, LEASE, [first])
+    await lab.claim(types="w", slots=0)
+    assert await lab.ready("wmail:send") == []
+    if "queue" in moved:
+        assert await bench.claim(b"m" * 16, lanes=(SEND,)) == []
+    assert await bench.claim(b"n" * 16) == [second]
+    assert await lab.problems() == []

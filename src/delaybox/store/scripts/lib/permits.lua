@@ -209,7 +209,7 @@ local function look_at_key(name, now, loud)
 end
 
 -- Tasks of a limit key are ready again: as many as there is room for, earliest first, critical ones before all. What is gone or was moved
--- to another time is left out.
+-- to another lane is left out.
 function let_keys_go(name, room, now)
   local sets, keyed = sets_of(name), {}
   local function head(set)
@@ -228,10 +228,12 @@ function let_keys_go(name, room, now)
       local id = flat[i]
       local rec = redis.call('HGET', k_bucket(math.floor(id_due(id) / permits.W)), id)
       permits.moves = permits.moves - 1
-      local kind, flags, due
-      if rec then kind, flags, due = rec_head(id, rec) end
-      if kind and (not due or due <= now) then
-        room, best.moved = room - 1, true
+      local kind, flags, due, lane_at
+      if rec then kind, flags, due, lane_at = rec_head(id, rec) end
+      -- One that was replaced by a task of another lane or priority has its hint there. One that is not due yet goes as well, though it
+      -- uses no room: it may have no other hint, where the clock went back. The claim that meets it indexes it again.
+      if kind and (kind ~= 'ok' or rec_lane(rec, lane_at) == best.lane and (flags % 4 == 0) == best.critical) then
+        room, best.moved = room - (due and due > now and 0 or 1), true
         redis.call('ZADD', k_ready(best.lane, best.critical), flat[i + 1], id)
         if kind == 'ok' and byte(rec, 1) >= FRESH_EXT then fair.note(rec, flags, best.lane, due) end
         if fair.has(best.lane) then keyed[#keyed + 1] = { id, best.lane, best.critical, tonumber(flat[i + 1]), rec } end
