@@ -17,6 +17,7 @@ from delaybox import Client, Worker
 from delaybox.client import InvalidTask, Retry, TaskFailed, TaskState
 from tests.command import Command
 from tests.nodes import Node, node
+from tests.visitor import Visitor
 from tests.waiting import Gate, until
 
 CONFIG = """
@@ -147,6 +148,10 @@ def test_what_waited_is_let_go_at_a_rate(served: Node, client: Client, crew: Cre
     assert served.call("GET", "/v1/queues/mail")[2]["full_speed_at"].startswith(at)
     assert rules(served, "mail", {"paused": False})["full_speed_at"].startswith(at), "said again it is the same"
     printed = cli("queues", "mail").out
+    seen = Visitor(served.port)
+    page, moment = seen.get("/dashboard/queues/mail")[2], f'<time datetime="{at}'
+    assert f"what waited begins at 2/h. Full speed at about {moment}" in page and "it is paused" not in page
+    assert f"full speed at about {moment}" in seen.get("/dashboard/queues")[2]
     assert "resume_rate = 2/h" in printed and f"what waited during its pause begins at 2/h, until about {at}" in printed
     waiting = [client.get(one.id) for one in held]
     assert all("has limits (rate 2/h)" in one.reason for one in waiting if one.state is TaskState.READY)
@@ -157,6 +162,7 @@ def test_what_waited_is_let_go_at_a_rate(served: Node, client: Client, crew: Cre
     until(lambda: client.queue_rules("mail")[0].full_speed_at is None)
     (left,) = client.queue_rules("mail")
     assert (left.paused, left.resume_rate, left.waits) == (False, "1000/s", "")
+    assert "ull speed" not in seen.get("/dashboard/queues/mail")[2] + seen.get("/dashboard/queues")[2]
     client.unset_queue("mail")
 
 
@@ -206,6 +212,8 @@ def test_limits_hold_and_say_why_a_queue_waits(served: Node, client: Client, cre
     why = "waits: 1 tasks of queue 'other' run, which is its concurrency; the next begins when one ends"
     until(lambda: served.call("GET", "/v1/queues/other")[2]["waits"] == why)
     until(lambda: why in cli("queues", "other").out)
+    page = Visitor(served.port).get("/dashboard/queues/other")[2]
+    assert "which is its concurrency" in page and "it is paused" not in page
     assert client.queue_rules("other")[0].waits == why
     until(lambda: sum(client.get(task.id).state is TaskState.READY for task in tasks) == 3)
     waiting = [view.reason for task in tasks if (view := client.get(task.id)).state is TaskState.READY]

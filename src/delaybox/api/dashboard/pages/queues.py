@@ -120,13 +120,20 @@ class QueuePages:
         lanes = [q for q in await self._service.queues() if q.queue == name or (name == OTHERS and q.waits)]
         return self._frames.page(
             visit, "queue.html", status=status, name=name, problem=problem, rules=_rules(own, effect, given),
-            paused=bool(shown.effect.paused), waits=shown.waits, newer=shown.newer, lanes=lanes, others=OTHERS,
+            paused=bool(shown.effect.paused), ramp=shown.effect.ramp, pace=shown.effect.pace,
+            waits=_sentence(shown.waits), newer=shown.newer, lanes=lanes, others=OTHERS,
             has_own=bool(own), type_names=rendering.NAME_OF_TYPE, running=sum(q.in_flight for q in lanes),
         )  # fmt: skip
 
 
 def _queue(visit: Visit) -> str:
     return queue_rules.queue_of("queue", visit.params["queue"])
+
+
+def _sentence(waits: str) -> str:
+    """Why its due tasks wait, as it stands behind words that say so."""
+    why = waits.removeprefix("waits: ")
+    return why[:1].upper() + why[1:]
 
 
 def _path(name: str) -> str:
