@@ -144,6 +144,10 @@ class Browser:
         """Returns when the page shows these words."""
         until(lambda: words in self.text, lambda: f"{words!r} is not at {self.address}:\n{self.text}")
 
+    def miss(self, words: str) -> None:
+        """Returns when the page does not show these words any more."""
+        until(lambda: words not in self.text, lambda: f"{words!r} is still at {self.address}:\n{self.text}")
+
     def complaints(self) -> list[str]:
         """What the console has said since the last call, but for answers with an error's status."""
         entries = self.call("POST", "/se/log", {"type": "browser"})

@@ -453,7 +453,9 @@ async def test_pages_say_that_the_store_is_away_and_come_back(make_server: Any) 
         visitor = Visitor(process.port)
         assert (await asyncio.to_thread(visitor.get, "/dashboard"))[0] == 200
         own.kill()
-        for path in ("", "/queues", "/tasks", "/dead", "/nodes"):
+        one = "/tasks/00000000-0000-8000-8000-000000000000"
+        paths = ("", "/store", "/queues", "/queues/mail", "/tasks", one, "/ended", "/dead", "/nodes")
+        for path in paths:
             status, _, text = await asyncio.to_thread(visitor.get, f"/dashboard{path}")
             assert status == 503 and "The store does not answer" in text and "data-away" in text, path
         own.start()

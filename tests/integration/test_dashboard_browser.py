@@ -6,19 +6,23 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from delaybox import Client
+from delaybox.api.dashboard.settings import DashboardSettings
 from tests.browser import Browser, driver
 from tests.nodes import Node, node
+from tests.rest import rest_process
 from tests.servers import RealServer
-from tests.shared import a_prefix
+from tests.shared import a_prefix, kept
 from tests.waiting import until
 
 APP = """
+import asyncio
 from pathlib import Path
 from delaybox import Worker
 
@@ -30,6 +34,11 @@ def send(to):
     if not Path("mended").exists():
         raise ValueError(f"no template for {to}: <b>is it deployed?</b>")
     return f"sent to {to}"
+
+
+@worker.task(name="mail.hold", queue="mail", retries=0)
+async def hold():
+    await asyncio.Event().wait()
 """
 TOKEN = "token-for-the-browser"
 PAGES = (
@@ -160,6 +169,53 @@ def test_a_queue_is_paused_and_goes_on(page: Browser, world: World) -> None:
     page.see("Queue mail goes on.")
     (world.folder / "mended").touch()
     assert handle.result(timeout=60) == "sent to bob@example.org"
+
+
+def test_one_task_is_run_now_moved_cancelled_and_stopped(page: Browser, world: World) -> None:
+    held = world.client.schedule("mail.hold", {}, queue="mail", delay="1h")
+    page.go(f"{world.base}/tasks/{held.id}")
+    page.fill("delay", "2h")
+    page.click("Move", "main button")
+    page.see("It is due at")
+    assert (held.get().due - datetime.now(UTC)).total_seconds() > 7_000
+    page.click("Run now", "main button")
+    page.see("It is due now.")
+
+    def runs() -> bool:
+        page.go(f"{world.base}/tasks/{held.id}")
+        return "Stop it" in page.text
+
+    until(runs, lambda: page.text)
+    page.click("Stop it", "main button")
+    page.see("Its worker was asked to stop it.")
+    until(lambda: held.get().state == "cancelled", world.node.output)
+    other = world.client.publish(b"x", delay="1h")
+    page.go(f"{world.base}/tasks/{other.id}")
+    page.click("Cancel", "main button")
+    until(lambda: other.get().state == "cancelled", lambda: page.text)
+
+
+def test_every_page_shows_that_the_store_is_away_and_comes_back(
+    make: object, make_server: Callable[..., RealServer]
+) -> None:
+    assert callable(make)
+    own = make_server("--appendonly", "yes")
+    settings = DashboardSettings(secret="x" * 40)
+    with kept(rest_process(server=own.settings, prefix=a_prefix(), partitions=1, dashboard=settings)) as process:
+        base = f"http://127.0.0.1:{process.port}/dashboard"
+        live: Browser = make()
+        live.go(base)
+        # No part of this page renews itself.
+        still: Browser = make()
+        still.go(f"{base}/schedule")
+        own.kill()
+        for window in (live, still):
+            window.see("The store does not answer this node")
+        live.go(f"{base}/tasks")
+        live.see("This page tries again by itself")
+        own.start()
+        live.see("No task matches.")
+        still.miss("The store does not answer")
 
 
 def test_tasks_are_cancelled_by_filter_after_a_dry_run(page: Browser, world: World) -> None:

@@ -75,6 +75,7 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/dashboard/static/{file}"): WithoutToken.PAGE,
     ("GET", "/dashboard"): Access.READ,
     ("GET", "/dashboard/live"): Access.READ,
+    ("GET", "/dashboard/store"): Access.READ,
     ("GET", "/dashboard/forecast"): Access.READ,
     ("GET", "/dashboard/queues"): Access.READ,
     ("GET", "/dashboard/queues/{queue}"): Access.READ,

@@ -78,6 +78,7 @@ class Dashboard:
         gets: dict[str, Page] = {
             "": self._now.page,
             "/live": self._now.live,
+            "/store": self._now.store,
             "/forecast": self._now.forecast,
             "/login": self._login.page,
             "/static/{file}": self._file,

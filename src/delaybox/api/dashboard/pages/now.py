@@ -52,6 +52,11 @@ class NowPages:
         headers = (*render.HEADERS, (b"x-accel-buffering", b"no"))
         return Answer(200, b"", headers, b"text/event-stream", self._live.read())
 
+    async def store(self, visit: Visit) -> Answer:
+        """Nothing, while the store answers: pages of which no part renews itself learn by it that the store is away."""
+        await self._service.counts()
+        return Answer(200, b"", render.HEADERS, render.HTML)
+
     async def forecast(self, visit: Visit) -> Answer:
         """The picture's numbers, as JSON: a span by name, or any part of the future (from and to, Unix ms)."""
         now = time.time_ns() // 1_000_000

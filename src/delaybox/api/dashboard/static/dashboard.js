@@ -84,7 +84,10 @@
   }
   setInterval(() => {
     if (document.hidden) return;
-    for (const part of every("[hx-trigger=again]")) {
+    const parts = every("[hx-trigger=again]");
+    for (const part of parts) {
+      // Where other parts renew themselves, their answers show as well whether the store is there.
+      if (part.id === "pulse" && parts.length > 1) continue;
       // Not under the hands of somebody who reads or moves in it.
       const selection = document.getSelection();
       const reading = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
