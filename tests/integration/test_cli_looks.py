@@ -84,6 +84,19 @@ def test_top_on_a_terminal_gives_the_screen_back(node: ServedNode) -> None:
     assert seen.endswith(b"\x1b[?1049l")
 
 
+def test_the_dashboard_is_opened_in_a_browser(node: ServedNode, cli: Cli, tmp_path: Path) -> None:
+    assert cli("open", "--print").out.strip() == f"{node.url}/dashboard"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o700)
+    done = subprocess.run(
+        [sys.executable, "-m", "delaybox", "open"], env={**environment(node), "BROWSER": f"{browser} %s"}, timeout=60,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, f"{node.url}/dashboard"), done.stderr
+    assert (tmp_path / "opened").read_text() == f"{node.url}/dashboard"
+
+
 def test_a_narrow_terminal_without_colours_shows_whole_ids(cli: Cli, node: ServedNode) -> None:
     task_id = scheduled(cli, "x" * 200, "--delay", "1h", "--queue", "narrow")
     parent, child = pty.openpty()
