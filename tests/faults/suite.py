@@ -2,6 +2,8 @@
 
 ``python -m tests.faults.suite [ROW …] [--again] [--list] [--docs]``. A row that has passed on this commit with this
 seed is not run again, so a run that was stopped goes on where it was. Exit code 1: a row failed.
+
+What a row found is kept as ``build/faults/rows/<row>.json``, and what its runs wrote as ``build/faults/runs/<row>/``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ _SUMS = ("acked", "lost", "early", "dup_sched", "double_completed", "orphans", "
 
 
 class Result(NamedTuple):
-    """What came of a row. ``outcome``: passed, failed or skipped. ``figures``: sums over the ``runs`` with records."""
+    """What came of a row. ``outcome``: passed, failed or skipped. ``figures``: sums over the ``runs`` with records, and
+    the longest time until something fired again. ``git``: the commit, with a plus sign where files differed from it;
+    ``at``: when it ended, UTC."""
 
     row: str
     outcome: str
@@ -79,6 +83,7 @@ def run(row: Row) -> Result:
     report.unlink(missing_ok=True)
     began, git = time.monotonic(), commit()
     command = [sys.executable, "-m", "pytest", *row.tests, "-q", "-s", "-p", "no:cacheprovider", "--timeout", "0"]
+    command += ["-n", str(row.together)] if row.together > 1 else []
     with (out / "log").open("wb") as log:
         code = subprocess.run(
             [*command, f"--junitxml={report}"],
@@ -130,15 +135,17 @@ def _outcomes(report: Path) -> tuple[int, list[str], list[str]]:
 def _sums(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Of the runs that must be whole; those of the controls are broken on purpose."""
     whole = [record["figures"] for record in records if not record["row"].startswith("control")]
-    return {name: sum(figures.get(name, 0) for figures in whole) for name in _SUMS} if whole else {}
+    if not whole:
+        return {}
+    sums: dict[str, float] = {name: sum(figures.get(name, 0) for figures in whole) for name in _SUMS}
+    return sums | {"recover_ms": max(figures.get("recover_ms", 0) for figures in whole)}
 
 
 def table(results: Mapping[str, Result | None]) -> str:
-    """Markdown: a line for each row."""
-    lines = [
-        "| row | fault | result | tasks | faults | lost | early | runs beyond one (explained) | fsck | seconds | on |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """Markdown: a line for each row, and below it what all of it was made with."""
+    columns = ["row", "fault", "what is done", "result", "tasks", "faults", "lost", "early", "run again (explained)"]
+    columns += ["fsck", "first fires after", "seconds"]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row in ROWS:
         found = results.get(row.name)
         if not row.tests:
@@ -146,14 +153,30 @@ def table(results: Mapping[str, Result | None]) -> str:
         elif found is None:
             cells = ["not run yet", *[""] * 8]
         else:
-            cells = [_word(row, found), *_figures(found), str(found.seconds), f"{found.git}, {found.at}"]
-        lines.append(f"| {row.name} | {row.fault} | {' | '.join(cells)} |")
-    done = [found for found in results.values() if found is not None]
+            cells = [_word(row, found), *_figures(found), str(found.seconds)]
+        lines.append(f"| {row.name} | {row.fault} | {row.done} | {' | '.join(cells)} |")
+    return "\n".join(lines + _made_with([found for found in results.values() if found is not None]))
+
+
+def _made_with(done: Sequence[Result]) -> list[str]:
+    """Seed, versions, machine, and which commits of the tree when."""
+    if not done:
+        return []
     servers = ", ".join(sorted({found.server for found in done if found.server}))
     seeds = ", ".join(sorted({str(found.seed) for found in done}))
     pythons = ", ".join(sorted({found.python for found in done}))
-    lines += ["", f"Seed {seeds}; {servers or 'no server'}; Python {pythons}; {os.cpu_count()} cores."] if done else []
-    return "\n".join(lines)
+    minutes = round(sum(found.seconds for found in done) / 60)
+    rows_on: dict[str, list[Result]] = {}
+    for found in done:
+        rows_on.setdefault(found.git, []).append(found)
+    by_count = sorted(rows_on.items(), key=lambda item: -len(item[1]))
+    parts = [
+        f"{'all rows' if len(by_count) == 1 else ', '.join(found.row for found in rows)} on commit {git} "
+        f"({min(found.at for found in rows)} to {max(found.at for found in rows)} UTC)"
+        for git, rows in by_count
+    ]
+    machine = f"Python {pythons}; {os.cpu_count()} cores; {minutes} minutes in all"
+    return ["", f"Seed {seeds}; {servers or 'no server'}; {machine}. Run: {'; '.join(parts)}."]
 
 
 def _word(row: Row, found: Result) -> str:
@@ -169,16 +192,17 @@ def _word(row: Row, found: Result) -> str:
 
 
 def _figures(found: Result) -> list[str]:
+    """Empty where the tests of a row judge themselves and leave no records."""
     f = found.figures
     if not f:
-        return [""] * 6
-    dups = f"{f['dups']:,.0f} ({f['explained']:,.0f})"
+        return [""] * 7
     return [
         f"{f['acked']:,.0f}",
         f"{found.faults:,}",
         *(f"{f[n]:,.0f}" for n in ("lost", "early")),
-        dups,
+        f"{f['dups']:,.0f} ({f['explained']:,.0f})",
         f"{f['orphans']:.0f}",
+        f"{f['recover_ms'] / 1000:.1f} s" if found.faults else "",
     ]
 
 

@@ -27,7 +27,7 @@ NODES = 3
 RATE = 50
 CONCURRENCY = 6
 TAKES_MS = 40
-LASTS_S = scaled(2, 300)
+LASTS_S = scaled(2, 90)
 KILL_EVERY_S = scaled(0.5, 20.0)
 
 

@@ -21,14 +21,14 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 async def test_a_full_server_drains_by_itself(tmp_path: Path) -> None:
     # Many at once: on a busy machine it must be full before the first is due.
-    room, padding, together = scaled(1 << 20, 110 << 20), 600, scaled(20, 100)
+    room, padding, together = scaled(1 << 20, 50 << 20), 600, scaled(20, 100)
     async with Rig(tmp_path, "T15") as rig:
         service = await rig.service()
         workers = await rig.workers(2)
         with rig.server.client() as client:
             used = client.info("memory")["used_memory"]
             client.config_set("maxmemory", used + room)
-        due = soon(scaled(4_000, 90_000))
+        due = soon(scaled(4_000, 60_000))
         accepted, refused, numbers = 0, 0, itertools.count()
 
         async def schedule(n: int) -> None:

@@ -26,7 +26,7 @@ CASES = scaled([("ahead", HOUR_MS, HOUR_MS)], [("ahead", HOUR_MS, HOUR_MS), ("ba
 @pytest.mark.parametrize(("name", "first", "then"), CASES)
 async def test_a_clock_that_steps_loses_and_doubles_nothing(tmp_path: Path, name: str, first: int, then: int) -> None:
     """Set back, what is due waits until the clock has come as far again: it is set right then."""
-    part = scaled(200, 20_000)
+    part = scaled(200, 10_000)
     clock = Clock(tmp_path / "clock")
     async with Rig(tmp_path, "T18", environ=clock.environ) as rig:
         rig.mode = name

@@ -41,7 +41,7 @@ async def _send(rig: Rig, service: Service, key: str, due_ms: int) -> str:
 
 
 async def test_one_key_is_one_task_however_often_it_is_sent(tmp_path: Path) -> None:
-    keys = scaled(60, 2_000)
+    keys = scaled(60, 500)
     async with Rig(tmp_path, "T22") as rig:
         proxy = await rig.proxy()
         url = f"redis://127.0.0.1:{proxy.port}"

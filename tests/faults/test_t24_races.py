@@ -46,7 +46,7 @@ async def _meddle(rig: Rig, service: Service, seed: int, tasks: list[tuple[str, 
 
 
 async def test_what_was_cancelled_never_runs_and_what_was_moved_is_never_early(tmp_path: Path) -> None:
-    rounds, each = scaled(4, 100), 100
+    rounds, each = scaled(4, 50), 100
     async with Rig(tmp_path, "T24") as rig:
         await rig.workers(2)
         service = await rig.service()

@@ -28,8 +28,8 @@ from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(300, 900))]
 
-AWAY_S = scaled(2.5, 60.0)
-KILLS = scaled(2, 10)
+AWAY_S = scaled(2.5, 30.0)
+KILLS = scaled(2, 8)
 BATCH = 50
 PRIORITIES = ("critical", "high", "normal", "low")
 

@@ -49,7 +49,7 @@ async def test_rolling_restarts_run_nothing_twice(tmp_path: Path) -> None:
 
 async def test_rolling_restarts_of_whole_nodes_lose_and_double_nothing(tmp_path: Path) -> None:
     """Two `delaybox serve` restarted in turn; clients go to the other one, or send again with the same key."""
-    count, restarts = scaled(600, WHOLE), scaled(2, 30)
+    count, restarts = scaled(600, WHOLE), scaled(2, 15)
     async with Rig(tmp_path, "T26", partitions=16) as rig:
         rig.mode = "serve"
         await rig.listen()

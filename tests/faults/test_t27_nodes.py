@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 NODES = 4
-COUNT = int(os.environ.get("DELAYBOX_FAULTS_COUNT", "300000"))
+COUNT = int(os.environ.get("DELAYBOX_FAULTS_COUNT", "100000"))
 PER_S = 1_000
 FREEZES_S = (0.4, 2.0, 4.0)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import until
-from tests.faults.harness.scale import SEED, WHOLE, scaled
+from tests.faults.harness.scale import SEED, scaled
 from tests.yard import Process, Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
@@ -24,13 +24,13 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 CONCURRENCY = 50
 NAP_S = scaled(0.1, 0.02)
-BATCH, EVERY_MS = scaled(100, 1_000), scaled(150, 200)
+BATCH, EVERY_MS = scaled(100, 500), scaled(150, 200)
 KILL_EVERY_S = scaled(0.5, 1.0)
 # How long, and whether the connections are reset as well, so that both sides know at once, not by silence.
 SHORT_CUTS = [pytest.param(1.0, False, id="silence-1"), pytest.param(6.0, True, id="reset-6")]
 CUTS = scaled(
     SHORT_CUTS,
-    [pytest.param(s, off, id=f"{'reset' if off else 'silence'}-{s:g}") for s in (1.0, 30.0) for off in (True, False)],
+    [*SHORT_CUTS, pytest.param(30.0, False, id="silence-30")],
 )
 
 
@@ -124,7 +124,7 @@ async def gang(yard: Yard, tmp_path: Path) -> AsyncIterator[Gang]:
 @both_ways
 async def test_workers_killed_one_after_the_other_lose_nothing(yard: Yard, gang: Gang) -> None:
     # Straight on Redis what a killed worker had comes back only after its lease, three seconds here.
-    count, draw = scaled(4_000 if yard.way == "grpc" else 1_000, WHOLE), random.Random(SEED)
+    count, draw = scaled(4_000 if yard.way == "grpc" else 1_000, 50_000), random.Random(SEED)
     began = time.monotonic()
     producing = asyncio.create_task(scheduled(yard, count))
 
@@ -158,7 +158,7 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
 ) -> None:
     """Straight on Redis it is cut off the server."""
     proxy, address = await yard.behind_proxy(heartbeat_ms=1_500)
-    count = scaled(1_000, 20_000)
+    count = scaled(1_000, 10_000)
     async with worker(yard, tmp_path, "--concurrency", str(CONCURRENCY), server=address) as process:
         producing = asyncio.create_task(scheduled(yard, count))
         await until(lambda: len(yard.oracle.ended()) >= count // 10)
@@ -181,7 +181,7 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
 
 @both_ways
 async def test_frozen_workers_do_no_harm_when_they_go_on(yard: Yard, gang: Gang) -> None:
-    count, draw = scaled(1_000, WHOLE), random.Random(SEED)
+    count, draw = scaled(1_000, 30_000), random.Random(SEED)
     producing = asyncio.create_task(scheduled(yard, count))
     freezes = held = 0
     while not freezes or not producing.done():
@@ -199,7 +199,7 @@ async def test_frozen_workers_do_no_harm_when_they_go_on(yard: Yard, gang: Gang)
 @both_ways
 async def test_workers_restarted_in_turn_lose_and_double_nothing(yard: Yard, gang: Gang) -> None:
     """As a deployment does it: the new one works before the old one is asked to stop."""
-    count = scaled(1_500, 100_000)
+    count = scaled(1_500, 30_000)
     producing = asyncio.create_task(scheduled(yard, count))
     await yard.begun_any()
     turns = 0

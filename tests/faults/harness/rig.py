@@ -45,7 +45,8 @@ class Node(NamedTuple):
 class Rig:
     """Everything of one run lies in ``folder`` and ends with the ``async with``.
 
-    ``environ`` is the server's; ``durability`` is that of this process's stores and services.
+    ``environ`` is the server's, ``port`` its TCP port on loopback (0: none); ``durability`` is that of this process's
+    stores and services.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Rig:
         partitions: int = 4,
         environ: Mapping[str, str] | None = None,
         durability: Durability = FAST,
+        port: int = 0,
     ) -> None:
         self.folder, self.row, self.mode, self.seed = folder, row, mode, seed
         self.prefix, self.partitions, self.durability = prefix, partitions, durability
         set_at_start = {"appendfsync": mode, **(options or {})} if mode else options
-        self.server = Server(folder / "redis", options=set_at_start, environ=environ)
+        self.server = Server(folder / "redis", port=port, options=set_at_start, environ=environ)
         self.oracle = folder / "oracle.log"
         self.writer = Writer(self.oracle)
         self.reader = Reader(self.oracle)
@@ -95,9 +97,9 @@ class Rig:
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    async def proxy(self) -> Proxy:
-        """A proxy in front of the server, clean at first; its URL is ``proxy_url``."""
-        proxy = Proxy(str(self.server.socket), seed=self.seed)
+    async def proxy(self, upstream: tuple[str, int] | None = None) -> Proxy:
+        """A proxy in front of the server, or of ``upstream``, clean at first; it listens on ``port`` of loopback."""
+        proxy = Proxy(upstream or str(self.server.socket), seed=self.seed)
         await proxy.listen_tcp()
         self._proxies.append(proxy)
         return proxy
