@@ -15,6 +15,7 @@ from benchmarks.scenarios import (
     kafka,
     lateness,
     longest_script,
+    looked_through,
     memory,
     nodes,
     pages,
@@ -49,5 +50,6 @@ ALL: tuple[Scenario, ...] = (
     cost.SCENARIO,
     dashboard.SCENARIO,
     pages.SCENARIO,
+    looked_through.SCENARIO,
     v1.FULL_STORE,
 )

@@ -4,46 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
 from delaybox.core.queue import QueueRules
 from delaybox.core.queue_limits import GRANT_MS, RATE_TURN_MS, TURN_MS, Grant, Needs, Share, deal, rate_of
-
-
-@dataclass
-class Place:
-    """A partition, as scripts/permits.lua does it. ``used``: until when each permit in use is used."""
-
-    number: int
-    budget: int = 0
-    seq: int = 0
-    waiting: int = 0
-    used: list[float] = field(default_factory=list)
-    critical: bool = False
-
-    def visit(self, grant: Grant | None, good: int, now: int) -> Needs:
-        cap = None
-        if grant is not None:
-            if grant.seq > self.seq and now <= good:
-                self.budget, self.seq = grant.budget, grant.seq
-            cap = grant.cap
-        self.used = [until for until in self.used if until >= now]
-        want = len(self.used) + self.waiting
-        if cap is not None:
-            self.budget = min(self.budget, max(cap, len(self.used)))
-        elif grant is not None:
-            self.budget = min(self.budget, max(want, len(self.used)))
-        deadline = 4_000_000 * (not self.critical) + self.number
-        return Needs(partition=self.number, budget=self.budget, seq=self.seq, want=want, deadline=deadline, at=now)
-
-    def claim(self, now: int, hold: int) -> int:
-        self.used = [until for until in self.used if until >= now]
-        taken = min(self.waiting, max(self.budget - len(self.used), 0))
-        self.waiting -= taken
-        self.used += [now + hold] * taken
-        return taken
+from tests.faults.simulated.partition import Permits
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -51,7 +18,7 @@ def test_no_interval_holds_more_than_the_rate_whatever_is_lost(seed: int) -> Non
     rng = random.Random(seed)
     rate = rate_of(rng.choice(["5/s", "20/s", "3/2s", "50/s"]))
     permits, hold = rate.permits(None)
-    places = [Place(n) for n in range(6)]
+    places = [Permits(n) for n in range(6)]
     ledger: dict[int, Share] = {}
     late: list[tuple[int, Grant, int]] = []
     claims: deque[int] = deque()
@@ -78,7 +45,7 @@ def test_no_interval_holds_more_than_the_rate_whatever_is_lost(seed: int) -> Non
 
 
 def settle(
-    places: list[Place], ledger: dict[int, Share], permits: int, now: int, *, rate: bool = False
+    places: list[Permits], ledger: dict[int, Share], permits: int, now: int, *, rate: bool = False
 ) -> dict[int, Share]:
     """What an engine does, without any loss."""
     asked: dict[int, Grant | None] = {p.number: None for p in places if p.waiting or p.budget}
@@ -92,7 +59,7 @@ def settle(
 
 
 def test_work_in_one_partition_gets_all_permits_from_those_that_have_none_left() -> None:
-    places = [Place(n, waiting=100) for n in range(4)]
+    places = [Permits(n, waiting=100) for n in range(4)]
     ledger = settle(places, {}, 20, 1_000)
     assert [p.budget for p in places] == [5, 5, 5, 5]
     for place in places[1:]:
@@ -105,7 +72,7 @@ def test_work_in_one_partition_gets_all_permits_from_those_that_have_none_left()
 
 
 def test_with_fewer_permits_than_partitions_they_go_to_the_earliest_and_come_round() -> None:
-    places = [Place(n, waiting=1) for n in range(4)]
+    places = [Permits(n, waiting=1) for n in range(4)]
     ledger = settle(places, {}, 1, 1_000)
     order: list[int] = []
     for turn in range(4):
@@ -119,7 +86,7 @@ def test_with_fewer_permits_than_partitions_they_go_to_the_earliest_and_come_rou
 
 
 def test_a_permit_stays_for_a_turn_where_work_goes_on_and_leaves_at_once_where_none_is_left() -> None:
-    places = [Place(n, waiting=50) for n in range(3)]
+    places = [Permits(n, waiting=50) for n in range(3)]
     ledger = settle(places, {}, 1, 1_000)
     for now in range(1_001, 1_000 + TURN_MS, 50):
         assert places[0].claim(now, 10_000) == 1, "others wait until its turn is over"
@@ -134,7 +101,7 @@ def test_a_permit_stays_for_a_turn_where_work_goes_on_and_leaves_at_once_where_n
 
 
 def test_a_limit_that_is_lowered_is_taken_back() -> None:
-    places = [Place(n, waiting=100) for n in range(4)]
+    places = [Permits(n, waiting=100) for n in range(4)]
     ledger = settle(places, {}, 20, 1_000)
     places[0].claim(1_000, 10_000)
     ledger = settle(places, ledger, 4, 2_000)
@@ -153,7 +120,7 @@ def test_a_record_that_the_server_lost_is_made_again_from_reports() -> None:
 
 def test_a_report_that_comes_late_takes_nobodys_permits() -> None:
     """Two engines visit one partition; what the first has read is dealt by after what the second has."""
-    places = [Place(n, waiting=100) for n in range(2)]
+    places = [Permits(n, waiting=100) for n in range(2)]
     ledger = settle(places, {}, 2, 1_000)
     assert [p.budget for p in places] == [1, 1]
     places[0].waiting = 0
@@ -169,7 +136,7 @@ def test_a_report_that_comes_late_takes_nobodys_permits() -> None:
 
 @pytest.mark.parametrize("rate", [False, True])
 def test_what_a_rate_gives_a_partition_beyond_its_part_leaves_at_once_and_the_last_one_after_a_turn(rate: bool) -> None:
-    places = [Place(0, waiting=100), Place(1)]
+    places = [Permits(0, waiting=100), Permits(1)]
     ledger = settle(places, {}, 6, 1_000, rate=rate)
     assert [p.budget for p in places] == [6, 0]
     places[1].waiting = 100
