@@ -41,8 +41,10 @@ class Bench:
         return random.Random(self.seed)
 
     @contextmanager
-    def server(self, binary: Binary | None = None, *, persistent: bool = False) -> Iterator[BenchServer]:
-        with running(binary or self.binary, persistent=persistent) as server:
+    def server(
+        self, binary: Binary | None = None, *, persistent: bool = False, by_tcp: bool = False
+    ) -> Iterator[BenchServer]:
+        with running(binary or self.binary, persistent=persistent, by_tcp=by_tcp) as server:
             yield server
 
     def show(self, text: str) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import redis
 
 from benchmarks.harness.process import die_with_parent
+
+_SLOTS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,16 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class BenchServer:
-    """A running server. ``unix`` and ``port`` reach the same one; ``control`` is a client for the harness alone."""
+    """A running server. ``unix`` and ``port`` reach the same one; ``control`` is a client for the harness alone.
+
+    ``by_tcp``: subjects reach it over TCP, as one of a cluster must be reached.
+    """
 
     binary: Binary
     folder: Path
     port: int
     process: subprocess.Popen[bytes]
+    by_tcp: bool = False
     control: redis.Redis = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +103,11 @@ class BenchServer:
     @property
     def unix(self) -> str:
         return str(self.folder / "s.sock")
+
+    @property
+    def address(self) -> str:
+        """Where subjects reach it."""
+        return f"redis://127.0.0.1:{self.port}" if self.by_tcp else f"unix://{self.unix}"
 
     @property
     def url(self) -> str:
@@ -123,7 +134,9 @@ class BenchServer:
 
 
 @contextmanager
-def running(binary: Binary, *, persistent: bool = False) -> Iterator[BenchServer]:
+def running(
+    binary: Binary, *, persistent: bool = False, by_tcp: bool = False, more: Mapping[str, str] | None = None
+) -> Iterator[BenchServer]:
     """Start a server (no persistence unless asked: then AOF everysec), wait until it answers, stop it by pid."""
     folder = Path(tempfile.mkdtemp(prefix="dbx-bench-"))
     port = free_port()
@@ -138,6 +151,7 @@ def running(binary: Binary, *, persistent: bool = False) -> Iterator[BenchServer
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "logfile": str(folder / "server.log"),
+        **(more or {}),
     }
     command = [binary.path, *(word for name, value in arguments.items() for word in (f"--{name}", value))]
     process = subprocess.Popen(
@@ -148,13 +162,43 @@ def running(binary: Binary, *, persistent: bool = False) -> Iterator[BenchServer
         preexec_fn=die_with_parent,
     )
     try:
-        server = BenchServer(binary, folder, port, process)
+        server = BenchServer(binary, folder, port, process, by_tcp)
         _wait_until_it_answers(server)
         yield server
         server.control.close()
     finally:
         _stop(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def cluster(binary: Binary, primaries: int = 3) -> Iterator[list[BenchServer]]:
+    """Servers that share the slots evenly, without replicas; each leads to all of them."""
+    with ExitStack() as stack:
+        mode = {"cluster-enabled": "yes"}
+        some = [
+            stack.enter_context(running(binary, by_tcp=True, more=mode | {"cluster-port": str(free_port())}))
+            for _ in range(primaries)
+        ]
+        for n, server in enumerate(some):
+            server.call("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+            server.call("CLUSTER", "ADDSLOTSRANGE", n * _SLOTS // primaries, (n + 1) * _SLOTS // primaries - 1)
+            bus = some[0].call("CONFIG", "GET", "cluster-port")
+            number = (bus[b"cluster-port"] if isinstance(bus, Mapping) else bus[1]).decode()
+            if n:
+                server.call("CLUSTER", "MEET", "127.0.0.1", some[0].port, number)
+        deadline = time.monotonic() + 30.0
+        while not all(_whole(server, primaries) for server in some):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the servers did not become a cluster within 30 s")
+            time.sleep(0.05)
+        yield some
+
+
+def _whole(server: BenchServer, primaries: int) -> bool:
+    text = server.call("CLUSTER", "INFO")
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    return "cluster_state:ok" in text and f"cluster_known_nodes:{primaries}" in text
 
 
 def _wait_until_it_answers(server: BenchServer, *, seconds: float = 10.0) -> None:

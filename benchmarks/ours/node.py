@@ -34,7 +34,7 @@ def serve(server: BenchServer, *arguments: str) -> Iterator[Node]:
     port, grpc_port = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="dbx-node-") as folder:
         ports = ("--http-port", str(port), "--grpc-port", str(grpc_port))
-        command = python("delaybox", "serve", "--redis", f"unix://{server.unix}", *ports, *arguments)
+        command = python("delaybox", "serve", "--redis", server.address, *ports, *arguments)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DELAYBOX_", "APP_"))}
         # Its own folder: no config.yaml of whoever runs the benchmark is picked up.
         with Child(command, environment=environment, folder=Path(folder)) as child:

@@ -30,9 +30,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def opened(server: BenchServer) -> AsyncIterator[Store]:
-    """The store in a bench server, over its unix socket."""
+    """The store in a bench server, over its unix socket where it is one server."""
     # Our own time-out is long: a fill of ten million keeps the server busy for whole seconds.
-    servers = Servers.connect(ServerSettings(unix_path=server.unix), timeout_s=60.0)
+    servers = Servers.connect(ServerSettings.from_url(server.address), timeout_s=60.0)
     store = await Store.open(servers)
     try:
         yield store

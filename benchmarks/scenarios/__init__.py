@@ -6,6 +6,7 @@ from benchmarks.harness.bench import Scenario
 from benchmarks.scenarios import (
     bulk,
     client,
+    cluster,
     cost,
     dashboard,
     grpc,
@@ -38,6 +39,7 @@ ALL: tuple[Scenario, ...] = (
     herd.SCENARIO,
     lateness.SCENARIO,
     nodes.SCENARIO,
+    cluster.SCENARIO,
     kafka.SCENARIO,
     shell.SCENARIO,
     workers.SCENARIO,

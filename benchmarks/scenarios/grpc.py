@@ -66,10 +66,10 @@ def run(bench: Bench) -> None:
     def one_by_one(processes: int) -> Row:
         with bench.server() as server, ours.serve(server, "--set", f"processes.grpc={processes}") as node:
             options = {"address": node.grpc, "seed": 1, "under_way": UNDER_WAY, "connections": CONNECTIONS}
-            _load(calls // 10, options)
+            send_alone(calls // 10, options)
             before = ours.run(ours.pending(server))
             use = CpuUse(family(node.pid) | {server.process.pid: "server"})
-            found = _load(calls, options)
+            found = send_alone(calls, options)
             note = use.note(calls)
             stored = ours.run(ours.pending(server)) - before
         if found["accepted"] < calls or stored < calls:
@@ -103,7 +103,7 @@ def run(bench: Bench) -> None:
     bench.attempt(IN_PYTHON, TWO, UNIT, lambda: in_python(2))
 
 
-def _load(count: int, options: dict[str, Any]) -> dict[str, Any]:
+def send_alone(count: int, options: dict[str, Any]) -> dict[str, Any]:
     with Child(python("benchmarks.harness.grpc_load", json.dumps({**options, "n": count}))) as child:
         return child.read()
 
