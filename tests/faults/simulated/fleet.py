@@ -31,7 +31,7 @@ WEIGHTS = {"one": 1.0, "three": 3.0, PACED: 1.0, NARROW: 1.0}
 COOL_DOWN_S = 20.0
 POOLS: dict[str, float] = {PACED: 1_000.0, NARROW: float("inf")}
 UNKEPT_MS = GONE_MS + 2 * BEAT_MS + 2 * TURN_MS
-"""No partition may be left alone for longer while a member lives, though its owner and its stand-in died together."""
+"""No partition may be left alone for longer after the last harm, though its owner and its stand-in died together."""
 
 
 class Broken(AssertionError):
@@ -91,7 +91,8 @@ class Fleet:
         self._narrow = 0
         self._cool_down = CoolDown(COOL_DOWN_S)
         self._coming = 0
-        self._alive_since = self.now
+        self._harmed_at = self.now
+        self.longest_alone = 0
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -315,19 +316,26 @@ class Fleet:
         """One thing to one member, or to two at a time."""
         what = self.draw.choice(("kill", "kill two", "freeze", "freeze"))
         self.did[what] += 1
+        self._harmed_at = self.now
         for member in self.draw.sample([*self.members.values()], min(len(self.members), 2 if "two" in what else 1)):
             if what == "freeze":
                 member.frozen_until = self.now + self.draw.choice((300, 1_500, 6_000))
                 continue
-            self._gone(member)
-            self.at(self.now + STARTS_MS, self.join)
+            self.kill(member)
+
+    def kill(self, member: Member | None = None) -> None:
+        """It dies, or the first one does; another comes in its place."""
+        self._gone(member or next(iter(self.members.values())))
+        self.at(self.now + STARTS_MS, self.join)
 
     def _kept(self) -> None:
         """Whoever is well sees to it that no partition is left alone."""
-        if not any(m.frozen_until <= self.now for m in self.members.values()):
-            self._alive_since = self.now
+        if any(m.frozen_until > self.now for m in self.members.values()):
+            # It counts as long as it stands still, for it may be the owner's successor.
+            self._harmed_at = self.now
         for p in self.partitions:
-            alone = self.now - max(p.looked_at, self._alive_since)
+            self.longest_alone = max(self.longest_alone, self.now - p.looked_at)
+            alone = self.now - max(p.looked_at, self._harmed_at)
             if alone > UNKEPT_MS:
                 raise Broken(f"nobody has kept time for partition {p.number} for {alone} ms")
 
