@@ -5,11 +5,39 @@
 -- REPLY ids that were not in the lease (stale)
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids
---@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
+local lease = k_lease(ARGV[1])
+local ids = { unpack(ARGV, 5) }
+local records = redis.call('HMGET', lease, unpack(ids))
+-- special: the places of those that may have something elsewhere. A plain record, and most are, has nothing.
+local stale, special, mine, touched = {}, {}, {}, { lease, K_LEASES, K_LEASED }
+for i, id in ipairs(ids) do
+  local rec = records[i]
+  if not rec then
+    stale[#stale + 1] = id
+  else
+    mine[#mine + 1] = id
+    local first, bits = byte(rec, 1, 2)
+    if bits >= 4 or first >= FRESH_EXT then special[#special + 1] = i end
+  end
+end
+local function leave()
+  if #mine == 0 then return end
+  redis.call('HDEL', lease, unpack(mine))
+  if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
+  redis.call('HDEL', K_LEASED, unpack(mine))
+end
+if #special == 0 then
+  -- The functions below are not even made: for a lone task that takes longer than all else.
+  local err = guard(touched)
+  if err then return err end
+  leave()
+  return stale
+end
+--@include lib/time.lua
+--@include lib/extension.lua
 --@include lib/lease.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
@@ -19,32 +47,23 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
-local lease, idem_ttl = k_lease(ARGV[1]), ARGV[2]
-local ids = { unpack(ARGV, 5) }
-local records = redis.call('HMGET', lease, unpack(ids))
-local stale, special, mine, lent, touched, extended = {}, {}, {}, {}, { lease, K_LEASES, K_LEASED }, false
-for i, id in ipairs(ids) do
-  local rec = records[i]
-  if not rec then
-    stale[#stale + 1] = id
-  else
-    mine[#mine + 1] = id
-    -- A plain record, and most are, has nothing elsewhere.
-    local first, bits = byte(rec, 1, 2)
-    if bits >= 4 or first >= FRESH_EXT and not labels.forget_alone(id, rec, touched) then
-      local kind, flags, _, at = rec_head(id, rec)
-      if kind == 'ok' then
-        local entries
-        if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
-        if first >= FRESH_EXT then
-          extended = true
-          if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
-          succeeded(id, rec, flags, at)
-          entries = labels.of(id, rec, at, flags)
-          labels.touch(entries, touched)
-        end
-        special[#special + 1] = { id, rec, flags, at, entries }
+local idem_ttl, lent, extended, ended = ARGV[2], {}, false, {}
+for _, i in ipairs(special) do
+  local id, rec = ids[i], records[i]
+  local first, bits = byte(rec, 1, 2)
+  if bits >= 4 or not labels.forget_alone(id, rec, touched) then
+    local kind, flags, _, at = rec_head(id, rec)
+    if kind == 'ok' then
+      local entries
+      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+      if first >= FRESH_EXT then
+        extended = true
+        if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
+        succeeded(id, rec, flags, at)
+        entries = labels.of(id, rec, at, flags)
+        labels.touch(entries, touched)
       end
+      ended[#ended + 1] = { id, rec, flags, at, entries }
     end
   end
 end
@@ -55,12 +74,8 @@ if now then
 end
 local err = guard(touched)
 if err then return err end
-for _, s in ipairs(special) do forget(s[1], s[2], s[3], s[4], idem_ttl, s[5]) end
-if #mine > 0 then
-  redis.call('HDEL', lease, unpack(mine))
-  if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
-  redis.call('HDEL', K_LEASED, unpack(mine))
-end
+for _, s in ipairs(ended) do forget(s[1], s[2], s[3], s[4], idem_ttl, s[5]) end
+leave()
 part()
 if now then call_back(now, W, ARGV[4]) end
 if #lent > 0 then
