@@ -88,6 +88,14 @@ def test_what_writes_looks_first(name: str) -> None:
     assert "guard" in includes(name), "rule 2: a script does not roll back"
 
 
+def test_a_cluster_asks_for_keys_and_publishes_at_its_own_servers() -> None:
+    alone, sharded = load("claim").source, load("claim", sharded=True).source
+    for line in ("local MOVES = false", "local NOTIFY = 'PUBLISH'"):
+        assert line in alone and line not in sharded
+    for line in ("local MOVES = true", "local NOTIFY = 'SPUBLISH'"):
+        assert line in sharded and line not in alone
+
+
 @pytest.mark.parametrize("name", names())
 def test_includes_are_resolved_and_used(name: str) -> None:
     source = load(name).source

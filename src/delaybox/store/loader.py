@@ -32,8 +32,11 @@ from delaybox.store.roundtrips import NotSent
 
 _INCLUDE = "--@include "
 _CLOCK = _INCLUDE + "lib/time.lua"
-_PUBLISH = "local NOTIFY = 'PUBLISH'"
-_SHARDED = "local NOTIFY = 'SPUBLISH'"
+_SHARDED = {
+    "local NOTIFY = 'PUBLISH'": "local NOTIFY = 'SPUBLISH'",
+    "local MOVES = false": "local MOVES = true",
+}
+"""Lines that are others in a cluster."""
 
 Observer = Callable[[str, float], None]
 """Called with the name and the round-trip seconds of each script that answered."""
@@ -72,8 +75,8 @@ class ScriptCall(NamedTuple):
 def load(name: str, clock: str | None = None, sharded: bool = False) -> Script:
     """The script ``scripts/<name>.lua`` with every ``--@include`` line replaced by that file.
 
-    ``clock``: Lua to stand in for lib/time.lua; tests move time with it instead of waiting. ``sharded``: messages on a
-    partition's channels go to the subscribers at its own server alone, which a cluster offers.
+    ``clock``: Lua to stand in for lib/time.lua; tests move time with it instead of waiting. ``sharded``: for a cluster:
+    messages on a partition's channels go to the subscribers at its own server alone, and slots may move.
     """
     folder = resources.files("delaybox.store.scripts")
     lines: list[str] = []
@@ -85,7 +88,7 @@ def load(name: str, clock: str | None = None, sharded: bool = False) -> Script:
         else:
             lines.append(line)
     if sharded:
-        lines = [_SHARDED if line == _PUBLISH else line for line in lines]
+        lines = [_SHARDED.get(line, line) for line in lines]
     source = "\n".join(lines) + "\n"
     return Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
