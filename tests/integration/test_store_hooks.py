@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from delaybox.core.queue import QueueRules
-from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.task import NewTask, Priority, TaskType, UniqueWhile
 from delaybox.core.webhook import Webhook
 from delaybox.service.rules import Rules
 from delaybox.store import keys
 from delaybox.store.left import left, promote
-from delaybox.store.store import Claimed
+from delaybox.store.store import Claimed, Verdict
 from tests.lab import Lab, leased
 
 TO = Webhook("https://example.com/hook")
@@ -52,6 +54,45 @@ async def test_whoever_sends_claims_at_the_due_time_and_the_clock_leaves_it(lab:
     claimed = await sends(lab)
     assert set(leased(claimed)) == {task_id} and (claimed.promoted, claimed.more) == (0, False)
     assert await lab.names("ready:*") == []
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "label": {"labels": {"a": "b"}},
+    "key": {"idempotency_key": "{}"},
+    "lock": {"idempotency_key": "{}", "unique_while": UniqueWhile.PENDING},
+    "fairness": {"fairness_key": "f"},
+    "large": {"payload": b"x" * 2_000},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_task_alone_is_claimed_as_one_among_others(lab: Lab, kind: str) -> None:
+    """Most claims find one task or none, and take a short cut."""
+
+    def one(delay_ms: int) -> NewTask:
+        task = hook(delay_ms, **KINDS[kind])
+        return task if task.idempotency_key is None else replace(task, idempotency_key=str(delay_ms))
+
+    await sends(lab)
+    alone, second, third, _ = await lab.add(one(10), one(20), one(20), hook(40))
+    await lab.move(10)
+    lease = os.urandom(16)
+    found = await sends(lab, lease_id=lease)
+    assert set(leased(found)) == {alone} and (found.more, found.next_due_ms) == (False, lab.now + 10)
+    assert (await sends(lab, lease_id=lease)).leased == found.leased
+    assert await lab.problems() == []
+    await lab.move(10)
+    both = await sends(lab)
+    assert set(leased(both)) == {second, third} and (both.more, both.next_due_ms) == (False, lab.now + 20)
+    shapes = [(r.lane, r.flags, r.attempt, r.deliveries, r.stub) for one in (found, both) for r in leased(one).values()]
+    assert len(set(shapes)) == 1
+    # What has failed is another kind of record.
+    assert await lab.store.fail(0, lease, [Verdict(alone, 5, "no")]) == ([], 0)
+    await lab.move(5)
+    again = leased(await sends(lab))
+    assert set(again) == {alone} and (again[alone].attempt, again[alone].deliveries) == (1, 2)
+    assert await lab.problems() == []
 
 
 async def test_without_a_promise_the_clock_makes_it_ready(lab: Lab) -> None:

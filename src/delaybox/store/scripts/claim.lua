@@ -24,35 +24,17 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
---@include lib/gather.lua
---@include lib/fair.lua
---@include lib/place.lua
---@include lib/finish.lua
---@include lib/pauses.lua
---@include lib/turns.lua
---@include lib/limit_keys.lua
---@include lib/permits.lua
 --@include lib/served.lua
---@include lib/select.lua
 local now = now_ms()
 local lid, W, lease_ms, slots, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_bytes, types, channel, stream = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
-local poll, idem_ttl, fresh, guest = tonumber(ARGV[10]), ARGV[11], tonumber(ARGV[12]), ARGV[13] == '1'
+local poll, fresh, guest = tonumber(ARGV[10]), tonumber(ARGV[12]), ARGV[13] == '1'
 local from = fresh > 0 and '(' .. int(now - fresh) or '-inf'
--- A guest that found only tasks of others looks again after this many ms, because its own may lie behind them.
-local HIDDEN = 20
--- Least number of due tasks that one claim makes ready. With a slot or two, the twentieth that is kept for tasks which are not
--- critical would be rounded up to a half.
-local FEWEST = 100
--- So many due tasks of each near index are looked at to see whether more of them are served than there are slots.
-local LOOKED = 64
 -- The near indexes taken from, critical ones first.
 local own, alone = whose.near(types, guest)
 local floor_field = alone and 'floor:' .. types or 'floor'
 local lease = k_lease(lid)
-fair.W = W
 
 -- By letter byte: 1 leased, 2 fired in place.
 local how = {}
@@ -64,26 +46,112 @@ if how[112] == 2 and stream > 0 and type(redis.pcall('XLEN', T .. ':stream')) ~=
   channel = ''
 end
 local served = whose.filter(17)
--- The first due time (ms; -1 none) in the near indexes of this taker, from `after` on.
-local function next_due(after)
+-- What claims of every kind do. read: fields of the clock's hash.
+local ends = {}
+-- The first due time (ms; -1 none) in the near indexes of this taker, from `after` on; heads: of those where it is known (take_near).
+function ends.next_due(after, heads)
   local best = -1
   for _, n in ipairs(own) do
-    local head = redis.call('ZRANGE', K_NEAR[n], after, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
-    if head[2] then
-      local due = tonumber(head[2])
-      if best < 0 or due < best then best = due end
-    end
+    local due = heads[n]
+    if due == nil then due = tonumber(redis.call('ZRANGE', K_NEAR[n], after, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2] or '') end
+    if due and (best < 0 or due < best) then best = due end
   end
   return best
 end
 
 if redis.call('EXISTS', lease) == 1 then
-  return { now, next_due(from), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {}, {}, {} }
+  return { now, ends.next_due(from, {}), redis.call('HGETALL', lease), {}, { 0, 0, 0, 0, 0, 1, 0 }, {}, {}, {} }
 end
-local err = guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 11) })
+local err = MOVES and guard({ lease, K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED, K_QUAR, K_QUAR_AT, unpack(K_NEAR, 0, 11) })
 if err then return err end
+ends.read = clock_fields()
 
-local c = clock(now)
+-- Leases these to the taker: {id, record, ...}.
+function ends.lease(leased)
+  for first = 1, #leased, 1000 do redis.call('HSET', lease, unpack(leased, first, math.min(first + 999, #leased))) end
+  redis.call('ZADD', K_LEASES, now + lease_ms, lid)
+  local named = {}
+  for i = 1, #leased, 2 do named[i], named[i + 1] = leased[i], lid end
+  for first = 1, #named, 1000 do redis.call('HSET', K_LEASED, unpack(named, first, math.min(first + 999, #named))) end
+end
+-- Takes records out of their bucket.
+function ends.take_out(number, ids)
+  local key = k_bucket(number)
+  redis.call('HDEL', key, unpack(ids))
+  if redis.call('EXISTS', key) == 0 then redis.call('ZREM', K_BUCKETS, number) end
+end
+-- Notes when this taker looks next. due: the first due time of what it left (ms; -1 none).
+function ends.promise(due)
+  local look, read = due >= 0 and math.min(due, now + poll) or now + poll, ends.read
+  if not guest then
+    -- What the stand-in goes by: when this member looks next, and by how much this look was later than it had promised.
+    local promised = math.max(tonumber(read[2]) or 0, tonumber(read[5]) or 0)
+    redis.call('HSET', K_CLOCK, 'wake', look, 'looked', now, 'gap', math.max(0, now - promised), 'looker', ARGV[14])
+  end
+  for letter in string.gmatch(types, alone and '.' or guest and 'w' or '[wh]') do redis.call('HSET', K_CLOCK, 'wake:' .. letter, look) end
+  -- Other members may serve the lane of what is due next, and know nothing of it while something earlier was waited for.
+  if alone == 4 and due >= 0 and due ~= tonumber(read[3]) then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
+end
+
+-- Most claims find nothing due, and most of a guest whose tasks have near indexes of their own nothing or one task: nothing of what stands
+-- below is even made for these, because that takes as long as all else. Where queues are steered, keys take turns, or something is ready,
+-- it is.
+ends.active = {}
+for letter in string.gmatch(types .. (channel ~= '' and 'p' or ''), '.') do
+  ends.active[#ends.active + 1], ends.active[#ends.active + 2] = k_active(letter, true), k_active(letter, false)
+end
+if slots > 1 and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[6] and not ends.read[7]
+  and (fresh > 0 or #ends.active == 0 or redis.call('EXISTS', unpack(ends.active)) == 0) then
+  local found, few, due = nil, true, -1
+  for _, n in ipairs(own) do
+    local two = whose.first_two(n, from)
+    local left = two[2]
+    if left and left <= now then
+      few = few and alone and not found and not (two[4] and two[4] <= now)
+      found, left = n, two[4]
+    end
+    if left and (due < 0 or left < due) then due = left end
+  end
+  local member = few and found and whose.first_two(found, from)[1]
+  local id, number, rec = member and sub(member, 1, 16), nil, nil
+  if id then
+    number = math.floor(id_due(id) / W)
+    rec = redis.call('HGET', k_bucket(number), id)
+    local kind, flags, its_due, at = rec_head(id, rec or '')
+    -- An idempotency key may be a lock, which ends here.
+    few = kind == 'ok' and its_due <= now and #rec <= max_bytes and not (byte(rec, 1) >= FRESH_EXT and is_keyed(flags))
+      and rec_lane(rec, at) == sub(member, 17) and byte(member, 17) == byte(types) and whose.serves(served, sub(member, 17))
+    if few then
+      local attempt, losses, deliveries = rec_counters(rec)
+      rec = rec_build(rec, at, flags, attempt, losses, deliveries + 1, its_due)
+    end
+  end
+  if few then
+    err = id and guard({ k_bucket(number) })
+    if err then return err end
+    -- Destinations first, then sources, hints last (rule 1).
+    if id then
+      ends.lease({ id, rec })
+      ends.take_out(number, { id })
+      redis.call('ZREM', K_NEAR[found], member)
+    end
+    ends.promise(due)
+    return { now, due, id and { id, rec } or {}, {}, { 0, 0, 0, 0, 0, 0, 0 }, {}, {}, {}, whose.met }
+  end
+end
+
+--@include lib/extension.lua
+--@include lib/gather.lua
+--@include lib/fair.lua
+--@include lib/place.lua
+--@include lib/finish.lua
+--@include lib/pauses.lua
+--@include lib/turns.lua
+--@include lib/limit_keys.lua
+--@include lib/permits.lua
+--@include lib/select.lua
+fair.W = W
+local c = clock(now, ends.read)
 set_steered(c.steered)
 if c.steered then
   -- What permits needs is not made before something is held, or a queue has a limit: most claims meet neither.
@@ -100,25 +168,28 @@ end
 local free = channel ~= '' and 'p' or ''
 local letters = slots > 0 and string.gsub(types, free ~= '' and 'p' or '%z', '') or ''
 local candidates = { ids = {}, keys = {}, members = {}, lanes = {}, turns = {} }
-local gone, promoted, again_at, full = nil, 0, nil, false
+local gone, promoted, again_at, full, heads = nil, 0, nil, false, {}
 local plan, pressed = nil, false
 if ARGV[15] ~= '' then
   if ARGV[15] ~= 's' then
     local parts = cmsgpack.unpack(ARGV[15])
     plan = { critical = parts[1], others = parts[2], lanes = parts[3] and { unpack(parts, 3) } }
   elseif letters ~= '' then
-    local of_critical, of_others = served_in_near(own, from, now, letters, served, math.min(slots + 1, LOOKED))
+    -- So many of each near index are looked at to see whether more of them are served than there are slots.
+    local of_critical, of_others = served_in_near(own, from, now, letters, served, math.min(slots + 1, 64))
     pressed = of_critical + of_others > slots or fresh == 0 and has_ready(letters, served, now)
     if pressed then slots, letters = 0, '' end
   end
 end
 local backlog = has_ready(fresh > 0 and '' or free .. letters, served, now)
 if not backlog then
-  gone, promoted, again_at, full = take_near(candidates, own, from, now, how, served, slots, most, guest, floor_field, plan)
+  gone, promoted, again_at, full, heads = take_near(candidates, own, from, now, how, served, slots, most, guest, floor_field, plan)
   backlog = not gone
 end
 if backlog then
-  promoted = promote(own, now, math.max(most, FEWEST))
+  heads = {}
+  -- With a slot or two, the twentieth that is kept for tasks which are not critical would be rounded up to a half.
+  promoted = promote(own, now, math.max(most, 100))
   if free ~= '' then
     local critical = open_lanes(candidates, free, served, now, true)
     local others = open_lanes(candidates, free, served, now, false)
@@ -260,13 +331,7 @@ for _, i in ipairs(locks) do
   local _, flags, _, at = rec_head(id, rec)
   leased[i] = unlock(id, rec, flags, at, 'p')
 end
-for from = 1, #leased, 1000 do redis.call('HSET', lease, unpack(leased, from, math.min(from + 999, #leased))) end
-if n_leased > 0 then
-  redis.call('ZADD', K_LEASES, now + lease_ms, lid)
-  local named = {}
-  for i = 1, 2 * n_leased, 2 do named[i], named[i + 1] = leased[i], lid end
-  for from = 1, #named, 1000 do redis.call('HSET', K_LEASED, unpack(named, from, math.min(from + 999, #named))) end
-end
+if n_leased > 0 then ends.lease(leased) end
 local lateness, without_listeners, trimmed = {}, 0, 0
 local by_lane = {}
 for i, f in ipairs(fired) do
@@ -283,7 +348,7 @@ for i, f in ipairs(fired) do
     trimmed = trimmed + before + 1 - redis.call('XLEN', key)
   end
   if redis.call('PUBLISH', channel, message) == 0 then without_listeners = without_listeners + 1 end
-  forget(id, rec, flags, at, idem_ttl)
+  forget(id, rec, flags, at, ARGV[11])
   lateness[i] = f[5]
   local lane = rec_lane(rec, at)
   by_lane[lane] = (by_lane[lane] or 0) + 1
@@ -301,10 +366,7 @@ for _, s in ipairs(sour) do
   redis.call('ZADD', K_QUAR_AT, now, s[1])
 end
 for _, g in ipairs(groups) do
-  if #g.gone > 0 then
-    redis.call('HDEL', g.key, unpack(g.gone))
-    if redis.call('EXISTS', g.key) == 0 then redis.call('ZREM', K_BUCKETS, g.number) end
-  end
+  if #g.gone > 0 then ends.take_out(g.number, g.gone) end
 end
 if gone then
   take_away(gone, now, fresh)
@@ -331,7 +393,7 @@ end
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
 -- What is due and still in near: a guest left it to others, so it does not count; any other taker claims it next time.
-local due = next_due(guest and '(' .. int(now) or from)
+local due = ends.next_due(guest and '(' .. int(now) or from, #again.order == 0 and heads or {})
 if permits.made then
   local head = redis.call('ZRANGE', permits().HELD, 0, 0, 'WITHSCORES')
   local at = head[2] and tonumber(head[2]) or permits().FOREVER
@@ -340,22 +402,15 @@ if permits.made then
   at = head[2] and tonumber(head[2]) or permits().FOREVER
   if at < permits().FOREVER and (due < 0 or at < due) then due = at end
 end
-local look = now + poll
-if due >= 0 and due < look then look = due end
-if not guest then
-  -- What the stand-in goes by: when this member looks next, and by how much this look was later than it had promised.
-  redis.call('HSET', K_CLOCK, 'wake', look, 'looked', now, 'gap', math.max(0, now - c.promised), 'looker', ARGV[14])
-  -- Those who serve what became ready here look for it now: they do not wait for what is due to others.
-  if promoted > 0 then redis.call(NOTIFY, T .. ':ready', T) end
-end
-for letter in string.gmatch(types, alone and '.' or guest and 'w' or '[wh]') do redis.call('HSET', K_CLOCK, 'wake:' .. letter, look) end
--- Other members may serve the lane of what is due next, and know nothing of it while something earlier was waited for.
-if alone == 4 and due >= 0 and due ~= c.announced then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
+ends.promise(due)
+-- Those who serve what became ready here look for it now: they do not wait for what is due to others.
+if not guest and promoted > 0 then redis.call(NOTIFY, T .. ':ready', T) end
 -- A guest also looks again when what it left must become ready. That moment stands in its reply alone and not in `wake`,
 -- because nobody else goes by it.
 if again_at and (due < 0 or again_at < due) then due = again_at end
 local progress = n_leased > 0 or #fired > 0 or dropped > 0 or permits.moved
-if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + HIDDEN end
+-- One that found only tasks of others looks again after 20 ms, because its own may lie behind them.
+if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + 20 end
 -- What became ready here because its queue is steered, and has room, is taken by the next look.
 if n_parked > 0 or fair.moved or gone and c.steered and promoted > 0 and has_ready(free .. letters, served, now) then due = now end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))

@@ -49,6 +49,10 @@ local K_PARKED = T .. ':parked'
 local K_FAIR = T .. ':fair'
 -- Lanes of limited queues with ready work (lib/permits.lua, which spells the other keys of limits).
 local K_LIMITED = T .. ':limited'
+-- What clock() of lib/place.lua knows: horizon, wake, wake:w, store, looked, steered, fair, wake:h.
+local function clock_fields()
+  return redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered', 'fair', 'wake:h')
+end
 local function k_bucket(n) return T .. ':b:' .. string.format('%.0f', n) end
 local function k_lease(lid) return T .. ':lease:' .. lid end
 local function k_body(id) return T .. ':body:' .. id end

@@ -4,8 +4,7 @@
 -- Reads the clock's hash. horizon: tasks due before it (ms) get a near hint at once; at least LEAD ahead, for times in which no node
 -- moves it. looks and earliest have an entry for each group of near indexes (0, 4 for WORKER tasks, 8 for HTTP tasks). looks: when those who
 -- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
--- steered: a queue may be paused (lib/pauses.lua). promised: the moment up to which the last look of a time keeper was good.
--- announced: the due time of WORKER tasks (ms) that those who claim them know of, or nil.
+-- steered: a queue may be paused (lib/pauses.lua).
 local LEAD = 60000
 -- The promise of those who take WORKER tasks counts no more when it is broken by this (ms): whoever made it is gone. A time
 -- keeper's promise stays as it is, because the stand-in goes by it.
@@ -13,8 +12,9 @@ local BROKEN = 100
 -- HTTP tasks are hinted in near indexes of their own while a process that claims there has promised to look, or its promise is over by
 -- less than this (ms). Else they are hinted among those of time keepers, which make them ready: versions before this one know no others.
 local HOOKS_GONE = 3000
-local function clock(now)
-  local c = redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered', 'fair', 'wake:h')
+-- read: the fields, where the caller has them.
+local function clock(now, read)
+  local c = read or clock_fields()
   fair.set(c[7] ~= false)
   local workers = tonumber(c[3]) or 1e15
   if workers < now - BROKEN then workers = 1e15 end
@@ -27,8 +27,6 @@ local function clock(now)
     earliest = { [0] = 1e15, [4] = 1e15, [8] = 1e15 },
     store = c[4] or '',
     steered = c[6] ~= false,
-    promised = math.max(tonumber(c[2]) or 0, tonumber(c[5]) or 0),
-    announced = tonumber(c[3]),
   }
 end
 

@@ -147,12 +147,9 @@ end
 -- Whether anything served is ready.
 function has_ready(types, served, now)
   for letter in string.gmatch(types, '.') do
-    for _, critical in ipairs({ true, false }) do
-      if served[byte(letter)] then
-        if #ready_lanes(letter, served, now, critical) > 0 then return true end
-      elseif redis.call('EXISTS', k_active(letter, critical)) == 1 then
-        return true
-      end
+    if redis.call('EXISTS', k_active(letter, true), k_active(letter, false)) > 0 then
+      if not served[byte(letter)] then return true end
+      if #ready_lanes(letter, served, now, true) > 0 or #ready_lanes(letter, served, now, false) > 0 then return true end
     end
   end
   return false
@@ -301,14 +298,23 @@ local GRACE = 1000
 -- Returns nil, and has written nothing, if something could be taken now that is taken from ready sets alone: then all that is due goes
 -- that way. (While the rest was taken from near, a critical task of a queue with limits waited one claim behind tasks that are not.)
 -- Returns: what the caller must pass to take_away at the end; how many entries became ready; when the first entry that a guest
--- left must become ready (ms, or nil); whether an index may hold more than was looked at.
+-- left must become ready (ms, or nil); whether an index may hold more than was looked at; by index the first due time behind what it
+-- took (ms; false where there is nothing), as far as it saw it.
 function take_near(out, own, from, now, how, served, slots, limit, guest, floor_field, plan)
-  local members, used, left = {}, {}, {}
+  local members, used, left, heads = {}, {}, {}, {}
   local total, only, full = 0, nil, false
   -- A guest reads more entries than it has slots, because some are tasks of others and some have lost their record.
   if guest then limit = math.min(limit, 2 * slots + 32) end
   for _, n in ipairs(own) do
-    local found = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, limit)
+    -- Most often nothing or one task is due: the first two show that, and what is due next.
+    local two, found = whose.first_two(n, from), nil
+    if two[4] and two[4] <= now then
+      found = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, limit)
+    elseif two[2] and two[2] <= now then
+      found, heads[n] = { two[1] }, two[4] or false
+    else
+      found, heads[n] = {}, two[2] or false
+    end
     local count = #found
     members[n], used[n] = found, 0
     if count > 0 then
@@ -317,7 +323,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       full = full or count == limit
     end
   end
-  if total == 0 then return {}, 0, nil, false end
+  if total == 0 then return {}, 0, nil, false, heads end
   fair.crowded = full or total > slots
   local crowded = fair.crowded and fair.any()
 
@@ -411,6 +417,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
 
   local gone, moved, again = {}, 0, nil
   for n, count_ in pairs(used) do
+    if count_ < #members[n] then heads[n] = nil end
     local l = left[n]
     local stays, some = {}, false
     if l then
@@ -439,7 +446,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       gone[n] = count_
     end
   end
-  return gone, moved, again, full or fair.moved
+  return gone, moved, again, full or fair.moved, heads
 end
 
 -- Removes from near what take_near used up: by rank from the first entry that is due after from, or by name.

@@ -20,6 +20,19 @@ function whose.near(types, guest)
   return own, alone
 end
 
+-- The first two entries of near index n from `from` on (as ZRANGE takes it): {member, due ms, member, due ms}. They are read once: most
+-- claims find nothing due or one task, and need no more.
+local read = {}
+function whose.first_two(n, from)
+  local two = read[n]
+  if not two then
+    two = redis.call('ZRANGE', K_NEAR[n], from, '+inf', 'BYSCORE', 'LIMIT', 0, 2, 'WITHSCORES')
+    two[2], two[4] = tonumber(two[2] or ''), tonumber(two[4] or '')
+    read[n] = two
+  end
+  return two
+end
+
 -- Reads the lanes that ARGV lists, from index `from` on. Returns by letter byte: lanes, the set of them (list: in order); names, the
 -- set of functions and commands that are served in any queue (any: in order). A letter without an entry is not limited.
 function whose.filter(from)
