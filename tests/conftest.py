@@ -35,6 +35,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 quick_start.install()
 
 
+def pytest_unconfigure() -> None:
+    quick_start.uninstall()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     quick_start.fresh = quick_start.ALWAYS_FRESH or item.get_closest_marker("fresh") is not None
 

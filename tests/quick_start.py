@@ -51,9 +51,17 @@ _forking, _starting = threading.Lock(), threading.Lock()
 class _Server:
     """Forks for this process, which is its parent."""
 
-    def __init__(self, address: str, imported: Iterable[str], *kept: object) -> None:
+    def __init__(
+        self,
+        address: str,
+        imported: Iterable[str],
+        held: socket.socket,
+        process: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        """``held``: the server ends when this is closed. ``process``: the server, where this process waits for it."""
         self.address = address
-        self._kept = kept
+        self._held = held
+        self._process = process
         self.names = {"sitecustomize", "usercustomize", *imported}
 
     @classmethod
@@ -73,7 +81,13 @@ class _Server:
             )
         imported = ours.recv(1 << 16).decode().split("\n")
         assert "delaybox" in imported, "the fork server did not start; its errors stand above"
-        return cls(address, imported, process, ours)
+        return cls(address, imported, ours, process)
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._held.close()
+        if self._process is not None:
+            self._process.wait()
 
     def fork(self, asked: dict[str, Any], files: Sequence[int]) -> int:
         """The id of a process that is this one's child."""
@@ -97,10 +111,20 @@ def install() -> None:
         subprocess.Popen = QuickPopen  # type: ignore[misc]
 
 
-def inherit(address: str, *kept: object) -> None:
+def uninstall() -> None:
+    """Processes are started anew again; the server ends."""
+    global _server
+    subprocess.Popen = FreshPopen  # type: ignore[misc]
+    with _starting:
+        if _server is not None:
+            _server.close()
+            _server = None
+
+
+def inherit(address: str, held: socket.socket) -> None:
     """In a process that was forked: what it starts is forked too, by this server."""
     global _server, fresh
-    _server, fresh = _Server(address, fork_server.imported(), *kept), False
+    _server, fresh = _Server(address, fork_server.imported(), held), False
     subprocess.Popen = QuickPopen  # type: ignore[misc]
     asyncio.create_subprocess_exec = create_subprocess_exec
 
