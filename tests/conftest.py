@@ -17,7 +17,7 @@ from delaybox.store.connect import make_client
 from scripts.kafka_broker import Broker
 from tests import quick_start
 from tests.cluster import RealCluster
-from tests.kafka import Kafka, need_broker
+from tests.kafka import MORTAL, Kafka, need_broker
 from tests.kafka import shared as shared_kafka
 from tests.order import dealt
 from tests.servers import RealServer
@@ -127,12 +127,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 def make_kafka(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     """Starts brokers that are the test's own, to be stopped and killed. Takes what `Broker` takes."""
     need_broker()
-    # One that was killed may not come back before its session has ended, which lasts 9 s unless it is set.
-    soon = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
     started: list[Broker] = []
 
     def make(*, settings: Mapping[str, str] | None = None, **options: Any) -> Broker:
-        own = Broker(tmp_path / f"kafka-{len(started)}", settings={**soon, **(settings or {})}, **options)
+        own = Broker(tmp_path / f"kafka-{len(started)}", settings={**MORTAL, **(settings or {})}, **options)
         started.append(own)
         own.start()
         return own

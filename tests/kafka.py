@@ -30,6 +30,8 @@ from scripts.kafka_broker import FETCH_S, START_S, Broker, why_not
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
+MORTAL = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
+"""Settings of a broker that is killed: it may not come back before its session has ended, by default after 9 s."""
 
 
 class Kafka:

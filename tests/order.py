@@ -48,7 +48,6 @@ SLOW_S: Mapping[str, float] = {
     "integration/test_grpc_abuse.py": 25,
     "integration/test_grpc_edge.py": 25,
     "integration/test_import_original.py": 20,
-    "integration/test_kafka_broker.py": 10,
     "integration/test_kafka_events.py": 20,
     "integration/test_kafka_in.py": 30,
     "integration/test_kafka_node.py": 60,

@@ -128,7 +128,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def arguments(server: RealServer, prefix: str, broker: Broker, topic: str, *more: str) -> list[str]:
+def arguments(server: RealServer, prefix: str, broker: Broker | Kafka, topic: str, *more: str) -> list[str]:
     settings = [f"storage.prefix={prefix}", "kafka.enabled=true", f"kafka.brokers={broker.bootstrap}"]
     settings += [
         f"kafka.taskExecutionTopic={topic}",
@@ -215,17 +215,13 @@ def pair(start: Callable[[], Node]) -> Iterator[list[Node]]:
             node.stop()
 
 
-def test_nodes_are_killed_under_load(
-    tmp_path: Path, server: RealServer, prefix: str, make_kafka: Callable[..., Broker]
-):
-    broker = make_kafka()
-    kafka = Kafka(broker.bootstrap)
+def test_nodes_are_killed_under_load(tmp_path: Path, server: RealServer, prefix: str, kafka: Kafka):
     topic = kafka.topic()
     kafka.topic(name=f"{topic}-in")
     lease = ("lease=2s", "heartbeat=500ms")
 
     def start() -> Node:
-        return Node(*arguments(server, prefix, broker, topic, *lease), folder=tmp_path)
+        return Node(*arguments(server, prefix, kafka, topic, *lease), folder=tmp_path)
 
     with pair(start) as nodes:
         load = Load(lambda: list(nodes), prefix)

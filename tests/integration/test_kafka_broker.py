@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from scripts.kafka_broker import Broker
 from tests.kafka import Kafka, shared
 
 pytestmark = pytest.mark.kafka
@@ -20,16 +17,6 @@ def test_what_is_produced_is_read(kafka: Kafka):
     got = kafka.read(topic, len(values))
     assert {m.value() for m in got} == set(values)
     assert got[0].headers() == [("delay", b"5")]
-
-
-def test_a_killed_broker_comes_back_with_its_messages(make_kafka: Callable[..., Broker]):
-    broker = make_kafka()
-    kafka = Kafka(broker.bootstrap)
-    topic = kafka.topic()
-    kafka.produce(topic, [b"kept"])
-    broker.kill()
-    broker.start()
-    assert kafka.read(topic, 1)[0].value() == b"kept"
 
 
 def test_those_who_share_a_folder_share_the_broker(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory):

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from confluent_kafka import Message
 
 from delaybox.wire.gen.task_pb2 import Task
 from scripts.kafka_broker import Broker
-from tests.kafka import Kafka, take
+from tests.kafka import MORTAL, Kafka, need_broker, take
 from tests.nodes import Node, node
 
 pytestmark = pytest.mark.kafka
@@ -143,9 +143,20 @@ def test_tasks_of_one_key_keep_the_order_of_their_due_times(tmp_path: Path, kafk
             assert [int(n) for k, n in got if k == str(key)] == list(range(100))
 
 
-def test_tasks_wait_while_the_broker_is_away(tmp_path: Path, make_kafka: Callable[..., Broker]):
-    broker = make_kafka()
-    kafka = Kafka(broker.bootstrap)
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that tests kill or freeze, each of which has it back at the end."""
+    need_broker()
+    broker = Broker(tmp_path_factory.mktemp("mortal") / "kafka", settings=MORTAL)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
+
+
+def test_tasks_wait_while_the_broker_is_away(tmp_path: Path, mortal: Broker):
+    broker, kafka = mortal, Kafka(mortal.bootstrap)
     topic = kafka.topic(partitions=1)
     arguments = serve(broker.bootstrap, topic, "kafka.value=payload", "kafka.deliveryTimeout=1s", "partitions=1")
     with node(*arguments, folder=tmp_path) as ours:
@@ -187,10 +198,9 @@ def test_the_channel_is_used_when_kafka_is_off(tmp_path: Path, kafka: Kafka):
         assert metric(ours, "delaybox_fired_tasks_total") == 1
 
 
-def test_a_broker_that_hangs_for_seconds_gets_each_message_once(tmp_path: Path, make_kafka: Callable[..., Broker]):
+def test_a_broker_that_hangs_for_seconds_gets_each_message_once(tmp_path: Path, mortal: Broker):
     """After five seconds messages were given up, handed back and sent again, though the broker had taken them."""
-    broker = make_kafka()
-    kafka = Kafka(broker.bootstrap)
+    broker, kafka = mortal, Kafka(mortal.bootstrap)
     topic = kafka.topic(partitions=1)
     with node(*serve(broker.bootstrap, topic, "kafka.value=payload"), folder=tmp_path) as ours:
         post(ours, "before")
