@@ -39,8 +39,20 @@ def pytest_unconfigure() -> None:
     quick_start.uninstall()
 
 
+class _Shared:
+    """The server that the tests of this process share, and the file whose tests use it now."""
+
+    server: RealServer | None = None
+    file: Path | None = None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     quick_start.fresh = quick_start.ALWAYS_FRESH or item.get_closest_marker("fresh") is not None
+    if "server" in getattr(item, "fixturenames", ()) and item.path != _Shared.file:
+        _Shared.file = item.path
+        if _Shared.server is not None:
+            # Whatever looks through a server would look through what thousands of tests have left there.
+            _Shared.server.empty()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -52,10 +64,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RealServer]:
-    """The worker's server, shared by its tests: keep to your `prefix`, never flush or reconfigure it."""
+    """The worker's server, shared by its tests: keep to your `prefix`, never flush or reconfigure it. It is emptied
+    between files."""
     shared = RealServer()
     shared.start()
+    _Shared.server = shared
     yield shared
+    _Shared.server = None
     shared.close()
 
 

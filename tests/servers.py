@@ -88,6 +88,15 @@ class RealServer:
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         return False
 
+    def empty(self) -> None:
+        """Deletes all that it holds; what it holds in memory is freed meanwhile."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(READY_S)
+            connection.connect(self.unix_path)
+            connection.sendall(b"FLUSHALL ASYNC\r\n")
+            answer = connection.recv(64)
+            assert answer == b"+OK\r\n", answer
+
     def kill(self) -> None:
         """SIGKILL, and wait for the end. The folder stays; `start` brings it back."""
         if self._process is not None:
