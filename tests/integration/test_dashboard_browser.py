@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -332,12 +331,8 @@ def test_everything_can_be_reached_by_keyboard(page: Browser, world: World) -> N
         assert any(words in one for one in reached), (words, reached)
 
 
-def test_the_page_cannot_be_shown_in_a_frame(make: object, world: World, tmp_path: Path) -> None:
-    assert callable(make)
-    other: Browser = make()
+def test_the_page_cannot_be_shown_in_a_frame(window: Browser, world: World, tmp_path: Path) -> None:
     frame = tmp_path / "frame.html"
     frame.write_text(f"<!doctype html><title>x</title><iframe id=f src='{world.base}/login'></iframe>")
-    other.go(frame.as_uri())
-    assert until(lambda: [one for one in other.complaints() if "frame-ancestors" in one], lambda: other.text)
-    with contextlib.suppress(AssertionError):
-        other.close()
+    window.go(frame.as_uri())
+    assert until(lambda: [one for one in window.complaints() if "frame-ancestors" in one], lambda: window.text)
