@@ -19,12 +19,21 @@ from tests.servers import RealServer
 ROOT = Path(__file__).parents[2]
 HOOKS = """
 import schemathesis
-from hypothesis import strategies
 
-from delaybox.wire.json.types import ID_PATTERN
 
-# Its own makes any UUID and drops what does not fit the pattern, which is nearly all: most of a run's time.
-schemathesis.openapi.format("uuid", strategies.from_regex(ID_PATTERN, fullmatch=True))
+@schemathesis.hook
+def before_load_schema(context, raw_schema):
+    # Of a UUID with a pattern it makes any UUID and drops what does not fit, which is nearly all, and looks for a text
+    # that fits the pattern and is no UUID, which there is not: half of a run's time. The pattern alone says the same.
+    parts = [raw_schema]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            if part.get("format") == "uuid" and "pattern" in part:
+                del part["format"]
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
 """
 CONFIG = """
 seed = 31
