@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,11 @@ async def test_forgotten_scripts_surface_nowhere(tmp_path: Path) -> None:
             nonlocal flushes
             with rig.server.client() as client:
                 while True:
+                    began = time.monotonic()
                     client.script_flush("ASYNC")
                     flushes += 1
-                    # A short run has the cores not to itself: more often, and the server does little but compile.
-                    await asyncio.sleep(scaled(0.05, 0.1))
+                    # A server that answers late has much to do: flushed as often as ever, it would only compile.
+                    await asyncio.sleep(scaled(0.05, 0.1) + 20 * (time.monotonic() - began))
 
         async with rig.nemesis.during("flush_scripts"):
             flushing = asyncio.create_task(flush())

@@ -123,7 +123,9 @@ def taken_of_40(running: Node, pids: list[int], port: int) -> list[int]:
         for _ in range(40):
             held.enter_context(socket.create_connection(("127.0.0.1", port)))
         running.until(lambda: sum(files()) >= sum(before) + 40)
-        return [now - then for now, then in zip(files(), before, strict=True)]
+        taken = [now - then for now, then in zip(files(), before, strict=True)]
+    running.until(lambda: sum(files()) < sum(before) + 20)  # who counts again counts none of these
+    return taken
 
 
 def lives(pid: int) -> bool:
