@@ -31,7 +31,7 @@ ROWS = (
         "the oracle, the checker, the proxy and the failpoints are tried themselves",
         _faults("checker", "oracle", "proxy", "server_control", "failpoints", "suite"), together=3),
     Row("controls", "the product is broken on purpose",
-        "one change for each of I1 to I8, such as an ack without its fence; the checker must find each",
+        "one change for each of I1 to I8 and I10, such as an ack without its fence; each must be found",
         _faults("controls")),
     Row("T1", "SIGKILL of nodes and workers",
         "50 kills of claiming nodes and 20 of whole nodes under 100,000 tasks each; kills while a rate and a "

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from delaybox.core.task import NewTask, TaskType
 from tests.faults.harness.checker import Limits
+from tests.faults.harness.leaks import leaks, used
 from tests.faults.harness.look import payload
 from tests.faults.harness.oracle import OK, Ack
 from tests.faults.harness.rig import LEASE_MS, Rig, soon
@@ -151,6 +153,25 @@ async def test_i8_a_slow_clock_in_claim_is_unpunctual(tmp_path: Path) -> None:
             await rig.drained(COUNT)
             verdict = await rig.judge(Limits(lateness_p99_ms=200))
             assert verdict.broken() == ({"I8"} if mode == "slow" else set())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_i10_a_node_that_keeps_what_it_opened_leaks(tmp_path: Path) -> None:
+    for mode, kb in (("leak", 1_000), ("right", 0)):
+        folder = tmp_path / mode
+        folder.mkdir()
+        async with Rig(folder, "control-I10") as rig:
+            rig.mode = mode
+            node = await rig.worker(leak_kb=kb)
+            service = await rig.service()
+            await rig.produce(service, COUNT, due_ms=lambda n: None)
+            await rig.drained(COUNT)
+            before = used(node.pid)
+            await rig.produce(service, 5 * COUNT, start=COUNT, due_ms=lambda n: None)
+            await rig.drained(6 * COUNT)
+            found = leaks(before, used(node.pid))
+            assert len(found) == (2 if kb else 0), found
+            await rig.passes(Limits(), extra=used(node.pid).more_than(before))
 
 
 async def test_a_task_is_not_lost_by_being_unreadable_to_the_harness(tmp_path: Path) -> None:

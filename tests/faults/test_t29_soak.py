@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness.checker import Limits
+from tests.faults.harness.leaks import Used, leaks, used
 from tests.faults.harness.process import Process
 from tests.faults.harness.proxy import CLEAN, Plan, Proxy
 from tests.faults.harness.rig import LEASE_MS, Rig, soon, spread
@@ -20,9 +21,6 @@ LASTS_S = scaled(3.0, float(os.environ.get("DELAYBOX_SOAK_S", "600")))
 PER_S = scaled(300, 1_667)
 NODES = 4
 AMBIGUOUS = Plan(swallow=0.02, cut=0.02, rst=0.02, split=True)
-MOST_KB, MOST_FILES = 60_000, 20
-"""What the node that is never killed may have more at the end than after the first fifth: memory and open files."""
-
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800 + 3 * int(LASTS_S)))]
 
 
@@ -108,13 +106,6 @@ class Mix:
                 await asyncio.to_thread(client.execute_command, "DEBUG", "SLEEP", pause_s)
 
 
-def used(node: Process) -> tuple[int, int]:
-    """A node's memory in kB, and how many files it has open."""
-    status = Path(f"/proc/{node.pid}/status").read_text()
-    kilobytes = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    return kilobytes, len(list(Path(f"/proc/{node.pid}/fd").iterdir()))
-
-
 async def test_a_random_mix_of_faults_loses_nothing(tmp_path: Path) -> None:
     count = int(LASTS_S * PER_S)
     async with Rig(tmp_path, "T29", partitions=16) as rig:
@@ -123,7 +114,7 @@ async def test_a_random_mix_of_faults_loses_nothing(tmp_path: Path) -> None:
         mix = Mix(rig, proxy)
         await asyncio.gather(*(mix.join() for _ in range(NODES)))
         ended = asyncio.Event()
-        early: list[tuple[int, int]] = []
+        early: list[Used] = []
 
         async def turmoil() -> None:
             while not ended.is_set():
@@ -132,7 +123,7 @@ async def test_a_random_mix_of_faults_loses_nothing(tmp_path: Path) -> None:
 
         async def first_fifth() -> None:
             await asyncio.sleep(LASTS_S / 5)
-            early.append(used(mix.nodes[0]))
+            early.append(used(mix.nodes[0].pid))
 
         suffering, looking = asyncio.create_task(turmoil()), asyncio.create_task(first_fifth())
         chunk = scaled(40, 500)
@@ -141,11 +132,9 @@ async def test_a_random_mix_of_faults_loses_nothing(tmp_path: Path) -> None:
         ended.set()
         await asyncio.gather(suffering, looking)
         await rig.drained(count, timeout_s=scaled(60, 600))
-        (memory, files), (memory_then, files_then) = used(mix.nodes[0]), early[0]
-        grown = {"kb_grown": memory - memory_then, "files_grown": files - files_then}
-        await rig.passes(Limits(), extra={**mix.did, **grown})
-        assert grown["kb_grown"] <= MOST_KB, grown
-        assert grown["files_grown"] <= MOST_FILES, grown
+        now = used(mix.nodes[0].pid)
+        await rig.passes(Limits(), extra={**mix.did, **now.more_than(early[0])})
+        assert not leaks(early[0], now)
         with rig.server.client() as client:
             left = [key for key in client.scan_iter(match=f"{{{rig.prefix}:*", count=5_000) if b":idem:" not in key]
         assert len(left) < 40 * rig.partitions, f"{len(left)} keys are left of {count} tasks, such as {left[:5]}"

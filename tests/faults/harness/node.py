@@ -32,9 +32,11 @@ LANE = lane_of(TaskType.WORKER, DEFAULT_QUEUE)
 class Recorder:
     """A target that logs when each task's handler begins and ends, and does what its payload says."""
 
-    def __init__(self, log: Writer, *, twice: bool = False) -> None:
+    def __init__(self, log: Writer, *, twice: bool = False, leak_kb: int = 0) -> None:
         self._log = log
         self._twice = twice
+        self._leak_kb = leak_kb
+        self._leaked: list[tuple[int, bytes]] = []
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
         orders = [instructions(d.body) for d in batch]
@@ -43,6 +45,7 @@ class Recorder:
             Start(d.id, str(o.get("k", "")), d.token, d.attempt, pid, now) for d, o in zip(batch, orders, strict=True)
         ]
         self._log.write(*starts)
+        self._leaked += [(os.dup(1), os.urandom(self._leak_kb * 1024)) for _ in starts if self._leak_kb]
         if self._twice:
             self._log.write(*starts)
         plain = [d for d, o in zip(batch, orders, strict=True) if not o.get("w") and not o.get("f")]
@@ -85,7 +88,7 @@ async def _run(settings: dict[str, Any]) -> None:
         # Killed fifty times a task may be lost more often than a real one ever is; the cap has its own tests.
         losses_cap=settings.get("losses_cap", 100),
     )
-    target = Recorder(log, twice=settings.get("twice", False))
+    target = Recorder(log, twice=settings.get("twice", False), leak_kb=settings.get("leak_kb", 0))
     if settings.get("fleet"):
         engines = await _sharing(store, options, target)
     else:
