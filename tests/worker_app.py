@@ -132,6 +132,16 @@ def dies() -> None:
     os._exit(9)
 
 
+@worker.task
+async def takes_along(pid_file: str) -> None:
+    """Kills the process whose id the file has, once it is there, and its own."""
+    _note("+", current())
+    while not (pid := Path(pid_file).read_text() if Path(pid_file).exists() else ""):
+        await asyncio.sleep(0.005)
+    for doomed in (int(pid), os.getpid()):
+        os.kill(doomed, signal.SIGKILL)
+
+
 @worker.task(retries=Retry(3, initial="10ms", factor=1, jitter=0))
 async def fails(times: int) -> int:
     ctx = current()

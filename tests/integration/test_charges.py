@@ -1,8 +1,11 @@
-"""Who is charged when a holder is killed: a worker is blamed for what it ran, a node is not; no attempt is spent."""
+"""Who is charged when a holder is killed: a worker is blamed for what it ran, a node is not; no attempt is spent. What
+node and worker die with is tried ever less often."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from delaybox.core import ids
@@ -48,3 +51,30 @@ async def test_a_node_that_is_killed_is_not_held_against_the_tasks_that_its_work
         r = await _given_back(yard, task)
         assert (r.attempt, r.losses, r.blamed) == (0, 1, 0)
     await until(lambda: runner.stats.lost == len(made))
+
+
+def _begun_times(yard: Yard, tasks: Sequence[str], times: int) -> bool:
+    begun = yard.oracle.begun()
+    return all(len(begun.get(task, ())) == times for task in tasks)
+
+
+async def test_a_call_that_takes_its_node_and_its_worker_along_waits_the_third_time(yard: Yard, tmp_path: Path) -> None:
+    """Nothing tells it from the one that ran beside it, so both wait; each so long that they come back apart."""
+    pid_file = tmp_path / "doomed"
+    killer = await yard.call("takes_along", str(pid_file))
+    made = killer + await yard.call("naps", 60.0)
+    for losses in (1, 2, 3):
+        doomed = await yard.node(lease_ms=1_000)
+        async with worker(yard, tmp_path, server=doomed.address):
+            await until(partial(_begun_times, yard, made, losses))
+            killed_ms = await yard.store.ping()
+            pid_file.with_suffix(".new").write_text(str(doomed.process.pid))
+            pid_file.with_suffix(".new").rename(pid_file)
+            await doomed.process.died.wait()
+            pid_file.unlink()
+            records = [await _given_back(yard, task) for task in made]
+        assert [(r.attempt, r.losses, r.blamed) for r in records] == [(0, losses, 0)] * 2
+        waits_ms = [r.due_ms - killed_ms for r in records]
+        if losses < 3:
+            assert max(waits_ms) <= 0, "they are due again at once"
+    assert min(waits_ms) > 1_000 and waits_ms[0] != waits_ms[1]

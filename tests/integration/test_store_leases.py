@@ -32,6 +32,12 @@ async def watched(lab: Lab, by_ms: int = LEASE_MS, **how: Any) -> Reaped:
     return seen
 
 
+async def due_again(lab: Lab, task_id: bytes) -> None:
+    """Moves the time to when the task is due, which lies at home."""
+    await lab.move(max(0, (await lab.record(task_id)).due_ms - lab.now))
+    await lab.expand()
+
+
 async def test_an_ack_completes_and_leaves_nothing(lab: Lab) -> None:
     added = await lab.add(NewTask(), NewTask(payload=bytes(5_000)), NewTask(idempotency_key="k"))
     await lab.lease(b"L")
@@ -135,11 +141,31 @@ async def test_what_a_node_only_carries_is_not_blamed_for_the_nodes_that_die_wit
     (task_id,) = await lab.add(carried)
     for n in range(20):
         assert (await lab.find(task_id)).place == "home"
+        await due_again(lab, task_id)
         assert (await lab.lease(bytes([n])))[task_id].losses == n
         await watched(lab)
     found = await lab.find(task_id)
     assert found.place == "dead" and b"lost with its node 20 times" in found.value
     assert read_dead(task_id, found.value)[2].losses == 20
+
+
+async def test_a_call_that_nodes_die_with_again_and_again_is_tried_ever_less_often(lab: Lab) -> None:
+    """It may be what kills them, together with its worker. Those that only ran beside it come back apart from it."""
+    calls = await lab.add(*[NewTask(type=TaskType.WORKER, name="f")] * 2, NewTask(type=TaskType.WORKER, name="g"))
+    waits: list[list[int]] = []
+    for n in range(1, 20):
+        for task_id in calls:
+            await due_again(lab, task_id)
+        lease_id = new_lease(LEASE_MS)
+        assert len(await lab.lease(lease_id)) == 3
+        await watched(lab, LEASE_MS + LEASE_MS // 4)
+        assert await lab.client.exists(keys.lease(lab.tag, lease_id)) == 0
+        waits.append([(await lab.record(task_id)).due_ms - lab.now for task_id in calls])
+        assert n < 3 or len(set(waits[-1])) == 3, "each at a time of its own"
+    assert max(max(waits[n]) for n in (0, 1)) <= 0, "at once at first"
+    for n, wait in enumerate(waits[2:]):
+        least = min(LEASE_MS * 2**n, 600_000)
+        assert all(least - LEASE_MS // 2 <= one <= 2 * least for one in wait), (n, wait)
 
 
 async def test_a_worker_that_claimed_for_itself_is_charged_as_a_worker(lab: Lab) -> None:
@@ -158,6 +184,7 @@ async def test_losses_of_a_call_with_nodes_and_with_workers_are_counted_apart(la
     for n in range(3):
         await lab.lease(bytes([n]))
         await watched(lab)
+    await due_again(lab, task_id)
     for n in range(2):
         await lab.lease(bytes([8, n]))
         assert await lab.store.lose(0, bytes([8, n]), [task_id], losses_cap=3) == ([], 0, 0)

@@ -12,6 +12,8 @@ SLACK_MS = {Priority.CRITICAL: 0, Priority.HIGH: 2_000, Priority.NORMAL: 10_000,
 LOSSES_CAP = 3
 CARRIED_LOSSES = 20
 """Of what a node only carries: messages, and calls that its workers run."""
+WAITS_FROM, LONGEST_WAIT_MS = 3, 600_000
+"""From this loss with a node on a call waits, at most so long and up to as long again by its id."""
 
 
 class State(Enum):
@@ -199,8 +201,10 @@ class Model:
         t.state, t.lease = state, None
         return True
 
-    def charge_loss(self, lease_id: bytes, task_id: bytes, doer: str, *, hold: bool) -> bool:
-        """Whoever had it went away; False when it is not in that lease (stale)."""
+    def charge_loss(
+        self, lease_id: bytes, task_id: bytes, doer: str, *, hold: bool, now: int = 0, length: int = 0
+    ) -> bool:
+        """Whoever had it went away; False when it is not in that lease (stale). ``length``: of the lease of a node."""
         t = self.tasks[task_id]
         carried = t.letter == "w" and doer == "node"
         cap = CARRIED_LOSSES if carried or t.letter == "p" else LOSSES_CAP
@@ -211,6 +215,9 @@ class Model:
             return False
         if carried:
             t.carried = count
+            if t.state is State.PENDING and count >= WAITS_FROM:
+                wait = min(length * 2 ** (count - WAITS_FROM), LONGEST_WAIT_MS)
+                t.due = now + wait + wait * int.from_bytes(task_id[14:]) // 65_536
         else:
             t.blamed = count
         return True
@@ -240,7 +247,7 @@ class Model:
         back = dead = 0
         for lease_id in over:
             for task_id in list(mine[lease_id].held):
-                self.charge_loss(lease_id, task_id, "node", hold=hold)
+                self.charge_loss(lease_id, task_id, "node", hold=hold, now=now, length=lengths[lease_id])
                 lost = self.tasks[task_id].state is State.DEAD
                 dead, back = dead + lost, back + (not lost)
         return len(over), back, dead, graced

@@ -41,7 +41,7 @@ for i = 9, #ARGV do
   else
     rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
-    local dropped = charge_loss(id, rec, flags, due, at, now, 'worker', losses_cap, hold, cap, idem_ttl, W, c)
+    local dropped = charge_loss(id, rec, flags, due, at, now, 'worker', 0, losses_cap, hold, cap, idem_ttl, W, c)
     if dropped then reply[1], reply[2] = reply[1] + 1, reply[2] + dropped end
     leave(lease, lid, id)
   end

@@ -84,7 +84,7 @@ local hold = #over > 0 and held(failing, now, lease_ms)
 for _, lid in ipairs(over) do
   local lease = k_lease(lid)
   if reaped >= 100 or back + dead > 0 and back + dead + redis.call('HLEN', lease) > 500 then break end
-  local holds, doer = redis.call('HGETALL', lease), lease_doer(lid)
+  local holds, doer, length = redis.call('HGETALL', lease), lease_doer(lid), lease_length(lid, lease_ms)
   local keys = { lease }
   for i = 1, #holds, 2 do keys[#keys + 1] = k_bucket(math.floor(id_due(holds[i]) / W)) end
   err = guard(keys)
@@ -102,7 +102,7 @@ for _, lid in ipairs(over) do
       redis.call('HSET', K_QUAR, id, rec)
       redis.call('ZADD', K_QUAR_AT, now, id)
     elseif kind == 'ok' then
-      local more = charge_loss(id, rec, flags, due, at, now, doer, losses_cap, hold, cap, idem_ttl, W, c)
+      local more = charge_loss(id, rec, flags, due, at, now, doer, length, losses_cap, hold, cap, idem_ttl, W, c)
       if more then
         dead, dropped = dead + 1, dropped + more
       else
@@ -116,7 +116,7 @@ for _, lid in ipairs(over) do
   if kept then
     -- Records of a newer DelayBox: a node of that version will reap what stays of the lease.
     if #handled > 0 then redis.call('HDEL', lease, unpack(handled)) end
-    redis.call('ZADD', K_LEASES, now + lease_length(lid, lease_ms), lid)
+    redis.call('ZADD', K_LEASES, now + length, lid)
   else
     redis.call('DEL', lease)
     redis.call('ZREM', K_LEASES, lid)
