@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from delaybox.store import keys, roster
+import random
+
+from delaybox.core.membership import Member
+from delaybox.store import keys, nodes, roster
 from delaybox.store.roster import Beat, Roster
 from tests.lab import Lab
 
@@ -34,8 +37,10 @@ async def test_who_beats_is_on_the_list_and_the_version_says_when_it_changed(lab
     assert found == Roster(
         lab.now,
         other.version,
+        lab.now + 1,
+        True,
         {"a": b"record of a", "b": b"record of b"},
-        {"a": lab.now, "b": lab.now},
+        frozenset("ab"),
         frozenset("ab"),
         frozenset(),
     )
@@ -69,7 +74,7 @@ async def test_who_comes_back_ranks_after_a_time_of_punctual_beats(lab: Lab):
     await pass_time(lab, 2_000, "a")
     back = await beat(lab, "b")
     assert not back.ranks and await ranking(lab) == {"a"}
-    assert set((await roster.read(lab.store)).living) == {"a", "b"}
+    assert (await roster.read(lab.store)).living == {"a", "b"}
     await pass_time(lab, 4_500, "a", "b")
     assert await ranking(lab) == {"a"}
     before = (await beat(lab, "a")).version
@@ -85,7 +90,7 @@ async def test_one_that_came_back_is_told_from_one_that_is_ending(lab: Lab):
     await beat(lab, "b")
     await beat(lab, "c", ending=True)
     found = await roster.read(lab.store)
-    assert found.ranking == {"a"} and found.returned == {"b"} and set(found.living) == {"a", "b", "c"}
+    assert found.ranking == {"a"} and found.returned == {"b"} and found.living == {"a", "b", "c"}
 
 
 async def test_a_version_never_stands_for_two_lists(lab: Lab):
@@ -117,7 +122,7 @@ async def test_one_that_is_ending_lives_and_owns_nothing(lab: Lab):
     assert not ended.ranks and ended.version == version + 1
     assert (await beat(lab, "b", ending=True)).version == version + 1
     found = await roster.read(lab.store)
-    assert found.ranking == {"a"} and set(found.living) == {"a", "b"}
+    assert found.ranking == {"a"} and found.living == {"a", "b"}
     await roster.leave(lab.store, "b")
     assert set((await roster.read(lab.store)).records) == {"a"}
 
@@ -142,3 +147,44 @@ async def test_a_clock_that_is_set_back_leaves_nobody_for_ever(lab: Lab):
     await lab.move(-3_600_000)
     await pass_time(lab, 4_000, "a")
     assert await ranking(lab) == {"a"}
+
+
+async def test_a_read_brings_the_records_that_others_must_read_anew(lab: Lab):
+    for name in "abc":
+        await beat(lab, name)
+    known = (await roster.read(lab.store)).noted
+    await beat(lab, "a")
+    found = await roster.read(lab.store, known)
+    assert (found.whole, found.records, found.living) == (False, {}, frozenset("abc")), "a beat like the ones before"
+    version = found.version
+    await roster.beat(lab.store, "a", b"later", kept_ms=KEPT_MS, noted=True)
+    assert (await roster.read(lab.store, known)).version == version
+    now = await roster.beat(lab.store, "b", b"at once", kept_ms=KEPT_MS, changed=True)
+    found = await roster.read(lab.store, known)
+    assert found.version == now.version > version
+    assert found.records == {"a": b"later", "b": b"at once"} and found.ranking == frozenset("abc")
+    await beat(lab, "c", ending=True)
+    await roster.leave(lab.store, "a")
+    found = await roster.read(lab.store, found.noted)
+    assert (found.records, found.living) == ({"c": b"record of c"}, frozenset("bc"))
+    assert (await roster.read(lab.store, found.noted + 60_000)).whole, "of a list that was lost"
+
+
+async def test_a_reader_knows_what_a_reader_of_the_whole_list_knows(lab: Lab):
+    """Whatever members do, also those of earlier versions, whose beats note nothing."""
+    rng, reader = random.Random(13), nodes.MemberList(lab.store)
+    for round_ in range(120):
+        name = rng.choice("abcdef" if round_ < 60 else "abcdefgh")
+        old = name in "gh"
+        member = Member(id=name, version=str(round_), noted=not old)
+        match rng.randrange(6):
+            case 0:
+                await nodes.leave(lab.store, name)
+            case 1:
+                await lab.move(rng.choice([400, 800, 1_600]))
+            case step:
+                raised = step == 2 or rng.random() < 0.1
+                await nodes.beat(lab.store, member, changed=raised, noted=not old, ending=rng.random() < 0.1)
+        if rng.random() < 0.5:
+            found, whole = await reader.read(), await nodes.MemberList(lab.store).read()
+            assert found == whole

@@ -46,7 +46,7 @@ async def shares(store: Store, *engines: Engine) -> None:
     members = {f"m{n}" for n in range(len(engines))}
 
     async def known() -> bool:
-        found = await nodes.ranking(store)
+        found = await nodes.MemberList(store).read()
         return members <= {m.id for m in found.members if m.activity.claims_due == "h"}
 
     await until(known)

@@ -84,7 +84,8 @@ class Member:
     node of an early version does not state it. ``cores``: CPU seconds a second that it used lately. ``start_ms``: how
     long it took from the start of the process until its first heartbeat; 0: unknown. ``lag_ms``: by how much its event
     loop wakes too late, 99 of 100 times in the last 10 s. ``clock_offset_ms``: by how much its machine's clock is ahead
-    of Redis's; None where a node of the previous version does not measure it.
+    of Redis's; None where a node of the previous version does not measure it. ``noted``: its beats note what others
+    must read anew; beats of the previous version do not.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Member:
     start_ms: int = 0
     lag_ms: float = 0.0
     clock_offset_ms: int | None = None
+    noted: bool = False
 
     @property
     def parent(self) -> str:

@@ -77,7 +77,9 @@ class Membership:
         self._listener = Listener(store, keys.members_channel(store.prefix), self._announced, self._changed.set)
         self._urgent = self._announces = False
         self._version = -1
+        self._list = nodes.MemberList(store)
         self._place: tuple[int, frozenset[bytes]] | None = None
+        self._shown: tuple[object, ...] = ()
         self._lag = Lag()
         self._clock_offset_ms: int | None = None
         self._clock_ms = 0.0
@@ -177,19 +179,23 @@ class Membership:
             start_ms=self._start_ms,
             lag_ms=self._lag.p99_ms,
             clock_offset_ms=self._clock_offset_ms,
+            noted=True,
         )
         place = (places(activity), frozenset(activity.lanes))
+        # Others go by these as well, but when the list has changed is early enough.
+        shown = (activity.partitions, activity.worker_count, activity.claims_due)
         self._known = True
         changed, self._announces = self._announces or place != self._place, False
-        answer = await nodes.beat(self._store, member, ending=self._ending, changed=changed)
-        self._place = place
+        noted = shown != self._shown
+        answer = await nodes.beat(self._store, member, ending=self._ending, changed=changed, noted=noted)
+        self._place, self._shown = place, shown
         if answer.version != self._version:
             await self._read()
 
     async def _read(self) -> None:
         if self._follower is None:
             return
-        roster = await nodes.ranking(self._store)
+        roster = await self._list.read()
         if roster.version != self._version:
             await self._follower.listed(roster.members, roster.returned, roster.ending)
             self._version = roster.version

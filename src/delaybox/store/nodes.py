@@ -34,23 +34,49 @@ class Ranking:
     ending: tuple[Member, ...] = ()
 
 
-async def beat(store: Store, member: Member, *, ending: bool = False, changed: bool = False) -> Beat:
+async def beat(
+    store: Store, member: Member, *, ending: bool = False, changed: bool = False, noted: bool = False
+) -> Beat:
     """Writes a member's heartbeat; see `roster.beat`."""
     record = members.encode(member)
-    return await roster.beat(store, member.id, record, kept_ms=_KEPT_MS, ending=ending, changed=changed)
+    return await roster.beat(store, member.id, record, kept_ms=_KEPT_MS, ending=ending, changed=changed, noted=noted)
 
 
-async def ranking(store: Store) -> Ranking:
-    """Those who rank now. StoreUnavailable."""
-    listed = await roster.read(store)
+class MemberList:
+    """The list of members, as one reader knows it: each `read` brings only the records that others were to read anew.
 
-    def members_of(ids: frozenset[str]) -> tuple[Member, ...]:
-        known = sorted(ids & listed.records.keys())
-        found = (_read(member_id.encode(), listed.records[member_id]) for member_id in known)
-        return tuple(member for member in found if member is not None)
+    What else heartbeats report, such as rates, is as old as that.
+    """
 
-    ending = frozenset(listed.living) - listed.ranking - listed.returned
-    return Ranking(listed.version, members_of(listed.ranking), members_of(listed.returned), members_of(ending))
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._noted = 0
+        self._known: dict[str, Member] = {}
+
+    async def read(self) -> Ranking:
+        """Those who rank now. StoreUnavailable."""
+        listed = await roster.read(self._store, self._noted)
+        if not listed.whole:
+            self._take(listed)
+            # Beats of earlier versions note nothing.
+            if not all(one in self._known and self._known[one].noted for one in listed.living):
+                listed = await roster.read(self._store)
+        if listed.whole:
+            self._known = {}
+            self._take(listed)
+        for gone in self._known.keys() - listed.living:
+            del self._known[gone]
+        self._noted = listed.noted
+        ending = listed.living - listed.ranking - listed.returned
+        return Ranking(listed.version, *map(self._members, (listed.ranking, listed.returned, ending)))
+
+    def _take(self, listed: roster.Roster) -> None:
+        for member_id, raw in listed.records.items():
+            if member_id in listed.living and (member := _read(member_id.encode(), raw)) is not None:
+                self._known[member_id] = member
+
+    def _members(self, ids: frozenset[str]) -> tuple[Member, ...]:
+        return tuple(self._known[member_id] for member_id in sorted(ids & self._known.keys()))
 
 
 async def leave(store: Store, member_id: str) -> None:

@@ -32,25 +32,36 @@ class Beat:
 class Roster:
     """The list as it is now.
 
-    ``records``: the record of each member, also of those that went silent a short while ago. ``living``: the last beat
-    (ms) of members that beat in time. ``ranking``: those of them that may own partitions. ``returned``: those of them
-    that were silent a short while ago and do not rank yet. The others are ending.
+    ``noted``: the number of the last note. ``records``: those that were noted since the note that the reader named;
+    with ``whole`` the record of each member, also of those that went silent a short while ago. ``living``: members that
+    beat in time. ``ranking``: those of them that may own partitions. ``returned``: those of them that were silent a
+    short while ago and do not rank yet. The others are ending.
     """
 
     now_ms: int
     version: int
+    noted: int
+    whole: bool
     records: Mapping[str, bytes]
-    living: Mapping[str, int]
+    living: frozenset[str]
     ranking: frozenset[str]
     returned: frozenset[str]
 
 
 async def beat(
-    store: Store, member_id: str, record: bytes, *, kept_ms: int, ending: bool = False, changed: bool = False
+    store: Store,
+    member_id: str,
+    record: bytes,
+    *,
+    kept_ms: int,
+    ending: bool = False,
+    changed: bool = False,
+    noted: bool = False,
 ) -> Beat:
     """Writes a heartbeat. ``kept_ms``: how long records of silent members are kept. StoreUnavailable.
 
-    ``ending``: the member finishes its work and does not rank any more. ``changed``: others must read its record anew.
+    ``ending``: the member finishes its work and does not rank any more. ``changed``: others must read its record anew;
+    ``noted``: they need not before the list changes.
     """
     args = (
         member_id,
@@ -60,7 +71,7 @@ async def beat(
         PUNCTUAL_MS,
         keys.members_channel(store.prefix),
         int(ending),
-        int(changed),
+        1 if changed else 2 if noted else 0,
     )
     now, version, ranks = await store.runner.run(ScriptCall("beat", keys.nodes(store.prefix), args))
     return Beat(now, version, bool(ranks))
@@ -72,17 +83,20 @@ async def leave(store: Store, member_id: str) -> None:
     await store.runner.run(ScriptCall("leave", keys.nodes(store.prefix), args))
 
 
-async def read(store: Store) -> Roster:
-    """Reads the list. StoreUnavailable."""
-    now, version, records, beats, returned = await store.runner.run(ScriptCall("roster", keys.nodes(store.prefix), ()))
-    living = {_text(member_id): int(float(at)) for member_id, at in zip(beats[0::2], beats[1::2], strict=True)}
+async def read(store: Store, since: int = 0) -> Roster:
+    """Reads the list, with the records that were noted after the note ``since``; 0: with all. StoreUnavailable."""
+    call = ScriptCall("roster", keys.nodes(store.prefix), (since,))
+    now, version, noted, whole, records, beats, returned = await store.runner.run(call)
+    living = frozenset(map(_text, beats))
     from_ms = {_text(member_id): float(at) for member_id, at in zip(returned[0::2], returned[1::2], strict=True)}
     return Roster(
         now,
         version,
+        noted,
+        bool(whole),
         {_text(member_id): record for member_id, record in zip(records[0::2], records[1::2], strict=True)},
         living,
-        frozenset(living.keys() - from_ms.keys()),
+        living - from_ms.keys(),
         frozenset(member_id for member_id, at in from_ms.items() if at < _NEVER),
     )
 

@@ -77,6 +77,7 @@ class _Beat(Struct):
     rules_ms: _Moment = 0
     lag_ms: float = 0.0
     clock_offset_ms: int | None = None
+    noted: bool = False
     store: _Store | None = None
     cores: float = 0.0
     start_ms: _Count = 0
@@ -146,6 +147,7 @@ def decode(member_id: str, raw: bytes) -> Member:
         ),
         lag_ms=beat.lag_ms,
         clock_offset_ms=beat.clock_offset_ms,
+        noted=beat.noted,
         store=None if beat.store is None else Shape(beat.store.id, beat.store.partitions, beat.store.bucket_ms),
         cores=beat.cores,
         start_ms=beat.start_ms,
@@ -203,6 +205,7 @@ def _beat(member: Member) -> _Beat:
         rules_ms=activity.rules_ms,
         lag_ms=member.lag_ms,
         clock_offset_ms=member.clock_offset_ms,
+        noted=member.noted,
         store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),
         cores=member.cores,
         start_ms=member.start_ms,

@@ -4,7 +4,8 @@
 -- KEYS  1 members hash
 -- ARGV  1 member id, 2 its record, 3 how long without a beat a member still ranks ms, 4 how long the record of one that went silent
 --       is kept ms, 5 how long one that was silent beats in time before it ranks again ms, 6 channel for changes of the list,
---       7 '1' = it is ending, so that it ranks no more, 8 '1' = others must read its record anew
+--       7 '1' = it is ending, so that it ranks no more, 8 '1' = others must read its record anew, '2' = with
+--       the next change of the list, '0' = they need not
 -- REPLY {now ms, version of the list, 1 = this member ranks}
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 8 members that went silent, 8 that are forgotten, 8 beats from the future
@@ -19,41 +20,39 @@ local silent_after, kept, punctual = tonumber(ARGV[3]), tonumber(ARGV[4]), tonum
 local ending = ARGV[7] == '1'
 
 -- After a time in which no member could beat, none is judged until all have had a chance to beat.
-local list = redis.call('HMGET', K_LIST, 'beat', 'calm', 'swept', 'version')
+local list = redis.call('HMGET', K_LIST, 'beat', 'calm', 'swept', 'version', 'noted')
 local last, calm, swept = tonumber(list[1] or '') or 0, tonumber(list[2] or '') or 0, tonumber(list[3] or '') or 0
 if now < last or now - last > OUTAGE then
   calm = now + silent_after
   redis.call('HSET', K_LIST, 'calm', calm)
 end
 
-local changed, ranks = ARGV[8] == '1', true
-local before = tonumber(redis.call('ZSCORE', K_BEATS, id) or '')
+local changed, noted, ranks = ARGV[8] == '1', ARGV[8] ~= '0', true
+local from = not ending and tonumber(redis.call('ZSCORE', K_RETURNED, id) or '')
+local before = from and tonumber(redis.call('ZSCORE', K_BEATS, id) or '')
 redis.call('HSET', K_MEMBERS, id, record)
-redis.call('ZADD', K_BEATS, now, id)
-if not before then
-  changed = true
+if redis.call('ZADD', K_BEATS, now, id) == 1 then
+  changed, noted = true, true
   if redis.call('ZREM', K_SILENT, id) == 1 then
     redis.call('ZADD', K_RETURNED, now + punctual, id)
     ranks = false
   end
-else
-  local from = tonumber(redis.call('ZSCORE', K_RETURNED, id) or '')
-  if from and not ending then
-    ranks = now >= from
-    if now - before > silent_after then
-      redis.call('ZADD', K_RETURNED, now + punctual, id)
-      ranks = false
-    elseif ranks then
-      redis.call('ZREM', K_RETURNED, id)
-      changed = true
-    end
+elseif from then
+  ranks = now >= from
+  if now - before > silent_after then
+    redis.call('ZADD', K_RETURNED, now + punctual, id)
+    ranks = false
+  elseif ranks then
+    redis.call('ZREM', K_RETURNED, id)
+    changed = true
   end
 end
 
 if ending then
   ranks = false
-  changed = redis.call('ZADD', K_RETURNED, NEVER, id) == 1 or changed
+  if redis.call('ZADD', K_RETURNED, NEVER, id) == 1 then changed, noted = true, true end
 end
+if noted then note(id, tonumber(list[5] or '') or 0, now) end
 
 -- In a large list somebody has just looked after the others.
 local sweeps = now < swept or now - swept >= BETWEEN_SWEEPS
@@ -81,7 +80,5 @@ if sweeps then
   end
   -- The next beat goes on at once where there may be more.
   redis.call('HSET', K_LIST, 'beat', now, 'swept', full and 0 or now)
-else
-  redis.call('HSET', K_LIST, 'beat', now)
 end
 return { now, changed and list_changed(ARGV[6], now) or tonumber(list[4] or '') or 0, ranks and 1 or 0 }

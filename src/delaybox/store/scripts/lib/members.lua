@@ -4,10 +4,12 @@ local K_MEMBERS = KEYS[1]
 -- Zsets id -> ms: the last beat of those that live, of those that went silent, and when one that came back ranks again.
 local K_BEATS, K_SILENT, K_RETURNED =
   '{' .. K_MEMBERS .. '}:beats', '{' .. K_MEMBERS .. '}:silent', '{' .. K_MEMBERS .. '}:returned'
--- Hash: version (of who ranks), beat (ms of anybody's last one), calm (ms until which nobody is judged), swept (ms of the last beat
--- that looked for silent members).
+-- Zset id -> number of the last beat after which others must read the member's record anew.
+local K_NOTED = '{' .. K_MEMBERS .. '}:noted'
+-- Hash: version (of who ranks), noted (the largest number there), beat (ms of anybody's last one, or of one a moment before), calm (ms
+-- until which nobody is judged), swept (ms of the last beat that looked for silent members).
 local K_LIST = '{' .. K_MEMBERS .. '}:list'
-local MEMBER_KEYS = { K_MEMBERS, K_BEATS, K_SILENT, K_RETURNED, K_LIST }
+local MEMBER_KEYS = { K_MEMBERS, K_BEATS, K_SILENT, K_RETURNED, K_NOTED, K_LIST }
 -- In place of the moment when a member ranks again: one that is ending never does.
 local NEVER = 1e15
 -- If no member has beaten for this long, the server was away, and not the members.
@@ -26,8 +28,16 @@ local function list_changed(channel, now)
   return version
 end
 
+-- Others read this member's record anew with the list. last: the largest number so far. Numbers are moments, as versions are.
+local function note(id, last, now)
+  local number = math.max(last + 1, now)
+  redis.call('ZADD', K_NOTED, number, id)
+  redis.call('HSET', K_LIST, 'noted', string.format('%.0f', number))
+end
+
 -- Takes a member off the list. Returns whether it was on it.
 local function forget_member(id)
   redis.call('HDEL', K_MEMBERS, id)
+  redis.call('ZREM', K_NOTED, id)
   return redis.call('ZREM', K_BEATS, id) + redis.call('ZREM', K_SILENT, id) + redis.call('ZREM', K_RETURNED, id) > 0
 end
