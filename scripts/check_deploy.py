@@ -185,6 +185,14 @@ def alerts() -> None:
     run([command, "check", "rules", DEPLOY / "prometheus/rules.yml"])
     run([command, "test", "rules", DEPLOY / "prometheus/rules_test.yml"])
     run([command, "check", "config", "--syntax-only", DEPLOY / "prometheus/prometheus.yml"])
+    there = set(re.findall(r"- alert: (\w+)", (DEPLOY / "prometheus/rules.yml").read_text()))
+    tests = (DEPLOY / "prometheus/rules_test.yml").read_text()
+    for way, tested in (
+        ("fires", re.findall(r"alertname: (\w+)\n +exp_alerts:\n", tests)),
+        ("is silent", re.findall(r"\{eval_time: \w+, alertname: (\w+)\}", tests)),
+    ):
+        if untested := there - set(tested):
+            raise Wrong(f"rules_test.yml: no test in which {', '.join(sorted(untested))} {way}")
 
 
 def boards() -> None:
