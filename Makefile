@@ -3,7 +3,7 @@ SHELL := /bin/bash
 # Tests start some thousand processes: without the compiled files each would compile all of DelayBox again.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-install check-deploy release site bench-report format lint types layout proto proto-check docs docs-check test test-faults soak bench demo demo-kafka lock clean
+.PHONY: help setup check check-install check-deploy check-release release site bench-report format lint types layout proto proto-check docs docs-check test test-faults soak bench demo demo-kafka lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,6 +24,7 @@ help:
 	@echo 'make check        lint, format, types, import layers, generated code and tables are current'
 	@echo 'make check-install  what users get: built, installed with the newest and the lowest versions, used'
 	@echo 'make check-deploy   image, compose, chart, units, alerts and boards under deploy/'
+	@echo 'make check-release  the same files as make release but the image, made and looked at'
 	@echo 'make release      the files of a release, in dist/: wheel, sdist, image, bill of materials, notes, checksums'
 	@echo 'make bench-report  the pictures of docs/benchmarks.md from the kept results'
 	@echo 'make site         the documents as a site, in build/site'
@@ -61,6 +62,10 @@ $(DEPLOY_STAMP): requirements/deploy.txt
 
 check-deploy: $(DEPLOY_STAMP)
 	.tools/venv/bin/python scripts/check_deploy.py
+
+# A release without its consequences: nothing is kept.
+check-release: $(STAMP) $(DEPLOY_STAMP)
+	$(PY) -m scripts.release --check
 
 release: $(STAMP) $(DEPLOY_STAMP)
 	$(PY) -m scripts.release

@@ -3,6 +3,9 @@
 Wheel and sdist, the image where a container engine answers (and says so where none does), a bill of materials
 (CycloneDX, of what requirements/runtime.txt installs), release notes from CHANGELOG.md, and SHA256SUMS of all of them.
 Refuses when version, changelog and chart do not agree, or when the tree holds what no commit has. Publishes nothing.
+
+`make check-release` is its rehearsal: the same files but the image, in a folder that is gone afterwards, looked at as
+whoever takes them would. Then the tree may have changes, and the changelog some that are in no version yet.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from scripts.check_install import Wrong, build, look_at_sdist, look_at_wheel, ru
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools/venv/bin"
-ENGINES = ("docker", "podman")
+ENGINES = ("docker", "podman", "buildah")
 SUMS = "SHA256SUMS"
+REHEARSAL = "--check"
 
 
 def version_of(root: Path) -> str:
@@ -46,7 +50,7 @@ def sections(changelog: str) -> list[tuple[str, str, str]]:
     return [(parts[at], parts[at + 1] or "", parts[at + 2].strip()) for at in range(0, len(parts), 3)]
 
 
-def notes(root: Path) -> str:
+def notes(root: Path, *, rehearsed: bool = False) -> str:
     """The changelog's words on this version. Wrong when version, changelog and chart do not agree."""
     version = version_of(root)
     for name, value in chart_versions(root).items():
@@ -54,7 +58,7 @@ def notes(root: Path) -> str:
             raise Wrong(f"deploy/helm/delaybox/Chart.yaml: {name} is {value}, and the package is {version}")
     found = sections((root / "CHANGELOG.md").read_text())
     if found and found[0][0] == "Unreleased":
-        if found[0][2]:
+        if found[0][2] and not rehearsed:
             raise Wrong(
                 f"CHANGELOG.md: there are changes under [Unreleased], which would be in no notes; give them the "
                 f'heading "## [{version}] - DATE", or raise __version__'
@@ -121,12 +125,13 @@ def engine() -> str:
 def image(command: str, version: str, file: Path) -> None:
     """Builds the image and writes it to ``file``."""
     tag = f"delaybox:{version}"
+    written = ["push", tag, f"docker-archive:{file}:{tag}"] if command == "buildah" else ["save", "--output", file, tag]
     run(
         [command, "build", "--file", ROOT / "deploy/Dockerfile", "--tag", tag, ROOT],
         what="building the image",
         timeout_s=3_600,
     )
-    run([command, "save", "--output", file, tag], what="writing the image", timeout_s=600)
+    run([command, *written], what="writing the image", timeout_s=600)
 
 
 def sums(folder: Path) -> str:
@@ -138,10 +143,11 @@ def sums(folder: Path) -> str:
     )
 
 
-def release(target: Path) -> list[str]:
+def release(target: Path, *, rehearsed: bool = False) -> list[str]:
     """Makes all files in ``target``. Answers what could not be made, and why."""
-    words, version = notes(ROOT), version_of(ROOT)
-    committed()
+    words, version = notes(ROOT, rehearsed=rehearsed), version_of(ROOT)
+    if not rehearsed:
+        committed()
     left_out: list[str] = []
     with tempfile.TemporaryDirectory() as made:
         scratch = Path(made)
@@ -155,28 +161,71 @@ def release(target: Path) -> list[str]:
         shutil.copytree(scratch / "dist", target)
     (target / f"delaybox-{version}.cdx.json").write_text(bill)
     (target / "NOTES.md").write_text(words)
-    if command := engine():
+    if rehearsed:
+        left_out.append("the image: `make check-deploy` carries its steps out")
+    elif command := engine():
         print(f"image, with {command}", flush=True)
         image(command, version, target / f"delaybox-{version}-image.tar")
     else:
-        left_out.append(f"the image: neither {' nor '.join(ENGINES)} answers here")
+        left_out.append(f"the image: none of {', '.join(ENGINES)} answers here")
     (target / SUMS).write_text(sums(target))
     return left_out
+
+
+def look_at(target: Path) -> None:
+    """What whoever takes the files relies on. Wrong."""
+    version = version_of(ROOT)
+    expected = {f"delaybox-{version}{end}" for end in ("-py3-none-any.whl", ".tar.gz", ".cdx.json")} | {
+        "NOTES.md",
+        SUMS,
+    }
+    if (made := {path.name for path in target.iterdir()}) != expected:
+        raise Wrong(f"the files are {', '.join(sorted(made))}, and should be {', '.join(sorted(expected))}")
+    if command := shutil.which("sha256sum"):
+        run([command, "--check", "--strict", SUMS], what=f"checking {SUMS}", folder=target)
+    bill = json.loads((target / f"delaybox-{version}.cdx.json").read_text())
+    parts = {part["name"].lower(): part for part in bill["components"]}
+    required = re.findall(r"^([a-z0-9._-]+)==", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
+    needed = {re.sub(r"[._-]+", "-", name) for name in required}
+    there = {re.sub(r"[._-]+", "-", name) for name in parts}
+    if not there & needed:
+        raise Wrong("the bill of materials names nothing of requirements/runtime.txt")
+    if strange := there - needed - {"delaybox"}:
+        raise Wrong(f"the bill of materials names what requirements/runtime.txt does not: {', '.join(sorted(strange))}")
+    if nameless := [name for name, part in parts.items() if not part.get("version")]:
+        raise Wrong(f"the bill of materials has no version of {', '.join(sorted(nameless))}")
+
+
+def rehearse() -> None:
+    """Makes the files and looks at them. Wrong."""
+    with tempfile.TemporaryDirectory() as made:
+        target = Path(made) / "release"
+        left_out = release(target, rehearsed=True)
+        look_at(target)
+        show(target, left_out)
 
 
 def main(arguments: Sequence[str]) -> int:
     os.chdir(ROOT)
     try:
+        if REHEARSAL in arguments:
+            rehearse()
+            return 0
         target = Path(arguments[0]) if arguments else ROOT / "dist" / version_of(ROOT)
         left_out = release(target)
     except Wrong as wrong:
         print(f"release: {wrong}", file=sys.stderr)
         return 1
+    show(target, left_out)
+    return 0
+
+
+def show(target: Path, left_out: Sequence[str]) -> None:
+    """Says what was made, and what was not."""
     for path in sorted(target.iterdir()):
         print(f"  {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     for what in left_out:
         print(f"left out: {what}")
-    return 0
 
 
 if __name__ == "__main__":

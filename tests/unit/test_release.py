@@ -63,6 +63,11 @@ def test_a_release_is_refused_when_version_changelog_and_chart_differ(
     assert words in str(refused.value)
 
 
+def test_a_rehearsal_takes_changes_that_are_in_no_version_yet(tmp_path: Path) -> None:
+    words = release.notes(tree(tmp_path, log=LOG.format("\n### Fixed\n- More.\n")), rehearsed=True)
+    assert words.endswith("- A thing.\n") and "More." not in words
+
+
 def test_this_tree_has_one_version() -> None:
     assert release.version_of(release.ROOT) == __version__
     assert release.chart_versions(release.ROOT) == {"version": __version__, "appVersion": __version__}
